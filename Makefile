@@ -1,0 +1,42 @@
+# make demo | make test | make lint: each first makes .venv if it is missing or out of date.
+#   PYTHON=python3.12     the Python that .venv is made with (3.11 to 3.14)
+#   EXTRA=cpu|cuda|none   the vLLM build to install; by default what this machine can run
+#   ARGS="..."            passed on to srlm.run (make demo) or pytest (make test)
+
+PYTHON ?= python3
+EXTRA ?= auto
+ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean-env
+
+help:
+	@echo "make demo       install into .venv, then run the main job (python -m srlm.run)"
+	@echo "make test       install into .venv, then run the tests"
+	@echo "make lint       install into .venv, then check format, lint and types"
+	@echo "make setup      install into .venv, nothing else"
+	@echo "make clean-env  remove .venv"
+	@echo "Options: PYTHON=python3.12  EXTRA=cpu|cuda|none  ARGS=\"...\""
+
+setup:
+	@$(PYTHON) tools/setup.py --extra $(EXTRA)
+
+demo: setup
+	$(BIN)/python -m srlm.run $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean-env:
+	rm -rf .venv .venv-setup.log

@@ -1,0 +1,356 @@
+"""Every option, typed, with its unit and range; yaml files hold values only.
+
+Hydra checks names and types against these dataclasses. `check` tests the ranges and what options say together, once,
+after composition; the rest of the package gets plain frozen-by-habit dataclasses and never sees Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from srlm.errors import ConfigError
+
+
+class EngineKind(Enum):
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Reference(Enum):
+    previous = "previous"
+    sft = "sft"
+    base = "base"
+
+
+class RationaleSource(Enum):
+    auto = "auto"
+    seed = "seed"
+    baseline = "baseline"
+    none = "none"
+
+
+class Tracker(Enum):
+    wandb = "wandb"
+    none = "none"
+
+
+@dataclass
+class ModelConfig:
+    """The base model M0, or any fixed model beside it."""
+
+    name: str = "smollm2-135m-instruct"  # packaged name, hub id, local folder, or a .gguf file
+    revision: str = ""  # hub revision; "" = the default branch
+    chat_template: str = ""  # "" = the model's own; else a name in srlm/templates/chat or a .jinja file
+    trust_remote_code: bool = False  # run code that a hub repository ships: only for repositories you trust
+
+
+@dataclass
+class EngineConfig:
+    """Who writes text for the models of the run."""
+
+    kind: EngineKind = EngineKind.vllm
+    dtype: str = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU; else float32, bfloat16, float16
+    max_model_len: int = 2048  # tokens, prompt and completion together; >= 64
+    max_concurrent: int = 64  # sequences decoded at once; >= 1
+    kv_cache_gib: float = 2.0  # CPU only: memory for the key-value cache, GiB; > 0
+    gpu_memory_utilization: float = 0.9  # GPU only: share of memory the engine may take; (0, 1]
+    tensor_parallel_size: int = 1  # GPUs a model is split over; >= 1
+    data_parallel_size: int = 1  # copies of the model; >= 1
+    compile: bool | None = None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
+    threads: int = 0  # CPU threads for engine and trainer; 0 = all cores
+
+
+@dataclass
+class EndpointConfig:
+    """An OpenAI-compatible server, for a fixed prompt writer or a fixed judge (`writer: endpoint`, `judge: endpoint`)."""
+
+    base_url: str = ""  # such as http://127.0.0.1:8000/v1
+    model: str = ""  # the server's name for the model
+    api_key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never stored
+    max_concurrent: int = 16  # requests under way at once; >= 1
+    timeout_s: float = 120.0  # seconds for one request; > 0
+    retries: int = 5  # tries after the first, with growing pauses; >= 0
+
+
+@dataclass
+class SourceConfig:
+    """Where seed rows come from."""
+
+    path: str = "builtin"  # builtin, a file (plain or .gz), or hub:OWNER/NAME for a `datasets` hub id
+    format: str = "auto"  # auto, or one of srlm.seeds.readers.FORMATS
+    split: str = "train"  # hub only
+    columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
+    languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
+    limit: int = 0  # rows to keep, drawn at random with the run's seed; 0 = all
+
+
+@dataclass
+class SeedsConfig:
+    ift: SourceConfig = field(default_factory=SourceConfig)
+    eft: SourceConfig = field(default_factory=SourceConfig)
+    evaluation: SourceConfig = field(default_factory=SourceConfig)
+    eft_held_out: float = 0.25  # share of the EFT prompts kept for measuring judges; (0, 1)
+    near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
+    rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
+    commonest_score_share: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
+    eft_limit: int = 0  # EFT examples to train on, spread evenly over prompts; 0 = all
+
+
+@dataclass
+class PromptsConfig:
+    """New prompts (arXiv 2401.10020, section 2.2; filters as in Self-Instruct, arXiv 2212.10560)."""
+
+    count: int = 24  # accepted prompts an iteration; >= 1
+    attempts: int = 4  # give up after count x this many attempts; >= 1
+    writer: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    shots_ift: int = 6  # examples from IFT; >= 1
+    shots_generated: int = 2  # examples from prompts accepted before (from IFT while there are none); >= 0
+    round_size: int = 16  # attempts that share one view of what was accepted so far; >= 1
+    temperature: float = 0.6
+    top_p: float = 0.9
+    max_new_tokens: int = 96  # tokens
+    max_overlap: float = 0.7  # reject from this ROUGE-L F1 with any prompt seen; (0, 1]
+    min_words: int = 4  # words (Chinese, Japanese: characters)
+    max_words: int = 120
+    languages: list[str] = field(default_factory=lambda: ["en", "zh"])  # accepted, by script; empty = all
+    keywords: list[str] = field(
+        default_factory=lambda: [
+            "image", "images", "picture", "pictures", "photo", "graph", "graphs", "chart", "diagram", "file", "files",
+            "map", "draw", "plot", "video", "audio", "music score", "go to", "website link", "url", "attached",
+            "图片", "照片", "附件", "视频", "文件",
+        ]
+    )  # a prompt holding one of these (whole words) asks for what text cannot do  # fmt: skip
+
+
+@dataclass
+class CandidatesConfig:
+    count: int = 4  # N, candidates a prompt; >= 2
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_new_tokens: int = 128  # tokens
+
+
+@dataclass
+class JudgeConfig:
+    """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2)."""
+
+    template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
+    count: int = 3  # k, judgements a candidate; >= 1
+    min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
+    max_score: int = 5  # scores range from 0 to this
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_new_tokens: int = 80  # tokens
+
+
+@dataclass
+class PairsConfig:
+    min_gap: float = 0.0  # chosen's mean minus rejected's must exceed this; >= 0
+    min_pairs: int = 1  # stop before training with fewer; >= 1
+
+
+@dataclass
+class LoraConfig:
+    enabled: bool = True  # false = full fine-tuning
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.1
+
+
+@dataclass
+class TrainConfig:
+    """What SFT and DPO have in common."""
+
+    epochs: float = 1.0  # passes over the data; > 0
+    learning_rate: float = 5.5e-6  # peak
+    final_learning_rate: float = 1.1e-6  # at the end of the cosine; 0 to learning_rate
+    warmup: float = 0.0  # share of all steps; [0, 1)
+    batch_size: int = 16  # examples (DPO: pairs) a step, over all processes; >= 1
+    micro_batch_size: int = 4  # of these, at once on one process; divides batch_size
+    max_length: int = 1024  # tokens, prompt and answer; longer ones are dropped and counted
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    dropout: float = 0.1  # of the model where its architecture has such a setting; LoRA has its own
+    dtype: str = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU
+    gradient_checkpointing: bool = False  # less memory, more time
+    checkpoint_steps: int = 50  # a checkpoint to resume from every so many steps; 0 = none
+    processes: int = 1  # training processes (GPUs); more than 1 starts them with accelerate
+    accelerate_config: str = ""  # accelerate's yaml file (FSDP2, DeepSpeed); "" = plain data parallel
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class SFTConfig(TrainConfig):
+    """M0 to M1 on IFT and EFT."""
+
+
+@dataclass
+class DPOConfig(TrainConfig):
+    """M_t to M_t+1 on AIFT(M_t) (arXiv 2305.18290)."""
+
+    beta: float = 0.1  # strength of the pull to the reference model; > 0
+    reference: Reference = Reference.previous
+    step0_tolerance: float = 0.05  # nats a token that policy and reference may differ by before the first step
+
+
+@dataclass
+class EvaluationConfig:
+    prompts: int = 24  # evaluation prompts answered by every model; 0 = all
+    eft_prompts: int = 0  # held-out EFT prompts judged by every model; 0 = all
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_new_tokens: int = 128  # tokens
+    judgements: int = 1  # judgements a held-out answer; >= 1
+    judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
+    judge_template: str = "pairwise"  # a name in srlm/evaluation/templates or a .txt file
+    bootstrap: int = 2000  # resamples for 95 % intervals; >= 100
+
+
+@dataclass
+class TrackingConfig:
+    tracker: Tracker = Tracker.wandb
+    mode: str = "auto"  # auto = online where a key is found, else offline; online; offline
+    project: str = "srlm"
+    entity: str = ""  # "" = the account's default
+    sample_rows: int = 50  # rows a table
+    artifacts: bool = True  # data as artifacts, models by reference, with their lineage
+
+
+@dataclass
+class Config:
+    name: str = "default"  # the run: its folder is runs_dir/name
+    runs_dir: str = "runs"
+    iteration: int = 2  # bring the run to M_iteration; >= 1
+    seed: int = 0  # every random choice derives from it
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def check(config: Config) -> Config:
+    """Test every range; returns `config` itself.
+
+    Raises
+    ------
+    ConfigError
+        Naming the option, its value and what it may be.
+    """
+
+    def need(ok: bool, option: str, allowed: str) -> None:
+        if not ok:
+            raise ConfigError(f"{option}={_get(config, option)!r} cannot work: it must be {allowed}.")
+
+    def at_least(low: float, *options: str) -> None:
+        for option in options:
+            need(_get(config, option) >= low, option, f"{low} or more")
+
+    def share(*options: str) -> None:
+        for option in options:
+            need(0 < _get(config, option) <= 1, option, "above 0 and at most 1")
+
+    need(bool(config.name) and ".." not in config.name.split("/"), "name", "a folder name")
+    at_least(1, "iteration", "engine.max_concurrent", "engine.tensor_parallel_size", "engine.data_parallel_size")
+    at_least(1, "endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift")
+    at_least(1, "prompts.round_size", "prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens")
+    at_least(1, "judge.count", "judge.min_valid", "judge.max_score", "judge.max_new_tokens", "pairs.min_pairs")
+    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens")
+    at_least(2, "candidates.count")
+    at_least(64, "engine.max_model_len")
+    at_least(100, "evaluation.bootstrap")
+    at_least(0, "seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "pairs.min_gap")
+    at_least(0, "evaluation.prompts", "evaluation.eft_prompts", "seeds.eft_limit", "tracking.sample_rows")
+    share("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share")
+    share("prompts.top_p", "prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p")
+    for option in ("prompts", "candidates", "judge", "evaluation"):
+        need(0 <= _get(config, f"{option}.temperature") <= 2, f"{option}.temperature", "0 (greedy) to 2")
+    need(config.candidates.temperature > 0, "candidates.temperature", "above 0, or all candidates are the same text")
+    need(0 < config.seeds.eft_held_out < 1, "seeds.eft_held_out", "between 0 and 1")
+    need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
+    need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
+    need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
+    need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
+    need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
+    need(config.dpo.beta > 0, "dpo.beta", "above 0")
+    need(config.dpo.step0_tolerance > 0, "dpo.step0_tolerance", "above 0")
+    for option in ("engine.dtype", "sft.dtype", "dpo.dtype"):
+        need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
+    for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
+        at_least(0, f"{name}.limit")
+    for name in ("sft", "dpo"):
+        train: TrainConfig = getattr(config, name)
+        need(train.epochs > 0, f"{name}.epochs", "above 0")
+        need(train.learning_rate > 0, f"{name}.learning_rate", "above 0")
+        need(
+            0 <= train.final_learning_rate <= train.learning_rate,
+            f"{name}.final_learning_rate",
+            f"0 to {name}.learning_rate={train.learning_rate}",
+        )
+        need(0 <= train.warmup < 1, f"{name}.warmup", "0 up to, but not including, 1")
+        at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
+        at_least(16, f"{name}.max_length")
+        at_least(0, f"{name}.checkpoint_steps", f"{name}.weight_decay")
+        step = train.micro_batch_size * train.processes
+        need(train.batch_size % step == 0, f"{name}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
+        for dropout in ("dropout", "lora.dropout"):
+            need(0 <= _get(config, f"{name}.{dropout}") < 1, f"{name}.{dropout}", "0 up to, but not including, 1")
+    fixed_models = {"prompts.writer": config.prompts.writer, "evaluation.judge": config.evaluation.judge}
+    for option, value in fixed_models.items():
+        need(bool(value), option, "sft, base, endpoint or a model name")
+        if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
+            raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
+    need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
+    return config
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dicts, Enums by name: what config.yaml and the manifests hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.name
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        return value
+
+    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+
+
+def from_dict(data: dict[str, Any]) -> Config:
+    """The Config that `to_dict` wrote; a worker process reads the run's config.yaml this way."""
+    return typing.cast(Config, _build(Config, data))
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[value]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union) and value is None:
+        return None
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return typing.cast(type, kind)(**{k: _build(hints[k], v) for k, v in value.items()})
+    return value
+
+
+def _get(config: Any, option: str) -> Any:
+    for part in option.split("."):
+        config = getattr(config, part)
+    return config

@@ -1,0 +1,95 @@
+"""The engine's protocol: chat messages and sampling options in, completions out, as coroutines.
+
+Requests run concurrently; the engine batches them as it likes. What comes out for a request depends on the request and
+its seed, not on what else is under way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from srlm.config import Config, EngineKind
+from srlm.models import Message
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a completion."""
+
+    temperature: float  # 0 = greedy
+    top_p: float
+    max_new_tokens: int
+    seed: int
+    n: int = 1  # completions of the one prompt
+    stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
+    choices: tuple[str, ...] = ()  # if given, the completion is one of these, each the begin of one token
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    tokens: int  # generated
+    truncated: bool  # ended by max_new_tokens
+    prompt_tokens: int = 0
+
+
+class Engine(Protocol):
+    """Anything that completes chats."""
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        """`sampling.n` completions of a chat.
+
+        Parameters
+        ----------
+        messages : sequence of {"role", "content"}
+            Contents are plain text: control tokens in them are not obeyed.
+        sampling : Sampling
+        prefill : str
+            The beginning of the reply, given to the model and not part of the completion's text.
+
+        Raises
+        ------
+        EngineError
+            If the prompt is longer than the engine's context, or the engine failed.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+@asynccontextmanager
+async def open_engine(config: Config, model: Path) -> AsyncIterator[Engine]:
+    """Start the configured engine on a checkpoint; it is gone when the block ends."""
+    template = config.model.chat_template
+    if config.engine.threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.engine.threads)
+    engine: Engine
+    if config.engine.kind is EngineKind.vllm:
+        from srlm.engines.vllm import start
+
+        engine = await start(config.engine, model, template, config.model.trust_remote_code)
+    else:
+        from srlm.engines.transformers import TransformersEngine
+
+        engine = TransformersEngine(config.engine, model, template, config.model.trust_remote_code)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
+    """The OpenAI-compatible server of `config.endpoint`."""
+    from srlm.engines.endpoint import EndpointEngine
+
+    engine = EndpointEngine(config.endpoint)
+    try:
+        yield engine
+    finally:
+        await engine.close()

@@ -1,0 +1,167 @@
+"""transformers' own generation as the engine, for where vLLM cannot be installed.
+
+Requests that wait are put into one left-padded batch. Each row draws from a generator of its own, seeded by its
+request, so that a text does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
+
+from srlm.config import EngineConfig
+from srlm.engines.base import Completion, Sampling
+from srlm.engines.vllm import choice_token
+from srlm.errors import EngineError
+from srlm.models import Message, encode_chat, load_tokenizer
+
+
+@dataclass
+class _Request:
+    ids: list[int]
+    sampling: Sampling
+    allowed: list[int]
+    future: asyncio.Future[list[Completion]]
+
+
+class SeededSampling(LogitsProcessor):
+    """Temperature, top-p and the draw itself, row by row; what is left is one token that greedy decoding takes.
+
+    Parameters
+    ----------
+    rows : sequence of (Sampling, allowed token ids, torch.Generator)
+        One for each row of the batch.
+    """
+
+    def __init__(self, rows: Sequence[tuple[Sampling, list[int], torch.Generator]]):
+        self.rows = rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """scores: (batch, vocabulary) logits -> the same shape, -inf everywhere but at the drawn token."""
+        picked = torch.full_like(scores, float("-inf"))
+        for row, (sampling, allowed, generator) in enumerate(self.rows):
+            logits = scores[row].float()
+            if allowed:
+                masked = torch.full_like(logits, float("-inf"))
+                masked[allowed] = logits[allowed]
+                logits = masked
+            picked[row, draw(logits, sampling.temperature, sampling.top_p, generator)] = 0.0
+        return picked
+
+
+def draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One token from (vocabulary,) logits: greedy at temperature 0, else nucleus sampling (arXiv 1904.09751)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits / temperature, dim=-1).cpu().sort(descending=True)
+    before = probabilities.cumsum(0) - probabilities
+    probabilities[before >= top_p] = 0.0  # the most likely token always stays
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+class TransformersEngine:
+    """Batches of `model.generate`; see `srlm.engines.base.Engine`."""
+
+    def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
+        on_gpu = torch.cuda.is_available()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        dtype = ("bfloat16" if on_gpu else "float32") if config.dtype == "auto" else config.dtype
+        self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
+        self.tokenizer: Any = load_tokenizer(model, chat_template, trust_remote_code)
+        self.tokenizer.padding_side = "left"
+        self.model = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=getattr(torch, dtype),
+            device_map="cuda" if on_gpu else None,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        ).eval()
+        self._end = {self.tokenizer.eos_token_id, *_as_list(self.model.generation_config.eos_token_id)} - {None}
+        self._queue: asyncio.Queue[_Request] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        ids = encode_chat(self.tokenizer, messages, prefill)
+        if len(ids) + sampling.max_new_tokens > self.max_model_len:
+            raise EngineError(
+                f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
+                f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
+            )
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._serve())
+        allowed = [choice_token(self.tokenizer, choice) for choice in sampling.choices]
+        future: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
+        await self._queue.put(_Request(ids, sampling, allowed, future))
+        return await future
+
+    async def _serve(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            await asyncio.sleep(0.01)  # let those that were sent together arrive together
+            while not self._queue.empty() and sum(r.sampling.n for r in batch) < self.max_concurrent:
+                batch.append(self._queue.get_nowait())
+            try:
+                results = await asyncio.to_thread(self._complete, batch)
+            except BaseException as error:
+                for request in batch:
+                    if not request.future.done():
+                        request.future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for request, completions in zip(batch, results, strict=True):
+                if not request.future.done():
+                    request.future.set_result(completions)
+
+    @torch.inference_mode()
+    def _complete(self, batch: list[_Request]) -> list[list[Completion]]:
+        rows = [(request, i) for request in batch for i in range(request.sampling.n)]
+        inputs = self.tokenizer.pad({"input_ids": [request.ids for request, _ in rows]}, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        generators = [torch.Generator().manual_seed(request.sampling.seed + i) for request, i in rows]
+        sampling = SeededSampling(
+            [(request.sampling, request.allowed, g) for (request, _), g in zip(rows, generators, strict=True)]
+        )
+        limits = [1 if request.allowed else request.sampling.max_new_tokens for request, _ in rows]
+        stops = sorted({stop for request, _ in rows for stop in request.sampling.stop})
+        output = self.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max(limits),
+            logits_processor=LogitsProcessorList([sampling]),
+            stopping_criteria=StoppingCriteriaList([StopStringCriteria(self.tokenizer, stops)] if stops else []),
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=sorted(self._end),
+        )
+        results: dict[int, list[Completion]] = {id(request): [] for request in batch}
+        width = inputs["input_ids"].shape[1]
+        for (request, _), limit, ids in zip(rows, limits, output[:, width:].tolist(), strict=True):
+            results[id(request)].append(self._completion(request, ids[:limit], limit))
+        return [results[id(request)] for request in batch]
+
+    def _completion(self, request: _Request, ids: list[int], limit: int) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in self._end), None)
+        kept = ids if end is None else ids[:end]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        cut = min((at for stop in request.sampling.stop if (at := text.find(stop)) >= 0), default=None)
+        return Completion(
+            text=text if cut is None else text[:cut],
+            tokens=len(kept) + (end is not None),
+            truncated=end is None and cut is None and len(ids) == limit and not request.allowed,
+            prompt_tokens=len(request.ids),
+        )
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _as_list(value: int | list[int] | None) -> list[int | None]:
+    return list(value) if isinstance(value, list) else [value]

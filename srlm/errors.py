@@ -1,0 +1,37 @@
+"""Errors that a user can mend, one type for each boundary.
+
+Every message says what was found, where (file and line, option, folder) and what to do about it. Anything else that
+is raised is a fault of this package, and is left to show its traceback.
+"""
+
+
+class SrlmError(Exception):
+    """Base of all errors that a user can mend; the command line prints its message without a traceback."""
+
+
+class ConfigError(SrlmError):
+    """An option has a value that cannot work."""
+
+
+class ModelError(SrlmError):
+    """A model is missing, incomplete, or cannot be used as asked (no chat template, say)."""
+
+
+class SeedError(SrlmError):
+    """Seed data are missing, broken or too few."""
+
+
+class RunFolderError(SrlmError):
+    """A run folder is in use, damaged, or was made with other options."""
+
+
+class EngineError(SrlmError):
+    """The engine could not start, ran out of memory, or refused a request."""
+
+
+class TrainingError(SrlmError):
+    """Training cannot start or was stopped by a check."""
+
+
+class NoPairsError(SrlmError):
+    """The feedback left no preference pair to train on."""

@@ -1,0 +1,399 @@
+"""How well a judge agrees with people, and who wins head to head: pure functions on small arrays.
+
+The agreement measures are those of Self-Rewarding Language Models (arXiv 2401.10020, section 3.3.2: pairwise accuracy,
+5-best, exact match, Spearman, Kendall tau), on held-out EFT prompts; parse rate, pair coverage, the commonest score's
+share and "the longer answer wins" show when those figures flatter a judge.
+
+Every measure is a ratio of two sums over prompts, so each is a function to `Terms`, one numerator and one denominator
+a prompt, and `ratio_measure` makes the value and its interval out of any of them. A new measure of a judge is one such
+function and its line in `_of_a_judge`.
+
+What the paper leaves open is settled here:
+
+- A missing score is left out and lowers the coverage; it never counts as a low score.
+- A judge's tie counts one half in the pairwise accuracy, and as no match in the exact match.
+- Correlations are averaged over prompts; a prompt without a defined one is left out.
+- A prompt whose answers people rank all alike holds no order to find: only parse rate and the commonest score use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from srlm import records
+
+Array = NDArray[np.float64]
+
+DECIMALS = 9  # scores that agree to so many decimals are equal: means over k carry rounding noise
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPrompt:
+    """One held-out EFT prompt with N answers, as people ranked them and as the judge scored them.
+
+    Raises
+    ------
+    ValueError
+        If the three tuples differ in length, or a score is not finite.
+    """
+
+    id: str
+    ranks: tuple[int, ...]  # by people: 0 is the best; equal ranks are ties; gaps are allowed
+    scores: tuple[float | None, ...]  # the judge's mean score of each answer; None = no valid judgement
+    lengths: tuple[int, ...]  # of the answers, in characters
+    type: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.ranks) == len(self.scores) == len(self.lengths):
+            sizes = f"{len(self.ranks)} ranks, {len(self.scores)} scores and {len(self.lengths)} lengths"
+            raise ValueError(f"prompt {self.id}: {sizes}; give one of each for every answer")
+        if any(score is not None and not math.isfinite(score) for score in self.scores):
+            raise ValueError(f"prompt {self.id}: scores {self.scores} are not all finite; a missing score is None")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float | None  # None where undefined: nothing to count
+    low: float | None  # None, as `high`, where fewer than two prompts count: one prompt has no spread
+    high: float | None
+    n: int  # what it counts is told by the function that gave the measure
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """As a plain dict, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Measure:
+        """The measure that `to_dict` wrote. Raises ValueError on other fields or types."""
+        return records.from_dict(cls, data)
+
+
+class Terms(NamedTuple):
+    """What each of P prompts adds to a measure: sum(numerators) / sum(denominators), denominators not negative."""
+
+    numerators: Array  # shape (P,)
+    denominators: Array  # shape (P,); 0 = the prompt does not count
+
+
+def bootstrap(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Array:
+    """A ratio of sums on resampled prompts (cluster bootstrap: a prompt's pairs are drawn or left together).
+
+    Parameters
+    ----------
+    numerators, denominators : shape (P,)
+        One entry a prompt; P prompts are drawn with replacement in each resample.
+    resamples : int
+        How many, at least 0.
+    seed : str
+        The draw depends on `seed`, P and `resamples` alone: two calls that share them draw the same prompts.
+
+    Returns
+    -------
+    shape (resamples,); NaN where the drawn prompts' denominators sum to 0.
+    """
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if not len(top):
+        return np.full(resamples, np.nan)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
+    drawn = rng.integers(0, len(top), size=(resamples, len(top)))
+    sums, counts = top[drawn].sum(axis=1), bottom[drawn].sum(axis=1)
+    counts[counts == 0] = np.nan
+    ratios: Array = sums / counts
+    return ratios
+
+
+def ratio_measure(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Measure:
+    """sum(numerators) / sum(denominators) with the percentile interval of its `bootstrap`.
+
+    `n` is the sum of the denominators. Resamples with a zero denominator are left out. Where all prompts agree the
+    interval has no width, however few they are: read it beside `n`.
+    """
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    low, high = _interval(bootstrap(top, bottom, resamples, seed), int((bottom > 0).sum()))
+    return Measure(_ratio(top, bottom), low, high, round(float(bottom.sum())))
+
+
+def mean_measure(values: Sequence[float], resamples: int, seed: str) -> Measure:
+    """The mean of one value a prompt, such as an answer's length; `n` counts the values."""
+    return ratio_measure(values, np.ones(len(values)), resamples, seed)
+
+
+def significant(measure: Measure) -> bool:
+    """Whether the 95 % interval excludes 0 (5 % level, two-sided). Meant for `difference`; no interval, no claim."""
+    return measure.low is not None and measure.high is not None and (measure.low > 0 or measure.high < 0)
+
+
+def _ratio(numerators: Array, denominators: Array) -> float | None:
+    return float(numerators.sum() / denominators.sum()) if denominators.any() else None
+
+
+def _interval(statistics: Array, prompts: int) -> tuple[float | None, float | None]:
+    defined = statistics[~np.isnan(statistics)]
+    if prompts < 2 or not len(defined):
+        return None, None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """Share of the pairs that people order and the judge scored which the judge orders alike; 0 to 1, chance 0.5.
+
+    A judge's tie counts one half. `n` counts the pairs scored; see `pair_coverage` for those that were not.
+    """
+    pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
+    return _terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
+
+
+def pair_coverage(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """Share of the pairs that people order of which the judge scored both answers; 0 to 1. `n` counts the pairs."""
+    pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
+    return _terms(((~np.isnan(pair)).sum(), len(pair)) for pair in pairs)
+
+
+def five_best(prompts: Iterable[JudgedPrompt], max_score: float) -> Terms:
+    """Of the answers with a perfect score, the share that people like best (their prompt's lowest rank); 0 to 1.
+
+    Perfect is a mean of `max_score` (to 1e-9): all k judgements give it. `n` counts the perfect answers.
+
+    Raises
+    ------
+    ValueError
+        If a score is above `max_score`: then that is not the scale's top.
+    """
+
+    def of_one(prompt: JudgedPrompt) -> tuple[float, float]:
+        scores, ranks = _scores(prompt), np.asarray(prompt.ranks)
+        if (over := scores > max_score + 10**-DECIMALS).any():
+            raise ValueError(f"prompt {prompt.id}: score {scores[over][0]} is above the scale's top, {max_score}")
+        if len(set(prompt.ranks)) < 2:
+            return 0, 0
+        perfect = scores >= max_score - 10**-DECIMALS
+        return (perfect & (ranks == ranks.min())).sum(), perfect.sum()
+
+    return _terms(map(of_one, prompts))
+
+
+def exact_match(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """Share of prompts that the judge orders wholly as people do; 0 to 1.
+
+    Answers that people tie may come in either order; a judge's tie between others is no match. `n` counts the prompts
+    whose answers are all scored; the rest are left out.
+    """
+    pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
+    # An answer without a score is in some ordered pair wherever there is one, so a NaN tells of it.
+    return _terms((float((pair == 1).all()), 1) if len(pair) and not np.isnan(pair).any() else (0, 0) for pair in pairs)
+
+
+def spearman(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """Spearman's correlation of the judge's scores with people's order, averaged over prompts; -1 to 1.
+
+    Tied answers get their mean rank. Taken over the answers that have a score. `n` counts the prompts in the mean:
+    those with fewer than two scored answers, or with all of them tied by the judge or by people, have no correlation
+    and are left out.
+    """
+    return _terms(_correlation(prompt, lambda signs: signs.sum(axis=1)) for prompt in prompts)
+
+
+def kendall_tau(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """Kendall's tau-b of the judge's scores with people's order, averaged over prompts; -1 to 1. `n` as `spearman`."""
+    return _terms(_correlation(prompt, np.ravel) for prompt in prompts)
+
+
+def longer_wins(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
+    """Pairwise accuracy of a judge that likes the longer answer; 0 to 1.
+
+    Equal lengths count one half. `n` counts the pairs that people order: all of them, or with `scored_only` those that
+    `pairwise_accuracy` counts, on which a judge should beat it.
+    """
+
+    def of_one(prompt: JudgedPrompt) -> tuple[float, float]:
+        pairs = _agreement(prompt, np.asarray(prompt.lengths, dtype=np.float64))
+        if scored_only:
+            pairs = pairs[~np.isnan(_agreement(prompt, _scores(prompt)))]
+        return float(pairs.sum()), len(pairs)
+
+    return _terms(map(of_one, prompts))
+
+
+def parse_rate(counts: Iterable[tuple[int, int]]) -> Terms:
+    """Share of valid judgements, from (valid, total) of each prompt; 0 to 1. `n` counts the judgements."""
+    return _terms(counts)
+
+
+def commonest_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
+    """The commonest score among all valid judgements, the higher of two as common; None where there is none."""
+    counts = Counter(float(score) for scores in judgements for score in scores if score is not None)
+    return max(counts, key=lambda score: (counts[score], score), default=None)
+
+
+def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms:
+    """Share of the `commonest_score` among the valid judgements; above 0 to 1, 1 = the judge has collapsed onto it.
+
+    The score is found once, not anew in each resample. `n` counts the valid judgements.
+
+    Parameters
+    ----------
+    judgements : P lists
+        The single scores of a prompt's judgements, all its answers together; None = not parsed.
+    """
+    common = commonest_score(judgements)
+    valid = [[score for score in scores if score is not None] for scores in judgements]
+    return _terms((sum(score == common for score in scores), len(scores)) for scores in valid)
+
+
+def judge_measures(
+    prompts: Sequence[JudgedPrompt],
+    judgements: Sequence[Sequence[float | None]],
+    max_score: float,
+    resamples: int,
+    seed: str,
+) -> dict[str, Measure]:
+    """All measures of one judge by name; each function's docstring says what its `n` counts.
+
+    Beside the functions' names: "longer_wins_scored" is `longer_wins` on the scored pairs, and "commonest_score" the
+    score that "commonest_score_share" is about, without an interval, `n` counting the judgements that give it.
+
+    Parameters
+    ----------
+    prompts : P prompts
+    judgements : P lists, in the same order
+        As for `commonest_score_share`.
+    max_score : float
+        The scale's top, 5 in the paper.
+
+    Raises
+    ------
+    ValueError
+        If the two sequences differ in length, or a score is above `max_score`.
+    """
+    if len(prompts) != len(judgements):
+        raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
+    terms = {name: function(prompts) for name, function in _of_a_judge(max_score).items()}
+    terms["parse_rate"] = parse_rate((sum(score is not None for score in scores), len(scores)) for scores in judgements)
+    terms["commonest_score_share"] = shares = commonest_score_share(judgements)
+    measures = {name: ratio_measure(*term, resamples, seed) for name, term in terms.items()}
+    measures["commonest_score"] = Measure(commonest_score(judgements), None, None, round(shares.numerators.sum()))
+    return measures
+
+
+def difference(
+    a: Sequence[JudgedPrompt], b: Sequence[JudgedPrompt], measure: str, max_score: float, resamples: int, seed: str
+) -> Measure:
+    """How much higher judge `a` is than judge `b` on the same prompts, by a paired bootstrap.
+
+    Each resample draws its prompts once for both. A judge's value is taken over what it scored itself: compare
+    "pair_coverage" too. `n` counts the prompts that count for both judges; fewer than two give no interval.
+
+    Parameters
+    ----------
+    a, b : P prompts each, the same in the same order
+    measure : str
+        A name of `judge_measures`, of those that come from the prompts (not "parse_rate" or "commonest_score...").
+
+    Raises
+    ------
+    ValueError
+        If the prompts differ in id, order or human ranks, the name is unknown, or a score is above `max_score`.
+    """
+    for place, (one, other) in enumerate(zip_longest(((p.id, p.ranks) for p in a), ((p.id, p.ranks) for p in b))):
+        if one != other:
+            raise ValueError(
+                f"prompt {place}: {one} against {other}; give the same prompts and ranks in the same order"
+            )
+    functions = _of_a_judge(max_score)
+    if measure not in functions:
+        raise ValueError(f"no measure {measure!r} of judged prompts; there are {', '.join(functions)}")
+    first, second = functions[measure](a), functions[measure](b)
+    value, other_value = _ratio(*first), _ratio(*second)
+    n = int(((first.denominators > 0) & (second.denominators > 0)).sum())
+    if value is None or other_value is None:
+        return Measure(None, None, None, n)
+    low, high = _interval(bootstrap(*first, resamples, seed) - bootstrap(*second, resamples, seed), n)
+    return Measure(value - other_value, low, high, n)
+
+
+def _of_a_judge(max_score: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
+    return {
+        "pairwise_accuracy": pairwise_accuracy,
+        "five_best": partial(five_best, max_score=max_score),
+        "exact_match": exact_match,
+        "spearman": spearman,
+        "kendall_tau": kendall_tau,
+        "pair_coverage": pair_coverage,
+        "longer_wins": longer_wins,
+        "longer_wins_scored": partial(longer_wins, scored_only=True),
+    }
+
+
+def _terms(rows: Iterable[tuple[float, float]]) -> Terms:
+    table = np.array(list(rows), dtype=np.float64).reshape(-1, 2)
+    return Terms(table[:, 0], table[:, 1])
+
+
+def _scores(prompt: JudgedPrompt) -> Array:
+    """Shape (N,), NaN where missing."""
+    return np.array([np.nan if s is None else s for s in prompt.scores], dtype=np.float64).round(DECIMALS)
+
+
+def _agreement(prompt: JudgedPrompt, values: Array) -> Array:
+    """For each pair that people order: 1 if `values`, shape (N,), order it alike, 0.5 tied, 0 against, NaN missing."""
+    i, j = np.triu_indices(len(values), k=1)
+    ranks = np.asarray(prompt.ranks, dtype=np.float64)
+    human = np.sign(ranks[j] - ranks[i])  # a low rank is good, a high value is
+    agreement: Array = ((1 + human * np.sign(values[i] - values[j])) / 2)[human != 0]
+    return agreement
+
+
+def _correlation(prompt: JudgedPrompt, reduce: Callable[[Array], Array]) -> tuple[float, float]:
+    """A correlation over the scored answers, and 1; twice 0 where it is undefined.
+
+    Both rank correlations are the cosine of two sides' comparisons sign(x_i - x_j): entry by entry it is tau-b; of the
+    row sums, which are the centred mean ranks times two, it is Spearman's rho.
+    """
+    scores = _scores(prompt)
+    present = ~np.isnan(scores)
+    judge, human = scores[present], -np.asarray(prompt.ranks, dtype=np.float64)[present]
+    x, y = (reduce(np.sign(side[:, None] - side[None, :])) for side in (judge, human))
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    return (float(x @ y) / norm, 1) if norm else (0, 0)
+
+
+def win_rate(results: Sequence[tuple[str | None, str | None]], resamples: int, seed: str) -> dict[str, Measure]:
+    """The first model against the second, each prompt judged in both orders (arXiv 2401.10020, section 3.3.1).
+
+    Parameters
+    ----------
+    results : P pairs
+        The winner of each order: "first" or "second" model of the match (not position), None where unparsable.
+
+    Returns
+    -------
+    "win", "tie" and "loss": both orders say first, they disagree, both say second, as shares of the judged prompts,
+    which `n` counts. "missing": share of all prompts, which its `n` counts, of which an order was not parsed.
+
+    Raises
+    ------
+    ValueError
+        If a winner is something else.
+    """
+    if wrong := {winner for result in results for winner in result} - {"first", "second", None}:
+        raise ValueError(f"winner {wrong.pop()!r} is neither 'first', 'second' nor None")
+    missing = np.array([one is None or other is None for one, other in results], dtype=bool)
+    win = np.array([one == other == "first" for one, other in results], dtype=bool)
+    loss = np.array([one == other == "second" for one, other in results], dtype=bool)
+    shares = {"win": win, "tie": ~(win | loss | missing), "loss": loss}
+    measures = {name: ratio_measure(share, ~missing, resamples, seed) for name, share in shares.items()}
+    return measures | {"missing": ratio_measure(missing, np.ones(len(results)), resamples, seed)}

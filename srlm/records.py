@@ -1,0 +1,186 @@
+"""The nouns of the method, as frozen dataclasses; one JSON object a line on disk.
+
+IFT (instruction fine-tuning) and EFT (evaluation fine-tuning) seeds come from people; prompts, candidates, judgements
+and preference pairs come from a model M_t and together form AIFT(M_t), the data of M_t+1 (arXiv 2401.10020, section 2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedExample:
+    """One IFT pair: an instruction and the answer a person gave."""
+
+    id: str
+    prompt: str
+    response: str
+    type: str = ""  # the instruction's type ("reasoning", "role_play", ...); "" where the source has none
+    language: str = ""  # ISO 639-1 code; "" where the source has none
+    source: str = ""  # where the row came from: FILE:LINE or a data set's name and row
+
+
+@dataclass(frozen=True, slots=True)
+class RankedAnswer:
+    """One of several answers to a prompt, placed by people."""
+
+    text: str
+    rank: int  # 0 is the best; equal ranks are ties; gaps are allowed
+    score: float | None = None  # on the judge's scale (0 to 5), where people gave one
+    rationale: str | None = None  # why, where people said so
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPrompt:
+    """One EFT seed: a prompt with at least two answers that people ranked."""
+
+    id: str
+    prompt: str
+    answers: tuple[RankedAnswer, ...]
+    type: str = ""
+    language: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeExample:
+    """One EFT training example: the judge prompt over one answer, and the judgement to learn."""
+
+    id: str  # RANKED_PROMPT_ID/aN, N the answer's place in the seed row
+    prompt: str  # the instruction that was answered
+    response: str  # the answer that is judged
+    rationale: str  # "" where the target is the verdict alone
+    score: float
+    written_by: str  # "seed" or "sft_baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One attempt of the model at a new instruction; the rejected ones are kept with their reason."""
+
+    id: str  # tT/pNNNNN: iteration and attempt
+    text: str
+    shots: tuple[str, ...]  # ids of the examples shown to the writer
+    rejected: str = ""  # "" = accepted, else the filter's reason
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer to a prompt."""
+
+    id: str  # PROMPT_ID/cN
+    prompt_id: str
+    text: str
+    tokens: int  # tokens generated
+    truncated: bool  # stopped by the token limit, not by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One judgement of one candidate. An unparsable one has `score` None and counts as missing, never as a low score."""
+
+    id: str  # CANDIDATE_ID/jN
+    candidate_id: str
+    text: str  # the judge's whole completion
+    score: float | None
+    problem: str = ""  # why there is no score, "" if there is one
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Highest against lowest mean score of one prompt's candidates."""
+
+    id: str  # the prompt's id
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_id: str
+    rejected_id: str
+    chosen_score: float
+    rejected_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A model's answer to one evaluation prompt."""
+
+    id: str  # the evaluation prompt's id
+    prompt: str
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models' answers to one prompt, judged in one order."""
+
+    id: str  # EVALUATION_PROMPT_ID/ORDER, ORDER "ab" or "ba"
+    prompt_id: str
+    text: str  # the judge's completion
+    winner: str | None  # "first" or "second" model of the match (not position); None where unparsable
+    problem: str = ""
+
+
+def to_json(record: Any) -> str:
+    """A record as one line of JSON (no newline inside), keys in field order."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def from_json(cls: type[R], line: str) -> R:
+    """The record that `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the line is no JSON object, lacks a field, has an unknown one, or holds a value of the wrong type.
+    """
+    return from_dict(cls, json.loads(line))
+
+
+def from_dict(cls: type[R], data: Any) -> R:
+    """A record from a plain dict, nested records included. Raises ValueError as `from_json` does."""
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object for {cls.__name__}, found {type(data).__name__}")
+    hints = _hints(cls)
+    if unknown := sorted(set(data) - set(hints)):
+        raise ValueError(f"unknown field {unknown[0]!r} for {cls.__name__}; fields are {', '.join(hints)}")
+    try:
+        return cls(**{name: _value(hints[name], value, f"{cls.__name__}.{name}") for name, value in data.items()})
+    except TypeError as error:  # a required field is missing
+        raise ValueError(str(error)) from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        return _value(kind, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
+        return tuple(_value(typing.get_args(kind)[0], item, where) for item in value)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type, kind), value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
+    return value

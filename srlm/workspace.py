@@ -1,0 +1,358 @@
+"""Where everything of a run lies, and how it gets there without loss.
+
+A stage appends its records as they come (`RecordFile`), puts them in order when it is done, and writes its manifest
+last (`Stage`): a manifest's presence means "complete". A kill at any moment leaves at worst one torn last line, which
+the next run cuts off. One process holds a run's lock at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+from srlm import __version__, records
+from srlm.config import Config, from_dict, to_dict
+from srlm.errors import RunFolderError
+
+R = TypeVar("R")
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2**31) that depends on all parts and on nothing else.
+
+    Every random choice draws from (run seed, iteration, stage, record id), so neither the order of completion nor a
+    resume changes an outcome.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" into a RunFolderError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunFolderError(
+            f"No space left on disk while writing {path}. What was finished before is kept: free some space (old runs, "
+            "iteration_*/checkpoints) or move the run to a larger disk, then give the same command again."
+        ) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either the old or the new content, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors(path):
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RecordFile(Generic[R]):
+    """An append-only JSON Lines file of one kind of record, keyed by `id`.
+
+    Parameters
+    ----------
+    path : Path
+        Created on the first append.
+    kind : type
+        The records' dataclass.
+
+    Raises
+    ------
+    RunFolderError
+        If a line other than a torn last one is broken, or the disk is full.
+    """
+
+    def __init__(self, path: Path, kind: type[R]):
+        self.path, self.kind = path, kind
+        self.records: dict[str, R] = {}
+        self._fd: int | None = None
+        if path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # a kill in the midst of a write: the record will be made again
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+        for number, line in enumerate(data[:whole].decode("utf-8").splitlines(), 1):
+            try:
+                record = records.from_json(self.kind, line)
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.path}:{number} is damaged ({error}). Delete that line; the next run makes its record again."
+                ) from error
+            self.records[record.id] = record  # type: ignore[attr-defined]
+
+    def append(self, *new: R) -> None:
+        """Add records that are not there yet; those whose id is known are passed over."""
+        new = tuple(record for record in new if record.id not in self.records)  # type: ignore[attr-defined]
+        if not new:
+            return
+        line = "".join(records.to_json(record) + "\n" for record in new).encode()
+        with disk_errors(self.path):
+            if self._fd is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            while line:
+                line = line[os.write(self._fd, line) :]
+        for record in new:
+            self.records[record.id] = record  # type: ignore[attr-defined]
+
+    def finish(self, order: Callable[[R], Any] = lambda record: record.id) -> list[R]:  # type: ignore[attr-defined]
+        """Put the file in its final order, whatever the order of completion was; returns the records in it."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        ordered = sorted(self.records.values(), key=order)
+        write_atomic(self.path, "".join(records.to_json(record) + "\n" for record in ordered))
+        return ordered
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """All records of a file that a stage has finished, in its order."""
+    return list(RecordFile(path, kind).records.values())
+
+
+@dataclass
+class Manifest:
+    """What a finished stage leaves: enough to skip it, to refuse it, and to trace it."""
+
+    stage: str
+    options: dict[str, Any]  # dotted name -> value, those its outcome depends on
+    inputs: dict[str, str]  # path in the run -> hash, when it was read
+    outputs: dict[str, str]  # path in the run -> hash
+    counts: dict[str, Any] = field(default_factory=dict)  # in, out, dropped and why
+    seconds: float = 0.0
+    tokens: int = 0  # generated or trained on
+    version: str = __version__
+    finished: str = ""  # UTC
+
+
+class Stage:
+    """One stage of one iteration: complete, begun, or untouched.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    iteration : int
+    name : str
+        Such as "judgements".
+    outputs : sequence of str
+        Files or folders in the iteration's folder.
+    options : mapping
+        Dotted names and values that the outcome depends on.
+    """
+
+    def __init__(
+        self, workspace: Workspace, iteration: int, name: str, outputs: Iterable[str], options: Mapping[str, Any]
+    ):
+        self.workspace, self.iteration, self.name = workspace, iteration, name
+        self.folder = workspace.iteration(iteration)
+        self.outputs = [self.folder / output for output in outputs]
+        self.options = dict(options)
+        self.path = self.folder / "manifests" / f"{name}.json"
+        self._begun = self.folder / "manifests" / f"{name}.begun.json"
+        self._start = time.monotonic()
+
+    def __str__(self) -> str:
+        return f"iteration_{self.iteration}/{self.name}"
+
+    def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
+        """Whether the stage's manifest is there and still holds.
+
+        Raises
+        ------
+        RunFolderError
+            If the stage was made (or begun) with other options or from other inputs, or an output is gone or changed.
+        """
+        if not self.path.exists():
+            if self._begun.exists():
+                self._refuse_changes(json.loads(self._begun.read_text())["options"], "begun")
+            return False
+        manifest = self.manifest()
+        self._refuse_changes(manifest.options, "made")
+        for path, found in (inputs or {}).items():
+            if manifest.inputs.get(path, found) != found:
+                self._refuse(f"it was made from another {path} than the one that is there now")
+        for path, expected in manifest.outputs.items():
+            if self.workspace.fingerprint(self.workspace.root / path) != expected:
+                self._refuse(f"its output {path} is gone or was changed since")
+        return True
+
+    def begin(self) -> None:
+        """Note the options under which records will be appended, so that a resume cannot mix two settings."""
+        self._start = time.monotonic()
+        write_atomic(self._begun, json.dumps({"options": self.options}, indent=1, sort_keys=True))
+
+    def done(self, inputs: Mapping[str, str], counts: Mapping[str, Any], tokens: int = 0) -> Manifest:
+        """Write the manifest: the stage is complete."""
+        outputs = {self.workspace.relative(path): self.workspace.fingerprint(path) for path in self.outputs}
+        manifest = Manifest(
+            stage=str(self),
+            options=self.options,
+            inputs=dict(inputs),
+            outputs=outputs,
+            counts=dict(counts),
+            seconds=round(time.monotonic() - self._start, 2),
+            tokens=tokens,
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
+        self._begun.unlink(missing_ok=True)
+        return manifest
+
+    def manifest(self) -> Manifest:
+        return Manifest(**json.loads(self.path.read_text()))
+
+    def fingerprints(self) -> dict[str, str]:
+        """The outputs' hashes as recorded, for the next stage's inputs."""
+        return self.manifest().outputs
+
+    def _refuse_changes(self, then: Mapping[str, Any], verb: str) -> None:
+        now = json.loads(json.dumps(self.options))
+        changed = [name for name in sorted(set(then) | set(now)) if then.get(name) != now.get(name)]
+        if changed:
+            changes = "; ".join(f"{name} was {then.get(name)!r}, now {now.get(name)!r}" for name in changed)
+            self._refuse(f"it was {verb} with other options: {changes}")
+
+    def _refuse(self, why: str) -> None:
+        raise RunFolderError(
+            f"The stage {self} in {self.workspace.root} cannot be used: {why}. Ways on: take the options back; or start "
+            f"another run with name=...; or delete {self.folder} and all later iteration_* folders, which makes them again."
+        )
+
+
+class Workspace:
+    """All paths of one run.
+
+    Parameters
+    ----------
+    root : Path
+        runs_dir/name.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @classmethod
+    def of(cls, config: Config) -> Workspace:
+        return cls(Path(config.runs_dir).expanduser().resolve() / config.name)
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def run_path(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def iteration(self, t: int) -> Path:
+        return self.root / f"iteration_{t}"
+
+    def model(self, t: int) -> Path:
+        """Full checkpoint of M_t; M_0's place is in run.json, since it is not copied."""
+        if t == 0:
+            return Path(self.run()["base_model"])
+        return self.iteration(t) / "model"
+
+    def evaluation(self, t: int) -> Path:
+        """What M_t said when it was measured."""
+        return self.iteration(t) / "evaluation"
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def save_config(self, config: Config) -> None:
+        write_atomic(self.config_path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+    def config(self) -> Config:
+        return from_dict(yaml.safe_load(self.config_path.read_text(encoding="utf-8")))
+
+    def run(self) -> dict[str, Any]:
+        """run.json: versions, hardware, seed, lineage."""
+        return json.loads(self.run_path.read_text(encoding="utf-8")) if self.run_path.exists() else {}
+
+    def update_run(self, **entries: Any) -> None:
+        write_atomic(self.run_path, json.dumps(self.run() | entries, indent=1, ensure_ascii=False))
+
+    def fingerprint(self, path: Path) -> str:
+        """Hash of a file; of a model folder the hash of its file names and sizes (a 70B model is not read again)."""
+        if not path.exists():
+            return "missing"
+        if path.is_dir():
+            names = sorted(f"{p.relative_to(path)}:{p.stat().st_size}" for p in path.rglob("*") if p.is_file())
+            return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return sha256(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[int]:
+        """Hold the run; yields the lock's file descriptor, which a worker process inherits.
+
+        Raises
+        ------
+        RunFolderError
+            If another process holds it: its process id and host are named.
+        """
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(fd, 200).decode(errors="replace") or "another process"
+                raise RunFolderError(
+                    f"The run {self.root} is in use by {holder}. Wait for it, stop it, or start another run with name=..."
+                ) from None
+            os.ftruncate(fd, 0)
+            os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def flatten(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """`{"judge": {"count": 3}}` -> `{"judge.count": 3}`, for those below `prefix` (dotted; itself included)."""
+    value: Any = options
+    for part in prefix.split("."):
+        value = value[part]
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {name: v for key in value for name, v in flatten(options, f"{prefix}.{key}").items()}
+
+
+def options_of(config: Config, *prefixes: str) -> dict[str, Any]:
+    """The options at or below `prefixes`, flat, as a manifest holds them."""
+    data = to_dict(config)
+    return {name: value for prefix in prefixes for name, value in flatten(data, prefix).items()}

@@ -1,0 +1,359 @@
+"""srlm.evaluation.measures: the arithmetic by hand, the correlations against scipy, the intervals by simulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srlm.evaluation import measures as m
+from srlm.evaluation.measures import JudgedPrompt, Measure, Terms
+
+TOP = 5.0
+NAMES = {
+    *("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau", "pair_coverage"),
+    *("longer_wins", "longer_wins_scored", "parse_rate", "commonest_score_share", "commonest_score"),
+}
+
+
+def judged(
+    ranks: Sequence[int], scores: Sequence[float | None], lengths: Sequence[int] = (), id: str = "p"
+) -> JudgedPrompt:
+    return JudgedPrompt(id, tuple(ranks), tuple(scores), tuple(lengths or range(10, 10 + len(ranks))))
+
+
+def value(terms: Terms) -> tuple[float | None, int]:
+    measure = m.ratio_measure(*terms, resamples=0, seed="s")
+    return measure.value, measure.n
+
+
+def bounds(measure: Measure) -> tuple[float, float]:
+    assert measure.low is not None
+    assert measure.high is not None
+    return measure.low, measure.high
+
+
+def all_measures(prompts: Sequence[JudgedPrompt], resamples: int = 50) -> dict[str, Measure]:
+    return m.judge_measures(prompts, [prompt.scores for prompt in prompts], TOP, resamples, "s")
+
+
+def random_prompts(
+    rng: np.random.Generator, count: int, skill: float = 0.5, missing: float = 0.0
+) -> list[JudgedPrompt]:
+    """Few levels, so ties on both sides; `skill` weighs people's order against noise."""
+    prompts = []
+    for place in range(count):
+        size = int(rng.integers(2, 6))
+        ranks = rng.integers(0, 4, size)
+        raw = 2.5 + skill * (1.5 - ranks) + rng.normal(0, 1, size)
+        scores = [None if rng.random() < missing else float(s) for s in np.clip(raw.round(), 0, 5)]
+        lengths = rng.integers(1, 2000, size)
+        prompts.append(judged(ranks.tolist(), scores, lengths.tolist(), id=f"p{place}"))
+    return prompts
+
+
+# The measures by hand
+
+
+def test_pairwise_accuracy_and_coverage() -> None:
+    prompts = [
+        judged((0, 1, 2), (5, 3, 4)),  # 2 of 3
+        judged((0, 3), (2, 2)),  # a judge's tie: one half
+        judged((0, 0, 1), (1, 5, 2)),  # people's tie is no pair: 1 of 2
+        judged((0, 1, 2), (4, None, 3)),  # one pair scored: 1 of 1
+    ]
+    assert value(m.pairwise_accuracy(prompts)) == (pytest.approx(4.5 / 7), 7)
+    assert value(m.pair_coverage(prompts)) == (pytest.approx(7 / 9), 9)
+
+
+def test_five_best_counts_perfect_means_alone() -> None:
+    prompts = [
+        judged((1, 3), (5, 5)),  # the lowest rank is the best, whatever its number
+        judged((0, 0, 2), (5, 5.0 - 1e-12, 4.99)),  # both of people's best are best; 4.99 is not perfect
+        judged((0, 1), (None, 5)),  # the best has no score, the other is still not the best
+        judged((0, 1), (4, 4)),
+    ]
+    assert value(m.five_best(prompts, TOP)) == (3 / 5, 5)
+    with pytest.raises(ValueError, match=r"prompt p: score 5\.0 is above the scale's top, 4"):
+        m.five_best(prompts, 4)
+
+
+def test_exact_match() -> None:
+    prompts = [
+        judged((0, 1, 4), (5, 3, 2)),  # gaps do not matter: a match
+        judged((0, 1, 2), (5, 3, 3)),  # a tie of the judge where people have none
+        judged((0, 1, 1), (5, 2, 3)),  # people's tie, in either order: a match
+        judged((0, 1, 1), (5, 2, 2)),  # or tied: a match
+        judged((0, 1), (2, 3)),
+        judged((0, 1, 2), (5, 4, None)),  # left out, although what is scored is in order
+    ]
+    assert value(m.exact_match(prompts)) == (3 / 5, 5)
+
+
+def test_longer_wins_on_all_pairs_and_on_the_scored_ones() -> None:
+    prompts = [judged((0, 1, 2), (5, None, 1), (100, 200, 50)), judged((0, 1), (1, 2), (70, 70))]
+    assert value(m.longer_wins(prompts)) == (2.5 / 4, 4)
+    assert value(m.longer_wins(prompts, scored_only=True)) == (1.5 / 2, 2)
+
+
+def test_parse_rate_and_commonest_score() -> None:
+    assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
+    scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]
+    assert m.commonest_score(scores) == 5  # as common as 4: the higher
+    assert value(m.commonest_score_share(scores)) == (0.5, 6)
+
+
+def test_rounding_noise_of_a_mean_makes_no_order() -> None:
+    noisy = judged((0, 1), (sum((0.1, 0.2, 0.3)) / 3, sum((0.3, 0.2, 0.1)) / 3))
+    assert noisy.scores[0] != noisy.scores[1]
+    assert value(m.pairwise_accuracy([noisy])) == (0.5, 1)
+    assert value(m.spearman([noisy])) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "reference"), [(m.spearman, stats.spearmanr), (m.kendall_tau, stats.kendalltau)], ids=["rho", "tau"]
+)
+def test_correlations_agree_with_scipy(function, reference) -> None:  # type: ignore[no-untyped-def]
+    prompts = random_prompts(np.random.default_rng(1), 300, missing=0.2)
+    expected = []
+    for prompt in prompts:
+        pairs = [(s, -r) for s, r in zip(prompt.scores, prompt.ranks, strict=True) if s is not None]
+        if len({s for s, _ in pairs}) > 1 and len({r for _, r in pairs}) > 1:
+            expected.append(reference(*zip(*pairs, strict=True)).statistic)
+    terms = function(prompts)
+    assert 150 < len(expected) < 300  # both kinds of prompt are there
+    np.testing.assert_allclose(terms.numerators[terms.denominators == 1], expected, atol=1e-12)
+    assert value(terms) == (pytest.approx(np.mean(expected)), len(expected))
+
+
+def test_correlations_leave_out_constant_sides() -> None:
+    prompts = [judged((0, 1), (3, 3)), judged((0, 0), (3, 4)), judged((0, 1), (3, None)), judged((0, 1, 2), (5, 4, 3))]
+    assert value(m.spearman(prompts)) == value(m.kendall_tau(prompts)) == (1.0, 1)
+
+
+# Missing scores: a parse failure counted as a bad answer is a fault seen elsewhere
+
+
+def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
+    prompts = random_prompts(np.random.default_rng(2), 40)
+    before = all_measures(prompts)
+    after = all_measures([*prompts, judged((0, 1, 2), (None, None, None), (9, 8, 7))])
+    changed = {name for name in NAMES if (before[name].value, before[name].n) != (after[name].value, after[name].n)}
+    assert changed == {"pair_coverage", "parse_rate", "longer_wins"}  # the last is about all pairs, judge or no judge
+
+
+def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
+    with_it, without = judged((0, 1, 2, 3), (5, 3, None, 4)), judged((0, 1, 3), (5, 3, 4), (10, 11, 13))
+    as_zero = dataclasses.replace(with_it, scores=(5.0, 3.0, 0.0, 4.0))
+    for name in ("pairwise_accuracy", "five_best", "spearman", "kendall_tau", "longer_wins_scored"):
+        assert all_measures([with_it])[name] == all_measures([without])[name]
+    assert value(m.pairwise_accuracy([as_zero])) != value(m.pairwise_accuracy([with_it]))
+    assert value(m.exact_match([with_it])) == (None, 0)
+    assert value(m.pair_coverage([with_it])) == (0.5, 6)
+
+
+# Edge cases
+
+
+def test_no_prompts() -> None:
+    for name, measure in all_measures([]).items():
+        assert measure == Measure(None, None, None, 0), name
+    assert set(m.win_rate([], 10, "s").values()) == {m.mean_measure([], 10, "s")} == {Measure(None, None, None, 0)}
+
+
+def test_all_missing() -> None:
+    result = all_measures([judged((0, 1), (None, None)), judged((0, 1), (None, None))])
+    assert (result["pair_coverage"].value, result["pair_coverage"].n) == (0, 2)
+    assert (result["parse_rate"].value, result["parse_rate"].n) == (0, 4)
+    assert (result["longer_wins"].value, result["longer_wins"].n) == (0, 2)
+    for name in NAMES - {"pair_coverage", "parse_rate", "longer_wins"}:
+        assert result[name] == Measure(None, None, None, 0), name
+
+
+def test_a_judge_that_ties_everything() -> None:
+    result = all_measures([judged((0, 1, 2), (5, 5, 5))] * 4)
+    assert {name: result[name].value for name in NAMES} == {
+        "pairwise_accuracy": 0.5,
+        "five_best": pytest.approx(1 / 3),
+        "exact_match": 0,
+        "spearman": None,
+        "kendall_tau": None,
+        "pair_coverage": 1,
+        "longer_wins": 0,
+        "longer_wins_scored": 0,
+        "parse_rate": 1,
+        "commonest_score_share": 1,
+        "commonest_score": 5,
+    }
+
+
+def test_people_who_tie_everything_tell_nothing() -> None:
+    result = all_measures([judged((1, 1), (5, 3)), judged((0, 0, 0), (5, 5, 5))])
+    for name in NAMES - {"parse_rate", "commonest_score_share", "commonest_score"}:
+        assert result[name] == Measure(None, None, None, 0), name
+
+
+def test_one_prompt_has_a_value_and_no_interval() -> None:
+    result = all_measures([judged((0, 1), (5, 3), (20, 10))])
+    assert set(result) == NAMES
+    for name in NAMES - {"commonest_score_share", "commonest_score"}:
+        assert (result[name].value, result[name].low, result[name].high) == (1, None, None), name
+    one_counts = all_measures([judged((0, 1), (5, 3)), judged((0, 1), (None, None))])
+    assert one_counts["pairwise_accuracy"] == Measure(1, None, None, 1)
+
+
+def test_input_is_checked() -> None:
+    with pytest.raises(ValueError, match="prompt x: 2 ranks, 1 scores and 2 lengths"):
+        JudgedPrompt("x", (0, 1), (3.0,), (1, 2))
+    with pytest.raises(ValueError, match="a missing score is None"):
+        JudgedPrompt("x", (0, 1), (3.0, float("nan")), (1, 2))
+    with pytest.raises(ValueError, match="1 prompts but judgements of 0"):
+        m.judge_measures([judged((0, 1), (1, 2))], [], TOP, 10, "s")
+
+
+# Intervals
+
+
+def test_interval_covers_the_truth_and_clusters_matter() -> None:
+    """200 simulated judges: pairs of one prompt share its difficulty, so they must be drawn together."""
+    rng, truth = np.random.default_rng(3), 0.7
+    covered = covered_by_pairs = 0
+    for simulation in range(200):
+        pairs = rng.integers(1, 11, size=80)
+        right = rng.binomial(pairs, rng.beta(0.7, 0.3, size=80))
+        measure = m.ratio_measure(right, pairs, 400, f"sim{simulation}")
+        low, high = bounds(measure)
+        assert low <= right.sum() / pairs.sum() <= high
+        covered += low <= truth <= high
+        alone = np.concatenate([np.arange(n) < r for r, n in zip(right, pairs, strict=True)])
+        low, high = np.quantile(m.bootstrap(alone, np.ones(len(alone)), 400, f"sim{simulation}"), [0.025, 0.975])
+        covered_by_pairs += low <= truth <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    assert covered_by_pairs / 200 < 0.8
+
+
+def test_intervals_depend_on_the_seed_alone() -> None:
+    prompts = random_prompts(np.random.default_rng(4), 30)
+    first, again = all_measures(prompts), all_measures(prompts)
+    assert first == again
+    other = m.judge_measures(prompts, [p.scores for p in prompts], TOP, 50, "other")
+    assert other["spearman"].value == first["spearman"].value
+    assert other["spearman"].low != first["spearman"].low
+    # A fixed figure: the hash of the seed must not change from process to process.
+    np.testing.assert_allclose(m.bootstrap([1, 2, 3, 4], [1, 1, 1, 1], 3, "seed"), [3.0, 2.5, 3.0])
+
+
+def test_resamples_with_nothing_to_count_are_left_out() -> None:
+    numerators, denominators = [1, 0, 0, 0], [1, 1, 0, 0]
+    drawn = m.bootstrap(numerators, denominators, 500, "s")
+    assert 0 < np.isnan(drawn).mean() < 0.2  # 1 in 16
+    measure = m.ratio_measure(numerators, denominators, 500, "s")
+    assert (measure.value, measure.low, measure.high, measure.n) == (0.5, 0, 1, 2)
+    assert m.ratio_measure(numerators, denominators, 0, "s") == Measure(0.5, None, None, 2)
+
+
+def test_mean_measure() -> None:
+    values = np.random.default_rng(5).normal(1500, 300, size=200).tolist()
+    measure = m.mean_measure(values, 2000, "s")
+    assert (measure.value, measure.n) == (pytest.approx(np.mean(values)), 200)
+    low, high = bounds(measure)
+    assert high - low == pytest.approx(2 * 1.96 * np.std(values) / np.sqrt(200), rel=0.1)
+
+
+def test_measure_survives_json() -> None:
+    for measure in (
+        Measure(0.5, 0.25, 0.75, 8),
+        Measure(None, None, None, 0),
+        *all_measures(random_prompts(np.random.default_rng(6), 9)).values(),
+    ):
+        assert Measure.from_dict(json.loads(json.dumps(measure.to_dict()))) == measure
+    with pytest.raises(ValueError, match="unknown field 'mean'"):
+        Measure.from_dict({"mean": 1.0})
+
+
+# Two judges
+
+
+def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
+    weak = random_prompts(np.random.default_rng(7), 150, skill=0.1)
+    rng = np.random.default_rng(8)
+    better = [
+        dataclasses.replace(p, scores=tuple(float(np.clip(4 - r + rng.integers(0, 2), 0, 5)) for r in p.ranks))
+        for p in weak
+    ]
+    for name in ("pairwise_accuracy", "exact_match", "spearman", "kendall_tau"):
+        found = m.difference(better, weak, name, TOP, 500, "s")
+        assert m.significant(found), name
+        first, second = all_measures(better)[name], all_measures(weak)[name]
+        assert found.value == pytest.approx((first.value or 0) - (second.value or 0))
+        back = m.difference(weak, better, name, TOP, 500, "s")
+        assert m.significant(back), name
+        assert bounds(back) == pytest.approx((-bounds(found)[1], -bounds(found)[0]))
+    same = m.difference(weak, weak, "pairwise_accuracy", TOP, 500, "s")
+    assert (same.value, same.low, same.high) == (0, 0, 0)  # unpaired draws would give it a width
+    assert not m.significant(same)
+    assert m.difference(better, weak, "longer_wins", TOP, 500, "s").high == 0  # the same answers
+
+
+def test_difference_rarely_finds_what_is_not_there() -> None:
+    rng, found = np.random.default_rng(9), 0
+    for simulation in range(150):
+        one = random_prompts(rng, 40)
+        other = [
+            dataclasses.replace(
+                p,
+                scores=tuple(
+                    float(s)
+                    for s in np.clip((3.25 - 0.5 * np.array(p.ranks) + rng.normal(0, 1, len(p.ranks))).round(), 0, 5)
+                ),
+            )
+            for p in one
+        ]
+        found += m.significant(m.difference(one, other, "pairwise_accuracy", TOP, 300, f"sim{simulation}"))
+    assert 0.01 <= found / 150 <= 0.12
+
+
+def test_difference_counts_prompts_of_both_and_leaves_out_the_undefined() -> None:
+    a = [judged((0, 1), (5, 3), id=f"p{i}") for i in range(3)]
+    unscored = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
+    assert m.difference(a, unscored, "pairwise_accuracy", TOP, 50, "s") == Measure(None, None, None, 0)
+    assert not m.significant(Measure(None, None, None, 0))
+    one_both = m.difference(a, [a[0], *unscored[1:]], "pairwise_accuracy", TOP, 50, "s")
+    assert one_both == Measure(0, None, None, 1)
+
+
+def test_difference_refuses_other_prompts_and_names() -> None:
+    a = [judged((0, 1), (5, 3), id="x"), judged((1, 0), (5, 3), id="y")]
+    for b in (a[::-1], a[:1], [a[0], dataclasses.replace(a[1], ranks=(0, 1))]):
+        with pytest.raises(ValueError, match="same prompts and ranks in the same order"):
+            m.difference(a, b, "spearman", TOP, 10, "s")
+    with pytest.raises(ValueError, match="no measure 'parse_rate' of judged prompts; there are pairwise_accuracy"):
+        m.difference(a, a, "parse_rate", TOP, 10, "s")
+
+
+# Head to head
+
+
+def test_win_rate() -> None:
+    win, loss, tie = ("first", "first"), ("second", "second"), ("first", "second")
+    results = [win, win, win, loss, tie, tie[::-1], (None, "first"), (None, None)]
+    rates = m.win_rate(results, 200, "s")
+    assert {name: (rate.value, rate.n) for name, rate in rates.items()} == {
+        "win": (0.5, 6),
+        "tie": (pytest.approx(2 / 6), 6),
+        "loss": (pytest.approx(1 / 6), 6),
+        "missing": (0.25, 8),
+    }
+    assert all(rate.low is not None and rate.high is not None and rate.low < rate.high for rate in rates.values())
+
+
+def test_win_rate_with_nothing_judged_and_wrong_names() -> None:
+    rates = m.win_rate([(None, None), ("first", None)], 20, "s")
+    assert rates["win"] == rates["tie"] == rates["loss"] == Measure(None, None, None, 0)
+    assert (rates["missing"].value, rates["missing"].n) == (1, 2)
+    with pytest.raises(ValueError, match="winner 'A' is neither"):
+        m.win_rate([("A", "first")], 20, "s")
