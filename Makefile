@@ -25,6 +25,7 @@ help:
 	@echo "Options: PYTHON=python3.12  EXTRA=cpu|cuda|none  ARGS=\"...\""
 
 setup:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..."; exit 1; }
 	@$(PYTHON) tools/setup.py --extra $(EXTRA)
 
 demo: setup
@@ -34,9 +35,9 @@ test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
 
 clean-env:
 	rm -rf .venv .venv-setup.log

@@ -29,9 +29,10 @@ WORKERS = {
     "sft_baseline": "srlm.training.sft:sft_baseline_worker",
     "sft": "srlm.training.sft:sft_worker",
     "preference": "srlm.training.preference:preference_worker",
-    "text": "srlm.feedback.text:text_worker",
-    "rationales": "srlm.feedback.text:rationales_worker",
-    "head_to_head": "srlm.feedback.text:head_to_head_worker",
+    "text": "srlm.text:text_worker",
+    "prompts": "srlm.text:prompts_worker",
+    "rationales": "srlm.text:rationales_worker",
+    "head_to_head": "srlm.text:head_to_head_worker",
 }
 
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "cannot allocate memory", "bad_alloc", "no available memory for the cache")

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 R = TypeVar("R")
+RecordId = str
 
 
 @dataclass(frozen=True, slots=True)

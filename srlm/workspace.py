@@ -156,25 +156,25 @@ class Manifest:
 
 
 class Stage:
-    """One stage of one iteration: complete, begun, or untouched.
+    """One stage: complete, begun, or untouched.
 
     Parameters
     ----------
     workspace : Workspace
-    iteration : int
+    folder : Path
+        The iteration's folder, as a rule.
     name : str
         Such as "judgements".
     outputs : sequence of str
-        Files or folders in the iteration's folder.
+        Files or folders in `folder`.
     options : mapping
         Dotted names and values that the outcome depends on.
     """
 
     def __init__(
-        self, workspace: Workspace, iteration: int, name: str, outputs: Iterable[str], options: Mapping[str, Any]
+        self, workspace: Workspace, folder: Path, name: str, outputs: Iterable[str], options: Mapping[str, Any]
     ):
-        self.workspace, self.iteration, self.name = workspace, iteration, name
-        self.folder = workspace.iteration(iteration)
+        self.workspace, self.folder, self.name = workspace, folder, name
         self.outputs = [self.folder / output for output in outputs]
         self.options = dict(options)
         self.path = self.folder / "manifests" / f"{name}.json"
@@ -182,7 +182,7 @@ class Stage:
         self._start = time.monotonic()
 
     def __str__(self) -> str:
-        return f"iteration_{self.iteration}/{self.name}"
+        return f"{self.workspace.relative(self.folder)}/{self.name}"
 
     def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
         """Whether the stage's manifest is there and still holds.
@@ -276,6 +276,11 @@ class Workspace:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def seeds(self) -> Path:
+        """The seeds as this run split them: ift, eft, eft_held_out, evaluation (.jsonl)."""
+        return self.root / "seeds"
 
     def iteration(self, t: int) -> Path:
         return self.root / f"iteration_{t}"

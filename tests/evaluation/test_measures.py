@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,9 +55,6 @@ def random_prompts(
         lengths = rng.integers(1, 2000, size)
         prompts.append(judged(ranks.tolist(), scores, lengths.tolist(), id=f"p{place}"))
     return prompts
-
-
-# The measures by hand
 
 
 def test_pairwise_accuracy_and_coverage() -> None:
@@ -117,7 +115,7 @@ def test_rounding_noise_of_a_mean_makes_no_order() -> None:
 @pytest.mark.parametrize(
     ("function", "reference"), [(m.spearman, stats.spearmanr), (m.kendall_tau, stats.kendalltau)], ids=["rho", "tau"]
 )
-def test_correlations_agree_with_scipy(function, reference) -> None:  # type: ignore[no-untyped-def]
+def test_correlations_agree_with_scipy(function: Callable[[Sequence[JudgedPrompt]], Terms], reference: Any) -> None:
     prompts = random_prompts(np.random.default_rng(1), 300, missing=0.2)
     expected = []
     for prompt in prompts:
@@ -135,10 +133,8 @@ def test_correlations_leave_out_constant_sides() -> None:
     assert value(m.spearman(prompts)) == value(m.kendall_tau(prompts)) == (1.0, 1)
 
 
-# Missing scores: a parse failure counted as a bad answer is a fault seen elsewhere
-
-
 def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
+    """A parse failure counted as a bad answer is a fault seen elsewhere."""
     prompts = random_prompts(np.random.default_rng(2), 40)
     before = all_measures(prompts)
     after = all_measures([*prompts, judged((0, 1, 2), (None, None, None), (9, 8, 7))])
@@ -154,9 +150,6 @@ def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
     assert value(m.pairwise_accuracy([as_zero])) != value(m.pairwise_accuracy([with_it]))
     assert value(m.exact_match([with_it])) == (None, 0)
     assert value(m.pair_coverage([with_it])) == (0.5, 6)
-
-
-# Edge cases
 
 
 def test_no_prompts() -> None:
@@ -213,9 +206,6 @@ def test_input_is_checked() -> None:
         JudgedPrompt("x", (0, 1), (3.0, float("nan")), (1, 2))
     with pytest.raises(ValueError, match="1 prompts but judgements of 0"):
         m.judge_measures([judged((0, 1), (1, 2))], [], TOP, 10, "s")
-
-
-# Intervals
 
 
 def test_interval_covers_the_truth_and_clusters_matter() -> None:
@@ -275,9 +265,6 @@ def test_measure_survives_json() -> None:
         Measure.from_dict({"mean": 1.0})
 
 
-# Two judges
-
-
 def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
     weak = random_prompts(np.random.default_rng(7), 150, skill=0.1)
     rng = np.random.default_rng(8)
@@ -333,9 +320,6 @@ def test_difference_refuses_other_prompts_and_names() -> None:
             m.difference(a, b, "spearman", TOP, 10, "s")
     with pytest.raises(ValueError, match="no measure 'parse_rate' of judged prompts; there are pairwise_accuracy"):
         m.difference(a, a, "parse_rate", TOP, 10, "s")
-
-
-# Head to head
 
 
 def test_win_rate() -> None:

@@ -1,0 +1,20 @@
+"""Answers to the evaluation prompts, one a model and prompt."""
+
+from __future__ import annotations
+
+from srlm.config import EvaluationConfig
+from srlm.engines.base import Engine, Sampling
+from srlm.records import Answer, SeedExample
+from srlm.workspace import derive_seed
+
+
+async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt: SeedExample) -> Answer:
+    """The model's answer; the seed is the same for every model, so that they differ by the model alone."""
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
+        seed=derive_seed(run_seed, "evaluation", prompt.id),
+    )
+    [completion] = await engine.generate([{"role": "user", "content": prompt.prompt}], sampling)
+    return Answer(prompt.id, prompt.prompt, completion.text.strip(), completion.tokens, completion.truncated)

@@ -1,0 +1,49 @@
+"""Head to head: two models' answers to the same prompts, judged in both orders by one fixed judge.
+
+As in the paper (section 3.3.1) a prompt is won only if both orders say so; disagreement is a tie. Changed from the
+paper: the judge's verdict is a single letter; an engine with token choices takes the likelier of A and B, so that a
+small judge always decides.
+"""
+
+from __future__ import annotations
+
+import re
+
+from srlm.config import EvaluationConfig
+from srlm.engines.base import Engine, Sampling
+from srlm.records import Answer, Comparison
+from srlm.templating import Template
+
+_LETTER = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
+
+
+def load_template(config: EvaluationConfig) -> Template:
+    """Raises ConfigError if there is no such template or it has other fields."""
+    fields = ("instruction", "answer_a", "answer_b")
+    return Template.load(config.judge_template, "srlm.evaluation", "evaluation.judge_template", fields)
+
+
+def parse_letter(completion: str) -> str | None:
+    """The last A or B that stands alone; None if there is none."""
+    letters = _LETTER.findall(completion)
+    return letters[-1] if letters else None
+
+
+async def compare(engine: Engine, template: Template, first: Answer, second: Answer, order: str) -> Comparison:
+    """Judge one prompt in one order.
+
+    Parameters
+    ----------
+    first, second : Answer
+        Of the match's first and second model.
+    order : {"ab", "ba"}
+        "ab" shows the first model's answer as A, "ba" the second's.
+    """
+    a, b = (first, second) if order == "ab" else (second, first)
+    content = template.fill(instruction=first.prompt, answer_a=a.text, answer_b=b.text)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"))
+    [completion] = await engine.generate([{"role": "user", "content": content}], sampling, "The better answer is")
+    letter = parse_letter(completion.text)
+    winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
+    problem = "" if winner else "no verdict"
+    return Comparison(f"{first.id}/{order}", first.id, completion.text, winner, problem)

@@ -1,0 +1,81 @@
+"""A model's measures from what it wrote: evaluation.json, one a model. A place to grow: add a part, name its measures.
+
+Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `answers` (mean length),
+`head_to_head` (against the model before).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srlm.evaluation.measures import JudgedPrompt, Measure, difference, judge_measures, mean_measure, win_rate
+from srlm.records import Answer, Comparison, Judgement, RankedPrompt
+from srlm.rubric import mean_score
+
+PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau")
+
+Part = dict[str, dict[str, float | int | None]]
+
+
+def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]) -> list[JudgedPrompt]:
+    """Ranked prompts with the judge's mean score of each answer; None where no judgement is valid."""
+    of_answer: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        of_answer[judgement.candidate_id].append(judgement)
+    return [
+        JudgedPrompt(
+            id=prompt.id,
+            ranks=tuple(answer.rank for answer in prompt.answers),
+            scores=tuple(mean_score(of_answer[f"{prompt.id}/a{i}"], 1) for i in range(len(prompt.answers))),
+            lengths=tuple(len(answer.text) for answer in prompt.answers),
+            type=prompt.type,
+        )
+        for prompt in ranked
+    ]
+
+
+def judge_part(
+    ranked: Sequence[RankedPrompt],
+    judgements: Sequence[Judgement],
+    before: Sequence[Judgement] | None,
+    max_score: int,
+    resamples: int,
+    seed: str,
+) -> Part:
+    """The judge's measures, and for each of the paper's five the paired difference to the model before (`..._gain`)."""
+    prompts = judged_prompts(ranked, judgements)
+    of_prompt: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
+    for judgement in judgements:
+        of_prompt[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.score)
+    measures = judge_measures(prompts, list(of_prompt.values()), max_score, resamples, seed)
+    if before is not None:
+        others = judged_prompts(ranked, before)
+        for name in PAPER_MEASURES:
+            measures[f"{name}_gain"] = difference(prompts, others, name, max_score, resamples, seed)
+    return _plain(measures)
+
+
+def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
+    """Mean length in characters and tokens, and the share cut off by the token limit."""
+    return _plain(
+        {
+            "mean_characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
+            "mean_tokens": mean_measure([answer.tokens for answer in answers], resamples, seed),
+            "truncated": mean_measure([float(answer.truncated) for answer in answers], resamples, seed),
+        }
+    )
+
+
+def head_to_head_part(comparisons: Sequence[Comparison], resamples: int, seed: str) -> Part:
+    """Win, tie, loss and missing of the model against the one before; disagreement of the two orders is a tie."""
+    winners: dict[str, dict[str, str | None]] = defaultdict(dict)
+    for comparison in comparisons:
+        winners[comparison.prompt_id][comparison.id.rsplit("/", 1)[1]] = comparison.winner
+    results = [(orders.get("ab"), orders.get("ba")) for orders in winners.values()]
+    return _plain(win_rate(results, resamples, seed))
+
+
+def _plain(measures: Mapping[str, Measure]) -> dict[str, Any]:
+    return {name: measure.to_dict() for name, measure in measures.items()}

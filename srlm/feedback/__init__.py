@@ -1,0 +1,1 @@
+"""M_t's feedback on itself: new prompts, candidates, judgements, preference pairs."""

@@ -1,0 +1,199 @@
+"""New prompts: few-shot, by M_t or a fixed model, and the filters they pass (arXiv 2401.10020, section 2.2, step 1).
+
+The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with everything seen, keywords of what text
+cannot do, length, language, broken output. Every rejected attempt is kept with its reason.
+
+Attempts go in rounds: all attempts of a round draw their examples from the same accepted prompts, and are decided in
+order, so that the order in which an engine finishes them changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from srlm.config import PromptsConfig
+from srlm.engines.base import Engine, Sampling
+from srlm.errors import EngineError
+from srlm.records import Prompt, RecordId
+from srlm.seeds.splits import Overlap, tokens
+from srlm.templating import Template
+from srlm.workspace import RecordFile, derive_seed
+
+_HEAD = re.compile(r"^\s*(?:instruction|task)?\s*[0-9]*\s*[:.)]\s*", re.IGNORECASE)
+_CONTROL = re.compile(r"<\|[^|\n]{0,40}\||\ufffd|[\x00-\x08\x0b-\x1f]|\{\{|\}\}")
+_SCRIPTS = {
+    "zh": re.compile(r"[\u3400-\u9fff]"),
+    "ja": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
+    "ko": re.compile(r"[\uac00-\ud7af\u1100-\u11ff]"),
+    "ru": re.compile(r"[\u0400-\u04ff]"),
+    "ar": re.compile(r"[\u0600-\u06ff]"),
+    "hi": re.compile(r"[\u0900-\u097f]"),
+}
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+
+
+def clean(completion: str) -> str:
+    """The instruction in a writer's completion: a number in front and quotes around it taken off."""
+    text = _HEAD.sub("", completion).strip()
+    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
+        text = text[1:-1].strip()
+    return text
+
+
+def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) -> str:
+    """Why a new prompt cannot be used; "" if it can.
+
+    Parameters
+    ----------
+    text : str
+        The cleaned instruction.
+    truncated : bool
+        Whether the writer was cut off by its token limit.
+    seen : Overlap
+        All prompts it must not repeat.
+    """
+    words = tokens(text)
+    if not words:
+        return "broken: no words"
+    if truncated:
+        return "broken: cut off"
+    if _CONTROL.search(text):
+        return "broken: control characters or template marks"
+    if repeats(words):
+        return "broken: repeats itself"
+    if len(words) < config.min_words:
+        return "too short"
+    if len(words) > config.max_words:
+        return "too long"
+    if not in_languages(text, config.languages):
+        return "language"
+    if word := next((word for word in config.keywords if _holds(text, word)), None):
+        return f"keyword: {word}"
+    overlap, _ = seen.most_similar(text)
+    if overlap >= config.max_overlap:
+        return "overlap"
+    return ""
+
+
+def repeats(words: Sequence[str], n: int = 3, times: int = 3) -> bool:
+    """Whether some run of `n` words occurs `times` times or more."""
+    runs = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    return bool(runs) and max(runs.values()) >= times
+
+
+def in_languages(text: str, languages: Sequence[str]) -> bool:
+    """Whether at least 70 % of the letters belong to a script of `languages` (ISO 639-1; empty = any).
+
+    By script alone: English and Spanish are not told apart.
+    """
+    if not languages:
+        return True
+    letters = [character for character in text if character.isalpha()]
+    patterns = {_SCRIPTS.get(language, _LATIN) for language in languages}
+    inside = sum(any(pattern.match(letter) for pattern in patterns) for letter in letters)
+    return bool(letters) and inside >= 0.7 * len(letters)
+
+
+def _holds(text: str, word: str) -> bool:
+    if _SCRIPTS["zh"].search(word):
+        return word in text
+    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
+
+
+def choose_shots(
+    number: random.Random, ift: Sequence[RecordId], accepted: Sequence[RecordId], config: PromptsConfig
+) -> list[str]:
+    """Ids of the examples of one attempt: `shots_generated` accepted prompts, the rest IFT, in random order."""
+    generated = number.sample(list(accepted), min(config.shots_generated, len(accepted)))
+    wanted = config.shots_ift + config.shots_generated - len(generated)
+    shots = generated + number.sample(list(ift), min(wanted, len(ift)))
+    number.shuffle(shots)
+    return shots
+
+
+async def write_prompts(
+    engine: Engine,
+    template: Template,
+    config: PromptsConfig,
+    run_seed: int,
+    t: int,
+    ift: dict[RecordId, str],
+    earlier: dict[RecordId, str],
+    seen: Overlap,
+    store: RecordFile[Prompt],
+    tell: Callable[[int, int], None] = lambda attempts, tokens: None,
+) -> AsyncIterator[Prompt]:
+    """Attempt new prompts for iteration `t` until `config.count` are accepted; yields those, as they are decided.
+
+    Parameters
+    ----------
+    ift : dict
+        Id -> instruction of the IFT seeds, to draw examples from.
+    earlier : dict
+        Id -> text of the prompts accepted in earlier iterations.
+    seen : Overlap
+        All prompts that a new one must not repeat; accepted ones are added to it.
+    store : RecordFile of Prompt
+        Every attempt is appended; what it holds already is not attempted again.
+    tell : callable
+        Called with (attempts decided, tokens just written).
+
+    Raises
+    ------
+    EngineError
+        If no attempt was accepted.
+    """
+    accepted = dict(earlier)
+    new = 0
+    limit = config.count * config.attempts
+    for start in range(0, limit, config.round_size):
+        pool = list(accepted)
+
+        async def attempt(i: int, pool: list[str] = pool) -> tuple[Prompt, bool, int]:
+            prompt_id = f"t{t}/p{i:05d}"
+            if prompt_id in store.records:
+                return store.records[prompt_id], False, 0
+            seed = derive_seed(run_seed, "prompts", prompt_id)
+            shots = choose_shots(random.Random(seed), list(ift), pool, config)
+            texts = [ift.get(shot) or accepted[shot] for shot in shots]
+            listed = "\n\n".join(f"Instruction {n}: {text}" for n, text in enumerate(texts, 1))
+            content = template.fill(count=str(len(texts)), examples=listed)
+            sampling = Sampling(
+                config.temperature, config.top_p, config.max_new_tokens, seed, stop=("\nInstruction", "\nAnswer")
+            )
+            prefill = f"Instruction {len(texts) + 1}:"
+            [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)
+            text = clean(completion.text)
+            return Prompt(prompt_id, text, tuple(shots)), completion.truncated, completion.tokens
+
+        attempts = [asyncio.create_task(attempt(i)) for i in range(start, min(start + config.round_size, limit))]
+        try:
+            for task in attempts:
+                prompt, truncated, written = await task
+                if prompt.id not in store.records:
+                    reason = rejection(prompt.text, truncated, config, seen)
+                    prompt = Prompt(prompt.id, prompt.text, prompt.shots, reason)
+                    store.append(prompt)
+                tell(len(store.records), written)
+                if not prompt.rejected:
+                    accepted[prompt.id] = prompt.text
+                    seen.add(prompt.text)
+                    new += 1
+                    yield prompt
+                    if new == config.count:
+                        return
+        finally:
+            for task in attempts:
+                task.cancel()
+    if not new:
+        reasons = Counter(prompt.rejected for prompt in store.records.values()).most_common(3)
+        raise EngineError(
+            f"None of {limit} new prompts of iteration {t} was accepted: "
+            + ", ".join(f"{count} x {reason}" for reason, count in reasons)
+            + ". Read them in 1_prompts.jsonl; raise prompts.attempts, loosen a filter (prompts.max_overlap, "
+            "prompts.languages, prompts.keywords), or let a stronger model write them (prompts.writer)."
+        )

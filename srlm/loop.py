@@ -1,0 +1,226 @@
+"""The algorithm: seeds make M1; M_t gives feedback on its own answers; the feedback makes M_t+1; every model is measured.
+
+Self-Rewarding Language Models, arXiv 2401.10020, section 2. Each step below is a stage that is skipped where its
+manifest says it is complete, and goes on from its records where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from srlm import stages
+from srlm.config import Config, TrainConfig
+from srlm.errors import NoPairsError
+from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_part
+from srlm.feedback.pairs import select_pairs
+from srlm.launch import run_worker
+from srlm.progress import say
+from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt
+from srlm.seeds.eft import build_examples, needs_baseline
+from srlm.seeds.prepare import prepare_seeds
+from srlm.text import evaluation_prompts, held_out, judged_by
+from srlm.tracking import Tracker
+from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, write_atomic
+
+
+class Loop:
+    """One run, under its lock."""
+
+    def __init__(self, config: Config, workspace: Workspace, lock_fd: int, tracker: Tracker):
+        self.config, self.workspace, self.lock_fd, self.tracker = config, workspace, lock_fd, tracker
+
+    def run(self) -> None:
+        """Bring the run to M_iteration, making whatever is missing."""
+        self.seeds()
+        self.base_model()
+        self.text(0)
+        self.eft()
+        self.sft()
+        for t in range(1, self.config.iteration + 1):
+            self.text(t)
+            self.measure(t - 1)
+            self.measure(t)
+            if t < self.config.iteration:
+                self.pairs(t + 1)
+                self.preference(t + 1)
+
+    def seeds(self) -> None:
+        """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""
+        stage = stages.seeds(self.workspace, self.config)
+        if not stage.complete(self._sources()):
+            say("Reading the seeds")
+            stage.begin()
+            counts = prepare_seeds(self.config, self.workspace.seeds)
+            self._done(stage, self._sources(), counts)
+
+    def base_model(self) -> None:
+        """Find or make the checkpoint of M0."""
+        stage = stages.base_model(self.workspace, self.config)
+        if not stage.complete():
+            say(f"M0: {self.config.model.name}")
+            stage.begin()
+            self._work("base_model", 0)
+            self._done(stage, {}, {"model": self.workspace.run()["base_model_id"]})
+
+    def eft(self) -> None:
+        """EFT examples; where the seed has no rationales the SFT baseline (SFT on IFT alone) writes them."""
+        stage = stages.eft(self.workspace, self.config)
+        inputs = stages.seeds(self.workspace, self.config).fingerprints()
+        ranked = read_records(self.workspace.seeds / "eft.jsonl", RankedPrompt)
+        judgements: list[Judgement] = []
+        if needs_baseline(ranked, self.config.seeds.rationales):
+            baseline, rationales = (
+                stages.sft_baseline(self.workspace, self.config),
+                stages.rationales(self.workspace, self.config),
+            )
+            if not baseline.complete(inputs):
+                say("The SFT baseline: SFT on IFT alone")
+                baseline.begin()
+                self._work("sft_baseline", 1, self.config.sft)
+                self._done(baseline, inputs, self._training_counts("sft_baseline", 1))
+            if not rationales.complete():
+                say("The SFT baseline judges the EFT seeds")
+                self._work("rationales", 1)
+            inputs = inputs | rationales.fingerprints()
+            judgements = read_records(rationales.outputs[0], Judgement)
+        if not stage.complete(inputs):
+            stage.begin()
+            seed = derive_seed(self.config.seed, "eft")
+            examples, counts = build_examples(
+                ranked, judgements, self.config.seeds, self.config.judge.max_score, seed
+            )
+            self._write(stage, examples)
+            scores = Counter(f"{example.score:.0f}" for example in examples)
+            self._done(stage, inputs, counts | {"scores": dict(sorted(scores.items()))})
+
+    def sft(self) -> None:
+        """M0 to M1 on IFT and EFT."""
+        stage = stages.sft(self.workspace, self.config)
+        seeds = stages.seeds(self.workspace, self.config).fingerprints()
+        inputs = {"seeds/ift.jsonl": seeds["seeds/ift.jsonl"]} | stages.eft(self.workspace, self.config).fingerprints()
+        if not stage.complete(inputs):
+            say("M0 -> M1: SFT on IFT and EFT")
+            stage.begin()
+            self._work("sft", 1, self.config.sft)
+            self._done(stage, inputs, self._training_counts("sft", 1))
+
+    def text(self, t: int) -> None:
+        """All that M_t writes: held-out judgements, evaluation answers, and the feedback for M_t+1."""
+        workspace, config = self.workspace, self.config
+        wanted = [stages.held_out_judgements(workspace, config, t), stages.answers(workspace, config, t)]
+        if 1 <= t < config.iteration:
+            prompts = stages.prompts(workspace, config, t + 1)
+            if config.prompts.writer not in ("self", "endpoint") and not prompts.complete():
+                say(f"New prompts for M{t + 1}, by {config.prompts.writer}")
+                self._work("prompts", t + 1)
+            wanted += [prompts, stages.candidates(workspace, config, t + 1), stages.judgements(workspace, config, t + 1)]
+        # Every stage is asked, so that one made with other options is refused before an engine starts.
+        if not all([stage.complete() for stage in wanted]):
+            say(f"M{t} writes: " + ("answers, judgements, feedback" if len(wanted) > 2 else "answers and judgements"))
+            self._work("text", t)
+        if t >= 1 and not stages.head_to_head(workspace, config, t).complete():
+            say(f"M{t} against M{t - 1}, judged by {self._judge_name()}")
+            self._work("head_to_head", t)
+
+    def measure(self, t: int) -> None:
+        """evaluation.json of M_t."""
+        workspace, config = self.workspace, self.config
+        sources = [stages.held_out_judgements(workspace, config, t), stages.answers(workspace, config, t)]
+        sources += [stages.head_to_head(workspace, config, t)] if t else []
+        sources += [stages.held_out_judgements(workspace, config, t - 1)] if t else []
+        inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
+        stage = stages.measures(workspace, config, t)
+        if stage.complete(inputs):
+            return
+        stage.begin()
+        resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
+        before = read_records(sources[3].outputs[0], Judgement) if t else None
+        judged = read_records(sources[0].outputs[0], Judgement)
+        measures: dict[str, Any] = {
+            "iteration": t,
+            "judge": judge_part(
+                held_out(workspace, config), judged, before, config.judge.max_score, resamples, seed
+            ),
+            "answers": answers_part(read_records(sources[1].outputs[0], Answer), resamples, seed),
+        }
+        if t:
+            comparisons = read_records(sources[2].outputs[0], Comparison)
+            measures["head_to_head"] = head_to_head_part(comparisons, resamples, seed)
+            measures["head_to_head_judge"] = self._judge_name()
+        write_atomic(stage.outputs[0], json.dumps(measures, indent=1, ensure_ascii=False))
+        self._done(stage, inputs, {"prompts": len(evaluation_prompts(workspace, config))})
+        self.tracker.measures(t, measures)
+
+    def pairs(self, t: int) -> None:
+        """Highest against lowest mean score of each prompt's candidates: the data of M_t."""
+        workspace, config = self.workspace, self.config
+        sources = [
+            stages.prompts(workspace, config, t),
+            stages.candidates(workspace, config, t),
+            stages.judgements(workspace, config, t),
+        ]
+        inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
+        stage = stages.pairs(workspace, config, t)
+        if not stage.complete(inputs):
+            stage.begin()
+            prompts = [p for p in read_records(sources[0].outputs[0], Prompt) if not p.rejected]
+            candidates = read_records(sources[1].outputs[0], Candidate)
+            judgements = read_records(sources[2].outputs[0], Judgement)
+            pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
+            self._write(stage, pairs)
+            self._done(stage, inputs, {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped})
+            self.tracker.feedback(t, prompts, candidates, judgements, pairs)
+        counts = stage.manifest().counts
+        if counts["pairs"] < config.pairs.min_pairs:
+            reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
+            raise NoPairsError(
+                f"Iteration {t} has {counts['pairs']} preference pairs of {counts['prompts']} prompts, and "
+                f"pairs.min_pairs={config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
+                "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
+                "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT data. "
+                f"Read {stage.folder / '3_judgements.jsonl'} first."
+            )
+
+    def preference(self, t: int) -> None:
+        """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
+        stage = stages.preference(self.workspace, self.config, t)
+        before = stages.sft(self.workspace, self.config) if t == 2 else stages.preference(self.workspace, self.config, t - 1)
+        inputs = stages.pairs(self.workspace, self.config, t).fingerprints() | before.fingerprints()
+        if not stage.complete(inputs):
+            say(f"M{t - 1} -> M{t}: DPO, reference {self.config.dpo.reference.name}")
+            stage.begin()
+            self._work("preference", t, self.config.dpo)
+            self._done(stage, inputs, self._training_counts("preference", t))
+
+    def _judge_name(self) -> str:
+        which = judged_by(self.workspace, self.config)
+        return f"M{which}" if which is not None else self.config.evaluation.judge
+
+    def _sources(self) -> dict[str, str]:
+        """Hashes of the seed files that are read from disk."""
+        from pathlib import Path
+
+        seeds = self.config.seeds
+        paths = {source.path for source in (seeds.ift, seeds.eft, seeds.evaluation)}
+        files = {path: Path(path).expanduser() for path in paths if path != "builtin" and not path.startswith("hub:")}
+        return {path: sha256(file) for path, file in files.items() if file.is_file()}
+
+    def _work(self, worker: str, t: int, train: TrainConfig | None = None) -> None:
+        run_worker(worker, self.workspace, t, self.lock_fd, train)
+
+    def _write(self, stage: Stage, rows: list[Any]) -> None:
+        from srlm import records
+
+        write_atomic(stage.outputs[0], "".join(records.to_json(row) + "\n" for row in rows))
+
+    def _training_counts(self, name: str, t: int) -> dict[str, Any]:
+        counts: dict[str, Any] = json.loads((self.workspace.iteration(t) / f"{name}_counts.json").read_text())
+        log = self.workspace.iteration(t) / f"{name}_log.jsonl"
+        self.tracker.training(name, t, [json.loads(line) for line in log.read_text().splitlines()])
+        return counts
+
+    def _done(self, stage: Stage, inputs: dict[str, str], counts: dict[str, Any]) -> None:
+        stage.done(inputs, counts, int(counts.get("tokens", 0)))
+        self.tracker.stage(stage)

@@ -1,0 +1,87 @@
+"""The judge's prompt and its verdict: what training, judging and measuring share.
+
+The rubric is additive, 0 to 5 (arXiv 2401.10020, figure 2), in our own words. A verdict is read from the judge's
+completion alone, never from the candidate; the last one counts, and it must be a whole number in range. A judgement
+without a valid verdict counts as missing, never as a low score. A candidate's score is the mean of its valid
+judgements, not rounded.
+
+Changed from the paper: the rubric stands first, so that all requests share their beginning and the engine reads it
+once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from srlm.config import JudgeConfig
+from srlm.records import Judgement
+from srlm.templating import Template
+
+_VERDICT = re.compile(
+    r"\bscore\s*\**\s*[:：]\s*\**\s*(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)(?:\s*/\s*(?P<of>[0-9]+))?", re.IGNORECASE
+)
+
+
+def parse_verdict(completion: str, max_score: int) -> tuple[float | None, str]:
+    """The score a judge's completion ends on.
+
+    Parameters
+    ----------
+    completion : str
+        What the judge wrote, without any of its prompt.
+    max_score : int
+        Scores are whole numbers from 0 to this.
+
+    Returns
+    -------
+    score : float or None
+        None where there is no valid verdict.
+    problem : str
+        Why there is none; "" if there is one.
+    """
+    verdicts = list(_VERDICT.finditer(completion))
+    if not verdicts:
+        return None, "no verdict"
+    last = verdicts[-1]
+    number, of = last["number"].replace(",", "."), last["of"]
+    if of is not None and int(of) != max_score:
+        return None, f"another scale: {last[0]}"
+    if "." in number:
+        return None, f"not a whole number: {number}"
+    if not 0 <= int(number) <= max_score:
+        return None, f"out of range: {number}"
+    return float(number), ""
+
+
+def strip_verdict(completion: str) -> str:
+    """The rationale of a judge's completion: what stands before its last verdict."""
+    verdicts = list(_VERDICT.finditer(completion))
+    return completion[: verdicts[-1].start()].rstrip(" *\n") if verdicts else completion.strip()
+
+
+def judge_target(rationale: str, score: float) -> str:
+    """What the judge is to write: the rationale, then the verdict on a last line."""
+    return f"{rationale}\nScore: {score:.0f}" if rationale else f"Score: {score:.0f}"
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """The judge prompt, for training and judging alike."""
+
+    template: Template
+
+    @classmethod
+    def load(cls, config: JudgeConfig) -> JudgeTemplate:
+        """Raises ConfigError if there is no such template or it has other fields."""
+        return cls(Template.load(config.template, "srlm.feedback", "judge.template", ("instruction", "response")))
+
+    def messages(self, prompt: str, response: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": self.template.fill(instruction=prompt, response=response)}]
+
+
+def mean_score(judgements: Iterable[Judgement], min_valid: int) -> float | None:
+    """Mean of the valid scores, not rounded; None with fewer than `min_valid` of them."""
+    scores = [judgement.score for judgement in judgements if judgement.score is not None]
+    return sum(scores) / len(scores) if len(scores) >= max(min_valid, 1) else None

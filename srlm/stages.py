@@ -1,0 +1,112 @@
+"""Every stage with its outputs and the options that its outcome depends on.
+
+Options that change speed or memory alone (batch on one device, cores, concurrency) are not among them: a run may be
+resumed on another machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srlm.config import Config
+from srlm.evaluation.head_to_head import load_template as load_pairwise_template
+from srlm.rubric import JudgeTemplate
+from srlm.templating import Template
+from srlm.workspace import Stage, Workspace, options_of
+
+_ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len")
+_SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")
+
+
+def load_writer_template() -> Template:
+    return Template.load("new_prompt", "srlm.feedback", "prompts", ("count", "examples"))
+
+
+def seeds(workspace: Workspace, config: Config) -> Stage:
+    options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
+    options |= options_of(config, "seeds.near_duplicate")
+    return Stage(workspace, workspace.seeds, "seeds", ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"], options)
+
+
+def base_model(workspace: Workspace, config: Config) -> Stage:
+    return Stage(workspace, workspace.iteration(0), "base_model", [], options_of(config, "model"))
+
+
+def sft_baseline(workspace: Workspace, config: Config) -> Stage:
+    return Stage(workspace, workspace.iteration(1), "sft_baseline", ["sft_baseline"], _training(config, "sft"))
+
+
+def rationales(workspace: Workspace, config: Config) -> Stage:
+    options = options_of(config, *_ENGINE, "seed") | _judge(config)
+    return Stage(workspace, workspace.iteration(1), "rationales", ["eft_judgements.jsonl"], options)
+
+
+def eft(workspace: Workspace, config: Config) -> Stage:
+    options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
+    return Stage(workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score"))
+
+
+def sft(workspace: Workspace, config: Config) -> Stage:
+    options = _training(config, "sft") | {"judge.template": _judge(config)["judge.template"]}
+    return Stage(workspace, workspace.iteration(1), "sft", ["model"], options)
+
+
+def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "prompts", *_ENGINE, "seed") | {"prompts.template": load_writer_template().digest}
+    if config.prompts.writer == "endpoint":
+        options |= options_of(config, "endpoint.model")
+    return Stage(workspace, workspace.iteration(t), "prompts", ["1_prompts.jsonl"], options)
+
+
+def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "candidates", *_ENGINE, "seed")
+    return Stage(workspace, workspace.iteration(t), "candidates", ["2_candidates.jsonl"], options)
+
+
+def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "judge.count", *_ENGINE, "seed") | _judge(config)
+    return Stage(workspace, workspace.iteration(t), "judgements", ["3_judgements.jsonl"], options)
+
+
+def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "pairs.min_gap", "judge.min_valid")
+    return Stage(workspace, workspace.iteration(t), "pairs", ["4_pairs.jsonl"], options)
+
+
+def preference(workspace: Workspace, config: Config, t: int) -> Stage:
+    return Stage(workspace, workspace.iteration(t), "preference", ["model"], _training(config, "dpo"))
+
+
+def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", *_ENGINE, "seed") | _judge(config)
+    return Stage(workspace, workspace.evaluation(t), "held_out_judgements", ["held_out_judgements.jsonl"], options)
+
+
+def answers(workspace: Workspace, config: Config, t: int) -> Stage:
+    names = ("prompts", "temperature", "top_p", "max_new_tokens")
+    options = options_of(config, *(f"evaluation.{name}" for name in names), *_ENGINE, "seed")
+    return Stage(workspace, workspace.evaluation(t), "answers", ["answers.jsonl"], options)
+
+
+def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "evaluation.judge", *_ENGINE)
+    options |= {"evaluation.judge_template": load_pairwise_template(config.evaluation).digest}
+    if config.evaluation.judge == "endpoint":
+        options |= options_of(config, "endpoint.model")
+    return Stage(workspace, workspace.evaluation(t), "head_to_head", ["head_to_head.jsonl"], options)
+
+
+def measures(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "evaluation.bootstrap", "judge.max_score", "seed")
+    return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options)
+
+
+def _training(config: Config, group: str) -> dict[str, Any]:
+    options = options_of(config, group, "seed")
+    return {name: value for name, value in options.items() if not name.endswith(_SPEED)}
+
+
+def _judge(config: Config) -> dict[str, Any]:
+    names = ("max_score", "temperature", "top_p", "max_new_tokens")
+    options = options_of(config, *(f"judge.{name}" for name in names))
+    return options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}

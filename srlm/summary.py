@@ -1,0 +1,144 @@
+"""The closing screen: M0..M_t with their measures and intervals, where everything lies, and one prompt with its
+candidates."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from srlm.config import Config
+from srlm.progress import terminal
+from srlm.records import Candidate, Judgement, PreferencePair
+from srlm.rubric import mean_score
+from srlm.workspace import Workspace, read_records
+
+_ROWS = {
+    "judge": {
+        "pairwise_accuracy": ("pairwise accuracy, %", 100),
+        "five_best": ("5-best, %", 100),
+        "exact_match": ("exact match, %", 100),
+        "spearman": ("Spearman", 1),
+        "kendall_tau": ("Kendall tau", 1),
+        "parse_rate": ("parse rate, %", 100),
+        "pair_coverage": ("pairs it scored, %", 100),
+        "commonest_score_share": ("commonest score, %", 100),
+    },
+    "answers": {"mean_characters": ("mean length, characters", 1), "truncated": ("cut off by the limit, %", 100)},
+    "head_to_head": {"win": ("wins, %", 100), "tie": ("ties, %", 100), "loss": ("losses, %", 100)},
+}
+
+
+def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
+    """Print the closing screen to the user's terminal."""
+    console = Console(file=terminal(), highlight=False, width=None)
+    models = {
+        t: json.loads((workspace.iteration(t) / "evaluation.json").read_text(encoding="utf-8"))
+        for t in range(config.iteration + 1)
+    }
+    console.print()
+    console.print(measures_table(models))
+    for line in verdict(models):
+        console.print(line, style="bold", markup=False)
+    if config.iteration >= 2:
+        console.print()
+        _sample(console, workspace, config.iteration)
+    _places(console, config, workspace, seconds)
+
+
+def measures_table(models: dict[int, dict[str, Any]]) -> Table:
+    """M0, M1, ... as columns; every measure with its 95 % interval."""
+    table = Table(title="Every model, measured (95 % bootstrap intervals)", title_justify="left")
+    table.add_column("")
+    for t in models:
+        table.add_column(f"M{t}", justify="right", no_wrap=True)
+    last = max(models)
+    titles = {
+        "judge": "As a judge, on held-out EFT",
+        "answers": "Its answers to the evaluation prompts",
+        "head_to_head": f"Against the model before, judged by {models[last].get('head_to_head_judge', '?')}",
+    }
+    for part, rows in _ROWS.items():
+        table.add_row(Text(titles[part], style="bold"))
+        for name, (label, scale) in rows.items():
+            table.add_row(f"  {label}", *(_cell(models[t].get(part, {}).get(name), scale) for t in models))
+        if part == "judge":
+            baseline = _cell(models[0][part]["longer_wins"], 100)
+            table.add_row("  (longer answer wins, %)", *([baseline] * len(models)), style="dim")
+        table.add_section()
+    return table
+
+
+def _cell(measure: dict[str, Any] | None, scale: int) -> str:
+    if not measure or measure["value"] is None:
+        return "-"
+    digits = 0 if scale == 1 and abs(measure["value"]) >= 10 else (2 if scale == 1 else 1)
+    value = f"{measure['value'] * scale:.{digits}f}"
+    if measure["low"] is None:
+        return value
+    return f"{value} [{measure['low'] * scale:.{digits}f}, {measure['high'] * scale:.{digits}f}]"
+
+
+def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
+    """In words: did the judge and the answers of each model get better than the one before?"""
+    lines = []
+    for t in list(models)[1:]:
+        judge, match = models[t]["judge"], models[t]["head_to_head"]
+        gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain") and m["low"] is not None}
+        better = [name.replace("_", " ") for name, m in gains.items() if m["low"] > 0]
+        worse = [name.replace("_", " ") for name, m in gains.items() if m["high"] < 0]
+        said = f"better in {', '.join(better)}" if better else ""
+        said += (" but " if said and worse else "") + (f"worse in {', '.join(worse)}" if worse else "")
+        said = said or "no measure differs by more than its interval"
+        win, loss = match["win"], match["loss"]
+        if win["value"] is None:
+            answers = "the head to head gave no verdict"
+        else:
+            ahead = win["low"] is not None and (win["low"] > loss["high"] or loss["low"] > win["high"])
+            told = "a difference beyond the intervals" if ahead else "within the intervals"
+            answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
+        lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
+    return lines
+
+
+def _sample(console: Console, workspace: Workspace, t: int) -> None:
+    """The prompt with the widest gap, its candidates and their scores."""
+    folder = workspace.iteration(t)
+    pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    if not pairs:
+        return
+    pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
+    judgements: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in read_records(folder / "3_judgements.jsonl", Judgement):
+        judgements[judgement.candidate_id].append(judgement)
+    table = Table(title=f"A prompt that M{t - 1} wrote, and its answers to it", title_justify="left", show_lines=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column(_plain(pair.prompt, 300))
+    for candidate in read_records(folder / "2_candidates.jsonl", Candidate):
+        if candidate.prompt_id == pair.id:
+            score = mean_score(judgements[candidate.id], 1)
+            marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
+            style = {"chosen": "green", "rejected": "red"}.get(mark := marks.get(candidate.id, ""), "")
+            table.add_row("-" if score is None else f"{score:.2f}", Text(mark, style), _plain(candidate.text, 240))
+    console.print(table)
+
+
+def _plain(text: str, limit: int) -> Text:
+    """Untrusted text for a terminal: one paragraph, no control characters, no markup."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
+
+
+def _places(console: Console, config: Config, workspace: Workspace, seconds: float) -> None:
+    last = config.iteration
+    root = workspace.root
+    console.print()
+    console.print(f"Run      {root} ({seconds / 60:.1f} min this time)", markup=False)
+    console.print(f"Models   {root}/iteration_1/model ... iteration_{last}/model", markup=False)
+    console.print(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json", markup=False)
+    console.print(f"Go on    python -m srlm.run name={config.name} iteration={last + 1}", markup=False)

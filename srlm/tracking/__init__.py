@@ -1,0 +1,5 @@
+"""Where a run's numbers go besides its folder: W&B, or nowhere."""
+
+from srlm.tracking.base import NoTracker, Tracker, open_tracker
+
+__all__ = ["NoTracker", "Tracker", "open_tracker"]

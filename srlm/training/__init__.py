@@ -1,0 +1,1 @@
+"""From data to the next model: SFT and DPO, thin over TRL."""

@@ -1,0 +1,152 @@
+"""What SFT and DPO share: loading, LoRA, TRL's arguments, progress, saving."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from srlm.config import Config, LoraConfig, TrainConfig
+from srlm.models import load_tokenizer
+from srlm.progress import Bars
+from srlm.workspace import write_atomic
+
+_DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
+
+
+def load_model(folder: Path, train: TrainConfig, config: Config) -> Any:
+    """A checkpoint for training, in the asked precision, with the asked dropout where its architecture has one."""
+    from transformers import AutoConfig
+
+    trust = config.model.trust_remote_code
+    settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    for name in _DROPOUTS:
+        if hasattr(settings, name):
+            setattr(settings, name, train.dropout)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, config=settings, dtype=model_dtype(train), trust_remote_code=trust, use_safetensors=True
+    )
+
+
+def model_dtype(train: TrainConfig) -> torch.dtype:
+    on_gpu = torch.cuda.is_available()
+    name = ("bfloat16" if on_gpu else "float32") if train.dtype == "auto" else train.dtype
+    # Full fine-tuning in pure bfloat16 loses small updates: keep float32 weights and let autocast do the arithmetic.
+    return torch.float32 if not train.lora.enabled else getattr(torch, name)
+
+
+def peft_config(lora: LoraConfig) -> PeftLoraConfig | None:
+    """LoRA on all linear layers but the output head; None for full fine-tuning."""
+    if not lora.enabled:
+        return None
+    return PeftLoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, seed: int) -> dict[str, Any]:
+    """Arguments that SFTConfig and DPOConfig of TRL take alike."""
+    on_gpu = torch.cuda.is_available()
+    dtype = ("bfloat16" if on_gpu else "float32") if train.dtype == "auto" else train.dtype
+    if not on_gpu:
+        torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+    return {
+        "output_dir": str(checkpoints),
+        "use_cpu": not on_gpu,
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "num_train_epochs": train.epochs,
+        "per_device_train_batch_size": train.micro_batch_size,
+        "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * train.processes),
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": train.final_learning_rate},
+        "warmup_steps": train.warmup,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "save_strategy": "steps" if train.checkpoint_steps else "no",
+        "save_steps": train.checkpoint_steps or 1,
+        "save_total_limit": 1,
+        "logging_steps": 1,
+        "logging_strategy": "steps",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        "dataloader_num_workers": 0,
+    }
+
+
+class Watch(TrainerCallback):
+    """Shows the steps' progress and keeps what was logged, one JSON line a step."""
+
+    def __init__(self, bars: Bars, name: str, log: Path):
+        self.bars, self.name, self.log = bars, name, log
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bars.add(self.name, state.max_steps, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bars.update(self.name, done=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            # Trainer state holds the rows before a resume, too.
+            write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in state.log_history))
+
+
+
+
+def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Train, from the last checkpoint where there is one, and leave a full checkpoint (LoRA merged) in `target`.
+
+    The folder appears at once and complete; the checkpoints to resume from are removed after it.
+    """
+    unfinished = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    complete = [path for path in unfinished if (path / "trainer_state.json").is_file()]
+    trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+    temporary = target.with_name(f".{target.name}.partial")
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(temporary))  # gathers the shards; all processes take part
+        if trainer.accelerator.is_main_process and isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+            _merge_on_disk(temporary, Path(trainer.model.config._name_or_path))
+    elif trainer.accelerator.is_main_process:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload()
+        model.save_pretrained(temporary)
+    if trainer.accelerator.is_main_process:
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _merge_on_disk(folder: Path, base: Path) -> None:
+    """An adapter that a sharded run saved becomes a full checkpoint in its place."""
+    model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, use_safetensors=True), folder)
+    shutil.rmtree(folder)
+    model.merge_and_unload().save_pretrained(folder)
+
+
+def tokenizer_of(folder: Path, config: Config) -> PreTrainedTokenizerBase:
+    return load_tokenizer(folder, config.model.chat_template, config.model.trust_remote_code)
+
+
+def write_counts(path: Path, counts: dict[str, Any]) -> None:
+    """What a trainer counted, for the stage's manifest."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_atomic(path, json.dumps(counts, indent=1))

@@ -1,0 +1,168 @@
+"""DPO: M_t to M_t+1 on the preference pairs M_t made (arXiv 2305.18290; arXiv 2401.10020, section 2.4).
+
+The reference is M_t itself (`previous`), M_1 (`sft`) or M_0 (`base`). With LoRA a fresh adapter is trained on the
+merged M_t, so that M_t is the same weights with the adapter off; an adapter on an older base would compare the policy
+with the wrong model. Reference log-probabilities are computed once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from srlm.config import Reference
+from srlm.errors import NoPairsError, TrainingError
+from srlm.progress import Bars, say
+from srlm.records import PreferencePair
+from srlm.training.masking import encode_turn
+from srlm.workspace import Workspace, derive_seed, read_records
+
+
+def encode_pairs(
+    tokenizer: Any, pairs: Sequence[PreferencePair], max_length: int
+) -> tuple[dict[str, list[list[int]]], int, int]:
+    """Token ids of pairs as TRL's DPO wants them.
+
+    Returns
+    -------
+    columns : dict
+        prompt_ids, chosen_ids, rejected_ids: one list of ids a pair.
+    too_long : int
+        Pairs left out because prompt and longer answer exceed `max_length` tokens.
+    trl_drops : int
+        Those among them whose prompt alone fills `max_length`: TRL would leave them out without a word, and cut the
+        others' answers.
+    """
+    columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    too_long = trl_drops = 0
+    for pair in pairs:
+        messages = [{"role": "user", "content": pair.prompt}]
+        prompt, chosen = encode_turn(tokenizer, messages, pair.chosen)
+        _, rejected = encode_turn(tokenizer, messages, pair.rejected)
+        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            too_long += 1
+            trl_drops += len(prompt) >= max_length
+            continue
+        for name, ids in zip(columns, (prompt, chosen, rejected), strict=True):
+            columns[name].append(ids)
+    return columns, too_long, trl_drops
+
+
+def reference_iteration(reference: Reference, t: int) -> int:
+    """Which M is the reference when M_t is trained to M_t+1."""
+    return {Reference.previous: t, Reference.sft: 1, Reference.base: 0}[reference]
+
+
+def check_step0(difference: float, same_model: bool, tolerance: float, reference: str) -> None:
+    """Before the first step policy and reference must agree if they are the same model, and differ if they are not.
+
+    Parameters
+    ----------
+    difference : float
+        Largest absolute difference of a sequence's log-probability, in nats a token.
+    same_model : bool
+        Whether the reference is the model that training starts from.
+    tolerance : float
+        dpo.step0_tolerance, nats a token.
+
+    Raises
+    ------
+    TrainingError
+        Training would pull towards the wrong reference model.
+    """
+    if same_model and not difference <= tolerance:
+        raise TrainingError(
+            f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats a token, more than "
+            f"dpo.step0_tolerance={tolerance}: the reference is not the model that training starts from. Was model/ of the "
+            "iteration before changed? (In low precision a difference can be rounding: then raise the tolerance.)"
+        )
+    if not same_model and difference == 0:
+        raise TrainingError(
+            f"dpo.reference={reference} is another model than the one training starts from, but both give the same "
+            "log-probabilities: the policy itself was taken as reference."
+        )
+
+
+def preference_worker(workspace: Workspace, iteration: int) -> None:
+    """Train M_iteration from the pairs in its folder."""
+    import torch
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    from srlm.training import common
+
+    class PairTrainer(DPOTrainer):
+        """TRL's trainer on pairs that are token ids already, so that training sees what the engine saw."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    config = workspace.config()
+    train, t = config.dpo, iteration - 1
+    folder = workspace.iteration(iteration)
+    previous = workspace.model(t)
+    tokenizer = common.tokenizer_of(previous, config)
+    pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    columns, too_long, trl_drops = encode_pairs(tokenizer, pairs, train.max_length)
+    if too_long:
+        say(
+            f"  {too_long} of {len(pairs)} pairs are longer than dpo.max_length={train.max_length} and left out "
+            f"({trl_drops} by their prompt alone)"
+        )
+    kept = len(columns["prompt_ids"])
+    if kept < config.pairs.min_pairs:
+        raise NoPairsError(
+            f"Only {kept} of {len(pairs)} pairs fit into dpo.max_length={train.max_length} tokens. Raise it, or lower "
+            "candidates.max_new_tokens."
+        )
+    reference = reference_iteration(train.reference, t)
+    same_model = reference == t
+    seed = derive_seed(config.seed, iteration, "preference")
+    checkpoints = folder / "checkpoints" / "preference"
+    arguments = common.trainer_arguments(train, config, checkpoints, seed)
+    needs_reference = not same_model
+    with Bars() as bars:
+        trainer = PairTrainer(
+            model=common.load_model(previous, train, config),
+            ref_model=common.load_model(workspace.model(reference), train, config) if needs_reference else None,
+            args=DPOConfig(
+                **arguments,
+                beta=train.beta,
+                max_length=None,
+                disable_dropout=train.dropout == 0 and train.lora.dropout == 0,
+                precompute_ref_log_probs=True,
+            ),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer,
+            peft_config=common.peft_config(train.lora),
+            callbacks=[common.Watch(bars, "preference", folder / "preference_log.jsonl")],
+        )
+        trainer.ref_model = None  # its log-probabilities are in the data set now
+        difference = _step0_difference(trainer, torch)
+        check_step0(difference, same_model, train.step0_tolerance, train.reference.name)
+        common.train_and_save(trainer, checkpoints, folder / "model", tokenizer)
+    lengths = [len(p) * 2 + len(c) + len(r) for p, c, r in zip(*columns.values(), strict=True)]
+    counts = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
+    common.write_counts(folder / "preference_counts.json", counts | {"step0_difference": difference})
+
+
+def _step0_difference(trainer: Any, torch: Any) -> float:
+    """Largest difference between policy and reference over the first batch, in nats a token."""
+    rows = [trainer.train_dataset[i] for i in range(min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset)))]
+    batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
+    mask = batch["completion_mask"]
+    labels = batch["input_ids"].masked_fill(mask == 0, -100)
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        output = trainer.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=labels,
+            use_cache=False,
+            fused_lm_head=True,
+        )
+    trainer.model.train(was_training)
+    policy = output.log_probs.sum(dim=1).float().cpu()
+    reference = torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float().cpu()
+    return float(((policy - reference).abs() / mask.sum(dim=1).cpu()).max())
