@@ -61,7 +61,9 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # GPU only: share of memory the engine may take; (0, 1]
     tensor_parallel_size: int = 1  # GPUs a model is split over; >= 1
     data_parallel_size: int = 1  # copies of the model; >= 1
-    compile: bool | None = None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
+    compile: bool | None = (
+        None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
+    )
     threads: int = 0  # CPU threads for engine and trainer; 0 = all cores
 
 

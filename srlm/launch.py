@@ -35,7 +35,13 @@ WORKERS = {
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "cannot allocate memory", "bad_alloc", "no available memory for the cache")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "no available memory for the cache",
+)
 _DISK_FULL = ("no space left on device", "disk quota exceeded")
 
 
@@ -65,7 +71,9 @@ def run_worker(
         python += ["--config_file", train.accelerate_config] if train.accelerate_config else []
     command = [*python, "-m", "srlm.launch", stage, str(workspace.root), str(iteration), str(report)]
     environment = os.environ | {"SRLM_TERMINAL_FD": str(os.dup(sys.stderr.fileno())), "TOKENIZERS_PARALLELISM": "false"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+    )
     terminal_fd = int(environment["SRLM_TERMINAL_FD"])
     start = time.time()
     with log.open("ab") as out:

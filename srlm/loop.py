@@ -17,7 +17,7 @@ from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_par
 from srlm.feedback.pairs import select_pairs
 from srlm.launch import run_worker
 from srlm.progress import say
-from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt
+from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.seeds.eft import build_examples, needs_baseline
 from srlm.seeds.prepare import prepare_seeds
 from srlm.text import evaluation_prompts, held_out, judged_by
@@ -88,9 +88,7 @@ class Loop:
         if not stage.complete(inputs):
             stage.begin()
             seed = derive_seed(self.config.seed, "eft")
-            examples, counts = build_examples(
-                ranked, judgements, self.config.seeds, self.config.judge.max_score, seed
-            )
+            examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge.max_score, seed)
             self._write(stage, examples)
             scores = Counter(f"{example.score:.0f}" for example in examples)
             self._done(stage, inputs, counts | {"scores": dict(sorted(scores.items()))})
@@ -115,7 +113,11 @@ class Loop:
             if config.prompts.writer not in ("self", "endpoint") and not prompts.complete():
                 say(f"New prompts for M{t + 1}, by {config.prompts.writer}")
                 self._work("prompts", t + 1)
-            wanted += [prompts, stages.candidates(workspace, config, t + 1), stages.judgements(workspace, config, t + 1)]
+            wanted += [
+                prompts,
+                stages.candidates(workspace, config, t + 1),
+                stages.judgements(workspace, config, t + 1),
+            ]
         # Every stage is asked, so that one made with other options is refused before an engine starts.
         if not all([stage.complete() for stage in wanted]):
             say(f"M{t} writes: " + ("answers, judgements, feedback" if len(wanted) > 2 else "answers and judgements"))
@@ -140,9 +142,7 @@ class Loop:
         judged = read_records(sources[0].outputs[0], Judgement)
         measures: dict[str, Any] = {
             "iteration": t,
-            "judge": judge_part(
-                held_out(workspace, config), judged, before, config.judge.max_score, resamples, seed
-            ),
+            "judge": judge_part(held_out(workspace, config), judged, before, config.judge.max_score, resamples, seed),
             "answers": answers_part(read_records(sources[1].outputs[0], Answer), resamples, seed),
         }
         if t:
@@ -186,7 +186,9 @@ class Loop:
     def preference(self, t: int) -> None:
         """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
         stage = stages.preference(self.workspace, self.config, t)
-        before = stages.sft(self.workspace, self.config) if t == 2 else stages.preference(self.workspace, self.config, t - 1)
+        before = (
+            stages.sft(self.workspace, self.config) if t == 2 else stages.preference(self.workspace, self.config, t - 1)
+        )
         inputs = stages.pairs(self.workspace, self.config, t).fingerprints() | before.fingerprints()
         if not stage.complete(inputs):
             say(f"M{t - 1} -> M{t}: DPO, reference {self.config.dpo.reference.name}")

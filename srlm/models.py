@@ -239,9 +239,7 @@ def defuse(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
-) -> list[int]:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> list[int]:
     """Token ids of a chat that the assistant is to go on with, contents defused.
 
     Parameters

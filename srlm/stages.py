@@ -25,7 +25,13 @@ def load_writer_template() -> Template:
 def seeds(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
     options |= options_of(config, "seeds.near_duplicate")
-    return Stage(workspace, workspace.seeds, "seeds", ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"], options)
+    return Stage(
+        workspace,
+        workspace.seeds,
+        "seeds",
+        ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"],
+        options,
+    )
 
 
 def base_model(workspace: Workspace, config: Config) -> Stage:
@@ -43,7 +49,9 @@ def rationales(workspace: Workspace, config: Config) -> Stage:
 
 def eft(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
-    return Stage(workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score"))
+    return Stage(
+        workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score")
+    )
 
 
 def sft(workspace: Workspace, config: Config) -> Stage:

@@ -88,7 +88,11 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
     lines = []
     for t in list(models)[1:]:
         judge, match = models[t]["judge"], models[t]["head_to_head"]
-        gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain") and m["low"] is not None}
+        gains = {
+            name.removesuffix("_gain"): m
+            for name, m in judge.items()
+            if name.endswith("_gain") and m["low"] is not None
+        }
         better = [name.replace("_", " ") for name, m in gains.items() if m["low"] > 0]
         worse = [name.replace("_", " ") for name, m in gains.items() if m["high"] < 0]
         said = f"better in {', '.join(better)}" if better else ""

@@ -85,7 +85,10 @@ async def _text(workspace: Workspace, t: int) -> None:
     config = workspace.config()
     async with open_engine(config, workspace.model(t)) as engine:
         with Bars() as bars:
-            jobs = [held_out_judgements(engine, workspace, config, t, bars), answers(engine, workspace, config, t, bars)]
+            jobs = [
+                held_out_judgements(engine, workspace, config, t, bars),
+                answers(engine, workspace, config, t, bars),
+            ]
             if 1 <= t < config.iteration:
                 jobs.append(_feedback(engine, workspace, config, t + 1, bars))
             await together(jobs)
@@ -188,9 +191,7 @@ async def new_prompts(
         bars.update("new prompts", total=accepted)
 
 
-async def feedback(
-    engine: Engine, writer: Engine, workspace: Workspace, config: Config, t: int, bars: Bars
-) -> None:
+async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """Prompts, candidates and judgements of iteration `t`, overlapping."""
     candidate_stage, judgement_stage = (
         stages.candidates(workspace, config, t),
@@ -366,5 +367,7 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     await together(one(i, order) for i, order in orders)
     rows = store.finish()
     counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
-    inputs = stages.answers(workspace, config, t).fingerprints() | stages.answers(workspace, config, t - 1).fingerprints()
+    inputs = (
+        stages.answers(workspace, config, t).fingerprints() | stages.answers(workspace, config, t - 1).fingerprints()
+    )
     stage.done(inputs, counts)

@@ -98,11 +98,9 @@ def choose_extra(asked: str, recorded: str | None, system: str, machine: str, gp
         raise SetupError(f"EXTRA={asked} is unknown.\nHow to go on: leave it out, or choose cpu, cuda or none.")
     if recorded in EXTRAS:
         return recorded
-    if system != "Linux":
-        return "none"
-    if gpu():
+    if system == "Linux" and gpu():
         return "cuda"
-    return "cpu" if machine in ("x86_64", "aarch64") else "none"
+    return "cpu" if system == "Linux" and machine in ("x86_64", "aarch64") else "none"
 
 
 def constraints_file(extra: str) -> str:
@@ -152,17 +150,18 @@ def plan(root: Path, environment: Path, extra: str, system: str, fresh: bool) ->
     uv = None
     if system == "Linux" and extra != "cuda":
         # On Linux the plain build is the CUDA one, with gigabytes of libraries. uv knows where the CPU builds are.
-        backend = ["--python", python, "--torch-backend", "cpu", "-c", str(constraints)]
+        backend = ["--python", python, "--no-deps", "--torch-backend", "cpu"]
         uv = [[*install, "uv>=0.9,<1"], [python, "-m", "uv", "pip", "install", *backend, torch]]
         torch += "+cpu"
     wanted = "dev" if extra == "none" else f"{extra},dev"
 
     retry = "see that this machine reaches its package index and has disk left (the CPU set: 4 GB), then run again."
     own_wheel = f" If you have a wheel of {torch}, name its folder: PIP_FIND_LINKS=folder make setup"
-    no_vllm = "" if extra == "none" else " To do without vLLM (the transformers engine writes the text): EXTRA=none"
+    no_vllm = "" if extra == "none" else " To do without vLLM (transformers writes the text): EXTRA=none"
+    # torch alone, without pins: only so does pip say in plain words that it finds no CPU build.
     steps = [
         Step("upgrading pip", [[*install, "--upgrade", "pip"]], retry),
-        Step(f"installing {torch}", [[*install, torch]], retry + own_wheel, uv),
+        Step(f"installing {torch}", [[*pip, "install", "--no-deps", torch]], retry + own_wheel, uv),
         Step(f"installing srlm[{wanted}]", [[*install, "-e", f"{root}[{wanted}]"]], retry + no_vllm),
     ]
     if extra == "cpu":

@@ -73,7 +73,11 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
         "generation_config": "vllm",  # the model's own sampling defaults must not mix into ours
         "limit_mm_per_prompt": {},
         # A seeded request whose prefill is split into chunks fails on a CPU.
-        **({"enable_chunked_prefill": False, "max_num_batched_tokens": max(config.max_model_len, 4096)} if on_cpu else {}),
+        **(
+            {"enable_chunked_prefill": False, "max_num_batched_tokens": max(config.max_model_len, 4096)}
+            if on_cpu
+            else {}
+        ),
     }
 
 

@@ -8,9 +8,7 @@ from srlm.records import Candidate, Prompt
 from srlm.workspace import derive_seed
 
 
-async def sample_candidates(
-    engine: Engine, config: CandidatesConfig, run_seed: int, prompt: Prompt
-) -> list[Candidate]:
+async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: int, prompt: Prompt) -> list[Candidate]:
     """`config.count` answers to one prompt; ids PROMPT_ID/cN. Those that hit the token limit are marked truncated."""
     sampling = Sampling(
         temperature=config.temperature,

@@ -10,7 +10,13 @@ from srlm.workspace import derive_seed
 
 
 async def judge(
-    engine: Engine, template: JudgeTemplate, config: JudgeConfig, run_seed: int, prompt: str, candidate: Candidate, count: int
+    engine: Engine,
+    template: JudgeTemplate,
+    config: JudgeConfig,
+    run_seed: int,
+    prompt: str,
+    candidate: Candidate,
+    count: int,
 ) -> list[Judgement]:
     """`count` judgements of one candidate; ids CANDIDATE_ID/jN.
 

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from srlm.config import PairsConfig
-from srlm.rubric import mean_score
 from srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from srlm.rubric import mean_score
 
 
 def select_pairs(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import math
 import re
 import zlib
 from collections import Counter
@@ -23,7 +22,7 @@ from typing import Any
 
 from srlm.config import SourceConfig
 from srlm.errors import SeedError
-from srlm.records import RankedAnswer, RankedPrompt, SeedExample, from_dict
+from srlm.records import RankedAnswer, RankedPrompt, SeedExample, from_dict, to_json
 
 FORMATS = (  # a file is JSON Lines or one JSON array, in any format
     "oasst_trees",  # Open Assistant, one message tree a line, its replies nested
@@ -155,14 +154,15 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[RankedPrompt]:
                 continue
             if not prompt:
                 raise _Fault("the prompt is empty", "Write it, or delete the row")
-            if re.search("[\ud800-\udfff]", "".join(key)):
-                raise _Fault("a text holds half a character (a lone surrogate)", "Write the whole character")
             row_id, kind, language = _labels(data)
             row_id = row_id or f"{stem}-{line:05d}"
             if row_id in rows:
                 found = f"the id {row_id!r} is that of {rows[row_id].source} too"
                 raise _Fault(found, "Give each row its own id, or none of them")
-            rows[row_id] = RankedPrompt(row_id, prompt, tuple(answers), kind, language, f"{name}:{line}")
+            row = RankedPrompt(row_id, prompt, tuple(answers), kind, language, f"{name}:{line}")
+            if re.search("[\ud800-\udfff]", to_json(row)):
+                raise _Fault("a text holds half a character (a lone surrogate)", "Write the whole character")
+            rows[row_id] = row
             seen.add(key)
             dropped.update(reasons)
     except _Fault as fault:
@@ -397,7 +397,7 @@ def _builtin(data: _Row) -> _Parsed:
             yield RankedAnswer(from_dict(SeedExample, {"id": ""} | data).response, 0)
             return
         answers = from_dict(RankedPrompt, {"id": ""} | data).answers
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _Fault(str(error), "Mend the row, or set another `format`") from error
     for answer in answers:
         _number(answer.score, "score")
@@ -441,9 +441,9 @@ def _oasst(data: _Row) -> _Parsed:
 def _unwanted(message: _Row) -> str:
     """Why an Open Assistant message is no seed, "" if it can be one."""
     labels = message.get("labels")
-    if isinstance(labels, dict) and isinstance(labels.get("name"), list):  # the hub's spelling: parallel lists
-        labels = dict(zip(labels["name"], labels.get("value") or [], strict=False))
-    spam = labels.get("spam") if isinstance(labels, dict) else None
+    names, values, spam = (labels.get(key) if isinstance(labels, dict) else None for key in ("name", "value", "spam"))
+    if isinstance(names, list) and isinstance(values, list):  # the hub's spelling: parallel lists
+        spam = next((value for name, value in zip(names, values, strict=False) if name == "spam"), None)
     spam = spam.get("value") if isinstance(spam, dict) else spam
     reasons = {
         "deleted": message.get("deleted") is True,
@@ -496,7 +496,7 @@ def _items(data: _Row, name: str) -> list[Any]:
 def _number(value: Any, name: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:  # NaN is not either
         raise _Fault(f"a {name} is {value!r:.60}", "Write a number, without quotes")
     if name == "rank" and value != int(value):
         raise _Fault(f"a rank is {value}", "Write a whole number, 0 for the best")

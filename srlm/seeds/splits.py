@@ -22,7 +22,7 @@ from srlm.records import RankedPrompt, SeedExample
 
 _CJK = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _TOKEN = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
-_EPSILON = 1e-9  # 1 - 0.9 is a little below 0.1: a similarity that equals the bound must reach it
+_DIGITS = 12  # similarities are rounded, so that one that equals a bound reaches it: 1 - 0.9 < 0.1 in floats
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
 
@@ -42,7 +42,7 @@ def rouge_l(a: str, b: str) -> float:
     LCS is the length of the longest common subsequence of `tokens`. 0.0 where either text is blank.
     """
     left, right = tokens(a), tokens(b)
-    return Indel.normalized_similarity(left, right) if left and right else 0.0
+    return round(Indel.normalized_similarity(left, right), _DIGITS) if left and right else 0.0
 
 
 class Overlap:
@@ -72,7 +72,7 @@ class Overlap:
         """
         query = self._codes.encode(text)
         found = process.extractOne(query, self._texts, scorer=Indel.normalized_similarity) if query else None
-        return (found[1], found[2]) if found and found[1] > 0 else (0.0, -1)
+        return (round(found[1], _DIGITS), found[2]) if found and found[1] > 0 else (0.0, -1)
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,11 @@ class _Codes:
 
 def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[tuple[int, int]]:
     """Indices of all pairs with a ROUGE-L F1 of `bound` or more."""
-    bound -= _EPSILON
+    cutoff = bound - 1e-6  # rapidfuzz loses some results that are just at its cutoff
     for start in range(0, len(left) if right else 0, _BLOCK):
         block = left[start : start + _BLOCK]
-        scores = process.cdist(block, right, scorer=Indel.normalized_similarity, score_cutoff=bound, dtype=np.float64)
-        for i, j in np.argwhere(scores >= bound).tolist():
+        scores = process.cdist(block, right, scorer=Indel.normalized_similarity, score_cutoff=cutoff, dtype=np.float64)
+        for i, j in np.argwhere(scores.round(_DIGITS) >= bound).tolist():
             if block[i] and right[j]:  # blank texts are like nothing
                 yield start + i, j
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +104,6 @@ class Watch(TrainerCallback):
             write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in state.log_history))
 
 
-
-
 def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Train, from the last checkpoint where there is one, and leave a full checkpoint (LoRA merged) in `target`.
 
@@ -120,7 +117,9 @@ def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer:
         shutil.rmtree(temporary, ignore_errors=True)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(temporary))  # gathers the shards; all processes take part
-        if trainer.accelerator.is_main_process and isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+        if trainer.accelerator.is_main_process and isinstance(
+            trainer.accelerator.unwrap_model(trainer.model), PeftModel
+        ):
             _merge_on_disk(temporary, Path(trainer.model.config._name_or_path))
     elif trainer.accelerator.is_main_process:
         model: Any = trainer.accelerator.unwrap_model(trainer.model)

@@ -148,7 +148,10 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
 
 def _step0_difference(trainer: Any, torch: Any) -> float:
     """Largest difference between policy and reference over the first batch, in nats a token."""
-    rows = [trainer.train_dataset[i] for i in range(min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset)))]
+    rows = [
+        trainer.train_dataset[i]
+        for i in range(min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset)))
+    ]
     batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
     mask = batch["completion_mask"]
     labels = batch["input_ids"].masked_fill(mask == 0, -100)

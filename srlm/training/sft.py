@@ -12,10 +12,10 @@ from pathlib import Path
 
 from srlm.config import Config
 from srlm.errors import TrainingError
-from srlm.rubric import JudgeTemplate, judge_target
 from srlm.models import Message
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample, SeedExample
+from srlm.rubric import JudgeTemplate, judge_target
 from srlm.training.masking import completion_labels, encode_turn
 from srlm.workspace import Workspace, derive_seed, read_records
 
@@ -29,9 +29,7 @@ class Encoded:
     too_long: int
 
 
-def encode(
-    tokenizer: object, examples: Sequence[tuple[list[Message], str]], max_length: int
-) -> Encoded:
+def encode(tokenizer: object, examples: Sequence[tuple[list[Message], str]], max_length: int) -> Encoded:
     """Token ids and labels of (chat, answer) examples; those longer than `max_length` tokens are left out and counted."""
     input_ids, labels, too_long = [], [], 0
     for messages, answer in examples:

@@ -1,0 +1,15 @@
+"""What several tests need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that lies beside the project, not in it; tests that need it are skipped without."""
+    folder = Path(os.environ.get("SRLM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set SRLM_SHARED_DATA to run the tests on real data")
+    return folder
