@@ -25,7 +25,8 @@ help:
 	@echo "Options: PYTHON=python3.12  EXTRA=cpu|cuda|none  ARGS=\"...\""
 
 setup:
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "$(PYTHON) is not installed; name Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..."; exit 1; }
 	@$(PYTHON) tools/setup.py --extra $(EXTRA)
 
 demo: setup

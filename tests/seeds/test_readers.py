@@ -40,7 +40,10 @@ def replies_of(parent, *texts, **more):
     return [message(f"{parent}{rank}", text, parent, rank, [], **more) for rank, text in enumerate(texts)]
 
 
-ANSWERS = [{"text": "Good.", "rank": 0, "score": 5, "rationale": "Right."}, {"text": "Bad.", "rank": 1, "score": 1.5}]
+ANSWERS = [
+    {"text": " Good.\n", "rank": 0, "score": 5, "rationale": "Right."},
+    {"text": "Bad.", "rank": 1, "score": 1.5},
+]
 HH = {
     "chosen": "\n\nHuman: Ask?\n\nAssistant: Good.",
     "rejected": "\n\nHuman: Ask?\n\nAssistant: Bad.",

@@ -178,6 +178,12 @@ def test_dropped_seeds_are_counted_by_reason():
     }
 
 
+def test_ift_may_be_near_an_eft_prompt_that_was_dropped():
+    split = split_eft(eft(["b c d e f", "x", "y"]), 0.5, ift(["c d e f g"]), ift(["a b c d e"]), 0.7, seed=0)
+    assert split.dropped["EFT near an evaluation prompt"] == 1
+    assert prompts_of(split.ift) == ["c d e f g"]
+
+
 @pytest.mark.parametrize(("shared", "bound"), [(7, 0.7), (1, 0.1), (9, 0.9), (3, 0.3)])
 def test_similarity_that_equals_the_bound_is_a_duplicate(shared, bound):
     ranked = eft([" ".join(f"a{n}" for n in range(10)), "x"])

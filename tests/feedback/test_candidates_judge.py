@@ -1,0 +1,146 @@
+"""srlm.feedback.candidates and .judge: what is asked of the engine, and what its answers become."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from srlm.config import CandidatesConfig, JudgeConfig
+from srlm.engines.base import Completion
+from srlm.errors import EngineError
+from srlm.feedback.candidates import sample_candidates
+from srlm.feedback.judge import judge
+from srlm.records import Candidate, Prompt
+from srlm.rubric import JudgeTemplate
+from tests.helpers import ScriptedEngine, prompt, user
+
+SAMPLE = CandidatesConfig(count=3, temperature=0.65, top_p=0.85, max_new_tokens=55)
+JUDGE = JudgeConfig(count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+TEMPLATE = JudgeTemplate.load(JUDGE)
+
+
+def sampled(engine, of: Prompt, config=SAMPLE, seed=0) -> list[Candidate]:
+    return asyncio.run(sample_candidates(engine, config, seed, of))
+
+
+def judged(engine, of: Candidate, count=3, config=JUDGE, seed=0, text="Name a river."):
+    return asyncio.run(judge(engine, TEMPLATE, config, seed, text, of, count))
+
+
+def candidate(id: str = "t2/p00000/c0", text: str = "The Nile.") -> Candidate:
+    return Candidate(id, id.rsplit("/", 1)[0], text, 3, False)
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+def test_n_and_the_decoding_options_reach_the_engine(count):
+    engine = ScriptedEngine()
+    found = sampled(engine, prompt(text="Name a river."), CandidatesConfig(count, 0.65, 0.85, 55))
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == user("Name a river.")
+    assert prefill == ""
+    assert sampling.n == count
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.65, 0.85, 55)
+    assert (sampling.stop, sampling.choices) == ((), ())
+    assert [c.id for c in found] == [f"t2/p00000/c{n}" for n in range(count)]
+    assert {c.prompt_id for c in found} == {"t2/p00000"}
+    assert len({c.text for c in found}) == count
+
+
+def test_candidates_are_stripped_and_the_cut_off_are_marked():
+    replies = [Completion(" Nile. \n", 4, False), Completion("The Ni", 55, True), Completion("", 1, False)]
+    found = sampled(ScriptedEngine(lambda *request: replies[request[3]]), prompt())
+    assert [(c.text, c.tokens, c.truncated) for c in found] == [
+        ("Nile.", 4, False),
+        ("The Ni", 55, True),
+        ("", 1, False),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_k_and_the_decoding_options_reach_the_engine(count):
+    engine = ScriptedEngine(lambda *_: "Fine.\nScore: 4")
+    found = judged(engine, candidate(), count, JudgeConfig(count=9, temperature=0.45, top_p=0.75, max_new_tokens=44))
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
+    assert prefill == ""
+    assert sampling.n == count
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.45, 0.75, 44)
+    assert (sampling.stop, sampling.choices) == ((), ())
+    assert [j.id for j in found] == [f"t2/p00000/c0/j{n}" for n in range(count)]
+    assert {j.candidate_id for j in found} == {"t2/p00000/c0"}
+
+
+def test_judgements_keep_text_score_problem_and_tokens():
+    replies = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 9", 3, False)]
+    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate())
+    assert [(j.text, j.score, j.problem, j.tokens) for j in found] == [
+        ("Good.\nScore: 4", 4.0, "", 6),
+        ("Hm.", None, "no verdict", 2),
+        ("Score: 9", None, "out of range: 9", 3),
+    ]
+
+
+def test_the_scale_is_the_configured_one():
+    config = JudgeConfig(max_score=10)
+    assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
+
+
+def test_a_verdict_in_the_candidate_is_none():
+    found = judged(ScriptedEngine(lambda *_: "I cannot tell."), candidate(text="Score: 5"))
+    assert [j.score for j in found] == [None, None, None]
+
+
+def test_seeds_differ_by_record_and_not_by_order():
+    prompts = [prompt(f"t2/p{n:05d}", f"Question {n}?") for n in range(6)]
+
+    async def all_of(order, scramble):
+        engine = ScriptedEngine(scramble=scramble)
+        found = await asyncio.gather(*(sample_candidates(engine, SAMPLE, 0, p) for p in order))
+        judgements = await asyncio.gather(
+            *(judge(engine, TEMPLATE, JUDGE, 0, "Q?", c, 3) for candidates in found for c in candidates)
+        )
+        seeds = [sampling.seed for _, sampling, _ in engine.calls]
+        assert len(set(seeds)) == len(seeds) == 6 + 18  # one a record
+        records = [c for candidates in found for c in candidates] + [j for row in judgements for j in row]
+        return {record.id: record for record in records}, tuple(engine.ended)
+
+    shuffled = prompts[:]
+    random.Random(1).shuffle(shuffled)
+    first, ended = asyncio.run(all_of(prompts, None))
+    second, ended_otherwise = asyncio.run(all_of(shuffled, 1))
+    assert first == second
+    assert ended != ended_otherwise
+
+
+def test_seeds_differ_by_run_and_by_stage():
+    engine = ScriptedEngine()
+    for seed in (0, 1):
+        sampled(engine, prompt(), seed=seed)
+        judged(engine, candidate("t2/p00000"), seed=seed)  # an id that both stages could have
+    seeds = [sampling.seed for _, sampling, _ in engine.calls]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_judge_prompts_share_their_beginning():
+    engine = ScriptedEngine(lambda *_: "Score: 3")
+    judged(engine, candidate(text="Nile."), text="Name a river.")
+    judged(engine, candidate(text="42"), text="What is six times seven?")
+    judged(engine, candidate(text="43"), text="What is six times seven?")
+    one, two, three = engine.contents
+    rubric = TEMPLATE.template.text.split("{{instruction}}")[0]
+    assert rubric.endswith("<instruction>\n")
+    assert os.path.commonprefix([one, two]) == rubric
+    assert os.path.commonprefix([two, three]).endswith("<response>\n4")  # candidates of a prompt share that, too
+
+
+@pytest.mark.parametrize("stage", ["candidates", "judgements"])
+def test_an_engines_error_comes_through(stage):
+    def fails(*_):
+        raise EngineError("the server is gone")
+
+    with pytest.raises(EngineError, match="the server is gone"):
+        sampled(ScriptedEngine(fails), prompt()) if stage == "candidates" else judged(ScriptedEngine(fails), candidate())

@@ -1,0 +1,170 @@
+"""srlm.feedback.pairs: highest against lowest mean, nothing else; every prompt is accounted for."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+
+from srlm.config import PairsConfig
+from srlm.feedback.pairs import select_pairs
+from srlm.records import Prompt
+from tests.helpers import candidates_of, judgements_of, prompt
+
+FEW = "fewer than two candidates with enough valid judgements"
+
+
+def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_valid=2):
+    """Pairs of prompts p0, p1, ... whose candidates have these scores."""
+    prompts = [Prompt(f"p{i}", f"question {i}", ()) for i in range(len(scores))]
+    texts = texts or [[f"answer {i} {j}" for j in range(len(row))] for i, row in enumerate(scores)]
+    candidates = [c for p, row in zip(prompts, texts, strict=True) for c in candidates_of(p.id, row)]
+    judgements = [
+        j for i, row in enumerate(scores) for place, s in enumerate(row) for j in judgements_of(f"p{i}/c{place}", s)
+    ]
+    return select_pairs(prompts, candidates, judgements, PairsConfig(min_gap), min_valid)
+
+
+def test_highest_against_lowest_mean():
+    [pair], dropped = select([[[3.0, 4.0, 3.0], [5.0, 4.0, 4.0], [1.0, 2.0, 1.0], [2.0, 2.0, 2.0]]])
+    assert (pair.id, pair.prompt) == ("p0", "question 0")
+    assert (pair.chosen_id, pair.chosen, pair.chosen_score) == ("p0/c1", "answer 0 1", 13 / 3)
+    assert (pair.rejected_id, pair.rejected, pair.rejected_score) == ("p0/c2", "answer 0 2", 4 / 3)
+    assert dropped == {}
+
+
+def test_means_are_not_rounded():
+    [pair], _ = select([[[4.0, 4.0, 5.0], [4.0, 5.0, 5.0]]])
+    assert pair.chosen_id == "p0/c1"
+    assert pair.chosen_score - pair.rejected_score == pytest.approx(1 / 3)
+
+
+def test_a_tie_is_dropped_and_the_prompts_after_it_are_still_handled():
+    tie = [[3.0, 3.0], [3.0, 3.0], [2.0, 4.0]]
+    pairs, dropped = select([tie, [[5.0, 5.0], [1.0, 1.0]], tie, [[1.0, 1.0], [5.0, 5.0]]])
+    assert [pair.id for pair in pairs] == ["p1", "p3"]
+    assert dropped == {"all scores equal": 2}
+
+
+def test_a_tie_over_different_numbers_of_judgements():
+    pairs, dropped = select([[[4.0, 5.0, 4.0, None, None, None], [4.0, 5.0, 4.0, 4.0, 5.0, 4.0]]])
+    assert pairs == []
+    assert dropped == {"all scores equal": 1}
+
+
+def test_among_equals_the_first_by_id_is_taken():
+    [pair], _ = select([[[3.0, 3.0], [5.0, 5.0], [1.0, 1.0], [5.0, 5.0], [1.0, 1.0]]])
+    assert (pair.chosen_id, pair.rejected_id) == ("p0/c1", "p0/c2")
+
+
+def test_missing_judgements_are_never_low():
+    [pair], _ = select([[[None, None, None], [3.0, 3.0, 3.0], [None, 5.0, 5.0], [None, None, 0.0]]])
+    assert (pair.chosen_id, pair.rejected_id) == ("p0/c2", "p0/c1")
+    assert pair.chosen_score == 5.0
+
+
+@pytest.mark.parametrize("missing", [[None, None, None], [None, None, 5.0], [None, None, 0.0]])
+def test_one_candidate_left_gives_no_pair(missing):
+    pairs, dropped = select([[[3.0, 3.0, 3.0], missing]])
+    assert pairs == []
+    assert dropped == {FEW: 1}
+
+
+def test_min_valid_decides_who_takes_part():
+    scores = [[[5.0, None, None], [3.0, 3.0, None], [2.0, 2.0, 2.0]]]
+    assert [(p.chosen_id, p.rejected_id) for p in select(scores, min_valid=1)[0]] == [("p0/c0", "p0/c2")]
+    assert [(p.chosen_id, p.rejected_id) for p in select(scores, min_valid=2)[0]] == [("p0/c1", "p0/c2")]
+    assert select(scores, min_valid=3) == ([], {FEW: 1})
+
+
+@pytest.mark.parametrize("text", ["same", " same\n"])
+def test_identical_texts_are_dropped(text):
+    pairs, dropped = select([[[5.0, 5.0], [1.0, 1.0]], [[5.0, 5.0], [1.0, 1.0]]], [["same", text], ["one", "other"]])
+    assert [pair.id for pair in pairs] == ["p1"]
+    assert dropped == {"identical texts": 1}
+
+
+@pytest.mark.parametrize("texts", [["", "other"], ["other", " \n"], ["", ""]])
+def test_empty_texts_are_dropped(texts):
+    assert select([[[5.0, 5.0], [1.0, 1.0]]], [texts]) == ([], {"empty text": 1})
+
+
+def test_the_gap_must_exceed_min_gap():
+    scores = [[[4.0, 4.0], [3.0, 3.0]]]
+    assert select(scores, min_gap=1.0) == ([], {"gap too small": 1})
+    assert len(select(scores, min_gap=0.99)[0]) == 1
+
+
+@pytest.mark.parametrize("low", range(4))
+def test_a_gap_of_just_min_gap_is_too_small_wherever_it_lies(low):
+    """7/3 - 4/3 is more than 1 in floats."""
+    scores = [[[low + 1.0, low + 1.0, low + 2.0], [low + 0.0, low + 0.0, low + 1.0]]]
+    assert select(scores, min_gap=1.0) == ([], {"gap too small": 1})
+
+
+def test_a_prompt_without_candidates_is_counted():
+    assert select_pairs([prompt()], [], [], PairsConfig(), 2) == ([], {FEW: 1})
+
+
+def test_pairs_come_in_the_prompts_order_whatever_the_order_of_the_rest():
+    number = random.Random(0)
+    prompts = [Prompt(f"p{i}", f"question {i}", ()) for i in (3, 0, 2, 1)]
+    candidates = [c for p in prompts for c in candidates_of(p.id, [f"{p.id} a", f"{p.id} b", f"{p.id} c"])]
+    judgements = [j for n, c in enumerate(candidates) for j in judgements_of(c.id, [n % 3 + 1.0, n % 2 + 1.0])]
+    expected = select_pairs(prompts, candidates, judgements, PairsConfig(), 2)
+    assert [pair.id for pair in expected[0]] == ["p3", "p0", "p2", "p1"]
+    for _ in range(5):
+        number.shuffle(candidates)
+        number.shuffle(judgements)
+        assert select_pairs(prompts, candidates, judgements, PairsConfig(), 2) == expected
+
+
+def oracle(scores: list[list[float | None]], texts: list[str], min_gap: float, min_valid: int):
+    """(chosen, rejected) places of one prompt, or the reason for none; in exact fractions, by trying all pairs."""
+    means = {}
+    for place, row in enumerate(scores):
+        valid = [Fraction(score) for score in row if score is not None]
+        if len(valid) >= min_valid:
+            means[place] = sum(valid) / len(valid)
+    if len(means) < 2:
+        return FEW
+    best = [i for i in means if not any(means[j] > means[i] for j in means)][0]
+    worst = [i for i in means if not any(means[j] < means[i] for j in means)][0]
+    if means[best] == means[worst]:
+        return "all scores equal"
+    if means[best] - means[worst] <= Fraction(min_gap):
+        return "gap too small"
+    if not texts[best].strip() or not texts[worst].strip():
+        return "empty text"
+    if texts[best].strip() == texts[worst].strip():
+        return "identical texts"
+    return best, worst
+
+
+def test_random_data_against_brute_force():
+    number = random.Random(7)
+    reasons: Counter[str] = Counter()
+    for _ in range(300):
+        min_gap, min_valid = number.choice([0.0, 0.4, 1.5]), number.choice([1, 2, 3])
+        n, k = number.randint(1, 4), number.randint(1, 3)
+        scores = [
+            [[number.choice([None, 0.0, 3.0, 4.0, 4.0, 5.0]) for _ in range(k)] for _ in range(n)]
+            for _ in range(number.randint(0, 6))
+        ]
+        texts = [[number.choice(["", " ", "one", "two", "three", "four"]) for _ in range(n)] for _ in scores]
+        pairs, dropped = select(scores, texts, min_gap, min_valid)
+        expected = [oracle(*row, min_gap, min_valid) for row in zip(scores, texts, strict=True)]
+        assert [(p.id, p.chosen_id, p.rejected_id) for p in pairs] == [
+            (f"p{i}", f"p{i}/c{found[0]}", f"p{i}/c{found[1]}")
+            for i, found in enumerate(expected)
+            if isinstance(found, tuple)
+        ]
+        assert dropped == Counter(found for found in expected if isinstance(found, str))
+        assert len(pairs) + sum(dropped.values()) == len(scores)
+        assert all(p.chosen_score > p.rejected_score for p in pairs)
+        reasons.update(dropped)
+        reasons["pairs"] += len(pairs)
+    assert min(reasons[name] for name in ("pairs", FEW, "all scores equal", "gap too small", "empty text")) > 10
+    assert reasons["identical texts"] > 10

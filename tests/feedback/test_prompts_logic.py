@@ -1,0 +1,404 @@
+"""srlm.feedback.prompts: cleaning, filters, examples, and attempts that do not depend on who ends first."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+
+import pytest
+
+from srlm.config import PromptsConfig
+from srlm.engines.base import Completion
+from srlm.errors import EngineError
+from srlm.feedback.prompts import choose_shots, clean, in_languages, rejection, repeats, write_prompts
+from srlm.records import Prompt
+from srlm.seeds.splits import Overlap
+from srlm.stages import load_writer_template
+from srlm.workspace import RecordFile, read_records
+from tests.helpers import ScriptedEngine, scripted_number, scripted_words
+
+GOOD = "Explain in two sentences why the sky looks blue at noon."
+GOOD_CHINESE = "请用三句话解释为什么海水是咸的。"
+CONFIG = PromptsConfig()
+
+
+def reason(text: str, truncated: bool = False, seen: tuple[str, ...] = (), **options: object) -> str:
+    return rejection(text, truncated, PromptsConfig(**options), Overlap(seen))
+
+
+# Cleaning
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        (" Name a river.", "Name a river."),
+        ("9. Name a river.", "Name a river."),
+        ("9) Name a river.", "Name a river."),
+        ("Instruction 9: Name a river.", "Name a river."),
+        ("instruction: Name a river.", "Name a river."),
+        ("Task 12: Name a river.", "Name a river."),
+        (' "Name a river."', "Name a river."),
+        ('9. "Name a river."', "Name a river."),
+        ('"Up" and "down": which is longer?', '"Up" and "down": which is longer?'),
+        ('Translate "river" into "French"', 'Translate "river" into "French"'),
+        ('"', '"'),
+        ("", ""),
+        (" \n", ""),
+        ("Name two.\n1. A river.\n2. A sea.", "Name two.\n1. A river.\n2. A sea."),
+        ("3 rivers of Asia: name them.", "3 rivers of Asia: name them."),
+        ("Instructions for tea: write them.", "Instructions for tea: write them."),
+    ],
+)
+def test_clean(completion, text):
+    assert clean(completion) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3.5 kilograms of flour cost 7 euros. What does one cost?",
+        "10:30 is when the train leaves. When must I get up?",
+        ".NET or Java: which one is older?",
+    ],
+)
+def test_clean_takes_no_part_of_the_instruction_itself(text):
+    assert clean(f" {text}") == text
+
+
+# Filters
+
+
+def test_good_prompts_pass():
+    assert reason(GOOD) == ""
+    assert reason(GOOD_CHINESE) == ""
+    assert reason("Print the numbers 1 to 9 in Python: use a {loop}, <b> and a\ttab.\nThen stop.") == ""
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t\n"])
+def test_no_words(text):
+    assert reason(text) == "broken: no words"
+
+
+def test_cut_off():
+    assert reason(GOOD, truncated=True) == "broken: cut off"
+    assert reason(GOOD_CHINESE, truncated=True) == "broken: cut off"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<|im_end|>", "<|endoftext|>", "<|im_start|>user", "\ufffd", "\x00", "\x07", "\x1b[0m", "{{", "}}", "{{response}}"],
+)
+def test_control_characters_and_template_marks(mark):
+    assert reason(f"{GOOD} {mark}") == "broken: control characters or template marks"
+    assert reason(f"{GOOD_CHINESE}{mark}") == "broken: control characters or template marks"
+
+
+def test_vertical_bars_alone_are_fine():
+    assert reason("Explain what a | b and a || b mean in a shell, briefly.") == ""
+
+
+def test_repeats():
+    assert repeats("a b c a b c a b c".split())
+    assert not repeats("a b c a b c".split())
+    assert not repeats("a b c".split())
+    assert not repeats("a b".split())
+    assert not repeats([])
+    assert repeats("a a a a a".split())  # "a a a" three times, overlapping
+    assert not repeats("a a a a".split())
+    assert repeats("a b x a b y".split(), n=2, times=2)
+    assert reason("tell me more " * 3) == "broken: repeats itself"
+    assert reason("告诉我" * 3) == "broken: repeats itself"
+
+
+def test_length_in_words():
+    assert reason("one two three", min_words=4) == "too short"
+    assert reason("one two three four", min_words=4) == ""
+    assert reason("one two three four five six", max_words=5) == "too long"
+    assert reason("one two three four five", max_words=5) == ""
+
+
+def test_length_in_chinese_characters():
+    assert reason("为什么？", min_words=4) == "too short"
+    assert reason("为什么呢？", min_words=4) == ""
+    assert reason("请解释为什么", max_words=5) == "too long"
+    assert reason("请解释原因", max_words=5) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "languages", "expected"),
+    [
+        (GOOD, ["en"], True),
+        (GOOD, ["zh"], False),
+        (GOOD_CHINESE, ["zh"], True),
+        (GOOD_CHINESE, ["en"], False),
+        (GOOD_CHINESE, ["en", "zh"], True),
+        ("Почему небо голубое?", ["en", "zh"], False),
+        ("Почему небо голубое?", ["ru"], True),
+        ("Почему небо голубое?", [], True),
+        ("なぜ空は青いのですか", ["zh"], False),
+        ("なぜ空は青いのですか", ["ja"], True),
+        ("하늘은 왜 파란가요", ["ko"], True),
+        ("لماذا السماء زرقاء", ["ar"], True),
+        ("आकाश नीला क्यों है", ["hi"], True),
+        ("¿Qué es el cielo? Où est-il?", ["en"], True),  # by script alone
+        ("1 + 1 = ?", ["en"], False),
+        ("1 + 1 = ?", [], True),
+        ("", ["en"], False),
+        ("abcdefg" + "天地人", ["en"], True),  # 7 of 10
+        ("abcdef" + "天地人和", ["en"], False),  # 6 of 10
+        ("abcdef 1234567890 !?" + "天地", ["en"], True),  # letters alone count
+    ],
+)
+def test_languages(text, languages, expected):
+    assert in_languages(text, languages) is expected
+
+
+def test_language_filter():
+    assert reason("Почему небо днём такое голубое?") == "language"
+    assert reason("Почему небо днём такое голубое?", languages=["ru"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Describe the image that I sent you.", "keyword: image"),
+        ("Describe the IMAGE that I sent you.", "keyword: image"),
+        ("What is shown (see the graph)?", "keyword: graph"),
+        ("Please go to the shop for me.", "keyword: go to"),
+        ("描述一下这张图片的内容。", "keyword: 图片"),
+        ("Use your imagination and tell a tale.", ""),
+        ("Write one paragraph about mapping software.", ""),
+        ("Write down why people forgo tobacco.", ""),
+        ("讲一讲这个图书馆的历史。", ""),
+    ],
+)
+def test_keywords(text, expected):
+    assert reason(text) == expected
+
+
+def test_keywords_are_words_not_patterns():
+    assert reason("Explain what an a.b file name is.", keywords=["a.b"]) == "keyword: a.b"
+    assert reason("Explain what an axb name is.", keywords=["a.b"]) == ""
+    assert reason("Describe the image that I sent you.", keywords=[]) == ""
+
+
+def test_overlap():
+    assert reason(GOOD, seen=(GOOD.upper(),)) == "overlap"
+    assert reason(GOOD, seen=("What is the capital of Peru?",)) == ""
+    assert reason(GOOD_CHINESE, seen=("请用三句话解释为什么湖水是咸的。",)) == "overlap"
+    assert reason(GOOD_CHINESE, seen=(GOOD,)) == ""
+
+
+def test_overlap_from_the_bound_on():
+    seen = ("a b c d e f g x y z",)
+    assert reason("a b c d e f g h i j", seen=seen, max_overlap=0.7) == "overlap"
+    assert reason("a b c d e f g h i j", seen=seen, max_overlap=0.71) == ""
+
+
+# Examples
+
+
+@pytest.mark.parametrize(
+    ("accepted", "from_accepted"),
+    [(0, 0), (1, 1), (2, 2), (9, 2)],
+)
+def test_choose_shots_counts(accepted, from_accepted):
+    ift = [f"i{n}" for n in range(20)]
+    old = [f"t2/p{n}" for n in range(accepted)]
+    for seed in range(20):
+        shots = choose_shots(random.Random(seed), ift, old, CONFIG)
+        assert len(shots) == len(set(shots)) == 8
+        assert len(set(shots) & set(old)) == from_accepted
+        assert len(set(shots) & set(ift)) == 8 - from_accepted
+
+
+def test_choose_shots_with_few_seeds_takes_what_there_is():
+    assert sorted(choose_shots(random.Random(0), ["i0", "i1"], [], CONFIG)) == ["i0", "i1"]
+    assert len(choose_shots(random.Random(0), ["i0", "i1"], ["p0", "p1", "p2"], CONFIG)) == 4
+
+
+def test_choose_shots_by_options():
+    config = PromptsConfig(shots_ift=3, shots_generated=0)
+    shots = choose_shots(random.Random(0), [f"i{n}" for n in range(9)], ["p0", "p1"], config)
+    assert len(shots) == 3
+    assert not {"p0", "p1"} & set(shots)
+
+
+def test_choose_shots_mixes_both_kinds():
+    orders = [
+        choose_shots(random.Random(seed), [f"i{n}" for n in range(9)], ["p0", "p1"], CONFIG) for seed in range(50)
+    ]
+    assert {place for shots in orders for place, shot in enumerate(shots) if shot.startswith("p")} == set(range(8))
+    assert choose_shots(random.Random(3), ["i0", "i1", "i2"], ["p0"], CONFIG) == choose_shots(
+        random.Random(3), ["i0", "i1", "i2"], ["p0"], CONFIG
+    )
+
+
+# Attempts
+
+IFT = {f"i{n}": f"Seed instruction of number {n}: {chr(97 + n) * 5}." for n in range(12)}
+SMALL = PromptsConfig(count=10, attempts=4, round_size=4)
+
+
+def some_bad(messages, sampling, prefill, place) -> str | Completion:
+    """About a third of the attempts fail one of the filters."""
+    number = scripted_number(messages, sampling, prefill, place)
+    text = scripted_words(messages, sampling, prefill, place)
+    return number.choice(
+        [f" {text}", f" {text}", f" {text}", " Too short.", f" {text} image", " " + IFT["i3"], Completion(text, 9, True)]
+    )
+
+
+def write(path, engine, config=SMALL, seed=0, t=2, earlier=None, seen=None) -> list[Prompt]:
+    """Accepted prompts in the order they were given out."""
+
+    async def all_of_them():
+        store = RecordFile(path, Prompt)
+        seen_ = Overlap([*IFT.values(), *(earlier or {}).values()]) if seen is None else seen
+        arguments = (load_writer_template(), config, seed, t, IFT, earlier or {}, seen_, store)
+        found = [prompt async for prompt in write_prompts(engine, *arguments)]
+        store.finish()
+        return found
+
+    return asyncio.run(all_of_them())
+
+
+def test_accepts_the_asked_count_and_keeps_the_rejected_with_their_reason(tmp_path):
+    accepted = write(tmp_path / "p.jsonl", ScriptedEngine(some_bad))
+    stored = read_records(tmp_path / "p.jsonl", Prompt)
+    assert len(accepted) == SMALL.count
+    assert [prompt for prompt in stored if not prompt.rejected] == accepted
+    assert [prompt.id for prompt in stored] == [f"t2/p{n:05d}" for n in range(len(stored))]
+    assert {prompt.rejected for prompt in stored} >= {"", "too short", "keyword: image", "overlap", "broken: cut off"}
+    assert all(prompt.text and len(prompt.shots) == 8 for prompt in stored)
+
+
+def test_the_order_of_completion_changes_nothing(tmp_path):
+    plain = write(tmp_path / "plain.jsonl", ScriptedEngine(some_bad))
+    orders = set()
+    for order in range(4):
+        engine = ScriptedEngine(some_bad, scramble=order)
+        assert write(tmp_path / f"{order}.jsonl", engine) == plain
+        assert (tmp_path / f"{order}.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
+        orders.add(tuple(engine.ended))
+    assert len(orders) > 1  # or nothing was scrambled
+
+
+def test_resume_from_any_prefix_ends_in_the_same_store(tmp_path):
+    whole = tmp_path / "whole.jsonl"
+    accepted = write(whole, ScriptedEngine(some_bad))
+    lines = whole.read_bytes().splitlines(keepends=True)
+    first_seeds = [sampling.seed for _, sampling, _ in _calls(tmp_path / "again.jsonl")]
+    for kept in range(len(lines) + 1):
+        part = tmp_path / f"part_{kept}.jsonl"
+        torn = lines[kept][: len(lines[kept]) // 2] if kept < len(lines) else b""
+        part.write_bytes(b"".join(lines[:kept]) + torn)
+        engine = ScriptedEngine(some_bad, scramble=kept)
+        assert write(part, engine) == accepted
+        assert part.read_bytes() == whole.read_bytes()
+        # What was stored is not asked for again.
+        assert not {sampling.seed for _, sampling, _ in engine.calls} & set(first_seeds[:kept])
+
+
+def _calls(path):
+    engine = ScriptedEngine(some_bad)
+    write(path, engine)
+    return engine.calls
+
+
+def test_another_seed_or_iteration_gives_other_prompts(tmp_path):
+    first = {prompt.text for prompt in write(tmp_path / "a.jsonl", ScriptedEngine())}
+    other_seed = {prompt.text for prompt in write(tmp_path / "b.jsonl", ScriptedEngine(), seed=1)}
+    other_t = {prompt.text for prompt in write(tmp_path / "c.jsonl", ScriptedEngine(), t=3)}
+    assert not first & other_seed
+    assert not first & other_t
+
+
+def test_the_request_does_not_grow_over_calls(tmp_path):
+    template = load_writer_template()
+    before = template.text
+    engine = ScriptedEngine(some_bad)
+    write(tmp_path / "p.jsonl", engine)
+    assert len(engine.calls) > 2 * SMALL.round_size
+    head = before.split("{{count}}")[0]
+    for (messages, _, prefill), content in zip(engine.calls, engine.contents, strict=True):
+        assert len(messages) == 1
+        assert content.count(head) == 1
+        assert re.findall(r"^Instruction (\d+): ", content, re.MULTILINE) == [str(n) for n in range(1, 9)]
+        assert prefill == "Instruction 9:"
+    assert load_writer_template().text == before
+
+
+def test_examples_come_from_ift_and_from_what_was_accepted_in_rounds_before(tmp_path):
+    accepted = write(tmp_path / "p.jsonl", ScriptedEngine())
+    stored = read_records(tmp_path / "p.jsonl", Prompt)
+    assert len(accepted) == SMALL.count
+    for place, prompt in enumerate(stored):
+        start = place - place % SMALL.round_size
+        known = {other.id for other in stored[:start] if not other.rejected}
+        generated = [shot for shot in prompt.shots if shot not in IFT]
+        assert set(generated) <= known
+        assert len(generated) == min(SMALL.shots_generated, len(known))
+
+
+def test_earlier_prompts_serve_as_examples_and_are_not_repeated(tmp_path):
+    earlier = {"t2/p00000": "How do bees find their way back to the hive?", "t2/p00003": "What makes bread rise?"}
+    engine = ScriptedEngine(lambda messages, sampling, *_: " " + list(earlier.values())[sampling.seed % 2])
+    with pytest.raises(EngineError, match="overlap"):
+        write(tmp_path / "p.jsonl", engine, PromptsConfig(count=2, attempts=2), t=3, earlier=earlier)
+    assert all(text in content for text in earlier.values() for content in engine.contents)
+
+
+def test_the_second_of_two_like_prompts_is_rejected_whichever_ended_first(tmp_path):
+    engine = ScriptedEngine(lambda *_: f" {GOOD}", scramble=1)
+    [accepted] = write(tmp_path / "p.jsonl", engine, PromptsConfig(count=2, attempts=4, round_size=8))
+    assert accepted.id == "t2/p00000"
+    stored = read_records(tmp_path / "p.jsonl", Prompt)
+    assert [prompt.rejected for prompt in stored] == ["", *["overlap"] * 7]
+
+
+def test_decoding_options_are_passed_on(tmp_path):
+    config = PromptsConfig(count=3, temperature=0.35, top_p=0.85, max_new_tokens=77)
+    engine = ScriptedEngine()
+    write(tmp_path / "p.jsonl", engine, config)
+    for _, sampling, _ in engine.calls:
+        assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.35, 0.85, 77)
+        assert sampling.n == 1
+    seeds = [sampling.seed for _, sampling, _ in engine.calls]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_no_accepted_prompt_names_the_reasons(tmp_path):
+    replies = {0: " Too short.", 1: " Describe the image that I sent you.", 2: " Too short."}
+    engine = ScriptedEngine(lambda *_: replies[(len(engine.calls) - 1) % 3])
+    config = PromptsConfig(count=3, attempts=2, round_size=1)
+    with pytest.raises(EngineError, match=r"None of 6 .*iteration 2.*4 x too short, 2 x keyword: image.*prompts\."):
+        write(tmp_path / "p.jsonl", engine, config)
+    stored = read_records(tmp_path / "p.jsonl", Prompt)
+    assert [prompt.rejected for prompt in stored] == ["too short", "keyword: image", "too short"] * 2
+
+
+def test_fewer_than_asked_is_no_error(tmp_path):
+    def first_is_good(messages, sampling, prefill, place):
+        return f" {GOOD}" if len(engine.calls) == 1 else " No."
+
+    engine = ScriptedEngine(first_is_good)
+    accepted = write(tmp_path / "p.jsonl", engine, PromptsConfig(count=2, attempts=3, round_size=1))
+    assert [prompt.text for prompt in accepted] == [GOOD]
+    assert len(engine.calls) == 6
+
+
+def test_an_engines_error_comes_through_and_what_was_decided_is_kept(tmp_path):
+    def fails_later(messages, sampling, prefill, place):
+        if len(engine.calls) > SMALL.round_size:
+            raise EngineError("out of memory")
+        return f" {scripted_words(messages, sampling, prefill, place)}"
+
+    engine = ScriptedEngine(fails_later)
+    with pytest.raises(EngineError, match="out of memory"):
+        write(tmp_path / "p.jsonl", engine)
+    assert len(read_records(tmp_path / "p.jsonl", Prompt)) == SMALL.round_size
+    again = write(tmp_path / "p.jsonl", ScriptedEngine())
+    assert again == write(tmp_path / "fresh.jsonl", ScriptedEngine())

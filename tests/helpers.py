@@ -1,0 +1,163 @@
+"""Builders that several unit tests share: a scripted engine, small tokenizers, records with few words."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from srlm.engines.base import Completion, Sampling
+from srlm.models import Message, read_chat_template
+from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
+from srlm.rubric import parse_verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = [f"{a}{b}{c}" for a in ("bo", "ki", "ta", "mu") for b in ("ran", "lim", "dev", "sot") for c in ("o", "e", "i")]
+
+Reply = Callable[[Sequence[Message], Sampling, str, int], "str | Completion"]
+
+
+def scripted_number(messages: Sequence[Message], sampling: Sampling, prefill: str, place: int) -> random.Random:
+    """A generator that depends on the request and the completion's place, and on nothing else."""
+    return random.Random(repr(([dict(message) for message in messages], sampling.seed, prefill, place)))
+
+
+def scripted_words(messages: Sequence[Message], sampling: Sampling, prefill: str, place: int) -> str:
+    """Ten words: two such texts hardly overlap."""
+    return " ".join(scripted_number(messages, sampling, prefill, place).choices(WORDS, k=10))
+
+
+class ScriptedEngine:
+    """An `srlm.engines.base.Engine` whose text is a function of the request alone.
+
+    Parameters
+    ----------
+    reply : callable
+        (messages, sampling, prefill, place) -> text or Completion; `place` counts the n completions. It may raise.
+    scramble : int or None
+        Requests end in a random order by this seed; None = each at once.
+    """
+
+    def __init__(self, reply: Reply = scripted_words, scramble: int | None = None):
+        self.reply = reply
+        self.calls: list[tuple[list[Message], Sampling, str]] = []  # in the order they began
+        self.ended: list[int] = []  # their seeds, in the order they ended
+        self._pauses = None if scramble is None else random.Random(scramble)
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        self.calls.append((list(messages), sampling, prefill))
+        await asyncio.sleep(self._pauses.random() * 0.01 if self._pauses else 0)
+        replies = [self.reply(messages, sampling, prefill, place) for place in range(sampling.n)]
+        self.ended.append(sampling.seed)
+        return [
+            reply if isinstance(reply, Completion) else Completion(reply, len(reply.split()), False)
+            for reply in replies
+        ]
+
+    async def close(self) -> None: ...
+
+    @property
+    def contents(self) -> list[str]:
+        """The user's message of each call."""
+        return [messages[-1]["content"] for messages, _, _ in self.calls]
+
+
+def tiny_tokenizer(template: str = "chatml", end: str = "<|im_end|>") -> Any:
+    """A byte-level tokenizer with a few merges and ChatML's control tokens: any text survives it.
+
+    Parameters
+    ----------
+    template : str
+        A packaged chat template's name, or Jinja source.
+    end : str
+        The end-of-sequence token.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("e", "r"), (":", "Ġ"), ("<", "|"), ("|", ">")]
+    vocabulary = [*alphabet, *("".join(pair) for pair in merges)]
+    model = models.BPE({token: place for place, token in enumerate(vocabulary)}, merges)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=end,
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = template if "{" in template else read_chat_template(template)
+    return fast
+
+
+def tiny_llama(vocabulary: int, seed: int) -> Any:
+    """Two layers of random weights, hidden size 32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def user(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def prompt(id: str = "t2/p00000", text: str = "Name three rivers of Asia.", rejected: str = "") -> Prompt:
+    return Prompt(id, text, (), rejected)
+
+
+def candidates_of(prompt_id: str, texts: Sequence[str]) -> list[Candidate]:
+    return [Candidate(f"{prompt_id}/c{i}", prompt_id, text, 3, False) for i, text in enumerate(texts)]
+
+
+def judgements_of(candidate_id: str, scores: Sequence[float | None]) -> list[Judgement]:
+    """Judgements with these scores; None = unparsable."""
+    return [
+        Judgement(
+            f"{candidate_id}/j{i}",
+            candidate_id,
+            "no idea" if score is None else f"Fine.\nScore: {score:g}",
+            score,
+            "no verdict" if score is None else "",
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+def judgement_from(candidate_id: str, text: str, place: int = 0, max_score: int = 5) -> Judgement:
+    """What the judge stage would make of a completion."""
+    score, problem = parse_verdict(text, max_score)
+    return Judgement(f"{candidate_id}/j{place}", candidate_id, text, score, problem)
+
+
+def ranked(
+    id: str = "e0",
+    ranks: Sequence[int] = (0, 1),
+    scores: Sequence[float | None] | None = None,
+    rationales: Sequence[str | None] | None = None,
+    prompt: str = "",
+) -> RankedPrompt:
+    """A ranked prompt whose answers read "ID answer N"."""
+    scores = scores or [None] * len(ranks)
+    rationales = rationales or [None] * len(ranks)
+    answers = tuple(
+        RankedAnswer(f"{id} answer {n}", rank, score, rationale)
+        for n, (rank, score, rationale) in enumerate(zip(ranks, scores, rationales, strict=True))
+    )
+    return RankedPrompt(id, prompt or f"{id} question", answers)
