@@ -69,7 +69,7 @@ class EngineConfig:
 
 @dataclass
 class EndpointConfig:
-    """An OpenAI-compatible server, for a fixed prompt writer or a fixed judge (`writer: endpoint`, `judge: endpoint`)."""
+    """An OpenAI-compatible server: a fixed prompt writer or a fixed judge (`writer: endpoint`, `judge: endpoint`)."""
 
     base_url: str = ""  # such as http://127.0.0.1:8000/v1
     model: str = ""  # the server's name for the model
@@ -292,6 +292,7 @@ def check(config: Config) -> Config:
         need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
     for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
         at_least(0, f"{name}.limit")
+        need(bool(_get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
     for name in ("sft", "dpo"):
         train: TrainConfig = getattr(config, name)
         need(train.epochs > 0, f"{name}.epochs", "above 0")

@@ -109,7 +109,8 @@ def run_worker(
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
     if code == -signal.SIGKILL:
         raise errors.EngineError(
-            f"The {stage} process of iteration {iteration} was killed by the system after {time.time() - start:.0f} s, most "
+            f"The {stage} process of iteration {iteration} was killed by the system after {time.time() - start:.0f} "
+            "s, most "
             f"likely because memory ran out. {_lower(stage)} Then give the same command again. Log: {log}"
         )
     raise WorkerCrashed(
@@ -150,7 +151,8 @@ def as_user_error(error: BaseException, stage: str, iteration: int, log: str = "
         return kind(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(stage)}")
     if any(sign in text for sign in _DISK_FULL):
         return errors.RunFolderError(
-            f"No space left on disk in the {stage} of iteration {iteration} ({error}). Free some space, then give the same "
+            f"No space left on disk in the {stage} of iteration {iteration} ({error}). Free some space, then give the "
+            "same "
             "command again: what was finished before is kept."
         )
     return None

@@ -1,4 +1,4 @@
-"""The algorithm: seeds make M1; M_t gives feedback on its own answers; the feedback makes M_t+1; every model is measured.
+"""The algorithm: seeds make M1; M_t gives feedback on its own answers; feedback makes M_t+1; every model is measured.
 
 Self-Rewarding Language Models, arXiv 2401.10020, section 2. Each step below is a stage that is skipped where its
 manifest says it is complete, and goes on from its records where it was stopped.
@@ -179,7 +179,8 @@ class Loop:
                 f"Iteration {t} has {counts['pairs']} preference pairs of {counts['prompts']} prompts, and "
                 f"pairs.min_pairs={config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
                 "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
-                "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT data. "
+                "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
+                "data. "
                 f"Read {stage.folder / '3_judgements.jsonl'} first."
             )
 

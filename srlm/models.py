@@ -1,7 +1,7 @@
 """From a name, a path or a GGUF file to a checkpoint that engine and trainer both load.
 
-A model is a packaged name, a hub id, a local folder with an ordinary checkpoint, or a .gguf file. A GGUF is turned
-into an ordinary checkpoint (safetensors, float32) once, in the user's cache. The chat template is the model's own or a
+A model is a packaged name (tiny-random among them), a hub id, a local folder with an ordinary checkpoint, or a .gguf
+file. A GGUF is turned into an ordinary checkpoint (safetensors, float32) once, in the user's cache. The chat template is the model's own or a
 named one, and is written into the checkpoint that training saves, so that M_t carries it on.
 """
 
@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -53,6 +53,9 @@ PACKAGED = {
 }
 
 
+TINY = "tiny-random"  # two random layers, made on the spot (tiny.py)
+
+
 def cache_folder() -> Path:
     """Where converted models lie: $SRLM_CACHE, else srlm in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "srlm"
@@ -68,6 +71,10 @@ def resolve(config: ModelConfig) -> Path:
         If there is no such model, its file is damaged, or its weights are not safetensors.
     """
     name = config.name
+    if name == TINY:
+        from srlm import __version__, tiny
+
+        return _made_once(cache_folder() / "models" / f"{TINY}-{__version__}", tiny.build)
     if name in PACKAGED:
         return _from_gguf(_packaged_file(name))
     path = Path(name).expanduser()
@@ -80,7 +87,7 @@ def resolve(config: ModelConfig) -> Path:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
             f"model.name={name}: no such folder, and not a hub id (OWNER/NAME) nor a packaged model "
-            f"({', '.join(PACKAGED)}). Give one of these or the path of a checkpoint folder or .gguf file."
+            f"({', '.join([*PACKAGED, TINY])}). Give one of these or the path of a checkpoint folder or .gguf file."
         )
     return _from_hub(config)
 
@@ -95,7 +102,8 @@ def _from_hub(config: ModelConfig) -> Path:
         folder = snapshot_download(config.name, revision=config.revision or None, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model.name={config.name} could not be had from the hub ({type(error).__name__}: {error}). Check the id and "
+            f"model.name={config.name} could not be had from the hub ({type(error).__name__}: {error}). Check the id "
+            "and "
             "revision, the network, and for a gated model that HF_TOKEN is set; or give a local folder."
         ) from error
     return _checked_folder(Path(folder), config.name)
@@ -106,7 +114,8 @@ def _checked_folder(folder: Path, name: str) -> Path:
         raise ModelError(f"model.name={name}: {folder} holds no config.json, so it is no checkpoint. Give its folder.")
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
-            f"model.name={name}: {folder} holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code "
+            f"model.name={name}: {folder} holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run "
+            "code "
             "when loaded and are not read: convert them with save_pretrained first."
         )
     return folder
@@ -138,22 +147,29 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def _from_gguf(gguf: Path) -> Path:
-    """Convert once, by content; two runs that start at once wait for each other, and a killed one leaves nothing."""
-    digest = sha256(gguf)
-    target = cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
+    """Convert once, by content."""
+    target = cache_folder() / "models" / f"{gguf.stem}-{sha256(gguf)[:12]}"
+
+    def convert(folder: Path) -> None:
+        say(f"Converting {gguf.name} to an ordinary checkpoint in {target} (once)")
+        _convert_gguf(gguf, folder)
+
+    return _made_once(target, convert)
+
+
+def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """A folder in the cache; two runs that start at once wait for each other, and a killed one leaves nothing."""
     if (target / "config.json").is_file():
         return target
     with disk_errors(target), _exclusive(target.with_suffix(".lock")):
-        if (target / "config.json").is_file():
-            return target
-        say(f"Converting {gguf.name} to an ordinary checkpoint in {target} (once)")
-        temporary = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            _convert_gguf(gguf, temporary)
-            os.replace(temporary, target)
-        finally:
+        if not (target / "config.json").is_file():
+            temporary = target.with_name(f"{target.name}.partial")
             shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                make(temporary)
+                os.replace(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -87,7 +87,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One judgement of one candidate. An unparsable one has `score` None and counts as missing, never as a low score."""
+    """One judgement of one candidate; an unparsable one has score None and counts as missing, never as a low score."""
 
     id: str  # CANDIDATE_ID/jN
     candidate_id: str
@@ -153,7 +153,7 @@ def from_dict(cls: type[R], data: Any) -> R:
     """A record from a plain dict, nested records included. Raises ValueError as `from_json` does."""
     if not isinstance(data, dict):
         raise ValueError(f"expected an object for {cls.__name__}, found {type(data).__name__}")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     if unknown := sorted(set(data) - set(hints)):
         raise ValueError(f"unknown field {unknown[0]!r} for {cls.__name__}; fields are {', '.join(hints)}")
     try:

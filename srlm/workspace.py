@@ -101,7 +101,8 @@ class RecordFile(Generic[R]):
         if whole < len(data):  # a kill in the midst of a write: the record will be made again
             with self.path.open("r+b") as file:
                 file.truncate(whole)
-        for number, line in enumerate(data[:whole].decode("utf-8").splitlines(), 1):
+        # Not splitlines: JSON may hold U+2028 and other characters that it takes for line ends.
+        for number, line in enumerate(data[:whole].decode("utf-8").split("\n")[:-1], 1):
             try:
                 record = records.from_json(self.kind, line)
             except ValueError as error:
@@ -244,8 +245,9 @@ class Stage:
 
     def _refuse(self, why: str) -> None:
         raise RunFolderError(
-            f"The stage {self} in {self.workspace.root} cannot be used: {why}. Ways on: take the options back; or start "
-            f"another run with name=...; or delete {self.folder} and all later iteration_* folders, which makes them again."
+            f"The stage {self} in {self.workspace.root} cannot be used: {why}. Ways on: take the options back; or "
+            f"start another run with name=...; or delete {self.folder} and all later iteration_* folders, which makes "
+            "them again."
         )
 
 
@@ -338,7 +340,8 @@ class Workspace:
             except BlockingIOError:
                 holder = os.read(fd, 200).decode(errors="replace") or "another process"
                 raise RunFolderError(
-                    f"The run {self.root} is in use by {holder}. Wait for it, stop it, or start another run with name=..."
+                    f"The run {self.root} is in use by {holder}. Wait for it, stop it, or start another run with "
+                    "name=..."
                 ) from None
             os.ftruncate(fd, 0)
             os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -48,7 +48,8 @@ class EndpointEngine:
         except openai.OpenAIError as error:
             raise EngineError(
                 f"The server at {self.config.base_url} did not answer for model {self.config.model!r} "
-                f"({type(error).__name__}: {str(error)[:300]}). Check endpoint.base_url, endpoint.model and that the key is in "
+                f"({type(error).__name__}: {str(error)[:300]}). Check endpoint.base_url, endpoint.model and that the "
+                "key is in "
                 f"the environment variable {self.config.api_key_env}."
             ) from error
         used = answer.usage

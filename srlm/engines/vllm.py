@@ -145,15 +145,14 @@ class _AsyncEngine(_VllmEngine):
 
         params.output_kind = RequestOutputKind.FINAL_ONLY
         try:
-            output = None
-            async for output in self._engine.generate(prompt, params, request_id):
-                pass
+            outputs = [output async for output in self._engine.generate(prompt, params, request_id)]
         except EngineDeadError as error:
             raise EngineError(
-                "vLLM died, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization; the "
+                "vLLM died, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization; "
+                "the "
                 "same command goes on from the finished records."
             ) from error
-        return output
+        return outputs[-1]
 
     async def close(self) -> None:
         self._engine.shutdown()

@@ -74,7 +74,8 @@ def build_examples(
         reasons = "; ".join(f"{name}: {count}" for name, count in counts.items() if name.startswith("dropped"))
         raise SeedError(
             f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
-            "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked prompts, or "
+            "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked "
+            "prompts, or "
             "seeds.rationales=none to learn the score alone."
         )
     number.shuffle(balanced)
@@ -116,7 +117,8 @@ def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
         if answer.rationale and answer.score is not None:
             if answer.score != round(answer.score) or not 0 <= answer.score <= max_score:
                 raise SeedError(
-                    f"{prompt.source or prompt.id}: the score {answer.score:g} of answer {place + 1} is not a whole number "
+                    f"{prompt.source or prompt.id}: the score {answer.score:g} of answer {place + 1} is not a whole "
+                    "number "
                     f"from 0 to judge.max_score={max_score}. Mend the row, or set judge.max_score."
                 )
             examples.append(_example(prompt, place, answer.rationale, answer.score, "seed"))

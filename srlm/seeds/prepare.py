@@ -36,8 +36,10 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
     )
     if len(split.train) < 1 or len(split.held_out) < 2:
         raise SeedError(
-            f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and {len(split.held_out)} to "
-            f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more ranked "
+            f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and "
+            f"{len(split.held_out)} to "
+            f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more "
+            "ranked "
             "prompts, or change seeds.eft_held_out."
         )
     if not split.ift:

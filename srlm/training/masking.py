@@ -52,7 +52,8 @@ def encode_turn(
     whole: Any = tokenizer.apply_chat_template(plain, tokenize=False)
     if not whole.startswith(before):
         raise ModelError(
-            "The chat template renders a prompt differently before and after the answer, so the answer's tokens cannot be "
+            "The chat template renders a prompt differently before and after the answer, so the answer's tokens "
+            "cannot be "
             "found. Use another one, such as model.chat_template=chatml."
         )
     completion_ids: list[int] = tokenizer(whole[len(before) :], add_special_tokens=False)["input_ids"]

@@ -72,8 +72,10 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
     """
     if same_model and not difference <= tolerance:
         raise TrainingError(
-            f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats a token, more than "
-            f"dpo.step0_tolerance={tolerance}: the reference is not the model that training starts from. Was model/ of the "
+            f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats a token, more "
+            "than "
+            f"dpo.step0_tolerance={tolerance}: the reference is not the model that training starts from. Was model/ "
+            "of the "
             "iteration before changed? (In low precision a difference can be rounding: then raise the tolerance.)"
         )
     if not same_model and difference == 0:

@@ -30,7 +30,7 @@ class Encoded:
 
 
 def encode(tokenizer: object, examples: Sequence[tuple[list[Message], str]], max_length: int) -> Encoded:
-    """Token ids and labels of (chat, answer) examples; those longer than `max_length` tokens are left out and counted."""
+    """Token ids and labels of (chat, answer) examples; those over `max_length` tokens are left out and counted."""
     input_ids, labels, too_long = [], [], 0
     for messages, answer in examples:
         ids, label = completion_labels(*encode_turn(tokenizer, messages, answer))  # type: ignore[arg-type]

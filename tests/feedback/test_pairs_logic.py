@@ -130,8 +130,8 @@ def oracle(scores: list[list[float | None]], texts: list[str], min_gap: float, m
             means[place] = sum(valid) / len(valid)
     if len(means) < 2:
         return FEW
-    best = [i for i in means if not any(means[j] > means[i] for j in means)][0]
-    worst = [i for i in means if not any(means[j] < means[i] for j in means)][0]
+    best = next(i for i in means if not any(means[j] > means[i] for j in means))
+    worst = next(i for i in means if not any(means[j] < means[i] for j in means))
     if means[best] == means[worst]:
         return "all scores equal"
     if means[best] - means[worst] <= Fraction(min_gap):
