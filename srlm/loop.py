@@ -83,6 +83,7 @@ class Loop:
             if not rationales.complete():
                 say("The SFT baseline judges the EFT seeds")
                 self._work("rationales", 1)
+                self.tracker.stage(rationales)
             inputs = inputs | rationales.fingerprints()
             judgements = read_records(rationales.outputs[0], Judgement)
         if not stage.complete(inputs):
@@ -121,10 +122,15 @@ class Loop:
         # Every stage is asked, so that one made with other options is refused before an engine starts.
         if not all([stage.complete() for stage in wanted]):
             say(f"M{t} writes: " + ("answers, judgements, feedback" if len(wanted) > 2 else "answers and judgements"))
+            begun = [stage for stage in wanted if not stage.complete()]
             self._work("text", t)
-        if t >= 1 and not stages.head_to_head(workspace, config, t).complete():
+            for stage in begun:
+                self.tracker.stage(stage)
+        match = stages.head_to_head(workspace, config, t)
+        if t >= 1 and not match.complete():
             say(f"M{t} against M{t - 1}, judged by {self._judge_name()}")
             self._work("head_to_head", t)
+            self.tracker.stage(match)
 
     def measure(self, t: int) -> None:
         """evaluation.json of M_t."""
@@ -165,13 +171,14 @@ class Loop:
         stage = stages.pairs(workspace, config, t)
         if not stage.complete(inputs):
             stage.begin()
-            prompts = [p for p in read_records(sources[0].outputs[0], Prompt) if not p.rejected]
+            attempts = read_records(sources[0].outputs[0], Prompt)
+            prompts = [prompt for prompt in attempts if not prompt.rejected]
             candidates = read_records(sources[1].outputs[0], Candidate)
             judgements = read_records(sources[2].outputs[0], Judgement)
             pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
             self._write(stage, pairs)
             self._done(stage, inputs, {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped})
-            self.tracker.feedback(t, prompts, candidates, judgements, pairs)
+            self.tracker.feedback(t, attempts, candidates, judgements, pairs)
         counts = stage.manifest().counts
         if counts["pairs"] < config.pairs.min_pairs:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())

@@ -1,8 +1,8 @@
 """From a name, a path or a GGUF file to a checkpoint that engine and trainer both load.
 
 A model is a packaged name (tiny-random among them), a hub id, a local folder with an ordinary checkpoint, or a .gguf
-file. A GGUF is turned into an ordinary checkpoint (safetensors, float32) once, in the user's cache. The chat template is the model's own or a
-named one, and is written into the checkpoint that training saves, so that M_t carries it on.
+file. A GGUF is turned into an ordinary checkpoint (safetensors, float32) once, in the user's cache. The chat template
+is the model's own or a named one, and is written into the checkpoint that training saves, so that M_t carries it on.
 """
 
 from __future__ import annotations
@@ -239,7 +239,8 @@ def read_chat_template(name: str) -> str:
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     added = tokenizer.added_tokens_decoder.values()
     tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
-    longest_first = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    # A single character cannot be spelt otherwise; no known model has such a control token.
+    longest_first = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 

@@ -135,7 +135,8 @@ class Comparison:
 
 def to_json(record: Any) -> str:
     """A record as one line of JSON (no newline inside), keys in field order."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    line = json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    return line.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate, as a server may send, becomes "?"
 
 
 def from_json(cls: type[R], line: str) -> R:

@@ -20,7 +20,9 @@ from srlm.records import Judgement
 from srlm.templating import Template
 
 _VERDICT = re.compile(
-    r"\bscore\s*\**\s*[:：]\s*\**\s*(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)(?:\s*/\s*(?P<of>[0-9]+))?", re.IGNORECASE
+    r"\bscore\s{0,9}\**\s{0,9}[:：]\s{0,9}\**\s{0,9}(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)"
+    r"(?:\s{0,9}\**\s{0,9}(?:/|out of)\s{0,9}(?P<of>[0-9]+))?",
+    re.IGNORECASE,
 )
 
 
@@ -46,12 +48,12 @@ def parse_verdict(completion: str, max_score: int) -> tuple[float | None, str]:
         return None, "no verdict"
     last = verdicts[-1]
     number, of = last["number"].replace(",", "."), last["of"]
-    if of is not None and int(of) != max_score:
-        return None, f"another scale: {last[0]}"
+    if of is not None and of != str(max_score):
+        return None, f"another scale: {last[0][:40]}"
     if "." in number:
-        return None, f"not a whole number: {number}"
-    if not 0 <= int(number) <= max_score:
-        return None, f"out of range: {number}"
+        return None, f"not a whole number: {number[:20]}"
+    if len(number) > 9 or not 0 <= int(number) <= max_score:  # a number of 10,000 digits is not even read
+        return None, f"out of range: {number[:20]}"
     return float(number), ""
 
 

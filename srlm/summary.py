@@ -20,6 +20,7 @@ from srlm.workspace import Workspace, read_records
 _ROWS = {
     "judge": {
         "pairwise_accuracy": ("pairwise accuracy, %", 100),
+        "pairwise_accuracy_all": ("  a coin where it is silent, %", 100),
         "five_best": ("5-best, %", 100),
         "exact_match": ("exact match, %", 100),
         "spearman": ("Spearman", 1),

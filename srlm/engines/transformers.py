@@ -111,8 +111,12 @@ class TransformersEngine:
         while True:
             batch = [await self._queue.get()]
             await asyncio.sleep(0.01)  # let those that were sent together arrive together
+            others = []
             while not self._queue.empty() and sum(r.sampling.n for r in batch) < self.max_concurrent:
-                batch.append(self._queue.get_nowait())
+                request = self._queue.get_nowait()
+                (batch if _alike(request, batch[0]) else others).append(request)
+            for request in others:
+                self._queue.put_nowait(request)
             try:
                 results = await asyncio.to_thread(self._complete, batch)
             except BaseException as error:
@@ -136,13 +140,13 @@ class TransformersEngine:
             [(request.sampling, request.allowed, g) for (request, _), g in zip(rows, generators, strict=True)]
         )
         limits = [1 if request.allowed else request.sampling.max_new_tokens for request, _ in rows]
-        stops = sorted({stop for request, _ in rows for stop in request.sampling.stop})
+        stops = batch[0].sampling.stop  # the same for the whole batch, see _serve
         output = self.model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList([sampling]),
-            stopping_criteria=StoppingCriteriaList([StopStringCriteria(self.tokenizer, stops)] if stops else []),
+            stopping_criteria=StoppingCriteriaList([StopStringCriteria(self.tokenizer, list(stops))] if stops else []),
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self._end),
         )
@@ -167,6 +171,12 @@ class TransformersEngine:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def _alike(one: _Request, other: _Request) -> bool:
+    """Whether two requests go well into one batch: the same stops, and about as long to generate."""
+    limits = sorted((one.sampling.max_new_tokens, other.sampling.max_new_tokens))
+    return one.sampling.stop == other.sampling.stop and limits[1] <= 2 * limits[0]
 
 
 def _as_list(value: int | list[int] | None) -> list[int | None]:

@@ -157,6 +157,16 @@ def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
     return _terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
 
 
+def pairwise_accuracy_all(prompts: Iterable[JudgedPrompt]) -> Terms:
+    """`pairwise_accuracy` over all pairs that people order: one that is not scored counts one half, as a tie does.
+
+    What one gets by following the judge and tossing a coin where it says nothing; so a judge that can rarely be parsed
+    can be compared with one that always can. `n` counts all pairs.
+    """
+    pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
+    return _terms((np.nan_to_num(pair, nan=0.5).sum(), len(pair)) for pair in pairs)
+
+
 def pair_coverage(prompts: Iterable[JudgedPrompt]) -> Terms:
     """Share of the pairs that people order of which the judge scored both answers; 0 to 1. `n` counts the pairs."""
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
@@ -328,6 +338,7 @@ def difference(
 def _of_a_judge(max_score: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
     return {
         "pairwise_accuracy": pairwise_accuracy,
+        "pairwise_accuracy_all": pairwise_accuracy_all,
         "five_best": partial(five_best, max_score=max_score),
         "exact_match": exact_match,
         "spearman": spearman,

@@ -44,7 +44,10 @@ def judge_part(
     resamples: int,
     seed: str,
 ) -> Part:
-    """The judge's measures, and for each of the paper's five the paired difference to the model before (`..._gain`)."""
+    """The judge's measures, with the paired difference to the model before (`..._gain`).
+
+    Gains are of the paper's five, and of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet.
+    """
     prompts = judged_prompts(ranked, judgements)
     of_prompt: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
     for judgement in judgements:
@@ -52,7 +55,7 @@ def judge_part(
     measures = judge_measures(prompts, list(of_prompt.values()), max_score, resamples, seed)
     if before is not None:
         others = judged_prompts(ranked, before)
-        for name in PAPER_MEASURES:
+        for name in (*PAPER_MEASURES, "pairwise_accuracy_all"):
             measures[f"{name}_gain"] = difference(prompts, others, name, max_score, resamples, seed)
     return _plain(measures)
 

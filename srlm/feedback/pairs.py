@@ -65,7 +65,7 @@ def _pair(
     low_score, low = min(scored, key=lambda item: item[0])
     if high_score == low_score:
         return None, "all scores equal"
-    if high_score - low_score <= config.min_gap:
+    if round(high_score - low_score, 9) <= config.min_gap:
         return None, "gap too small"
     if not (high.text.strip() and low.text.strip()):
         return None, "empty text"

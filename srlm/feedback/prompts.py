@@ -23,7 +23,7 @@ from srlm.seeds.splits import Overlap, tokens
 from srlm.templating import Template
 from srlm.workspace import RecordFile, derive_seed
 
-_HEAD = re.compile(r"^\s*(?:instruction|task)?\s*[0-9]*\s*[:.)]\s*", re.IGNORECASE)
+_HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[^|\n]{0,40}\||\ufffd|[\x00-\x08\x0b-\x1f]|\{\{|\}\}")
 _SCRIPTS = {
     "zh": re.compile(r"[\u3400-\u9fff]"),
@@ -170,7 +170,11 @@ async def write_prompts(
             text = clean(completion.text)
             return Prompt(prompt_id, text, tuple(shots)), completion.truncated, completion.tokens
 
-        attempts = [asyncio.create_task(attempt(i)) for i in range(start, min(start + config.round_size, limit))]
+        indices = range(start, min(start + config.round_size, limit))
+        stored = sum(not p.rejected for p in (store.records.get(f"t{t}/p{i:05d}") for i in indices) if p)
+        if new + stored >= config.count:  # what is stored suffices: attempt nothing more
+            indices = range(start, start + sum(f"t{t}/p{i:05d}" in store.records for i in indices))
+        attempts = [asyncio.create_task(attempt(i)) for i in indices]
         try:
             for task in attempts:
                 prompt, truncated, written = await task

@@ -71,7 +71,8 @@ def build_examples(
     counts["dropped: commonest score"] = len(spread) - len(balanced)
     counts["examples"] = len(balanced)
     if not balanced:
-        reasons = "; ".join(f"{name}: {count}" for name, count in counts.items() if name.startswith("dropped"))
+        dropped = {name: count for name, count in counts.items() if name.startswith("dropped") and count}
+        reasons = "; ".join(f"{name}: {count}" for name, count in dropped.items())
         raise SeedError(
             f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
             "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked "

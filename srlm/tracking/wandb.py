@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import combinations
 from statistics import fmean
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Literal, TypeVar, cast
 
 from srlm.config import Config, to_dict
 from srlm.progress import say
@@ -25,35 +25,23 @@ from srlm.records import Candidate, Judgement, PreferencePair, Prompt
 from srlm.rubric import mean_score
 from srlm.workspace import Stage, Workspace
 
-P = ParamSpec("P")
-Metrics = dict[str, float]
+Method = TypeVar("Method", bound=Callable[..., None])
 
 PARTS = ("judge", "answers", "head_to_head", "feedback", "stage", "samples")  # PART/NAME, against `iteration`
-TABLES = {
-    "prompts": "id text rejected",
-    "candidates": "id text tokens truncated mean_score",
-    "judgements": "id text score problem",
-    "pairs": "id prompt chosen rejected chosen_score rejected_score",
+TABLES = {  # samples/TABLE: its columns, after the iteration
+    "prompts": ("id", "text", "rejected"),
+    "candidates": ("id", "text", "tokens", "truncated", "mean_score"),
+    "judgements": ("id", "text", "score", "problem"),
+    "pairs": ("id", "prompt", "chosen", "rejected", "chosen_score", "rejected_score"),
 }
 TEXT_LIMIT = 2000  # characters of a text in a table
 SECONDS = 30.0  # longest wait for a server, at the start and at the end; what it has not got by then stays on disk
 
 
-def training_part(name: str, t: int) -> str:
-    """Each trainer's log has its own part and step: `sft/loss` against `sft/step`, `dpo_2/loss`, ..."""
-    return f"dpo_{t}" if name == "preference" else name
-
-
-def measure_metrics(measures: Mapping[str, Any]) -> Metrics:
+def measure_metrics(measures: Mapping[str, Any]) -> dict[str, float]:
     """`judge/pairwise_accuracy`, with `_low`, `_high` (95 % interval) and `_n`; what is undefined is left out."""
-    parts = {part: values for part, values in measures.items() if isinstance(values, Mapping)}
-    return {
-        f"{part}/{name}{suffix}": measure[entry]
-        for part, values in parts.items()
-        for name, measure in values.items()
-        for suffix, entry in (("", "value"), ("_low", "low"), ("_high", "high"), ("_n", "n"))
-        if measure[entry] is not None
-    }
+    parts = {part: _numbers(values) for part, values in measures.items() if isinstance(values, Mapping)}
+    return {f"{part}/{name.removesuffix('_value')}": n for part, found in parts.items() for name, n in found.items()}
 
 
 def feedback_metrics(
@@ -62,11 +50,11 @@ def feedback_metrics(
     judgements: Sequence[Judgement],
     pairs: Sequence[PreferencePair],
     max_score: int,
-) -> Metrics:
-    """What M_t-1 made; a mean or share of nothing is left out. Shares range from 0 to 1.
+) -> dict[str, float]:
+    """What M_t-1 made, shares from 0 to 1; a mean or share of nothing is left out.
 
-    `feedback/score_entropy_bits` is that of the valid scores' distribution, `top_score_share` the share of them at
-    `max_score`, `tie_share` that of equal mean scores among all pairs of scored candidates to one prompt.
+    `feedback/top_score_share` is the share of valid scores at `max_score`, `score_entropy_bits` their distribution's
+    entropy, `tie_share` the share of equal mean scores among all pairs of scored candidates to one prompt.
     """
     reasons = Counter(prompt.rejected for prompt in prompts)
     scores = [judgement.score for judgement in judgements if judgement.score is not None]
@@ -86,7 +74,7 @@ def feedback_metrics(
         "chosen_characters_mean": [len(pair.chosen) for pair in pairs],
         "rejected_characters_mean": [len(pair.rejected) for pair in pairs],
     }
-    found: Metrics = {name: fmean(values) for name, values in averaged.items() if values}
+    found: dict[str, float] = {name: fmean(values) for name, values in averaged.items() if values}
     found |= {"prompts_accepted": reasons.pop("", 0), "prompts_rejected": reasons.total()}
     found |= {f"prompts_rejected_{_slug(reason, '_')}": count for reason, count in reasons.items()}
     found |= {"candidates": len(candidates), "judgements": len(judgements), "pairs": len(pairs)}
@@ -97,9 +85,9 @@ def feedback_metrics(
     return {f"feedback/{name}": value for name, value in found.items()}
 
 
-def _guarded(method: Callable[Concatenate[WandbTracker, P], None]) -> Callable[Concatenate[WandbTracker, P], None]:
+def _guarded(method: Method) -> Method:
     @wraps(method)
-    def call(self: WandbTracker, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: WandbTracker, *args: Any, **kwargs: Any) -> None:
         if self.off:
             return
         try:
@@ -110,7 +98,7 @@ def _guarded(method: Callable[Concatenate[WandbTracker, P], None]) -> Callable[C
             self.off = True
             say(f"W&B: {_reason(error)}. Tracking is off for the rest; the run goes on in {self.workspace.root}.")
 
-    return call
+    return cast(Method, call)
 
 
 class WandbTracker:
@@ -119,36 +107,32 @@ class WandbTracker:
     def __init__(self, config: Config, workspace: Workspace):
         self.config, self.workspace = config, workspace
         self.off = os.environ.get("WANDB_MODE") == "disabled"
-        self._wandb: Any = None
+        self._folder = _slug(workspace.root.name)[:48]
         self._run: Any = None
-        self._environment: list[str] = []
         self._open()
 
     @_guarded
     def stage(self, stage: Stage) -> None:
         manifest = stage.manifest()
         found = {"seconds": manifest.seconds, "tokens": manifest.tokens} | _numbers(manifest.counts)
-        if manifest.tokens and manifest.seconds:
-            found["tokens_per_second"] = manifest.tokens / manifest.seconds
         folder = re.match(r"iteration_(\d+)", str(stage))
-        self._log(int(folder[1]) if folder else 0, {f"stage/{stage.name}_{key}": n for key, n in found.items()})
+        told = {f"stage/{stage.name}_{key}": number for key, number in found.items()}
+        self._run.log({"iteration": int(folder[1]) if folder else 0} | told)
         if not (self.config.tracking.artifacts and stage.outputs):
             return
         kind = "model" if any(path.is_dir() for path in stage.outputs) else "data"
         metadata = {name: getattr(manifest, name) for name in ("stage", "inputs", "outputs", "counts")}
         artifact = self._wandb.Artifact(f"{self._folder}-{_slug(str(stage))}", kind, metadata=metadata)
         for path in stage.outputs:
-            if path.is_dir():  # by reference: nothing large is read or sent
-                artifact.add_reference(path.as_uri(), name=path.name, checksum=False)
-            else:
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        if kind == "model":  # a reference is the same whatever lies there; the manifest tells two trainings apart
-            artifact.add_file(str(stage.path), name="manifest.json", policy="immutable", skip_cache=True)
+            if path.is_dir():  # by reference: nothing large is read or sent; the manifest tells two trainings apart
+                artifact.add_reference(path.resolve().as_uri(), name=path.name, checksum=False)
+                path = stage.path
+            artifact.add_file(str(path.resolve()), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
     @_guarded
     def training(self, name: str, t: int, rows: Sequence[dict[str, Any]]) -> None:
-        part = training_part(name, t)
+        part = f"dpo_{t}" if name == "preference" else name  # sft/loss against sft/step; dpo_2/loss, ...
         self._run.define_metric(f"{part}/step")
         self._run.define_metric(f"{part}/*", step_metric=f"{part}/step")
         for row in rows:
@@ -164,71 +148,62 @@ class WandbTracker:
         pairs: Sequence[PreferencePair],
     ) -> None:
         scale, means = range(self.config.judge.max_score + 1), _mean_scores(judgements)
-        told: dict[str, Any] = dict(feedback_metrics(prompts, candidates, judgements, pairs, scale[-1]))
-        if any(counts := [sum(judgement.score == score for judgement in judgements) for score in scale]):
-            edges = [score - 0.5 for score in range(len(scale) + 1)]
-            told["feedback/scores"] = self._wandb.Histogram(np_histogram=(counts, edges))
-        for (table, names), records in zip(TABLES.items(), (prompts, candidates, judgements, pairs), strict=True):
-            draw = random.Random(f"{self.config.seed}/{t}/samples/{table}").sample
-            count = min(self.config.tracking.sample_rows, len(records))
-            rows = [
-                [t, *(means.get(r.id) if name == "mean_score" else _cut(getattr(r, name)) for name in names.split())]
-                for r in (records[i] for i in sorted(draw(range(len(records)), count)))
-            ]
+        told: dict[str, Any] = {"iteration": t, **feedback_metrics(prompts, candidates, judgements, pairs, scale[-1])}
+        counts = [sum(judgement.score == score for judgement in judgements) for score in scale]
+        told["feedback/scores"] = self._wandb.Histogram(np_histogram=(counts, [n - 0.5 for n in (*scale, len(scale))]))
+        kinds: tuple[Sequence[Any], ...] = (prompts, candidates, judgements, pairs)
+        for (table, names), records in zip(TABLES.items(), kinds, strict=True):
+            rng = random.Random(f"{self.config.seed}/{t}/samples/{table}")
+            drawn = rng.sample(range(len(records)), min(self.config.tracking.sample_rows, len(records)))
+            rows = [[t, *(_cell(records[i], name, means) for name in names)] for i in sorted(drawn)]
             if rows:
-                told[f"samples/{table}"] = self._wandb.Table(columns=["iteration", *names.split()], data=rows)
-        self._log(t, told)
+                told[f"samples/{table}"] = self._wandb.Table(columns=["iteration", *names], data=rows)
+        self._run.log(told)
 
     @_guarded
     def measures(self, t: int, measures: dict[str, Any]) -> None:
-        self._log(t, measure_metrics(measures))
-
-    def close(self, failed: bool) -> None:
-        self._finish(int(failed))
-        for name in self._environment:
-            os.environ.pop(name, None)
-        self.off = True
+        self._run.log({"iteration": t} | measure_metrics(measures))
 
     @_guarded
-    def _finish(self, exit_code: int) -> None:
-        self._run.finish(exit_code=exit_code)
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
     @_guarded
     def _open(self) -> None:
         import wandb
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib import wbauth
 
+        # What waits to be sent lies in the run's folder; a home that cannot be written to is no hindrance then.
+        place = f"{self.workspace.root.resolve()}/wandb"
+        os.environ |= {"WANDB_DATA_DIR": place, "WANDB_CACHE_DIR": f"{place}/cache", "WANDB_SILENT": "true"}
         self._wandb, mode = wandb, os.environ.get("WANDB_MODE") or self.config.tracking.mode
-        # Staged files belong to the run's folder; a home that cannot be written to is no hindrance then.
-        self._set("WANDB_DATA_DIR", str(self.workspace.root / "wandb"))
-        self._set("WANDB_CACHE_DIR", str(self.workspace.root / "wandb" / "cache"))
         if mode not in ("offline", "dryrun"):
-            try:
-                if _key_found():
+            try:  # whether W&B itself finds a key (environment, netrc, its settings); it asks nobody and shows nothing
+                host = wandb_setup.singleton().settings.base_url
+                if wbauth.authenticate_session(host=host, source="srlm", prompt=False, update_session=False):
                     self._run = self._init("online")
                     say(f"W&B: {self._run.url}")
-                elif mode != "auto":
-                    say("W&B: no key is found (`wandb login` stores one).")
             except wandb.Error as error:
                 say(f"W&B: {_reason(error)}.")
                 wandb.teardown()  # the run's id is taken until then
         if self._run is None:
-            self._set("WANDB_ERROR_REPORTING", "false")  # offline means no request to anyone
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline means no request to anyone
             self._run = self._init("offline")
-            say(f"W&B: offline; `wandb sync {self.workspace.root}/wandb/offline-run-*` sends the run")
+            say(f"W&B: offline; `wandb login`, then `wandb sync {place}/offline-run-*` sends the run")
         self._run.define_metric("iteration")
         for part in PARTS:
             self._run.define_metric(f"{part}/*", step_metric="iteration")
 
-    def _init(self, mode: str) -> Any:
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         name, tracking, run = self.config.name, self.config.tracking, self.workspace.run()
         if "wandb_id" not in run:  # drawn once: from the name alone, all runs of that name in a project would be one
             self.workspace.update_run(wandb_id=f"{self._folder}-{uuid.uuid4().hex[:8]}")
         override = re.search(r"-[^-=]*=", name)  # a sweep's run is NAME-OPTION=VALUE,...
-        settings = self._wandb.Settings(silent=True, console="off", init_timeout=SECONDS, finish_timeout=SECONDS)
+        settings = self._wandb.Settings(console="off", init_timeout=SECONDS, finish_timeout=SECONDS)
         settings.save_code, settings.disable_code, settings.disable_git = False, True, True
         # Versions and hardware are in the config, without the paths and arguments that W&B would collect.
         settings.x_disable_machine_info, settings.x_disable_stats, settings.x_save_requirements = True, True, False
-        self._wandb.setup(self._wandb.Settings(silent=True))  # or the login is reported all the same
         return self._wandb.init(
             mode=mode,
             project=tracking.project,
@@ -243,27 +218,6 @@ class WandbTracker:
             settings=settings,
         )
 
-    @property
-    def _folder(self) -> str:
-        return _slug(self.workspace.root.name)[:48]
-
-    def _set(self, name: str, value: str) -> None:
-        if name not in os.environ:
-            os.environ[name] = value
-            self._environment.append(name)
-
-    def _log(self, t: int, metrics: Mapping[str, Any]) -> None:
-        self._run.log({"iteration": t, **metrics})
-
-
-def _key_found() -> bool:
-    """Whether W&B itself finds a key (environment, netrc, its settings); the key does not come here."""
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
-
-    host = wandb_setup.singleton().settings.base_url
-    return wbauth.authenticate_session(host=host, source="srlm", prompt=False, update_session=False) is not None
-
 
 def _mean_scores(judgements: Sequence[Judgement]) -> dict[str, float | None]:
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
@@ -272,24 +226,23 @@ def _mean_scores(judgements: Sequence[Judgement]) -> dict[str, float | None]:
     return {candidate: mean_score(judged, 1) for candidate, judged in of_candidate.items()}
 
 
-def _numbers(values: Mapping[str, Any]) -> Metrics:
+def _cell(record: Any, name: str, means: Mapping[str, float | None]) -> Any:
+    value = means.get(record.id) if name == "mean_score" else getattr(record, name)
+    return value[: TEXT_LIMIT - 1] + "…" if isinstance(value, str) and len(value) > TEXT_LIMIT else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among `values`, nested ones too, under names without a slash."""
-    found: Metrics = {}
+    found: dict[str, float] = {}
     for key, value in values.items():
-        name = _slug(key, "_")
-        if isinstance(value, Mapping):
-            found |= {f"{name}_{inner}": number for inner, number in _numbers(value).items()}
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = value
+        nested = value if isinstance(value, Mapping) else {}
+        found |= {f"{_slug(key, '_')}_{inner}": number for inner, number in _numbers(nested).items()}
+        found |= {_slug(key, "_"): value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
     return found
 
 
 def _slug(text: str, dash: str = "-") -> str:
     return re.sub(r"[^A-Za-z0-9_]+", dash, text).strip("-_")
-
-
-def _cut(value: Any) -> Any:
-    return value[: TEXT_LIMIT - 1] + "…" if isinstance(value, str) and len(value) > TEXT_LIMIT else value
 
 
 def _reason(error: Exception) -> str:

@@ -78,7 +78,7 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
             "of the "
             "iteration before changed? (In low precision a difference can be rounding: then raise the tolerance.)"
         )
-    if not same_model and difference == 0:
+    if not same_model and not difference > 0:
         raise TrainingError(
             f"dpo.reference={reference} is another model than the one training starts from, but both give the same "
             "log-probabilities: the policy itself was taken as reference."

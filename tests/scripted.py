@@ -1,0 +1,57 @@
+"""A deterministic engine for the tests of resuming: its text depends on the model, the request and its seed alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+
+from srlm.engines.base import Completion, Sampling
+from srlm.models import Message
+
+_SYLLABLES = ("ba", "cor", "del", "fin", "gro", "hum", "jin", "kel", "lor", "mat", "nor", "pel", "qua", "rim", "sto")
+
+
+class OrderedEngine:
+    """Writes prompts, candidates, judgements and verdicts of pairs; some of each kind are unusable.
+
+    Parameters
+    ----------
+    model : str
+        Its text differs from another model's.
+    order : int
+        Seed of the order in which requests that are under way at once end; 0 = each after one turn of the loop.
+    verdicts : mapping
+        Answers whose score is given, so that a judge can agree with people.
+    """
+
+    def __init__(self, model: str, order: int = 0, verdicts: Mapping[str, int] | None = None):
+        self.model, self.verdicts = model, verdicts or {}
+        self._turns = random.Random(f"turns/{order}")
+        self._calm = order == 0
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        # Turns of the event loop in place of seconds: the order is the same on a slow machine.
+        for _ in range(1 if self._calm else self._turns.randrange(1, 12)):
+            await asyncio.sleep(0)
+        return [self._complete(messages[-1]["content"], sampling, prefill, place) for place in range(sampling.n)]
+
+    async def close(self) -> None: ...
+
+    def _complete(self, content: str, sampling: Sampling, prefill: str, place: int) -> Completion:
+        draw = random.Random(repr((self.model, content, sampling.seed, prefill, place)))
+        text = self._text(draw, content, sampling, prefill)
+        return Completion(text, len(text.split()), truncated=draw.random() < 0.1)
+
+    def _text(self, draw: random.Random, content: str, sampling: Sampling, prefill: str) -> str:
+        if sampling.choices:
+            return draw.choice(sampling.choices)
+        words = " ".join("".join(draw.choices(_SYLLABLES, k=3)) for _ in range(draw.randrange(8, 16)))
+        if prefill:
+            return draw.choice([f" {words}.", f" {words}.", f" {words}.", " Draw a map.", " Why?"])
+        if "Score: N" in content:
+            for answer, score in self.verdicts.items():
+                if answer in content:
+                    return f"{words}\nScore: {score}"
+            return draw.choice([f"{words}\nScore: {draw.randrange(6)}"] * 5 + [f"{words}, 说不准。"])
+        return f"{words}\n\n“{words[:9]}” — 好的 🙂\t{draw.random()}"

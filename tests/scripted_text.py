@@ -1,0 +1,135 @@
+"""The loop on a scripted engine, in processes that die where they are told to; `python -m tests.scripted_text`.
+
+Reads one job a line from standard input, as JSON, forks a process for it, and answers with the process's end: its exit
+code, or minus the signal that killed it. Everything is imported once, so that a job takes some tenths of a second.
+
+A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.writer": "sft"}, "log": FILE,
+"kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
+finished files to their place; "half" is half of a write's bytes. Without `kill` the job ends by itself. `log` gets a
+line for each of these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from srlm import loop, text
+from srlm.config import Config, EvaluationConfig, RationaleSource, SourceConfig, TrainConfig, check
+from srlm.launch import WORKERS
+from srlm.records import RankedPrompt
+from srlm.tracking import NoTracker
+from srlm.workspace import Workspace, read_records
+from tests.scripted import OrderedEngine
+
+
+def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config:
+    """A run to M2 in which every stage has a handful of records; `options` by dotted name."""
+    config = Config(name=root.name, runs_dir=str(root.parent), iteration=2)
+    config.seeds.ift = SourceConfig(limit=30)
+    config.seeds.eft = SourceConfig(limit=10)
+    config.seeds.eft_held_out = 0.5
+    config.seeds.rationales = RationaleSource.baseline
+    config.seeds.commonest_score_share = 1.0
+    config.prompts.count, config.prompts.round_size = 6, 4
+    config.candidates.count = 4
+    config.judge.count, config.judge.min_valid = 3, 2
+    config.evaluation = EvaluationConfig(prompts=4, eft_prompts=4, bootstrap=100)
+    for name, value in (options or {}).items():
+        group, _, option = name.rpartition(".")
+        setattr(getattr(config, group) if group else config, option, value)
+    return check(config)
+
+
+class Fate:
+    """Notes each write to a record file and each move to a final place, and dies at one of them."""
+
+    def __init__(self, root: Path, log: str | None, kill: Mapping[str, Any] | None):
+        self.root, self.kill, self.count = root, kill, 0
+        self.log = open(log, "w", encoding="utf-8") if log else None
+        self._write, self._replace = os.write, os.replace
+        os.write, os.replace = self.write, self.replace
+        os.fsync = lambda fd: None  # a killed process's bytes stay without it; it would take most of the time
+
+    def write(self, fd: int, data: bytes) -> int:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.suffix != ".jsonl":
+            return self._write(fd, data)
+        half = data[: len(data) // 2]
+        return self._step("write", path, lambda: self._write(fd, data), lambda: self._write(fd, half))
+
+    def replace(self, source: Any, target: Any) -> None:
+        self._step("replace", Path(target), lambda: self._replace(source, target))
+
+    def _step(self, kind: str, path: Path, whole: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        when = self.kill["when"] if self.kill and self.kill["at"] == self.count else None
+        self.count += 1
+        if self.log:
+            print(kind, path.relative_to(self.root), file=self.log, flush=True)
+        if when == "half":
+            assert half, "a move has no half"
+            half()
+        done = whole() if when in (None, "after") else None
+        if when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+
+def run(job: Mapping[str, Any]) -> None:
+    """Bring the run to its last model, with the scripted engine in the models' place and no training."""
+    root = Path(job["root"])
+    config = small_config(root, job.get("options"))
+    workspace = Workspace.of(config)
+
+    @contextlib.asynccontextmanager
+    async def open_engine(config: Config, model: Path) -> AsyncIterator[OrderedEngine]:
+        ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt) if model.name == "sft_baseline" else []
+        verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
+        yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts)
+
+    def run_worker(
+        stage: str, workspace: Workspace, t: int, lock_fd: int | None = None, train: TrainConfig | None = None
+    ) -> None:
+        module, function = WORKERS[stage].split(":")
+        if module == "srlm.text":
+            getattr(text, function)(workspace, t)
+        elif stage == "base_model":
+            workspace.update_run(base_model="/base", base_model_id="base")
+        else:
+            folder = workspace.iteration(t)
+            model = folder / ("sft_baseline" if stage == "sft_baseline" else "model")
+            model.mkdir(parents=True, exist_ok=True)
+            (model / "config.json").write_text("{}")
+            (folder / f"{stage}_log.jsonl").write_text("")
+            (folder / f"{stage}_counts.json").write_text("{}")
+
+    text.open_engine = open_engine
+    loop.run_worker = run_worker
+    Fate(root, job.get("log"), job.get("kill"))
+    with workspace.lock() as lock_fd:
+        workspace.save_config(config)
+        loop.Loop(config, workspace, lock_fd, NoTracker()).run()
+
+
+def main() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(json.loads(line))
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

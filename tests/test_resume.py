@@ -1,0 +1,232 @@
+"""Killed at any moment, a run goes on to the same files: nothing is lost, doubled or half written.
+
+The loop runs on a scripted engine in a process of its own (tests/scripted_text.py), which kills itself with SIGKILL
+before, in the middle of, or after one write to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm import stages
+from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, from_json
+from srlm.seeds.prepare import prepare_seeds
+from srlm.workspace import Workspace
+from tests.helpers import ROOT
+from tests.scripted_text import small_config
+
+# Every file that a model's text goes to -> its records.
+RECORD_FILES = {
+    "iteration_0/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_0/evaluation/answers.jsonl": Answer,
+    "iteration_1/eft_judgements.jsonl": Judgement,
+    "iteration_1/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_1/evaluation/answers.jsonl": Answer,
+    "iteration_1/evaluation/head_to_head.jsonl": Comparison,
+    "iteration_2/1_prompts.jsonl": Prompt,
+    "iteration_2/2_candidates.jsonl": Candidate,
+    "iteration_2/3_judgements.jsonl": Judgement,
+    "iteration_2/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_2/evaluation/answers.jsonl": Answer,
+    "iteration_2/evaluation/head_to_head.jsonl": Comparison,
+}
+MANIFESTS = {
+    "iteration_0/evaluation/manifests/answers.json",
+    "iteration_1/manifests/rationales.json",
+    "iteration_1/evaluation/manifests/head_to_head.json",
+    "iteration_2/manifests/prompts.json",
+    "iteration_2/manifests/candidates.json",
+    "iteration_2/manifests/judgements.json",
+}
+Job = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def job() -> Iterator[Job]:
+    """Runs one job of tests/scripted_text.py; returns how it ended."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.scripted_text"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdin
+    assert server.stdout
+
+    def call(root: Path, **rest: Any) -> int:
+        print(json.dumps({"root": str(root), **rest}), file=server.stdin, flush=True)
+        return int(server.stdout.readline())
+
+    yield call
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its seeds and nothing else."""
+    config = small_config(tmp_path_factory.mktemp("prepared") / "run")
+    workspace = Workspace.of(config)
+    stage = stages.seeds(workspace, config)
+    stage.begin()
+    stage.done({}, prepare_seeds(config, workspace.seeds))
+    return workspace.root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
+    """The files of a run that nothing stopped, and its writes in order: "write FILE" or "replace FILE"."""
+    root = prepared.with_name("undisturbed")
+    log = prepared.with_name("log")
+    shutil.copytree(prepared, root)
+    assert job(root, log=str(log)) == 0
+    return files(root), log.read_text(encoding="utf-8").splitlines()
+
+
+def files(root: Path) -> dict[str, Any]:
+    """All files of a run but those that hold times, places or process ids; of manifests all but the time they took."""
+    found: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        # A kill may leave a temporary file, or a note that a stage is begun; neither is ever read as a result.
+        if path.is_dir() or path.name.endswith((".tmp", ".begun.json")) or name in ("config.yaml", "run.json", ".lock"):
+            continue
+        found[name] = path.read_bytes()
+        if path.parent.name == "manifests":
+            manifest = json.loads(found[name])
+            found[name] = {key: manifest[key] for key in manifest if key not in ("seconds", "finished", "tokens")}
+    return found
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    assert got.keys() == expected.keys(), where
+    different = [name for name in expected if got[name] != expected[name]]
+    assert not different, f"{where}: {different}"
+
+
+def test_undisturbed_run_is_worth_comparing_with(undisturbed):
+    """Every stage has records, none of them twice, and the filters and parsers had something to refuse."""
+    found, steps = undisturbed
+    for name, kind in RECORD_FILES.items():
+        rows = [from_json(kind, line) for line in found[name].decode().split("\n")[:-1]]
+        ids = [row.id for row in rows]
+        assert ids == sorted(set(ids))
+        assert steps.count(f"write {name}") >= 4
+        assert found[name].decode().isascii() == (kind in (Prompt, Comparison))
+    counts = {
+        name: found[f"iteration_2/manifests/{name}.json"]["counts"] for name in ("prompts", "judgements", "pairs")
+    }
+    assert counts["prompts"]["accepted"] == 6
+    assert counts["prompts"]["attempts"] > 8
+    assert sum(counts["prompts"]["rejected"].values()) == counts["prompts"]["attempts"] - 6
+    assert counts["judgements"]["judgements"] == 6 * 4 * 3
+    assert 0 < counts["judgements"]["valid"] < 72
+    assert counts["pairs"]["pairs"] > 0
+    assert found["iteration_0/evaluation/answers.jsonl"] != found["iteration_1/evaluation/answers.jsonl"]
+
+
+def test_manifests_are_written_last(undisturbed):
+    found, steps = undisturbed
+    manifests = {name: found[name] for name in found if "/manifests/" in name and not name.startswith("seeds/")}
+    assert len(manifests) > 12
+    for name, manifest in manifests.items():
+        at = steps.index(f"replace {name}")
+        for output in manifest["outputs"]:
+            of_output = [i for i, step in enumerate(steps) if step.split()[1].startswith(output)]
+            assert max(of_output, default=-1) < at, f"{output} was written after its manifest {name}"
+
+
+def points(steps: list[str], name: str) -> list[tuple[int, str]]:
+    """Where to die in the writing of a file: three of its writes, and before it is put in order."""
+    writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
+    moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
+    assert len(moves) == 1
+    return [(writes[0], "half"), (writes[len(writes) // 2], "half"), (writes[-1], "after"), (moves[0], "before")]
+
+
+@pytest.mark.parametrize("name", RECORD_FILES)
+def test_killed_while_records_are_written(job, prepared, undisturbed, tmp_path, name):
+    expected, steps = undisturbed
+    for at, when in points(steps, name):
+        root = tmp_path / f"{at}_{when}"
+        shutil.copytree(prepared, root)
+        assert job(root, kill={"at": at, "when": when}) == -signal.SIGKILL
+        if when == "half":
+            assert not (root / name).read_bytes().endswith(b"\n"), "the kill was meant to tear a line"
+        assert job(root, order=at) == 0  # what is left to do may end in another order
+        assert_same(files(root), expected, f"killed {when} step {at}, {steps[at]}")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", sorted(MANIFESTS))
+def test_killed_about_a_manifest(job, prepared, undisturbed, tmp_path, name, when):
+    expected, steps = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", kill={"at": steps.index(f"replace {name}"), "when": when}) == -signal.SIGKILL
+    assert (tmp_path / "run" / name).exists() == (when == "after")
+    assert job(tmp_path / "run") == 0
+    assert_same(files(tmp_path / "run"), expected, f"killed {when} {name}")
+
+
+def test_killed_again_and_again(job, prepared, undisturbed, tmp_path):
+    """Each attempt dies in the middle of its twelfth write or so, as on a machine that is taken away every few minutes."""
+    expected, _ = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    ends = [-signal.SIGKILL]
+    while ends[-1] == -signal.SIGKILL:
+        assert len(ends) < 40, "no progress from attempt to attempt"
+        ends.append(job(tmp_path / "run", order=len(ends), kill={"at": 11 + len(ends), "when": "after"}))
+    assert ends[-1] == 0
+    assert len(ends) > 6
+    assert_same(files(tmp_path / "run"), expected, "killed again and again")
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_order_of_completion_changes_nothing(job, prepared, undisturbed, tmp_path, order):
+    expected, steps = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", order=order, log=str(tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text(encoding="utf-8").splitlines() != steps, "the order was meant to differ"
+    assert_same(files(tmp_path / "run"), expected, f"order {order}")
+
+
+def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run") == 0
+    before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")}
+    assert job(tmp_path / "run", log=str(tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text().split() == ["replace", "config.yaml"]
+    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
+
+
+# Prompts by a fixed model are made in a process of their own; those of iteration 3 build on those of iteration 2.
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"prompts.writer": "sft"}, "iteration_2/1_prompts.jsonl"),
+        ({"iteration": 3}, "iteration_3/1_prompts.jsonl"),
+        ({"iteration": 3}, "iteration_3/3_judgements.jsonl"),
+    ],
+)
+def test_killed_under_other_options(job, prepared, tmp_path, options, name):
+    for root in ("whole", "killed"):
+        shutil.copytree(prepared, tmp_path / root)
+    assert job(tmp_path / "whole", options=options, log=str(tmp_path / "log")) == 0
+    steps = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
+    kill = {"at": writes[len(writes) // 2], "when": "half"}
+    assert job(tmp_path / "killed", options=options, kill=kill) == -signal.SIGKILL
+    assert job(tmp_path / "killed", options=options, order=5) == 0
+    assert_same(files(tmp_path / "killed"), files(tmp_path / "whole"), f"killed in {name}")

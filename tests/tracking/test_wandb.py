@@ -1,0 +1,503 @@
+"""The W&B tracker for real, offline: what it leaves in the .wandb file, and that nothing it meets stops a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record
+
+from srlm.config import Config, Tracker, TrackingConfig, to_dict
+from srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from srlm.tracking import NoTracker, open_tracker
+from srlm.tracking import wandb as tracking
+from srlm.tracking.wandb import TEXT_LIMIT, WandbTracker, feedback_metrics, measure_metrics
+from srlm.workspace import Stage, Workspace
+
+KEY = "0123456789abcdef" * 2 + "01234567"  # has the length of a key, belongs to nobody
+VARIABLES = (
+    "WANDB_DATA_DIR",
+    "WANDB_CACHE_DIR",
+    "WANDB_SILENT",
+    "WANDB_ERROR_REPORTING",
+)  # those that the tracker sets
+LONG = "<b>long</b> " * 400
+
+PROMPTS = [
+    Prompt("t2/p0", "Why is the sky blue?", ()),
+    Prompt("t2/p1", LONG, ()),
+    Prompt("t2/p2", "?", (), "too short"),
+]
+CANDIDATES = [
+    Candidate("t2/p0/c0", "t2/p0", "Rayleigh scattering", 4, False),
+    Candidate("t2/p0/c1", "t2/p0", "Blue paint", 2, True),
+    Candidate("t2/p1/c0", "t2/p1", "<script>alert(1)</script>", 6, False),
+    Candidate("t2/p1/c1", "t2/p1", "No.", 4, False),
+]
+JUDGEMENTS = [
+    Judgement("t2/p0/c0/j0", "t2/p0/c0", "Score: 5", 5.0),
+    Judgement("t2/p0/c0/j1", "t2/p0/c0", "Score: 4", 4.0),
+    Judgement("t2/p0/c1/j0", "t2/p0/c1", "Score: 1", 1.0),
+    Judgement("t2/p0/c1/j1", "t2/p0/c1", "well", None, "no verdict"),
+    Judgement("t2/p1/c0/j0", "t2/p1/c0", "Score: 5", 5.0),
+    Judgement("t2/p1/c1/j0", "t2/p1/c1", "Score: 5", 5.0),
+]
+PAIRS = [
+    PreferencePair("t2/p0", "Why?", "Rayleigh scattering", "Blue paint", "t2/p0/c0", "t2/p0/c1", 4.5, 1.0),
+]
+MEASURES: dict[str, Any] = {
+    "iteration": 2,
+    "judge": {
+        "pairwise_accuracy": {"value": 0.75, "low": 0.5, "high": 0.9, "n": 12},
+        "spearman": {"value": None, "low": None, "high": None, "n": 0},
+    },
+    "head_to_head": {"win": {"value": 0.5, "low": None, "high": None, "n": 1}},
+    "head_to_head_judge": "M1",
+}
+ROWS = [{"step": 1, "loss": 0.69, "rewards/chosen": 0.0}, {"step": 2, "loss": 0.5, "rewards/chosen": 0.1}]
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a .wandb file: 7 bytes of header, then LevelDB's log format in blocks of 32 KiB."""
+    data, position, whole, records = path.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(whole))
+            whole = b""
+    return records
+
+
+def run_files(workspace: Workspace) -> list[Path]:
+    """The .wandb files, complete: W&B writes them in a process of its own."""
+    wandb.teardown()
+    return sorted((workspace.root / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+@dataclass
+class Left:
+    """What a tracked run left."""
+
+    folder: Path
+    workspace: Workspace
+    config: Config
+    records: list[Record]
+    said: list[str] = field(default_factory=list)
+
+    def history(self) -> dict[str, list[tuple[float, Any]]]:
+        """Metric -> (its step, its value), in the order they were logged."""
+        found: dict[str, list[tuple[float, Any]]] = {}
+        for record in self.records:
+            if record.HasField("history"):
+                row = {i.nested_key[0]: i.value_json for i in record.history.item if len(i.nested_key) == 1}
+                for name, value in row.items():
+                    step = row.get("iteration", row.get(f"{name.split('/')[0]}/step", "-1"))
+                    found.setdefault(name, []).append((json.loads(step), json.loads(value)))
+        return found
+
+    def artifacts(self) -> dict[str, Any]:
+        return {record.artifact.name: record.artifact for record in self.records if record.HasField("artifact")}
+
+    def table(self, name: str) -> dict[str, Any]:
+        (path,) = (self.folder / "runs").rglob(f"media/table/samples/{name}_*.table.json")
+        return dict(json.loads(path.read_text()))
+
+
+def environment(patch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """No account, no home that can be written to; returns the list that what the user is told goes to."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    for name in VARIABLES:  # noted, so that what the tracker sets is taken back
+        patch.setenv(name, "x")
+        os.environ.pop(name)
+    home = folder / "home"
+    home.write_text("a file, no folder")
+    patch.setenv("HOME", str(home))
+    patch.setenv("NETRC", str(folder / "netrc"))
+    patch.chdir(folder)
+    said: list[str] = []
+    patch.setattr(tracking, "say", said.append)
+    return said
+
+
+def make(folder: Path, name: str = "tiny-seed=3", **options: Any) -> tuple[Config, Workspace]:
+    config = Config(name=name, runs_dir=str(folder / "runs"), seed=3, tracking=TrackingConfig(**options))
+    workspace = Workspace.of(config)
+    workspace.update_run(name=name, version="0.1", python="3.11", packages={"trl": "1.16"}, machine={"gpus": []})
+    return config, workspace
+
+
+def finished(workspace: Workspace, folder: Path, name: str, output: str, counts: dict[str, Any]) -> Stage:
+    """A stage that is done; an output without an ending is a model's folder."""
+    stage = Stage(workspace, folder, name, [output], {})
+    stage.begin()
+    place = folder / output
+    (place if "." not in output else place.parent).mkdir(parents=True, exist_ok=True)
+    (place if "." in output else place / "model.safetensors").write_text('{"id": "a"}\n')
+    stage.done({"iteration_2/3_judgements.jsonl": "abc"}, counts, tokens=100)
+    return stage
+
+
+def track(tracker: Any, workspace: Workspace, failed: bool = False) -> None:
+    """All that a loop tells."""
+    tracker.stage(finished(workspace, workspace.seeds, "seeds", "ift.jsonl", {"ift": 3}))
+    counts = {"prompts": 2, "pairs": 1, "dropped": {"all scores equal": 1}, "note": "text"}
+    tracker.stage(finished(workspace, workspace.iteration(2), "pairs", "4_pairs.jsonl", counts))
+    tracker.feedback(2, PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
+    tracker.training("sft", 1, ROWS)
+    tracker.training("preference", 2, ROWS)
+    tracker.stage(finished(workspace, workspace.iteration(2), "preference", "model", {"pairs": 1}))
+    tracker.measures(2, MEASURES)
+    tracker.close(failed)
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+    """One tracked run: offline by its options, with a key in the environment."""
+    folder = tmp_path_factory.mktemp("tracked")
+    with pytest.MonkeyPatch.context() as patch:
+        said = environment(patch, folder)
+        patch.setenv("WANDB_API_KEY", KEY)
+        config, workspace = make(folder, mode="offline", sample_rows=2)
+        track(WandbTracker(config, workspace), workspace, failed=True)
+        (file,) = run_files(workspace)
+        yield Left(folder, workspace, config, read(file), said)
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    yield environment(monkeypatch, tmp_path)
+    wandb.teardown()
+
+
+def test_run_and_config(left: Left) -> None:
+    (run,) = [record.run for record in left.records if record.HasField("run")]
+    assert run.run_id == left.workspace.run()["wandb_id"]
+    assert run.run_id.startswith("tiny-seed-3-")
+    assert (run.display_name, run.project, run.run_group) == ("tiny-seed=3", "srlm", "tiny")
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert config.items() >= to_dict(left.config).items()
+    assert config["packages"] == {"trl": "1.16"}
+    assert not run.git.ByteSize()
+    (line,) = left.said
+    assert "offline" in line
+    assert "wandb sync" in line
+    (exit_code,) = [record.exit.exit_code for record in left.records if record.HasField("exit")]
+    assert exit_code == 1
+
+
+def test_step_metrics(left: Left) -> None:
+    metrics = [record.metric for record in left.records if record.HasField("metric")]
+    steps = {metric.glob_name: metric.step_metric for metric in metrics if metric.glob_name}
+    iterations = {f"{part}/*": "iteration" for part in tracking.PARTS}
+    assert steps == iterations | {"sft/*": "sft/step", "dpo_2/*": "dpo_2/step"}
+    assert {metric.name for metric in metrics if metric.name} >= {"iteration", "sft/step", "dpo_2/step"}
+    # W&B's `*` stops at a slash: a name with two would get no step metric.
+    assert all(name.count("/") <= 1 for name in left.history())
+
+
+def test_history(left: Left) -> None:
+    history = left.history()
+    assert history["judge/pairwise_accuracy"] == [(2, 0.75)]
+    assert history["judge/pairwise_accuracy_low"] == [(2, 0.5)]
+    assert history["judge/pairwise_accuracy_high"] == [(2, 0.9)]
+    assert history["judge/pairwise_accuracy_n"] == [(2, 12)]
+    assert history["head_to_head/win"] == [(2, 0.5)]
+    assert "judge/spearman" not in history
+    assert history["sft/loss"] == [(1, 0.69), (2, 0.5)]
+    assert history["dpo_2/rewards_chosen"] == [(1, 0.0), (2, 0.1)]
+    assert history["stage/seeds_ift"] == [(0, 3)]
+    assert history["stage/pairs_dropped_all_scores_equal"] == [(2, 1)]
+    assert history["stage/preference_tokens"] == [(2, 100)]
+    assert "stage/preference_seconds" in history
+    assert "stage/pairs_note" not in history
+    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS, 5)
+    assert {name: history[name] for name in told} == {name: [(2, value)] for name, value in told.items()}
+
+
+def test_score_histogram_counts_each_score(left: Left) -> None:
+    items = [item for record in left.records for item in record.history.item]
+    parts = {i.nested_key[1]: json.loads(i.value_json) for i in items if i.nested_key[0] == "feedback/scores"}
+    assert parts["_type"] == "histogram"
+    assert parts["values"] == [0, 1, 0, 0, 1, 3]
+    assert parts["bins"] == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+def test_tables_hold_plain_cut_samples(left: Left) -> None:
+    tables = {name: left.table(name) for name in ("prompts", "candidates", "judgements", "pairs")}
+    assert {name: len(table["data"]) for name, table in tables.items()} == {
+        "prompts": 2,
+        "candidates": 2,
+        "judgements": 2,
+        "pairs": 1,
+    }
+    assert tables["candidates"]["columns"] == ["iteration", "id", "text", "tokens", "truncated", "mean_score"]
+    assert tables["pairs"]["data"] == [[2, "t2/p0", "Why?", "Rayleigh scattering", "Blue paint", 4.5, 1.0]]
+    means = {"t2/p0/c0": 4.5, "t2/p0/c1": 1.0, "t2/p1/c0": 5.0, "t2/p1/c1": 5.0}
+    assert all(row[-1] == means[row[1]] for row in tables["candidates"]["data"])
+    cells = [cell for table in tables.values() for row in table["data"] for cell in row]
+    assert all(isinstance(cell, str | int | float | None) for cell in cells)  # no HTML object, whatever a text says
+    assert all(len(cell) <= TEXT_LIMIT for cell in cells if isinstance(cell, str))
+    assert tracking._cell(PROMPTS[1], "text", {}) == LONG[: TEXT_LIMIT - 1] + "…"
+    logged = sorted(artifact.name for artifact in left.artifacts().values() if artifact.type == "run_table")
+    assert [name.split("-samples")[1].split("-")[0] for name in logged] == sorted(tables)
+
+
+def test_artifacts_tell_the_lineage(left: Left) -> None:
+    artifacts = left.artifacts()
+    seeds, pairs = artifacts["tiny-seed-3-seeds-seeds"], artifacts["tiny-seed-3-iteration_2-pairs"]
+    model = artifacts["tiny-seed-3-iteration_2-preference"]
+    assert (seeds.type, pairs.type, model.type) == ("data", "data", "model")
+    (file,) = pairs.manifest.contents
+    assert file.path == "4_pairs.jsonl"
+    assert Path(file.local_path) == left.workspace.iteration(2) / "4_pairs.jsonl"  # sent from where it lies
+    metadata = json.loads(model.metadata)
+    assert metadata["stage"] == "iteration_2/preference"
+    assert metadata["inputs"] == {"iteration_2/3_judgements.jsonl": "abc"}
+    assert metadata["outputs"] == {
+        "iteration_2/model": left.workspace.fingerprint(left.workspace.iteration(2) / "model")
+    }
+    entries = {entry.path: entry for entry in model.manifest.contents}
+    assert set(entries) == {"model/model.safetensors", "preference.json"}
+    weights = entries["model/model.safetensors"]
+    assert weights.ref == (left.workspace.iteration(2) / "model" / "model.safetensors").as_uri()
+    assert not weights.local_path  # by reference: not copied, not sent
+    assert not any(str(left.folder) in name for name in artifacts)
+
+
+def test_no_key_on_disk(left: Left) -> None:
+    files = [path for path in left.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_all_files_lie_in_the_run(left: Left) -> None:
+    assert {path.name for path in left.folder.iterdir()} == {"home", "runs"}
+    assert (left.folder / "home").is_file()
+
+
+def test_resumed_run_is_the_same_run(tmp_path: Path, said: list[str]) -> None:
+    config, workspace = make(tmp_path, mode="offline")
+    for t in (1, 2):
+        config.iteration = t
+        tracker = open_tracker(config, workspace)
+        assert isinstance(tracker, WandbTracker)
+        tracker.measures(t, MEASURES)
+        tracker.close(False)
+    runs = [record.run for file in run_files(workspace) for record in read(file) if record.HasField("run")]
+    assert [run.run_id for run in runs] == [workspace.run()["wandb_id"]] * 2
+    assert all(run.resume for run in runs)
+    assert len(said) == 2  # where to find it, each time
+
+
+def test_another_run_of_that_name_is_another(tmp_path: Path, said: list[str]) -> None:
+    ids = set()
+    for place in ("here", "there"):
+        config, workspace = make(tmp_path / place, name="default", mode="offline")
+        WandbTracker(config, workspace).close(False)
+        ids.add(workspace.run()["wandb_id"])
+    assert len(ids) == 2
+
+
+def test_no_samples_and_no_artifacts(tmp_path: Path, said: list[str]) -> None:
+    config, workspace = make(tmp_path, mode="offline", sample_rows=0, artifacts=False)
+    tracker = WandbTracker(config, workspace)
+    track(tracker, workspace)
+    assert not tracker.off
+    left = Left(tmp_path, workspace, config, read(run_files(workspace)[0]))
+    assert left.artifacts() == {}
+    assert left.history()["feedback/pairs"] == [(2, 1)]
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise RuntimeError("disk on fire\nand a long story")
+
+
+@pytest.mark.parametrize(
+    "part", ["init", "Run.log", "Run.log_artifact", "Run.define_metric", "Run.finish", "Artifact.add_file"]
+)
+def test_a_broken_wandb_is_told_once(
+    part: str, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"wandb.{part}", broken)
+    config, workspace = make(tmp_path, mode="offline")
+    track(WandbTracker(config, workspace), workspace)
+    told = [line for line in said if "off for the rest" in line]
+    assert told == [
+        f"W&B: RuntimeError: disk on fire. Tracking is off for the rest; the run goes on in {workspace.root}."
+    ]
+
+
+def test_without_wandb(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", None)
+        config, workspace = make(tmp_path)
+        track(WandbTracker(config, workspace), workspace)
+    (line,) = said
+    assert "wandb" in line
+    assert "off for the rest" in line
+
+
+class Online:
+    """Stands where a run on a server would be."""
+
+    url = "https://example.org/srlm/runs/1"
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.logged.append(row)
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+@pytest.fixture
+def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modes that `wandb.init` was called with; it opens nothing."""
+    asked: list[str] = []
+
+    def init(mode: str, **_: Any) -> Online:
+        asked.append(mode)
+        return Online()
+
+    monkeypatch.setattr(wandb, "init", init)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "variable", "mode"),
+    [
+        ("auto", "", "", "offline"),
+        ("auto", "environment", "", "online"),
+        ("auto", "netrc", "", "online"),
+        ("online", "", "", "offline"),  # and no question at the terminal
+        ("online", "environment", "", "online"),
+        ("offline", "environment", "", "offline"),
+        ("offline", "environment", "online", "online"),
+        ("online", "environment", "offline", "offline"),
+        ("online", "environment", "disabled", None),
+        ("auto", "malformed", "", "offline"),
+    ],
+)
+def test_mode(
+    option: str,
+    key: str,
+    variable: str,
+    mode: str | None,
+    tmp_path: Path,
+    said: list[str],
+    modes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if key in ("environment", "malformed"):
+        monkeypatch.setenv("WANDB_API_KEY", KEY if key == "environment" else "short")
+    if key == "netrc":
+        (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
+        monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    config, workspace = make(tmp_path, mode=option)
+    WandbTracker(config, workspace).close(False)
+    assert modes == ([mode] if mode else [])
+    assert ("wandb_id" in workspace.run()) == bool(mode)
+    assert KEY not in "".join([*said, *capfd.readouterr()])
+    assert not any("off for the rest" in line for line in said)
+    assert bool(said) == bool(mode)
+
+
+def test_no_server_means_offline(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(tracking, "SECONDS", 2.0)
+    config, workspace = make(tmp_path)
+    track(WandbTracker(config, workspace), workspace)
+    assert len(said) == 2
+    assert "CommError" in said[0]
+    assert "offline" in said[1]
+    (file,) = run_files(workspace)
+    assert any(record.HasField("history") for record in read(file))
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_samples_depend_on_seed_and_iteration_alone(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Online()
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    prompts = [Prompt(f"t2/p{i}", "Why?", ()) for i in range(100)]
+    for name, t in (("one", 2), ("two", 2), ("three", 3)):
+        config, workspace = make(tmp_path, name, mode="offline", sample_rows=5)
+        WandbTracker(config, workspace).feedback(t, prompts, [], [], [])
+    one, two, three = ([row[1] for row in logged["samples/prompts"].data] for logged in run.logged)
+    assert one == two == sorted(one, key=lambda id_: int(id_[4:]))
+    assert len(set(one)) == 5
+    assert one != three
+
+
+def test_no_tracker() -> None:
+    config = Config(tracking=TrackingConfig(tracker=Tracker.none))
+    assert isinstance(open_tracker(config, Workspace.of(config)), NoTracker)
+
+
+def test_feedback_metrics() -> None:
+    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS, 5)
+    expected = {
+        "prompts_accepted": 2,
+        "prompts_rejected": 1,
+        "prompts_rejected_too_short": 1,
+        "candidates": 4,
+        "judgements": 6,
+        "pairs": 1,
+        "candidate_truncated_share": 0.25,
+        "candidate_tokens_mean": 4.0,
+        "judgement_valid_share": 5 / 6,
+        "score_mean": 4.0,
+        "top_score_share": 0.6,
+        "tie_share": 0.5,  # of two pairs of candidates the one of p1
+        "gap_mean": 3.5,
+        "chosen_characters_mean": 19,
+        "rejected_characters_mean": 10,
+        "chosen_to_rejected_length": 1.9,
+        "score_entropy_bits": 1.3709505944546687,  # of 1/5, 1/5, 3/5
+    }
+    assert {name: told[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
+
+
+def test_feedback_metrics_of_nothing() -> None:
+    told = feedback_metrics([], [], [], [], 5)
+    assert set(told.values()) == {0}
+    unparsable = [Judgement("a/j0", "a", "", None, "no verdict")]
+    assert feedback_metrics([], [Candidate("a", "p", "", 1, False)], unparsable, [], 5)["feedback/judgements"] == 1
+
+
+def test_measure_metrics_leaves_out_the_undefined() -> None:
+    assert measure_metrics(MEASURES) == {
+        "judge/pairwise_accuracy": 0.75,
+        "judge/pairwise_accuracy_low": 0.5,
+        "judge/pairwise_accuracy_high": 0.9,
+        "judge/pairwise_accuracy_n": 12,
+        "judge/spearman_n": 0,
+        "head_to_head/win": 0.5,
+        "head_to_head/win_n": 1,
+    }
