@@ -107,6 +107,9 @@ def run_worker(
         if worker.stdin:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
+    with (workspace.logs / "workers.jsonl").open("a", encoding="utf-8") as file:
+        row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
+        file.write(json.dumps(row) + "\n")
     try:
         if code == 0:
             return

@@ -54,4 +54,4 @@ class OrderedEngine:
                 if answer in content:
                     return f"{words}\nScore: {score}"
             return draw.choice([f"{words}\nScore: {draw.randrange(6)}"] * 5 + [f"{words}, 说不准。"])
-        return f"{words}\n\n“{words[:9]}” — 好的 🙂\t{draw.random()}"
+        return f"{words}\n\n“{words[:9]}” — 好的 🙂\u2028\x85\t{draw.random()}"
