@@ -131,6 +131,7 @@ class Comparison:
     text: str  # the judge's completion
     winner: str | None  # "first" or "second" model of the match (not position); None where unparsable
     problem: str = ""
+    margin: float | None = None  # log-odds of the answer shown as A over the one shown as B, where the engine can tell
 
 
 def to_json(record: Any) -> str:

@@ -30,7 +30,12 @@ _ROWS = {
         "commonest_score_share": ("commonest score, %", 100),
     },
     "answers": {"mean_characters": ("mean length, characters", 1), "truncated": ("cut off by the limit, %", 100)},
-    "head_to_head": {"win": ("wins, %", 100), "tie": ("ties, %", 100), "loss": ("losses, %", 100)},
+    "head_to_head": {
+        "win": ("wins, %", 100),
+        "tie": ("ties, %", 100),
+        "loss": ("losses, %", 100),
+        "shown_first_wins": ("verdicts for the one shown first, %", 100),
+    },
 }
 
 

@@ -52,7 +52,7 @@ class Fate:
 
     def __init__(self, root: Path, log: str | None, kill: Mapping[str, Any] | None):
         self.root, self.kill, self.count = root, kill, 0
-        self.log = open(log, "w", encoding="utf-8") if log else None
+        self.log = Path(log).open("w", encoding="utf-8") if log else None
         self._write, self._replace = os.write, os.replace
         os.write, os.replace = self.write, self.replace
         os.fsync = lambda fd: None  # a killed process's bytes stay without it; it would take most of the time

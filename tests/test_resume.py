@@ -148,7 +148,7 @@ def test_manifests_are_written_last(undisturbed):
 
 
 def points(steps: list[str], name: str) -> list[tuple[int, str]]:
-    """Where to die in the writing of a file: twice within a line, and after its last one or before it is put in order."""
+    """Where to die in the writing of a file: twice within a line, then after the last or before all are put in order."""
     writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
     moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
     assert len(moves) == 1
@@ -181,7 +181,7 @@ def test_killed_about_a_manifest(job, prepared, undisturbed, tmp_path, name, whe
 
 
 def test_killed_again_and_again(job, prepared, undisturbed, tmp_path):
-    """Each attempt dies in the middle of its twelfth write or so, as on a machine that is taken away every few minutes."""
+    """Each attempt dies at its twelfth write or so, as on a machine that is taken away every few minutes."""
     expected, _ = undisturbed
     shutil.copytree(prepared, tmp_path / "run")
     ends = [-signal.SIGKILL]

@@ -145,9 +145,10 @@ def test_finish_is_atomic(tmp_path, monkeypatch, call):
     path = tmp_path / "answers.jsonl"
     file = RecordFile(path, Answer)
     file.append(row("b"), row("a"))
-    with monkeypatch.context() as patch, pytest.raises(RunFolderError, match=ADVICE):
+    with monkeypatch.context() as patch:
         patch.setattr(os, call, no_space)
-        file.finish()
+        with pytest.raises(RunFolderError, match=ADVICE):
+            file.finish()
     assert path.read_bytes() == line("b") + line("a")
     assert os.listdir(tmp_path) == ["answers.jsonl"]
     assert RecordFile(path, Answer).finish() == [row("a"), row("b")]
@@ -329,7 +330,12 @@ def test_stage_from_untouched_to_complete(tmp_path):
     assert stage_of(tmp_path).complete({"iteration_2/2_candidates.jsonl": "1234"})
     read = stage_of(tmp_path).manifest()
     assert read == written
-    assert (read.stage, read.options, read.counts, read.tokens) == ("iteration_2/judgements", OPTIONS, {"judgements": 1}, 12)
+    assert (read.stage, read.options, read.counts, read.tokens) == (
+        "iteration_2/judgements",
+        OPTIONS,
+        {"judgements": 1},
+        12,
+    )
     assert read.inputs == {"iteration_2/2_candidates.jsonl": "1234"}
     assert stage_of(tmp_path).fingerprints() == {
         "iteration_2/3_judgements.jsonl": "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
@@ -466,7 +472,11 @@ with Workspace(Path(sys.argv[1])).lock():
 def test_lock_keeps_a_second_process_out_until_the_first_is_gone(tmp_path):
     run = Workspace(tmp_path / "run")
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(run.root)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(run.root)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert holder.stdout
@@ -515,7 +525,9 @@ def test_derived_seeds_are_fixed():
 
 
 def test_derived_seeds_depend_on_their_parts_alone():
-    parts = [(seed, stage, f"t{t}/p{n:05d}") for seed in (0, 1) for stage in ("a", "b") for t in (2, 3) for n in range(50)]
+    parts = [
+        (seed, stage, f"t{t}/p{n:05d}") for seed in (0, 1) for stage in ("a", "b") for t in (2, 3) for n in range(50)
+    ]
     seeds = {part: derive_seed(*part) for part in parts}
     random.seed(5)
     shuffled = random.Random(1).sample(parts, len(parts))

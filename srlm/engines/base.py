@@ -36,6 +36,7 @@ class Completion:
     tokens: int  # generated
     truncated: bool  # ended by max_new_tokens
     prompt_tokens: int = 0
+    choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
 
 
 class Engine(Protocol):

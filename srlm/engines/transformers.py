@@ -47,6 +47,7 @@ class SeededSampling(LogitsProcessor):
 
     def __init__(self, rows: Sequence[tuple[Sampling, list[int], torch.Generator]]):
         self.rows = rows
+        self.choice_logprobs: dict[int, tuple[float, ...]] = {}  # row -> of its allowed tokens, at the first step
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores: (batch, vocabulary) logits -> the same shape, -inf everywhere but at the drawn token."""
@@ -54,6 +55,8 @@ class SeededSampling(LogitsProcessor):
         for row, (sampling, allowed, generator) in enumerate(self.rows):
             logits = scores[row].float()
             if allowed:
+                told = torch.log_softmax(logits, dim=-1)[allowed].tolist()
+                self.choice_logprobs.setdefault(row, tuple(told))
                 masked = torch.full_like(logits, float("-inf"))
                 masked[allowed] = logits[allowed]
                 logits = masked
@@ -111,7 +114,7 @@ class TransformersEngine:
         while True:
             batch = [await self._queue.get()]
             await asyncio.sleep(0.01)  # let those that were sent together arrive together
-            others = []
+            others: list[_Request] = []
             while not self._queue.empty() and sum(r.sampling.n for r in batch) < self.max_concurrent:
                 request = self._queue.get_nowait()
                 (batch if _alike(request, batch[0]) else others).append(request)
@@ -152,11 +155,15 @@ class TransformersEngine:
         )
         results: dict[int, list[Completion]] = {id(request): [] for request in batch}
         width = inputs["input_ids"].shape[1]
-        for (request, _), limit, ids in zip(rows, limits, output[:, width:].tolist(), strict=True):
-            results[id(request)].append(self._completion(request, ids[:limit], limit))
+        for row, ids in enumerate(output[:, width:].tolist()):
+            request, limit = rows[row][0], limits[row]
+            choices = sampling.choice_logprobs.get(row, ())
+            results[id(request)].append(self._completion(request, ids[:limit], limit, choices))
         return [results[id(request)] for request in batch]
 
-    def _completion(self, request: _Request, ids: list[int], limit: int) -> Completion:
+    def _completion(
+        self, request: _Request, ids: list[int], limit: int, choice_logprobs: tuple[float, ...]
+    ) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self._end), None)
         kept = ids if end is None else ids[:end]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
@@ -166,6 +173,7 @@ class TransformersEngine:
             tokens=len(kept) + (end is not None),
             truncated=end is None and cut is None and len(ids) == limit and not request.allowed,
             prompt_tokens=len(request.ids),
+            choice_logprobs=choice_logprobs,
         )
 
     async def close(self) -> None:

@@ -106,6 +106,7 @@ class _VllmEngine:
             seed=sampling.seed,
             stop=list(sampling.stop) or None,
             allowed_token_ids=allowed or None,
+            logprob_token_ids=allowed or None,
         )
         self._requests += 1
         output = await self._run(str(self._requests), TokensPrompt(prompt_token_ids=ids), params)
@@ -115,6 +116,7 @@ class _VllmEngine:
                 tokens=len(one.token_ids),
                 truncated=one.finish_reason == "length" and not allowed,
                 prompt_tokens=len(ids),
+                choice_logprobs=tuple(one.logprobs[0][token].logprob for token in allowed),
             )
             for one in sorted(output.outputs, key=lambda one: one.index)
         ]

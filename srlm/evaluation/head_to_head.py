@@ -1,13 +1,15 @@
 """Head to head: two models' answers to the same prompts, judged in both orders by one fixed judge.
 
 As in the paper (section 3.3.1) a prompt is won only if both orders say so; disagreement is a tie. Changed from the
-paper: the judge's verdict is a single letter; an engine with token choices takes the likelier of A and B, so that a
-small judge always decides.
+paper: the judge's verdict is a single letter, and where the engine tells the letters' probabilities, each order's
+verdict is taken against the judge's own leaning to A or B, its mean log-odds over the whole match ("batch calibration",
+arXiv 2309.17249): a small judge says A whatever is shown, and all would be ties. The raw letter is kept.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from srlm.config import EvaluationConfig
 from srlm.engines.base import Engine, Sampling
@@ -46,4 +48,27 @@ async def compare(engine: Engine, template: Template, first: Answer, second: Ans
     letter = parse_letter(completion.text)
     winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
     problem = "" if winner else "no verdict"
-    return Comparison(f"{first.id}/{order}", first.id, completion.text, winner, problem)
+    margin = None
+    if completion.choice_logprobs:
+        margin = completion.choice_logprobs[0] - completion.choice_logprobs[1]
+    return Comparison(f"{first.id}/{order}", first.id, completion.text, winner, problem, margin)
+
+
+def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
+    """The winner of each comparison, position leaning taken out where all margins are known.
+
+    With b the mean margin over all comparisons, the answer shown as A wins where its margin exceeds b, B's where it is
+    below; at b itself neither (None). Every prompt must be there in both orders, or b would mix the models' difference
+    into the leaning: with a comparison missing, or a margin unknown, the raw winners are returned.
+    """
+    orders = [comparison.id.rsplit("/", 1)[1] for comparison in comparisons]
+    margins = [comparison.margin for comparison in comparisons if comparison.margin is not None]
+    if len(margins) < len(comparisons) or orders.count("ab") != orders.count("ba") or not margins:
+        return [comparison.winner for comparison in comparisons]
+    leaning = sum(margins) / len(margins)
+    winners: list[str | None] = []
+    for order, margin in zip(orders, margins, strict=True):
+        shown_first = margin - leaning
+        ahead = shown_first if order == "ab" else -shown_first
+        winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
+    return winners

@@ -10,7 +10,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srlm.evaluation.measures import JudgedPrompt, Measure, difference, judge_measures, mean_measure, win_rate
+from srlm.evaluation.head_to_head import calibrated_winners
+from srlm.evaluation.measures import (
+    JudgedPrompt,
+    Measure,
+    difference,
+    judge_measures,
+    mean_measure,
+    ratio_measure,
+    win_rate,
+)
 from srlm.records import Answer, Comparison, Judgement, RankedPrompt
 from srlm.rubric import mean_score
 
@@ -72,12 +81,23 @@ def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
 
 
 def head_to_head_part(comparisons: Sequence[Comparison], resamples: int, seed: str) -> Part:
-    """Win, tie, loss and missing of the model against the one before; disagreement of the two orders is a tie."""
+    """Win, tie, loss and missing of the model against the one before; disagreement of the two orders is a tie.
+
+    Beside them: `shown_first_wins`, the share of verdicts, before calibration, for the answer shown first (A): 0.5 for
+    a judge that does not care for position.
+    """
     winners: dict[str, dict[str, str | None]] = defaultdict(dict)
-    for comparison in comparisons:
-        winners[comparison.prompt_id][comparison.id.rsplit("/", 1)[1]] = comparison.winner
+    for comparison, winner in zip(comparisons, calibrated_winners(comparisons), strict=True):
+        winners[comparison.prompt_id][comparison.id.rsplit("/", 1)[1]] = winner
     results = [(orders.get("ab"), orders.get("ba")) for orders in winners.values()]
-    return _plain(win_rate(results, resamples, seed))
+    shown_first: dict[str, list[bool]] = defaultdict(list)
+    for comparison in comparisons:
+        if comparison.winner is not None:
+            order = comparison.id.rsplit("/", 1)[1]
+            shown_first[comparison.prompt_id].append((comparison.winner == "first") == (order == "ab"))
+    wins, verdicts = [sum(v) for v in shown_first.values()], [len(v) for v in shown_first.values()]
+    first = ratio_measure(wins, verdicts, resamples, seed)
+    return _plain(win_rate(results, resamples, seed) | {"shown_first_wins": first})
 
 
 def _plain(measures: Mapping[str, Measure]) -> dict[str, Any]:

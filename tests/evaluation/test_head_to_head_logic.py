@@ -10,9 +10,9 @@ import pytest
 from srlm.config import EvaluationConfig
 from srlm.errors import ConfigError, EngineError
 from srlm.evaluation.answers import answer
-from srlm.evaluation.head_to_head import compare, load_template, parse_letter
+from srlm.evaluation.head_to_head import calibrated_winners, compare, load_template, parse_letter
 from srlm.evaluation.scorecard import head_to_head_part
-from srlm.records import Answer, SeedExample
+from srlm.records import Answer, Comparison, SeedExample
 from tests.helpers import ScriptedEngine, user
 
 TEMPLATE = load_template(EvaluationConfig())
@@ -20,6 +20,9 @@ TEMPLATE = load_template(EvaluationConfig())
 
 def answers(name: str, count: int = 5) -> list[Answer]:
     return [Answer(f"v{n}", f"question {n}", f"{name} says {n}", 3, False) for n in range(count)]
+
+
+SHARES = ("win", "tie", "loss", "missing")
 
 
 def match(judge, count: int = 5, scramble: int | None = None):
@@ -36,7 +39,9 @@ def match(judge, count: int = 5, scramble: int | None = None):
 
 
 def shares(comparisons) -> dict[str, float | None]:
-    return {name: measure["value"] for name, measure in head_to_head_part(comparisons, 100, "s").items()}
+    return {
+        name: measure["value"] for name, measure in head_to_head_part(comparisons, 100, "s").items() if name in SHARES
+    }
 
 
 def prefers(name: str):
@@ -173,3 +178,42 @@ def test_answer_seeds_are_the_same_for_every_model_and_differ_by_prompt_and_run(
     first, second, other = asked(prompts, 0), asked(shuffled, 0), asked(prompts, 1)
     assert first == second
     assert len(set(first.values()) | set(other.values())) == 10
+
+
+def comparisons_with(margins: dict[str, float]) -> list[Comparison]:
+    """Comparisons whose raw letter is A where the margin is above 0."""
+    made = []
+    for i, margin in margins.items():
+        winner = "first" if (margin > 0) == i.endswith("ab") else "second"
+        made.append(Comparison(i, i.split("/")[0], " A" if margin > 0 else " B", winner, "", margin))
+    return made
+
+
+def test_a_leaning_to_one_position_is_taken_out():
+    """The judge says A to everything (+3), and likes the first model a little (+0.5): ties before, wins after."""
+    leaning = comparisons_with({f"v{i}/{o}": 3 + (0.5 if o == "ab" else -0.5) for i in range(4) for o in ("ab", "ba")})
+    assert [c.winner for c in leaning] == ["first", "second"] * 4
+    assert calibrated_winners(leaning) == ["first", "first"] * 4
+    part = head_to_head_part(leaning, 100, "s")
+    assert (part["win"]["value"], part["shown_first_wins"]["value"]) == (1.0, 1.0)
+
+
+def test_calibration_leaves_an_unbiased_judge_alone():
+    fair = comparisons_with({"v0/ab": 2.0, "v0/ba": -2.0, "v1/ab": -1.0, "v1/ba": 1.0})
+    assert calibrated_winners(fair) == [c.winner for c in fair]
+
+
+def test_orders_that_disagree_stay_a_tie():
+    mixed = comparisons_with({"v0/ab": 2.0, "v0/ba": 1.5, "v1/ab": 0.2, "v1/ba": -0.2})
+    assert calibrated_winners(mixed)[:2] == ["first", "second"]
+
+
+def test_no_calibration_without_all_margins_or_both_orders():
+    some = comparisons_with({"v0/ab": 3.0, "v0/ba": 2.0, "v1/ab": 3.0})
+    assert calibrated_winners(some) == [c.winner for c in some]
+    unknown = [*some, Comparison("v1/ba", "v1", " A", "second")]
+    assert calibrated_winners(unknown) == [c.winner for c in unknown]
+
+
+def test_a_margin_at_the_leaning_itself_is_no_verdict():
+    assert calibrated_winners(comparisons_with({"v0/ab": 1.0, "v0/ba": 1.0})) == [None, None]

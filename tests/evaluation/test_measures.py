@@ -146,7 +146,12 @@ def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
     before = all_measures(prompts)
     after = all_measures([*prompts, judged((0, 1, 2), (None, None, None), (9, 8, 7))])
     changed = {name for name in NAMES if (before[name].value, before[name].n) != (after[name].value, after[name].n)}
-    assert changed == {"pair_coverage", "parse_rate", "longer_wins"}  # the last is about all pairs, judge or no judge
+    assert changed == {
+        "pair_coverage",
+        "pairwise_accuracy_all",
+        "parse_rate",
+        "longer_wins",
+    }  # the last is about all pairs, judge or no judge
 
 
 def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
@@ -170,7 +175,7 @@ def test_all_missing() -> None:
     assert (result["pair_coverage"].value, result["pair_coverage"].n) == (0, 2)
     assert (result["parse_rate"].value, result["parse_rate"].n) == (0, 4)
     assert (result["longer_wins"].value, result["longer_wins"].n) == (0, 2)
-    for name in NAMES - {"pair_coverage", "parse_rate", "longer_wins"}:
+    for name in NAMES - {"pair_coverage", "pairwise_accuracy_all", "parse_rate", "longer_wins"}:
         assert result[name] == Measure(None, None, None, 0), name
 
 
@@ -178,6 +183,7 @@ def test_a_judge_that_ties_everything() -> None:
     result = all_measures([judged((0, 1, 2), (5, 5, 5))] * 4)
     assert {name: result[name].value for name in NAMES} == {
         "pairwise_accuracy": 0.5,
+        "pairwise_accuracy_all": 0.5,
         "five_best": pytest.approx(1 / 3),
         "exact_match": 0,
         "spearman": None,

@@ -85,7 +85,9 @@ def test_gains_are_differences_to_the_model_before():
     better = judged({f"e{n}": [[5.0], [1.0]] for n in range(4)})
     worse = judged({f"e{n}": [[5.0], [1.0]] if n < 1 else [[1.0], [5.0]] for n in range(4)})
     part = measured(rows, better, worse)
-    assert {name for name in part if name.endswith("_gain")} == {f"{name}_gain" for name in PAPER_MEASURES}
+    assert {name for name in part if name.endswith("_gain")} == {
+        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_all")
+    }
     assert value(part, "pairwise_accuracy_gain") == pytest.approx(1 - 1 / 4)
     assert value(part, "five_best_gain") == pytest.approx(1 - 1 / 4)
     assert value(part, "exact_match_gain") == pytest.approx(1 - 1 / 4)
@@ -155,8 +157,15 @@ def test_head_to_head():
         "tie": pytest.approx(2 / 5),
         "loss": pytest.approx(1 / 5),
         "missing": pytest.approx(3 / 8),
+        "shown_first_wins": pytest.approx(5 / 12),
     }
-    assert {name: m["n"] for name, m in part.items()} == {"win": 5, "tie": 5, "loss": 5, "missing": 8}
+    assert {name: m["n"] for name, m in part.items()} == {
+        "win": 5,
+        "tie": 5,
+        "loss": 5,
+        "missing": 8,
+        "shown_first_wins": 12,
+    }
 
 
 def test_head_to_head_with_one_order_alone_is_missing():
