@@ -23,7 +23,7 @@ from srlm import errors
 from srlm.config import TrainConfig
 from srlm.workspace import Workspace, write_atomic
 
-# stage -> module:function(workspace, iteration)
+# stage -> module:function(workspace, iteration); one of your own is given as module:function itself
 WORKERS = {
     "base_model": "srlm.models:base_model_worker",
     "sft_baseline": "srlm.training.sft:sft_baseline_worker",
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
     stage, root, iteration, report = arguments
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        module, function = WORKERS[stage].split(":")
+        module, function = WORKERS.get(stage, stage).split(":")
         getattr(importlib.import_module(module), function)(Workspace(Path(root)), int(iteration))
     except KeyboardInterrupt:
         return 130

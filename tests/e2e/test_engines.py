@@ -63,6 +63,43 @@ def test_a_text_depends_on_its_request_and_seed_alone(kind: EngineKind) -> None:
     assert len({c.text for c in together[0]}) > 1
 
 
+@needs_vllm
+def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU: AsyncLLM, its scheduler in another process."""
+    from srlm.engines import vllm
+
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    model = resolve(ModelConfig(name="tiny-random"))
+    sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
+    config = Config().engine
+    config.max_model_len = 512
+
+    async def go() -> list[list[Completion]]:
+        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), load_tokenizer(model), 512)
+        chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        try:
+            return list(await asyncio.gather(*(engine.generate(chat, sampling) for chat in chats)))
+        finally:
+            await engine.close()
+
+    other = asyncio.run(go())
+    here = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
+    assert [[c.text for c in one] for one in other] == [[c.text for c in one] for one in here]
+
+
+@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
+def test_engines_tell_the_choices_probabilities(kind: EngineKind) -> None:
+    """The likelier choice is the one that is written, and both engines say how likely each is."""
+    model = resolve(ModelConfig(name="tiny-random"))
+    told = asyncio.run(ask(kind, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
+    reference = asyncio.run(ask(EngineKind.transformers, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
+    for [one], [expected] in zip(told, reference, strict=True):
+        assert one.choice_logprobs == pytest.approx(expected.choice_logprobs, abs=1e-3)
+        assert one.text == "AB"[one.choice_logprobs.index(max(one.choice_logprobs))]
+
+
 def test_choices_stops_and_limits_with_transformers() -> None:
     async def go() -> None:
         config = Config()
