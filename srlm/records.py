@@ -136,8 +136,7 @@ class Comparison:
 
 def to_json(record: Any) -> str:
     """A record as one line of JSON (no newline inside), keys in field order."""
-    line = json.dumps(dataclasses.asdict(record), ensure_ascii=False)
-    return line.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate, as a server may send, becomes "?"
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
 
 
 def from_json(cls: type[R], line: str) -> R:

@@ -306,7 +306,7 @@ async def judge_ranked(
         candidate = Candidate(f"{prompt.id}/a{place}", prompt.id, prompt.answers[place].text, 0, False)
         if all(f"{candidate.id}/j{j}" in store.records for j in range(count)):
             return
-        new = await judge(engine, template, config.judge, config.seed, prompt.prompt, candidate, count)
+        new = await judge(engine, template, config.judge, config.seed, prompt.prompt, candidate, count, priority=1)
         store.append(*new)
         tokens = sum(judgement.tokens for judgement in new)
         written += tokens

@@ -52,7 +52,7 @@ class Fate:
 
     def __init__(self, root: Path, log: str | None, kill: Mapping[str, Any] | None):
         self.root, self.kill, self.count = root, kill, 0
-        self.log = Path(log).open("w", encoding="utf-8") if log else None
+        self.log = Path(log) if log else None
         self._write, self._replace = os.write, os.replace
         os.write, os.replace = self.write, self.replace
         os.fsync = lambda fd: None  # a killed process's bytes stay without it; it would take most of the time
@@ -71,7 +71,8 @@ class Fate:
         when = self.kill["when"] if self.kill and self.kill["at"] == self.count else None
         self.count += 1
         if self.log:
-            print(kind, path.relative_to(self.root), file=self.log, flush=True)
+            with self.log.open("a", encoding="utf-8") as log:
+                print(kind, path.relative_to(self.root), file=log)
         if when == "half":
             assert half, "a move has no half"
             half()

@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 import pytest
 import yaml
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from srlm import config as config_module
@@ -275,6 +276,25 @@ def test_the_default_command_composes(tmp_path):
     assert config.name == "default"
     Workspace(tmp_path).save_config(config)
     assert Workspace(tmp_path).config() == config
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("cuont=3", "prompts.cuont=3", "promts.count=3", "prompts=nothing", "experiment=nothing"),
+        *("prompts.count=many", "prompts.count=2.5", "prompts.count=null", "engine.kind=llama", "judge.top_p=[0.9]"),
+        # Hydra's own advice for a misspelt option is a "+" in front; it must not pass in silence either.
+        *("+cuont=3", "+prompts.cuont=3", "+promts.count=3", "++prompts.cuont=3"),
+    ],
+)
+def test_unknown_option_or_wrong_type_is_refused(override):
+    with pytest.raises((ConfigError, HydraException)) as caught:
+        compose(override)
+    assert override.lstrip("+").split("=")[0].split(".")[-1] in str(caught.value)
+
+
+def test_columns_of_a_source_can_be_given():
+    assert compose("+seeds.ift.columns.prompt=question").seeds.ift.columns == {"prompt": "question"}
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS, *STUDIES])

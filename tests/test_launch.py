@@ -35,12 +35,12 @@ def test_done(workspace: Workspace) -> None:
 
 
 def test_a_mendable_error_comes_back_as_itself(workspace: Workspace) -> None:
-    with pytest.raises(errors.SeedError, match="seeds.jsonl:3: mend this line"):
+    with pytest.raises(errors.SeedError, match=r"seeds\.jsonl:3: mend this line"):
         start(workspace, "user_error")
 
 
 def test_out_of_memory_says_what_to_lower(workspace: Workspace) -> None:
-    with pytest.raises(errors.EngineError, match="Memory ran out.*20.00 GiB.*engine.max_concurrent"):
+    with pytest.raises(errors.EngineError, match=r"Memory ran out.*20.00 GiB.*engine.max_concurrent"):
         start(workspace, "out_of_memory")
 
 
@@ -62,7 +62,7 @@ def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
 
 
 def test_killed_is_told_as_memory(workspace: Workspace) -> None:
-    with pytest.raises(errors.EngineError, match="killed by the system.*memory.*Lower"):
+    with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
         start(workspace, "killed")
 
 
@@ -94,7 +94,7 @@ def _gone(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_worker_ends_with_its_parent(workspace: Workspace, number: int) -> None:
     code = (
-        "import sys; from pathlib import Path; from srlm.launch import run_worker; from srlm.workspace import Workspace;"
+        "from pathlib import Path; from srlm.launch import run_worker; from srlm.workspace import Workspace;"
         f"run_worker('tests.launch_workers:sleep', Workspace(Path({str(workspace.root)!r})), 2)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1])

@@ -148,7 +148,7 @@ def test_manifests_are_written_last(undisturbed):
 
 
 def points(steps: list[str], name: str) -> list[tuple[int, str]]:
-    """Where to die in the writing of a file: twice within a line, then after the last or before all are put in order."""
+    """Where to die in the writing of a file: twice within a line, then after the last or before they are ordered."""
     writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
     moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
     assert len(moves) == 1

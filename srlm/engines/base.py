@@ -27,6 +27,7 @@ class Sampling:
     seed: int
     n: int = 1  # completions of the one prompt
     stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
+    priority: int = 0  # what waits longest for others goes first: lower numbers are served before higher ones
     choices: tuple[str, ...] = ()  # if given, the completion is one of these, each the begin of one token
 
 

@@ -56,7 +56,8 @@ class EndpointEngine:
         each = round(used.completion_tokens / len(answer.choices)) if used else 0
         return [
             Completion(
-                text=choice.message.content or "",
+                # JSON can hold half a character, which no file can.
+                text=(choice.message.content or "").encode("utf-8", "replace").decode("utf-8"),
                 tokens=each,
                 truncated=choice.finish_reason == "length",
                 prompt_tokens=used.prompt_tokens if used else 0,

@@ -111,15 +111,19 @@ class TransformersEngine:
         return await future
 
     async def _serve(self) -> None:
+        waiting: list[_Request] = []
         while True:
-            batch = [await self._queue.get()]
+            if not waiting:
+                waiting.append(await self._queue.get())
             await asyncio.sleep(0.01)  # let those that were sent together arrive together
-            others: list[_Request] = []
-            while not self._queue.empty() and sum(r.sampling.n for r in batch) < self.max_concurrent:
-                request = self._queue.get_nowait()
-                (batch if _alike(request, batch[0]) else others).append(request)
-            for request in others:
-                self._queue.put_nowait(request)
+            while not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            waiting.sort(key=lambda request: request.sampling.priority)
+            batch: list[_Request] = []
+            for request in list(waiting):
+                if not batch or (_alike(request, batch[0]) and _rows(batch) < self.max_concurrent):
+                    batch.append(request)
+                    waiting.remove(request)
             try:
                 results = await asyncio.to_thread(self._complete, batch)
             except BaseException as error:
@@ -179,6 +183,10 @@ class TransformersEngine:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def _rows(batch: list[_Request]) -> int:
+    return sum(request.sampling.n for request in batch)
 
 
 def _alike(one: _Request, other: _Request) -> bool:

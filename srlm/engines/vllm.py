@@ -71,7 +71,7 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
         "tensor_parallel_size": config.tensor_parallel_size,
         "data_parallel_size": config.data_parallel_size,
         "generation_config": "vllm",  # the model's own sampling defaults must not mix into ours
-        "limit_mm_per_prompt": {},
+        "scheduling_policy": "priority",
         # A seeded request whose prefill is split into chunks fails on a CPU.
         **(
             {"enable_chunked_prefill": False, "max_num_batched_tokens": max(config.max_model_len, 4096)}
@@ -109,7 +109,8 @@ class _VllmEngine:
             logprob_token_ids=allowed or None,
         )
         self._requests += 1
-        output = await self._run(str(self._requests), TokensPrompt(prompt_token_ids=ids), params)
+        prompt = TokensPrompt(prompt_token_ids=ids)
+        output = await self._run(str(self._requests), prompt, params, sampling.priority)
         return [
             Completion(
                 text=one.text,
@@ -121,7 +122,7 @@ class _VllmEngine:
             for one in sorted(output.outputs, key=lambda one: one.index)
         ]
 
-    async def _run(self, request_id: str, prompt: Any, params: Any) -> Any:
+    async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         raise NotImplementedError
 
 
@@ -141,13 +142,13 @@ class _AsyncEngine(_VllmEngine):
         super().__init__(tokenizer, max_model_len)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
-    async def _run(self, request_id: str, prompt: Any, params: Any) -> Any:
+    async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
         params.output_kind = RequestOutputKind.FINAL_ONLY
         try:
-            outputs = [output async for output in self._engine.generate(prompt, params, request_id)]
+            outputs = [output async for output in self._engine.generate(prompt, params, request_id, priority=priority)]
         except EngineDeadError as error:
             raise EngineError(
                 "vLLM died, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization; "
@@ -170,14 +171,14 @@ class _SteppedEngine(_VllmEngine):
         super().__init__(tokenizer, max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**options))
         self._waiting: dict[str, tuple[asyncio.Future[Any], asyncio.AbstractEventLoop]] = {}
-        self._arrived: list[tuple[str, Any, Any]] = []
+        self._arrived: list[tuple[str, Any, Any, int]] = []
         self._wake = threading.Condition()
         self._failure: BaseException | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._step_forever, daemon=True, name="vllm-step")
         self._thread.start()
 
-    async def _run(self, request_id: str, prompt: Any, params: Any) -> Any:
+    async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         from vllm.sampling_params import RequestOutputKind
 
         params.output_kind = RequestOutputKind.FINAL_ONLY
@@ -187,7 +188,7 @@ class _SteppedEngine(_VllmEngine):
             if self._failure is not None:
                 raise self._failure
             self._waiting[request_id] = (future, loop)
-            self._arrived.append((request_id, prompt, params))
+            self._arrived.append((request_id, prompt, params, priority))
             self._wake.notify()
         return await future
 
@@ -200,8 +201,8 @@ class _SteppedEngine(_VllmEngine):
                     if self._closing:
                         return
                     arrived, self._arrived = self._arrived, []
-                for request in arrived:
-                    self._engine.add_request(*request)
+                for request_id, prompt, params, priority in arrived:
+                    self._engine.add_request(request_id, prompt, params, priority=priority)
                 for output in self._engine.step():
                     if output.finished:
                         self._resolve(output.request_id, output, None)

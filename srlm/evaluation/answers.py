@@ -15,6 +15,7 @@ async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         seed=derive_seed(run_seed, "evaluation", prompt.id),
+        priority=1,  # nothing waits for it
     )
     [completion] = await engine.generate([{"role": "user", "content": prompt.prompt}], sampling)
     return Answer(prompt.id, prompt.prompt, completion.text.strip(), completion.tokens, completion.truncated)

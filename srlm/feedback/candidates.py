@@ -16,6 +16,7 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
         max_new_tokens=config.max_new_tokens,
         seed=derive_seed(run_seed, "candidates", prompt.id),
         n=config.count,
+        priority=-1,
     )
     completions = await engine.generate([{"role": "user", "content": prompt.text}], sampling)
     return [

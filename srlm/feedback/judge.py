@@ -17,10 +17,11 @@ async def judge(
     prompt: str,
     candidate: Candidate,
     count: int,
+    priority: int = 0,
 ) -> list[Judgement]:
     """`count` judgements of one candidate; ids CANDIDATE_ID/jN.
 
-    All of them are asked for in one request, so that the engine reads the prompt once.
+    All of them are asked for in one request, so that the engine reads the prompt once. `priority` as in `Sampling`.
     """
     sampling = Sampling(
         temperature=config.temperature,
@@ -28,6 +29,7 @@ async def judge(
         max_new_tokens=config.max_new_tokens,
         seed=derive_seed(run_seed, "judgements", candidate.id),
         n=count,
+        priority=priority,
     )
     completions = await engine.generate(template.messages(prompt, candidate.text), sampling)
     judgements = []

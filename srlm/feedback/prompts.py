@@ -163,7 +163,12 @@ async def write_prompts(
             listed = "\n\n".join(f"Instruction {n}: {text}" for n, text in enumerate(texts, 1))
             content = template.fill(count=str(len(texts)), examples=listed)
             sampling = Sampling(
-                config.temperature, config.top_p, config.max_new_tokens, seed, stop=("\nInstruction", "\nAnswer")
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_new_tokens=config.max_new_tokens,
+                seed=seed,
+                stop=("\nInstruction", "\nAnswer"),
+                priority=-2,  # candidates wait for it, and so do judgements
             )
             prefill = f"Instruction {len(texts) + 1}:"
             [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)

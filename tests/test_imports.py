@@ -1,0 +1,132 @@
+"""Imports run downward only, and heavy libraries stay where they belong: read from the source, without importing it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+PACKAGE = ROOT / "srlm"
+# From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
+LAYERS = (
+    ("srlm", "errors", "config", "records"),
+    ("workspace", "progress", "templating", "rubric", "models", "tiny"),
+    ("engines",),
+    ("seeds",),
+    ("feedback", "training", "evaluation", "tracking"),
+    ("stages", "text", "launch", "summary"),
+    ("loop",),
+    ("run",),
+)
+STAGE_FOLDERS = ("seeds", "feedback", "training", "evaluation", "tracking")
+# ROUGE-L overlap is one function, for splitting the seeds and for filtering new prompts.
+SHARED_BY_STAGES = {"srlm.seeds.splits"}
+OWNERS = {"vllm": "engines", "trl": "training", "wandb": "tracking"}
+HEAVY = ("torch", "vllm", "trl", "wandb", "transformers")
+
+MODULES = {
+    ".".join(("srlm", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """All modules that a file imports, inside functions too; `from srlm import X` is srlm.X where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in inner}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return found
+
+
+def unit_of(module: str) -> str:
+    """ "srlm.seeds.readers" -> "seeds"; the package's own __init__ is "srlm"."""
+    return module.split(".")[1] if "." in module else module
+
+
+def layer_of(module: str) -> int:
+    return next(number for number, units in enumerate(LAYERS) if unit_of(module) in units)
+
+
+def inner_imports(module: str) -> set[str]:
+    return {name for name in imports_of(MODULES[module]) if name.split(".")[0] == "srlm"}
+
+
+def test_every_module_has_one_layer():
+    units = [unit for layer in LAYERS for unit in layer]
+    assert len(units) == len(set(units))
+    assert {unit_of(module) for module in MODULES} == set(units)
+    assert len(MODULES) > 30
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward(module):
+    upward = {name for name in inner_imports(module) if layer_of(name) > layer_of(module)}
+    assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if unit_of(module) in STAGE_FOLDERS])
+def test_stages_do_not_import_stages(module):
+    others = {
+        name
+        for name in inner_imports(module) - SHARED_BY_STAGES
+        if unit_of(name) in STAGE_FOLDERS and unit_of(name) != unit_of(module)
+    }
+    assert not others, f"{MODULES[module]} imports another stage's modules: {sorted(others)}"
+
+
+def test_nouns_and_errors_stand_alone():
+    """What everything rests on rests on nothing but the standard library."""
+    allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}
+    for module in ("srlm", "srlm.errors", "srlm.config", "srlm.records"):
+        roots = {name if name.startswith("srlm") else name.split(".")[0] for name in imports_of(MODULES[module])}
+        assert roots <= allowed, module
+
+
+@pytest.mark.parametrize(("library", "owner"), OWNERS.items())
+def test_library_has_one_owner(library, owner):
+    users = {module for module, path in MODULES.items() if library in {name.split(".")[0] for name in imports_of(path)}}
+    assert users
+    assert {unit_of(module) for module in users} == {owner}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_owned_library_is_imported_inside_functions(library):
+    """So that the folder can be imported where the library is not installed."""
+    for path in MODULES.values():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not ast.unparse(node).split()[1].startswith(library), f"{path}:{node.lineno}"
+
+
+def loaded(*arguments: str) -> set[str]:
+    """The top-level modules that a Python process imports."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-c", "import srlm"), ("-m", "srlm.run", "--help"), ("-c", "import srlm.loop, srlm.launch, srlm.summary")],
+    ids=["import srlm", "--help", "the parent process"],
+)
+def test_heavy_libraries_are_not_loaded(arguments):
+    """Help comes at once; the process that only waits for its workers holds no memory of a model's size."""
+    found = loaded(*arguments)
+    assert "srlm" in found
+    assert not found & set(HEAVY)
