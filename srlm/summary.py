@@ -20,7 +20,7 @@ from srlm.workspace import Workspace, read_records
 _ROWS = {
     "judge": {
         "pairwise_accuracy": ("pairwise accuracy, %", 100),
-        "pairwise_accuracy_all": ("  a coin where it is silent, %", 100),
+        "pairwise_accuracy_all": ("  coin where silent, %", 100),
         "five_best": ("5-best, %", 100),
         "exact_match": ("exact match, %", 100),
         "spearman": ("Spearman", 1),
@@ -29,12 +29,12 @@ _ROWS = {
         "pair_coverage": ("pairs it scored, %", 100),
         "commonest_score_share": ("commonest score, %", 100),
     },
-    "answers": {"mean_characters": ("mean length, characters", 1), "truncated": ("cut off by the limit, %", 100)},
+    "answers": {"mean_characters": ("length, characters", 1), "truncated": ("cut off, %", 100)},
     "head_to_head": {
         "win": ("wins, %", 100),
         "tie": ("ties, %", 100),
         "loss": ("losses, %", 100),
-        "shown_first_wins": ("verdicts for the one shown first, %", 100),
+        "shown_first_wins": ("first shown wins, %", 100),
     },
 }
 
@@ -59,14 +59,14 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
 def measures_table(models: dict[int, dict[str, Any]]) -> Table:
     """M0, M1, ... as columns; every measure with its 95 % interval."""
     table = Table(title="Every model, measured (95 % bootstrap intervals)", title_justify="left")
-    table.add_column("")
-    for t in models:
-        table.add_column(f"M{t}", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for t in models:  # where the terminal is narrow, a cell breaks between value and interval
+        table.add_column(f"M{t}", justify="right")
     last = max(models)
     titles = {
-        "judge": "As a judge, on held-out EFT",
-        "answers": "Its answers to the evaluation prompts",
-        "head_to_head": f"Against the model before, judged by {models[last].get('head_to_head_judge', '?')}",
+        "judge": "Judge: held-out EFT",
+        "answers": "Evaluation answers",
+        "head_to_head": f"Against M_t-1, by {models[last].get('head_to_head_judge', '?')}",
     }
     for part, rows in _ROWS.items():
         table.add_row(Text(titles[part], style="bold"))
@@ -82,11 +82,11 @@ def measures_table(models: dict[int, dict[str, Any]]) -> Table:
 def _cell(measure: dict[str, Any] | None, scale: int) -> str:
     if not measure or measure["value"] is None:
         return "-"
-    digits = 0 if scale == 1 and abs(measure["value"]) >= 10 else (2 if scale == 1 else 1)
+    digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
     value = f"{measure['value'] * scale:.{digits}f}"
     if measure["low"] is None:
         return value
-    return f"{value} [{measure['low'] * scale:.{digits}f}, {measure['high'] * scale:.{digits}f}]"
+    return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
 
 
 def verdict(models: dict[int, dict[str, Any]]) -> list[str]:

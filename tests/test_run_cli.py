@@ -87,9 +87,7 @@ def test_help_shows_options_and_files(command):
         ("engine.kind=llama", "Invalid value 'llama', expected one of [vllm, transformers] full_key: engine.kind"),
         ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
         ("candidates.count=1", "ConfigError: candidates.count=1 cannot work: it must be 2 or more."),
-        ("judge.min_valid=9", "ConfigError: judge.min_valid=9 cannot work: it must be at most judge.count=3."),
         ("seeds=files", "ConfigError: seeds.ift.path='' cannot work: it must be a file, hub:OWNER/NAME or builtin."),
-        ("prompts.writer=endpoint", "prompts.writer=endpoint needs endpoint.base_url and endpoint.model."),
         ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
     ],
 )
@@ -111,10 +109,13 @@ def test_missing_model(command):
     ("files", "told"),
     [
         ((), "holds no config.json, so it is no checkpoint. Give its folder."),
-        (("config.json",), "holds no *.safetensors file."),
-        (("config.json", "pytorch_model.bin"), "convert them with save_pretrained first."),
+        (
+            ("config.json", "pytorch_model.bin"),
+            "holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when loaded and are not read: "
+            "convert them with save_pretrained first.",
+        ),
     ],
-    ids=["empty", "no weights", "weights that can run code"],
+    ids=["empty", "no safetensors"],
 )
 def test_folder_that_is_no_checkpoint(command, files, told):
     (command.folder / "checkpoint").mkdir()
@@ -218,7 +219,6 @@ def test_run_made_with_other_options(command):
         f"take the options back; or start another run with name=...; or delete {folder}/seeds and all later iteration_*"
     )
     assert ways in text
-    assert "seed was" not in command()
 
 
 def test_refused_command_leaves_the_run_as_it_was(command):
@@ -237,15 +237,6 @@ def test_changed_seed_file_is_refused(command):
     text = command(f"seeds.ift.path={path}")
     assert "RunFolderError: The stage seeds/seeds" in text
     assert "it was made from another mine.jsonl than the one that is there now" in text
-
-
-def test_changed_output_is_refused(command):
-    command()
-    with (command.run_folder / "seeds" / "ift.jsonl").open("a") as file:
-        file.write("\n")
-    text = command()
-    assert "RunFolderError: The stage seeds/seeds" in text
-    assert "its output seeds/ift.jsonl is gone or was changed since" in text
 
 
 @pytest.mark.parametrize(
