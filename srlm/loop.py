@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from srlm import stages
+from srlm import records, stages
 from srlm.config import Config, TrainConfig
 from srlm.errors import NoPairsError
 from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_part
@@ -46,23 +47,35 @@ class Loop:
                 self.pairs(t + 1)
                 self.preference(t + 1)
 
+    def refuse_changes(self) -> None:
+        """Ask every stage that is there whether it was made with these options, before anything is touched.
+
+        Raises
+        ------
+        RunFolderError
+            Naming the first stage that was made with others, the option, and the ways on.
+        """
+        for stage in stages.all_of(self.workspace, self.config):
+            stage.complete()
+
     def seeds(self) -> None:
         """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""
         stage = stages.seeds(self.workspace, self.config)
         if not stage.complete(self._sources()):
             say("Reading the seeds")
-            stage.begin()
+            stage.begin(in_pieces=False)
             counts = prepare_seeds(self.config, self.workspace.seeds)
             self._done(stage, self._sources(), counts)
 
     def base_model(self) -> None:
         """Find or make the checkpoint of M0."""
         stage = stages.base_model(self.workspace, self.config)
-        if not stage.complete():
+        known = Path(self.workspace.run().get("base_model", ""))
+        if not stage.complete() or not known.is_dir():  # it lies outside the run and may be gone
             say(f"M0: {self.config.model.name}")
-            stage.begin()
+            stage.begin(in_pieces=False)
             self._work("base_model", 0)
-            self._done(stage, {}, {"model": self.workspace.run()["base_model_id"]})
+            self._done(stage, {}, {})
 
     def eft(self) -> None:
         """EFT examples; where the seed has no rationales the SFT baseline (SFT on IFT alone) writes them."""
@@ -87,7 +100,7 @@ class Loop:
             inputs = inputs | rationales.fingerprints()
             judgements = read_records(rationales.outputs[0], Judgement)
         if not stage.complete(inputs):
-            stage.begin()
+            stage.begin(in_pieces=False)
             seed = derive_seed(self.config.seed, "eft")
             examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge.max_score, seed)
             self._write(stage, examples)
@@ -99,6 +112,7 @@ class Loop:
         stage = stages.sft(self.workspace, self.config)
         seeds = stages.seeds(self.workspace, self.config).fingerprints()
         inputs = {"seeds/ift.jsonl": seeds["seeds/ift.jsonl"]} | stages.eft(self.workspace, self.config).fingerprints()
+        inputs |= stages.base_model(self.workspace, self.config).fingerprints()
         if not stage.complete(inputs):
             say("M0 -> M1: SFT on IFT and EFT")
             stage.begin()
@@ -142,7 +156,7 @@ class Loop:
         stage = stages.measures(workspace, config, t)
         if stage.complete(inputs):
             return
-        stage.begin()
+        stage.begin(in_pieces=False)
         resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
         before = read_records(sources[3].outputs[0], Judgement) if t else None
         judged = read_records(sources[0].outputs[0], Judgement)
@@ -170,7 +184,7 @@ class Loop:
         inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
         stage = stages.pairs(workspace, config, t)
         if not stage.complete(inputs):
-            stage.begin()
+            stage.begin(in_pieces=False)
             attempts = read_records(sources[0].outputs[0], Prompt)
             prompts = [prompt for prompt in attempts if not prompt.rejected]
             candidates = read_records(sources[1].outputs[0], Candidate)
@@ -210,8 +224,6 @@ class Loop:
 
     def _sources(self) -> dict[str, str]:
         """Hashes of the seed files that are read from disk."""
-        from pathlib import Path
-
         seeds = self.config.seeds
         paths = {source.path for source in (seeds.ift, seeds.eft, seeds.evaluation)}
         files = {path: Path(path).expanduser() for path in paths if path != "builtin" and not path.startswith("hub:")}
@@ -221,8 +233,6 @@ class Loop:
         run_worker(worker, self.workspace, t, self.lock_fd, train)
 
     def _write(self, stage: Stage, rows: list[Any]) -> None:
-        from srlm import records
-
         write_atomic(stage.outputs[0], "".join(records.to_json(row) + "\n" for row in rows))
 
     def _training_counts(self, name: str, t: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from srlm.config import ModelConfig
 from srlm.errors import ModelError
 from srlm.progress import say
-from srlm.workspace import Workspace, disk_errors, sha256
+from srlm.workspace import Workspace, disk_errors, sha256, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -280,8 +280,10 @@ def model_id(folder: Path) -> str:
 
 
 def base_model_worker(workspace: Workspace, iteration: int) -> None:
-    """Find or make M0, check that it has a chat template, and note its place in run.json."""
+    """Find or make M0 and check its chat template; its identity goes to model.json, its place to run.json."""
     config = workspace.config()
     folder = resolve(config.model)
     load_tokenizer(folder, config.model.chat_template, config.model.trust_remote_code)
-    workspace.update_run(base_model=str(folder), base_model_id=model_id(folder))
+    found = {"name": config.model.name, "id": model_id(folder)}
+    write_atomic(workspace.iteration(0) / "model.json", json.dumps(found, indent=1))
+    workspace.update_run(base_model=str(folder))

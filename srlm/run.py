@@ -5,11 +5,15 @@ Bring the run `name` to M_iteration, making whatever is missing. `-m seed=1,2,3`
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import logging
 import platform
 import sys
 import time
+import typing
 from importlib import metadata
-from typing import cast
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -44,22 +48,37 @@ def main(options: DictConfig) -> None:
 
 def _plain(options: DictConfig) -> Config:
     try:
+        _refuse_unknown(options, Config)
         return check(cast(Config, OmegaConf.to_object(options)))
     except OmegaConfBaseException as error:
         raise errors.ConfigError(str(error)) from error
+
+
+def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
+    """Hydra lets `+group.option=value` add what no dataclass knows, and it would be ignored."""
+    hints = typing.get_type_hints(kind)
+    for name in map(str, options):
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            raise errors.ConfigError(f"There is no option {prefix}{name}.{hint} All options: srlm/config.py.")
+        if dataclasses.is_dataclass(hints[name]):
+            _refuse_unknown(options[name], hints[name], f"{prefix}{name}.")
 
 
 def run(options: Config) -> None:
     """Run with checked options. Raises SrlmError for what a user can mend."""
     from srlm.loop import Loop
     from srlm.summary import print_summary
-    from srlm.tracking import open_tracker
+    from srlm.tracking import NoTracker, open_tracker
     from srlm.workspace import Workspace
 
     start = time.monotonic()
+    _show_notes()
     workspace = Workspace.of(options)
     with workspace.lock() as lock_fd:
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
+        Loop(options, workspace, lock_fd, NoTracker()).refuse_changes()
         workspace.save_config(options)
         workspace.update_run(
             name=options.name,
@@ -78,6 +97,20 @@ def run(options: Config) -> None:
         finally:
             tracker.close(failed)
         print_summary(options, workspace, time.monotonic() - start)
+
+
+def _show_notes() -> None:
+    """What the readers of seeds count and leave out is for the user, too."""
+
+    class ToTerminal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"  {record.getMessage()}")
+
+    notes = logging.getLogger("srlm.seeds")
+    if not notes.handlers:
+        notes.addHandler(ToTerminal())
+        notes.setLevel(logging.INFO)
+        notes.propagate = False
 
 
 def _versions() -> dict[str, str]:

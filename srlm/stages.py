@@ -22,6 +22,19 @@ def load_writer_template() -> Template:
     return Template.load("new_prompt", "srlm.feedback", "prompts", ("count", "examples"))
 
 
+def all_of(workspace: Workspace, config: Config) -> list[Stage]:
+    """Every stage up to the run's last iteration, asked for or there already, in the order they are made."""
+    there = [int(path.name.split("_")[1]) for path in workspace.root.glob("iteration_*")]
+    of_run = (seeds, base_model, sft_baseline, rationales, eft, sft)
+    of_feedback = (prompts, candidates, judgements, pairs, preference)
+    of_measures = (held_out_judgements, answers, head_to_head, measures)
+    found = [make(workspace, config) for make in of_run]
+    for t in range(max([config.iteration, *there]) + 1):
+        found += [make(workspace, config, t) for make in of_feedback if t >= 2]
+        found += [make(workspace, config, t) for make in of_measures]
+    return found
+
+
 def seeds(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
     options |= options_of(config, "seeds.near_duplicate")
@@ -35,7 +48,7 @@ def seeds(workspace: Workspace, config: Config) -> Stage:
 
 
 def base_model(workspace: Workspace, config: Config) -> Stage:
-    return Stage(workspace, workspace.iteration(0), "base_model", [], options_of(config, "model"))
+    return Stage(workspace, workspace.iteration(0), "base_model", ["model.json"], options_of(config, "model"))
 
 
 def sft_baseline(workspace: Workspace, config: Config) -> Stage:

@@ -59,10 +59,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either the old or the new content, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
@@ -102,10 +102,10 @@ class RecordFile(Generic[R]):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
         # Not splitlines: JSON may hold U+2028 and other characters that it takes for line ends.
-        for number, line in enumerate(data[:whole].decode("utf-8").split("\n")[:-1], 1):
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
-                record = records.from_json(self.kind, line)
-            except ValueError as error:
+                record = records.from_json(self.kind, line.decode("utf-8"))
+            except ValueError as error:  # UnicodeDecodeError is one
                 raise RunFolderError(
                     f"{self.path}:{number} is damaged ({error}). Delete that line; the next run makes its record again."
                 ) from error
@@ -121,8 +121,13 @@ class RecordFile(Generic[R]):
             if self._fd is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            while line:
-                line = line[os.write(self._fd, line) :]
+            length = os.fstat(self._fd).st_size
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                os.ftruncate(self._fd, length)  # what was written of it must not stand before the next record
+                raise
         for record in new:
             self.records[record.id] = record  # type: ignore[attr-defined]
 
@@ -207,10 +212,12 @@ class Stage:
                 self._refuse(f"its output {path} is gone or was changed since")
         return True
 
-    def begin(self) -> None:
-        """Note the options under which records will be appended, so that a resume cannot mix two settings."""
+    def begin(self, in_pieces: bool = True) -> None:
+        """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options they are made with, so
+        that a resume cannot mix two settings."""
         self._start = time.monotonic()
-        write_atomic(self._begun, json.dumps({"options": self.options}, indent=1, sort_keys=True))
+        if in_pieces:
+            write_atomic(self._begun, json.dumps({"options": self.options}, indent=1, sort_keys=True))
 
     def done(self, inputs: Mapping[str, str], counts: Mapping[str, Any], tokens: int = 0) -> Manifest:
         """Write the manifest: the stage is complete."""
@@ -343,8 +350,9 @@ class Workspace:
                     f"The run {self.root} is in use by {holder}. Wait for it, stop it, or start another run with "
                     "name=..."
                 ) from None
-            os.ftruncate(fd, 0)
-            os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with disk_errors(self.root):
+                os.ftruncate(fd, 0)
+                os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield fd
         finally:
             os.close(fd)

@@ -229,4 +229,7 @@ def test_killed_under_other_options(job, prepared, tmp_path, options, name):
     kill = {"at": writes[len(writes) // 2], "when": "half"}
     assert job(tmp_path / "killed", options=options, kill=kill) == -signal.SIGKILL
     assert job(tmp_path / "killed", options=options, order=5) == 0
-    assert_same(files(tmp_path / "killed"), files(tmp_path / "whole"), f"killed in {name}")
+    whole = files(tmp_path / "whole")
+    assert_same(files(tmp_path / "killed"), whole, f"killed in {name}")
+    if "iteration" in options:
+        assert b'"t2/p' in whole["iteration_3/1_prompts.jsonl"], "no example came from the iteration before"

@@ -111,8 +111,8 @@ def test_missing_model(command):
         ((), "holds no config.json, so it is no checkpoint. Give its folder."),
         (
             ("config.json", "pytorch_model.bin"),
-            "holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when loaded and are not read: "
-            "convert them with save_pretrained first.",
+            "holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when loaded and are "
+            "not read: convert them with save_pretrained first.",
         ),
     ],
     ids=["empty", "no safetensors"],

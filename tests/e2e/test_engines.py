@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import socket
@@ -132,10 +133,10 @@ def server() -> Iterator[str]:
         port = probe.getsockname()[1]
     model = resolve(ModelConfig(name="tiny-random"))
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    arguments = ["serve", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("vllm")), *arguments],
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],  # what `vllm serve` runs
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -153,7 +154,8 @@ def server() -> Iterator[str]:
                 time.sleep(1)
         yield f"{url}/v1"
     finally:
-        os.killpg(process.pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
         process.wait()
 
 
