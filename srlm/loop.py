@@ -70,8 +70,8 @@ class Loop:
     def base_model(self) -> None:
         """Find or make the checkpoint of M0."""
         stage = stages.base_model(self.workspace, self.config)
-        known = Path(self.workspace.run().get("base_model", ""))
-        if not stage.complete() or not known.is_dir():  # it lies outside the run and may be gone
+        place = self.workspace.run().get("base_model")
+        if not stage.complete() or not (place and Path(place).is_dir()):  # it lies outside the run and may be gone
             say(f"M0: {self.config.model.name}")
             stage.begin(in_pieces=False)
             self._work("base_model", 0)

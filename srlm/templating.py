@@ -11,7 +11,7 @@ from pathlib import Path
 from srlm.errors import ConfigError
 
 _NAME = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_TAG = re.compile(r"<\s*/?\s*([a-z_]+)\b[^<>\n]{0,40}>", re.IGNORECASE)
+_TAG = re.compile(r"<\s*/?\s*([a-z_]+)\b[^<>]{0,40}>", re.IGNORECASE)
 _VERDICT_MARKER = re.compile(r"\b(score)(\s*\**\s*)[:：]", re.IGNORECASE)
 
 

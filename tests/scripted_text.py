@@ -25,7 +25,7 @@ from srlm.config import Config, EvaluationConfig, RationaleSource, SourceConfig,
 from srlm.launch import WORKERS
 from srlm.records import RankedPrompt
 from srlm.tracking import NoTracker
-from srlm.workspace import Workspace, read_records
+from srlm.workspace import Workspace, read_records, write_atomic
 from tests.scripted import OrderedEngine
 
 
@@ -101,7 +101,8 @@ def run(job: Mapping[str, Any]) -> None:
         if module == "srlm.text":
             getattr(text, function)(workspace, t)
         elif stage == "base_model":
-            workspace.update_run(base_model="/base", base_model_id="base")
+            write_atomic(workspace.iteration(0) / "model.json", '{"id": "base"}')
+            workspace.update_run(base_model=str(workspace.root))
         else:
             folder = workspace.iteration(t)
             model = folder / ("sft_baseline" if stage == "sft_baseline" else "model")
