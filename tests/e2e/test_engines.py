@@ -126,7 +126,7 @@ def test_packaged_model_is_a_whole_checkpoint_with_chat_template() -> None:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`vllm serve` on loopback with the two-layer model; its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -135,10 +135,13 @@ def server() -> Iterator[str]:
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     arguments = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
+    # Seeded requests whose prefill is split stop vLLM on a CPU.
+    arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
+    log = tmp_path_factory.mktemp("server") / "log"  # not a pipe, which would fill up and stop the server
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],  # what `vllm serve` runs
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
@@ -146,7 +149,7 @@ def server() -> Iterator[str]:
     try:
         for _ in range(300):
             if process.poll() is not None:
-                raise AssertionError(process.stdout.read().decode()[-3000:] if process.stdout else "")
+                raise AssertionError(log.read_text()[-3000:])
             try:
                 urllib.request.urlopen(f"{url}/health", timeout=1)
                 break
