@@ -20,6 +20,8 @@ from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine
 from srlm.errors import EngineError
 from srlm.models import PACKAGED, load_tokenizer, resolve
+from srlm.records import Comparison, Prompt
+from srlm.workspace import read_records
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPO = Path(__file__).parents[2]
@@ -199,16 +201,21 @@ def test_endpoint_errors_name_the_option_and_never_the_key(server: str, monkeypa
 @needs_vllm
 def test_a_server_writes_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
     options = [f"runs_dir={tmp_path}", "prompts.writer=endpoint", "evaluation.judge=endpoint"]
-    options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers"]
-    # The server's model is untrained: its prompts are noise, which these filters let through.
-    options += ["prompts.max_words=400", "prompts.max_overlap=1.0", "prompts.attempts=100", "prompts.temperature=0.2"]
-    result = subprocess.run(
-        [sys.executable, "-m", "srlm.run", "experiment=smoke", *options],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
-    assert result.returncode == 0 or "NoPairsError" in result.stderr, result.stderr[-3000:]
-    head_to_head = (tmp_path / "smoke/iteration_1/evaluation/head_to_head.jsonl").read_text().splitlines()
-    assert len(head_to_head) == 8
+    options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers", "prompts.attempts=2"]
+
+    def run(iteration: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "srlm.run", "experiment=smoke", f"iteration={iteration}", *options]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=550)
+
+    first = run(1)
+    assert first.returncode == 0, first.stderr[-3000:]
+    comparisons = read_records(tmp_path / "smoke/iteration_1/evaluation/head_to_head.jsonl", Comparison)
+    assert len(comparisons) == 8
+    assert all(comparison.winner or comparison.problem == "no verdict" for comparison in comparisons)
+    # The server's model is untrained and never ends by itself: its prompts are all rejected, and kept with the reason.
+    second = run(2)
+    assert second.returncode == 1
+    assert "None of 8 new prompts of iteration 2 was accepted: " in second.stderr
+    attempts = read_records(tmp_path / "smoke/iteration_2/1_prompts.jsonl", Prompt)
+    assert len(attempts) == 8
+    assert all(attempt.rejected and len(attempt.shots) == 8 for attempt in attempts)
