@@ -23,7 +23,7 @@ _TERMINAL_FD = "SRLM_TERMINAL_FD"
 def terminal() -> TextIO:
     """The stream that the user sees."""
     if int(os.environ.get("RANK", "0")) > 0:  # of several training processes the first one speaks
-        return open(os.devnull, "w")  # noqa: SIM115
+        return open(os.devnull, "w")
     fd = os.environ.get(_TERMINAL_FD)
     return sys.stderr if fd is None else os.fdopen(int(fd), "w", buffering=1, closefd=False, errors="replace")
 

@@ -108,8 +108,9 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
         if win["value"] is None:
             answers = "the head to head gave no verdict"
         else:
-            ahead = win["low"] is not None and (win["low"] > loss["high"] or loss["low"] > win["high"])
-            told = "a difference beyond the intervals" if ahead else "within the intervals"
+            net = match["net_win"]
+            ahead = net["low"] is not None and (net["low"] > 0 or net["high"] < 0)
+            told = "beyond its interval" if ahead else "within its interval"
             answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
         lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
     return lines

@@ -83,8 +83,9 @@ def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
 def head_to_head_part(comparisons: Sequence[Comparison], resamples: int, seed: str) -> Part:
     """Win, tie, loss and missing of the model against the one before; disagreement of the two orders is a tie.
 
-    Beside them: `shown_first_wins`, the share of verdicts, before calibration, for the answer shown first (A): 0.5 for
-    a judge that does not care for position.
+    Beside them: `net_win`, wins minus losses as a share of the judged prompts, whose interval says whether one model is
+    ahead (those of win and loss hang together); and `shown_first_wins`, the share of verdicts, before calibration, for
+    the answer shown first (A): 0.5 for a judge that does not care for position.
     """
     winners: dict[str, dict[str, str | None]] = defaultdict(dict)
     for comparison, winner in zip(comparisons, calibrated_winners(comparisons), strict=True):
@@ -97,7 +98,10 @@ def head_to_head_part(comparisons: Sequence[Comparison], resamples: int, seed: s
             shown_first[comparison.prompt_id].append((comparison.winner == "first") == (order == "ab"))
     wins, verdicts = [sum(v) for v in shown_first.values()], [len(v) for v in shown_first.values()]
     first = ratio_measure(wins, verdicts, resamples, seed)
-    return _plain(win_rate(results, resamples, seed) | {"shown_first_wins": first})
+    net = [(ab == ba == "first") - (ab == ba == "second") for ab, ba in results if ab is not None and ba is not None]
+    return _plain(
+        win_rate(results, resamples, seed) | {"net_win": mean_measure(net, resamples, seed), "shown_first_wins": first}
+    )
 
 
 def _plain(measures: Mapping[str, Measure]) -> dict[str, Any]:

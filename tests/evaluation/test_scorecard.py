@@ -157,6 +157,7 @@ def test_head_to_head():
         "tie": pytest.approx(2 / 5),
         "loss": pytest.approx(1 / 5),
         "missing": pytest.approx(3 / 8),
+        "net_win": pytest.approx(1 / 5),
         "shown_first_wins": pytest.approx(5 / 12),
     }
     assert {name: m["n"] for name, m in part.items()} == {
@@ -164,6 +165,7 @@ def test_head_to_head():
         "tie": 5,
         "loss": 5,
         "missing": 8,
+        "net_win": 5,
         "shown_first_wins": 12,
     }
 
