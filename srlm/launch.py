@@ -71,11 +71,15 @@ def run_worker(
     report = workspace.logs / f".{stage}.{os.getpid()}.json"
     report.unlink(missing_ok=True)
     python = [sys.executable]
-    if train is not None and (train.processes > 1 or train.accelerate_config):
+    if train is not None and train.accelerate_config:
         python += ["-m", "accelerate.commands.launch", "--num_processes", str(train.processes)]
-        python += ["--config_file", train.accelerate_config] if train.accelerate_config else []
+        python += ["--config_file", train.accelerate_config]
+    elif train is not None and train.processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(train.processes)]
     command = [*python, "-m", "srlm.launch", stage, str(workspace.root), str(iteration), str(report)]
-    environment = os.environ | {"SRLM_TERMINAL_FD": str(os.dup(sys.stderr.fileno())), "TOKENIZERS_PARALLELISM": "false"}
+    terminal_fd = os.dup(sys.stderr.fileno())
+    environment = os.environ | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
+    environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
     # glibc gives large blocks back to the system at once and gets them zeroed again at the next step: a fifth of the
     # time of training on a CPU. What the user has set stays.
     for name, value in _KEEP_MEMORY.items():
@@ -83,7 +87,6 @@ def run_worker(
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
-    terminal_fd = int(environment["SRLM_TERMINAL_FD"])
     start = time.time()
     with log.open("ab") as out:
         # Its own session: Ctrl-C reaches the parent alone, which ends the worker in order. The pipe on its standard

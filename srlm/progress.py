@@ -5,6 +5,7 @@ On a terminal a bar that redraws itself; in a log file or pipe one line every fe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -24,8 +25,13 @@ def terminal() -> TextIO:
     """The stream that the user sees."""
     if int(os.environ.get("RANK", "0")) > 0:  # of several training processes the first one speaks
         return open(os.devnull, "w")
-    fd = os.environ.get(_TERMINAL_FD)
-    return sys.stderr if fd is None else os.fdopen(int(fd), "w", buffering=1, closefd=False, errors="replace")
+    if (fd := os.environ.get(_TERMINAL_FD)) is None:
+        return sys.stderr
+    if "RANK" in os.environ:  # a launcher stands in between and has closed it: its number may be another file by now
+        with contextlib.suppress(OSError):
+            return open(os.environ["SRLM_TERMINAL"], "a", buffering=1, errors="replace")
+        return sys.stderr
+    return os.fdopen(int(fd), "w", buffering=1, closefd=False, errors="replace")
 
 
 def say(message: str) -> None:

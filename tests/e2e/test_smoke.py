@@ -148,3 +148,15 @@ def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     assert len(folders) == 2
     models = [(path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir()]
     assert models[0] != models[1]
+
+
+def test_two_training_processes(tmp_path: Path) -> None:
+    """Data-parallel SFT and DPO: the first process alone speaks and saves."""
+    options = ["sft.processes=2", "sft.micro_batch_size=4", "dpo.processes=2", "dpo.micro_batch_size=1"]
+    result = run(tmp_path, "engine=transformers", *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stderr.count("M0 -> M1: SFT on IFT and EFT") == 1
+    assert len([line for line in result.stderr.splitlines() if line.startswith("  sft: 110 of 110")]) == 1
+    counts = json.loads((tmp_path / "smoke/iteration_2/preference_counts.json").read_text())
+    assert 0 <= counts["step0_difference"] < 0.001
+    assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()
