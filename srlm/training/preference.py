@@ -7,7 +7,9 @@ with the wrong model. Reference log-probabilities are computed once, before the 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from srlm.config import Reference
@@ -88,7 +90,6 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
 def preference_worker(workspace: Workspace, iteration: int) -> None:
     """Train M_iteration from the pairs in its folder."""
     import torch
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     from srlm.training import common
@@ -134,7 +135,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
                 disable_dropout=train.dropout == 0 and train.lora.dropout == 0,
                 precompute_ref_log_probs=True,
             ),
-            train_dataset=Dataset.from_dict(columns),
+            train_dataset=_on_disk(columns, checkpoints / "pairs"),
             processing_class=tokenizer,
             peft_config=common.peft_config(train.lora),
             callbacks=[common.Watch(bars, "preference", folder / "preference_log.jsonl")],
@@ -146,6 +147,24 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     lengths = [len(p) * 2 + len(c) + len(r) for p, c, r in zip(*columns.values(), strict=True)]
     counts = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
     common.write_counts(folder / "preference_counts.json", counts | {"step0_difference": difference})
+
+
+def _on_disk(columns: dict[str, list[list[int]]], folder: Path) -> Any:
+    """The pairs as a data set that all training processes read from one place.
+
+    TRL has the first process write the reference log-probabilities beside the data set's file, for the others to read;
+    a data set in memory has no such place in common.
+    """
+    import torch
+    from accelerate import PartialState
+    from datasets import Dataset, load_from_disk
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        Dataset.from_dict(columns).save_to_disk(str(folder))
+    state.wait_for_everyone()
+    return load_from_disk(str(folder))
 
 
 def _step0_difference(trainer: Any, torch: Any) -> float:
