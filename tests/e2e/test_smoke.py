@@ -142,11 +142,13 @@ def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
 def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     result = run(tmp_path, "iteration=1", "seed=1,2", "sft.epochs=1", "engine=transformers", "-m")
     assert result.returncode == 0, result.stderr[-4000:]
-    folders = sorted(path.name for path in tmp_path.iterdir())
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert [name for name in folders if "seed=1" in name]
     assert [name for name in folders if "seed=2" in name]
     assert len(folders) == 2
-    models = [(path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir()]
+    models = [
+        (path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir() if path.is_dir()
+    ]
     assert models[0] != models[1]
 
 
