@@ -162,6 +162,7 @@ class LoraConfig:
     r: int = 16
     alpha: int = 32
     dropout: float = 0.1
+    top_layers: int = 0  # adapters in this many of the topmost layers alone: less to compute; 0 = in all
 
 
 @dataclass
@@ -178,7 +179,9 @@ class TrainConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     dropout: float = 0.1  # of the model where its architecture has such a setting; LoRA has its own
-    dtype: str = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU
+    # Precision of the arithmetic: float32, bfloat16 or float16; auto = bfloat16 where the GPU or CPU calculates in it,
+    # else float32. Weights are kept in float32, but those below LoRA on a GPU, which have the same precision.
+    dtype: str = "auto"
     gradient_checkpointing: bool = False  # less memory, more time
     checkpoint_steps: int = 50  # a checkpoint to resume from every so many steps; 0 = none
     processes: int = 1  # training processes (GPUs); more than 1 starts them with accelerate
@@ -304,6 +307,7 @@ def check(config: Config) -> Config:
         )
         need(0 <= train.warmup < 1, f"{name}.warmup", "0 up to, but not including, 1")
         at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
+        at_least(0, f"{name}.lora.top_layers")
         at_least(16, f"{name}.max_length")
         at_least(0, f"{name}.checkpoint_steps", f"{name}.weight_decay")
         step = train.micro_batch_size * train.processes

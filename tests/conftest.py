@@ -8,7 +8,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Ctrl-C must reach the processes that tests start: a shell's background job ignores it, and children inherit that."""
+    """Ctrl-C must reach what tests start: background jobs of a shell ignore it, and children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

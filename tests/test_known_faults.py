@@ -246,7 +246,7 @@ def test_new_lora_on_the_original_base_is_the_wrong_reference():
         return logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
     def with_adapter(base: Any, trained: bool) -> Any:
-        model = get_peft_model(copy.deepcopy(base), peft_config(LoraConfig(r=4, alpha=8, dropout=0.0)))
+        model = get_peft_model(copy.deepcopy(base), peft_config(LoraConfig(r=4, alpha=8, dropout=0.0), base))
         if trained:
             torch.manual_seed(1)
             for name, weight in model.named_parameters():

@@ -30,7 +30,8 @@ def build_examples(
 
     Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
     baseline, kept only where its scores order all of a prompt's answers as people did, without a tie; else
-    (`rationales: none`) a score alone, spread evenly from `max_score` for the best rank down to 1 for the last.
+    (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one, otherwise spread evenly
+    from `max_score` for the best rank down to 1 for the last.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def build_examples(
         if by_baseline:
             examples, reason = _of_baseline(prompt, judged)
         elif config.rationales is RationaleSource.none:
-            examples, reason = _of_ranks(prompt, max_score), ""
+            examples, reason = _scores_alone(prompt, max_score), ""
         else:
             examples, reason = _of_seed(prompt, max_score), "no rationale and score of its own"
         if examples:
@@ -116,23 +117,28 @@ def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
     examples = []
     for place, answer in enumerate(prompt.answers):
         if answer.rationale and answer.score is not None:
-            if answer.score != round(answer.score) or not 0 <= answer.score <= max_score:
-                raise SeedError(
-                    f"{prompt.source or prompt.id}: the score {answer.score:g} of answer {place + 1} is not a whole "
-                    "number "
-                    f"from 0 to judge.max_score={max_score}. Mend the row, or set judge.max_score."
-                )
-            examples.append(_example(prompt, place, answer.rationale, answer.score, "seed"))
+            score = _in_range(prompt, place, answer.score, max_score)
+            examples.append(_example(prompt, place, answer.rationale, score, "seed"))
     return examples
 
 
-def _of_ranks(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
+def _in_range(prompt: RankedPrompt, place: int, score: float, max_score: int) -> float:
+    if score != round(score) or not 0 <= score <= max_score:
+        raise SeedError(
+            f"{prompt.source or prompt.id}: the score {score:g} of answer {place + 1} is not a whole number from 0 to "
+            f"judge.max_score={max_score}. Mend the row, or set judge.max_score."
+        )
+    return score
+
+
+def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
     ranks = sorted({answer.rank for answer in prompt.answers})
     step = (max_score - 1) / max(len(ranks) - 1, 1)
-    return [
-        _example(prompt, place, "", float(round(max_score - step * ranks.index(answer.rank))), "seed")
-        for place, answer in enumerate(prompt.answers)
-    ]
+    scores = [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
+    own = [answer.score for answer in prompt.answers if answer.score is not None]
+    if len(own) == len(prompt.answers):
+        scores = [_in_range(prompt, place, score, max_score) for place, score in enumerate(own)]
+    return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
 
 
 def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement]) -> tuple[list[JudgeExample], str]:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from srlm.config import Config, LoraConfig, TrainConfig
+from srlm.errors import ConfigError
 from srlm.models import load_tokenizer
 from srlm.progress import Bars
 from srlm.workspace import write_atomic
@@ -35,26 +36,56 @@ def load_model(folder: Path, train: TrainConfig, config: Config) -> Any:
     )
 
 
+def precision(train: TrainConfig) -> str:
+    """What the arithmetic of training is done in: float32, bfloat16 or float16."""
+    if train.dtype != "auto":
+        return train.dtype
+    cpu = {} if torch.cuda.is_available() else torch.cpu.get_capabilities()
+    return "bfloat16" if torch.cuda.is_available() or cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "float32"
+
+
 def model_dtype(train: TrainConfig) -> torch.dtype:
-    on_gpu = torch.cuda.is_available()
-    name = ("bfloat16" if on_gpu else "float32") if train.dtype == "auto" else train.dtype
-    # Full fine-tuning in pure bfloat16 loses small updates: keep float32 weights and let autocast do the arithmetic.
-    return torch.float32 if not train.lora.enabled else getattr(torch, name)
+    """What the weights are kept in.
+
+    Full fine-tuning in pure bfloat16 loses small updates, so its weights stay in float32 and autocast does the
+    arithmetic; so do LoRA's on a CPU, where they are small.
+    """
+    lower = train.lora.enabled and torch.cuda.is_available()
+    dtype: torch.dtype = getattr(torch, precision(train)) if lower else torch.float32
+    return dtype
 
 
-def peft_config(lora: LoraConfig) -> PeftLoraConfig | None:
-    """LoRA on all linear layers but the output head; None for full fine-tuning."""
+def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | None:
+    """LoRA on all linear layers but the output head, or on the topmost layers alone; None for full fine-tuning.
+
+    Raises
+    ------
+    ConfigError
+        If the model has fewer layers than `top_layers`.
+    """
     if not lora.enabled:
         return None
+    target: str | list[str] = "all-linear"
+    if lora.top_layers:
+        stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)]
+        name, layers = max(stacks, key=lambda stack: len(stack[1]))
+        if lora.top_layers > len(layers):
+            raise ConfigError(f"lora.top_layers={lora.top_layers}, but the model has {len(layers)} layers. Lower it.")
+        target = [
+            f"{name}.{place}.{below}"
+            for place in range(len(layers) - lora.top_layers, len(layers))
+            for below, part in layers[place].named_modules()
+            if isinstance(part, torch.nn.Linear)
+        ]
     return PeftLoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=target, task_type="CAUSAL_LM"
     )
 
 
 def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, seed: int) -> dict[str, Any]:
     """Arguments that SFTConfig and DPOConfig of TRL take alike."""
     on_gpu = torch.cuda.is_available()
-    dtype = ("bfloat16" if on_gpu else "float32") if train.dtype == "auto" else train.dtype
+    dtype = precision(train)
     if not on_gpu:
         torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     return {

@@ -124,9 +124,10 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     checkpoints = folder / "checkpoints" / "preference"
     arguments = common.trainer_arguments(train, config, checkpoints, seed)
     needs_reference = not same_model
+    model = common.load_model(previous, train, config)
     with Bars() as bars:
         trainer = PairTrainer(
-            model=common.load_model(previous, train, config),
+            model=model,
             ref_model=common.load_model(workspace.model(reference), train, config) if needs_reference else None,
             args=DPOConfig(
                 **arguments,
@@ -137,7 +138,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
             ),
             train_dataset=_on_disk(columns, checkpoints / "pairs"),
             processing_class=tokenizer,
-            peft_config=common.peft_config(train.lora),
+            peft_config=common.peft_config(train.lora, model),
             callbacks=[common.Watch(bars, "preference", folder / "preference_log.jsonl")],
         )
         trainer.ref_model = None  # its log-probabilities are in the data set now

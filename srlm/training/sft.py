@@ -88,9 +88,10 @@ def _train(
         say(f"  {encoded.too_long} of {len(examples)} SFT examples are longer than sft.max_length and left out")
     checkpoints = target.parent / "checkpoints" / stage
     arguments = common.trainer_arguments(config.sft, config, checkpoints, derive_seed(config.seed, 1, stage))
+    model = common.load_model(base, config.sft, config)
     with Bars() as bars:
         trainer = SFTTrainer(
-            model=common.load_model(base, config.sft, config),
+            model=model,
             args=SFTConfig(
                 **arguments,
                 max_length=None,
@@ -98,7 +99,7 @@ def _train(
             ),
             train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
             processing_class=tokenizer,
-            peft_config=common.peft_config(config.sft.lora),
+            peft_config=common.peft_config(config.sft.lora, model),
             callbacks=[common.Watch(bars, stage, target.parent / f"{stage}_log.jsonl")],
         )
         common.train_and_save(trainer, checkpoints, target, tokenizer)

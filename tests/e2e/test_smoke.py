@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from srlm.config import from_dict
 from srlm.records import Candidate, Judgement, PreferencePair, Prompt
@@ -127,6 +130,47 @@ def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_p
     assert set(disturbed) == set(undisturbed)
     for name, content in undisturbed.items():
         assert disturbed[name] == content, name
+
+
+def without_dpo(finished: Path, runs: Path) -> Path:
+    """A copy of a finished run as it was before M2 was trained."""
+    folder = runs / finished.name
+    shutil.copytree(finished, folder)
+    for name in ("preference", "measures"):
+        (folder / "iteration_2" / "manifests" / f"{name}.json").unlink()
+    for name in ("model", "evaluation"):
+        shutil.rmtree(folder / "iteration_2" / name)
+    return folder
+
+
+def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """kill -9 while DPO trains: it goes on from a checkpoint and ends with the weights of an undisturbed run."""
+    options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
+    undisturbed = without_dpo(finished[0], tmp_path / "undisturbed")
+    assert run(undisturbed.parent, *options).returncode == 0
+    killed = without_dpo(finished[0], tmp_path / "killed")
+    process = subprocess.Popen(command(killed.parent, *options), cwd=REPO, stderr=subprocess.DEVNULL)
+    checkpoints = killed / "iteration_2" / "checkpoints" / "preference"
+    end = time.monotonic() + 200
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < end:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # the worker ends with its parent
+    assert not (killed / "iteration_2" / "model").exists()
+    result = run(killed.parent, *options)
+    assert result.returncode == 0, result.stderr[-4000:]
+    logs = [(folder / "iteration_2" / "preference_log.jsonl").read_text() for folder in (undisturbed, killed)]
+    steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
+    assert steps[0] == steps[1]
+    weights = [load_file(folder / "iteration_2" / "model" / "model.safetensors") for folder in (undisturbed, killed)]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-6)
+    assert any(
+        not torch.equal(weight, load_file(finished[0] / "iteration_1" / "model" / "model.safetensors")[name])
+        for name, weight in weights[0].items()
+    )
 
 
 def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
