@@ -66,6 +66,7 @@ COUNTS_FROM_0 = (
     *("seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "evaluation.prompts"),
     *("evaluation.eft_prompts", "seeds.eft_limit", "seeds.ift.limit", "seeds.eft.limit", "seeds.evaluation.limit"),
     *("tracking.sample_rows", "sft.checkpoint_steps", "dpo.checkpoint_steps"),
+    *("sft.lora.top_layers", "dpo.lora.top_layers"),
 )
 SHARES = (
     *("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share", "prompts.top_p"),

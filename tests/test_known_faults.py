@@ -71,7 +71,7 @@ def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[C
 
 
 def writes_answers_and_judges(messages, sampling, prefill, place) -> str:
-    if messages[0]["content"].startswith("Judge the response"):
+    if messages[0]["content"].startswith(("Judge the response", "Rate the response")):
         return f"Fine.\nScore: {(sampling.seed + place) % 6}"
     return " " + scripted_words(messages, sampling, prefill, place)
 
@@ -197,7 +197,7 @@ def test_exceptions_are_swallowed(tmp_path, failing):
     """What went wrong in a request was caught and the record left out, without a word."""
 
     def reply(messages, sampling, prefill, place):
-        judging = messages[0]["content"].startswith("Judge the response")
+        judging = messages[0]["content"].startswith(("Judge the response", "Rate the response"))
         kind = "prompts" if prefill else ("judgements" if judging else "candidates")
         kinds[kind] += 1
         if kind == failing and kinds[kind] == 3:

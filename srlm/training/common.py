@@ -87,6 +87,7 @@ def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, see
     on_gpu = torch.cuda.is_available()
     dtype = precision(train)
     if not on_gpu:
+        _project_targets_alone()
         torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     return {
         "output_dir": str(checkpoints),
@@ -114,6 +115,15 @@ def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, see
         "data_seed": seed,
         "dataloader_num_workers": 0,
     }
+
+
+def _project_targets_alone() -> None:
+    """On a CPU TRL projects all positions to the vocabulary, although the prompt's are masked in the loss: of a small
+    model with long prompts that is most of the work. On a GPU it leaves them out; have it do so here, too."""
+    import trl.trainer.utils as trl_utils
+
+    if hasattr(trl_utils, "_use_triton"):
+        trl_utils._use_triton = lambda device: True
 
 
 class Watch(TrainerCallback):

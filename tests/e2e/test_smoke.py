@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from srlm.config import from_dict
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from srlm.records import Candidate, JudgeExample, Judgement, PreferencePair, Prompt
 from srlm.workspace import Workspace, read_records
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -181,6 +181,17 @@ def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
     workspace = Workspace(folder)
     assert workspace.config().iteration == 3
     assert from_dict(workspace.run()["options"]) == workspace.config()
+
+
+def test_a_judge_that_explains(tmp_path: Path) -> None:
+    """judge=additive: M1 learns the seeds' rationales before their scores."""
+    result = run(tmp_path, "iteration=1", "judge=additive", "judge.max_new_tokens=24", "sft.epochs=1")
+    assert result.returncode == 0, result.stderr[-4000:]
+    examples = read_records(tmp_path / "smoke" / "iteration_1" / "eft.jsonl", JudgeExample)
+    assert len(examples) > 100
+    assert all(example.rationale for example in examples)
+    judgements = read_records(tmp_path / "smoke/iteration_1/evaluation/held_out_judgements.jsonl", Judgement)
+    assert max(judgement.tokens for judgement in judgements) > 12  # more than a verdict
 
 
 def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:

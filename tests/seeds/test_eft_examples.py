@@ -163,6 +163,23 @@ def test_ranks_only(ranks, scores):
     assert {example.rationale for example in examples.values()} == {""}
 
 
+def test_score_alone_is_the_seeds_own():
+    examples, _ = build([own("e0", (4.0, 0.0))], config=seeds("none"))
+    assert [(example.score, example.rationale) for example in examples.values()] == [(4.0, ""), (0.0, "")]
+
+
+def test_score_alone_goes_by_rank_where_one_is_missing():
+    rows = [ranked("e0", (0, 1, 2), (3.0, None, 2.0), ("why", "why", "why"))]
+    examples, _ = build(rows, config=seeds("none"))
+    assert [example.score for example in sorted(examples.values(), key=lambda e: e.id)] == [5.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
+def test_score_alone_must_be_whole_and_in_range(score):
+    with pytest.raises(SeedError, match="whole number from 0 to judge.max_score=5"):
+        build([own("e0", (score, 1.0))], config=seeds("none"))
+
+
 @pytest.mark.parametrize("count", range(2, 13))
 def test_ranks_only_keep_the_order_and_the_range(count):
     examples, _ = build([ranked("e0", range(count))], config=seeds("none"))

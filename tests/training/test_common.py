@@ -1,0 +1,50 @@
+"""srlm.training.common: which layers LoRA adapts, and in what precision training calculates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from srlm.config import LoraConfig, TrainConfig
+from srlm.errors import ConfigError
+from srlm.training import common
+from tests.helpers import tiny_llama
+
+
+@pytest.mark.parametrize(("top_layers", "adapted"), [(0, {0, 1}), (1, {1}), (2, {0, 1})])
+def test_adapters_in_the_topmost_layers(top_layers: int, adapted: set[int]) -> None:
+    base = tiny_llama(64, seed=0)
+    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, top_layers=top_layers), base))
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert {int(name.split("layers.")[1].split(".")[0]) for name in trained} == adapted
+    of_a_layer = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert len(trained) == len(adapted) * len(of_a_layer) * 2
+    assert all(any(part in name for part in of_a_layer) for name in trained)
+
+
+def test_more_layers_than_the_model_has() -> None:
+    with pytest.raises(ConfigError, match="top_layers=3, but the model has 2 layers"):
+        common.peft_config(LoraConfig(top_layers=3), tiny_llama(64, seed=0))
+
+
+def test_no_adapter_for_full_fine_tuning() -> None:
+    assert common.peft_config(LoraConfig(enabled=False), tiny_llama(64, seed=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "name"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
+)
+def test_precision_on_a_cpu(capabilities: dict[str, bool], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert common.precision(TrainConfig()) == name
+    assert common.precision(TrainConfig(dtype="float16")) == "float16"
+    assert common.model_dtype(TrainConfig()) == torch.float32  # the weights stay
+
+
+@pytest.mark.parametrize(("lora", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_weights_on_a_gpu(lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert common.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype
