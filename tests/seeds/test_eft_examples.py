@@ -176,7 +176,7 @@ def test_score_alone_goes_by_rank_where_one_is_missing():
 
 @pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
 def test_score_alone_must_be_whole_and_in_range(score):
-    with pytest.raises(SeedError, match="whole number from 0 to judge.max_score=5"):
+    with pytest.raises(SeedError, match=r"whole number from 0 to judge\.max_score=5"):
         build([own("e0", (score, 1.0))], config=seeds("none"))
 
 
