@@ -185,7 +185,8 @@ def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
 
 def test_a_judge_that_explains(tmp_path: Path) -> None:
     """judge=additive: M1 learns the seeds' rationales before their scores."""
-    result = run(tmp_path, "iteration=1", "judge=additive", "judge.max_new_tokens=24", "sft.epochs=1")
+    options = ["iteration=1", "judge=additive", "judge.max_new_tokens=24", "sft.epochs=1", "engine=transformers"]
+    result = run(tmp_path, *options)
     assert result.returncode == 0, result.stderr[-4000:]
     examples = read_records(tmp_path / "smoke" / "iteration_1" / "eft.jsonl", JudgeExample)
     assert len(examples) > 100
