@@ -99,8 +99,8 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
             for name, m in judge.items()
             if name.endswith("_gain") and m["low"] is not None
         }
-        better = [name.replace("_", " ") for name, m in gains.items() if m["low"] > 0]
-        worse = [name.replace("_", " ") for name, m in gains.items() if m["high"] < 0]
+        better = [_in_words(name) for name, m in gains.items() if m["low"] > 0]
+        worse = [_in_words(name) for name, m in gains.items() if m["high"] < 0]
         said = f"better in {', '.join(better)}" if better else ""
         said += (" but " if said and worse else "") + (f"worse in {', '.join(worse)}" if worse else "")
         said = said or "no measure differs by more than its interval"
@@ -114,6 +114,13 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
             answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
         lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
     return lines
+
+
+def _in_words(measure: str) -> str:
+    """A measure's name as the table has it."""
+    if measure == "pairwise_accuracy_all":
+        return "pairwise accuracy with a coin where silent"
+    return measure.replace("_", " ")
 
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:
@@ -150,6 +157,7 @@ def _places(console: Console, config: Config, workspace: Workspace, seconds: flo
     root = workspace.root
     console.print()
     console.print(f"Run      {root} ({seconds / 60:.1f} min this time)", markup=False)
-    console.print(f"Models   {root}/iteration_1/model ... iteration_{last}/model", markup=False)
+    upto = f" ... iteration_{last}/model" if last > 1 else ""
+    console.print(f"Models   {root}/iteration_1/model{upto}", markup=False)
     console.print(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json", markup=False)
     console.print(f"Go on    python -m srlm.run name={config.name} iteration={last + 1}", markup=False)
