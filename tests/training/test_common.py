@@ -48,3 +48,27 @@ def test_precision_on_a_cpu(capabilities: dict[str, bool], name: str, monkeypatc
 def test_weights_on_a_gpu(lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert common.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype
+
+
+def test_projecting_targets_alone_leaves_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    import trl.trainer.utils as trl_utils
+
+    torch.manual_seed(0)
+    ids = torch.randint(0, 64, (2, 24))
+    labels = ids.clone()
+    labels[0, :15], labels[1, :20] = -100, -100
+    results = []
+    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # put back afterwards
+    for alone in (False, True):
+        if alone:
+            common._project_targets_alone()
+        model = tiny_llama(64, seed=0)
+        trl_utils.add_fused_lm_head(model)
+        output = model(input_ids=ids, labels=labels, fused_lm_head=True)
+        output.loss.backward()
+        results.append((output.loss, output.log_probs, {name: w.grad for name, w in model.named_parameters()}))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
+    assert results[0][2].keys() == results[1][2].keys()
+    for name, gradient in results[0][2].items():
+        torch.testing.assert_close(gradient, results[1][2][name], rtol=1e-4, atol=1e-6)
