@@ -191,7 +191,7 @@ def test_no_eft_data(command, rows, told):
 
 def test_too_few_eft_prompts(command):
     rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
-    text = command(f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
+    text = command("seeds.eft.languages=[]", f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"SeedError: seeds\.eft\.path=mine\.jsonl leaves 1 EFT prompts to train on and 1 to measure", text)
     assert "give more ranked prompts, or change seeds.eft_held_out." in text
 
@@ -232,9 +232,9 @@ def test_refused_command_leaves_the_run_as_it_was(command):
 
 def test_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
-    assert NO_MODEL_MESSAGE in command(f"seeds.ift.path={path}")
+    assert NO_MODEL_MESSAGE in command("seeds.ift.languages=[]", f"seeds.ift.path={path}")
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
-    text = command(f"seeds.ift.path={path}")
+    text = command("seeds.ift.languages=[]", f"seeds.ift.path={path}")
     assert "RunFolderError: The stage seeds/seeds" in text
     assert "it was made from another mine.jsonl than the one that is there now" in text
 
