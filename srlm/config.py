@@ -34,6 +34,11 @@ class RationaleSource(Enum):
     none = "none"
 
 
+class Scorer(Enum):
+    sampled = "sampled"
+    expected = "expected"
+
+
 class Tracker(Enum):
     wandb = "wandb"
     none = "none"
@@ -96,6 +101,7 @@ class SeedsConfig:
     ift: SourceConfig = field(default_factory=SourceConfig)
     eft: SourceConfig = field(default_factory=SourceConfig)
     evaluation: SourceConfig = field(default_factory=SourceConfig)
+    builtin_languages: list[str] = field(default_factory=lambda: ["en"])  # of the built-in set (en, zh); empty = all
     eft_held_out: float = 0.25  # share of the EFT prompts kept for measuring judges; (0, 1)
     near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
     rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
@@ -141,13 +147,20 @@ class CandidatesConfig:
 class JudgeConfig:
     """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2)."""
 
+    # sampled = k judgements are drawn and read; expected = one, without a rationale: the scores' mean by probability
+    scorer: Scorer = Scorer.sampled
     template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
-    count: int = 3  # k, judgements a candidate; >= 1
+    count: int = 3  # k, judgements a candidate; >= 1; expected: 1
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
-    max_score: int = 5  # scores range from 0 to this
-    temperature: float = 0.7
+    max_score: int = 5  # scores range from 0 to this; expected: at most 9
+    temperature: float = 0.7  # sampled only, as the next two
     top_p: float = 0.9
     max_new_tokens: int = 80  # tokens
+
+    @property
+    def perfect(self) -> float:
+        """The least score of an answer that counts as perfect: an expected score never reaches the very top."""
+        return self.max_score - 0.5 if self.scorer is Scorer.expected else self.max_score
 
 
 @dataclass
@@ -287,6 +300,10 @@ def check(config: Config) -> Config:
     need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
     need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
+    if config.judge.scorer is Scorer.expected:
+        for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
+            need(_get(config, option) == 1, option, "1 with judge.scorer=expected, which reads all from one judgement")
+        need(config.judge.max_score <= 9, "judge.max_score", "at most 9 with judge.scorer=expected: a single digit")
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")

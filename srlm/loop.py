@@ -162,7 +162,7 @@ class Loop:
         judged = read_records(sources[0].outputs[0], Judgement)
         measures: dict[str, Any] = {
             "iteration": t,
-            "judge": judge_part(held_out(workspace, config), judged, before, config.judge.max_score, resamples, seed),
+            "judge": judge_part(held_out(workspace, config), judged, before, config.judge, resamples, seed),
             "answers": answers_part(read_records(sources[1].outputs[0], Answer), resamples, seed),
         }
         if t:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srlm.config import ModelConfig
-from srlm.errors import ModelError
+from srlm.errors import EngineError, ModelError
 from srlm.progress import say
 from srlm.workspace import Workspace, disk_errors, sha256, write_atomic
 
@@ -270,6 +270,28 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(f"{text}{prefill}", add_special_tokens=False)["input_ids"]
     return list(ids)  # the template itself writes the tokens that begin a text, where the model has such
+
+
+def encode_choices(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str, choices: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """A chat as `encode_chat` gives it, and for each choice the one token that goes on with it after `prefill`.
+
+    Choice and prefill are encoded together, as they were in training: where a model writes " 5" as a space and a digit,
+    the space goes to the chat's end.
+
+    Raises
+    ------
+    EngineError
+        If the choices differ in more than one token.
+    """
+    whole = [encode_chat(tokenizer, messages, f"{prefill}{choice}") for choice in choices]
+    if len({tuple(ids[:-1]) for ids in whole}) > 1 or len({ids[-1] for ids in whole}) < len(choices):
+        raise EngineError(
+            f"After {prefill!r}, the choices {', '.join(map(repr, choices))} differ in more than one token for this "
+            "model; an answer by probabilities needs choices of one token each."
+        )
+    return whole[0][:-1], [ids[-1] for ids in whole]
 
 
 def model_id(folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -95,6 +96,12 @@ class Judgement:
     score: float | None
     problem: str = ""  # why there is no score, "" if there is one
     tokens: int = 0
+    probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., where the judge is read from them
+
+    @property
+    def whole_score(self) -> int | None:
+        """The score, or where it is an expected one the nearest whole score, a half upwards."""
+        return None if self.score is None else math.floor(self.score + 0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ once.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from srlm.config import JudgeConfig
@@ -65,7 +66,33 @@ def strip_verdict(completion: str) -> str:
 
 def judge_target(rationale: str, score: float) -> str:
     """What the judge is to write: the rationale, then the verdict on a last line."""
-    return f"{rationale}\nScore: {score:.0f}" if rationale else f"Score: {score:.0f}"
+    return f"{rationale}\n{VERDICT} {score:.0f}" if rationale else f"{VERDICT} {score:.0f}"
+
+
+VERDICT = "Score:"  # what stands before the score
+
+
+def expected_score(logprobs: Sequence[float]) -> tuple[float | None, str]:
+    """The mean of the scores 0, 1, ... by the probabilities that a judge gives them (as in G-Eval, arXiv 2303.16634).
+
+    Parameters
+    ----------
+    logprobs : sequence of float
+        Of each score after "Score:", in nats, over the whole vocabulary.
+
+    Returns
+    -------
+    score : float or None
+        0 to len(logprobs) - 1. None where all scores together are less likely than 0.5: a judge that would rather go
+        on with something else has given no verdict.
+    problem : str
+        Why there is none; "" if there is one.
+    """
+    probabilities = [math.exp(logprob) for logprob in logprobs]
+    together = sum(probabilities)
+    if not together >= 0.5:
+        return None, f"no verdict: a score has probability {together:.2f}"
+    return sum(score * probability for score, probability in enumerate(probabilities)) / together, ""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def all_of(workspace: Workspace, config: Config) -> list[Stage]:
 
 def seeds(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
-    options |= options_of(config, "seeds.near_duplicate")
+    options |= options_of(config, "seeds.near_duplicate", "seeds.builtin_languages")
     return Stage(
         workspace,
         workspace.seeds,
@@ -118,7 +118,7 @@ def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def measures(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "evaluation.bootstrap", "judge.max_score", "seed")
+    options = options_of(config, "evaluation.bootstrap", "judge.max_score", "judge.scorer", "seed")
     return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options)
 
 
@@ -128,6 +128,6 @@ def _training(config: Config, group: str) -> dict[str, Any]:
 
 
 def _judge(config: Config) -> dict[str, Any]:
-    names = ("max_score", "temperature", "top_p", "max_new_tokens")
+    names = ("scorer", "max_score", "temperature", "top_p", "max_new_tokens")
     options = options_of(config, *(f"judge.{name}" for name in names))
     return options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.config import Config
 from srlm.engines.base import Completion, Sampling
 from srlm.models import Message, read_chat_template
 from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 from srlm.rubric import parse_verdict
+from srlm.run import _plain
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [f"{a}{b}{c}" for a in ("bo", "ki", "ta", "mu") for b in ("ran", "lim", "dev", "sot") for c in ("o", "e", "i")]
@@ -112,6 +114,14 @@ def tiny_llama(vocabulary: int, seed: int) -> Any:
         initializer_range=0.2,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def options(*overrides: str) -> Config:
+    """What `python -m srlm.run OVERRIDES` runs with."""
+    import hydra
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return _plain(hydra.compose("config", list(overrides)))
 
 
 def user(text: str) -> list[Message]:

@@ -15,7 +15,18 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from srlm import config as config_module
-from srlm.config import Config, EngineKind, RationaleSource, Reference, Tracker, check, from_dict, to_dict
+from srlm.config import (
+    Config,
+    EngineKind,
+    JudgeConfig,
+    RationaleSource,
+    Reference,
+    Scorer,
+    Tracker,
+    check,
+    from_dict,
+    to_dict,
+)
 from srlm.errors import ConfigError
 from srlm.feedback.prompts import rejection
 from srlm.run import _plain
@@ -153,6 +164,19 @@ def test_batches_must_divide_over_processes():
         check(put(config, "dpo.batch_size", 24))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("judge.count", 3), ("judge.min_valid", 2), ("evaluation.judgements", 8), ("judge.max_score", 10)],
+)
+def test_expected_scores_need_one_judgement_and_one_digit(option, value):
+    config = Config(judge=JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1, max_score=9))
+    check(config)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
+        check(put(config, option, value))
+    config.judge.scorer, config.judge.count = Scorer.sampled, 3
+    check(config)  # all of them are fine for sampled judgements
+
+
 @pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge"])
 @pytest.mark.parametrize("given", [{}, {"base_url": "http://127.0.0.1:8000/v1"}, {"model": "judge-70b"}])
 def test_endpoint_must_be_named_where_it_is_used(option, given):
@@ -175,7 +199,7 @@ def unusual() -> Config:
         if dataclasses.is_dataclass(value):
             fields = {f.name: change(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}
             return type(value)(**fields)
-        if isinstance(value, EngineKind | Reference | RationaleSource | Tracker):
+        if isinstance(value, EngineKind | Reference | RationaleSource | Scorer | Tracker):
             return next(other for other in type(value) if other is not value)
         if value is None or isinstance(value, bool):
             return not value
@@ -222,6 +246,7 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
         ("engine.kind", EngineKind),
         ("dpo.reference", Reference),
         ("seeds.rationales", RationaleSource),
+        ("judge.scorer", Scorer),
         ("tracking.tracker", Tracker),
     ],
 )

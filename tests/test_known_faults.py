@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from typing import Any
 
-import hydra
 import pytest
 
 from srlm import stages
@@ -23,17 +22,16 @@ from srlm.models import base_model_worker
 from srlm.progress import Bars
 from srlm.records import Candidate, Judgement, Prompt, SeedExample, to_json
 from srlm.rubric import JudgeTemplate, mean_score, parse_verdict
-from srlm.run import _plain
 from srlm.seeds.splits import Overlap
 from srlm.text import feedback
 from srlm.training.preference import check_step0, reference_iteration
 from srlm.workspace import RecordFile, Workspace, read_records
 from tests.helpers import (
-    ROOT,
     ScriptedEngine,
     candidates_of,
     judgement_from,
     judgements_of,
+    options,
     prompt,
     ranked,
     scripted_words,
@@ -42,12 +40,6 @@ from tests.helpers import (
 )
 
 IFT = {f"i{n}": f"Seed instruction of number {n}: {chr(97 + n) * 5}." for n in range(12)}
-
-
-def options(*overrides: str) -> Config:
-    """What `python -m srlm.run OVERRIDES` runs with."""
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return _plain(hydra.compose("config", list(overrides)))
 
 
 def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[Candidate], list[Judgement]]:
@@ -178,7 +170,7 @@ def test_n_and_k_are_never_passed_on(tmp_path):
     config = options(
         *("candidates.count=5", "candidates.temperature=0.9", "candidates.top_p=0.8", "candidates.max_new_tokens=33"),
         *("judge.count=4", "judge.temperature=0.6", "judge.top_p=0.7", "judge.max_new_tokens=44"),
-        *("prompts.count=3", f"runs_dir={tmp_path}"),
+        *("judge=additive", "prompts.count=3", f"runs_dir={tmp_path}"),
     )
     engine = ScriptedEngine(writes_answers_and_judges)
     _, candidates, judgements = feed_back(engine, config)
@@ -205,7 +197,7 @@ def test_exceptions_are_swallowed(tmp_path, failing):
         return writes_answers_and_judges(messages, sampling, prefill, place)
 
     kinds: Counter[str] = Counter()
-    config = options("prompts.count=3", f"runs_dir={tmp_path}")
+    config = options("prompts.count=3", "judge=additive", f"runs_dir={tmp_path}")
     with pytest.raises(EngineError, match="the engine is gone"):
         feed_back(ScriptedEngine(reply), config)
     workspace = Workspace.of(config)
@@ -220,7 +212,7 @@ def test_saturated_judge_goes_unseen():
     verdicts = [(5.0, 4.0)] * 11 + [(5.0, 1.0)] * 2 + [(5.0, 5.0)] * 37
     answers = {f"{row.id}/a{i}": row_scores[i] for row, row_scores in zip(rows, verdicts, strict=True) for i in (0, 1)}
     judgements = [judgement for id, score in answers.items() for judgement in judgements_of(id, [score])]
-    part = judge_part(rows, judgements, None, 5, 100, "s")
+    part = judge_part(rows, judgements, None, JudgeConfig(), 100, "s")
     assert part["commonest_score"]["value"] == 5.0
     assert part["commonest_score_share"]["value"] == 0.87
     # The pairs keep both scores, so that their gaps can be counted.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
-from srlm.rubric import JudgeTemplate, judge_target, mean_score, parse_verdict, strip_verdict
+from srlm.rubric import JudgeTemplate, expected_score, judge_target, mean_score, parse_verdict, strip_verdict
 from tests.helpers import judgement_from, judgements_of
 
 VALID = {
@@ -187,3 +189,25 @@ def test_target_round_trip(rationale, score):
 )
 def test_strip_verdict(completion, rationale):
     assert strip_verdict(completion) == rationale
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "score"),
+    [
+        ([0, 0, 0, 0, 0, 1], 5.0),
+        ([1, 0, 0, 0, 0, 0], 0.0),  # a low score that the judge does give
+        ([0.5, 0, 0, 0, 0, 0.5], 2.5),
+        ([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 2.5),  # 0.6 in all: told from what the scores have
+        ([0, 0, 0.25, 0.25, 0, 0], 2.5),  # 0.5 is enough
+        ([0, 0, 0.25, 0.24, 0, 0], None),
+        ([0, 0, 0, 0, 0, 0], None),
+    ],
+)
+def test_expected_score(probabilities, score):
+    found, problem = expected_score([math.log(p) if p else -math.inf for p in probabilities])
+    assert found == (None if score is None else pytest.approx(score))
+    assert problem.startswith("no verdict: a score has probability 0.") if score is None else problem == ""
+
+
+def test_expected_score_of_broken_probabilities_is_missing():
+    assert expected_score([math.nan] * 6)[0] is None

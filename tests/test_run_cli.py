@@ -19,6 +19,7 @@ import yaml
 from srlm.workspace import Workspace
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.cli
 NO_MODEL = "model.name=no-such-folder/anywhere/model"
 NO_MODEL_MESSAGE = "ModelError: model.name=no-such-folder/anywhere/model: no such folder"
 
@@ -232,9 +233,9 @@ def test_refused_command_leaves_the_run_as_it_was(command):
 
 def test_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
-    assert NO_MODEL_MESSAGE in command("seeds.ift.languages=[]", f"seeds.ift.path={path}")
+    assert NO_MODEL_MESSAGE in command(f"seeds.ift.path={path}")
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
-    text = command("seeds.ift.languages=[]", f"seeds.ift.path={path}")
+    text = command(f"seeds.ift.path={path}")
     assert "RunFolderError: The stage seeds/seeds" in text
     assert "it was made from another mine.jsonl than the one that is there now" in text
 

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from srlm.config import Config, EngineKind
-from srlm.models import Message
+from srlm.models import Message, encode_chat, encode_choices
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Sampling:
     n: int = 1  # completions of the one prompt
     stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
     priority: int = 0  # what waits longest for others goes first: lower numbers are served before higher ones
-    choices: tuple[str, ...] = ()  # if given, the completion is one of these, each the begin of one token
+    choices: tuple[str, ...] = ()  # if given, the completion is one of these; they differ in one token
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def encode_request(
+    tokenizer: Any, messages: Sequence[Message], prefill: str, sampling: Sampling
+) -> tuple[list[int], list[int]]:
+    """The prompt's token ids, and the tokens that `sampling.choices` allow (none: any)."""
+    if sampling.choices:
+        return encode_choices(tokenizer, messages, prefill, sampling.choices)
+    return encode_chat(tokenizer, messages, prefill), []
 
 
 @asynccontextmanager

@@ -22,10 +22,9 @@ from transformers import (
 )
 
 from srlm.config import EngineConfig
-from srlm.engines.base import Completion, Sampling
-from srlm.engines.vllm import choice_token
+from srlm.engines.base import Completion, Sampling, encode_request
 from srlm.errors import EngineError
-from srlm.models import Message, encode_chat, load_tokenizer
+from srlm.models import Message, load_tokenizer
 
 
 @dataclass
@@ -97,7 +96,7 @@ class TransformersEngine:
         self._task: asyncio.Task[None] | None = None
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
-        ids = encode_chat(self.tokenizer, messages, prefill)
+        ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
         if len(ids) + sampling.max_new_tokens > self.max_model_len:
             raise EngineError(
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
@@ -105,7 +104,6 @@ class TransformersEngine:
             )
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
-        allowed = [choice_token(self.tokenizer, choice) for choice in sampling.choices]
         future: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
         await self._queue.put(_Request(ids, sampling, allowed, future))
         return await future

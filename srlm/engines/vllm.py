@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import EngineConfig
-from srlm.engines.base import Completion, Engine, Sampling
+from srlm.engines.base import Completion, Engine, Sampling, encode_request
 from srlm.errors import EngineError
-from srlm.models import Message, encode_chat, load_tokenizer
+from srlm.models import Message, load_tokenizer
 
 
 async def start(config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool) -> Engine:
@@ -96,13 +96,12 @@ class _VllmEngine:
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         from vllm import SamplingParams, TokensPrompt
 
-        ids = encode_chat(self.tokenizer, messages, prefill)
+        ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
         if len(ids) + sampling.max_new_tokens > self.max_model_len:
             raise EngineError(
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )
-        allowed = [choice_token(self.tokenizer, choice) for choice in sampling.choices]
         params = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
@@ -129,14 +128,6 @@ class _VllmEngine:
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         raise NotImplementedError
-
-
-def choice_token(tokenizer: Any, choice: str) -> int:
-    """The one token that a choice is written with."""
-    ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise EngineError(f"The choice {choice!r} is {len(ids)} tokens for this model; choices must be one token each.")
-    return int(ids[0])
 
 
 class _AsyncEngine(_VllmEngine):

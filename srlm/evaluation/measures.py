@@ -173,25 +173,24 @@ def pair_coverage(prompts: Iterable[JudgedPrompt]) -> Terms:
     return _terms(((~np.isnan(pair)).sum(), len(pair)) for pair in pairs)
 
 
-def five_best(prompts: Iterable[JudgedPrompt], max_score: float) -> Terms:
+def five_best(prompts: Iterable[JudgedPrompt], perfect: float) -> Terms:
     """Of the answers with a perfect score, the share that people like best (their prompt's lowest rank); 0 to 1.
 
-    Perfect is a mean of `max_score` (to 1e-9): all k judgements give it. `n` counts the perfect answers.
+    `n` counts the perfect answers.
 
-    Raises
-    ------
-    ValueError
-        If a score is above `max_score`: then that is not the scale's top.
+    Parameters
+    ----------
+    perfect : float
+        The least mean score that is perfect (to 1e-9). With the top of the scale, as in the paper, all k judgements
+        must give it.
     """
 
     def of_one(prompt: JudgedPrompt) -> tuple[float, float]:
         scores, ranks = _scores(prompt), np.asarray(prompt.ranks)
-        if (over := scores > max_score + 10**-DECIMALS).any():
-            raise ValueError(f"prompt {prompt.id}: score {scores[over][0]} is above the scale's top, {max_score}")
         if len(set(prompt.ranks)) < 2:
             return 0, 0
-        perfect = scores >= max_score - 10**-DECIMALS
-        return (perfect & (ranks == ranks.min())).sum(), perfect.sum()
+        best = scores >= perfect - 10**-DECIMALS
+        return (best & (ranks == ranks.min())).sum(), best.sum()
 
     return _terms(map(of_one, prompts))
 
@@ -267,7 +266,7 @@ def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms
 def judge_measures(
     prompts: Sequence[JudgedPrompt],
     judgements: Sequence[Sequence[float | None]],
-    max_score: float,
+    perfect: float,
     resamples: int,
     seed: str,
 ) -> dict[str, Measure]:
@@ -281,17 +280,17 @@ def judge_measures(
     prompts : P prompts
     judgements : P lists, in the same order
         As for `commonest_score_share`.
-    max_score : float
-        The scale's top, 5 in the paper.
+    perfect : float
+        As for `five_best`; the scale's top, 5, in the paper.
 
     Raises
     ------
     ValueError
-        If the two sequences differ in length, or a score is above `max_score`.
+        If the two sequences differ in length.
     """
     if len(prompts) != len(judgements):
         raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
-    terms = {name: function(prompts) for name, function in _of_a_judge(max_score).items()}
+    terms = {name: function(prompts) for name, function in _of_a_judge(perfect).items()}
     terms["parse_rate"] = parse_rate((sum(score is not None for score in scores), len(scores)) for scores in judgements)
     terms["commonest_score_share"] = shares = commonest_score_share(judgements)
     measures = {name: ratio_measure(*term, resamples, seed) for name, term in terms.items()}
@@ -300,7 +299,7 @@ def judge_measures(
 
 
 def difference(
-    a: Sequence[JudgedPrompt], b: Sequence[JudgedPrompt], measure: str, max_score: float, resamples: int, seed: str
+    a: Sequence[JudgedPrompt], b: Sequence[JudgedPrompt], measure: str, perfect: float, resamples: int, seed: str
 ) -> Measure:
     """How much higher judge `a` is than judge `b` on the same prompts, by a paired bootstrap.
 
@@ -316,14 +315,14 @@ def difference(
     Raises
     ------
     ValueError
-        If the prompts differ in id, order or human ranks, the name is unknown, or a score is above `max_score`.
+        If the prompts differ in id, order or human ranks, or the name is unknown.
     """
     for place, (one, other) in enumerate(zip_longest(((p.id, p.ranks) for p in a), ((p.id, p.ranks) for p in b))):
         if one != other:
             raise ValueError(
                 f"prompt {place}: {one} against {other}; give the same prompts and ranks in the same order"
             )
-    functions = _of_a_judge(max_score)
+    functions = _of_a_judge(perfect)
     if measure not in functions:
         raise ValueError(f"no measure {measure!r} of judged prompts; there are {', '.join(functions)}")
     first, second = functions[measure](a), functions[measure](b)
@@ -335,11 +334,11 @@ def difference(
     return Measure(value - other_value, low, high, n)
 
 
-def _of_a_judge(max_score: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
+def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
     return {
         "pairwise_accuracy": pairwise_accuracy,
         "pairwise_accuracy_all": pairwise_accuracy_all,
-        "five_best": partial(five_best, max_score=max_score),
+        "five_best": partial(five_best, perfect=perfect),
         "exact_match": exact_match,
         "spearman": spearman,
         "kendall_tau": kendall_tau,

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from srlm.config import JudgeConfig
 from srlm.evaluation.head_to_head import calibrated_winners
 from srlm.evaluation.measures import (
     JudgedPrompt,
@@ -49,23 +50,24 @@ def judge_part(
     ranked: Sequence[RankedPrompt],
     judgements: Sequence[Judgement],
     before: Sequence[Judgement] | None,
-    max_score: int,
+    judge: JudgeConfig,
     resamples: int,
     seed: str,
 ) -> Part:
     """The judge's measures, with the paired difference to the model before (`..._gain`).
 
     Gains are of the paper's five, and of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet.
+    Of expected scores the commonest score is that of the nearest whole ones.
     """
     prompts = judged_prompts(ranked, judgements)
     of_prompt: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
     for judgement in judgements:
-        of_prompt[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.score)
-    measures = judge_measures(prompts, list(of_prompt.values()), max_score, resamples, seed)
+        of_prompt[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.whole_score)
+    measures = judge_measures(prompts, list(of_prompt.values()), judge.perfect, resamples, seed)
     if before is not None:
         others = judged_prompts(ranked, before)
         for name in (*PAPER_MEASURES, "pairwise_accuracy_all"):
-            measures[f"{name}_gain"] = difference(prompts, others, name, max_score, resamples, seed)
+            measures[f"{name}_gain"] = difference(prompts, others, name, judge.perfect, resamples, seed)
     return _plain(measures)
 
 

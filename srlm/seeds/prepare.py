@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from srlm import records
-from srlm.config import Config
+from srlm.config import Config, SeedsConfig, SourceConfig
 from srlm.errors import SeedError
 from srlm.seeds.readers import read_ift, read_prompts, read_ranked
 from srlm.seeds.splits import split_eft
@@ -23,9 +24,9 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
         If a source cannot be read, or nothing is left on one of the sides.
     """
     seeds = config.seeds
-    ift = read_ift(seeds.ift, config.seed)
-    ranked = read_ranked(seeds.eft, config.seed)
-    evaluation = read_prompts(seeds.evaluation, config.seed)
+    ift = read_ift(_source(seeds, seeds.ift), config.seed)
+    ranked = read_ranked(_source(seeds, seeds.eft), config.seed)
+    evaluation = read_prompts(_source(seeds, seeds.evaluation), config.seed)
     split = split_eft(
         ranked,
         seeds.eft_held_out,
@@ -55,3 +56,8 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
     for name, rows in files.items():
         write_atomic(folder / f"{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
     return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
+
+
+def _source(seeds: SeedsConfig, source: SourceConfig) -> SourceConfig:
+    builtin = source.path == "builtin" and not source.languages
+    return replace(source, languages=seeds.builtin_languages) if builtin else source

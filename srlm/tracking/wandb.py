@@ -58,6 +58,7 @@ def feedback_metrics(
     """
     reasons = Counter(prompt.rejected for prompt in prompts)
     scores = [judgement.score for judgement in judgements if judgement.score is not None]
+    whole = [judgement.whole_score for judgement in judgements if judgement.score is not None]
     means, of_prompt = _mean_scores(judgements), defaultdict(list)
     for candidate in candidates:
         if means.get(candidate.id) is not None:
@@ -68,7 +69,7 @@ def feedback_metrics(
         "candidate_characters_mean": [len(candidate.text) for candidate in candidates],
         "judgement_valid_share": [judgement.score is not None for judgement in judgements],
         "score_mean": scores,
-        "top_score_share": [score == max_score for score in scores],
+        "top_score_share": [score == max_score for score in whole],
         "tie_share": [a == b for of_one in of_prompt.values() for a, b in combinations(of_one, 2)],
         "gap_mean": [pair.chosen_score - pair.rejected_score for pair in pairs],
         "chosen_characters_mean": [len(pair.chosen) for pair in pairs],
@@ -78,7 +79,7 @@ def feedback_metrics(
     found |= {"prompts_accepted": reasons.pop("", 0), "prompts_rejected": reasons.total()}
     found |= {f"prompts_rejected_{_slug(reason, '_')}": count for reason, count in reasons.items()}
     found |= {"candidates": len(candidates), "judgements": len(judgements), "pairs": len(pairs)}
-    shares = [count / len(scores) for count in Counter(scores).values()]
+    shares = [count / len(whole) for count in Counter(whole).values()]
     found |= {"score_entropy_bits": sum(share * math.log2(1 / share) for share in shares)} if scores else {}
     if found.get("rejected_characters_mean"):
         found["chosen_to_rejected_length"] = found["chosen_characters_mean"] / found["rejected_characters_mean"]
@@ -149,7 +150,7 @@ class WandbTracker:
     ) -> None:
         scale, means = range(self.config.judge.max_score + 1), _mean_scores(judgements)
         told: dict[str, Any] = {"iteration": t, **feedback_metrics(prompts, candidates, judgements, pairs, scale[-1])}
-        counts = [sum(judgement.score == score for judgement in judgements) for score in scale]
+        counts = [sum(judgement.whole_score == score for judgement in judgements) for score in scale]
         told["feedback/scores"] = self._wandb.Histogram(np_histogram=(counts, [n - 0.5 for n in (*scale, len(scale))]))
         kinds: tuple[Sequence[Any], ...] = (prompts, candidates, judgements, pairs)
         for (table, names), records in zip(TABLES.items(), kinds, strict=True):

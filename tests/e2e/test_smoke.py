@@ -57,7 +57,12 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
     judgements = read_records(folder / "iteration_2/3_judgements.jsonl", Judgement)
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     assert len(candidates) == 4 * len(prompts)
-    assert len(judgements) == 3 * len(candidates)
+    assert len(judgements) == len(candidates)
+    for judgement in judgements:  # judge=expected: the scores' mean by the probabilities that the model itself gives
+        assert len(judgement.probabilities) == 6
+        if judgement.score is not None:
+            mean = sum(score * p for score, p in enumerate(judgement.probabilities)) / sum(judgement.probabilities)
+            assert judgement.score == pytest.approx(mean, abs=1e-4)
     assert pairs
     assert {pair.id for pair in pairs} <= {prompt.id for prompt in prompts}
     for t in range(3):

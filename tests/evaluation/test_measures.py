@@ -83,8 +83,7 @@ def test_five_best_counts_perfect_means_alone() -> None:
         judged((0, 1), (4, 4)),
     ]
     assert value(m.five_best(prompts, TOP)) == (3 / 5, 5)
-    with pytest.raises(ValueError, match=r"prompt p: score 5\.0 is above the scale's top, 4"):
-        m.five_best(prompts, 4)
+    assert value(m.five_best(prompts, 4.5)) == (3 / 6, 6)  # expected scores: 4.99 rounds to perfect
 
 
 def test_exact_match() -> None:

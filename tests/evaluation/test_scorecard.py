@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from srlm.config import JudgeConfig, Scorer
 from srlm.evaluation.measures import JudgedPrompt
 from srlm.evaluation.scorecard import PAPER_MEASURES, answers_part, head_to_head_part, judge_part, judged_prompts
 from srlm.records import Answer, Comparison
@@ -28,8 +29,8 @@ def judged(scores: dict[str, list[list[float | None]]]):
     ]
 
 
-def measured(rows, judgements, before=None):
-    return judge_part(rows, judgements, before, 5, RESAMPLES, "seed")
+def measured(rows, judgements, before=None, judge=JudgeConfig()):  # noqa: B008
+    return judge_part(rows, judgements, before, judge, RESAMPLES, "seed")
 
 
 def test_judged_prompts_take_means_and_leave_the_missing_out():
@@ -75,9 +76,20 @@ def test_single_scores_count_for_the_commonest_not_the_means():
 
 
 def test_the_scale_is_the_configured_one():
-    part = judge_part([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), None, 10, RESAMPLES, "seed")
+    part = judge_part(
+        [ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), None, JudgeConfig(max_score=10), RESAMPLES, "seed"
+    )
     assert value(part, "five_best") == 1.0
     assert part["five_best"]["n"] == 1
+
+
+def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
+    judge = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+    rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
+    part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
+    assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
+    assert (value(part, "commonest_score"), value(part, "commonest_score_share")) == (2.0, 2 / 4)  # 1.5 and 2.4
+    assert value(part, "pairwise_accuracy") == 1 / 2  # order is that of the scores themselves
 
 
 def test_gains_are_differences_to_the_model_before():
@@ -109,7 +121,7 @@ def test_a_judge_without_any_verdict():
 def test_intervals_depend_on_the_seed_alone():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6)], [3.0]] for n in range(8)})
-    one, again, other = (judge_part(rows, judgements, None, 5, RESAMPLES, seed) for seed in ("a", "a", "b"))
+    one, again, other = (judge_part(rows, judgements, None, JudgeConfig(), RESAMPLES, seed) for seed in ("a", "a", "b"))
     assert one == again
     assert one != other
     assert {name: m["value"] for name, m in one.items()} == {name: m["value"] for name, m in other.items()}

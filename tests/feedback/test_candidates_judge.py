@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
 
-from srlm.config import CandidatesConfig, JudgeConfig
+from srlm.config import CandidatesConfig, JudgeConfig, Scorer
 from srlm.engines.base import Completion
 from srlm.errors import EngineError
 from srlm.feedback.candidates import sample_candidates
@@ -85,6 +86,49 @@ def test_judgements_keep_text_score_problem_and_tokens():
 def test_the_scale_is_the_configured_one():
     config = JudgeConfig(max_score=10)
     assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
+
+
+EXPECTED = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+
+
+def telling(*probabilities: float, text: str = " 4"):
+    """An engine that gives the scores these probabilities."""
+    logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities)
+    return ScriptedEngine(lambda *_: Completion(text, 1, False, 20, logprobs))
+
+
+def test_an_expected_score_is_read_from_one_request_for_the_scores_alone():
+    engine = telling(0.0, 0.1, 0.0, 0.2, 0.3, 0.2)
+    [found] = judged(engine, candidate(), 1, EXPECTED)
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
+    assert prefill == "Score:"  # as the targets of training begin
+    assert sampling.choices == (" 0", " 1", " 2", " 3", " 4", " 5")
+    assert (sampling.n, sampling.temperature) == (1, 0.0)
+    assert found.id == "t2/p00000/c0/j0"
+    assert found.candidate_id == "t2/p00000/c0"
+    assert found.score == pytest.approx((0.1 * 1 + 0.2 * 3 + 0.3 * 4 + 0.2 * 5) / 0.8)
+    assert (found.text, found.problem, found.tokens) == ("Score: 4", "", 1)
+    assert found.probabilities == pytest.approx((0.0, 0.1, 0.0, 0.2, 0.3, 0.2))
+
+
+def test_an_expected_score_is_missing_where_the_judge_would_rather_write_something_else():
+    [found] = judged(telling(*[0.08] * 6), candidate(), 1, EXPECTED)
+    assert (found.score, found.problem) == (None, "no verdict: a score has probability 0.48")
+    assert found.probabilities == pytest.approx([0.08] * 6)
+
+
+def test_an_expected_score_on_another_scale():
+    config = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1, max_score=2)
+    engine = telling(0.25, 0.25, 0.5)
+    [found] = judged(engine, candidate(), 1, config)
+    assert found.score == pytest.approx(1.25)
+    assert engine.calls[0][1].choices == (" 0", " 1", " 2")
+
+
+def test_an_expected_score_needs_probabilities():
+    with pytest.raises(EngineError, match=r"judge\.scorer=expected.*tells no probabilities.*sampled"):
+        judged(ScriptedEngine(lambda *_: " 4"), candidate(), 1, EXPECTED)
 
 
 def test_a_verdict_in_the_candidate_is_none():

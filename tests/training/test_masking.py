@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.errors import ModelError
-from srlm.models import chat_template_names, defuse, encode_chat, read_chat_template
+from srlm.errors import EngineError, ModelError
+from srlm.models import chat_template_names, defuse, encode_chat, encode_choices, read_chat_template
 from srlm.rubric import judge_target
 from srlm.training.masking import IGNORED, completion_labels, encode_turn
 from srlm.training.sft import encode
@@ -79,6 +79,28 @@ def test_prompt_text_of_each_template():
 def test_prefill_follows_the_prompt(tokenizer):
     whole = tokenizer.decode(encode_chat(tokenizer, user("Hi?"), "Instruction 9:"))
     assert whole == tokenizer.decode(encode_chat(tokenizer, user("Hi?"))) + "Instruction 9:"
+
+
+SCORES = [f" {score}" for score in range(6)]
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["space and digit", "one token"])
+def test_choices_stand_where_training_put_them(tokenizer, merged):
+    """The judge is asked for its score at the very token that its EFT targets taught."""
+    if merged:
+        tokenizer.add_tokens(SCORES)  # as vocabularies that hold " 5" do
+    messages = user("Rate it.")
+    ids, tokens = encode_choices(tokenizer, messages, "Score:", SCORES)
+    for score, token in enumerate(tokens):
+        prompt_ids, completion_ids = encode_turn(tokenizer, messages, f"Score: {score}")
+        assert [*ids, token] == prompt_ids + completion_ids[:-1]
+    assert tokenizer.decode([tokens[4]]) == (" 4" if merged else "4")
+
+
+@pytest.mark.parametrize("choices", [(" 1", " 10"), (" yes", " no"), (" 1", " 1")])
+def test_choices_of_more_than_one_token_are_refused(tokenizer, choices):
+    with pytest.raises(EngineError, match=r"After 'Score:', the choices .* differ in more than one token"):
+        encode_choices(tokenizer, user("Rate it."), "Score:", choices)
 
 
 # Control tokens inside texts

@@ -1,0 +1,36 @@
+"""srlm.seeds.prepare: which rows of which source a run gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srlm.config import SeedsConfig
+from srlm.records import RankedPrompt, SeedExample
+from srlm.seeds.prepare import prepare_seeds
+from srlm.workspace import read_records
+from tests.helpers import options
+
+
+@pytest.mark.parametrize(("given", "found"), [("[en]", {"en"}), ("[zh]", {"zh"}), ("[]", {"en", "zh"})])
+def test_languages_of_the_built_in_set(tmp_path, given, found):
+    prepare_seeds(options("seeds.ift.limit=0", f"seeds.builtin_languages={given}"), tmp_path)
+    for name, kind in (("ift", SeedExample), ("eft", RankedPrompt), ("evaluation", SeedExample)):
+        assert {row.language for row in read_records(tmp_path / f"{name}.jsonl", kind)} == found
+
+
+def test_own_rows_need_no_language(tmp_path):
+    """The filter of the built-in set leaves other sources alone."""
+    own = tmp_path / "mine.jsonl"
+    own.write_text(json.dumps({"prompt": "Nenne einen Fluss.", "response": "Die Elbe."}) + "\n", encoding="utf-8")
+    assert SeedsConfig().builtin_languages == ["en"]
+    counts = prepare_seeds(options(f"seeds.ift.path={own}"), tmp_path)
+    assert counts["ift"] == 1
+    assert {row.language for row in read_records(tmp_path / "evaluation.jsonl", SeedExample)} == {"en"}
+
+
+def test_a_source_can_ask_for_other_languages_than_the_rest(tmp_path):
+    prepare_seeds(options("seeds.ift.limit=0", "seeds.ift.languages=[zh]"), tmp_path)
+    assert {row.language for row in read_records(tmp_path / "ift.jsonl", SeedExample)} == {"zh"}
+    assert {row.language for row in read_records(tmp_path / "eft.jsonl", RankedPrompt)} == {"en"}
