@@ -48,6 +48,7 @@ MANIFESTS = {
     "iteration_2/manifests/judgements.json",
 }
 Job = Callable[..., int]
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

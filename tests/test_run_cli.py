@@ -19,7 +19,7 @@ import yaml
 from srlm.workspace import Workspace
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.cli
+pytestmark = pytest.mark.process
 NO_MODEL = "model.name=no-such-folder/anywhere/model"
 NO_MODEL_MESSAGE = "ModelError: model.name=no-such-folder/anywhere/model: no such folder"
 
