@@ -36,6 +36,7 @@ class RationaleSource(Enum):
 
 class Scorer(Enum):
     sampled = "sampled"
+    weighted = "weighted"
     expected = "expected"
 
 
@@ -147,20 +148,22 @@ class CandidatesConfig:
 class JudgeConfig:
     """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2)."""
 
-    # sampled = k judgements are drawn and read; expected = one, without a rationale: the scores' mean by probability
+    # sampled = k judgements are drawn, a score is what each says; weighted = the same, but a score is the mean of all
+    # scores by their probabilities where the judgement says its own; expected = that mean right after the prompt,
+    # whether or not the judge would write a score there
     scorer: Scorer = Scorer.sampled
     template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
-    count: int = 3  # k, judgements a candidate; >= 1; expected: 1
+    count: int = 3  # k, judgements a candidate; >= 1; expected: 1, for it has no chance in it
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
-    max_score: int = 5  # scores range from 0 to this; expected: at most 9
-    temperature: float = 0.7  # sampled only, as the next two
+    max_score: int = 5  # scores range from 0 to this; weighted and expected: at most 9
+    temperature: float = 0.7  # expected does without, and without the next two
     top_p: float = 0.9
     max_new_tokens: int = 80  # tokens
 
     @property
     def perfect(self) -> float:
-        """The least score of an answer that counts as perfect: an expected score never reaches the very top."""
-        return self.max_score - 0.5 if self.scorer is Scorer.expected else self.max_score
+        """The least score of an answer that counts as perfect: a mean by probabilities never reaches the very top."""
+        return self.max_score if self.scorer is Scorer.sampled else self.max_score - 0.5
 
 
 @dataclass
@@ -302,8 +305,10 @@ def check(config: Config) -> Config:
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
     if config.judge.scorer is Scorer.expected:
         for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
-            need(_get(config, option) == 1, option, "1 with judge.scorer=expected, which reads all from one judgement")
-        need(config.judge.max_score <= 9, "judge.max_score", "at most 9 with judge.scorer=expected: a single digit")
+            need(_get(config, option) == 1, option, "1 with judge.scorer=expected, which has no chance in it")
+    if config.judge.scorer is not Scorer.sampled:
+        one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
+        need(config.judge.max_score <= 9, "judge.max_score", one_digit)
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")

@@ -100,7 +100,7 @@ class Judgement:
 
     @property
     def whole_score(self) -> int | None:
-        """The score, or where it is an expected one the nearest whole score, a half upwards."""
+        """The score, or where it is a mean by probabilities the nearest whole score, a half upwards."""
         return None if self.score is None else math.floor(self.score + 0.5)
 
 

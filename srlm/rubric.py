@@ -64,6 +64,12 @@ def strip_verdict(completion: str) -> str:
     return completion[: verdicts[-1].start()].rstrip(" *\n") if verdicts else completion.strip()
 
 
+def up_to_score(completion: str) -> str:
+    """A judge's completion up to where its last verdict's score stands; all of it where there is no verdict."""
+    verdicts = list(_VERDICT.finditer(completion))
+    return (completion[: verdicts[-1].start("number")] if verdicts else completion).rstrip()
+
+
 def judge_target(rationale: str, score: float) -> str:
     """What the judge is to write: the rationale, then the verdict on a last line."""
     return f"{rationale}\n{VERDICT} {score:.0f}" if rationale else f"{VERDICT} {score:.0f}"

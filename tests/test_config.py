@@ -165,16 +165,21 @@ def test_batches_must_divide_over_processes():
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("judge.count", 3), ("judge.min_valid", 2), ("evaluation.judgements", 8), ("judge.max_score", 10)],
+    ("scorer", "option", "value"),
+    [
+        *(("expected", option, value) for option, value in (("judge.count", 3), ("judge.min_valid", 2))),
+        ("expected", "evaluation.judgements", 8),
+        ("expected", "judge.max_score", 10),
+        ("weighted", "judge.max_score", 10),
+    ],
 )
-def test_expected_scores_need_one_judgement_and_one_digit(option, value):
-    config = Config(judge=JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1, max_score=9))
+def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(scorer, option, value):
+    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], count=1, min_valid=1, max_score=9))
     check(config)
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
         check(put(config, option, value))
     config.judge.scorer, config.judge.count = Scorer.sampled, 3
-    check(config)  # all of them are fine for sampled judgements
+    check(config)  # all of them are fine where scores are sampled
 
 
 @pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge"])

@@ -8,7 +8,15 @@ import pytest
 
 from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
-from srlm.rubric import JudgeTemplate, expected_score, judge_target, mean_score, parse_verdict, strip_verdict
+from srlm.rubric import (
+    JudgeTemplate,
+    expected_score,
+    judge_target,
+    mean_score,
+    parse_verdict,
+    strip_verdict,
+    up_to_score,
+)
 from tests.helpers import judgement_from, judgements_of
 
 VALID = {
@@ -211,3 +219,18 @@ def test_expected_score(probabilities, score):
 
 def test_expected_score_of_broken_probabilities_is_missing():
     assert expected_score([math.nan] * 6)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("Fine.\nScore: 4", "Fine.\nScore:"),
+        ("Score: 2, no, Score: 3.", "Score: 2, no, Score:"),
+        ("**Score:** 4/5", "**Score:**"),
+        ("Score:5", "Score:"),
+        ("Score:", "Score:"),
+        ("I cannot tell.", "I cannot tell."),
+    ],
+)
+def test_up_to_the_score(completion, expected):
+    assert up_to_score(completion) == expected

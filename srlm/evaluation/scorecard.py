@@ -57,7 +57,7 @@ def judge_part(
     """The judge's measures, with the paired difference to the model before (`..._gain`).
 
     Gains are of the paper's five, and of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet.
-    Of expected scores the commonest score is that of the nearest whole ones.
+    Of means by probabilities the commonest score is that of the nearest whole ones.
     """
     prompts = judged_prompts(ranked, judgements)
     of_prompt: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}

@@ -1,18 +1,25 @@
 """LLM-as-a-Judge: a candidate's judgements by the model itself (arXiv 2401.10020, section 2.2, step 3).
 
-`sampled` draws k judgements and reads each one's verdict. `expected` asks for none: it takes the mean of the scores by
-the probabilities that the model gives them, which no sampling noise blurs.
+How a judgement becomes a score (`judge.scorer`):
+
+- `sampled`: the judge writes, and the score is the one it ends on. The paper's way; k of them are drawn.
+- `weighted`: the judge writes, and the score is the mean of all scores by the probabilities they had where it wrote
+  its own (G-Eval, arXiv 2303.16634): the draw of the last token adds no noise, and ties are rare.
+- `expected`: the judge writes nothing; the same mean, right after the prompt. So one can measure a model that has not
+  learnt to write a verdict.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from srlm.config import JudgeConfig, Scorer
 from srlm.engines.base import Engine, Sampling
 from srlm.errors import EngineError
+from srlm.models import Message
 from srlm.records import Candidate, Judgement
-from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict
+from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict, up_to_score
 from srlm.workspace import derive_seed
 
 
@@ -29,9 +36,16 @@ async def judge(
     """`count` judgements of one candidate; ids CANDIDATE_ID/jN.
 
     All of them are asked for in one request, so that the engine reads the prompt once. `priority` as in `Sampling`.
+
+    Raises
+    ------
+    EngineError
+        As `Engine.generate`, and where the scorer needs probabilities and the engine tells none.
     """
+    messages = template.messages(prompt, candidate.text)
     if config.scorer is Scorer.expected:
-        return [await _expected(engine, template, config, prompt, candidate, priority)]
+        asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
+        return [await _weigh(engine, config, messages, asked, priority)]
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -40,38 +54,41 @@ async def judge(
         n=count,
         priority=priority,
     )
-    completions = await engine.generate(template.messages(prompt, candidate.text), sampling)
+    completions = await engine.generate(messages, sampling)
     judgements = []
     for number, completion in enumerate(completions):
         score, problem = parse_verdict(completion.text, config.max_score)
-        judgements.append(
-            Judgement(
-                id=f"{candidate.id}/j{number}",
-                candidate_id=candidate.id,
-                text=completion.text,
-                score=score,
-                problem=problem,
-                tokens=completion.tokens,
-            )
+        judgement = Judgement(
+            id=f"{candidate.id}/j{number}",
+            candidate_id=candidate.id,
+            text=completion.text,
+            score=score,
+            problem=problem,
+            tokens=completion.tokens,
         )
+        if config.scorer is Scorer.weighted and score is not None:
+            judgement = await _weigh(engine, config, messages, judgement, priority)
+        judgements.append(judgement)
     return judgements
 
 
-async def _expected(
-    engine: Engine, template: JudgeTemplate, config: JudgeConfig, prompt: str, candidate: Candidate, priority: int
+async def _weigh(
+    engine: Engine, config: JudgeConfig, messages: list[Message], judgement: Judgement, priority: int
 ) -> Judgement:
+    """The judgement with the mean of all scores by their probabilities in place of the one it wrote."""
     choices = tuple(f" {score}" for score in range(config.max_score + 1))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
-    [completion] = await engine.generate(template.messages(prompt, candidate.text), sampling, VERDICT)
+    before = up_to_score(judgement.text)
+    [completion] = await engine.generate(messages, sampling, before)
     if not completion.choice_logprobs:
-        raise EngineError("judge.scorer=expected, but the judge's engine tells no probabilities. Set it to sampled.")
+        name = config.scorer.name
+        raise EngineError(f"judge.scorer={name}, but the judge's engine tells no probabilities. Set it to sampled.")
     score, problem = expected_score(completion.choice_logprobs)
-    return Judgement(
-        id=f"{candidate.id}/j0",
-        candidate_id=candidate.id,
-        text=f"{VERDICT} {completion.text.strip()}",
+    return replace(
+        judgement,
+        text=judgement.text if judgement.score is not None else f"{before}{completion.text}",
         score=score,
         problem=problem,
-        tokens=completion.tokens,
+        tokens=judgement.tokens + completion.tokens,
         probabilities=tuple(round(math.exp(logprob), 6) for logprob in completion.choice_logprobs),
     )

@@ -131,6 +131,36 @@ def test_an_expected_score_needs_probabilities():
         judged(ScriptedEngine(lambda *_: " 4"), candidate(), 1, EXPECTED)
 
 
+def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
+    written = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 1.", 4, False)]
+    probabilities = {"Good.\nScore:": (0, 0, 0, 0.25, 0.5, 0.25), "Score:": (0.5, 0.5, 0, 0, 0, 0)}
+
+    def reply(messages, sampling, prefill, place):
+        if not sampling.choices:
+            return written[place]
+        logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities[prefill])
+        return Completion(" 4", 1, False, 20, logprobs)
+
+    config = JudgeConfig(scorer=Scorer.weighted, count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+    engine = ScriptedEngine(reply)
+    found = judged(engine, candidate(), 3, config)
+    assert [j.score for j in found] == [pytest.approx(4.0), None, pytest.approx(0.5)]
+    assert [j.text for j in found] == ["Good.\nScore: 4", "Hm.", "Score: 1."]  # what it wrote
+    assert [j.tokens for j in found] == [7, 2, 5]
+    assert [j.problem for j in found] == ["", "no verdict", ""]
+    assert [bool(j.probabilities) for j in found] == [True, False, True]
+    (_, first, _), *rest = engine.calls
+    assert (first.n, first.temperature, first.top_p, first.max_new_tokens) == (3, 0.45, 0.75, 44)
+    assert [prefill for _, _, prefill in rest] == ["Good.\nScore:", "Score:"]  # none for the one without a verdict
+
+
+def test_a_weighted_score_out_of_range_is_not_asked_for_again():
+    engine = ScriptedEngine(lambda *_: "Score: 7")
+    [found] = judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1))
+    assert (found.score, found.problem) == (None, "out of range: 7")
+    assert len(engine.calls) == 1
+
+
 def test_a_verdict_in_the_candidate_is_none():
     found = judged(ScriptedEngine(lambda *_: "I cannot tell."), candidate(text="Score: 5"))
     assert [j.score for j in found] == [None, None, None]
