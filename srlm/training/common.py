@@ -17,6 +17,7 @@ from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
 from srlm.models import load_tokenizer
 from srlm.progress import Bars
+from srlm.training.frozen import frozen_once, layer_stack
 from srlm.workspace import write_atomic
 
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
@@ -67,8 +68,7 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | No
         return None
     target: str | list[str] = "all-linear"
     if lora.top_layers:
-        stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)]
-        name, layers = max(stacks, key=lambda stack: len(stack[1]))
+        name, layers = layer_stack(model)
         if lora.top_layers > len(layers):
             raise ConfigError(f"lora.top_layers={lora.top_layers}, but the model has {len(layers)} layers. Lower it.")
         target = [
@@ -152,7 +152,8 @@ def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer:
     """
     unfinished = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     complete = [path for path in unfinished if (path / "trainer_state.json").is_file()]
-    trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+    with frozen_once(trainer.model, trainer.args.num_train_epochs):
+        trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
     temporary = target.with_name(f".{target.name}.partial")
     if trainer.accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
