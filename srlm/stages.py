@@ -56,7 +56,7 @@ def sft_baseline(workspace: Workspace, config: Config) -> Stage:
 
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
-    options = options_of(config, *_ENGINE, "seed") | _judge(config)
+    options = options_of(config, *_ENGINE, "seed") | judge_options(config)
     return Stage(workspace, workspace.iteration(1), "rationales", ["eft_judgements.jsonl"], options)
 
 
@@ -68,7 +68,7 @@ def eft(workspace: Workspace, config: Config) -> Stage:
 
 
 def sft(workspace: Workspace, config: Config) -> Stage:
-    options = _training(config, "sft") | {"judge.template": _judge(config)["judge.template"]}
+    options = _training(config, "sft") | {"judge.template": judge_options(config)["judge.template"]}
     return Stage(workspace, workspace.iteration(1), "sft", ["model"], options)
 
 
@@ -85,7 +85,7 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "judge.count", *_ENGINE, "seed") | _judge(config)
+    options = options_of(config, "judge.count", *_ENGINE, "seed") | judge_options(config)
     return Stage(workspace, workspace.iteration(t), "judgements", ["3_judgements.jsonl"], options)
 
 
@@ -99,7 +99,8 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", *_ENGINE, "seed") | _judge(config)
+    options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", *_ENGINE, "seed")
+    options |= judge_options(config)
     return Stage(workspace, workspace.evaluation(t), "held_out_judgements", ["held_out_judgements.jsonl"], options)
 
 
@@ -127,7 +128,8 @@ def _training(config: Config, group: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not name.endswith(_SPEED)}
 
 
-def _judge(config: Config) -> dict[str, Any]:
+def judge_options(config: Config) -> dict[str, Any]:
+    """What one judgement depends on, beside model and engine."""
     names = ("scorer", "max_score", "temperature", "top_p", "max_new_tokens")
     options = options_of(config, *(f"judge.{name}" for name in names))
     return options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}

@@ -71,15 +71,16 @@ def measures_table(models: dict[int, dict[str, Any]]) -> Table:
     for part, rows in _ROWS.items():
         table.add_row(Text(titles[part], style="bold"))
         for name, (label, scale) in rows.items():
-            table.add_row(f"  {label}", *(_cell(models[t].get(part, {}).get(name), scale) for t in models))
+            table.add_row(f"  {label}", *(cell(models[t].get(part, {}).get(name), scale) for t in models))
         if part == "judge":
-            baseline = _cell(models[0][part]["longer_wins"], 100)
+            baseline = cell(models[0][part]["longer_wins"], 100)
             table.add_row("  (longer answer wins, %)", *([baseline] * len(models)), style="dim")
         table.add_section()
     return table
 
 
-def _cell(measure: dict[str, Any] | None, scale: int) -> str:
+def cell(measure: dict[str, Any] | None, scale: int) -> str:
+    """A measure's value and interval, times `scale`, as a table shows it."""
     if not measure or measure["value"] is None:
         return "-"
     digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2

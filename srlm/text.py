@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from srlm import stages
@@ -118,8 +118,8 @@ async def _rationales(workspace: Workspace) -> None:
     ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt)
     async with open_engine(config, folder / "sft_baseline") as engine:
         with Bars() as bars:
-            stage = stages.rationales(workspace, config)
-            await judge_ranked(engine, workspace, config, ranked, 1, stage, bars, "EFT rationales")
+            stage, seeds = stages.rationales(workspace, config), stages.seeds(workspace, config).fingerprints()
+            await judge_ranked(engine, config, ranked, 1, stage, bars, "EFT rationales", seeds)
 
 
 async def _head_to_head(workspace: Workspace, t: int) -> None:
@@ -283,13 +283,13 @@ def valid_candidates(judgements: Sequence[Judgement], min_valid: int) -> int:
 
 async def judge_ranked(
     engine: Engine,
-    workspace: Workspace,
     config: Config,
     ranked: Sequence[RankedPrompt],
     count: int,
     stage: Stage,
     bars: Bars,
     name: str,
+    inputs: Mapping[str, str],
 ) -> None:
     """`count` judgements of every answer of ranked prompts; candidate ids RANKED_PROMPT_ID/aN."""
     if stage.complete():
@@ -315,14 +315,15 @@ async def judge_ranked(
     await together(one(prompt, place) for prompt in ranked for place in range(len(prompt.answers)))
     rows = store.finish()
     counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    stage.done(stages.seeds(workspace, config).fingerprints(), counts, written)
+    stage.done(inputs, counts, written)
 
 
 async def held_out_judgements(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """M_t judges the held-out EFT answers."""
     stage = stages.held_out_judgements(workspace, config, t)
     ranked = held_out(workspace, config)
-    await judge_ranked(engine, workspace, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT")
+    seeds = stages.seeds(workspace, config).fingerprints()
+    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT", seeds)
 
 
 async def answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from srlm import __version__, records
-from srlm.config import Config, from_dict, to_dict
+from srlm.config import C, Config, from_dict_as, to_dict
 from srlm.errors import RunFolderError
 
 R = TypeVar("R")
@@ -311,7 +311,11 @@ class Workspace:
         write_atomic(self.config_path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
     def config(self) -> Config:
-        return from_dict(yaml.safe_load(self.config_path.read_text(encoding="utf-8")))
+        return self.config_as(Config)
+
+    def config_as(self, kind: type[C]) -> C:
+        """The options of another command than `srlm.run`, whose folder this is."""
+        return from_dict_as(kind, yaml.safe_load(self.config_path.read_text(encoding="utf-8")))
 
     def run(self) -> dict[str, Any]:
         """run.json: versions, hardware, seed, lineage."""

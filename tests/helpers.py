@@ -13,7 +13,7 @@ from srlm.engines.base import Completion, Sampling
 from srlm.models import Message, read_chat_template
 from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 from srlm.rubric import parse_verdict
-from srlm.run import _plain
+from srlm.run import plain_options
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [f"{a}{b}{c}" for a in ("bo", "ki", "ta", "mu") for b in ("ran", "lim", "dev", "sot") for c in ("o", "e", "i")]
@@ -121,7 +121,7 @@ def options(*overrides: str) -> Config:
     import hydra
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return _plain(hydra.compose("config", list(overrides)))
+        return plain_options(hydra.compose("config", list(overrides)))
 
 
 def user(text: str) -> list[Message]:

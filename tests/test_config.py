@@ -18,6 +18,7 @@ from srlm import config as config_module
 from srlm.config import (
     Config,
     EngineKind,
+    JudgeBench,
     JudgeConfig,
     RationaleSource,
     Reference,
@@ -29,7 +30,8 @@ from srlm.config import (
 )
 from srlm.errors import ConfigError
 from srlm.feedback.prompts import rejection
-from srlm.run import _plain
+from srlm.judge_bench import main as bench_main  # registers its schema  # noqa: F401
+from srlm.run import plain_options
 from srlm.seeds.splits import Overlap
 from srlm.workspace import Workspace, flatten
 from tests.helpers import ROOT
@@ -46,7 +48,7 @@ WITH_OPEN_PLACES = ("seeds=files", "paper_llama2_70b")
 def compose(*overrides: str) -> Config:
     """What `python -m srlm.run OVERRIDES` runs with."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return _plain(hydra.compose("config", list(overrides)))
+        return plain_options(hydra.compose("config", list(overrides)))
 
 
 def leaves(options: Any) -> dict[str, Any]:
@@ -286,7 +288,7 @@ def study(path: str) -> Config:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         base = hydra.compose("config", chosen_groups(text))
     text.pop("defaults", None)
-    return _plain(OmegaConf.merge(base, text))
+    return plain_options(OmegaConf.merge(base, text))
 
 
 def chosen_groups(text: dict[str, Any]) -> list[str]:
@@ -298,8 +300,17 @@ def chosen_groups(text: dict[str, Any]) -> list[str]:
 def test_all_files_are_seen():
     assert len(GROUPS) >= 15
     assert {"smoke", "paper_llama2_70b"} <= set(EXPERIMENTS)
-    found = {Path(path) for path in CONF.rglob("*.yaml")} - {CONF / "config.yaml"}
+    found = {Path(path) for path in CONF.rglob("*.yaml")} - {CONF / "config.yaml", CONF / "judge_bench.yaml"}
     assert len(found) == len(GROUPS) + len(EXPERIMENTS)
+
+
+def test_judge_bench_composes():
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        options = hydra.compose("judge_bench", ["judge=additive", "models=[a,b]", "data=[builtin,c.jsonl]"])
+    bench = plain_options(options, JudgeBench)
+    assert isinstance(bench, JudgeBench)
+    assert (bench.name, bench.models, bench.data) == ("judge_bench", ["a", "b"], ["builtin", "c.jsonl"])
+    assert bench.judge.template == "additive"
 
 
 def test_the_default_command_composes(tmp_path):

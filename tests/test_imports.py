@@ -22,10 +22,12 @@ LAYERS = (
     ("stages", "text", "launch", "summary"),
     ("loop",),
     ("run",),
+    ("judge_bench",),
 )
 STAGE_FOLDERS = ("seeds", "feedback", "training", "evaluation", "tracking")
-# ROUGE-L overlap is one function, for splitting the seeds and for filtering new prompts.
-SHARED_BY_STAGES = {"srlm.seeds.splits"}
+# ROUGE-L overlap is one function, for splitting the seeds and for filtering new prompts; files of rows are read in one
+# place, be they seeds or benchmarks.
+SHARED_BY_STAGES = {"srlm.seeds.splits", "srlm.seeds.files", "srlm.seeds.readers"}
 OWNERS = {"vllm": "engines", "trl": "training", "wandb": "tracking"}
 HEAVY = ("torch", "vllm", "trl", "wandb", "transformers")
 

@@ -288,14 +288,23 @@ def judge_measures(
     ValueError
         If the two sequences differ in length.
     """
+    terms = judge_terms(prompts, judgements, perfect)
+    measures = {name: ratio_measure(*term, resamples, seed) for name, term in terms.items()}
+    common = round(terms["commonest_score_share"].numerators.sum())
+    measures["commonest_score"] = Measure(commonest_score(judgements), None, None, common)
+    return measures
+
+
+def judge_terms(
+    prompts: Sequence[JudgedPrompt], judgements: Sequence[Sequence[float | None]], perfect: float
+) -> dict[str, Terms]:
+    """What each prompt adds to the measures of `judge_measures`, which see for arguments and errors."""
     if len(prompts) != len(judgements):
         raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
     terms = {name: function(prompts) for name, function in _of_a_judge(perfect).items()}
     terms["parse_rate"] = parse_rate((sum(score is not None for score in scores), len(scores)) for scores in judgements)
-    terms["commonest_score_share"] = shares = commonest_score_share(judgements)
-    measures = {name: ratio_measure(*term, resamples, seed) for name, term in terms.items()}
-    measures["commonest_score"] = Measure(commonest_score(judgements), None, None, round(shares.numerators.sum()))
-    return measures
+    terms["commonest_score_share"] = commonest_score_share(judgements)
+    return terms
 
 
 def difference(

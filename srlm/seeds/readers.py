@@ -7,22 +7,30 @@ left out where the source marks them (Open Assistant's `synthetic`): seeds come 
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from srlm.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.records import RankedAnswer, RankedPrompt, SeedExample, from_dict, to_json
+from srlm.seeds.files import (
+    SPELLINGS,
+    Fault,
+    Row,
+    get,
+    iso,
+    items_of,
+    keys_of,
+    load_rows,
+    number,
+    renamed,
+    text_of,
+)
 
 FORMATS = (  # a file is JSON Lines or one JSON array, in any format
     "oasst_trees",  # Open Assistant, one message tree a line, its replies nested
@@ -37,18 +45,9 @@ FORMATS = (  # a file is JSON Lines or one JSON array, in any format
     "builtin",  # this package's own records: SeedExample or RankedPrompt, without `source`
 )
 _RANKED = ("oasst_trees", "oasst_messages", "hh_rlhf", "prompt_responses", "builtin")
-_SPELLINGS = {
-    "prompt": ("prompt", "instruction", "question"),
-    "response": ("response", "output", "answer"),
-    "messages": ("messages", "conversations"),
-    "id": ("id", "message_id", "question_id", "key"),
-    "type": ("type", "category"),
-    "language": ("language", "lang"),
-}
 _COLUMNS = ("prompt", "response", "responses", "messages", "chosen", "rejected", "id", "type", "language")
 _ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant"}
 _ROLES |= {"bot": "assistant", "model": "assistant", "system": "system", "tool": "tool", "function": "tool"}
-_Row = dict[str, Any]
 _Parsed = Iterator[str | RankedAnswer]  # the prompt; then, if asked for, each answer or why it is left out
 _log = logging.getLogger("srlm.seeds")
 
@@ -107,10 +106,6 @@ def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
     return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source) for r in rows]
 
 
-class _Fault(Exception):
-    """A row that cannot be understood: what was found, what to do, and its line if that is not the current one."""
-
-
 class _LeftOut(Exception):
     """Why a row, though understood, is no seed; counted under its message."""
 
@@ -131,8 +126,8 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[RankedPrompt]:
     line = 0
     try:
         objects = []
-        for line, data in _load_hub(source) if path.startswith("hub:") else _load_file(source, path, name):
-            objects.append((line, _renamed(data, source.columns)))
+        for line, data in load_rows(source, path, name):
+            objects.append((line, renamed(data, source.columns)))
         if not objects:
             raise SeedError(f"{name}: the file is empty. It must hold one JSON object a line, or a JSON array.")
         line = objects[0][0]
@@ -153,19 +148,19 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[RankedPrompt]:
                 left_out[str(reason)] += 1
                 continue
             if not prompt:
-                raise _Fault("the prompt is empty", "Write it, or delete the row")
+                raise Fault("the prompt is empty", "Write it, or delete the row")
             row_id, kind, language = _labels(data)
             row_id = row_id or f"{stem}-{line:05d}"
             if row_id in rows:
                 found = f"the id {row_id!r} is that of {rows[row_id].source} too"
-                raise _Fault(found, "Give each row its own id, or none of them")
+                raise Fault(found, "Give each row its own id, or none of them")
             row = RankedPrompt(row_id, prompt, tuple(answers), kind, language, f"{name}:{line}")
             if re.search("[\ud800-\udfff]", to_json(row)):
-                raise _Fault("a text holds half a character (a lone surrogate)", "Write the whole character")
+                raise Fault("a text holds half a character (a lone surrogate)", "Write the whole character")
             rows[row_id] = row
             seen.add(key)
             dropped.update(reasons)
-    except _Fault as fault:
+    except Fault as fault:
         found, remedy, *elsewhere = fault.args
         raise SeedError(f"{name}:{elsewhere[0] if elsewhere else line}: {found}. {remedy}.") from fault
     chosen = _choose(list(rows.values()), source, seed, name, left_out)
@@ -200,20 +195,20 @@ def _parse(parts: _Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str
     return prompt, answers if need == 2 else answers[:need], reasons
 
 
-def _labels(data: _Row) -> tuple[str, str, str]:
+def _labels(data: Row) -> tuple[str, str, str]:
     """A row's id, type and language, "" where it has none."""
-    own, kind, language = (_get(data, name) for name in ("id", "type", "language"))
+    own, kind, language = (get(data, name) for name in ("id", "type", "language"))
     if isinstance(own, bool) or not isinstance(own, str | int | None):
-        raise _Fault(f"the id is of type {type(own).__name__}", "Write a text or a whole number")
+        raise Fault(f"the id is of type {type(own).__name__}", "Write a text or a whole number")
     kind, language = (value.strip() if isinstance(value, str) else "" for value in (kind, language))
-    return "" if own is None else str(own).strip(), kind, _iso(language)
+    return "" if own is None else str(own).strip(), kind, iso(language)
 
 
 def _choose(
     rows: list[RankedPrompt], source: SourceConfig, seed: int, name: str, left_out: Counter[str]
 ) -> list[RankedPrompt]:
     if source.languages:
-        kept = [row for row in rows if row.language in map(_iso, source.languages)]
+        kept = [row for row in rows if row.language in map(iso, source.languages)]
         if rows and not kept:
             found = ", ".join(sorted({row.language for row in rows if row.language})) or "none"
             raise SeedError(f"{name}: `languages` is {', '.join(source.languages)}, the rows name {found}. Change it.")
@@ -226,78 +221,9 @@ def _choose(
     return rows
 
 
-# From a path to objects
-
-
-def _load_hub(source: SourceConfig) -> Iterator[tuple[int, Any]]:
-    where = f"{source.path}, split {source.split!r}"
-    try:
-        import datasets  # takes seconds, and only this path needs it
-    except ImportError as error:
-        raise SeedError(f"{where}: hub data sets need the package `datasets`. Install it.") from error
-    try:
-        yield from enumerate(datasets.load_dataset(source.path.removeprefix("hub:"), split=source.split))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        remedy = "Check name, split, network and HF_HUB_OFFLINE, or set `path` to a local file"
-        raise SeedError(f"{where}: cannot be loaded ({error}). {remedy}.") from error
-
-
-def _load_file(source: SourceConfig, path: str, name: str) -> Iterator[tuple[int, Any]]:
-    """Each object with the line it begins on."""
-    file = resources.files("srlm") / "seeds" / "builtin" / path if source.path == "builtin" else Path(path).expanduser()
-    try:
-        data = file.read_bytes()
-        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except FileNotFoundError as error:
-        raise SeedError(f"{path}: no such file. Set `path` to a file, builtin or hub:OWNER/NAME.") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise SeedError(f"{path}: cannot be read ({error}). Set `path` to a file, or fetch this one again.") from error
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff").rstrip()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8"
-        raise SeedError(f"{name}:{line}: {found}. Convert the file: iconv -f ENCODING -t UTF-8 {name}.") from error
-    if not text.lstrip().startswith("["):
-        for line, row in enumerate(text.split("\n") if text else [], 1):  # not splitlines: texts may hold U+2028
-            if not row.strip():
-                raise SeedError(f"{name}:{line}: the line is blank. Delete it.")
-            yield line, _json(row, name, line)
-        return
-    at, decoder = text.index("[") + 1, json.JSONDecoder()
-    line = 1 + text.count("\n", 0, at)
-    for _ in _json(text, name, 1):  # valid as a whole: once more, item by item, for their lines
-        start = at
-        while text[start] in " \t\r\n,":
-            start += 1
-        line += text.count("\n", at, start)
-        item, at = decoder.raw_decode(text, start)
-        yield line, item
-        line += text.count("\n", start, at)
-
-
-def _json(text: str, name: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line += getattr(error, "lineno", 1) - 1
-        found = f"not JSON ({getattr(error, 'msg', error)}, column {getattr(error, 'colno', 1)})"
-        remedy = "Mend it: a file holds one whole JSON object a line, or one JSON array"
-        raise SeedError(f"{name}:{line}: {found}. {remedy}.") from error
-
-
-def _renamed(data: Any, columns: dict[str, str]) -> _Row:
-    if not isinstance(data, dict):
-        raise _Fault(f"expected an object, found {type(data).__name__}", "Write {...} for each row")
-    if missing := [theirs for theirs in columns.values() if theirs not in data]:
-        raise _Fault(f"`columns` names {missing[0]!r}, the row has {_keys(data)}", "Mend `columns`")
-    labels = {key: data[key] for name in ("id", "type", "language") for key in _SPELLINGS[name] if key in data}
-    return labels | {ours: data[theirs] for ours, theirs in columns.items()} if columns else data
-
-
-def _detect(row: _Row, need: int) -> str:
+def _detect(row: Row, need: int) -> str:
     prompt, response, messages = (
-        any(key in row for key in _SPELLINGS[name]) for name in ("prompt", "response", "messages")
+        any(key in row for key in SPELLINGS[name]) for name in ("prompt", "response", "messages")
     )
     tests = {
         "oasst_trees": isinstance(row.get("prompt"), dict),
@@ -315,27 +241,27 @@ def _detect(row: _Row, need: int) -> str:
         if holds:
             return name
     remedy = f"Set `format` to one of {', '.join(FORMATS)}, or map fields by `columns`"
-    raise _Fault(f"no known format has the fields {_keys(row)}", remedy)
+    raise Fault(f"no known format has the fields {keys_of(row)}", remedy)
 
 
 # From objects to prompts and answers, format by format
 
 
-def _instruction(data: _Row, context: str, answer: str, instruction: str = "instruction") -> _Parsed:
-    prompt = _text(data, instruction)
-    more = _text(data, context) if context in data else ""
+def _instruction(data: Row, context: str, answer: str, instruction: str = "instruction") -> _Parsed:
+    prompt = text_of(data, instruction)
+    more = text_of(data, context) if context in data else ""
     yield f"{prompt}\n\n{more}" if prompt and more else prompt
-    yield RankedAnswer(_text(data, answer), 0)
+    yield RankedAnswer(text_of(data, answer), 0)
 
 
-def _self_instruct(data: _Row) -> _Parsed:
-    first = _items(data, "instances")[:1]
+def _self_instruct(data: Row) -> _Parsed:
+    first = items_of(data, "instances")[:1]
     if not first or not isinstance(first[0], dict):
-        raise _Fault("'instances' does not begin with an object", "Give it one with input and output")
+        raise Fault("'instances' does not begin with an object", "Give it one with input and output")
     return _instruction(first[0] | data, "input", "output")
 
 
-def _hh_rlhf(data: _Row) -> _Parsed:
+def _hh_rlhf(data: Row) -> _Parsed:
     chosen, rejected = _dialogue(data, "chosen"), _dialogue(data, "rejected")
     yield chosen[1]
     if chosen[2:3] == ["Assistant"]:
@@ -348,23 +274,23 @@ def _hh_rlhf(data: _Row) -> _Parsed:
         yield RankedAnswer(rejected[3], 1)
 
 
-def _dialogue(data: _Row, key: str) -> list[str]:
+def _dialogue(data: Row, key: str) -> list[str]:
     """Role, text, role, text ..., the first role being Human."""
-    before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", _text(data, key))
+    before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text_of(data, key))
     if before or parts[:1] != ["Human"]:
-        raise _Fault(f"{key!r} does not begin with 'Human:'", "Write a dialogue, or set `format`")
+        raise Fault(f"{key!r} does not begin with 'Human:'", "Write a dialogue, or set `format`")
     return [part.strip() for part in parts]
 
 
-def _chat(data: _Row) -> _Parsed:
+def _chat(data: Row) -> _Parsed:
     turns: list[tuple[str, str]] = []
-    for turn in _items(data, "messages"):
+    for turn in items_of(data, "messages"):
         if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():
-            raise _Fault(f"a message is {turn!r:.60}", "Write {role, content} or {from, value}")
+            raise Fault(f"a message is {turn!r:.60}", "Write {role, content} or {from, value}")
         role, content = ("role", "content") if "role" in turn else ("from", "value")
         if str(turn[role]) not in _ROLES:
-            raise _Fault(f"unknown role {turn[role]!r:.60}", f"Use one of {', '.join(_ROLES)}")
-        turns.append((_ROLES[str(turn[role])], _text(turn, content)))
+            raise Fault(f"unknown role {turn[role]!r:.60}", f"Use one of {', '.join(_ROLES)}")
+        turns.append((_ROLES[str(turn[role])], text_of(turn, content)))
     system = [text for role, text in turns[:1] if role == "system" and text]
     turns = [turn for turn in turns if turn[0] != "system"]
     if [role for role, _ in turns[:1]] != ["user"]:
@@ -373,41 +299,41 @@ def _chat(data: _Row) -> _Parsed:
     yield from (RankedAnswer(text, 0) for role, text in turns[1:2] if role == "assistant")
 
 
-def _prompt_responses(data: _Row) -> _Parsed:
-    yield _text(data, "prompt")
-    items = _items(data, "responses")
+def _prompt_responses(data: Row) -> _Parsed:
+    yield text_of(data, "prompt")
+    items = items_of(data, "responses")
     if all(isinstance(item, str) for item in items):
         items = [{"text": item, "rank": rank} for rank, item in enumerate(items)]
     key = next((k for k in ("rank", "score") if all(isinstance(item, dict) and k in item for item in items)), "")
     if not key:
-        raise _Fault("'responses' are not ranked", "Give each {text, rank} or {text, score}, or only texts")
-    values = [_number(item[key], key) for item in items]
+        raise Fault("'responses' are not ranked", "Give each {text, rank} or {text, score}, or only texts")
+    values = [number(item[key], key) for item in items]
     for item, value in zip(items, values, strict=True):
         if value is None:
             yield f"no {key}"
         else:
             better = sum(other > value for other in values if other is not None)
-            yield RankedAnswer(_text(item, "text"), better if key == "score" else int(value))
+            yield RankedAnswer(text_of(item, "text"), better if key == "score" else int(value))
 
 
-def _builtin(data: _Row) -> _Parsed:
-    yield _text(data, "prompt")
+def _builtin(data: Row) -> _Parsed:
+    yield text_of(data, "prompt")
     try:
         if "answers" not in data:
             yield RankedAnswer(from_dict(SeedExample, {"id": ""} | data).response, 0)
             return
         answers = from_dict(RankedPrompt, {"id": ""} | data).answers
     except (ValueError, OverflowError) as error:
-        raise _Fault(str(error), "Mend the row, or set another `format`") from error
+        raise Fault(str(error), "Mend the row, or set another `format`") from error
     for answer in answers:
-        _number(answer.score, "score")
+        number(answer.score, "score")
     yield from answers
 
 
-def _roots(objects: list[tuple[int, _Row]]) -> Iterator[tuple[int, _Row]]:
+def _roots(objects: list[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
     """Open Assistant's root prompts with the lines and texts of their direct replies, be they nested or rows."""
-    roots: list[tuple[int, _Row]] = []
-    replies: dict[str, list[tuple[int, _Row]]] = {}
+    roots: list[tuple[int, Row]] = []
+    replies: dict[str, list[tuple[int, Row]]] = {}
     for line, data in objects:
         message = data["prompt"] if isinstance(data.get("prompt"), dict) else data
         if message.get("parent_id") is None:
@@ -415,30 +341,30 @@ def _roots(objects: list[tuple[int, _Row]]) -> Iterator[tuple[int, _Row]]:
         else:
             replies.setdefault(str(message["parent_id"]), []).append((line, message))
     for line, root in roots:
-        nested = _items(root, "replies") if root.get("replies") is not None else []
+        nested = items_of(root, "replies") if root.get("replies") is not None else []
         if not all(isinstance(reply, dict) for reply in nested):
-            raise _Fault("'replies' does not hold objects only", "Write {...} for each message", line)
+            raise Fault("'replies' does not hold objects only", "Write {...} for each message", line)
         own = replies.get(str(root.get("message_id")), [])
         yield line, root | {"replies": [*((line, reply) for reply in nested), *own]}
 
 
-def _oasst(data: _Row) -> _Parsed:
-    _text(data, "message_id")
+def _oasst(data: Row) -> _Parsed:
+    text_of(data, "message_id")
     if reason := _unwanted(data):
         raise _LeftOut(f"prompt {reason}")
-    yield _text(data, "text")
+    yield text_of(data, "text")
     for line, reply in data["replies"]:
         try:
-            rank = _number(reply.get("rank"), "rank")
+            rank = number(reply.get("rank"), "rank")
             if (reason := _unwanted(reply)) or rank is None:
                 yield reason or "no rank"
             else:
-                yield RankedAnswer(_text(reply, "text"), int(rank))
-        except _Fault as fault:
-            raise _Fault(*fault.args, line) from fault
+                yield RankedAnswer(text_of(reply, "text"), int(rank))
+        except Fault as fault:
+            raise Fault(*fault.args, line) from fault
 
 
-def _unwanted(message: _Row) -> str:
+def _unwanted(message: Row) -> str:
     """Why an Open Assistant message is no seed, "" if it can be one."""
     labels = message.get("labels")
     names, values, spam = (labels.get(key) if isinstance(labels, dict) else None for key in ("name", "value", "spam"))
@@ -454,7 +380,7 @@ def _unwanted(message: _Row) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-_PARSERS: dict[str, Callable[[_Row], _Parsed]] = {
+_PARSERS: dict[str, Callable[[Row], _Parsed]] = {
     "oasst_trees": _oasst,
     "oasst_messages": _oasst,
     "alpaca": lambda data: _instruction(data, "input", "output"),
@@ -466,49 +392,6 @@ _PARSERS: dict[str, Callable[[_Row], _Parsed]] = {
     "prompt_responses": _prompt_responses,
     "builtin": _builtin,
 }
-
-
-# Values that are what they should be
-
-
-def _get(data: _Row, name: str) -> Any:
-    return next((data[key] for key in _SPELLINGS.get(name, (name,)) if key in data), None)
-
-
-def _text(data: _Row, name: str) -> str:
-    keys = _SPELLINGS.get(name, (name,))
-    key = next((key for key in keys if key in data), None)
-    if key is None:
-        found = f"no field {' or '.join(map(repr, keys))}; the row has {_keys(data)}"
-        raise _Fault(found, "Add it, set `format`, or map fields by `columns`")
-    if not isinstance(data[key], str | None):
-        raise _Fault(f"{key!r} is of type {type(data[key]).__name__}", "Write a text in quotes")
-    return (data[key] or "").strip()
-
-
-def _items(data: _Row, name: str) -> list[Any]:
-    value = _get(data, name)
-    if not isinstance(value, list):
-        raise _Fault(f"{name!r} is no list; the row has {_keys(data)}", "Write [...], or set `format`")
-    return value
-
-
-def _number(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:  # NaN is not either
-        raise _Fault(f"a {name} is {value!r:.60}", "Write a number, without quotes")
-    if name == "rank" and value != int(value):
-        raise _Fault(f"a rank is {value}", "Write a whole number, 0 for the best")
-    return float(value)
-
-
-def _iso(code: str) -> str:
-    return re.split("[-_]", code.strip().lower())[0]  # zh-CN -> zh
-
-
-def _keys(data: _Row) -> str:
-    return ", ".join(sorted(map(str, data)))[:200] or "nothing"
 
 
 def _tally(reasons: Counter[str]) -> str:

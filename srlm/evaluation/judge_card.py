@@ -1,0 +1,217 @@
+"""The scorecard of a judge on answers that people ranked: how right, how sure, how biased, how dear.
+
+`judge_measures` (the paper's five and what flatters a judge) and beside them, each with a 95 % interval from a
+bootstrap that draws prompts (rows that share a prompt are drawn together):
+
+- where people prefer the **shorter** answer, how often does the judge? Against it the pairs where they prefer the
+  longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**;
+- its **ties**: among pairs that people order, and among those that they tie;
+- its scores: histogram, entropy, mean by people's rank (calibration);
+- its noise over k judgements of one answer: how often two agree, and their standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from srlm.config import JudgeConfig
+from srlm.evaluation.measures import JudgedPrompt, Measure, Terms, bootstrap, judge_terms, ratio_measure
+from srlm.evaluation.scorecard import judged_prompts
+from srlm.records import Judgement, RankedPrompt
+
+Pairs = list[tuple[int, int]]  # places of (better, worse) answers
+
+
+def judge_card(
+    ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement], judge: JudgeConfig, resamples: int, seed: str
+) -> dict[str, Any]:
+    """All measures of one judge on one set of ranked answers.
+
+    Parameters
+    ----------
+    ranked : P prompts
+    judgements : of their answers
+        Candidate ids are RANKED_PROMPT_ID/aN.
+
+    Returns
+    -------
+    dict
+        "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
+        `entropy_bits`; "by_rank": people's rank -> mean score; "subsets": a prompt's type -> the few measures that
+        small numbers bear; "prompts", "pairs", "judgements": counts.
+    """
+    prompts = judged_prompts(ranked, judgements)
+    groups = _groups(ranked)
+    whole: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
+    of_answer: dict[str, list[float]] = defaultdict(list)
+    for judgement in judgements:
+        whole[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.whole_score)
+        if judgement.score is not None:
+            of_answer[judgement.candidate_id].append(judgement.score)
+    terms = judge_terms(prompts, list(whole.values()), judge.perfect)
+    terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
+    terms |= _noise(ranked, of_answer)
+
+    def measured(some: dict[str, Terms], of: Sequence[int]) -> dict[str, Any]:
+        return {name: _clustered(term, groups, of, resamples, seed).to_dict() for name, term in some.items()}
+
+    everything = list(range(len(prompts)))
+    measures = measured(terms, everything)
+    measures["length_bias"] = _difference(
+        terms["longer_is_better"], terms["shorter_is_better"], groups, resamples, seed
+    ).to_dict()
+    of_type: dict[str, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        of_type[prompt.type or "-"].append(place)
+    subsets = sorted(of_type.items()) if len(of_type) > 1 else []
+    few = {name: terms[name] for name in ("pairwise_accuracy_all", "pair_coverage", "longer_wins")}
+    counts = Counter(score for scores in whole.values() for score in scores if score is not None)
+    return {
+        "prompts": len(set(groups)),
+        "pairs": int(terms["longer_wins"].denominators.sum()),
+        "judgements": len(judgements),
+        "measures": measures,
+        "scores": {
+            "histogram": {f"{score:.0f}": counts[score] for score in range(judge.max_score + 1)},
+            "entropy_bits": _entropy(counts.values()),
+        },
+        "by_rank": _by_rank(prompts, groups, resamples, seed),
+        "subsets": {name: measured(few, places) for name, places in subsets},
+    }
+
+
+def _better_worse(prompt: JudgedPrompt) -> Pairs:
+    places = range(len(prompt.ranks))
+    return [(i, j) for i in places for j in places if prompt.ranks[i] < prompt.ranks[j]]
+
+
+def _agrees(prompt: JudgedPrompt, better: int, worse: int) -> float:
+    """1 where the judge likes the better answer more, 0 the worse one, 0.5 neither or no score."""
+    first, second = prompt.scores[better], prompt.scores[worse]
+    if first is None or second is None:
+        return 0.5
+    return (1 + float(np.sign(round(first - second, 9)))) / 2
+
+
+def _accuracy_where(prompt: JudgedPrompt, holds: Callable[[int, int], bool]) -> tuple[float, float]:
+    chosen = [(i, j) for i, j in _better_worse(prompt) if holds(prompt.lengths[i], prompt.lengths[j])]
+    return sum(_agrees(prompt, i, j) for i, j in chosen), len(chosen)
+
+
+def shorter_is_better(prompt: JudgedPrompt) -> tuple[float, float]:
+    """Pairwise accuracy, a coin where the judge is silent, on pairs whose better answer is the shorter one."""
+    return _accuracy_where(prompt, lambda better, worse: better < worse)
+
+
+def longer_is_better(prompt: JudgedPrompt) -> tuple[float, float]:
+    """As `shorter_is_better`, on pairs whose better answer is the longer one."""
+    return _accuracy_where(prompt, lambda better, worse: better > worse)
+
+
+def ties(prompt: JudgedPrompt) -> tuple[float, float]:
+    """Share of equal scores among the scored pairs that people order."""
+    scores = [(prompt.scores[i], prompt.scores[j]) for i, j in _better_worse(prompt)]
+    scored = [(one, other) for one, other in scores if one is not None and other is not None]
+    return sum(round(one - other, 9) == 0 for one, other in scored), len(scored)
+
+
+def ties_where_people_tie(prompt: JudgedPrompt) -> tuple[float, float]:
+    """Share of equal scores among the scored pairs that people tie."""
+    places = range(len(prompt.ranks))
+    tied = [(i, j) for i in places for j in places if i < j and prompt.ranks[i] == prompt.ranks[j]]
+    scores = [(prompt.scores[i], prompt.scores[j]) for i, j in tied]
+    scored = [(one, other) for one, other in scores if one is not None and other is not None]
+    return sum(round(one - other, 9) == 0 for one, other in scored), len(scored)
+
+
+_MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
+    "shorter_is_better": shorter_is_better,
+    "longer_is_better": longer_is_better,
+    "ties": ties,
+    "ties_where_people_tie": ties_where_people_tie,
+}
+
+
+def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPrompt], tuple[float, float]]) -> Terms:
+    rows = np.array([function(prompt) for prompt in prompts], dtype=np.float64).reshape(-1, 2)
+    return Terms(rows[:, 0], rows[:, 1])
+
+
+def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
+    """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation."""
+    agree, spread = [], []
+    for prompt in ranked:
+        scores = [of_answer[f"{prompt.id}/a{n}"] for n in range(len(prompt.answers))]
+        several = [of_one for of_one in scores if len(of_one) > 1]
+        pairs = [[one == other for n, one in enumerate(of_one) for other in of_one[n + 1 :]] for of_one in several]
+        agree.append((sum(float(np.mean(pair)) for pair in pairs), len(pairs)))
+        spread.append((sum(float(np.std(of_one, ddof=1)) for of_one in several), len(several)))
+    found = {}
+    for name, rows in (("self_consistency", agree), ("score_noise", spread)):
+        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        found[name] = Terms(table[:, 0], table[:, 1])
+    return found
+
+
+def _by_rank(prompts: Sequence[JudgedPrompt], groups: Sequence[int], resamples: int, seed: str) -> dict[str, Any]:
+    """Mean score by people's place (0 = best), over prompts that have such an answer: calibration."""
+    found: dict[str, Any] = {}
+    for rank in sorted({rank for prompt in prompts for rank in prompt.ranks}):
+        rows = []
+        for prompt in prompts:
+            scores = [
+                score
+                for score, other in zip(prompt.scores, prompt.ranks, strict=True)
+                if other == rank and score is not None
+            ]
+            rows.append((sum(scores), len(scores)))
+        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        terms = Terms(table[:, 0], table[:, 1])
+        found[str(rank)] = _clustered(terms, groups, range(len(prompts)), resamples, seed).to_dict()
+    return found
+
+
+def _groups(ranked: Sequence[RankedPrompt]) -> list[int]:
+    """For each row the number of its prompt: benchmarks ask several pairs of one prompt."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(prompt.prompt, len(numbers)) for prompt in ranked]
+
+
+def _summed(terms: Terms, groups: Sequence[int], of: Iterable[int]) -> Terms:
+    """One numerator and denominator a prompt, in place of one a row."""
+    places = list(of)
+    names = sorted({groups[place] for place in places})
+    index = {name: n for n, name in enumerate(names)}
+    top, bottom = np.zeros(len(names)), np.zeros(len(names))
+    for place in places:
+        top[index[groups[place]]] += terms.numerators[place]
+        bottom[index[groups[place]]] += terms.denominators[place]
+    return Terms(top, bottom)
+
+
+def _clustered(terms: Terms, groups: Sequence[int], of: Iterable[int], resamples: int, seed: str) -> Measure:
+    return ratio_measure(*_summed(terms, groups, of), resamples, seed)
+
+
+def _difference(one: Terms, other: Terms, groups: Sequence[int], resamples: int, seed: str) -> Measure:
+    """one - other on the same prompts; `n` counts the pairs of both."""
+    first, second = (_summed(terms, groups, range(len(groups))) for terms in (one, other))
+    n = round(float(first.denominators.sum() + second.denominators.sum()))
+    if not first.denominators.any() or not second.denominators.any():
+        return Measure(None, None, None, n)
+    value = first.numerators.sum() / first.denominators.sum() - second.numerators.sum() / second.denominators.sum()
+    drawn = bootstrap(*first, resamples, seed) - bootstrap(*second, resamples, seed)
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975])) if len(drawn) else (None, None)
+    return Measure(float(value), low, high, n)
+
+
+def _entropy(counts: Iterable[int]) -> float:
+    """Of a histogram, in bits; 0 where there is one score or none."""
+    kept = [count for count in counts if count]
+    return sum(count / sum(kept) * math.log2(sum(kept) / count) for count in kept)

@@ -1,0 +1,242 @@
+"""`python -m srlm.judge_bench data=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
+
+Every model judges every data set in the way that `judge` says, and gets a row of the scorecard: so M0, M1 and M2 stand
+side by side. Judgements lie in runs_dir/name as records; the same command goes on where it was stopped, and takes in
+new models and data sets; other judges get other names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from srlm import errors, records
+from srlm.config import JudgeBench, ModelConfig, SourceConfig
+from srlm.progress import Bars, say, terminal
+from srlm.records import Judgement, RankedPrompt
+from srlm.run import plain_options
+from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
+
+ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="judge_bench")
+def main(options: DictConfig) -> None:
+    try:
+        run(cast(JudgeBench, plain_options(options, JudgeBench)))
+    except errors.SrlmError as error:
+        say(f"\n{type(error).__name__}: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("\nStopped. Everything finished is kept; the same command goes on from here.")
+        sys.exit(130)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one data set."""
+
+    model: str  # as it was given
+    data: str
+    judgements: Stage
+    prompts: Path
+
+
+def run(options: JudgeBench) -> dict[str, Any]:
+    """Make what is missing, write scorecard.json and print it. Raises SrlmError for what a user can mend."""
+    from srlm.launch import run_worker
+
+    if not options.data:
+        raise errors.ConfigError("data=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
+    workspace = Workspace.of(options)
+    with workspace.lock() as lock_fd:
+        say(f"judge_bench: {workspace.root}")
+        sources = {data: _prompts(workspace, options, data) for data in options.data}
+        for stage in sources.values():
+            stage.complete()  # refuses what was made with other options, before anything is touched
+        table = rows(workspace, options)
+        for row in table:
+            row.judgements.complete()
+        workspace.save_config(options)
+        for data, stage in sources.items():
+            _read(options, data, stage)
+        for number, model in enumerate(_models(options)):
+            if not all(row.judgements.complete() for row in table if row.model == model):
+                say(f"{model} judges")
+                run_worker("judge_bench", workspace, number, lock_fd)
+        cards = {"options": _judge_options(options), "rows": [_card(options, row) for row in table]}
+        write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
+        show(cards, Console(file=terminal(), highlight=False))
+        say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nRecords    {workspace.root}/judgements/*/*.jsonl")
+    return cards
+
+
+def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
+    """Every model on every data set, data set by data set."""
+    found = []
+    for data in options.data:
+        for model in _models(options):
+            folder = workspace.root / "judgements" / slug(model)
+            name = slug(data)
+            stage = Stage(workspace, folder, name, [f"{name}.jsonl"], _judge_options(options) | {"model": model})
+            found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl"))
+    return found
+
+
+def worker(workspace: Workspace, number: int) -> None:
+    """All judgements of one of the models."""
+    asyncio.run(_judge(workspace, number))
+
+
+async def _judge(workspace: Workspace, number: int) -> None:
+    from srlm.engines.base import open_engine
+    from srlm.models import resolve
+    from srlm.text import judge_ranked, together
+
+    options = workspace.config_as(JudgeBench)
+    model = _models(options)[number]
+    given = options.model if model == options.model.name else ModelConfig(name=model)
+    given.chat_template = options.model.chat_template
+    async with open_engine(options, resolve(given)) as engine:
+        with Bars() as bars:
+            await together(
+                judge_ranked(
+                    engine,
+                    options,
+                    read_records(row.prompts, RankedPrompt),
+                    options.evaluation.judgements,
+                    row.judgements,
+                    bars,
+                    slug(row.data),
+                    {workspace.relative(row.prompts): sha256(row.prompts)},
+                )
+                for row in rows(workspace, options)
+                if row.model == model
+            )
+
+
+def slug(name: str) -> str:
+    """A model's or data set's name as a file name, its last two parts for a path."""
+    parts = [part for part in Path(name.removeprefix("hub:")).parts if part != "/"][-3:]
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", "_".join(parts)).strip("._") or "_"
+
+
+def _models(options: JudgeBench) -> list[str]:
+    return options.models or [options.model.name]
+
+
+def _judge_options(options: JudgeBench) -> dict[str, Any]:
+    from srlm.stages import judge_options
+
+    names = ("evaluation.judgements", "seed", "model.chat_template", "engine.kind", "engine.dtype")
+    return options_of(options, *names) | judge_options(options)
+
+
+def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
+    name = slug(data)
+    limits = options_of(options, "split", "limit", "seed", "seeds.builtin_languages")
+    return Stage(workspace, workspace.root / "data", name, [f"{name}.jsonl"], limits | {"data": data})
+
+
+def _read(options: JudgeBench, data: str, stage: Stage) -> None:
+    from srlm.evaluation.benchmarks import read_benchmark
+
+    file = Path(data).expanduser()
+    inputs = {data: sha256(file)} if file.is_file() else {}
+    if stage.complete(inputs):
+        return
+    languages = options.seeds.builtin_languages if data == "builtin" else []
+    source = SourceConfig(path=data, split=options.split, limit=options.limit, languages=languages)
+    prompts, left_out = read_benchmark(source, options.seed)
+    reasons = "".join(f", {count} {reason}" for reason, count in left_out.items())
+    say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(records.to_json(prompt) + "\n" for prompt in prompts))
+    stage.done(inputs, {"rows": len(prompts), "left_out": left_out})
+
+
+def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
+    from srlm.evaluation.judge_card import judge_card
+
+    ranked = read_records(row.prompts, RankedPrompt)
+    judged = read_records(row.judgements.outputs[0], Judgement)
+    card = judge_card(ranked, judged, options.judge, options.evaluation.bootstrap, f"{options.seed}/judge_bench")
+    manifest = row.judgements.manifest()
+    cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
+    return {"model": row.model, "data": row.data, "cost": cost} | card
+
+
+_SHOWN = {
+    "pairwise_accuracy_all": ("right, a coin where silent, %", 100),
+    "longer_wins": ("  (longer answer wins, %)", 100),
+    "shorter_is_better": ("right where shorter is better, %", 100),
+    "longer_is_better": ("right where longer is better, %", 100),
+    "length_bias": ("  length bias, points", 100),
+    "pairwise_accuracy": ("right where it scored both, %", 100),
+    "pair_coverage": ("pairs it scored, %", 100),
+    "ties": ("ties, %", 100),
+    "ties_where_people_tie": ("ties where people tie, %", 100),
+    "five_best": ("5-best, %", 100),
+    "exact_match": ("exact match, %", 100),
+    "spearman": ("Spearman", 1),
+    "kendall_tau": ("Kendall tau", 1),
+    "parse_rate": ("parse rate, %", 100),
+    "commonest_score_share": ("commonest score, %", 100),
+    "self_consistency": ("two judgements agree, %", 100),
+    "score_noise": ("score noise, points", 1),
+}
+
+
+def show(cards: dict[str, Any], console: Console) -> None:
+    """One table a data set: measures down, models across; then the subsets."""
+    from srlm.summary import cell
+
+    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
+        of_data = [row for row in cards["rows"] if row["data"] == data]
+        first = of_data[0]
+        title = f"{slug(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
+        table = Table(title=f"{title} (95 % bootstrap intervals by prompt)", title_justify="left")
+        table.add_column("", no_wrap=True)
+        for row in of_data:
+            table.add_column(slug(row["model"]), justify="right")
+        for name, (label, scale) in _SHOWN.items():
+            cells = [cell(row["measures"][name], scale) for row in of_data]
+            if any(shown != "-" for shown in cells):
+                table.add_row(label, *cells)
+        table.add_section()
+        table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
+        table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
+        table.add_row("tokens a judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
+        table.add_row("milliseconds a judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
+        subsets = list(dict.fromkeys(name for row in of_data for name in row["subsets"]))
+        if subsets:
+            table.add_section()
+        for name in subsets:
+            parts = [row["subsets"].get(name, {}) for row in of_data]
+            table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
+        console.print()
+        console.print(table)
+
+
+def _ranks(by_rank: dict[str, Any]) -> str:
+    means = [f"{measure['value']:.2f}" for measure in by_rank.values() if measure["value"] is not None]
+    return " > ".join(means[:4]) or "-"
+
+
+def _each(cost: dict[str, Any], name: str, scale: float) -> str:
+    return f"{scale * cost[name] / cost['judgements']:.3g}" if cost["judgements"] else "-"
+
+
+if __name__ == "__main__":
+    main()
