@@ -155,6 +155,8 @@ class JudgeConfig:
     template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
     count: int = 3  # k, judgements a candidate; >= 1; expected: 1, for it has no chance in it
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
+    adaptive: bool = False  # no more judgements of a candidate that will become neither best nor worst
+    adaptive_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
     max_score: int = 5  # scores range from 0 to this; weighted and expected: at most 9
     temperature: float = 0.7  # expected does without, and without the next two
     top_p: float = 0.9
@@ -268,7 +270,7 @@ class JudgeBench(Config):
 
     name: str = "judge_bench"
     models: list[str] = field(default_factory=list)  # names, folders or files, a row each; empty = model.name alone
-    data: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, files, hub:OWNER/NAME
+    data: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
     split: str = "train"  # hub only
     limit: int = 0  # rows of each, drawn with the run's seed; 0 = all
 
@@ -323,6 +325,7 @@ def check(config: Config) -> Config:
     if config.judge.scorer is not Scorer.sampled:
         one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
         need(config.judge.max_score <= 9, "judge.max_score", one_digit)
+    need(0 <= config.judge.adaptive_risk < 0.5, "judge.adaptive_risk", "0 up to, but not including, 0.5")
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")

@@ -29,6 +29,10 @@ class EngineError(SrlmError):
     """The engine could not start, ran out of memory, or refused a request."""
 
 
+class PromptTooLongError(EngineError):
+    """A request does not fit into the engine's context."""
+
+
 class TrainingError(SrlmError):
     """Training cannot start or was stopped by a check."""
 

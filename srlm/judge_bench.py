@@ -28,6 +28,7 @@ from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options
 from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
 
+ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 
@@ -150,15 +151,19 @@ def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
 
 
 def _read(options: JudgeBench, data: str, stage: Stage) -> None:
+    from srlm.evaluation.attacks import attacked
     from srlm.evaluation.benchmarks import read_benchmark
 
     file = Path(data).expanduser()
     inputs = {data: sha256(file)} if file.is_file() else {}
     if stage.complete(inputs):
         return
-    languages = options.seeds.builtin_languages if data == "builtin" else []
-    source = SourceConfig(path=data, split=options.split, limit=options.limit, languages=languages)
+    languages = options.seeds.builtin_languages if data in ("builtin", ATTACKS) else []
+    attack = data == ATTACKS
+    path = "builtin" if attack else data
+    source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
     prompts, left_out = read_benchmark(source, options.seed)
+    prompts = attacked(prompts) if attack else prompts
     reasons = "".join(f", {count} {reason}" for reason, count in left_out.items())
     say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
     stage.begin(in_pieces=False)
@@ -167,11 +172,16 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
 
 
 def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
+    from srlm.evaluation.attacks import attack_card
     from srlm.evaluation.judge_card import judge_card
 
     ranked = read_records(row.prompts, RankedPrompt)
     judged = read_records(row.judgements.outputs[0], Judgement)
-    card = judge_card(ranked, judged, options.judge, options.evaluation.bootstrap, f"{options.seed}/judge_bench")
+    resamples, seed = options.evaluation.bootstrap, f"{options.seed}/judge_bench"
+    if row.data == ATTACKS:
+        card = {"attacks": attack_card(ranked, judged, resamples, seed)}
+    else:
+        card = judge_card(ranked, judged, options.judge, resamples, seed)
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
     return {"model": row.model, "data": row.data, "cost": cost} | card
@@ -204,6 +214,9 @@ def show(cards: dict[str, Any], console: Console) -> None:
 
     for data in dict.fromkeys(row["data"] for row in cards["rows"]):
         of_data = [row for row in cards["rows"] if row["data"] == data]
+        if data == ATTACKS:
+            _show_attacks(of_data, console)
+            continue
         first = of_data[0]
         title = f"{slug(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
         table = Table(title=f"{title} (95 % bootstrap intervals by prompt)", title_justify="left")
@@ -227,6 +240,33 @@ def show(cards: dict[str, Any], console: Console) -> None:
             table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
         console.print()
         console.print(table)
+
+
+def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
+    """What each attack buys: attacks down, models across."""
+    from srlm.summary import cell
+
+    title = "Attacks: change of the score against the plain answer, points (95 % bootstrap intervals by prompt)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_column(slug(row["model"]), justify="right")
+    table.add_row("(score of the plain answer)", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim")
+    for name in rows[0]["attacks"]:
+        if name != "plain":
+            parts = [row["attacks"][name] for row in rows]
+            table.add_row(name, *(_change(part) for part in parts))
+    console.print()
+    console.print(table)
+
+
+def _change(part: dict[str, Any]) -> str:
+    from srlm.summary import cell
+
+    missing = part["missing"]["value"] or 0.0
+    shown = cell(part["change"], 1)
+    shown = f"+{shown}" if (part["change"]["value"] or 0) > 0 else shown
+    return shown + (f" ({100 * missing:.0f} % not scored)" if missing else "")
 
 
 def _ranks(by_rank: dict[str, Any]) -> str:

@@ -85,7 +85,9 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "judge.count", *_ENGINE, "seed") | judge_options(config)
+    options = options_of(
+        config, "judge.count", "judge.adaptive", "judge.adaptive_risk", *_ENGINE, "seed"
+    ) | judge_options(config)
     return Stage(workspace, workspace.iteration(t), "judgements", ["3_judgements.jsonl"], options)
 
 

@@ -17,6 +17,7 @@ from srlm.config import Config, ModelConfig
 from srlm.engines import Engine, open_endpoint, open_engine
 from srlm.evaluation.answers import answer
 from srlm.evaluation.head_to_head import compare, load_template
+from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.prompts import write_prompts
@@ -217,14 +218,27 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
         written[name] += tokens
         bars.update(name, done=counts[name], tokens=tokens)
 
-    async def judge_one(prompt: Prompt, candidate: Candidate) -> None:
-        ids = [f"{candidate.id}/j{j}" for j in range(k)]
+    async def judge_one(prompt: Prompt, candidate: Candidate, count: int, first: int = 0) -> None:
+        ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
         tokens = 0
         if any(i not in judgement_store.records for i in ids):
-            new = await judge(engine, template, config.judge, config.seed, prompt.text, candidate, k)
+            new = await judge(engine, template, config.judge, config.seed, prompt.text, candidate, count, first=first)
             judgement_store.append(*new)
             tokens = sum(judgement.tokens for judgement in new)
-        told("judgements", k, tokens)
+        told("judgements", count, tokens)
+
+    async def judge_at_once(prompt: Prompt, candidates: list[Candidate]) -> None:
+        await together(judge_one(prompt, candidate, k) for candidate in candidates)
+
+    async def judge_in_rounds(prompt: Prompt, candidates: list[Candidate]) -> None:
+        asked: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
+        for j in range(k):
+            matter = undecided([Standing.of(asked[candidate.id], k) for candidate in candidates], config.judge)
+            still = [candidate for candidate, matters in zip(candidates, matter, strict=True) if matters]
+            await together(judge_one(prompt, candidate, 1, j) for candidate in still)
+            for candidate in still:
+                asked[candidate.id].append(judgement_store.records[f"{candidate.id}/j{j}"])
+        told("judgements", k * len(candidates) - sum(map(len, asked.values())), 0)  # those that nobody needs
 
     async def answer_one(prompt: Prompt) -> None:
         ids = [f"{prompt.id}/c{i}" for i in range(n)]
@@ -234,7 +248,8 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
             candidate_store.append(*new)
             tokens = sum(candidate.tokens for candidate in new)
         told("candidates", n, tokens)
-        await together(judge_one(prompt, candidate_store.records[i]) for i in ids)
+        judge_them = judge_in_rounds if config.judge.adaptive else judge_at_once
+        await judge_them(prompt, [candidate_store.records[i] for i in ids])
 
     async def all_prompts() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -267,6 +282,7 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
     problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
     counted = {
         "judgements": len(judgements),
+        "saved": len(candidates) * k - len(judgements),
         "valid": len(judgements) - problems.total(),
         "candidates_judged_validly": valid_candidates(judgements, config.judge.min_valid),
         "candidates": len(candidates),

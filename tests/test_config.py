@@ -122,6 +122,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("prompts.writer", ("",), ("self", "OWNER/NAME")),
     ("prompts.max_words", (3,), (4,)),  # prompts.min_words is 4
     ("pairs.min_gap", (-0.1, math.nan), (0.0,)),
+    ("judge.adaptive_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
     ("seeds.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
     ("tracking.mode", ("", "on"), ("online", "offline")),
     ("sft.batch_size", (6,), (4,)),  # sft.micro_batch_size is 4

@@ -23,7 +23,7 @@ from transformers import (
 
 from srlm.config import EngineConfig
 from srlm.engines.base import Completion, Sampling, encode_request
-from srlm.errors import EngineError
+from srlm.errors import PromptTooLongError
 from srlm.models import Message, load_tokenizer
 
 
@@ -98,7 +98,7 @@ class TransformersEngine:
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
         if len(ids) + sampling.max_new_tokens > self.max_model_len:
-            raise EngineError(
+            raise PromptTooLongError(
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 from srlm.config import EngineConfig
 from srlm.engines.base import Completion, Engine, Sampling, encode_request
-from srlm.errors import EngineError
+from srlm.errors import EngineError, PromptTooLongError
 from srlm.models import Message, load_tokenizer
 
 
@@ -98,7 +98,7 @@ class _VllmEngine:
 
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
         if len(ids) + sampling.max_new_tokens > self.max_model_len:
-            raise EngineError(
+            raise PromptTooLongError(
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from srlm.config import JudgeConfig, Scorer
 from srlm.engines.base import Engine, Sampling
-from srlm.errors import EngineError
+from srlm.errors import EngineError, PromptTooLongError
 from srlm.models import Message
 from srlm.records import Candidate, Judgement
 from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict, up_to_score
@@ -32,16 +32,37 @@ async def judge(
     candidate: Candidate,
     count: int,
     priority: int = 0,
+    first: int = 0,
 ) -> list[Judgement]:
-    """`count` judgements of one candidate; ids CANDIDATE_ID/jN.
+    """`count` judgements of one candidate, from number `first` on; ids CANDIDATE_ID/jN.
 
-    All of them are asked for in one request, so that the engine reads the prompt once. `priority` as in `Sampling`.
+    All of them are asked for in one request, so that the engine reads the prompt once. Judgement N draws with the same
+    seed, however many are asked for at once. `priority` as in `Sampling`. A candidate that is too long for the engine's
+    context has judgements without a score.
 
     Raises
     ------
     EngineError
         As `Engine.generate`, and where the scorer needs probabilities and the engine tells none.
     """
+    try:
+        return await _judge(engine, template, config, run_seed, prompt, candidate, count, priority, first)
+    except PromptTooLongError as error:
+        ids = [f"{candidate.id}/j{number}" for number in range(first, first + count)]
+        return [Judgement(i, candidate.id, "", None, f"too long for the judge: {error}") for i in ids]
+
+
+async def _judge(
+    engine: Engine,
+    template: JudgeTemplate,
+    config: JudgeConfig,
+    run_seed: int,
+    prompt: str,
+    candidate: Candidate,
+    count: int,
+    priority: int,
+    first: int,
+) -> list[Judgement]:
     messages = template.messages(prompt, candidate.text)
     if config.scorer is Scorer.expected:
         asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
@@ -50,13 +71,13 @@ async def judge(
         temperature=config.temperature,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
-        seed=derive_seed(run_seed, "judgements", candidate.id),
+        seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
         n=count,
         priority=priority,
     )
     completions = await engine.generate(messages, sampling)
     judgements = []
-    for number, completion in enumerate(completions):
+    for number, completion in enumerate(completions, first):
         score, problem = parse_verdict(completion.text, config.max_score)
         judgement = Judgement(
             id=f"{candidate.id}/j{number}",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from srlm.evaluation.attacks import ATTACKS
 from srlm.records import Judgement
 from srlm.workspace import read_records
 from tests.helpers import ROOT
@@ -75,6 +76,21 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "judge.scorer was 'expected', now 'sampled'" in result.stderr
     assert "name=" in result.stderr
+
+
+def test_attacks(tmp_path: Path) -> None:
+    """All are judged; one too long for the judge counts as missing and stops nothing."""
+    result = bench(tmp_path, "data=[attacks]", "limit=2")
+    assert result.returncode == 0, result.stderr[-3000:]
+    folder = tmp_path / "runs" / "judge_bench"
+    judged = read_records(folder / "judgements" / "tiny-random" / "attacks.jsonl", Judgement)
+    assert len(judged) == 2 * (1 + len(ATTACKS))
+    long = [judgement for judgement in judged if judgement.problem.startswith("too long for the judge")]
+    assert long
+    assert all(judgement.score is None for judgement in long)
+    [row] = json.loads((folder / "scorecard.json").read_text())["rows"]
+    assert row["attacks"]["10,000 characters"]["missing"]["value"] == 1.0
+    assert "ten times as long" in result.stderr
 
 
 def test_what_a_user_can_mend_is_told(tmp_path: Path) -> None:

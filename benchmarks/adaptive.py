@@ -1,0 +1,52 @@
+"""What adaptive judging would have saved in a finished run: `python -m benchmarks.adaptive RUN_FOLDER [ITERATION]`.
+
+Takes the run's judgements in rounds, as `judge.adaptive=true` would have asked for them, and compares the pairs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from srlm.feedback.adaptive import Standing, undecided
+from srlm.feedback.pairs import select_pairs
+from srlm.records import Candidate, Judgement, Prompt
+from srlm.workspace import Workspace, read_records
+
+
+def main(run: str, iteration: str = "2") -> None:
+    for risk in (0.0, 0.01, 0.02, 0.05, 0.1):
+        print(f"risk {risk}: {outcome(run, iteration, risk)}")
+
+
+def outcome(run: str, iteration: str, risk: float) -> str:
+    workspace = Workspace(Path(run))
+    config, folder = workspace.config(), workspace.iteration(int(iteration))
+    config.judge.adaptive_risk = risk
+    prompts = [row for row in read_records(folder / "1_prompts.jsonl", Prompt) if not row.rejected]
+    candidates = read_records(folder / "2_candidates.jsonl", Candidate)
+    full = read_records(folder / "3_judgements.jsonl", Judgement)
+    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in full:
+        of_candidate[judgement.candidate_id].append(judgement)
+    k = config.judge.count
+    asked: dict[str, list[Judgement]] = defaultdict(list)
+    for prompt in prompts:
+        own = [candidate.id for candidate in candidates if candidate.prompt_id == prompt.id]
+        for j in range(k):
+            standings = [Standing.of(asked[candidate], k) for candidate in own]
+            for candidate, matters in zip(own, undecided(standings, config.judge), strict=True):
+                asked[candidate] += of_candidate[candidate][j : j + 1] if matters else []
+    fewer = [judgement for judgements in asked.values() for judgement in judgements]
+    select = (config.pairs, config.judge.min_valid)
+    pairs, _ = select_pairs(prompts, candidates, full, *select)
+    others, _ = select_pairs(prompts, candidates, fewer, *select)
+    chosen, again = ({p.id: (p.chosen_id, p.rejected_id) for p in some} for some in (pairs, others))
+    same = sum(chosen.get(prompt.id) == again.get(prompt.id) for prompt in prompts)
+    saved = 100 * (1 - len(fewer) / len(full))
+    return f"{len(fewer)} of {len(full)} judgements, {saved:.0f} % saved; {same} of {len(prompts)} prompts as before"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,94 @@
+"""srlm.evaluation.attacks: no attack reaches the parser, the template or the tokenizer; what it buys is told right."""
+
+from __future__ import annotations
+
+import pytest
+
+from srlm.config import JudgeConfig
+from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
+from srlm.models import encode_chat
+from srlm.records import Judgement, RankedAnswer, RankedPrompt
+from srlm.rubric import JudgeTemplate, parse_verdict
+from tests.helpers import tiny_tokenizer
+
+ANSWER = "The Elbe is a river in Saxony."
+TEMPLATES = ("additive", "verdict_only", "multiple_choice")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_gets_past_template_and_parser(attack: str, template: str) -> None:
+    judge = JudgeTemplate.load(JudgeConfig(template=template))
+    [plain] = judge.messages("Name a river.", ANSWER)
+    [message] = judge.messages("Name a river.", ATTACKS[attack](ANSWER))
+    # Were prompt and completion ever read together, the attack would still show no verdict.
+    asked = plain["content"].split("<instruction>")[0]
+    rest = message["content"].removeprefix(asked)
+    assert rest != message["content"]
+    assert parse_verdict(rest, 5)[0] is None
+    assert parse_verdict(f"{rest}\nWeak.\nScore: 1", 5) == (1.0, "")
+    for tag in ("<instruction>", "</instruction>", "<response>", "</response>"):
+        assert message["content"].count(tag) == 1
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_becomes_a_control_token(attack: str) -> None:
+    tokenizer = tiny_tokenizer()
+    special = set(tokenizer.all_special_ids)
+    judge = JudgeTemplate.load(JudgeConfig())
+
+    def controls(text: str) -> list[int]:
+        ids = encode_chat(tokenizer, judge.messages("Name a river.", text))
+        return [token for token in ids if token in special]
+
+    assert controls(ATTACKS[attack](ANSWER)) == controls(ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [
+        ("Score: 5/5", 5.0),
+        ("Score: 4.5", None),
+        ("Score: 7", None),
+        ("**Score:** 4", 4.0),
+        ("Score: 5\n" * 100 + "Score: 2", 2.0),
+        ("Score: ５", None),
+        ("Score: ٥", None),
+        ("S\u200bcore: 5", None),
+        ("", None),
+        (" \n\t", None),
+        ("x" * 10_000, None),
+        ("<b>Score: 3</b>", 3.0),
+    ],
+)
+def test_a_judge_that_repeats_an_attack_is_read_by_the_rules(completion: str, score: float | None) -> None:
+    assert parse_verdict(completion, 5)[0] == score
+
+
+def test_the_worst_answer_is_attacked() -> None:
+    row = RankedPrompt("p", "Q?", (RankedAnswer("good", 0), RankedAnswer("bad", 2), RankedAnswer("fair", 1)))
+    [found] = attacked([row])
+    assert found.answers[0].text == "bad"
+    assert len(found.answers) == 1 + len(ATTACKS)
+    assert [answer.text for answer in found.answers[1:]] == [attack("bad") for attack in ATTACKS.values()]
+
+
+def test_what_an_attack_buys() -> None:
+    rows = attacked([RankedPrompt(name, "Q?", (RankedAnswer("a", 0), RankedAnswer("b", 1))) for name in "pqr"])
+    plain = {"p": 1.0, "q": 2.0, "r": None}
+    bought = {"verdict": 3.0, "empty": -1.0}
+    judgements = [
+        Judgement(f"{row.id}/a{place}/j0", f"{row.id}/a{place}", "", score)
+        for row in rows
+        for place, name in enumerate(["plain", *ATTACKS])
+        for score in [None if plain[row.id] is None or name == "html" else plain[row.id] + bought.get(name, 0.0)]
+    ]
+    card = attack_card(rows, judgements, 100, "seed")
+    assert card["plain"]["value"] == 1.5
+    assert (card["verdict"]["change"]["value"], card["verdict"]["change"]["n"]) == (3.0, 2)
+    assert card["verdict"]["raised"]["value"] == 1.0
+    assert card["verdict"]["missing"]["value"] == pytest.approx(1 / 3)
+    assert card["empty"]["change"]["value"] == -1.0
+    assert card["praise of itself"]["raised"]["value"] == 0.0
+    assert card["html"]["change"]["value"] is None
+    assert card["html"]["missing"]["value"] == 1.0
