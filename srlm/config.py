@@ -40,6 +40,12 @@ class Scorer(Enum):
     expected = "expected"
 
 
+class AlarmAction(Enum):
+    off = "off"
+    warn = "warn"
+    stop = "stop"
+
+
 class Tracker(Enum):
     wandb = "wandb"
     none = "none"
@@ -175,6 +181,26 @@ class PairsConfig:
 
 
 @dataclass
+class Alarm:
+    limit: float
+    action: AlarmAction = AlarmAction.warn  # off; warn; stop = end the run before training
+
+
+@dataclass
+class AlarmsConfig:
+    """Signs that a judge has gone blind or is being gamed; what each is: srlm/feedback/alarms.py."""
+
+    parse_rate: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; share
+    top_score_share: Alarm = field(default_factory=lambda: Alarm(0.8))  # rings above; share
+    entropy_bits: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; bits
+    tie_share: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings above; share
+    mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # rings below; points
+    length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # rings above
+    score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # rings below; points
+    agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # rings below; Kendall's tau, -1 to 1
+
+
+@dataclass
 class LoraConfig:
     enabled: bool = True  # false = full fine-tuning
     r: int = 16
@@ -258,6 +284,7 @@ class Config:
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

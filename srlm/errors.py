@@ -37,5 +37,9 @@ class TrainingError(SrlmError):
     """Training cannot start or was stopped by a check."""
 
 
+class AlarmError(SrlmError):
+    """An alarm about the judge rang whose action is to stop before training."""
+
+
 class NoPairsError(SrlmError):
     """The feedback left no preference pair to train on."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from srlm import records, stages
-from srlm.config import Config, TrainConfig
-from srlm.errors import NoPairsError
-from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_part
+from srlm.config import AlarmAction, Config, TrainConfig
+from srlm.errors import AlarmError, NoPairsError
+from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_part, judges_agree
+from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.pairs import select_pairs
 from srlm.launch import run_worker
 from srlm.progress import say
@@ -191,7 +192,9 @@ class Loop:
             judgements = read_records(sources[2].outputs[0], Judgement)
             pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
             self._write(stage, pairs)
-            self._done(stage, inputs, {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped})
+            found = signs(candidates, judgements, pairs, config.judge.max_score, self._agreement(t - 1))
+            counted = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped, "signs": found}
+            self._done(stage, inputs, counted)
             self.tracker.feedback(t, attempts, candidates, judgements, pairs)
         counts = stage.manifest().counts
         if counts["pairs"] < config.pairs.min_pairs:
@@ -203,6 +206,27 @@ class Loop:
                 "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
                 "data. "
                 f"Read {stage.folder / '3_judgements.jsonl'} first."
+            )
+
+        if not stages.preference(workspace, config, t).complete():
+            self._ring(t, counts["signs"])
+
+    def _agreement(self, t: int) -> float | None:
+        """How M_t as a judge agrees with M_t-1, on the held-out answers."""
+        now, before = (
+            read_records(stages.held_out_judgements(self.workspace, self.config, u).outputs[0], Judgement)
+            for u in (t, t - 1)
+        )
+        return judges_agree(held_out(self.workspace, self.config), now, before)
+
+    def _ring(self, t: int, found: dict[str, float]) -> None:
+        alarms = ringing(found, self.config.alarms)
+        for _, message in alarms:
+            say(f"  ALARM, M{t - 1} as judge: {message}")
+        if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
+            raise AlarmError(
+                f"M{t} is not trained, because of what M{t - 1} says as a judge: {' '.join(stopping)} Its feedback is "
+                f"in {self.workspace.iteration(t)}. To train all the same: alarms.NAME.action=warn."
             )
 
     def preference(self, t: int) -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srlm import stages
 from srlm.config import Config
+from srlm.feedback.alarms import ringing
 from srlm.progress import terminal
 from srlm.records import Candidate, Judgement, PreferencePair
 from srlm.rubric import mean_score
@@ -51,6 +53,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     for line in verdict(models):
         console.print(line, style="bold", markup=False)
     if config.iteration >= 2:
+        for line in alarm_lines(config, workspace):
+            console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)
     _places(console, config, workspace, seconds)
@@ -115,6 +119,15 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
             answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
         lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
     return lines
+
+
+def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
+    """Which alarms rang before each training (srlm/feedback/alarms.py), or that none did."""
+    lines = []
+    for t in range(2, config.iteration + 1):
+        found = stages.pairs(workspace, config, t).manifest().counts["signs"]
+        lines += [f"Alarm, M{t - 1} as judge: {message}" for _, message in ringing(found, config.alarms)]
+    return lines or ["No alarm rang about the judges (alarms.NAME.limit)."]
 
 
 def _in_words(measure: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from srlm import config as config_module
 from srlm.config import (
+    AlarmAction,
     Config,
     EngineKind,
     JudgeBench,
@@ -207,7 +209,7 @@ def unusual() -> Config:
         if dataclasses.is_dataclass(value):
             fields = {f.name: change(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}
             return type(value)(**fields)
-        if isinstance(value, EngineKind | Reference | RationaleSource | Scorer | Tracker):
+        if isinstance(value, Enum):
             return next(other for other in type(value) if other is not value)
         if value is None or isinstance(value, bool):
             return not value
@@ -255,6 +257,7 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
         ("dpo.reference", Reference),
         ("seeds.rationales", RationaleSource),
         ("judge.scorer", Scorer),
+        ("alarms.tie_share.action", AlarmAction),
         ("tracking.tracker", Tracker),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from srlm.config import JudgeConfig
@@ -17,6 +18,7 @@ from srlm.evaluation.measures import (
     Measure,
     difference,
     judge_measures,
+    kendall_tau,
     mean_measure,
     ratio_measure,
     win_rate,
@@ -44,6 +46,21 @@ def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgemen
         )
         for prompt in ranked
     ]
+
+
+def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other: Sequence[Judgement]) -> float | None:
+    """Kendall's tau-b between two judges' scores of the same answers, averaged over prompts; -1 to 1.
+
+    Over prompts whose answers both have scored; None where no prompt has a defined one.
+    """
+    prompts = []
+    for prompt, before in zip(judged_prompts(ranked, one), judged_prompts(ranked, other), strict=True):
+        scores = [score for score in before.scores if score is not None]
+        if None not in prompt.scores and len(scores) == len(before.scores):
+            order = tuple(sum(score < higher for higher in scores) for score in scores)
+            prompts.append(replace(prompt, ranks=order))
+    terms = kendall_tau(prompts)
+    return float(terms.numerators.sum() / terms.denominators.sum()) if terms.denominators.any() else None
 
 
 def judge_part(

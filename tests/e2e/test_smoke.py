@@ -179,6 +179,15 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
     )
 
 
+def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = without_dpo(finished[0], tmp_path)
+    result = run(tmp_path, "alarms.score_deviation.limit=100", "alarms.score_deviation.action=stop")
+    assert result.returncode == 1
+    assert "ALARM, M1 as judge: standard deviation of candidates' scores" in result.stderr
+    assert "AlarmError: M2 is not trained" in result.stderr
+    assert not (folder / "iteration_2" / "model").exists()
+
+
 def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     result = run(folder.parent, "iteration=3")
