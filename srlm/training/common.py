@@ -88,7 +88,8 @@ def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, see
     dtype = precision(train)
     if not on_gpu:
         _project_targets_alone()
-        torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+        cores = config.engine.threads or os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // train.processes))  # more threads than cores wait for each other
     return {
         "output_dir": str(checkpoints),
         "use_cpu": not on_gpu,

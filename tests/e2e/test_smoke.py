@@ -59,7 +59,7 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     assert len(candidates) == 4 * len(prompts)
     assert len(judgements) == len(candidates)
-    for judgement in judgements:  # judge=weighted: the scores' mean by the probabilities that the model itself gives
+    for judgement in judgements:  # judge=expected: the scores' mean by the probabilities that the model itself gives
         assert bool(judgement.probabilities) == bool(re.search(r"Score: [0-5]", judgement.text))
         if judgement.score is not None:
             mean = sum(score * p for score, p in enumerate(judgement.probabilities)) / sum(judgement.probabilities)
@@ -200,7 +200,14 @@ def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
 
 def test_a_judge_that_explains(tmp_path: Path) -> None:
     """judge=additive: M1 learns the seeds' rationales before their scores."""
-    options = ["iteration=1", "judge=additive", "judge.max_new_tokens=24", "sft.epochs=1", "engine=transformers"]
+    options = [
+        "iteration=1",
+        "judge=additive",
+        "judge.scorer=weighted",
+        "judge.max_new_tokens=24",
+        "sft.epochs=1",
+        "engine=transformers",
+    ]
     result = run(tmp_path, *options)
     assert result.returncode == 0, result.stderr[-4000:]
     examples = read_records(tmp_path / "smoke" / "iteration_1" / "eft.jsonl", JudgeExample)
@@ -229,7 +236,7 @@ def test_two_training_processes(tmp_path: Path) -> None:
     result = run(tmp_path, "engine=transformers", *options)
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stderr.count("M0 -> M1: SFT on IFT and EFT") == 1
-    assert len([line for line in result.stderr.splitlines() if line.startswith("  sft: 110 of 110")]) == 1
+    assert len([line for line in result.stderr.splitlines() if line.startswith("  sft: 95 of 95")]) == 1
     counts = json.loads((tmp_path / "smoke/iteration_2/preference_counts.json").read_text())
     assert 0 <= counts["step0_difference"] < 0.001
     assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()
