@@ -154,6 +154,7 @@ class CandidatesConfig:
 class JudgeConfig:
     """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2)."""
 
+    by: str = "self"  # who judges candidates: self = M_t; sft = M1; base = M0; endpoint; or any model name
     # sampled = k judgements are drawn, a score is what each says; weighted = the same, but a score is the mean of all
     # scores by their probabilities where the judgement says its own; expected = that mean right after the prompt,
     # whether or not the judge would write a score there
@@ -380,11 +381,20 @@ def check(config: Config) -> Config:
         need(train.batch_size % step == 0, f"{name}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
         for dropout in ("dropout", "lora.dropout"):
             need(0 <= _get(config, f"{name}.{dropout}") < 1, f"{name}.{dropout}", "0 up to, but not including, 1")
-    fixed_models = {"prompts.writer": config.prompts.writer, "evaluation.judge": config.evaluation.judge}
+    fixed_models = {
+        "prompts.writer": config.prompts.writer,
+        "evaluation.judge": config.evaluation.judge,
+        "judge.by": config.judge.by,
+    }
     for option, value in fixed_models.items():
         need(bool(value), option, "sft, base, endpoint or a model name")
         if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
+    if config.judge.by == "endpoint" and config.judge.scorer is not Scorer.sampled:
+        raise ConfigError(
+            f"judge.by=endpoint cannot work with judge.scorer={config.judge.scorer.name}: a server tells no "
+            "probabilities here. Set judge=verdict_only or judge=additive."
+        )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
 

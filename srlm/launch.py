@@ -32,6 +32,7 @@ WORKERS = {
     "text": "srlm.text:text_worker",
     "prompts": "srlm.text:prompts_worker",
     "rationales": "srlm.text:rationales_worker",
+    "judgements": "srlm.text:judgements_worker",
     "judge_bench": "srlm.judge_bench:worker",
     "head_to_head": "srlm.text:head_to_head_worker",
 }

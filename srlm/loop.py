@@ -22,7 +22,7 @@ from srlm.progress import say
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.seeds.eft import build_examples, needs_baseline
 from srlm.seeds.prepare import prepare_seeds
-from srlm.text import evaluation_prompts, held_out, judged_by
+from srlm.text import evaluation_prompts, held_out, judged_by, judges_beside
 from srlm.tracking import Tracker
 from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, write_atomic
 
@@ -129,11 +129,9 @@ class Loop:
             if config.prompts.writer not in ("self", "endpoint") and not prompts.complete():
                 say(f"New prompts for M{t + 1}, by {config.prompts.writer}")
                 self._work("prompts", t + 1)
-            wanted += [
-                prompts,
-                stages.candidates(workspace, config, t + 1),
-                stages.judgements(workspace, config, t + 1),
-            ]
+            judgements = stages.judgements(workspace, config, t + 1)
+            wanted += [prompts, stages.candidates(workspace, config, t + 1)]
+            wanted += [judgements] if judges_beside(config, t) else []
         # Every stage is asked, so that one made with other options is refused before an engine starts.
         if not all([stage.complete() for stage in wanted]):
             say(f"M{t} writes: " + ("answers, judgements, feedback" if len(wanted) > 2 else "answers and judgements"))
@@ -141,6 +139,10 @@ class Loop:
             self._work("text", t)
             for stage in begun:
                 self.tracker.stage(stage)
+        if 1 <= t < config.iteration and not judgements.complete():
+            say(f"{config.judge.by} judges M{t}'s answers")
+            self._work("judgements", t + 1)
+            self.tracker.stage(judgements)
         match = stages.head_to_head(workspace, config, t)
         if t >= 1 and not match.complete():
             say(f"M{t} against M{t - 1}, judged by {self._judge_name()}")

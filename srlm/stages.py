@@ -85,9 +85,10 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(
-        config, "judge.count", "judge.adaptive", "judge.adaptive_risk", *_ENGINE, "seed"
-    ) | judge_options(config)
+    names = ("judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk")
+    options = options_of(config, *names, *_ENGINE, "seed") | judge_options(config)
+    if config.judge.by == "endpoint":
+        options |= options_of(config, "endpoint.model")
     return Stage(workspace, workspace.iteration(t), "judgements", ["3_judgements.jsonl"], options)
 
 

@@ -72,6 +72,11 @@ def prompts_worker(workspace: Workspace, t: int) -> None:
     asyncio.run(_prompts_alone(workspace, t))
 
 
+def judgements_worker(workspace: Workspace, t: int) -> None:
+    """Judgements of the candidates of iteration `t`, by a fixed local model."""
+    asyncio.run(_judgements_alone(workspace, t))
+
+
 def rationales_worker(workspace: Workspace, t: int) -> None:
     """The SFT baseline judges the EFT seeds."""
     asyncio.run(_rationales(workspace))
@@ -98,11 +103,26 @@ async def _text(workspace: Workspace, t: int) -> None:
 
 
 async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    if config.prompts.writer == "endpoint":
-        async with open_endpoint(config) as writer:
-            await feedback(engine, writer, workspace, config, t, bars)
-    else:
-        await feedback(engine, engine, workspace, config, t, bars)
+    """With M_t-1's engine; a server beside it where one is the writer or the judge."""
+    async with contextlib.AsyncExitStack() as beside:
+        writer = judging = engine
+        if config.prompts.writer == "endpoint":
+            writer = await beside.enter_async_context(open_endpoint(config))
+        if config.judge.by == "endpoint":
+            judging = await beside.enter_async_context(open_endpoint(config))
+        await feedback(engine, writer, judging if judges_beside(config, t - 1) else None, workspace, config, t, bars)
+
+
+def judges_beside(config: Config, t: int) -> bool:
+    """Whether M_t's candidates are judged while M_t's engine runs: by M_t itself or by a server."""
+    return config.judge.by in ("self", "endpoint") or {"base": 0, "sft": 1}.get(config.judge.by) == t
+
+
+async def _judgements_alone(workspace: Workspace, t: int) -> None:
+    config = workspace.config()
+    async with _fixed_engine(workspace, config, config.judge.by) as engine:
+        with Bars() as bars:
+            await feedback(None, None, engine, workspace, config, t, bars)
 
 
 async def _prompts_alone(workspace: Workspace, t: int) -> None:
@@ -192,22 +212,39 @@ async def new_prompts(
         bars.update("new prompts", total=accepted)
 
 
-async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    """Prompts, candidates and judgements of iteration `t`, overlapping."""
+async def feedback(
+    engine: Engine | None,
+    writer: Engine | None,
+    judging: Engine | None,
+    workspace: Workspace,
+    config: Config,
+    t: int,
+    bars: Bars,
+) -> None:
+    """Prompts, candidates and judgements of iteration `t`, overlapping.
+
+    Parameters
+    ----------
+    engine, writer : Engine or None
+        Who answers, and who writes the prompts; None where prompts and candidates are complete.
+    judging : Engine or None
+        Who judges; None where another model does later.
+    """
     candidate_stage, judgement_stage = (
         stages.candidates(workspace, config, t),
         stages.judgements(workspace, config, t),
     )
-    if candidate_stage.complete() and judgement_stage.complete():
+    wanted = [candidate_stage, *([judgement_stage] if judging else [])]
+    unfinished = [stage for stage in wanted if not stage.complete()]
+    if not unfinished:
         return
     candidate_store = RecordFile(candidate_stage.outputs[0], Candidate)
     judgement_store = RecordFile(judgement_stage.outputs[0], Judgement)
-    unfinished = [stage for stage in (candidate_stage, judgement_stage) if not stage.complete()]
     for stage in unfinished:
         stage.begin()
     template = JudgeTemplate.load(config.judge)
     n, k = config.candidates.count, config.judge.count
-    per_prompt = {"candidates": n, "judgements": n * k}
+    per_prompt = ({"candidates": n} if engine else {}) | ({"judgements": n * k} if judging else {})
     for name in per_prompt:
         bars.add(name, config.prompts.count * per_prompt[name])
     counts = Counter[str]()
@@ -221,8 +258,8 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
     async def judge_one(prompt: Prompt, candidate: Candidate, count: int, first: int = 0) -> None:
         ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
         tokens = 0
-        if any(i not in judgement_store.records for i in ids):
-            new = await judge(engine, template, config.judge, config.seed, prompt.text, candidate, count, first=first)
+        if judging and any(i not in judgement_store.records for i in ids):
+            new = await judge(judging, template, config.judge, config.seed, prompt.text, candidate, count, first=first)
             judgement_store.append(*new)
             tokens = sum(judgement.tokens for judgement in new)
         told("judgements", count, tokens)
@@ -243,17 +280,20 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
     async def answer_one(prompt: Prompt) -> None:
         ids = [f"{prompt.id}/c{i}" for i in range(n)]
         tokens = 0
-        if any(i not in candidate_store.records for i in ids):
+        if engine and any(i not in candidate_store.records for i in ids):
             new = await sample_candidates(engine, config.candidates, config.seed, prompt)
             candidate_store.append(*new)
             tokens = sum(candidate.tokens for candidate in new)
-        told("candidates", n, tokens)
+        if engine:
+            told("candidates", n, tokens)
+        if not judging:
+            return
         judge_them = judge_in_rounds if config.judge.adaptive else judge_at_once
         await judge_them(prompt, [candidate_store.records[i] for i in ids])
 
     async def all_prompts() -> None:
         tasks: list[asyncio.Task[None]] = []
-        prompts = new_prompts(writer, workspace, config, t, bars)
+        prompts = new_prompts(writer, workspace, config, t, bars) if writer else _written(workspace, config, t)
         try:
             async for prompt in prompts:
                 tasks.append(asyncio.create_task(answer_one(prompt)))
@@ -278,6 +318,8 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
         candidate_stage.done(
             prompt_hash, {"candidates": len(candidates), "truncated": truncated}, written["candidates"]
         )
+    if not judging:
+        return
     judgements = judgement_store.finish()
     problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
     counted = {
@@ -289,6 +331,13 @@ async def feedback(engine: Engine, writer: Engine, workspace: Workspace, config:
         "problems": dict(problems.most_common()),
     }
     judgement_stage.done(candidate_stage.fingerprints(), counted, written["judgements"])
+
+
+async def _written(workspace: Workspace, config: Config, t: int) -> AsyncIterator[Prompt]:
+    """The accepted prompts of an iteration whose prompts are complete."""
+    for prompt in read_records(stages.prompts(workspace, config, t).outputs[0], Prompt):
+        if not prompt.rejected:
+            yield prompt
 
 
 def valid_candidates(judgements: Sequence[Judgement], min_valid: int) -> int:

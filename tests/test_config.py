@@ -122,6 +122,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("evaluation.bootstrap", (99,), (100,)),
     ("evaluation.judge", ("", "self"), ("base", "OWNER/NAME")),
     ("prompts.writer", ("",), ("self", "OWNER/NAME")),
+    ("judge.by", ("",), ("self", "sft", "OWNER/NAME")),
     ("prompts.max_words", (3,), (4,)),  # prompts.min_words is 4
     ("pairs.min_gap", (-0.1, math.nan), (0.0,)),
     ("judge.adaptive_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
@@ -187,7 +188,7 @@ def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(sc
     check(config)  # all of them are fine where scores are sampled
 
 
-@pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge"])
+@pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge", "judge.by"])
 @pytest.mark.parametrize("given", [{}, {"base_url": "http://127.0.0.1:8000/v1"}, {"model": "judge-70b"}])
 def test_endpoint_must_be_named_where_it_is_used(option, given):
     config = put(Config(), option, "endpoint")

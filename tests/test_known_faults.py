@@ -53,7 +53,7 @@ def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[C
     stage.outputs[0].write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
     stage.done({}, {})
     with Bars() as bars:
-        asyncio.run(feedback(engine, engine, workspace, config, 2, bars))
+        asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
     folder = workspace.iteration(2)
     return (
         workspace,

@@ -212,13 +212,17 @@ def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
     assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
 
 
-# Prompts by a fixed model are made in a process of their own; those of iteration 3 build on those of iteration 2.
+# Prompts and judgements by a fixed model are made in a process of their own; those of iteration 3 build on those of
+# iteration 2; adaptive judging decides on its next round from what the last one said.
 @pytest.mark.parametrize(
     ("options", "name"),
     [
         ({"prompts.writer": "sft"}, "iteration_2/1_prompts.jsonl"),
         ({"iteration": 3}, "iteration_3/1_prompts.jsonl"),
         ({"iteration": 3}, "iteration_3/3_judgements.jsonl"),
+        ({"judge.adaptive": True, "judge.adaptive_risk": 0.3}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.by": "base"}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.by": "sft", "iteration": 3}, "iteration_3/3_judgements.jsonl"),
     ],
 )
 def test_killed_under_other_options(job, prepared, tmp_path, options, name):
@@ -234,3 +238,28 @@ def test_killed_under_other_options(job, prepared, tmp_path, options, name):
     assert_same(files(tmp_path / "killed"), whole, f"killed in {name}")
     if "iteration" in options:
         assert b'"t2/p' in whole["iteration_3/1_prompts.jsonl"], "no example came from the iteration before"
+
+
+def counts_of(root: Path, t: int) -> dict[str, Any]:
+    return json.loads((root / f"iteration_{t}" / "manifests" / "judgements.json").read_text())["counts"]
+
+
+def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", options={"judge.adaptive": True, "judge.adaptive_risk": 0.3}) == 0
+    counts = counts_of(tmp_path / "run", 2)
+    lines = (tmp_path / "run" / "iteration_2" / "3_judgements.jsonl").read_text(encoding="utf-8").count("\n")
+    assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
+
+
+def test_who_judges(job, prepared, undisturbed, tmp_path):
+    """A fixed judge's scores are its own; prompts and candidates stay M1's."""
+    read = {}
+    for by in ("self", "sft", "base"):
+        shutil.copytree(prepared, tmp_path / by)
+        assert job(tmp_path / by, options={"judge.by": by}) == 0
+        folder = tmp_path / by / "iteration_2"
+        read[by] = [(folder / name).read_bytes() for name in ("2_candidates.jsonl", "3_judgements.jsonl")]
+    assert read["self"] == read["sft"]  # M1 is both
+    assert read["base"][0] == read["self"][0]
+    assert read["base"][1] != read["self"][1]

@@ -11,9 +11,7 @@ import pytest
 from srlm.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.evaluation.benchmarks import read_benchmark
-from tests.helpers import ROOT
 
-DATA = ROOT.parent / "shared" / "data"
 ROWS = {
     "plain": {"prompt": "Q?", "response_a": "good", "response_b": "bad", "human_preference": "a", "subset": "Natural"},
     "llmbar": {"input": "Q?", "output_1": "bad", "output_2": "good", "label": 2},
@@ -146,11 +144,8 @@ def test_the_built_in_set():
 @pytest.mark.parametrize(
     ("name", "rows", "ties"), [("judge_bench_llmbar.jsonl", 419, 0), ("judge_bench_pandalm.jsonl", 999, 105)]
 )
-def test_real_benchmarks(name: str, rows: int, ties: int) -> None:
-    path: Path = DATA / name
-    if not path.is_file():
-        pytest.skip("the real data are not here")
-    prompts, left_out = read_benchmark(SourceConfig(path=str(path)))
+def test_real_benchmarks(shared_data: Path, name: str, rows: int, ties: int) -> None:
+    prompts, left_out = read_benchmark(SourceConfig(path=str(shared_data / name)))
     assert len(prompts) == rows
     assert sum(prompt.answers[0].rank == prompt.answers[1].rank for prompt in prompts) == ties
     assert not left_out
