@@ -8,6 +8,7 @@ new models and data sets; other judges get other names.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -128,9 +129,16 @@ async def _judge(workspace: Workspace, number: int) -> None:
 
 
 def slug(name: str) -> str:
-    """A model's or data set's name as a file name, its last two parts for a path."""
-    parts = [part for part in Path(name.removeprefix("hub:")).parts if part != "/"][-3:]
-    return re.sub(r"[^A-Za-z0-9._=-]+", "_", "_".join(parts)).strip("._") or "_"
+    """A model's or data set's name as a file name; of a long path the last three parts and a hash of the whole."""
+    parts = [part for part in Path(name.removeprefix("hub:")).parts if part != "/"]
+    short = re.sub(r"[^A-Za-z0-9._=-]+", "_", "_".join(parts[-3:])).strip("._") or "_"
+    return short if len(parts) <= 3 else f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def label(model: str) -> str:
+    """A model's name as a table shows it: "default M1" for a run's iteration_1/model."""
+    of_run = re.search(r"([^/]+)/iteration_(\d+)/model/?$", model)
+    return f"{of_run[1]} M{of_run[2]}" if of_run else model.rstrip("/").rpartition("/")[2]
 
 
 def _models(options: JudgeBench) -> list[str]:
@@ -218,15 +226,15 @@ def show(cards: dict[str, Any], console: Console) -> None:
             _show_attacks(of_data, console)
             continue
         first = of_data[0]
-        title = f"{slug(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
+        title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
         table = Table(title=f"{title} (95 % bootstrap intervals by prompt)", title_justify="left")
         table.add_column("", no_wrap=True)
         for row in of_data:
-            table.add_column(slug(row["model"]), justify="right")
-        for name, (label, scale) in _SHOWN.items():
+            table.add_column(label(row["model"]), justify="right")
+        for name, (words, scale) in _SHOWN.items():
             cells = [cell(row["measures"][name], scale) for row in of_data]
             if any(shown != "-" for shown in cells):
-                table.add_row(label, *cells)
+                table.add_row(words, *cells)
         table.add_section()
         table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
         table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
@@ -250,7 +258,7 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for row in rows:
-        table.add_column(slug(row["model"]), justify="right")
+        table.add_column(label(row["model"]), justify="right")
     table.add_row("(score of the plain answer)", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim")
     for name in rows[0]["attacks"]:
         if name != "plain":
