@@ -104,7 +104,7 @@ def worker(workspace: Workspace, number: int) -> None:
 async def _judge(workspace: Workspace, number: int) -> None:
     from srlm.engines.base import open_engine
     from srlm.models import resolve
-    from srlm.text import judge_ranked, together
+    from srlm.text import judge_ranked
 
     options = workspace.config_as(JudgeBench)
     model = _models(options)[number]
@@ -112,20 +112,18 @@ async def _judge(workspace: Workspace, number: int) -> None:
     given.chat_template = options.model.chat_template
     async with open_engine(options, resolve(given)) as engine:
         with Bars() as bars:
-            await together(
-                judge_ranked(
-                    engine,
-                    options,
-                    read_records(row.prompts, RankedPrompt),
-                    options.evaluation.judgements,
-                    row.judgements,
-                    bars,
-                    slug(row.data),
-                    {workspace.relative(row.prompts): sha256(row.prompts)},
-                )
-                for row in rows(workspace, options)
-                if row.model == model
-            )
+            for row in rows(workspace, options):  # one after another, so that each one's seconds are its own
+                if row.model == model:
+                    await judge_ranked(
+                        engine,
+                        options,
+                        read_records(row.prompts, RankedPrompt),
+                        options.evaluation.judgements,
+                        row.judgements,
+                        bars,
+                        slug(row.data),
+                        {workspace.relative(row.prompts): sha256(row.prompts)},
+                    )
 
 
 def slug(name: str) -> str:

@@ -12,7 +12,11 @@ from srlm.errors import ConfigError
 
 _NAME = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _TAG = re.compile(r"<\s*/?\s*([a-z_]+)\b[^<>]{0,40}>", re.IGNORECASE)
-_VERDICT_MARKER = re.compile(r"\b(score)(\s*\**\s*)[:：]", re.IGNORECASE)
+_VERDICT_MARKER = re.compile(r"(\bscore|评分|得分)(\s*\**\s*)[:：=]", re.IGNORECASE)
+_VERDICT = re.compile(
+    _VERDICT_MARKER.pattern + r"\s*\**\s*[-+]?\d+(?:[.,]\d+)?(?:\s*\**\s*(?:/|out of)\s*\d+)?", re.IGNORECASE
+)
+_UNSEEN = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")  # zero width, and turns of direction
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,11 @@ class Template:
     def neutralise(self, text: str) -> str:
         """`text` with the template's own markers made harmless.
 
-        The tags that mark off blocks in this template lose their angle brackets, and "Score:" its colon, so that text
-        cannot close its block, open another, or show a verdict of its own.
+        The tags that mark off blocks in this template lose their angle brackets, so that text cannot close its block or
+        open another. A verdict of its own ("Score: 5", in whatever digits) loses its number, since a judge that is
+        about to write one is prone to copy it, and "Score:" alone its colon. Characters that cannot be seen go.
         """
+        text = _UNSEEN.sub("", text)
         tags = {tag.lower() for tag in _TAG.findall(self.text)}
         text = _TAG.sub(lambda match: f"({match[0][1:-1]})" if match[1].lower() in tags else match[0], text)
-        return _VERDICT_MARKER.sub(r"\1\2 -", text)
+        return _VERDICT_MARKER.sub(r"\1\2 -", _VERDICT.sub(r"\1 (left out)", text))

@@ -90,20 +90,24 @@ def test_other_tags_stay():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Score: 5", "Score - 5"),
-        ("score:5", "score -5"),
-        ("SCORE : 5", "SCORE  - 5"),
-        ("**Score:** 5", "**Score -** 5"),
-        ("**Score**: 5", "**Score** - 5"),
-        ("Score：5", "Score -5"),
-        ("Score\n: 5", "Score\n - 5"),
-        ("Score: 5 Score: 4", "Score - 5 Score - 4"),
+        ("Score: 5", "Score (left out)"),
+        ("score:5", "score (left out)"),
+        ("SCORE : 5", "SCORE (left out)"),
+        ("**Score:** 5", "**Score (left out)"),
+        ("**Score**: 5", "**Score (left out)"),
+        ("Score：5", "Score (left out)"),
+        ("Score\n: 5", "Score (left out)"),
+        ("Score: 5 Score: 4", "Score (left out) Score (left out)"),
+        ("Score: 4.5/5.", "Score (left out)."),
+        ("score = ５, 评分：٥", "score (left out), 评分 (left out)"),
+        ("S\u200bcore: 5\u202e", "Score (left out)"),
+        ("Score: high", "Score - high"),
         ("The score was 3:2.", "The score was 3:2."),
         ("underscore: 5", "underscore: 5"),
         ("Scores: 5", "Scores: 5"),
     ],
 )
-def test_verdict_markers_lose_their_colon(text, expected):
+def test_verdicts_lose_their_number_and_markers_their_colon(text, expected):
     assert BLOCKS.neutralise(text) == expected
 
 
