@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +25,7 @@ from srlm import errors, records
 from srlm.config import JudgeBench, ModelConfig, SourceConfig
 from srlm.progress import Bars, say, terminal
 from srlm.records import Judgement, RankedPrompt
-from srlm.run import plain_options
+from srlm.run import plain_options, told_to_user
 from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
 
 ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
@@ -35,14 +34,8 @@ ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="judge_bench")
 def main(options: DictConfig) -> None:
-    try:
+    with told_to_user():
         run(cast(JudgeBench, plain_options(options, JudgeBench)))
-    except errors.SrlmError as error:
-        say(f"\n{type(error).__name__}: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\nStopped. Everything finished is kept; the same command goes on from here.")
-        sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,10 @@ class Row:
     data: str
     judgements: Stage
     prompts: Path
+
+    def inputs(self) -> dict[str, str]:
+        """What the judgements are of; another file under the same name is refused."""
+        return {self.judgements.workspace.relative(self.prompts): sha256(self.prompts)}
 
 
 def run(options: JudgeBench) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
         for data, stage in sources.items():
             _read(options, data, stage)
         for number, model in enumerate(_models(options)):
-            if not all(row.judgements.complete() for row in table if row.model == model):
+            if not all(row.judgements.complete(row.inputs()) for row in table if row.model == model):
                 say(f"{model} judges")
                 run_worker("judge_bench", workspace, number, lock_fd)
         cards = {"options": _judge_options(options), "rows": [_card(options, row) for row in table]}
@@ -122,7 +119,7 @@ async def _judge(workspace: Workspace, number: int) -> None:
                         row.judgements,
                         bars,
                         slug(row.data),
-                        {workspace.relative(row.prompts): sha256(row.prompts)},
+                        row.inputs(),
                     )
 
 

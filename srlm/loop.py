@@ -22,7 +22,7 @@ from srlm.progress import say
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.seeds.eft import build_examples, needs_baseline
 from srlm.seeds.prepare import prepare_seeds
-from srlm.text import evaluation_prompts, held_out, judged_by, judges_beside
+from srlm.text import candidates_judge, evaluation_prompts, held_out, judged_by, judges_beside
 from srlm.tracking import Tracker
 from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, write_atomic
 
@@ -140,7 +140,7 @@ class Loop:
             for stage in begun:
                 self.tracker.stage(stage)
         if 1 <= t < config.iteration and not judgements.complete():
-            say(f"{config.judge.by} judges M{t}'s answers")
+            say(f"{candidates_judge(config, t)} judges M{t}'s candidates")
             self._work("judgements", t + 1)
             self.tracker.stage(judgements)
         match = stages.head_to_head(workspace, config, t)
@@ -214,7 +214,9 @@ class Loop:
             self._ring(t, counts["signs"])
 
     def _agreement(self, t: int) -> float | None:
-        """How M_t as a judge agrees with M_t-1, on the held-out answers."""
+        """How M_t as a judge agrees with M_t-1, on the held-out answers; None where another one judges candidates."""
+        if self.config.judge.by != "self":
+            return None
         now, before = (
             read_records(stages.held_out_judgements(self.workspace, self.config, u).outputs[0], Judgement)
             for u in (t, t - 1)
@@ -222,12 +224,12 @@ class Loop:
         return judges_agree(held_out(self.workspace, self.config), now, before)
 
     def _ring(self, t: int, found: dict[str, float]) -> None:
-        alarms = ringing(found, self.config.alarms)
+        alarms, judge = ringing(found, self.config.alarms), candidates_judge(self.config, t - 1)
         for _, message in alarms:
-            say(f"  ALARM, M{t - 1} as judge: {message}")
+            say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
             raise AlarmError(
-                f"M{t} is not trained, because of what M{t - 1} says as a judge: {' '.join(stopping)} Its feedback is "
+                f"M{t} is not trained, because of what {judge} says as a judge: {' '.join(stopping)} The feedback is "
                 f"in {self.workspace.iteration(t)}. To train all the same: alarms.NAME.action=warn."
             )
 

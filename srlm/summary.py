@@ -17,6 +17,7 @@ from srlm.feedback.alarms import ringing
 from srlm.progress import terminal
 from srlm.records import Candidate, Judgement, PreferencePair
 from srlm.rubric import mean_score
+from srlm.text import candidates_judge
 from srlm.workspace import Workspace, read_records
 
 _ROWS = {
@@ -126,7 +127,10 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     lines = []
     for t in range(2, config.iteration + 1):
         found = stages.pairs(workspace, config, t).manifest().counts["signs"]
-        lines += [f"Alarm, M{t - 1} as judge: {message}" for _, message in ringing(found, config.alarms)]
+        lines += [
+            f"Alarm, {candidates_judge(config, t - 1)} as judge: {message}"
+            for _, message in ringing(found, config.alarms)
+        ]
     return lines or ["No alarm rang about the judges (alarms.NAME.limit)."]
 
 

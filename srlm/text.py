@@ -113,6 +113,11 @@ async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int
         await feedback(engine, writer, judging if judges_beside(config, t - 1) else None, workspace, config, t, bars)
 
 
+def candidates_judge(config: Config, t: int) -> str:
+    """Who judges M_t's candidates, by name."""
+    return {"self": f"M{t}", "base": "M0", "sft": "M1"}.get(config.judge.by, config.judge.by)
+
+
 def judges_beside(config: Config, t: int) -> bool:
     """Whether M_t's candidates are judged while M_t's engine runs: by M_t itself or by a server."""
     return config.judge.by in ("self", "endpoint") or {"base": 0, "sft": 1}.get(config.judge.by) == t

@@ -46,51 +46,37 @@ async def judge(
         As `Engine.generate`, and where the scorer needs probabilities and the engine tells none.
     """
     try:
-        return await _judge(engine, template, config, run_seed, prompt, candidate, count, priority, first)
+        messages = template.messages(prompt, candidate.text)
+        if config.scorer is Scorer.expected:
+            asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
+            return [await _weigh(engine, config, messages, asked, priority)]
+        sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
+            n=count,
+            priority=priority,
+        )
+        completions = await engine.generate(messages, sampling)
+        judgements = []
+        for number, completion in enumerate(completions, first):
+            score, problem = parse_verdict(completion.text, config.max_score)
+            judgement = Judgement(
+                id=f"{candidate.id}/j{number}",
+                candidate_id=candidate.id,
+                text=completion.text,
+                score=score,
+                problem=problem,
+                tokens=completion.tokens,
+            )
+            if config.scorer is Scorer.weighted and score is not None:
+                judgement = await _weigh(engine, config, messages, judgement, priority)
+            judgements.append(judgement)
+        return judgements
     except PromptTooLongError as error:
         ids = [f"{candidate.id}/j{number}" for number in range(first, first + count)]
         return [Judgement(i, candidate.id, "", None, f"too long for the judge: {error}") for i in ids]
-
-
-async def _judge(
-    engine: Engine,
-    template: JudgeTemplate,
-    config: JudgeConfig,
-    run_seed: int,
-    prompt: str,
-    candidate: Candidate,
-    count: int,
-    priority: int,
-    first: int,
-) -> list[Judgement]:
-    messages = template.messages(prompt, candidate.text)
-    if config.scorer is Scorer.expected:
-        asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
-        return [await _weigh(engine, config, messages, asked, priority)]
-    sampling = Sampling(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_new_tokens=config.max_new_tokens,
-        seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
-        n=count,
-        priority=priority,
-    )
-    completions = await engine.generate(messages, sampling)
-    judgements = []
-    for number, completion in enumerate(completions, first):
-        score, problem = parse_verdict(completion.text, config.max_score)
-        judgement = Judgement(
-            id=f"{candidate.id}/j{number}",
-            candidate_id=candidate.id,
-            text=completion.text,
-            score=score,
-            problem=problem,
-            tokens=completion.tokens,
-        )
-        if config.scorer is Scorer.weighted and score is not None:
-            judgement = await _weigh(engine, config, messages, judgement, priority)
-        judgements.append(judgement)
-    return judgements
 
 
 async def _weigh(

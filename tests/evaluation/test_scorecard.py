@@ -29,7 +29,10 @@ def judged(scores: dict[str, list[list[float | None]]]):
     ]
 
 
-def measured(rows, judgements, before=None, judge=JudgeConfig()):  # noqa: B008
+JUDGE = JudgeConfig()
+
+
+def measured(rows, judgements, before=None, judge=JUDGE):
     return judge_part(rows, judgements, before, judge, RESAMPLES, "seed")
 
 
