@@ -113,6 +113,8 @@ class SeedsConfig:
     near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
     rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
     commonest_score_share: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
+    # EFT examples in which length tells nothing about the score; then the share above is not looked at
+    eft_length_balance: bool = False
     eft_limit: int = 0  # EFT examples to train on, spread evenly over prompts; 0 = all
 
 

@@ -62,6 +62,7 @@ def rationales(workspace: Workspace, config: Config) -> Stage:
 
 def eft(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
+    options |= options_of(config, "seeds.eft_length_balance")
     return Stage(
         workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score")
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
 from srlm.config import RationaleSource, SeedsConfig
 from srlm.errors import SeedError
 from srlm.records import JudgeExample, Judgement, RankedPrompt
 from srlm.rubric import strip_verdict
+from srlm.seeds.balance import cap_commonest, length_balanced
 
 
 def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
@@ -41,7 +42,8 @@ def build_examples(
     Returns
     -------
     examples : list of JudgeExample
-        In random order by `seed`; no score makes up more than `config.commonest_score_share` where that can be had.
+        In random order by `seed`. No score makes up more than `config.commonest_score_share` where that can be had; or,
+        with `config.eft_length_balance`, they are `srlm.seeds.balance.length_balanced`.
     counts : dict
         Prompts and examples kept and dropped, by reason.
 
@@ -66,10 +68,18 @@ def build_examples(
         else:
             counts[f"dropped: {reason}"] += 1
     number = random.Random(seed)
-    spread = _spread(grouped, config.eft_limit, number)
-    counts["examples before balancing"] = len(spread)
-    balanced = cap_commonest(spread, config.commonest_score_share)
-    counts["dropped: commonest score"] = len(spread) - len(balanced)
+    before = [example for examples in grouped.values() for example in examples]
+    if config.eft_length_balance:
+        sets = length_balanced(grouped, number)
+        balanced = [example for four in sets[: config.eft_limit // 4 or None] for example in four]
+        counts["dropped: no pair of the other length"] = len(before) - 4 * len(sets)
+        counts["dropped: beyond the limit"] = 4 * len(sets) - len(balanced)
+    else:
+        spread = _spread(grouped, config.eft_limit, number)
+        balanced = cap_commonest(spread, config.commonest_score_share)
+        counts["dropped: beyond the limit"] = len(before) - len(spread)
+        counts["dropped: commonest score"] = len(spread) - len(balanced)
+    counts["examples before balancing"] = len(before)
     counts["examples"] = len(balanced)
     if not balanced:
         dropped = {name: count for name, count in counts.items() if name.startswith("dropped") and count}
@@ -82,25 +92,6 @@ def build_examples(
         )
     number.shuffle(balanced)
     return balanced, dict(counts)
-
-
-def cap_commonest(examples: Sequence[JudgeExample], share: float) -> list[JudgeExample]:
-    """Drop examples of the commonest scores, the last ones first, until none makes up more than `share` of the rest.
-
-    With fewer distinct scores than 1 / share that cannot be; they are then made equally common.
-    """
-    by_score: dict[float, list[JudgeExample]] = defaultdict(list)
-    for example in examples:
-        by_score[example.score].append(example)
-    share = max(share, 1 / len(by_score)) if by_score else share
-    while by_score:
-        commonest = max(by_score.values(), key=len)
-        total = sum(map(len, by_score.values()))
-        if len(commonest) <= share * total + 1e-9:
-            break
-        commonest.pop()
-    kept = {example.id for group in by_score.values() for example in group}
-    return [example for example in examples if example.id in kept]
 
 
 def _has_own(prompt: RankedPrompt) -> bool:
