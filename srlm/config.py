@@ -38,6 +38,9 @@ class Scorer(Enum):
     sampled = "sampled"
     weighted = "weighted"
     expected = "expected"
+    pairwise = "pairwise"
+    implicit = "implicit"
+    reward_model = "reward_model"
 
 
 class AlarmAction(Enum):
@@ -113,6 +116,8 @@ class SeedsConfig:
     near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
     rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
     commonest_score_share: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
+    rationale_tries: int = 1  # the baseline judges a prompt's answers until it orders them as people did; >= 1
+    rationale_hint: bool = False  # the baseline sees a better answer beside a worse one, and names what the worse lacks
     # EFT examples in which length tells nothing about the score; then the share above is not looked at
     eft_length_balance: bool = False
     eft_limit: int = 0  # EFT examples to train on, spread evenly over prompts; 0 = all
@@ -154,15 +159,19 @@ class CandidatesConfig:
 
 @dataclass
 class JudgeConfig:
-    """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2)."""
+    """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2); or other judges."""
 
-    by: str = "self"  # who judges candidates: self = M_t; sft = M1; base = M0; endpoint; or any model name
+    # who judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any model name
+    by: str = "self"
     # sampled = k judgements are drawn, a score is what each says; weighted = the same, but a score is the mean of all
     # scores by their probabilities where the judgement says its own; expected = that mean right after the prompt,
-    # whether or not the judge would write a score there
+    # whether or not the judge would write a score there; pairwise = candidates are compared two at a time; implicit =
+    # by their likelihood against a reference model's; reward_model = a classifier trained on the ranked seeds
     scorer: Scorer = Scorer.sampled
     template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
-    count: int = 3  # k, judgements a candidate; >= 1; expected: 1, for it has no chance in it
+    count: int = (
+        3  # k, judgements a candidate; >= 1; 1 with scorers that have no chance in them: expected and those below
+    )
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
     adaptive: bool = False  # no more judgements of a candidate that will become neither best nor worst
     adaptive_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
@@ -170,6 +179,31 @@ class JudgeConfig:
     temperature: float = 0.7  # expected does without, and without the next two
     top_p: float = 0.9
     max_new_tokens: int = 80  # tokens
+    matches: int = 0  # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
+    reference: str = "base"  # implicit: base = M0; previous = the model before the judge; or any model name
+    # implicit, reward_model: strength taken off for each token of an answer, log-odds; >= 0; unset = so that the
+    # strongest and the weakest candidates are equally long on average
+    length_penalty: float | None = 0.0
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares two candidates at a time."""
+        return self.scorer is Scorer.pairwise
+
+    @property
+    def learns_pairs(self) -> bool:
+        """Whether its EFT examples are pairs of answers."""
+        return self.scorer in (Scorer.pairwise, Scorer.reward_model)
+
+    @property
+    def rates(self) -> bool:
+        """Whether it writes nothing: M1 is then trained on IFT alone."""
+        return self.scorer in (Scorer.implicit, Scorer.reward_model)
+
+    @property
+    def evidence(self) -> str:
+        """What its scores are made of beside its judgements: "comparisons", "ratings", or "" where nothing else is."""
+        return "comparisons" if self.compares else "ratings" if self.rates else ""
 
     @property
     def perfect(self) -> float:
@@ -242,6 +276,11 @@ class SFTConfig(TrainConfig):
 
 
 @dataclass
+class RewardModelConfig(TrainConfig):
+    """M1 to a reward model, on the ranked seeds (judge=reward_model; arXiv 2203.02155, section 3.4)."""
+
+
+@dataclass
 class DPOConfig(TrainConfig):
     """M_t to M_t+1 on AIFT(M_t) (arXiv 2305.18290)."""
 
@@ -259,7 +298,7 @@ class EvaluationConfig:
     max_new_tokens: int = 128  # tokens
     judgements: int = 1  # judgements a held-out answer; >= 1
     judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
-    judge_template: str = "pairwise"  # a name in srlm/evaluation/templates or a .txt file
+    judge_template: str = "pairwise"  # a name in srlm/feedback/templates or a .txt file
     bootstrap: int = 2000  # resamples for 95 % intervals; >= 100
 
 
@@ -289,6 +328,7 @@ class Config:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -334,7 +374,7 @@ def check(config: Config) -> Config:
     at_least(1, "endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift")
     at_least(1, "prompts.round_size", "prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens")
     at_least(1, "judge.count", "judge.min_valid", "judge.max_score", "judge.max_new_tokens", "pairs.min_pairs")
-    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens")
+    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens", "seeds.rationale_tries")
     at_least(2, "candidates.count")
     at_least(64, "engine.max_model_len")
     at_least(100, "evaluation.bootstrap")
@@ -349,10 +389,12 @@ def check(config: Config) -> Config:
     need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
     need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
-    if config.judge.scorer is Scorer.expected:
+    scorer = config.judge.scorer
+    if scorer not in (Scorer.sampled, Scorer.weighted):
         for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
-            need(_get(config, option) == 1, option, "1 with judge.scorer=expected, which has no chance in it")
-    if config.judge.scorer is not Scorer.sampled:
+            need(_get(config, option) == 1, option, f"1 with judge.scorer={scorer.name}, which has no chance in it")
+        need(not config.judge.adaptive, "judge.adaptive", f"false with judge.scorer={scorer.name}: it asks once anyway")
+    if scorer in (Scorer.weighted, Scorer.expected):
         one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
         need(config.judge.max_score <= 9, "judge.max_score", one_digit)
     need(0 <= config.judge.adaptive_risk < 0.5, "judge.adaptive_risk", "0 up to, but not including, 0.5")
@@ -360,12 +402,12 @@ def check(config: Config) -> Config:
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")
     need(config.dpo.step0_tolerance > 0, "dpo.step0_tolerance", "above 0")
-    for option in ("engine.dtype", "sft.dtype", "dpo.dtype"):
+    for option in ("engine.dtype", "sft.dtype", "reward_model.dtype", "dpo.dtype"):
         need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
     for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
         at_least(0, f"{name}.limit")
         need(bool(_get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
-    for name in ("sft", "dpo"):
+    for name in ("sft", "reward_model", "dpo"):
         train: TrainConfig = getattr(config, name)
         need(train.epochs > 0, f"{name}.epochs", "above 0")
         need(train.learning_rate > 0, f"{name}.learning_rate", "above 0")
@@ -392,7 +434,14 @@ def check(config: Config) -> Config:
         need(bool(value), option, "sft, base, endpoint or a model name")
         if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
-    if config.judge.by == "endpoint" and config.judge.scorer is not Scorer.sampled:
+    at_least(0, "judge.matches")
+    need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
+    need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
+    if config.judge.rates:
+        need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")
+    if scorer is Scorer.reward_model:
+        need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
+    if config.judge.by == "endpoint" and config.judge.scorer in (Scorer.weighted, Scorer.expected):
         raise ConfigError(
             f"judge.by=endpoint cannot work with judge.scorer={config.judge.scorer.name}: a server tells no "
             "probabilities here. Set judge=verdict_only or judge=additive."

@@ -8,12 +8,14 @@ new models and data sets; other judges get other names.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,11 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from srlm import errors, records
-from srlm.config import JudgeBench, ModelConfig, SourceConfig
+from srlm.config import JudgeBench, ModelConfig, Scorer, SourceConfig
 from srlm.progress import Bars, say, terminal
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
 from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
+
+if TYPE_CHECKING:
+    from srlm.engines import Engine, Rater
 
 ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
@@ -88,7 +93,9 @@ def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
         for model in _models(options):
             folder = workspace.root / "judgements" / slug(model)
             name = slug(data)
-            stage = Stage(workspace, folder, name, [f"{name}.jsonl"], _judge_options(options) | {"model": model})
+            evidence = [f"{name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
+            made_with = _judge_options(options) | {"model": model}
+            stage = Stage(workspace, folder, name, [f"{name}.jsonl", *evidence], made_with)
             found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl"))
     return found
 
@@ -99,15 +106,11 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _judge(workspace: Workspace, number: int) -> None:
-    from srlm.engines.base import open_engine
-    from srlm.models import resolve
-    from srlm.text import judge_ranked
+    from srlm.measured import judge_ranked
 
     options = workspace.config_as(JudgeBench)
     model = _models(options)[number]
-    given = options.model if model == options.model.name else ModelConfig(name=model)
-    given.chat_template = options.model.chat_template
-    async with open_engine(options, resolve(given)) as engine:
+    async with _open_judge(options, model) as engine:
         with Bars() as bars:
             for row in rows(workspace, options):  # one after another, so that each one's seconds are its own
                 if row.model == model:
@@ -121,6 +124,35 @@ async def _judge(workspace: Workspace, number: int) -> None:
                         slug(row.data),
                         row.inputs(),
                     )
+
+
+@contextlib.asynccontextmanager
+async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | Rater]:
+    from srlm.engines import open_endpoint, open_engine, open_rater
+    from srlm.models import resolve
+
+    if model == "endpoint":
+        async with open_endpoint(options) as server:
+            yield server
+        return
+    given = options.model if model == options.model.name else ModelConfig(name=model)
+    if options.judge.rates:
+        reference = _reference(options, model) if options.judge.scorer is Scorer.implicit else None
+        async with open_rater(options, resolve(given), reference) as rater:
+            yield rater
+        return
+    async with open_engine(options, resolve(given)) as engine:
+        yield engine
+
+
+def _reference(options: JudgeBench, model: str) -> Path:
+    """The model that judge=implicit compares with: model.name, or the one that judge.reference names."""
+    from srlm.models import resolve
+
+    if options.judge.reference == "previous":
+        raise errors.ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
+    base = options.judge.reference == "base"
+    return resolve(options.model if base else ModelConfig(name=options.judge.reference))
 
 
 def slug(name: str) -> str:
@@ -177,6 +209,7 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
 def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
     from srlm.evaluation.attacks import attack_card
     from srlm.evaluation.judge_card import judge_card
+    from srlm.measured import read_comparisons
 
     ranked = read_records(row.prompts, RankedPrompt)
     judged = read_records(row.judgements.outputs[0], Judgement)
@@ -184,7 +217,7 @@ def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
     if row.data == ATTACKS:
         card = {"attacks": attack_card(ranked, judged, resamples, seed)}
     else:
-        card = judge_card(ranked, judged, options.judge, resamples, seed)
+        card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
     return {"model": row.model, "data": row.data, "cost": cost} | card
@@ -207,7 +240,10 @@ _SHOWN = {
     "parse_rate": ("parse rate, %", 100),
     "commonest_score_share": ("commonest score, %", 100),
     "self_consistency": ("two judgements agree, %", 100),
+    "retest": ("a second judgement orders alike, %", 100),
     "score_noise": ("score noise, points", 1),
+    "position_consistency": ("both orders say the same, %", 100),
+    "shown_first_wins": ("first shown wins, %", 100),
 }
 
 

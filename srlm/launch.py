@@ -33,10 +33,13 @@ WORKERS = {
     "prompts": "srlm.text:prompts_worker",
     "rationales": "srlm.text:rationales_worker",
     "judgements": "srlm.text:judgements_worker",
+    "held_out": "srlm.text:held_out_worker",
+    "reward_model": "srlm.training.reward_model:reward_model_worker",
     "judge_bench": "srlm.judge_bench:worker",
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 
+TRAINING = ("sft", "sft_baseline", "reward_model", "preference")
 _OUT_OF_MEMORY = (
     "out of memory",
     "outofmemory",
@@ -148,8 +151,8 @@ def _end(worker: subprocess.Popen[bytes], patience: float = 10.0) -> None:
 
 
 def _lower(stage: str) -> str:
-    if stage in ("sft", "sft_baseline", "preference"):
-        group = "dpo" if stage == "preference" else "sft"
+    if stage in TRAINING:
+        group = {"preference": "dpo", "reward_model": "reward_model"}.get(stage, "sft")
         return (
             f"Lower {group}.micro_batch_size or {group}.max_length, or set {group}.gradient_checkpointing=true or "
             f"{group}.lora.enabled=true."
@@ -163,7 +166,7 @@ def as_user_error(error: BaseException, stage: str, iteration: int, log: str = "
         return error
     text = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        kind = errors.TrainingError if stage in ("sft", "sft_baseline", "preference") else errors.EngineError
+        kind = errors.TrainingError if stage in TRAINING else errors.EngineError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return kind(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(stage)}")
     if any(sign in text for sign in _DISK_FULL):

@@ -7,22 +7,22 @@ manifest says it is complete, and goes on from its records where it was stopped.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from srlm import records, stages
-from srlm.config import AlarmAction, Config, TrainConfig
+from srlm.config import AlarmAction, Config, Scorer, TrainConfig
 from srlm.errors import AlarmError, NoPairsError
-from srlm.evaluation.scorecard import answers_part, head_to_head_part, judge_part, judges_agree
+from srlm.evaluation.scorecard import agreement, answers_part, head_to_head_part, judge_parts, judges_agree
 from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.pairs import select_pairs
 from srlm.launch import run_worker
+from srlm.measured import evaluation_prompts, held_out, judge_is_measured, judged_by, read_comparisons
 from srlm.progress import say
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt
-from srlm.seeds.eft import build_examples, needs_baseline
+from srlm.seeds.eft import build_examples, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds
-from srlm.text import candidates_judge, evaluation_prompts, held_out, judged_by, judges_beside
+from srlm.text import candidates_judge, judges_beside
 from srlm.tracking import Tracker
 from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, write_atomic
 
@@ -40,6 +40,7 @@ class Loop:
         self.text(0)
         self.eft()
         self.sft()
+        self.reward_model()
         for t in range(1, self.config.iteration + 1):
             self.text(t)
             self.measure(t - 1)
@@ -80,11 +81,13 @@ class Loop:
 
     def eft(self) -> None:
         """EFT examples; where the seed has no rationales the SFT baseline (SFT on IFT alone) writes them."""
+        if self.config.judge.scorer is Scorer.implicit:
+            return  # a judge that nobody teaches
         stage = stages.eft(self.workspace, self.config)
         inputs = stages.seeds(self.workspace, self.config).fingerprints()
         ranked = read_records(self.workspace.seeds / "eft.jsonl", RankedPrompt)
         judgements: list[Judgement] = []
-        if needs_baseline(ranked, self.config.seeds.rationales):
+        if needs_baseline(ranked, self.config.seeds.rationales) and not self.config.judge.learns_pairs:
             baseline, rationales = (
                 stages.sft_baseline(self.workspace, self.config),
                 stages.rationales(self.workspace, self.config),
@@ -103,27 +106,47 @@ class Loop:
         if not stage.complete(inputs):
             stage.begin(in_pieces=False)
             seed = derive_seed(self.config.seed, "eft")
-            examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge.max_score, seed)
+            examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge, seed)
             self._write(stage, examples)
-            scores = Counter(f"{example.score:.0f}" for example in examples)
-            self._done(stage, inputs, counts | {"scores": dict(sorted(scores.items()))})
+            given = judgements or [Judgement(e.id, e.id, "", e.score) for e in examples if e.other is None]
+            resamples = self.config.evaluation.bootstrap
+            counts["agreement with people"] = agreement(ranked, given, resamples, f"{self.config.seed}/eft").to_dict()
+            for line in report(counts):
+                say(f"  {line}")
+            self._done(stage, inputs, counts)
 
     def sft(self) -> None:
         """M0 to M1 on IFT and EFT."""
         stage = stages.sft(self.workspace, self.config)
         seeds = stages.seeds(self.workspace, self.config).fingerprints()
-        inputs = {"seeds/ift.jsonl": seeds["seeds/ift.jsonl"]} | stages.eft(self.workspace, self.config).fingerprints()
+        inputs = {"seeds/ift.jsonl": seeds["seeds/ift.jsonl"]}
+        rates = self.config.judge.rates
+        inputs |= {} if rates else stages.eft(self.workspace, self.config).fingerprints()
         inputs |= stages.base_model(self.workspace, self.config).fingerprints()
         if not stage.complete(inputs):
-            say("M0 -> M1: SFT on IFT and EFT")
+            say("M0 -> M1: SFT on IFT" + ("" if rates else " and EFT"))
             stage.begin()
             self._work("sft", 1, self.config.sft)
             self._done(stage, inputs, self._training_counts("sft", 1))
 
+    def reward_model(self) -> None:
+        """M1 to a reward model, where that is to be the judge."""
+        if self.config.judge.scorer is not Scorer.reward_model or self.config.judge.by != "self":
+            return
+        stage = stages.reward_model(self.workspace, self.config)
+        inputs = stages.eft(self.workspace, self.config).fingerprints()
+        inputs |= stages.sft(self.workspace, self.config).fingerprints()
+        if not stage.complete(inputs):
+            say("M1 -> reward model, on the ranked seeds")
+            stage.begin()
+            self._work("reward_model", 1, self.config.reward_model)
+            self._done(stage, inputs, self._training_counts("reward_model", 1))
+
     def text(self, t: int) -> None:
         """All that M_t writes: held-out judgements, evaluation answers, and the feedback for M_t+1."""
         workspace, config = self.workspace, self.config
-        wanted = [stages.held_out_judgements(workspace, config, t), stages.answers(workspace, config, t)]
+        held_out_stage = stages.held_out_judgements(workspace, config, t)
+        wanted = [stages.answers(workspace, config, t), *([] if config.judge.rates else [held_out_stage])]
         if 1 <= t < config.iteration:
             prompts = stages.prompts(workspace, config, t + 1)
             if config.prompts.writer not in ("self", "endpoint") and not prompts.complete():
@@ -134,11 +157,15 @@ class Loop:
             wanted += [judgements] if judges_beside(config, t) else []
         # Every stage is asked, so that one made with other options is refused before an engine starts.
         if not all([stage.complete() for stage in wanted]):
-            say(f"M{t} writes: " + ("answers, judgements, feedback" if len(wanted) > 2 else "answers and judgements"))
+            say(f"M{t} writes: " + (", ".join(stage.name.replace("_", " ") for stage in wanted)))
             begun = [stage for stage in wanted if not stage.complete()]
             self._work("text", t)
             for stage in begun:
                 self.tracker.stage(stage)
+        if config.judge.rates and judge_is_measured(config, t) and not held_out_stage.complete():
+            say(f"{candidates_judge(config, t)} judges the held-out answers")
+            self._work("held_out", t)
+            self.tracker.stage(held_out_stage)
         if 1 <= t < config.iteration and not judgements.complete():
             say(f"{candidates_judge(config, t)} judges M{t}'s candidates")
             self._work("judgements", t + 1)
@@ -152,25 +179,31 @@ class Loop:
     def measure(self, t: int) -> None:
         """evaluation.json of M_t."""
         workspace, config = self.workspace, self.config
-        sources = [stages.held_out_judgements(workspace, config, t), stages.answers(workspace, config, t)]
-        sources += [stages.head_to_head(workspace, config, t)] if t else []
-        sources += [stages.held_out_judgements(workspace, config, t - 1)] if t else []
+        judged = [stages.held_out_judgements(workspace, config, u) for u in (t, t - 1) if judge_is_measured(config, u)]
+        answered, match = stages.answers(workspace, config, t), stages.head_to_head(workspace, config, t)
+        sources = [*judged, answered, *([match] if t else [])]
         inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
         stage = stages.measures(workspace, config, t)
         if stage.complete(inputs):
             return
         stage.begin(in_pieces=False)
         resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
-        before = read_records(sources[3].outputs[0], Judgement) if t else None
-        judged = read_records(sources[0].outputs[0], Judgement)
-        measures: dict[str, Any] = {
-            "iteration": t,
-            "judge": judge_part(held_out(workspace, config), judged, before, config.judge, resamples, seed),
-            "answers": answers_part(read_records(sources[1].outputs[0], Answer), resamples, seed),
-        }
+        measures: dict[str, Any] = {"iteration": t}
+        if judge_is_measured(config, t):
+            now, *before = [read_records(source.outputs[0], Judgement) for source in judged]
+            comparisons = read_comparisons(judged[0])
+            measures |= judge_parts(
+                held_out(workspace, config),
+                now,
+                before[0] if before else None,
+                comparisons,
+                config.judge,
+                resamples,
+                seed,
+            )
+        measures["answers"] = answers_part(read_records(answered.outputs[0], Answer), resamples, seed)
         if t:
-            comparisons = read_records(sources[2].outputs[0], Comparison)
-            measures["head_to_head"] = head_to_head_part(comparisons, resamples, seed)
+            measures["head_to_head"] = head_to_head_part(read_records(match.outputs[0], Comparison), resamples, seed)
             measures["head_to_head_judge"] = self._judge_name()
         write_atomic(stage.outputs[0], json.dumps(measures, indent=1, ensure_ascii=False))
         self._done(stage, inputs, {"prompts": len(evaluation_prompts(workspace, config))})
@@ -215,7 +248,7 @@ class Loop:
 
     def _agreement(self, t: int) -> float | None:
         """How M_t as a judge agrees with M_t-1, on the held-out answers; None where another one judges candidates."""
-        if self.config.judge.by != "self":
+        if self.config.judge.by != "self" or self.config.judge.scorer is Scorer.reward_model:
             return None
         now, before = (
             read_records(stages.held_out_judgements(self.workspace, self.config, u).outputs[0], Judgement)

@@ -61,8 +61,9 @@ class JudgeExample:
     prompt: str  # the instruction that was answered
     response: str  # the answer that is judged
     rationale: str  # "" where the target is the verdict alone
-    score: float
+    score: float  # of a comparison: 1 where the response is better than the other, 0 where it is worse
     written_by: str  # "seed" or "sft_baseline"
+    other: str | None = None  # the response that it is compared with, shown second; None where it is judged by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Judgement:
     problem: str = ""  # why there is no score, "" if there is one
     tokens: int = 0
     probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., where the judge is read from them
+    strength: float | None = None  # log-odds, by judges that compare a prompt's candidates with each other
 
     @property
     def whole_score(self) -> int | None:
@@ -131,14 +133,26 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models' answers to one prompt, judged in one order."""
+    """Two answers to one prompt, judged in one order: two models' (head to head), or two candidates'."""
 
-    id: str  # EVALUATION_PROMPT_ID/ORDER, ORDER "ab" or "ba"
+    id: str  # MATCH/ORDER; MATCH is EVALUATION_PROMPT_ID, or PROMPT_ID/cI-cJ of candidates; ORDER "ab" or "ba"
     prompt_id: str
     text: str  # the judge's completion
-    winner: str | None  # "first" or "second" model of the match (not position); None where unparsable
+    winner: str | None  # "first" or "second" of the match (not position); None where unparsable
     problem: str = ""
     margin: float | None = None  # log-odds of the answer shown as A over the one shown as B, where the engine can tell
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """How strong an answer is by a judge that writes nothing: a reward model, or a model's own likelihoods."""
+
+    id: str  # CANDIDATE_ID
+    prompt_id: str
+    strength: float | None  # log-odds: a difference of two is that of one being preferred to the other; None = missing
+    tokens: int  # of the answer, its end of turn included
+    problem: str = ""  # why there is no strength, "" if there is one
 
 
 def to_json(record: Any) -> str:

@@ -76,6 +76,7 @@ def judge_target(rationale: str, score: float) -> str:
 
 
 VERDICT = "Score:"  # what stands before the score
+TWO_ANSWERS = ("instruction", "answer_a", "answer_b")  # fields of a template that compares
 
 
 def expected_score(logprobs: Sequence[float]) -> tuple[float | None, str]:
@@ -109,8 +110,9 @@ class JudgeTemplate:
 
     @classmethod
     def load(cls, config: JudgeConfig) -> JudgeTemplate:
-        """Raises ConfigError if there is no such template or it has other fields."""
-        return cls(Template.load(config.template, "srlm.feedback", "judge.template", ("instruction", "response")))
+        """Raises ConfigError if there is no such template or it has other fields than the scorer needs."""
+        fields = TWO_ANSWERS if config.compares else ("instruction", "response")
+        return cls(Template.load(config.template, "srlm.feedback", "judge.template", fields))
 
     def messages(self, prompt: str, response: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.template.fill(instruction=prompt, response=response)}]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from srlm.config import Config
-from srlm.evaluation.head_to_head import load_template as load_pairwise_template
+from srlm.comparison import load_template as load_pairwise_template
+from srlm.config import Config, Scorer
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
 from srlm.workspace import Stage, Workspace, options_of
@@ -25,7 +25,7 @@ def load_writer_template() -> Template:
 def all_of(workspace: Workspace, config: Config) -> list[Stage]:
     """Every stage up to the run's last iteration, asked for or there already, in the order they are made."""
     there = [int(path.name.split("_")[1]) for path in workspace.root.glob("iteration_*")]
-    of_run = (seeds, base_model, sft_baseline, rationales, eft, sft)
+    of_run = (seeds, base_model, sft_baseline, rationales, eft, sft, reward_model)
     of_feedback = (prompts, candidates, judgements, pairs, preference)
     of_measures = (held_out_judgements, answers, head_to_head, measures)
     found = [make(workspace, config) for make in of_run]
@@ -56,21 +56,31 @@ def sft_baseline(workspace: Workspace, config: Config) -> Stage:
 
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
-    options = options_of(config, *_ENGINE, "seed") | judge_options(config)
+    options = options_of(config, "seeds.rationale_tries", *_ENGINE, "seed") | judge_options(config)
+    if config.seeds.rationale_hint:
+        hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
+        options["seeds.rationale_hint"] = hint.digest
     return Stage(workspace, workspace.iteration(1), "rationales", ["eft_judgements.jsonl"], options)
 
 
 def eft(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
-    options |= options_of(config, "seeds.eft_length_balance")
+    options |= options_of(config, "seeds.eft_length_balance", "seeds.rationale_tries")
+    if config.judge.learns_pairs:
+        options["judge.learns_pairs"] = True
     return Stage(
         workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score")
     )
 
 
 def sft(workspace: Workspace, config: Config) -> Stage:
-    options = _training(config, "sft") | {"judge.template": judge_options(config)["judge.template"]}
+    options = _training(config, "sft") | {"judge.template": judge_options(config).get("judge.template")}
     return Stage(workspace, workspace.iteration(1), "sft", ["model"], options)
+
+
+def reward_model(workspace: Workspace, config: Config) -> Stage:
+    options = _training(config, "reward_model")
+    return Stage(workspace, workspace.iteration(1), "reward_model", ["reward_model"], options)
 
 
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -90,7 +100,7 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, *names, *_ENGINE, "seed") | judge_options(config)
     if config.judge.by == "endpoint":
         options |= options_of(config, "endpoint.model")
-    return Stage(workspace, workspace.iteration(t), "judgements", ["3_judgements.jsonl"], options)
+    return Stage(workspace, workspace.iteration(t), "judgements", _judged(config, "3_judgements.jsonl"), options)
 
 
 def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -105,7 +115,8 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", *_ENGINE, "seed")
     options |= judge_options(config)
-    return Stage(workspace, workspace.evaluation(t), "held_out_judgements", ["held_out_judgements.jsonl"], options)
+    outputs = _judged(config, "held_out_judgements.jsonl")
+    return Stage(workspace, workspace.evaluation(t), "held_out_judgements", outputs, options)
 
 
 def answers(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -116,7 +127,11 @@ def answers(workspace: Workspace, config: Config, t: int) -> Stage:
 
 def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "evaluation.judge", *_ENGINE)
-    options |= {"evaluation.judge_template": load_pairwise_template(config.evaluation).digest}
+    options |= {
+        "evaluation.judge_template": load_pairwise_template(
+            config.evaluation.judge_template, "evaluation.judge_template"
+        ).digest
+    }
     if config.evaluation.judge == "endpoint":
         options |= options_of(config, "endpoint.model")
     return Stage(workspace, workspace.evaluation(t), "head_to_head", ["head_to_head.jsonl"], options)
@@ -133,7 +148,24 @@ def _training(config: Config, group: str) -> dict[str, Any]:
 
 
 def judge_options(config: Config) -> dict[str, Any]:
-    """What one judgement depends on, beside model and engine."""
-    names = ("scorer", "max_score", "temperature", "top_p", "max_new_tokens")
+    """What one judgement depends on, beside model and engine; only what its scorer looks at."""
+    scorer = config.judge.scorer
+    names = ["scorer", "max_score"]
+    if not config.judge.evidence:
+        names += ["temperature", "top_p", "max_new_tokens"]
+    names += {Scorer.pairwise: ["matches"], Scorer.implicit: ["reference", "length_penalty"]}.get(scorer, [])
+    names += ["length_penalty"] if scorer is Scorer.reward_model else []
     options = options_of(config, *(f"judge.{name}" for name in names))
-    return options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}
+    if scorer is Scorer.implicit:
+        options |= options_of(config, "dpo.beta")
+    return (
+        options
+        if config.judge.rates
+        else options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}
+    )
+
+
+def _judged(config: Config, name: str) -> list[str]:
+    """The files of a stage that judges: judgements, and what they are made of where the judge compares or rates."""
+    evidence = config.judge.evidence
+    return [name, name.replace("judgements", evidence)] if evidence else [name]

@@ -26,6 +26,7 @@ _ROWS = {
         "pairwise_accuracy_all": ("  coin where silent, %", 100),
         "five_best": ("5-best, %", 100),
         "exact_match": ("exact match, %", 100),
+        "shorter_is_better": ("  where shorter is better, %", 100),
         "spearman": ("Spearman", 1),
         "kendall_tau": ("Kendall tau", 1),
         "parse_rate": ("parse rate, %", 100),
@@ -78,8 +79,8 @@ def measures_table(models: dict[int, dict[str, Any]]) -> Table:
         for name, (label, scale) in rows.items():
             table.add_row(f"  {label}", *(cell(models[t].get(part, {}).get(name), scale) for t in models))
         if part == "judge":
-            baseline = cell(models[0][part]["longer_wins"], 100)
-            table.add_row("  (longer answer wins, %)", *([baseline] * len(models)), style="dim")
+            baseline = [cell(models[t].get(part, {}).get("longer_wins"), 100) for t in models]
+            table.add_row("  (longer answer wins, %)", *baseline, style="dim")
         table.add_section()
     return table
 
@@ -99,7 +100,7 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
     """In words: did the judge and the answers of each model get better than the one before?"""
     lines = []
     for t in list(models)[1:]:
-        judge, match = models[t]["judge"], models[t]["head_to_head"]
+        judge, match = models[t].get("judge", {}), models[t]["head_to_head"]
         gains = {
             name.removesuffix("_gain"): m
             for name, m in judge.items()
@@ -109,7 +110,7 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
         worse = [_in_words(name) for name, m in gains.items() if m["high"] < 0]
         said = f"better in {', '.join(better)}" if better else ""
         said += (" but " if said and worse else "") + (f"worse in {', '.join(worse)}" if worse else "")
-        said = said or "no measure differs by more than its interval"
+        said = said or ("no measure differs by more than its interval" if gains else "nothing to compare with")
         win, loss = match["win"], match["loss"]
         if win["value"] is None:
             answers = "the head to head gave no verdict"
@@ -138,7 +139,7 @@ def _in_words(measure: str) -> str:
     """A measure's name as the table has it."""
     if measure == "pairwise_accuracy_all":
         return "pairwise accuracy with a coin where silent"
-    return measure.replace("_", " ")
+    return "pairs whose better answer is the shorter" if measure == "shorter_is_better" else measure.replace("_", " ")
 
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:

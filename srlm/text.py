@@ -9,55 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from srlm import stages
-from srlm.config import Config, ModelConfig
-from srlm.engines import Engine, open_endpoint, open_engine
-from srlm.evaluation.answers import answer
-from srlm.evaluation.head_to_head import compare, load_template
-from srlm.feedback.adaptive import Standing, undecided
+from srlm.config import Config, ModelConfig, Scorer
+from srlm.engines import Engine, Rater, open_endpoint, open_engine, open_rater, together
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
+from srlm.feedback.judging import Judging
 from srlm.feedback.prompts import write_prompts
+from srlm.measured import answers, head_to_head, held_out_judgements, judged_by
 from srlm.models import resolve
 from srlm.progress import Bars
-from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt, SeedExample
+from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
+from srlm.seeds.eft import agrees
 from srlm.seeds.splits import Overlap
-from srlm.workspace import RecordFile, Stage, Workspace, read_records
-
-T = TypeVar("T")
-
-
-async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; the first error cancels the rest and is raised as it is."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-
-
-def judged_by(workspace: Workspace, config: Config) -> int | None:
-    """The iteration whose model is the fixed judge of head to heads; None where it is no model of this run."""
-    return {"base": 0, "sft": 1}.get(config.evaluation.judge)
-
-
-def held_out(workspace: Workspace, config: Config) -> list[RankedPrompt]:
-    """The EFT prompts that judges are measured on."""
-    rows = read_records(workspace.seeds / "eft_held_out.jsonl", RankedPrompt)
-    return rows[: config.evaluation.eft_prompts or None]
-
-
-def evaluation_prompts(workspace: Workspace, config: Config) -> list[SeedExample]:
-    rows = read_records(workspace.seeds / "evaluation.jsonl", SeedExample)
-    return rows[: config.evaluation.prompts or None]
-
+from srlm.templating import Template
+from srlm.workspace import RecordFile, Workspace, read_records
 
 # Workers: each runs in a process of its own (launch.py).
 
@@ -73,8 +44,13 @@ def prompts_worker(workspace: Workspace, t: int) -> None:
 
 
 def judgements_worker(workspace: Workspace, t: int) -> None:
-    """Judgements of the candidates of iteration `t`, by a fixed local model."""
+    """Judgements of the candidates of iteration `t`, by a fixed local model or a judge that rates."""
     asyncio.run(_judgements_alone(workspace, t))
+
+
+def held_out_worker(workspace: Workspace, t: int) -> None:
+    """Judgements of the held-out EFT answers, by a judge that rates."""
+    asyncio.run(_held_out_alone(workspace, t))
 
 
 def rationales_worker(workspace: Workspace, t: int) -> None:
@@ -91,10 +67,9 @@ async def _text(workspace: Workspace, t: int) -> None:
     config = workspace.config()
     async with open_engine(config, workspace.model(t)) as engine:
         with Bars() as bars:
-            jobs = [
-                held_out_judgements(engine, workspace, config, t, bars),
-                answers(engine, workspace, config, t, bars),
-            ]
+            jobs = [answers(engine, workspace, config, t, bars)]
+            if not config.judge.rates:
+                jobs.append(held_out_judgements(engine, workspace, config, t, bars))
             if 1 <= t < config.iteration:
                 jobs.append(_feedback(engine, workspace, config, t + 1, bars))
             await together(jobs)
@@ -115,19 +90,57 @@ async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int
 
 def candidates_judge(config: Config, t: int) -> str:
     """Who judges M_t's candidates, by name."""
+    if config.judge.scorer is Scorer.reward_model:
+        return "the reward model" if config.judge.by == "self" else config.judge.by
     return {"self": f"M{t}", "base": "M0", "sft": "M1"}.get(config.judge.by, config.judge.by)
 
 
 def judges_beside(config: Config, t: int) -> bool:
     """Whether M_t's candidates are judged while M_t's engine runs: by M_t itself or by a server."""
+    if config.judge.rates:
+        return False
     return config.judge.by in ("self", "endpoint") or {"base": 0, "sft": 1}.get(config.judge.by) == t
 
 
 async def _judgements_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with _fixed_engine(workspace, config, config.judge.by) as engine:
+    async with contextlib.AsyncExitStack() as open_judge:
+        judging: Engine | Rater
+        if config.judge.rates:
+            by = {"self": t - 1, "sft": 1}.get(config.judge.by, config.judge.by)
+            judging = await open_judge.enter_async_context(_rater(workspace, config, by))
+        else:
+            judging = await open_judge.enter_async_context(_fixed_engine(workspace, config, config.judge.by))
         with Bars() as bars:
-            await feedback(None, None, engine, workspace, config, t, bars)
+            await feedback(None, None, judging, workspace, config, t, bars)
+
+
+async def _held_out_alone(workspace: Workspace, t: int) -> None:
+    config = workspace.config()
+    async with _rater(workspace, config, t) as rater:
+        with Bars() as bars:
+            await held_out_judgements(rater, workspace, config, t, bars)
+
+
+@contextlib.asynccontextmanager
+async def _rater(workspace: Workspace, config: Config, which: int | str) -> AsyncIterator[Rater]:
+    """M_which or a model of that name by its likelihoods; or the reward model, whoever is asked for."""
+    reference = None
+    if config.judge.scorer is Scorer.reward_model:
+        own = config.judge.by == "self"
+        model = workspace.reward_model if own else resolve(ModelConfig(name=config.judge.by))
+    else:
+        model = workspace.model(which) if isinstance(which, int) else resolve(ModelConfig(name=which))
+        reference = _implicit_reference(workspace, config, which)
+    async with open_rater(config, model, reference) as rater:
+        yield rater
+
+
+def _implicit_reference(workspace: Workspace, config: Config, which: int | str) -> Path:
+    name = config.judge.reference
+    if name == "previous" and isinstance(which, int):
+        return workspace.model(max(which - 1, 0))
+    return workspace.model(0) if name == "base" else resolve(ModelConfig(name=name))
 
 
 async def _prompts_alone(workspace: Workspace, t: int) -> None:
@@ -140,12 +153,10 @@ async def _prompts_alone(workspace: Workspace, t: int) -> None:
 
 async def _rationales(workspace: Workspace) -> None:
     config = workspace.config()
-    folder = workspace.iteration(1)
     ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt)
-    async with open_engine(config, folder / "sft_baseline") as engine:
+    async with open_engine(config, workspace.iteration(1) / "sft_baseline") as engine:
         with Bars() as bars:
-            stage, seeds = stages.rationales(workspace, config), stages.seeds(workspace, config).fingerprints()
-            await judge_ranked(engine, config, ranked, 1, stage, bars, "EFT rationales", seeds)
+            await rationales(engine, workspace, config, ranked, bars)
 
 
 async def _head_to_head(workspace: Workspace, t: int) -> None:
@@ -220,7 +231,7 @@ async def new_prompts(
 async def feedback(
     engine: Engine | None,
     writer: Engine | None,
-    judging: Engine | None,
+    judging: Engine | Rater | None,
     workspace: Workspace,
     config: Config,
     t: int,
@@ -232,7 +243,7 @@ async def feedback(
     ----------
     engine, writer : Engine or None
         Who answers, and who writes the prompts; None where prompts and candidates are complete.
-    judging : Engine or None
+    judging : Engine, Rater or None
         Who judges; None where another model does later.
     """
     candidate_stage, judgement_stage = (
@@ -244,14 +255,9 @@ async def feedback(
     if not unfinished:
         return
     candidate_store = RecordFile(candidate_stage.outputs[0], Candidate)
-    judgement_store = RecordFile(judgement_stage.outputs[0], Judgement)
     for stage in unfinished:
         stage.begin()
-    template = JudgeTemplate.load(config.judge)
     n, k = config.candidates.count, config.judge.count
-    per_prompt = ({"candidates": n} if engine else {}) | ({"judgements": n * k} if judging else {})
-    for name in per_prompt:
-        bars.add(name, config.prompts.count * per_prompt[name])
     counts = Counter[str]()
     written = Counter[str]()
 
@@ -260,27 +266,15 @@ async def feedback(
         written[name] += tokens
         bars.update(name, done=counts[name], tokens=tokens)
 
-    async def judge_one(prompt: Prompt, candidate: Candidate, count: int, first: int = 0) -> None:
-        ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
-        tokens = 0
-        if judging and any(i not in judgement_store.records for i in ids):
-            new = await judge(judging, template, config.judge, config.seed, prompt.text, candidate, count, first=first)
-            judgement_store.append(*new)
-            tokens = sum(judgement.tokens for judgement in new)
-        told("judgements", count, tokens)
-
-    async def judge_at_once(prompt: Prompt, candidates: list[Candidate]) -> None:
-        await together(judge_one(prompt, candidate, k) for candidate in candidates)
-
-    async def judge_in_rounds(prompt: Prompt, candidates: list[Candidate]) -> None:
-        asked: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
-        for j in range(k):
-            matter = undecided([Standing.of(asked[candidate.id], k) for candidate in candidates], config.judge)
-            still = [candidate for candidate, matters in zip(candidates, matter, strict=True) if matters]
-            await together(judge_one(prompt, candidate, 1, j) for candidate in still)
-            for candidate in still:
-                asked[candidate.id].append(judgement_store.records[f"{candidate.id}/j{j}"])
-        told("judgements", k * len(candidates) - sum(map(len, asked.values())), 0)  # those that nobody needs
+    judge = None
+    per_prompt = {"candidates": n} if engine else {}
+    if judging:
+        name = config.judge.evidence or "judgements"
+        adaptive = config.judge.adaptive
+        judge = Judging(judging, config, judgement_stage, k, partial(told, name), adaptive=adaptive)
+        per_prompt[name] = judge.pieces(n)
+    for name, each in per_prompt.items():
+        bars.add(name, config.prompts.count * each)
 
     async def answer_one(prompt: Prompt) -> None:
         ids = [f"{prompt.id}/c{i}" for i in range(n)]
@@ -291,10 +285,8 @@ async def feedback(
             tokens = sum(candidate.tokens for candidate in new)
         if engine:
             told("candidates", n, tokens)
-        if not judging:
-            return
-        judge_them = judge_in_rounds if config.judge.adaptive else judge_at_once
-        await judge_them(prompt, [candidate_store.records[i] for i in ids])
+        if judge:
+            await judge.prompt(prompt.id, prompt.text, [candidate_store.records[i] for i in ids])
 
     async def all_prompts() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -323,9 +315,9 @@ async def feedback(
         candidate_stage.done(
             prompt_hash, {"candidates": len(candidates), "truncated": truncated}, written["candidates"]
         )
-    if not judging:
+    if not judge:
         return
-    judgements = judgement_store.finish()
+    judgements = judge.finish()
     problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
     counted = {
         "judgements": len(judgements),
@@ -334,8 +326,8 @@ async def feedback(
         "candidates_judged_validly": valid_candidates(judgements, config.judge.min_valid),
         "candidates": len(candidates),
         "problems": dict(problems.most_common()),
-    }
-    judgement_stage.done(candidate_stage.fingerprints(), counted, written["judgements"])
+    } | judge.counted
+    judgement_stage.done(candidate_stage.fingerprints(), counted, written[config.judge.evidence or "judgements"])
 
 
 async def _written(workspace: Workspace, config: Config, t: int) -> AsyncIterator[Prompt]:
@@ -351,94 +343,49 @@ def valid_candidates(judgements: Sequence[Judgement], min_valid: int) -> int:
     return sum(count >= min_valid for count in valid.values())
 
 
-async def judge_ranked(
-    engine: Engine,
-    config: Config,
-    ranked: Sequence[RankedPrompt],
-    count: int,
-    stage: Stage,
-    bars: Bars,
-    name: str,
-    inputs: Mapping[str, str],
+async def rationales(
+    engine: Engine, workspace: Workspace, config: Config, ranked: Sequence[RankedPrompt], bars: Bars
 ) -> None:
-    """`count` judgements of every answer of ranked prompts; candidate ids RANKED_PROMPT_ID/aN."""
+    """The SFT baseline judges the EFT seeds, each prompt until its scores order the answers as people did.
+
+    At most `seeds.rationale_tries` times; judgement N of an answer is of try N. With `seeds.rationale_hint` it sees a
+    better answer beside a worse one, and is to name what the worse one lacks; what is learnt later has no such hint.
+    """
+    stage = stages.rationales(workspace, config)
     if stage.complete():
         return
     stage.begin()
     store = RecordFile(stage.outputs[0], Judgement)
     template = JudgeTemplate.load(config.judge)
-    total = sum(len(prompt.answers) for prompt in ranked) * count
-    bars.add(name, total, len(store.records))
-    written = 0
+    hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
+    bars.add("EFT rationales", len(ranked))
+    done = written = 0
 
-    async def one(prompt: RankedPrompt, place: int) -> None:
+    async def answer(prompt: RankedPrompt, place: int, attempt: int) -> Judgement:
         nonlocal written
         candidate = Candidate(f"{prompt.id}/a{place}", prompt.id, prompt.answers[place].text, 0, False)
-        if all(f"{candidate.id}/j{j}" in store.records for j in range(count)):
-            return
-        new = await judge(engine, template, config.judge, config.seed, prompt.prompt, candidate, count, priority=1)
-        store.append(*new)
-        tokens = sum(judgement.tokens for judgement in new)
-        written += tokens
-        bars.update(name, done=len(store.records), tokens=tokens)
+        if f"{candidate.id}/j{attempt}" not in store.records:
+            best = min(prompt.answers, key=lambda other: other.rank)
+            worse = config.seeds.rationale_hint and prompt.answers[place].rank > best.rank
+            note = "\n\n" + hint.fill(better=best.text) if worse else ""
+            new = await judge(
+                engine, template, config.judge, config.seed, prompt.prompt, candidate, 1, first=attempt, note=note
+            )
+            store.append(*new)
+            written += sum(judgement.tokens for judgement in new)
+        return store.records[f"{candidate.id}/j{attempt}"]
 
-    await together(one(prompt, place) for prompt in ranked for place in range(len(prompt.answers)))
+    async def one(prompt: RankedPrompt) -> None:
+        nonlocal done
+        before = written
+        for attempt in range(config.seeds.rationale_tries):
+            judged = await together(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
+            if agrees(prompt, [judgement.score for judgement in judged]):
+                break
+        done += 1
+        bars.update("EFT rationales", done=done, tokens=written - before)
+
+    await together(one(prompt) for prompt in ranked)
     rows = store.finish()
     counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    stage.done(inputs, counts, written)
-
-
-async def held_out_judgements(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    """M_t judges the held-out EFT answers."""
-    stage = stages.held_out_judgements(workspace, config, t)
-    ranked = held_out(workspace, config)
-    seeds = stages.seeds(workspace, config).fingerprints()
-    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT", seeds)
-
-
-async def answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    """M_t answers the evaluation prompts."""
-    stage = stages.answers(workspace, config, t)
-    if stage.complete():
-        return
-    stage.begin()
-    store = RecordFile(stage.outputs[0], Answer)
-    prompts = evaluation_prompts(workspace, config)
-    bars.add("evaluation answers", len(prompts), len(store.records))
-
-    async def one(prompt: SeedExample) -> None:
-        if prompt.id not in store.records:
-            new = await answer(engine, config.evaluation, config.seed, prompt)
-            store.append(new)
-            bars.update("evaluation answers", done=len(store.records), tokens=new.tokens)
-
-    await together(one(prompt) for prompt in prompts)
-    rows = store.finish()
-    counts = {"answers": len(rows), "truncated": sum(row.truncated for row in rows)}
-    stage.done(stages.seeds(workspace, config).fingerprints(), counts, sum(row.tokens for row in rows))
-
-
-async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    """The fixed judge compares M_t's answers with M_t-1's, in both orders."""
-    stage = stages.head_to_head(workspace, config, t)
-    if stage.complete():
-        return
-    stage.begin()
-    store = RecordFile(stage.outputs[0], Comparison)
-    template = load_template(config.evaluation)
-    first, second = (RecordFile(stages.answers(workspace, config, u).outputs[0], Answer).records for u in (t, t - 1))
-    orders = [(i, order) for i in first for order in ("ab", "ba")]
-    bars.add("head to head", len(orders), len(store.records))
-
-    async def one(i: str, order: str) -> None:
-        if f"{i}/{order}" not in store.records:
-            store.append(await compare(engine, template, first[i], second[i], order))
-            bars.update("head to head", done=len(store.records))
-
-    await together(one(i, order) for i, order in orders)
-    rows = store.finish()
-    counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
-    inputs = (
-        stages.answers(workspace, config, t).fingerprints() | stages.answers(workspace, config, t - 1).fingerprints()
-    )
-    stage.done(inputs, counts)
+    stage.done(stages.seeds(workspace, config).fingerprints(), counts, written)

@@ -300,6 +300,11 @@ class Workspace:
             return Path(self.run()["base_model"])
         return self.iteration(t) / "model"
 
+    @property
+    def reward_model(self) -> Path:
+        """The reward model that this run trained, where it did."""
+        return self.iteration(1) / "reward_model"
+
     def evaluation(self, t: int) -> Path:
         """What M_t said when it was measured."""
         return self.iteration(t) / "evaluation"

@@ -75,13 +75,15 @@ COUNTS_FROM_1 = (
     *("prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens", "judge.count", "judge.min_valid"),
     *("judge.max_score", "judge.max_new_tokens", "pairs.min_pairs", "evaluation.judgements"),
     *("evaluation.max_new_tokens", "sft.batch_size", "sft.micro_batch_size", "sft.processes", "sft.lora.r"),
-    *("dpo.batch_size", "dpo.micro_batch_size", "dpo.processes", "dpo.lora.r"),
+    *("dpo.batch_size", "dpo.micro_batch_size", "dpo.processes", "dpo.lora.r", "seeds.rationale_tries"),
+    *(f"reward_model.{name}" for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
 COUNTS_FROM_0 = (
     *("seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "evaluation.prompts"),
     *("evaluation.eft_prompts", "seeds.eft_limit", "seeds.ift.limit", "seeds.eft.limit", "seeds.evaluation.limit"),
     *("tracking.sample_rows", "sft.checkpoint_steps", "dpo.checkpoint_steps"),
-    *("sft.lora.top_layers", "dpo.lora.top_layers"),
+    *("sft.lora.top_layers", "dpo.lora.top_layers", "judge.matches"),
+    *("reward_model.checkpoint_steps", "reward_model.lora.top_layers"),
 )
 SHARES = (
     *("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share", "prompts.top_p"),
@@ -90,8 +92,11 @@ SHARES = (
 ABOVE_0 = (
     *("engine.kv_cache_gib", "endpoint.timeout_s", "dpo.beta", "dpo.step0_tolerance"),
     *("sft.epochs", "dpo.epochs", "sft.learning_rate", "dpo.learning_rate"),
+    *("reward_model.epochs", "reward_model.learning_rate"),
 )
-BELOW_1 = ("sft.warmup", "dpo.warmup", "sft.dropout", "dpo.dropout", "sft.lora.dropout", "dpo.lora.dropout")
+BELOW_1 = tuple(
+    f"{group}.{name}" for group in ("sft", "reward_model", "dpo") for name in ("warmup", "dropout", "lora.dropout")
+)
 # (option, values that cannot work, values at the range's end)
 RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *((option, (0, -1), (1,)) for option in COUNTS_FROM_1 if "batch_size" not in option and option != "judge.count"),
@@ -104,12 +109,12 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
         (f"{group}.temperature", (-0.1, 2.1, math.nan), (2.0,))
         for group in ("prompts", "candidates", "judge", "evaluation")
     ),
-    *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in ("sft", "dpo")),
-    *((f"{group}.max_length", (15, 0), (16,)) for group in ("sft", "dpo")),
-    *((f"{group}.final_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6)) for group in ("sft", "dpo")),
+    *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in ("sft", "reward_model", "dpo")),
+    *((f"{group}.max_length", (15, 0), (16,)) for group in ("sft", "reward_model", "dpo")),
+    *((f"{group}.final_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6)) for group in ("sft", "reward_model", "dpo")),
     *(
         (f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16"))
-        for group in ("engine", "sft", "dpo")
+        for group in ("engine", "sft", "reward_model", "dpo")
     ),
     *((f"seeds.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
     ("name", ("", "..", "a/../b"), ("a", "a/b", "a..b")),
@@ -130,6 +135,9 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("tracking.mode", ("", "on"), ("online", "offline")),
     ("sft.batch_size", (6,), (4,)),  # sft.micro_batch_size is 4
     ("dpo.batch_size", (6,), (4,)),
+    ("reward_model.batch_size", (6,), (4,)),
+    ("judge.length_penalty", (-0.1, math.nan), (0.0, None)),
+    ("judge.reference", ("", "self", "endpoint"), ("base", "previous", "OWNER/NAME")),
 ]
 
 

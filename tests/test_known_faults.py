@@ -13,7 +13,7 @@ import pytest
 from srlm import stages
 from srlm.config import CandidatesConfig, Config, JudgeConfig, LoraConfig, PairsConfig, PromptsConfig, Reference
 from srlm.errors import EngineError, TrainingError
-from srlm.evaluation.scorecard import judge_part
+from srlm.evaluation.scorecard import judge_parts
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.pairs import select_pairs
@@ -212,7 +212,7 @@ def test_saturated_judge_goes_unseen():
     verdicts = [(5.0, 4.0)] * 11 + [(5.0, 1.0)] * 2 + [(5.0, 5.0)] * 37
     answers = {f"{row.id}/a{i}": row_scores[i] for row, row_scores in zip(rows, verdicts, strict=True) for i in (0, 1)}
     judgements = [judgement for id, score in answers.items() for judgement in judgements_of(id, [score])]
-    part = judge_part(rows, judgements, None, JudgeConfig(), 100, "s")
+    part = judge_parts(rows, judgements, None, (), JudgeConfig(), 100, "s")["judge"]
     assert part["commonest_score"]["value"] == 5.0
     assert part["commonest_score_share"]["value"] == 0.87
     # The pairs keep both scores, so that their gaps can be counted.

@@ -6,15 +6,18 @@ its seed, not on what else is under way.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from srlm.config import Config, EngineKind
+from srlm.config import Config, EngineKind, Scorer
 from srlm.models import Message, encode_chat, encode_choices
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,34 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
 
+class Rater(Protocol):
+    """Anything that tells how strong an answer is, without a word."""
+
+    async def rate(self, prompt: str, answer: str, priority: int = 0) -> tuple[float, int]:
+        """The strength (log-odds) of an answer, and its length in tokens, its end of turn included.
+
+        Raises
+        ------
+        PromptTooLongError
+            If prompt and answer are longer than the engine's context.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; the first error cancels the rest and is raised as it is."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
 def encode_request(
     tokenizer: Any, messages: Sequence[Message], prefill: str, sampling: Sampling
 ) -> tuple[list[int], list[int]]:
@@ -92,6 +123,24 @@ async def open_engine(config: Config, model: Path) -> AsyncIterator[Engine]:
         yield engine
     finally:
         await engine.close()
+
+
+@asynccontextmanager
+async def open_rater(config: Config, model: Path, reference: Path | None) -> AsyncIterator[Rater]:
+    """The judge that `judge.scorer` names: a reward model, or a model's likelihoods against `reference`'s."""
+    from srlm.engines.raters import ImplicitReward, RewardModel
+
+    template, trust = config.model.chat_template, config.model.trust_remote_code
+    rater: Rater
+    if config.judge.scorer is Scorer.reward_model:
+        rater = RewardModel(config.engine, model, template, trust)
+    else:
+        assert reference is not None
+        rater = ImplicitReward(config.engine, model, reference, config.dpo.beta, template, trust)
+    try:
+        yield rater
+    finally:
+        await rater.close()
 
 
 @asynccontextmanager

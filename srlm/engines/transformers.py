@@ -6,7 +6,6 @@ request, so that a text does not depend on its batch.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import (
 
 from srlm.config import EngineConfig
 from srlm.engines.base import Completion, Sampling, encode_request
+from srlm.engines.batches import Batches
 from srlm.errors import PromptTooLongError
 from srlm.models import Message, load_tokenizer
 
@@ -32,7 +32,6 @@ class _Request:
     ids: list[int]
     sampling: Sampling
     allowed: list[int]
-    future: asyncio.Future[list[Completion]]
 
 
 class SeededSampling(LogitsProcessor):
@@ -92,8 +91,7 @@ class TransformersEngine:
             use_safetensors=True,
         ).eval()
         self._end = {self.tokenizer.eos_token_id, *_as_list(self.model.generation_config.eos_token_id)} - {None}
-        self._queue: asyncio.Queue[_Request] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
+        self._batches = Batches(self._complete, self._fits, lambda request: request.sampling.priority)
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
@@ -102,38 +100,10 @@ class TransformersEngine:
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._serve())
-        future: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
-        await self._queue.put(_Request(ids, sampling, allowed, future))
-        return await future
+        return await self._batches.ask(_Request(ids, sampling, allowed))
 
-    async def _serve(self) -> None:
-        waiting: list[_Request] = []
-        while True:
-            if not waiting:
-                waiting.append(await self._queue.get())
-            await asyncio.sleep(0.01)  # let those that were sent together arrive together
-            while not self._queue.empty():
-                waiting.append(self._queue.get_nowait())
-            waiting.sort(key=lambda request: request.sampling.priority)
-            batch: list[_Request] = []
-            for request in list(waiting):
-                if not batch or (_alike(request, batch[0]) and _rows(batch) < self.max_concurrent):
-                    batch.append(request)
-                    waiting.remove(request)
-            try:
-                results = await asyncio.to_thread(self._complete, batch)
-            except BaseException as error:
-                for request in batch:
-                    if not request.future.done():
-                        request.future.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            for request, completions in zip(batch, results, strict=True):
-                if not request.future.done():
-                    request.future.set_result(completions)
+    def _fits(self, request: _Request, batch: list[_Request]) -> bool:
+        return _alike(request, batch[0]) and _rows(batch) < self.max_concurrent
 
     @torch.inference_mode()
     def _complete(self, batch: list[_Request]) -> list[list[Completion]]:
@@ -145,7 +115,7 @@ class TransformersEngine:
             [(request.sampling, request.allowed, g) for (request, _), g in zip(rows, generators, strict=True)]
         )
         limits = [1 if request.allowed else request.sampling.max_new_tokens for request, _ in rows]
-        stops = batch[0].sampling.stop  # the same for the whole batch, see _serve
+        stops = batch[0].sampling.stop  # the same for the whole batch, see _alike
         output = self.model.generate(
             **inputs,
             do_sample=False,
@@ -179,8 +149,7 @@ class TransformersEngine:
         )
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._batches.close()
 
 
 def _rows(batch: list[_Request]) -> int:

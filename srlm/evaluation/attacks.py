@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from srlm.evaluation.judge_card import judged_prompts
 from srlm.evaluation.measures import mean_measure
-from srlm.evaluation.scorecard import judged_prompts
 from srlm.records import Judgement, RankedAnswer, RankedPrompt
 
 # name -> from an answer to the attacking one

@@ -7,7 +7,9 @@ bootstrap that draws prompts (rows that share a prompt are drawn together):
   longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**;
 - its **ties**: among pairs that people order, and among those that they tie;
 - its scores: histogram, entropy, mean by people's rank (calibration);
-- its noise over k judgements of one answer: how often two agree, and their standard deviation.
+- its noise over k judgements of one answer: how often two agree, their standard deviation, and whether a second
+  judgement orders two answers as the first did;
+- of a judge that compares, whether it minds which answer is shown first.
 """
 
 from __future__ import annotations
@@ -19,16 +21,47 @@ from typing import Any
 
 import numpy as np
 
+from srlm.comparison import ORDERS
 from srlm.config import JudgeConfig
-from srlm.evaluation.measures import JudgedPrompt, Measure, Terms, bootstrap, judge_terms, ratio_measure
-from srlm.evaluation.scorecard import judged_prompts
-from srlm.records import Judgement, RankedPrompt
+from srlm.evaluation.measures import (
+    JudgedPrompt,
+    Measure,
+    Terms,
+    bootstrap,
+    commonest_score,
+    judge_terms,
+    ratio_measure,
+)
+from srlm.records import Comparison, Judgement, RankedPrompt
+from srlm.rubric import mean_score
 
 Pairs = list[tuple[int, int]]  # places of (better, worse) answers
 
 
+def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]) -> list[JudgedPrompt]:
+    """Ranked prompts with the judge's mean score of each answer; None where no judgement is valid."""
+    of_answer: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        of_answer[judgement.candidate_id].append(judgement)
+    return [
+        JudgedPrompt(
+            id=prompt.id,
+            ranks=tuple(answer.rank for answer in prompt.answers),
+            scores=tuple(mean_score(of_answer[f"{prompt.id}/a{i}"], 1) for i in range(len(prompt.answers))),
+            lengths=tuple(len(answer.text) for answer in prompt.answers),
+            type=prompt.type,
+        )
+        for prompt in ranked
+    ]
+
+
 def judge_card(
-    ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement], judge: JudgeConfig, resamples: int, seed: str
+    ranked: Sequence[RankedPrompt],
+    judgements: Sequence[Judgement],
+    judge: JudgeConfig,
+    resamples: int,
+    seed: str,
+    comparisons: Sequence[Comparison] = (),
 ) -> dict[str, Any]:
     """All measures of one judge on one set of ranked answers.
 
@@ -37,6 +70,8 @@ def judge_card(
     ranked : P prompts
     judgements : of their answers
         Candidate ids are RANKED_PROMPT_ID/aN.
+    comparisons : of their answers
+        Of a judge that compares.
 
     Returns
     -------
@@ -55,7 +90,7 @@ def judge_card(
             of_answer[judgement.candidate_id].append(judgement.score)
     terms = judge_terms(prompts, list(whole.values()), judge.perfect)
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
-    terms |= _noise(ranked, of_answer)
+    terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
     def measured(some: dict[str, Terms], of: Sequence[int]) -> dict[str, Any]:
         return {name: _clustered(term, groups, of, resamples, seed).to_dict() for name, term in some.items()}
@@ -65,6 +100,8 @@ def judge_card(
     measures["length_bias"] = _difference(
         terms["longer_is_better"], terms["shorter_is_better"], groups, resamples, seed
     ).to_dict()
+    commonest, share = commonest_score(whole.values()), terms["commonest_score_share"]
+    measures["commonest_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         of_type[prompt.type or "-"].append(place)
@@ -138,24 +175,57 @@ _MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
 
 
 def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPrompt], tuple[float, float]]) -> Terms:
-    rows = np.array([function(prompt) for prompt in prompts], dtype=np.float64).reshape(-1, 2)
-    return Terms(rows[:, 0], rows[:, 1])
+    return _table([function(prompt) for prompt in prompts])
 
 
 def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
-    """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation."""
-    agree, spread = [], []
+    """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation.
+
+    And the test-retest: of the pairs that people order, how often a second judgement orders them as the first did, a
+    tie in one of the two counting one half.
+    """
+    agree, spread, retest = [], [], []
     for prompt in ranked:
         scores = [of_answer[f"{prompt.id}/a{n}"] for n in range(len(prompt.answers))]
         several = [of_one for of_one in scores if len(of_one) > 1]
         pairs = [[one == other for n, one in enumerate(of_one) for other in of_one[n + 1 :]] for of_one in several]
         agree.append((sum(float(np.mean(pair)) for pair in pairs), len(pairs)))
         spread.append((sum(float(np.std(of_one, ddof=1)) for of_one in several), len(several)))
-    found = {}
-    for name, rows in (("self_consistency", agree), ("score_noise", spread)):
-        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-        found[name] = Terms(table[:, 0], table[:, 1])
-    return found
+        again = [
+            [float(np.sign(scores[i][j] - scores[k][j])) for j in (0, 1)]
+            for i, one in enumerate(prompt.answers)
+            for k, other in enumerate(prompt.answers)
+            if one.rank < other.rank and len(scores[i]) > 1 and len(scores[k]) > 1
+        ]
+        retest.append((sum(1 - abs(test - second) / 2 for test, second in again), len(again)))
+    return {"self_consistency": _table(agree), "score_noise": _table(spread), "retest": _table(retest)}
+
+
+def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison]) -> dict[str, Terms]:
+    """Does the place where an answer is shown matter? Of the letters as they were written, before any calibration.
+
+    `position_consistency`: share of the matches with two verdicts where both orders say the same answer;
+    `shown_first_wins`: share of the verdicts for the answer shown first, 0.5 for a judge that does not care.
+    """
+    winners: dict[str, dict[str, dict[str, str]]] = {prompt.id: defaultdict(dict) for prompt in ranked}
+    for comparison in comparisons:
+        if comparison.winner is not None:
+            match, order = comparison.id.rsplit("/", 1)
+            winners[comparison.prompt_id][match][order] = comparison.winner
+    same, first = [], []
+    for matches in winners.values():
+        both = [orders for orders in matches.values() if len(orders) == len(ORDERS)]
+        same.append((sum(orders["ab"] == orders["ba"] for orders in both), len(both)))
+        shown = [
+            (winner == "first") == (order == "ab") for match in matches.values() for order, winner in match.items()
+        ]
+        first.append((sum(shown), len(shown)))
+    return {"position_consistency": _table(same), "shown_first_wins": _table(first)}
+
+
+def _table(rows: Sequence[tuple[float, float]]) -> Terms:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return Terms(table[:, 0], table[:, 1])
 
 
 def _by_rank(prompts: Sequence[JudgedPrompt], groups: Sequence[int], resamples: int, seed: str) -> dict[str, Any]:
@@ -170,9 +240,7 @@ def _by_rank(prompts: Sequence[JudgedPrompt], groups: Sequence[int], resamples: 
                 if other == rank and score is not None
             ]
             rows.append((sum(scores), len(scores)))
-        table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-        terms = Terms(table[:, 0], table[:, 1])
-        found[str(rank)] = _clustered(terms, groups, range(len(prompts)), resamples, seed).to_dict()
+        found[str(rank)] = _clustered(_table(rows), groups, range(len(prompts)), resamples, seed).to_dict()
     return found
 
 
@@ -196,6 +264,12 @@ def _summed(terms: Terms, groups: Sequence[int], of: Iterable[int]) -> Terms:
 
 def _clustered(terms: Terms, groups: Sequence[int], of: Iterable[int], resamples: int, seed: str) -> Measure:
     return ratio_measure(*_summed(terms, groups, of), resamples, seed)
+
+
+def shorter_gain(now: Sequence[JudgedPrompt], before: Sequence[JudgedPrompt], resamples: int, seed: str) -> Measure:
+    """By how much `shorter_is_better` differs between two judges of the same prompts, paired."""
+    one, other = (_per_prompt(prompts, shorter_is_better) for prompts in (now, before))
+    return _difference(one, other, range(len(now)), resamples, seed)
 
 
 def _difference(one: Terms, other: Terms, groups: Sequence[int], resamples: int, seed: str) -> Measure:

@@ -263,17 +263,12 @@ def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms
     return _terms((sum(score == common for score in scores), len(scores)) for scores in valid)
 
 
-def judge_measures(
-    prompts: Sequence[JudgedPrompt],
-    judgements: Sequence[Sequence[float | None]],
-    perfect: float,
-    resamples: int,
-    seed: str,
-) -> dict[str, Measure]:
-    """All measures of one judge by name; each function's docstring says what its `n` counts.
+def judge_terms(
+    prompts: Sequence[JudgedPrompt], judgements: Sequence[Sequence[float | None]], perfect: float
+) -> dict[str, Terms]:
+    """What each prompt adds to each measure of a judge, by name; each function's docstring says what it counts.
 
-    Beside the functions' names: "longer_wins_scored" is `longer_wins` on the scored pairs, and "commonest_score" the
-    score that "commonest_score_share" is about, without an interval, `n` counting the judgements that give it.
+    Beside the functions' names: "longer_wins_scored" is `longer_wins` on the scored pairs.
 
     Parameters
     ----------
@@ -288,17 +283,6 @@ def judge_measures(
     ValueError
         If the two sequences differ in length.
     """
-    terms = judge_terms(prompts, judgements, perfect)
-    measures = {name: ratio_measure(*term, resamples, seed) for name, term in terms.items()}
-    common = round(terms["commonest_score_share"].numerators.sum())
-    measures["commonest_score"] = Measure(commonest_score(judgements), None, None, common)
-    return measures
-
-
-def judge_terms(
-    prompts: Sequence[JudgedPrompt], judgements: Sequence[Sequence[float | None]], perfect: float
-) -> dict[str, Terms]:
-    """What each prompt adds to the measures of `judge_measures`, which see for arguments and errors."""
     if len(prompts) != len(judgements):
         raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
     terms = {name: function(prompts) for name, function in _of_a_judge(perfect).items()}
@@ -319,7 +303,7 @@ def difference(
     ----------
     a, b : P prompts each, the same in the same order
     measure : str
-        A name of `judge_measures`, of those that come from the prompts (not "parse_rate" or "commonest_score...").
+        A name of `judge_terms`, of those that come from the prompts (not "parse_rate" or "commonest_score...").
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """A model's measures from what it wrote: evaluation.json, one a model. A place to grow: add a part, name its measures.
 
-Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `answers` (mean length),
+Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `judge_card` (its scores,
+by people's rank and by type), `answers` (mean length),
 `head_to_head` (against the model before).
 """
 
@@ -11,41 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from srlm.comparison import calibrated_winners
 from srlm.config import JudgeConfig
-from srlm.evaluation.head_to_head import calibrated_winners
+from srlm.evaluation.judge_card import judge_card, judged_prompts, shorter_gain
 from srlm.evaluation.measures import (
-    JudgedPrompt,
     Measure,
     difference,
-    judge_measures,
     kendall_tau,
     mean_measure,
+    pairwise_accuracy,
     ratio_measure,
     win_rate,
 )
 from srlm.records import Answer, Comparison, Judgement, RankedPrompt
-from srlm.rubric import mean_score
 
 PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau")
 
 Part = dict[str, dict[str, float | int | None]]
-
-
-def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]) -> list[JudgedPrompt]:
-    """Ranked prompts with the judge's mean score of each answer; None where no judgement is valid."""
-    of_answer: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_answer[judgement.candidate_id].append(judgement)
-    return [
-        JudgedPrompt(
-            id=prompt.id,
-            ranks=tuple(answer.rank for answer in prompt.answers),
-            scores=tuple(mean_score(of_answer[f"{prompt.id}/a{i}"], 1) for i in range(len(prompt.answers))),
-            lengths=tuple(len(answer.text) for answer in prompt.answers),
-            type=prompt.type,
-        )
-        for prompt in ranked
-    ]
 
 
 def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other: Sequence[Judgement]) -> float | None:
@@ -63,29 +46,37 @@ def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other
     return float(terms.numerators.sum() / terms.denominators.sum()) if terms.denominators.any() else None
 
 
-def judge_part(
+def agreement(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement], resamples: int, seed: str) -> Measure:
+    """`pairwise_accuracy` of judgements with people's ranks, over the pairs that were scored."""
+    return ratio_measure(*pairwise_accuracy(judged_prompts(ranked, judgements)), resamples, seed)
+
+
+def judge_parts(
     ranked: Sequence[RankedPrompt],
     judgements: Sequence[Judgement],
     before: Sequence[Judgement] | None,
+    comparisons: Sequence[Comparison],
     judge: JudgeConfig,
     resamples: int,
     seed: str,
-) -> Part:
-    """The judge's measures, with the paired difference to the model before (`..._gain`).
+) -> dict[str, Any]:
+    """The judge's scorecard, with the paired difference to the model before (`..._gain`).
 
-    Gains are of the paper's five, and of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet.
-    Of means by probabilities the commonest score is that of the nearest whole ones.
+    Gains are of the paper's five, of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet, and
+    of the pairs whose better answer is the shorter one.
+
+    Returns
+    -------
+    "judge": the measures by name; "judge_card": the rest of `srlm.evaluation.judge_card.judge_card`.
     """
-    prompts = judged_prompts(ranked, judgements)
-    of_prompt: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
-    for judgement in judgements:
-        of_prompt[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.whole_score)
-    measures = judge_measures(prompts, list(of_prompt.values()), judge.perfect, resamples, seed)
+    card = judge_card(ranked, judgements, judge, resamples, seed, comparisons)
+    measures = card.pop("measures")
     if before is not None:
-        others = judged_prompts(ranked, before)
+        now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
         for name in (*PAPER_MEASURES, "pairwise_accuracy_all"):
-            measures[f"{name}_gain"] = difference(prompts, others, name, judge.perfect, resamples, seed)
-    return _plain(measures)
+            measures[f"{name}_gain"] = difference(now, then, name, judge.perfect, resamples, seed).to_dict()
+        measures["shorter_is_better_gain"] = shorter_gain(now, then, resamples, seed).to_dict()
+    return {"judge": measures, "judge_card": card}
 
 
 def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:

@@ -33,12 +33,13 @@ async def judge(
     count: int,
     priority: int = 0,
     first: int = 0,
+    note: str = "",
 ) -> list[Judgement]:
     """`count` judgements of one candidate, from number `first` on; ids CANDIDATE_ID/jN.
 
     All of them are asked for in one request, so that the engine reads the prompt once. Judgement N draws with the same
-    seed, however many are asked for at once. `priority` as in `Sampling`. A candidate that is too long for the engine's
-    context has judgements without a score.
+    seed, however many are asked for at once. `priority` as in `Sampling`; `note` goes to the end of the judge's prompt.
+    A candidate that is too long for the engine's context has judgements without a score.
 
     Raises
     ------
@@ -47,6 +48,7 @@ async def judge(
     """
     try:
         messages = template.messages(prompt, candidate.text)
+        messages[-1]["content"] += note
         if config.scorer is Scorer.expected:
             asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
             return [await _weigh(engine, config, messages, asked, priority)]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from srlm.records import JudgeExample
 
+Pair = tuple[JudgeExample, JudgeExample]  # better, worse
+
 
 def cap_commonest(examples: Sequence[JudgeExample], share: float) -> list[JudgeExample]:
     """Drop examples of the commonest scores, the last ones first, until none makes up more than `share` of the rest.
@@ -47,7 +49,9 @@ def length_balanced(grouped: Mapping[str, Sequence[JudgeExample]], number: rando
     list of [better, worse, better, worse]
         As many sets as can be had: prompts that can give a pair of either kind give the rarer one.
     """
-    shorter, longer, either = [], [], []
+    shorter: list[Pair] = []
+    longer: list[Pair] = []
+    either: list[tuple[Pair, Pair]] = []
     for examples in grouped.values():
         pairs = [(one, other) for one in examples for other in examples if one.score > other.score]
         short, long = ([pair for pair in pairs if sign * _log_ratio(pair) > 0] for sign in (-1, 1))
@@ -70,6 +74,6 @@ def length_balanced(grouped: Mapping[str, Sequence[JudgeExample]], number: rando
     return sets
 
 
-def _log_ratio(pair: tuple[JudgeExample, JudgeExample]) -> float:
+def _log_ratio(pair: Pair) -> float:
     """log(length of the first / of the second), in characters."""
     return math.log((len(pair[0].response) + 1) / (len(pair[1].response) + 1))

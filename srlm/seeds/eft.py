@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from srlm.config import RationaleSource, SeedsConfig
+from srlm.config import JudgeConfig, RationaleSource, SeedsConfig
 from srlm.errors import SeedError
 from srlm.records import JudgeExample, Judgement, RankedPrompt
 from srlm.rubric import strip_verdict
@@ -24,20 +26,21 @@ def build_examples(
     ranked: Sequence[RankedPrompt],
     judgements: Sequence[Judgement],
     config: SeedsConfig,
-    max_score: int,
+    judge: JudgeConfig,
     seed: int,
-) -> tuple[list[JudgeExample], dict[str, int]]:
+) -> tuple[list[JudgeExample], dict[str, Any]]:
     """EFT examples from ranked seeds.
 
     Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
-    baseline, kept only where its scores order all of a prompt's answers as people did, without a tie; else
-    (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one, otherwise spread evenly
-    from `max_score` for the best rank down to 1 for the last.
+    baseline, kept only where its scores order all of a prompt's answers as people did, without a tie: the first try
+    that does; else (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one,
+    otherwise spread evenly from `judge.max_score` for the best rank down to 1 for the last. For judges that learn
+    from pairs, an example is a pair of answers that people order, the better one shown first in every other example.
 
     Parameters
     ----------
     judgements : sequence of Judgement
-        The baseline's, one an answer, with candidate_id RANKED_PROMPT_ID/aN.
+        The baseline's, one an answer and try, ids RANKED_PROMPT_ID/aN/jTRY.
 
     Returns
     -------
@@ -45,24 +48,28 @@ def build_examples(
         In random order by `seed`. No score makes up more than `config.commonest_score_share` where that can be had; or,
         with `config.eft_length_balance`, they are `srlm.seeds.balance.length_balanced`.
     counts : dict
-        Prompts and examples kept and dropped, by reason.
+        Prompts and examples kept and dropped, by reason; the scores' histogram before and after balancing.
 
     Raises
     ------
     SeedError
         If no example is left.
     """
-    by_baseline = needs_baseline(ranked, config.rationales)
-    judged = {judgement.candidate_id: judgement for judgement in judgements}
+    by_baseline = needs_baseline(ranked, config.rationales) and not judge.learns_pairs
+    judged = {judgement.id: judgement for judgement in judgements}
     counts: Counter[str] = Counter(prompts=len(ranked))
     grouped: dict[str, list[JudgeExample]] = {}
     for prompt in ranked:
         if by_baseline:
-            examples, reason = _of_baseline(prompt, judged)
+            examples, reason = _of_baseline(prompt, judged, config.rationale_tries)
+        elif judge.learns_pairs:
+            examples, reason = _scores_alone(prompt, judge.max_score), ""
+            reason = "" if len({example.score for example in examples}) > 1 else "people order no two of its answers"
+            examples = [] if reason else examples
         elif config.rationales is RationaleSource.none:
-            examples, reason = _scores_alone(prompt, max_score), ""
+            examples, reason = _scores_alone(prompt, judge.max_score), ""
         else:
-            examples, reason = _of_seed(prompt, max_score), "no rationale and score of its own"
+            examples, reason = _of_seed(prompt, judge.max_score), "no rationale and score of its own"
         if examples:
             grouped[prompt.id] = examples
         else:
@@ -70,15 +77,28 @@ def build_examples(
     number = random.Random(seed)
     before = [example for examples in grouped.values() for example in examples]
     if config.eft_length_balance:
+        per_set = 2 if judge.learns_pairs else 4
         sets = length_balanced(grouped, number)
-        balanced = [example for four in sets[: config.eft_limit // 4 or None] for example in four]
-        counts["dropped: no pair of the other length"] = len(before) - 4 * len(sets)
-        counts["dropped: beyond the limit"] = 4 * len(sets) - len(balanced)
+        sets = sets[: config.eft_limit // per_set or None]
+        balanced = [example for four in sets for example in four]
+        if judge.learns_pairs:
+            balanced = [_pair(*two) for four in sets for two in (four[:2], four[2:])]
+        counts["dropped: not in a length-balanced set"] = len(before) - 4 * len(sets)
+    elif judge.learns_pairs:
+        pairs = {
+            prompt_id: [_pair(one, other) for one in examples for other in examples if one.score > other.score]
+            for prompt_id, examples in grouped.items()
+        }
+        before = [pair for of_prompt in pairs.values() for pair in of_prompt]
+        balanced = _spread(pairs, config.eft_limit, number)
+        counts["dropped: beyond the limit"] = len(before) - len(balanced)
     else:
         spread = _spread(grouped, config.eft_limit, number)
         balanced = cap_commonest(spread, config.commonest_score_share)
         counts["dropped: beyond the limit"] = len(before) - len(spread)
         counts["dropped: commonest score"] = len(spread) - len(balanced)
+    if judge.learns_pairs:
+        balanced = [_turned(pair) if place % 2 else pair for place, pair in enumerate(balanced)]
     counts["examples before balancing"] = len(before)
     counts["examples"] = len(balanced)
     if not balanced:
@@ -87,11 +107,56 @@ def build_examples(
         raise SeedError(
             f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
             "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked "
-            "prompts, or "
-            "seeds.rationales=none to learn the score alone."
+            "prompts, or seeds.rationales=none to learn the score alone."
         )
     number.shuffle(balanced)
-    return balanced, dict(counts)
+    return balanced, dict(counts) | {"scores before": _histogram(before), "scores": _histogram(balanced)}
+
+
+def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
+    """Whether all answers have a score and the scores order them as people did, without a tie where people see none."""
+    if None in scores:
+        return False
+    ranks = [answer.rank for answer in prompt.answers]
+    judged = list(zip(ranks, scores, strict=True))
+    return all(
+        first > second  # type: ignore[operator]
+        for rank, first in judged
+        for other, second in judged
+        if rank < other
+    )
+
+
+def report(counts: Mapping[str, Any]) -> list[str]:
+    """What a user is told of the examples: kept and dropped, scores before and after, agreement with people."""
+    dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped") and n}
+    lines = [f"EFT: {counts['examples']} examples of {counts['prompts']} prompts"]
+    lines[0] += f"; left out: {', '.join(f'{n} ({reason})' for reason, n in dropped.items())}" if dropped else ""
+    histograms = [" ".join(f"{s}: {n}" for s, n in counts[name].items()) for name in ("scores before", "scores")]
+    lines.append(f"EFT scores (score: examples): {histograms[0]}; after balancing: {histograms[1]}")
+    agreed = counts["agreement with people"]
+    if agreed["value"] is not None:
+        interval = f" [{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}]" if agreed["low"] is not None else ""
+        lines.append(
+            f"EFT scores order {100 * agreed['value']:.0f}{interval} % of {agreed['n']} pairs as people do, before "
+            "those that do not are left out"
+        )
+    return lines
+
+
+def _histogram(examples: Sequence[JudgeExample]) -> dict[str, int]:
+    return dict(sorted(Counter(f"{example.score:.0f}" for example in examples).items()))
+
+
+def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
+    place = worse.id.rsplit("/", 1)[1]
+    return JudgeExample(f"{better.id}-{place}", better.prompt, better.response, "", 1.0, "seed", worse.response)
+
+
+def _turned(pair: JudgeExample) -> JudgeExample:
+    """The same comparison with the other answer shown first."""
+    assert pair.other is not None
+    return replace(pair, response=pair.other, other=pair.response, score=1.0 - pair.score)
 
 
 def _has_own(prompt: RankedPrompt) -> bool:
@@ -132,19 +197,21 @@ def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
     return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
 
 
-def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement]) -> tuple[list[JudgeExample], str]:
-    judgements = [judged.get(f"{prompt.id}/a{place}") for place in range(len(prompt.answers))]
-    examples = []
-    for place, judgement in enumerate(judgements):
-        if judgement is None or judgement.score is None:
-            return [], "a judgement of the baseline without a verdict"
-        rationale = strip_verdict(judgement.text)
-        examples.append(_example(prompt, place, rationale, judgement.score, "sft_baseline"))
-    for one, first in zip(prompt.answers, examples, strict=True):
-        for other, second in zip(prompt.answers, examples, strict=True):
-            if one.rank < other.rank and first.score <= second.score:
-                return [], "the baseline orders the answers otherwise than people"
-    return examples, ""
+def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int) -> tuple[list[JudgeExample], str]:
+    reason = ""
+    for attempt in range(tries):
+        of_try = [judged.get(f"{prompt.id}/a{place}/j{attempt}") for place in range(len(prompt.answers))]
+        judgements = [judgement for judgement in of_try if judgement is not None and judgement.score is not None]
+        if len(judgements) < len(of_try):
+            reason = reason or "a judgement of the baseline without a verdict"
+        elif agrees(prompt, [judgement.score for judgement in judgements]):
+            return [
+                _example(prompt, place, strip_verdict(judgement.text), judgement.score or 0.0, "sft_baseline")
+                for place, judgement in enumerate(judgements)
+            ], ""
+        else:
+            reason = "the baseline orders the answers otherwise than people"
+    return [], reason
 
 
 def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:

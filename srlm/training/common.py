@@ -23,17 +23,25 @@ from srlm.workspace import write_atomic
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
 
 
-def load_model(folder: Path, train: TrainConfig, config: Config) -> Any:
-    """A checkpoint for training, in the asked precision, with the asked dropout where its architecture has one."""
+def settings_of(folder: Path, train: TrainConfig, config: Config, **others: Any) -> Any:
+    """A checkpoint's own settings, with the asked dropout where its architecture has one, and `others`."""
     from transformers import AutoConfig
 
-    trust = config.model.trust_remote_code
-    settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code, **others)
     for name in _DROPOUTS:
         if hasattr(settings, name):
             setattr(settings, name, train.dropout)
+    return settings
+
+
+def load_model(folder: Path, train: TrainConfig, config: Config) -> Any:
+    """A checkpoint for training, in the asked precision."""
     return AutoModelForCausalLM.from_pretrained(
-        folder, config=settings, dtype=model_dtype(train), trust_remote_code=trust, use_safetensors=True
+        folder,
+        config=settings_of(folder, train, config),
+        dtype=model_dtype(train),
+        trust_remote_code=config.model.trust_remote_code,
+        use_safetensors=True,
     )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from srlm.config import Reference
 from srlm.errors import NoPairsError, TrainingError
+from srlm.models import encode_turn
 from srlm.progress import Bars, say
 from srlm.records import PreferencePair
-from srlm.training.masking import encode_turn
 from srlm.workspace import Workspace, derive_seed, read_records
 
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from srlm import comparison
 from srlm.config import Config
 from srlm.errors import TrainingError
-from srlm.models import Message
+from srlm.models import Message, encode_turn
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample, SeedExample
 from srlm.rubric import JudgeTemplate, judge_target
-from srlm.training.masking import completion_labels, encode_turn
+from srlm.training.masking import completion_labels
 from srlm.workspace import Workspace, derive_seed, read_records
 
 
@@ -47,17 +48,21 @@ def ift_example(example: SeedExample) -> tuple[list[Message], str]:
 
 
 def eft_example(example: JudgeExample, template: JudgeTemplate) -> tuple[list[Message], str]:
+    if example.other is not None:
+        texts = (example.prompt, example.response, example.other)
+        return comparison.question(template.template, *texts, "ab"), comparison.verdict(example.score == 1, "ab")
     target = judge_target(example.rationale, example.score)
     return template.messages(example.prompt, example.response), target
 
 
 def sft_worker(workspace: Workspace, iteration: int) -> None:
-    """Train M1 from seeds/ift.jsonl and iteration_1/eft.jsonl."""
+    """Train M1 from seeds/ift.jsonl and iteration_1/eft.jsonl; from IFT alone where the judge writes nothing."""
     config = workspace.config()
     folder = workspace.iteration(1)
-    template = JudgeTemplate.load(config.judge)
     examples = [ift_example(example) for example in read_records(workspace.seeds / "ift.jsonl", SeedExample)]
-    examples += [eft_example(example, template) for example in read_records(folder / "eft.jsonl", JudgeExample)]
+    if not config.judge.rates:
+        template = JudgeTemplate.load(config.judge)
+        examples += [eft_example(example, template) for example in read_records(folder / "eft.jsonl", JudgeExample)]
     _train(config, workspace, examples, folder / "model", "sft")
 
 

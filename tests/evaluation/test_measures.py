@@ -45,8 +45,12 @@ def bounds(measure: Measure) -> tuple[float, float]:
     return measure.low, measure.high
 
 
-def all_measures(prompts: Sequence[JudgedPrompt], resamples: int = 50) -> dict[str, Measure]:
-    return m.judge_measures(prompts, [prompt.scores for prompt in prompts], TOP, resamples, "s")
+def all_measures(prompts: Sequence[JudgedPrompt], resamples: int = 50, seed: str = "s") -> dict[str, Measure]:
+    terms = m.judge_terms(prompts, [prompt.scores for prompt in prompts], TOP)
+    measures = {name: m.ratio_measure(*term, resamples, seed) for name, term in terms.items()}
+    share = terms["commonest_score_share"].numerators.sum()
+    common = m.commonest_score([prompt.scores for prompt in prompts])
+    return measures | {"commonest_score": Measure(common, None, None, round(share))}
 
 
 def random_prompts(
@@ -217,7 +221,7 @@ def test_input_is_checked() -> None:
     with pytest.raises(ValueError, match="a missing score is None"):
         JudgedPrompt("x", (0, 1), (3.0, float("nan")), (1, 2))
     with pytest.raises(ValueError, match="1 prompts but judgements of 0"):
-        m.judge_measures([judged((0, 1), (1, 2))], [], TOP, 10, "s")
+        m.judge_terms([judged((0, 1), (1, 2))], [], TOP)
 
 
 def test_interval_covers_the_truth_and_clusters_matter() -> None:
@@ -242,7 +246,7 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     prompts = random_prompts(np.random.default_rng(4), 30)
     first, again = all_measures(prompts), all_measures(prompts)
     assert first == again
-    other = m.judge_measures(prompts, [p.scores for p in prompts], TOP, 50, "other")
+    other = all_measures(prompts, seed="other")
     assert other["spearman"].value == first["spearman"].value
     assert other["spearman"].low != first["spearman"].low
     # A fixed figure: the hash of the seed must not change from process to process.

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
+from srlm.evaluation.judge_card import judged_prompts
 from srlm.evaluation.measures import JudgedPrompt
-from srlm.evaluation.scorecard import PAPER_MEASURES, answers_part, head_to_head_part, judge_part, judged_prompts
+from srlm.evaluation.scorecard import PAPER_MEASURES, answers_part, head_to_head_part, judge_parts
 from srlm.records import Answer, Comparison
 from tests.helpers import judgements_of, ranked
 
@@ -33,7 +34,7 @@ JUDGE = JudgeConfig()
 
 
 def measured(rows, judgements, before=None, judge=JUDGE):
-    return judge_part(rows, judgements, before, judge, RESAMPLES, "seed")
+    return judge_parts(rows, judgements, before, (), judge, RESAMPLES, "seed")["judge"]
 
 
 def test_judged_prompts_take_means_and_leave_the_missing_out():
@@ -79,9 +80,7 @@ def test_single_scores_count_for_the_commonest_not_the_means():
 
 
 def test_the_scale_is_the_configured_one():
-    part = judge_part(
-        [ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), None, JudgeConfig(max_score=10), RESAMPLES, "seed"
-    )
+    part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=JudgeConfig(max_score=10))
     assert value(part, "five_best") == 1.0
     assert part["five_best"]["n"] == 1
 
@@ -101,7 +100,7 @@ def test_gains_are_differences_to_the_model_before():
     worse = judged({f"e{n}": [[5.0], [1.0]] if n < 1 else [[1.0], [5.0]] for n in range(4)})
     part = measured(rows, better, worse)
     assert {name for name in part if name.endswith("_gain")} == {
-        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_all")
+        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_all", "shorter_is_better")
     }
     assert value(part, "pairwise_accuracy_gain") == pytest.approx(1 - 1 / 4)
     assert value(part, "five_best_gain") == pytest.approx(1 - 1 / 4)
@@ -124,7 +123,9 @@ def test_a_judge_without_any_verdict():
 def test_intervals_depend_on_the_seed_alone():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6)], [3.0]] for n in range(8)})
-    one, again, other = (judge_part(rows, judgements, None, JudgeConfig(), RESAMPLES, seed) for seed in ("a", "a", "b"))
+    one, again, other = (
+        judge_parts(rows, judgements, None, (), JudgeConfig(), RESAMPLES, seed)["judge"] for seed in ("a", "a", "b")
+    )
     assert one == again
     assert one != other
     assert {name: m["value"] for name, m in one.items()} == {name: m["value"] for name, m in other.items()}

@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
-from srlm.config import RationaleSource, SeedsConfig
+from srlm.config import JudgeConfig, RationaleSource, SeedsConfig
 from srlm.errors import SeedError
 from srlm.records import JudgeExample
-from srlm.seeds.eft import build_examples, cap_commonest, needs_baseline
+from srlm.seeds.balance import cap_commonest
+from srlm.seeds.eft import build_examples, needs_baseline
 from tests.helpers import judgement_from, ranked
 
 DISAGREES = "dropped: the baseline orders the answers otherwise than people"
@@ -23,7 +24,7 @@ def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> SeedsConf
 
 
 def build(rows, judgements=(), config=None, max_score=5, seed=0):
-    examples, counts = build_examples(rows, list(judgements), config or seeds(), max_score, seed)
+    examples, counts = build_examples(rows, list(judgements), config or seeds(), JudgeConfig(max_score=max_score), seed)
     return {example.id: example for example in examples}, counts
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from srlm.errors import EngineError, ModelError
-from srlm.models import chat_template_names, defuse, encode_chat, encode_choices, read_chat_template
+from srlm.models import chat_template_names, defuse, encode_chat, encode_choices, encode_turn, read_chat_template
 from srlm.rubric import judge_target
-from srlm.training.masking import IGNORED, completion_labels, encode_turn
+from srlm.training.masking import IGNORED, completion_labels
 from srlm.training.sft import encode
 from tests.helpers import tiny_tokenizer, user
 

@@ -1,0 +1,110 @@
+"""Two answers to one prompt, judged in both orders: for head to heads of models and for the pairwise judge.
+
+As in the paper (section 3.3.1) an answer wins only if both orders say so; disagreement is a tie. Changed from the
+paper: the judge's verdict is a single letter, and where the engine tells the letters' probabilities, each order's
+verdict is taken against the judge's own leaning to A or B, its mean log-odds over all comparisons ("batch calibration",
+arXiv 2309.17249): a small judge says A whatever is shown, and all would be ties. The raw letter is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from srlm.engines.base import Engine, Sampling
+from srlm.errors import PromptTooLongError
+from srlm.models import Message
+from srlm.records import Comparison
+from srlm.rubric import TWO_ANSWERS
+from srlm.templating import Template
+
+ORDERS = ("ab", "ba")
+_BEFORE = "The better answer is"  # what stands before the letter
+_TOO_LONG = "too long for the judge"
+_LETTER = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
+
+
+def load_template(name: str, option: str) -> Template:
+    """Raises ConfigError, naming the option, if there is no such template or it has other fields."""
+    return Template.load(name, "srlm.feedback", option, TWO_ANSWERS)
+
+
+def parse_letter(completion: str) -> str | None:
+    """The last A or B that stands alone; None if there is none."""
+    letters = _LETTER.findall(completion)
+    return letters[-1] if letters else None
+
+
+def question(template: Template, prompt: str, first: str, second: str, order: str) -> list[Message]:
+    """The judge's chat; order "ab" shows the first answer as A, "ba" the second."""
+    a, b = (first, second) if order == "ab" else (second, first)
+    return [{"role": "user", "content": template.fill(instruction=prompt, answer_a=a, answer_b=b)}]
+
+
+def verdict(first_is_better: bool, order: str) -> str:
+    """What the judge is to write."""
+    return f"{_BEFORE} {'A' if first_is_better == (order == 'ab') else 'B'}"
+
+
+async def compare(
+    engine: Engine,
+    template: Template,
+    prompt_id: str,
+    match_id: str,
+    prompt: str,
+    first: str,
+    second: str,
+    order: str,
+    priority: int = 0,
+) -> Comparison:
+    """Judge two answers to one prompt in one order; id MATCH_ID/ORDER.
+
+    Answers that are too long for the engine's context give a comparison without a winner.
+
+    Parameters
+    ----------
+    order : {"ab", "ba"}
+        As in `question`.
+    """
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=priority)
+    identity = (f"{match_id}/{order}", prompt_id)
+    try:
+        [completion] = await engine.generate(question(template, prompt, first, second, order), sampling, _BEFORE)
+    except PromptTooLongError as error:
+        return Comparison(*identity, "", None, f"{_TOO_LONG}: {error}")
+    letter = parse_letter(completion.text)
+    winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
+    margin = None
+    if completion.choice_logprobs:
+        margin = completion.choice_logprobs[0] - completion.choice_logprobs[1]
+    return Comparison(*identity, completion.text, winner, "" if winner else "no verdict", margin, completion.tokens)
+
+
+def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
+    """The winner of each comparison, position leaning taken out where all margins are known.
+
+    With b the mean margin over all comparisons, the answer shown as A wins where its margin exceeds b, B's where it is
+    below; at b itself neither (None). Every match must be there in both orders, or b would mix the answers' difference
+    into the leaning: with a comparison missing, or a margin unknown, the raw winners are returned. Matches that were
+    too long for the judge are left out of b.
+    """
+    matches: dict[str, list[float]] = defaultdict(list)
+    orders = Counter[str]()
+    for comparison in comparisons:
+        match, order = comparison.id.rsplit("/", 1)
+        orders[order] += 1
+        if comparison.margin is not None:
+            matches[match].append(comparison.margin)
+        elif not comparison.problem.startswith(_TOO_LONG):
+            return [comparison.winner for comparison in comparisons]
+    margins = [margin for both in matches.values() if len(both) == len(ORDERS) for margin in both]
+    if orders["ab"] != orders["ba"] or not margins:
+        return [comparison.winner for comparison in comparisons]
+    leaning = sum(margins) / len(margins)
+    winners: list[str | None] = []
+    for comparison in comparisons:
+        shown_first = 0.0 if comparison.margin is None else comparison.margin - leaning
+        ahead = shown_first if comparison.id.endswith("/ab") else -shown_first
+        winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
+    return winners

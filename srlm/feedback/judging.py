@@ -1,0 +1,209 @@
+"""A judge at work on one stage: every candidate of every prompt gets its judgements, whatever kind of judge it is.
+
+Most score a candidate by itself. Those that compare (`pairwise`) or rate (`implicit`, `reward_model`) leave their
+evidence, comparisons or ratings, in a file of its own beside the judgements, which are made of it at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from random import Random
+from typing import Any, cast
+
+from srlm.comparison import ORDERS, compare
+from srlm.config import Config
+from srlm.engines.base import Engine, Rater, together
+from srlm.errors import PromptTooLongError
+from srlm.feedback.adaptive import Standing, undecided
+from srlm.feedback.judge import judge
+from srlm.feedback.strengths import evening_penalty, match_id, next_matches, shares_of_wins, strengths_by_prompt
+from srlm.records import Candidate, Comparison, Judgement, Rating
+from srlm.rubric import JudgeTemplate
+from srlm.workspace import RecordFile, Stage, derive_seed
+
+Told = Callable[[int, int], None]  # (pieces of work that are done, tokens written for them)
+
+
+class Judging:
+    """What is there already is not asked for again; every prompt is to go through `prompt`, then `finish`.
+
+    Parameters
+    ----------
+    engine : Engine, or Rater where the scorer rates
+    stage : Stage
+        Its outputs: the judgements, and the evidence where the scorer compares or rates.
+    count : int
+        k, judgements a candidate, of a judge that writes.
+    adaptive : bool
+        As `judge.adaptive`.
+    told : callable
+        Hears of progress; `pieces` is what all of a prompt's work adds up to.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | Rater,
+        config: Config,
+        stage: Stage,
+        count: int,
+        told: Told,
+        priority: int = 0,
+        adaptive: bool = False,
+    ):
+        self.engine, self.config, self.count, self.told = engine, config, count, told
+        self.priority, self.adaptive = priority, adaptive
+        self.template = JudgeTemplate.load(config.judge)
+        self.judgements = RecordFile(stage.outputs[0], Judgement)
+        self.comparisons = RecordFile(stage.outputs[1], Comparison) if config.judge.compares else None
+        self.ratings = RecordFile(stage.outputs[1], Rating) if config.judge.rates else None
+        self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
+        self._candidates: dict[str, list[Candidate]] = {}
+
+    def pieces(self, candidates: int) -> int:
+        """Judgements, comparisons or ratings that a prompt with so many candidates takes."""
+        if self.comparisons is not None:
+            return len(ORDERS) * self._matches(candidates)
+        return candidates * (1 if self.ratings is not None else self.count)
+
+    async def prompt(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
+        """Judge the candidates of one prompt."""
+        self._candidates[prompt_id] = list(candidates)
+        if self.comparisons is not None:
+            await self._compare(prompt_id, prompt, candidates)
+        elif self.ratings is not None:
+            await together(self._rate(prompt_id, prompt, candidate) for candidate in candidates)
+        elif self.adaptive:
+            await self._in_rounds(prompt, candidates)
+        else:
+            await together(self._judge(prompt, candidate, self.count) for candidate in candidates)
+
+    def finish(self) -> list[Judgement]:
+        """All judgements, in order on disk."""
+        if self.comparisons is not None:
+            sizes = {prompt_id: len(candidates) for prompt_id, candidates in self._candidates.items()}
+            self._score(strengths_by_prompt(self.comparisons.finish(), sizes))
+        elif self.ratings is not None:
+            self._score(self._rated())
+        return self.judgements.finish()
+
+    async def _judge(self, prompt: str, candidate: Candidate, count: int, first: int = 0) -> None:
+        ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
+        tokens = 0
+        if any(i not in self.judgements.records for i in ids):
+            new = await judge(
+                cast(Engine, self.engine),
+                self.template,
+                self.config.judge,
+                self.config.seed,
+                prompt,
+                candidate,
+                count,
+                self.priority,
+                first,
+            )
+            self.judgements.append(*new)
+            tokens = sum(judgement.tokens for judgement in new)
+        self.told(count, tokens)
+
+    async def _in_rounds(self, prompt: str, candidates: Sequence[Candidate]) -> None:
+        asked: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
+        for j in range(self.count):
+            standings = [Standing.of(asked[candidate.id], self.count) for candidate in candidates]
+            matter = undecided(standings, self.config.judge)
+            still = [candidate for candidate, matters in zip(candidates, matter, strict=True) if matters]
+            await together(self._judge(prompt, candidate, 1, j) for candidate in still)
+            for candidate in still:
+                asked[candidate.id].append(self.judgements.records[f"{candidate.id}/j{j}"])
+        self.told(self.count * len(candidates) - sum(map(len, asked.values())), 0)  # those that nobody needs
+
+    def _matches(self, candidates: int) -> int:
+        every = candidates * (candidates - 1) // 2
+        return min(self.config.judge.matches or every, every)
+
+    async def _compare(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
+        """All matches at once, or round by round where the budget does not reach for all."""
+        n, budget = len(candidates), self._matches(len(candidates))
+        if budget == n * (n - 1) // 2:
+            every = combinations(range(n), 2)
+            await together(self._match(prompt_id, prompt, candidates, i, j) for i, j in every)
+            return
+        number = Random(derive_seed(self.config.seed, "matches", prompt_id))
+        met: list[tuple[int, int]] = []
+        played: list[Comparison] = []
+        standing = [0.0] * n
+        while new := next_matches(standing, met, budget - len(met), number):
+            for both in await together(self._match(prompt_id, prompt, candidates, i, j) for i, j in new):
+                played += both
+            met += new
+            standing = [strength or 0.0 for strength in strengths_by_prompt(played, {prompt_id: n})[prompt_id]]
+
+    async def _match(
+        self, prompt_id: str, prompt: str, candidates: Sequence[Candidate], i: int, j: int
+    ) -> list[Comparison]:
+        """Candidates i and j in both orders."""
+        assert self.comparisons is not None
+        match, store = match_id(prompt_id, i, j), self.comparisons
+
+        async def one(order: str) -> Comparison:
+            tokens = 0
+            if f"{match}/{order}" not in store.records:
+                new = await compare(
+                    cast(Engine, self.engine),
+                    self.template.template,
+                    prompt_id,
+                    match,
+                    prompt,
+                    candidates[i].text,
+                    candidates[j].text,
+                    order,
+                    self.priority,
+                )
+                store.append(new)
+                tokens = new.tokens
+            self.told(1, tokens)
+            return store.records[f"{match}/{order}"]
+
+        return await together(one(order) for order in ORDERS)
+
+    async def _rate(self, prompt_id: str, prompt: str, candidate: Candidate) -> None:
+        assert self.ratings is not None
+        if candidate.id not in self.ratings.records:
+            try:
+                strength, tokens = await cast(Rater, self.engine).rate(prompt, candidate.text, self.priority)
+                rating = Rating(candidate.id, prompt_id, strength, tokens)
+            except PromptTooLongError as error:
+                rating = Rating(candidate.id, prompt_id, None, 0, f"too long for the judge: {error}")
+            self.ratings.append(rating)
+        self.told(1, 0)
+
+    def _rated(self) -> dict[str, list[float | None]]:
+        """Every prompt's strengths, the length penalty taken off."""
+        assert self.ratings is not None
+        rated = {rating.id: rating for rating in self.ratings.finish()}
+        of_prompt = {
+            prompt_id: [rated[candidate.id] for candidate in candidates]
+            for prompt_id, candidates in self._candidates.items()
+        }
+        penalty = self.config.judge.length_penalty
+        if penalty is None:
+            known = [[(r.strength, r.tokens) for r in row if r.strength is not None] for row in of_prompt.values()]
+            penalty = evening_penalty(([s for s, _ in row], [t for _, t in row]) for row in known)
+        self.counted["length_penalty"] = penalty
+        return {
+            prompt_id: [None if r.strength is None else r.strength - penalty * r.tokens for r in row]
+            for prompt_id, row in of_prompt.items()
+        }
+
+    def _score(self, strengths: Mapping[str, Sequence[float | None]]) -> None:
+        """One judgement a candidate, from the strengths of its prompt's candidates."""
+        for prompt_id, candidates in self._candidates.items():
+            scores = shares_of_wins(strengths[prompt_id], self.config.judge.max_score)
+            for candidate, strength, score in zip(candidates, strengths[prompt_id], scores, strict=True):
+                problem = "" if score is not None else self._problem(candidate)
+                made = Judgement(f"{candidate.id}/j0", candidate.id, "", score, problem, strength=strength)
+                self.judgements.append(made)
+
+    def _problem(self, candidate: Candidate) -> str:
+        rating = self.ratings.records[candidate.id] if self.ratings is not None else None
+        return (rating.problem if rating else "") or "nothing to compare it with"

@@ -1,0 +1,105 @@
+"""A reward model from M1 on the ranked seeds: the frozen judge of RLHF (arXiv 2203.02155, section 3.4).
+
+The model's output layer gives way to one number; the loss is -log sigmoid(r(chosen) - r(rejected)) over the pairs of
+answers that people order, of the EFT seeds that a judge that writes would learn from. It is trained once and stays as
+it is, while the models it judges move on: what self-rewarding is compared with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from srlm.config import Config
+from srlm.errors import TrainingError
+from srlm.models import encode_turn
+from srlm.progress import Bars, say
+from srlm.records import JudgeExample
+from srlm.workspace import Workspace, derive_seed, read_records
+
+
+def encode_examples(
+    tokenizer: Any, examples: list[JudgeExample], max_length: int
+) -> tuple[dict[str, list[list[int]]], int]:
+    """Token ids of pairs as TRL's RewardTrainer wants them, as an engine that rates encodes them.
+
+    Parameters
+    ----------
+    examples : list of JudgeExample
+        Comparisons: `score` 1 where the first response is the better one.
+
+    Returns
+    -------
+    columns : dict
+        chosen_ids, rejected_ids: prompt and answer, one list of ids a pair.
+    too_long : int
+        Pairs left out because one of the two exceeds `max_length` tokens.
+    """
+    columns: dict[str, list[list[int]]] = {"chosen_ids": [], "rejected_ids": []}
+    too_long = 0
+    for example in examples:
+        assert example.other is not None
+        answers = [example.response, example.other]
+        encoded = [encode_turn(tokenizer, [{"role": "user", "content": example.prompt}], text) for text in answers]
+        whole = [prompt + answer for prompt, answer in encoded]
+        if max(map(len, whole)) > max_length:
+            too_long += 1
+            continue
+        for name, ids in zip(columns, whole if example.score == 1 else whole[::-1], strict=True):
+            columns[name].append(ids)
+    return columns, too_long
+
+
+def load_classifier(folder: Path, config: Config) -> Any:
+    """A causal model's checkpoint with one number in place of its output layer, drawn with the run's seed."""
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    from srlm.training import common
+
+    set_seed(derive_seed(config.seed, 1, "reward_model"))
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        config=common.settings_of(folder, config.reward_model, config, num_labels=1),
+        dtype=common.model_dtype(config.reward_model),
+        trust_remote_code=config.model.trust_remote_code,
+        use_safetensors=True,
+    )
+
+
+def reward_model_worker(workspace: Workspace, iteration: int) -> None:
+    """Train iteration_1/reward_model from M1 and iteration_1/eft.jsonl."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    from srlm.training import common
+
+    config = workspace.config()
+    train, folder = config.reward_model, workspace.iteration(1)
+    tokenizer = common.tokenizer_of(workspace.model(1), config)
+    examples = read_records(folder / "eft.jsonl", JudgeExample)
+    columns, too_long = encode_examples(tokenizer, examples, train.max_length)
+    kept = len(columns["chosen_ids"])
+    if not kept:
+        raise TrainingError(
+            f"All {len(examples)} pairs are longer than reward_model.max_length={train.max_length} tokens. Raise it."
+        )
+    if too_long:
+        say(f"  {too_long} of {len(examples)} pairs are longer than reward_model.max_length and left out")
+    checkpoints = folder / "checkpoints" / "reward_model"
+    arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, "reward_model"))
+    model = load_classifier(workspace.model(1), config)
+    lora = common.peft_config(train.lora, model)
+    if lora is not None:
+        lora.task_type, lora.modules_to_save = "SEQ_CLS", ["score"]  # the new output layer is trained as a whole
+    with Bars() as bars:
+        trainer = RewardTrainer(
+            model=model,
+            args=RewardConfig(**arguments, max_length=None, disable_dropout=train.dropout == train.lora.dropout == 0),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[common.Watch(bars, "reward_model", folder / "reward_model_log.jsonl")],
+        )
+        common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer)
+    counts = {"pairs": kept, "too_long": too_long, "tokens": sum(len(ids) for side in columns.values() for ids in side)}
+    common.write_counts(folder / "reward_model_counts.json", counts)
