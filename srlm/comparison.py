@@ -20,7 +20,7 @@ from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template
 
 ORDERS = ("ab", "ba")
-_BEFORE = "The better answer is"  # what stands before the letter
+BEFORE = "The better answer is"  # what stands before the letter
 _TOO_LONG = "too long for the judge"
 _LETTER = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
 
@@ -44,33 +44,33 @@ def question(template: Template, prompt: str, first: str, second: str, order: st
 
 def verdict(first_is_better: bool, order: str) -> str:
     """What the judge is to write."""
-    return f"{_BEFORE} {'A' if first_is_better == (order == 'ab') else 'B'}"
+    return f"{BEFORE} {'A' if first_is_better == (order == 'ab') else 'B'}"
 
 
 async def compare(
     engine: Engine,
-    template: Template,
-    prompt_id: str,
     match_id: str,
-    prompt: str,
-    first: str,
-    second: str,
+    prompt_id: str,
     order: str,
+    messages: list[Message],
+    before: str = BEFORE,
     priority: int = 0,
 ) -> Comparison:
-    """Judge two answers to one prompt in one order; id MATCH_ID/ORDER.
+    """Judge two texts in one order; id MATCH_ID/ORDER.
 
-    Answers that are too long for the engine's context give a comparison without a winner.
+    Texts that are too long for the engine's context give a comparison without a winner.
 
     Parameters
     ----------
     order : {"ab", "ba"}
-        As in `question`.
+        As in `question`, by which `messages` were made.
+    before : str
+        The beginning of the judge's reply, up to the letter.
     """
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=priority)
     identity = (f"{match_id}/{order}", prompt_id)
     try:
-        [completion] = await engine.generate(question(template, prompt, first, second, order), sampling, _BEFORE)
+        [completion] = await engine.generate(messages, sampling, before)
     except PromptTooLongError as error:
         return Comparison(*identity, "", None, f"{_TOO_LONG}: {error}")
     letter = parse_letter(completion.text)

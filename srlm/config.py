@@ -185,6 +185,12 @@ class JudgeConfig:
     # strongest and the weakest candidates are equally long on average
     length_penalty: float | None = 0.0
 
+    # sampled, weighted: judgements are judged as well, two at a time, and give further pairs for DPO (Meta-Rewarding);
+    # `matches` holds for them too
+    meta: bool = False
+    meta_template: str = "meta"  # a name in srlm/feedback/templates or a .txt file
+    meta_longest: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
+
     @property
     def compares(self) -> bool:
         """Whether it compares two candidates at a time."""
@@ -234,6 +240,7 @@ class AlarmsConfig:
     mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # rings below; points
     length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # rings above
     score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # rings below; points
+    meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # rings above; share
     agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # rings below; Kendall's tau, -1 to 1
 
 
@@ -434,7 +441,10 @@ def check(config: Config) -> Config:
         need(bool(value), option, "sft, base, endpoint or a model name")
         if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
-    at_least(0, "judge.matches")
+    at_least(0, "judge.matches", "judge.meta_longest")
+    if config.judge.meta:
+        need(scorer in (Scorer.sampled, Scorer.weighted), "judge.meta", f"false with judge.scorer={scorer.name}")
+        need(config.judge.count > 1, "judge.count", "2 or more with judge.meta=true: judgements are compared")
     need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
     need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
     if config.judge.rates:

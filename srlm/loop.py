@@ -15,11 +15,13 @@ from srlm.config import AlarmAction, Config, Scorer, TrainConfig
 from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.scorecard import agreement, answers_part, head_to_head_part, judge_parts, judges_agree
 from srlm.feedback.alarms import ringing, signs
+from srlm.feedback.meta import judgement_pairs
 from srlm.feedback.pairs import select_pairs
 from srlm.launch import run_worker
 from srlm.measured import evaluation_prompts, held_out, judge_is_measured, judged_by, read_comparisons
 from srlm.progress import say
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt
+from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import build_examples, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds
 from srlm.text import candidates_judge, judges_beside
@@ -107,7 +109,7 @@ class Loop:
             stage.begin(in_pieces=False)
             seed = derive_seed(self.config.seed, "eft")
             examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge, seed)
-            self._write(stage, examples)
+            self._write(stage.outputs[0], examples)
             given = judgements or [Judgement(e.id, e.id, "", e.score) for e in examples if e.other is None]
             resamples = self.config.evaluation.bootstrap
             counts["agreement with people"] = agreement(ranked, given, resamples, f"{self.config.seed}/eft").to_dict()
@@ -154,7 +156,8 @@ class Loop:
                 self._work("prompts", t + 1)
             judgements = stages.judgements(workspace, config, t + 1)
             wanted += [prompts, stages.candidates(workspace, config, t + 1)]
-            wanted += [judgements] if judges_beside(config, t) else []
+            judged = [judgements, *([stages.meta_judgements(workspace, config, t + 1)] if config.judge.meta else [])]
+            wanted += judged if judges_beside(config, t) else []
         # Every stage is asked, so that one made with other options is refused before an engine starts.
         if not all([stage.complete() for stage in wanted]):
             say(f"M{t} writes: " + (", ".join(stage.name.replace("_", " ") for stage in wanted)))
@@ -166,10 +169,11 @@ class Loop:
             say(f"{candidates_judge(config, t)} judges the held-out answers")
             self._work("held_out", t)
             self.tracker.stage(held_out_stage)
-        if 1 <= t < config.iteration and not judgements.complete():
+        if 1 <= t < config.iteration and (left := [stage for stage in judged if not stage.complete()]):
             say(f"{candidates_judge(config, t)} judges M{t}'s candidates")
             self._work("judgements", t + 1)
-            self.tracker.stage(judgements)
+            for stage in left:
+                self.tracker.stage(stage)
         match = stages.head_to_head(workspace, config, t)
         if t >= 1 and not match.complete():
             say(f"M{t} against M{t - 1}, judged by {self._judge_name()}")
@@ -216,6 +220,7 @@ class Loop:
             stages.prompts(workspace, config, t),
             stages.candidates(workspace, config, t),
             stages.judgements(workspace, config, t),
+            *([stages.meta_judgements(workspace, config, t)] if config.judge.meta else []),
         ]
         inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
         stage = stages.pairs(workspace, config, t)
@@ -226,9 +231,19 @@ class Loop:
             candidates = read_records(sources[1].outputs[0], Candidate)
             judgements = read_records(sources[2].outputs[0], Judgement)
             pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
-            self._write(stage, pairs)
-            found = signs(candidates, judgements, pairs, config.judge.max_score, self._agreement(t - 1))
-            counted = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped, "signs": found}
+            self._write(stage.outputs[0], pairs)
+            counted: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped}
+            higher = None
+            if config.judge.meta:
+                comparisons = read_records(sources[3].outputs[0], Comparison)
+                texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
+                of_judgements, lost, higher = judgement_pairs(
+                    template, texts, candidates, judgements, comparisons, config.judge.meta_longest
+                )
+                self._write(stage.outputs[1], of_judgements)
+                counted |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": lost}
+            agreed = self._agreement(t - 1)
+            counted["signs"] = signs(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
             self._done(stage, inputs, counted)
             self.tracker.feedback(t, attempts, candidates, judgements, pairs)
         counts = stage.manifest().counts
@@ -293,8 +308,8 @@ class Loop:
     def _work(self, worker: str, t: int, train: TrainConfig | None = None) -> None:
         run_worker(worker, self.workspace, t, self.lock_fd, train)
 
-    def _write(self, stage: Stage, rows: list[Any]) -> None:
-        write_atomic(stage.outputs[0], "".join(records.to_json(row) + "\n" for row in rows))
+    def _write(self, path: Path, rows: list[Any]) -> None:
+        write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))
 
     def _training_counts(self, name: str, t: int) -> dict[str, Any]:
         counts: dict[str, Any] = json.loads((self.workspace.iteration(t) / f"{name}_counts.json").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from srlm import stages
-from srlm.comparison import ORDERS, compare, load_template
+from srlm.comparison import ORDERS, compare, load_template, question
 from srlm.config import Config, Scorer
 from srlm.engines import Engine, Rater, together
 from srlm.evaluation.answers import answer
@@ -122,7 +122,7 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     async def one(i: str, order: str) -> None:
         if f"{i}/{order}" not in store.records:
             texts = (first[i].prompt, first[i].text, second[i].text)
-            store.append(await compare(engine, template, i, i, *texts, order))
+            store.append(await compare(engine, i, i, order, question(template, *texts, order)))
             bars.update("head to head", done=len(store.records))
 
     await together(one(i, order) for i, order in orders)

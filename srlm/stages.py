@@ -10,6 +10,7 @@ from typing import Any
 
 from srlm.comparison import load_template as load_pairwise_template
 from srlm.config import Config, Scorer
+from srlm.feedback.meta import load_template as load_meta_template
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
 from srlm.workspace import Stage, Workspace, options_of
@@ -26,7 +27,8 @@ def all_of(workspace: Workspace, config: Config) -> list[Stage]:
     """Every stage up to the run's last iteration, asked for or there already, in the order they are made."""
     there = [int(path.name.split("_")[1]) for path in workspace.root.glob("iteration_*")]
     of_run = (seeds, base_model, sft_baseline, rationales, eft, sft, reward_model)
-    of_feedback = (prompts, candidates, judgements, pairs, preference)
+    meta = (meta_judgements,) if config.judge.meta else ()
+    of_feedback = (prompts, candidates, judgements, *meta, pairs, preference)
     of_measures = (held_out_judgements, answers, head_to_head, measures)
     found = [make(workspace, config) for make in of_run]
     for t in range(max([config.iteration, *there]) + 1):
@@ -103,9 +105,20 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     return Stage(workspace, workspace.iteration(t), "judgements", _judged(config, "3_judgements.jsonl"), options)
 
 
+def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
+    options = options_of(config, "judge.matches", "judge.by", *_ENGINE, "seed")
+    options["judge.meta_template"] = load_meta_template(config.judge).digest
+    outputs = ["3_meta_comparisons.jsonl"]
+    return Stage(workspace, workspace.iteration(t), "meta_judgements", outputs, options)
+
+
 def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "pairs.min_gap", "judge.min_valid")
-    return Stage(workspace, workspace.iteration(t), "pairs", ["4_pairs.jsonl"], options)
+    options = options_of(config, "pairs.min_gap", "judge.min_valid", "judge.meta")
+    outputs = ["4_pairs.jsonl"]
+    if config.judge.meta:
+        options |= options_of(config, "judge.meta_longest")
+        outputs.append("4_judgement_pairs.jsonl")
+    return Stage(workspace, workspace.iteration(t), "pairs", outputs, options)
 
 
 def preference(workspace: Workspace, config: Config, t: int) -> Stage:

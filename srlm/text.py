@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from srlm import stages
 from srlm.config import Config, ModelConfig, Scorer
@@ -19,6 +20,7 @@ from srlm.engines import Engine, Rater, open_endpoint, open_engine, open_rater, 
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.judging import Judging
+from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, judged_by
 from srlm.models import resolve
@@ -250,7 +252,8 @@ async def feedback(
         stages.candidates(workspace, config, t),
         stages.judgements(workspace, config, t),
     )
-    wanted = [candidate_stage, *([judgement_stage] if judging else [])]
+    meta_stage = stages.meta_judgements(workspace, config, t) if judging and config.judge.meta else None
+    wanted = [candidate_stage, *([judgement_stage] if judging else []), *([meta_stage] if meta_stage else [])]
     unfinished = [stage for stage in wanted if not stage.complete()]
     if not unfinished:
         return
@@ -275,6 +278,10 @@ async def feedback(
         per_prompt[name] = judge.pieces(n)
     for name, each in per_prompt.items():
         bars.add(name, config.prompts.count * each)
+    meta = None
+    if judging and meta_stage:
+        meta = MetaJudging(cast(Engine, judging), config, meta_stage, partial(told, "meta-judgements"))
+        bars.add("meta-judgements", 0)
 
     async def answer_one(prompt: Prompt) -> None:
         ids = [f"{prompt.id}/c{i}" for i in range(n)]
@@ -286,7 +293,11 @@ async def feedback(
         if engine:
             told("candidates", n, tokens)
         if judge:
-            await judge.prompt(prompt.id, prompt.text, [candidate_store.records[i] for i in ids])
+            candidates = [candidate_store.records[i] for i in ids]
+            await judge.prompt(prompt.id, prompt.text, candidates)
+            if meta:
+                judged = [judgement for i in ids for judgement in judge.of(i)]
+                await meta.prompt(prompt.text, candidates, judged)
 
     async def all_prompts() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -316,6 +327,13 @@ async def feedback(
             prompt_hash, {"candidates": len(candidates), "truncated": truncated}, written["candidates"]
         )
     if not judge:
+        return
+    if meta and meta_stage in unfinished:
+        comparisons = meta.store.finish()
+        unread = sum(comparison.winner is None for comparison in comparisons)
+        compared = {"comparisons": len(comparisons), "unparsable": unread}
+        meta_stage.done(candidate_stage.fingerprints(), compared, written["meta-judgements"])
+    if judgement_stage not in unfinished:
         return
     judgements = judge.finish()
     problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)

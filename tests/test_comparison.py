@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from srlm.comparison import calibrated_winners, compare, load_template, parse_letter, question
 from srlm.config import EvaluationConfig
 from srlm.errors import ConfigError, EngineError
 from srlm.evaluation.answers import answer
-from srlm.comparison import calibrated_winners, compare, load_template, parse_letter
 from srlm.evaluation.scorecard import head_to_head_part
 from srlm.records import Answer, Comparison, SeedExample
 from tests.helpers import ScriptedEngine, user
@@ -23,7 +23,8 @@ def answers(name: str, count: int = 5) -> list[Answer]:
 
 
 def asked(engine, new: Answer, old: Answer, order: str):
-    return compare(engine, TEMPLATE, new.id, new.id, new.prompt, new.text, old.text, order)
+    messages = question(TEMPLATE, new.prompt, new.text, old.text, order)
+    return compare(engine, new.id, new.id, order, messages)
 
 
 SHARES = ("win", "tie", "loss", "missing")
@@ -35,9 +36,7 @@ def match(judge, count: int = 5, scramble: int | None = None):
 
     async def run():
         pairs = zip(answers("NEW", count), answers("OLD", count), strict=True)
-        return await asyncio.gather(
-            *(asked(engine, new, old, order) for new, old in pairs for order in ("ab", "ba"))
-        )
+        return await asyncio.gather(*(asked(engine, new, old, order) for new, old in pairs for order in ("ab", "ba")))
 
     return asyncio.run(run()), engine
 

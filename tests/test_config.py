@@ -111,7 +111,10 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ),
     *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in ("sft", "reward_model", "dpo")),
     *((f"{group}.max_length", (15, 0), (16,)) for group in ("sft", "reward_model", "dpo")),
-    *((f"{group}.final_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6)) for group in ("sft", "reward_model", "dpo")),
+    *(
+        (f"{group}.final_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6))
+        for group in ("sft", "reward_model", "dpo")
+    ),
     *(
         (f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16"))
         for group in ("engine", "sft", "reward_model", "dpo")

@@ -39,6 +39,11 @@ SIGNS = {
         "chosen over rejected length", True, "The judge likes length: balance EFT, or compare pairs of like length"
     ),
     "score_deviation": Sign("standard deviation of candidates' scores, points", False, _MORE_EFT),
+    "meta_higher_share": Sign(
+        "share of meta-judgements for the higher score",
+        True,
+        "The meta-judge likes high scores alone: judge.meta=false",
+    ),
     "agreement": Sign(
         "Kendall's tau of this judge with the one before, on held-out answers", False, "Lower dpo.learning_rate"
     ),
@@ -51,6 +56,7 @@ def signs(
     pairs: Sequence[PreferencePair],
     max_score: int,
     agreement: float | None,
+    meta_higher_share: float | None = None,
 ) -> dict[str, float]:
     """The numbers of one iteration; one that is not defined (no pair, no score) is left out.
 
@@ -58,6 +64,8 @@ def signs(
     ----------
     agreement : float or None
         -1 to 1, as `srlm.evaluation.scorecard.judges_agree` tells it.
+    meta_higher_share : float or None
+        As `srlm.feedback.meta.judgement_pairs` tells it.
     """
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
@@ -79,6 +87,7 @@ def signs(
         "mean_gap": fmean(pair.chosen_score - pair.rejected_score for pair in pairs) if pairs else None,
         "length_ratio": fmean(len(pair.chosen) for pair in pairs) / rejected if rejected else None,
         "score_deviation": pstdev(means) if means else None,
+        "meta_higher_share": meta_higher_share,
         "agreement": agreement,
     }
     return {name: round(value, 6) for name, value in found.items() if value is not None}

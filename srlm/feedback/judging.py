@@ -7,20 +7,22 @@ evidence, comparisons or ratings, in a file of its own beside the judgements, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
-from random import Random
+from functools import partial
 from typing import Any, cast
 
-from srlm.comparison import ORDERS, compare
+from srlm.comparison import BEFORE, ORDERS, question
 from srlm.config import Config
 from srlm.engines.base import Engine, Rater, together
 from srlm.errors import PromptTooLongError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
-from srlm.feedback.strengths import evening_penalty, match_id, next_matches, shares_of_wins, strengths_by_prompt
+from srlm.feedback.strengths import evening_penalty, shares_of_wins, strengths_by_group
+from srlm.feedback.tournament import Tournament
+from srlm.models import Message
 from srlm.records import Candidate, Comparison, Judgement, Rating
 from srlm.rubric import JudgeTemplate
-from srlm.workspace import RecordFile, Stage, derive_seed
+from srlm.templating import Template
+from srlm.workspace import RecordFile, Stage
 
 Told = Callable[[int, int], None]  # (pieces of work that are done, tokens written for them)
 
@@ -55,22 +57,28 @@ class Judging:
         self.priority, self.adaptive = priority, adaptive
         self.template = JudgeTemplate.load(config.judge)
         self.judgements = RecordFile(stage.outputs[0], Judgement)
-        self.comparisons = RecordFile(stage.outputs[1], Comparison) if config.judge.compares else None
+        self.tournament = None
+        if config.judge.compares:
+            store = RecordFile(stage.outputs[1], Comparison)
+            budget, seed = config.judge.matches, config.seed
+            self.tournament = Tournament(cast(Engine, engine), store, budget, seed, BEFORE, told, priority)
         self.ratings = RecordFile(stage.outputs[1], Rating) if config.judge.rates else None
         self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
         self._candidates: dict[str, list[Candidate]] = {}
 
     def pieces(self, candidates: int) -> int:
         """Judgements, comparisons or ratings that a prompt with so many candidates takes."""
-        if self.comparisons is not None:
-            return len(ORDERS) * self._matches(candidates)
+        if self.tournament is not None:
+            return len(ORDERS) * self.tournament.matches(candidates)
         return candidates * (1 if self.ratings is not None else self.count)
 
     async def prompt(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
         """Judge the candidates of one prompt."""
         self._candidates[prompt_id] = list(candidates)
-        if self.comparisons is not None:
-            await self._compare(prompt_id, prompt, candidates)
+        if self.tournament is not None:
+            texts, template = [candidate.text for candidate in candidates], self.template.template
+            ask = partial(_ask, template, prompt, texts)
+            await self.tournament.play(prompt_id, len(candidates), ask)
         elif self.ratings is not None:
             await together(self._rate(prompt_id, prompt, candidate) for candidate in candidates)
         elif self.adaptive:
@@ -78,11 +86,16 @@ class Judging:
         else:
             await together(self._judge(prompt, candidate, self.count) for candidate in candidates)
 
+    def of(self, candidate_id: str) -> list[Judgement]:
+        """The judgements of a candidate so far."""
+        ids = (f"{candidate_id}/j{j}" for j in range(self.count))
+        return [self.judgements.records[i] for i in ids if i in self.judgements.records]
+
     def finish(self) -> list[Judgement]:
         """All judgements, in order on disk."""
-        if self.comparisons is not None:
+        if self.tournament is not None:
             sizes = {prompt_id: len(candidates) for prompt_id, candidates in self._candidates.items()}
-            self._score(strengths_by_prompt(self.comparisons.finish(), sizes))
+            self._score(strengths_by_group(self.tournament.store.finish(), sizes))
         elif self.ratings is not None:
             self._score(self._rated())
         return self.judgements.finish()
@@ -116,55 +129,6 @@ class Judging:
             for candidate in still:
                 asked[candidate.id].append(self.judgements.records[f"{candidate.id}/j{j}"])
         self.told(self.count * len(candidates) - sum(map(len, asked.values())), 0)  # those that nobody needs
-
-    def _matches(self, candidates: int) -> int:
-        every = candidates * (candidates - 1) // 2
-        return min(self.config.judge.matches or every, every)
-
-    async def _compare(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
-        """All matches at once, or round by round where the budget does not reach for all."""
-        n, budget = len(candidates), self._matches(len(candidates))
-        if budget == n * (n - 1) // 2:
-            every = combinations(range(n), 2)
-            await together(self._match(prompt_id, prompt, candidates, i, j) for i, j in every)
-            return
-        number = Random(derive_seed(self.config.seed, "matches", prompt_id))
-        met: list[tuple[int, int]] = []
-        played: list[Comparison] = []
-        standing = [0.0] * n
-        while new := next_matches(standing, met, budget - len(met), number):
-            for both in await together(self._match(prompt_id, prompt, candidates, i, j) for i, j in new):
-                played += both
-            met += new
-            standing = [strength or 0.0 for strength in strengths_by_prompt(played, {prompt_id: n})[prompt_id]]
-
-    async def _match(
-        self, prompt_id: str, prompt: str, candidates: Sequence[Candidate], i: int, j: int
-    ) -> list[Comparison]:
-        """Candidates i and j in both orders."""
-        assert self.comparisons is not None
-        match, store = match_id(prompt_id, i, j), self.comparisons
-
-        async def one(order: str) -> Comparison:
-            tokens = 0
-            if f"{match}/{order}" not in store.records:
-                new = await compare(
-                    cast(Engine, self.engine),
-                    self.template.template,
-                    prompt_id,
-                    match,
-                    prompt,
-                    candidates[i].text,
-                    candidates[j].text,
-                    order,
-                    self.priority,
-                )
-                store.append(new)
-                tokens = new.tokens
-            self.told(1, tokens)
-            return store.records[f"{match}/{order}"]
-
-        return await together(one(order) for order in ORDERS)
 
     async def _rate(self, prompt_id: str, prompt: str, candidate: Candidate) -> None:
         assert self.ratings is not None
@@ -207,3 +171,7 @@ class Judging:
     def _problem(self, candidate: Candidate) -> str:
         rating = self.ratings.records[candidate.id] if self.ratings is not None else None
         return (rating.problem if rating else "") or "nothing to compare it with"
+
+
+def _ask(template: Template, prompt: str, texts: Sequence[str], i: int, j: int, order: str) -> list[Message]:
+    return question(template, prompt, texts[i], texts[j], order)

@@ -76,12 +76,18 @@ def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[fl
     return scores
 
 
-def match_id(prompt_id: str, i: int, j: int) -> str:
-    """Of candidates number i and j of a prompt, i < j."""
-    return f"{prompt_id}/{i}-{j}"
+def match_id(group: str, i: int, j: int) -> str:
+    """Of members number i and j of a group (a prompt's candidates, a candidate's judgements), i < j."""
+    return f"{group}/{i}-{j}"
 
 
-def strengths_by_prompt(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
+def members(match: str) -> tuple[int, int]:
+    """The numbers in a `match_id`."""
+    i, _, j = match.rsplit("/", 1)[1].partition("-")
+    return int(i), int(j)
+
+
+def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
     """Bradley-Terry strengths of every prompt's candidates.
 
     A match counts where both orders gave a verdict: agreement is a win, disagreement a tie. The judge's leaning to a
@@ -104,7 +110,7 @@ def strengths_by_prompt(comparisons: Iterable[Comparison], counts: dict[str, int
     for (prompt_id, match), of_match in orders.items():
         verdicts = [of_match.get(order) for order in ORDERS]
         if None not in verdicts:
-            i, j = (int(number) for number in match.rsplit("/", 1)[1].split("-"))
+            i, j = members(match)
             share = verdicts.count("first") / len(verdicts)
             wins[prompt_id][i, j] += share
             wins[prompt_id][j, i] += 1 - share

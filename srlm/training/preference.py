@@ -106,6 +106,8 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     previous = workspace.model(t)
     tokenizer = common.tokenizer_of(previous, config)
     pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    if config.judge.meta:
+        pairs += read_records(folder / "4_judgement_pairs.jsonl", PreferencePair)
     columns, too_long, trl_drops = encode_pairs(tokenizer, pairs, train.max_length)
     if too_long:
         say(
