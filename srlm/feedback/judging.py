@@ -55,7 +55,7 @@ class Judging:
     ):
         self.engine, self.config, self.count, self.told = engine, config, count, told
         self.priority, self.adaptive = priority, adaptive
-        self.template = JudgeTemplate.load(config.judge)
+        self._template = None if config.judge.rates else JudgeTemplate.load(config.judge)
         self.judgements = RecordFile(stage.outputs[0], Judgement)
         self.tournament = None
         if config.judge.compares:
@@ -65,6 +65,12 @@ class Judging:
         self.ratings = RecordFile(stage.outputs[1], Rating) if config.judge.rates else None
         self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
         self._candidates: dict[str, list[Candidate]] = {}
+
+    @property
+    def template(self) -> JudgeTemplate:
+        """Of a judge that is asked in words."""
+        assert self._template is not None
+        return self._template
 
     def pieces(self, candidates: int) -> int:
         """Judgements, comparisons or ratings that a prompt with so many candidates takes."""

@@ -147,9 +147,7 @@ def test_a_swiss_tournament_finds_the_best_with_half_the_matches():
             number, met, rows, standing = Random(trial), [], [], [0.0] * 8
             while new := next_matches(standing, met, budget - len(met), number):
                 for i, j in new:
-                    sides = [
-                        "first" if (true[i] > true[j]) == (rng.random() < 0.95) else "second" for _ in range(2)
-                    ]
+                    sides = ["first" if (true[i] > true[j]) == (rng.random() < 0.95) else "second" for _ in range(2)]
                     rows += compared("p", {(i, j): (sides[0], sides[1])})
                 met += new
                 standing = [s or 0.0 for s in strengths_by_group(rows, {"p": 8})["p"]]
