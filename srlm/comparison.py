@@ -21,7 +21,7 @@ from srlm.templating import Template
 
 ORDERS = ("ab", "ba")
 BEFORE = "The better answer is"  # what stands before the letter
-_TOO_LONG = "too long for the judge"
+_LEAST = -30.0  # log-probability of a letter that a server does not name among the likely ones
 _LETTER = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
 
 
@@ -72,12 +72,13 @@ async def compare(
     try:
         [completion] = await engine.generate(messages, sampling, before)
     except PromptTooLongError as error:
-        return Comparison(*identity, "", None, f"{_TOO_LONG}: {error}")
+        return Comparison(*identity, "", None, f"too long for the judge: {error}")
     letter = parse_letter(completion.text)
     winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
     margin = None
-    if completion.choice_logprobs:
-        margin = completion.choice_logprobs[0] - completion.choice_logprobs[1]
+    if completion.choice_logprobs and letter is not None:
+        a, b = (max(logprob, _LEAST) for logprob in completion.choice_logprobs)
+        margin = a - b
     return Comparison(*identity, completion.text, winner, "" if winner else "no verdict", margin, completion.tokens)
 
 
@@ -86,8 +87,8 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
 
     With b the mean margin over all comparisons, the answer shown as A wins where its margin exceeds b, B's where it is
     below; at b itself neither (None). Every match must be there in both orders, or b would mix the answers' difference
-    into the leaning: with a comparison missing, or a margin unknown, the raw winners are returned. Matches that were
-    too long for the judge are left out of b.
+    into the leaning: with a comparison missing, or the margin of a verdict unknown, the raw winners are returned.
+    Matches with an order that gave no verdict are left out of b.
     """
     matches: dict[str, list[float]] = defaultdict(list)
     orders = Counter[str]()
@@ -96,7 +97,7 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
         orders[order] += 1
         if comparison.margin is not None:
             matches[match].append(comparison.margin)
-        elif not comparison.problem.startswith(_TOO_LONG):
+        elif comparison.winner is not None:
             return [comparison.winner for comparison in comparisons]
     margins = [margin for both in matches.values() if len(both) == len(ORDERS) for margin in both]
     if orders["ab"] != orders["ba"] or not margins:

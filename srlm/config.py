@@ -92,6 +92,13 @@ class EndpointConfig:
     max_concurrent: int = 16  # requests under way at once; >= 1
     timeout_s: float = 120.0  # seconds for one request; > 0
     retries: int = 5  # tries after the first, with growing pauses; >= 0
+    requests_per_minute: float = 0.0  # 0 = as fast as it answers
+    cache: bool = True  # answers are kept, and a request that was answered once is not sent again
+    logprobs: bool = True  # the server tells probabilities (top_logprobs); false: verdicts are read from the text alone
+    prefill: bool = False  # the server goes on with a begun reply (vLLM's continue_final_message)
+    input_price: float = 0.0  # of a million prompt tokens, in your currency; for the ledger in the run's logs
+    output_price: float = 0.0  # of a million completion tokens
+    budget: float = 0.0  # stop when the run has spent so much; 0 = no limit
 
 
 @dataclass
@@ -451,10 +458,12 @@ def check(config: Config) -> Config:
         need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")
     if scorer is Scorer.reward_model:
         need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
-    if config.judge.by == "endpoint" and config.judge.scorer in (Scorer.weighted, Scorer.expected):
+    at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))
+    needs = {Scorer.weighted: "prefill", Scorer.expected: "logprobs"}.get(scorer, "")
+    if config.judge.by == "endpoint" and needs and not _get(config, f"endpoint.{needs}"):
         raise ConfigError(
-            f"judge.by=endpoint cannot work with judge.scorer={config.judge.scorer.name}: a server tells no "
-            "probabilities here. Set judge=verdict_only or judge=additive."
+            f"judge.by=endpoint with judge.scorer={scorer.name} needs a server that can do it: endpoint.{needs}=true. "
+            "Others can do judge=verdict_only or judge=additive."
         )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config

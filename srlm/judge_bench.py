@@ -220,6 +220,7 @@ def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
         card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
+    cost |= {name: n for name, n in manifest.counts.items() if name.startswith("prompt_tokens")}
     return {"model": row.model, "data": row.data, "cost": cost} | card
 
 
@@ -271,6 +272,8 @@ def show(cards: dict[str, Any], console: Console) -> None:
         table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
         table.add_row("tokens a judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds a judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
+        if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
+            table.add_row("prompt tokens from the prefix cache, %", *(_from_cache(row["cost"]) for row in of_data))
         subsets = list(dict.fromkeys(name for row in of_data for name in row["subsets"]))
         if subsets:
             table.add_section()
@@ -311,6 +314,11 @@ def _change(part: dict[str, Any]) -> str:
 def _ranks(by_rank: dict[str, Any]) -> str:
     means = [f"{measure['value']:.2f}" for measure in by_rank.values() if measure["value"] is not None]
     return " > ".join(means[:4]) or "-"
+
+
+def _from_cache(cost: dict[str, Any]) -> str:
+    read = cost.get("prompt_tokens", 0)
+    return f"{100 * cost['prompt_tokens_cached'] / read:.0f}" if read else "-"
 
 
 def _each(cost: dict[str, Any], name: str, scale: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from srlm import stages
 from srlm.comparison import ORDERS, compare, load_template, question
@@ -63,6 +64,7 @@ async def judge_ranked(
         written, done = written + tokens, done + new
         bars.update(name, done=done, tokens=tokens)
 
+    before = replace(engine.usage)
     judge = Judging(engine, config, stage, count, told, priority=1)
     bars.add(name, sum(judge.pieces(len(prompt.answers)) for prompt in ranked))
 
@@ -74,7 +76,7 @@ async def judge_ranked(
     await together(one(prompt) for prompt in ranked)
     rows = judge.finish()
     counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    stage.done(inputs, counts | judge.counted, written)
+    stage.done(inputs, counts | judge.counted | engine.usage.since(before), written)
 
 
 async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, judged_by
 from srlm.models import resolve
-from srlm.progress import Bars
+from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import agrees
@@ -77,6 +78,10 @@ async def _text(workspace: Workspace, t: int) -> None:
             await together(jobs)
             if t >= 1 and judged_by(workspace, config) == t:
                 await head_to_head(engine, workspace, config, t, bars)
+        read = engine.usage
+        if read.cached_tokens:
+            share = read.cached_tokens / read.prompt_tokens
+            say(f"  prefix cache: {100 * share:.0f} % of {read.prompt_tokens:,} prompt tokens were not read anew")
 
 
 async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
@@ -261,6 +266,7 @@ async def feedback(
     for stage in unfinished:
         stage.begin()
     n, k = config.candidates.count, config.judge.count
+    before = replace(judging.usage) if judging else None
     counts = Counter[str]()
     written = Counter[str]()
 
@@ -345,6 +351,8 @@ async def feedback(
         "candidates": len(candidates),
         "problems": dict(problems.most_common()),
     } | judge.counted
+    if judging and before:
+        counted |= judging.usage.since(before)  # all that it read meanwhile, be it to judge or to answer
     judgement_stage.done(candidate_stage.fingerprints(), counted, written[config.judge.evidence or "judgements"])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
-from srlm.engines.base import Completion, Sampling
+from srlm.engines.base import Completion, Sampling, Usage
 from srlm.models import Message, read_chat_template
 from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 from srlm.rubric import parse_verdict
@@ -44,6 +44,7 @@ class ScriptedEngine:
 
     def __init__(self, reply: Reply = scripted_words, scramble: int | None = None):
         self.reply = reply
+        self.usage = Usage()
         self.calls: list[tuple[list[Message], Sampling, str]] = []  # in the order they began
         self.ended: list[int] = []  # their seeds, in the order they ended
         self._pauses = None if scramble is None else random.Random(scramble)

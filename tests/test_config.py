@@ -83,7 +83,8 @@ COUNTS_FROM_0 = (
     *("evaluation.eft_prompts", "seeds.eft_limit", "seeds.ift.limit", "seeds.eft.limit", "seeds.evaluation.limit"),
     *("tracking.sample_rows", "sft.checkpoint_steps", "dpo.checkpoint_steps"),
     *("sft.lora.top_layers", "dpo.lora.top_layers", "judge.matches"),
-    *("reward_model.checkpoint_steps", "reward_model.lora.top_layers"),
+    *("reward_model.checkpoint_steps", "reward_model.lora.top_layers", "judge.meta_longest"),
+    *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")),
 )
 SHARES = (
     *("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share", "prompts.top_p"),

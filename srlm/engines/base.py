@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from srlm.config import Config, EngineKind, Scorer
 from srlm.models import Message, encode_chat, encode_choices
+from srlm.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -43,8 +44,29 @@ class Completion:
     choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
 
 
+@dataclass
+class Usage:
+    """What an engine has read since its start."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of these, read before and kept: the prefix cache
+
+    def add(self, prompt_tokens: int, cached_tokens: int) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.cached_tokens += cached_tokens
+
+    def since(self, before: Usage) -> dict[str, int]:
+        """What was read after `before`, for a manifest's counts."""
+        return {
+            "prompt_tokens": self.prompt_tokens - before.prompt_tokens,
+            "prompt_tokens_cached": self.cached_tokens - before.cached_tokens,
+        }
+
+
 class Engine(Protocol):
     """Anything that completes chats."""
+
+    usage: Usage
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         """`sampling.n` completions of a chat.
@@ -69,6 +91,8 @@ class Engine(Protocol):
 
 class Rater(Protocol):
     """Anything that tells how strong an answer is, without a word."""
+
+    usage: Usage
 
     async def rate(self, prompt: str, answer: str, priority: int = 0) -> tuple[float, int]:
         """The strength (log-odds) of an answer, and its length in tokens, its end of turn included.
@@ -148,7 +172,7 @@ async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
     """The OpenAI-compatible server of `config.endpoint`."""
     from srlm.engines.endpoint import EndpointEngine
 
-    engine = EndpointEngine(config.endpoint)
+    engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl")
     try:
         yield engine
     finally:

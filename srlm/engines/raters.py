@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from srlm.config import EngineConfig
+from srlm.engines.base import Usage
 from srlm.engines.batches import Batches
 from srlm.errors import ModelError, PromptTooLongError
 from srlm.models import encode_turn, load_tokenizer
@@ -33,6 +34,7 @@ class _Rater:
         self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
         self.tokenizer: Any = load_tokenizer(model, chat_template, trust_remote_code)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.usage = Usage()
         self._batches = Batches(self._rate, self._fits, lambda row: row[2])
 
     async def rate(self, prompt: str, answer: str, priority: int = 0) -> tuple[float, int]:
@@ -42,6 +44,7 @@ class _Rater:
                 f"Prompt and answer of {len(prompt_ids) + len(answer_ids)} tokens do not fit into "
                 f"engine.max_model_len={self.max_model_len}."
             )
+        self.usage.add(len(prompt_ids) + len(answer_ids), 0)
         return await self._batches.ask((prompt_ids, answer_ids, priority)), len(answer_ids)
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from srlm.config import EngineConfig
-from srlm.engines.base import Completion, Sampling, encode_request
+from srlm.engines.base import Completion, Sampling, Usage, encode_request
 from srlm.engines.batches import Batches
 from srlm.errors import PromptTooLongError
 from srlm.models import Message, load_tokenizer
@@ -91,6 +91,7 @@ class TransformersEngine:
             use_safetensors=True,
         ).eval()
         self._end = {self.tokenizer.eos_token_id, *_as_list(self.model.generation_config.eos_token_id)} - {None}
+        self.usage = Usage()
         self._batches = Batches(self._complete, self._fits, lambda request: request.sampling.priority)
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
@@ -100,6 +101,7 @@ class TransformersEngine:
                 f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )
+        self.usage.add(len(ids), 0)  # each request is read anew
         return await self._batches.ask(_Request(ids, sampling, allowed))
 
     def _fits(self, request: _Request, batch: list[_Request]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import EngineConfig
-from srlm.engines.base import Completion, Engine, Sampling, encode_request
+from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.models import Message, load_tokenizer
 
@@ -92,6 +92,7 @@ class _VllmEngine:
     def __init__(self, tokenizer: Any, max_model_len: int):
         self.tokenizer, self.max_model_len = tokenizer, max_model_len
         self._requests = 0
+        self.usage = Usage()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         from vllm import SamplingParams, TokensPrompt
@@ -115,6 +116,7 @@ class _VllmEngine:
         self._requests += 1
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = await self._run(str(self._requests), prompt, params, sampling.priority)
+        self.usage.add(len(ids), output.num_cached_tokens or 0)
         return [
             Completion(
                 text=one.text,

@@ -98,7 +98,8 @@ def build_examples(
         counts["dropped: beyond the limit"] = len(before) - len(spread)
         counts["dropped: commonest score"] = len(spread) - len(balanced)
     if judge.learns_pairs:
-        balanced = [_turned(pair) if place % 2 else pair for place, pair in enumerate(balanced)]
+        # 0 1 1 0 ...: a length-balanced set always begins with the same kind of pair, which must not show in the place.
+        balanced = [_turned(pair) if (place + place // 2) % 2 else pair for place, pair in enumerate(balanced)]
     counts["examples before balancing"] = len(before)
     counts["examples"] = len(balanced)
     if not balanced:

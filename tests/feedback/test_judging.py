@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from srlm.config import Config, JudgeConfig, Scorer
-from srlm.engines.base import Completion
+from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.feedback.judging import Judging
 from srlm.feedback.strengths import bradley_terry, shares_of_wins
@@ -153,7 +153,7 @@ def test_what_is_there_is_not_asked_again(tmp_path, scorer):
 
 class ScriptedRater:
     def __init__(self, strength):
-        self.strength, self.calls = strength, []
+        self.strength, self.calls, self.usage = strength, [], Usage()
 
     async def rate(self, prompt, answer, priority=0):
         self.calls.append((prompt, answer))

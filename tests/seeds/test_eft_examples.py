@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 
-from srlm.config import JudgeConfig, RationaleSource, SeedsConfig
+from srlm.config import JudgeConfig, RationaleSource, Scorer, SeedsConfig
 from srlm.errors import SeedError
-from srlm.records import JudgeExample
+from srlm.records import JudgeExample, Judgement, RankedAnswer, RankedPrompt
 from srlm.seeds.balance import cap_commonest
-from srlm.seeds.eft import build_examples, needs_baseline
+from srlm.seeds.eft import build_examples, needs_baseline, report
 from tests.helpers import judgement_from, ranked
 
 DISAGREES = "dropped: the baseline orders the answers otherwise than people"
@@ -295,3 +297,170 @@ def test_order_mixes_what_the_spread_took_in_turn():
 def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, said):
     with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*seeds\.eft\.path=builtin"):
         build(rows, baseline("e0", verdicts), config)
+
+
+# Pairs of answers, for judges that learn from pairs
+
+
+PAIRWISE = JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1)
+
+
+def sized(id: str, *lengths: int) -> RankedPrompt:
+    """Answers from best to worst with these lengths in characters."""
+    answers = tuple(RankedAnswer("x" * length, rank) for rank, length in enumerate(lengths))
+    return RankedPrompt(id, f"{id} question", answers)
+
+
+def pairs_of(rows, limit=0, balance=False, seed=0):
+    config = SeedsConfig(rationales=RationaleSource.none, eft_limit=limit, eft_length_balance=balance)
+    return build_examples(rows, [], config, PAIRWISE, seed)
+
+
+def test_pairs_are_all_that_people_order():
+    rows = [ranked("e0", (0, 1, 1, 2)), ranked("e1", (0, 0))]
+    examples, counts = pairs_of(rows)
+    assert {example.id for example in examples} == {
+        f"e0/{pair}" for pair in ("a0-a1", "a0-a2", "a0-a3", "a1-a3", "a2-a3")
+    }
+    for example in examples:
+        first, second = (int(text[-1]) for text in (example.response, example.other))
+        assert (first < second) == (example.score == 1.0)  # a0 is the best
+    assert counts["dropped: people order no two of its answers"] == 1
+
+
+def test_the_better_answer_is_shown_first_half_the_time():
+    for seed in range(5):
+        examples, counts = pairs_of([ranked(f"e{n}") for n in range(20)], seed=seed)
+        assert counts["scores"] == {"0": 10, "1": 10}
+        assert len(pairs_of([ranked(f"e{n}") for n in range(20)], limit=7, seed=seed)[0]) == 7
+        turned = [example for example in examples if example.score == 0.0]
+        assert all(example.other.endswith("answer 0") for example in turned)
+
+
+def test_a_pairs_baseline_is_not_asked_for():
+    """Ranks are enough: rationales=auto on seeds without rationales would send other judges to the baseline."""
+    config = SeedsConfig(rationales=RationaleSource.auto)
+    examples, _ = build_examples([ranked("e0")], [], config, PAIRWISE, 0)
+    assert len(examples) == 1
+
+
+# Length
+
+
+def log_ratio(better: JudgeExample, worse: JudgeExample) -> float:
+    return math.log(len(better.response) / len(worse.response))
+
+
+def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]:
+    """The better answer is the longer one three times out of four."""
+    rows = []
+    for n in range(count):
+        lengths = sorted(number.randint(50, 2000) for _ in range(number.choice([2, 2, 2, 3, 5])))
+        if number.random() < 0.75:
+            lengths.reverse()
+        rows.append(sized(f"e{n}", *lengths))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_length_tells_nothing_after_balancing(seed):
+    rows = open_assistant_like(random.Random(seed), 300)
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, commonest_score_share=0.3)
+    examples, counts = build_examples(rows, [], config, JudgeConfig(), seed)
+    by_prompt: dict[str, list[JudgeExample]] = defaultdict(list)
+    for example in examples:
+        by_prompt[example.id.rsplit("/", 1)[0]].append(example)
+    pairs = [sorted(two, key=lambda example: -example.score) for two in by_prompt.values()]
+    assert {len(two) for two in pairs} == {2}  # one pair a prompt
+    ratios = [log_ratio(better, worse) for better, worse in pairs]
+    assert sum(ratio > 0 for ratio in ratios) == sum(ratio < 0 for ratio in ratios) == len(ratios) / 2
+    assert abs(sum(ratios) / len(ratios)) < 0.15
+    before = [log_ratio(*two) for row in rows for two in [sorted(_scored(row), key=lambda e: -e.score)[:2]]]
+    assert sum(before) / len(before) > 0.2
+    assert counts["examples"] == len(examples) > 0.3 * len(rows)
+    assert counts["dropped: not in a length-balanced set"] == counts["examples before balancing"] - len(examples)
+
+
+def _scored(row: RankedPrompt) -> list[JudgeExample]:
+    return [JudgeExample(row.id, "", answer.text, "", float(-answer.rank), "seed") for answer in row.answers]
+
+
+def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
+    rows = [sized("both", 100, 200, 50), *(sized(f"long{n}", 200, 100) for n in range(3))]
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert len(examples) == 4
+    both = sorted((e for e in examples if e.id.startswith("both")), key=lambda e: -e.score)
+    assert len(both[0].response) < len(both[1].response)
+
+
+def test_partners_have_like_ratios():
+    rows = [sized("s", 100, 400), sized("l1", 110, 100), sized("l4", 390, 100), sized("l9", 900, 100)]
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert {example.id.split("/")[0] for example in examples} == {"s", "l4"}
+
+
+def test_a_limit_keeps_whole_sets():
+    rows = open_assistant_like(random.Random(0), 100)
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
+    assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 28
+    assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
+
+
+def test_pairs_are_balanced_in_length_and_place_at_once():
+    examples, _ = pairs_of(open_assistant_like(random.Random(1), 200), balance=True)
+    kinds = Counter(
+        (example.score == 1.0, (len(example.response) > len(example.other)) == (example.score == 1.0))
+        for example in examples
+    )  # (better shown first, better is the longer)
+    assert len(kinds) == 4
+    assert max(kinds.values()) - min(kinds.values()) <= 1
+
+
+def test_nothing_to_balance_is_an_error_with_the_reasons():
+    rows = [sized(f"e{n}", 200, 100) for n in range(3)]  # no shorter answer is ever better
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
+        build_examples(rows, [], config, JudgeConfig(), 0)
+
+
+# Tries
+
+
+def test_the_first_try_that_agrees_is_kept():
+    rows = [ranked("e0"), ranked("e1"), ranked("e2")]
+    judgements = [
+        *tried("e0", (2, 5), (4, 1), (5, 0)),  # the second agrees
+        *tried("e1", (2, 5), (None, 1), (3, 3)),  # none does
+        *tried("e2", (5, 1)),
+    ]
+    config = replace(seeds(), rationale_tries=3)
+    examples, counts = build_examples(rows, judgements, config, JudgeConfig(), 0)
+    scores = {example.id: example.score for example in examples}
+    assert scores == {"e0/a0": 4, "e0/a1": 1, "e2/a0": 5, "e2/a1": 1}
+    assert counts[DISAGREES] == 1
+    once, _ = build_examples(rows, judgements, seeds(), JudgeConfig(), 0)
+    assert {example.id for example in once} == {"e2/a0", "e2/a1"}
+
+
+def tried(id: str, *tries) -> list[Judgement]:
+    rows = []
+    for attempt, verdicts in enumerate(tries):
+        for judgement in baseline(id, verdicts):
+            rows.append(replace(judgement, id=f"{judgement.candidate_id}/j{attempt}"))
+    return rows
+
+
+def test_the_report_tells_what_was_kept_and_what_was_not():
+    rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
+    examples, counts = build_examples(rows, [], seeds("seed", share=0.5), JudgeConfig(), 0)
+    agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
+    lines = report(counts | {"agreement with people": agreed})
+    assert lines == [
+        "EFT: 8 examples of 5 prompts; left out: 1 (no rationale and score of its own)",
+        "EFT scores (score: examples): 1: 4 4: 4; after balancing: 1: 4 4: 4",
+        "EFT scores order 75 [50,100] % of 4 pairs as people do, before those that do not are left out",
+    ]
+    assert len(report(counts | {"agreement with people": agreed | {"value": None}})) == 2
+    assert len(examples) == 8

@@ -1,0 +1,269 @@
+"""srlm.engines.endpoint and .paid, against a small HTTP server of our own: what is sent, read, kept and paid."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import math
+import threading
+import time
+
+import pytest
+
+from srlm.comparison import compare
+from srlm.config import EndpointConfig, JudgeConfig, Scorer
+from srlm.engines.base import Sampling
+from srlm.engines.endpoint import EndpointEngine, choice_at, choice_logprobs
+from srlm.engines.paid import AnswerCache
+from srlm.errors import EngineError, RunFolderError
+from srlm.feedback.judge import judge
+from srlm.records import Candidate
+from srlm.rubric import JudgeTemplate
+from tests.helpers import user
+
+KEY = "sk-not-to-be-shown"
+
+
+class Server:
+    """Answers /chat/completions with what `reply` makes of a request; fails the first `broken` times."""
+
+    def __init__(self, reply):
+        self.reply, self.requests, self.broken, self.headers, self.times = reply, [], 0, [], []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.times.append(time.monotonic())
+                outer.headers.append({name.lower(): value for name, value in self.headers.items()})
+                outer.requests.append(body)
+                status, answer = (500, {"error": {"message": "busy"}}) if outer.broken else (200, outer.reply(body))
+                outer.broken = max(outer.broken - 1, 0)
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_): ...
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+
+def completion(text: str, tokens=(), n: int = 1):
+    """A server's answer; `tokens`: (token, {token: probability}) of each place."""
+    content = [
+        {
+            "token": token,
+            "logprob": 0.0,
+            "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top.items()],
+        }
+        for token, top in tokens
+    ]
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "index": 0}
+    if content:
+        choice["logprobs"] = {"content": content}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10 * n, "total_tokens": 100 + 10 * n}
+    usage["prompt_tokens_details"] = {"cached_tokens": 64}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice] * n, "usage": usage}
+
+
+@pytest.fixture
+def serve(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("SRLM_CACHE", str(tmp_path / "cache"))
+    servers = []
+
+    def start(reply):
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+
+
+def asked(server, tmp_path, *jobs, **options):
+    """The results of `jobs`, functions of an engine, and the engine."""
+    config = EndpointConfig(base_url=server.url, model="m", **({"retries": 2} | options))
+
+    async def run():
+        engine = EndpointEngine(config, tmp_path / "ledger.jsonl")
+        try:
+            return await asyncio.gather(*(job(engine) for job in jobs)), engine
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+def hello(seed=0, n=1):
+    return lambda engine: engine.generate(user("Hello"), Sampling(0.7, 0.9, 20, seed, n=n))
+
+
+def test_a_request_is_answered_once_and_kept(serve, tmp_path):
+    server = serve(lambda body: completion(f"seed {body['seed']}", n=body["n"]))
+    ([first], _), ([again], engine) = (asked(server, tmp_path, hello(1, n=2)) for _ in range(2))
+    assert [c.text for c in first] == [c.text for c in again] == ["seed 1"] * 2
+    assert len(server.requests) == 1
+    assert [row.from_cache for row in engine.ledger.rows] == [True]
+    asked(server, tmp_path, hello(2), cache=True)
+    assert len(server.requests) == 2  # another seed is another request
+    asked(server, tmp_path, hello(2), cache=False)
+    assert len(server.requests) == 3
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
+    assert KEY.encode() not in kept
+    assert b"Hello" not in kept  # prompts are not stored
+
+
+def test_the_ledger_outlives_the_process(serve, tmp_path):
+    server = serve(lambda body: completion("hi"))
+    prices = {"input_price": 2.0, "output_price": 10.0}
+    _, engine = asked(server, tmp_path, hello(1), hello(2), hello(1), **prices)
+    each = (100 * 2 + 10 * 10) / 1e6
+    assert 2 * each <= engine.ledger.spent <= 3 * each + 1e-12  # two alike at once may both be sent
+    spent = engine.ledger.spent
+    _, engine = asked(server, tmp_path, hello(1), hello(3), **prices)
+    assert engine.ledger.spent == pytest.approx(spent + each)
+    rows = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    assert sum(row["cost"] for row in rows) == pytest.approx(engine.ledger.spent)
+    assert {row["cached_tokens"] for row in rows} == {64}
+    assert "1 requests, 1 more from our cache" in engine.ledger.summary()
+    assert f"has spent {engine.ledger.spent:.4f}" in engine.ledger.summary()
+
+
+def test_a_spent_budget_stops_before_the_next_request(serve, tmp_path):
+    server = serve(lambda body: completion("hi"))
+    options = {"input_price": 1e4, "budget": 1.5, "max_concurrent": 1}  # each costs 1
+    asked(server, tmp_path, hello(1), **options)
+    asked(server, tmp_path, hello(2), **options)
+    with pytest.raises(EngineError, match=r"has spent 2\.0000 on m, and endpoint\.budget=1\.5"):
+        asked(server, tmp_path, hello(3), **options)
+    assert len(server.requests) == 2
+    asked(server, tmp_path, hello(1), **options)  # what is kept costs nothing
+
+
+def test_a_torn_ledger_line_is_passed_over(serve, tmp_path):
+    (tmp_path / "ledger.jsonl").write_text('{"cost": 0.5}\n{"cost": 0.')
+    _, engine = asked(serve(lambda body: completion("hi")), tmp_path, hello())
+    assert engine.ledger.before == 0.5
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    (tmp_path / "cache.sqlite3").write_text("no database at all, but longer than a header would be")
+    with pytest.raises(RunFolderError, match=r"cache\.sqlite3, cannot be used .*endpoint\.cache=false"):
+        AnswerCache(tmp_path / "cache.sqlite3")
+
+
+def test_a_busy_server_is_asked_again(serve, tmp_path):
+    server = serve(lambda body: completion("hi"))
+    server.broken = 2
+    ([[answer]], _) = asked(server, tmp_path, hello())
+    assert answer.text == "hi"
+    assert len(server.requests) == 3
+    server.broken = 9
+    with pytest.raises(EngineError, match=r"InternalServerError.*Check endpoint\.base_url") as caught:
+        asked(server, tmp_path, hello(5), retries=0)
+    assert KEY not in str(caught.value)
+    assert all(headers["authorization"] == f"Bearer {KEY}" for headers in server.headers)
+
+
+def test_requests_keep_their_distance(serve, tmp_path):
+    server = serve(lambda body: completion("hi"))
+    asked(server, tmp_path, *(hello(seed) for seed in range(5)), requests_per_minute=600)
+    assert len(server.times) == 5
+    assert max(server.times) - min(server.times) >= 4 * 0.1 - 0.05  # that they wait, not that they are quick
+
+
+# Choices
+
+
+@pytest.mark.parametrize(
+    ("tokens", "after", "place"),
+    [
+        (["Score", ":", " 4"], "Score:", 2),
+        (["4"], "Score:", 0),
+        ([" 4", " of", " 5"], "Score:", 0),
+        (["Give", " 2", " points", ".\n", "Score", ":", " ", "3"], "Score:", 7),
+        (["Score", ":", " 4", " out of", " 5"], "Score:", 2),  # not the last digit
+        (["Score: 1", "\n", "Score:", " 5"], "Score:", 3),
+        (["no", " idea"], "Score:", None),
+        (["Score", ":", " none"], "Score:", None),
+        ([], "Score:", None),
+        (["5"], "", 0),
+    ],
+)
+def test_where_a_reply_makes_its_choice(tokens, after, place):
+    assert choice_at(tokens, tuple(f" {n}" for n in range(6)), after) == place
+
+
+def test_probabilities_of_choices():
+    top = [{"token": " 3", "logprob": -0.1}, {"token": "3", "logprob": -3.0}, {"token": " ten", "logprob": -0.5}]
+    assert choice_logprobs(top, (" 2", " 3")) == (-math.inf, -0.1)
+
+
+EXPECTED = JudgeConfig(scorer=Scorer.expected, template="verdict_only", count=1, min_valid=1)
+
+
+def score(server, tmp_path, config=EXPECTED, **options):
+    candidate = Candidate("p/c0", "p", "The Nile.", 3, False)
+
+    def job(engine):
+        return judge(engine, JudgeTemplate.load(config), config, 0, "Name a river.", candidate, 1)
+
+    [[judgement]], _ = asked(server, tmp_path, job, **options)
+    return judgement
+
+
+def test_an_expected_score_is_read_where_the_server_writes_it(serve, tmp_path):
+    places = [("Score", {}), (":", {}), (" 4", {" 4": 0.5, " 5": 0.25, "3": 0.2, " ten": 0.05})]
+    server = serve(lambda body: completion("Score: 4", places))
+    judgement = score(server, tmp_path)
+    assert judgement.score == pytest.approx((4 * 0.5 + 5 * 0.25 + 3 * 0.2) / 0.95)
+    [request] = server.requests
+    assert (request["logprobs"], request["top_logprobs"]) == (True, 20)
+    assert request["messages"][-1]["role"] == "user"
+
+
+def test_a_reply_without_a_score_is_missing(serve, tmp_path):
+    judgement = score(serve(lambda body: completion("I cannot", [("I", {"I": 0.9}), (" cannot", {})])), tmp_path)
+    assert judgement.score is None
+    assert judgement.problem.startswith("no verdict")
+
+
+def test_a_server_without_probabilities_is_told_apart(serve, tmp_path):
+    with pytest.raises(EngineError, match=r"judge\.scorer=expected, but the judge's engine tells no probabilities"):
+        score(serve(lambda body: completion("Score: 4")), tmp_path)
+
+
+def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
+    def reply(body):
+        begun = body["messages"][-1]["role"] == "assistant"
+        return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")
+
+    server = serve(reply)
+    config = JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1)
+    judgement = score(server, tmp_path, config, prefill=True)
+    assert (judgement.score, judgement.text) == (2.5, "Thin.\nScore: 2")
+    second = server.requests[1]
+    assert second["messages"][-1] == {"role": "assistant", "content": "Thin.\nScore:"}
+    assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+
+
+def test_letters_and_their_margin(serve, tmp_path):
+    def job(engine):
+        return compare(engine, "m", "p", "ab", user("Which?"))
+
+    places = [("The better answer is", {}), (" B", {" B": 0.8, " A": 0.1})]
+    [found], _ = asked(serve(lambda body: completion("The better answer is B", places)), tmp_path, job)
+    assert (found.winner, found.margin) == ("second", pytest.approx(math.log(0.1 / 0.8)))
+    [found], _ = asked(serve(lambda body: completion("B", [("B", {"B": 0.9})])), tmp_path, job)
+    assert found.margin == pytest.approx(-30 - math.log(0.9))  # A is not even among the likely ones
+    [found], _ = asked(serve(lambda body: completion("I think B")), tmp_path, job, logprobs=False)
+    assert (found.winner, found.margin) == ("second", None)
+    [found], _ = asked(serve(lambda body: completion("neither", [("neither", {})])), tmp_path, job)
+    assert (found.winner, found.margin) == (None, None)
