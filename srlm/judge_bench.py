@@ -82,7 +82,9 @@ def run(options: JudgeBench) -> dict[str, Any]:
         cards = {"options": _judge_options(options), "rows": [_card(options, row) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))
-        say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nRecords    {workspace.root}/judgements/*/*.jsonl")
+        plot(cards, workspace.root / "plots")
+        say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
+        say(f"Records    {workspace.root}/judgements/*/*.jsonl")
     return cards
 
 
@@ -220,7 +222,7 @@ def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
         card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
-    cost |= {name: n for name, n in manifest.counts.items() if name.startswith("prompt_tokens")}
+    cost |= manifest.read
     return {"model": row.model, "data": row.data, "cost": cost} | card
 
 
@@ -282,6 +284,22 @@ def show(cards: dict[str, Any], console: Console) -> None:
             table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
         console.print()
         console.print(table)
+
+
+def plot(cards: dict[str, Any], folder: Path) -> None:
+    """One picture a data set, as PNG and SVG."""
+    from srlm.evaluation.plots import plot_attacks, plot_judges
+
+    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
+        of_data = [row for row in cards["rows"] if row["data"] == data]
+        names = [label(row["model"]) for row in of_data]
+        if data == ATTACKS:
+            title = "What attacks buy (95 % bootstrap intervals by prompt)"
+            plot_attacks([row["attacks"] for row in of_data], names, title, folder / slug(data))
+        else:
+            first = of_data[0]
+            title = f"{label(data)}: {first['pairs']} pairs of {first['prompts']} prompts (95 % bootstrap intervals)"
+            plot_judges(of_data, names, title, folder / slug(data))
 
 
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:

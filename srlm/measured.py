@@ -76,7 +76,7 @@ async def judge_ranked(
     await together(one(prompt) for prompt in ranked)
     rows = judge.finish()
     counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    stage.done(inputs, counts | judge.counted | engine.usage.since(before), written)
+    stage.done(inputs, counts | judge.counted, written, engine.usage.since(before))
 
 
 async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:

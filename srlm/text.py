@@ -351,9 +351,9 @@ async def feedback(
         "candidates": len(candidates),
         "problems": dict(problems.most_common()),
     } | judge.counted
-    if judging and before:
-        counted |= judging.usage.since(before)  # all that it read meanwhile, be it to judge or to answer
-    judgement_stage.done(candidate_stage.fingerprints(), counted, written[config.judge.evidence or "judgements"])
+    read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
+    tokens = written[config.judge.evidence or "judgements"]
+    judgement_stage.done(candidate_stage.fingerprints(), counted, tokens, read)
 
 
 async def _written(workspace: Workspace, config: Config, t: int) -> AsyncIterator[Prompt]:

@@ -157,6 +157,7 @@ class Manifest:
     counts: dict[str, Any] = field(default_factory=dict)  # in, out, dropped and why
     seconds: float = 0.0
     tokens: int = 0  # generated or trained on
+    read: dict[str, int] = field(default_factory=dict)  # prompt tokens meanwhile, and those from the engine's cache
     version: str = __version__
     finished: str = ""  # UTC
 
@@ -219,7 +220,13 @@ class Stage:
         if in_pieces:
             write_atomic(self._begun, json.dumps({"options": self.options}, indent=1, sort_keys=True))
 
-    def done(self, inputs: Mapping[str, str], counts: Mapping[str, Any], tokens: int = 0) -> Manifest:
+    def done(
+        self,
+        inputs: Mapping[str, str],
+        counts: Mapping[str, Any],
+        tokens: int = 0,
+        read: Mapping[str, int] | None = None,
+    ) -> Manifest:
         """Write the manifest: the stage is complete."""
         outputs = {self.workspace.relative(path): self.workspace.fingerprint(path) for path in self.outputs}
         manifest = Manifest(
@@ -230,6 +237,7 @@ class Stage:
             counts=dict(counts),
             seconds=round(time.monotonic() - self._start, 2),
             tokens=tokens,
+            read=dict(read or {}),
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
-from srlm.engines.base import Completion, Sampling
+from srlm.engines.base import Completion, Sampling, Usage
 from srlm.models import Message
 
 _SYLLABLES = ("ba", "cor", "del", "fin", "gro", "hum", "jin", "kel", "lor", "mat", "nor", "pel", "qua", "rim", "sto")
@@ -29,6 +29,7 @@ class OrderedEngine:
         self.model, self.verdicts = model, verdicts or {}
         self._turns = random.Random(f"turns/{order}")
         self._calm = order == 0
+        self.usage = Usage()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         # Turns of the event loop in place of seconds: the order is the same on a slow machine.

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config
     config.evaluation = EvaluationConfig(prompts=4, eft_prompts=4, bootstrap=100)
     for name, value in (options or {}).items():
         group, _, option = name.rpartition(".")
-        setattr(getattr(config, group) if group else config, option, value)
+        place = getattr(config, group) if group else config
+        known = getattr(place, option)
+        setattr(place, option, type(known)[value] if isinstance(known, Enum) else value)
     return check(config)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from srlm import stages
-from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, from_json
+from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, from_json
 from srlm.seeds.prepare import prepare_seeds
-from srlm.workspace import Workspace
+from srlm.workspace import Workspace, read_records
 from tests.helpers import ROOT
 from tests.scripted_text import small_config
 
@@ -107,7 +107,9 @@ def files(root: Path) -> dict[str, Any]:
         found[name] = path.read_bytes()
         if path.parent.name == "manifests":
             manifest = json.loads(found[name])
-            found[name] = {key: manifest[key] for key in manifest if key not in ("seconds", "finished", "tokens")}
+            found[name] = {
+                key: manifest[key] for key in manifest if key not in ("seconds", "finished", "tokens", "read")
+            }
     return found
 
 
@@ -263,3 +265,50 @@ def test_who_judges(job, prepared, undisturbed, tmp_path):
     assert read["self"] == read["sft"]  # M1 is both
     assert read["base"][0] == read["self"][0]
     assert read["base"][1] != read["self"][1]
+
+
+# Other judges: what their scores are made of, and judgements judged
+
+PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+VARIANTS = {
+    "pairwise": (
+        PAIRWISE | {"judge.matches": 4},
+        ["iteration_2/3_comparisons.jsonl", "iteration_1/evaluation/held_out_comparisons.jsonl"],
+    ),
+    "meta": ({"judge.meta": True, "judge.matches": 2}, ["iteration_2/3_meta_comparisons.jsonl"]),
+    "tries": ({"seeds.rationale_tries": 3}, ["iteration_1/eft_judgements.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_judges_go_on_where_they_were_killed(job, prepared, tmp_path, variant):
+    options, names = VARIANTS[variant]
+    whole = tmp_path / "whole"
+    shutil.copytree(prepared, whole)
+    assert job(whole, log=str(tmp_path / "log"), options=options) == 0
+    expected, steps = files(whole), (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    for name in names:
+        assert steps.count(f"write {name}") >= 3
+        kind = Judgement if "judgements" in name else Comparison
+        ids = [from_json(kind, line).id for line in expected[name].decode().split("\n")[:-1]]
+        assert ids == sorted(set(ids))
+        for at, when in points(steps, name):
+            root = tmp_path / f"{name.replace('/', '_')}_{at}_{when}"
+            shutil.copytree(prepared, root)
+            assert job(root, kill={"at": at, "when": when}, options=options) == -signal.SIGKILL
+            assert job(root, order=at, options=options) == 0
+            assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
+
+
+def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root, options=VARIANTS["meta"][0]) == 0
+    counts = json.loads((root / "iteration_2/manifests/pairs.json").read_text())["counts"]
+    pairs = read_records(root / "iteration_2/4_judgement_pairs.jsonl", PreferencePair)
+    assert len(pairs) == counts["judgement_pairs"] > 0
+    judgements = {row.id: row for row in read_records(root / "iteration_2/3_judgements.jsonl", Judgement)}
+    for pair in pairs:
+        assert judgements[pair.chosen_id].text == pair.chosen != pair.rejected == judgements[pair.rejected_id].text
+        assert "<response>" in pair.prompt
+    assert 0 <= counts["signs"]["meta_higher_share"] <= 1

@@ -1,0 +1,172 @@
+"""A scorecard as pictures, one a data set, as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
+_ACCURACIES = {
+    "pairwise_accuracy_all": "all pairs",
+    "longer_is_better": "longer is better",
+    "shorter_is_better": "shorter is better",
+}
+_GREY = "#666666"
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "srlm",
+    "svg.fonttype": "none",
+}
+
+Card = dict[str, Any]
+
+
+def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
+    """How right, how saturated and how calibrated judges are on one data set.
+
+    Parameters
+    ----------
+    cards : one a judge
+        As `srlm.evaluation.judge_card.judge_card` makes them.
+    names : what to call the judges
+    path : Path
+        Without its ending; ".png" and ".svg" are written, and their paths returned.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
+        right, scores, ranks = figure.subplots(1, 3, width_ratios=(4, 4, 3))
+        _accuracies(right, cards)
+        _histogram(scores, cards)
+        _calibration(ranks, cards)
+        baseline = Line2D([], [], color=_GREY, linewidth=1.5)
+        _legend(figure, [*map(_handle, range(len(cards))), baseline], [*names, "the longer answer wins"], title)
+        return _save(figure, path)
+
+
+def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
+    """By how much each attack moves the score; `cards` as `srlm.evaluation.attacks.attack_card` makes them."""
+    attacks = [name for name in cards[0] if name != "plain"]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.4 + 0.3 * len(attacks)), layout="constrained")
+        axes = figure.subplots()
+        for number, card in enumerate(cards):
+            rows = [(place, card[name]["change"]) for place, name in enumerate(attacks)]
+            _points(axes, rows, number, len(cards), upright=False)
+        axes.axvline(0, color=_GREY, linewidth=1)
+        axes.set_yticks(range(len(attacks)), attacks)
+        axes.invert_yaxis()
+        axes.set_xlabel("change of the score against the plain answer, points")
+        axes.grid(axis="x", alpha=0.3)
+        for place, name in enumerate(attacks):
+            if all(card[name]["change"]["value"] is None for card in cards):
+                axes.annotate("not scored", (0, place), (6, 0), textcoords="offset points", va="center", color=_GREY)
+        _legend(figure, [*map(_handle, range(len(cards)))], names, title)
+        return _save(figure, path)
+
+
+def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
+    axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
+    axes.text(2.45, 51, "chance", color=_GREY, ha="right", fontsize=8)
+    baseline = cards[0]["measures"]["longer_wins"]["value"]
+    if baseline is not None:
+        axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
+    for number, card in enumerate(cards):
+        rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
+        _points(axes, rows, number, len(cards), scale=100)
+    axes.set_xticks(range(len(_ACCURACIES)), list(_ACCURACIES.values()))
+    axes.set_xlim(-0.5, 2.5)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("pairs judged as people do, %")
+    axes.set_title("Right, by which answer is the better one", loc="left", fontsize=9)
+
+
+def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
+    for number, card in enumerate(cards):
+        counts = card["scores"]["histogram"]
+        total = sum(counts.values())
+        shares = [100 * count / total if total else 0 for count in counts.values()]
+        width = 0.8 / len(cards)
+        places = [place - 0.4 + (number + 0.5) * width for place in range(len(counts))]
+        axes.bar(places, shares, width=0.9 * width, color=COLOURS[number % len(COLOURS)])
+    labels = list(cards[0]["scores"]["histogram"])
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("score, the nearest whole one")
+    axes.set_ylabel("judgements, %")
+    axes.set_title("Scores given", loc="left", fontsize=9)
+
+
+def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
+    longest = 1
+    for number, card in enumerate(cards):
+        rows = [(place, measure) for place, measure in enumerate(list(card["by_rank"].values())[:4])]
+        longest = max(longest, len(rows))
+        _points(axes, rows, number, len(cards), joined=True)
+    axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
+    axes.set_xlim(-0.5, longest - 0.5)
+    axes.set_xlabel("place that people gave")
+    axes.set_ylabel("mean score")
+    axes.set_title("Score by people's rank", loc="left", fontsize=9)
+
+
+def _points(
+    axes: Axes,
+    rows: Sequence[tuple[int, Card]],
+    number: int,
+    of: int,
+    scale: float = 1,
+    joined: bool = False,
+    upright: bool = True,
+) -> None:
+    """Values with their intervals, the judges side by side around each place."""
+    known = [(place, m) for place, m in rows if m["value"] is not None]
+    if not known:
+        return
+    at = [place + (number - (of - 1) / 2) * min(0.2, 0.7 / of) for place, _ in known]
+    values = [scale * m["value"] for _, m in known]
+    errors = [[scale * (m["value"] - _or(m["low"], m["value"])) for _, m in known]]
+    errors.append([scale * (_or(m["high"], m["value"]) - m["value"]) for _, m in known])
+    style: dict[str, Any] = {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": "os^Dv"[number % 5],
+        "markersize": 5,
+        "capsize": 2,
+    }
+    style["linestyle"] = "-" if joined else "none"
+    if upright:
+        axes.errorbar(at, values, yerr=errors, elinewidth=1.2, **style)
+    else:
+        axes.errorbar(values, at, xerr=errors, elinewidth=1.2, **style)
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], title: str) -> None:
+    figure.legend(handles, [*map(_plain, names)], loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, fontweight="bold")
+
+
+def _plain(text: str) -> str:
+    """A name as it is: a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def _handle(number: int) -> Any:
+    return Line2D([], [], color=COLOURS[number % len(COLOURS)], marker="os^Dv"[number % 5], linestyle="none")
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    figure.savefig(paths[0], dpi=150)
+    figure.savefig(paths[1], metadata={"Date": None})
+    return paths
