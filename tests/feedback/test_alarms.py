@@ -17,18 +17,18 @@ def pair(chosen: str, rejected: str, gap: float) -> PreferencePair:
     return PreferencePair("p", "Q?", chosen, rejected, "p/c0", "p/c1", gap, 0.0)
 
 
-def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None):
+def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None, higher=None):
     """Signs of prompts whose candidates have these scores."""
     candidates = [c for id, rows in scores.items() for c in candidates_of(id, ["text"] * len(rows))]
     judgements = [
         j for id, rows in scores.items() for n, row in enumerate(rows) for j in judgements_of(f"{id}/c{n}", row)
     ]
-    return signs(candidates, judgements, list(pairs), 5, agreement)
+    return signs(candidates, judgements, list(pairs), 5, agreement, higher)
 
 
 def test_signs_by_hand():
     scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 2.0]]}
-    found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25)
+    found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25, 0.9)
     assert found == {
         "parse_rate": pytest.approx(9 / 12),
         "top_score_share": pytest.approx(2 / 9, abs=1e-6),
@@ -37,6 +37,7 @@ def test_signs_by_hand():
         "mean_gap": 1.5,
         "length_ratio": 2.0,
         "score_deviation": pytest.approx(1.4967, abs=1e-4),  # of 5 3 3 1 1
+        "meta_higher_share": 0.9,
         "agreement": 0.25,
     }
     assert set(found) == set(SIGNS) == {field.name for field in dataclasses.fields(AlarmsConfig)}
