@@ -79,7 +79,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
             if not all(row.judgements.complete(row.inputs()) for row in table if row.model == model):
                 say(f"{model} judges")
                 run_worker("judge_bench", workspace, number, lock_fd)
-        cards = {"options": _judge_options(options), "rows": [_card(options, row) for row in table]}
+        cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))
         plot(cards, workspace.root / "plots")
@@ -208,9 +208,9 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     stage.done(inputs, {"rows": len(prompts), "left_out": left_out})
 
 
-def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
+def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     from srlm.evaluation.attacks import attack_card
-    from srlm.evaluation.judge_card import judge_card
+    from srlm.evaluation.judge_card import judge_card, paired_differences
     from srlm.measured import read_comparisons
 
     ranked = read_records(row.prompts, RankedPrompt)
@@ -220,6 +220,11 @@ def _card(options: JudgeBench, row: Row) -> dict[str, Any]:
         card = {"attacks": attack_card(ranked, judged, resamples, seed)}
     else:
         card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
+        first = next(other for other in table if other.data == row.data)
+        if first != row:
+            others = read_records(first.judgements.outputs[0], Judgement)
+            differences = paired_differences(ranked, judged, others, resamples, seed)
+            card["against_first"] = {name: measure.to_dict() for name, measure in differences.items()}
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
     cost |= manifest.read
@@ -250,6 +255,14 @@ _SHOWN = {
 }
 
 
+_AGAINST = {
+    "pairwise_accuracy_all": "right, a coin where silent",
+    "shorter_is_better": "right where shorter is better",
+    "longer_is_better": "right where longer is better",
+    "length_bias": "length bias",
+}
+
+
 def show(cards: dict[str, Any], console: Console) -> None:
     """One table a data set: measures down, models across; then the subsets."""
     from srlm.summary import cell
@@ -269,6 +282,12 @@ def show(cards: dict[str, Any], console: Console) -> None:
             cells = [cell(row["measures"][name], scale) for row in of_data]
             if any(shown != "-" for shown in cells):
                 table.add_row(words, *cells)
+        if len(of_data) > 1:
+            table.add_section()
+            table.add_row(f"against {label(first['model'])}, points", *([""] * len(of_data)))
+            for name, words in _AGAINST.items():
+                cells = ["", *(_signed(row["against_first"][name], 100) for row in of_data[1:])]
+                table.add_row(f"  {words}", *cells)
         table.add_section()
         table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
         table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
@@ -320,13 +339,15 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def _change(part: dict[str, Any]) -> str:
+def _signed(measure: dict[str, Any], scale: int) -> str:
     from srlm.summary import cell
 
+    return ("+" if (measure["value"] or 0) > 0 else "") + cell(measure, scale)
+
+
+def _change(part: dict[str, Any]) -> str:
     missing = part["missing"]["value"] or 0.0
-    shown = cell(part["change"], 1)
-    shown = f"+{shown}" if (part["change"]["value"] or 0) > 0 else shown
-    return shown + (f" ({100 * missing:.0f} % not scored)" if missing else "")
+    return _signed(part["change"], 1) + (f" ({100 * missing:.0f} % not scored)" if missing else "")
 
 
 def _ranks(by_rank: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from srlm.evaluation.measures import (
     bootstrap,
     commonest_score,
     judge_terms,
+    pairwise_accuracy_all,
     ratio_measure,
 )
 from srlm.records import Comparison, Judgement, RankedPrompt
@@ -97,9 +98,8 @@ def judge_card(
 
     everything = list(range(len(prompts)))
     measures = measured(terms, everything)
-    measures["length_bias"] = _difference(
-        terms["longer_is_better"], terms["shorter_is_better"], groups, resamples, seed
-    ).to_dict()
+    both = [terms["longer_is_better"], terms["shorter_is_better"]]
+    measures["length_bias"] = _combined(both, (1, -1), groups, resamples, seed, 2).to_dict()
     commonest, share = commonest_score(whole.values()), terms["commonest_score_share"]
     measures["commonest_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
@@ -266,23 +266,43 @@ def _clustered(terms: Terms, groups: Sequence[int], of: Iterable[int], resamples
     return ratio_measure(*_summed(terms, groups, of), resamples, seed)
 
 
-def shorter_gain(now: Sequence[JudgedPrompt], before: Sequence[JudgedPrompt], resamples: int, seed: str) -> Measure:
-    """By how much `shorter_is_better` differs between two judges of the same prompts, paired."""
-    one, other = (_per_prompt(prompts, shorter_is_better) for prompts in (now, before))
-    return _difference(one, other, range(len(now)), resamples, seed)
+def paired_differences(
+    ranked: Sequence[RankedPrompt],
+    judgements: Sequence[Judgement],
+    others: Sequence[Judgement],
+    resamples: int,
+    seed: str,
+) -> dict[str, Measure]:
+    """How much higher one judge is than another on the same answers: each resample draws its prompts once for both.
+
+    Of `pairwise_accuracy_all`, `shorter_is_better`, `longer_is_better`, and of the length bias, their difference.
+    """
+    groups = _groups(ranked)
+    sides = []
+    for judged in (judged_prompts(ranked, judgements), judged_prompts(ranked, others)):
+        terms = {"pairwise_accuracy_all": pairwise_accuracy_all(judged)}
+        terms["shorter_is_better"] = _per_prompt(judged, shorter_is_better)
+        terms["longer_is_better"] = _per_prompt(judged, longer_is_better)
+        sides.append(terms)
+    one, other = sides
+    found = {name: _combined([one[name], other[name]], (1, -1), groups, resamples, seed, 1) for name in one}
+    biases = [side[name] for side in sides for name in ("longer_is_better", "shorter_is_better")]
+    return found | {"length_bias": _combined(biases, (1, -1, -1, 1), groups, resamples, seed, 2)}
 
 
-def _difference(one: Terms, other: Terms, groups: Sequence[int], resamples: int, seed: str) -> Measure:
-    """one - other on the same prompts; `n` counts the pairs of both."""
-    first, second = (_summed(terms, groups, range(len(groups))) for terms in (one, other))
-    n = round(float(first.denominators.sum() + second.denominators.sum()))
-    if not first.denominators.any() or not second.denominators.any():
+def _combined(
+    terms: Sequence[Terms], signs: Sequence[int], groups: Sequence[int], resamples: int, seed: str, sides: int
+) -> Measure:
+    """A sum of measures, each with its sign, over the same prompts; `n` counts the pairs of the first `sides` terms."""
+    summed = [_summed(term, groups, range(len(groups))) for term in terms]
+    n = round(sum(float(term.denominators.sum()) for term in summed[:sides]))
+    if not all(term.denominators.any() for term in summed):
         return Measure(None, None, None, n)
-    value = first.numerators.sum() / first.denominators.sum() - second.numerators.sum() / second.denominators.sum()
-    drawn = bootstrap(*first, resamples, seed) - bootstrap(*second, resamples, seed)
-    drawn = drawn[~np.isnan(drawn)]
+    values = [term.numerators.sum() / term.denominators.sum() for term in summed]
+    drawn = sum(sign * bootstrap(*term, resamples, seed) for sign, term in zip(signs, summed, strict=True))
+    drawn = np.asarray(drawn)[~np.isnan(drawn)]
     low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975])) if len(drawn) else (None, None)
-    return Measure(float(value), low, high, n)
+    return Measure(float(sum(sign * value for sign, value in zip(signs, values, strict=True))), low, high, n)
 
 
 def _entropy(counts: Iterable[int]) -> float:

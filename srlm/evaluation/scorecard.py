@@ -14,7 +14,7 @@ from typing import Any
 
 from srlm.comparison import calibrated_winners
 from srlm.config import JudgeConfig
-from srlm.evaluation.judge_card import judge_card, judged_prompts, shorter_gain
+from srlm.evaluation.judge_card import judge_card, judged_prompts, paired_differences
 from srlm.evaluation.measures import (
     Measure,
     difference,
@@ -75,7 +75,8 @@ def judge_parts(
         now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
         for name in (*PAPER_MEASURES, "pairwise_accuracy_all"):
             measures[f"{name}_gain"] = difference(now, then, name, judge.perfect, resamples, seed).to_dict()
-        measures["shorter_is_better_gain"] = shorter_gain(now, then, resamples, seed).to_dict()
+        gains = paired_differences(ranked, judgements, before, resamples, seed)
+        measures["shorter_is_better_gain"] = gains["shorter_is_better"].to_dict()
     return {"judge": measures, "judge_card": card}
 
 

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
-from srlm.evaluation.judge_card import judge_card
-from srlm.records import Judgement, RankedAnswer, RankedPrompt
+from srlm.evaluation.judge_card import judge_card, paired_differences
+from srlm.records import Comparison, Judgement, RankedAnswer, RankedPrompt
+from tests.helpers import judgements_of
 
 JUDGE = JudgeConfig()
 
@@ -124,3 +125,57 @@ def test_scores_by_probability():
     assert found["scores"]["histogram"]["5"] == found["scores"]["histogram"]["4"] == 1
     assert value(found, "five_best") == (1.0, 1)
     assert value(found, "pairwise_accuracy_all") == (1.0, 1)
+
+
+def test_differences_are_paired():
+    """A judge against itself differs by nothing, without an interval; two judges differ by what they differ."""
+    draw = random.Random(2)
+    rows = [asked(f"p{n}", (0, draw.randint(1, 99)), (1, draw.randint(1, 99))) for n in range(200)]
+    noise = {row.id: (draw.random(), draw.random()) for row in rows}
+    good = [j for row in rows for j in said(row.id, 3 + noise[row.id][0], 2.6 + noise[row.id][1])]
+    long = [j for row in rows for j in said(row.id, *(len(answer.text) / 40 for answer in row.answers))]
+    same = paired_differences(rows, good, good, 300, "s")
+    assert {(m.value, m.low, m.high) for m in same.values()} == {(0.0, 0.0, 0.0)}
+    found = paired_differences(rows, good, long, 300, "s")
+    alone = {name: [card(rows, judged)["measures"][name]["value"] for judged in (good, long)] for name in found}
+    for name, measure in found.items():
+        assert measure.value == pytest.approx(alone[name][0] - alone[name][1])
+        assert measure.low < measure.value < measure.high
+    assert found["shorter_is_better"].low > 0 > found["length_bias"].high
+    assert found["pairwise_accuracy_all"].n == 200
+    assert found["length_bias"].n == found["shorter_is_better"].n + found["longer_is_better"].n
+    back = paired_differences(rows, long, good, 300, "s")
+    assert back["length_bias"].value == pytest.approx(-found["length_bias"].value)
+
+
+# Judges that compare; judges asked twice
+
+
+def compared(group: str, winners: dict[str, tuple[str | None, str | None]]) -> list[Comparison]:
+    return [
+        Comparison(f"{group}/{match}/{order}", group, "", winner)
+        for match, both in winners.items()
+        for order, winner in zip(("ab", "ba"), both, strict=True)
+    ]
+
+
+def test_position_consistency():
+    rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
+    comparisons = compared("p", {"0-1": ("first", "first"), "0-2": ("first", "second"), "1-2": (None, "first")})
+    comparisons += compared("q", {"0-1": ("second", "second")})
+    found = judge_card(rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), JudgeConfig(), 100, "s", comparisons)
+    assert value(found, "position_consistency") == (2 / 3, 3)  # 1-2 has one verdict only
+    # A is said by p 0-1 ab, p 0-2 ab and ba, q ba; B by p 0-1 ba, p 1-2 ba, q ab.
+    assert value(found, "shown_first_wins") == (4 / 7, 7)
+    assert value(card(rows, said("p", 3.0, 2.0, 1.0)), "position_consistency")[0] is None
+
+
+def test_retest_is_whether_a_second_judgement_orders_alike():
+    rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
+    judgements = []
+    for id, places in (("p", [(5.0, 4.0), (3.0, 4.0), (3.0, 5.0)]), ("q", [(2.0,), (1.0,)])):
+        for place, scores in enumerate(places):
+            judgements += judgements_of(f"{id}/a{place}", scores)
+    # p: first against second: +1, then 0: a half; first against third: +1, then -1: nothing; second against third: 0,
+    # then -1: a half. q was judged once.
+    assert value(card(rows, judgements), "retest") == (1 / 3, 3)
