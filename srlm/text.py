@@ -304,6 +304,7 @@ async def feedback(
             if meta:
                 judged = [judgement for i in ids for judgement in judge.of(i)]
                 await meta.prompt(prompt.text, candidates, judged)
+                bars.update("meta-judgements", total=meta.planned)
 
     async def all_prompts() -> None:
         tasks: list[asyncio.Task[None]] = []

@@ -4,18 +4,21 @@ Of each prompt one candidate is taken, that whose judgements disagree most; its 
 in both orders, and get Elo ratings in which a win counts the less the more often that position wins. The best and the
 worst judgement become a preference pair, whose prompt is the judge's prompt: further data for DPO.
 
-Changed from the paper: letters are read at one place, without a rationale of the meta-judge.
+Changed from the paper: letters are read at one place, without a rationale of the meta-judge; and where the engine tells
+their probabilities, the judge's leaning to a place is taken out before (`srlm.comparison.calibrated_winners`): a small
+judge says A whatever is shown, and all would be rated alike.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from statistics import pvariance
 
 import numpy as np
 
-from srlm.comparison import ORDERS
+from srlm.comparison import ORDERS, calibrated_winners
 from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine
 from srlm.feedback.strengths import Array, bradley_terry, members
@@ -64,6 +67,7 @@ class MetaJudging:
         self.template = load_template(config.judge)
         self.store = RecordFile(stage.outputs[0], Comparison)
         self.tournament = Tournament(engine, self.store, config.judge.matches, config.seed, BEFORE, told)
+        self.planned = 0  # comparisons, of the prompts that came so far
 
     async def prompt(self, prompt: str, candidates: Sequence[Candidate], judgements: Iterable[Judgement]) -> None:
         """Compare the judgements of the prompt's most disputed candidate."""
@@ -78,6 +82,7 @@ class MetaJudging:
             content = self.template.fill(instruction=prompt, response=candidate.text, judgement_a=a, judgement_b=b)
             return [{"role": "user", "content": content}]
 
+        self.planned += len(ORDERS) * self.tournament.matches(len(texts))
         await self.tournament.play(candidate.id, len(texts), ask)
 
 
@@ -134,9 +139,11 @@ def judgement_pairs(
     for judgement in judgements:
         of_candidate[judgement.candidate_id].append(judgement)
     by_candidate: dict[str, list[Comparison]] = defaultdict(list)
+    winners = calibrated_winners(comparisons)
+    comparisons = [replace(comparison, winner=w) for comparison, w in zip(comparisons, winners, strict=True)]
+    weights = position_weights(comparisons)
     for comparison in comparisons:
         by_candidate[comparison.prompt_id].append(comparison)
-    weights = position_weights(comparisons)
     pairs: list[PreferencePair] = []
     dropped: dict[str, int] = defaultdict(int)
     higher: list[bool] = []

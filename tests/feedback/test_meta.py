@@ -86,8 +86,8 @@ def meta_judged(tmp_path, reply, rows, texts=("rain",), scramble=None):
 def likes(word: str):
     def reply(messages, *_):
         a = messages[0]["content"].split("<judgement_a>")[1].split("</judgement_a>")[0]
-        margin = 2.0 if word in a else -2.0
-        return Completion(" A" if margin > 0 else " B", 1, False, 0, (math.log(0.9), math.log(0.1)))
+        chance = 0.9 if word in a else 0.1
+        return Completion(" A" if word in a else " B", 1, False, 0, (math.log(chance), math.log(1 - chance)))
 
     return reply
 
@@ -135,6 +135,23 @@ def test_a_meta_judge_that_always_says_a_gives_no_pair(tmp_path):
         JudgeTemplate.load(JUDGE), {"p": "q"}, candidates_of("p", ["r"]), ROWS, comparisons, 0
     )
     assert (pairs, dropped, higher) == ([], {"judgements rated alike": 1}, None)
+
+
+def test_a_leaning_to_a_place_is_taken_out_where_probabilities_are_told(tmp_path):
+    """Always A, but more so where the careful one is shown first."""
+
+    def reply(messages, *_):
+        a = messages[0]["content"].split("<judgement_a>")[1].split("</judgement_a>")[0]
+        chance = 0.99 if "careful" in a else 0.9
+        return Completion(" A", 1, False, 0, (math.log(chance), math.log(1 - chance)))
+
+    _, comparisons = meta_judged(tmp_path, reply, ROWS)
+    assert {c.winner for c in comparisons} == {"first", "second"}  # as written: whoever is shown first
+    pairs, _, higher = judgement_pairs(
+        JudgeTemplate.load(JUDGE), {"p": "q"}, candidates_of("p", ["r"]), ROWS, comparisons, 0
+    )
+    assert pairs[0].chosen.startswith("careful")
+    assert higher == 0.0
 
 
 def test_long_chosen_judgements_are_left_out(tmp_path):
