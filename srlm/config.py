@@ -227,6 +227,9 @@ class JudgeConfig:
 @dataclass
 class PairsConfig:
     min_gap: float = 0.0  # chosen's mean minus rejected's must exceed this; >= 0
+    # points taken off a candidate's score for each hundred characters; >= 0; unset = so that chosen and rejected are
+    # equally long on average
+    length_penalty: float | None = 0.0
     min_pairs: int = 1  # stop before training with fewer; >= 1
 
 
@@ -453,6 +456,7 @@ def check(config: Config) -> Config:
         need(scorer in (Scorer.sampled, Scorer.weighted), "judge.meta", f"false with judge.scorer={scorer.name}")
         need(config.judge.count > 1, "judge.count", "2 or more with judge.meta=true: judgements are compared")
     need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
+    need(config.pairs.length_penalty is None or config.pairs.length_penalty >= 0, "pairs.length_penalty", "0 or more")
     need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
     if config.judge.rates:
         need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")

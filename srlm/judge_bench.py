@@ -236,7 +236,10 @@ _SHOWN = {
     "longer_wins": ("  (longer answer wins, %)", 100),
     "shorter_is_better": ("right where shorter is better, %", 100),
     "longer_is_better": ("right where longer is better, %", 100),
+    "length_balanced_accuracy": ("right, both kinds alike, %", 100),
     "length_bias": ("  length bias, points", 100),
+    "accuracy_lengths_evened": ("right, lengths evened out, %", 100),
+    "shorter_lengths_evened": ("  where shorter is better, %", 100),
     "pairwise_accuracy": ("right where it scored both, %", 100),
     "pair_coverage": ("pairs it scored, %", 100),
     "ties": ("ties, %", 100),
@@ -259,6 +262,7 @@ _AGAINST = {
     "pairwise_accuracy_all": "right, a coin where silent",
     "shorter_is_better": "right where shorter is better",
     "longer_is_better": "right where longer is better",
+    "length_balanced_accuracy": "right, both kinds alike",
     "length_bias": "length bias",
 }
 

@@ -16,7 +16,7 @@ from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.scorecard import agreement, answers_part, head_to_head_part, judge_parts, judges_agree
 from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.meta import judgement_pairs
-from srlm.feedback.pairs import select_pairs
+from srlm.feedback.pairs import length_penalty, select_pairs
 from srlm.launch import run_worker
 from srlm.measured import evaluation_prompts, held_out, judge_is_measured, judged_by, read_comparisons
 from srlm.progress import say
@@ -230,9 +230,13 @@ class Loop:
             prompts = [prompt for prompt in attempts if not prompt.rejected]
             candidates = read_records(sources[1].outputs[0], Candidate)
             judgements = read_records(sources[2].outputs[0], Judgement)
-            pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
+            penalty = length_penalty(candidates, judgements, config.pairs, config.judge.min_valid)
+            pairs, dropped = select_pairs(
+                prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty
+            )
             self._write(stage.outputs[0], pairs)
             counted: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped}
+            counted["length_penalty"] = penalty
             higher = None
             if config.judge.meta:
                 comparisons = read_records(sources[3].outputs[0], Comparison)

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from srlm.config import JudgeConfig
 from srlm.records import Judgement
 from srlm.templating import Template
@@ -122,3 +124,33 @@ def mean_score(judgements: Iterable[Judgement], min_valid: int) -> float | None:
     """Mean of the valid scores, not rounded; None with fewer than `min_valid` of them."""
     scores = [judgement.score for judgement in judgements if judgement.score is not None]
     return sum(scores) / len(scores) if len(scores) >= max(min_valid, 1) else None
+
+
+def evening_penalty(prompts: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The length penalty at which the best and the worst candidates of prompts are equally long on average.
+
+    A score with penalty p is s - p x length (DICE, arXiv 2406.09760, section 3.2); no label is looked at.
+
+    Parameters
+    ----------
+    prompts : of (scores, lengths), N of each
+
+    Returns
+    -------
+    Points a unit of length, 0 or more: 0 where the best are not the longer ones anyway. To 1e-6.
+    """
+    rows = [(np.asarray(s, dtype=np.float64), np.asarray(t, dtype=np.float64)) for s, t in prompts if len(s) > 1]
+
+    def longer(penalty: float) -> float:
+        gaps = [t[np.argmax(s - penalty * t)] - t[np.argmin(s - penalty * t)] for s, t in rows]
+        return float(np.mean(gaps)) if gaps else 0.0
+
+    low, high = 0.0, 1e-6
+    if longer(low) <= 0:
+        return 0.0
+    while longer(high) > 0 and high < 1e6:
+        low, high = high, 2 * high
+    while high - low > 1e-6 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (middle, high) if longer(middle) > 0 else (low, middle)
+    return high

@@ -113,7 +113,7 @@ def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "pairs.min_gap", "judge.min_valid", "judge.meta")
+    options = options_of(config, "pairs.min_gap", "pairs.length_penalty", "judge.min_valid", "judge.meta")
     outputs = ["4_pairs.jsonl"]
     if config.judge.meta:
         options |= options_of(config, "judge.meta_longest")

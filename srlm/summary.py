@@ -24,9 +24,10 @@ _ROWS = {
     "judge": {
         "pairwise_accuracy": ("pairwise accuracy, %", 100),
         "pairwise_accuracy_all": ("  coin where silent, %", 100),
+        "shorter_is_better": ("  where shorter is better, %", 100),
+        "length_balanced_accuracy": ("  short and long alike, %", 100),
         "five_best": ("5-best, %", 100),
         "exact_match": ("exact match, %", 100),
-        "shorter_is_better": ("  where shorter is better, %", 100),
         "spearman": ("Spearman", 1),
         "kendall_tau": ("Kendall tau", 1),
         "parse_rate": ("parse rate, %", 100),

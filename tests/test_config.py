@@ -141,6 +141,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("dpo.batch_size", (6,), (4,)),
     ("reward_model.batch_size", (6,), (4,)),
     ("judge.length_penalty", (-0.1, math.nan), (0.0, None)),
+    ("pairs.length_penalty", (-0.1, math.nan), (0.0, None)),
     ("judge.reference", ("", "self", "endpoint"), ("base", "previous", "OWNER/NAME")),
 ]
 

@@ -4,7 +4,8 @@
 bootstrap that draws prompts (rows that share a prompt are drawn together):
 
 - where people prefer the **shorter** answer, how often does the judge? Against it the pairs where they prefer the
-  longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**;
+  longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**, and their
+  mean, the **length-balanced accuracy**, is 1/2 for every judge that goes by length alone, whichever way;
 - its **ties**: among pairs that people order, and among those that they tie;
 - its scores: histogram, entropy, mean by people's rank (calibration);
 - its noise over k judgements of one answer: how often two agree, their standard deviation, and whether a second
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from srlm.evaluation.measures import (
     ratio_measure,
 )
 from srlm.records import Comparison, Judgement, RankedPrompt
-from srlm.rubric import mean_score
+from srlm.rubric import evening_penalty, mean_score
 
 Pairs = list[tuple[int, int]]  # places of (better, worse) answers
 
@@ -78,8 +80,8 @@ def judge_card(
     -------
     dict
         "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
-        `entropy_bits`; "by_rank": people's rank -> mean score; "subsets": a prompt's type -> the few measures that
-        small numbers bear; "prompts", "pairs", "judgements": counts.
+        `entropy_bits`; "length_penalty": of `lengths_evened`; "by_rank": people's rank -> mean score; "subsets": a
+        prompt's type -> the few measures that small numbers bear; "prompts", "pairs", "judgements": counts.
     """
     prompts = judged_prompts(ranked, judgements)
     groups = _groups(ranked)
@@ -91,6 +93,9 @@ def judge_card(
             of_answer[judgement.candidate_id].append(judgement.score)
     terms = judge_terms(prompts, list(whole.values()), judge.perfect)
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
+    evened, penalty = lengths_evened(prompts)
+    terms["accuracy_lengths_evened"] = pairwise_accuracy_all(evened)
+    terms["shorter_lengths_evened"] = _per_prompt(evened, shorter_is_better)
     terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
     def measured(some: dict[str, Terms], of: Sequence[int]) -> dict[str, Any]:
@@ -99,6 +104,7 @@ def judge_card(
     everything = list(range(len(prompts)))
     measures = measured(terms, everything)
     both = [terms["longer_is_better"], terms["shorter_is_better"]]
+    measures["length_balanced_accuracy"] = _combined(both, (0.5, 0.5), groups, resamples, seed, 2).to_dict()
     measures["length_bias"] = _combined(both, (1, -1), groups, resamples, seed, 2).to_dict()
     commonest, share = commonest_score(whole.values()), terms["commonest_score_share"]
     measures["commonest_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
@@ -117,9 +123,34 @@ def judge_card(
             "histogram": {f"{score:.0f}": counts[score] for score in range(judge.max_score + 1)},
             "entropy_bits": _entropy(counts.values()),
         },
+        "length_penalty": penalty,
         "by_rank": _by_rank(prompts, groups, resamples, seed),
         "subsets": {name: measured(few, places) for name, places in subsets},
     }
+
+
+def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt], float]:
+    """The prompts with a penalty on length taken off the scores, and the penalty, points a hundred characters.
+
+    So large that the best-scored answers are no longer than the worst-scored ones on average, as
+    `pairs.length_penalty=null` has it for candidates; people's ranks are not looked at.
+    """
+    known = [
+        [(score, n / 100) for score, n in zip(prompt.scores, prompt.lengths, strict=True) if score is not None]
+        for prompt in prompts
+    ]
+    penalty = evening_penalty(([s for s, _ in row], [n for _, n in row]) for row in known)
+    evened = [
+        replace(
+            prompt,
+            scores=tuple(
+                None if score is None else score - penalty * n / 100
+                for score, n in zip(prompt.scores, prompt.lengths, strict=True)
+            ),
+        )
+        for prompt in prompts
+    ]
+    return evened, penalty
 
 
 def _better_worse(prompt: JudgedPrompt) -> Pairs:
@@ -275,7 +306,8 @@ def paired_differences(
 ) -> dict[str, Measure]:
     """How much higher one judge is than another on the same answers: each resample draws its prompts once for both.
 
-    Of `pairwise_accuracy_all`, `shorter_is_better`, `longer_is_better`, and of the length bias, their difference.
+    Of `pairwise_accuracy_all`, `shorter_is_better`, `longer_is_better`, and of the length bias and the length-balanced
+    accuracy, which are made of them.
     """
     groups = _groups(ranked)
     sides = []
@@ -286,23 +318,27 @@ def paired_differences(
         sides.append(terms)
     one, other = sides
     found = {name: _combined([one[name], other[name]], (1, -1), groups, resamples, seed, 1) for name in one}
-    biases = [side[name] for side in sides for name in ("longer_is_better", "shorter_is_better")]
-    return found | {"length_bias": _combined(biases, (1, -1, -1, 1), groups, resamples, seed, 2)}
+    four = [side[name] for side in sides for name in ("longer_is_better", "shorter_is_better")]
+    found["length_balanced_accuracy"] = _combined(four, (0.5, 0.5, -0.5, -0.5), groups, resamples, seed, 2)
+    found["length_bias"] = _combined(four, (1, -1, -1, 1), groups, resamples, seed, 2)
+    return found
 
 
 def _combined(
-    terms: Sequence[Terms], signs: Sequence[int], groups: Sequence[int], resamples: int, seed: str, sides: int
+    terms: Sequence[Terms], weights: Sequence[float], groups: Sequence[int], resamples: int, seed: str, sides: int
 ) -> Measure:
-    """A sum of measures, each with its sign, over the same prompts; `n` counts the pairs of the first `sides` terms."""
+    """A weighted sum of measures of the same prompts; `n` counts the pairs of the first `sides` of them."""
     summed = [_summed(term, groups, range(len(groups))) for term in terms]
     n = round(sum(float(term.denominators.sum()) for term in summed[:sides]))
     if not all(term.denominators.any() for term in summed):
         return Measure(None, None, None, n)
     values = [term.numerators.sum() / term.denominators.sum() for term in summed]
-    drawn = sum(sign * bootstrap(*term, resamples, seed) for sign, term in zip(signs, summed, strict=True))
-    drawn = np.asarray(drawn)[~np.isnan(drawn)]
+    drawn = sum(weight * bootstrap(*term, resamples, seed) for weight, term in zip(weights, summed, strict=True))
+    drawn = np.asarray(drawn).round(12)  # what cancels out is 0, not what rounding leaves
+    drawn = drawn[~np.isnan(drawn)]
     low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975])) if len(drawn) else (None, None)
-    return Measure(float(sum(sign * value for sign, value in zip(signs, values, strict=True))), low, high, n)
+    value = float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+    return Measure(round(value, 12), low, high, n)
 
 
 def _entropy(counts: Iterable[int]) -> float:

@@ -16,6 +16,7 @@ _ACCURACIES = {
     "pairwise_accuracy_all": "all pairs",
     "longer_is_better": "longer is better",
     "shorter_is_better": "shorter is better",
+    "length_balanced_accuracy": "both alike",
 }
 _GREY = "#666666"
 _STYLE = {
@@ -41,8 +42,8 @@ def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: P
         Without its ending; ".png" and ".svg" are written, and their paths returned.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
-        right, scores, ranks = figure.subplots(1, 3, width_ratios=(4, 4, 3))
+        figure = Figure(figsize=(12, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
+        right, scores, ranks = figure.subplots(1, 3, width_ratios=(5, 4, 3))
         _accuracies(right, cards)
         _histogram(scores, cards)
         _calibration(ranks, cards)
@@ -74,7 +75,7 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
 
 def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
     axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
-    axes.text(2.45, 51, "chance", color=_GREY, ha="right", fontsize=8)
+    axes.text(-0.45, 45, "chance", color=_GREY, fontsize=8)
     baseline = cards[0]["measures"]["longer_wins"]["value"]
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
@@ -82,7 +83,7 @@ def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
         rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
         _points(axes, rows, number, len(cards), scale=100)
     axes.set_xticks(range(len(_ACCURACIES)), list(_ACCURACIES.values()))
-    axes.set_xlim(-0.5, 2.5)
+    axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
     axes.set_ylim(0, 100)
     axes.set_ylabel("pairs judged as people do, %")
     axes.set_title("Right, by which answer is the better one", loc="left", fontsize=9)

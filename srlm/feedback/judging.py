@@ -16,11 +16,11 @@ from srlm.engines.base import Engine, Rater, together
 from srlm.errors import PromptTooLongError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
-from srlm.feedback.strengths import evening_penalty, shares_of_wins, strengths_by_group
+from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
 from srlm.models import Message
 from srlm.records import Candidate, Comparison, Judgement, Rating
-from srlm.rubric import JudgeTemplate
+from srlm.rubric import JudgeTemplate, evening_penalty
 from srlm.templating import Template
 from srlm.workspace import RecordFile, Stage
 

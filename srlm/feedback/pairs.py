@@ -1,4 +1,9 @@
-"""Preference pairs: highest against lowest mean score (arXiv 2401.10020, section 2.3)."""
+"""Preference pairs: highest against lowest mean score (arXiv 2401.10020, section 2.3), less a penalty on length.
+
+Judges like length, and with every round answers grow. A penalty takes points off for each hundred characters: as many
+as one says, or so many that the chosen and the rejected are equally long on average (`pairs.length_penalty=null`), as
+DICE does with its rewards (arXiv 2406.09760, section 3.2). There is none by default, as in the paper.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,21 @@ from collections.abc import Sequence
 
 from srlm.config import PairsConfig
 from srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from srlm.rubric import mean_score
+from srlm.rubric import evening_penalty, mean_score
+
+Scored = tuple[float, Candidate]
+
+
+def length_penalty(
+    candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
+) -> float:
+    """Points for each hundred characters: the configured ones, or those that even the lengths out."""
+    if config.length_penalty is not None:
+        return config.length_penalty
+    rows = _scored(candidates, judgements, min_valid).values()
+    return evening_penalty(
+        ([score for score, _ in row], [len(candidate.text) / 100 for _, candidate in row]) for row in rows
+    )
 
 
 def select_pairs(
@@ -16,11 +35,17 @@ def select_pairs(
     judgements: Sequence[Judgement],
     config: PairsConfig,
     min_valid: int,
+    penalty: float = 0.0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
     """One pair a prompt, where its candidates' scores differ.
 
     Among candidates of equal mean the first by id is taken. A candidate with fewer than `min_valid` valid judgements
     takes no part, on either side.
+
+    Parameters
+    ----------
+    penalty : float
+        As `length_penalty` gives it; it is taken off the scores that the pairs tell.
 
     Returns
     -------
@@ -29,17 +54,12 @@ def select_pairs(
     dropped : dict
         Reason -> prompts that gave no pair for it.
     """
-    of_prompt: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        of_prompt[candidate.prompt_id].append(candidate)
-    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_candidate[judgement.candidate_id].append(judgement)
-
+    scored = _scored(candidates, judgements, min_valid)
     pairs: list[PreferencePair] = []
     dropped: Counter[str] = Counter()
     for prompt in prompts:
-        pair, reason = _pair(prompt, of_prompt[prompt.id], of_candidate, config, min_valid)
+        row = [(score - penalty * len(one.text) / 100, one) for score, one in scored[prompt.id]]
+        pair, reason = _pair(prompt, row, config)
         if pair is None:
             dropped[reason] += 1
         else:
@@ -47,18 +67,22 @@ def select_pairs(
     return pairs, dict(dropped)
 
 
-def _pair(
-    prompt: Prompt,
-    candidates: list[Candidate],
-    judgements: dict[str, list[Judgement]],
-    config: PairsConfig,
-    min_valid: int,
-) -> tuple[PreferencePair | None, str]:
-    scored = []
+def _scored(
+    candidates: Sequence[Candidate], judgements: Sequence[Judgement], min_valid: int
+) -> dict[str, list[Scored]]:
+    """Of each prompt, the candidates that have a mean score, by id."""
+    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        of_candidate[judgement.candidate_id].append(judgement)
+    of_prompt: dict[str, list[Scored]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: c.id):
-        score = mean_score(judgements[candidate.id], min_valid)
+        score = mean_score(of_candidate[candidate.id], min_valid)
         if score is not None:
-            scored.append((score, candidate))
+            of_prompt[candidate.prompt_id].append((score, candidate))
+    return of_prompt
+
+
+def _pair(prompt: Prompt, scored: list[Scored], config: PairsConfig) -> tuple[PreferencePair | None, str]:
     if len(scored) < 2:
         return None, "fewer than two candidates with enough valid judgements"
     high_score, high = max(scored, key=lambda item: item[0])

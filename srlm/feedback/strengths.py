@@ -152,33 +152,3 @@ def next_matches(
             matches.append(pair)
             busy |= set(pair)
     return matches
-
-
-def evening_penalty(prompts: Iterable[tuple[Sequence[float], Sequence[int]]]) -> float:
-    """The length penalty at which the strongest and the weakest candidates are equally long on average.
-
-    A strength with penalty p is s - p x tokens (DICE, arXiv 2406.09760, section 3.2).
-
-    Parameters
-    ----------
-    prompts : of (strengths, tokens), N of each
-
-    Returns
-    -------
-    Log-odds a token, 0 or more: 0 where the strongest are not the longer ones anyway. To 1e-6.
-    """
-    rows = [(np.asarray(s, dtype=np.float64), np.asarray(t, dtype=np.float64)) for s, t in prompts if len(s) > 1]
-
-    def longer(penalty: float) -> float:
-        gaps = [t[np.argmax(s - penalty * t)] - t[np.argmin(s - penalty * t)] for s, t in rows]
-        return float(np.mean(gaps)) if gaps else 0.0
-
-    low, high = 0.0, 1e-6
-    if longer(low) <= 0:
-        return 0.0
-    while longer(high) > 0 and high < 1e6:
-        low, high = high, 2 * high
-    while high - low > 1e-6 * max(1.0, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if longer(middle) > 0 else (low, middle)
-    return high

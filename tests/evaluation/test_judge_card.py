@@ -46,6 +46,7 @@ def test_where_the_better_answer_is_the_shorter_one():
     assert value(found, "shorter_is_better") == ((1 + 0.5) / 2, 2)
     assert value(found, "longer_is_better") == ((0 + 0.5) / 2, 2)
     assert value(found, "length_bias") == (0.25 - 0.75, 4)
+    assert value(found, "length_balanced_accuracy") == ((0.25 + 0.75) / 2, 4)
     assert value(found, "ties") == (1 / 3, 3)  # p, q and r's first pair are scored
     assert found["pairs"] == 5
 
@@ -57,6 +58,7 @@ def test_a_judge_of_length_alone_has_the_whole_bias():
     judgements = [j for row in rows for j in said(row.id, *(len(answer.text) / 40 for answer in row.answers))]
     found = card(rows, judgements)
     assert value(found, "length_bias") == (1.0, 50)
+    assert value(found, "length_balanced_accuracy") == (0.5, 50)
     assert (found["measures"]["length_bias"]["low"], found["measures"]["length_bias"]["high"]) == (1.0, 1.0)
     assert value(found, "pairwise_accuracy_all") == value(found, "longer_wins") == (20 / 50, 50)
 
@@ -179,3 +181,22 @@ def test_retest_is_whether_a_second_judgement_orders_alike():
     # p: first against second: +1, then 0: a half; first against third: +1, then -1: nothing; second against third: 0,
     # then -1: a half. q was judged once.
     assert value(card(rows, judgements), "retest") == (1 / 3, 3)
+
+
+def test_a_skilled_judge_with_a_taste_for_length_is_right_both_ways_once_lengths_are_evened_out():
+    """People prefer the longer answer three times of four; the judge knows quality and adds its taste."""
+    draw = random.Random(5)
+    rows, judgements = [], []
+    for n in range(400):
+        short, long = sorted(draw.sample(range(50, 1500), 2))
+        lengths = (long, short) if draw.random() < 0.75 else (short, long)
+        rows.append(asked(f"p{n}", (0, lengths[0]), (1, lengths[1])))
+        quality = (0.7 + draw.gauss(0, 0.6), draw.gauss(0, 0.6))
+        judgements += said(f"p{n}", *(2 + q + length / 400 for q, length in zip(quality, lengths, strict=True)))
+    found = card(rows, judgements)
+    assert value(found, "shorter_is_better")[0] < 0.5
+    assert value(found, "shorter_lengths_evened")[0] > 0.6
+    assert 0.15 < found["length_penalty"] < 0.35  # a quarter of a point a hundred characters is its taste
+    length_alone = [j for row in rows for j in said(row.id, *(len(answer.text) / 400 for answer in row.answers))]
+    blind = card(rows, length_alone)
+    assert value(blind, "accuracy_lengths_evened")[0] < 0.75  # what it has left

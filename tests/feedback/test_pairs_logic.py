@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 
 from srlm.config import PairsConfig
-from srlm.feedback.pairs import select_pairs
+from srlm.feedback.pairs import length_penalty, select_pairs
 from srlm.records import Prompt
 from tests.helpers import candidates_of, judgements_of, prompt
 
@@ -168,3 +168,51 @@ def test_random_data_against_brute_force():
         reasons["pairs"] += len(pairs)
     assert min(reasons[name] for name in ("pairs", FEW, "all scores equal", "gap too small", "empty text")) > 10
     assert reasons["identical texts"] > 10
+
+
+# Length
+
+
+def of_lengths(rows: list[list[tuple[float, int]]]):
+    """Prompts whose candidates have these scores and lengths in characters."""
+    prompts = [Prompt(f"p{i:03d}", "q", ()) for i in range(len(rows))]
+    pairs = list(zip(prompts, rows, strict=True))
+    candidates = [c for p, row in pairs for c in candidates_of(p.id, [f"{n:04d}".ljust(n, "x") for _, n in row])]
+    judgements = [
+        j for p, row in pairs for place, (s, _) in enumerate(row) for j in judgements_of(f"{p.id}/c{place}", [s])
+    ]
+    return prompts, candidates, judgements
+
+
+def test_a_penalty_is_taken_off_each_hundred_characters():
+    data = of_lengths([[(4.0, 300), (3.5, 100), (1.0, 50)]])
+    [pair], _ = select_pairs(*data, PairsConfig(), 1, 0.5)
+    assert (pair.chosen_id, pair.chosen_score) == ("p000/c1", 3.0)  # 4.0 - 1.5 = 2.5 is less
+    assert (pair.rejected_id, pair.rejected_score) == ("p000/c2", 0.75)
+    [plain], _ = select_pairs(*data, PairsConfig(), 1)
+    assert (plain.chosen_id, plain.chosen_score) == ("p000/c0", 4.0)
+
+
+def test_the_penalty_that_evens_lengths_out():
+    number = random.Random(0)
+    rows = []
+    for _ in range(150):
+        lengths = [number.randint(50, 900) for _ in range(4)]
+        rows.append([(2 + length / 300 + number.gauss(0, 0.7), length) for length in lengths])  # likes length
+    data = of_lengths(rows)
+    found = length_penalty(*data[1:], PairsConfig(length_penalty=None), 1)
+    assert 0.2 < found < 0.5  # a third of a point a hundred characters is what it likes
+    assert length_penalty(*data[1:], PairsConfig(length_penalty=0.7), 1) == 0.7
+
+    def gap(penalty: float) -> float:
+        pairs, _ = select_pairs(*data, PairsConfig(), 1, penalty)
+        return sum(len(pair.chosen) - len(pair.rejected) for pair in pairs) / len(pairs)
+
+    assert gap(0.0) > 200
+    assert abs(gap(found)) < 15
+
+
+def test_a_judge_that_likes_short_answers_needs_no_penalty():
+    data = of_lengths([[(5.0, 50), (1.0, 500)]] * 3)
+    assert length_penalty(*data[1:], PairsConfig(length_penalty=None), 1) == 0.0
+    assert length_penalty([], [], PairsConfig(length_penalty=None), 1) == 0.0

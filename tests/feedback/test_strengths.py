@@ -13,7 +13,6 @@ from scipy.optimize import minimize
 
 from srlm.feedback.strengths import (
     bradley_terry,
-    evening_penalty,
     match_id,
     members,
     next_matches,
@@ -21,6 +20,7 @@ from srlm.feedback.strengths import (
     strengths_by_group,
 )
 from srlm.records import Comparison
+from srlm.rubric import evening_penalty
 
 
 def random_wins(rng: np.random.Generator, n: int) -> np.ndarray:
