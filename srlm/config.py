@@ -460,6 +460,17 @@ def check(config: Config) -> Config:
     need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
     if config.judge.rates:
         need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")
+    if scorer is Scorer.implicit:
+        need(
+            config.judge.by != "base" or config.judge.reference not in ("base", "previous"),
+            "judge.by",
+            "another model than judge.reference, or all rewards are 0",
+        )
+        need(
+            config.judge.reference != "previous" or config.judge.by in ("self", "sft"),
+            "judge.reference",
+            f"base or a model name with judge.by={config.judge.by}",
+        )
     if scorer is Scorer.reward_model:
         need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
     at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))

@@ -201,6 +201,38 @@ def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(sc
     check(config)  # all of them are fine where scores are sampled
 
 
+@pytest.mark.parametrize(
+    ("judge", "option"),
+    [
+        ({"scorer": Scorer.implicit, "by": "base"}, "judge.by='base'"),
+        ({"scorer": Scorer.implicit, "by": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
+        ({"scorer": Scorer.implicit, "by": "endpoint"}, "judge.by='endpoint'"),
+        ({"scorer": Scorer.reward_model, "by": "endpoint"}, "judge.by='endpoint'"),
+        ({"scorer": Scorer.reward_model, "by": "sft"}, "judge.by='sft'"),
+        ({"scorer": Scorer.pairwise, "adaptive": True}, "judge.adaptive=True"),
+        ({"scorer": Scorer.pairwise, "count": 2}, "judge.count=2"),
+        ({"scorer": Scorer.pairwise, "meta": True}, "judge.meta=True"),
+        ({"scorer": Scorer.expected, "meta": True}, "judge.meta=True"),
+        ({"scorer": Scorer.sampled, "meta": True}, "judge.count=1"),
+    ],
+)
+def test_judges_that_cannot_be(judge, option):
+    config = Config(judge=JudgeConfig(**({"count": 1, "min_valid": 1} | judge)))
+    config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)} cannot work: "):
+        check(config)
+
+
+@pytest.mark.parametrize(("scorer", "needs"), [("expected", "logprobs"), ("weighted", "prefill")])
+def test_a_server_must_be_able_to_judge_so(scorer, needs):
+    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], by="endpoint", count=1, min_valid=1))
+    config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
+    put(config, f"endpoint.{needs}", False)
+    with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.{needs}=true"):
+        check(config)
+    check(put(config, f"endpoint.{needs}", True))
+
+
 @pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge", "judge.by"])
 @pytest.mark.parametrize("given", [{}, {"base_url": "http://127.0.0.1:8000/v1"}, {"model": "judge-70b"}])
 def test_endpoint_must_be_named_where_it_is_used(option, given):
