@@ -116,7 +116,9 @@ class _VllmEngine:
         self._requests += 1
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = await self._run(str(self._requests), prompt, params, sampling.priority)
-        self.usage.add(len(ids), output.num_cached_tokens or 0)
+        # Of several completions vLLM tells what the last one found; the first may have read all of it.
+        cached = output.num_cached_tokens or 0
+        self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
         return [
             Completion(
                 text=one.text,
