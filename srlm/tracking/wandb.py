@@ -115,7 +115,7 @@ class WandbTracker:
     @_guarded
     def stage(self, stage: Stage) -> None:
         manifest = stage.manifest()
-        found = {"seconds": manifest.seconds, "tokens": manifest.tokens} | _numbers(manifest.counts)
+        found = {"seconds": manifest.seconds, "tokens": manifest.tokens} | manifest.read | _numbers(manifest.counts)
         folder = re.match(r"iteration_(\d+)", str(stage))
         told = {f"stage/{stage.name}_{key}": number for key, number in found.items()}
         self._run.log({"iteration": int(folder[1]) if folder else 0} | told)

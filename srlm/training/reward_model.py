@@ -85,6 +85,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
         )
     if too_long:
         say(f"  {too_long} of {len(examples)} pairs are longer than reward_model.max_length and left out")
+    lengths = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*columns.values(), strict=True)]
     checkpoints = folder / "checkpoints" / "reward_model"
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, "reward_model"))
     model = load_classifier(workspace.model(1), config)
@@ -94,12 +95,18 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
     with Bars() as bars:
         trainer = RewardTrainer(
             model=model,
-            args=RewardConfig(**arguments, max_length=None, disable_dropout=train.dropout == train.lora.dropout == 0),
-            train_dataset=Dataset.from_dict(columns),
+            args=RewardConfig(
+                **arguments,
+                max_length=None,
+                disable_dropout=train.dropout == train.lora.dropout == 0,
+                train_sampling_strategy="group_by_length",  # less padding
+            ),
+            train_dataset=Dataset.from_dict(columns | {"length": lengths}),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[common.Watch(bars, "reward_model", folder / "reward_model_log.jsonl")],
         )
         common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer)
-    counts = {"pairs": kept, "too_long": too_long, "tokens": sum(len(ids) for side in columns.values() for ids in side)}
+    tokens = sum(len(ids) for side in columns.values() for ids in side)
+    counts = {"pairs": kept, "too_long": too_long, "tokens": tokens}
     common.write_counts(folder / "reward_model_counts.json", counts)
