@@ -100,6 +100,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
                 max_length=None,
                 disable_dropout=train.dropout == train.lora.dropout == 0,
                 train_sampling_strategy="group_by_length",  # less padding
+                remove_unused_columns=False,  # or the lengths would be gone
             ),
             train_dataset=Dataset.from_dict(columns | {"length": lengths}),
             processing_class=tokenizer,
