@@ -259,10 +259,11 @@ class Stage:
             self._refuse(f"it was {verb} with other options: {changes}")
 
     def _refuse(self, why: str) -> None:
+        of_run = self.folder.name == "seeds" or "iteration_" in str(self)
+        later = " and all later iteration_* folders" if of_run else ""
         raise RunFolderError(
             f"The stage {self} in {self.workspace.root} cannot be used: {why}. Ways on: take the options back; or "
-            f"start another run with name=...; or delete {self.folder} and all later iteration_* folders, which makes "
-            "them again."
+            f"start another run with name=...; or delete {self.folder}{later}: what was there is then made again."
         )
 
 
