@@ -27,7 +27,8 @@ from srlm.workspace import Stage, Workspace
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
-PARTS = ("judge", "judge_card", "answers", "head_to_head", "feedback", "stage", "samples")  # PART/NAME, against `iteration`
+# PART/NAME, against `iteration`
+PARTS = ("judge", "judge_card", "answers", "head_to_head", "feedback", "stage", "samples")
 TABLES = {  # samples/TABLE: its columns, after the iteration
     "prompts": ("id", "text", "rejected"),
     "candidates": ("id", "text", "tokens", "truncated", "mean_score"),
