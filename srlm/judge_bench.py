@@ -281,7 +281,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
         table = Table(title=f"{title} (95 % bootstrap intervals by prompt)", title_justify="left")
         table.add_column("", no_wrap=True)
         for row in of_data:
-            table.add_column(label(row["model"]), justify="right")
+            table.add_column(label(row["model"]), justify="right", overflow="fold")
         for name, (words, scale) in _SHOWN.items():
             cells = [cell(row["measures"][name], scale) for row in of_data]
             if any(shown != "-" for shown in cells):
@@ -333,7 +333,7 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for row in rows:
-        table.add_column(label(row["model"]), justify="right")
+        table.add_column(label(row["model"]), justify="right", overflow="fold")
     table.add_row("(score of the plain answer)", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim")
     for name in rows[0]["attacks"]:
         if name != "plain":
