@@ -250,6 +250,7 @@ class AlarmsConfig:
     mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # rings below; points
     length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # rings above
     score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # rings below; points
+    judge_noise: Alarm = field(default_factory=lambda: Alarm(1.5))  # rings above; points
     meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # rings above; share
     agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # rings below; Kendall's tau, -1 to 1
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 
 from srlm.config import AlarmAction, AlarmsConfig
 from srlm.records import Candidate, Judgement, PreferencePair
@@ -39,6 +39,9 @@ SIGNS = {
         "chosen over rejected length", True, "The judge likes length: balance EFT, or compare pairs of like length"
     ),
     "score_deviation": Sign("standard deviation of candidates' scores, points", False, _MORE_EFT),
+    "judge_noise": Sign(
+        "standard deviation of a candidate's judgements, points", True, "Raise judge.count, or set judge=weighted"
+    ),
     "meta_higher_share": Sign(
         "share of meta-judgements for the higher score",
         True,
@@ -77,6 +80,8 @@ def signs(
             of_prompt[candidate.prompt_id].append(score)
     whole = [judgement.whole_score for judgement in judgements if judgement.whole_score is not None]
     ties = [round(a - b, 9) == 0 for scores in of_prompt.values() for a, b in combinations(scores, 2)]
+    several = [[j.score for j in row if j.score is not None] for row in of_candidate.values()]
+    noise = [stdev(scores) for scores in several if len(scores) > 1]
     means = [score for scores in of_prompt.values() for score in scores]
     rejected = fmean(len(pair.rejected) for pair in pairs) if pairs else 0
     found: dict[str, float | None] = {
@@ -87,6 +92,7 @@ def signs(
         "mean_gap": fmean(pair.chosen_score - pair.rejected_score for pair in pairs) if pairs else None,
         "length_ratio": fmean(len(pair.chosen) for pair in pairs) / rejected if rejected else None,
         "score_deviation": pstdev(means) if means else None,
+        "judge_noise": fmean(noise) if noise else None,
         "meta_higher_share": meta_higher_share,
         "agreement": agreement,
     }

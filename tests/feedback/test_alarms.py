@@ -37,6 +37,7 @@ def test_signs_by_hand():
         "mean_gap": 1.5,
         "length_ratio": 2.0,
         "score_deviation": pytest.approx(1.4967, abs=1e-4),  # of 5 3 3 1 1
+        "judge_noise": pytest.approx(2**0.5 / 4, abs=1e-4),  # 5 5, 3 3, 1 1 and 0 2; 3 and nothing is no spread
         "meta_higher_share": 0.9,
         "agreement": 0.25,
     }
