@@ -1,8 +1,8 @@
 """`python -m srlm.judge_bench data=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
 
-Every model judges every data set in the way that `judge` says, and gets a row of the scorecard: so M0, M1 and M2 stand
-side by side. Judgements lie in runs_dir/name as records; the same command goes on where it was stopped, and takes in
-new models and data sets; other judges get other names.
+Every model (a server is models=[endpoint]) judges every data set in the way that `judge` says, and gets a row of the
+scorecard: so M0, M1 and M2 stand side by side. Judgements lie in runs_dir/name as records; the same command goes on
+where it was stopped, and takes in new models and data sets; other judges get other names.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def run(options: JudgeBench) -> dict[str, Any]:
 
     if not options.data:
         raise errors.ConfigError("data=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
+    if "endpoint" in options.models and not (options.endpoint.base_url and options.endpoint.model):
+        raise errors.ConfigError("models=[endpoint] needs endpoint.base_url and endpoint.model.")
     workspace = Workspace.of(options)
     with workspace.lock() as lock_fd:
         say(f"judge_bench: {workspace.root}")
@@ -97,6 +99,8 @@ def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
             name = slug(data)
             evidence = [f"{name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
             made_with = _judge_options(options) | {"model": model}
+            if model == "endpoint":
+                made_with |= options_of(options, "endpoint.model")
             stage = Stage(workspace, folder, name, [f"{name}.jsonl", *evidence], made_with)
             found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl"))
     return found

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.judge_bench import label, slug
+from srlm.config import JudgeBench, Scorer
+from srlm.errors import ConfigError
+from srlm.judge_bench import label, rows, run, slug
+from srlm.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,23 @@ def test_two_runs_of_one_name_are_kept_apart() -> None:
     one, other = (slug(f"{folder}/default/iteration_1/model") for folder in ("a", "b"))
     assert one != other
     assert one.startswith("default_iteration_1_model-")
+
+
+def test_a_server_must_be_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"models=\[endpoint\] needs endpoint\.base_url and endpoint\.model"):
+        run(JudgeBench(models=["endpoint"], runs_dir=str(tmp_path)))
+
+
+def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
+    options = JudgeBench(models=["endpoint", "tiny-random"])
+    options.endpoint.model = "judge-70b"
+    of_server, of_model = rows(Workspace(tmp_path), options)
+    assert of_server.judgements.options["endpoint.model"] == "judge-70b"
+    assert "endpoint.model" not in of_model.judgements.options
+
+
+def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
+    options = JudgeBench()
+    options.judge.scorer, options.judge.template = Scorer.pairwise, "pairwise"
+    [row] = rows(Workspace(tmp_path), options)
+    assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
