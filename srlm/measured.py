@@ -83,8 +83,8 @@ async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, conf
     """M_t judges the held-out EFT answers."""
     stage = stages.held_out_judgements(workspace, config, t)
     ranked = held_out(workspace, config)
-    seeds = stages.seeds(workspace, config).fingerprints()
-    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT", seeds)
+    inputs = stages.seeds(workspace, config).fingerprints() | stages.of_judge(workspace, config)
+    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT", inputs)
 
 
 async def answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:

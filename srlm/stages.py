@@ -85,6 +85,12 @@ def reward_model(workspace: Workspace, config: Config) -> Stage:
     return Stage(workspace, workspace.iteration(1), "reward_model", ["reward_model"], options)
 
 
+def of_judge(workspace: Workspace, config: Config) -> dict[str, str]:
+    """What judgements are made from beside the texts: the run's reward model, where that judges; else nothing."""
+    own = config.judge.scorer is Scorer.reward_model and config.judge.by == "self"
+    return reward_model(workspace, config).fingerprints() if own else {}
+
+
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "prompts", *_ENGINE, "seed") | {"prompts.template": load_writer_template().digest}
     if config.prompts.writer == "endpoint":

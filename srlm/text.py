@@ -354,7 +354,8 @@ async def feedback(
     } | judge.counted
     read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
     tokens = written[config.judge.evidence or "judgements"]
-    judgement_stage.done(candidate_stage.fingerprints(), counted, tokens, read)
+    inputs = candidate_stage.fingerprints() | stages.of_judge(workspace, config)
+    judgement_stage.done(inputs, counted, tokens, read)
 
 
 async def _written(workspace: Workspace, config: Config, t: int) -> AsyncIterator[Prompt]:

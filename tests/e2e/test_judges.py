@@ -83,6 +83,8 @@ def test_who_learns_from_what(finished: tuple[str, Path, str]) -> None:
         stage = json.loads((folder / "iteration_1/manifests/reward_model.json").read_text())
         assert stage["counts"]["pairs"] + stage["counts"]["too_long"] == len(examples)
         assert "iteration_1/model" in stage["inputs"]
+        judged = json.loads((folder / "iteration_2/manifests/judgements.json").read_text())
+        assert judged["inputs"]["iteration_1/reward_model"] == stage["outputs"]["iteration_1/reward_model"]
         RewardModel(EngineConfig(), folder / "iteration_1/reward_model", "", False)
 
 
