@@ -169,7 +169,9 @@ def slug(name: str) -> str:
 
 
 def label(model: str) -> str:
-    """A model's name as a table shows it: "default M1" for a run's iteration_1/model."""
+    """A model's name as a table shows it: "default M1" for a run's iteration_1/model, "default reward model" for its own."""
+    if own := re.search(r"([^/]+)/iteration_1/reward_model/?$", model):
+        return f"{own[1]} reward model"
     of_run = re.search(r"([^/]+)/iteration_(\d+)/model/?$", model)
     return f"{of_run[1]} M{of_run[2]}" if of_run else model.rstrip("/").rpartition("/")[2]
 

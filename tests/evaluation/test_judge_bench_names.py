@@ -15,6 +15,7 @@ from srlm.workspace import Workspace
     [
         ("smollm2-135m-instruct", "smollm2-135m-instruct", "smollm2-135m-instruct"),
         ("default/iteration_2/model", "default M2", "default_iteration_2_model"),
+        ("rlhf/iteration_1/reward_model", "rlhf reward model", "rlhf_iteration_1_reward_model"),
         ("a=1,b/iteration_10/model/", "a=1,b M10", "a=1_b_iteration_10_model"),
         ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct", "Qwen_Qwen2.5-0.5B-Instruct"),
         ("../../etc", "etc", "etc"),
