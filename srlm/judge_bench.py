@@ -169,7 +169,7 @@ def slug(name: str) -> str:
 
 
 def label(model: str) -> str:
-    """A model's name as a table shows it: "default M1" for a run's iteration_1/model, "default reward model" for its own."""
+    """A model's name as a table shows it: "default M1" for a run's iteration_1/model."""
     if own := re.search(r"([^/]+)/iteration_1/reward_model/?$", model):
         return f"{own[1]} reward model"
     of_run = re.search(r"([^/]+)/iteration_(\d+)/model/?$", model)
