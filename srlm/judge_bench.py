@@ -158,6 +158,11 @@ def _reference(options: JudgeBench, model: str) -> Path:
     if options.judge.reference == "previous":
         raise errors.ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
     base = options.judge.reference == "base"
+    if model == (options.model.name if base else options.judge.reference):
+        raise errors.ConfigError(
+            f"judge=implicit compares {model} with itself, and all rewards are 0. Give models=[...] trained from it, "
+            "or another judge.reference."
+        )
     return resolve(options.model if base else ModelConfig(name=options.judge.reference))
 
 

@@ -110,6 +110,7 @@ class Loop:
             seed = derive_seed(self.config.seed, "eft")
             examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge, seed)
             self._write(stage.outputs[0], examples)
+            # The baseline's before those that disagree with people are left out; else what the judge is to learn.
             given = judgements or [Judgement(e.id, e.id, "", e.score) for e in examples if e.other is None]
             resamples = self.config.evaluation.bootstrap
             counts["agreement with people"] = agreement(ranked, given, resamples, f"{self.config.seed}/eft").to_dict()

@@ -79,7 +79,7 @@ def build_examples(
     if config.eft_length_balance:
         per_set = 2 if judge.learns_pairs else 4
         sets = length_balanced(grouped, number)
-        sets = sets[: config.eft_limit // per_set or None]
+        sets = sets[: max(1, config.eft_limit // per_set)] if config.eft_limit else sets
         balanced = [example for four in sets for example in four]
         if judge.learns_pairs:
             balanced = [_pair(*two) for four in sets for two in (four[:2], four[2:])]
@@ -138,10 +138,7 @@ def report(counts: Mapping[str, Any]) -> list[str]:
     agreed = counts["agreement with people"]
     if agreed["value"] is not None:
         interval = f" [{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}]" if agreed["low"] is not None else ""
-        lines.append(
-            f"EFT scores order {100 * agreed['value']:.0f}{interval} % of {agreed['n']} pairs as people do, before "
-            "those that do not are left out"
-        )
+        lines.append(f"EFT scores order {100 * agreed['value']:.0f}{interval} % of {agreed['n']} pairs as people do")
     return lines
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from srlm.config import JudgeBench, Scorer
 from srlm.errors import ConfigError
-from srlm.judge_bench import label, rows, run, slug
+from srlm.judge_bench import _reference, label, rows, run, slug
 from srlm.workspace import Workspace
 
 
@@ -50,3 +50,12 @@ def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
     options.judge.scorer, options.judge.template = Scorer.pairwise, "pairwise"
     [row] = rows(Workspace(tmp_path), options)
     assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
+
+
+def test_a_model_is_not_compared_with_itself() -> None:
+    options = JudgeBench()
+    with pytest.raises(ConfigError, match="compares smollm2-135m-instruct with itself"):
+        _reference(options, "smollm2-135m-instruct")
+    options.judge.reference = "previous"
+    with pytest.raises(ConfigError, match=r"judge\.reference=previous is for runs"):
+        _reference(options, "tiny-random")

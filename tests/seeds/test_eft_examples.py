@@ -406,6 +406,7 @@ def test_a_limit_keeps_whole_sets():
     config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
     assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 28
     assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
+    assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # one set at least, and never all of them
 
 
 def test_pairs_are_balanced_in_length_and_place_at_once():
@@ -460,7 +461,7 @@ def test_the_report_tells_what_was_kept_and_what_was_not():
     assert lines == [
         "EFT: 8 examples of 5 prompts; left out: 1 (no rationale and score of its own)",
         "EFT scores (score: examples): 1: 4 4: 4; after balancing: 1: 4 4: 4",
-        "EFT scores order 75 [50,100] % of 4 pairs as people do, before those that do not are left out",
+        "EFT scores order 75 [50,100] % of 4 pairs as people do",
     ]
     assert len(report(counts | {"agreement with people": agreed | {"value": None}})) == 2
     assert len(examples) == 8
