@@ -341,6 +341,8 @@ class DPOConfig(TrainConfig):
 
 @dataclass
 class EvaluationConfig:
+    # false = models are made and not measured, up to M1 only: for sweeps whose models srlm.evaluate measures together
+    enabled: bool = True
     prompts: int = 24  # evaluation prompts answered by every model; 0 = all
     eft_prompts: int = 0  # held-out EFT prompts judged by every model; 0 = all
     temperature: float = 0.7
@@ -501,6 +503,8 @@ def check(config: Config) -> Config:
     if config.seeds.ift.path == "builtin":
         one = config.seeds.ift_answers is IFTAnswers.best
         need(one, "seeds.ift_answers", "best with seeds.ift.path=builtin, which has one answer each")
+    if not config.evaluation.enabled:
+        need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
     need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")

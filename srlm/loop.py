@@ -42,12 +42,16 @@ class Loop:
         for stage in stages.all_of(self.workspace, self.config):
             if stage.path.exists():  # finished, and perhaps not told: by a run that was killed, or had no tracker
                 self.tracker.stage(stage)
+        measured = self.config.evaluation.enabled
         self.seeds()
         self.base_model()
-        self.text(0)
+        if measured:
+            self.text(0)
         self.eft()
         self.sft()
         self.reward_model()
+        if not measured:
+            return
         for t in range(1, self.config.iteration + 1):
             self.text(t)
             self.measure(t - 1)

@@ -106,7 +106,11 @@ def run(options: Config) -> None:
             failed = False
         finally:
             tracker.close(failed)
-        print_summary(options, workspace, time.monotonic() - start)
+        if options.evaluation.enabled:
+            print_summary(options, workspace, time.monotonic() - start)
+        else:
+            model = workspace.model(options.iteration)
+            say(f"M{options.iteration}, not measured: {model}\nMeasure it: python -m srlm.evaluate models=[{model}]")
 
 
 def _show_notes() -> None:

@@ -1,0 +1,66 @@
+"""Two sets of instructions with answers that differ in which of the two is the long one, and nothing else in length.
+
+    python experiments/loss_over_instructions/make_data.py --to data/loss_over_instructions FILE...
+
+FILEs hold instructions with answers in any form that srlm reads. To each example whose instruction is at least as long
+as its answer (in characters) belongs one whose instruction is at most a quarter of its answer, the nearest in whole
+length. Written are long_instructions.jsonl and long_answers.jsonl to train on, and of each a held_out_ file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from srlm import records
+from srlm.config import SourceConfig
+from srlm.records import SeedExample
+from srlm.seeds.readers import read_ift
+from srlm.workspace import write_atomic
+
+LONG, SHORT = 1.0, 0.25  # characters of the instruction to one of the answer: at least, at most
+WHOLE = (150, 1200)  # characters of both together
+
+
+def matched(examples: Sequence[SeedExample]) -> list[tuple[SeedExample, SeedExample]]:
+    """Pairs (instruction long, answer long) of nearly equal whole length; the longest choose first."""
+
+    def whole(example: SeedExample) -> int:
+        return len(example.prompt) + len(example.response)
+
+    fitting = [one for one in examples if WHOLE[0] <= whole(one) <= WHOLE[1]]
+    ratio = {one.id: len(one.prompt) / len(one.response) for one in fitting}
+    long = sorted((one for one in fitting if ratio[one.id] >= LONG), key=whole, reverse=True)
+    short = [one for one in fitting if ratio[one.id] <= SHORT]
+    pairs = []
+    for one in long:
+        other = min(short, key=lambda candidate: (abs(whole(candidate) - whole(one)), candidate.id))
+        short.remove(other)
+        pairs.append((one, other))
+    return pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--held-out", type=float, default=0.3, help="share of the pairs that is held out (0.3)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    pairs = matched([one for file in arguments.files for one in read_ift(SourceConfig(path=file))])
+    Random(arguments.seed).shuffle(pairs)
+    held_out = round(arguments.held_out * len(pairs))
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    for kind, name in enumerate(("long_instructions", "long_answers")):
+        own = [pair[kind] for pair in pairs]
+        lengths = (median(len(one.prompt) for one in own), median(len(one.response) for one in own))
+        print(f"{name}: {len(own)} examples, median {lengths[0]:.0f} characters of instruction, {lengths[1]:.0f} of answer")
+        for part, rows in (("held_out_", own[:held_out]), ("", own[held_out:])):
+            write_atomic(arguments.to / f"{part}{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
