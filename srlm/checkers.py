@@ -1,4 +1,4 @@
-"""Instructions that a program can check: the 25 of IFEval (arXiv 2311.07911, table 1), as functions of a text.
+"""Instructions that a program can check: the 25 of IFEval (arXiv 2311.07911, table 1), and right final answers.
 
 A prompt says which it holds as IFEval's own files do: `instruction_id_list`, such as "length_constraints:number_words",
 and for each of these an entry of `kwargs`, such as {"relation": "at least", "num_words": 300}. Every instruction is
@@ -9,6 +9,9 @@ checked as IFEval's published checkers do, so that figures compare; what differs
   would count it as one sentence.
 - Language is told by langdetect as there, with a fixed seed, so that a text has one language, not one a run.
 - An empty answer follows nothing, and a relation other than "at least" and "less than" is refused when it is read.
+
+"final_answer:number" and "final_answer:choice" are this project's own, for problems with one right answer: the number,
+or the one of several options, that stands behind the last "Answer:" or, without such a mark, in the whole text.
 """
 
 from __future__ import annotations
@@ -231,6 +234,27 @@ def _no_comma(text: str) -> bool:
     return "," not in text
 
 
+# Of this project, beside IFEval's: answers that are right or wrong.
+
+
+def _final(text: str) -> str:
+    """What stands behind the last "Answer:", where there is one; else the whole text."""
+    return re.split(r"\banswer\s*:", text, flags=re.IGNORECASE)[-1]
+
+
+def _final_number(text: str, number: int) -> bool:
+    """The last number of the final answer is this one, as GSM8K is read; 1,200 and 1200.0 are the same."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _final(text))
+    return bool(found) and float(found[-1].replace(",", "")) == number
+
+
+def _final_choice(text: str, answer: str, options: Sequence[str]) -> bool:
+    """Of the options, the final answer names this one and no other, as whole words in any case."""
+    final = _final(text)
+    named = {one for one in (answer, *options) if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", final, re.IGNORECASE)}
+    return named == {answer}
+
+
 CHECKERS: dict[str, Callable[..., bool]] = {
     "keywords:existence": _existence,
     "keywords:frequency": _frequency,
@@ -258,4 +282,6 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "change_case:english_lowercase": _english_lowercase,
     "punctuation:no_comma": _no_comma,
 }
+IFEVAL = tuple(CHECKERS)  # the 25
+CHECKERS |= {"final_answer:number": _final_number, "final_answer:choice": _final_choice}
 GROUPS = tuple(dict.fromkeys(name.partition(":")[0] for name in CHECKERS))

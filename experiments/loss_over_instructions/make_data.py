@@ -57,7 +57,9 @@ def main() -> None:
     for kind, name in enumerate(("long_instructions", "long_answers")):
         own = [pair[kind] for pair in pairs]
         lengths = (median(len(one.prompt) for one in own), median(len(one.response) for one in own))
-        print(f"{name}: {len(own)} examples, median {lengths[0]:.0f} characters of instruction, {lengths[1]:.0f} of answer")
+        print(
+            f"{name}: {len(own)} examples; characters (median): instruction {lengths[0]:.0f}, answer {lengths[1]:.0f}"
+        )
         for part, rows in (("held_out_", own[:held_out]), ("", own[held_out:])):
             write_atomic(arguments.to / f"{part}{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
 
