@@ -36,10 +36,10 @@ WORKERS = {
     "held_out": "srlm.text:held_out_worker",
     "reward_model": "srlm.training.reward_model:reward_model_worker",
     "judge_bench": "srlm.judge_bench:worker",
-    "evaluate": "srlm.evaluate:worker",
-    "loss": "srlm.evaluate:loss_worker",
+    "evaluate": "srlm.evaluate.workers:worker",
+    "loss": "srlm.evaluate.workers:loss_worker",
     "side_by_side": "srlm.side_by_side:worker",
-    "benchmarks": "srlm.evaluate:benchmarks_worker",
+    "benchmarks": "srlm.evaluate.workers:benchmarks_worker",
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from srlm import errors
 from srlm.config import SideBySide
-from srlm.evaluate import prompts_stage, read_asked
+from srlm.evaluate.plan import prompts_stage, read_asked
 from srlm.models import label, slug
 from srlm.progress import Bars, say, terminal
 from srlm.records import Answer, SeedExample

@@ -33,7 +33,7 @@ from srlm.config import (
     to_dict,
 )
 from srlm.errors import ConfigError
-from srlm.evaluate import main as evaluate_main  # registers its schema  # noqa: F401
+from srlm.evaluate.__main__ import main as evaluate_main  # registers its schema  # noqa: F401
 from srlm.feedback.prompts import rejection
 from srlm.judge_bench import main as bench_main  # registers its schema  # noqa: F401
 from srlm.run import plain_options

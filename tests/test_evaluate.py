@@ -9,7 +9,7 @@ import pytest
 
 from srlm.config import Evaluate
 from srlm.errors import ConfigError
-from srlm.evaluate import Plan
+from srlm.evaluate.plan import Plan
 from srlm.workspace import Workspace
 
 

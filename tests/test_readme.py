@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from srlm import export, push
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, check
-from srlm.evaluate import main as evaluate_main  # noqa: F401
+from srlm.evaluate.__main__ import main as evaluate_main  # noqa: F401
 from srlm.judge_bench import main as bench_main  # noqa: F401
 from srlm.report import __main__ as report
 from srlm.run import main as run_main  # registers the schema  # noqa: F401

@@ -1,0 +1,83 @@
+"""`python -m srlm.evaluate models=[NAME,...] suite=[answers,head_to_head,loss,benchmarks]`: any models, side by side.
+
+- answers: every model answers the prompts of `data`.
+- head_to_head: every pair of models, by one fixed judge (`evaluation.judge`), in both orders.
+- loss: how surprised every model is by the answers in `examples`, files of prompts with answers.
+- benchmarks: lm-evaluation-harness's tasks (`benchmarks`, `task_folder`).
+
+All lies in runs_dir/name; the same command goes on where it was stopped, and takes in new models, parts of the suite
+and benchmarks; other options want another name. A server (models=[endpoint]) answers and judges, but does no benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+
+from srlm.config import Evaluate
+from srlm.evaluate.cards import cards_of
+from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
+from srlm.evaluate.tables import show
+from srlm.progress import say, terminal
+from srlm.run import plain_options, told_to_user
+from srlm.workspace import Workspace, write_atomic
+
+ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="evaluate")
+def main(options: DictConfig) -> None:
+    with told_to_user():
+        run(cast(Evaluate, plain_options(options, Evaluate)))
+
+
+def run(options: Evaluate) -> dict[str, Any]:
+    """Make what is missing, write evaluation.json and print it. Raises SrlmError for what a user can mend."""
+    from srlm.launch import run_worker
+
+    workspace = Workspace.of(options)
+    plan = Plan(workspace, options)
+    with workspace.lock() as lock_fd:
+        say(f"evaluate: {workspace.root}")
+        for stage in plan.stages():
+            stage.complete()  # refuses what was made with other options, before anything is touched
+        if plan.answers:
+            plan.prompts.complete()
+        workspace.save_config(options)
+        if plan.answers:
+            read_asked(plan.prompts, options)
+        if "head_to_head" in plan.suite and not plan.matches:
+            say("  one model: no head to head")
+        for number, (model, tasks) in enumerate(plan.benchmarks.items()):  # first: a wrong name is told at once
+            if not all(stage.complete(own_tasks(plan, name)) for name, stage in tasks.items()):
+                say(f"{model}: benchmarks")
+                run_worker("benchmarks", workspace, number, lock_fd)
+        for stage in plan.examples.values():
+            read_examples(plan, stage)
+        for number, (model, losses) in enumerate(plan.losses.items()):
+            if not all(stage.complete(plan.examples[file].fingerprints()) for file, stage in losses.items()):
+                say(f"{model}: loss")
+                run_worker("loss", workspace, number, lock_fd)
+        for number, model in enumerate(plan.speakers):
+            if not plan.silent(model):
+                say(f"{model}: {' and '.join(_what(plan, model))}")
+                run_worker("evaluate", workspace, number, lock_fd)
+        cards = cards_of(plan)
+        write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
+        show(cards, Console(file=terminal(), highlight=False))
+        say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
+    return cards
+
+
+def _what(plan: Plan, speaker: str) -> list[str]:
+    judges = speaker == plan.judge and plan.matches
+    return (["answers"] if speaker in plan.answers else []) + (["judges the head to heads"] if judges else [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What was measured, from the records: evaluation.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from srlm.evaluate.plan import Match, Plan
+from srlm.records import Answer, AnswerLoss, Comparison, SeedExample
+from srlm.workspace import read_records
+
+
+def cards_of(plan: Plan) -> dict[str, Any]:
+    """What evaluation.json holds; differences are to the first model, on the same prompts or documents."""
+    cards: dict[str, Any] = {"models": plan.models, "suite": plan.suite}
+    if "answers" in plan.suite:
+        cards["answers"] = _answers_card(plan)
+    if plan.matches:
+        cards["head_to_head"] = {"judge": plan.judge, "matches": [_match_card(plan, match) for match in plan.matches]}
+    if plan.losses:
+        cards["loss"] = _loss_card(plan)
+    if plan.benchmarks:
+        cards["benchmarks"] = _benchmarks_card(plan)
+    return cards
+
+
+def _answers_card(plan: Plan) -> dict[str, Any]:
+    from srlm.evaluation.drift import drift_part
+    from srlm.evaluation.instructions import MEASURES, check_answers, instructions_part
+    from srlm.evaluation.measures import mean_measure
+    from srlm.evaluation.scorecard import answers_part
+
+    given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
+    answers = {model: read_records(stage.outputs[0], Answer) for model, stage in plan.answers.items()}
+    first = answers[plan.models[0]]
+    prompts = read_records(plan.prompts.outputs[0], SeedExample)
+    rows = []
+    for model, own in answers.items():
+        measures: dict[str, Any] = answers_part(own, *given) | drift_part(own, *given)
+        row: dict[str, Any] = {"model": model, "measures": measures}
+        if model != plan.models[0]:
+            longer = [len(one.text) - len(other.text) for one, other in zip(own, first, strict=True)]
+            row["against_first"] = {"mean_characters": mean_measure(longer, *given).to_dict()}
+        if checked := check_answers(prompts, own):
+            before = check_answers(prompts, first) if model != plan.models[0] else None
+            followed = instructions_part(checked, before, *given)
+            measures |= {name: followed[name] for name in MEASURES}
+            if before:
+                row["against_first"] |= {name: followed[f"{name}_gain"] for name in MEASURES}
+        rows.append(row)
+    return {"data": plan.options.data, "prompts": len(first), "rows": rows}
+
+
+def _match_card(plan: Plan, match: Match) -> dict[str, Any]:
+    from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
+
+    given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
+    first, second = (read_records(plan.answers[side].outputs[0], Answer) for side in (match.first, match.second))
+    types = {prompt.id: prompt.type for prompt in read_records(plan.prompts.outputs[0], SeedExample)}
+    result = played(read_records(match.comparisons.outputs[0], Comparison), first, second)
+    measures = head_to_head_part(result, *given)
+    return {
+        "first": match.first,
+        "second": match.second,
+        "measures": measures,
+        "types": by_type(result, types, *given),
+    }
+
+
+def _loss_card(plan: Plan) -> list[dict[str, Any]]:
+    """By model and file; `gap` is to the first file, by the intervals of both, since their answers are others."""
+    from srlm.evaluation.hacking import change
+    from srlm.evaluation.loss import loss, loss_difference
+
+    given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
+    rows = []
+    for file in plan.options.examples:
+        found = {model: read_records(stages[file].outputs[0], AnswerLoss) for model, stages in plan.losses.items()}
+        for model, own in found.items():
+            row: dict[str, Any] = {"model": model, "examples": file, "n": len(own), "loss": loss(own, *given).to_dict()}
+            row["missing"] = sum(one.nats is None for one in own)
+            if model != plan.models[0]:
+                row["against_first"] = loss_difference(own, found[plan.models[0]], *given).to_dict()
+            if file != plan.options.examples[0]:
+                before = read_records(plan.losses[model][plan.options.examples[0]].outputs[0], AnswerLoss)
+                gap = change(loss(before, *given), loss(own, *given))
+                row["gap"] = gap.to_dict() if gap else None
+            rows.append(row)
+    return rows
+
+
+def _benchmarks_card(plan: Plan) -> list[dict[str, Any]]:
+    from srlm.evaluation.harness import against_first
+
+    rows = []
+    for name in plan.options.benchmarks:
+        results = [json.loads(tasks[name].outputs[0].read_text(encoding="utf-8")) for tasks in plan.benchmarks.values()]
+        for model, result in zip(plan.models, results, strict=True):
+            row = {"model": model, "benchmark": name} | result
+            if model != plan.models[0]:
+                resamples, seed = plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate"
+                row["against_first"] = against_first(result["tasks"], results[0]["tasks"], resamples, seed)
+            rows.append(row)
+    for row in rows:
+        row["tasks"] = {name: _without(part, "documents") for name, part in row["tasks"].items()}
+    return rows
+
+
+def _without(part: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key != name}

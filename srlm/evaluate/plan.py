@@ -1,0 +1,213 @@
+"""What a command's options ask for: its models, its judge, every stage; and what is read before an engine starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from srlm import errors, records
+from srlm.comparison import load_template
+from srlm.config import Evaluate, SideBySide, SourceConfig
+from srlm.models import slug
+from srlm.progress import say
+from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
+
+SUITE = ("answers", "head_to_head", "loss", "benchmarks")
+_ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len", "model.chat_template", "seed")
+
+
+def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
+    """The prompts of `data`, as they are asked."""
+    made_with = options_of(options, "data", "split", "limit", "seed", "seeds.builtin_languages")
+    return Stage(workspace, workspace.root / "data", "prompts", ["prompts.jsonl"], made_with)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two models, by name; the first is the one that the alphabet puts first, in whatever order they were given."""
+
+    first: str
+    second: str
+    comparisons: Stage
+
+
+class Plan:
+    """What a command's options ask for: its models, its judge, and every stage.
+
+    Raises
+    ------
+    ConfigError
+        If the options cannot work together.
+    """
+
+    def __init__(self, workspace: Workspace, options: Evaluate):
+        self.workspace, self.options, self.suite = workspace, options, options.suite
+        self.models = options.models or [options.model.name]
+        first = options.evaluation.judge == "first"
+        self.judge = self.models[0] if first else options.evaluation.judge
+        self._check()
+        self.prompts = prompts_stage(workspace, options)
+        answered = "answers" in self.suite or "head_to_head" in self.suite
+        self.answers = {model: self._answers(model) for model in self.models} if answered else {}
+        pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
+        self.matches = [Match(one, other, self._match(one, other)) for one, other in pairs]
+        # The judge comes last, when there are answers to compare, and answers itself where it is one of the models.
+        others = [model for model in self.answers if model != self.judge]
+        self.speakers = [*others, self.judge] if self.matches or self.judge in self.answers else others
+        asked = self.options.examples if "loss" in self.suite else []
+        self.examples = {file: self._examples(file) for file in asked}
+        self.losses = {model: {file: self._loss(model, file) for file in asked} for model in self.models if asked}
+        self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
+
+    def stages(self) -> list[Stage]:
+        """All of them but the prompts."""
+        tasks = [stage for stages in self.benchmarks.values() for stage in stages.values()]
+        losses = [stage for stages in self.losses.values() for stage in stages.values()]
+        return [*self.answers.values(), *(match.comparisons for match in self.matches), *losses, *tasks]
+
+    def silent(self, speaker: str) -> bool:
+        """Whether all that this model has to say is there."""
+        own = self.answers.get(speaker)
+        if own and not own.complete(self.prompts.fingerprints()):
+            return False
+        return speaker != self.judge or all(
+            all(self.answers[side].complete() for side in (match.first, match.second))
+            and match.comparisons.complete(self.sources(match))
+            for match in self.matches
+        )
+
+    def sources(self, match: Match) -> dict[str, str]:
+        """The hashes of the answers that a match is about."""
+        return self.answers[match.first].fingerprints() | self.answers[match.second].fingerprints()
+
+    def _check(self) -> None:
+        options = self.options
+        if unknown := sorted(set(self.suite) - set(SUITE)):
+            raise errors.ConfigError(f"suite names {unknown[0]!r}; it may name {', '.join(SUITE)}.")
+        if not self.suite:
+            raise errors.ConfigError(f"suite=[] asks for nothing. Name some of {', '.join(SUITE)}.")
+        if len(set(self.models)) < len(self.models):
+            raise errors.ConfigError(f"models=[{','.join(self.models)}] names a model twice. Name each once.")
+        if self.judge in ("sft", "base") and "head_to_head" in self.suite:
+            raise errors.ConfigError(
+                f"evaluation.judge={self.judge} is for runs, which have an M0 and an M1. Name a model, or first (the "
+                "first of the models), or endpoint."
+            )
+        if self.suite == ["head_to_head"] and len(self.models) < 2:
+            raise errors.ConfigError("suite=[head_to_head] needs two models or more: models=[a,b].")
+        asked = [*self.models, *([self.judge] if "head_to_head" in self.suite else [])]
+        if "endpoint" in asked and not (options.endpoint.base_url and options.endpoint.model):
+            raise errors.ConfigError("endpoint as a model or judge needs endpoint.base_url and endpoint.model.")
+        for name in ("limit", "benchmark_limit", "benchmark_shots"):
+            if (getattr(options, name) or 0) < 0:
+                raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
+        if "loss" in self.suite and not options.examples:
+            raise errors.ConfigError(
+                "suite=[loss] needs prompts with answers: examples=[runs/default/seeds/ift.jsonl,others.jsonl]."
+            )
+        if len(set(options.examples)) < len(options.examples):
+            raise errors.ConfigError(f"examples=[{','.join(options.examples)}] names a file twice. Name each once.")
+        if "loss" in self.suite and "endpoint" in self.models:
+            raise errors.ConfigError("models=[endpoint] has no loss: it needs a model that runs here.")
+        if "benchmarks" not in self.suite:
+            return
+        if not options.benchmarks:
+            raise errors.ConfigError(
+                "suite=[benchmarks] needs their names: benchmarks=[arc_easy,hellaswag,gsm8k,mmlu,ifeval], or others of "
+                "lm-evaluation-harness (lm-eval ls tasks)."
+            )
+        if "endpoint" in self.models:
+            raise errors.ConfigError("models=[endpoint] does no benchmarks: they need a model that runs here.")
+
+    def _answers(self, model: str) -> Stage:
+        names = ("temperature", "top_p", "max_new_tokens")
+        options = options_of(self.options, *(f"evaluation.{name}" for name in names), *_ENGINE) | self._who(model)
+        return Stage(self.workspace, self.workspace.root / "answers", slug(model), [f"{slug(model)}.jsonl"], options)
+
+    def _examples(self, file: str) -> Stage:
+        options = options_of(self.options, "split", "limit", "seed", "seeds.builtin_languages") | {"examples": file}
+        name = f"examples_{slug(file)}"
+        return Stage(self.workspace, self.workspace.root / "data", name, [f"{name}.jsonl"], options)
+
+    def _loss(self, model: str, file: str) -> Stage:
+        options = options_of(self.options, "engine.dtype", "engine.max_model_len", "model.chat_template")
+        options |= {"model": model, "examples": file}
+        return Stage(
+            self.workspace, self.workspace.root / "loss" / slug(model), slug(file), [f"{slug(file)}.jsonl"], options
+        )
+
+    def _match(self, first: str, second: str) -> Stage:
+        template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
+        options = options_of(self.options, *_ENGINE) | {"evaluation.judge_template": template.digest}
+        options |= {"evaluation.judge": self.judge} | self._who(self.judge)
+        name = f"{slug(first)}--{slug(second)}"
+        return Stage(self.workspace, self.workspace.root / "head_to_head", name, [f"{name}.jsonl"], options)
+
+    def _who(self, model: str) -> dict[str, Any]:
+        return {"model": model} | (options_of(self.options, "endpoint.model") if model == "endpoint" else {})
+
+    def _benchmarks(self) -> dict[str, dict[str, Stage]]:
+        """By model and benchmark."""
+        from srlm.evaluation.harness import backend, version
+
+        names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap")
+        options = options_of(self.options, *names, *_ENGINE)
+        options |= {"lm_eval": version(), "backend": backend(self.options)}
+        root = self.workspace.root / "benchmarks"
+        return {
+            model: {
+                name: Stage(
+                    self.workspace,
+                    root / slug(model),
+                    slug(name),
+                    [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"],
+                    options | {"model": model, "benchmark": name},
+                )
+                for name in self.options.benchmarks
+            }
+            for model in self.models
+        }
+
+
+def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
+    """Lay down the prompts of `data`, where they are not there yet."""
+    from srlm.seeds.readers import read_prompts
+
+    file = Path(options.data).expanduser()
+    inputs = {options.data: sha256(file)} if file.is_file() else {}
+    if stage.complete(inputs):
+        return
+    languages = options.seeds.builtin_languages if options.data == "builtin" else []
+    source = SourceConfig(path=options.data, split=options.split, limit=options.limit, languages=languages)
+    prompts = read_prompts(source, options.seed)
+    say(f"  {options.data}: {len(prompts)} prompts")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(records.to_json(prompt) + "\n" for prompt in prompts))
+    stage.done(inputs, {"prompts": len(prompts)})
+
+
+def read_examples(plan: Plan, stage: Stage) -> None:
+    from srlm.seeds.readers import read_ift
+
+    options, name = plan.options, stage.options["examples"]
+    file = Path(name).expanduser()
+    inputs = {name: sha256(file)} if file.is_file() else {}
+    if stage.complete(inputs):
+        return
+    languages = options.seeds.builtin_languages if name == "builtin" else []
+    source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
+    examples = read_ift(source, options.seed)
+    say(f"  {name}: {len(examples)} examples")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(records.to_json(example) + "\n" for example in examples))
+    stage.done(inputs, {"examples": len(examples)})
+
+
+def own_tasks(plan: Plan, benchmark: str) -> dict[str, str]:
+    """What a benchmark of one's own folder is made of; another content is refused."""
+    from srlm.evaluation.harness import own_files
+
+    files = own_files(benchmark, plan.options.task_folder)
+    return {plan.workspace.relative(file): sha256(file) for file in files}

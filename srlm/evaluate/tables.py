@@ -1,0 +1,150 @@
+"""evaluation.json on the terminal: models as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from srlm.models import label
+
+_ANSWERS = {
+    "mean_characters": ("length, characters", 1),
+    "mean_tokens": ("length, tokens", 1),
+    "truncated": ("cut off, %", 100),
+    "repeated_4grams": ("four words in a row repeated, %", 100),
+    "distinct_2": ("different word pairs, %", 100),
+    "refusals": ("refusals, %", 100),
+    "language_switches": ("in another script than the prompt, %", 100),
+    "bullets": ("with bullets, %", 100),
+    "headings": ("with headings, %", 100),
+}
+_FOLLOWED = {"prompt_strict": "whole prompts, %", "instruction_strict": "instructions, %"}
+_MATCH = {
+    "tie": "ties",
+    "win_rate": "win rate",
+    "length_controlled_win_rate": "at equal length",
+    "shown_first_wins": "first shown wins",
+}
+
+
+def show(cards: dict[str, Any], console: Console) -> None:
+    """Models as columns: their answers, who beats whom, their benchmarks."""
+    tables = []
+    if "answers" in cards:
+        tables.append(_answers_table(cards["answers"]))
+    if "head_to_head" in cards:
+        tables += [_matrix(cards["models"], cards["head_to_head"]), _matches_table(cards["head_to_head"])]
+    if "loss" in cards:
+        tables.append(_loss_table(cards["models"], cards["loss"]))
+    if "benchmarks" in cards:
+        tables.append(_benchmarks_table(cards["models"], cards["benchmarks"]))
+    for table in tables:
+        console.print()
+        console.print(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _answers_table(card: dict[str, Any]) -> Table:
+    from srlm.summary import cell, signed
+
+    rows = card["rows"]
+    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % bootstrap intervals by prompt)"
+    table = _table(title, [label(row["model"]) for row in rows])
+    for name, (words, scale) in _ANSWERS.items():
+        table.add_row(words, *(cell(row["measures"][name], scale) for row in rows))
+    followed = {name: words for name, words in _FOLLOWED.items() if name in rows[0]["measures"]}
+    if followed:
+        n = rows[0]["measures"]["prompt_strict"]["n"]
+        table.add_section()
+        table.add_row(f"follows, of {n} prompts that can be checked")
+        for name, words in followed.items():
+            table.add_row(f"  {words}", *(cell(row["measures"][name], 100) for row in rows))
+    if len(rows) > 1:
+        longer = ["", *(signed(row["against_first"]["mean_characters"], 1) for row in rows[1:])]
+        table.add_section()
+        table.add_row(f"characters more than {_short(rows[0]['model'])}", *longer)
+        for name, words in followed.items():
+            gains = (signed(row["against_first"][name], 100) for row in rows[1:])
+            table.add_row(f"{words.removesuffix(', %')}, points more", "", *gains)
+    return table
+
+
+def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
+    from srlm.summary import cell
+
+    wins = {}
+    for match in card["matches"]:
+        wins[match["first"], match["second"]] = match["measures"]["win"]
+        wins[match["second"], match["first"]] = match["measures"]["loss"]
+    table = _table(f"Prompts that the row wins against the column, %, by {label(card['judge'])}", [*map(label, models)])
+    for one in models:
+        table.add_row(label(one), *(cell(wins.get((one, other)), 100) if one != other else "" for other in models))
+    return table
+
+
+def _matches_table(card: dict[str, Any]) -> Table:
+    from srlm.summary import cell
+
+    table = _table("Match by match, the first against the second, %", list(_MATCH.values()))
+    for match in card["matches"]:
+        cells = (cell(match["measures"][name], 100) for name in _MATCH)
+        table.add_row(f"{label(match['first'])} : {label(match['second'])}", *cells)
+    return table
+
+
+def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    from srlm.summary import cell, signed
+
+    table = _table("Loss on answers, nats a token (95 % bootstrap intervals by example)", [*map(label, models)])
+    files = list(dict.fromkeys(row["examples"] for row in rows))
+    for file in files:
+        of_models = [row for row in rows if row["examples"] == file]
+        missing = f", {of_models[0]['missing']} too long" if of_models[0]["missing"] else ""
+        table.add_row(_short(file))
+        table.add_row(f"  {of_models[0]['n']} answers{missing}", *(cell(row["loss"], 1) for row in of_models))
+        if len(models) > 1:
+            gaps = [signed(row["against_first"], 1) for row in of_models[1:]]
+            table.add_row(f"  against {_short(models[0])}", "", *gaps)
+        if file != files[0]:
+            gaps = ["-" if row["gap"] is None else signed(row["gap"], 1) for row in of_models]
+            table.add_row(f"  less {_short(files[0])}", *gaps)
+        table.add_section()
+    return table
+
+
+def _short(name: str, length: int = 24) -> str:
+    """A label that leaves room for figures beside it."""
+    shown = label(name)
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+
+
+def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    """A group's figures stand for its tasks'; a group without any, or a tag, is shown task by task."""
+    from srlm.summary import cell, signed
+
+    table = _table(f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)", [*map(label, models)])
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        of_models = [row for row in rows if row["benchmark"] == name]
+        tasks = of_models[0]["tasks"]
+        for task in [name] if tasks.get(name, {}).get("measures") else [task for task in tasks if task != name]:
+            shots = "" if tasks[task]["shots"] is None else f", {tasks[task]['shots']} shots"
+            table.add_row(f"{task} ({tasks[task]['n']} documents{shots})")
+            for measure in tasks[task]["measures"]:
+                cells = [cell(row["tasks"][task]["measures"].get(measure), 1) for row in of_models]
+                table.add_row(f"  {measure}", *cells)
+                if any(measure in row["against_first"].get(task, {}) for row in of_models[1:]):
+                    gaps = [row["against_first"][task].get(measure) for row in of_models[1:]]
+                    shown = ["-" if gap is None else signed(gap, 1) for gap in gaps]
+                    table.add_row(f"    against {label(models[0])}", "", *shown)
+        table.add_section()
+    return table
