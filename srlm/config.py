@@ -412,12 +412,17 @@ class Evaluate(Config):
     """
 
     name: str = "evaluate"
-    models: list[str] = field(default_factory=list)  # names, hub ids, folders or files; empty = model.name alone
+    # names, hub ids, folders, files, or patterns of folders (runs/sweep-*/iteration_1/model); empty = model.name alone
+    models: list[str] = field(default_factory=list)
+    # options of their runs ([sft.loss_on,seeds.ift.limit]): models that agree in them are one arm, told as one, with
+    # their other differences, such as seeds, as chance; empty = every model alone
+    by: list[str] = field(default_factory=list)
     suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # of these two, loss and benchmarks
     data: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
     split: str = "train"  # hub only
     limit: int = 0  # prompts, drawn with the run's seed; 0 = all (evaluation.prompts is not looked at)
-    examples: list[str] = field(default_factory=list)  # loss: files of prompts with answers, or builtin, hub:OWNER/NAME
+    # loss: files of prompts with answers, builtin, hub:OWNER/NAME, own = the IFT that a model's run was trained on
+    examples: list[str] = field(default_factory=list)
     benchmarks: list[str] = field(default_factory=list)  # lm-evaluation-harness's names: arc_easy, gsm8k, mmlu, ...
     benchmark_limit: int = 0  # documents of each of their tasks, from the first; 0 = all
     benchmark_shots: int | None = None  # examples before each question; unset = as each task has it

@@ -1,4 +1,4 @@
-"""The 25 instructions, on texts that follow and texts that do not, and against lm-evaluation-harness's checkers."""
+"""The 25 instructions and final answers: on texts that follow and that do not, and against lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srlm.checkers import CHECKERS, follows, follows_loosely, sentences, validate
+from srlm.checkers import CHECKERS, IFEVAL, follows, follows_loosely, sentences, validate
 from srlm.records import Constraint
 
 AT_LEAST, LESS = "at least", "less than"
@@ -115,6 +115,32 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ("change_case:english_capital", {}, [ENGLISH.upper()], [ENGLISH, GERMAN.replace("ß", "SS").upper()]),
     ("change_case:english_lowercase", {}, [ENGLISH.lower(), "it is."], [ENGLISH, GERMAN.lower()]),
     ("punctuation:no_comma", {}, ["No such thing; none.", "全角，也行"], ["Well, one."]),
+    (
+        "final_answer:number",
+        {"number": 1200},
+        [
+            "1,200",
+            "3 * 400 = 1200.",
+            "Answer: 1200.0",
+            "7 and 8. answer : 1200 km",
+            "answer: 5\nAnswer: 1200",
+            "$1,200.00",
+        ],
+        ["1200 or 1300", "Answer: twelve hundred", "1200. Answer: 7", "-1200", "12 00", "1200\nAnswer:"],
+    ),
+    ("final_answer:number", {"number": -3}, ["-3", "5 - 8 = -3"], ["3", "5 -8"]),
+    (
+        "final_answer:choice",
+        {"answer": "red", "options": ["red", "green", "dark blue"]},
+        ["Red.", "It is RED", "Not green. Answer: red", "**red**"],
+        ["green", "red or green", "reddish", "Red. Answer: dark blue", "Answer: dark  red-green"],
+    ),
+    (
+        "final_answer:choice",
+        {"answer": "mice", "options": ["mice"]},
+        ["The plural of mouse is mice."],
+        ["mices", "mouse"],
+    ),
 ]
 
 
@@ -128,7 +154,8 @@ def test_each_instruction(name: str, kwargs: dict[str, Any], good: list[str], ba
 
 def test_all_are_tried() -> None:
     assert {name for name, *_ in CASES} == set(CHECKERS)
-    assert len(CHECKERS) == 25
+    assert len(IFEVAL) == 25
+    assert set(CHECKERS) - set(IFEVAL) == {"final_answer:number", "final_answer:choice"}
 
 
 @pytest.mark.parametrize(
@@ -222,7 +249,7 @@ PIECES = [
 def test_as_the_harness_on_random_texts(harness: Any) -> None:
     """Hundreds of short and odd texts under every instruction of `CASES`."""
     rng = random.Random(7)
-    cases = [Constraint(name, kwargs) for name, kwargs, *_ in CASES]
+    cases = [Constraint(name, kwargs) for name, kwargs, *_ in CASES if name in IFEVAL]
     cases = [one for one in cases if one.kwargs.get("letter") not in ("#", "Q")]  # it takes small letters alone
     cases = [one for one in cases if one.kwargs.get("language") != "zh"]  # langdetect says zh-cn
     cases = [one for one in cases if not any("." in str(v) or "+" in str(v) for v in _words(one))]  # expressions there

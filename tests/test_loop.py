@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from srlm import loop
-from srlm.config import Config
-from srlm.errors import AlarmError
+from srlm.config import Config, check
+from srlm.errors import AlarmError, ConfigError
 from srlm.loop import Loop
 from srlm.tracking import NoTracker
 from srlm.workspace import Workspace
@@ -31,3 +31,16 @@ def test_a_run_that_an_alarm_ends_leaves_its_page(tmp_path: Path, monkeypatch: p
         Loop(config, Workspace.of(config), 0, NoTracker()).run()
     assert done[-1] == "report"
     assert "preference" not in done
+
+
+def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for step in STEPS:
+        monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
+    config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
+    config.evaluation.enabled = False
+    Loop(check(config), Workspace.of(config), 0, NoTracker()).run()
+    assert done == ["seeds", "base_model", "eft", "sft", "reward_model"]
+    config.iteration = 2
+    with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
+        check(config)

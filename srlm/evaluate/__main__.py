@@ -5,6 +5,8 @@
 - loss: how surprised every model is by the answers in `examples`, files of prompts with answers.
 - benchmarks: lm-evaluation-harness's tasks (`benchmarks`, `task_folder`).
 
+With by=[OPTION,...] the models of a sweep are told by arm, those that agree in these options of their runs as one.
+
 All lies in runs_dir/name; the same command goes on where it was stopped, and takes in new models, parts of the suite
 and benchmarks; other options want another name. A server (models=[endpoint]) answers and judges, but does no benchmark.
 """
@@ -12,6 +14,7 @@ and benchmarks; other options want another name. A server (models=[endpoint]) an
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -22,7 +25,7 @@ from rich.console import Console
 from srlm.config import Evaluate
 from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
-from srlm.evaluate.tables import show
+from srlm.evaluate.tables import ARMS, arm_words, show
 from srlm.progress import say, terminal
 from srlm.run import plain_options, told_to_user
 from srlm.workspace import Workspace, write_atomic
@@ -60,7 +63,8 @@ def run(options: Evaluate) -> dict[str, Any]:
         for stage in plan.examples.values():
             read_examples(plan, stage)
         for number, (model, losses) in enumerate(plan.losses.items()):
-            if not all(stage.complete(plan.examples[file].fingerprints()) for file, stage in losses.items()):
+            sources = {file: plan.examples_of(model, file).fingerprints() for file in losses}
+            if not all(stage.complete(sources[file]) for file, stage in losses.items()):
                 say(f"{model}: loss")
                 run_worker("loss", workspace, number, lock_fd)
         for number, model in enumerate(plan.speakers):
@@ -71,7 +75,16 @@ def run(options: Evaluate) -> dict[str, Any]:
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
+        if plan.arms and cards["arms"]["measures"]:
+            say(f"Picture   {_picture(cards['arms'], workspace)}")
     return cards
+
+
+def _picture(card: dict[str, Any], workspace: Workspace) -> Path:
+    from srlm.evaluation.plots import plot_arms
+
+    panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in card["measures"]]
+    return plot_arms(card, panels, workspace.root / "arms")[0]
 
 
 def _what(plan: Plan, speaker: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from srlm.evaluate.arms import OWN, Of, answers, arms_card, losses
 from srlm.evaluate.plan import Match, Plan
 from srlm.records import Answer, AnswerLoss, Comparison, SeedExample
 from srlm.workspace import read_records
@@ -17,11 +18,29 @@ def cards_of(plan: Plan) -> dict[str, Any]:
         cards["answers"] = _answers_card(plan)
     if plan.matches:
         cards["head_to_head"] = {"judge": plan.judge, "matches": [_match_card(plan, match) for match in plan.matches]}
-    if plan.losses:
+    if "loss" in plan.suite:
         cards["loss"] = _loss_card(plan)
     if plan.benchmarks:
         cards["benchmarks"] = _benchmarks_card(plan)
+    if plan.arms:
+        cards["arms"] = arms_card(plan.options, plan.arms, _measures(plan))
     return cards
+
+
+def _measures(plan: Plan) -> list[Of]:
+    """What arms are measured by."""
+
+    def losses_of(model: str, file: str) -> list[AnswerLoss]:
+        stage = plan.losses[model].get(file)
+        return read_records(stage.outputs[0], AnswerLoss) if stage else []
+
+    def answers_of(model: str) -> list[Answer]:
+        return read_records(plan.answers[model].outputs[0], Answer)
+
+    found = losses(plan.options.examples, losses_of) if "loss" in plan.suite else []
+    if "answers" in plan.suite:
+        found += answers(read_records(plan.prompts.outputs[0], SeedExample), answers_of)
+    return found
 
 
 def _answers_card(plan: Plan) -> dict[str, Any]:
@@ -73,16 +92,21 @@ def _loss_card(plan: Plan) -> list[dict[str, Any]]:
     from srlm.evaluation.loss import loss, loss_difference
 
     given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
+    first_model, first_file = plan.models[0], plan.options.examples[0]
     rows = []
     for file in plan.options.examples:
-        found = {model: read_records(stages[file].outputs[0], AnswerLoss) for model, stages in plan.losses.items()}
+        found = {
+            model: read_records(stages[file].outputs[0], AnswerLoss)
+            for model, stages in plan.losses.items()
+            if file in stages
+        }
         for model, own in found.items():
             row: dict[str, Any] = {"model": model, "examples": file, "n": len(own), "loss": loss(own, *given).to_dict()}
             row["missing"] = sum(one.nats is None for one in own)
-            if model != plan.models[0]:
-                row["against_first"] = loss_difference(own, found[plan.models[0]], *given).to_dict()
-            if file != plan.options.examples[0]:
-                before = read_records(plan.losses[model][plan.options.examples[0]].outputs[0], AnswerLoss)
+            if model != first_model and file != OWN:
+                row["against_first"] = loss_difference(own, found[first_model], *given).to_dict()
+            if file != first_file and first_file in plan.losses[model]:
+                before = read_records(plan.losses[model][first_file].outputs[0], AnswerLoss)
                 gap = change(loss(before, *given), loss(own, *given))
                 row["gap"] = gap.to_dict() if gap else None
             rows.append(row)

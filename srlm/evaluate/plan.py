@@ -10,12 +10,21 @@ from typing import Any
 from srlm import errors, records
 from srlm.comparison import load_template
 from srlm.config import Evaluate, SideBySide, SourceConfig
+from srlm.evaluate.arms import OWN, expand, run_of, settings
 from srlm.models import slug
 from srlm.progress import say
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
 _ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len", "model.chat_template", "seed")
+
+
+def _place(model: str, file: str) -> str | None:
+    """The file that is read; None where a model has no run, and so no examples of its own."""
+    if file != OWN:
+        return file
+    run = run_of(model)
+    return str(run.seeds / "ift.jsonl") if run else None
 
 
 def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
@@ -44,7 +53,7 @@ class Plan:
 
     def __init__(self, workspace: Workspace, options: Evaluate):
         self.workspace, self.options, self.suite = workspace, options, options.suite
-        self.models = options.models or [options.model.name]
+        self.models = expand(options.models) or [options.model.name]
         first = options.evaluation.judge == "first"
         self.judge = self.models[0] if first else options.evaluation.judge
         self._check()
@@ -57,8 +66,15 @@ class Plan:
         others = [model for model in self.answers if model != self.judge]
         self.speakers = [*others, self.judge] if self.matches or self.judge in self.answers else others
         asked = self.options.examples if "loss" in self.suite else []
-        self.examples = {file: self._examples(file) for file in asked}
-        self.losses = {model: {file: self._loss(model, file) for file in asked} for model in self.models if asked}
+        # What is read for each model and file of `examples`: the file itself, or the own examples of the model's run.
+        self.read = {model: {file: path for file in asked if (path := _place(model, file))} for model in self.models}
+        self.examples = {path: self._examples(path) for files in self.read.values() for path in files.values()}
+        self.losses = {model: {file: self._loss(model, file) for file in self.read[model]} for model in self.models}
+        if asked and not all(self.losses.values()):
+            raise errors.ConfigError(
+                "examples=[own] needs models of runs: runs/NAME/iteration_1/model. Name a file, too."
+            )
+        self.arms = settings(self.models, options.by) if options.by else []
         self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
 
     def stages(self) -> list[Stage]:
@@ -66,6 +82,10 @@ class Plan:
         tasks = [stage for stages in self.benchmarks.values() for stage in stages.values()]
         losses = [stage for stages in self.losses.values() for stage in stages.values()]
         return [*self.answers.values(), *(match.comparisons for match in self.matches), *losses, *tasks]
+
+    def examples_of(self, model: str, file: str) -> Stage:
+        """Where a model's examples of one file lie, as they are asked."""
+        return self.examples[self.read[model][file]]
 
     def silent(self, speaker: str) -> bool:
         """Whether all that this model has to say is there."""

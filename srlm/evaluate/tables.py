@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from srlm.evaluate.arms import OWN
 from srlm.models import label
 
 _ANSWERS = {
@@ -31,13 +32,14 @@ _MATCH = {
 
 
 def show(cards: dict[str, Any], console: Console) -> None:
-    """Models as columns: their answers, who beats whom, their benchmarks."""
-    tables = []
-    if "answers" in cards:
+    """Models as columns: their answers, who beats whom, their benchmarks. Of a sweep, arms as rows."""
+    tables = arms_tables(cards["arms"]) if "arms" in cards else []
+    alone = "arms" not in cards
+    if "answers" in cards and alone:
         tables.append(_answers_table(cards["answers"]))
     if "head_to_head" in cards:
         tables += [_matrix(cards["models"], cards["head_to_head"]), _matches_table(cards["head_to_head"])]
-    if "loss" in cards:
+    if "loss" in cards and alone:
         tables.append(_loss_table(cards["models"], cards["loss"]))
     if "benchmarks" in cards:
         tables.append(_benchmarks_table(cards["models"], cards["benchmarks"]))
@@ -46,7 +48,48 @@ def show(cards: dict[str, Any], console: Console) -> None:
         console.print(table)
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+# How arms' measures are told: words, and what a value is multiplied by.
+ARMS = {
+    "loss": ("loss on {of}, nats a token", 1),
+    "gap": ("loss on {of} less loss on {less}", 1),
+    "follows": ("followed or right {of}, %", 100),
+    "characters": ("length, characters", 1),
+    "truncated": ("cut off, %", 100),
+    "repeated_4grams": ("four words in a row repeated, %", 100),
+}
+_IN_A_TABLE = 4  # measures
+
+
+def arm_words(row: dict[str, Any]) -> str:
+    """A measure of arms, in words."""
+    of, less = ("its own examples" if name == OWN else name for name in (row["of"], row.get("less", "")))
+    return " ".join(ARMS[row["measure"]][0].format(of=of, less=less).split()).replace(" ,", ",")
+
+
+def arms_tables(card: dict[str, Any]) -> list[Table]:
+    """Arms as rows, some measures in each table; below a value the difference to the arm it is compared with."""
+    from srlm.summary import cell, signed
+
+    tables = []
+    for start in range(0, len(card["measures"]), _IN_A_TABLE):
+        measures = card["measures"][start : start + _IN_A_TABLE]
+        words = [arm_words(row) for row in measures]
+        title = f"By {', '.join(card['by'])} (95 % bootstrap intervals by run and item)" if not start else None
+        table = _table(title, ["runs", *words])
+        for number, arm in enumerate(card["arms"]):
+            scales = [ARMS[row["measure"]][1] for row in measures]
+            entries = [row["arms"][number] for row in measures]
+            cells = [cell(entry["value"], scale) for entry, scale in zip(entries, scales, strict=True)]
+            table.add_row(arm["name"], str(len(arm["models"])), *cells)
+            if arm["reference"] is not None:
+                than = card["arms"][arm["reference"]]["name"].partition(", ")[0]
+                gaps = [signed(entry["against"], scale) for entry, scale in zip(entries, scales, strict=True)]
+                table.add_row(f"  less {than}", "", *gaps, style="dim")
+        tables.append(table)
+    return tables
+
+
+def _table(title: str | None, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in columns:
@@ -103,23 +146,31 @@ def _matches_table(card: dict[str, Any]) -> Table:
 
 
 def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
-    from srlm.summary import cell, signed
+    from srlm.summary import cell
 
-    table = _table("Loss on answers, nats a token (95 % bootstrap intervals by example)", [*map(label, models)])
+    title = "Loss on answers, nats a token (95 % bootstrap intervals by example)"
+    table = _table(title, [*map(label, models)])
     files = list(dict.fromkeys(row["examples"] for row in rows))
     for file in files:
-        of_models = [row for row in rows if row["examples"] == file]
-        missing = f", {of_models[0]['missing']} too long" if of_models[0]["missing"] else ""
+        found = {row["model"]: row for row in rows if row["examples"] == file}
+        of_models = [found.get(model, {}) for model in models]
+        known = list(found.values())
+        count = f"{known[0]['n']} answers" if len({row["n"] for row in known}) == 1 else "answers"
+        missing = f", {known[0]['missing']} too long" if known[0]["missing"] else ""
         table.add_row(_short(file))
-        table.add_row(f"  {of_models[0]['n']} answers{missing}", *(cell(row["loss"], 1) for row in of_models))
-        if len(models) > 1:
-            gaps = [signed(row["against_first"], 1) for row in of_models[1:]]
-            table.add_row(f"  against {_short(models[0])}", "", *gaps)
+        table.add_row(f"  {count}{missing}", *(cell(row.get("loss"), 1) for row in of_models))
+        if any("against_first" in row for row in known):
+            table.add_row(f"  against {_short(models[0])}", "", *_signed(of_models[1:], "against_first"))
         if file != files[0]:
-            gaps = ["-" if row["gap"] is None else signed(row["gap"], 1) for row in of_models]
-            table.add_row(f"  less {_short(files[0])}", *gaps)
+            table.add_row(f"  less {_short(files[0])}", *_signed(of_models, "gap"))
         table.add_section()
     return table
+
+
+def _signed(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    from srlm.summary import signed
+
+    return [signed(row[name], 1) if row.get(name) else "-" for row in rows]
 
 
 def _short(name: str, length: int = 24) -> str:

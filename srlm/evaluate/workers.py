@@ -69,9 +69,9 @@ async def _losses(plan: Plan, number: int) -> None:
         with Bars() as bars:
             for file, stage in stages.items():
                 if not stage.complete():
-                    examples = read_records(plan.examples[file].outputs[0], SeedExample)
-                    sources = plan.examples[file].fingerprints()
-                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}", sources)
+                    asked = plan.examples_of(model, file)
+                    examples = read_records(asked.outputs[0], SeedExample)
+                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}", asked.fingerprints())
 
 
 def _tell(bars: Bars, name: str, done: int, wanted: int) -> None:

@@ -1,7 +1,8 @@
-"""A scorecard as pictures, one a data set, as PNG and SVG."""
+"""Scorecards, one a data set, and the arms of sweeps as pictures: PNG and SVG."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _ACCURACIES = {
     "length_balanced_accuracy": "both alike",
 }
 _GREY = "#666666"
+_LINES = ("--", ":", "-.")
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -71,6 +73,86 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
                 axes.annotate("not scored", (0, place), (6, 0), textcoords="offset points", va="center", color=_GREY)
         _legend(figure, [*map(_handle, range(len(cards)))], names, title)
         return _save(figure, path)
+
+
+def plot_arms(card: Card, panels: Sequence[tuple[str, float]], path: Path) -> list[Path]:
+    """The arms of a sweep: colours tell the first option, places along the axis the others.
+
+    Each measure has a panel of values, and below it one of the differences to the arm's reference, which are paired and
+    so tell arms apart where the values' intervals do not. Points are all runs of an arm together with their 95 %
+    interval, small dots its single runs; a model that is of no run, M0 for example, is a line across.
+
+    Parameters
+    ----------
+    card : as `srlm.evaluate.arms.arms_card` makes it
+    panels : one a measure
+        Its words, and what its values are multiplied by.
+    path : Path
+        Without its ending; ".png" and ".svg" are written, and their paths returned.
+    """
+    layout = _Arms(card)
+    kinds = ("value", "against") if any(arm["reference"] is not None for arm in card["arms"]) else ("value",)
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns) * len(kinds)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(max(5.0, 3.3 * columns), 2.5 * rows + 0.9), layout="constrained")
+        every = figure.subplots(rows, columns, squeeze=False)
+        for axes in every.flatten():
+            axes.set_visible(False)
+        for number, (row, (words, scale)) in enumerate(zip(card["measures"], panels, strict=True)):
+            for below, kind in enumerate(kinds):
+                axes = every[number // columns * len(kinds) + below, number % columns]
+                axes.set_visible(True)
+                layout.draw(axes, row["arms"], kind, scale)
+                title = words if kind == "value" else f"difference to {layout.references}"
+                axes.set_title(_plain("\n".join(textwrap.wrap(title, 38))), loc="left", fontsize=9)
+        _legend(figure, *layout.legend(), f"By {', '.join(card['by'])}")
+        return _save(figure, path)
+
+
+class _Arms:
+    """Where an arm stands: its place along the axis and its colour."""
+
+    def __init__(self, card: Card):
+        self.values = [list(arm["options"].values()) for arm in card["arms"]]
+        own = [of_arm for of_arm in self.values if of_arm]
+        self.first = list(dict.fromkeys(of_arm[0] for of_arm in own))
+        self.rest = list(dict.fromkeys(", ".join(of_arm[1:]) for of_arm in own))
+        self.alone = self.rest == [""]  # one option: its values along the axis, in one colour
+        self.across = [arm["name"] for arm in card["arms"] if not arm["options"]]
+        self.axis = ", ".join(card["by"] if self.alone else card["by"][1:])
+        references = {arm["reference"] for arm in card["arms"] if arm["reference"] is not None}
+        self.references = " or ".join(dict.fromkeys(self.values[place][0] for place in sorted(references)))
+
+    def draw(self, axes: Axes, entries: Sequence[Card], kind: str, scale: float) -> None:
+        shown = self.first if self.alone else self.rest
+        of = 1 if self.alone else len(self.first)
+        lines = [entry["value"]["value"] for entry, v in zip(entries, self.values, strict=True) if not v]
+        for number, value in enumerate(lines if kind == "value" else [0.0]):
+            if value is not None:
+                axes.axhline(scale * value, color=_GREY, linewidth=1, linestyle=_LINES[number % 3] if lines else "-")
+        for entry, of_arm in zip(entries, self.values, strict=True):
+            if not of_arm or entry[kind] is None:
+                continue
+            colour = 0 if self.alone else self.first.index(of_arm[0])
+            place = shown.index(of_arm[0] if self.alone else ", ".join(of_arm[1:]))
+            if kind == "value":
+                at = place + (colour - (of - 1) / 2) * min(0.2, 0.7 / of) + 0.06
+                single = [scale * one for one in entry["runs"] if one is not None]
+                axes.plot(
+                    [at] * len(single), single, ".", color=COLOURS[colour % len(COLOURS)], alpha=0.5, markersize=4
+                )
+            _points(axes, [(place, entry[kind])], colour, of, scale)
+        axes.set_xticks(range(len(shown)), [_plain(name.replace(", ", "\n")) for name in shown], fontsize=8)
+        axes.set_xlim(-0.5, len(shown) - 0.5)
+        axes.set_xlabel(_plain(self.axis), fontsize=8)
+        axes.grid(axis="y", alpha=0.3)
+
+    def legend(self) -> tuple[list[Any], list[str]]:
+        colours = [] if self.alone else self.first
+        handles = [*map(_handle, range(len(colours)))]
+        handles += [Line2D([], [], color=_GREY, linewidth=1, linestyle=_LINES[n % 3]) for n in range(len(self.across))]
+        return handles, [*colours, *self.across]
 
 
 def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
