@@ -442,6 +442,14 @@ def test_file_composes(file, tmp_path):
     assert Workspace(tmp_path).config() == config
 
 
+@pytest.mark.parametrize("study", ["loss_over_instructions", "templates", "chain_of_thought", "seed_quality"])
+def test_the_larger_setting_stands_beside_a_study(study):
+    config = compose(f"experiment=[{study},one_gpu]", "seeds.ift.path=FILE")
+    assert (config.name, config.model.name, config.sft.batch_size) == (study, "Qwen/Qwen2.5-1.5B", 16)
+    assert (config.evaluation.enabled, config.iteration) == (False, 1)
+    assert config.sft.epochs == compose(f"experiment={study}", "seeds.ift.path=FILE").sft.epochs
+
+
 @pytest.mark.parametrize("file", WITH_OPEN_PLACES)
 def test_open_place_is_named(file):
     with pytest.raises(ConfigError, match=r"seeds\.ift\.path='' cannot work"):
