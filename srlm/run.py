@@ -109,8 +109,8 @@ def run(options: Config) -> None:
         if options.evaluation.enabled:
             print_summary(options, workspace, time.monotonic() - start)
         else:
-            model = workspace.model(options.iteration)
-            say(f"M{options.iteration}, not measured: {model}\nMeasure it: python -m srlm.evaluate models=[{model}]")
+            model = workspace.model(1)
+            say(f"M1, not measured: {model}\nMeasure it: python -m srlm.evaluate \"models=['{model}']\"")
 
 
 def _show_notes() -> None:
