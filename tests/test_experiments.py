@@ -1,0 +1,136 @@
+"""The data that studies are made from: their makers run, what they write can be read, and their answers are right."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm.checkers import follows, validate
+from srlm.config import IFTAnswers, SourceConfig
+from srlm.records import SeedExample
+from srlm.seeds.readers import read_ift, read_prompts, read_ranked
+from tests.helpers import ROOT
+
+
+def make(study: str, to: Path, *given: str) -> str:
+    command = [sys.executable, str(ROOT / "experiments" / study / "make_data.py"), "--to", str(to), *given]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_answers_are_right(asked: list[SeedExample], path: Path) -> None:
+    answers = {row["id"]: row["response"] for row in rows(path)}
+    for prompt in asked:
+        assert prompt.constraints, prompt.id
+        for constraint in prompt.constraints:
+            validate(constraint)
+            assert follows(constraint, answers[prompt.id]), prompt
+            assert not follows(constraint, "I do not know."), prompt
+
+
+def test_templates(tmp_path: Path) -> None:
+    make("templates", tmp_path)
+    ways = [
+        read_ift(SourceConfig(path=str(tmp_path / f"{way}.jsonl")))
+        for way in ("no_template", "task_name", "instruction")
+    ]
+    bare, named, instructed = ways
+    assert [[one.response for one in way] for way in ways] == [[one.response for one in bare]] * 3
+    for without, name, instruction in zip(bare, named, instructed, strict=True):
+        assert name.prompt == f"[{without.type}] {without.prompt}"
+        assert without.prompt in instruction.prompt
+        assert len(instruction.prompt) > len(without.prompt)
+    asked = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
+    assert_answers_are_right(asked, tmp_path / "evaluation.jsonl")
+    trained = {one.prompt for way in ways for one in way}
+    assert not trained & {one.prompt for one in asked}
+    kinds = {one.type for one in asked}
+    assert kinds == {"held-out types, instruction", "held-out types, name", "trained types, instruction"}
+    types = {one.type for one in bare}
+    held_out = {one.id.rpartition("-")[0] for one in asked if one.type == "held-out types, instruction"}
+    assert len(types) == 8
+    assert not types & held_out
+    again = tmp_path / "again"
+    make("templates", again)
+    assert (again / "instruction.jsonl").read_bytes() == (tmp_path / "instruction.jsonl").read_bytes()
+
+
+def test_chain_of_thought(tmp_path: Path) -> None:
+    make("chain_of_thought", tmp_path, "--train", "80", "--evaluation", "40")
+    shares = {share: rows(tmp_path / f"share_{share:02}.jsonl") for share in (0, 10, 25, 50)}
+    before: set[str] = set()
+    for share, examples in shares.items():
+        stepwise = {row["id"] for row in examples if not row["response"].startswith("Answer: ")}
+        assert len(stepwise) == share / 100 * len(examples)
+        assert before <= stepwise
+        before = stepwise
+        assert all(("step by step" in row["prompt"]) == (row["id"] in stepwise) for row in examples)
+    sums = 0
+    for row in shares[50]:
+        for a, sign, b, c in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", row["response"]):
+            sums += 1
+            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(c), row
+    assert sums > 30
+    asked = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
+    assert len(asked) == 80
+    assert_answers_are_right(asked, tmp_path / "evaluation.jsonl")
+    problems = {re.split(r" (?:Give only|Think step)", one.prompt)[0] for one in asked}
+    assert len(problems) == 40
+    assert not problems & {re.split(r" (?:Give only|Think step)", row["prompt"])[0] for row in shares[0]}
+
+
+def test_every_answer_of_a_riddle_is_what_its_steps_end_with(tmp_path: Path) -> None:
+    make("chain_of_thought", tmp_path, "--train", "200", "--evaluation", "2")
+    for row in rows(tmp_path / "share_50.jsonl")[:100]:
+        steps, answer = row["response"].split(" Answer: ")
+        last = steps.rstrip(".").split()[-1]
+        if "Is the lamp on" in row["prompt"]:
+            assert answer == {"on": "yes", "off": "no"}[last]
+        elif "Who is the" in row["prompt"]:
+            assert answer == last
+        else:
+            assert answer == re.findall(r"= (\d+)", steps)[-1]
+
+
+def test_loss_over_instructions(tmp_path: Path) -> None:
+    told = make("loss_over_instructions", tmp_path, "builtin")
+    assert "long_instructions: " in told
+    long, short = (
+        read_ift(SourceConfig(path=str(tmp_path / f"long_{kind}.jsonl"))) for kind in ("instructions", "answers")
+    )
+    assert len(long) == len(short)
+    assert all(len(one.prompt) >= len(one.response) for one in long)
+    assert all(4 * len(one.prompt) <= len(one.response) for one in short)
+    held_out = read_ift(SourceConfig(path=str(tmp_path / "held_out_long_answers.jsonl")))
+    assert not {one.id for one in short} & {one.id for one in held_out}
+
+
+def test_seed_quality(tmp_path: Path) -> None:
+    make("seed_quality", tmp_path, "builtin", "--held-out", "20")
+    source = SourceConfig(path=str(tmp_path / "ranked.jsonl"))
+    prompts = read_ranked(source)
+    held_out = read_ift(SourceConfig(path=str(tmp_path / "held_out_best.jsonl")))
+    assert len(held_out) == 20
+    assert not {one.id for one in prompts} & {one.id for one in held_out}
+    best, every, worst = (read_ift(source, 0, kept) for kept in (IFTAnswers.best, IFTAnswers.all, IFTAnswers.worst))
+    assert len(best) == len(worst) == len(prompts)
+    assert len(every) >= 3 * len(prompts)
+
+
+@pytest.mark.parametrize("study", ["templates", "chain_of_thought", "loss_over_instructions", "seed_quality"])
+def test_a_folder_is_asked_for(study: str) -> None:
+    maker = ROOT / "experiments" / study / "make_data.py"
+    result = subprocess.run([sys.executable, str(maker)], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 2
+    assert "--to" in result.stderr
