@@ -219,7 +219,8 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     languages = options.seeds.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
     examples = read_ift(source, options.seed)
-    say(f"  {name}: {len(examples)} examples")
+    own = Path(name).parts[-2:] == ("seeds", "ift.jsonl") and len(Path(name).parts) > 2
+    say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(example) + "\n" for example in examples))
     stage.done(inputs, {"examples": len(examples)})
