@@ -89,13 +89,13 @@ class _Likelihoods(_Rater):
         ids, mask = self._padded(rows, 0)
         first = min(len(prompt) for prompt, _, _ in rows)  # the first answer token of all; its logits stand before it
         kept = ids.shape[1] - first + 1
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-        targets = ids[:, first:].clone()
-        for place, (prompt, answer, _) in enumerate(rows):
-            targets[place, : len(prompt) - first] = -100
-            targets[place, len(prompt) + len(answer) - first :] = -100
-        lost = cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=-100, reduction="none")
-        totals: list[float] = (-lost.sum(dim=1)).tolist()
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
+        totals = []
+        # Row by row: over a whole batch the logits, the largest thing here by far, would be copied once more.
+        for row, (prompt, answer, _) in enumerate(rows):
+            begin, end = len(prompt) - first, len(prompt) - first + len(answer)
+            targets = ids[row, first + begin : first + end]
+            totals.append(-float(cross_entropy(logits[row, begin:end].float(), targets, reduction="sum")))
         return totals
 
 
