@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +145,19 @@ def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answe
     types = {prompt.id: prompt.type for prompt in prompts if prompt.constraints}
     kinds = sorted(set(types.values()))
 
+    own = cache(read)
+    checked = cache(lambda model: check_answers(prompts, own(model)))
+
     def followed(kind: str) -> Callable[[str], Items]:
         def items(model: str) -> Items:
-            checked = check_answers(prompts, read(model))
-            return {row.id: row.terms("prompt_strict") for row in checked if not kind or types[row.id] == kind}
+            rows = checked(model)
+            return {row.id: row.terms("prompt_strict") for row in rows if not kind or types[row.id] == kind}
 
         return items
 
     def each(value: Callable[[Answer], float | None]) -> Callable[[str], Items]:
         def items(model: str) -> Items:
-            found = {answer.id: value(answer) for answer in read(model)}
+            found = {answer.id: value(answer) for answer in own(model)}
             return {item: (number, 1.0) for item, number in found.items() if number is not None}
 
         return items
