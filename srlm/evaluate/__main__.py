@@ -14,6 +14,8 @@ and benchmarks; other options want another name. A server (models=[endpoint]) an
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from srlm.config import Evaluate
 from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
 from srlm.evaluate.tables import ARMS, arm_words, show
+from srlm.models import label
 from srlm.progress import say, terminal
 from srlm.run import plain_options, told_to_user
 from srlm.workspace import Workspace, write_atomic
@@ -56,21 +59,18 @@ def run(options: Evaluate) -> dict[str, Any]:
             read_asked(plan.prompts, options)
         if "head_to_head" in plan.suite and not plan.matches:
             say("  one model: no head to head")
-        for number, (model, tasks) in enumerate(plan.benchmarks.items()):  # first: a wrong name is told at once
-            if not all(stage.complete(own_tasks(plan, name)) for name, stage in tasks.items()):
-                say(f"{model}: benchmarks")
-                run_worker("benchmarks", workspace, number, lock_fd)
+        own = {name: own_tasks(plan, name) for name in plan.options.benchmarks} if plan.benchmarks else {}
+        tasks = [*plan.benchmarks.values()]
+        unfinished = [n for n, of in enumerate(tasks) if not all(of[name].complete(own[name]) for name in of)]
+        for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
+            run_worker("benchmarks", workspace, number, lock_fd)
         for stage in plan.examples.values():
             read_examples(plan, stage)
-        for number, (model, losses) in enumerate(plan.losses.items()):
-            sources = {file: plan.examples_of(model, file).fingerprints() for file in losses}
-            if not all(stage.complete(sources[file]) for file, stage in losses.items()):
-                say(f"{model}: loss")
-                run_worker("loss", workspace, number, lock_fd)
-        for number, model in enumerate(plan.speakers):
-            if not plan.silent(model):
-                say(f"{model}: {' and '.join(_what(plan, model))}")
-                run_worker("evaluate", workspace, number, lock_fd)
+        for number in _told([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
+            run_worker("loss", workspace, number, lock_fd)
+        speaking = [(n, model) for n, model in enumerate(plan.speakers) if not plan.silent(model)]
+        for number in _told([(n, model, " and ".join(_what(plan, model))) for n, model in speaking]):
+            run_worker("evaluate", workspace, number, lock_fd)
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))
@@ -78,6 +78,21 @@ def run(options: Evaluate) -> dict[str, Any]:
         if plan.arms and cards["arms"]["measures"]:
             say(f"Picture   {_picture(cards['arms'], workspace)}")
     return cards
+
+
+def _told(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
+    """The numbers of the models that have something left to do, each told with how far this is and the time left."""
+    start = time.monotonic()
+    for place, (number, model, what) in enumerate(work):
+        left = (time.monotonic() - start) / place * (len(work) - place) if place else 0.0
+        far = f" ({place + 1} of {len(work)}{f', about {left / 60:.0f} min left' if left >= 60 else ''})"
+        say(f"{label(model)}: {what}{far if len(work) > 1 else ''}")
+        yield number
+
+
+def _measured(plan: Plan, model: str) -> bool:
+    stages = plan.losses[model].items()
+    return all(stage.complete(plan.examples_of(model, file).fingerprints()) for file, stage in stages)
 
 
 def _picture(card: dict[str, Any], workspace: Workspace) -> Path:
