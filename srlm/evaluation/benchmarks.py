@@ -74,7 +74,7 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
         prompts[row_id] = RankedPrompt(row_id, prompt, answers, kind, "", f"{name}:{line}")
     if not prompts:
         raise SeedError(f"{name}: no row is left ({dict(left_out)}). Use another file.")
-    chosen = _draw(list(prompts.values()), source.limit, f"{seed}/{source.path}/limit")
+    chosen = _draw(list(prompts.values()), source.limit, f"{seed}/{source.path.rpartition('/')[2]}/limit")
     if len(chosen) < len(prompts):
         left_out["beyond limit"] = len(prompts) - len(chosen)
     return chosen, dict(left_out)

@@ -63,7 +63,8 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
     source : SourceConfig
         Where the rows are, their format, and which to keep.
     seed : int, default 0
-        The run's seed. With `source.limit`, rows are drawn by `random.Random(f"{seed}/{path}/limit")`.
+        The run's seed. With `source.limit`, rows are drawn by `random.Random(f"{seed}/{name}/limit")`, where `name` is
+        the last part of the path: the same file in another folder, or on another machine, gives the same rows.
     answers : IFTAnswers
         Of ranked answers: an example of the best one, of each, or of the worst (the last of the lowest rank). With all
         and worst, rows with fewer than two answers are left out, as by `read_ranked`.
@@ -266,7 +267,7 @@ def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, left_o
         rows = kept
     if 0 < source.limit < len(rows):
         left_out["beyond limit"] = len(rows) - source.limit
-        drawn = Random(f"{seed}/{source.path}/limit").sample(range(len(rows)), source.limit)
+        drawn = Random(f"{seed}/{source.path.rpartition('/')[2]}/limit").sample(range(len(rows)), source.limit)
         rows = [rows[i] for i in sorted(drawn)]
     return rows
 

@@ -477,6 +477,17 @@ def test_limit_draws_by_seed_and_keeps_the_order(write, caplog):
     assert len(read_ift(write(rows, limit=51))) == 50
 
 
+def test_the_same_file_elsewhere_gives_the_same_rows(tmp_path):
+    """Else a run would not repeat on another machine, whose folders have other names."""
+    rows = "".join(json.dumps({"prompt": f"Ask {n}?", "response": "x"}) + "\n" for n in range(50))
+    drawn = []
+    for folder in ("here", "there/deeper"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "seeds.jsonl").write_text(rows, encoding="utf-8")
+        drawn.append([row.prompt for row in read_ift(SourceConfig(path=f"{tmp_path}/{folder}/seeds.jsonl", limit=10))])
+    assert drawn[0] == drawn[1]
+
+
 def test_columns_map_our_fields_to_theirs(write):
     rows = [{"q": "Ask?", "best": "Good.", "prompt": "no", "language": "en", "kind": "qa", "responses": 3}]
     (example,) = read_ift(write(rows, columns={"prompt": "q", "response": "best", "type": "kind"}))
