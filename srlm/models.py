@@ -59,6 +59,7 @@ PACKAGED = {
 }
 
 
+_LONGEST = 150  # characters of a file name before its hash and ending: file systems take 255
 TINY = "tiny-random"  # two random layers, made on the spot (tiny.py)
 
 
@@ -104,10 +105,11 @@ def resolve_named(config: Config, name: str) -> Path:
 
 
 def slug(name: str) -> str:
-    """A model's or data set's name as a file name; of a long path the last three parts and a hash of the whole."""
+    """A model's or data set's name as a file name; of a long one the last three parts, cut, and a hash of the whole."""
     parts = [part for part in Path(name.removeprefix("hub:")).parts if part != "/"]
     short = re.sub(r"[^A-Za-z0-9._=-]+", "_", "_".join(parts[-3:])).strip("._") or "_"
-    return short if len(parts) <= 3 else f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    whole = len(parts) <= 3 and len(short) <= _LONGEST
+    return short if whole else f"{short[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def label(name: str) -> str:

@@ -60,3 +60,11 @@ def test_a_model_is_not_compared_with_itself() -> None:
     options.judge.reference = "previous"
     with pytest.raises(ConfigError, match=r"judge\.reference=previous is for runs"):
         _reference(options, "tiny-random")
+
+
+def test_a_long_name_of_a_sweep_is_cut_and_stays_its_own() -> None:
+    """A sweep's run folder has all its options in its name; a file system takes 255 characters, endings included."""
+    one, other = (slug(f"runs/{'option=value,' * 19}seed={seed}/iteration_1/model") for seed in (0, 1))
+    assert len(one) < 200
+    assert one != other
+    assert len(slug("x" * 300)) < 200
