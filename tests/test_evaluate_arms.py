@@ -13,7 +13,7 @@ from srlm.config import Config, Evaluate, IFTAnswers, to_dict
 from srlm.errors import ConfigError
 from srlm.evaluate.arms import OWN, Of, answers, arms_card, expand, losses, reference_of, run_of, settings
 from srlm.evaluate.plan import Plan
-from srlm.evaluate.tables import ARMS, arm_words, show
+from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
 from srlm.evaluation.plots import plot_arms
 from srlm.records import Answer, AnswerLoss, Constraint, SeedExample
 from srlm.workspace import Workspace
@@ -129,7 +129,11 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     text = console.export_text()
     assert "followed or right x, %" in text
     assert "less best" in text
-    assert "-100 [-100,-100]" in text
+    assert "-100 [-100, -100]" in text
+    table = arms_markdown(found).splitlines()
+    assert table[0].startswith("| seeds.ift_answers, seeds.ift.limit | runs | loss on its own examples, nats a token |")
+    assert all(line.count("|") == table[0].count("|") for line in table)
+    assert table[6].startswith("| less best |  | +1.500 | +2.000 | +0.500 | -100 [-100, -100] |")
     panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in found["measures"]]
     assert ("loss on held_out.jsonl less loss on its own examples", 1) in panels
     picture = plot_arms(found, panels, tmp_path / "arms")

@@ -27,7 +27,7 @@ from rich.console import Console
 from srlm.config import Evaluate
 from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
-from srlm.evaluate.tables import ARMS, arm_words, show
+from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
 from srlm.models import label
 from srlm.progress import say, terminal
 from srlm.run import plain_options, told_to_user
@@ -76,7 +76,9 @@ def run(options: Evaluate) -> dict[str, Any]:
         show(cards, Console(file=terminal(), highlight=False))
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
         if plan.arms and cards["arms"]["measures"]:
-            say(f"Picture   {_picture(cards['arms'], workspace)}")
+            table = workspace.root / "arms.md"
+            write_atomic(table, arms_markdown(cards["arms"]))
+            say(f"Table     {table}\nPicture   {_picture(cards['arms'], workspace)}")
     return cards
 
 

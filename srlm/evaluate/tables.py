@@ -48,14 +48,14 @@ def show(cards: dict[str, Any], console: Console) -> None:
         console.print(table)
 
 
-# How arms' measures are told: words, and what a value is multiplied by.
+# How arms' measures are told: words, what a value is multiplied by, and the digits behind its point.
 ARMS = {
-    "loss": ("loss on {of}, nats a token", 1),
-    "gap": ("loss on {of} less loss on {less}", 1),
-    "follows": ("followed or right {of}, %", 100),
-    "characters": ("length, characters", 1),
-    "truncated": ("cut off, %", 100),
-    "repeated_4grams": ("four words in a row repeated, %", 100),
+    "loss": ("loss on {of}, nats a token", 1, 3),
+    "gap": ("loss on {of} less loss on {less}", 1, 3),
+    "follows": ("followed or right {of}, %", 100, 0),
+    "characters": ("length, characters", 1, 0),
+    "truncated": ("cut off, %", 100, 0),
+    "repeated_4grams": ("four words in a row repeated, %", 100, 0),
 }
 _IN_A_TABLE = 4  # measures
 
@@ -66,27 +66,47 @@ def arm_words(row: dict[str, Any]) -> str:
     return " ".join(ARMS[row["measure"]][0].format(of=of, less=less).split()).replace(" ,", ",")
 
 
-def arms_tables(card: dict[str, Any]) -> list[Table]:
-    """Arms as rows, some measures in each table; below a value the difference to the arm it is compared with."""
-    from srlm.summary import cell, signed
+def arms_rows(card: dict[str, Any], measures: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The cells of a table: a row an arm, its name, its runs and a cell a measure; below it the difference to the arm
+    that it is compared with, where there is one."""
+    rows = []
+    for number, arm in enumerate(card["arms"]):
+        entries = [(row["arms"][number], *ARMS[row["measure"]][1:]) for row in measures]
+        rows.append([arm["name"], str(len(arm["models"])), *(_figure(e["value"], s, d) for e, s, d in entries)])
+        if arm["reference"] is not None:
+            than = card["arms"][arm["reference"]]["name"].partition(", ")[0]
+            gaps = (_figure(entry["against"], scale, digits, "+") for entry, scale, digits in entries)
+            rows.append([f"  less {than}", "", *gaps])
+    return rows
 
+
+def arms_tables(card: dict[str, Any]) -> list[Table]:
+    """Arms as rows, some measures in each table."""
     tables = []
     for start in range(0, len(card["measures"]), _IN_A_TABLE):
         measures = card["measures"][start : start + _IN_A_TABLE]
-        words = [arm_words(row) for row in measures]
         title = f"By {', '.join(card['by'])} (95 % bootstrap intervals by run and item)" if not start else None
-        table = _table(title, ["runs", *words])
-        for number, arm in enumerate(card["arms"]):
-            scales = [ARMS[row["measure"]][1] for row in measures]
-            entries = [row["arms"][number] for row in measures]
-            cells = [cell(entry["value"], scale) for entry, scale in zip(entries, scales, strict=True)]
-            table.add_row(arm["name"], str(len(arm["models"])), *cells)
-            if arm["reference"] is not None:
-                than = card["arms"][arm["reference"]]["name"].partition(", ")[0]
-                gaps = [signed(entry["against"], scale) for entry, scale in zip(entries, scales, strict=True)]
-                table.add_row(f"  less {than}", "", *gaps, style="dim")
+        table = _table(title, ["runs", *map(arm_words, measures)])
+        for row in arms_rows(card, measures):
+            table.add_row(*row, style="dim" if row[0].startswith(" ") else None)
         tables.append(table)
     return tables
+
+
+def arms_markdown(card: dict[str, Any]) -> str:
+    """The same as one table in Markdown, for a report of one's own."""
+    heads = [", ".join(card["by"]), "runs", *map(arm_words, card["measures"])]
+    rows = [[cell.strip() for cell in row] for row in arms_rows(card, card["measures"])]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def _figure(measure: dict[str, Any] | None, scale: int, digits: int, sign: str = "") -> str:
+    if not measure or measure["value"] is None:
+        return "-"
+    value, *bounds = (None if measure[k] is None else scale * measure[k] for k in ("value", "low", "high"))
+    told = f"{value:{sign}.{digits}f}"
+    return told if None in bounds else f"{told} [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
 
 
 def _table(title: str | None, columns: Sequence[str]) -> Table:
