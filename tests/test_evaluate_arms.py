@@ -127,7 +127,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     console = Console(record=True, width=160, file=(tmp_path / "screen").open("w", encoding="utf-8"))
     show({"models": [], "arms": found}, console)
     text = console.export_text()
-    assert "followed or right x, %" in text
+    assert "followed or right, x, %" in text
     assert "less best" in text
     assert "-100 [-100, -100]" in text
     table = arms_markdown(found).splitlines()

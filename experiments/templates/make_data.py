@@ -3,7 +3,7 @@
     python experiments/templates/make_data.py --to data/templates
 
 Everything is made from the lists and templates below (all written for this project, CC0), so that every answer can be
-checked. The three ways are those of FLAN's ablation (arXiv 2109.01652, section 4.4): the input alone, the input behind
+checked. The three ways are those of FLAN's ablation (arXiv 2109.01652, section 4.3): the input alone, the input behind
 its task's name, and a natural instruction. Written are no_template.jsonl, task_name.jsonl and instruction.jsonl to
 train on, the same inputs in the same order, and evaluation.jsonl: held-out types as instructions and behind their
 names, and new inputs of the trained types as instructions.

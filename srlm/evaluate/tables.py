@@ -52,7 +52,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
 ARMS = {
     "loss": ("loss on {of}, nats a token", 1, 3),
     "gap": ("loss on {of} less loss on {less}", 1, 3),
-    "follows": ("followed or right {of}, %", 100, 0),
+    "follows": ("followed or right, {of}, %", 100, 0),
     "characters": ("length, characters", 1, 0),
     "truncated": ("cut off, %", 100, 0),
     "repeated_4grams": ("four words in a row repeated, %", 100, 0),
@@ -63,7 +63,7 @@ _IN_A_TABLE = 4  # measures
 def arm_words(row: dict[str, Any]) -> str:
     """A measure of arms, in words."""
     of, less = ("its own examples" if name == OWN else name for name in (row["of"], row.get("less", "")))
-    return " ".join(ARMS[row["measure"]][0].format(of=of, less=less).split()).replace(" ,", ",")
+    return " ".join(ARMS[row["measure"]][0].format(of=of, less=less).split()).replace(" ,", ",").replace(",,", ",")
 
 
 def arms_rows(card: dict[str, Any], measures: Sequence[dict[str, Any]]) -> list[list[str]]:
