@@ -415,7 +415,8 @@ class Evaluate(Config):
     # names, hub ids, folders, files, or patterns of folders (runs/sweep-*/iteration_1/model); empty = model.name alone
     models: list[str] = field(default_factory=list)
     # options of their runs ([sft.loss_on,seeds.ift.limit]): models that agree in them are one arm, told as one, with
-    # their other differences, such as seeds, as chance; empty = every model alone
+    # their other differences, such as seeds, as chance, and compared with the first that differs in the first option
+    # alone; empty = every model alone
     by: list[str] = field(default_factory=list)
     suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # of these two, loss and benchmarks
     data: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
