@@ -113,13 +113,13 @@ def test_what_is_told_of_arms(tmp_path: Path) -> None:
     assert [arm["reference"] for arm in found["arms"]] == [None, None, None, 1, 2]
     rows = {(row["measure"], row["of"]): row["arms"] for row in found["measures"]}
     assert [entry["value"]["value"] for entry in rows["loss", "own"]] == [None, 1.5, 1.5, 3, 3]
-    assert [entry["value"]["value"] for entry in rows["gap", "held_out.jsonl"]] == [None, 0.5, 0.5, 1, 1]
-    assert rows["gap", "held_out.jsonl"][3]["against"]["value"] == 0.5
-    assert rows["gap", "held_out.jsonl"][1]["runs"] == [0.5, 0.5]
+    assert [entry["value"]["value"] for entry in rows["gap", "held_out"]] == [None, 0.5, 0.5, 1, 1]
+    assert rows["gap", "held_out"][3]["against"]["value"] == 0.5
+    assert rows["gap", "held_out"][1]["runs"] == [0.5, 0.5]
     assert [entry["value"]["value"] for entry in rows["follows", "x"]] == [0, 1, 1, 0, 0]
     assert rows["follows", "x"][1]["value"]["n"] == 2
     assert rows["follows", ""][3]["against"]["value"] == -1
-    assert rows["loss", "held_out.jsonl"][0]["against"] is None
+    assert rows["loss", "held_out"][0]["against"] is None
 
 
 def test_tables_and_picture(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert all(line.count("|") == table[0].count("|") for line in table)
     assert table[6].startswith("| less best |  | +1.500 | +2.000 | +0.500 | -100 [-100, -100] |")
     panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in found["measures"]]
-    assert ("loss on held_out.jsonl less loss on its own examples", 1) in panels
+    assert ("loss on held_out less loss on its own examples", 1) in panels
     picture = plot_arms(found, panels, tmp_path / "arms")
     assert [path.suffix for path in picture] == [".png", ".svg"]
     svg = picture[1].read_text(encoding="utf-8")

@@ -100,8 +100,7 @@ def reference_of(arms: Sequence[Setting], arm: Setting) -> Setting | None:
 
 def _shown(value: Any) -> str:
     """A value in a table; of a path its last part, without what all kinds of data files end in."""
-    text = str(value)
-    return re.sub(r"\.jsonl?(\.gz)?$", "", text.rpartition("/")[2]) if "/" in text else text
+    return re.sub(r"\.jsonl?(\.gz)?$", "", str(value).rpartition("/")[2])
 
 
 # What every model adds to each measure, item by item.
@@ -197,8 +196,8 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
                     "against": against.measure().to_dict() if against else None,
                 }
             )
-        less = {"less": label(one.less.of)} if one.less else {}
-        rows.append({"measure": one.measure, "of": label(one.of), **less, "arms": entries})
+        less = {"less": _shown(one.less.of)} if one.less else {}
+        rows.append({"measure": one.measure, "of": _shown(one.of), **less, "arms": entries})
     return {
         "by": options.by,
         "arms": [
