@@ -421,7 +421,8 @@ class Evaluate(Config):
     suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # of these two, loss and benchmarks
     data: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
     split: str = "train"  # hub only
-    limit: int = 0  # prompts, drawn with the run's seed; 0 = all (evaluation.prompts is not looked at)
+    # prompts, and examples of each file, drawn with the run's seed; 0 = all (evaluation.prompts is not looked at)
+    limit: int = 0
     # loss: files of prompts with answers, builtin, hub:OWNER/NAME, own = the IFT that a model's run was trained on
     examples: list[str] = field(default_factory=list)
     benchmarks: list[str] = field(default_factory=list)  # lm-evaluation-harness's names: arc_easy, gsm8k, mmlu, ...

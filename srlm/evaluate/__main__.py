@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from srlm.config import Evaluate
+from srlm.evaluate.arms import expand
 from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
 from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
@@ -46,6 +47,7 @@ def run(options: Evaluate) -> dict[str, Any]:
     """Make what is missing, write evaluation.json and print it. Raises SrlmError for what a user can mend."""
     from srlm.launch import run_worker
 
+    options.models = expand(options.models)  # once, for the workers too: a sweep that goes on makes more of them
     workspace = Workspace.of(options)
     plan = Plan(workspace, options)
     with workspace.lock() as lock_fd:

@@ -10,7 +10,7 @@ from typing import Any
 from srlm import errors, records
 from srlm.comparison import load_template
 from srlm.config import Evaluate, SideBySide, SourceConfig
-from srlm.evaluate.arms import OWN, expand, run_of, settings
+from srlm.evaluate.arms import OWN, run_of, settings
 from srlm.models import slug
 from srlm.progress import say
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
@@ -53,7 +53,7 @@ class Plan:
 
     def __init__(self, workspace: Workspace, options: Evaluate):
         self.workspace, self.options, self.suite = workspace, options, options.suite
-        self.models = expand(options.models) or [options.model.name]
+        self.models = options.models or [options.model.name]
         first = options.evaluation.judge == "first"
         self.judge = self.models[0] if first else options.evaluation.judge
         self._check()
