@@ -224,7 +224,7 @@ def lineage_section(workspace: Workspace, t: int) -> str:
     folders = [workspace.seeds, *(workspace.iteration(u) for u in range(t + 1))]
     lines = [
         "## Lineage\n\nFrom the seeds and the base model to this one, stage by stage. Hashes are the beginnings of "
-        "SHA-256: of a file's bytes, of a model's file names and sizes.",
+        "SHA-256: of a file's bytes, of a model's files and what they hold (of large ones, blocks all over them).",
         "| stage | made | counts |\n| --- | --- | --- |",
     ]
     for folder in folders:

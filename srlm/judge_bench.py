@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from srlm import errors, records
-from srlm.config import JudgeBench, ModelConfig, Scorer, SourceConfig
-from srlm.models import label, resolve, resolve_named, slug
+from srlm.config import JudgeBench, Scorer, SourceConfig
+from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, terminal
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
@@ -50,10 +50,11 @@ class Row:
     data: str
     judgements: Stage
     prompts: Path
+    models: dict[str, str]  # `identity` of the model, and of the one it is compared with
 
     def inputs(self) -> dict[str, str]:
-        """What the judgements are of; another file under the same name is refused."""
-        return {self.judgements.workspace.relative(self.prompts): sha256(self.prompts)}
+        """What the judgements are made of; another file or model under the same name is refused."""
+        return self.models | {self.judgements.workspace.relative(self.prompts): sha256(self.prompts)}
 
 
 def run(options: JudgeBench) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
             stage.complete()  # refuses what was made with other options, before anything is touched
         table = rows(workspace, options)
         for row in table:
-            row.judgements.complete()
+            row.judgements.complete(row.models)
         workspace.save_config(options)
         for data, stage in sources.items():
             _read(options, data, stage)
@@ -92,6 +93,8 @@ def run(options: JudgeBench) -> dict[str, Any]:
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
     """Every model on every data set, data set by data set."""
     found = []
+    compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
+    models = {model: identity(model, *compared) for model in _models(options)}
     for data in options.data:
         for model in _models(options):
             folder = workspace.root / "judgements" / slug(model)
@@ -101,7 +104,7 @@ def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
             if model == "endpoint":
                 made_with |= options_of(options, "endpoint.model")
             stage = Stage(workspace, folder, name, [f"{name}.jsonl", *evidence], made_with)
-            found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl"))
+            found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl", models[model]))
     return found
 
 
@@ -148,13 +151,16 @@ def _reference(options: JudgeBench, model: str) -> Path:
     """The model that judge=implicit compares with: model.name, or the one that judge.reference names."""
     if options.judge.reference == "previous":
         raise errors.ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
-    base = options.judge.reference == "base"
-    if model == (options.model.name if base else options.judge.reference):
+    if model == _reference_name(options):
         raise errors.ConfigError(
             f"judge=implicit compares {model} with itself, and all rewards are 0. Give models=[...] trained from it, "
             "or another judge.reference."
         )
-    return resolve(options.model if base else ModelConfig(name=options.judge.reference))
+    return resolve_named(options, _reference_name(options))
+
+
+def _reference_name(options: JudgeBench) -> str:
+    return options.model.name if options.judge.reference == "base" else options.judge.reference
 
 
 def _models(options: JudgeBench) -> list[str]:

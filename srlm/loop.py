@@ -20,6 +20,7 @@ from srlm.feedback.meta import judgement_pairs
 from srlm.feedback.pairs import length_penalty, select_pairs
 from srlm.launch import run_worker
 from srlm.measured import held_out, judge_is_measured, judge_name, measure_sources, measures, trained_on
+from srlm.models import identity
 from srlm.progress import say
 from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.report import write_report
@@ -103,11 +104,17 @@ class Loop:
         """Find or make the checkpoint of M0."""
         stage = stages.base_model(self.workspace, self.config)
         place = self.workspace.run().get("base_model")
-        if not stage.complete() or not (place and Path(place).is_dir()):  # it lies outside the run and may be gone
+        # It lies outside the run, and may be gone or another one by now.
+        if not stage.complete(self._identity_of_base()) or not (place and Path(place).is_dir()):
             say(f"M0: {self.config.model.name}")
             stage.begin(in_pieces=False)
             self._work("base_model", 0)
-            self._done(stage, {}, {})
+            self._done(stage, self._identity_of_base(), {})
+
+    def _identity_of_base(self) -> dict[str, str]:
+        place = self.workspace.run().get("base_model")
+        found = list(identity(place).values()) if place else []
+        return {self.config.model.name: found[0]} if found else {}
 
     def eft(self) -> None:
         """EFT examples; where the seed has no rationales the SFT baseline (SFT on IFT alone) writes them."""

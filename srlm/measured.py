@@ -83,7 +83,7 @@ async def judge_ranked(
     """`count` judgements of every answer of ranked prompts; candidate ids RANKED_PROMPT_ID/aN."""
     if stage.complete():
         return
-    stage.begin()
+    stage.begin(inputs=inputs)
     written = done = 0
 
     def told(new: int, tokens: int) -> None:
@@ -126,7 +126,7 @@ async def answer_prompts(
     """A model's answer to every prompt."""
     if stage.complete():
         return
-    stage.begin()
+    stage.begin(inputs=inputs)
     store = RecordFile(stage.outputs[0], Answer)
     bars.add(name, len(prompts), len(store.records))
 

@@ -28,7 +28,7 @@ import yaml
 from srlm.config import Config, ModelConfig
 from srlm.errors import EngineError, ModelError
 from srlm.progress import say
-from srlm.workspace import CARD, Workspace, disk_errors, sha256, write_atomic
+from srlm.workspace import CARD, Workspace, content_hash, disk_errors, sha256, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,12 +120,14 @@ def label(name: str) -> str:
     return f"{of_run[1]} M{of_run[2]}" if of_run else name.rstrip("/").rpartition("/")[2]
 
 
+_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*")  # that make up a checkpoint
+
+
 def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*", "README.md"]
-    patterns += ["*.py"] if config.trust_remote_code else []
+    patterns = [*_FILES, "README.md", *(["*.py"] if config.trust_remote_code else [])]
     try:
         folder = snapshot_download(config.name, revision=config.revision or None, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -421,10 +423,26 @@ def encode_choices(
 
 
 def model_id(folder: Path) -> str:
-    """A short stable name for a checkpoint: hash of its config, file names and sizes."""
-    sizes = sorted(f"{p.name}:{p.stat().st_size}" for p in folder.glob("*.safetensors"))
-    text = (folder / "config.json").read_text(encoding="utf-8") + json.dumps(sizes)
+    """A short stable name for a checkpoint: hash of its files, names and contents (`content_hash`), its card apart."""
+    files = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
+    text = "\n".join(f"{path.name}:{content_hash(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identity(*names: str) -> dict[str, str]:
+    """Model -> what its files hold, of models in folders and GGUF files: one trained anew in its place is another one.
+
+    Hub ids and packaged models are left out, and what is not there: nobody can have changed it.
+    """
+    found = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            with contextlib.suppress(ModelError):  # an iteration_N without its model
+                found[name] = model_id(_of_run(path, name) or path)
+        elif name.endswith(".gguf") and path.is_file():
+            found[name] = content_hash(path)[:16]
+    return found
 
 
 def base_model_worker(workspace: Workspace, iteration: int) -> None:

@@ -92,8 +92,11 @@ class Bars:
 
     @staticmethod
     def _rate(state: dict[str, Any]) -> str:
+        """Tokens a second; where a piece of work has one token, as a judge's verdict, pieces a minute."""
         seconds = max(time.monotonic() - state["start"], 1e-3)
-        return f"{state['tokens'] / seconds:,.0f} tokens/s" if state["tokens"] else ""
+        if state["tokens"] <= state["done"] - state["first"]:
+            return f"{60 * state['tokens'] / seconds:,.0f} a minute" if state["tokens"] else ""
+        return f"{state['tokens'] / seconds:,.0f} tokens/s"
 
     def _line(self, name: str) -> None:
         state = self._state[name]

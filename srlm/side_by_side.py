@@ -25,7 +25,7 @@ from rich.text import Text
 from srlm import errors
 from srlm.config import SideBySide
 from srlm.evaluate.plan import prompts_stage, read_asked
-from srlm.models import label, slug
+from srlm.models import identity, label, slug
 from srlm.progress import Bars, say, terminal
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
@@ -61,12 +61,16 @@ class Plan:
         self._check()
         self.prompts = prompts_stage(workspace, options)
         ways = (GREEDY, SAMPLED) if options.samples else (GREEDY,)
+        self.identities = {model: identity(model) for model in self.models}
         self.answers = {model: {way: self._answers(model, way) for way in ways} for model in self.models}
 
     def unfinished(self, model: str) -> list[Stage]:
         """What the model has yet to say."""
-        inputs = self.prompts.fingerprints()
-        return [stage for stage in self.answers[model].values() if not stage.complete(inputs)]
+        return [stage for stage in self.answers[model].values() if not stage.complete(self.asked(model))]
+
+    def asked(self, model: str) -> dict[str, str]:
+        """What a model's answers are made of: the model and the prompts."""
+        return self.identities[model] | self.prompts.fingerprints()
 
     def _check(self) -> None:
         options = self.options
@@ -101,8 +105,10 @@ def run(options: SideBySide) -> dict[str, Any]:
     plan = Plan(workspace, options)
     with workspace.lock() as lock_fd:
         say(f"side_by_side: {workspace.root}")
-        for stage in (plan.prompts, *(stage for ways in plan.answers.values() for stage in ways.values())):
-            stage.complete()  # refuses what was made with other options, before anything is touched
+        plan.prompts.complete()  # refuses what was made with others, before anything is touched
+        for model, ways in plan.answers.items():
+            for stage in ways.values():
+                stage.complete(plan.identities[model])
         workspace.save_config(options)
         read_asked(plan.prompts, options)
         for number, model in enumerate(plan.models):
@@ -136,7 +142,7 @@ async def _answer(plan: Plan, number: int) -> None:
     from srlm.measured import answer_prompts, greedy
 
     options, model = plan.options, plan.models[number]
-    prompts, inputs = read_records(plan.prompts.outputs[0], SeedExample), plan.prompts.fingerprints()
+    prompts, inputs = read_records(plan.prompts.outputs[0], SeedExample), plan.asked(model)
     several = [replace(prompt, id=f"{prompt.id}/s{n}") for prompt in prompts for n in range(options.samples)]
     asked = {
         GREEDY: (greedy(options, options.evaluation.max_new_tokens), prompts),

@@ -44,6 +44,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_WHOLE = 16 * 2**20  # bytes up to which `content_hash` reads a whole file
+_BLOCKS, _BLOCK = 1024, 4096  # of a larger one, and bytes of each
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a large one, of its size and of blocks evenly spaced over it, the ends among them.
+
+    That is for weights: training changes nearly all of them, and those of a 70B model are not read again at each start.
+    """
+    size = path.stat().st_size
+    if size <= _WHOLE:
+        return sha256(path)
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for block in range(_BLOCKS):
+            file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
+            found.update(file.read(_BLOCK))
+    return found.hexdigest()
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" into a RunFolderError that says what to do."""
@@ -216,24 +236,25 @@ class Stage:
         """
         if not self.path.exists():
             if self._begun.exists():
-                self._refuse_changes(json.loads(self._begun.read_text())["options"], "begun")
+                begun = json.loads(self._begun.read_text())
+                self._refuse_changes(begun["options"], "begun")
+                self._refuse_others(begun.get("inputs", {}), inputs or {}, "begun")
             return False
         manifest = self.manifest()
         self._refuse_changes(manifest.options, "made")
-        for path, found in (inputs or {}).items():
-            if manifest.inputs.get(path, found) != found:
-                self._refuse(f"it was made from another {path} than the one that is there now")
+        self._refuse_others(manifest.inputs, inputs or {}, "made")
         for path, expected in manifest.outputs.items():
             if self.workspace.fingerprint(self.workspace.root / path) != expected:
                 self._refuse(f"its output {path} is gone or was changed since")
         return True
 
-    def begin(self, in_pieces: bool = True) -> None:
-        """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options they are made with, so
-        that a resume cannot mix two settings."""
+    def begin(self, in_pieces: bool = True, inputs: Mapping[str, str] | None = None) -> None:
+        """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options and inputs they are
+        made with, so that a resume cannot mix two settings."""
         self._start = time.monotonic()
         if in_pieces:
-            write_atomic(self._begun, json.dumps({"options": self.options}, indent=1, sort_keys=True))
+            begun = {"options": self.options, "inputs": dict(inputs or {})}
+            write_atomic(self._begun, json.dumps(begun, indent=1, sort_keys=True))
 
     def done(
         self,
@@ -272,6 +293,11 @@ class Stage:
         if changed:
             changes = "; ".join(f"{name} was {then.get(name)!r}, now {now.get(name)!r}" for name in changed)
             self._refuse(f"it was {verb} with other options: {changes}")
+
+    def _refuse_others(self, then: Mapping[str, str], now: Mapping[str, str], verb: str) -> None:
+        for path, found in now.items():
+            if then.get(path, found) != found:
+                self._refuse(f"it was {verb} from another {path} than the one that is there now")
 
     def _refuse(self, why: str) -> None:
         of_run = self.folder.name == "seeds" or "iteration_" in str(self)
@@ -354,7 +380,7 @@ class Workspace:
         write_atomic(self.run_path, json.dumps(self.run() | entries, indent=1, ensure_ascii=False))
 
     def fingerprint(self, path: Path) -> str:
-        """Hash of a file; of a model folder the hash of its file names and sizes (a 70B model is not read again).
+        """Hash of a file; of a model folder the hash of its files' names and `content_hash`es.
 
         A model's card is no part of the model: it is written after the model is measured.
         """
@@ -363,8 +389,8 @@ class Workspace:
         if path.is_dir():
             of_card = {path / CARD, *path.glob(f".{CARD}.*.tmp")}  # what a kill may leave of `write_atomic`
             files = [p for p in path.rglob("*") if p.is_file() and p not in of_card]
-            names = sorted(f"{p.relative_to(path)}:{p.stat().st_size}" for p in files)
-            return hashlib.sha256("\n".join(names).encode()).hexdigest()
+            told = sorted(f"{p.relative_to(path)}:{content_hash(p)}" for p in files)
+            return hashlib.sha256("\n".join(told).encode()).hexdigest()
         return sha256(path)
 
     @contextlib.contextmanager

@@ -124,7 +124,9 @@ def run(job: Mapping[str, Any]) -> None:
             getattr(text, function)(workspace, t)
         elif stage == "base_model":
             write_atomic(workspace.iteration(0) / "model.json", '{"id": "base"}')
-            workspace.update_run(base_model=str(workspace.root))
+            base = workspace.iteration(0) / "model"
+            base.mkdir(exist_ok=True)
+            workspace.update_run(base_model=str(base))
         else:
             folder = workspace.iteration(t)
             model = folder / ("sft_baseline" if stage == "sft_baseline" else "model")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from srlm.config import Evaluate
-from srlm.errors import ConfigError
+from srlm.errors import ConfigError, RunFolderError
 from srlm.evaluate.plan import Plan
-from srlm.workspace import Workspace
+from srlm.workspace import Workspace, write_atomic
 
 
 def plan(folder: Path, **given: Any) -> Plan:
@@ -93,3 +93,38 @@ def test_a_servers_answers_are_of_its_model(tmp_path: Path) -> None:
     assert found.answers["endpoint"].options["endpoint.model"] == "big"
     assert "endpoint.model" not in found.answers["a"].options
     assert found.matches[0].comparisons.options["endpoint.model"] == "big"  # the first of the models judges
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path, finished: bool) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+
+    def asked() -> bool:
+        found = plan(tmp_path / "runs", models=[str(folder)], suite=["answers"])
+        if not found.prompts.path.exists():
+            write_atomic(found.prompts.outputs[0], "")
+            found.prompts.done({}, {})
+        [stage] = found.answers.values()
+        if not stage.path.parent.exists():
+            stage.begin(inputs=found.asked(str(folder)))
+            write_atomic(stage.outputs[0], "")
+            if finished:
+                stage.done(found.asked(str(folder)), {})
+        for stage, model in found.stages():
+            stage.complete(model)
+        return stage.complete(found.asked(str(folder)))
+
+    assert asked() is finished
+    (folder / "model.safetensors").write_bytes(b"two")
+    verb = "made" if finished else "begun"
+    with pytest.raises(RunFolderError, match=f"it was {verb} from another {folder} than the one that is there now"):
+        asked()
+    (folder / "model.safetensors").write_bytes(b"one")
+    assert asked() is finished
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()  # what it said is still there
+    assert asked() is finished

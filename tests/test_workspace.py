@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from srlm import workspace
 from srlm.config import Config, Reference
 from srlm.errors import RunFolderError
+from srlm.models import identity, model_id
 from srlm.records import Answer, Candidate, to_json
 from srlm.workspace import RecordFile, Stage, Workspace, derive_seed, flatten, options_of, read_records, write_atomic
 from tests.helpers import ROOT
@@ -588,3 +590,36 @@ def test_a_models_card_is_no_part_of_its_fingerprint(tmp_path):
         (model / name).write_text("")
         assert workspace.fingerprint(model) != bare
         (model / name).unlink()
+
+
+@pytest.mark.parametrize("megabytes", [1, 40])
+def test_weights_of_the_same_size_are_another_model(tmp_path, megabytes):
+    """Be it in the topmost tenth alone, as LoRA there leaves them; a large file is not read whole for that."""
+    workspace, model = Workspace(tmp_path), tmp_path / "model"
+    model.mkdir()
+    weights = np.random.default_rng(0).bytes(megabytes * 2**20)
+    (model / "model.safetensors").write_bytes(weights)
+    before, id_before = workspace.fingerprint(model), model_id(model)
+    (model / "model.safetensors").write_bytes(weights)
+    assert (workspace.fingerprint(model), model_id(model)) == (before, id_before)
+    top = len(weights) * 9 // 10
+    (model / "model.safetensors").write_bytes(weights[:top] + bytes(len(weights) - top))
+    assert workspace.fingerprint(model) != before
+    assert model_id(model) != id_before
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert model_id(model) != id_before  # the ends are always read
+
+
+def test_a_model_is_told_by_what_lies_in_its_place(tmp_path):
+    run = Workspace(tmp_path / "run")
+    (run.iteration(1) / "model").mkdir(parents=True)
+    run.update_run(name="run")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "one").mkdir()
+    for folder in (tmp_path / "one", run.iteration(1) / "model"):
+        (folder / "config.json").write_text("{}")
+    names = [str(tmp_path / name) for name in ("one", "run/iteration_1", "run/iteration_1/model", "m.gguf")]
+    told = identity(*names, str(tmp_path / "gone"), str(tmp_path / "gone.gguf"), "tiny-random", "OWNER/NAME")
+    assert list(told) == names
+    assert told[names[0]] == told[names[1]] == told[names[2]] != told[names[3]]
+    assert identity(str(tmp_path / "run" / "iteration_2")) == {}

@@ -27,7 +27,7 @@ from rich.console import Console
 from srlm.config import Evaluate
 from srlm.evaluate.arms import expand
 from srlm.evaluate.cards import cards_of
-from srlm.evaluate.plan import Plan, own_tasks, read_asked, read_examples
+from srlm.evaluate.plan import Plan, read_asked, read_examples
 from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
 from srlm.models import label
 from srlm.progress import say, terminal
@@ -52,8 +52,8 @@ def run(options: Evaluate) -> dict[str, Any]:
     plan = Plan(workspace, options)
     with workspace.lock() as lock_fd:
         say(f"evaluate: {workspace.root}")
-        for stage in plan.stages():
-            stage.complete()  # refuses what was made with other options, before anything is touched
+        for stage, models in plan.stages():
+            stage.complete(models)  # refuses what was made with others, before anything is touched
         if plan.answers:
             plan.prompts.complete()
         workspace.save_config(options)
@@ -61,9 +61,11 @@ def run(options: Evaluate) -> dict[str, Any]:
             read_asked(plan.prompts, options)
         if "head_to_head" in plan.suite and not plan.matches:
             say("  one model: no head to head")
-        own = {name: own_tasks(plan, name) for name in plan.options.benchmarks} if plan.benchmarks else {}
-        tasks = [*plan.benchmarks.values()]
-        unfinished = [n for n, of in enumerate(tasks) if not all(of[name].complete(own[name]) for name in of)]
+        unfinished = [
+            n
+            for n, (model, tasks) in enumerate(plan.benchmarks.items())
+            if not all(stage.complete(plan.documents(model, name)) for name, stage in tasks.items())
+        ]
         for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
             run_worker("benchmarks", workspace, number, lock_fd)
         for stage in plan.examples.values():
@@ -95,8 +97,7 @@ def _told(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
 
 
 def _measured(plan: Plan, model: str) -> bool:
-    stages = plan.losses[model].items()
-    return all(stage.complete(plan.examples_of(model, file).fingerprints()) for file, stage in stages)
+    return all(stage.complete(plan.read_by(model, file)) for file, stage in plan.losses[model].items())
 
 
 def _picture(card: dict[str, Any], workspace: Workspace) -> Path:

@@ -11,7 +11,7 @@ from srlm import errors, records
 from srlm.comparison import load_template
 from srlm.config import Evaluate, SideBySide, SourceConfig
 from srlm.evaluate.arms import OWN, run_of, settings
-from srlm.models import slug
+from srlm.models import identity, slug
 from srlm.progress import say
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
 
@@ -58,6 +58,7 @@ class Plan:
         self.judge = self.models[0] if first else options.evaluation.judge
         self._check()
         self.prompts = prompts_stage(workspace, options)
+        self.identities = {model: identity(model) for model in [*self.models, self.judge]}
         answered = "answers" in self.suite or "head_to_head" in self.suite
         self.answers = {model: self._answers(model) for model in self.models} if answered else {}
         pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
@@ -77,11 +78,13 @@ class Plan:
         self.arms = settings(self.models, options.by) if options.by else []
         self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
 
-    def stages(self) -> list[Stage]:
-        """All of them but the prompts."""
-        tasks = [stage for stages in self.benchmarks.values() for stage in stages.values()]
-        losses = [stage for stages in self.losses.values() for stage in stages.values()]
-        return [*self.answers.values(), *(match.comparisons for match in self.matches), *losses, *tasks]
+    def stages(self) -> list[tuple[Stage, dict[str, str]]]:
+        """All of them but the prompts, each with the model that makes it."""
+        found = [(stage, self.identities[model]) for model, stage in self.answers.items()]
+        found += [(match.comparisons, self.identities[self.judge]) for match in self.matches]
+        for several in (self.losses, self.benchmarks):
+            found += [(stage, self.identities[model]) for model, of in several.items() for stage in of.values()]
+        return found
 
     def examples_of(self, model: str, file: str) -> Stage:
         """Where a model's examples of one file lie, as they are asked."""
@@ -90,17 +93,33 @@ class Plan:
     def silent(self, speaker: str) -> bool:
         """Whether all that this model has to say is there."""
         own = self.answers.get(speaker)
-        if own and not own.complete(self.prompts.fingerprints()):
+        if own and not own.complete(self.asked(speaker)):
             return False
         return speaker != self.judge or all(
-            all(self.answers[side].complete() for side in (match.first, match.second))
+            all(self.answers[side].complete(self.identities[side]) for side in (match.first, match.second))
             and match.comparisons.complete(self.sources(match))
             for match in self.matches
         )
 
+    def asked(self, model: str) -> dict[str, str]:
+        """What a model's answers are made of: the model and the prompts."""
+        return self.identities[model] | self.prompts.fingerprints()
+
+    def read_by(self, model: str, file: str) -> dict[str, str]:
+        """What a model's losses are made of: the model and a file's examples."""
+        return self.identities[model] | self.examples_of(model, file).fingerprints()
+
     def sources(self, match: Match) -> dict[str, str]:
-        """The hashes of the answers that a match is about."""
-        return self.answers[match.first].fingerprints() | self.answers[match.second].fingerprints()
+        """What a match is made of: the judge and the answers."""
+        answers = self.answers[match.first].fingerprints() | self.answers[match.second].fingerprints()
+        return self.identities[self.judge] | answers
+
+    def documents(self, model: str, benchmark: str) -> dict[str, str]:
+        """What a model's benchmark is made of: the model, and the files of a benchmark in one's own folder."""
+        from srlm.evaluation.harness import own_files
+
+        files = own_files(benchmark, self.options.task_folder)
+        return self.identities[model] | {self.workspace.relative(file): sha256(file) for file in files}
 
     def _check(self) -> None:
         options = self.options
@@ -224,11 +243,3 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(example) + "\n" for example in examples))
     stage.done(inputs, {"examples": len(examples)})
-
-
-def own_tasks(plan: Plan, benchmark: str) -> dict[str, str]:
-    """What a benchmark of one's own folder is made of; another content is refused."""
-    from srlm.evaluation.harness import own_files
-
-    files = own_files(benchmark, plan.options.task_folder)
-    return {plan.workspace.relative(file): sha256(file) for file in files}

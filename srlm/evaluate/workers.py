@@ -8,7 +8,7 @@ from functools import partial
 
 from srlm.comparison import ORDERS
 from srlm.config import Evaluate
-from srlm.evaluate.plan import Plan, own_tasks
+from srlm.evaluate.plan import Plan
 from srlm.models import label, resolve_named
 from srlm.progress import Bars
 from srlm.records import Answer, Comparison, SeedExample
@@ -29,7 +29,7 @@ async def _speak(plan: Plan, number: int) -> None:
         with Bars() as bars:
             if speaker in plan.answers:
                 prompts, own = read_records(plan.prompts.outputs[0], SeedExample), plan.answers[speaker]
-                await answer_prompts(engine, options, prompts, own, bars, "answers", plan.prompts.fingerprints())
+                await answer_prompts(engine, options, prompts, own, bars, "answers", plan.asked(speaker))
             unplayed = [match for match in plan.matches if speaker == plan.judge and not match.comparisons.complete()]
             if not unplayed:
                 return
@@ -43,7 +43,7 @@ async def _speak(plan: Plan, number: int) -> None:
                 bars.update("head to heads", done=done())
 
             for match in unplayed:
-                match.comparisons.begin()
+                match.comparisons.begin(inputs=plan.sources(match))
             bars.add("head to heads", sum(len(texts[match.first]) * len(ORDERS) for match in unplayed), done())
             await together(
                 play(engine, options, texts[match.first], texts[match.second], store, tell)
@@ -69,9 +69,9 @@ async def _losses(plan: Plan, number: int) -> None:
         with Bars() as bars:
             for file, stage in stages.items():
                 if not stage.complete():
-                    asked = plan.examples_of(model, file)
-                    examples = read_records(asked.outputs[0], SeedExample)
-                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}", asked.fingerprints())
+                    examples = read_records(plan.examples_of(model, file).outputs[0], SeedExample)
+                    made_of = plan.read_by(model, file)
+                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}", made_of)
 
 
 def _tell(bars: Bars, name: str, done: int, wanted: int) -> None:
@@ -88,7 +88,7 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
     loaded = load_tasks(list(unfinished), plan.options.task_folder)
     with open_model(plan.options, resolve_named(plan.options, model)) as (lm, chat), Bars() as bars:
         for name, stage in unfinished.items():
-            stage.begin()
+            stage.begin(inputs=plan.documents(model, name))
             file, answers = stage.outputs
             store = RecordFile(answers, Response)
             bars.add(name, None)
@@ -97,4 +97,4 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
             store.finish()
             write_atomic(file, json.dumps(result, ensure_ascii=False))
             counts = {task: part["n"] for task, part in result["tasks"].items()}
-            stage.done(own_tasks(plan, name), {"documents": counts})
+            stage.done(plan.documents(model, name), {"documents": counts})

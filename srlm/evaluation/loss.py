@@ -22,7 +22,7 @@ async def answer_losses(
     rater: Rater, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str, inputs: dict[str, str]
 ) -> None:
     """The loss of each example's answer, records of `AnswerLoss`; one that is too long for the engine has none."""
-    stage.begin()
+    stage.begin(inputs=inputs)
     store, before = RecordFile(stage.outputs[0], AnswerLoss), replace(rater.usage)
     bars.add(name, len(examples), len(store.records))
 
