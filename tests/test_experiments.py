@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from srlm.checkers import follows, validate
-from srlm.config import IFTAnswers, SourceConfig
-from srlm.records import SeedExample
+from srlm.config import IFTAnswers, JudgeBench, SourceConfig
+from srlm.judge_bench import rows as judge_rows
+from srlm.records import RankedAnswer, RankedPrompt, SeedExample, to_json
 from srlm.seeds.readers import read_ift, read_prompts, read_ranked
-from tests.helpers import ROOT
+from srlm.workspace import Workspace, write_atomic
+from tests.helpers import ROOT, judgement_from
 
 
 def make(study: str, to: Path, *given: str) -> str:
@@ -134,3 +136,44 @@ def test_a_folder_is_asked_for(study: str) -> None:
     result = subprocess.run([sys.executable, str(maker)], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "--to" in result.stderr
+
+
+def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
+    """Of two prompts the longer answer is better, of a third the shorter; judges like length or the opposite."""
+    ranked = [
+        RankedPrompt(f"p{n}", "Name a river.", [RankedAnswer("The Elbe" * better, 0), RankedAnswer("The Elbe" * 2, 1)])
+        for n, better in enumerate((3, 4, 1))
+    ]
+    for seed, held_out in enumerate((ranked, ranked[1:])):
+        options = JudgeBench(models=["likes_long", "likes_short"], data=["builtin"], runs_dir=str(tmp_path))
+        options.name = f"judges_{seed}"
+        workspace = Workspace.of(options)
+        workspace.save_config(options)
+        for row in judge_rows(workspace, options):
+            write_atomic(row.prompts, "".join(to_json(prompt) + "\n" for prompt in held_out))
+            sign = 1 if row.model == "likes_long" else -1
+            scores = {
+                f"{prompt.id}/a{n}": 2 + sign * (len(answer.text) > 16) - sign * (len(answer.text) < 16)
+                for prompt in held_out
+                for n, answer in enumerate(prompt.answers)
+            }
+            judged = [judgement_from(candidate, f"Score: {score}") for candidate, score in scores.items()]
+            write_atomic(row.judgements.outputs[0], "".join(to_json(judgement) + "\n" for judgement in judged))
+    command = [sys.executable, str(ROOT / "experiments" / "eft_length_balance" / "pool.py")]
+    result = subprocess.run(
+        [*command, *(str(tmp_path / f"judges_{seed}") for seed in (0, 1))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    long, short = (part.splitlines() for part in result.stdout.strip().split("\n\n"))
+    assert long[0] == "likes_long, likes_long"
+    told = {line[2:46].strip(): line[47:].strip() for line in long[1:]}
+    assert told["right"].startswith("60 [")
+    assert told["right"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
+    assert told["right where the shorter answer is better"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
+    assert told["length bias, points"] == "100"  # one prompt has no spread
+    assert "right                                        40 [" in short[1]

@@ -1,0 +1,80 @@
+"""Judges of several seeds, each on the prompts that its own run held out, told as one: the rows of the study's table.
+
+    python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
+
+Each folder is one of srlm.judge_bench, with as many models as the others, in the same order: the first models of all
+are one arm, the second models another. The intervals draw seeds and prompts (srlm/evaluation/arms.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from srlm.config import JudgeBench
+from srlm.evaluation.arms import Pooled, pooled
+from srlm.evaluation.judge_card import judged_prompts, lengths_evened, longer_is_better, shorter_is_better
+from srlm.evaluation.measures import JudgedPrompt, Measure, longer_wins, pairwise_accuracy_all
+from srlm.judge_bench import Row, rows
+from srlm.models import label
+from srlm.records import Judgement, RankedPrompt
+from srlm.workspace import Workspace, read_records
+
+RESAMPLES = 10_000
+
+
+def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
+    """Measure -> prompt -> what it adds to the numerator and to the denominator."""
+    judged = read_records(row.judgements.outputs[0], Judgement)
+    prompts = judged_prompts(read_records(row.prompts, RankedPrompt), judged)
+    evened, _ = lengths_evened(prompts)
+
+    def of_all(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
+        terms = measure(some)
+        return {prompt.id: (float(top), float(n)) for prompt, top, n in zip(some, *terms, strict=True)}
+
+    def of_each(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
+        return {prompt.id: measure(prompt) for prompt in some}
+
+    return {
+        "right": of_all(pairwise_accuracy_all, prompts),
+        "longer wins": of_all(longer_wins, prompts),
+        "right where the longer answer is better": of_each(longer_is_better, prompts),
+        "right where the shorter answer is better": of_each(shorter_is_better, prompts),
+        "right, lengths evened out": of_all(pairwise_accuracy_all, evened),
+        "the same where the shorter answer is better": of_each(shorter_is_better, evened),
+        "the same where the longer answer is better": of_each(longer_is_better, evened),
+    }
+
+
+def percent(measure: Measure) -> str:
+    if measure.value is None or measure.low is None or measure.high is None:
+        return "-" if measure.value is None else f"{100 * measure.value:.0f}"
+    return f"{100 * measure.value:.0f} [{100 * measure.low:.0f}, {100 * measure.high:.0f}]"
+
+
+def main(folders: list[str]) -> None:
+    arms: list[list[Row]] = []
+    for folder in folders:
+        workspace = Workspace(Path(folder).resolve())
+        of_folder = rows(workspace, workspace.config_as(JudgeBench))
+        arms = arms or [[] for _ in of_folder]
+        for arm, row in zip(arms, of_folder, strict=True):
+            arm.append(row)
+    for arm in arms:
+        figures = [told(row) for row in arm]
+        print(f"\n{', '.join(label(row.model) for row in arm)}")
+        found: dict[str, Pooled] = {}
+        for name in figures[0]:
+            whole = found[name] = pooled([of_run[name] for of_run in figures], True, RESAMPLES, "pool")
+            each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in whole.of_runs)
+            pairs = sum(n for of_run in figures for _, n in of_run[name].values())
+            counts = f"seeds {each}; {pairs:.0f} pairs of {whole.items} prompts"
+            print(f"  {name:44} {percent(whole.measure()):14} {counts}")
+        longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
+        print(f"  {'length bias, points':44} {percent(longer.minus(shorter).measure())}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
