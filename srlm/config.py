@@ -207,7 +207,7 @@ class JudgeConfig:
     max_score: int = 5  # scores range from 0 to this; weighted and expected: at most 9
     temperature: float = 0.7  # expected does without, and without the next two
     top_p: float = 0.9
-    max_new_tokens: int = 80  # tokens
+    max_new_tokens: int = 192  # tokens, rationale and verdict together
     matches: int = 0  # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
     reference: str = "base"  # implicit: base = M0; previous = the model before the judge; or any model name
     # implicit, reward_model: strength taken off for each token of an answer, log-odds; >= 0; unset = so that the
