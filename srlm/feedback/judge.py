@@ -64,6 +64,8 @@ async def judge(
         judgements = []
         for number, completion in enumerate(completions, first):
             score, problem = parse_verdict(completion.text, config.max_score)
+            if completion.truncated and score is None:
+                problem += f", cut off at judge.max_new_tokens={config.max_new_tokens}"
             judgement = Judgement(
                 id=f"{candidate.id}/j{number}",
                 candidate_id=candidate.id,

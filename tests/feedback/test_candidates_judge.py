@@ -83,6 +83,12 @@ def test_judgements_keep_text_score_problem_and_tokens():
     ]
 
 
+def test_a_verdict_that_was_cut_off_says_so():
+    replies = [Completion("It is relevant and", 4, True), Completion("Good.\nScore: 4", 4, True)]
+    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 2, JudgeConfig(max_new_tokens=4))
+    assert [(j.score, j.problem) for j in found] == [(None, "no verdict, cut off at judge.max_new_tokens=4"), (4.0, "")]
+
+
 def test_the_scale_is_the_configured_one():
     config = JudgeConfig(max_score=10)
     assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
