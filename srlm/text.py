@@ -24,7 +24,7 @@ from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
-from srlm.models import resolve
+from srlm.models import identity, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
@@ -261,12 +261,15 @@ async def feedback(
     )
     meta_stage = stages.meta_judgements(workspace, config, t) if judging and config.judge.meta else None
     wanted = [candidate_stage, *([judgement_stage] if judging else []), *([meta_stage] if meta_stage else [])]
-    unfinished = [stage for stage in wanted if not stage.complete()]
+    of_runs = config.judge.by in ("self", "sft", "base", "endpoint")  # else a model that no stage of this run made
+    judged_with = {} if of_runs else identity(config.judge.by)
+    made_with = {candidate_stage.name: {}, judgement_stage.name: judged_with, "meta_judgements": judged_with}
+    unfinished = [stage for stage in wanted if not stage.complete(made_with[stage.name])]
     if not unfinished:
         return
     candidate_store = RecordFile(candidate_stage.outputs[0], Candidate)
     for stage in unfinished:
-        stage.begin()
+        stage.begin(inputs=made_with[stage.name])
     n, k = config.candidates.count, config.judge.count
     before = replace(judging.usage) if judging else None
     counts = Counter[str]()
@@ -355,7 +358,7 @@ async def feedback(
     } | judge.counted
     read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
     tokens = written[config.judge.evidence or "judgements"]
-    inputs = candidate_stage.fingerprints() | stages.of_judge(workspace, config)
+    inputs = candidate_stage.fingerprints() | stages.of_judge(workspace, config) | judged_with
     judgement_stage.done(inputs, counted, tokens, read)
 
 

@@ -187,7 +187,7 @@ class Manifest:
 
     stage: str
     options: dict[str, Any]  # dotted name -> value, those its outcome depends on
-    inputs: dict[str, str]  # path in the run -> hash, when it was read
+    inputs: dict[str, str]  # path in the run, or a model of elsewhere by name -> hash, when it was read
     outputs: dict[str, str]  # path in the run -> hash
     counts: dict[str, Any] = field(default_factory=dict)  # in, out, dropped and why
     seconds: float = 0.0
