@@ -12,13 +12,13 @@ import pytest
 
 from srlm import stages
 from srlm.config import CandidatesConfig, Config, JudgeConfig, LoraConfig, PairsConfig, PromptsConfig, Reference
-from srlm.errors import EngineError, TrainingError
+from srlm.errors import EngineError, RunFolderError, TrainingError
 from srlm.evaluation.scorecard import judge_parts
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.pairs import select_pairs
 from srlm.feedback.prompts import write_prompts
-from srlm.models import base_model_worker
+from srlm.models import base_model_worker, identity
 from srlm.progress import Bars
 from srlm.records import Candidate, Judgement, Prompt, SeedExample, to_json
 from srlm.rubric import JudgeTemplate, mean_score, parse_verdict
@@ -163,6 +163,24 @@ def test_model_argument_of_the_command_line_is_ignored(tmp_path):
     workspace.save_config(config)
     base_model_worker(workspace, 0)
     assert workspace.model(0) == checkpoint
+
+
+def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
+    """A frozen judge was a path: trained anew there, it went on with what the one before had begun."""
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    (judge / "config.json").write_text("{}")
+    config = options("judge=additive", "prompts.count=3", f"judge.by={judge}", f"runs_dir={tmp_path}/runs")
+    workspace, _, judgements = feed_back(ScriptedEngine(writes_answers_and_judges), config)
+    stage = stages.judgements(workspace, config, 2)
+    assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
+    stage.path.unlink()  # as after a kill in the middle
+    stage.outputs[0].write_text("".join(to_json(judgement) + "\n" for judgement in judgements[:2]))
+    stage.begin(inputs=identity(str(judge)))
+    (judge / "config.json").write_text('{"trained": "anew"}')
+    engine = ScriptedEngine(writes_answers_and_judges)
+    with Bars() as bars, pytest.raises(RunFolderError, match=f"begun from another {judge} than the one that is there"):
+        asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
 
 
 def test_n_and_k_are_never_passed_on(tmp_path):
