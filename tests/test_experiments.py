@@ -175,5 +175,9 @@ def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
     assert told["right"].startswith("60 [")
     assert told["right"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
     assert told["right where the shorter answer is better"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
-    assert told["length bias, points"] == "100"  # one prompt has no spread
-    assert "right                                        40 [" in short[1]
+    assert told["length bias, points"].startswith("100 ")
+    assert told["right, both kinds alike"].startswith("50 ")
+    told = {line[2:46].strip(): line[47:].strip() for line in short[1:]}
+    assert told["right"].startswith("40 [")
+    less = next(line for line in short if line.startswith("  length bias, points, less the first"))
+    assert less.split()[-1] == "-200"

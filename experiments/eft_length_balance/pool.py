@@ -3,7 +3,8 @@
     python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
 
 Each folder is one of srlm.judge_bench, with as many models as the others, in the same order: the first models of all
-are one arm, the second models another. The intervals draw seeds and prompts (srlm/evaluation/arms.py).
+are one arm, the second models another, told by itself and less the first. The intervals draw seeds and prompts
+(srlm/evaluation/arms.py).
 """
 
 from __future__ import annotations
@@ -54,6 +55,19 @@ def percent(measure: Measure) -> str:
     return f"{100 * measure.value:.0f} [{100 * measure.low:.0f}, {100 * measure.high:.0f}]"
 
 
+def figures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
+    """Measure -> its figure over all seeds, and the pairs that it counts in all of them."""
+    runs = [told(row) for row in arm]
+    found = {name: pooled([run[name] for run in runs], True, RESAMPLES, "pool") for name in runs[0]}
+    pairs = {name: round(sum(n for run in runs for _, n in run[name].values())) for name in runs[0]}
+    longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
+    found["length bias, points"] = longer.minus(shorter)
+    if longer.value is not None and shorter.value is not None:
+        both, drawn = (longer.value + shorter.value) / 2, (longer.drawn + shorter.drawn) / 2
+        found["right, both kinds alike"] = Pooled(both, (), min(longer.items, shorter.items), drawn)
+    return found, pairs
+
+
 def main(folders: list[str]) -> None:
     arms: list[list[Row]] = []
     for folder in folders:
@@ -62,18 +76,18 @@ def main(folders: list[str]) -> None:
         arms = arms or [[] for _ in of_folder]
         for arm, row in zip(arms, of_folder, strict=True):
             arm.append(row)
+    first: dict[str, Pooled] = {}
     for arm in arms:
-        figures = [told(row) for row in arm]
+        found, pairs = figures(arm)
         print(f"\n{', '.join(label(row.model) for row in arm)}")
-        found: dict[str, Pooled] = {}
-        for name in figures[0]:
-            whole = found[name] = pooled([of_run[name] for of_run in figures], True, RESAMPLES, "pool")
-            each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in whole.of_runs)
-            pairs = sum(n for of_run in figures for _, n in of_run[name].values())
-            counts = f"seeds {each}; {pairs:.0f} pairs of {whole.items} prompts"
-            print(f"  {name:44} {percent(whole.measure()):14} {counts}")
-        longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
-        print(f"  {'length bias, points':44} {percent(longer.minus(shorter).measure())}")
+        for name, figure in found.items():
+            each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in figure.of_runs)
+            counts = f"{pairs[name]} pairs of {figure.items} prompts" if name in pairs else f"{figure.items} prompts"
+            print(f"  {name:44} {percent(figure.measure()):14} {f'seeds {each}; ' if each else ''}{counts}")
+        for name, figure in found.items():
+            if name in first:
+                print(f"  {name + ', less the first':60} {percent(figure.minus(first[name]).measure())}")
+        first = first or found
 
 
 if __name__ == "__main__":
