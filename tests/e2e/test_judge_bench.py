@@ -77,7 +77,8 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     assert "judge.scorer was 'expected', now 'sampled'" in result.stderr
     assert "name=" in result.stderr
     weights = other / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    *same, last = weights.read_bytes()
+    weights.write_bytes(bytes([*same, last ^ 1]))
     result = bench(tmp_path, f"data=[{data}]", f"models=[tiny-random,{other}]")
     assert result.returncode == 1
     assert f"it was made from another {other} than the one that is there now" in result.stderr
