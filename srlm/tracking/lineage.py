@@ -1,7 +1,7 @@
 """What each stage's outputs were made from: M_t -> feedback -> pairs -> M_t+1, as paths in the run.
 
-A manifest's inputs are the files, and the models of elsewhere, whose hashes a stage is bound to. A model of the run that
-writes or judges is not among them, since the stages' order implies it, so it is added here.
+A manifest's inputs are the files, and the models of elsewhere, whose hashes a stage is bound to. A model of the run
+that writes or judges is not among them, since the stages' order implies it, so it is added here.
 """
 
 from __future__ import annotations
