@@ -437,6 +437,8 @@ def identity(*names: str) -> dict[str, str]:
     found = {}
     for name in names:
         path = Path(name).expanduser()
+        if name == TINY or name in PACKAGED:
+            continue  # as in `resolve`, whatever folder has that name
         if path.is_dir():
             with contextlib.suppress(ModelError):  # an iteration_N without its model
                 found[name] = model_id(_of_run(path, name) or path)

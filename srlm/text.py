@@ -343,7 +343,7 @@ async def feedback(
         comparisons = meta.store.finish()
         unread = sum(comparison.winner is None for comparison in comparisons)
         compared = {"comparisons": len(comparisons), "unparsable": unread}
-        meta_stage.done(candidate_stage.fingerprints(), compared, written["meta-judgements"])
+        meta_stage.done(candidate_stage.fingerprints() | judged_with, compared, written["meta-judgements"])
     if judgement_stage not in unfinished:
         return
     judgements = judge.finish()

@@ -610,7 +610,7 @@ def test_weights_of_the_same_size_are_another_model(tmp_path, megabytes):
     assert model_id(model) != id_before  # the ends are always read
 
 
-def test_a_model_is_told_by_what_lies_in_its_place(tmp_path):
+def test_a_model_is_told_by_what_lies_in_its_place(tmp_path, monkeypatch):
     run = Workspace(tmp_path / "run")
     (run.iteration(1) / "model").mkdir(parents=True)
     run.update_run(name="run")
@@ -623,3 +623,6 @@ def test_a_model_is_told_by_what_lies_in_its_place(tmp_path):
     assert list(told) == names
     assert told[names[0]] == told[names[1]] == told[names[2]] != told[names[3]]
     assert identity(str(tmp_path / "run" / "iteration_2")) == {}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-random").mkdir()
+    assert list(identity("tiny-random", "one")) == ["one"]  # a packaged model's name means that one
