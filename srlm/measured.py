@@ -18,6 +18,7 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
 from srlm.evaluation.instructions import check_answers, instructions_part
 from srlm.evaluation.scorecard import answers_part, judge_parts
 from srlm.feedback.judging import Judging
+from srlm.models import elsewhere
 from srlm.progress import Bars
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.workspace import RecordFile, Stage, Workspace, read_records
@@ -187,9 +188,10 @@ async def play(
 async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """The fixed judge compares M_t's answers with those of each of its opponents, in both orders."""
     stage = stages.head_to_head(workspace, config, t)
-    if stage.complete():
+    judged_with = elsewhere(config.evaluation.judge)
+    if stage.complete(judged_with):
         return
-    stage.begin()
+    stage.begin(inputs=judged_with)
     rivals = stages.opponents(config, t)
     stores = {u: RecordFile(path, Comparison) for u, path in zip(rivals, stage.outputs, strict=True)}
     answered = {u: stages.answers(workspace, config, u) for u in (t, *rivals)}
@@ -203,7 +205,8 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     await together(play(engine, config, texts[t], texts[u], stores[u], tell) for u in rivals)
     rows = [row for store in stores.values() for row in store.finish()]
     counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
-    stage.done({path: hash_ for source in answered.values() for path, hash_ in source.fingerprints().items()}, counts)
+    inputs = {path: hash_ for source in answered.values() for path, hash_ in source.fingerprints().items()}
+    stage.done(inputs | judged_with, counts)
 
 
 def measure_sources(workspace: Workspace, config: Config, t: int) -> list[Stage]:

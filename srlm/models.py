@@ -447,6 +447,11 @@ def identity(*names: str) -> dict[str, str]:
     return found
 
 
+def elsewhere(which: str) -> dict[str, str]:
+    """`identity` of a fixed writer or judge that no stage of the run made; empty of one in a role (self, sft, ...)."""
+    return {} if which in ("self", "sft", "base", "endpoint") else identity(which)
+
+
 def base_model_worker(workspace: Workspace, iteration: int) -> None:
     """Find or make M0 and check its chat template; its identity goes to model.json, its place to run.json."""
     config = workspace.config()

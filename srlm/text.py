@@ -24,7 +24,7 @@ from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
-from srlm.models import identity, resolve
+from srlm.models import elsewhere, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
@@ -196,7 +196,8 @@ async def new_prompts(
 ) -> AsyncIterator[Prompt]:
     """Accepted new prompts of iteration `t` as they are decided; the stage is complete when the last one is out."""
     stage = stages.prompts(workspace, config, t)
-    complete = stage.complete()
+    written_with = elsewhere(config.prompts.writer)
+    complete = stage.complete(written_with)
     store = RecordFile(stage.outputs[0], Prompt)
     ift = {row.id: row.prompt for row in read_records(workspace.seeds / "ift.jsonl", SeedExample)}
     earlier = {
@@ -212,7 +213,7 @@ async def new_prompts(
     for text in [*ift.values(), *earlier.values()]:
         seen.add(text)
     if not complete:
-        stage.begin()
+        stage.begin(inputs=written_with)
         bars.add("new prompts", config.prompts.count)
     accepted = written = 0
 
@@ -233,7 +234,7 @@ async def new_prompts(
         rows = store.finish()
         reasons = Counter(row.rejected.split(":")[0] for row in rows if row.rejected)
         counts = {"attempts": len(rows), "accepted": accepted, "rejected": dict(reasons.most_common())}
-        stage.done(stages.seeds(workspace, config).fingerprints(), counts, written)
+        stage.done(stages.seeds(workspace, config).fingerprints() | written_with, counts, written)
         bars.update("new prompts", total=accepted)
 
 
@@ -261,8 +262,7 @@ async def feedback(
     )
     meta_stage = stages.meta_judgements(workspace, config, t) if judging and config.judge.meta else None
     wanted = [candidate_stage, *([judgement_stage] if judging else []), *([meta_stage] if meta_stage else [])]
-    of_runs = config.judge.by in ("self", "sft", "base", "endpoint")  # else a model that no stage of this run made
-    judged_with = {} if of_runs else identity(config.judge.by)
+    judged_with = elsewhere(config.judge.by)
     made_with = {candidate_stage.name: {}, judgement_stage.name: judged_with, "meta_judgements": judged_with}
     unfinished = [stage for stage in wanted if not stage.complete(made_with[stage.name])]
     if not unfinished:

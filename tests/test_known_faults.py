@@ -23,7 +23,7 @@ from srlm.progress import Bars
 from srlm.records import Candidate, Judgement, Prompt, SeedExample, to_json
 from srlm.rubric import JudgeTemplate, mean_score, parse_verdict
 from srlm.seeds.splits import Overlap
-from srlm.text import feedback
+from srlm.text import feedback, new_prompts
 from srlm.training.preference import check_step0, reference_iteration
 from srlm.workspace import RecordFile, Workspace, read_records
 from tests.helpers import (
@@ -181,6 +181,29 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
     engine = ScriptedEngine(writes_answers_and_judges)
     with Bars() as bars, pytest.raises(RunFolderError, match=f"begun from another {judge} than the one that is there"):
         asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
+
+
+def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
+    """As with judges: prompts begun by one writer were finished by another that was trained in its place."""
+    writer = tmp_path / "writer"
+    writer.mkdir()
+    (writer / "config.json").write_text("{}")
+    config = options("judge=additive", "prompts.count=3", f"prompts.writer={writer}", f"runs_dir={tmp_path}/runs")
+    workspace, _, _ = feed_back(ScriptedEngine(writes_answers_and_judges), config)
+    stage = stages.prompts(workspace, config, 2)
+    assert stage.manifest().inputs[str(writer)] == identity(str(writer))[str(writer)]
+    stage.path.unlink()
+    stage.begin(inputs=identity(str(writer)))
+    (writer / "config.json").write_text('{"trained": "anew"}')
+    engine = ScriptedEngine(writes_answers_and_judges)
+
+    async def write() -> None:
+        with Bars() as bars:
+            async for _ in new_prompts(engine, workspace, config, 2, bars):
+                pass
+
+    with pytest.raises(RunFolderError, match=f"begun from another {writer} than the one that is there"):
+        asyncio.run(write())
 
 
 def test_n_and_k_are_never_passed_on(tmp_path):

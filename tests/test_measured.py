@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from srlm import stages
 from srlm.config import Opponents
+from srlm.errors import RunFolderError
 from srlm.evaluation.contamination import Contamination
-from srlm.measured import evaluation_prompts, measure_sources, measures, trained_on
+from srlm.measured import evaluation_prompts, head_to_head, measure_sources, measures, trained_on
+from srlm.models import identity
+from srlm.progress import Bars
 from srlm.records import Answer, Comparison, Prompt, SeedExample
 from srlm.seeds.prepare import prepare_seeds
 from srlm.summary import measures_table, verdict
 from srlm.workspace import RecordFile, Workspace, read_records
+from tests.helpers import ScriptedEngine
 from tests.scripted_text import small_config
 
 
@@ -39,6 +45,32 @@ def run(tmp_path: Path):
 
 
 NONE = Contamination(4, (), ())
+
+
+def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
+    """Head to heads begun by one judge were finished by another that was trained in its place."""
+    workspace, config, _ = run
+    judge = workspace.root / "judge"
+    judge.mkdir()
+    (judge / "config.json").write_text("{}")
+    config = replace(config, evaluation=replace(config.evaluation, judge=str(judge)))
+    for t in range(2):
+        stages.answers(workspace, config, t).done({}, {})
+    stage = stages.head_to_head(workspace, config, 1)
+    stage.outputs[0].unlink()
+    engine = ScriptedEngine(lambda *_: "Better: A")
+
+    def play() -> None:
+        with Bars() as bars:
+            asyncio.run(head_to_head(engine, workspace, config, 1, bars))
+
+    play()
+    assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
+    stage.path.unlink()  # as after a kill in the middle
+    stage.begin(inputs=identity(str(judge)))
+    (judge / "config.json").write_text('{"trained": "anew"}')
+    with pytest.raises(RunFolderError, match=f"begun from another {judge} than the one that is there"):
+        play()
 
 
 def test_parts(run):
