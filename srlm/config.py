@@ -149,7 +149,7 @@ class SeedsConfig:
     rationale_hint: bool = False  # the baseline sees a better answer beside a worse one, and names what the worse lacks
     # EFT examples in which length tells nothing about the score; then the share above is not looked at
     eft_length_balance: bool = False
-    eft_limit: int = 0  # EFT examples to train on, spread evenly over prompts; 0 = all
+    eft_limit: int = 0  # EFT examples to train on, of whole prompts (pairs: one a prompt in turn); 0 = all
 
 
 @dataclass

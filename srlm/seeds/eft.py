@@ -93,10 +93,10 @@ def build_examples(
         balanced = _spread(pairs, config.eft_limit, number)
         counts["dropped: beyond the limit"] = len(before) - len(balanced)
     else:
-        spread = _spread(grouped, config.eft_limit, number)
-        balanced = cap_commonest(spread, config.commonest_score_share)
-        counts["dropped: beyond the limit"] = len(before) - len(spread)
-        counts["dropped: commonest score"] = len(spread) - len(balanced)
+        whole = _whole(grouped, config.eft_limit, number)
+        balanced = cap_commonest(whole, config.commonest_score_share)
+        counts["dropped: beyond the limit"] = len(before) - len(whole)
+        counts["dropped: commonest score"] = len(whole) - len(balanced)
     if judge.learns_pairs:
         # 0 1 1 0 ...: a length-balanced set always begins with the same kind of pair, which must not show in the place.
         balanced = [_turned(pair) if (place + place // 2) % 2 else pair for place, pair in enumerate(balanced)]
@@ -212,8 +212,15 @@ def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int)
     return [], reason
 
 
+def _whole(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
+    """All examples, or `limit` of them: prompt by prompt, the better answers beside the worse."""
+    groups = number.sample(list(grouped.values()), len(grouped))
+    flat = [example for examples in groups for example in number.sample(examples, len(examples))]
+    return flat[:limit] if limit else flat
+
+
 def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
-    """All examples, or `limit` of them: one a prompt in turn, so that as many prompts as possible are seen."""
+    """All pairs, or `limit` of them: one a prompt in turn, so that as many prompts as possible are seen."""
     groups = [number.sample(examples, len(examples)) for examples in grouped.values()]
     number.shuffle(groups)
     rounds = max(map(len, groups), default=0)

@@ -1,4 +1,4 @@
-"""Batches whose tokens have weights, and rows that hold several examples.
+"""Which examples make up a step, batches whose tokens have weights, and rows that hold several examples.
 
 What is averaged. TRL's SFT loss is, for each optimiser step, the sum of -log p over all tokens with a label, divided by
 their number: transformers counts the labels of all the step's micro-batches before the first of them
@@ -14,7 +14,8 @@ both sums over all tokens of all examples of the step: a mean over weighted toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,63 @@ from srlm.errors import ConfigError
 from srlm.training.masking import IGNORED
 
 Row = dict[str, list[Any]]  # input_ids, labels, weights; of a packed row seq_lengths, the lengths of its examples
+
+
+class Steps(torch.utils.data.Sampler[int]):
+    """The order of examples: steps of like length, in random order, each example of a group with the others of it.
+
+    Less padding is what like length is for, and Trainer's own way there, from the longest examples down to the
+    shortest, several times a pass, must not be taken for judge examples: a longer answer mostly has the better score,
+    so that steps would hold nearly one score alone, first the best and later the worst, and a judge would learn little
+    but which came last. Here a prompt's answers, the better and the worse, share a step (but where its end falls among
+    them), and the lengths of steps follow no order.
+
+    Parameters
+    ----------
+    groups : sequence of hashable
+        Of each example: those that have the same belong together.
+    lengths : sequence of int
+        Of each example, tokens.
+    size : int
+        Examples a step, over all micro-batches and processes; >= 1.
+    seed : int
+        With it and the pass (`set_epoch`) the order is drawn.
+    """
+
+    MIXED = 16  # steps among whose groups those of like length are put together
+
+    def __init__(self, groups: Sequence[Hashable], lengths: Sequence[int], size: int, seed: int):
+        found: dict[Hashable, list[int]] = {}
+        for place, group in enumerate(groups):
+            found.setdefault(group, []).append(place)
+        self.groups, self.lengths, self.size, self.seed = list(found.values()), lengths, size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        number = random.Random(f"{self.seed}/{self.epoch}")
+        order: list[int] = []
+        mixed: list[list[int]] = []
+        for group in number.sample(self.groups, len(self.groups)):
+            mixed.append(group)
+            if sum(map(len, mixed)) >= self.MIXED * self.size:
+                order += self._by_length(mixed)
+                mixed = []
+        order += self._by_length(mixed)
+        steps = [order[start : start + self.size] for start in range(0, len(order), self.size)]
+        rest = steps.pop() if len(order) % self.size else []
+        number.shuffle(steps)
+        for step in [*steps, rest]:
+            yield from sorted(step, key=lambda place: self.lengths[place])
+
+    def _by_length(self, groups: list[list[int]]) -> list[int]:
+        longest = sorted(groups, key=lambda group: max(self.lengths[place] for place in group))
+        return [place for group in longest for place in group]
 
 
 def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:

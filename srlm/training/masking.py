@@ -60,6 +60,8 @@ class Conversation:
     prompts : tuple of (int, str, int, int)
         Of each system and user message: its number in the chat, its role, and where in `text` its text stands. Empty
         where prompts were not looked for.
+    number : int
+        Its place among the chats of its kind.
     """
 
     ids: list[int]
@@ -67,6 +69,7 @@ class Conversation:
     text: str
     extents: list[Span]
     prompts: tuple[tuple[int, str, int, int], ...] = ()
+    number: int = 0
 
 
 def looks_at_prompts(loss_on: LossOn) -> bool:

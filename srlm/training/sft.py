@@ -10,7 +10,7 @@ learns from them and not from the baseline's guess.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Encoded:
     input_ids: list[list[int]]
     labels: list[list[int]]
     weights: list[list[float]]
+    places: list[tuple[str, int]]  # of each example: its kind, and its place among the chats of that kind
     too_long: int  # more than sft.max_length tokens: none is cut short
     without_target: int  # no token of it is learnt
 
@@ -63,7 +64,10 @@ def conversations(
     """
     found: dict[str, list[Conversation]] = {}
     for kind, chats in kinds.items():
-        encoded = (encode_conversation(tokenizer, chat, with_prompts) for chat in chats)
+        encoded = (
+            replace(encode_conversation(tokenizer, chat, with_prompts), number=number)
+            for number, chat in enumerate(chats)
+        )
         found[kind] = [conversation for conversation in encoded if len(conversation.ids) <= options.max_length]
     if not with_prompts:
         return found
@@ -80,16 +84,18 @@ def conversations(
 
 def encode(tokenizer: Any, kinds: Mapping[str, Sequence[Sequence[Message]]], options: SFTConfig) -> Encoded:
     """What is trained on, of chats of each kind (IFT, EFT) that end on an answer."""
-    input_ids, labels, weights = [], [], []
+    input_ids, labels, weights, places = [], [], [], []
     found = conversations(tokenizer, kinds, options, looks_at_prompts(options.loss_on))
-    kept = [conversation for of_kind in found.values() for conversation in of_kind]
-    for conversation in kept:
+    kept = [(kind, conversation) for kind, of_kind in found.items() for conversation in of_kind]
+    for kind, conversation in kept:
         of_tokens = token_weights(conversation.parts, options.loss_on, options.prompt_weight)
         if any(of_tokens):
             input_ids.append(conversation.ids)
             labels.append(labels_of(conversation.ids, of_tokens))
             weights.append(of_tokens)
-    return Encoded(input_ids, labels, weights, sum(map(len, kinds.values())) - len(kept), len(kept) - len(input_ids))
+            places.append((kind, conversation.number))
+    too_long, without_target = sum(map(len, kinds.values())) - len(kept), len(kept) - len(input_ids)
+    return Encoded(input_ids, labels, weights, places, too_long, without_target)
 
 
 def ift_example(example: SeedExample) -> list[Message]:
@@ -112,11 +118,12 @@ def sft_worker(workspace: Workspace, iteration: int) -> None:
     config = workspace.config()
     folder = workspace.iteration(1)
     kinds = {"ift": [ift_example(example) for example in read_records(workspace.seeds / "ift.jsonl", SeedExample)]}
+    examples: list[JudgeExample] = []
     if not config.judge.rates:
         template = JudgeTemplate.load(config.judge)
         examples = read_records(folder / "eft.jsonl", JudgeExample)
         kinds["eft"] = [eft_example(example, template) for example in examples]
-    _train(config, workspace, kinds, folder / "model", "sft")
+    _train(config, workspace, kinds, folder / "model", "sft", [example.prompt for example in examples])
 
 
 def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
@@ -128,7 +135,12 @@ def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
 
 
 def _train(
-    config: Config, workspace: Workspace, kinds: dict[str, list[list[Message]]], target: Path, stage: str
+    config: Config,
+    workspace: Workspace,
+    kinds: dict[str, list[list[Message]]],
+    target: Path,
+    stage: str,
+    judged: Sequence[str] = (),  # the prompt whose answer an EFT example judges
 ) -> None:
     from datasets import Dataset
     from trl import SFTConfig as Arguments
@@ -166,7 +178,6 @@ def _train(
             args=Arguments(
                 **arguments,
                 max_length=None,
-                train_sampling_strategy="random" if train.packing else "group_by_length",  # less padding
                 remove_unused_columns=not weighted,  # or the weights would be gone
             ),
             train_dataset=Dataset.from_dict(columns),
@@ -177,6 +188,11 @@ def _train(
         if weighted:
             batches.check_whole(trainer)
             trainer.data_collator = partial(batches.collate, pad_token_id=tokenizer.pad_token_id)
+        if not train.packing:
+            groups = [(kind, judged[number] if kind == "eft" else number) for kind, number in encoded.places]
+            lengths = [len(ids) for ids in encoded.input_ids]
+            sampler = batches.Steps(groups, lengths, train.batch_size, arguments["data_seed"])
+            trainer._get_train_sampler = lambda *_: sampler
         if train.packing:
             batches.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
         common.train_and_save(trainer, checkpoints, target, tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from srlm import records
 from srlm.launch import run_worker
 from srlm.records import JudgeExample, SeedExample
 from srlm.training import batches
+from srlm.training.common import Watch
 from srlm.training.sft import sft_baseline_worker, sft_worker
 from srlm.workspace import Workspace, read_records, write_atomic
 from tests.helpers import ROOT, options
@@ -101,3 +103,53 @@ def test_rows_are_looked_at_before_training(tiny_checkpoint: Path, tmp_path: Pat
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["packed"], "sft.epochs=1")
     sft_worker(workspace, 1)
     assert asked == [made(workspace)[0]["rows"]]
+
+
+def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two answers to each of six prompts, two examples a step: every step's tokens are those of a prompt's two."""
+
+    def judging(name: str) -> Workspace:
+        size = ("sft.batch_size=2", "sft.micro_batch_size=2", "sft.epochs=3", "sft.checkpoint_steps=4")
+        workspace = prepared(tmp_path / name, tiny_checkpoint, *size)
+        answers = [(0, "No."), (5, "Yes, and this is why. " * 9)]
+        rows = [
+            JudgeExample(f"e{n}/a{place}", "Why? " * (n + 1), text, "", float(score), "seed")
+            for n in range(6)
+            for place, (score, text) in enumerate(answers)
+        ]
+        write_atomic(workspace.seeds / "ift.jsonl", "")
+        write_atomic(workspace.iteration(1) / "eft.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+        return workspace
+
+    def tokens(workspace: Workspace) -> list[int]:
+        lines = (workspace.iteration(1) / "sft_log.jsonl").read_text().splitlines()
+        seen = {row["step"]: int(row["num_tokens"]) for row in map(json.loads, lines) if "num_tokens" in row}
+        assert sorted(seen) == list(range(1, 19))
+        counted = pairwise([0, *(seen[step] for step in sorted(seen))])
+        return [after - before if after > before else after for before, after in counted]  # a resume counts from 0
+
+    undisturbed = judging("undisturbed")
+    sft_worker(undisturbed, 1)
+    passes = [tokens(undisturbed)[start : start + 6] for start in (0, 6, 12)]
+    assert len(set(passes[0])) == 6
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
+    assert passes[0] != passes[1] != passes[2]
+
+    disturbed = judging("disturbed")
+    on_step_end = Watch.on_step_end
+
+    def killed(self: Watch, args: Any, state: Any, control: Any, **others: Any) -> None:
+        on_step_end(self, args, state, control, **others)
+        if state.global_step == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "on_step_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sft_worker(disturbed, 1)
+    monkeypatch.setattr(Watch, "on_step_end", on_step_end)
+    sft_worker(disturbed, 1)  # from the checkpoint of step 8, in the second pass
+    assert tokens(disturbed) == tokens(undisturbed)
+    one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (undisturbed, disturbed))
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from scipy.stats import pearsonr as correlation
 
 from srlm.config import LossOn, SFTConfig
 from srlm.errors import ConfigError
@@ -213,3 +216,62 @@ def test_sequences_that_are_cut_over_gpus_are_refused(cut: str) -> None:
     batches.check_whole(SimpleNamespace(accelerator=SimpleNamespace(parallelism_config=None)))
     with pytest.raises(ConfigError, match=r"sft\.accelerate_config cuts sequences"):
         batches.check_whole(SimpleNamespace(accelerator=SimpleNamespace(parallelism_config=found)))
+
+
+def judged(prompts: int, seed: int) -> tuple[list[str], list[int], list[int]]:
+    """Groups, lengths and scores of judge examples, two answers a prompt, the better one the longer."""
+    number = random.Random(seed)
+    groups, lengths, scores = [], [], []
+    for prompt in range(prompts):
+        short = number.randint(50, 400)
+        groups += [f"p{prompt}"] * 2
+        lengths += [short, short + number.randint(1, 300)]
+        scores += [1, 5]
+    return groups, lengths, scores
+
+
+def in_steps(order: list[int], size: int) -> list[list[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def test_a_step_holds_a_prompts_better_and_worse_answers():
+    """By length alone, steps held one score, and a pass went from the best down to the worst, time and again."""
+    groups, lengths, scores = judged(150, seed=0)
+    steps = in_steps(list(batches.Steps(groups, lengths, 4, seed=1)), 4)
+    assert all(sum(scores[place] for place in step) == 12 for step in steps)
+    assert all(len({groups[place] for place in step}) == 2 for step in steps)
+    means = [sum(lengths[place] for place in step) for step in steps]
+    rises = sum(one < other for one, other in pairwise(means)) / (len(means) - 1)
+    assert 0.4 < rises < 0.6  # no order of lengths
+    assert abs(correlation(means, range(len(means)))[0]) < 0.25
+
+
+def test_steps_take_each_example_once_a_pass_in_another_order():
+    groups, lengths, _ = judged(33, seed=1)
+    groups, lengths = [*groups, "alone", "three", "three", "three"], [*lengths, 7, 900, 20, 300]
+    sampler = batches.Steps(groups, lengths, 4, seed=2)
+    passes = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        passes.append(list(sampler))
+        assert sorted(passes[-1]) == list(range(70))
+        assert len(sampler) == 70
+        assert list(sampler) == passes[-1]
+    assert passes[0] != passes[1] != passes[2]
+    again = batches.Steps(groups, lengths, 4, seed=2)
+    assert list(again) == passes[0]
+    assert list(batches.Steps(groups, lengths, 4, seed=3)) != passes[0]
+    assert list(batches.Steps([], [], 4, seed=0)) == []
+    assert list(batches.Steps(["a"] * 9, [1] * 9, 4, seed=0)) != []  # a group larger than a step
+
+
+def test_steps_are_of_like_length():
+    """Much less padding than at random: rows of a step are padded to its longest."""
+    groups, lengths, _ = judged(400, seed=2)
+    order = random.Random(0).sample(range(800), 800)
+
+    def padded(order: list[int]) -> int:
+        return sum(len(step) * max(lengths[place] for place in step) for step in in_steps(order, 8))
+
+    padding, at_random = padded(list(batches.Steps(groups, lengths, 8, 0))) - sum(lengths), padded(order) - sum(lengths)
+    assert padding < 0.7 * at_random
