@@ -72,6 +72,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from srlm.training import common
+    from srlm.training.batches import Steps
 
     config = workspace.config()
     train, folder = config.reward_model, workspace.iteration(1)
@@ -99,14 +100,14 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
                 **arguments,
                 max_length=None,
                 disable_dropout=train.dropout == train.lora.dropout == 0,
-                train_sampling_strategy="group_by_length",  # less padding
-                remove_unused_columns=False,  # or the lengths would be gone
             ),
-            train_dataset=Dataset.from_dict(columns | {"length": lengths}),
+            train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[common.Watch(bars, "reward_model", folder / "reward_model_log.jsonl")],
         )
+        sampler = Steps(range(kept), lengths, train.batch_size, arguments["data_seed"])
+        trainer._get_train_sampler = lambda *_: sampler
         common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer)
     tokens = sum(len(ids) for side in columns.values() for ids in side)
     counts = {"pairs": kept, "too_long": too_long, "tokens": tokens}
