@@ -385,7 +385,7 @@ def _scored(row: RankedPrompt) -> list[JudgeExample]:
 
 
 def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
-    rows = [sized("both", 100, 200, 50), *(sized(f"long{n}", 200, 100) for n in range(3))]
+    rows = [sized("both", 100, 50, 200), *(sized(f"long{n}", 200, 100) for n in range(3))]
     config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
     assert len(examples) == 4
