@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
+from scipy.stats import pearsonr as correlation
 
 from srlm.config import JudgeConfig, RationaleSource, Scorer, SeedsConfig
 from srlm.errors import SeedError
@@ -378,6 +379,40 @@ def test_length_tells_nothing_after_balancing(seed):
     assert sum(before) / len(before) > 0.2
     assert counts["examples"] == len(examples) > 0.3 * len(rows)
     assert counts["dropped: not in a length-balanced set"] == counts["examples before balancing"] - len(examples)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answers_own_length_tells_nothing_either(seed):
+    """Where prompts whose longer answer is better have longer answers altogether; the ratio alone would not show it."""
+    number = random.Random(seed)
+    rows = []
+    for n in range(400):
+        shorter_is_better = n % 4 == 0
+        lengths = sorted(number.sample(range(100, 900) if shorter_is_better else range(200, 2000), 2))
+        rows.append(sized(f"e{n}", *(lengths if shorter_is_better else lengths[::-1])))
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), seed)
+    assert len(examples) > 200
+    logs, scores = [math.log(len(e.response)) for e in examples], [e.score for e in examples]
+    assert abs(correlation(logs, scores)[0]) < 0.1  # hard to match: the two kinds' lengths hardly meet
+    everything = [example for row in rows for example in _scored(row)]
+    logs, scores = [math.log(len(e.response)) for e in everything], [e.score for e in everything]
+    assert correlation(logs, scores)[0] > 0.2
+
+
+def test_partners_have_the_same_scores():
+    """Or the scores of the longer ones would be others than those of the shorter ones."""
+    rows = [sized("s", 100, 400), sized("l", 410, 200, 110)]  # 5 and 1; 5, 3 and 1
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert sorted(example.id for example in examples) == ["l/a0", "l/a2", "s/a0", "s/a1"]
+
+
+def test_pairs_without_a_partner_of_like_lengths_are_left_out():
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    for lengths, sets in (((400, 100), 1), ((480, 120), 1), ((900, 100), 0), ((4000, 1000), 0)):
+        rows = [sized("s", 100, 400), sized("l", *lengths), sized("s2", 100, 400), sized("l2", 405, 100)]
+        assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 4 * (sets + 1)
 
 
 def _scored(row: RankedPrompt) -> list[JudgeExample]:
