@@ -41,6 +41,11 @@ class LossOn(Enum):
     weighted = "weighted"
 
 
+class EFTTarget(Enum):
+    score = "score"
+    order = "order"
+
+
 class RationaleSource(Enum):
     auto = "auto"
     seed = "seed"
@@ -320,6 +325,10 @@ class SFTConfig(TrainConfig):
     loss_on: LossOn = LossOn.completion
     prompt_weight: float = 0.1  # weighted: of a token of a prompt, where one of an answer has 1; [0, 1]
     boilerplate: str = ""  # without_boilerplate: a regular expression that finds it in prompts; "" = from the data
+    # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
+    # the scores' probabilities (srlm/training/ordering.py)
+    eft_target: EFTTarget = EFTTarget.score
+    eft_length_offset: bool = False  # order: what length alone tells of it is taken into account, and not learnt
     # several examples in a row of max_length tokens, kept apart by attention and positions: less padding; batch_size
     # then counts rows
     packing: bool = False
@@ -553,6 +562,16 @@ def check(config: Config) -> Config:
             need(0 <= _get(config, f"{name}.{dropout}") < 1, f"{name}.{dropout}", "0 up to, but not including, 1")
     need(0 <= config.sft.prompt_weight <= 1, "sft.prompt_weight", "0 to 1")
     need(_is_pattern(config.sft.boilerplate), "sft.boilerplate", "a regular expression")
+    if config.sft.eft_target is EFTTarget.order:
+        for_order = "with sft.eft_target=order"
+        writes = not (config.judge.learns_pairs or config.judge.rates)
+        need(writes, "sft.eft_target", f"score with judge.scorer={scorer.name}, which learns no scores")
+        need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {for_order}: a score must be one digit")
+        need(config.sft.loss_on is LossOn.completion, "sft.loss_on", f"completion {for_order}")
+        need(not config.sft.packing, "sft.packing", f"false {for_order}")
+        need(config.sft.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {for_order}: answers are compared")
+    else:
+        need(not config.sft.eft_length_offset, "sft.eft_length_offset", "false with sft.eft_target=score")
     fixed_models = {
         "prompts.writer": config.prompts.writer,
         "evaluation.judge": config.evaluation.judge,

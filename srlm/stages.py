@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from srlm.comparison import load_template as load_pairwise_template
-from srlm.config import Config, LossOn, Opponents, Scorer, SFTConfig
+from srlm.config import Config, EFTTarget, LossOn, Opponents, Scorer, SFTConfig
 from srlm.feedback.meta import load_template as load_meta_template
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
@@ -57,7 +57,9 @@ def base_model(workspace: Workspace, config: Config) -> Stage:
 
 
 def sft_baseline(workspace: Workspace, config: Config) -> Stage:
-    return Stage(workspace, workspace.iteration(1), "sft_baseline", ["sft_baseline"], _training(config, "sft"))
+    return Stage(
+        workspace, workspace.iteration(1), "sft_baseline", ["sft_baseline"], _training(config, "sft", eft=False)
+    )
 
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
@@ -184,10 +186,15 @@ def measures(workspace: Workspace, config: Config, t: int) -> Stage:
     return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options)
 
 
-def _training(config: Config, group: str) -> dict[str, Any]:
+def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
     options = options_of(config, group, "seed")
-    unused = _unused_masking(config.sft) if group == "sft" else ()
-    return {name: value for name, value in options.items() if not name.endswith(_SPEED) and name not in unused}
+    by_order = group == "sft" and eft and config.sft.eft_target is EFTTarget.order
+    unused = _unused_masking(config.sft) if group == "sft" else set()
+    if not by_order:
+        unused |= {"sft.eft_target", "sft.eft_length_offset"}
+    kept = {name: value for name, value in options.items() if not name.endswith(_SPEED) and name not in unused}
+    # Answers are compared within a micro-batch: there its size is no matter of speed alone.
+    return kept | (options_of(config, "sft.micro_batch_size") if by_order else {})
 
 
 def _unused_masking(sft: SFTConfig) -> set[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm import comparison
-from srlm.config import Config, LossOn, SFTConfig
+from srlm.config import Config, EFTTarget, LossOn, SFTConfig
 from srlm.errors import ConfigError, TrainingError
 from srlm.models import Message
 from srlm.progress import Bars, say
@@ -119,11 +119,12 @@ def sft_worker(workspace: Workspace, iteration: int) -> None:
     folder = workspace.iteration(1)
     kinds = {"ift": [ift_example(example) for example in read_records(workspace.seeds / "ift.jsonl", SeedExample)]}
     examples: list[JudgeExample] = []
+    template = None
     if not config.judge.rates:
         template = JudgeTemplate.load(config.judge)
         examples = read_records(folder / "eft.jsonl", JudgeExample)
         kinds["eft"] = [eft_example(example, template) for example in examples]
-    _train(config, workspace, kinds, folder / "model", "sft", [example.prompt for example in examples])
+    _train(config, workspace, kinds, folder / "model", "sft", examples, template)
 
 
 def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
@@ -140,13 +141,14 @@ def _train(
     kinds: dict[str, list[list[Message]]],
     target: Path,
     stage: str,
-    judged: Sequence[str] = (),  # the prompt whose answer an EFT example judges
+    judged: Sequence[JudgeExample] = (),  # of the EFT chats
+    template: JudgeTemplate | None = None,
 ) -> None:
     from datasets import Dataset
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
 
-    from srlm.training import batches, common
+    from srlm.training import batches, common, ordering
 
     base, train = workspace.model(0), config.sft
     tokenizer = common.tokenizer_of(base, config)
@@ -161,11 +163,22 @@ def _train(
         say(f"  {encoded.too_long} of {total} SFT examples are longer than sft.max_length and left out")
     if encoded.without_target:
         say(f"  {encoded.without_target} of {total} SFT examples have no token to learn and are left out")
-    counts = encoded.counts()
+    counts: dict[str, Any] = encoded.counts()
     weighted = train.packing or train.loss_on is LossOn.weighted
-    columns: dict[str, list[list[Any]]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
+    columns: dict[str, list[Any]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
+    make_trainer: type = SFTTrainer
     if weighted:
         columns["weights"] = encoded.weights
+        make_trainer = batches.weighted_trainer()
+    groups = [(kind, judged[number].prompt if kind == "eft" else number) for kind, number in encoded.places]
+    order = template if train.eft_target is EFTTarget.order else None
+    if order:
+        tokens = ordering.score_tokens(tokenizer, order, config.judge.max_score)
+        verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
+        columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
+        told, slope = ordering.report(verdicts, train.eft_length_offset)
+        counts |= told
+        make_trainer = ordering.ordering_trainer(tokens, slope)
     if train.packing:
         columns = batches.pack(columns, train.max_length)
         counts["rows"] = len(columns["input_ids"])
@@ -173,12 +186,12 @@ def _train(
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, stage))
     model = common.load_model(base, train, config)
     with Bars() as bars:
-        trainer = (batches.weighted_trainer() if weighted else SFTTrainer)(
+        trainer = make_trainer(
             model=model,
             args=Arguments(
                 **arguments,
                 max_length=None,
-                remove_unused_columns=not weighted,  # or the weights would be gone
+                remove_unused_columns=make_trainer is SFTTrainer,  # or what is not TRL's own would be gone
             ),
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
@@ -188,10 +201,13 @@ def _train(
         if weighted:
             batches.check_whole(trainer)
             trainer.data_collator = partial(batches.collate, pad_token_id=tokenizer.pad_token_id)
+        if order:
+            ordering.check_not_sharded(trainer)
+            trainer.data_collator = partial(ordering.collate_ordered, pad_token_id=tokenizer.pad_token_id)
         if not train.packing:
-            groups = [(kind, judged[number] if kind == "eft" else number) for kind, number in encoded.places]
             lengths = [len(ids) for ids in encoded.input_ids]
-            sampler = batches.Steps(groups, lengths, train.batch_size, arguments["data_seed"])
+            together = train.micro_batch_size if order else train.batch_size
+            sampler = batches.Steps(groups, lengths, together, arguments["data_seed"])
             trainer._get_train_sampler = lambda *_: sampler
         if train.packing:
             batches.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
