@@ -17,6 +17,7 @@ from srlm.launch import run_worker
 from srlm.records import JudgeExample, SeedExample
 from srlm.training import batches
 from srlm.training.common import Watch
+from srlm.training.ordering import STEEPEST
 from srlm.training.sft import sft_baseline_worker, sft_worker
 from srlm.workspace import Workspace, read_records, write_atomic
 from tests.helpers import ROOT, options
@@ -153,3 +154,47 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
     assert tokens(disturbed) == tokens(undisturbed)
     one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (undisturbed, disturbed))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def ordering(root: Path, base: Path, *overrides: str) -> Workspace:
+    """Six prompts with a better and a worse answer; four IFT examples, shorter than all of those."""
+    size = ("sft.micro_batch_size=2", "sft.batch_size=8", "sft.eft_target=order")
+    workspace = prepared(root, base, *size, *overrides)
+    rows = [
+        JudgeExample(f"e{n}/a{place}", "Why? " * (n + 1), text, "", float(score), "seed")
+        for n in range(6)
+        for place, (text, score) in enumerate([("Good, and this is the reason why.", 5), ("Bad.", 1)])
+    ]
+    short = [SeedExample(f"i{n}", "Hi?", f"{n}") for n in range(4)]
+    for path, of_file in ((workspace.seeds / "ift.jsonl", short), (workspace.iteration(1) / "eft.jsonl", rows)):
+        write_atomic(path, "".join(records.to_json(row) + "\n" for row in of_file))
+    return workspace
+
+
+def logged(workspace: Workspace, name: str) -> list[float]:
+    rows = map(json.loads, (workspace.iteration(1) / "sft_log.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if name in row]
+
+
+def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    workspace = ordering(tmp_path / "plain", tiny_checkpoint, "sft.epochs=12")
+    sft_worker(workspace, 1)
+    counts, _ = made(workspace)
+    assert (counts["pairs"], counts["length_slope"]) == (6, 0)
+    losses, right = logged(workspace, "order_loss"), logged(workspace, "pairs_in_order")
+    assert losses[-1] < 0.5 * losses[0]
+    assert right[-1] == 1
+    # Length explains every pair here: with that taken into account, nothing is left to learn of them.
+    workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_offset=true")
+    sft_worker(workspace, 1)
+    assert made(workspace)[0]["length_slope"] == STEEPEST
+    assert max(logged(workspace, "order_loss")) < 1e-3
+
+
+def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (1, 2):
+        workspace = ordering(tmp_path / str(processes), tiny_checkpoint, f"sft.processes={processes}")
+        run_worker("sft", workspace, 1, train=workspace.config().sft)
+        found.append(made(workspace)[1])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
