@@ -6,8 +6,9 @@ score is learnt in two parts instead:
 
     loss = mean over tokens of -log p  +  mean over pairs of -log sigmoid(E[better] - E[worse] + offset)
 
-- The first mean is SFT's, but that for a score's token p is the probability of all scores together: the verdict's form
-  is learnt, and no score.
+- The first mean is SFT's, but that at a score's token -log p is the cross entropy with how common each score is among
+  the examples: the same for all of them, so that the verdict's form and its scale are learnt, and nobody's score. (With
+  no scale to hold on to, scores were seen to drift to one end, where none differs from another any more.)
 - E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as `judge=weighted`
   and `judge=expected` read it; the pairs are those of a prompt's answers that people order. This is a reward model's
   loss (Bradley-Terry; arXiv 2203.02155, equation 1), of a judge that writes.
@@ -96,6 +97,12 @@ def find_verdicts(
     return verdicts
 
 
+def score_shares(verdicts: Sequence[Verdict], count: int) -> list[float]:
+    """How common each of `count` scores is among the verdicts; they add up to 1."""
+    scores = [round(verdict.score) for verdict in verdicts if verdict.place >= 0]
+    return [scores.count(score) / len(scores) for score in range(count)]
+
+
 def report(verdicts: Sequence[Verdict], with_offset: bool) -> tuple[dict[str, float], float]:
     """The pairs among the examples and the slope of their lengths, for the manifest; and the slope to train with.
 
@@ -164,13 +171,15 @@ def collate_ordered(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[s
     return batch | {name: torch.tensor([row[name] for row in rows]) for name in FIELDS}
 
 
-def ordering_trainer(tokens: Sequence[int], slope: float) -> type:
+def ordering_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float) -> type:
     """TRL's SFT trainer for the batches of `collate_ordered`, with the loss that this module's docstring states.
 
     Parameters
     ----------
     tokens : sequence of int
         Of `score_tokens`.
+    shares : sequence of float
+        Of `score_shares`.
     slope : float
         Of `length_slope`, or 0.
     """
@@ -203,8 +212,8 @@ def ordering_trainer(tokens: Sequence[int], slope: float) -> type:
                     own = log_probs.gather(1, given["labels"][rows, place[rows]][:, None])[:, 0]
                     _check_head(own.detach(), outputs.log_probs[at].detach())
                     of_scores = log_probs[:, list(tokens)]
-                    together = of_scores.logsumexp(-1)
-                    outputs.log_probs = outputs.log_probs.index_put(at, together.to(outputs.log_probs.dtype))
+                    likelihood = of_scores @ torch.tensor(shares, device=place.device)
+                    outputs.log_probs = outputs.log_probs.index_put(at, likelihood.to(outputs.log_probs.dtype))
                     scale = torch.arange(len(tokens), dtype=torch.float32, device=place.device)
                     expected = expected.index_put((rows,), of_scores.softmax(-1) @ scale)
                 return outputs

@@ -178,7 +178,7 @@ def _train(
         columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
         told, slope = ordering.report(verdicts, train.eft_length_offset)
         counts |= told
-        make_trainer = ordering.ordering_trainer(tokens, slope)
+        make_trainer = ordering.ordering_trainer(tokens, ordering.score_shares(verdicts, len(tokens)), slope)
     if train.packing:
         columns = batches.pack(columns, train.max_length)
         counts["rows"] = len(columns["input_ids"])

@@ -37,6 +37,8 @@ EXAMPLES = [
     for place, (text, score) in enumerate(answers)
 ]
 
+SHARES = [0.0, 2 / 6, 0.0, 1 / 6, 1 / 6, 2 / 6]
+
 
 def columns(examples: Sequence[JudgeExample] = EXAMPLES) -> dict[str, list[Any]]:
     tokenizer = tiny_tokenizer()
@@ -67,7 +69,7 @@ def step(
     order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three the pairs stay whole
     table = {name: [values[place] for place in order] for name, values in table.items()}
     tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
-    trainer = ordering.ordering_trainer(tokens, slope)(
+    trainer = ordering.ordering_trainer(tokens, SHARES, slope)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
@@ -94,7 +96,9 @@ def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
         log_probs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
         for at in range(1, len(ids)):
             if labels[at] != -100:
-                own = log_probs[at - 1, tokens].exp().sum().log() if at == place else log_probs[at - 1, ids[at]]
+                own = log_probs[at - 1, ids[at]]
+                if at == place:
+                    own = (log_probs[at - 1, tokens] * torch.tensor(SHARES)).sum()
                 total, count = total - own, count + 1
         of_scores = log_probs[place - 1, tokens].exp()
         expected.append(of_scores @ torch.arange(6.0) / of_scores.sum())
@@ -157,6 +161,11 @@ def test_a_score_is_found_at_the_examples_end() -> None:
     assert table["place"][0] == table["group"][0] == -1  # IFT
     assert table["group"][1:] == [0, 0, 0, 1, 1, 2]
     assert table["log_length"][1] == math.log(len("Because.") + 1)
+
+
+def test_shares_are_of_the_examples_that_have_a_score() -> None:
+    verdicts = [ordering.NO_VERDICT, *(ordering.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
+    assert ordering.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=8))
