@@ -326,7 +326,7 @@ class SFTConfig(TrainConfig):
     prompt_weight: float = 0.1  # weighted: of a token of a prompt, where one of an answer has 1; [0, 1]
     boilerplate: str = ""  # without_boilerplate: a regular expression that finds it in prompts; "" = from the data
     # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
-    # the scores' probabilities (srlm/training/ordering.py)
+    # the scores' probabilities (srlm/training/ordering.py); then seeds.commonest_score_share=1 keeps all pairs
     eft_target: EFTTarget = EFTTarget.score
     eft_length_offset: bool = False  # order: what length alone tells of it is taken into account, and not learnt
     # several examples in a row of max_length tokens, kept apart by attention and positions: less padding; batch_size

@@ -166,7 +166,7 @@ def weighted_trainer() -> type:
 
 
 def check_whole(trainer: Any) -> None:
-    """Refuse a set-up that cuts sequences into parts, each on a GPU: weights and positions would not be cut with them.
+    """Refuse a set-up that cuts sequences into parts, each on a GPU: weights and places would not be cut with them.
 
     Raises
     ------
@@ -176,7 +176,8 @@ def check_whole(trainer: Any) -> None:
     if found is not None and (found.cp_enabled or found.sp_enabled):
         raise ConfigError(
             "sft.accelerate_config cuts sequences into parts (context or sequence parallelism), which does not go with "
-            "sft.loss_on=weighted or sft.packing=true. Take it out of the file, or these options back."
+            "sft.loss_on=weighted, sft.packing=true or sft.eft_target=order. Take it out of the file, or these options "
+            "back."
         )
 
 

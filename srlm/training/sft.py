@@ -178,6 +178,9 @@ def _train(
         columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
         told, slope = ordering.report(verdicts, train.eft_length_offset)
         counts |= told
+        say(f"  EFT by order: {told['pairs']} pairs of answers")
+        if train.eft_length_offset:
+            say(f"  taken into account: {slope:+.2f} log-odds for an answer e times as long")
         make_trainer = ordering.ordering_trainer(tokens, ordering.score_shares(verdicts, len(tokens)), slope)
     if train.packing:
         columns = batches.pack(columns, train.max_length)
@@ -198,8 +201,9 @@ def _train(
             peft_config=common.peft_config(train.lora, model),
             callbacks=[common.Watch(bars, stage, target.parent / f"{stage}_log.jsonl")],
         )
-        if weighted:
+        if weighted or order:
             batches.check_whole(trainer)
+        if weighted:
             trainer.data_collator = partial(batches.collate, pad_token_id=tokenizer.pad_token_id)
         if order:
             ordering.check_not_sharded(trainer)
