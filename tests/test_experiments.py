@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from srlm.checkers import follows, validate
 from srlm.config import IFTAnswers, JudgeBench, SourceConfig
@@ -181,3 +184,40 @@ def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
     assert told["right"].startswith("40 [")
     less = next(line for line in short if line.startswith("  length bias, points, less the first"))
     assert less.split()[-1] == "-200"
+
+
+def test_a_readout_finds_what_the_states_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    """States of 12 layers of which only the last one tells which answer is better; length tells nothing."""
+    module = _script("eft_length_balance", "readout")
+    number = torch.Generator().manual_seed(0)
+    prompts, states = [], {}
+    for place in range(60):
+        longer = place % 2 == 0  # is the better one
+        texts = ("the longer one", "short")[:: 1 if longer else -1]
+        prompts.append(RankedPrompt(f"p{place}", f"q{place}", (RankedAnswer(texts[0], 0), RankedAnswer(texts[1], 1))))
+        for answer in (0, 1):
+            layers = torch.randn(12, 8, generator=number)
+            layers[-1, 3] += 3.0 * (answer == 0)
+            states[place, answer] = layers
+    module.show(prompts, states)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "60 pairs of 60 prompts"
+    assert len(lines) == 2 + 3 * 3 * 3
+    right = {line.split("  ")[0].strip(): float(line.split()[-4]) for line in lines[1:-1]}
+    assert right["last"] > 85
+    shorter = [float(line.split()[-2]) for line in lines[1:-1] if line.startswith("last  ")]
+    assert min(shorter) > 75
+    for key in states:
+        states[key][-1] = torch.randn(8, generator=number)
+    module.show(prompts, states)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(20 < float(line.split()[-4]) < 80 for line in lines[1:-1])
+
+
+def _script(study: str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / study / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

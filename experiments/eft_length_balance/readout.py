@@ -1,0 +1,141 @@
+"""What could a judge learn, beyond length, from what the untrained model makes of an answer? A readout tells.
+
+    python experiments/eft_length_balance/readout.py RANKED.jsonl [--limit N] [--longest 512]
+
+RANKED.jsonl holds ranked prompts as a run writes them (runs/NAME/seeds/eft.jsonl). Each answer goes through the default
+model with the judge's prompt, up to where the score would stand; of the states there, standardised, a weighted sum is
+fitted to people's order by the loss of srlm/training/ordering.py, with a penalty on large weights, and asked about
+prompts it has not seen: ten parts, each left out once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from srlm.config import Config, JudgeConfig
+from srlm.evaluation.judge_card import longer_is_better, shorter_is_better
+from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_all
+from srlm.models import encode_choices, load_tokenizer, resolve
+from srlm.records import RankedPrompt
+from srlm.rubric import VERDICT, JudgeTemplate
+from srlm.training.ordering import length_slope, order_losses
+from srlm.workspace import read_records
+
+LAYERS = {"last": (-1,), "last, -4": (-4, -1), "last, -4, -7, -11": (-11, -7, -4, -1)}  # from the top
+OFFSETS, PENALTIES, PARTS = (0.0, 0.5, 1.0), (1.0, 0.3, 0.1), 10
+
+
+@torch.inference_mode()
+def states(prompts: Sequence[RankedPrompt], longest: int) -> dict[tuple[int, int], torch.Tensor]:
+    """(prompt, answer) -> (layers + 1, hidden size), where the judge's prompt has at most `longest` tokens."""
+    from transformers import AutoModelForCausalLM
+
+    folder = resolve(Config().model)
+    tokenizer, template = load_tokenizer(folder), JudgeTemplate.load(JudgeConfig(template="verdict_only"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().base_model
+    found = {}
+    for number, prompt in enumerate(prompts):
+        for place, answer in enumerate(prompt.answers):
+            ids, _ = encode_choices(tokenizer, template.messages(prompt.prompt, answer.text), VERDICT, [" 0", " 1"])
+            if len(ids) <= longest:
+                layers = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False).hidden_states
+                found[number, place] = torch.stack([layer[0, -1] for layer in layers])
+        print(f"\r{number + 1} of {len(prompts)} prompts", end="", flush=True)
+    print()
+    return found
+
+
+def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, penalty: float) -> torch.Tensor:
+    """The weights. differences: (pairs, features), better less worse; lengths: (pairs,), of log-lengths."""
+    slope = offset * length_slope(lengths.tolist())
+    weights = torch.zeros(differences.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        gaps = differences @ weights
+        loss = order_losses(gaps, torch.zeros_like(gaps), slope * lengths).mean() + penalty * (weights**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights.detach()
+
+
+def left_out(
+    prompts: Sequence[RankedPrompt], features: dict[tuple[int, int], torch.Tensor], offset: float, penalty: float
+) -> list[JudgedPrompt]:
+    """Every prompt, its answers scored by a readout of the other parts'."""
+    order = random.Random(0).sample(range(len(prompts)), len(prompts))
+    part = {number: place % PARTS for place, number in enumerate(order)}
+    pairs = [
+        ((number, i), (number, j))
+        for number, prompt in enumerate(prompts)
+        for i, one in enumerate(prompt.answers)
+        for j, other in enumerate(prompt.answers)
+        if one.rank < other.rank and (number, i) in features and (number, j) in features
+    ]
+
+    def log_length(key: tuple[int, int]) -> float:
+        return math.log1p(len(prompts[key[0]].answers[key[1]].text))
+
+    differences = torch.stack([features[better] - features[worse] for better, worse in pairs])
+    lengths = torch.tensor([log_length(better) - log_length(worse) for better, worse in pairs])
+    judged = []
+    for held_out in range(PARTS):
+        kept = torch.tensor([part[better[0]] != held_out for better, _ in pairs])
+        weights = fitted(differences[kept], lengths[kept], offset, penalty)
+        for number in (number for number in order if part[number] == held_out):
+            answers = [(i, a) for i, a in enumerate(prompts[number].answers) if (number, i) in features]
+            judged.append(
+                JudgedPrompt(
+                    id=prompts[number].id,
+                    ranks=tuple(answer.rank for _, answer in answers),
+                    scores=tuple(float(features[number, i] @ weights) for i, _ in answers),
+                    lengths=tuple(len(answer.text) for _, answer in answers),
+                    type="",
+                )
+            )
+    return judged
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ranked", type=Path)
+    parser.add_argument("--limit", type=int, default=0, help="prompts, the first ones; 0 = all")
+    parser.add_argument("--longest", type=int, default=512, help="tokens of a judge's prompt")
+    given = parser.parse_args(arguments)
+    prompts = read_records(given.ranked, RankedPrompt)[: given.limit or None]
+    show(prompts, states(prompts, given.longest))
+
+
+def show(prompts: Sequence[RankedPrompt], of_layers: dict[tuple[int, int], torch.Tensor]) -> None:
+    """The table: for each choice of layers, share of the offset and penalty, how often the readout is right."""
+    stacked = torch.stack(list(of_layers.values()))
+    spread = stacked.std(dim=0).clamp(min=1e-3)
+    standard = {key: (value - stacked.mean(dim=0)) / spread for key, value in of_layers.items()}
+    print("layers                   offset  penalty  right  longer  shorter  both alike, %")
+    for name, layers in LAYERS.items():
+        features = {key: torch.cat([value[layer] for layer in layers]) for key, value in standard.items()}
+        for offset in OFFSETS:
+            for penalty in PENALTIES:
+                judged = left_out(prompts, features, offset, penalty)
+                right, n = pairwise_accuracy_all(judged)
+                shares = [sum(right) / sum(n)]
+                for measure in (longer_is_better, shorter_is_better):
+                    tops, counts = zip(*(measure(prompt) for prompt in judged), strict=True)
+                    shares.append(sum(tops) / max(sum(counts), 1))
+                shares.append((shares[1] + shares[2]) / 2)
+                shown = "  ".join(f"{100 * share:6.1f}" for share in shares)
+                print(f"{name:24} {offset:6.1f}  {penalty:7.1f}  {shown}")
+    print(f"{int(sum(n))} pairs of {len(prompts)} prompts")
+
+
+if __name__ == "__main__":
+    main()
