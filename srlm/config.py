@@ -328,7 +328,8 @@ class SFTConfig(TrainConfig):
     # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
     # the scores' probabilities (srlm/training/ordering.py); then seeds.commonest_score_share=1 keeps all pairs
     eft_target: EFTTarget = EFTTarget.score
-    eft_length_offset: bool = False  # order: what length alone tells of it is taken into account, and not learnt
+    # order: the share of what length alone tells of it that is taken into account, and so not learnt; [0, 1]
+    eft_length_offset: float = 0.0
     # several examples in a row of max_length tokens, kept apart by attention and positions: less padding; batch_size
     # then counts rows
     packing: bool = False
@@ -570,8 +571,9 @@ def check(config: Config) -> Config:
         need(config.sft.loss_on is LossOn.completion, "sft.loss_on", f"completion {for_order}")
         need(not config.sft.packing, "sft.packing", f"false {for_order}")
         need(config.sft.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {for_order}: answers are compared")
+        need(0 <= config.sft.eft_length_offset <= 1, "sft.eft_length_offset", "0 to 1")
     else:
-        need(not config.sft.eft_length_offset, "sft.eft_length_offset", "false with sft.eft_target=score")
+        need(config.sft.eft_length_offset == 0, "sft.eft_length_offset", "0 with sft.eft_target=score")
     fixed_models = {
         "prompts.writer": config.prompts.writer,
         "evaluation.judge": config.evaluation.judge,

@@ -26,6 +26,7 @@ CURVE_POINTS = 300  # of a training curve; longer ones are thinned evenly
 CURVES = {  # a trainer's log key -> what the page calls it
     "loss": "loss",
     "mean_token_accuracy": "token accuracy",
+    "pairs_in_order": "pairs in the right order",
     "rewards/accuracies": "pairs in the right order",
     "rewards/margins": "reward margin",
     "accuracy": "pairs in the right order",

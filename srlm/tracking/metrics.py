@@ -253,6 +253,8 @@ FAMILIES: tuple[Family, ...] = (
             ("num_tokens", "tokens", ">= 0", "", "trained on so far"),
             ("entropy", "nats", ">= 0", "", "a token, of the model's distribution"),
             ("mean_token_accuracy", "share", _SHARE, "higher", "tokens that the model holds likeliest"),
+            ("order_loss", "nats", ">= 0", "lower", "EFT by order: mean over the pairs of a micro-batch"),
+            ("pairs_in_order", "share", _SHARE, "higher", "EFT by order: pairs whose better answer scores higher"),
             ("rewards_chosen", "nats", "", "higher", "DPO: beta x log-ratio to the reference, of chosen answers"),
             ("rewards_rejected", "nats", "", "lower", "DPO: the same of rejected answers"),
             ("rewards_margins", "nats", "", "higher", "DPO: the difference of the two"),

@@ -12,10 +12,10 @@ score is learnt in two parts instead:
 - E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as `judge=weighted`
   and `judge=expected` read it; the pairs are those of a prompt's answers that people order. This is a reward model's
   loss (Bradley-Terry; arXiv 2203.02155, equation 1), of a judge that writes.
-- The offset is 0, or (`sft.eft_length_offset`) slope x log(length of the better / length of the worse), with the slope
-  at which length alone explains people's choices best: a pair that length explains teaches little, one that goes
-  against it much, and what is learnt is the rest. Length-controlled AlpacaEval takes length out of win rates in the
-  same way (arXiv 2404.04475, section 3); the offset is no part of the judge that comes of it.
+- The offset is `sft.eft_length_offset` x slope x log(length of the better / length of the worse), with the slope at
+  which length alone explains people's choices best. With 0 there is none; with 1 a pair that length explains teaches
+  little, one that goes against it much, and what is learnt is the rest. Length-controlled AlpacaEval takes length out
+  of win rates in the same way (arXiv 2404.04475, section 3); the offset is no part of the judge that comes of it.
 
 Both means are over a step's micro-batches and processes; pairs are formed within a micro-batch, where a prompt's
 answers are kept together (`batches.Steps`).
@@ -103,8 +103,8 @@ def score_shares(verdicts: Sequence[Verdict], count: int) -> list[float]:
     return [scores.count(score) / len(scores) for score in range(count)]
 
 
-def report(verdicts: Sequence[Verdict], with_offset: bool) -> tuple[dict[str, float], float]:
-    """The pairs among the examples and the slope of their lengths, for the manifest; and the slope to train with.
+def counted(verdicts: Sequence[Verdict], offset: float) -> dict[str, float]:
+    """For the manifest: "pairs" among the examples; "length_slope" of the loss, the share `offset` of `length_slope`.
 
     Raises
     ------
@@ -118,8 +118,7 @@ def report(verdicts: Sequence[Verdict], with_offset: bool) -> tuple[dict[str, fl
             "are left are such. Raise sft.max_length or seeds.eft_limit, or set sft.eft_target=score."
         )
     slope = length_slope([verdicts[one].log_length - verdicts[other].log_length for one, other in pairs])
-    told = {"pairs": len(pairs), "length_slope": slope if with_offset else 0.0}
-    return told, told["length_slope"]
+    return {"pairs": len(pairs), "length_slope": offset * slope}
 
 
 def ordered_pairs(groups: Sequence[int], scores: Sequence[float]) -> list[tuple[int, int]]:
@@ -181,7 +180,7 @@ def ordering_trainer(tokens: Sequence[int], shares: Sequence[float], slope: floa
     shares : sequence of float
         Of `score_shares`.
     slope : float
-        Of `length_slope`, or 0.
+        Log-odds a unit of log-length that the better answer is given for its length, as `counted` tells it.
     """
     from trl import SFTTrainer
 

@@ -176,11 +176,10 @@ def _train(
         tokens = ordering.score_tokens(tokenizer, order, config.judge.max_score)
         verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
         columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
-        told, slope = ordering.report(verdicts, train.eft_length_offset)
-        counts |= told
-        say(f"  EFT by order: {told['pairs']} pairs of answers")
-        if train.eft_length_offset:
-            say(f"  taken into account: {slope:+.2f} log-odds for an answer e times as long")
+        counts |= ordering.counted(verdicts, train.eft_length_offset)
+        pairs, slope = counts["pairs"], counts["length_slope"]
+        of_length = f"; {slope:+.2f} log-odds for an answer e times as long are not learnt" if slope else ""
+        say(f"  EFT by order: {pairs} pairs{of_length}")
         make_trainer = ordering.ordering_trainer(tokens, ordering.score_shares(verdicts, len(tokens)), slope)
     if train.packing:
         columns = batches.pack(columns, train.max_length)

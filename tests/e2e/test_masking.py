@@ -185,7 +185,7 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert right[-1] == 1
     # Length explains every pair here: with that taken into account, nothing is left to learn of them.
-    workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_offset=true")
+    workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_offset=1")
     sft_worker(workspace, 1)
     assert made(workspace)[0]["length_slope"] == STEEPEST
     assert max(logged(workspace, "order_loss")) < 1e-3

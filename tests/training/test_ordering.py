@@ -210,10 +210,10 @@ def test_what_length_explains_teaches_less() -> None:
 def test_without_a_pair_nothing_would_be_learnt() -> None:
     lone = [ordering.Verdict(9, group, 3.0, 1.0) for group in range(4)]
     with pytest.raises(TrainingError, match="a better and a worse answer"):
-        ordering.report(lone, True)
+        ordering.counted(lone, 1.0)
     two = [ordering.Verdict(9, 0, 5.0, 2.0), ordering.Verdict(9, 0, 1.0, 1.0)]
-    assert ordering.report(two, False) == ({"pairs": 1, "length_slope": 0.0}, 0.0)
-    assert ordering.report(two, True) == ({"pairs": 1, "length_slope": ordering.STEEPEST}, ordering.STEEPEST)
+    for offset in (0.0, 0.25, 1.0):
+        assert ordering.counted(two, offset) == {"pairs": 1, "length_slope": offset * ordering.STEEPEST}
 
 
 @pytest.mark.parametrize(
@@ -225,11 +225,12 @@ def test_without_a_pair_nothing_would_be_learnt() -> None:
         ["sft.packing=true"],
         ["sft.loss_on=full"],
         ["sft.micro_batch_size=1"],
+        ["sft.eft_length_offset=1.5"],
         ["judge.scorer=sampled", "judge.max_score=10"],
     ],
 )
 def test_options_that_do_not_go_with_it_are_refused(overrides: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"order|learns no scores"):
+    with pytest.raises(ConfigError, match=r"order|learns no scores|0 to 1"):
         options("sft.eft_target=order", *overrides)
     with pytest.raises(ConfigError, match=r"sft\.eft_length_offset"):
-        options("sft.eft_length_offset=true")
+        options("sft.eft_length_offset=0.5")
