@@ -46,6 +46,17 @@ def evaluate(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Equal, floats up to their sixth digit behind the point."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, abs_tol=1e-5)
+    return type(one) is type(other) and one == other
+
+
 def other_model(folder: Path) -> Path:
     """tiny-random with a little noise on its weights."""
     import torch
@@ -103,8 +114,11 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
         (path.parent / "manifests" / f"{path.stem}.json").unlink()
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert {path: path.read_bytes() for path in made} == made
-    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == cards
+    # Requests share other batches now, in which some processors round the last digit of a probability otherwise.
+    for path, content in made.items():
+        again = [json.loads(line) for line in path.read_bytes().splitlines()]
+        assert alike(again, [json.loads(line) for line in content.splitlines()])
+    assert alike(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")), cards)
 
     for changed, message in (
         ("evaluation.temperature=0.1", "evaluation.temperature was 0.7, now 0.1"),
