@@ -46,7 +46,7 @@ class Verdict:
     """Where an example's score stands, and what it is compared by."""
 
     place: int  # of the score's token in the example; -1: it has none
-    group: int  # examples of the same prompt have the same number
+    group: int  # the answers of one ranked prompt have the same number
     score: float  # people's
     log_length: float  # of the judged answer, log(1 + characters)
 
@@ -92,7 +92,7 @@ def find_verdicts(
             continue
         example = examples[number]
         place = max(place for place, token in enumerate(of_example) if token == tokens[round(example.score)])
-        group = groups.setdefault(example.prompt, len(groups))
+        group = groups.setdefault(example.id.rpartition("/")[0], len(groups))  # two rows' scores do not compare
         verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response))))
     return verdicts
 

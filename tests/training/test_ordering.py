@@ -163,6 +163,11 @@ def test_a_score_is_found_at_the_examples_end() -> None:
     assert table["log_length"][1] == math.log(len("Because.") + 1)
 
 
+def test_two_rows_of_the_same_prompt_are_not_compared() -> None:
+    again = [replace(example, id=f"other {example.id}") for example in EXAMPLES[:2]]
+    assert columns([*EXAMPLES, *again])["group"][1:] == [0, 0, 0, 1, 1, 2, 3, 3]
+
+
 def test_shares_are_of_the_examples_that_have_a_score() -> None:
     verdicts = [ordering.NO_VERDICT, *(ordering.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
     assert ordering.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
