@@ -459,6 +459,12 @@ def test_the_larger_setting_stands_beside_a_study(study):
     assert config.sft.epochs == compose(f"experiment={study}", "seeds.ift.path=FILE").sft.epochs
 
 
+def test_judges_by_order_have_the_larger_setting_too():
+    config = compose("experiment=[eft_order,one_gpu]", "seeds.eft.path=FILE")
+    assert (config.name, config.model.name, config.sft.lora.r) == ("eft_order", "Qwen/Qwen2.5-1.5B", 32)
+    assert (config.sft.eft_target.name, config.sft.eft_length_offset, config.sft.micro_batch_size) == ("order", 1.0, 8)
+
+
 @pytest.mark.parametrize("file", WITH_OPEN_PLACES)
 def test_open_place_is_named(file):
     with pytest.raises(ConfigError, match=r"seeds\.ift\.path='' cannot work"):
