@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +47,16 @@ def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Pat
     assert not sft(tmp_path).complete()
     with pytest.raises(RunFolderError, match=r"sft\.loss_on was None, now 'full'"):
         sft(tmp_path, "sft.loss_on=full").complete()
+
+
+def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
+    """The SFT baseline has no EFT; answers are compared within a micro-batch, whose size is then more than speed."""
+
+    def made_with(make: Callable[..., Stage], *overrides: str) -> dict[str, Any]:
+        return dict(make(Workspace(tmp_path), options(*overrides)).options)
+
+    order = ("sft.eft_target=order", "sft.eft_length_offset=0.5")
+    own = {"sft.eft_target", "sft.eft_length_offset", "sft.micro_batch_size"}
+    assert not own & made_with(stages.sft).keys()
+    assert made_with(stages.sft, *order).keys() - made_with(stages.sft).keys() == own
+    assert made_with(stages.sft_baseline, *order) == made_with(stages.sft_baseline)
