@@ -377,9 +377,12 @@ def render_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
 
 
 def encode_turn(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str, ended: bool = True
 ) -> tuple[list[int], list[int]]:
     """Token ids of a chat up to where the assistant begins, and of its answer with the end of turn.
+
+    With `ended=False`, for an answer that hit a token limit, the ids stop where its text stops: whatever the template
+    writes after an answer is left out.
 
     The first part is exactly what an engine is given, so that training and inference see the same context; whatever
     the template puts behind the end of turn (a newline, often) is not learnt. Contents are defused.
@@ -391,6 +394,9 @@ def encode_turn(
     """
     prompt_ids = encode_chat(tokenizer, messages)
     _, after = render_turn(tokenizer, messages, answer)
+    if not ended:
+        closing = render_turn(tokenizer, messages, "¶")[1].partition("¶")[2]
+        return prompt_ids, tokenizer(after.removesuffix(closing), add_special_tokens=False)["input_ids"]
     completion_ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"]
     ends = [i for i, token in enumerate(completion_ids) if token in tokenizer.all_special_ids]
     if ends:

@@ -192,6 +192,30 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence():
     assert tokenizer.decode(completion_ids) == "Hello.\n<|im_end|>"
 
 
+@pytest.mark.parametrize("answer", ["It is clear, and", "A", "e", "</", "天空", "One.\n\nTwo"])
+@pytest.mark.parametrize("family", [*FAMILIES, "packaged plain"])
+def test_a_truncated_answer_is_encoded_without_an_end_of_turn(family, answer):
+    packaged = family == "packaged plain"
+    tokenizer = tiny_tokenizer("plain", "<|endoftext|>") if packaged else FAMILIES[family].tokenizer()
+    closes = "<|endoftext|>" if packaged else FAMILIES[family].closes
+    messages = user("Why?")
+    prompt_ids, ended_ids = encode_turn(tokenizer, messages, answer)
+    same_prompt_ids, truncated_ids = encode_turn(tokenizer, messages, answer, ended=False)
+    assert same_prompt_ids == prompt_ids
+    assert tokenizer.decode(truncated_ids) == tokenizer.decode(ended_ids).removesuffix(closes)
+    assert not set(truncated_ids) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(truncated_ids).endswith(answer)
+
+
+def test_a_truncated_answer_gets_no_end_of_sequence_from_a_template_without_an_end_of_turn():
+    tokenizer = tiny_tokenizer(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    _, truncated_ids = encode_turn(tokenizer, user("Hi?"), "Hello.", ended=False)
+    assert tokenizer.decode(truncated_ids) == "Hello."
+
+
 def test_a_chat_template_by_path_and_an_unknown_one(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages }}", encoding="utf-8")
