@@ -12,9 +12,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from srlm.chat import Message
 from srlm.engines.base import Engine, Sampling
 from srlm.errors import PromptTooLongError
-from srlm.models import Message
 from srlm.records import Comparison
 from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template

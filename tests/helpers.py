@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.chat import Message, read_chat_template
 from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
-from srlm.models import Message, read_chat_template
 from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 from srlm.rubric import parse_verdict
 from srlm.run import plain_options

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from srlm.chat import encode_choices, load_tokenizer
 from srlm.config import Config, JudgeConfig
 from srlm.evaluation.judge_card import longer_is_better, shorter_is_better
 from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_all
-from srlm.models import encode_choices, load_tokenizer, resolve
+from srlm.models import resolve
 from srlm.records import RankedPrompt
 from srlm.rubric import VERDICT, JudgeTemplate
 from srlm.training.ordering import length_slope, order_losses

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from srlm.chat import Message, encode_chat, encode_choices
 from srlm.config import Config, EngineKind, Scorer
-from srlm.models import Message, encode_chat, encode_choices, resolve_named
+from srlm.models import resolve_named
 from srlm.workspace import Workspace
 
 T = TypeVar("T")

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.chat import Message
 from srlm.config import EndpointConfig
 from srlm.engines.base import Completion, Sampling, Usage
 from srlm.engines.paid import AnswerCache, Ledger
 from srlm.errors import EngineError
-from srlm.models import Message, cache_folder
+from srlm.models import cache_folder
 from srlm.progress import say
 
 _TOP = 20  # the most likely tokens that servers tell of each place

@@ -14,11 +14,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from srlm.chat import encode_turn, load_tokenizer
 from srlm.config import EngineConfig
 from srlm.engines.base import Usage
 from srlm.engines.batches import Batches
 from srlm.errors import ModelError, PromptTooLongError
-from srlm.models import encode_turn, load_tokenizer
 
 _TOKENS = 4096  # padded tokens a batch: what logits over a large vocabulary leave room for
 

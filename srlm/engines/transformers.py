@@ -20,11 +20,11 @@ from transformers import (
     StopStringCriteria,
 )
 
+from srlm.chat import Message, load_tokenizer
 from srlm.config import EngineConfig
 from srlm.engines.base import Completion, Sampling, Usage, encode_request
 from srlm.engines.batches import Batches
 from srlm.errors import PromptTooLongError
-from srlm.models import Message, load_tokenizer
 
 
 @dataclass

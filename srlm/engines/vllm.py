@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.chat import Message, load_tokenizer
 from srlm.config import EngineConfig
 from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request
 from srlm.errors import EngineError, PromptTooLongError
-from srlm.models import Message, load_tokenizer
 
 
 async def start(config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool) -> Engine:

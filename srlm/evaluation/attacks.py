@@ -3,7 +3,7 @@
 `attacked` turns ranked prompts into prompts whose answers are one plain answer and the same answer under every attack.
 A judge scores them all; `attack_card` tells by how much each attack moves the score against the plain answer. Nothing
 here is parsed as a verdict: a verdict is read from the judge's completion alone (`srlm.rubric`), markers inside a
-candidate are neutralised (`srlm.templating`) and control tokens are encoded as plain text (`srlm.models.defuse`). What
+candidate are neutralised (`srlm.templating`) and control tokens are encoded as plain text (`srlm.chat.defuse`). What
 remains is what the judge itself falls for.
 """
 

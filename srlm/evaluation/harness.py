@@ -28,10 +28,10 @@ from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
+from srlm.chat import read_chat_template
 from srlm.config import EngineKind, Evaluate
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, mean_measure
-from srlm.models import read_chat_template
 from srlm.workspace import RecordFile
 
 _CPU_BATCH = 8  # a batch's scores of all words lie in memory: 8 x 2,048 tokens x 50,000 words are 3 GB

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from srlm.chat import Message
 from srlm.config import JudgeConfig, Scorer
 from srlm.engines.base import Engine, Sampling
 from srlm.errors import EngineError, PromptTooLongError
-from srlm.models import Message
 from srlm.records import Candidate, Judgement
 from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict, up_to_score
 from srlm.workspace import derive_seed

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+from srlm.chat import Message
 from srlm.comparison import BEFORE, ORDERS, question
 from srlm.config import Config
 from srlm.engines.base import Engine, Rater, together
@@ -18,7 +19,6 @@ from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
 from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
-from srlm.models import Message
 from srlm.records import Candidate, Comparison, Judgement, Rating
 from srlm.rubric import JudgeTemplate, evening_penalty
 from srlm.templating import Template

@@ -18,12 +18,12 @@ from statistics import pvariance
 
 import numpy as np
 
+from srlm.chat import Message
 from srlm.comparison import ORDERS, calibrated_winners
 from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine
 from srlm.feedback.strengths import Array, bradley_terry, members
 from srlm.feedback.tournament import Tournament
-from srlm.models import Message
 from srlm.records import Candidate, Comparison, Judgement, PreferencePair
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template

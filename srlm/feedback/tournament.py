@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import combinations
 from random import Random
 
+from srlm.chat import Message
 from srlm.comparison import ORDERS, compare
 from srlm.engines.base import Engine, together
 from srlm.feedback.strengths import match_id, next_matches, strengths_by_group
-from srlm.models import Message
 from srlm.records import Comparison
 from srlm.workspace import RecordFile, derive_seed
 

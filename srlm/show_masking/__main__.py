@@ -14,9 +14,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.console import Console
 
+from srlm.chat import load_tokenizer
 from srlm.config import LossOn, ShowMasking
 from srlm.errors import ConfigError
-from srlm.models import label, load_tokenizer, resolve
+from srlm.models import label, resolve
 from srlm.progress import say, terminal
 from srlm.run import plain_options, told_to_user
 from srlm.show_masking.examples import encoded, kinds_of, share, shown

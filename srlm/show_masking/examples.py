@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from srlm.chat import Message
 from srlm.config import LossOn, RationaleSource, ShowMasking, SourceConfig
 from srlm.errors import ModelError, SeedError, TrainingError
-from srlm.models import Message
 from srlm.progress import say
 from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import build_examples, needs_baseline

@@ -13,9 +13,9 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
+from srlm.chat import load_tokenizer
 from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
-from srlm.models import load_tokenizer
 from srlm.progress import Bars
 from srlm.training.frozen import frozen_once, layer_stack
 from srlm.workspace import write_atomic

@@ -28,9 +28,9 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
+from srlm.chat import Message, defuse, encode_turn, render_turn
 from srlm.config import LossOn
 from srlm.errors import ModelError
-from srlm.models import Message, defuse, encode_turn, render_turn
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 Span = tuple[int, int]  # from, up to but not including
@@ -115,7 +115,7 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
     Raises
     ------
     ModelError
-        As `srlm.models.render_turn`; or if prompts or earlier answers cannot be found, since the template changes their
+        As `srlm.chat.render_turn`; or if prompts or earlier answers cannot be found, since the template changes their
         text, or the tokenizer does not tell where its tokens stand.
     """
     *context, last = messages

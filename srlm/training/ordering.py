@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
+from srlm.chat import encode_choices
 from srlm.errors import ConfigError, TrainingError
-from srlm.models import encode_choices
 from srlm.records import JudgeExample
 from srlm.rubric import VERDICT, JudgeTemplate
 from srlm.training.batches import collate

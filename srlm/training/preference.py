@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.chat import encode_turn
 from srlm.config import Reference
 from srlm.errors import NoPairsError, TrainingError
-from srlm.models import encode_turn
 from srlm.progress import Bars, say
 from srlm.records import PreferencePair
 from srlm.workspace import Workspace, derive_seed, read_records

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from srlm.chat import encode_turn
 from srlm.config import Config
 from srlm.errors import TrainingError
-from srlm.models import encode_turn
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample
 from srlm.workspace import Workspace, derive_seed, read_records

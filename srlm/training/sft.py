@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from srlm import comparison
+from srlm.chat import Message
 from srlm.config import Config, EFTTarget, LossOn, SFTConfig
 from srlm.errors import ConfigError, TrainingError
-from srlm.models import Message
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample, SeedExample
 from srlm.rubric import JudgeTemplate, judge_target

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from srlm.chat import load_tokenizer
 from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine
 from srlm.errors import EngineError
-from srlm.models import PACKAGED, load_tokenizer, resolve
+from srlm.models import PACKAGED, resolve
 from srlm.records import Comparison, Prompt
 from srlm.workspace import read_records
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 import torch
 
+from srlm.chat import encode_turn, load_tokenizer
 from srlm.config import EngineConfig
 from srlm.engines.batches import Batches
 from srlm.engines.raters import ImplicitReward, Likelihood, RewardModel
 from srlm.errors import ModelError, PromptTooLongError
-from srlm.models import encode_turn, load_tokenizer
 from tests.helpers import tiny_llama, tiny_tokenizer, user
 
 ENGINE = EngineConfig(max_model_len=96, max_concurrent=8)

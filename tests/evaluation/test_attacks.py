@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from srlm.chat import encode_chat
 from srlm.config import JudgeConfig
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
-from srlm.models import encode_chat
 from srlm.records import Judgement, RankedAnswer, RankedPrompt
 from srlm.rubric import JudgeTemplate, parse_verdict
 from tests.helpers import tiny_tokenizer

@@ -1,4 +1,4 @@
-"""srlm.training.masking and srlm.models.encode_chat: what is learnt, and that no text becomes a control token."""
+"""srlm.training.masking and srlm.chat.encode_chat: what is learnt, and that no text becomes a control token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srlm.chat import chat_template_names, defuse, encode_chat, encode_choices, encode_turn, read_chat_template
 from srlm.config import LossOn, SFTConfig
 from srlm.errors import EngineError, ModelError
-from srlm.models import chat_template_names, defuse, encode_chat, encode_choices, encode_turn, read_chat_template
 from srlm.rubric import judge_target
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
 from srlm.training.sft import encode

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from srlm.chat import encode_chat
 from srlm.config import Reference
 from srlm.errors import TrainingError
-from srlm.models import encode_chat
 from srlm.records import PreferencePair
 from srlm.training.preference import check_step0, encode_pairs, reference_iteration
 from tests.helpers import tiny_tokenizer, user

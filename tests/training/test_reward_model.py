@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from srlm.models import encode_turn
+from srlm.chat import encode_turn
 from srlm.records import JudgeExample
 from srlm.training.reward_model import encode_examples
 from tests.helpers import tiny_tokenizer, user
