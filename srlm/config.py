@@ -62,6 +62,11 @@ class Scorer(Enum):
     reward_model = "reward_model"
 
 
+class Truncated(Enum):
+    exclude = "exclude"
+    keep = "keep"
+
+
 class Opponents(Enum):
     all = "all"
     previous = "previous"
@@ -254,9 +259,12 @@ class JudgeConfig:
 @dataclass
 class PairsConfig:
     min_gap: float = 0.0  # chosen's mean minus rejected's must exceed this; >= 0
-    # points taken off a candidate's score for each hundred characters; >= 0; unset = so that chosen and rejected are
-    # equally long on average
+    # points subtracted from a candidate's score for each hundred characters; >= 0; unset = so that the chosen and the
+    # rejected answers of the kept pairs are equally long on average
     length_penalty: float | None = 0.0
+    # candidates that hit candidates.max_new_tokens. exclude = they are neither chosen nor rejected; keep = they can be,
+    # and DPO trains on their text without an end of turn
+    truncated: Truncated = Truncated.exclude
     min_pairs: int = 1  # stop before training with fewer; >= 1
 
 

@@ -170,7 +170,11 @@ def mt_bench_answers(
 
 
 def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-    """Rows in TRL's conversational preference format, with ids and scores as further columns."""
+    """Rows in TRL's conversational preference format, with ids, scores and truncation as further columns.
+
+    A text that is marked as truncated hit the token limit: srlm trains it without an end of turn, other tools append
+    one.
+    """
     return [
         {
             "prompt": [{"role": "user", "content": pair.prompt}],
@@ -181,6 +185,8 @@ def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
             "rejected_id": pair.rejected_id,
             "chosen_score": pair.chosen_score,
             "rejected_score": pair.rejected_score,
+            "chosen_truncated": pair.chosen_truncated,
+            "rejected_truncated": pair.rejected_truncated,
         }
         for pair in pairs
     ]
@@ -272,6 +278,7 @@ def _save_dataset(item: Item) -> None:
     features = {name: message for name in ("prompt", "chosen", "rejected")}
     features |= {name: Value("string") for name in ("id", "chosen_id", "rejected_id")}
     features |= {name: Value("float64") for name in ("chosen_score", "rejected_score")}
+    features |= {name: Value("bool") for name in ("chosen_truncated", "rejected_truncated")}
     temporary = item.folder.with_name(f".{item.folder.name}.{os.getpid()}.partial")
     try:
         with disk_errors(item.folder):

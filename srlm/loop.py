@@ -17,7 +17,7 @@ from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.scorecard import agreement, judges_agree, score_mean
 from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.meta import judgement_pairs
-from srlm.feedback.pairs import length_penalty, select_pairs
+from srlm.feedback.pairs import length_penalty, select_pairs, takes_part
 from srlm.launch import run_worker
 from srlm.measured import held_out, judge_is_measured, judge_name, measure_sources, measures, trained_on
 from srlm.models import identity
@@ -251,13 +251,14 @@ class Loop:
             prompts = [prompt for prompt in attempts if not prompt.rejected]
             candidates = read_records(sources[1].outputs[0], Candidate)
             judgements = read_records(sources[2].outputs[0], Judgement)
-            penalty = length_penalty(candidates, judgements, config.pairs, config.judge.min_valid)
+            penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
             pairs, dropped = select_pairs(
                 prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty
             )
             self._write(stage.outputs[0], pairs)
             counted: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped}
             counted["length_penalty"] = penalty
+            counted["truncated_candidates"] = sum(not takes_part(one, config.pairs) for one in candidates)
             higher = None
             if config.judge.meta:
                 comparisons = read_records(sources[3].outputs[0], Comparison)
@@ -281,7 +282,8 @@ class Loop:
                 f"pairs.min_pairs={config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
                 "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
                 "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
-                "data. "
+                "data. If candidates are truncated, raise candidates.max_new_tokens, or train on them without an end "
+                "of turn (pairs.truncated=keep). "
                 f"Read {stage.folder / '3_judgements.jsonl'} first."
             )
 

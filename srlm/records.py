@@ -108,6 +108,7 @@ class Judgement:
     tokens: int = 0
     probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., where the judge is read from them
     strength: float | None = None  # log-odds, by judges that compare a prompt's candidates with each other
+    truncated: bool = False  # the completion hit the token limit
 
     @property
     def whole_score(self) -> int | None:
@@ -127,6 +128,8 @@ class PreferencePair:
     rejected_id: str
     chosen_score: float
     rejected_score: float
+    chosen_truncated: bool = False  # the chosen text hit the token limit, so no end of turn is trained after it
+    rejected_truncated: bool = False  # the same for the rejected text
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,8 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     names = ("judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk")
     options = options_of(config, *names, *_ENGINE, "seed") | judge_options(config)
+    if config.judge.rates and config.judge.length_penalty is None:
+        options |= options_of(config, "pairs.truncated")
     if config.judge.by == "endpoint":
         options |= options_of(config, "endpoint.model")
     return Stage(workspace, workspace.iteration(t), "judgements", _judged(config, "3_judgements.jsonl"), options)
@@ -125,6 +127,7 @@ def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
 def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "pairs.min_gap", "pairs.length_penalty", "judge.min_valid", "judge.meta")
+    options |= options_of(config, "pairs.truncated")
     outputs = ["4_pairs.jsonl"]
     if config.judge.meta:
         options |= options_of(config, "judge.meta_longest")

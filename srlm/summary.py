@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -71,7 +72,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
         console.print(line, style="bold", markup=False)
     if config.iteration >= 2:
         made = {t: stages.pairs(workspace, config, t).manifest().counts for t in range(2, config.iteration + 1)}
-        for line in [*alarm_lines(config, workspace), *suspicions(models, made)]:
+        for line in [*pair_lines(made), *alarm_lines(config, workspace), *suspicions(models, made)]:
             console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)
@@ -156,6 +157,25 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
             told = "beyond its interval" if ahead else "within its interval"
             answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
         lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
+    return lines
+
+
+def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """How many preference pairs each iteration gave, without how many truncated candidates, and why prompts gave none.
+
+    Parameters
+    ----------
+    made : t -> counts of the pairs stage of M_t
+    """
+    lines = []
+    for t, counts in made.items():
+        line = f"Pairs for M{t}: {counts['pairs']} from {counts['prompts']} prompts"
+        if truncated := counts.get("truncated_candidates"):
+            line += f", without {truncated} truncated candidates"
+        if counts["dropped"]:
+            reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
+            line += f" (prompts without a pair: {reasons})"
+        lines.append(line)
     return lines
 
 

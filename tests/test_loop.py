@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from srlm import loop
-from srlm.config import Config, check
-from srlm.errors import AlarmError, ConfigError, RunFolderError
+from srlm import loop, stages
+from srlm.config import Config, Truncated, check
+from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
+from srlm.feedback.pairs import TRUNCATED
 from srlm.loop import Loop
 from srlm.models import base_model_worker
+from srlm.records import Candidate, PreferencePair, to_json
+from srlm.summary import pair_lines
 from srlm.tracking import NoTracker
-from srlm.workspace import Workspace
+from srlm.workspace import Workspace, read_records, write_atomic
 from tests.helpers import tiny_llama, tiny_tokenizer
 
 STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "preference", "report")
@@ -46,6 +50,53 @@ def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monke
     config.iteration = 2
     with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
         check(config)
+
+
+def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
+    """A loop over a finished run's feedback for M2 in which these candidates are truncated; its pairs are gone."""
+    workspace = Workspace(root)
+    config = workspace.config()
+    config.pairs.truncated = Truncated[overrides[0]] if overrides else config.pairs.truncated
+    answered, judged = (make(workspace, config, 2) for make in (stages.candidates, stages.judgements))
+    rows = [replace(one, truncated=one.id in ids) for one in read_records(answered.outputs[0], Candidate)]
+    write_atomic(answered.outputs[0], "".join(to_json(one) + "\n" for one in rows))
+    prompts = stages.prompts(workspace, config, 2).fingerprints()
+    answered.done(prompts, {"candidates": len(rows)})
+    judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
+    stages.pairs(workspace, config, 2).path.unlink()
+    return Loop(config, workspace, -1, NoTracker())
+
+
+def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> None:
+    made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c0", "t2/p00001/c1"})
+    made.pairs(2)
+    counts = stages.pairs(made.workspace, made.config, 2).manifest().counts
+    assert (counts["pairs"], counts["truncated_candidates"], counts["dropped"]) == (1, 3, {TRUNCATED: 2})
+    assert pair_lines({2: counts}) == [
+        f"Pairs for M2: 1 from 3 prompts, without 3 truncated candidates (prompts without a pair: {TRUNCATED}: 2)"
+    ]
+
+
+def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -> None:
+    made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c1"}, "keep")
+    made.pairs(2)
+    stage = stages.pairs(made.workspace, made.config, 2)
+    assert stage.manifest().counts["truncated_candidates"] == 0
+    assert stage.manifest().options["pairs.truncated"] == "keep"
+    pairs = read_records(stage.outputs[0], PreferencePair)
+    assert [(one.chosen_truncated, one.rejected_truncated) for one in pairs] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+
+
+def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
+    made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
+    with pytest.raises(NoPairsError, match=r"0 preference pairs of 3 prompts") as caught:
+        made.pairs(2)
+    for words in (f"{TRUNCATED}: 3", "candidates.max_new_tokens", "pairs.truncated=keep"):
+        assert words in str(caught.value)
 
 
 def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,10 @@ class Rater(Protocol):
 
     usage: Usage
 
-    async def rate(self, prompt: str, answer: str, priority: int = 0) -> tuple[float, int]:
+    async def rate(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
         """The strength (log-odds) of an answer, and its length in tokens, its end of turn included.
+
+        With `ended=False` the answer hit a token limit: likelihoods are of its text alone, without an end of turn.
 
         Raises
         ------

@@ -28,6 +28,8 @@ Row = tuple[list[int], list[int], int]  # token ids of prompt and answer, priori
 class _Rater:
     """What both share: encoding, batches, padding; see `srlm.engines.base.Rater`."""
 
+    reads_end = False  # whether the score is read at the end of turn, which a truncated answer then needs as well
+
     def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -37,8 +39,9 @@ class _Rater:
         self.usage = Usage()
         self._batches = Batches(self._rate, self._fits, lambda row: row[2])
 
-    async def rate(self, prompt: str, answer: str, priority: int = 0) -> tuple[float, int]:
-        prompt_ids, answer_ids = encode_turn(self.tokenizer, [{"role": "user", "content": prompt}], answer)
+    async def rate(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+        ended = ended or self.reads_end
+        prompt_ids, answer_ids = encode_turn(self.tokenizer, [{"role": "user", "content": prompt}], answer, ended)
         if len(prompt_ids) + len(answer_ids) > self.max_model_len:
             raise PromptTooLongError(
                 f"Prompt and answer of {len(prompt_ids) + len(answer_ids)} tokens do not fit into "
@@ -151,11 +154,15 @@ class ImplicitReward(_Likelihoods):
 class RewardModel(_Rater):
     """A sequence classifier with one output, its logit: the frozen judge of RLHF (arXiv 2203.02155, section 3.4).
 
+    It is trained to read the logit at the end of turn, so truncated answers are encoded with one, too.
+
     Raises
     ------
     ModelError
         If the checkpoint is no sequence classifier with one label.
     """
+
+    reads_end = True
 
     def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
         super().__init__(config, model, chat_template, trust_remote_code)

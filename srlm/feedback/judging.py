@@ -7,6 +7,7 @@ evidence, comparisons or ratings, in a file of its own beside the judgements, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -17,10 +18,12 @@ from srlm.engines.base import Engine, Rater, together
 from srlm.errors import PromptTooLongError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
+from srlm.feedback.length_matching import length_matching_penalty
+from srlm.feedback.pairs import choose
 from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
 from srlm.records import Candidate, Comparison, Judgement, Rating
-from srlm.rubric import JudgeTemplate, evening_penalty
+from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
 from srlm.workspace import RecordFile, Stage
 
@@ -140,7 +143,9 @@ class Judging:
         assert self.ratings is not None
         if candidate.id not in self.ratings.records:
             try:
-                strength, tokens = await cast(Rater, self.engine).rate(prompt, candidate.text, self.priority)
+                strength, tokens = await cast(Rater, self.engine).rate(
+                    prompt, candidate.text, self.priority, ended=not candidate.truncated
+                )
                 rating = Rating(candidate.id, prompt_id, strength, tokens)
             except PromptTooLongError as error:
                 rating = Rating(candidate.id, prompt_id, None, 0, f"too long for the judge: {error}")
@@ -148,7 +153,13 @@ class Judging:
         self.told(1, 0)
 
     def _rated(self) -> dict[str, list[float | None]]:
-        """Every prompt's strengths, the length penalty taken off."""
+        """Every prompt's strengths, minus the length penalty.
+
+        With `judge.length_penalty=null` the penalty matches the lengths, in tokens, of the strongest and the weakest
+        candidate, averaged over all prompts where these two can form a pair: truncated candidates (unless
+        `pairs.truncated=keep`), ties, empty and identical texts are left out. `pairs.min_gap` and
+        `pairs.length_penalty` apply later, to the scores, and are not considered here.
+        """
         assert self.ratings is not None
         rated = {rating.id: rating for rating in self.ratings.finish()}
         of_prompt = {
@@ -157,13 +168,30 @@ class Judging:
         }
         penalty = self.config.judge.length_penalty
         if penalty is None:
-            known = [[(r.strength, r.tokens) for r in row if r.strength is not None] for row in of_prompt.values()]
-            penalty = evening_penalty(([s for s, _ in row], [t for _, t in row]) for row in known)
+            penalty = self._matching_penalty(of_prompt)
         self.counted["length_penalty"] = penalty
         return {
             prompt_id: [None if r.strength is None else r.strength - penalty * r.tokens for r in row]
             for prompt_id, row in of_prompt.items()
         }
+
+    def _matching_penalty(self, of_prompt: Mapping[str, Sequence[Rating]]) -> float:
+        pairs = replace(self.config.pairs, min_gap=0.0)
+        rows = [
+            [
+                (rating.strength, rating.tokens, candidate)
+                for rating, candidate in zip(ratings, self._candidates[prompt_id], strict=True)
+                if rating.strength is not None
+            ]
+            for prompt_id, ratings in of_prompt.items()
+        ]
+        tokens = {candidate.id: tokens for row in rows for _, tokens, candidate in row}
+
+        def lengths(place: int, penalty: float) -> tuple[float, float] | None:
+            two = choose([(strength - penalty * length, one) for strength, length, one in rows[place]], pairs)
+            return None if isinstance(two, str) else (tokens[two[0][1].id], tokens[two[1][1].id])
+
+        return length_matching_penalty([[(s, t) for s, t, _ in row] for row in rows], lengths)
 
     def _score(self, strengths: Mapping[str, Sequence[float | None]]) -> None:
         """One judgement a candidate, from the strengths of its prompt's candidates."""

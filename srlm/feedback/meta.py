@@ -41,12 +41,12 @@ def load_template(config: JudgeConfig) -> Template:
 def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
     """Of one prompt's judgements, the valid ones of the candidate whose scores vary most (the first of equals).
 
-    In the order of their ids, whatever order they come in; two of the same text are one. Empty where no candidate has
-    two different scores.
+    In the order of their ids, whatever order they come in; two of the same text are one. Truncated ones are left out:
+    DPO would train an end of turn that the judge never wrote. Empty where no candidate has two different scores.
     """
     of_candidate: dict[str, dict[str, Judgement]] = defaultdict(dict)
     for judgement in sorted(judgements, key=lambda judgement: judgement.id):
-        if judgement.score is not None:
+        if judgement.score is not None and not judgement.truncated:
             of_candidate[judgement.candidate_id].setdefault(judgement.text, judgement)
     rows = {candidate: list(texts.values()) for candidate, texts in sorted(of_candidate.items())}
     spread = {candidate: pvariance([judgement.score or 0.0 for judgement in row]) for candidate, row in rows.items()}

@@ -1,8 +1,12 @@
-"""Preference pairs: highest against lowest mean score (arXiv 2401.10020, section 2.3), less a penalty on length.
+"""Preference pairs: highest against lowest mean score (arXiv 2401.10020, section 2.3), minus a penalty on length.
 
-Judges like length, and with every round answers grow. A penalty takes points off for each hundred characters: as many
-as one says, or so many that the chosen and the rejected are equally long on average (`pairs.length_penalty=null`), as
-DICE does with its rewards (arXiv 2406.09760, section 3.2). There is none by default, as in the paper.
+Judges prefer long answers, and answers grow with every round. A length penalty subtracts points for each hundred
+characters: as many as `pairs.length_penalty` says, or so many that the chosen and the rejected answers of the kept
+pairs are equally long on average (`pairs.length_penalty=null`), as DICE does with its rewards (arXiv 2406.09760,
+section 3.2). There is none by default, as in the paper.
+
+Changed from the paper: truncated candidates take no part (`pairs.truncated=exclude`). Training on one would teach
+either an end of turn that the model never wrote, or an answer that stops in mid-sentence.
 """
 
 from __future__ import annotations
@@ -10,23 +14,39 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from srlm.config import PairsConfig
+from srlm.config import PairsConfig, Truncated
+from srlm.feedback.length_matching import length_matching_penalty
 from srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from srlm.rubric import evening_penalty, mean_score
+from srlm.rubric import mean_score
 
 Scored = tuple[float, Candidate]
 
+TRUNCATED = "fewer than two candidates are left without the truncated ones"
+
 
 def length_penalty(
-    candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
+    prompts: Sequence[Prompt],
+    candidates: Sequence[Candidate],
+    judgements: Sequence[Judgement],
+    config: PairsConfig,
+    min_valid: int,
 ) -> float:
-    """Points for each hundred characters: the configured ones, or those that even the lengths out."""
+    """Return the penalty in points per hundred characters: the configured one, or the one that matches lengths.
+
+    With `config.length_penalty=None` the mean length of the chosen answers minus that of the rejected ones, over the
+    pairs that `select_pairs` keeps at this penalty, is as near 0 as a penalty of 0 or more can make it.
+    """
     if config.length_penalty is not None:
         return config.length_penalty
-    rows = _scored(candidates, judgements, min_valid).values()
-    return evening_penalty(
-        ([score for score, _ in row], [len(candidate.text) / 100 for _, candidate in row]) for row in rows
-    )
+    scored = _scored(candidates, judgements, min_valid)
+    rows = [scored[prompt.id] for prompt in prompts]
+
+    def lengths(place: int, penalty: float) -> tuple[float, float] | None:
+        pair = choose(_penalised(rows[place], penalty), config)
+        return None if isinstance(pair, str) else (len(pair[0][1].text), len(pair[1][1].text))
+
+    lines = [[(score, len(candidate.text) / 100) for score, candidate in row] for row in rows]
+    return length_matching_penalty(lines, lengths, config.min_gap)
 
 
 def select_pairs(
@@ -37,15 +57,16 @@ def select_pairs(
     min_valid: int,
     penalty: float = 0.0,
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """One pair a prompt, where its candidates' scores differ.
+    """Select one pair per prompt, where its candidates' scores differ.
 
     Among candidates of equal mean the first by id is taken. A candidate with fewer than `min_valid` valid judgements
-    takes no part, on either side.
+    takes no part, on either side; nor does a truncated one with `config.truncated=exclude`. With `keep` the pair says
+    which of its sides is truncated.
 
     Parameters
     ----------
     penalty : float
-        As `length_penalty` gives it; it is taken off the scores that the pairs tell.
+        As `length_penalty` returns it; it is subtracted from the scores that the pairs hold.
 
     Returns
     -------
@@ -58,13 +79,41 @@ def select_pairs(
     pairs: list[PreferencePair] = []
     dropped: Counter[str] = Counter()
     for prompt in prompts:
-        row = [(score - penalty * len(one.text) / 100, one) for score, one in scored[prompt.id]]
-        pair, reason = _pair(prompt, row, config)
-        if pair is None:
-            dropped[reason] += 1
+        pair = choose(_penalised(scored[prompt.id], penalty), config)
+        if isinstance(pair, str):
+            dropped[pair] += 1
         else:
-            pairs.append(pair)
+            pairs.append(_pair(prompt, *pair))
     return pairs, dict(dropped)
+
+
+def choose(row: Sequence[Scored], config: PairsConfig) -> tuple[Scored, Scored] | str:
+    """The chosen and the rejected of one prompt's scored candidates, or the reason why they give no pair.
+
+    `config.length_penalty` is not applied here: `row` holds the scores after it.
+    """
+    if len(row) < 2:
+        return "fewer than two candidates with enough valid judgements"
+    row = [one for one in row if takes_part(one[1], config)]
+    if len(row) < 2:
+        return TRUNCATED
+    high = max(row, key=lambda one: one[0])
+    low = min(row, key=lambda one: one[0])
+    if high[0] == low[0]:
+        return "all scores equal"
+    if round(high[0] - low[0], 9) <= config.min_gap:
+        return "gap too small"
+    texts = [high[1].text.strip(), low[1].text.strip()]
+    if not all(texts):
+        return "empty text"
+    if texts[0] == texts[1]:
+        return "identical texts"
+    return high, low
+
+
+def takes_part(candidate: Candidate, config: PairsConfig) -> bool:
+    """Whether a candidate may be chosen or rejected, as far as truncation goes."""
+    return config.truncated is Truncated.keep or not candidate.truncated
 
 
 def _scored(
@@ -82,27 +131,20 @@ def _scored(
     return of_prompt
 
 
-def _pair(prompt: Prompt, scored: list[Scored], config: PairsConfig) -> tuple[PreferencePair | None, str]:
-    if len(scored) < 2:
-        return None, "fewer than two candidates with enough valid judgements"
-    high_score, high = max(scored, key=lambda item: item[0])
-    low_score, low = min(scored, key=lambda item: item[0])
-    if high_score == low_score:
-        return None, "all scores equal"
-    if round(high_score - low_score, 9) <= config.min_gap:
-        return None, "gap too small"
-    if not (high.text.strip() and low.text.strip()):
-        return None, "empty text"
-    if high.text.strip() == low.text.strip():
-        return None, "identical texts"
-    pair = PreferencePair(
+def _penalised(row: Sequence[Scored], penalty: float) -> list[Scored]:
+    return [(score - penalty * len(candidate.text) / 100, candidate) for score, candidate in row]
+
+
+def _pair(prompt: Prompt, high: Scored, low: Scored) -> PreferencePair:
+    return PreferencePair(
         id=prompt.id,
         prompt=prompt.text,
-        chosen=high.text,
-        rejected=low.text,
-        chosen_id=high.id,
-        rejected_id=low.id,
-        chosen_score=high_score,
-        rejected_score=low_score,
+        chosen=high[1].text,
+        rejected=low[1].text,
+        chosen_id=high[1].id,
+        rejected_id=low[1].id,
+        chosen_score=high[0],
+        rejected_score=low[0],
+        chosen_truncated=high[1].truncated,
+        rejected_truncated=low[1].truncated,
     )
-    return pair, ""

@@ -23,7 +23,9 @@ from srlm.workspace import Workspace, derive_seed, read_records
 def encode_pairs(
     tokenizer: Any, pairs: Sequence[PreferencePair], max_length: int
 ) -> tuple[dict[str, list[list[int]]], int, int]:
-    """Token ids of pairs as TRL's DPO wants them.
+    """Return the token ids of pairs as TRL's DPO expects them.
+
+    Answers end with the end of turn, except those that a pair marks as truncated.
 
     Returns
     -------
@@ -39,8 +41,8 @@ def encode_pairs(
     too_long = trl_drops = 0
     for pair in pairs:
         messages = [{"role": "user", "content": pair.prompt}]
-        prompt, chosen = encode_turn(tokenizer, messages, pair.chosen)
-        _, rejected = encode_turn(tokenizer, messages, pair.rejected)
+        prompt, chosen = encode_turn(tokenizer, messages, pair.chosen, ended=not pair.chosen_truncated)
+        _, rejected = encode_turn(tokenizer, messages, pair.rejected, ended=not pair.rejected_truncated)
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             too_long += 1
             trl_drops += len(prompt) >= max_length

@@ -42,21 +42,21 @@ def reference(tmp_path):
     return saved(tmp_path / "reference", tiny_llama(len(tokenizer), 2), tokenizer)
 
 
-def rated(rater, pairs=PAIRS):
+def rated(rater, pairs=PAIRS, ended=True):
     async def run():
-        found = await asyncio.gather(*(rater.rate(prompt, answer) for prompt, answer in pairs))
+        found = await asyncio.gather(*(rater.rate(prompt, answer, ended=ended) for prompt, answer in pairs))
         await rater.close()
         return found
 
     return asyncio.run(run())
 
 
-def by_hand(folder, prompt: str, answer: str) -> tuple[float, int]:
+def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float, int]:
     """The sum of log-probabilities of the answer's tokens, one by one, and their number."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    before, ids = encode_turn(load_tokenizer(folder), user(prompt), answer)
+    before, ids = encode_turn(load_tokenizer(folder), user(prompt), answer, ended)
     with torch.no_grad():
         logprobs = model(torch.tensor([before + ids])).logits[0].log_softmax(-1)
     return sum(float(logprobs[len(before) + n - 1, token]) for n, token in enumerate(ids)), len(ids)
@@ -95,6 +95,21 @@ def test_models_of_different_vocabularies_are_refused(policy, tmp_path):
     other = saved(tmp_path / "other", tiny_llama(len(tokenizer) + 3, 0), tokenizer)
     with pytest.raises(ModelError, match=r"their vocabularies differ .*judge\.reference"):
         ImplicitReward(ENGINE, policy, other, 0.1, "", False)
+
+
+def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy, reference):
+    implicit = rated(ImplicitReward(ENGINE, policy, reference, 0.3, "", False), ended=False)
+    likelihoods = rated(Likelihood(ENGINE, policy, "", False), ended=False)
+    for (prompt, answer), (strength, tokens), (nats, _) in zip(PAIRS, implicit, likelihoods, strict=True):
+        (p, length), (r, _) = (by_hand(folder, prompt, answer, ended=False) for folder in (policy, reference))
+        assert nats == pytest.approx(p, abs=2e-4)
+        assert strength == pytest.approx(0.3 * (p - r), abs=2e-4)
+        assert tokens == length == by_hand(policy, prompt, answer)[1] - 1
+
+
+def test_a_reward_model_reads_truncated_answers_at_an_end_of_turn(tmp_path):
+    folder = classifier(tmp_path / "rm")
+    assert rated(RewardModel(ENGINE, folder, "", False), ended=False) == rated(RewardModel(ENGINE, folder, "", False))
 
 
 def classifier(folder, labels: int = 1, pad: int | None = 0):

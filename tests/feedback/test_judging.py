@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Scorer
+from srlm.config import Config, JudgeConfig, Scorer, Truncated
 from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.feedback.judging import Judging
@@ -24,14 +24,16 @@ def config_of(scorer: str, **judge) -> Config:
     return Config(judge=JudgeConfig(scorer=Scorer[scorer], template="pairwise", count=1, min_valid=1, **judge))
 
 
-def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None):
+def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None, truncated=()):
     """All of the prompts' candidates, as a stage judges them."""
     workspace = Workspace(tmp_path)
     stage = Stage(workspace, tmp_path, "judgements", NAMES, {})
 
     async def run():
         judging = Judging(engine, config, stage, 1, told)
-        jobs = [judging.prompt(id, f"question {id}", candidates_of(id, texts)) for id, texts in prompts.items()]
+        rows = {id: candidates_of(id, texts) for id, texts in prompts.items()}
+        rows = {id: [replace(one, truncated=one.id in truncated) for one in row] for id, row in rows.items()}
+        jobs = [judging.prompt(id, f"question {id}", row) for id, row in rows.items()]
         await asyncio.gather(*jobs)
         return judging, judging.finish()
 
@@ -153,10 +155,11 @@ def test_what_is_there_is_not_asked_again(tmp_path, scorer):
 
 class ScriptedRater:
     def __init__(self, strength):
-        self.strength, self.calls, self.usage = strength, [], Usage()
+        self.strength, self.calls, self.ended, self.usage = strength, [], [], Usage()
 
-    async def rate(self, prompt, answer, priority=0):
+    async def rate(self, prompt, answer, priority=0, ended=True):
         self.calls.append((prompt, answer))
+        self.ended.append(ended)
         await asyncio.sleep(0)
         return self.strength(prompt, answer), 10 * len(answer)
 
@@ -208,6 +211,26 @@ def test_the_penalty_that_evens_lengths_is_found_and_told(tmp_path):
         return sum(gaps) / len(gaps)
 
     assert abs(gap(judging.counted["length_penalty"])) < abs(gap(0))
+
+
+def test_truncated_answers_are_rated_without_an_end_of_turn(tmp_path):
+    rater = ScriptedRater(lambda _, answer: float(len(answer)))
+    judged(rater, config_of("implicit"), tmp_path, {"p0": ["rain", "snowfall"]}, truncated=["p0/c1"])
+    assert dict(zip([answer for _, answer in rater.calls], rater.ended, strict=True)) == {
+        "rain": True,
+        "snowfall": False,
+    }
+
+
+@pytest.mark.parametrize(("keep", "positive"), [("exclude", False), ("keep", True)])
+def test_the_matching_penalty_of_ratings_follows_who_may_form_a_pair(tmp_path, keep, positive):
+    """Only the truncated answer is both long and strong."""
+    rater = ScriptedRater(lambda _, answer: {"long and cut off": 3.0, "good": 2.0, "poor": 1.0}[answer])
+    config = config_of("implicit", length_penalty=None)
+    config.pairs.truncated = Truncated[keep]
+    texts = {f"p{n}": ["long and cut off", "good", "poor"] for n in range(3)}
+    judging, _ = judged(rater, config, tmp_path, texts, truncated=[f"p{n}/c0" for n in range(3)])
+    assert (judging.counted["length_penalty"] > 0) is positive
 
 
 def test_the_written_judge_has_no_evidence_beside_it(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,12 @@ def test_the_most_disputed_candidate_is_taken():
     assert most_disputed([]) == []
     twins = [judgement("p/c0", 0, 2.0, "same"), judgement("p/c0", 1, 2.0, "same"), judgement("p/c0", 2, 4.0, "other")]
     assert [j.id for j in most_disputed(twins)] == ["p/c0/j0", "p/c0/j2"]
+
+
+def test_truncated_judgements_are_not_compared():
+    """They would become pairs that DPO trains with an end of turn the judge never wrote."""
+    rows = [judgement("p/c0", n, score) for n, score in enumerate((0.0, 5.0, 3.0))]
+    assert [j.id for j in most_disputed([rows[0], replace(rows[1], truncated=True), rows[2]])] == ["p/c0/j0", "p/c0/j2"]
 
 
 def test_order_is_by_id_with_eleven_judgements():

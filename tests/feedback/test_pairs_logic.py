@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
-from srlm.config import PairsConfig
-from srlm.feedback.pairs import length_penalty, select_pairs
-from srlm.records import Prompt
+from srlm.config import PairsConfig, Truncated
+from srlm.feedback.pairs import TRUNCATED, length_penalty, select_pairs
+from srlm.records import Candidate, Prompt
 from tests.helpers import candidates_of, judgements_of, prompt
 
 FEW = "fewer than two candidates with enough valid judgements"
@@ -170,6 +171,42 @@ def test_random_data_against_brute_force():
     assert reasons["identical texts"] > 10
 
 
+# Truncated candidates
+
+
+def with_truncated(truncated: str, scores: list[float], cut: list[int], min_valid: int = 1):
+    """One prompt whose candidates have these scores; those numbered in `cut` are truncated."""
+    candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", ["w", "x", "y", "z"]))]
+    judgements = [j for c, score in zip(candidates, scores, strict=True) for j in judgements_of(c.id, [score])]
+    config = PairsConfig(truncated=Truncated[truncated])
+    return select_pairs([prompt("p")], candidates, judgements, config, min_valid)
+
+
+def test_truncated_candidates_are_excluded_by_default():
+    assert PairsConfig().truncated is Truncated.exclude
+    [pair], dropped = with_truncated("exclude", [5.0, 4.0, 2.0, 1.0], cut=[0, 3])
+    assert (pair.chosen_id, pair.rejected_id, dropped) == ("p/c1", "p/c2", {})
+    assert (pair.chosen_truncated, pair.rejected_truncated) == (False, False)
+
+
+@pytest.mark.parametrize("cut", [[0, 1, 2], [0, 1, 2, 3], [1, 2, 3]])
+def test_fewer_than_two_complete_candidates_give_no_pair_and_the_reason(cut):
+    assert with_truncated("exclude", [5.0, 4.0, 2.0, 1.0], cut) == ([], {TRUNCATED: 1})
+
+
+def test_prompts_without_two_scores_are_not_counted_as_truncated():
+    candidates = [replace(c, truncated=True) for c in candidates_of("p", ["w", "x"])]
+    judgements = judgements_of("p/c0", [5.0]) + judgements_of("p/c1", [None])
+    assert select_pairs([prompt("p")], candidates, judgements, PairsConfig(), 1) == ([], {FEW: 1})
+
+
+@pytest.mark.parametrize(("cut", "chosen", "rejected"), [([0], True, False), ([3], False, True), ([0, 3], True, True)])
+def test_kept_truncated_candidates_are_marked_in_the_pair(cut, chosen, rejected):
+    [pair], _ = with_truncated("keep", [5.0, 4.0, 2.0, 1.0], cut)
+    assert (pair.chosen_id, pair.rejected_id) == ("p/c0", "p/c3")
+    assert (pair.chosen_truncated, pair.rejected_truncated) == (chosen, rejected)
+
+
 # Length
 
 
@@ -200,19 +237,77 @@ def test_the_penalty_that_evens_lengths_out():
         lengths = [number.randint(50, 900) for _ in range(4)]
         rows.append([(2 + length / 300 + number.gauss(0, 0.7), length) for length in lengths])  # likes length
     data = of_lengths(rows)
-    found = length_penalty(*data[1:], PairsConfig(length_penalty=None), 1)
+    found = length_penalty(*data, PairsConfig(length_penalty=None), 1)
     assert 0.2 < found < 0.5  # a third of a point a hundred characters is what it likes
-    assert length_penalty(*data[1:], PairsConfig(length_penalty=0.7), 1) == 0.7
+    assert length_penalty(*data, PairsConfig(length_penalty=0.7), 1) == 0.7
 
     def gap(penalty: float) -> float:
         pairs, _ = select_pairs(*data, PairsConfig(), 1, penalty)
         return sum(len(pair.chosen) - len(pair.rejected) for pair in pairs) / len(pairs)
 
     assert gap(0.0) > 200
-    assert abs(gap(found)) < 15
+    assert abs(gap(found)) < 3
 
 
 def test_a_judge_that_likes_short_answers_needs_no_penalty():
     data = of_lengths([[(5.0, 50), (1.0, 500)]] * 3)
-    assert length_penalty(*data[1:], PairsConfig(length_penalty=None), 1) == 0.0
-    assert length_penalty([], [], PairsConfig(length_penalty=None), 1) == 0.0
+    assert length_penalty(*data, PairsConfig(length_penalty=None), 1) == 0.0
+    assert length_penalty([], [], [], PairsConfig(length_penalty=None), 1) == 0.0
+
+
+def random_prompts(number: random.Random, min_gap: float):
+    """Prompts of a judge that prefers long answers; some candidates are truncated, empty, identical or unscored."""
+    prompts, candidates, judgements = [], [], []
+    for i in range(number.randint(1, 12)):
+        prompts.append(Prompt(f"p{i:02d}", "q", ()))
+        for c in range(number.randint(1, 4)):
+            length = number.choice([0, *range(20, 400, 20)])
+            score = round(min(5.0, max(0.0, length / 100 + number.gauss(0.5, 1))) * 3) / 3
+            name = f"{prompts[-1].id}/c{c}"
+            candidates.append(Candidate(name, prompts[-1].id, "x" * length, length, number.random() < 0.2))
+            judgements += judgements_of(name, [score if number.random() < 0.9 else None])
+    return prompts, candidates, judgements, PairsConfig(min_gap=min_gap, length_penalty=None)
+
+
+def test_the_matching_penalty_against_brute_force():
+    """On a grid that meets every interval, no penalty brings the kept pairs' lengths nearer to each other."""
+    number = random.Random(3)
+    kept = dropped_by_gap = changed = 0
+    for _ in range(60):
+        *data, config = random_prompts(number, number.choice([0.0, 0.5, 1.0]))
+
+        def difference(penalty: float, data=data, config=config) -> tuple[float, int]:
+            pairs, _ = select_pairs(*data, config, 1, penalty)
+            total = sum(len(pair.chosen) - len(pair.rejected) for pair in pairs)
+            return (abs(total / len(pairs)) if pairs else float("inf")), -len(pairs)
+
+        found = length_penalty(*data, config, 1)
+        grid = [0.0, *(k / 400 + 1e-5 for k in range(1200)), 5.0, 20.0, 100.0]
+        best = min(difference(penalty) for penalty in grid)
+        assert found >= 0
+        assert difference(found)[0] <= best[0] + 1e-9, (data, found)
+        if difference(found)[0] == pytest.approx(best[0]):
+            assert difference(found)[1] <= best[1], (data, found)  # as many pairs
+        kept += -difference(found)[1]
+        changed += difference(found)[1] != difference(0.0)[1]
+        dropped_by_gap += "gap too small" in select_pairs(*data, config, 1, found)[1]
+    assert min(kept, changed, dropped_by_gap) > 15
+
+
+def test_the_matching_penalty_looks_at_kept_pairs_alone():
+    """The pairs that min_gap drops prefer long answers; the lengths of the two kept pairs match without a penalty."""
+    rows = [[(3.0, 800), (2.99 - n / 100, 100)] for n in range(9)] + [
+        [(5.0, 300), (1.0, 340)],
+        [(5.0, 340), (1.0, 300)],
+    ]
+    data = of_lengths(rows)
+    assert length_penalty(*data, PairsConfig(min_gap=0.5, length_penalty=None), 1) == 0.0
+    assert length_penalty(*data, PairsConfig(length_penalty=None), 1) > 0.0
+
+
+def test_the_matching_penalty_ignores_truncated_candidates_unless_they_are_kept():
+    prompts, candidates, judgements = of_lengths([[(5.0, 900), (4.0, 210), (3.0, 200)]] * 3)
+    candidates = [replace(c, truncated=c.id.endswith("c0")) for c in candidates]
+    for truncated, positive in ((Truncated.exclude, False), (Truncated.keep, True)):
+        config = PairsConfig(length_penalty=None, truncated=truncated)
+        assert (length_penalty(prompts, candidates, judgements, config, 1) > 0) is positive

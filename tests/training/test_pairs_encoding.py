@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_columns(tokenizer):
         "Because < |im_end|> of it.<|im_end|>",
     ]
     assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No.<|im_end|>", "天<|im_end|>"]
+
+
+def test_truncated_sides_are_trained_without_an_end_of_turn(tokenizer):
+    rows = [
+        replace(pair(), chosen_truncated=True),
+        replace(pair(), rejected_truncated=True),
+        replace(pair(), chosen_truncated=True, rejected_truncated=True),
+    ]
+    columns, _, _ = encode_pairs(tokenizer, rows, 1000)
+    end = "<|im_end|>"
+    assert [tokenizer.decode(ids) for ids in columns["chosen_ids"]] == ["Good day.", "Good day." + end, "Good day."]
+    assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No." + end, "No.", "No."]
 
 
 def test_no_pairs(tokenizer):

@@ -1,0 +1,85 @@
+"""Length penalties at which the chosen and the rejected answers of the kept pairs are equally long on average.
+
+A candidate's score at penalty p is s - p t, with its score s and its length t (DICE, arXiv 2406.09760, section 3.2).
+The penalty decides which candidates form a prompt's pair, and whether a filter drops it. Both change only where two of
+the prompt's lines s - p t cross or come to the minimum gap. Between two such points nothing changes, so trying one
+penalty in each interval finds the best one exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+
+import numpy as np
+
+_NARROWEST = 1e-9  # of intervals: in a narrower one, rounding may decide which candidate is ahead
+
+
+def length_matching_penalty(
+    prompts: Sequence[Sequence[tuple[float, float]]],
+    lengths: Callable[[int, float], tuple[float, float] | None],
+    min_gap: float = 0.0,
+) -> float:
+    """Return the penalty at which the mean length difference of the kept pairs is nearest to 0.
+
+    Of equally good penalties the one with the most pairs is taken, then the lowest. No label is looked at.
+
+    Parameters
+    ----------
+    prompts : P sequences of (score, length)
+        The candidates of each prompt.
+    lengths : callable
+        (prompt's place, penalty) -> the lengths of the chosen and the rejected answer of its pair, in any unit; None
+        where a filter drops the pair.
+    min_gap : float
+        Pairs whose penalised scores differ by no more are dropped by `lengths`; >= 0, in points.
+
+    Returns
+    -------
+    float
+        Points per unit of length, 0 or more; 0 if no penalty keeps a pair.
+    """
+    before = np.zeros(2)  # at penalty 0: sum of the length differences, pairs
+    changes: list[tuple[float, float, int]] = []  # at a penalty above 0: how both change
+    at_zero = np.zeros(2)  # scores often tie at exactly 0, and at no other penalty that is tried
+    for place, lines in enumerate(prompts):
+        at_zero += _kept(lengths(place, 0.0))
+        points = _breakpoints(lines, min_gap)
+        tried = [
+            (low + high) / 2 for low, high in zip([0.0, *points], [*points, 2 * (points or [0.0])[-1] + 1], strict=True)
+        ]
+        found = [_kept(lengths(place, penalty)) for penalty in tried]
+        before += found[0]
+        for point, one, other in zip(points, found, found[1:], strict=False):
+            if other != one:
+                changes.append((point, other[0] - one[0], int(other[1] - one[1])))
+    changes.sort()
+    edges = np.array([0.0, *(point for point, _, _ in changes)])
+    sums = before[0] + np.cumsum([0.0, *(change for _, change, _ in changes)])
+    counts = before[1] + np.cumsum([0, *(change for _, _, change in changes)])
+    ends = np.append(edges[1:], 2 * edges[-1] + 2)
+    wide = ends - edges > _NARROWEST
+    penalties = np.append(0.0, ((edges + ends) / 2)[wide])
+    sums, counts = np.append(at_zero[0], sums[wide]), np.append(at_zero[1], counts[wide])
+    if not counts.any():
+        return 0.0
+    means = np.where(counts > 0, np.abs(sums) / np.maximum(counts, 1), np.inf)
+    best = means <= means.min() + 1e-9
+    return float(penalties[best & (counts == counts[best].max())][0])
+
+
+def _kept(pair: tuple[float, float] | None) -> tuple[float, int]:
+    """The length difference of a prompt's pair, and how many pairs it gives."""
+    return (0.0, 0) if pair is None else (pair[0] - pair[1], 1)
+
+
+def _breakpoints(lines: Sequence[tuple[float, float]], min_gap: float) -> list[float]:
+    """The penalties above 0 at which two candidates' scores are equal or differ by `min_gap`, in order."""
+    points = {
+        (s - other_s - gap) / (t - other_t)
+        for (s, t), (other_s, other_t) in permutations(lines, 2)
+        if t != other_t
+        for gap in {0.0, min_gap}
+    }
+    return sorted(point for point in points if point > 0)
