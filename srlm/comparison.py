@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from srlm.chat import Message
-from srlm.engines.base import Engine, Sampling
-from srlm.errors import PromptTooLongError
+from srlm.engines.base import Engine, Sampling, missing_because
+from srlm.errors import NoAnswerError
 from srlm.records import Comparison
 from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template
@@ -58,7 +58,8 @@ async def compare(
 ) -> Comparison:
     """Judge two texts in one order; id MATCH_ID/ORDER.
 
-    Texts that are too long for the engine's context give a comparison without a winner.
+    Texts that are too long for the engine's context give a comparison without a winner, and so do those to which a
+    server gives no usable answer.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ async def compare(
     identity = (f"{match_id}/{order}", prompt_id)
     try:
         [completion] = await engine.generate(messages, sampling, before)
-    except PromptTooLongError as error:
-        return Comparison(*identity, "", None, f"too long for the judge: {error}")
+    except NoAnswerError as error:
+        return Comparison(*identity, "", None, missing_because(error))
     letter = parse_letter(completion.text)
     winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
     margin = None

@@ -29,7 +29,11 @@ class EngineError(SrlmError):
     """The engine could not start, ran out of memory, or refused a request."""
 
 
-class PromptTooLongError(EngineError):
+class NoAnswerError(EngineError):
+    """One request cannot be answered, though others can: a caller counts its answer as missing."""
+
+
+class PromptTooLongError(NoAnswerError):
     """A request does not fit into the engine's context."""
 
 

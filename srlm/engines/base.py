@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from srlm.chat import Message, encode_chat, encode_choices
 from srlm.config import Config, EngineKind, Scorer
+from srlm.errors import NoAnswerError, PromptTooLongError
 from srlm.models import resolve_named
 from srlm.workspace import Workspace
 
@@ -82,8 +83,12 @@ class Engine(Protocol):
 
         Raises
         ------
+        PromptTooLongError
+            If prompt and completion may exceed the engine's context.
+        NoAnswerError
+            If this request has no usable answer, though others have.
         EngineError
-            If the prompt is longer than the engine's context, or the engine failed.
+            If the engine failed.
         """
         ...
 
@@ -108,6 +113,11 @@ class Rater(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def missing_because(error: NoAnswerError) -> str:
+    """Return the problem of a judgement, comparison or rating that is missing for this error; its kind comes first."""
+    return f"{'too long for the judge' if isinstance(error, PromptTooLongError) else 'no answer'}: {error}"
 
 
 async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from srlm.chat import Message
 from srlm.config import EndpointConfig
-from srlm.engines.base import Completion, Sampling, Usage
+from srlm.engines.base import Completion, Sampling, Usage, together
 from srlm.engines.paid import AnswerCache, Ledger
-from srlm.errors import EngineError
+from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
+from srlm.engines.server import Server
 from srlm.models import cache_folder
 from srlm.progress import say
 
@@ -23,6 +21,9 @@ _TOP = 20  # the most likely tokens that servers tell of each place
 class EndpointEngine:
     """Chat completions over HTTP; the key comes from the environment alone and is never logged.
 
+    Only complete, valid responses are cached (`srlm.engines.responses`), and what an older version cached is checked
+    when it is read.
+
     Parameters
     ----------
     ledger : Path
@@ -30,19 +31,12 @@ class EndpointEngine:
     """
 
     def __init__(self, config: EndpointConfig, ledger: Path):
-        from openai import AsyncOpenAI
-
         self.config = config
-        # A local server wants no key, but the client insists on one.
-        key = os.environ.get(config.api_key_env) or "none"
-        self._client = AsyncOpenAI(
-            base_url=config.base_url, api_key=key, timeout=config.timeout_s, max_retries=config.retries
-        )
-        self._free = asyncio.Semaphore(config.max_concurrent)
-        self._next = 0.0  # when the next request may go out, by the monotonic clock
         self.ledger = Ledger(ledger, config)
         self.usage = Usage()
+        self._server = Server(config, self.ledger, self.usage)
         self._cache = AnswerCache(cache_folder() / "endpoint_answers.sqlite3") if config.cache else None
+        self._one_by_one = False  # whether the server has given fewer answers than were requested at once
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         """As `Engine.generate`.
@@ -70,19 +64,18 @@ class EndpointEngine:
             if self.config.logprobs:
                 request |= {"logprobs": True, "top_logprobs": _TOP}
         answer = await self._answer(request)
-        used = answer.get("usage") or {}
-        replies = answer["choices"]
-        each = round((used.get("completion_tokens") or 0) / max(len(replies), 1))
-        prompt_tokens = used.get("prompt_tokens") or 0
-        return [
-            self._completion(reply, sampling, "" if continued else prefill, each, prompt_tokens) for reply in replies
-        ]
+        used, replies = answer["usage"], answer["choices"]
+        each = round(used["completion_tokens"] / len(replies))
+        begun = "" if continued else prefill
+        return [self._completion(reply, sampling, begun, each, used["prompt_tokens"]) for reply in replies]
 
     def _completion(
         self, reply: dict[str, Any], sampling: Sampling, prefill: str, tokens: int, prompt_tokens: int
     ) -> Completion:
         # JSON can hold half a character, which no file can.
-        text = (reply["message"].get("content") or "").encode("utf-8", "replace").decode("utf-8")
+        text = reply["message"]["content"].encode("utf-8", "replace").decode("utf-8")
+        cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
+        text = text if cut is None else text[:cut]  # not every server obeys `stop`
         logprobs: tuple[float, ...] = ()
         places = (reply.get("logprobs") or {}).get("content") or []
         if sampling.choices and places:
@@ -91,56 +84,77 @@ class EndpointEngine:
             if place is not None:
                 text = places[place]["token"]
                 logprobs = choice_logprobs(places[place]["top_logprobs"], sampling.choices)
-        return Completion(text, tokens, reply.get("finish_reason") == "length", prompt_tokens, logprobs)
+        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs)
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The server's answer as JSON, or the one it gave to the same request before."""
-        key = AnswerCache.key(self.config.base_url, request)
-        known = self._cache.get(key) if self._cache else None
+        """Return a response with as many choices as the request's `n`, from the cache where it is there.
+
+        A server that gives fewer is asked for the rest one by one: number i with the request's seed plus i, as local
+        engines draw it.
+        """
+        n = request["n"]
+        known = self._known(request)
         if known is not None:
-            self._count(known, from_cache=True)
+            used = known["usage"]
+            self.ledger.add(used["prompt_tokens"], used["cached_tokens"], used["completion_tokens"], from_cache=True)
             return known
-        import openai
+        parts: list[dict[str, Any]] = []
+        if n == 1 or not self._one_by_one:
+            response = await self._server.ask(request)
+            found = _split(response)[:n]
+            if len(found) == n:
+                whole = response if len(response["choices"]) == n else _joined(found)
+                self._keep(request, whole)
+                return whole
+            if not self._one_by_one:
+                self._one_by_one = True
+                say(
+                    f"  {self.config.model} returned {len(found)} of n={n} answers. From now on answers to the same "
+                    "prompt are requested one by one, which costs the prompt's tokens each time."
+                )
+            for place, part in enumerate(found):
+                self._keep(_single(request, place), part)
+            parts = found
+        rest = (self._answer(_single(request, place)) for place in range(len(parts), n))
+        return _joined([*parts, *await together(rest)])
 
+    def _known(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the cached response to a request; None where there is none, or it is not valid and complete."""
+        row = self._cache.get(AnswerCache.key(self.config.base_url, request)) if self._cache else None
         try:
-            async with self._free:
-                await self._pace()
-                self.ledger.check()
-                completion: Any = await self._client.chat.completions.create(**request)
-        except openai.OpenAIError as error:
-            raise EngineError(
-                f"The server at {self.config.base_url} did not answer for model {self.config.model!r} "
-                f"({type(error).__name__}: {str(error)[:300]}). Check endpoint.base_url, endpoint.model and that the "
-                f"key is in the environment variable {self.config.api_key_env}."
-            ) from error
-        answer: dict[str, Any] = completion.model_dump(mode="json", include={"choices", "usage"})
-        self._count(answer, from_cache=False)
+            answer = parse_response(row) if row is not None else None
+        except BadResponseError:
+            return None
+        return answer if answer and len(answer["choices"]) == request["n"] else None
+
+    def _keep(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
         if self._cache:
-            self._cache.put(key, answer)
-        return answer
-
-    async def _pace(self) -> None:
-        """Wait for this request's turn under `endpoint.requests_per_minute`."""
-        if self.config.requests_per_minute:
-            now = time.monotonic()
-            turn = max(now, self._next)
-            self._next = turn + 60 / self.config.requests_per_minute
-            await asyncio.sleep(turn - now)
-
-    def _count(self, answer: dict[str, Any], from_cache: bool) -> None:
-        used = answer.get("usage") or {}
-        details = used.get("prompt_tokens_details") or {}
-        prompt, cached = used.get("prompt_tokens") or 0, details.get("cached_tokens") or 0
-        self.ledger.add(prompt, cached, used.get("completion_tokens") or 0, from_cache)
-        if not from_cache:
-            self.usage.add(prompt, cached)
+            self._cache.put(AnswerCache.key(self.config.base_url, request), answer)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._server.close()
         if self._cache:
             self._cache.close()
         if self.ledger.rows:
             say(f"  {self.ledger.summary()}")
+
+
+def _single(request: dict[str, Any], place: int) -> dict[str, Any]:
+    """Return the request for one answer alone, number `place` of those that `request` asks for."""
+    return {**request, "n": 1, "seed": (request["seed"] + place) % 2**31}
+
+
+def _split(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a response of one choice each; completion tokens are divided evenly, and each has read the prompt."""
+    choices, usage = response["choices"], response["usage"]
+    each = usage | {"completion_tokens": round(usage["completion_tokens"] / len(choices))}
+    return [{"choices": [choice], "usage": each} for choice in choices]
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return several responses to the same prompt as one; its prompt counts once, as where a server obeys `n`."""
+    usage = parts[0]["usage"] | {"completion_tokens": sum(part["usage"]["completion_tokens"] for part in parts)}
+    return {"choices": [choice for part in parts for choice in part["choices"]], "usage": usage}
 
 
 def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str) -> int | None:

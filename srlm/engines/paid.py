@@ -29,18 +29,24 @@ class AnswerCache:
             self._rows.execute("PRAGMA journal_mode=WAL")
             self._rows.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except sqlite3.Error as error:
-            raise RunFolderError(
-                f"The cache of paid answers, {path}, cannot be used ({error}). Mend or delete it, or set "
-                "endpoint.cache=false."
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> RunFolderError:
+        return RunFolderError(
+            f"The cache of paid answers, {self.path}, cannot be used ({error}). Delete it, or set endpoint.cache=false."
+        )
 
     @staticmethod
     def key(base_url: str, request: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps([base_url, request], sort_keys=True).encode()).hexdigest()
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        row = self._rows.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+    def get(self, key: str) -> str | None:
+        """Return the answer as text, for the reader to check; None where there is none."""
+        try:
+            row = self._rows.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return str(row[0]) if row else None
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
         try:

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from srlm.chat import Message
 from srlm.config import JudgeConfig, Scorer
-from srlm.engines.base import Engine, Sampling
-from srlm.errors import EngineError, PromptTooLongError
+from srlm.engines.base import Engine, Sampling, missing_because
+from srlm.errors import EngineError, NoAnswerError
 from srlm.records import Candidate, Judgement
 from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict, up_to_score
 from srlm.workspace import derive_seed
@@ -39,7 +39,8 @@ async def judge(
 
     All of them are asked for in one request, so that the engine reads the prompt once. Judgement N draws with the same
     seed, however many are asked for at once. `priority` as in `Sampling`; `note` goes to the end of the judge's prompt.
-    A candidate that is too long for the engine's context has judgements without a score.
+    A candidate that is too long for the engine's context has judgements without a score, and so has one to which a
+    server gives no usable answer.
 
     Raises
     ------
@@ -61,6 +62,8 @@ async def judge(
             priority=priority,
         )
         completions = await engine.generate(messages, sampling)
+        if len(completions) != count:
+            raise EngineError(f"The judge's engine returned {len(completions)} of {count} judgements.")
         judgements = []
         for number, completion in enumerate(completions, first):
             score, problem = parse_verdict(completion.text, config.max_score)
@@ -78,9 +81,9 @@ async def judge(
                 judgement = await _weigh(engine, config, messages, judgement, priority)
             judgements.append(judgement)
         return judgements
-    except PromptTooLongError as error:
+    except NoAnswerError as error:
         ids = [f"{candidate.id}/j{number}" for number in range(first, first + count)]
-        return [Judgement(i, candidate.id, "", None, f"too long for the judge: {error}") for i in ids]
+        return [Judgement(i, candidate.id, "", None, missing_because(error)) for i in ids]
 
 
 async def _weigh(
@@ -90,7 +93,10 @@ async def _weigh(
     choices = tuple(f" {score}" for score in range(config.max_score + 1))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
     before = up_to_score(judgement.text)
-    [completion] = await engine.generate(messages, sampling, before)
+    try:
+        [completion] = await engine.generate(messages, sampling, before)
+    except NoAnswerError as error:
+        return replace(judgement, score=None, problem=missing_because(error))
     if not completion.choice_logprobs:
         name = config.scorer.name
         raise EngineError(f"judge.scorer={name}, but the judge's engine tells no probabilities. Set it to sampled.")

@@ -14,8 +14,8 @@ from typing import Any, cast
 from srlm.chat import Message
 from srlm.comparison import BEFORE, ORDERS, question
 from srlm.config import Config
-from srlm.engines.base import Engine, Rater, together
-from srlm.errors import PromptTooLongError
+from srlm.engines.base import Engine, Rater, missing_because, together
+from srlm.errors import NoAnswerError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
 from srlm.feedback.length_matching import length_matching_penalty
@@ -126,7 +126,7 @@ class Judging:
             )
             self.judgements.append(*new)
             tokens = sum(judgement.tokens for judgement in new)
-        self.told(count, tokens)
+        self.told(sum(i in self.judgements.records for i in ids), tokens)
 
     async def _in_rounds(self, prompt: str, candidates: Sequence[Candidate]) -> None:
         asked: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
@@ -147,8 +147,8 @@ class Judging:
                     prompt, candidate.text, self.priority, ended=not candidate.truncated
                 )
                 rating = Rating(candidate.id, prompt_id, strength, tokens)
-            except PromptTooLongError as error:
-                rating = Rating(candidate.id, prompt_id, None, 0, f"too long for the judge: {error}")
+            except NoAnswerError as error:
+                rating = Rating(candidate.id, prompt_id, None, 0, missing_because(error))
             self.ratings.append(rating)
         self.told(1, 0)
 

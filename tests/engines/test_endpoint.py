@@ -2,107 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.server
 import json
 import math
-import threading
-import time
 
 import pytest
 
 from srlm.comparison import compare
-from srlm.config import EndpointConfig, JudgeConfig, Scorer
-from srlm.engines.base import Sampling
-from srlm.engines.endpoint import EndpointEngine, choice_at, choice_logprobs
+from srlm.config import JudgeConfig, Scorer
+from srlm.engines.endpoint import choice_at, choice_logprobs
 from srlm.engines.paid import AnswerCache
 from srlm.errors import EngineError, RunFolderError
 from srlm.feedback.judge import judge
 from srlm.records import Candidate
 from srlm.rubric import JudgeTemplate
+from tests.engines.local_server import KEY, asked, completion, hello
 from tests.helpers import user
-
-KEY = "sk-not-to-be-shown"
-
-
-class Server:
-    """Answers /chat/completions with what `reply` makes of a request; fails the first `broken` times."""
-
-    def __init__(self, reply):
-        self.reply, self.requests, self.broken, self.headers, self.times = reply, [], 0, [], []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.times.append(time.monotonic())
-                outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                outer.requests.append(body)
-                status, answer = (500, {"error": {"message": "busy"}}) if outer.broken else (200, outer.reply(body))
-                outer.broken = max(outer.broken - 1, 0)
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_): ...
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-
-def completion(text: str, tokens=(), n: int = 1):
-    """A server's answer; `tokens`: (token, {token: probability}) of each place."""
-    content = [
-        {
-            "token": token,
-            "logprob": 0.0,
-            "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top.items()],
-        }
-        for token, top in tokens
-    ]
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "index": 0}
-    if content:
-        choice["logprobs"] = {"content": content}
-    usage = {"prompt_tokens": 100, "completion_tokens": 10 * n, "total_tokens": 100 + 10 * n}
-    usage["prompt_tokens_details"] = {"cached_tokens": 64}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice] * n, "usage": usage}
-
-
-@pytest.fixture
-def serve(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("SRLM_CACHE", str(tmp_path / "cache"))
-    servers = []
-
-    def start(reply):
-        servers.append(Server(reply))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-
-
-def asked(server, tmp_path, *jobs, **options):
-    """The results of `jobs`, functions of an engine, and the engine."""
-    config = EndpointConfig(base_url=server.url, model="m", **({"retries": 2} | options))
-
-    async def run():
-        engine = EndpointEngine(config, tmp_path / "ledger.jsonl")
-        try:
-            return await asyncio.gather(*(job(engine) for job in jobs)), engine
-        finally:
-            await engine.close()
-
-    return asyncio.run(run())
-
-
-def hello(seed=0, n=1):
-    return lambda engine: engine.generate(user("Hello"), Sampling(0.7, 0.9, 20, seed, n=n))
 
 
 def test_a_request_is_answered_once_and_kept(serve, tmp_path):

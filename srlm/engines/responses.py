@@ -1,0 +1,139 @@
+"""What a server's response must hold to be used: checked before it is cached, counted or read.
+
+A response is the JSON object of an OpenAI-compatible chat completion. Servers, and proxies in front of them, also send
+HTML, half a response, an error with status 200, or choices that are null, all of them seen in practice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_CUT = 200  # characters of a response that an error message shows
+_LENGTH = ("length", "max_tokens", "model_length", "MAX_TOKENS")  # finish reasons of a text cut off by the token limit
+_FAILED = ("error", "abort", "insufficient_system_resource")  # finish reasons of servers that gave up in mid-text
+
+
+class BadResponseError(ValueError):
+    """A response that cannot be used; the message says why."""
+
+
+class WithheldError(BadResponseError):
+    """A response whose text a content filter withholds: the same request would give the same again."""
+
+
+def parse_response(text: str) -> dict[str, Any]:
+    """Return the response that a body or a cache row holds, as `check_response` does."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadResponseError(f"not JSON: {shorten(text)}") from error
+    return check_response(data)
+
+
+def check_response(data: Any) -> dict[str, Any]:
+    """Return the parts of a response that are used, all of the right types.
+
+    Returns
+    -------
+    dict
+        - "choices": at least one dict with "message" {"content": str}, "finish_reason" str, and where the server gives
+          log-probabilities "logprobs" {"content": list of {"token": str, "top_logprobs": list of {"token": str,
+          "logprob": float}}}. A refusal is the content where there is no other. A text that was cut off by the token
+          limit may be empty: then the model spent all tokens on its reasoning.
+        - "usage": "prompt_tokens", "completion_tokens", "cached_tokens", each an int from 0; 0 where it is not given.
+
+    Raises
+    ------
+    WithheldError
+        If a content filter withholds the text of a choice.
+    BadResponseError
+        If anything else is missing or of another type.
+    """
+    if not isinstance(data, dict):
+        raise BadResponseError(f"not an object: {shorten(data)}")
+    choices = data.get("choices")
+    if not isinstance(choices, list) or not choices:
+        found = data["error"] if data.get("error") else data
+        kind = "an error" if data.get("error") else "no list of choices"
+        raise BadResponseError(f"{kind}: {shorten(found)}")
+    return {"choices": [_choice(choice) for choice in choices], "usage": read_usage(data)}
+
+
+def read_usage(data: Any) -> dict[str, int]:
+    """Return the token counts of any response, usable or not, for it may have been paid for; 0 where none is given."""
+    usage = _dict(_dict(data).get("usage"))
+    details = _dict(usage.get("prompt_tokens_details"))
+    return {
+        "prompt_tokens": _count(usage.get("prompt_tokens")),
+        "completion_tokens": _count(usage.get("completion_tokens")),
+        "cached_tokens": _count(usage.get("cached_tokens", details.get("cached_tokens"))),
+    }
+
+
+def is_cut_off(choice: dict[str, Any]) -> bool:
+    """Return whether the token limit ended a choice's text."""
+    return choice["finish_reason"] in _LENGTH
+
+
+def shorten(value: Any) -> str:
+    """Return the beginning of a value on one line, for an error message."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    text = re.sub(r"\s+", " ", text).strip()
+    return repr(text if len(text) <= _CUT else text[:_CUT] + "...")
+
+
+def _choice(choice: Any) -> dict[str, Any]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise BadResponseError(f"a choice without a message: {shorten(choice)}")
+    reason = choice.get("finish_reason")
+    if reason == "content_filter":
+        raise WithheldError("a content filter withheld the text (finish_reason=content_filter)")
+    if not isinstance(reason, str) or not reason or reason in _FAILED:
+        raise BadResponseError(f"finish_reason={reason!r}, so that the text may be incomplete: {shorten(choice)}")
+    content, refusal = message.get("content"), message.get("refusal")
+    if content is None and isinstance(refusal, str):
+        content = refusal
+    if content is None and reason in _LENGTH:
+        content = ""
+    if not isinstance(content, str):
+        raise BadResponseError(f"a message whose content is no text: {shorten(choice)}")
+    found: dict[str, Any] = {"message": {"content": content}, "finish_reason": reason}
+    logprobs = _dict(choice.get("logprobs")).get("content")
+    return found | {"logprobs": {"content": _places(logprobs)}} if logprobs else found
+
+
+def _places(places: Any) -> list[dict[str, Any]]:
+    """Return the tokens of a reply with the likeliest tokens of each place; none where the server lists none at all."""
+    try:
+        found = [
+            {
+                "token": _text(place["token"]),
+                "top_logprobs": [
+                    {"token": _text(top["token"]), "logprob": float(top["logprob"])}
+                    for top in place.get("top_logprobs") or []
+                ],
+            }
+            for place in places
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadResponseError(
+            f"logprobs in another form (endpoint.logprobs=false does without them): {shorten(places)}"
+        ) from error
+    return found if any(place["top_logprobs"] for place in found) else []
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r}")
+    return value
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
