@@ -122,9 +122,11 @@ class EndpointConfig:
     api_key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never stored
     max_concurrent: int = 16  # requests under way at once; >= 1
     timeout_s: float = 120.0  # seconds for one request; > 0
-    retries: int = 5  # tries after the first, with growing pauses; >= 0
+    retries: int = 5  # retries after the first try, with growing pauses; >= 0
     requests_per_minute: float = 0.0  # 0 = as fast as it answers
     cache: bool = True  # answers are kept, and a request that was answered once is not sent again
+    # sent instead of each request's own, for models that accept one value only; 0 to 2; unset = as requested
+    temperature: float | None = None
     logprobs: bool = True  # the server tells probabilities (top_logprobs); false: verdicts are read from the text alone
     prefill: bool = False  # the server goes on with a begun reply (vLLM's continue_final_message)
     input_price: float = 0.0  # of a million prompt tokens, in your currency; for the ledger in the run's logs
@@ -532,6 +534,8 @@ def check(config: Config) -> Config:
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
     need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
+    fixed = config.endpoint.temperature
+    need(fixed is None or 0 <= fixed <= 2, "endpoint.temperature", "0 (greedy) to 2, or null: as each request has it")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
     scorer = config.judge.scorer
     if scorer not in (Scorer.sampled, Scorer.weighted):

@@ -92,6 +92,8 @@ def run(options: JudgeBench) -> dict[str, Any]:
 
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
     """Every model on every data set, data set by data set."""
+    from srlm.stages import endpoint_options
+
     found = []
     compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
     models = {model: identity(model, *compared) for model in _models(options)}
@@ -102,7 +104,7 @@ def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
             evidence = [f"{name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
             made_with = _judge_options(options) | {"model": model}
             if model == "endpoint":
-                made_with |= options_of(options, "endpoint.model")
+                made_with |= endpoint_options(options)
             stage = Stage(workspace, folder, name, [f"{name}.jsonl", *evidence], made_with)
             found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl", models[model]))
     return found

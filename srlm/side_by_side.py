@@ -29,6 +29,7 @@ from srlm.models import identity, label, slug
 from srlm.progress import Bars, say, terminal
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
+from srlm.stages import endpoint_options
 from srlm.workspace import Stage, Workspace, options_of, read_records, write_atomic
 
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -91,7 +92,7 @@ class Plan:
         names = ["max_new_tokens"] + (["temperature", "top_p"] if way == SAMPLED else [])
         options = options_of(self.options, *(f"evaluation.{name}" for name in names), *_ENGINE) | {"model": model}
         options |= options_of(self.options, "samples") if way == SAMPLED else {}
-        options |= options_of(self.options, "endpoint.model") if model == "endpoint" else {}
+        options |= endpoint_options(self.options) if model == "endpoint" else {}
         folder = self.workspace.root / "answers" / slug(model)
         return Stage(self.workspace, folder, way, [f"{way}.jsonl"], options)
 

@@ -99,7 +99,7 @@ def of_judge(workspace: Workspace, config: Config) -> dict[str, str]:
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "prompts", *_ENGINE, "seed") | {"prompts.template": load_writer_template().digest}
     if config.prompts.writer == "endpoint":
-        options |= options_of(config, "endpoint.model")
+        options |= endpoint_options(config)
     return Stage(workspace, workspace.iteration(t), "prompts", ["1_prompts.jsonl"], options)
 
 
@@ -114,7 +114,7 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     if config.judge.rates and config.judge.length_penalty is None:
         options |= options_of(config, "pairs.truncated")
     if config.judge.by == "endpoint":
-        options |= options_of(config, "endpoint.model")
+        options |= endpoint_options(config)
     return Stage(workspace, workspace.iteration(t), "judgements", _judged(config, "3_judgements.jsonl"), options)
 
 
@@ -175,7 +175,7 @@ def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
         ).digest
     }
     if config.evaluation.judge == "endpoint":
-        options |= options_of(config, "endpoint.model")
+        options |= endpoint_options(config)
     if t >= 2:  # before that there is one opponent anyway
         options |= options_of(config, "evaluation.opponents")
     outputs = [f"head_to_head_M{u}.jsonl" for u in opponents(config, t)]
@@ -227,6 +227,12 @@ def judge_options(config: Config) -> dict[str, Any]:
         if config.judge.rates
         else options | {"judge.template": JudgeTemplate.load(config.judge).template.digest}
     )
+
+
+def endpoint_options(config: Config) -> dict[str, Any]:
+    """Return the options of a server that its answers depend on, at least in what is asked of it."""
+    options = options_of(config, "endpoint.model")
+    return options | ({} if config.endpoint.temperature is None else options_of(config, "endpoint.temperature"))
 
 
 def _judged(config: Config, name: str) -> list[str]:

@@ -558,3 +558,11 @@ def test_built_in_instructions_have_one_answer() -> None:
     with pytest.raises(ConfigError, match=r"seeds.ift_answers=.*must be best with seeds.ift.path=builtin"):
         options("seeds.ift_answers=worst")
     assert options("seeds=files", "seeds.ift.path=a.jsonl", "seeds.eft.path=b.jsonl", "seeds.ift_answers=worst")
+
+
+@pytest.mark.parametrize("value", [-0.1, 2.1])
+def test_a_servers_temperature_has_the_range_of_others(value):
+    with pytest.raises(ConfigError, match=r"endpoint\.temperature=.*must be 0 \(greedy\) to 2"):
+        check(put(Config(), "endpoint.temperature", value))
+    assert check(put(Config(), "endpoint.temperature", 1.0)).endpoint.temperature == 1.0
+    assert check(Config()).endpoint.temperature is None

@@ -60,3 +60,15 @@ def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
     assert not own & made_with(stages.sft).keys()
     assert made_with(stages.sft, *order).keys() - made_with(stages.sft).keys() == own
     assert made_with(stages.sft_baseline, *order) == made_with(stages.sft_baseline)
+
+
+def test_the_temperature_of_a_server_counts_only_where_it_is_set(tmp_path: Path) -> None:
+    """Runs that were made before the option existed are not refused."""
+    server = ("judge=verdict_only", "judge.by=endpoint", "evaluation.judge=endpoint", "prompts.writer=endpoint")
+    server += ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
+    for make in (stages.judgements, stages.prompts, stages.head_to_head):
+        before = make(Workspace(tmp_path), options(*server), 2).options
+        after = make(Workspace(tmp_path), options(*server, "endpoint.temperature=1"), 2).options
+        assert "endpoint.temperature" not in before
+        assert after == before | {"endpoint.temperature": 1.0}
+    assert "endpoint.temperature" not in stages.judgements(Workspace(tmp_path), options(*server[:1]), 2).options

@@ -49,7 +49,7 @@ class EndpointEngine:
             "model": self.config.model,
             "messages": list(messages),
             "n": sampling.n,
-            "temperature": sampling.temperature,
+            "temperature": sampling.temperature if self.config.temperature is None else self.config.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
             "seed": sampling.seed,

@@ -23,7 +23,8 @@ _DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "n": 1}  # the API's own: the sam
 _ADVICE = {
     "temperature": (
         "Set the temperature of what this model does (prompts.temperature, judge.temperature or "
-        "evaluation.temperature) to one that it accepts. Comparisons of two answers are requested with temperature 0."
+        "evaluation.temperature) to one that it accepts, or set endpoint.temperature for all its requests: comparisons "
+        "of two answers are otherwise requested with temperature 0."
     ),
     "top_p": "Set prompts.top_p, judge.top_p or evaluation.top_p, whichever this model is used for, to 1.",
     "logprobs": "Set endpoint.logprobs=false: verdicts are then read from the text alone.",

@@ -13,6 +13,7 @@ from srlm.config import Evaluate, SideBySide, SourceConfig
 from srlm.evaluate.arms import OWN, run_of, settings
 from srlm.models import identity, slug
 from srlm.progress import say
+from srlm.stages import endpoint_options
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
@@ -185,7 +186,7 @@ class Plan:
         return Stage(self.workspace, self.workspace.root / "head_to_head", name, [f"{name}.jsonl"], options)
 
     def _who(self, model: str) -> dict[str, Any]:
-        return {"model": model} | (options_of(self.options, "endpoint.model") if model == "endpoint" else {})
+        return {"model": model} | (endpoint_options(self.options) if model == "endpoint" else {})
 
     def _benchmarks(self) -> dict[str, dict[str, Stage]]:
         """By model and benchmark."""

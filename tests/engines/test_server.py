@@ -415,6 +415,13 @@ def test_a_refused_temperature_is_an_error_that_names_the_option(serve, tmp_path
     assert len(server.requests) == 1
 
 
+def test_a_temperature_for_all_requests_is_sent_instead_of_their_own(serve, tmp_path):
+    server = serve(lambda body: completion("B"))
+    compared = lambda engine: compare(engine, "m", "p", "ab", user("Which?"))  # noqa: E731
+    asked(server, tmp_path, compared, hello(), temperature=1.0)
+    assert [request["temperature"] for request in server.requests] == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("name", ["temperature", "top_p"])
 def test_a_refused_parameter_with_its_default_value_is_left_out(serve, tmp_path, name):
     server = serve(refusing(name))
