@@ -1,88 +1,73 @@
-"""Chats as token ids: the chat template, prompts, answers and the end of a turn, the same in training and inference."""
+"""Chats as token ids, the same in training and inference: prompts, replies, prefilled replies, and choices.
+
+A chat is encoded in two parts. The prompt is the text that the template writes up to where the assistant begins; an
+engine is given exactly its ids. The reply is encoded by itself as the continuation of the prompt, in training and for a
+prefilled reply alike, so that both have the same ids at the boundary. Whatever the template writes between the two when
+it renders an answer (Llama 2's blank, Qwen3's empty thought) is part of the reply: the model learns to write it, and it
+stands in front of a prefilled reply.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srlm.chat_template import ANSWER_MARK, control_tokens, render
+from srlm.chat_template import Message as Message
 from srlm.errors import EngineError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]  # {"role": "user", "content": "..."}
-
-
-def load_tokenizer(folder: Path, chat_template: str = "", trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chat template that is to be used, and a padding token.
-
-    Raises
-    ------
-    ModelError
-        If neither the model nor the option gives a chat template.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"The tokenizer of {folder} cannot be loaded: {error}") from error
-    if chat_template:
-        tokenizer.chat_template = read_chat_template(chat_template)
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"The model in {folder} has no chat template of its own. Name one: model.chat_template=chatml "
-            f"(known: {', '.join(chat_template_names())}) or the path of a .jinja file."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def chat_template_names() -> list[str]:
-    folder = resources.files("srlm") / "chat_templates"
-    return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
-
-
-def read_chat_template(name: str) -> str:
-    """The text of a named chat template or of a .jinja file."""
-    if name in chat_template_names():
-        return (resources.files("srlm") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise ModelError(
-            f"model.chat_template={name}: neither a known template ({', '.join(chat_template_names())}) nor a file."
-        )
-    return path.read_text(encoding="utf-8")
+_OPENED = re.compile(r"<(\w+)>\s*\Z")  # a thought that the template opens, as DeepSeek-R1's: "<think>\n"
 
 
 @lru_cache(maxsize=8)
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    tokens = control_tokens(tokenizer).values()
     # A single character cannot be spelt otherwise; no known model has such a control token.
     longest_first = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def defuse(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """`text` with every control token of the model spelt so that it is encoded as plain characters.
+    """Return `text` with every control token of the model spelt so that it is encoded as plain characters.
 
     Text from seeds and models is untrusted: "<|im_end|>" inside an answer must not end the turn it stands in. A space
     goes in after the token's first character.
     """
-    pattern = _special_tokens(tokenizer)
+    pattern = _control_pattern(tokenizer)
     while pattern.search(text):
         text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
 
 
+def render_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> tuple[str, str]:
+    """Return the text of a chat up to where the assistant begins, and of its reply; contents are defused.
+
+    An answer that begins with its own thought, or whose thought the template would remove, stays as it is: training
+    sees what the model wrote.
+
+    Raises
+    ------
+    ModelError
+        If the template renders the prompt differently once the answer is there, so that the two cannot be told apart.
+    """
+    plain, text = defuse_chat(tokenizer, messages), defuse(answer, tokenizer)
+    before = render(tokenizer, plain, True)
+    lead, closing = _around_answer(tokenizer, plain, before)
+    whole = render(tokenizer, [*plain, {"role": "assistant", "content": text}], False)
+    if _has_own_thought(lead, text):
+        return before, f"{text.strip()}{closing}"
+    reply = f"{lead}{text.strip()}{closing}"
+    rendered = whole[len(before) :] if whole.startswith(before) else ""
+    return before, rendered if len(rendered) >= len(reply) else reply  # shorter: the template removed a thought
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> list[int]:
-    """Token ids of a chat that the assistant is to go on with, contents defused.
+    """Return the token ids of a chat that the assistant is to continue; contents are defused.
 
     Parameters
     ----------
@@ -91,80 +76,145 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     prefill : str
         The beginning of the assistant's reply, given to it.
     """
-    plain = [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
-    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(f"{text}{prefill}", add_special_tokens=False)["input_ids"]
-    return list(ids)  # the template itself writes the tokens that begin a text, where the model has such
+    return encode_prefills(tokenizer, messages, [prefill])[0]
 
 
-def render_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> tuple[str, str]:
-    """The text of a chat up to where the assistant begins, and what the template makes of its answer; contents defused.
-
-    Raises
-    ------
-    ModelError
-        If the template renders a chat differently once the answer is there, so that the two cannot be told apart.
-    """
-    plain = [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
-    before: Any = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    plain.append({"role": "assistant", "content": defuse(answer, tokenizer)})
-    whole: Any = tokenizer.apply_chat_template(plain, tokenize=False)
-    if not whole.startswith(before):
-        raise ModelError(
-            "The chat template renders a prompt differently before and after the answer, so the answer's tokens "
-            "cannot be "
-            "found. Use another one, such as model.chat_template=chatml."
-        )
-    return before, whole[len(before) :]
+def encode_prefills(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefills: Sequence[str]
+) -> list[list[int]]:
+    """Return the token ids of one chat with each of several prefilled beginnings of the reply, as `encode_chat`."""
+    plain = defuse_chat(tokenizer, messages)
+    before = render(tokenizer, plain, True)
+    ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]  # the template writes BOS itself
+    lead = _around_answer(tokenizer, plain, before)[0] if any(prefills) else ""
+    return [
+        [*ids, *(encode_reply(tokenizer, ("" if _has_own_thought(lead, text) else lead) + text) if text else ())]
+        for text in prefills
+    ]
 
 
 def encode_turn(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], answer: str, ended: bool = True
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a chat up to where the assistant begins, and of its answer with the end of turn.
+    """Return the token ids of a prompt, and of the reply with the end of turn.
 
     With `ended=False`, for an answer that hit a token limit, the ids stop where its text stops: whatever the template
     writes after an answer is left out.
 
-    The first part is exactly what an engine is given, so that training and inference see the same context; whatever
-    the template puts behind the end of turn (a newline, often) is not learnt. Contents are defused.
+    The prompt's ids are exactly what an engine is given; whatever the template writes after the end of turn (a newline,
+    often) is left out.
 
     Raises
     ------
     ModelError
         As `render_turn` does.
     """
-    prompt_ids = encode_chat(tokenizer, messages)
-    _, after = render_turn(tokenizer, messages, answer)
+    before, reply = render_turn(tokenizer, messages, answer)
+    prompt_ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
     if not ended:
-        closing = render_turn(tokenizer, messages, "¶")[1].partition("¶")[2]
-        return prompt_ids, tokenizer(after.removesuffix(closing), add_special_tokens=False)["input_ids"]
-    completion_ids: list[int] = tokenizer(after, add_special_tokens=False)["input_ids"]
-    ends = [i for i, token in enumerate(completion_ids) if token in tokenizer.all_special_ids]
-    if ends:
-        completion_ids = completion_ids[: ends[-1] + 1]
-    else:
-        completion_ids.append(tokenizer.eos_token_id)
-    return prompt_ids, completion_ids
+        _, closing = _around_answer(tokenizer, defuse_chat(tokenizer, messages), before)
+        return list(prompt_ids), encode_reply(tokenizer, reply.removesuffix(closing))
+    ids, end = encode_reply(tokenizer, reply), tokenizer.eos_token_id
+    return list(prompt_ids), [*(ids[: ids.index(end)] if end in ids else ids), end]
 
 
 def encode_choices(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str, choices: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """A chat as `encode_chat` gives it, and for each choice the one token that goes on with it after `prefill`.
+    """Return a chat as `encode_chat` does, and for each choice the one token that continues it after `prefill`.
 
     Choice and prefill are encoded together, as they were in training: where a model writes " 5" as a space and a digit,
-    the space goes to the chat's end.
+    the space belongs to the chat's end.
 
     Raises
     ------
     EngineError
         If the choices differ in more than one token.
     """
-    whole = [encode_chat(tokenizer, messages, f"{prefill}{choice}") for choice in choices]
+    whole = encode_prefills(tokenizer, messages, [f"{prefill}{choice}" for choice in choices])
     if len({tuple(ids[:-1]) for ids in whole}) > 1 or len({ids[-1] for ids in whole}) < len(choices):
         raise EngineError(
             f"After {prefill!r}, the choices {', '.join(map(repr, choices))} differ in more than one token for this "
             "model; an answer by probabilities needs choices of one token each."
         )
     return whole[0][:-1], [ids[-1] for ids in whole]
+
+
+def encode_reply(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text that continues another one.
+
+    SentencePiece tokenizers put a blank in front of a text's first word. Within a text there is none, so the ids are
+    taken from behind another text.
+    """
+    return [token for token, _ in encode_reply_with_offsets(tokenizer, text, False)]
+
+
+def encode_reply_with_offsets(tokenizer: Any, text: str, offsets: bool = True) -> list[tuple[int, tuple[int, int]]]:
+    """Return the tokens of `encode_reply`, each with the characters of `text` it stands for, where asked for these.
+
+    Raises
+    ------
+    ModelError
+        If the tokenizer has no way to encode a continuation.
+    """
+
+    def encode(whole: str, skipped: str) -> list[tuple[int, tuple[int, int]]] | None:
+        before = tokenizer(skipped, add_special_tokens=False)["input_ids"] if skipped else []
+        found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=offsets)
+        ids = found["input_ids"]
+        if ids[: len(before)] != before:
+            return None
+        spans = found["offset_mapping"] if offsets else [(0, 0)] * len(ids)
+        cut = len(skipped)
+        moved = [(max(0, start - cut), max(0, end - cut)) for start, end in spans]
+        return list(zip(ids, moved, strict=True))[len(before) :]
+
+    if not _prepends_blank(tokenizer):
+        return encode(text, "") or []
+    for before in ("\n", "a", ":", "0"):  # the first one that does not merge with the text
+        found = encode(before + text, before)
+        if found is not None:
+            return found
+    raise ModelError(
+        f"The tokenizer merges the beginning of {text[:20]!r} with whatever stands before it, so a reply cannot be "
+        "encoded by itself. Use a model with another tokenizer."
+    )
+
+
+@lru_cache(maxsize=8)
+def _prepends_blank(tokenizer: Any) -> bool:
+    """Return whether a word at the beginning of a text has other ids than the same word after a newline."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return ids("\na")[len(ids("\n")) :] != ids("a")
+
+
+def defuse_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with their contents defused."""
+    return [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
+
+
+def _around_answer(tokenizer: Any, messages: Sequence[Message], before: str) -> tuple[str, str]:
+    """Return what the template writes between the prompt `before` and an answer, and what it writes after the answer.
+
+    A thought that the template opens in the prompt, but does not write in front of an answer, is closed by the former.
+    """
+    whole = render(tokenizer, [*messages, {"role": "assistant", "content": ANSWER_MARK}], False)
+    start, _, closing = whole.rpartition(ANSWER_MARK)
+    opened = _OPENED.search(before)
+    if start.startswith(before):
+        return start[len(before) :], closing
+    if opened and start == before[: opened.start()]:
+        return f"</{opened[1]}>\n\n", closing
+    raise ModelError(
+        "The chat template renders a prompt differently before and after the answer, so the answer's tokens cannot be "
+        "found. Use another one, such as model.chat_template=chatml."
+    )
+
+
+def _has_own_thought(lead: str, answer: str) -> bool:
+    """Return whether an answer brings its own thought, which the template's `lead` would otherwise replace."""
+    mark = lead.strip().split("\n")[0].strip()
+    return bool(mark) and (answer.lstrip().startswith(mark) or (mark.startswith("</") and mark in answer))

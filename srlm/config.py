@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -91,7 +92,14 @@ class ModelConfig:
 
     name: str = "smollm2-135m-instruct"  # packaged name, hub id, local folder, or a .gguf file
     revision: str = ""  # hub revision; "" = the default branch
-    chat_template: str = ""  # "" = the model's own; else a name in srlm/templates/chat or a .jinja file
+    chat_template: str = ""  # "" = the model's own; else a name in srlm/chat_templates or a .jinja file
+    # variables for the chat template, such as {enable_thinking: false}, in training and generation alike
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_date: str = "2024-07-26"  # YYYY-MM-DD, for templates that write today's date: no prompt reads the clock
+    # What a model writes from thought_start to thought_end, before its answer: not judged, measured or checked, but
+    # trained on by DPO. An empty thought_start: whatever stands before thought_end; an empty thought_end: no thoughts.
+    thought_start: str = "<think>"
+    thought_end: str = "</think>"
     trust_remote_code: bool = False  # run code that a hub repository ships: only for repositories you trust
 
 
@@ -481,6 +489,13 @@ class SideBySide(Config):
 C = typing.TypeVar("C", bound=Config)
 
 
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 def check(config: Config) -> Config:
     """Test every range; returns `config` itself.
 
@@ -502,6 +517,7 @@ def check(config: Config) -> Config:
         for option in options:
             need(0 < _get(config, option) <= 1, option, "above 0 and at most 1")
 
+    need(_is_date(config.model.template_date), "model.template_date", "a date as YYYY-MM-DD")
     need(bool(config.name) and ".." not in config.name.split("/"), "name", "a folder name")
     at_least(1, "iteration", "engine.max_concurrent", "engine.tensor_parallel_size", "engine.data_parallel_size")
     at_least(1, "endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift")

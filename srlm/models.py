@@ -17,13 +17,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from srlm.chat import load_tokenizer
+from srlm.chat_template import has_chat_template, load_tokenizer, notes
 from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
 from srlm.progress import say
@@ -100,6 +100,17 @@ def resolve(config: ModelConfig) -> Path:
 def resolve_named(config: Config, name: str) -> Path:
     """As `resolve`, by name alone; `model.name` keeps what else the options say of it."""
     return resolve(config.model if name == config.model.name else ModelConfig(name=name))
+
+
+def external_options(config: Config, name: str, folder: Path) -> ModelConfig:
+    """Return how a model that the run did not train is used: with its own chat template, or else the run's.
+
+    Variables for the template and its date are the run's.
+    """
+    if name == config.model.name:
+        return config.model
+    template = "" if has_chat_template(folder) else config.model.chat_template
+    return replace(config.model, name=name, revision="", trust_remote_code=False, chat_template=template)
 
 
 def slug(name: str) -> str:
@@ -307,7 +318,8 @@ def base_model_worker(workspace: Workspace, iteration: int) -> None:
     """Find or make M0 and check its chat template; its identity goes to model.json, its place to run.json."""
     config = workspace.config()
     folder = resolve(config.model)
-    load_tokenizer(folder, config.model.chat_template, config.model.trust_remote_code)
+    for note in notes(load_tokenizer(folder, config.model)):
+        say(f"  Note on {config.model.name}: {note}")
     found = {"name": config.model.name, "id": model_id(folder)}
     write_atomic(workspace.iteration(0) / "model.json", json.dumps(found, indent=1))
     workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))

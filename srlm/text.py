@@ -24,7 +24,7 @@ from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
-from srlm.models import elsewhere, resolve
+from srlm.models import elsewhere, external_options, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
@@ -134,14 +134,17 @@ async def _held_out_alone(workspace: Workspace, t: int) -> None:
 @contextlib.asynccontextmanager
 async def _rater(workspace: Workspace, config: Config, which: int | str) -> AsyncIterator[Rater]:
     """M_which or a model of that name by its likelihoods; or the reward model, whoever is asked for."""
-    reference = None
-    if config.judge.scorer is Scorer.reward_model:
-        own = config.judge.by == "self"
-        model = workspace.reward_model if own else resolve(ModelConfig(name=config.judge.by))
+    rewards = config.judge.scorer is Scorer.reward_model
+    name = config.judge.by if rewards else which
+    if rewards and name == "self":
+        folder, model = workspace.reward_model, config.model
+    elif isinstance(name, int):
+        folder, model = workspace.model(name), config.model
     else:
-        model = workspace.model(which) if isinstance(which, int) else resolve(ModelConfig(name=which))
-        reference = _implicit_reference(workspace, config, which)
-    async with open_rater(config, model, reference) as rater:
+        folder = resolve(ModelConfig(name=name))
+        model = external_options(config, name, folder)
+    reference = None if rewards else _implicit_reference(workspace, config, which)
+    async with open_rater(config, folder, reference, model) as rater:
         yield rater
 
 
@@ -183,8 +186,9 @@ async def _fixed_engine(workspace: Workspace, config: Config, which: str) -> Asy
             yield engine
         return
     known = {"base": 0, "sft": 1}
-    model = workspace.model(known[which]) if which in known else resolve(ModelConfig(name=which))
-    async with open_engine(config, model) as engine:
+    folder = workspace.model(known[which]) if which in known else resolve(ModelConfig(name=which))
+    model = config.model if which in known else external_options(config, which, folder)
+    async with open_engine(config, folder, model) as engine:
         yield engine
 
 

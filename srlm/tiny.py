@@ -9,7 +9,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from srlm.chat import read_chat_template
+from srlm.chat_template import read_chat_template
 
 VOCABULARY = 1024
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.chat import Message, read_chat_template
+from srlm.chat_template import Message, read_chat_template
 from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
 from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt

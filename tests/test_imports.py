@@ -15,7 +15,8 @@ PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
     ("srlm", "errors", "config", "records"),
-    ("workspace", "progress", "templating", "rubric", "languages", "checkers", "chat", "models", "tiny"),
+    ("workspace", "progress", "templating", "rubric", "languages", "checkers", "chat", "chat_template"),
+    ("models", "tiny"),
     ("engines",),
     ("comparison",),
     ("seeds",),

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from srlm.chat import encode_choices, load_tokenizer
+from srlm.chat import encode_choices
+from srlm.chat_template import load_tokenizer
 from srlm.config import Config, JudgeConfig
 from srlm.evaluation.judge_card import longer_is_better, shorter_is_better
 from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_all

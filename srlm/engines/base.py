@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from srlm.chat import Message, encode_chat, encode_choices
-from srlm.config import Config, EngineKind, Scorer
+from srlm.config import Config, EngineKind, ModelConfig, Scorer
 from srlm.errors import NoAnswerError, PromptTooLongError
 from srlm.models import resolve_named
 from srlm.workspace import Workspace
@@ -142,20 +142,23 @@ def encode_request(
 
 
 @asynccontextmanager
-async def open_engine(config: Config, model: Path) -> AsyncIterator[Engine]:
-    """Start the configured engine on a checkpoint; it is gone when the block ends."""
-    template = config.model.chat_template
+async def open_engine(config: Config, folder: Path, model: ModelConfig | None = None) -> AsyncIterator[Engine]:
+    """Start the configured engine on a checkpoint; it is gone when the block ends.
+
+    `model` says how the checkpoint is used (its chat template); unset, as the run's own models are.
+    """
+    model = model or config.model
     if config.engine.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.engine.threads)
     engine: Engine
     if config.engine.kind is EngineKind.vllm:
         from srlm.engines.vllm import start
 
-        engine = await start(config.engine, model, template, config.model.trust_remote_code)
+        engine = await start(config.engine, folder, model)
     else:
         from srlm.engines.transformers import TransformersEngine
 
-        engine = TransformersEngine(config.engine, model, template, config.model.trust_remote_code)
+        engine = TransformersEngine(config.engine, folder, model)
     try:
         yield engine
     finally:
@@ -170,17 +173,22 @@ async def open_named(config: Config, name: str) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def open_rater(config: Config, model: Path, reference: Path | None) -> AsyncIterator[Rater]:
-    """The judge that `judge.scorer` names: a reward model, or a model's likelihoods against `reference`'s."""
+async def open_rater(
+    config: Config, folder: Path, reference: Path | None, model: ModelConfig | None = None
+) -> AsyncIterator[Rater]:
+    """The judge that `judge.scorer` names: a reward model, or a model's likelihoods against `reference`'s.
+
+    `model` as in `open_engine`.
+    """
+    model = model or config.model
     from srlm.engines.raters import ImplicitReward, RewardModel
 
-    template, trust = config.model.chat_template, config.model.trust_remote_code
     rater: Rater
     if config.judge.scorer is Scorer.reward_model:
-        rater = RewardModel(config.engine, model, template, trust)
+        rater = RewardModel(config.engine, folder, model)
     else:
         assert reference is not None
-        rater = ImplicitReward(config.engine, model, reference, config.dpo.beta, template, trust)
+        rater = ImplicitReward(config.engine, folder, reference, config.dpo.beta, model)
     try:
         yield rater
     finally:
@@ -192,7 +200,7 @@ async def open_likelihood(config: Config, model: Path) -> AsyncIterator[Rater]:
     """A model's log-likelihoods of answers, in nats."""
     from srlm.engines.raters import Likelihood
 
-    rater = Likelihood(config.engine, model, config.model.chat_template, config.model.trust_remote_code)
+    rater = Likelihood(config.engine, model, config.model)
     try:
         yield rater
     finally:

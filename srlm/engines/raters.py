@@ -14,8 +14,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from srlm.chat import encode_turn, load_tokenizer
-from srlm.config import EngineConfig
+from srlm.chat import encode_turn
+from srlm.chat_template import load_tokenizer
+from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Usage
 from srlm.engines.batches import Batches
 from srlm.errors import ModelError, PromptTooLongError
@@ -30,11 +31,11 @@ class _Rater:
 
     reads_end = False  # whether the score is read at the end of turn, which a truncated answer then needs as well
 
-    def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
+    def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         if config.threads:
             torch.set_num_threads(config.threads)
         self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
-        self.tokenizer: Any = load_tokenizer(model, chat_template, trust_remote_code)
+        self.tokenizer: Any = load_tokenizer(model, options)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.usage = Usage()
         self._batches = Batches(self._rate, self._fits, lambda row: row[2])
@@ -78,11 +79,11 @@ class _Rater:
 class _Likelihoods(_Rater):
     """What raters by likelihood share."""
 
-    def _load(self, config: EngineConfig, folder: Path, trust_remote_code: bool) -> Any:
+    def _load(self, config: EngineConfig, folder: Path, options: ModelConfig) -> Any:
         """A causal model, in float32 unless `engine.dtype` says otherwise."""
         dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+            folder, dtype=dtype, trust_remote_code=options.trust_remote_code, use_safetensors=True
         )
         return model.to(self.device).eval()
 
@@ -105,9 +106,9 @@ class _Likelihoods(_Rater):
 class Likelihood(_Likelihoods):
     """log pi(answer | prompt), summed over the answer's tokens, in nats."""
 
-    def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
-        super().__init__(config, model, chat_template, trust_remote_code)
-        self.model = self._load(config, model, trust_remote_code)
+    def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
+        super().__init__(config, model, options)
+        self.model = self._load(config, model, options)
 
     def _rate(self, rows: list[Row]) -> list[float]:
         return self._log_probabilities(self.model, rows)
@@ -133,12 +134,11 @@ class ImplicitReward(_Likelihoods):
         policy: Path,
         reference: Path,
         beta: float,
-        chat_template: str,
-        trust_remote_code: bool,
+        options: ModelConfig,
     ):
-        super().__init__(config, policy, chat_template, trust_remote_code)
+        super().__init__(config, policy, options)
         self.beta = beta
-        self.models = [self._load(config, folder, trust_remote_code) for folder in (policy, reference)]
+        self.models = [self._load(config, folder, options) for folder in (policy, reference)]
         sizes = [model.get_input_embeddings().num_embeddings for model in self.models]
         if sizes[0] != sizes[1]:
             raise ModelError(
@@ -164,9 +164,9 @@ class RewardModel(_Rater):
 
     reads_end = True
 
-    def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
-        super().__init__(config, model, chat_template, trust_remote_code)
-        settings = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
+        super().__init__(config, model, options)
+        settings = AutoConfig.from_pretrained(model, trust_remote_code=options.trust_remote_code)
         kinds = settings.architectures or []
         if settings.num_labels != 1 or not any(kind.endswith("ForSequenceClassification") for kind in kinds):
             raise ModelError(
@@ -178,7 +178,7 @@ class RewardModel(_Rater):
         dtype = ("bfloat16" if on_gpu else "float32") if config.dtype == "auto" else config.dtype
         self.model = (
             AutoModelForSequenceClassification.from_pretrained(
-                model, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+                model, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code, use_safetensors=True
             )
             .to(self.device)
             .eval()

@@ -20,8 +20,9 @@ from transformers import (
     StopStringCriteria,
 )
 
-from srlm.chat import Message, load_tokenizer
-from srlm.config import EngineConfig
+from srlm.chat import Message
+from srlm.chat_template import load_tokenizer, stop_token_ids
+from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Sampling, Usage, encode_request
 from srlm.engines.batches import Batches
 from srlm.errors import PromptTooLongError
@@ -75,22 +76,22 @@ def draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torc
 class TransformersEngine:
     """Batches of `model.generate`; see `srlm.engines.base.Engine`."""
 
-    def __init__(self, config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool):
+    def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         on_gpu = torch.cuda.is_available()
         if config.threads:
             torch.set_num_threads(config.threads)
         dtype = ("bfloat16" if on_gpu else "float32") if config.dtype == "auto" else config.dtype
         self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
-        self.tokenizer: Any = load_tokenizer(model, chat_template, trust_remote_code)
+        self.tokenizer: Any = load_tokenizer(model, options)
         self.tokenizer.padding_side = "left"
         self.model = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=getattr(torch, dtype),
             device_map="cuda" if on_gpu else None,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=options.trust_remote_code,
             use_safetensors=True,
         ).eval()
-        self._end = {self.tokenizer.eos_token_id, *_as_list(self.model.generation_config.eos_token_id)} - {None}
+        self._end = set(stop_token_ids(self.tokenizer, model))
         self.usage = Usage()
         self._batches = Batches(self._complete, self._fits, lambda request: request.sampling.priority)
 
@@ -162,7 +163,3 @@ def _alike(one: _Request, other: _Request) -> bool:
     """Whether two requests go well into one batch: the same stops, and about as long to generate."""
     limits = sorted((one.sampling.max_new_tokens, other.sampling.max_new_tokens))
     return one.sampling.stop == other.sampling.stop and limits[1] <= 2 * limits[0]
-
-
-def _as_list(value: int | list[int] | None) -> list[int | None]:
-    return list(value) if isinstance(value, list) else [value]

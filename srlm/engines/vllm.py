@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.chat import Message, load_tokenizer
-from srlm.config import EngineConfig
+from srlm.chat import Message
+from srlm.chat_template import load_tokenizer, stop_token_ids
+from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request
 from srlm.errors import EngineError, PromptTooLongError
 
 
-async def start(config: EngineConfig, model: Path, chat_template: str, trust_remote_code: bool) -> Engine:
+async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engine:
     """Start vLLM on a checkpoint.
 
     Raises
@@ -44,16 +45,17 @@ async def start(config: EngineConfig, model: Path, chat_template: str, trust_rem
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    options = _options(config, model, trust_remote_code, on_cpu)
-    tokenizer = load_tokenizer(model, chat_template, trust_remote_code)
+    options = _options(config, folder, model.trust_remote_code, on_cpu)
+    tokenizer = load_tokenizer(folder, model)
+    stops = stop_token_ids(tokenizer, folder)
     try:
         if on_cpu:
-            return _SteppedEngine(options, tokenizer, config.max_model_len)
-        return _AsyncEngine(options, tokenizer, config.max_model_len)
+            return _SteppedEngine(options, tokenizer, stops, config.max_model_len)
+        return _AsyncEngine(options, tokenizer, stops, config.max_model_len)
     except (ValueError, RuntimeError) as error:
         if "memory" in str(error).lower():
             raise  # told apart as "out of memory", with what to lower
-        raise EngineError(f"vLLM could not start on {model}: {error}") from error
+        raise EngineError(f"vLLM could not start on {folder}: {error}") from error
 
 
 def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu: bool) -> dict[str, Any]:
@@ -89,8 +91,8 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
 class _VllmEngine:
     """What both ways of running vLLM share: from our requests to vLLM's and back."""
 
-    def __init__(self, tokenizer: Any, max_model_len: int):
-        self.tokenizer, self.max_model_len = tokenizer, max_model_len
+    def __init__(self, tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
+        self.tokenizer, self.stop_token_ids, self.max_model_len = tokenizer, stop_token_ids, max_model_len
         self._requests = 0
         self.usage = Usage()
 
@@ -110,6 +112,7 @@ class _VllmEngine:
             max_tokens=1 if allowed else sampling.max_new_tokens,
             seed=sampling.seed,
             stop=list(sampling.stop) or None,
+            stop_token_ids=self.stop_token_ids,  # vLLM itself knows only those of the checkpoint
             allowed_token_ids=allowed or None,
             logprob_token_ids=allowed or None,
         )
@@ -135,11 +138,11 @@ class _VllmEngine:
 
 
 class _AsyncEngine(_VllmEngine):
-    def __init__(self, options: dict[str, Any], tokenizer: Any, max_model_len: int):
+    def __init__(self, options: dict[str, Any], tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        super().__init__(tokenizer, max_model_len)
+        super().__init__(tokenizer, stop_token_ids, max_model_len)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
@@ -164,11 +167,11 @@ class _AsyncEngine(_VllmEngine):
 class _SteppedEngine(_VllmEngine):
     """`LLMEngine` in this process: one thread steps it, requests come and go as coroutines."""
 
-    def __init__(self, options: dict[str, Any], tokenizer: Any, max_model_len: int):
+    def __init__(self, options: dict[str, Any], tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        super().__init__(tokenizer, max_model_len)
+        super().__init__(tokenizer, stop_token_ids, max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**options))
         self._waiting: dict[str, tuple[asyncio.Future[Any], asyncio.AbstractEventLoop]] = {}
         self._arrived: list[tuple[str, Any, Any, int]] = []

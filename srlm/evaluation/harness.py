@@ -28,7 +28,7 @@ from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
-from srlm.chat import read_chat_template
+from srlm.chat_template import has_chat_template, load_tokenizer
 from srlm.config import EngineKind, Evaluate
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, mean_measure
@@ -125,17 +125,15 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
     """The harness's model of a checkpoint, and whether it is a chat model."""
     import torch
     from lm_eval.api.registry import get_model
-    from transformers import AutoTokenizer
 
     engine, on_gpu = options.engine, torch.cuda.is_available()
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    chat = bool(options.model.chat_template) or has_chat_template(model)
     dtype = ("bfloat16" if on_gpu else "float32") if engine.dtype == "auto" else engine.dtype
     with contextlib.ExitStack() as stack:
         given = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
-        if options.model.chat_template:
-            tokenizer.chat_template = read_chat_template(options.model.chat_template)
+        if chat:  # with the template and the end of turn that this package itself uses
             given["tokenizer"] = stack.enter_context(tempfile.TemporaryDirectory())
-            tokenizer.save_pretrained(given["tokenizer"])
+            load_tokenizer(model, options.model).save_pretrained(given["tokenizer"])
         if backend(options) == "vllm":
             given |= {
                 "max_model_len": engine.max_model_len,
@@ -157,7 +155,7 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
                 "max_batch_size": engine.max_concurrent,
                 "use_safetensors": True,
             }
-        yield get_model(backend(options))(**given), bool(tokenizer.chat_template)
+        yield get_model(backend(options))(**given), chat
 
 
 @contextlib.contextmanager

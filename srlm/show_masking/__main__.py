@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.console import Console
 
-from srlm.chat import load_tokenizer
+from srlm.chat_template import load_tokenizer
 from srlm.config import LossOn, ShowMasking
 from srlm.errors import ConfigError
 from srlm.models import label, resolve
@@ -37,7 +37,7 @@ def run(options: ShowMasking) -> Path:
     """Print the examples and write the page; returns its path. Raises SrlmError for what a user can mend."""
     if options.count < 1:
         raise ConfigError(f"count={options.count!r} cannot work: it must be 1 or more.")
-    tokenizer = load_tokenizer(resolve(options.model), options.model.chat_template, options.model.trust_remote_code)
+    tokenizer = load_tokenizer(resolve(options.model), options.model)
     kinds = kinds_of(options)
     found = encoded(tokenizer, kinds, options)
     examples = [

@@ -13,7 +13,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from srlm.chat import load_tokenizer
+from srlm.chat_template import load_tokenizer, write_stop_tokens
 from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
 from srlm.progress import Bars
@@ -179,6 +179,7 @@ def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer:
         model.save_pretrained(temporary)
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(temporary)
+        write_stop_tokens(temporary, tokenizer)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -193,7 +194,7 @@ def _merge_on_disk(folder: Path, base: Path) -> None:
 
 
 def tokenizer_of(folder: Path, config: Config) -> PreTrainedTokenizerBase:
-    return load_tokenizer(folder, config.model.chat_template, config.model.trust_remote_code)
+    return load_tokenizer(folder, config.model)
 
 
 def write_counts(path: Path, counts: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ parts are learnt:
 - weighted: as full, where a prompt's token counts `sft.prompt_weight` and an answer's 1.
 
 Nothing is asked of a template but that it renders a prompt the same before and after its answer: it is rendered once
-more with marks in the place of the texts, which shows what it writes itself. What the assistant has to write after what
-an engine gives it is its answer, Llama 2's blank in front of it included; a role that the template would not write for
-it is not. Control tokens are never learnt but as the end of a turn. A token that is partly a text and partly the
+more with marks in the place of the texts, which shows what it writes itself. Whatever the
+assistant has to write after the prompt that an engine is given is part of its answer: Llama 2's blank, Qwen3's empty
+thought. Control tokens are never learnt but as the end of a turn. A token that is partly a text and partly the
 template's (" Hi" after "[INST]") counts as the text.
 
 The first token of a sequence is learnt by none of them: nothing predicts it.
@@ -28,7 +28,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from srlm.chat import Message, defuse, encode_turn, render_turn
+from srlm.chat import defuse, encode_reply_with_offsets, encode_turn, render_turn
+from srlm.chat_template import Message, control_tokens, render
 from srlm.config import LossOn
 from srlm.errors import ModelError
 
@@ -122,9 +123,8 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
     assert last["role"] == "assistant"
     prompt_ids, answer_ids = encode_turn(tokenizer, context, last["content"])
     roles = tuple(message["role"] for message in context)
-    frame = _frame(tokenizer, tokenizer.chat_template, roles)
     ids = prompt_ids + answer_ids
-    if not with_prompts and "assistant" not in roles and not frame.role:
+    if not with_prompts and "assistant" not in roles:
         return Conversation(ids, [Part.template] * len(prompt_ids) + [Part.answer] * len(answer_ids), "", [])
     if not tokenizer.is_fast:
         raise ModelError(
@@ -132,6 +132,7 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
             "found. Use sft.loss_on=completion, or a model with a fast tokenizer (tokenizer.json)."
         )
     before, after = render_turn(tokenizer, context, last["content"])
+    frame = _frame(tokenizer, tokenizer.chat_template, roles)
     places = _places(before, frame, [defuse(message["content"], tokenizer) for message in context])
     characters = [Part.template] * len(before)
     for number, (start, end) in enumerate(places):
@@ -140,16 +141,16 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
             start, end = start - frame.leads[number], end + closing
         characters[start:end] = [Part.answer if roles[number] == "assistant" else Part.prompt] * (end - start)
     extents = _extents(tokenizer, before)
-    controls = _control_ids(tokenizer)
+    controls = control_tokens(tokenizer)
     parts = []
     for token, extent in zip(prompt_ids, extents, strict=True):
         part = max(characters[slice(*extent)], default=Part.template)
         parts.append(Part.template if token in controls and part is not Part.answer else part)
-    of_answer = _extents(tokenizer, after)[: len(answer_ids)]
+    of_answer = _reply_extents(tokenizer, after)[: len(answer_ids)]
     if len(of_answer) < len(answer_ids):  # an end of sequence that the template does not write
         after += tokenizer.eos_token
         of_answer.append((len(after) - len(tokenizer.eos_token), len(after)))
-    parts += [Part.template if end <= frame.role else Part.answer for _, end in of_answer]
+    parts += [Part.answer] * len(of_answer)
     extents += [(len(before) + start, len(before) + end) for start, end in of_answer]
     prompts = [
         (number, role, *place)
@@ -170,50 +171,30 @@ class _Frame:
         they cannot be told.
     leads : tuple of int
         Of each message: how many of the characters in front of its text the assistant has to write itself.
-    role : int
-        Characters in front of the last answer that are a role, and not learnt.
     """
 
     pieces: tuple[str, ...]
     leads: tuple[int, ...]
-    role: int
 
 
 @lru_cache(maxsize=64)
 def _frame(tokenizer: Any, template: str, roles: tuple[str, ...]) -> _Frame:
-    marks = [f"qz{number}mark{number}zq" for number in range(len(roles) + 1)]
-    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=False)]
+    marks = [f"qz{number}mark{number}zq" for number in range(len(roles))]
+    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
 
-    def render(messages: list[Message], ask: bool) -> str:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
-
-    def lead(whole: str, before: str, mark: str) -> str:
-        return whole[len(before) : whole.find(mark)] if whole.startswith(before) and mark in whole else ""
-
-    whole = render(chat, True)
-    asks = whole != render(chat, False)
+    whole = render(tokenizer, chat, True)
     leads = []
     for number, role in enumerate(roles):
-        own = lead(whole, render(chat[:number], True), marks[number]) if number and role == "assistant" else ""
-        leads.append(0 if _is_role(tokenizer, own, asks) else len(own))
-    answered = render([*chat, {"role": "assistant", "content": marks[-1]}], False)
-    own = lead(answered, whole, marks[-1])
+        before = render(tokenizer, chat[:number], True) if number and role == "assistant" else whole
+        found = whole.find(marks[number])
+        leads.append(found - len(before) if found >= 0 and whole.startswith(before) and before != whole else 0)
     pieces, rest = [], whole
-    for mark in marks[:-1]:
+    for mark in marks:
         if rest.count(mark) != 1:
-            return _Frame((), tuple(leads), len(own) if _is_role(tokenizer, own, asks) else 0)
+            return _Frame((), tuple(leads))
         piece, rest = rest.split(mark)
         pieces.append(piece)
-    return _Frame((*pieces, rest), tuple(leads), len(own) if _is_role(tokenizer, own, asks) else 0)
-
-
-def _is_role(tokenizer: Any, lead: str, asks: bool) -> bool:
-    """Whether what stands in front of an answer, behind what an engine is given, is a role.
-
-    So it is with control tokens in it, or where the template leaves the role out when it is asked for an answer.
-    """
-    tokens = tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
-    return bool(_control_ids(tokenizer).intersection(tokens)) or (not asks and bool(lead.strip()))
+    return _Frame((*pieces, rest), tuple(leads))
 
 
 def _places(text: str, frame: _Frame, contents: Sequence[str]) -> list[Span]:
@@ -260,23 +241,26 @@ def _end_of_turn(tokenizer: Any, piece: str) -> int:
     return found.end() if found else 0
 
 
-@lru_cache(maxsize=8)
-def _control_ids(tokenizer: Any) -> frozenset[int]:
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(special | set(tokenizer.all_special_ids))
-
-
 def _extents(tokenizer: Any, text: str) -> list[Span]:
-    """Where each token of a text stands; several can share a character.
+    """Return where each token of a text stands; several can share a character."""
+    return _stretched(tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"], text)
 
-    Tokenizers leave blanks out of what they tell: a token begins where the one before ended, or where it says,
-    whichever is earlier, and one that is nothing but blanks ends where the next one says that it begins.
+
+def _reply_extents(tokenizer: Any, text: str) -> list[Span]:
+    """Return the same for a text that continues another one."""
+    return _stretched([span for _, span in encode_reply_with_offsets(tokenizer, text)], text)
+
+
+def _stretched(spans: Sequence[Span], text: str) -> list[Span]:
+    """Give the blanks that tokenizers leave out of their offsets to a token.
+
+    A token begins where the one before ended, or where its offset says, whichever is earlier. One that is nothing but
+    blanks ends where the next one begins.
     """
-    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     extents, last = [], 0
-    for place, (start, end) in enumerate(told):
+    for place, (start, end) in enumerate(spans):
         first = min(start, last)
-        following = told[place + 1][0] if place + 1 < len(told) else len(text)
+        following = spans[place + 1][0] if place + 1 < len(spans) else len(text)
         extents.append((first, end if end > first else max(end, following)))
         last = max(end, last)
     return extents

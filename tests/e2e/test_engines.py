@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.chat import load_tokenizer
+from srlm.chat_template import load_tokenizer
 from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine
 from srlm.errors import EngineError

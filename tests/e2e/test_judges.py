@@ -85,7 +85,7 @@ def test_who_learns_from_what(finished: tuple[str, Path, str]) -> None:
         assert "iteration_1/model" in stage["inputs"]
         judged = json.loads((folder / "iteration_2/manifests/judgements.json").read_text())
         assert judged["inputs"]["iteration_1/reward_model"] == stage["outputs"]["iteration_1/reward_model"]
-        RewardModel(EngineConfig(), folder / "iteration_1/reward_model", "", False)
+        RewardModel(EngineConfig(), folder / "iteration_1/reward_model", ModelConfig())
 
 
 def test_the_same_command_has_nothing_left_to_do(finished: tuple[str, Path, str]) -> None:
@@ -103,7 +103,7 @@ def test_dpo_raises_the_implicit_reward_of_the_chosen(finished: tuple[str, Path,
     _, folder, _ = finished
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     models = (folder / "iteration_2/model", folder / "iteration_1/model")
-    rater = ImplicitReward(EngineConfig(max_model_len=1024), *models, 0.1, "", False)
+    rater = ImplicitReward(EngineConfig(max_model_len=1024), *models, 0.1, ModelConfig())
 
     async def margins() -> list[float]:
         found = []

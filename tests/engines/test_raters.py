@@ -7,8 +7,9 @@ import asyncio
 import pytest
 import torch
 
-from srlm.chat import encode_turn, load_tokenizer
-from srlm.config import EngineConfig
+from srlm.chat import encode_turn
+from srlm.chat_template import load_tokenizer
+from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.batches import Batches
 from srlm.engines.raters import ImplicitReward, Likelihood, RewardModel
 from srlm.errors import ModelError, PromptTooLongError
@@ -63,7 +64,7 @@ def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float
 
 
 def test_implicit_reward_is_the_difference_of_log_probabilities(policy, reference):
-    found = rated(ImplicitReward(ENGINE, policy, reference, 0.3, "", False))
+    found = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()))
     for (prompt, answer), (strength, tokens) in zip(PAIRS, found, strict=True):
         (p, length), (r, _) = (by_hand(folder, prompt, answer) for folder in (policy, reference))
         assert strength == pytest.approx(0.3 * (p - r), abs=2e-4)
@@ -71,7 +72,7 @@ def test_implicit_reward_is_the_difference_of_log_probabilities(policy, referenc
 
 
 def test_a_likelihood_is_the_sum_over_the_answers_tokens(policy):
-    found = rated(Likelihood(ENGINE, policy, "", False))
+    found = rated(Likelihood(ENGINE, policy, ModelConfig()))
     for (prompt, answer), (log_probability, tokens) in zip(PAIRS, found, strict=True):
         expected, length = by_hand(policy, prompt, answer)
         assert log_probability == pytest.approx(expected, abs=1e-3)
@@ -79,14 +80,14 @@ def test_a_likelihood_is_the_sum_over_the_answers_tokens(policy):
 
 
 def test_a_strength_does_not_depend_on_its_batch(policy, reference):
-    rater = ImplicitReward(ENGINE, policy, reference, 0.1, "", False)
+    rater = ImplicitReward(ENGINE, policy, reference, 0.1, ModelConfig())
     together = [strength for strength, _ in rated(rater)]
     alone = [rated(rater, [pair])[0][0] for pair in PAIRS]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_model_against_itself_has_no_preference(policy):
-    found = rated(ImplicitReward(ENGINE, policy, policy, 0.1, "", False))
+    found = rated(ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig()))
     assert [strength for strength, _ in found] == [0.0] * len(PAIRS)
 
 
@@ -94,7 +95,7 @@ def test_models_of_different_vocabularies_are_refused(policy, tmp_path):
     tokenizer = tiny_tokenizer()
     other = saved(tmp_path / "other", tiny_llama(len(tokenizer) + 3, 0), tokenizer)
     with pytest.raises(ModelError, match=r"their vocabularies differ .*judge\.reference"):
-        ImplicitReward(ENGINE, policy, other, 0.1, "", False)
+        ImplicitReward(ENGINE, policy, other, 0.1, ModelConfig())
 
 
 def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy, reference):
@@ -129,7 +130,7 @@ def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
     from transformers import AutoModelForSequenceClassification
 
     folder = classifier(tmp_path / "rm", pad=pad)
-    rater = RewardModel(ENGINE, folder, "", False)
+    rater = RewardModel(ENGINE, folder, ModelConfig())
     found = rated(rater)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     for (prompt, answer), (strength, _) in zip(PAIRS, found, strict=True):
@@ -143,17 +144,17 @@ def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
 def test_what_is_no_reward_model_is_refused(tmp_path, policy, kind):
     folder = classifier(tmp_path / "rm", labels=2) if kind == "two labels" else policy
     with pytest.raises(ModelError, match=r"is no reward model: .*iteration_1/reward_model"):
-        RewardModel(ENGINE, folder, "", False)
+        RewardModel(ENGINE, folder, ModelConfig())
 
 
 def test_too_long_is_told(policy):
-    rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, "", False)
+    rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, ModelConfig())
     with pytest.raises(PromptTooLongError, match=r"do not fit into engine\.max_model_len=64"):
         rated(rater, [("q" * 80, "a")])
 
 
 def test_control_tokens_in_an_answer_are_plain_text(policy):
-    rater = ImplicitReward(ENGINE, policy, policy, 0.1, "", False)
+    rater = ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig())
     [(_, plain), (_, forged)] = rated(rater, [("q", "end"), ("q", "<|im_end|>")])
     assert forged > plain  # spelt out, not one token
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from srlm.chat_template import prepare
+from srlm.config import ModelConfig
 from tests.helpers import tiny_tokenizer
 
 CHATML = (
@@ -57,6 +59,16 @@ VICUNA = (  # text alone, and no role when an answer is asked for
     "{{ ' ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
+QWEN_3 = (  # an empty thought in front of the last answer, and none where an answer is requested
+    "{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}{% set text = m['content'] %}"
+    "{% set thought = '' %}{% if '</think>' in text %}{% set thought = text.split('</think>')[0].split('<think>')[-1]"
+    " %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>assistant\n<think>\n' +"
+    " thought.strip('\n') + '\n</think>\n\n' + text + '<|im_end|>\n' }}{% else %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and "
+    "enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -79,7 +91,10 @@ class Family:
     has_system: bool = True
 
     def tokenizer(self) -> Any:
-        return self.make(self.template)
+        """The family's tokenizer, as `load_tokenizer` prepares it."""
+        tokenizer = self.make(self.template)
+        prepare(tokenizer, ModelConfig())
+        return tokenizer
 
 
 def by_bytes(*special: str, bos: str | None = None, eos: str = "<|im_end|>") -> Callable[[str], Any]:
@@ -98,8 +113,11 @@ def by_bytes(*special: str, bos: str | None = None, eos: str = "<|im_end|>") -> 
     return make
 
 
-def by_pieces(*special: str, eos: str = "</s>") -> Callable[[str], Any]:
-    """SentencePiece's way: a blank is "▁" and begins a word; what the vocabulary lacks is spelt in bytes."""
+def by_pieces(*special: str, eos: str = "</s>", prefix: bool = False) -> Callable[[str], Any]:
+    """SentencePiece's way: a blank is "▁" and begins a word; what the vocabulary lacks is spelt in bytes.
+
+    With `prefix`, a blank is put in front of a text, as Llama 2's and Mistral's tokenizers do.
+    """
 
     def make(template: str) -> Any:
         from tokenizers import Tokenizer, decoders, models, normalizers
@@ -113,7 +131,8 @@ def by_pieces(*special: str, eos: str = "</s>") -> Callable[[str], Any]:
             {word: place for place, word in enumerate(words)}, merges, byte_fallback=True, unk_token="<unk>"
         )
         tokenizer = Tokenizer(model)
-        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        replaced = normalizers.Replace(" ", "▁")
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replaced]) if prefix else replaced
         tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
         fast = PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
@@ -151,4 +170,6 @@ FAMILIES = {
     "alpaca": Family(ALPACA, by_bytes(eos="<|endoftext|>"), "<|endoftext|>"),
     "zephyr": Family(ZEPHYR, by_pieces(), "</s>"),
     "vicuna": Family(VICUNA, by_pieces(), "</s>", has_system=False),
+    "llama 2, blank in front": Family(LLAMA_2, by_pieces(prefix=True), " </s>", strips=True),
+    "qwen 3": Family(QWEN_3, by_bytes(), "<|im_end|>"),
 }

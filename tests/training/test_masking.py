@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.chat import chat_template_names, defuse, encode_chat, encode_choices, encode_turn, read_chat_template
-from srlm.config import LossOn, SFTConfig
+from srlm.chat import defuse, encode_chat, encode_choices, encode_turn
+from srlm.chat_template import chat_template_names, prepare, read_chat_template
+from srlm.config import LossOn, ModelConfig, SFTConfig
 from srlm.errors import EngineError, ModelError
 from srlm.rubric import judge_target
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
@@ -85,7 +87,7 @@ def test_prompt_text_of_each_template():
     assert chatml.decode(encode_chat(chatml, user("Hi?"))) == (
         "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert plain.decode(encode_chat(plain, user("Hi?"))) == "Instruction: Hi?\n\nAnswer: "
+    assert plain.decode(encode_chat(plain, user("Hi?"))) == "Instruction:\nHi?\n\nAnswer:\n"
 
 
 def test_prefill_follows_the_prompt(tokenizer):
@@ -165,10 +167,6 @@ def test_other_text_is_left_alone(tokenizer, text):
 # Templates that cannot be used
 
 RENDERS_AGAIN = {
-    "thinking only while it is asked": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-    ),
     "the number of messages in front": (
         "{{ messages | length }}\n{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>{% endif %}"
@@ -298,16 +296,21 @@ def test_training_sees_what_an_engine_sees(name, answer):
 
 
 @pytest.mark.parametrize(("name", "learnt"), [("zephyr", "Hello.</s>"), ("vicuna", " Hello.</s>")])
-def test_a_role_that_the_model_is_not_asked_to_write_is_not_learnt(name, learnt):
-    """Where a template has no place to ask for an answer, it writes the assistant's role with the answer."""
-    tokenizer = FAMILIES[name].make(FAMILIES[name].template.replace(" and add_generation_prompt", " and false"))
+def test_a_role_that_a_template_writes_only_with_an_answer_is_given_and_not_learnt(name, learnt):
+    family = FAMILIES[name]
+    tokenizer = replace(
+        family, template=family.template.replace(" and add_generation_prompt", " and false")
+    ).tokenizer()
     ids, labels = labelled(tokenizer, [*user("Hi?"), said("Hello.")])
     assert runs(tokenizer, ids, labels) == [learnt]
+    prompt_ids = encode_chat(tokenizer, user("Hi?"))
+    assert ids[: len(prompt_ids)] == prompt_ids
 
 
 def test_control_tokens_in_front_of_an_answer_are_a_role():
     silent = FAMILIES["chatml"].template.split("{% if add_generation_prompt %}")[0]
     tokenizer = tiny_tokenizer(silent)
+    prepare(tokenizer, ModelConfig())
     ids, labels = labelled(tokenizer, [*user("Hi?"), said("Hello."), *user("Why?"), said("assistant")])
     assert runs(tokenizer, ids, labels) == ["Hello.<|im_end|>", "assistant<|im_end|>"]
 
