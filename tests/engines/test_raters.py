@@ -99,8 +99,8 @@ def test_models_of_different_vocabularies_are_refused(policy, tmp_path):
 
 
 def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy, reference):
-    implicit = rated(ImplicitReward(ENGINE, policy, reference, 0.3, "", False), ended=False)
-    likelihoods = rated(Likelihood(ENGINE, policy, "", False), ended=False)
+    implicit = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()), ended=False)
+    likelihoods = rated(Likelihood(ENGINE, policy, ModelConfig()), ended=False)
     for (prompt, answer), (strength, tokens), (nats, _) in zip(PAIRS, implicit, likelihoods, strict=True):
         (p, length), (r, _) = (by_hand(folder, prompt, answer, ended=False) for folder in (policy, reference))
         assert nats == pytest.approx(p, abs=2e-4)
@@ -110,7 +110,9 @@ def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy,
 
 def test_a_reward_model_reads_truncated_answers_at_an_end_of_turn(tmp_path):
     folder = classifier(tmp_path / "rm")
-    assert rated(RewardModel(ENGINE, folder, "", False), ended=False) == rated(RewardModel(ENGINE, folder, "", False))
+    assert rated(RewardModel(ENGINE, folder, ModelConfig()), ended=False) == rated(
+        RewardModel(ENGINE, folder, ModelConfig())
+    )
 
 
 def classifier(folder, labels: int = 1, pad: int | None = 0):
