@@ -33,6 +33,7 @@ import regex
 
 from srlm.languages import script
 from srlm.records import Constraint
+from srlm.words import find_words, normalized
 
 LESS, AT_LEAST = "less than", "at least"
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -285,10 +286,8 @@ def _final_number(text: str, number: int) -> bool:
 
 
 def _final_choice(text: str, answer: str, options: Sequence[str]) -> bool:
-    """Of the options, the final answer names this one and no other, as whole words in any case."""
-    final = _final(text)
-    named = {one for one in (answer, *options) if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", final, re.IGNORECASE)}
-    return named == {answer}
+    """The final answer names this option and no other, as whole words in any case: "dark blue" does not name "blue"."""
+    return find_words(_final(text), [answer, *options]) == {normalized(answer).strip()}
 
 
 CHECKERS: dict[str, Callable[..., bool]] = {

@@ -186,7 +186,7 @@ class PromptsConfig:
     top_p: float = 0.9
     max_new_tokens: int = 96  # tokens
     max_overlap: float = 0.7  # reject from this ROUGE-L F1 with any prompt seen; (0, 1]
-    min_words: int = 4  # words (Chinese, Japanese: characters)
+    min_words: int = 4  # words (characters in scripts written without spaces: Chinese, Japanese, Thai, ...)
     max_words: int = 120
     languages: list[str] = field(default_factory=lambda: ["en", "zh"])  # accepted, by script; empty = all
     keywords: list[str] = field(
@@ -195,7 +195,7 @@ class PromptsConfig:
             "map", "draw", "plot", "video", "audio", "music score", "go to", "website link", "url", "attached",
             "图片", "照片", "附件", "视频", "文件",
         ]
-    )  # a prompt holding one of these (whole words) asks for what text cannot do  # fmt: skip
+    )  # a prompt that contains one of these (whole words) asks for what text cannot do  # fmt: skip
 
 
 @dataclass

@@ -1,56 +1,70 @@
-"""Which script a text is written in. By script alone: English and Spanish are not told apart."""
+"""Detect the script that a text is written in. By script alone: English and Spanish are not distinguished."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
-_SCRIPTS = {
-    "han": re.compile(r"[\u3400-\u9fff]"),
-    "kana": re.compile(r"[\u3040-\u30ff]"),
-    "hangul": re.compile(r"[\uac00-\ud7af\u1100-\u11ff]"),
-    "cyrillic": re.compile(r"[\u0400-\u04ff]"),
-    "arabic": re.compile(r"[\u0600-\u06ff]"),
-    "devanagari": re.compile(r"[\u0900-\u097f]"),
-    "latin": re.compile(r"[A-Za-z\u00c0-\u024f]"),
-}
-_OF_LANGUAGE = {
-    "zh": ("han",),
-    "ja": ("kana", "han"),
-    "ko": ("hangul",),
-    "ru": ("cyrillic",),
-    "ar": ("arabic",),
-    "hi": ("devanagari",),
-}
+import regex
+
+# Scripts by Unicode's names, and "kana", which is two.
+_SCRIPTS = [
+    "latin", "han", "kana", "hangul", "cyrillic", "arabic", "devanagari", "greek", "hebrew", "thai", "lao", "khmer",
+    "myanmar", "bengali", "gurmukhi", "gujarati", "oriya", "tamil", "telugu", "kannada", "malayalam", "sinhala",
+    "tibetan", "georgian", "armenian", "ethiopic", "thaana", "mongolian",
+]  # fmt: skip
+# ISO 639-1 codes of the languages that are not written in Latin letters, or not in these alone.
+_SCRIPTS_OF_LANGUAGE = {
+    "am": "ethiopic", "ar": "arabic", "as": "bengali", "be": "cyrillic", "bg": "cyrillic", "bn": "bengali",
+    "bo": "tibetan", "bs": "latin cyrillic", "dv": "thaana", "dz": "tibetan", "el": "greek", "fa": "arabic",
+    "gu": "gujarati", "he": "hebrew", "hi": "devanagari", "hy": "armenian", "ja": "kana han", "ka": "georgian",
+    "kk": "cyrillic", "km": "khmer", "kn": "kannada", "ko": "hangul", "ks": "arabic devanagari",
+    "ku": "latin arabic", "ky": "cyrillic", "lo": "lao", "mk": "cyrillic", "ml": "malayalam",
+    "mn": "cyrillic mongolian", "mr": "devanagari", "my": "myanmar", "ne": "devanagari", "or": "oriya",
+    "pa": "gurmukhi arabic", "ps": "arabic", "ru": "cyrillic", "sa": "devanagari", "sd": "arabic devanagari",
+    "si": "sinhala", "sr": "cyrillic latin", "ta": "tamil", "te": "telugu", "tg": "cyrillic", "th": "thai",
+    "ti": "ethiopic", "tk": "latin cyrillic", "tt": "cyrillic", "ug": "arabic", "uk": "cyrillic", "ur": "arabic",
+    "uz": "latin cyrillic", "yi": "hebrew", "zh": "han",
+}  # fmt: skip
 _KANA = 0.1  # share of kana among Japanese letters from which a text is taken for Japanese
 
 
+def _letters_of(script: str) -> str:
+    """Return a pattern with one group, named as the script, that matches runs of its letters."""
+    names = ("hiragana", "katakana") if script == "kana" else (script,)
+    characters = "".join(rf"\p{{Script_Extensions={name}}}" for name in names)
+    return rf"(?P<{script}>[[{characters}]&&\p{{L}}]+)"
+
+
+_LETTERS = regex.compile("(?V1)" + "|".join(map(_letters_of, _SCRIPTS)))
+
+
 def in_languages(text: str, languages: Sequence[str]) -> bool:
-    """Whether at least 70 % of the letters belong to a script of `languages` (ISO 639-1; empty = any).
+    """Return whether at least 70 % of the letters belong to a script of `languages` (ISO 639-1; empty = any).
 
     A language that is not listed here counts as one in Latin letters.
     """
     if not languages:
         return True
-    scripts = {script for language in languages for script in _OF_LANGUAGE.get(language, ("latin",))}
-    letters = [character for character in text if character.isalpha()]
-    inside = sum(any(_SCRIPTS[script].match(letter) for script in scripts) for letter in letters)
-    return bool(letters) and inside >= 0.7 * len(letters)
+    scripts = {script for language in languages for script in _SCRIPTS_OF_LANGUAGE.get(language, "latin").split()}
+    counts = _count_letters(text)
+    letters = sum(character.isalpha() for character in text)
+    return letters > 0 and sum(counts[script] for script in scripts) >= 0.7 * letters
 
 
 def script(text: str) -> str | None:
-    """The script of most letters: "latin", "han", "kana" (Japanese), ...; None without a letter of a known one.
+    """Return the script of most letters: "latin", "han", "kana" (Japanese), ...; None without a letter of a known one.
 
     Chinese and Japanese share characters; a text of both with a tenth of kana or more is Japanese.
     """
-    counts = Counter({name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()})
+    counts = _count_letters(text)
     if counts["kana"] and counts["kana"] >= _KANA * (counts["kana"] + counts["han"]):
         counts["kana"] += counts.pop("han", 0)
-    [(name, count)] = counts.most_common(1)
-    return name if count else None
+    return max(counts, key=lambda name: counts[name]) if counts.total() else None
 
 
-def has_han(text: str) -> bool:
-    """Whether a Chinese character is in it: such text has no spaces to find words by."""
-    return _SCRIPTS["han"].search(text) is not None
+def _count_letters(text: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for match in _LETTERS.finditer(text):
+        counts[match.lastgroup] += len(match[0])
+    return counts

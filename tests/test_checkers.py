@@ -148,6 +148,14 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ["The plural of mouse is mice."],
         ["mices", "mouse"],
     ),
+    (
+        "final_answer:choice",
+        {"answer": "blue", "options": ["blue", "dark blue", "是", "不是", "चाय"]},
+        ["Blue!", "**blue**"],
+        ["dark blue", "blue or dark blue", "bluebell", "blue चाय"],
+    ),
+    ("final_answer:choice", {"answer": "不是", "options": ["是", "不是"]}, ["答案不是。"], ["答案是。", "是不是"]),
+    ("final_answer:choice", {"answer": "चा", "options": ["चा", "चाय"]}, ["यह चा है"], ["यह चाय है"]),
 ]
 
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
     ("srlm", "errors", "config", "records"),
-    ("workspace", "progress", "templating", "rubric", "languages", "checkers", "chat", "chat_template"),
+    ("workspace", "progress", "templating", "rubric", "languages", "words", "checkers", "chat", "chat_template"),
     ("models", "tiny"),
     ("engines",),
     ("comparison",),

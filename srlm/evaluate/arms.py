@@ -18,7 +18,7 @@ from srlm.evaluation.instructions import check_answers
 from srlm.finished import open_run
 from srlm.models import label
 from srlm.records import Answer, AnswerLoss, SeedExample
-from srlm.seeds.splits import tokens
+from srlm.words import tokens
 from srlm.workspace import Workspace, options_of
 
 OWN = "own"  # of `examples`: those that each model's run was trained on

@@ -1,7 +1,7 @@
 """How a model's answers change from model to model, whatever a judge says: length, repetition, variety, habits of form.
 
 All are read from the answers to the evaluation prompts, which are the same for every M_t, so that the models compare.
-Words are those of `srlm.seeds.splits.tokens`: runs of letters and digits, and single Chinese or Japanese characters.
+Words are those of `srlm.words`; scripts written without spaces count by character.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from srlm.evaluation.measures import Measure, mean_measure, ratio_measure
 from srlm.languages import script
 from srlm.records import Answer
-from srlm.seeds.splits import tokens
+from srlm.words import tokens
 
 Ngrams = list[tuple[str, ...]]
 

@@ -16,7 +16,7 @@ from srlm.evaluation.drift import repeated_share
 from srlm.evaluation.measures import Array, Measure, bootstrap, interval, ratio_measure
 from srlm.languages import script
 from srlm.records import Answer, SeedExample
-from srlm.seeds.splits import tokens
+from srlm.words import tokens
 
 # Name -> words, and what the value is multiplied by; in the order they are shown.
 FACTS = {

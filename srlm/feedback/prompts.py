@@ -18,13 +18,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from srlm.config import PromptsConfig
 from srlm.engines.base import Engine, Sampling
 from srlm.errors import EngineError
-from srlm.languages import has_han, in_languages
+from srlm.languages import in_languages, script
 from srlm.records import Prompt, RecordId
-from srlm.seeds.splits import Overlap, tokens
+from srlm.seeds.splits import Overlap
 from srlm.templating import Template
+from srlm.words import contains_word, tokens
 from srlm.workspace import RecordFile, derive_seed
 
 _HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
+_BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # each of their letters is a token, and a word has about three
+_LETTERS_A_RUN = 9
 _CONTROL = re.compile(r"<\|[^|\n]{0,40}\||\ufffd|[\x00-\x08\x0b-\x1f]|\{\{|\}\}")
 
 
@@ -55,7 +58,7 @@ def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) 
         return "broken: cut off"
     if _CONTROL.search(text):
         return "broken: control characters or template marks"
-    if repeats(words):
+    if repeats(words, n=_LETTERS_A_RUN if script(text) in _BY_LETTER else 3):
         return "broken: repeats itself"
     if len(words) < config.min_words:
         return "too short"
@@ -63,7 +66,7 @@ def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) 
         return "too long"
     if not in_languages(text, config.languages):
         return "language"
-    if word := next((word for word in config.keywords if _holds(text, word)), None):
+    if word := next((word for word in config.keywords if contains_word(text, word)), None):
         return f"keyword: {word}"
     overlap, _ = seen.most_similar(text)
     if overlap >= config.max_overlap:
@@ -75,12 +78,6 @@ def repeats(words: Sequence[str], n: int = 3, times: int = 3) -> bool:
     """Whether some run of `n` words occurs `times` times or more."""
     runs = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     return bool(runs) and max(runs.values()) >= times
-
-
-def _holds(text: str, word: str) -> bool:
-    if has_han(word):
-        return word in text
-    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
 def choose_shots(

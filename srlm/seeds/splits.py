@@ -1,14 +1,12 @@
 """Which prompts count as the same, and splits in which no prompt is on two sides.
 
 Two texts are near-duplicates from a ROUGE-L F1 of `near_duplicate` on (Lin 2004, "ROUGE: A Package for Automatic
-Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, filters at 0.7). Chinese and Japanese count by
-character here, for they write no spaces.
+Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, filters at 0.7). Words are those of
+`srlm.words`, which counts scripts written without spaces by character.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -19,27 +17,16 @@ from rapidfuzz.distance import Indel
 
 from srlm.errors import SeedError
 from srlm.records import RankedPrompt, SeedExample
+from srlm.words import tokens
 
-_CJK = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_TOKEN = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
 _DIGITS = 12  # similarities are rounded, so that one that equals a bound reaches it: 1 - 0.9 < 0.1 in floats
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
 
-def tokens(text: str) -> list[str]:
-    """Split into lower-cased runs of letters and digits, and single Chinese or Japanese characters.
-
-    A text of nothing but symbols gives its symbols, so that it can still be compared; only blank text gives no token.
-    Unicode compatibility forms (full width, ligatures, split accents) are the same token.
-    """
-    text = unicodedata.normalize("NFKC", text).lower()
-    return _TOKEN.findall(text) or list("".join(text.split()))
-
-
 def rouge_l(a: str, b: str) -> float:
-    """ROUGE-L F1 of two texts, 0 to 1: 2 LCS / (m + n) for m and n tokens (Lin 2004, section 3.1, with beta = 1).
+    """ROUGE-L F1 of two texts, 0 to 1: 2 LCS / (m + n) for m and n words (Lin 2004, section 3.1, with beta = 1).
 
-    LCS is the length of the longest common subsequence of `tokens`. 0.0 where either text is blank.
+    LCS is the length of the longest common subsequence of words. 0.0 where either text is blank.
     """
     left, right = tokens(a), tokens(b)
     return round(Indel.normalized_similarity(left, right), _DIGITS) if left and right else 0.0
@@ -68,7 +55,7 @@ class Overlap:
     def most_similar(self, text: str) -> tuple[float, int]:
         """The highest ROUGE-L F1 with any text and that text's index, the first among equals.
 
-        (0.0, -1) where nothing has a token in common.
+        (0.0, -1) where nothing has a word in common.
         """
         query = self._codes.encode(text)
         found = process.extractOne(query, self._texts, scorer=Indel.normalized_similarity) if query else None
@@ -161,13 +148,13 @@ def split_eft(
 
 
 class _Codes:
-    """Token lists as strings with one character for each distinct token: what rapidfuzz compares fastest."""
+    """Lists of words as strings with one character for each distinct word: what rapidfuzz compares fastest."""
 
     def __init__(self) -> None:
         self._codes: dict[str, str] = {}
 
     def encode(self, text: str) -> str:
-        return "".join(self._codes.setdefault(token, chr(len(self._codes))) for token in tokens(text))
+        return "".join(self._codes.setdefault(word, chr(len(self._codes))) for word in tokens(text))
 
 
 def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[tuple[int, int]]:

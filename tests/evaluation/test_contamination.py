@@ -28,6 +28,9 @@ def text(start: int, count: int) -> str:
         ("Why is the sky blue?", "Ｗｈｙ is the sky blue"),  # nor does the width of letters
         ("天空为什么是蓝色的？", "天空为什么 是蓝色的"),
         ("?!", "?!"),
+        ("اِشْرَحْ كَيْفَ تُعَدُّ القَهْوَةُ", "اشرح كيف تعد القهوة"),  # nor do vowel signs
+        ("चाय कैसे बनाते हैं?", "चाय कैसे बनाते हैं।"),
+        ("กินน้ำ", "กิน น้ำ"),
     ],
 )
 def test_the_same_word_for_word(prompt, training):
@@ -43,6 +46,8 @@ def test_the_same_word_for_word(prompt, training):
         ("  ", "  "),
         (text(0, GRAM - 1) + " end", text(0, GRAM - 1) + " stop"),  # twelve words in a row
         ("天空为什么是蓝色的", "天空为什么是蓝色的呢"),
+        ("मेरा बेटा रोता है, क्या करूँ?", "मेरी बेटी रोती है, क्या करूँ?"),  # a son and a daughter
+        ("เขากิน", "เขากัน"),
     ],
 )
 def test_less_is_no_contamination(prompt, training):
@@ -55,6 +60,7 @@ def test_less_is_no_contamination(prompt, training):
         ("Sum up: " + text(0, GRAM), text(50, 20) + " " + text(0, GRAM) + " " + text(90, 5)),
         (text(0, 40), text(27, GRAM).upper()),
         ("请用一句话总结这段话床前明月光疑是地上霜举头望", "翻译床前明月光疑是地上霜举头望"),  # thirteen characters
+        ("อ่านแล้วสรุปกินข้าวกับไข่เจียวทุกเช้า", "กินข้าวกับไข่เจียวเย็น"),  # กิ น ข้ า ว กั บ ไ ข่ เ จี ย ว
     ],
 )
 def test_thirteen_words_in_a_row(prompt, training):

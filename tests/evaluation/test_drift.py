@@ -55,6 +55,17 @@ def test_repeated_runs_of_four_words_within_an_answer():
     assert value("repeated_4grams", "你好你好你好你") == pytest.approx(2 / 4)
 
 
+def test_words_with_combining_marks_are_whole():
+    son, daughter = "मेरा बेटा रोता है", "मेरी बेटी रोती है"  # without their vowel signs all the same
+    found = part(son, daughter)
+    assert found["words"]["value"] == 4
+    assert found["distinct_1"]["value"] == pytest.approx(7 / 8)
+    assert value("repeated_4grams", f"{son} {daughter}") == 0
+    assert value("commonest_opening", son, daughter) == pytest.approx(1 / 2)
+    assert value("words", "אֶת הַשָּׁמַיִם", "กินน้ำ") == pytest.approx((2 + 3) / 2)
+    assert value("language_switches", son, "It rains.", "ฝนตก", prompt="यह क्या है?") == pytest.approx(2 / 3)
+
+
 def test_distinct_by_hand():
     found = part("the cat sat", "the cat ran")
     assert [found[f"distinct_{n}"]["value"] for n in DISTINCT] == pytest.approx([4 / 6, 3 / 4, 2 / 2])

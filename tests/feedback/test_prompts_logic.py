@@ -137,6 +137,32 @@ def test_length_in_chinese_characters():
     assert reason("请解释原因", max_words=5) == ""
 
 
+HINDI = "मैं रोज़ सुबह छह बजे उठता हूँ लेकिन दफ़्तर देर से पहुँचता हूँ। मुझे समय बचाने के पाँच आसान तरीके बताइए।"  # 21 words
+THAI = "การอ่านการเขียนและการพูดต่างกันอย่างไร"  # การ, three letters of which each is counted, comes three times
+
+
+def test_length_of_scripts_with_combining_marks():
+    assert reason(HINDI, languages=["hi"], min_words=21, max_words=21) == ""
+    assert reason(HINDI, languages=["hi"], max_words=20) == "too long"
+    assert reason("चाय बनाओ", languages=["hi"], min_words=3) == "too short"
+    assert reason("اِشْرَحْ القَهْوَةَ", languages=["ar"], min_words=3) == "too short"
+    assert reason("กินน้ำ", languages=["th"], min_words=4, max_words=4) == "too short"  # กิ น น้ำ
+    assert reason("กินน้ำๆ", languages=["th"], min_words=4, max_words=4) == ""
+
+
+def test_repeats_in_scripts_that_are_counted_by_letter():
+    assert reason(THAI, languages=["th"]) == ""
+    assert reason("บอกฉัน" * 4, languages=["th"]) == "broken: repeats itself"
+    assert reason("ប្រាប់ខ្ញុំ" * 5, languages=["km"]) == "broken: repeats itself"
+
+
+def test_overlap_of_scripts_with_combining_marks():
+    son, daughter = "मेरा बेटा रोता है, क्या करूँ?", "मेरी बेटी रोती है, क्या करूँ?"
+    assert reason(son, seen=(daughter,), languages=["hi"]) == ""
+    assert reason(daughter, seen=(daughter.replace("?", "।"),), languages=["hi"]) == "overlap"
+    assert reason("اشرح كيف تعد القهوة", seen=("اِشْرَحْ كَيْفَ تُعَدُّ القَهْوَةُ",), languages=["ar"]) == "overlap"
+
+
 def test_language_filter():
     assert reason("Почему небо днём такое голубое?") == "language"
     assert reason("Почему небо днём такое голубое?", languages=["ru"]) == ""
@@ -154,10 +180,17 @@ def test_language_filter():
         ("Write one paragraph about mapping software.", ""),
         ("Write down why people forgo tobacco.", ""),
         ("讲一讲这个图书馆的历史。", ""),
+        ("请打开file看看。", "keyword: file"),
     ],
 )
 def test_keywords(text, expected):
     assert reason(text) == expected
+
+
+def test_keywords_with_combining_marks():
+    options = {"languages": ["hi"], "keywords": ["चित्र", "चा"]}
+    assert reason("यह चित्र किसने और कब बनाया?", **options) == "keyword: चित्र"
+    assert reason("चित्रा से पूछो कि चाय कैसे बनती है।", **options) == ""
 
 
 def test_keywords_are_words_not_patterns():

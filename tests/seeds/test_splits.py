@@ -8,7 +8,8 @@ from srlm.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.records import RankedAnswer, RankedPrompt, SeedExample
 from srlm.seeds.readers import read_ift, read_ranked
-from srlm.seeds.splits import Overlap, rouge_l, split_eft, tokens
+from srlm.seeds.splits import Overlap, rouge_l, split_eft
+from srlm.words import tokens
 
 WORDS = list("abcdefgh")
 
@@ -41,22 +42,6 @@ def plain_rouge_l(left, right):
 
 def sentence(draw, low=0, high=12):
     return " ".join(draw.choices(WORDS, k=draw.randint(low, high)))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Don't STOP, it's 3.5_km!", ["don", "t", "stop", "it", "s", "3", "5", "km"]),
-        ("用Python3写个循环。", ["用", "python3", "写", "个", "循", "环"]),
-        ("東京タワーへ、々", ["東", "京", "タ", "ワ", "ー", "へ", "々"]),
-        ("cafe\u0301 Ａ１", ["café", "a1"]),
-        ("한국어 문장", ["한국어", "문장"]),
-        ("?! ?", ["?", "!", "?"]),
-        (" \n", []),
-    ],
-)
-def test_tokens(text, expected):
-    assert tokens(text) == expected
 
 
 def test_rouge_l_is_what_a_plain_dynamic_program_gives():
