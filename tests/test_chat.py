@@ -34,6 +34,7 @@ from tests.training.families import (
     LLAMA_2,
     LLAMA_3,
     QWEN_3,
+    SINGLE_TURN,
     VICUNA,
     by_bytes,
     by_pieces,
@@ -69,7 +70,7 @@ def said(text: str) -> dict[str, str]:
 
 def tokenizers() -> dict[str, Any]:
     """Every family's tokenizer and template, and the packaged templates on tokenizers of both kinds."""
-    found = {name: family.tokenizer() for name, family in FAMILIES.items()}
+    found = {name: family.tokenizer() for name, family in (FAMILIES | SINGLE_TURN).items()}
     for name, (template, make) in PACKAGED.items():
         found[name] = make(read_chat_template(template))
         prepare(found[name], ModelConfig(chat_template=template))
@@ -185,9 +186,10 @@ def test_a_base_model_stops_at_the_end_of_turn_and_at_its_own_eos(base, tmp_path
     assert encode_turn(loaded, user("Hi?"), "Hello.")[1][-1] == ids[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES | SINGLE_TURN)
 def test_training_teaches_the_first_stop_token(family, tmp_path):
-    loaded: Any = load_tokenizer(saved(tmp_path, FAMILIES[family].make(FAMILIES[family].template)))
+    made = (FAMILIES | SINGLE_TURN)[family]
+    loaded: Any = load_tokenizer(saved(tmp_path, made.make(made.template)))
     reply_ids = encode_turn(loaded, user("Hi?"), "Hello.")[1]
     stops = stop_token_ids(loaded, tmp_path)
     assert reply_ids[-1] == stops[0]
@@ -439,7 +441,7 @@ def test_a_date_whose_format_is_not_a_plain_string_is_refused():
 
 
 def test_an_empty_thought_is_learnt_and_stands_in_front_of_a_prefilled_reply():
-    tokenizer = FAMILIES["qwen 3"].tokenizer()
+    tokenizer = SINGLE_TURN["qwen 3"].tokenizer()
     _, reply_ids = encode_turn(tokenizer, user("Rate it."), "Score: 4")
     assert tokenizer.decode(reply_ids) == "<think>\n\n</think>\n\nScore: 4<|im_end|>"
     asked = tokenizer.decode(encode_chat(tokenizer, user("Rate it."), "Score:"))

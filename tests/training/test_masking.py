@@ -18,7 +18,7 @@ from srlm.rubric import judge_target
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
 from srlm.training.sft import encode
 from tests.helpers import tiny_tokenizer, user
-from tests.training.families import CHATML, FAMILIES
+from tests.training.families import CHATML, FAMILIES, SINGLE_TURN
 
 ENDS = {"chatml": "<|im_end|>", "plain": "<|endoftext|>"}
 ANSWERS = {
@@ -305,6 +305,22 @@ def test_a_role_that_a_template_writes_only_with_an_answer_is_given_and_not_lear
     assert runs(tokenizer, ids, labels) == [learnt]
     prompt_ids = encode_chat(tokenizer, user("Hi?"))
     assert ids[: len(prompt_ids)] == prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("name", "learnt"),
+    [
+        ("llama 2, blank in front", ["Why is it?", " It is </s>"]),
+        ("qwen 3", ["Why is it?", "<think>\n\n</think>\n\nIt is<|im_end|>"]),
+    ],
+)
+def test_prompts_and_answers_are_found_with_tokenizers_and_templates_that_add_to_them(name, learnt):
+    tokenizer = SINGLE_TURN[name].tokenizer()
+    ids, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")], LossOn.full)
+    assert [run.strip() for run in runs(tokenizer, ids, labels)] == [text.strip() for text in learnt]
+    _, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")])
+    answer = [label for label in labels if label != IGNORED]
+    assert answer == encode_turn(tokenizer, user("Why is it?"), "It is")[1]
 
 
 def test_control_tokens_in_front_of_an_answer_are_a_role():
