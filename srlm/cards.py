@@ -159,8 +159,8 @@ def _label(path: tuple[str, ...]) -> tuple[str, int]:
 
 def _measures_section(measures: Mapping[str, Any]) -> str:
     lines = [
-        "## Measures\n\nValue and 95 % bootstrap interval; n counts what it is taken over. What has no value is not "
-        "defined for this model."
+        "## Measures\n\nValue and 95 % interval ([n/a]: the data give none); n counts what it is taken over. What has "
+        "no value is not defined for this model."
     ]
     for part, content in measures.items():
         rows = list(measures_in(content))

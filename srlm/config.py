@@ -386,7 +386,7 @@ class EvaluationConfig:
     ifeval: str = ""
     ifeval_prompts: int = 0  # of these, drawn with the run's seed; 0 = all (541)
     ifeval_max_new_tokens: int = 1280  # tokens; some prompts ask for 600 words and more
-    bootstrap: int = 2000  # resamples for 95 % intervals; >= 100
+    bootstrap: int = 2000  # resamples for 95 % intervals of lengths, scores and losses (shares need none); >= 100
 
 
 @dataclass

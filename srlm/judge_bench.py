@@ -273,7 +273,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
             continue
         first = of_data[0]
         title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
-        table = Table(title=f"{title} (95 % bootstrap intervals by prompt)", title_justify="left")
+        table = Table(title=f"{title} (95 % intervals over prompts)", title_justify="left")
         table.add_column("", no_wrap=True)
         for row in of_data:
             table.add_column(label(row["model"]), justify="right", overflow="fold")
@@ -312,11 +312,11 @@ def plot(cards: dict[str, Any], folder: Path) -> None:
         of_data = [row for row in cards["rows"] if row["data"] == data]
         names = [label(row["model"]) for row in of_data]
         if data == ATTACKS:
-            title = "What attacks buy (95 % bootstrap intervals by prompt)"
+            title = "What attacks buy (95 % intervals over prompts)"
             plot_attacks([row["attacks"] for row in of_data], names, title, folder / slug(data))
         else:
             first = of_data[0]
-            title = f"{label(data)}: {first['pairs']} pairs of {first['prompts']} prompts (95 % bootstrap intervals)"
+            title = f"{label(data)}: {first['pairs']} pairs of {first['prompts']} prompts (95 % intervals)"
             plot_judges(of_data, names, title, folder / slug(data))
 
 
@@ -324,7 +324,7 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     """What each attack buys: attacks down, models across."""
     from srlm.summary import cell
 
-    title = "Attacks: change of the score against the plain answer, points (95 % bootstrap intervals by prompt)"
+    title = "Attacks: change of the score against the plain answer, points (95 % intervals over prompts)"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for row in rows:

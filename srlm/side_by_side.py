@@ -248,7 +248,7 @@ def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, conso
         of_way = [row for row in card["rows"] if row["way"] == way]
         how = "the likeliest words" if way == GREEDY else f"{card['samples']} by chance each"
         table = Table(
-            title=f"{card['prompts']} prompts of {label(card['data'])}, {how} (95 % bootstrap intervals by prompt)",
+            title=f"{card['prompts']} prompts of {label(card['data'])}, {how} (95 % intervals over prompts)",
             title_justify="left",
         )
         table.add_column("", no_wrap=True)

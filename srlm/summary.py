@@ -80,8 +80,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
 
 
 def measures_table(models: dict[int, dict[str, Any]]) -> Table:
-    """M0, M1, ... as columns; every measure with its 95 % interval."""
-    table = Table(title="Every model, measured (95 % bootstrap intervals)", title_justify="left")
+    """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
+    table = Table(title="Every model, measured (95 % intervals)", title_justify="left")
     table.add_column("", no_wrap=True)
     for t in models:  # where the terminal is narrow, a cell breaks between value and interval
         table.add_column(f"M{t}", justify="right")
@@ -118,13 +118,16 @@ def table_rows(models: dict[int, dict[str, Any]]) -> list[tuple[str, list[tuple[
 
 
 def cell(measure: dict[str, Any] | None, scale: int) -> str:
-    """A measure's value and interval, times `scale`, as a table shows it."""
+    """Return a measure's value and interval, times `scale`, as a table shows it: "12 [3,25]".
+
+    "12 [n/a]" where the data give no interval, "-" where the measure is undefined.
+    """
     if not measure or measure["value"] is None:
         return "-"
     digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
     value = f"{measure['value'] * scale:.{digits}f}"
     if measure["low"] is None:
-        return value
+        return f"{value} [n/a]"
     return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
 
 

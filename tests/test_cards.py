@@ -51,7 +51,7 @@ def test_metadata_are_the_hubs(finished_run):
     found = {result.metric_type: result.metric_value for result in data.eval_results}
     accuracy = measures["judge"]["pairwise_accuracy"]
     assert found["pairwise_accuracy"] == f"{accuracy['value']:.4g} [{accuracy['low']:.4g}, {accuracy['high']:.4g}]"
-    assert found["loss"] == "0 [0, 0]"
+    assert found["loss"] == "0 [0, 0.6024]"
 
 
 def test_metadata_hold_no_measure_without_a_value(own_run):
@@ -72,7 +72,7 @@ def test_every_measure_is_told_or_said_to_be_undefined(finished_run):
     assert len(rows) - len(heads) == len(defined) > 40
     undefined = sum(len(line.split(";")) for line in told.splitlines() if line.startswith("Not defined here"))
     assert undefined == sum(measure["value"] is None for _, measure in measures_in(measures)) > 0
-    assert "| length, characters | 100 [100,100] | 4 |" in told
+    assert "| length, characters | 100 [n/a] | 4 |" in told
     assert "(judged by M1)" in told
 
 

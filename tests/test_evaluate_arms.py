@@ -87,6 +87,10 @@ def test_own_examples_are_of_the_models_run(tmp_path: Path) -> None:
         Plan(Workspace(tmp_path / "e"), Evaluate(models=["m"], suite=["loss"], examples=[OWN]))
 
 
+def prompts_of(model: str, file: str) -> dict[str, str]:
+    return {"1": "One?", "2": "Two?"}
+
+
 def card(folder: Path) -> dict[str, object]:
     """Runs with the best answers are right in both problems of one type, those with the worst in none."""
     models = sweep(folder)
@@ -104,7 +108,7 @@ def card(folder: Path) -> dict[str, object]:
 
     options = Evaluate(models=[*models, "m"], by=BY)
     options.evaluation.bootstrap = 100
-    measures: list[Of] = losses([OWN, "held_out.jsonl"], losses_of) + answers(prompts, answers_of)
+    measures: list[Of] = losses([OWN, "held_out.jsonl"], losses_of, prompts_of) + answers(prompts, answers_of)
     return arms_card(options, settings(options.models, BY), measures)
 
 
@@ -129,11 +133,11 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     text = console.export_text()
     assert "followed or right, x, %" in text
     assert "less best" in text
-    assert "-100 [-100, -100]" in text
+    assert "-100 [-100, +42]" in text  # all three prompts agree
     table = arms_markdown(found).splitlines()
     assert table[0].startswith("| seeds.ift_answers, seeds.ift.limit | runs | loss on its own examples, nats a token |")
     assert all(line.count("|") == table[0].count("|") for line in table)
-    assert table[6].startswith("| less best |  | +1.500 | +2.000 | +0.500 | -100 [-100, -100] |")
+    assert table[6].startswith("| less best |  | +1.500 [n/a] | +2.000 [n/a] | +0.500 [n/a] | -100 [-100, +42] |")
     panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in found["measures"]]
     assert ("loss on held_out less loss on its own examples", 1) in panels
     picture = plot_arms(found, panels, tmp_path / "arms")
@@ -151,7 +155,7 @@ def test_one_option_stands_along_the_axis(tmp_path: Path) -> None:
         return [AnswerLoss("1", 1.0, 1), AnswerLoss("2", 2.0, 1)]
 
     arms = settings(models, options.by)
-    found = json.loads(json.dumps(arms_card(options, arms, losses(["f.jsonl"], losses_of))))
+    found = json.loads(json.dumps(arms_card(options, arms, losses(["f.jsonl"], losses_of, prompts_of))))
     assert [len(arm["models"]) for arm in found["arms"]] == [4, 4]
     assert [arm["reference"] for arm in found["arms"]] == [None, 0]
     assert "seeds.ift.limit" in plot_arms(found, [("loss", 1)], tmp_path / "arms")[1].read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,18 +116,38 @@ class Of:
     shared: bool = True
     less: Of | None = None  # gap: the measure that is taken off
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of a share, 0 and 1; None for losses and lengths."""
+        return None if self.measure in ("loss", "gap", "characters") else (0.0, 1.0)
 
-def losses(files: Sequence[str], read: Callable[[str, str], Sequence[AnswerLoss]]) -> list[Of]:
+
+def losses(
+    files: Sequence[str],
+    read: Callable[[str, str], Sequence[AnswerLoss]],
+    prompts: Callable[[str, str], Mapping[str, str]],
+) -> list[Of]:
     """The loss of each file of examples, and how much it is above that of the first file.
 
     Parameters
     ----------
     read : function of a model and a file
         Its records; none where there are none.
+    prompts : function of a model and a file
+        Example id -> prompt, of the examples that have records. An item is a prompt with all its answers.
     """
 
     def items(file: str) -> Callable[[str], Items]:
-        return lambda model: {row.id: (row.nats, row.tokens) for row in read(model, file) if row.nats is not None}
+        def of_model(model: str) -> Items:
+            found: dict[str, tuple[float, float]] = {}
+            rows = [row for row in read(model, file) if row.nats is not None]
+            of_example = prompts(model, file) if rows else {}
+            for row in rows:
+                nats, tokens = found.get(of_example[row.id], (0.0, 0.0))
+                found[of_example[row.id]] = (nats + (row.nats or 0.0), tokens + row.tokens)
+            return found
+
+        return of_model
 
     every = [Of("loss", file, items(file), shared=file != OWN) for file in files]
     return every + [Of("gap", one.of, one.items, one.shared, less=every[0]) for one in every[1:]]
@@ -185,7 +205,7 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
     references = [reference_of(arms, arm) for arm in arms]
     rows = []
     for one in measures:
-        found = {arm: _pooled(one, arm, options) for arm in arms}
+        found = {arm: _pooled(one, arm) for arm in arms}
         entries = []
         for arm, reference in zip(arms, references, strict=True):
             against = found[arm].minus(found[reference]) if reference else None
@@ -213,7 +233,6 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
     }
 
 
-def _pooled(one: Of, arm: Setting, options: Evaluate) -> Pooled:
-    given = (one.shared, options.evaluation.bootstrap, f"{options.seed}/arms")
-    found = pooled([one.items(model) for model in arm.models], *given)
-    return found.minus(_pooled(one.less, arm, options)) if one.less else found
+def _pooled(one: Of, arm: Setting) -> Pooled:
+    found = pooled([one.items(model) for model in arm.models], one.shared, one.bounds, sampled=bool(arm.options))
+    return found.minus(_pooled(one.less, arm)) if one.less else found

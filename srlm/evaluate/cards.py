@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from srlm.evaluate.arms import OWN, Of, answers, arms_card, losses
@@ -37,10 +38,15 @@ def _measures(plan: Plan) -> list[Of]:
     def answers_of(model: str) -> list[Answer]:
         return read_records(plan.answers[model].outputs[0], Answer)
 
-    found = losses(plan.options.examples, losses_of) if "loss" in plan.suite else []
+    found = losses(plan.options.examples, losses_of, partial(_prompts_of, plan)) if "loss" in plan.suite else []
     if "answers" in plan.suite:
         found += answers(read_records(plan.prompts.outputs[0], SeedExample), answers_of)
     return found
+
+
+def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
+    """Example id -> prompt, of the examples that a model's loss was measured on."""
+    return {row.id: row.prompt for row in read_records(plan.examples_of(model, file).outputs[0], SeedExample)}
 
 
 def _answers_card(plan: Plan) -> dict[str, Any]:
@@ -101,13 +107,16 @@ def _loss_card(plan: Plan) -> list[dict[str, Any]]:
             if file in stages
         }
         for model, own in found.items():
-            row: dict[str, Any] = {"model": model, "examples": file, "n": len(own), "loss": loss(own, *given).to_dict()}
+            prompts = _prompts_of(plan, model, file)
+            row: dict[str, Any] = {"model": model, "examples": file, "n": len(own)}
+            row["loss"] = loss(own, *given, prompts).to_dict()
             row["missing"] = sum(one.nats is None for one in own)
             if model != first_model and file != OWN:
-                row["against_first"] = loss_difference(own, found[first_model], *given).to_dict()
+                row["against_first"] = loss_difference(own, found[first_model], *given, prompts).to_dict()
             if file != first_file and first_file in plan.losses[model]:
                 before = read_records(plan.losses[model][first_file].outputs[0], AnswerLoss)
-                gap = change(loss(before, *given), loss(own, *given))
+                of_before = loss(before, *given, _prompts_of(plan, model, first_file))
+                gap = change(of_before, loss(own, *given, prompts))
                 row["gap"] = gap.to_dict() if gap else None
             rows.append(row)
     return rows

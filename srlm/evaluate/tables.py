@@ -85,7 +85,7 @@ def arms_tables(card: dict[str, Any]) -> list[Table]:
     tables = []
     for start in range(0, len(card["measures"]), _IN_A_TABLE):
         measures = card["measures"][start : start + _IN_A_TABLE]
-        title = f"By {', '.join(card['by'])} (95 % bootstrap intervals by run and item)" if not start else None
+        title = f"By {', '.join(card['by'])} (95 % intervals over runs and items)" if not start else None
         table = _table(title, ["runs", *map(arm_words, measures)])
         for row in arms_rows(card, measures):
             table.add_row(*row, style="dim" if row[0].startswith(" ") else None)
@@ -105,8 +105,10 @@ def _figure(measure: dict[str, Any] | None, scale: int, digits: int, sign: str =
     if not measure or measure["value"] is None:
         return "-"
     value, *bounds = (None if measure[k] is None else scale * measure[k] for k in ("value", "low", "high"))
-    told = f"{value:{sign}.{digits}f}"
-    return told if None in bounds else f"{told} [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
+    shown = f"{value:{sign}.{digits}f}"
+    return (
+        f"{shown} [n/a]" if None in bounds else f"{shown} [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
+    )
 
 
 def _table(title: str | None, columns: Sequence[str]) -> Table:
@@ -121,7 +123,7 @@ def _answers_table(card: dict[str, Any]) -> Table:
     from srlm.summary import cell, signed
 
     rows = card["rows"]
-    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % bootstrap intervals by prompt)"
+    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
     table = _table(title, [label(row["model"]) for row in rows])
     for name, (words, scale) in _ANSWERS.items():
         table.add_row(words, *(cell(row["measures"][name], scale) for row in rows))
@@ -168,7 +170,7 @@ def _matches_table(card: dict[str, Any]) -> Table:
 def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     from srlm.summary import cell
 
-    title = "Loss on answers, nats a token (95 % bootstrap intervals by example)"
+    title = "Loss on answers, nats a token (95 % intervals over prompts)"
     table = _table(title, [*map(label, models)])
     files = list(dict.fromkeys(row["examples"] for row in rows))
     for file in files:

@@ -1,84 +1,119 @@
-"""The arms of a sweep: a figure over all runs of an arm, with an interval that knows both chances, runs and items.
+"""The arms of a sweep: a figure over all runs of an arm, with an interval for both kinds of chance, runs and items.
 
-An arm is a setting, run with several seeds; items are what every model is measured on: prompts, or examples. The
-bootstrap draws runs and, within all of them alike, items, each with replacement (a two-way, or pigeonhole, bootstrap:
-Owen 2007, arXiv 0712.1111); two arms are compared seed by seed and item by item. With few runs it is rather too narrow:
-of three, a third of the draws' spread is lost, and of one run nothing at all is known of another. So the number of runs
-is told beside each figure.
+An arm is a setting that was run with several seeds. Items are what every model is measured on: prompts, with all their
+examples or answers. The variance is the two-way cluster-robust one (Cameron, Gelbach and Miller 2011, doi
+10.1198/jbes.2010.07136): that of runs, plus that of items, minus that of single cells, which both contain. Each part
+has its own t quantile, so that three runs that differ give a wide interval. Two arms are compared seed by seed and item
+by item. A single run of an arm says nothing about another run, and has no interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from srlm.evaluation.measures import Array, Measure, draw, interval
+from srlm.evaluation.intervals import effective_size_interval, t_quantile, unseen_interval
+from srlm.evaluation.measures import Measure
 
 Items = Mapping[str, tuple[float, float]]  # item -> what it adds to the numerator and to the denominator
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A figure of one arm, or a difference of two figures, with what its bootstrap drew."""
+    """A figure of one arm, or a difference of two figures."""
 
     value: float | None  # over all runs; None where nothing counts
     of_runs: tuple[float | None, ...]  # of each run alone, shape (R,); () for a difference of two arms
     items: int  # different items that count in any run; of a difference the smaller number
-    drawn: Array  # the value in each resample, shape (resamples,); NaN where nothing counts in it
+    runs: int  # of a difference the smaller number; 0 = the arm is one model, and no sample of runs
+    cells: Mapping[tuple[Hashable, Hashable], float]  # (run, item) -> its part in the value's deviation
+    bounds: tuple[float, float] | None  # of the figure; None = unknown
 
     def measure(self) -> Measure:
-        """The value with its 95 % interval; `n` counts the items."""
-        return Measure(self.value, *interval(self.drawn, self.items), self.items)
+        """Return the value with its 95 % interval; `n` counts the items."""
+        low, high = (None, None) if self.value is None else self._interval(self.value)
+        return Measure(self.value, low, high, self.items)
 
     def minus(self, other: Pooled) -> Pooled:
-        """The difference to another figure; paired by run and item, where both have as many (see `pooled`)."""
-        runs = len(self.of_runs) == len(other.of_runs)
+        """Return the difference to another figure, paired by run (where both have as many) and by item."""
+        paired = len(self.of_runs) == len(other.of_runs)
+        cells = dict(self.cells)
+        for (run, item), part in other.cells.items():
+            cell = (run if paired else ("other", run), item)
+            cells[cell] = cells.get(cell, 0.0) - part
+        bounds = None
+        if self.bounds and other.bounds:
+            bounds = (self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0])
         return Pooled(
             _minus(self.value, other.value),
-            tuple(map(_minus, self.of_runs, other.of_runs)) if runs else (),
+            tuple(map(_minus, self.of_runs, other.of_runs)) if paired else (),
             min(self.items, other.items),
-            self.drawn - other.drawn,
+            min(self.runs, other.runs),
+            cells,
+            bounds,
         )
 
+    def _interval(self, value: float) -> tuple[float | None, float | None]:
+        if self.items < 2 or self.runs == 1:
+            return None, None
+        of_items = _variance((item, part) for (_, item), part in self.cells.items()) * self.items / (self.items - 1)
+        of_runs = 0.0
+        if self.runs:
+            of_runs = _variance((run, part) for (run, _), part in self.cells.items()) * self.runs / (self.runs - 1)
+        of_cells = sum(part**2 for part in self.cells.values())
+        if max(of_items, of_runs) < 1e-18:  # rounding noise: all runs and items agree
+            return unseen_interval(value, self.bounds, self.items) if self.bounds else (None, None)
+        t_items, t_runs = t_quantile(self.items - 1), t_quantile(self.runs - 1) if self.runs else 0.0
+        items, runs, cells = t_items**2 * of_items, t_runs**2 * of_runs, t_items**2 * of_cells
+        reach = math.sqrt(max(items, runs, items + runs - cells))
+        if self.bounds:
+            return effective_size_interval(value, reach, self.bounds, self.runs or self.items)
+        return value - reach, value + reach
 
-def pooled(runs: Sequence[Items], shared: bool, resamples: int, seed: str) -> Pooled:
-    """sum(numerators) / sum(denominators) over all items of all runs of an arm.
+
+def pooled(
+    runs: Sequence[Items], shared: bool, bounds: tuple[float, float] | None = None, sampled: bool = True
+) -> Pooled:
+    """Return sum(numerators) / sum(denominators) over all items of all runs of an arm.
 
     Parameters
     ----------
     runs : sequence of Items
-        One entry a run, R of them, one or more, in the order of their seeds: arms of as many runs draw them alike, so
-        that differences are of run r to run r.
+        One entry a run, R of them, one or more, in the order of their seeds.
     shared : bool
-        Whether all runs have the same items, which are then drawn alike in all of them; else each run's own are drawn
-        (the examples it was trained on).
-    resamples, seed
-        Of the bootstrap.
+        Whether all runs have the same items; otherwise each run has its own (the examples it was trained on).
+    bounds : (low, high) or None
+        Of numerator / denominator of every item: (0, 1) of a share. None = unknown.
+    sampled : bool
+        Whether the runs are some of many possible ones. False for one model that is no run, such as M0: its interval
+        covers items alone.
     """
-    every = sorted({item for run in runs for item in run})
-    terms = [
-        np.array([run.get(item, (0.0, 0.0)) for item in _order(run, every, shared)]).reshape(-1, 2) for run in runs
-    ]
-    sums = np.zeros((resamples, len(runs), 2))
-    for number, of_run in enumerate(terms):
-        if len(of_run):
-            own = "" if shared else f"/{number}"
-            sums[:, number] = of_run[draw(len(of_run), resamples, f"{seed}/items{own}")].sum(axis=1)
-    places = draw(len(runs), resamples, f"{seed}/runs")
-    top, bottom = np.take_along_axis(sums, places[:, :, None], axis=1).sum(axis=1).T
-    of_runs = tuple(_ratio(*of_run.sum(axis=0)) for of_run in terms)
+    every = [terms for run in runs for terms in run.values()]
+    top, bottom = (sum(column) for column in zip(*every, strict=True)) if every else (0.0, 0.0)
+    value = _ratio(top, bottom)
+    cells: dict[tuple[Hashable, Hashable], float] = {}
+    for number, run in enumerate(runs):
+        for item, (part, counts) in run.items():
+            key = (number, item if shared else (number, item))
+            cells[key] = (part - (value or 0.0) * counts) / bottom if bottom else 0.0
     return Pooled(
-        _ratio(*np.concatenate(terms).sum(axis=0)),
-        of_runs,
+        value,
+        tuple(_ratio(*map(sum, zip(*run.values(), strict=True))) if run else None for run in runs),
         len({item for run in runs for item, (_, counts) in run.items() if counts > 0}),
-        np.divide(top, bottom, out=np.full(resamples, np.nan), where=bottom > 0),
+        len(runs) if sampled else 0,
+        cells,
+        bounds,
     )
 
 
-def _order(run: Items, every: Sequence[str], shared: bool) -> Sequence[str]:
-    return every if shared else sorted(run)
+def _variance(parts: Iterable[tuple[Hashable, float]]) -> float:
+    """The sum of squares of the parts' sums by key."""
+    sums: dict[Hashable, float] = defaultdict(float)
+    for key, part in parts:
+        sums[key] += part
+    return sum(total**2 for total in sums.values())
 
 
 def _ratio(top: float, bottom: float) -> float | None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.judge_card import judged_prompts
-from srlm.evaluation.measures import mean_measure
+from srlm.evaluation.measures import measure, table_terms
 from srlm.records import Judgement, RankedAnswer, RankedPrompt
 
 # name -> from an answer to the attacking one
@@ -69,16 +70,20 @@ def attack_card(
         are scored, "raised": share of these that it raised, "missing": share without a score}, all with intervals.
     """
     judged = judged_prompts(prompts, judgements)
+    clusters = [prompt.cluster for prompt in judged]
     plain = [prompt.scores[0] for prompt in judged]
-    card: dict[str, Any] = {
-        "plain": mean_measure([score for score in plain if score is not None], resamples, seed).to_dict()
-    }
+
+    def measured(values: Sequence[float | None], bounds: tuple[float, float] | None) -> dict[str, Any]:
+        terms = table_terms(((0, 0) if value is None else (value, 1) for value in values), bounds)
+        return measure(by_cluster(terms, clusters), resamples, seed).to_dict()
+
+    card: dict[str, Any] = {"plain": measured(plain, None)}
     for place, name in enumerate(ATTACKS, 1):
         scores = [prompt.scores[place] for prompt in judged]
-        both = [(a, b) for a, b in zip(plain, scores, strict=True) if a is not None and b is not None]
+        changes = [None if a is None or b is None else b - a for a, b in zip(plain, scores, strict=True)]
         card[name] = {
-            "change": mean_measure([b - a for a, b in both], resamples, seed).to_dict(),
-            "raised": mean_measure([float(b > a + 1e-9) for a, b in both], resamples, seed).to_dict(),
-            "missing": mean_measure([float(score is None) for score in scores], resamples, seed).to_dict(),
+            "change": measured(changes, None),
+            "raised": measured([None if change is None else float(change > 1e-9) for change in changes], (0.0, 1.0)),
+            "missing": measured([float(score is None) for score in scores], (0.0, 1.0)),
         }
     return card

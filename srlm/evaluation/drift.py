@@ -6,12 +6,12 @@ Words are those of `srlm.words`; scripts written without spaces count by charact
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-from srlm.evaluation.measures import Measure, mean_measure, ratio_measure
+from srlm.evaluation.intervals import jackknife_interval
+from srlm.evaluation.measures import Measure, mean_measure, share_measure
 from srlm.languages import script
 from srlm.records import Answer
 from srlm.words import tokens
@@ -40,7 +40,7 @@ _REFUSALS = {tuple(tokens(opening)) for opening in REFUSALS}
 
 
 def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str, dict[str, float | int | None]]:
-    """The measures of one model's answers, each with a 95 % interval; the bootstrap draws answers.
+    """Return the measures of one model's answers, one a prompt, each with a 95 % interval over prompts.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str
         - "language_switches": share written in another script than the prompt, among answers where both have one. A
           prompt that asks for a translation may want it; compare models, not the figure with 0.
         - "bullets", "numbered_lists", "headings", "bold": share with at least one, in Markdown's form.
-        - "commonest_opening": share that begins with the three words that most answers begin with, found once, not anew
-          in each resample; answers without a word are left out.
+        - "commonest_opening": share that begins with the three words that most answers begin with, found once on all
+          answers; those without a word are left out.
     """
     words = [tokens(answer.text) for answer in answers]
     repeated = [repeated_share(of_one) for of_one in words]
@@ -66,23 +66,20 @@ def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str
     measures = {
         "characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
         "words": mean_measure([len(of_one) for of_one in words], resamples, seed),
-        "repeated_4grams": ratio_measure(
-            [share or 0.0 for share in repeated], [share is not None for share in repeated], resamples, seed
+        "repeated_4grams": share_measure(
+            [share or 0.0 for share in repeated], [share is not None for share in repeated]
         ),
         **{f"distinct_{n}": distinct([_ngrams(of_one, n) for of_one in words]) for n in DISTINCT},
-        "refusals": mean_measure([_refuses(of_one) for of_one in words], resamples, seed),
-        "language_switches": ratio_measure(
-            [both and pair[0] != pair[1] for pair, both in zip(scripts, known, strict=True)], known, resamples, seed
+        "refusals": share_measure([_refuses(of_one) for of_one in words]),
+        "language_switches": share_measure(
+            [both and pair[0] != pair[1] for pair, both in zip(scripts, known, strict=True)], known
         ),
         **{
-            name: mean_measure([pattern.search(answer.text) is not None for answer in answers], resamples, seed)
+            name: share_measure([pattern.search(answer.text) is not None for answer in answers])
             for name, pattern in FORMAT.items()
         },
-        "commonest_opening": ratio_measure(
-            [bool(opening) and opening == commonest for opening in openings],
-            [bool(opening) for opening in openings],
-            resamples,
-            seed,
+        "commonest_opening": share_measure(
+            [bool(opening) and opening == commonest for opening in openings], [bool(opening) for opening in openings]
         ),
     }
     return {name: measure.to_dict() for name, measure in measures.items()}
@@ -91,9 +88,9 @@ def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str
 def distinct(answers: Sequence[Ngrams]) -> Measure:
     """Different n-grams over all answers, as a share of all n-grams; 0 to 1 (distinct-n of arXiv 1510.03055).
 
-    It falls with the amount of text: read it beside the length. The interval is the delete-one jackknife's over
-    answers, value +- 1.96 standard errors, kept within 0 to 1: a bootstrap draws answers twice, and no second copy
-    brings a new n-gram, so that its values lie below the measure itself. `n` counts the n-grams.
+    It falls with the amount of text: read it beside the length. The interval uses the delete-one jackknife over
+    answers: a bootstrap draws answers twice, and no second copy brings a new n-gram, so that its values lie below the
+    measure itself. `n` counts the n-grams.
     """
     total = sum(map(len, answers))
     if not total:
@@ -106,11 +103,7 @@ def distinct(answers: Sequence[Ngrams]) -> Measure:
         if grams
     ]
     shares = [kinds / count for kinds, count in left_out if count]
-    if len(shares) < 2:
-        return Measure(value, None, None, total)
-    mean = sum(shares) / len(shares)
-    error = math.sqrt((len(shares) - 1) / len(shares) * sum((share - mean) ** 2 for share in shares))
-    return Measure(value, max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error), total)
+    return Measure(value, *jackknife_interval(value, shares, (0.0, 1.0)), total)
 
 
 def _ngrams(words: Sequence[str], n: int) -> Ngrams:

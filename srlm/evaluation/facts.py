@@ -13,7 +13,8 @@ import numpy as np
 
 from srlm.checkers import follows
 from srlm.evaluation.drift import repeated_share
-from srlm.evaluation.measures import Array, Measure, bootstrap, interval, ratio_measure
+from srlm.evaluation.intervals import Array, Terms
+from srlm.evaluation.measures import Measure, combined_measure, measure
 from srlm.languages import script
 from srlm.records import Answer, SeedExample
 from srlm.words import tokens
@@ -76,21 +77,19 @@ def terms_of(prompts: Sequence[SeedExample], answers: Answers) -> dict[str, Arra
 
 def measures_of(terms: Mapping[str, Array], resamples: int, seed: str) -> dict[str, Measure]:
     """The facts as measures; `n` counts answers, and of constraints followed the constraints."""
-    return {name: ratio_measure(table[:, 0], table[:, 1], resamples, seed) for name, table in terms.items()}
+    return {name: measure(_terms(name, table), resamples, seed) for name, table in terms.items()}
 
 
 def differences(
     terms: Mapping[str, Array], first: Mapping[str, Array], resamples: int, seed: str
 ) -> dict[str, Measure]:
     """How much higher each measure is than the first model's, on the same prompts in the same order, paired by them."""
-    found = {}
-    for name, own in terms.items():
-        theirs = first[name]
-        n = int(((own[:, 1] > 0) & (theirs[:, 1] > 0)).sum())
-        if not n:
-            found[name] = Measure(None, None, None, 0)
-            continue
-        drawn = [bootstrap(table[:, 0], table[:, 1], resamples, seed) for table in (own, theirs)]
-        values = [float(table[:, 0].sum() / table[:, 1].sum()) for table in (own, theirs)]
-        found[name] = Measure(values[0] - values[1], *interval(drawn[0] - drawn[1], n), n)
-    return found
+    return {
+        name: combined_measure([_terms(name, own), _terms(name, first[name])], (1, -1), resamples, seed)
+        for name, own in terms.items()
+    }
+
+
+def _terms(name: str, table: Array) -> Terms:
+    """`terms_of`'s table as `Terms`: all facts except the length are shares."""
+    return Terms(table[:, 0], table[:, 1], None if name == "characters" else (0.0, 1.0))

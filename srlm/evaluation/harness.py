@@ -1,10 +1,9 @@
 """Public benchmarks, run by lm-evaluation-harness: its tasks, its prompts, its metrics; nothing of them is done here.
 
 What is added: the answers to a benchmark's requests are kept as they come, so that a run goes on where it was stopped,
-and each figure gets an interval. The harness gives a value and its standard error (for a mean over documents the sample
-standard deviation over the root of n; for a group such as MMLU, pooled from its tasks; for other metrics by bootstrap);
-the interval is the normal one, value +- 1.96 standard errors, and may reach below 0 or above 1 on few documents. Where
-all documents agree it has no width: read it beside n.
+and each figure gets an interval. Of a share of documents, such as an accuracy, it is the interval that all shares have
+(srlm/evaluation/intervals.py). Of other metrics, and of groups that are no mean over documents, it is value +- 1.96 of
+the harness's standard errors, or none where that error is 0 or unknown; on few documents this one is too narrow.
 
 A chat model gets its chat template, with examples as turns before the question. A request that is longer than
 engine.max_model_len loses its beginning, as the harness has it; the log says so. Code from a hub is never run, and
@@ -31,7 +30,7 @@ from typing import Any
 from srlm.chat_template import has_chat_template, load_tokenizer
 from srlm.config import EngineKind, Evaluate
 from srlm.errors import BenchmarkError, ConfigError
-from srlm.evaluation.measures import Measure, mean_measure
+from srlm.evaluation.measures import Measure, combined_measure, mean_measure, share_measure, table_terms
 from srlm.workspace import RecordFile
 
 _CPU_BATCH = 8  # a batch's scores of all words lie in memory: 8 x 2,048 tokens x 50,000 words are 3 GB
@@ -279,12 +278,13 @@ def result_of(raw: Mapping[str, Any]) -> dict[str, Any]:
             measure = metric if kept == "none" else f"{metric} ({kept})"
             error = values.get(f"{metric}_stderr,{kept}")
             higher = raw.get("higher_is_better", {}).get(name, {}).get(metric)
-            measures[measure] = _interval(float(value), error, n) | {"higher_is_better": higher}
             each = [_of_documents(raw["samples"].get(leaf, []), metric, kept) for leaf in leaves[name]]
             flat = [figure for part in each if part is not None for figure in part]
             # In a group that weighs its tasks alike, the mean over documents is another figure.
             if None not in each and flat and math.isclose(sum(flat) / len(flat), value, abs_tol=1e-9):
                 documents[measure] = flat
+            found = _measured(float(value), error, n, documents.get(measure, []) if higher else [])
+            measures[measure] = found | {"higher_is_better": higher}
         tasks[name] = {
             "version": raw["versions"].get(name),
             "shots": raw["n-shot"].get(name),
@@ -312,16 +312,24 @@ def _of_documents(samples: Sequence[Mapping[str, Any]], metric: str, kept: str) 
     return [float(figure) for figure in figures if figure is not None]
 
 
-def _interval(value: float, error: Any, n: int) -> dict[str, Any]:
+def _measured(value: float, error: Any, n: int, documents: Sequence[float]) -> dict[str, Any]:
+    """A value with its interval and "stderr"; `documents` are those of a metric of which more is better."""
     stderr = float(error) if isinstance(error, int | float) and math.isfinite(error) else None
-    low, high = (None, None) if stderr is None else (value - _Z * stderr, value + _Z * stderr)
+    low, high = (value - _Z * stderr, value + _Z * stderr) if stderr else (None, None)
+    if documents and _are_shares(documents):
+        share = share_measure(documents)
+        low, high = share.low, share.high
     return Measure(value, low, high, n).to_dict() | {"stderr": stderr}
+
+
+def _are_shares(figures: Sequence[float]) -> bool:
+    return all(0 <= figure <= 1 for figure in figures)
 
 
 def against_first(
     tasks: Mapping[str, Any], first: Mapping[str, Any], resamples: int, seed: str
 ) -> dict[str, dict[str, Any]]:
-    """How much higher each measure is than the first model's, by bootstrap over the documents that both answered.
+    """Return how much higher each measure is than the first model's, paired by the documents that both answered.
 
     Measures that are no mean over documents have none.
 
@@ -333,13 +341,19 @@ def against_first(
     found: dict[str, dict[str, Any]] = {}
     for name, task in tasks.items():
         before = first.get(name, {}).get("documents", {})
-        found[name] = {
-            measure: mean_measure(
-                [own - theirs for own, theirs in zip(documents, before[measure], strict=True)], resamples, seed
-            ).to_dict()
-            for measure, documents in task["documents"].items()
-            if len(before.get(measure, ())) == len(documents)
-        }
+        found[name] = {}
+        for measure, documents in task["documents"].items():
+            theirs = before.get(measure, ())
+            if len(theirs) != len(documents):
+                continue
+            higher = task["measures"][measure]["higher_is_better"]
+            if higher and _are_shares(documents) and _are_shares(theirs):
+                both = [table_terms((figure, 1) for figure in figures) for figures in (documents, theirs)]
+                difference = combined_measure(both, (1, -1), resamples, seed)
+            else:
+                changes = [own - other for own, other in zip(documents, theirs, strict=True)]
+                difference = mean_measure(changes, resamples, seed)
+            found[name][measure] = difference.to_dict()
     return found
 
 

@@ -2,7 +2,7 @@
 
 As in the paper (arXiv 2401.10020, section 3.3.1) a model wins a prompt only if the judge says so in both orders;
 disagreement is a tie. A judge that likes length gives wins to whoever writes more, so the win rate stands beside the
-length-controlled one of AlpacaEval (arXiv 2404.04475, section 3). Every interval comes from a bootstrap by prompt.
+length-controlled one of AlpacaEval (arXiv 2404.04475, section 3). Every interval is over prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from srlm.comparison import calibrated_winners
-from srlm.evaluation.measures import Array, Measure, draw, interval, mean_measure, ratio_measure
+from srlm.evaluation.intervals import Array, Terms, bootstrap_interval, draw
+from srlm.evaluation.measures import Measure, combined_measure, share_measure
 from srlm.records import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`
@@ -90,23 +91,35 @@ def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Par
     """
     judged = [(one.score, one.lengths[0] - one.lengths[1]) for one in match if one.score is not None]
     scores, longer = np.array(judged, dtype=np.float64).reshape(-1, 2).T
-    known = np.array([one.score is not None for one in match], dtype=np.float64)
-    all_scores = np.array([np.nan if one.score is None else one.score for one in match])
     measures = {
-        name: ratio_measure(all_scores == score, known, resamples, seed)
-        for name, score in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))
-    }
-    measures |= {
-        "missing": mean_measure(list(1 - known), resamples, seed),
-        "net_win": mean_measure(list(2 * scores - 1), resamples, seed),
-        "win_rate": mean_measure(list(scores), resamples, seed),
+        **{name: share_measure(scores == score) for name, score in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))},
+        "missing": share_measure([one.score is None for one in match]),
+        "net_win": net_win(scores),
+        "win_rate": win_rate(scores),
         "length_controlled_win_rate": length_controlled(scores, longer, resamples, seed),
-        "longer": mean_measure(list((1 + np.sign(longer)) / 2), resamples, seed),
-        "shown_first_wins": ratio_measure(
-            [one.shown_first for one in match], [one.verdicts for one in match], resamples, seed
-        ),
+        "longer": share_measure((1 + np.sign(longer)) / 2),
+        "shown_first_wins": share_measure([one.shown_first for one in match], [one.verdicts for one in match]),
     }
     return {name: measure.to_dict() for name, measure in measures.items()}
+
+
+def net_win(scores: Array) -> Measure:
+    """Return wins minus losses as a share of the judged prompts, -1 to 1.
+
+    Parameters
+    ----------
+    scores : shape (P,)
+        1, 1/2 or 0 of each judged prompt.
+    """
+    wins, losses = (Terms((scores == score).astype(np.float64), np.ones(len(scores))) for score in (1.0, 0.0))
+    return combined_measure([wins, losses], (1, -1), 0, "")
+
+
+def win_rate(scores: Array) -> Measure:
+    """Return wins and half of the ties as a share of the judged prompts; 0 to 1. `scores` as for `net_win`."""
+    net = net_win(scores)
+    value, low, high = (None if x is None else (1 + x) / 2 for x in (net.value, net.low, net.high))
+    return Measure(value, low, high, net.n)
 
 
 def by_type(match: Sequence[Played], types: Mapping[str, str], resamples: int, seed: str) -> dict[str, Part]:
@@ -154,7 +167,8 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
     Measure
         `n` is P. Equally long answers everywhere: the plain rate. Nothing judged, or one and the same difference
         everywhere: undefined, for then length and quality cannot be told apart. Nothing but wins (or losses): 1 (0).
-        The interval refits theta and phi in each resample, the scale std(longer) staying as it is.
+        The interval is a bootstrap's that refits theta and phi in each resample with the same scale std(longer). It
+        reaches at least as far to both sides as that of `win_rate`, since a bootstrap is too narrow near 0 and 1.
     """
     prompts = len(scores)
     same = prompts > 0 and bool((longer == longer[0]).all())
@@ -166,7 +180,13 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
     drawn = draw(prompts, resamples, seed) + prompts * np.arange(resamples)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=resamples * prompts).reshape(resamples, prompts)
     thetas, _ = fit_length(scores, x, weights.astype(np.float64))
-    return Measure(float(_sigmoid(theta)), *interval(_sigmoid(thetas), prompts), prompts)
+    value, plain = float(_sigmoid(theta)), win_rate(scores)
+    if plain.value is None or plain.low is None or plain.high is None:
+        return Measure(value, None, None, prompts)
+    low, high = bootstrap_interval(_sigmoid(thetas), prompts)
+    below, above = value - (plain.value - plain.low), value + (plain.high - plain.value)
+    low, high = min(below, value if low is None else low), max(above, value if high is None else high)
+    return Measure(value, max(0.0, low), min(1.0, high), prompts)
 
 
 def fit_length(scores: Array, x: Array, weights: Array) -> tuple[Array, Array]:

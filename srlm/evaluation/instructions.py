@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from srlm.checkers import follows, follows_loosely
-from srlm.evaluation.measures import Measure, ratio_measure
+from srlm.evaluation.measures import Measure, combined_measure, measure, share_measure, table_terms
 from srlm.records import Answer, RecordId, SeedExample
 
 MEASURES = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
@@ -54,7 +52,7 @@ def check_answers(prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> 
 def instructions_part(
     now: Sequence[Checked], before: Sequence[Checked] | None, resamples: int, seed: str
 ) -> dict[str, Any]:
-    """The measures of one model's answers, each with a 95 % interval; the bootstrap draws prompts.
+    """Return the measures of one model's answers, each with a 95 % interval over prompts.
 
     Parameters
     ----------
@@ -78,25 +76,24 @@ def instructions_part(
         raise ValueError("the two models answered other prompts; give the same ones in the same order")
     found: dict[str, Any] = {}
     for name in MEASURES:
-        own = np.array([one.terms(name) for one in now]).reshape(-1, 2)
-        found[name] = ratio_measure(own[:, 0], own[:, 1], resamples, seed).to_dict()
+        own = table_terms(one.terms(name) for one in now)
+        found[name] = measure(own, resamples, seed).to_dict()
         if before is not None:
-            theirs = np.array([one.terms(name) for one in before]).reshape(-1, 2)
-            found[f"{name}_gain"] = ratio_measure(own[:, 0] - theirs[:, 0], own[:, 1], resamples, seed).to_dict()
+            both = [own, table_terms(one.terms(name) for one in before)]
+            n = round(float(own.denominators.sum()))
+            found[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n).to_dict()
     groups = dict.fromkeys(name.partition(":")[0] for one in now for name in one.names)
     found["groups"] = {
-        group: {
-            criterion: _of_group(now, group, criterion, resamples, seed).to_dict() for criterion in ("strict", "loose")
-        }
+        group: {criterion: _of_group(now, group, criterion).to_dict() for criterion in ("strict", "loose")}
         for group in sorted(groups)
     }
     return found
 
 
-def _of_group(rows: Sequence[Checked], group: str, criterion: str, resamples: int, seed: str) -> Measure:
+def _of_group(rows: Sequence[Checked], group: str, criterion: str) -> Measure:
     inside = [[name.startswith(f"{group}:") for name in row.names] for row in rows]
     followed = [
         sum(good for good, counts in zip(getattr(row, criterion), own, strict=True) if counts)
         for row, own in zip(rows, inside, strict=True)
     ]
-    return ratio_measure(followed, [sum(own) for own in inside], resamples, seed)
+    return share_measure(followed, [sum(own) for own in inside])

@@ -1,7 +1,7 @@
 """The scorecard of a judge on answers that people ranked: how right, how sure, how biased, how dear.
 
-`judge_measures` (the paper's five and what flatters a judge) and beside them, each with a 95 % interval from a
-bootstrap that draws prompts (rows that share a prompt are drawn together):
+`judge_measures` (the paper's five and what flatters a judge) and the following, each with a 95 % interval over prompts
+(rows that share a prompt are one cluster):
 
 - where people prefer the **shorter** answer, how often does the judge? Against it the pairs where they prefer the
   longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**, and their
@@ -25,15 +25,16 @@ import numpy as np
 
 from srlm.comparison import ORDERS
 from srlm.config import JudgeConfig
+from srlm.evaluation.intervals import Terms, by_cluster
 from srlm.evaluation.measures import (
     JudgedPrompt,
     Measure,
-    Terms,
-    bootstrap,
+    combined_measure,
     commonest_score,
     judge_terms,
+    measure,
     pairwise_accuracy_all,
-    ratio_measure,
+    table_terms,
 )
 from srlm.records import Comparison, Judgement, RankedPrompt
 from srlm.rubric import evening_penalty, mean_score
@@ -53,6 +54,7 @@ def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgemen
             scores=tuple(mean_score(of_answer[f"{prompt.id}/a{i}"], 1) for i in range(len(prompt.answers))),
             lengths=tuple(len(answer.text) for answer in prompt.answers),
             type=prompt.type,
+            prompt=prompt.prompt,
         )
         for prompt in ranked
     ]
@@ -84,7 +86,7 @@ def judge_card(
         prompt's type -> the few measures that small numbers bear; "prompts", "pairs", "judgements": counts.
     """
     prompts = judged_prompts(ranked, judgements)
-    groups = _groups(ranked)
+    clusters = [prompt.cluster for prompt in prompts]
     whole: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
     of_answer: dict[str, list[float]] = defaultdict(list)
     for judgement in judgements:
@@ -98,14 +100,16 @@ def judge_card(
     terms["shorter_lengths_evened"] = _per_prompt(evened, shorter_is_better)
     terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
-    def measured(some: dict[str, Terms], of: Sequence[int]) -> dict[str, Any]:
-        return {name: _clustered(term, groups, of, resamples, seed).to_dict() for name, term in some.items()}
+    def measured(some: dict[str, Terms], rows: Sequence[int]) -> dict[str, Any]:
+        return {
+            name: measure(by_cluster(_rows(term, rows), [clusters[row] for row in rows]), resamples, seed).to_dict()
+            for name, term in some.items()
+        }
 
-    everything = list(range(len(prompts)))
-    measures = measured(terms, everything)
-    both = [terms["longer_is_better"], terms["shorter_is_better"]]
-    measures["length_balanced_accuracy"] = _combined(both, (0.5, 0.5), groups, resamples, seed, 2).to_dict()
-    measures["length_bias"] = _combined(both, (1, -1), groups, resamples, seed, 2).to_dict()
+    measures = measured(terms, range(len(prompts)))
+    both = [by_cluster(terms[name], clusters) for name in ("longer_is_better", "shorter_is_better")]
+    for name, weights in _OF_LENGTH.items():
+        measures[name] = combined_measure(both, weights, resamples, seed, _pairs(both)).to_dict()
     commonest, share = commonest_score(whole.values()), terms["commonest_score_share"]
     measures["commonest_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
@@ -115,7 +119,7 @@ def judge_card(
     few = {name: terms[name] for name in ("pairwise_accuracy_all", "pair_coverage", "longer_wins")}
     counts = Counter(score for scores in whole.values() for score in scores if score is not None)
     return {
-        "prompts": len(set(groups)),
+        "prompts": len(set(clusters)),
         "pairs": int(terms["longer_wins"].denominators.sum()),
         "judgements": len(judgements),
         "measures": measures,
@@ -124,7 +128,7 @@ def judge_card(
             "entropy_bits": _entropy(counts.values()),
         },
         "length_penalty": penalty,
-        "by_rank": _by_rank(prompts, groups, resamples, seed),
+        "by_rank": measured(_by_rank(prompts), range(len(prompts))),
         "subsets": {name: measured(few, places) for name, places in subsets},
     }
 
@@ -205,8 +209,12 @@ _MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
 }
 
 
+# Weighted sums of the accuracies where the longer and where the shorter answer is the better one.
+_OF_LENGTH = {"length_balanced_accuracy": (0.5, 0.5), "length_bias": (1.0, -1.0)}
+
+
 def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPrompt], tuple[float, float]]) -> Terms:
-    return _table([function(prompt) for prompt in prompts])
+    return table_terms(function(prompt) for prompt in prompts)
 
 
 def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
@@ -229,7 +237,11 @@ def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) ->
             if one.rank < other.rank and len(scores[i]) > 1 and len(scores[k]) > 1
         ]
         retest.append((sum(1 - abs(test - second) / 2 for test, second in again), len(again)))
-    return {"self_consistency": _table(agree), "score_noise": _table(spread), "retest": _table(retest)}
+    return {
+        "self_consistency": table_terms(agree),
+        "score_noise": table_terms(spread, None),
+        "retest": table_terms(retest),
+    }
 
 
 def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison]) -> dict[str, Terms]:
@@ -251,17 +263,12 @@ def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison])
             (winner == "first") == (order == "ab") for match in matches.values() for order, winner in match.items()
         ]
         first.append((sum(shown), len(shown)))
-    return {"position_consistency": _table(same), "shown_first_wins": _table(first)}
+    return {"position_consistency": table_terms(same), "shown_first_wins": table_terms(first)}
 
 
-def _table(rows: Sequence[tuple[float, float]]) -> Terms:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 2)
-    return Terms(table[:, 0], table[:, 1])
-
-
-def _by_rank(prompts: Sequence[JudgedPrompt], groups: Sequence[int], resamples: int, seed: str) -> dict[str, Any]:
-    """Mean score by people's place (0 = best), over prompts that have such an answer: calibration."""
-    found: dict[str, Any] = {}
+def _by_rank(prompts: Sequence[JudgedPrompt]) -> dict[str, Terms]:
+    """People's rank -> the scores of the answers with this rank, in points."""
+    found = {}
     for rank in sorted({rank for prompt in prompts for rank in prompt.ranks}):
         rows = []
         for prompt in prompts:
@@ -271,30 +278,13 @@ def _by_rank(prompts: Sequence[JudgedPrompt], groups: Sequence[int], resamples: 
                 if other == rank and score is not None
             ]
             rows.append((sum(scores), len(scores)))
-        found[str(rank)] = _clustered(_table(rows), groups, range(len(prompts)), resamples, seed).to_dict()
+        found[str(rank)] = table_terms(rows, None)
     return found
 
 
-def _groups(ranked: Sequence[RankedPrompt]) -> list[int]:
-    """For each row the number of its prompt: benchmarks ask several pairs of one prompt."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(prompt.prompt, len(numbers)) for prompt in ranked]
-
-
-def _summed(terms: Terms, groups: Sequence[int], of: Iterable[int]) -> Terms:
-    """One numerator and denominator a prompt, in place of one a row."""
-    places = list(of)
-    names = sorted({groups[place] for place in places})
-    index = {name: n for n, name in enumerate(names)}
-    top, bottom = np.zeros(len(names)), np.zeros(len(names))
-    for place in places:
-        top[index[groups[place]]] += terms.numerators[place]
-        bottom[index[groups[place]]] += terms.denominators[place]
-    return Terms(top, bottom)
-
-
-def _clustered(terms: Terms, groups: Sequence[int], of: Iterable[int], resamples: int, seed: str) -> Measure:
-    return ratio_measure(*_summed(terms, groups, of), resamples, seed)
+def _rows(terms: Terms, rows: Sequence[int]) -> Terms:
+    places = np.asarray(rows, dtype=np.int64)
+    return Terms(terms.numerators[places], terms.denominators[places], terms.bounds)
 
 
 def paired_differences(
@@ -304,41 +294,31 @@ def paired_differences(
     resamples: int,
     seed: str,
 ) -> dict[str, Measure]:
-    """How much higher one judge is than another on the same answers: each resample draws its prompts once for both.
+    """Return how much higher one judge is than another on the same answers, paired by prompt.
 
     Of `pairwise_accuracy_all`, `shorter_is_better`, `longer_is_better`, and of the length bias and the length-balanced
     accuracy, which are made of them.
     """
-    groups = _groups(ranked)
     sides = []
     for judged in (judged_prompts(ranked, judgements), judged_prompts(ranked, others)):
         terms = {"pairwise_accuracy_all": pairwise_accuracy_all(judged)}
         terms["shorter_is_better"] = _per_prompt(judged, shorter_is_better)
         terms["longer_is_better"] = _per_prompt(judged, longer_is_better)
-        sides.append(terms)
+        clusters = [prompt.cluster for prompt in judged]
+        sides.append({name: by_cluster(term, clusters) for name, term in terms.items()})
     one, other = sides
-    found = {name: _combined([one[name], other[name]], (1, -1), groups, resamples, seed, 1) for name in one}
+    found = {
+        name: combined_measure([one[name], other[name]], (1, -1), resamples, seed, _pairs([one[name]])) for name in one
+    }
     four = [side[name] for side in sides for name in ("longer_is_better", "shorter_is_better")]
-    found["length_balanced_accuracy"] = _combined(four, (0.5, 0.5, -0.5, -0.5), groups, resamples, seed, 2)
-    found["length_bias"] = _combined(four, (1, -1, -1, 1), groups, resamples, seed, 2)
+    for name, weights in _OF_LENGTH.items():
+        both = (*weights, *(-weight for weight in weights))
+        found[name] = combined_measure(four, both, resamples, seed, _pairs(four[:2]))
     return found
 
 
-def _combined(
-    terms: Sequence[Terms], weights: Sequence[float], groups: Sequence[int], resamples: int, seed: str, sides: int
-) -> Measure:
-    """A weighted sum of measures of the same prompts; `n` counts the pairs of the first `sides` of them."""
-    summed = [_summed(term, groups, range(len(groups))) for term in terms]
-    n = round(sum(float(term.denominators.sum()) for term in summed[:sides]))
-    if not all(term.denominators.any() for term in summed):
-        return Measure(None, None, None, n)
-    values = [term.numerators.sum() / term.denominators.sum() for term in summed]
-    drawn = sum(weight * bootstrap(*term, resamples, seed) for weight, term in zip(weights, summed, strict=True))
-    drawn = np.asarray(drawn).round(12)  # what cancels out is 0, not what rounding leaves
-    drawn = drawn[~np.isnan(drawn)]
-    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975])) if len(drawn) else (None, None)
-    value = float(sum(weight * value for weight, value in zip(weights, values, strict=True)))
-    return Measure(round(value, 12), low, high, n)
+def _pairs(terms: Sequence[Terms]) -> int:
+    return round(sum(float(term.denominators.sum()) for term in terms))
 
 
 def _entropy(counts: Iterable[int]) -> float:

@@ -7,12 +7,13 @@ different tokens compare.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from srlm.engines import Rater, together
 from srlm.errors import PromptTooLongError
-from srlm.evaluation.measures import Measure, ratio_measure
+from srlm.evaluation.intervals import by_cluster
+from srlm.evaluation.measures import Measure, measure, table_terms
 from srlm.progress import Bars
 from srlm.records import AnswerLoss, SeedExample
 from srlm.workspace import RecordFile, Stage
@@ -43,21 +44,34 @@ async def answer_losses(
     stage.done(inputs, counts, sum(row.tokens for row in rows), rater.usage.since(before))
 
 
-def loss(rows: Sequence[AnswerLoss], resamples: int, seed: str) -> Measure:
-    """Nats a token, over all tokens of all answers; the bootstrap draws examples, `n` counts tokens."""
-    known = [row for row in rows if row.nats is not None]
-    return ratio_measure([row.nats or 0.0 for row in known], [row.tokens for row in known], resamples, seed)
+def loss(rows: Sequence[AnswerLoss], resamples: int, seed: str, prompts: Mapping[str, str] | None = None) -> Measure:
+    """Return nats a token, over all tokens of all answers; the bootstrap draws prompts, `n` counts tokens.
+
+    Parameters
+    ----------
+    prompts : mapping or None
+        Example id -> prompt. Several answers to one prompt are drawn together. None = each example has its own prompt.
+    """
+    terms = table_terms(((row.nats, row.tokens) if row.nats is not None else (0, 0) for row in rows), None)
+    return measure(by_cluster(terms, _clusters(rows, prompts)), resamples, seed)
 
 
-def loss_difference(now: Sequence[AnswerLoss], other: Sequence[AnswerLoss], resamples: int, seed: str) -> Measure:
-    """How much higher `now`'s loss is on the same answers, nats a token; paired by example, those that both have.
+def loss_difference(
+    now: Sequence[AnswerLoss],
+    other: Sequence[AnswerLoss],
+    resamples: int,
+    seed: str,
+    prompts: Mapping[str, str] | None = None,
+) -> Measure:
+    """Return how much higher `now`'s loss is on the answers that both models have, nats a token; paired by prompt.
 
-    Tokens are counted as the first model's: models of one family count alike.
+    Tokens are counted as the first model's: models of one family count alike. `prompts` as for `loss`.
     """
     of_other = {row.id: row.nats for row in other}
-    pairs = [
-        (row.nats - theirs, row.tokens)
-        for row in now
-        if row.nats is not None and (theirs := of_other.get(row.id)) is not None
-    ]
-    return ratio_measure([nats for nats, _ in pairs], [tokens for _, tokens in pairs], resamples, seed)
+    both = [(row, theirs) for row in now if row.nats is not None and (theirs := of_other.get(row.id)) is not None]
+    terms = table_terms((((row.nats or 0.0) - theirs, row.tokens) for row, theirs in both), None)
+    return measure(by_cluster(terms, _clusters([row for row, _ in both], prompts)), resamples, seed)
+
+
+def _clusters(rows: Sequence[AnswerLoss], prompts: Mapping[str, str] | None) -> list[str]:
+    return [row.id if prompts is None else prompts[row.id] for row in rows]

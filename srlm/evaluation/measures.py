@@ -1,12 +1,12 @@
-"""How well a judge agrees with people: pure functions on small arrays, and the intervals that all measures have.
+"""How well a judge agrees with people: pure functions on small arrays, and `Measure`, a figure with its interval.
 
 The agreement measures are those of Self-Rewarding Language Models (arXiv 2401.10020, section 3.3.2: pairwise accuracy,
 5-best, exact match, Spearman, Kendall tau), on held-out EFT prompts; parse rate, pair coverage, the commonest score's
 share and "the longer answer wins" show when those figures flatter a judge.
 
 Every measure is a ratio of two sums over prompts, so each is a function to `Terms`, one numerator and one denominator
-a prompt, and `ratio_measure` makes the value and its interval out of any of them. A new measure of a judge is one such
-function and its line in `_of_a_judge`.
+a row, and `measure` makes the value and its interval (srlm/evaluation/intervals.py) out of any of them, once the rows
+of one prompt are summed (`by_cluster`). A new measure of a judge is one such function and its line in `_of_a_judge`.
 
 What the paper leaves open is settled here:
 
@@ -19,22 +19,30 @@ What the paper leaves open is settled here:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from srlm import records
+from srlm.evaluation.intervals import (
+    Array,
+    Terms,
+    bootstrap,
+    bootstrap_interval,
+    by_cluster,
+    combined_interval,
+    ratio,
+    share_interval,
+)
 
-Array = NDArray[np.float64]
-
+_CORRELATION = (-1.0, 1.0)
 DECIMALS = 9  # scores that agree to so many decimals are equal: means over k carry rounding noise
 
 
@@ -53,6 +61,12 @@ class JudgedPrompt:
     scores: tuple[float | None, ...]  # the judge's mean score of each answer; None = no valid judgement
     lengths: tuple[int, ...]  # of the answers, in characters
     type: str = ""
+    prompt: str = ""  # the prompt's text: rows that share it are one cluster; "" = the row is a cluster of its own
+
+    @property
+    def cluster(self) -> str:
+        """The key of the rows that depend on each other."""
+        return self.prompt or self.id
 
     def __post_init__(self) -> None:
         if not len(self.ranks) == len(self.scores) == len(self.lengths):
@@ -64,97 +78,100 @@ class JudgedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure with its 95 % bootstrap interval."""
+    """A figure with its 95 % interval."""
 
     value: float | None  # None where undefined: nothing to count
-    low: float | None  # None, as `high`, where fewer than two prompts count: one prompt has no spread
+    low: float | None  # None, as `high`, where the data give no interval: a single prompt, or (means) no spread at all
     high: float | None
-    n: int  # what it counts is told by the function that gave the measure
+    n: int  # the function that returns the measure says what it counts
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """As a plain dict, for JSON."""
+        """Return a plain dict, for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Any) -> Measure:
-        """The measure that `to_dict` wrote. Raises ValueError on other fields or types."""
+        """Return the measure that `to_dict` wrote. Raises ValueError on other fields or types."""
         return records.from_dict(cls, data)
 
 
-class Terms(NamedTuple):
-    """What each of P prompts adds to a measure: sum(numerators) / sum(denominators), denominators not negative."""
-
-    numerators: Array  # shape (P,)
-    denominators: Array  # shape (P,); 0 = the prompt does not count
-
-
-def draw(prompts: int, resamples: int, seed: str) -> NDArray[np.int64]:
-    """Places of the prompts that each resample draws, with replacement: shape (resamples, prompts), 1 prompt or more.
-
-    It depends on the three alone: two calls that share them draw the same prompts.
-    """
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    return rng.integers(0, prompts, size=(resamples, prompts))
-
-
-def bootstrap(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Array:
-    """A ratio of sums on resampled prompts (cluster bootstrap: a prompt's pairs are drawn or left together).
+def measure(terms: Terms, resamples: int, seed: str) -> Measure:
+    """Return a ratio with its interval: of a ratio with known bounds by `share_interval`, else by bootstrap.
 
     Parameters
     ----------
-    numerators, denominators : shape (P,)
-        One entry a prompt; P prompts are drawn with replacement in each resample.
-    resamples : int
-        How many, at least 0.
-    seed : str
-        As for `draw`.
+    terms : Terms of C clusters
+        Rows that depend on each other must have been summed (`by_cluster`).
+    resamples, seed
+        Of the bootstrap; unused where the bounds are known.
 
     Returns
     -------
-    shape (resamples,); NaN where the drawn prompts' denominators sum to 0.
+    Measure
+        `n` is the sum of the denominators.
     """
-    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    if not len(top):
-        return np.full(resamples, np.nan)
-    drawn = draw(len(top), resamples, seed)
-    sums, counts = top[drawn].sum(axis=1), bottom[drawn].sum(axis=1)
-    counts[counts == 0] = np.nan
-    ratios: Array = sums / counts
-    return ratios
+    top, bottom, bounds = terms
+    count = int((bottom > 0).sum())
+    found = share_interval(terms) if bounds else bootstrap_interval(bootstrap(top, bottom, resamples, seed), count)
+    return Measure(ratio(terms), *found, round(float(bottom.sum())))
+
+
+def share_measure(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Measure:
+    """Return a share of values from 0 to 1, one a cluster; `denominators` (1 each if None) say how many each counts."""
+    top = np.asarray(numerators, dtype=np.float64)
+    bottom = np.ones(len(top)) if denominators is None else np.asarray(denominators, dtype=np.float64)
+    return measure(Terms(top, bottom), 0, "")
 
 
 def ratio_measure(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Measure:
-    """sum(numerators) / sum(denominators) with the percentile interval of its `bootstrap`.
+    """Return sum(numerators) / sum(denominators) of a quantity without known bounds, with its bootstrap interval.
 
-    `n` is the sum of the denominators. Resamples with a zero denominator are left out. Where all prompts agree the
-    interval has no width, however few they are: read it beside `n`.
+    One entry a cluster. `n` is the sum of the denominators. Resamples with a zero denominator are left out. Shares have
+    `share_measure`.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    low, high = interval(bootstrap(top, bottom, resamples, seed), int((bottom > 0).sum()))
-    return Measure(_ratio(top, bottom), low, high, round(float(bottom.sum())))
+    return measure(Terms(top, bottom, None), resamples, seed)
 
 
 def mean_measure(values: Sequence[float], resamples: int, seed: str) -> Measure:
-    """The mean of one value a prompt, such as an answer's length; `n` counts the values."""
+    """Return the mean of one value a prompt without known bounds, such as a length; `n` counts the values."""
     return ratio_measure(values, np.ones(len(values)), resamples, seed)
 
 
+def combined_measure(
+    terms: Sequence[Terms], weights: Sequence[float], resamples: int, seed: str, n: int | None = None
+) -> Measure:
+    """Return sum_k weights[k] * ratio(terms[k]), such as the difference of two models on the same prompts.
+
+    Parameters
+    ----------
+    terms : K Terms of the same C clusters in the same order
+    weights : K numbers
+    resamples, seed
+        Of the bootstrap, which draws the same clusters for all terms; unused where all bounds are known.
+    n : int or None
+        None: how many clusters count in all terms. Fewer than two give no interval.
+    """
+    values = [ratio(term) for term in terms]
+    count = int(np.all([term.denominators > 0 for term in terms], axis=0).sum())
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return Measure(None, None, None, count if n is None else n)
+    if all(term.bounds for term in terms):
+        low, high = combined_interval(terms, weights)
+    else:
+        drawn = [
+            weight * bootstrap(term.numerators, term.denominators, resamples, seed)
+            for weight, term in zip(weights, terms, strict=True)
+        ]
+        low, high = bootstrap_interval(np.sum(drawn, axis=0).round(12), count)
+    value = round(float(np.dot(weights, known)), 12)  # what cancels out is 0, not what rounding leaves
+    return Measure(value, low, high, count if n is None else n)
+
+
 def significant(measure: Measure) -> bool:
-    """Whether the 95 % interval excludes 0 (5 % level, two-sided). Meant for `difference`; no interval, no claim."""
+    """Return whether the 95 % interval of a difference excludes 0 (two-sided test, 5 % level); False without one."""
     return measure.low is not None and measure.high is not None and (measure.low > 0 or measure.high < 0)
-
-
-def _ratio(numerators: Array, denominators: Array) -> float | None:
-    return float(numerators.sum() / denominators.sum()) if denominators.any() else None
-
-
-def interval(statistics: Array, prompts: int) -> tuple[float | None, float | None]:
-    """The 2.5 % and 97.5 % quantiles of a bootstrap's statistics, NaN left out; twice None below two prompts."""
-    defined = statistics[~np.isnan(statistics)]
-    if prompts < 2 or not len(defined):
-        return None, None
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
@@ -163,7 +180,7 @@ def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
     A judge's tie counts one half. `n` counts the pairs scored; see `pair_coverage` for those that were not.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
-    return _terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
+    return table_terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
 
 
 def pairwise_accuracy_all(prompts: Iterable[JudgedPrompt]) -> Terms:
@@ -173,13 +190,13 @@ def pairwise_accuracy_all(prompts: Iterable[JudgedPrompt]) -> Terms:
     can be compared with one that always can. `n` counts all pairs.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
-    return _terms((np.nan_to_num(pair, nan=0.5).sum(), len(pair)) for pair in pairs)
+    return table_terms((np.nan_to_num(pair, nan=0.5).sum(), len(pair)) for pair in pairs)
 
 
 def pair_coverage(prompts: Iterable[JudgedPrompt]) -> Terms:
     """Share of the pairs that people order of which the judge scored both answers; 0 to 1. `n` counts the pairs."""
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
-    return _terms(((~np.isnan(pair)).sum(), len(pair)) for pair in pairs)
+    return table_terms(((~np.isnan(pair)).sum(), len(pair)) for pair in pairs)
 
 
 def five_best(prompts: Iterable[JudgedPrompt], perfect: float) -> Terms:
@@ -201,7 +218,7 @@ def five_best(prompts: Iterable[JudgedPrompt], perfect: float) -> Terms:
         best = scores >= perfect - 10**-DECIMALS
         return (best & (ranks == ranks.min())).sum(), best.sum()
 
-    return _terms(map(of_one, prompts))
+    return table_terms(map(of_one, prompts))
 
 
 def exact_match(prompts: Iterable[JudgedPrompt]) -> Terms:
@@ -212,7 +229,9 @@ def exact_match(prompts: Iterable[JudgedPrompt]) -> Terms:
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
     # An answer without a score is in some ordered pair wherever there is one, so a NaN tells of it.
-    return _terms((float((pair == 1).all()), 1) if len(pair) and not np.isnan(pair).any() else (0, 0) for pair in pairs)
+    return table_terms(
+        (float((pair == 1).all()), 1) if len(pair) and not np.isnan(pair).any() else (0, 0) for pair in pairs
+    )
 
 
 def spearman(prompts: Iterable[JudgedPrompt]) -> Terms:
@@ -222,12 +241,12 @@ def spearman(prompts: Iterable[JudgedPrompt]) -> Terms:
     those with fewer than two scored answers, or with all of them tied by the judge or by people, have no correlation
     and are left out.
     """
-    return _terms(_correlation(prompt, lambda signs: signs.sum(axis=1)) for prompt in prompts)
+    return table_terms((_correlation(prompt, lambda signs: signs.sum(axis=1)) for prompt in prompts), _CORRELATION)
 
 
 def kendall_tau(prompts: Iterable[JudgedPrompt]) -> Terms:
     """Kendall's tau-b of the judge's scores with people's order, averaged over prompts; -1 to 1. `n` as `spearman`."""
-    return _terms(_correlation(prompt, np.ravel) for prompt in prompts)
+    return table_terms((_correlation(prompt, np.ravel) for prompt in prompts), _CORRELATION)
 
 
 def longer_wins(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
@@ -243,12 +262,12 @@ def longer_wins(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> T
             pairs = pairs[~np.isnan(_agreement(prompt, _scores(prompt)))]
         return float(pairs.sum()), len(pairs)
 
-    return _terms(map(of_one, prompts))
+    return table_terms(map(of_one, prompts))
 
 
 def parse_rate(counts: Iterable[tuple[int, int]]) -> Terms:
     """Share of valid judgements, from (valid, total) of each prompt; 0 to 1. `n` counts the judgements."""
-    return _terms(counts)
+    return table_terms(counts)
 
 
 def commonest_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
@@ -260,7 +279,7 @@ def commonest_score(judgements: Iterable[Sequence[float | None]]) -> float | Non
 def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms:
     """Share of the `commonest_score` among the valid judgements; above 0 to 1, 1 = the judge has collapsed onto it.
 
-    The score is found once, not anew in each resample. `n` counts the valid judgements.
+    The score is found once, on all prompts. `n` counts the valid judgements.
 
     Parameters
     ----------
@@ -269,7 +288,7 @@ def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms
     """
     common = commonest_score(judgements)
     valid = [[score for score in scores if score is not None] for scores in judgements]
-    return _terms((sum(score == common for score in scores), len(scores)) for scores in valid)
+    return table_terms((sum(score == common for score in scores), len(scores)) for scores in valid)
 
 
 def judge_terms(
@@ -303,21 +322,22 @@ def judge_terms(
 def difference(
     a: Sequence[JudgedPrompt], b: Sequence[JudgedPrompt], measure: str, perfect: float, resamples: int, seed: str
 ) -> Measure:
-    """How much higher judge `a` is than judge `b` on the same prompts, by a paired bootstrap.
+    """Return how much higher judge `a` is than judge `b` on the same rows, paired by prompt.
 
-    Each resample draws its prompts once for both. A judge's value is taken over what it scored itself: compare
-    "pair_coverage" too. `n` counts the prompts that count for both judges; fewer than two give no interval.
+    A judge's value is taken over what it scored itself: compare "pair_coverage" too. `n` counts the prompts that count
+    for both judges; fewer than two give no interval.
 
     Parameters
     ----------
-    a, b : P prompts each, the same in the same order
+    a, b : R rows each, the same in the same order
+        Rows that share a prompt are one cluster.
     measure : str
         A name of `judge_terms`, of those that come from the prompts (not "parse_rate" or "commonest_score...").
 
     Raises
     ------
     ValueError
-        If the prompts differ in id, order or human ranks, or the name is unknown.
+        If the rows differ in id, order or human ranks, or the name is unknown.
     """
     for place, (one, other) in enumerate(zip_longest(((p.id, p.ranks) for p in a), ((p.id, p.ranks) for p in b))):
         if one != other:
@@ -327,13 +347,10 @@ def difference(
     functions = _of_a_judge(perfect)
     if measure not in functions:
         raise ValueError(f"no measure {measure!r} of judged prompts; there are {', '.join(functions)}")
-    first, second = functions[measure](a), functions[measure](b)
-    value, other_value = _ratio(*first), _ratio(*second)
-    n = int(((first.denominators > 0) & (second.denominators > 0)).sum())
-    if value is None or other_value is None:
-        return Measure(None, None, None, n)
-    low, high = interval(bootstrap(*first, resamples, seed) - bootstrap(*second, resamples, seed), n)
-    return Measure(value - other_value, low, high, n)
+    clusters = [row.cluster for row in a]
+    both = [by_cluster(functions[measure](rows), clusters) for rows in (a, b)]
+    found = combined_measure(both, (1, -1), resamples, seed)
+    return found if found.n > 1 else dataclasses.replace(found, low=None, high=None)
 
 
 def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
@@ -350,9 +367,10 @@ def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], 
     }
 
 
-def _terms(rows: Iterable[tuple[float, float]]) -> Terms:
+def table_terms(rows: Iterable[tuple[float, float]], bounds: tuple[float, float] | None = (0.0, 1.0)) -> Terms:
+    """Return `Terms` from one (numerator, denominator) a row."""
     table = np.array(list(rows), dtype=np.float64).reshape(-1, 2)
-    return Terms(table[:, 0], table[:, 1])
+    return Terms(table[:, 0], table[:, 1], bounds)
 
 
 def _scores(prompt: JudgedPrompt) -> Array:

@@ -12,14 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from srlm.config import JudgeConfig
+from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.judge_card import judge_card, judged_prompts, paired_differences
 from srlm.evaluation.measures import (
     Measure,
     difference,
     kendall_tau,
     mean_measure,
+    measure,
     pairwise_accuracy,
     ratio_measure,
+    share_measure,
 )
 from srlm.records import Answer, Candidate, Comparison, Judgement, RankedPrompt
 from srlm.rubric import mean_score
@@ -45,8 +48,9 @@ def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other
 
 
 def agreement(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement], resamples: int, seed: str) -> Measure:
-    """`pairwise_accuracy` of judgements with people's ranks, over the pairs that were scored."""
-    return ratio_measure(*pairwise_accuracy(judged_prompts(ranked, judgements)), resamples, seed)
+    """Return the `pairwise_accuracy` of judgements with people's ranks, over the pairs that were scored."""
+    prompts = judged_prompts(ranked, judgements)
+    return measure(by_cluster(pairwise_accuracy(prompts), [prompt.cluster for prompt in prompts]), resamples, seed)
 
 
 def judge_parts(
@@ -84,7 +88,7 @@ def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
         {
             "mean_characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
             "mean_tokens": mean_measure([answer.tokens for answer in answers], resamples, seed),
-            "truncated": mean_measure([float(answer.truncated) for answer in answers], resamples, seed),
+            "truncated": share_measure([float(answer.truncated) for answer in answers]),
         }
     )
 

@@ -2,7 +2,7 @@
 
 A name is PART/NAME, with one slash, since the `*` of W&B's step metrics stops at the next one. A part is drawn against
 `iteration`; a trainer's part (sft, sft_baseline, reward_model, dpo_2, dpo_3, ...) against the trainer's own PART/step.
-A measure NAME of evaluation.json has companions: NAME_low and NAME_high, its 95 % bootstrap interval, and NAME_n, what
+A measure NAME of evaluation.json has companions: NAME_low and NAME_high, its 95 % interval, and NAME_n, what
 it counts. What is undefined is left out. `python -m srlm.tracking` writes the table in docs/metrics.md.
 """
 
@@ -406,7 +406,8 @@ Made by `python -m srlm.tracking` from `srlm/tracking/metrics.py`; every tracker
 - Metrics are drawn against `iteration` t, that of M_t: `feedback/` and `dpo_t/` of iteration t are what M_t-1 made and
   how M_t was trained on it. A trainer's own are drawn against its `step`: `sft/loss` against `sft/step`.
 - `<word>` stands for what differs; `<trainer>` is sft_baseline, sft, reward_model, or dpo_2, dpo_3, ...
-- A measure marked ± has companions: `_low` and `_high`, its 95 % bootstrap interval, and `_n`, what it counts.
+- A measure marked ± has companions: `_low` and `_high`, its 95 % interval
+  (docs/statistics.md), and `_n`, what it counts.
 - What is undefined is not logged.
 
 {table}

@@ -1,4 +1,4 @@
-"""Figures over the runs of an arm: by hand, against the one-way bootstrap, paired, and whether intervals cover."""
+"""Figures over the runs of an arm: by hand, against the one-way interval, paired, and whether intervals cover."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from srlm.evaluation.arms import Items, pooled
-from srlm.evaluation.measures import bootstrap
 
 ROW = {"a": (1.0, 2.0), "b": (3.0, 4.0), "c": (0.0, 1.0)}
+SHARE = (0.0, 1.0)
 runs_of_items = st.lists(
     st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.floats(-9, 9), st.integers(1, 5)), min_size=2),
     min_size=1,
@@ -19,75 +20,121 @@ runs_of_items = st.lists(
 
 
 def test_by_hand() -> None:
-    found = pooled([ROW, {"a": (2.0, 2.0)}], True, 200, "s")
+    found = pooled([ROW, {"a": (2.0, 2.0)}], True)
     assert found.of_runs == (4 / 7, 1.0)
     assert found.value == 6 / 9
     assert found.items == 3
     assert found.measure().n == 3
 
 
-def test_one_run_is_the_bootstrap_of_its_items() -> None:
-    tops, bottoms = zip(*(ROW[item] for item in sorted(ROW)), strict=True)
-    expected = bootstrap(tops, bottoms, 200, "s/items")
-    np.testing.assert_allclose(pooled([ROW], True, 200, "s").drawn, expected)
+def test_one_run_has_no_interval_and_one_model_that_is_no_run_has_that_of_its_items() -> None:
+    items = {str(n): (float(n), 1.0) for n in range(9)}
+    assert pooled([items], True).measure().low is None
+    assert pooled([items], True, SHARE).minus(pooled([items], True, SHARE)).measure().low is None
+    measure = pooled([items], True, sampled=False).measure()
+    expected = stats.t.interval(0.95, 8, loc=4, scale=stats.sem(range(9)))
+    assert (measure.low, measure.high) == pytest.approx(expected)
+
+
+def test_a_difference_to_an_arm_of_one_run_has_no_interval() -> None:
+    many, one = pooled([ROW, ROW, ROW], True), pooled([ROW], True)
+    assert many.measure().low is not None
+    assert many.minus(one).measure().low is one.minus(many).measure().low is None
+
+
+def test_runs_alone_give_the_t_interval_of_their_values() -> None:
+    """All items alike within a run: only runs vary, and three runs leave two degrees of freedom."""
+    values = (1.0, 2.0, 4.0)
+    measure = pooled([{str(n): (value, 1.0) for n in range(50)} for value in values], True).measure()
+    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (measure.low, measure.high) == pytest.approx(expected)
+
+
+def test_items_alone_give_the_t_interval_of_their_values() -> None:
+    """All runs alike: only items vary."""
+    values = np.random.default_rng(0).normal(0, 1, 20)
+    run = {str(n): (float(value), 1.0) for n, value in enumerate(values)}
+    measure = pooled([run, run, run], True).measure()
+    expected = stats.t.interval(0.95, 19, loc=values.mean(), scale=stats.sem(values))
+    assert (measure.low, measure.high) == pytest.approx(expected)
+
+
+def test_a_share_that_no_run_shows_has_an_interval_with_a_width() -> None:
+    none = [{str(n): (0.0, 1.0) for n in range(24)}] * 3
+    measure = pooled(none, True, SHARE).measure()
+    assert (measure.value, measure.low, measure.high) == (0, 0, pytest.approx(1 - 0.025 ** (1 / 24)))
+    difference = pooled(none, True, SHARE).minus(pooled(none, True, SHARE)).measure()
+    assert difference.low == pytest.approx(0.025 ** (1 / 24) - 1)
+    assert pooled(none, True).measure().low is None  # without bounds nothing can be said
+
+
+def test_a_shares_interval_stays_within_its_bounds() -> None:
+    runs = [{str(n): (float(n < few), 1.0) for n in range(24)} for few in (1, 0, 2)]
+    measure = pooled(runs, True, SHARE).measure()
+    assert measure.low is not None
+    assert measure.high is not None
+    assert 0 <= measure.low < 3 / 72 < measure.high < 1
+    assert measure.high > 0.142  # wider than that of no case in 24
 
 
 @given(runs_of_items, st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_an_arm_does_not_differ_from_itself(runs: list[Items], shared: bool) -> None:
-    one = pooled(runs, shared, 100, "s")
-    none = one.minus(pooled(runs, shared, 100, "s"))
+    one = pooled(runs, shared)
+    none = one.minus(pooled(runs, shared))
     assert none.value == 0
-    measure = none.measure()
-    assert (measure.low, measure.high) in ((0, 0), (None, None))
+    assert none.measure().low is None  # no spread, and no bounds
 
 
 @given(runs_of_items, st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_what_every_item_adds_is_the_difference_without_doubt(runs: list[Items], shared: bool) -> None:
+def test_what_every_item_adds_cancels_out_of_a_difference(runs: list[Items], shared: bool) -> None:
     more = [{item: (top + 2 * bottom, bottom) for item, (top, bottom) in run.items()} for run in runs]
-    difference = pooled(more, shared, 100, "s").minus(pooled(runs, shared, 100, "s"))
+    difference = pooled(more, shared).minus(pooled(runs, shared))
     assert difference.value == pytest.approx(2)
-    assert difference.measure().low == pytest.approx(2)
-    assert difference.measure().high == pytest.approx(2)
+    assert list(difference.cells.values()) == pytest.approx([0.0] * len(difference.cells), abs=1e-9)
     assert difference.of_runs == pytest.approx([2] * len(runs))
 
 
 def test_runs_with_examples_of_their_own_need_share_no_item() -> None:
-    found = pooled([{"a": (1, 1), "b": (1, 1)}, {"c": (3, 1), "d": (3, 1)}], False, 400, "s")
+    found = pooled([{"a": (1, 1), "b": (1, 1)}, {"c": (3, 1), "d": (3, 1)}], False)
     assert found.value == 2
     assert found.items == 4
-    assert set(np.unique(found.drawn)) == {1, 2, 3}  # the first run twice, both, the second twice
+    measure = found.measure()
+    expected = stats.t.interval(0.95, 1, loc=2, scale=1)  # two runs: one degree of freedom
+    assert measure.low == pytest.approx(expected[0], rel=0.01)
 
 
 def test_nothing_that_counts_is_no_figure() -> None:
-    found = pooled([{}], True, 100, "s")
+    found = pooled([{}], True)
     assert found.value is None
     assert found.measure().low is None
-    assert found.minus(pooled([ROW], True, 100, "s")).value is None
+    assert found.minus(pooled([ROW], True)).value is None
 
 
 def test_arms_of_other_numbers_of_runs_compare_too() -> None:
-    difference = pooled([ROW, ROW, ROW], True, 100, "s").minus(pooled([ROW], True, 100, "s"))
+    difference = pooled([ROW, ROW, ROW], True).minus(pooled([ROW, ROW], True))
     assert difference.value == pytest.approx(0)
     assert difference.of_runs == ()
+    assert difference.measure().low is None or difference.measure().low < 0
 
 
-def test_intervals_cover_what_runs_and_items_come_from() -> None:
-    """Both chances at work: an interval over items alone would cover the truth far less often."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("runs", "of_runs", "of_items"), [(3, 0.5, 1.0), (3, 0.0, 1.0), (8, 0.5, 1.0), (3, 1.0, 0.1)])
+def test_intervals_cover_what_runs_and_items_come_from(runs: int, of_runs: float, of_items: float) -> None:
+    """Both kinds of chance at work: an interval over items alone would cover the truth far less often."""
     rng = np.random.default_rng(0)
     both = alone = 0
-    trials = 150
-    for trial in range(trials):
-        runs, items = rng.normal(0, 0.5, 8), rng.normal(0, 1, 60)
-        values = runs[:, None] + items[None] + rng.normal(0, 0.5, (8, 60))
+    trials = 200
+    for _ in range(trials):
+        a, b = rng.normal(0, of_runs, runs), rng.normal(0, of_items, 40)
+        values = a[:, None] + b[None] + rng.normal(0, 0.5, (runs, 40))
         rows = [{str(i): (float(value), 1.0) for i, value in enumerate(row)} for row in values]
-        measure = pooled(rows, True, 200, str(trial)).measure()
+        measure = pooled(rows, True).measure()
         assert measure.low is not None
         assert measure.high is not None
         both += measure.low <= 0 <= measure.high
-        means = bootstrap(values.mean(0), np.ones(60), 200, str(trial))
-        low, high = np.quantile(means, [0.025, 0.975])
+        low, high = stats.t.interval(0.95, 39, loc=values.mean(), scale=stats.sem(values.mean(0)))
         alone += low <= 0 <= high
-    assert both / trials > 0.88
-    assert alone / trials < 0.85
+    assert both / trials > 0.92
+    assert alone / trials < (0.85 if of_runs else 1)

@@ -44,15 +44,18 @@ def test_several_answers_of_a_prompt_are_drawn_as_one() -> None:
 
 
 def test_differences_are_paired() -> None:
-    """Every answer is 5 characters longer than the first model's: the difference has no spread, the lengths have."""
+    """Answers are 5 or 6 characters longer than the first model's: the difference hardly varies, the lengths do."""
     rng = np.random.default_rng(0)
     prompts = [SeedExample(str(n), "Say.", "") for n in range(30)]
     lengths = rng.integers(1, 500, 30)
-    first, longer = (
-        terms_of(prompts, {str(n): [answer("x" * (length + more))] for n, length in enumerate(lengths)})
-        for more in (0, 5)
+    first, longer, same = (
+        terms_of(prompts, {str(n): [answer("x" * (length + more + n % 2))] for n, length in enumerate(lengths)})
+        if more
+        else terms_of(prompts, {str(n): [answer("x" * length)] for n, length in enumerate(lengths)})
+        for more in (0, 5, 0)
     )
     found = differences(longer, first, 300, "seed")
-    assert found["characters"].value == pytest.approx(5)
-    assert (found["characters"].low, found["characters"].high) == (pytest.approx(5), pytest.approx(5))
+    assert found["characters"].value == pytest.approx(5.5)
+    assert 5.2 < found["characters"].low < 5.5 < found["characters"].high < 5.8
+    assert differences(same, first, 300, "seed")["characters"].low is None  # no spread, no interval
     assert found["form_followed"].value is None  # nobody is asked for anything

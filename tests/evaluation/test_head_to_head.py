@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.optimize import minimize
 
 from srlm.evaluation.head_to_head import (
@@ -14,9 +15,12 @@ from srlm.evaluation.head_to_head import (
     fit_length,
     head_to_head_part,
     length_controlled,
+    net_win,
     played,
+    win_rate,
 )
-from srlm.evaluation.measures import Measure, draw
+from srlm.evaluation.intervals import bootstrap_interval, draw
+from srlm.evaluation.measures import Measure
 from srlm.records import Answer, Comparison
 
 RESAMPLES = 200
@@ -72,6 +76,33 @@ def test_by_hand():
     assert set(counts.values()) == {5}
     assert part["win"]["low"] < part["win"]["value"] < part["win"]["high"]
     assert json.loads(json.dumps(part, allow_nan=False)) == part
+
+
+@pytest.mark.parametrize(("wins", "sign_test"), [(2, 0.5), (5, 0.0625), (6, 0.03125), (20, 2e-6)])
+def test_net_wins_of_nothing_but_wins_count_as_the_sign_test_has_it(wins, sign_test):
+    assert stats.binomtest(wins, wins).pvalue == pytest.approx(sign_test, rel=0.1)
+    ahead, behind = net_win(np.ones(wins)), net_win(np.zeros(wins))
+    assert (ahead.low > 0) == (behind.high < 0) == (sign_test < 0.05)
+    assert (ahead.value, ahead.high, behind.value, behind.low) == (1, 1, -1, -1)
+
+
+def test_ties_alone_leave_room_for_wins_and_losses():
+    found = net_win(np.full(24, 0.5))
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0.025 ** (1 / 24) - 1, 1 - 0.025 ** (1 / 24)))
+    rate = win_rate(np.full(24, 0.5))
+    assert (rate.low, rate.high) == pytest.approx(((1 + found.low) / 2, (1 + found.high) / 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prompts", [8, 24, 98])
+@pytest.mark.parametrize(("win", "loss"), [(0.02, 0.0), (0.1, 0.02), (0.3, 0.1), (0.5, 0.5), (0.98, 0.02)])
+def test_net_wins_interval_covers_the_truth(prompts, win, loss):
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        drawn = rng.random(prompts)
+        found = net_win(np.where(drawn < win, 1.0, np.where(drawn > 1 - loss, 0.0, 0.5)))
+        covered += found.low <= win - loss <= found.high
+    assert covered / 200 >= 0.92
 
 
 def test_one_order_alone_is_missing():
@@ -158,21 +189,24 @@ def test_interval_refits_each_resample():
     scores, longer = made(40, theta=0.5, phi=1, longer=50)
     x = np.tanh(longer / longer.std(ddof=1))
     fits = [minimize(objective, (0, 0), (scores[places], x[places], np.ones(40))).x for places in draw(40, 50, "s")]
-    low, high = np.quantile([1 / (1 + np.exp(-theta)) for theta, _ in fits], [0.025, 0.975])
+    low, high = bootstrap_interval(np.array([1 / (1 + np.exp(-theta)) for theta, _ in fits]), 40)
     found = length_controlled(scores, longer, 50, "s")
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    plain = win_rate(scores)
+    expected = min(low, found.value - plain.value + plain.low), max(high, found.value - plain.value + plain.high)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-4)
+    assert low > expected[0] or high < expected[1] or (low, high) == expected
 
 
 @pytest.mark.parametrize(
     ("scores", "longer", "expected"),
     [
         ([], [], Measure(None, None, None, 0)),
-        ([1.0, 0.5], [0, 0], Measure(0.75, 0.5, 1.0, 2)),  # equally long: the plain rate
+        ([1.0, 0.5], [0, 0], Measure(0.75, win_rate(np.array([1.0, 0.5])).low, 1.0, 2)),  # equally long
         ([1.0, 0.0], [30, 30], Measure(None, None, None, 2)),  # length and quality cannot be told apart
         ([1.0], [30], Measure(None, None, None, 1)),
         ([1.0], [0], Measure(1.0, None, None, 1)),
-        ([1.0, 1.0, 1.0], [5, -5, 40], Measure(1.0, 1.0, 1.0, 3)),  # nothing but wins
-        ([0.0, 0.0, 0.0], [5, -5, 40], Measure(0.0, 0.0, 0.0, 3)),
+        ([1.0, 1.0, 1.0], [5, -5, 40], Measure(1.0, 0.025 ** (1 / 3), 1.0, 3)),  # nothing but wins
+        ([0.0, 0.0, 0.0], [5, -5, 40], Measure(0.0, 0.0, 1 - 0.025 ** (1 / 3), 3)),
     ],
 )
 def test_degenerate_matches_are_defined(scores, longer, expected):

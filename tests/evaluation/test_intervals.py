@@ -1,0 +1,187 @@
+"""srlm.evaluation.intervals: against scipy's exact intervals, by hand at the edges, and how often they are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srlm.evaluation.intervals import (
+    Terms,
+    bootstrap,
+    bootstrap_interval,
+    by_cluster,
+    combined_interval,
+    jackknife_interval,
+    share_interval,
+)
+
+
+def terms(numerators, denominators=None, bounds=(0.0, 1.0)) -> Terms:
+    top = np.asarray(numerators, dtype=float)
+    return Terms(top, np.ones(len(top)) if denominators is None else np.asarray(denominators, dtype=float), bounds)
+
+
+def clustered(rng: np.random.Generator, clusters: int, share: float, rows: int | None, correlation: float) -> Terms:
+    """Clusters of `rows` rows (None: 1 to 12), with beta-distributed shares of this intra-class correlation."""
+    sizes = rng.integers(1, 13, clusters) if rows is None else np.full(clusters, rows)
+    own = np.full(clusters, share)
+    if correlation:
+        concentration = (1 - correlation) / correlation
+        own = rng.beta(share * concentration, (1 - share) * concentration, clusters)
+    return terms(rng.binomial(sizes, own), sizes)
+
+
+# One share
+
+
+@pytest.mark.parametrize(("hits", "of"), [(0, 24), (24, 24), (1, 24), (7, 24), (1, 2), (250, 500)])
+def test_independent_rows_have_clopper_and_pearsons_interval(hits: int, of: int) -> None:
+    exact = stats.binomtest(hits, of).proportion_ci(method="exact")
+    assert share_interval(terms([1] * hits + [0] * (of - hits))) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_rows_that_repeat_within_their_cluster_add_nothing() -> None:
+    hits = [1, 0, 1, 1, 0, 0, 1, 1]
+    once, often = terms(hits), terms([12 * hit for hit in hits], [12] * 8)
+    assert share_interval(often) == pytest.approx(share_interval(once))
+
+
+def test_independent_rows_within_clusters_add_much() -> None:
+    rng = np.random.default_rng(0)
+    low, high = share_interval(terms(rng.binomial(12, 0.5, 40), [12] * 40))
+    exact = stats.binomtest(240, 480).proportion_ci(method="exact")
+    assert low is not None
+    assert high is not None
+    assert high - low == pytest.approx(exact.high - exact.low, rel=0.35)
+
+
+def test_fewer_than_two_clusters_have_no_interval() -> None:
+    assert share_interval(terms([1])) == share_interval(terms([])) == (None, None)
+    assert share_interval(terms([3, 0], [12, 0])) == (None, None)  # the second does not count
+    assert combined_interval([terms([1]), terms([0])], (1, -1)) == (None, None)
+    assert combined_interval([terms([1, 1]), terms([1, 0], [1, 0])], (1, -1)) == (None, None)
+
+
+def test_clusters_of_unequal_size_count_less_where_all_agree() -> None:
+    """A cluster of 98 rows and two of one are hardly more than one cluster."""
+    low, _ = share_interval(terms([98, 1, 1], [98, 1, 1]))
+    assert low == pytest.approx(0.025 ** (1 / (100**2 / (98**2 + 2))))
+
+
+def test_correlations_have_bounds_of_their_own() -> None:
+    low, high = share_interval(terms([1] * 10, bounds=(-1.0, 1.0)))
+    exact = stats.binomtest(10, 10).proportion_ci(method="exact")
+    assert (low, high) == (pytest.approx(2 * exact.low - 1), 1)
+
+
+CELLS = [(8, 0.02, 1, 0.0), (24, 0.04, 1, 0.0), (24, 0.1, 12, 0.5), (98, 0.02, 4, 0.3), (24, 0.02, None, 0.1)]
+
+
+@pytest.mark.parametrize(("clusters", "share", "rows", "correlation"), CELLS)
+def test_intervals_of_shares_cover_the_truth(clusters: int, share: float, rows: int | None, correlation: float) -> None:
+    rng, found = np.random.default_rng(1), []
+    for _ in range(600):
+        low, high = share_interval(clustered(rng, clusters, share, rows, correlation))
+        found.append(low <= share <= high)
+    assert np.mean(found) >= 0.92
+
+
+@pytest.mark.parametrize(("clusters", "share", "rows", "correlation"), CELLS[:3])
+def test_a_percentile_bootstrap_would_not_cover_it(
+    clusters: int, share: float, rows: int | None, correlation: float
+) -> None:
+    """So the test above can fail."""
+    rng, found = np.random.default_rng(1), []
+    for number in range(300):
+        top, bottom, _ = clustered(rng, clusters, share, rows, correlation)
+        low, high = np.quantile(bootstrap(top, bottom, 200, str(number)), [0.025, 0.975])
+        found.append(low <= share <= high)
+    assert np.mean(found) < 0.9
+
+
+# Differences and other weighted sums
+
+
+def test_a_part_at_its_bound_is_uncertain_in_a_difference_too() -> None:
+    """Two of two right and 300 of 600 right: the difference is as unsure as the two are."""
+    certain, half = terms([1, 1, *[0] * 600], [1, 1, *[0] * 600]), terms([0, 0, *[0, 1] * 300], [0, 0, *[1] * 600])
+    low, high = combined_interval([certain, half], (1, -1))
+    alone, _ = share_interval(certain)
+    assert low < alone - 0.5 + 0.01
+    assert 0.5 < high <= 0.55
+
+
+def test_judges_that_never_differ_may_differ_on_prompts_that_were_not_drawn() -> None:
+    same = terms([1, 0] * 12)
+    unseen = 1 - 0.025 ** (1 / 24)
+    assert combined_interval([same, same], (1, -1)) == pytest.approx((-unseen, unseen))
+
+
+def test_a_difference_of_independent_shares_is_close_to_the_textbooks() -> None:
+    """Two shares of other clusters: value +- 1.96 sqrt(p q / n + p q / n)."""
+    one = terms([*[1] * 120, *[0] * 80, *[0] * 200], [*[1] * 200, *[0] * 200])
+    other = terms([*[0] * 200, *[1] * 100, *[0] * 100], [*[0] * 200, *[1] * 200])
+    low, high = combined_interval([one, other], (1, -1))
+    half = 1.96 * np.sqrt(0.6 * 0.4 / 200 + 0.5 * 0.5 / 200)
+    assert (low, high) == (pytest.approx(0.1 - half, abs=0.01), pytest.approx(0.1 + half, abs=0.01))
+
+
+def test_weights_scale_and_turn_an_interval() -> None:
+    one, other = terms([1, 1, 0, 1, 0, 1, 1, 0]), terms([0, 1, 0, 1, 0, 0, 1, 0])
+    low, high = combined_interval([one, other], (1, -1))
+    assert combined_interval([one, other], (-1, 1)) == pytest.approx((-high, -low))
+    assert combined_interval([one, other], (0.5, -0.5)) == pytest.approx((low / 2, high / 2))
+    assert combined_interval([one], (1,)) == pytest.approx(share_interval(one))
+
+
+@pytest.mark.parametrize("clusters", [8, 24])
+@pytest.mark.parametrize("flips", [0.02, 0.1, 0.5])
+def test_a_paired_difference_covers_none(clusters: int, flips: float) -> None:
+    """Two judges of 12 clustered rows a prompt, of which the second changes some at random."""
+    rng, found = np.random.default_rng(2), []
+    for _ in range(300):
+        own = rng.beta(1.4, 0.9, clusters)[:, None]  # intra-class correlation 0.3
+        one = rng.random((clusters, 12)) < own
+        other = np.where(rng.random((clusters, 12)) < flips, rng.random((clusters, 12)) < own, one)
+        low, high = combined_interval([terms(side.sum(1), [12] * clusters) for side in (one, other)], (1, -1))
+        found.append(low <= 0 <= high)
+    assert np.mean(found) >= 0.92
+
+
+# Everything else
+
+
+def test_expanded_percentiles_cover_means_of_few_clusters_better() -> None:
+    rng, plain, expanded = np.random.default_rng(3), [], []
+    for number in range(400):
+        drawn = bootstrap(rng.normal(0, 1, 8), np.ones(8), 500, str(number))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        plain.append(low <= 0 <= high)
+        low, high = bootstrap_interval(drawn, 8)
+        expanded.append(low <= 0 <= high)
+    assert np.mean(plain) < 0.91 < np.mean(expanded)
+
+
+def test_without_spread_a_mean_has_no_interval() -> None:
+    assert bootstrap_interval(bootstrap([16.0] * 5, [1] * 5, 50, "s"), 5) == (None, None)
+    assert bootstrap_interval(bootstrap([0.1 + 0.2, 0.3, 0.3], [1] * 3, 50, "s"), 3) == (None, None)  # rounding noise
+    assert bootstrap_interval(bootstrap([16.0, 17.0], [1, 1], 50, "s"), 2) == (16.0, 17.0)
+    assert bootstrap_interval(np.array([]), 5) == bootstrap_interval(np.array([1.0, 2.0]), 1) == (None, None)
+
+
+def test_jackknife_of_a_mean_is_the_interval_of_the_share() -> None:
+    hits = np.array([1, 0, 0.5, 1, 1, 0, 1, 1, 0.5])
+    left_out = [np.delete(hits, place).mean() for place in range(len(hits))]
+    found = jackknife_interval(float(hits.mean()), left_out, (0.0, 1.0))
+    assert found == pytest.approx(share_interval(terms(hits)), abs=0.02)
+    assert jackknife_interval(0.5, [0.5], (0.0, 1.0)) == (None, None)
+
+
+def test_rows_are_summed_by_cluster_in_order() -> None:
+    found = by_cluster(terms([1, 2, 3, 4], [1, 1, 2, 2], (-1.0, 1.0)), ["b", "a", "b", "c"])
+    assert found.numerators.tolist() == [4, 2, 4]
+    assert found.denominators.tolist() == [3, 1, 2]
+    assert found.bounds == (-1.0, 1.0)
+    with pytest.raises(ValueError, match="1 cluster keys for 2 rows"):
+        by_cluster(terms([1, 2]), ["a"])
