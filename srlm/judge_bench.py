@@ -66,7 +66,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
     if "endpoint" in options.models and not (options.endpoint.base_url and options.endpoint.model):
         raise errors.ConfigError("models=[endpoint] needs endpoint.base_url and endpoint.model.")
     workspace = Workspace.of(options)
-    with workspace.lock() as lock_fd:
+    with workspace.lock():
         say(f"judge_bench: {workspace.root}")
         sources = {data: _prompts(workspace, options, data) for data in options.data}
         for stage in sources.values():
@@ -80,7 +80,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
         for number, model in enumerate(_models(options)):
             if not all(row.judgements.complete(row.inputs()) for row in table if row.model == model):
                 say(f"{model} judges")
-                run_worker("judge_bench", workspace, number, lock_fd)
+                run_worker("judge_bench", workspace, number)
         cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))

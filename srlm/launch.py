@@ -1,8 +1,8 @@
 """A stage in a process of its own: what it took of memory, CUDA state and threads is gone when it ends.
 
-The parent (`run_worker`) starts `python -m srlm.launch STAGE RUN ITERATION`; the worker reads the run's config, keeps
-the terminal for its progress and sends what libraries print to a log. An error that a user can mend travels back by
-name; anything else is reported with the end of the log.
+The coordinator (`run_worker`) starts `python -m srlm.launch STAGE RUN ITERATION`; the worker reads the run's config,
+keeps the terminal for its progress and sends what libraries print to a log. An error that a user can mend travels back
+by name; anything else is reported with the end of the log. No process of a stage outlives it (srlm/processes.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
 
-from srlm import errors
+from srlm import errors, processes
+
+if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from a worker, such as vLLM's engine core
+    processes.join_run()
+
 from srlm.config import TrainConfig
 from srlm.workspace import Workspace, write_atomic
 
@@ -43,6 +46,7 @@ WORKERS = {
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 
+PATIENCE_SECONDS = 3.0  # for an interrupted worker to end, before it is killed
 TRAINING = ("sft", "sft_baseline", "reward_model", "preference")
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -63,31 +67,24 @@ class WorkerCrashed(errors.SrlmError):
     """A worker ended in a way nobody foresaw; the message holds the end of its log."""
 
 
-def run_worker(
-    stage: str, workspace: Workspace, iteration: int, lock_fd: int | None = None, train: TrainConfig | None = None
-) -> None:
-    """Run one stage and wait for it.
+def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None) -> None:
+    """Run one stage and wait for it; all its processes have ended on return.
 
     Raises
     ------
     SrlmError
         The worker's own error, or WorkerCrashed.
     KeyboardInterrupt
-        On Ctrl-C, after the worker has ended.
+        On Ctrl-C (Stopped on other signals), after all processes of the stage have ended.
     """
     workspace.logs.mkdir(parents=True, exist_ok=True)
     log = workspace.logs / f"iteration_{iteration}_{stage}.log"
     report = workspace.logs / f".{stage}.{os.getpid()}.json"
     report.unlink(missing_ok=True)
-    python = [sys.executable]
-    if train is not None and train.accelerate_config:
-        python += ["-m", "accelerate.commands.launch", "--num_processes", str(train.processes)]
-        python += ["--config_file", train.accelerate_config]
-    elif train is not None and train.processes > 1:
-        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(train.processes)]
-    command = [*python, "-m", "srlm.launch", stage, str(workspace.root), str(iteration), str(report)]
+    command = [*launcher(train), "-m", "srlm.launch", stage, str(workspace.root), str(iteration), str(report)]
     terminal_fd = os.dup(sys.stderr.fileno())
-    environment = os.environ | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
+    mark = processes.mark_environment(workspace.root)
+    environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
     environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
     # glibc gives large blocks back to the system at once and gets them zeroed again at the next step: a fifth of the
     # time of training on a CPU. What the user has set stays.
@@ -97,28 +94,31 @@ def run_worker(
         filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
     start = time.time()
-    with log.open("ab") as out:
-        # Its own session: Ctrl-C reaches the parent alone, which ends the worker in order. The pipe on its standard
-        # input tells the worker when the parent is gone, even by kill -9.
-        worker = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=out,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[fd for fd in (terminal_fd, lock_fd) if fd is not None],
-        )
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        code = worker.wait()
-    except BaseException:
-        _end(worker)
-        raise
+        started.append(processes.start_guard(environment))
+        with log.open("ab") as out:
+            worker = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the coordinator alone, which interrupts the worker
+                pass_fds=[terminal_fd],
+            )
+        started.append(worker)
+        try:
+            code = worker.wait()
+        except KeyboardInterrupt:
+            _interrupt(worker)
+            raise
     finally:
+        processes.kill_marked(mark[processes.MARK])
+        for process in started:
+            process.wait()
+        _show_cursor(terminal_fd)
         os.close(terminal_fd)
-        if worker.stdin:
-            with contextlib.suppress(OSError):
-                worker.stdin.close()
     with (workspace.logs / "workers.jsonl").open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
         file.write(json.dumps(row) + "\n")
@@ -137,21 +137,37 @@ def run_worker(
             "s, most "
             f"likely because memory ran out. {_lower(stage)} Then give the same command again. Log: {log}"
         )
+    ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     raise WorkerCrashed(
-        f"The {stage} process of iteration {iteration} ended with code {code}. The end of {log}:\n{tail}\n"
-        "Finished records are kept; the same command goes on from there."
+        f"The {stage} process of iteration {iteration} {ended}. The end of {log}:\n{tail}\n"
+        "Completed stages are saved. Rerun the same command to resume."
     )
 
 
-def _end(worker: subprocess.Popen[bytes], patience: float = 10.0) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(patience)
-            break
+def launcher(train: TrainConfig | None) -> list[str]:
+    """Return the command that starts the processes of a stage: Python, or a launcher of several training ranks."""
+    python = [sys.executable]
+    if train is not None and train.accelerate_config:
+        python += ["-m", "accelerate.commands.launch", "--num_processes", str(train.processes)]
+        python += ["--config_file", train.accelerate_config]
+    elif train is not None and train.processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(train.processes)]
+    return python
+
+
+def _interrupt(worker: subprocess.Popen[bytes]) -> None:
+    """Ask the worker to end, and wait `PATIENCE_SECONDS` for it."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)  # whatever the worker had started itself
+        os.killpg(worker.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(PATIENCE_SECONDS)
+
+
+def _show_cursor(terminal_fd: int) -> None:
+    """Show the terminal's cursor again, which a worker that was killed with a progress bar has left hidden."""
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        if os.isatty(terminal_fd):
+            os.write(terminal_fd, b"\x1b[?25h")
 
 
 def _lower(stage: str) -> str:
@@ -185,7 +201,9 @@ def as_user_error(error: BaseException, stage: str, iteration: int, log: str = "
 def main(arguments: list[str]) -> int:
     """The worker's side. Exit code 0, or 1 with the error in the report file, or 130 when interrupted."""
     stage, root, iteration, report = arguments
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell script starts with `&`
+    processes.join_run()
+    os.register_at_fork(after_in_child=processes.join_run)  # a fork has none of its parent's threads
     try:
         module, function = WORKERS.get(stage, stage).split(":")
         getattr(importlib.import_module(module), function)(Workspace(Path(root)), int(iteration))
@@ -197,17 +215,6 @@ def main(arguments: list[str]) -> int:
             write_atomic(Path(report), json.dumps({"type": type(told).__name__, "message": str(told)}))
         return 1
     return 0
-
-
-def _die_with_parent() -> None:
-    # Also under accelerate, whose processes inherit no pipe: there the read fails at once and is ignored.
-    try:
-        if sys.stdin is None or sys.stdin.isatty():
-            return
-        sys.stdin.buffer.read()
-    except (OSError, ValueError):
-        return
-    os._exit(1) if os.environ.get("LOCAL_RANK") is None else None
 
 
 if __name__ == "__main__":

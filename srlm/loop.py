@@ -35,8 +35,8 @@ from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, 
 class Loop:
     """One run, under its lock."""
 
-    def __init__(self, config: Config, workspace: Workspace, lock_fd: int, tracker: Tracker):
-        self.config, self.workspace, self.lock_fd, self.tracker = config, workspace, lock_fd, tracker
+    def __init__(self, config: Config, workspace: Workspace, tracker: Tracker):
+        self.config, self.workspace, self.tracker = config, workspace, tracker
 
     def run(self) -> None:
         """Bring the run to M_iteration, making whatever is missing."""
@@ -344,7 +344,7 @@ class Loop:
         return {path: sha256(file) for path, file in files.items() if file.is_file()}
 
     def _work(self, worker: str, t: int, train: TrainConfig | None = None) -> None:
-        run_worker(worker, self.workspace, t, self.lock_fd, train)
+        run_worker(worker, self.workspace, t, train)
 
     def _write(self, path: Path, rows: list[Any]) -> None:
         write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import logging
 import platform
+import signal
 import sys
 import time
 import typing
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from srlm import __version__, config, errors
 from srlm.config import Config, check
+from srlm.processes import Stopped, stop_on_signals
 from srlm.progress import say
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -54,15 +56,22 @@ def job_name(name: str, overrides: str) -> str:
 
 @contextlib.contextmanager
 def told_to_user() -> Iterator[None]:
-    """What a user can mend ends the command with a message, not a traceback."""
-    try:
-        yield
-    except errors.SrlmError as error:
-        say(f"\n{type(error).__name__}: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("\nStopped. Everything finished is kept; the same command goes on from here.")
-        sys.exit(130)
+    """End the command with a message instead of a traceback on errors that a user can fix and on signals to stop.
+
+    The exit code is 1 after an error, and 128 plus the signal's number after SIGINT, SIGTERM and SIGHUP.
+    """
+    with stop_on_signals():
+        try:
+            yield
+        except errors.SrlmError as error:
+            say(f"\n{type(error).__name__}: {error}")
+            sys.exit(1)
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                name = signal.Signals(number).name
+                say(f"\nStopped by {name}. Completed stages are saved. Rerun the same command to resume.")
+            sys.exit(128 + number)
 
 
 def plain_options(options: DictConfig, kind: type[Config] = Config) -> Config:
@@ -96,9 +105,9 @@ def run(options: Config) -> None:
     start = time.monotonic()
     _show_notes()
     workspace = Workspace.of(options)
-    with workspace.lock() as lock_fd:
+    with workspace.lock():
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
-        Loop(options, workspace, lock_fd, NoTracker()).refuse_changes()
+        Loop(options, workspace, NoTracker()).refuse_changes()
         workspace.save_config(options)
         workspace.update_run(
             name=options.name,
@@ -112,7 +121,7 @@ def run(options: Config) -> None:
         tracker = open_tracker(options, workspace)
         failed = True
         try:
-            Loop(options, workspace, lock_fd, tracker).run()
+            Loop(options, workspace, tracker).run()
             failed = False
         finally:
             tracker.close(failed)

@@ -104,7 +104,7 @@ def run(options: SideBySide) -> dict[str, Any]:
 
     workspace = Workspace.of(options)
     plan = Plan(workspace, options)
-    with workspace.lock() as lock_fd:
+    with workspace.lock():
         say(f"side_by_side: {workspace.root}")
         plan.prompts.complete()  # refuses what was made with others, before anything is touched
         for model, ways in plan.answers.items():
@@ -115,7 +115,7 @@ def run(options: SideBySide) -> dict[str, Any]:
         for number, model in enumerate(plan.models):
             if plan.unfinished(model):
                 say(f"{model} answers")
-                run_worker("side_by_side", workspace, number, lock_fd)
+                run_worker("side_by_side", workspace, number)
         prompts = read_records(plan.prompts.outputs[0], SeedExample)
         answers = {model: _by_prompt(plan, model) for model in plan.models}
         card = card_of(plan, prompts, answers)

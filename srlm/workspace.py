@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ import yaml
 from srlm import __version__, records
 from srlm.config import C, Config, from_dict_as, to_dict
 from srlm.errors import RunFolderError
+from srlm.processes import LOCK, lock_exclusively, share_lock
 
 R = TypeVar("R")
 CARD = "README.md"  # a model's card, in the model's folder
@@ -394,8 +394,8 @@ class Workspace:
         return sha256(path)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[int]:
-        """Hold the run; yields the lock's file descriptor, which a worker process inherits.
+    def lock(self) -> Iterator[None]:
+        """Hold the run: no other command can use it before this process and all its workers have ended.
 
         Raises
         ------
@@ -404,20 +404,14 @@ class Workspace:
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(fd, 200).decode(errors="replace") or "another process"
-                raise RunFolderError(
-                    f"The run {self.root} is in use by {holder}. Wait for it, stop it, or start another run with "
-                    "name=..."
-                ) from None
+            lock_exclusively(fd, self.root)
             with disk_errors(self.root):
                 os.ftruncate(fd, 0)
                 os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            yield fd
+            share_lock(fd, self.root)
+            yield
         finally:
             os.close(fd)
 

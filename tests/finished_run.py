@@ -47,7 +47,7 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
     seeds.done({}, prepare_seeds(config, workspace.seeds))
     write_atomic(workspace.iteration(0) / "model.json", json.dumps({"name": "tiny-random", "id": "0" * 16}))
     stages.base_model(workspace, config).done({}, {})
-    loop = Loop(config, workspace, -1, NoTracker())
+    loop = Loop(config, workspace, NoTracker())
     loop.eft()
     for t in range(3):
         _measured(workspace, config, t)

@@ -116,9 +116,7 @@ def run(job: Mapping[str, Any]) -> None:
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
         yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts)
 
-    def run_worker(
-        stage: str, workspace: Workspace, t: int, lock_fd: int | None = None, train: TrainConfig | None = None
-    ) -> None:
+    def run_worker(stage: str, workspace: Workspace, t: int, train: TrainConfig | None = None) -> None:
         module, function = WORKERS[stage].split(":")
         if module == "srlm.text":
             getattr(text, function)(workspace, t)
@@ -139,10 +137,10 @@ def run(job: Mapping[str, Any]) -> None:
     text.open_engine = open_engine
     loop.run_worker = run_worker
     Fate(root, job.get("log"), job.get("kill"))
-    with workspace.lock() as lock_fd:
+    with workspace.lock():
         workspace.save_config(config)
         tracker = open_tracker(config, workspace)
-        loop.Loop(config, workspace, lock_fd, tracker).run()
+        loop.Loop(config, workspace, tracker).run()
         tracker.close(failed=False)
 
 

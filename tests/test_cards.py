@@ -213,7 +213,7 @@ def test_a_resume_minds_no_card_and_writes_a_missing_one(own_run):
     (cards[1].parent / f".{CARD}.123.tmp").write_text("half of a ca")  # what a kill leaves
     others = [path for path in own_run.rglob("*") if path.is_file() and path.name != CARD]
     before = {path: path.stat().st_mtime_ns for path in others}
-    loop = Loop(workspace.config(), workspace, -1, NoTracker())
+    loop = Loop(workspace.config(), workspace, NoTracker())
     loop.refuse_changes()
     loop.run()
     assert [path.read_text(encoding="utf-8") for path in cards] == text

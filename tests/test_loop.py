@@ -34,7 +34,7 @@ def test_a_run_that_an_alarm_ends_leaves_its_page(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(loop, "write_card", lambda *given: None)
     config = Config(name="run", runs_dir=str(tmp_path), iteration=2)
     with pytest.raises(AlarmError):
-        Loop(config, Workspace.of(config), 0, NoTracker()).run()
+        Loop(config, Workspace.of(config), NoTracker()).run()
     assert done[-1] == "report"
     assert "preference" not in done
 
@@ -45,7 +45,7 @@ def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monke
         monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
     config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
     config.evaluation.enabled = False
-    Loop(check(config), Workspace.of(config), 0, NoTracker()).run()
+    Loop(check(config), Workspace.of(config), NoTracker()).run()
     assert done == ["seeds", "base_model", "eft", "sft", "reward_model"]
     config.iteration = 2
     with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
@@ -64,7 +64,7 @@ def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
     answered.done(prompts, {"candidates": len(rows)})
     judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
     stages.pairs(workspace, config, 2).path.unlink()
-    return Loop(config, workspace, -1, NoTracker())
+    return Loop(config, workspace, NoTracker())
 
 
 def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> None:
@@ -108,7 +108,7 @@ def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch:
     config.model.name = str(base)
     workspace = Workspace.of(config)
     workspace.save_config(config)
-    of_run = Loop(config, workspace, 0, NoTracker())
+    of_run = Loop(config, workspace, NoTracker())
     made: list[str] = []
 
     def work(self: Loop, stage: str, t: int) -> None:

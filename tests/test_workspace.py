@@ -492,27 +492,10 @@ def test_lock_keeps_a_second_process_out_until_the_first_is_gone(tmp_path):
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    with run.lock() as fd:
+    with run.lock():
         assert (run.root / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-        assert os.fstat(fd).st_ino == (run.root / ".lock").stat().st_ino
         with pytest.raises(RunFolderError, match=f"process {os.getpid()} on "), run.lock():
             pass
-    with run.lock():
-        pass
-
-
-def test_worker_that_inherits_the_lock_keeps_it(tmp_path):
-    """A worker that outlives its killed parent still writes: no second run may start beside it."""
-    run = Workspace(tmp_path / "run")
-    with run.lock() as fd:
-        worker = subprocess.Popen(
-            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=[fd]
-        )
-    try:
-        with pytest.raises(RunFolderError, match="is in use by process"), run.lock():
-            pass
-    finally:
-        worker.communicate()
     with run.lock():
         pass
 

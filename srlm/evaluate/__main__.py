@@ -50,7 +50,7 @@ def run(options: Evaluate) -> dict[str, Any]:
     options.models = expand(options.models)  # once, for the workers too: a sweep that goes on makes more of them
     workspace = Workspace.of(options)
     plan = Plan(workspace, options)
-    with workspace.lock() as lock_fd:
+    with workspace.lock():
         say(f"evaluate: {workspace.root}")
         for stage, models in plan.stages():
             stage.complete(models)  # refuses what was made with others, before anything is touched
@@ -67,14 +67,14 @@ def run(options: Evaluate) -> dict[str, Any]:
             if not all(stage.complete(plan.documents(model, name)) for name, stage in tasks.items())
         ]
         for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
-            run_worker("benchmarks", workspace, number, lock_fd)
+            run_worker("benchmarks", workspace, number)
         for stage in plan.examples.values():
             read_examples(plan, stage)
         for number in _told([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
-            run_worker("loss", workspace, number, lock_fd)
+            run_worker("loss", workspace, number)
         speaking = [(n, model) for n, model in enumerate(plan.speakers) if not plan.silent(model)]
         for number in _told([(n, model, " and ".join(_what(plan, model))) for n, model in speaking]):
-            run_worker("evaluate", workspace, number, lock_fd)
+            run_worker("evaluate", workspace, number)
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, Console(file=terminal(), highlight=False))

@@ -1,0 +1,246 @@
+"""When any process of a run dies, all others end; the lock is free only then, and the command can run again."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from srlm import processes
+from srlm.errors import RunFolderError
+from srlm.workspace import Workspace
+from tests.helpers import ROOT
+from tests.process_layouts import LAYOUTS
+
+pytestmark = pytest.mark.process
+PATIENCE = 60.0  # seconds that a test waits; without the code under test the stand-ins live for 600
+
+
+class Run:
+    """A coordinator and its processes."""
+
+    def __init__(self, folder: Path, layout: str):
+        self.folder, self.layout = folder, layout
+        folder.mkdir()
+        self.output = folder.with_suffix(".txt")
+        with self.output.open("w") as out:
+            self.coordinator = subprocess.Popen(
+                [sys.executable, "-m", "tests.process_layouts", str(folder), layout], cwd=ROOT, stderr=out
+            )
+
+    def pid(self, role: str) -> int:
+        if role == "coordinator":
+            return self.coordinator.pid
+        if role == "guard":
+            [guard] = [p for p in self.members() if p.cmdline()[1:] == ["-m", "srlm.processes"]]
+            return guard.pid
+        return int((self.folder / f"{role}.pid").read_text())
+
+    def members(self) -> list[psutil.Process]:
+        """All processes that the coordinator has started and that are alive."""
+        return processes.processes_with(processes.FOLDER, str(self.folder))
+
+    def wait_until_started(self) -> None:
+        wait_for(
+            lambda: (
+                all((self.folder / f"{role}.pid").exists() for role in LAYOUTS[self.layout])
+                and len(self.members()) > len(LAYOUTS[self.layout])
+            )
+        )
+
+    def ended(self) -> bool:
+        return self.coordinator.poll() is not None and not self.members()
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator:
+    started: list[Run] = []
+
+    def start_run(layout: str) -> Run:
+        started.append(Run(tmp_path / f"run_{len(started)}", layout))
+        started[-1].wait_until_started()
+        return started[-1]
+
+    yield start_run
+    for run in started:  # whatever failed, nothing is left
+        run.coordinator.kill()
+        run.coordinator.wait()
+        for process in run.members():
+            process.kill()
+
+
+def assert_all_end(run: Run, victim: str) -> None:
+    """All processes of the run end, and another command can use its folder."""
+    since = time.monotonic()
+    wait_for(run.ended)
+    print(f"{run.layout}, {victim}: all ended after {time.monotonic() - since:.2f} s")
+    with Workspace(run.folder).lock():
+        pass
+
+
+KILLED = [
+    (layout, role) for layout, roles in LAYOUTS.items() if layout != "stubborn" for role in (*roles, "coordinator")
+]
+
+
+@pytest.mark.parametrize(("layout", "victim"), KILLED)
+def test_sigkill_of_any_process_ends_all(start, layout, victim):
+    run = start(layout)
+    os.kill(run.pid(victim), signal.SIGKILL)
+    assert_all_end(run, f"SIGKILL of {victim}")
+    if victim != "coordinator":
+        assert run.coordinator.returncode == 1
+        error = "WorkerCrashed" if layout == "ranks" and victim != "launcher" else "EngineError"
+        assert run.text().startswith(f"\n{error}: ")
+        assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "victim"), [("spawned_engine", "worker"), ("ranks", "launcher"), ("ranks", "rank_1")]
+)
+def test_sigterm_of_a_process_ends_all(start, layout, victim):
+    run = start(layout)
+    os.kill(run.pid(victim), signal.SIGTERM)
+    assert_all_end(run, f"SIGTERM of {victim}")
+    assert run.coordinator.returncode == 1
+    assert ("was ended by SIGTERM" in run.text()) == (victim == "worker")
+
+
+@pytest.mark.parametrize("layout", ["spawned_engine", "ranks"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout, number):
+    run = start(layout)
+    run.coordinator.send_signal(number)
+    assert_all_end(run, f"{number.name} of coordinator")
+    assert run.coordinator.returncode == 128 + number
+    message = "Completed stages are saved. Rerun the same command to resume."
+    assert run.text().strip() == f"Stopped by {number.name}. {message}"
+
+
+def test_second_signal_does_not_wait_for_the_worker(start):
+    run = start("stubborn")
+    run.coordinator.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    run.coordinator.send_signal(signal.SIGTERM)
+    assert_all_end(run, "second SIGTERM of coordinator")
+    assert run.coordinator.returncode == 128 + signal.SIGTERM
+
+
+def test_repeated_signal_within_half_a_second_is_one_signal(start):
+    """Closing a terminal and wrappers such as `uv run` send a signal twice."""
+    run = start("worker")
+    for _ in range(3):
+        run.coordinator.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert_all_end(run, "three SIGHUPs of coordinator")
+    assert "Stopped by SIGHUP." in run.text()
+
+
+def test_closed_terminal_ends_all(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "tests.process_layouts", str(run), "worker"])
+    try:
+        wait_for((run / "worker.pid").exists)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+        wait_for(lambda: not processes.processes_with(processes.FOLDER, str(run)))
+    finally:
+        for process in processes.processes_with(processes.FOLDER, str(run)):
+            process.kill()
+
+
+def test_sighup_stays_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with processes.stop_on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            with pytest.raises(processes.Stopped, match="SIGTERM"):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# More than one process dies
+
+
+@pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks"])
+def test_all_end_without_guard_and_coordinator(start, layout):
+    run = start(layout)
+    os.kill(run.pid("guard"), signal.SIGKILL)
+    os.kill(run.pid("coordinator"), signal.SIGKILL)
+    assert_all_end(run, "SIGKILL of guard and coordinator")
+
+
+def test_worker_goes_on_without_guard(start):
+    run = start("worker")
+    os.kill(run.pid("guard"), signal.SIGKILL)
+    time.sleep(3 * processes.CHECK_SECONDS)
+    assert processes.is_alive(run.pid("worker"))
+    run.coordinator.send_signal(signal.SIGTERM)
+    assert_all_end(run, "SIGTERM without guard")
+
+
+def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
+    """Stopped ranks cannot end themselves, and the guard is dead."""
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
+    run = start("ranks")
+    ranks = [run.pid("rank_0"), run.pid("rank_1")]
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    for role in ("launcher", "guard", "coordinator"):
+        os.kill(run.pid(role), signal.SIGKILL)
+    run.coordinator.wait()
+    for rank in ranks:
+        living = [process.pid for process in run.members()]
+        assert rank in living
+        with pytest.raises(RunFolderError) as caught, Workspace(run.folder).lock():
+            pass
+        assert f"in use by process {min(living)} on" in str(caught.value)
+        assert f"which process {run.coordinator.pid} on" in str(caught.value)
+        os.kill(rank, signal.SIGKILL)
+        wait_for(lambda rank=rank: not processes.is_alive(rank))
+    with Workspace(run.folder).lock():
+        pass
+
+
+def test_lock_waits_for_what_a_dead_coordinator_left(start):
+    run = start("ranks")
+    os.kill(run.pid("coordinator"), signal.SIGKILL)
+    run.coordinator.wait()
+    with Workspace(run.folder).lock():
+        assert not run.members()
+
+
+def test_process_that_starts_after_its_coordinator_died_does_nothing(tmp_path):
+    """Such as a rank that the launcher started just before all were killed. The pid can be that of another process."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid, started in ((dead.pid, time.time()), (os.getpid(), time.time() - 3600)):
+        mark = {processes.MARK: f"{pid} {started:.2f} 0", processes.FOLDER: str(tmp_path)}
+        command = [sys.executable, "-m", "srlm.launch", "tests.launch_workers:fine", str(tmp_path), "2", "report"]
+        assert subprocess.run(command, env=os.environ | mark, cwd=ROOT).returncode == 1
+    assert not (tmp_path / "done").exists()
