@@ -10,6 +10,7 @@ import dataclasses
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
@@ -649,17 +650,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dicts, Enums by name: what config.yaml and the manifests hold."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.name
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [plain(v) for v in value]
-        return value
 
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value
 
 
 def from_dict(data: dict[str, Any]) -> Config:
@@ -667,9 +668,63 @@ def from_dict(data: dict[str, Any]) -> Config:
     return from_dict_as(Config, data)
 
 
-def from_dict_as(kind: type[C], data: dict[str, Any]) -> C:
-    """As `from_dict`, for another command's options."""
-    return typing.cast(C, _build(kind, data))
+def from_dict_as(kind: type[C], data: Mapping[str, Any]) -> C:
+    """As `from_dict`, for another command's options.
+
+    `data` may come from another version: a missing option has its default value, and an option that does not exist in
+    this version is left out (`unknown_options` names it).
+    """
+    return typing.cast(C, _updated(kind(), data))
+
+
+def unknown_options(kind: Any, data: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names in nested `data` that are no options of the dataclass `kind`."""
+    hints = typing.get_type_hints(kind)
+    found: list[str] = []
+    for name, value in data.items():
+        if name not in hints:
+            found.append(f"{prefix}{name}")
+        elif dataclasses.is_dataclass(hints[name]):
+            found += unknown_options(hints[name], value, f"{prefix}{name}.")
+    return found
+
+
+MISSING: typing.Final = object()  # what `option_value` returns for an option that does not exist
+
+
+def option_value(config: Any, name: str) -> Any:
+    """Return the value of a dotted option or property as a manifest holds it, or `MISSING` if there is no such option.
+
+    An entry of a dict option (seeds.ift.columns.prompt) that is not set is None.
+    """
+    value, rest = config, name
+    while rest:
+        if isinstance(value, dict):
+            return _plain(_entry(value, rest))
+        part, _, rest = rest.partition(".")
+        value = getattr(value, part, MISSING)
+    return MISSING if dataclasses.is_dataclass(value) else _plain(value)
+
+
+def _entry(values: dict[str, Any], name: str) -> Any:
+    if name in values:
+        return values[name]
+    first, _, rest = name.partition(".")
+    inner = values.get(first)
+    return _entry(inner, rest) if rest and isinstance(inner, dict) else None
+
+
+def _updated(default: Any, data: Mapping[str, Any]) -> Any:
+    """The dataclass instance `default` with the values that `data` gives."""
+    hints = typing.get_type_hints(type(default))
+    given = {
+        name: _updated(getattr(default, name), value)
+        if dataclasses.is_dataclass(hints[name])
+        else _build(hints[name], value)
+        for name, value in data.items()
+        if name in hints
+    }
+    return dataclasses.replace(default, **given)
 
 
 def _build(kind: Any, value: Any) -> Any:
@@ -677,9 +732,6 @@ def _build(kind: Any, value: Any) -> Any:
         return kind[value]
     if typing.get_origin(kind) in (types.UnionType, typing.Union) and value is None:
         return None
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return typing.cast(type, kind)(**{k: _build(hints[k], v) for k, v in value.items()})
     return value
 
 

@@ -5,7 +5,6 @@ Nothing here asks with which options the run would be made today, so that any fi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from srlm.errors import RunFolderError
@@ -69,7 +68,7 @@ def manifest(workspace: Workspace, t: int, stage: str) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    return Manifest.load(path)
 
 
 def finished_output(workspace: Workspace, t: int, stage: str, file: str) -> Path:

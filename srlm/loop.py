@@ -29,7 +29,7 @@ from srlm.seeds.eft import build_examples, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
 from srlm.text import candidates_judge, judges_beside
 from srlm.tracking import Tracker
-from srlm.workspace import Stage, Workspace, derive_seed, read_records, sha256, write_atomic
+from srlm.workspace import Stage, Workspace, check_stages, derive_seed, read_records, sha256, write_atomic
 
 
 class Loop:
@@ -67,15 +67,15 @@ class Loop:
         self.report()
 
     def refuse_changes(self) -> None:
-        """Ask every stage that is there whether it was made with these options, before anything is touched.
+        """Check every stage that is there before anything is touched; report what differs and does no harm.
 
         Raises
         ------
         RunFolderError
-            Naming the first stage that was made with others, the option, and the ways on.
+            As `check_stages` does.
         """
-        for stage in stages.all_of(self.workspace, self.config):
-            stage.complete()
+        for difference in check_stages(stages.all_of(self.workspace, self.config)):
+            say(f"  WARNING: {difference}")
 
     def seeds(self) -> None:
         """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""

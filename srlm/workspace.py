@@ -15,16 +15,18 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
 
 from srlm import __version__, records
-from srlm.config import C, Config, from_dict_as, to_dict
+from srlm.config import C, Config, from_dict_as, to_dict, unknown_options
 from srlm.errors import RunFolderError
 from srlm.processes import LOCK, lock_exclusively, share_lock
+from srlm.progress import say
+from srlm.provenance import OptionChanges, describe_changes, library_versions, option_changes, version_changes
 
 R = TypeVar("R")
 CARD = "README.md"  # a model's card, in the model's folder
@@ -187,7 +189,7 @@ class Manifest:
 
     stage: str
     options: dict[str, Any]  # dotted name -> value, those its outcome depends on
-    inputs: dict[str, str]  # path in the run, or a model of elsewhere by name -> hash, when it was read
+    inputs: dict[str, str]  # what it was made from -> hash: paths in the run, external models and files by name
     outputs: dict[str, str]  # path in the run -> hash
     counts: dict[str, Any] = field(default_factory=dict)  # in, out, dropped and why
     seconds: float = 0.0
@@ -195,6 +197,13 @@ class Manifest:
     read: dict[str, int] = field(default_factory=dict)  # prompt tokens meanwhile, and those from the engine's cache
     version: str = __version__
     finished: str = ""  # UTC
+    libraries: dict[str, str] = field(default_factory=dict)  # package -> version, those that can change the outcome
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read a manifest, or the note of a stage that has begun; fields of newer versions are left out."""
+        data = {"stage": path.stem, "inputs": {}, "outputs": {}} | json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
 
 class Stage:
@@ -211,14 +220,30 @@ class Stage:
         Files or folders in `folder`.
     options : mapping
         Dotted names and values that the outcome depends on.
+    inputs : callable, optional
+        Returns what the outcome is made from, name -> hash. It is asked each time, because an earlier stage may have
+        finished since; what is not there yet, or not any more, is left out.
+    libraries : iterable of str
+        Packages whose version can change the outcome: recorded, and reported when they differ.
+    config : Config, optional
+        All options, for those that the manifest has and the stage does not depend on any more; default: all defaults.
     """
 
     def __init__(
-        self, workspace: Workspace, folder: Path, name: str, outputs: Iterable[str], options: Mapping[str, Any]
+        self,
+        workspace: Workspace,
+        folder: Path,
+        name: str,
+        outputs: Iterable[str],
+        options: Mapping[str, Any],
+        inputs: Callable[[], Mapping[str, str]] = dict,
+        libraries: Iterable[str] = (),
+        config: Config | None = None,
     ):
         self.workspace, self.folder, self.name = workspace, folder, name
         self.outputs = [self.folder / output for output in outputs]
-        self.options = dict(options)
+        self.options, self.inputs, self.libraries = dict(options), inputs, tuple(libraries)
+        self.config = config or Config()
         self.path = self.folder / "manifests" / f"{name}.json"
         self._begun = self.folder / "manifests" / f"{name}.begun.json"
         self._start = time.monotonic()
@@ -229,32 +254,54 @@ class Stage:
     def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
         """Whether the stage's manifest is there and still holds.
 
+        Parameters
+        ----------
+        inputs : mapping, optional
+            Hashes of further inputs, beside those that the stage declares.
+
         Raises
         ------
         RunFolderError
-            If the stage was made (or begun) with other options or from other inputs, or an output is gone or changed.
+            If an option, an input or an output has changed since the stage ran or began.
         """
-        if not self.path.exists():
-            if self._begun.exists():
-                begun = json.loads(self._begun.read_text())
-                self._refuse_changes(begun["options"], "begun")
-                self._refuse_others(begun.get("inputs", {}), inputs or {}, "begun")
+        record = self._record()
+        if record is None:
             return False
-        manifest = self.manifest()
-        self._refuse_changes(manifest.options, "made")
-        self._refuse_others(manifest.inputs, inputs or {}, "made")
-        for path, expected in manifest.outputs.items():
+        self._refuse_changed_options(record)
+        self._refuse_changed_inputs(record, {**self.inputs(), **(inputs or {})})
+        if not self.path.exists():
+            return False
+        for path, expected in record.outputs.items():
             if self.workspace.fingerprint(self.workspace.root / path) != expected:
-                self._refuse(f"its output {path} is gone or was changed since")
+                self._refuse(f"output {path} is missing or has changed", "restore it")
         return True
 
     def begin(self, in_pieces: bool = True, inputs: Mapping[str, str] | None = None) -> None:
         """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options and inputs they are
-        made with, so that a resume cannot mix two settings."""
+        made with, so that a resume cannot mix two settings.
+
+        Raises
+        ------
+        RunFolderError
+            If records are there and nothing says what they were made with.
+        """
         self._start = time.monotonic()
-        if in_pieces:
-            begun = {"options": self.options, "inputs": dict(inputs or {})}
-            write_atomic(self._begun, json.dumps(begun, indent=1, sort_keys=True))
+        if not in_pieces:
+            return
+        record = self._record()
+        if record is None and (left := next((path for path in self.outputs if path.is_file()), None)):
+            raise RunFolderError(
+                f"{left} exists, but no manifest says how it was made, so the stage {self} cannot be resumed. To "
+                "continue: delete that file to recompute it, or restore the folder manifests next to it."
+            )
+        begun = Manifest(str(self), self.options, {**self.inputs(), **(inputs or {})}, {})
+        begun.libraries = library_versions(self.libraries)
+        if record is not None:
+            begun.inputs |= record.inputs
+            begun.libraries = _of_both(record.libraries, begun.libraries)
+        kept = ("stage", "options", "inputs", "libraries", "version")
+        note = {name: value for name, value in asdict(begun).items() if name in kept}
+        write_atomic(self._begun, json.dumps(note, indent=1, sort_keys=True))
 
     def done(
         self,
@@ -263,49 +310,116 @@ class Stage:
         tokens: int = 0,
         read: Mapping[str, int] | None = None,
     ) -> Manifest:
-        """Write the manifest: the stage is complete."""
+        """Write the manifest: the stage is complete.
+
+        Parameters
+        ----------
+        inputs : mapping
+            Hashes of further inputs, beside those that the stage declares. An input that was known when the stage began
+            keeps the hash that it had then.
+        """
         outputs = {self.workspace.relative(path): self.workspace.fingerprint(path) for path in self.outputs}
         manifest = Manifest(
             stage=str(self),
             options=self.options,
-            inputs=dict(inputs),
+            inputs={**self.inputs(), **inputs},
             outputs=outputs,
             counts=dict(counts),
             seconds=round(time.monotonic() - self._start, 2),
             tokens=tokens,
             read=dict(read or {}),
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            libraries=library_versions(self.libraries),
         )
+        if self._begun.exists():
+            begun = Manifest.load(self._begun)
+            manifest.inputs |= begun.inputs
+            manifest.libraries = _of_both(begun.libraries, manifest.libraries)
         write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
         self._begun.unlink(missing_ok=True)
         return manifest
 
     def manifest(self) -> Manifest:
-        return Manifest(**json.loads(self.path.read_text()))
+        return Manifest.load(self.path)
 
     def fingerprints(self) -> dict[str, str]:
         """The outputs' hashes as recorded, for the next stage's inputs."""
         return self.manifest().outputs
 
-    def _refuse_changes(self, then: Mapping[str, Any], verb: str) -> None:
-        now = json.loads(json.dumps(self.options))
-        changed = [name for name in sorted(set(then) | set(now)) if then.get(name) != now.get(name)]
-        if changed:
-            changes = "; ".join(f"{name} was {then.get(name)!r}, now {now.get(name)!r}" for name in changed)
-            self._refuse(f"it was {verb} with other options: {changes}")
+    def differences(self) -> list[str]:
+        """What differs from when the stage ran or began and is reported, not refused: versions of libraries, and
+        options that do not exist any more."""
+        record = self._record()
+        if record is None:
+            return []
+        removed = self._option_changes(record).removed
+        found = [f"option {name}={value!r} no longer exists and is ignored" for name, value in removed.items()]
+        versions = version_changes(record.libraries, library_versions(self.libraries))
+        return [*found, *([f"library versions: {versions}"] if versions else [])]
 
-    def _refuse_others(self, then: Mapping[str, str], now: Mapping[str, str], verb: str) -> None:
-        for path, found in now.items():
-            if then.get(path, found) != found:
-                self._refuse(f"it was {verb} from another {path} than the one that is there now")
+    def _record(self) -> Manifest | None:
+        """The manifest, or the note of its begin; None if the stage is untouched."""
+        path = next((path for path in (self.path, self._begun) if path.exists()), None)
+        return Manifest.load(path) if path else None
 
-    def _refuse(self, why: str) -> None:
-        of_run = self.folder.name == "seeds" or "iteration_" in str(self)
-        later = " and all later iteration_* folders" if of_run else ""
+    def _option_changes(self, record: Manifest) -> OptionChanges:
+        return option_changes(record.options, self.options, self.config, self.workspace.saved_options)
+
+    def _refuse_changed_options(self, record: Manifest) -> None:
+        if changed := self._option_changes(record).changed:
+            what = "options have" if len(changed) > 1 else "an option has"
+            revert = "revert the options" if len(changed) > 1 else "revert the option"
+            self._refuse(f"{what} changed", revert, f": {describe_changes(changed)}")
+
+    def _refuse_changed_inputs(self, record: Manifest, now: Mapping[str, str]) -> None:
+        for name, found in now.items():
+            if record.inputs.get(name, found) != found:
+                self._refuse(f"input {name} has changed", "restore it")
+
+    def _refuse(self, what: str, revert: str, details: str = "") -> None:
+        since = "ran" if self.path.exists() else "began"
         raise RunFolderError(
-            f"The stage {self} in {self.workspace.root} cannot be used: {why}. Ways on: take the options back; or "
-            f"start another run with name=...; or delete {self.folder}{later}: what was there is then made again."
+            f"The stage {self} in {self.workspace.root} cannot be used: {what} since this stage {since}{details}. To "
+            f"continue: {revert}, or start a new run with name=..., or delete {self._to_delete()} to recompute it."
         )
+
+    def _to_delete(self) -> str:
+        """What to delete so that this stage and those that build on it are made again."""
+        if self.name == "measures":  # nothing builds on it
+            return f"{self.path} and {self.outputs[0]}"
+        if self.folder.name == "evaluation":
+            return f"{self.folder} and the evaluation folders of later iterations"
+        of_run = self.folder.name == "seeds" or "iteration_" in str(self)
+        return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
+
+
+def check_stages(stages: Iterable[Stage]) -> list[str]:
+    """Check every stage that is there before anything is touched.
+
+    Returns
+    -------
+    list of str
+        What differs and is to be reported, one line each with the stages that it holds for.
+
+    Raises
+    ------
+    RunFolderError
+        Naming the first stage with a changed option, input or output, and the ways to continue.
+    """
+    found: dict[str, list[str]] = {}
+    for stage in stages:
+        stage.complete()
+        for difference in stage.differences():
+            found.setdefault(difference, []).append(str(stage))
+    return [f"{difference} (stages: {', '.join(names)})" for difference, names in found.items()]
+
+
+def _of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Versions of libraries of a stage that was made in two goes: "2.12.0, 2.13.0" where they differ."""
+    if not before:
+        return dict(now)
+    goes = {name: [*before.get(name, "absent").split(", "), now.get(name, "absent")] for name in {**before, **now}}
+    return {name: ", ".join(dict.fromkeys(versions)) for name, versions in goes.items()}
 
 
 class Workspace:
@@ -369,8 +483,27 @@ class Workspace:
         return self.config_as(Config)
 
     def config_as(self, kind: type[C]) -> C:
-        """The options of another command than `srlm.run`, whose folder this is."""
-        return from_dict_as(kind, yaml.safe_load(self.config_path.read_text(encoding="utf-8")))
+        """The options of another command than `srlm.run`, whose folder this is.
+
+        Options that only another version of srlm has are reported and left out; missing ones have their defaults.
+        """
+        saved = self._read_config()
+        if unknown := unknown_options(kind, saved):
+            say(f"  {self.config_path}: this version of srlm has no option {', '.join(unknown)}; ignored")
+        return from_dict_as(kind, saved)
+
+    def saved_options(self) -> dict[str, Any]:
+        """config.yaml as nested dicts: the options of the last command; empty if there is none."""
+        return self._read_config() if self.config_path.exists() else {}
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            return yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise RunFolderError(
+                f"{self.config_path} cannot be read ({error}). Restore it, or delete it: the next command writes it "
+                "again."
+            ) from error
 
     def run(self) -> dict[str, Any]:
         """run.json: versions, hardware, seed, lineage."""

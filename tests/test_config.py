@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
+from dataclasses import replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,10 +19,12 @@ from omegaconf import OmegaConf
 
 from srlm import config as config_module
 from srlm.config import (
+    MISSING,
     AlarmAction,
     Config,
     EngineKind,
     Evaluate,
+    EvaluationConfig,
     JudgeBench,
     JudgeConfig,
     LossOn,
@@ -30,7 +35,9 @@ from srlm.config import (
     Tracker,
     check,
     from_dict,
+    option_value,
     to_dict,
+    unknown_options,
 )
 from srlm.errors import ConfigError
 from srlm.evaluate.__main__ import main as evaluate_main  # registers its schema  # noqa: F401
@@ -566,3 +573,47 @@ def test_a_servers_temperature_has_the_range_of_others(value):
         check(put(Config(), "endpoint.temperature", value))
     assert check(put(Config(), "endpoint.temperature", 1.0)).endpoint.temperature == 1.0
     assert check(Config()).endpoint.temperature is None
+
+
+def test_an_option_that_config_yaml_lacks_has_its_default(tmp_path: Path) -> None:
+    """At any depth; `Evaluate` has defaults of its own; an alarm keeps its own limit."""
+    space = Workspace(tmp_path)
+    space.config_path.write_text("{name: old, judge: {count: 5}, alarms: {tie_share: {action: stop}}}")
+    found = space.config()
+    expected = Config(name="old")
+    expected.judge.count, expected.alarms.tie_share.action = 5, AlarmAction.stop
+    assert found == expected
+    assert space.config_as(Evaluate) == replace(
+        Evaluate(name="old"), judge=expected.judge, alarms=expected.alarms, evaluation=EvaluationConfig(judge="first")
+    )
+
+
+def test_an_option_that_does_not_exist_is_reported_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = Workspace(tmp_path)
+    data = to_dict(Config()) | {"moods": 1}
+    data["sft"]["lora"]["mood"] = 2
+    space.config_path.write_text(json.dumps(data))
+    assert space.config() == Config()
+    assert unknown_options(Config, data) == ["sft.lora.mood", "moods"]
+    assert "this version of srlm has no option sft.lora.mood, moods; ignored" in capsys.readouterr().err
+
+
+def test_the_value_of_an_option_by_name() -> None:
+    config = Evaluate()
+    config.seeds.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
+    values = {
+        "judge.scorer": "sampled",
+        "judge.learns_pairs": False,
+        "evaluation.judge": "first",
+        "benchmark_shots": None,
+        "prompts.languages": ["en", "zh"],
+        "seeds.ift.columns.prompt": "question",
+        "seeds.ift.columns.a.b": "c",
+        "seeds.ift.columns.deep.er": 1,
+        "seeds.ift.columns.response": None,
+    }
+    assert {name: option_value(config, name) for name in values} == values
+    for name in ("judge", "judge.moods", "moods", "judge.scorer.moods", "benchmark_shots.moods"):
+        assert option_value(config, name) is MISSING, name

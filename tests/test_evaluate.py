@@ -119,8 +119,8 @@ def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path
 
     assert asked() is finished
     (folder / "model.safetensors").write_bytes(b"two")
-    verb = "made" if finished else "begun"
-    with pytest.raises(RunFolderError, match=f"it was {verb} from another {folder} than the one that is there now"):
+    verb = "ran" if finished else "began"
+    with pytest.raises(RunFolderError, match=f"input {folder} has changed since this stage {verb}"):
         asked()
     (folder / "model.safetensors").write_bytes(b"one")
     assert asked() is finished

@@ -15,7 +15,18 @@ PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
     ("srlm", "errors", "config", "records", "processes"),
-    ("workspace", "progress", "templating", "rubric", "languages", "words", "checkers", "chat", "chat_template"),
+    (
+        "provenance",
+        "workspace",
+        "progress",
+        "templating",
+        "rubric",
+        "languages",
+        "words",
+        "checkers",
+        "chat",
+        "chat_template",
+    ),
     ("models", "tiny"),
     ("engines",),
     ("comparison",),

@@ -174,12 +174,11 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
     workspace, _, judgements = feed_back(ScriptedEngine(writes_answers_and_judges), config)
     stage = stages.judgements(workspace, config, 2)
     assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
-    stage.path.unlink()  # as after a kill in the middle
+    stage.path.rename(stage.path.with_suffix(".begun.json"))  # as after a kill in the middle
     stage.outputs[0].write_text("".join(to_json(judgement) + "\n" for judgement in judgements[:2]))
-    stage.begin(inputs=identity(str(judge)))
     (judge / "config.json").write_text('{"trained": "anew"}')
     engine = ScriptedEngine(writes_answers_and_judges)
-    with Bars() as bars, pytest.raises(RunFolderError, match=f"begun from another {judge} than the one that is there"):
+    with Bars() as bars, pytest.raises(RunFolderError, match=f"input {judge} has changed since this stage began"):
         asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
 
 
@@ -192,8 +191,7 @@ def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
     workspace, _, _ = feed_back(ScriptedEngine(writes_answers_and_judges), config)
     stage = stages.prompts(workspace, config, 2)
     assert stage.manifest().inputs[str(writer)] == identity(str(writer))[str(writer)]
-    stage.path.unlink()
-    stage.begin(inputs=identity(str(writer)))
+    stage.path.rename(stage.path.with_suffix(".begun.json"))
     (writer / "config.json").write_text('{"trained": "anew"}')
     engine = ScriptedEngine(writes_answers_and_judges)
 
@@ -202,7 +200,7 @@ def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
             async for _ in new_prompts(engine, workspace, config, 2, bars):
                 pass
 
-    with pytest.raises(RunFolderError, match=f"begun from another {writer} than the one that is there"):
+    with pytest.raises(RunFolderError, match=f"input {writer} has changed since this stage began"):
         asyncio.run(write())
 
 

@@ -123,6 +123,6 @@ def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch:
     of_run.base_model()
     assert made == ["base_model"]
     tiny_llama(len(tokenizer), seed=1).save_pretrained(base)
-    with pytest.raises(RunFolderError, match=rf"it was made from another {base} than the one that is there now"):
+    with pytest.raises(RunFolderError, match=rf"input {base} has changed since this stage ran"):
         of_run.base_model()
     assert made == ["base_model"]

@@ -217,11 +217,9 @@ def test_run_made_with_other_options(command):
     command()
     text = command("seed=1", "seeds.eft_held_out=0.5")
     folder = command.run_folder
-    assert f"RunFolderError: The stage seeds/seeds in {folder} cannot be used: it was made with other options: " in text
-    assert "seed was 0, now 1; seeds.eft_held_out was 0.25, now 0.5." in text
-    ways = (
-        f"take the options back; or start another run with name=...; or delete {folder}/seeds and all later iteration_*"
-    )
+    assert f"RunFolderError: The stage seeds/seeds in {folder} cannot be used: " in text
+    assert "options have changed since this stage ran: seed was 0, now 1; seeds.eft_held_out was 0.25, now 0.5" in text
+    ways = f"revert the options, or start a new run with name=..., or delete {folder}/seeds and all later iteration_*"
     assert ways in text
 
 
@@ -240,7 +238,7 @@ def test_changed_seed_file_is_refused(command):
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
     text = command(f"seeds.ift.path={path}")
     assert "RunFolderError: The stage seeds/seeds" in text
-    assert "it was made from another mine.jsonl than the one that is there now" in text
+    assert "input mine.jsonl has changed since this stage ran" in text
 
 
 @pytest.mark.parametrize(

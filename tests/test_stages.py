@@ -45,7 +45,7 @@ def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Pat
     made = sft(tmp_path)
     made.begin()
     assert not sft(tmp_path).complete()
-    with pytest.raises(RunFolderError, match=r"sft\.loss_on was None, now 'full'"):
+    with pytest.raises(RunFolderError, match=r"sft\.loss_on was 'completion', now 'full'"):
         sft(tmp_path, "sft.loss_on=full").complete()
 
 

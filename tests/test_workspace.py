@@ -21,7 +21,17 @@ from srlm.config import Config, Reference
 from srlm.errors import RunFolderError
 from srlm.models import identity, model_id
 from srlm.records import Answer, Candidate, to_json
-from srlm.workspace import RecordFile, Stage, Workspace, derive_seed, flatten, options_of, read_records, write_atomic
+from srlm.workspace import (
+    RecordFile,
+    Stage,
+    Workspace,
+    check_stages,
+    derive_seed,
+    flatten,
+    options_of,
+    read_records,
+    write_atomic,
+)
 from tests.helpers import ROOT
 
 
@@ -289,7 +299,7 @@ def test_full_disk_while_a_new_folder_is_made(tmp_path, monkeypatch):
 
 
 OPTIONS = {"judge.count": 3, "judge.temperature": 0.7, "prompts.languages": ["en", "zh"], "seed": 0}
-WAYS_ON = (r"take the options back", r"start another run with name=\.\.\.", r"or delete ")
+WAYS_ON = ("To continue: re", "start a new run with name=...", "or delete ")
 
 
 def stage_of(root: Path, outputs: tuple[str, ...] = ("3_judgements.jsonl",), **changed: Any) -> Stage:
@@ -313,7 +323,7 @@ def refused(stage: Stage, inputs: dict[str, str] | None = None) -> str:
         stage.complete(inputs)
     message = str(caught.value)
     assert f"The stage iteration_2/judgements in {stage.workspace.root} cannot be used" in message
-    positions = [message.index(way.replace("\\", "")) for way in WAYS_ON]
+    positions = [message.index(way) for way in WAYS_ON]
     assert positions == sorted(positions)
     assert f"delete {stage.folder} and all later iteration_* folders" in message
     return message
@@ -355,23 +365,181 @@ def test_changed_options_are_refused(tmp_path, verb):
     same = {"prompts__languages": ("en", "zh")}  # as JSON holds it
     assert stage_of(tmp_path, **same).complete() == (verb == "made")
     message = refused(stage_of(tmp_path, judge__count=5, prompts__languages=["en"]))
-    assert f"it was {verb} with other options: " in message
+    assert f"options have changed since this stage {'ran' if verb == 'made' else 'began'}: " in message
     assert "judge.count was 3, now 5; prompts.languages was ['en', 'zh'], now ['en']" in message
     assert "seed" not in message
     assert "judge.temperature" not in message
 
 
-@pytest.mark.parametrize("verb", ["begun", "made"])
-def test_option_that_came_or_went_is_refused(tmp_path, verb):
-    stage = stage_of(tmp_path)
+def recorded(root: Path, verb: str, **options: Any) -> Path:
+    """A stage that has begun or is made with `options` in its record; returns where the record is."""
+    stage = stage_of(root)
+    stage.options = options
     stage.begin()
     if verb == "made":
         write_atomic(stage.outputs[0], "")
         stage.done({}, {})
-    assert "endpoint.model was None, now 'judge-70b'" in refused(stage_of(tmp_path, endpoint__model="judge-70b"))
-    gone = stage_of(tmp_path)
-    del gone.options["judge.count"]
-    assert "judge.count was 3, now None" in refused(gone)
+        return stage.path
+    return stage.path.with_suffix(".begun.json")
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_the_record_lacks_has_its_default_value(tmp_path, verb):
+    """A newer version added it. `judge.count` is 3 by default, `endpoint.model` is ""."""
+    recorded(tmp_path, verb, seed=0)
+    assert OPTIONS["judge.count"] == Config().judge.count
+    assert stage_of(tmp_path).complete() == (verb == "made")
+    assert "judge.count was 3, now 5" in refused(stage_of(tmp_path, judge__count=5))
+    assert "endpoint.model was '', now 'judge-70b'" in refused(stage_of(tmp_path, endpoint__model="judge-70b"))
+
+
+def test_an_option_that_the_record_lacks_has_the_value_in_config_yaml(tmp_path):
+    """A newer version made the stage depend on an option that the run had all along."""
+    recorded(tmp_path, "made", seed=0)
+    config = Config(name="run")
+    config.judge.count = 5
+    Workspace(tmp_path).save_config(config)
+    assert "judge.count was 5, now 3" in refused(stage_of(tmp_path))
+    assert stage_of(tmp_path, judge__count=5).complete()
+    (tmp_path / "config.yaml").write_text("judge: {temperature: 0.7}")  # as if judge.count were new: its default
+    assert stage_of(tmp_path).complete()
+    (tmp_path / "config.yaml").write_text("judge: [")
+    with pytest.raises(RunFolderError, match=r"(?s)config\.yaml cannot be read .* delete it"):
+        stage_of(tmp_path).complete()
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_present_value(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"candidates.count": 4, "seeds.ift.columns.prompt": "q"})
+    config = Config()
+    config.seeds.ift.columns = {"prompt": "q"}
+    stage = stage_of(tmp_path)
+    stage.config = config
+    assert stage.complete() == (verb == "made")
+    config.candidates.count = 8
+    assert "candidates.count was 4, now 8" in refused(stage)
+    config.candidates.count, config.seeds.ift.columns = 4, {}
+    assert "seeds.ift.columns.prompt was 'q', now None" in refused(stage)
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_no_longer_exists_is_reported_and_not_refused(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"judge.moods": 2})
+    stage = stage_of(tmp_path)
+    assert stage.complete() == (verb == "made")
+    assert stage.differences() == ["option judge.moods=2 no longer exists and is ignored"]
+    assert stage_of(tmp_path.with_name("untouched")).differences() == []
+
+
+def test_a_changed_template_is_named_and_its_digests_are_not(tmp_path):
+    recorded(tmp_path, "made", **OPTIONS, **{"judge.template": "0123456789abcdef", "judge.max_score": 5})
+    message = refused(stage_of(tmp_path, judge__template="fedcba9876543210", judge__max_score=4))
+    assert "judge.max_score was 5, now 4; the text of judge.template has changed. To continue" in message
+    assert "0123456789abcdef" not in message
+
+
+def test_a_record_of_another_version_is_read(tmp_path):
+    """A begin's note held options alone at first; a newer version may know further fields."""
+    path = recorded(tmp_path, "begun", **OPTIONS)
+    path.write_text(json.dumps({"options": OPTIONS}))
+    assert not stage_of(tmp_path).complete({"iteration_1/model": "new"})
+    assert "seed was 0, now 1" in refused(stage_of(tmp_path, seed=1))
+    path = recorded(tmp_path / "other", "made", **OPTIONS)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mood": "good"}))
+    assert stage_of(tmp_path / "other").complete()
+
+
+# Inputs
+
+
+def from_model(root: Path, fingerprint: str | None) -> Stage:
+    """A stage that declares M1 as an input; None: M1 is not there."""
+    stage = stage_of(root)
+    stage.inputs = lambda: {} if fingerprint is None else {"iteration_1/model": fingerprint}
+    return stage
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_a_declared_input_that_has_changed_is_refused(tmp_path, verb):
+    stage = from_model(tmp_path, "one")
+    stage.begin()
+    if verb == "made":
+        write_atomic(stage.outputs[0], "")
+        assert stage.done({}, {}).inputs == {"iteration_1/model": "one"}
+    since = "ran" if verb == "made" else "began"
+    assert f"input iteration_1/model has changed since this stage {since}" in refused(from_model(tmp_path, "two"))
+    for same in ("one", None):  # what is not there cannot have changed what was made from it
+        assert from_model(tmp_path, same).complete() == (verb == "made")
+
+
+def test_an_input_that_the_record_lacks_is_accepted(made):
+    """An older version did not record it."""
+    assert from_model(made, "one").complete()
+
+
+def test_an_input_keeps_the_hash_that_it_had_when_the_stage_began(tmp_path):
+    """Retrained in the meantime, the model that wrote is the one that the engine had loaded."""
+    from_model(tmp_path, "one").begin()
+    later = from_model(tmp_path, "two")
+    write_atomic(later.outputs[0], "")
+    assert later.done({"iteration_2/1_prompts.jsonl": "5"}, {}).inputs == {
+        "iteration_1/model": "one",
+        "iteration_2/1_prompts.jsonl": "5",
+    }
+
+
+def test_an_input_that_is_not_there_on_resume_is_not_forgotten(tmp_path):
+    from_model(tmp_path, "one").begin()
+    resumed = from_model(tmp_path, None)
+    assert not resumed.complete()
+    resumed.begin()
+    assert "input iteration_1/model has changed since this stage began" in refused(from_model(tmp_path, "two"))
+
+
+def test_records_without_a_manifest_are_not_resumed(made):
+    """They would be taken for the present model's, whatever model made them."""
+    stage = stage_of(made)
+    stage.path.unlink()
+    assert not stage.complete()
+    with pytest.raises(RunFolderError, match=r"3_judgements\.jsonl exists, but no manifest says how it was made"):
+        stage.begin()
+    stage.outputs[0].unlink()
+    stage.begin()
+
+
+# Versions of libraries
+
+
+def test_versions_of_libraries_are_recorded_and_reported(tmp_path, monkeypatch):
+    installed = {"torch": "2.12.0", "vllm": "0.31.0"}
+    monkeypatch.setattr(workspace, "library_versions", lambda names: {n: installed[n] for n in names if n in installed})
+
+    def stage(name: str) -> Stage:
+        space = Workspace(tmp_path)
+        return Stage(space, space.iteration(2), name, [f"{name}.jsonl"], OPTIONS, libraries=("torch", "vllm", "trl"))
+
+    for name in ("answers", "judgements", "pairs"):
+        stage(name).begin()
+    for name in ("answers", "judgements"):
+        write_atomic(stage(name).outputs[0], "")
+        assert stage(name).done({}, {}).libraries == installed
+    old = stage("judgements")
+    old.path.write_text(json.dumps({k: v for k, v in json.loads(old.path.read_text()).items() if k != "libraries"}))
+    every = [stage(name) for name in ("answers", "judgements", "pairs", "untouched")]
+    assert check_stages(every) == []
+    installed["torch"] = "2.13.0"
+    del installed["vllm"]
+    line = "library versions: torch 2.12.0, now 2.13.0; vllm 0.31.0, now absent"
+    assert check_stages(every) == [f"{line} (stages: iteration_2/answers, iteration_2/pairs)"]
+    stage("pairs").begin()  # on with it: made with both
+    write_atomic(stage("pairs").outputs[0], "")
+    assert stage("pairs").done({}, {}).libraries == {"torch": "2.12.0, 2.13.0", "vllm": "0.31.0, absent"}
+
+
+def test_check_stages_refuses_what_has_changed(made):
+    assert check_stages([stage_of(made)]) == []
+    with pytest.raises(RunFolderError, match="seed was 0, now 1"):
+        check_stages([stage_of(made), stage_of(made, seed=1)])
 
 
 def test_refusal_changes_nothing(made):
@@ -383,18 +551,22 @@ def test_refusal_changes_nothing(made):
 
 def test_changed_input_is_refused(made):
     message = refused(stage_of(made), {"iteration_2/2_candidates.jsonl": "5678"})
-    assert "it was made from another iteration_2/2_candidates.jsonl than the one that is there now" in message
+    assert "input iteration_2/2_candidates.jsonl has changed since this stage ran. To continue: restore it" in message
 
 
 def test_changed_output_is_refused(made):
     with (made / "iteration_2" / "3_judgements.jsonl").open("a") as file:
         file.write("{}\n")
-    assert "its output iteration_2/3_judgements.jsonl is gone or was changed since" in refused(stage_of(made))
+    assert "output iteration_2/3_judgements.jsonl is missing or has changed since this stage ran" in refused(
+        stage_of(made)
+    )
 
 
 def test_missing_output_is_refused(made):
     (made / "iteration_2" / "3_judgements.jsonl").unlink()
-    assert "its output iteration_2/3_judgements.jsonl is gone or was changed since" in refused(stage_of(made))
+    assert "output iteration_2/3_judgements.jsonl is missing or has changed since this stage ran" in refused(
+        stage_of(made)
+    )
 
 
 @pytest.mark.parametrize("change", ["bigger", "missing", "more", "renamed"])
@@ -414,7 +586,9 @@ def test_changed_model_folder_is_refused(tmp_path, change):
         (model / "adapter.json").touch()
     else:
         weights.rename(model / "model.safetensors")
-    assert "its output iteration_2/model is gone or was changed since" in refused(stage_of(tmp_path, ("model",)))
+    assert "output iteration_2/model is missing or has changed since this stage ran" in refused(
+        stage_of(tmp_path, ("model",))
+    )
 
 
 def test_manifest_comes_last(tmp_path, monkeypatch):
@@ -453,7 +627,9 @@ def test_full_disk_at_the_manifest_leaves_the_stage_begun(tmp_path, monkeypatch)
         with pytest.raises(RunFolderError, match=ADVICE):
             stage.done({}, {})
     assert not stage_of(tmp_path).complete()
-    assert "it was begun with other options: seed was 0, now 1" in refused(stage_of(tmp_path, seed=1))
+    assert "an option has changed since this stage began: seed was 0, now 1. To continue: revert the option" in refused(
+        stage_of(tmp_path, seed=1)
+    )
     assert read_records(stage.outputs[0], Answer) == [row("a")]
     stage.done({}, {})
     assert stage_of(tmp_path).complete()

@@ -187,7 +187,7 @@ def collect(root: Path) -> RunNumbers:
     workspace = open_run(root)
     try:
         config = workspace.config()
-    except (TypeError, KeyError) as error:  # an option that this version does not know
+    except KeyError as error:  # a value that this version does not know
         raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
     models: dict[int, dict[str, Any]] = {}
     while (path := workspace.iteration(len(models)) / "evaluation.json").exists():

@@ -6,7 +6,6 @@ that writes or judges is not among them, since the stages' order implies it, so 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +56,7 @@ def makers(workspace: Workspace) -> Mapping[str, Manifest]:
     found: dict[str, Manifest] = {}
     for path in workspace.root.glob("**/manifests/*.json"):
         if not path.name.endswith(".begun.json"):
-            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            manifest = Manifest.load(path)
             found |= {output: manifest for output in manifest.outputs}
     return found
 

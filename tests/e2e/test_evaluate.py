@@ -261,7 +261,7 @@ def test_benchmarks_by_the_harness(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "rows.jsonl").write_text('{"question": "another"}\n')
     result = evaluate(tmp_path, *given)
     assert result.returncode == 1
-    assert "was made from another" in result.stderr
+    assert "has changed since this stage ran" in result.stderr
 
 
 @needs_harness

@@ -100,11 +100,22 @@ def test_a_run_before_its_first_measures(tmp_path: Path) -> None:
         collect(root)
 
 
-def test_a_run_of_another_version(tmp_path: Path) -> None:
+def test_an_option_of_another_version_is_reported_and_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_run(tmp_path / "made")
+    before = collect(root).options()
     with (root / "config.yaml").open("a") as file:
         file.write("future_option: 1\n")
-    with pytest.raises(RunFolderError, match=r"another version of srlm.*future_option"):
+    assert collect(root).options() == before
+    assert f"{root}/config.yaml: this version of srlm has no option future_option; ignored" in capsys.readouterr().err
+
+
+def test_a_value_of_another_version_is_named(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    path = root / "config.yaml"
+    path.write_text(path.read_text().replace("tracker: wandb", "tracker: telegraph"))
+    with pytest.raises(RunFolderError, match=r"another version of srlm.*telegraph"):
         collect(root)
 
 
