@@ -17,8 +17,10 @@ from typing import Any
 
 from srlm.config import SourceConfig
 from srlm.errors import SeedError
+from srlm.records import RankedAnswer
 
 Row = dict[str, Any]
+Parsed = Iterator[str | RankedAnswer]  # the prompt; then, if asked for, each answer or why it is left out
 SPELLINGS = {
     "prompt": ("prompt", "instruction", "question"),
     "response": ("response", "output", "answer"),
@@ -27,6 +29,10 @@ SPELLINGS = {
     "type": ("type", "category"),
     "language": ("language", "lang"),
 }
+
+
+class LeftOut(Exception):
+    """A row that is understood but is no seed: its message is the reason, under which it is counted."""
 
 
 class Fault(Exception):

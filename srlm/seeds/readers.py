@@ -2,7 +2,8 @@
 
 A row with an empty answer, a deleted message and the like are left out, counted and logged (logger "srlm.seeds"); a row
 that cannot be understood is an error that names its file and line. Texts are stripped. Messages that a model wrote are
-left out where the source marks them (Open Assistant's `synthetic`): seeds come from people.
+left out where the source marks them (Open Assistant's `synthetic`): seeds come from people. Which of Open Assistant's
+trees and messages are seeds: `srlm.seeds.oasst`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -21,9 +22,12 @@ from srlm.checkers import validate
 from srlm.config import IFTAnswers, SourceConfig
 from srlm.errors import SeedError
 from srlm.records import Constraint, RankedAnswer, RankedPrompt, SeedExample, from_dict, to_json
+from srlm.seeds import oasst
 from srlm.seeds.files import (
     SPELLINGS,
     Fault,
+    LeftOut,
+    Parsed,
     Row,
     get,
     iso,
@@ -51,7 +55,6 @@ _RANKED = ("oasst_trees", "oasst_messages", "hh_rlhf", "prompt_responses", "buil
 _COLUMNS = ("prompt", "response", "responses", "messages", "chosen", "rejected", "id", "type", "language")
 _ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant"}
 _ROLES |= {"bot": "assistant", "model": "assistant", "system": "system", "tool": "tool", "function": "tool"}
-_Parsed = Iterator[str | RankedAnswer]  # the prompt; then, if asked for, each answer or why it is left out
 _log = logging.getLogger("srlm.seeds")
 
 
@@ -133,10 +136,6 @@ class _Row(RankedPrompt):
     constraints: tuple[Constraint, ...] = ()
 
 
-class _LeftOut(Exception):
-    """Why a row, though understood, is no seed; counted under its message."""
-
-
 def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     """Rows with the answers asked for: none (`need` 0), the best one (1), or two and more (2)."""
     if source.format not in (*FORMATS, "auto"):
@@ -163,15 +162,17 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
         if need == 2 and form not in _RANKED:
             found = f"{name}: format {form} holds no ranked answers, which EFT seeds (and seeds.ift_answers) need"
             raise SeedError(f"{found}. Use data in one of the formats {', '.join(_RANKED)}.")
-        for line, data in _roots(objects) if form.startswith("oasst") else objects:
+        for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
             try:
+                if form.startswith("oasst"):
+                    oasst.check_tree(data, with_answers=need > 0)
                 prompt, answers, reasons = _parse(_PARSERS[form](data), need)
                 if not prompt and path.startswith("hub:"):  # nobody can mend the row there
-                    raise _LeftOut("prompt empty")
+                    raise LeftOut("prompt empty")
                 key = (prompt, *(answer.text for answer in answers))
                 if key in seen:
-                    raise _LeftOut("repeated")
-            except _LeftOut as reason:
+                    raise LeftOut("repeated")
+            except LeftOut as reason:
                 left_out[str(reason)] += 1
                 continue
             if not prompt:
@@ -193,7 +194,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
         raise SeedError(f"{name}:{elsewhere[0] if elsewhere else line}: {found}. {remedy}.") from fault
     chosen = _choose(list(rows.values()), source, seed, name, left_out)
     message = f"{name}: {len(chosen)} read, {left_out.total()} left out{_tally(left_out)}"
-    if need == 2 and dropped:
+    if dropped and (need == 2 or form.startswith("oasst")):
         message += f"; of single answers, {dropped.total()} left out{_tally(dropped)}"
     if not chosen:
         raise SeedError(f"{message}. No row is left: mend the data or use others.")
@@ -201,7 +202,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     return chosen
 
 
-def _parse(parts: _Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str]]:
+def _parse(parts: Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str]]:
     """The prompt, the answers needed (best first, the best rank 0), and why other answers were dropped."""
     prompt = str(next(parts))
     given = list(parts) if need else []
@@ -217,9 +218,9 @@ def _parse(parts: _Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str
     answers = [replace(answer, rank=answer.rank - answers[0].rank) for answer in answers]
     if len(answers) < need:
         why = f" ({', '.join(sorted(set(reasons)))})" if reasons else ""
-        raise _LeftOut(("fewer than two ranked answers" if need == 2 else "no answer") + why)
+        raise LeftOut(("fewer than two ranked answers" if need == 2 else "no answer") + why)
     if need == 2 and answers[-1].rank == 0:
-        raise _LeftOut("all answers ranked the same")
+        raise LeftOut("all answers ranked the same")
     return prompt, answers if need == 2 else answers[:need], reasons
 
 
@@ -298,21 +299,21 @@ def _detect(row: Row, need: int) -> str:
 # From objects to prompts and answers, format by format
 
 
-def _instruction(data: Row, context: str, answer: str, instruction: str = "instruction") -> _Parsed:
+def _instruction(data: Row, context: str, answer: str, instruction: str = "instruction") -> Parsed:
     prompt = text_of(data, instruction)
     more = text_of(data, context) if context in data else ""
     yield f"{prompt}\n\n{more}" if prompt and more else prompt
     yield RankedAnswer(text_of(data, answer), 0)
 
 
-def _self_instruct(data: Row) -> _Parsed:
+def _self_instruct(data: Row) -> Parsed:
     first = items_of(data, "instances")[:1]
     if not first or not isinstance(first[0], dict):
         raise Fault("'instances' does not begin with an object", "Give it one with input and output")
     return _instruction(first[0] | data, "input", "output")
 
 
-def _hh_rlhf(data: Row) -> _Parsed:
+def _hh_rlhf(data: Row) -> Parsed:
     chosen, rejected = _dialogue(data, "chosen"), _dialogue(data, "rejected")
     yield chosen[1]
     if chosen[2:3] == ["Assistant"]:
@@ -333,7 +334,7 @@ def _dialogue(data: Row, key: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _chat(data: Row) -> _Parsed:
+def _chat(data: Row) -> Parsed:
     turns: list[tuple[str, str]] = []
     for turn in items_of(data, "messages"):
         if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():
@@ -345,12 +346,12 @@ def _chat(data: Row) -> _Parsed:
     system = [text for role, text in turns[:1] if role == "system" and text]
     turns = [turn for turn in turns if turn[0] != "system"]
     if [role for role, _ in turns[:1]] != ["user"]:
-        raise _LeftOut("does not begin with the user")
+        raise LeftOut("does not begin with the user")
     yield "\n\n".join([*system, turns[0][1]]) if turns[0][1] else ""
     yield from (RankedAnswer(text, 0) for role, text in turns[1:2] if role == "assistant")
 
 
-def _prompt_responses(data: Row) -> _Parsed:
+def _prompt_responses(data: Row) -> Parsed:
     yield text_of(data, "prompt")
     items = items_of(data, "responses")
     if all(isinstance(item, str) for item in items):
@@ -367,7 +368,7 @@ def _prompt_responses(data: Row) -> _Parsed:
             yield RankedAnswer(text_of(item, "text"), better if key == "score" else int(value))
 
 
-def _builtin(data: Row) -> _Parsed:
+def _builtin(data: Row) -> Parsed:
     yield text_of(data, "prompt")
     try:
         if "answers" not in data:
@@ -381,59 +382,9 @@ def _builtin(data: Row) -> _Parsed:
     yield from answers
 
 
-def _roots(objects: list[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """Open Assistant's root prompts with the lines and texts of their direct replies, be they nested or rows."""
-    roots: list[tuple[int, Row]] = []
-    replies: dict[str, list[tuple[int, Row]]] = {}
-    for line, data in objects:
-        message = data["prompt"] if isinstance(data.get("prompt"), dict) else data
-        if message.get("parent_id") is None:
-            roots.append((line, message))
-        else:
-            replies.setdefault(str(message["parent_id"]), []).append((line, message))
-    for line, root in roots:
-        nested = items_of(root, "replies") if root.get("replies") is not None else []
-        if not all(isinstance(reply, dict) for reply in nested):
-            raise Fault("'replies' does not hold objects only", "Write {...} for each message", line)
-        own = replies.get(str(root.get("message_id")), [])
-        yield line, root | {"replies": [*((line, reply) for reply in nested), *own]}
-
-
-def _oasst(data: Row) -> _Parsed:
-    text_of(data, "message_id")
-    if reason := _unwanted(data):
-        raise _LeftOut(f"prompt {reason}")
-    yield text_of(data, "text")
-    for line, reply in data["replies"]:
-        try:
-            rank = number(reply.get("rank"), "rank")
-            if (reason := _unwanted(reply)) or rank is None:
-                yield reason or "no rank"
-            else:
-                yield RankedAnswer(text_of(reply, "text"), int(rank))
-        except Fault as fault:
-            raise Fault(*fault.args, line) from fault
-
-
-def _unwanted(message: Row) -> str:
-    """Why an Open Assistant message is no seed, "" if it can be one."""
-    labels = message.get("labels")
-    names, values, spam = (labels.get(key) if isinstance(labels, dict) else None for key in ("name", "value", "spam"))
-    if isinstance(names, list) and isinstance(values, list):  # the hub's spelling: parallel lists
-        spam = next((value for name, value in zip(names, values, strict=False) if name == "spam"), None)
-    spam = spam.get("value") if isinstance(spam, dict) else spam
-    reasons = {
-        "deleted": message.get("deleted") is True,
-        "rejected in review": message.get("review_result") is False,
-        "marked as spam": isinstance(spam, int | float) and spam >= 0.5,
-        "written by a model": message.get("synthetic") is True,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-_PARSERS: dict[str, Callable[[Row], _Parsed]] = {
-    "oasst_trees": _oasst,
-    "oasst_messages": _oasst,
+_PARSERS: dict[str, Callable[[Row], Parsed]] = {
+    "oasst_trees": oasst.parse,
+    "oasst_messages": oasst.parse,
     "alpaca": lambda data: _instruction(data, "input", "output"),
     "dolly": lambda data: _instruction(data, "context", "response"),
     "self_instruct": _self_instruct,

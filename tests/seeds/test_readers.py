@@ -217,7 +217,15 @@ def test_rows_without_an_order_are_left_out_and_counted(write, caplog):
         ({"review_result": False}, "rejected in review"),
         ({"labels": {"spam": {"value": 0.75, "count": 4}}}, "marked as spam"),
         ({"labels": {"name": ["quality", "spam"], "value": [0.1, 1.0], "count": [1, 1]}}, "marked as spam"),
+        ({"labels": [{"name": "spam", "value": 0.5, "count": 2}]}, "marked as spam"),
+        ({"labels": {"spam": 0.5}}, "marked as spam"),
+        ({"labels": {"spam": {"value": 0.0}, "lang_mismatch": {"value": 0.5}}}, "marked as another language"),
+        ({"labels": {"pii": {"value": 0.8, "count": 5}}}, "marked as personal data"),
+        ({"labels": {"name": ["not_appropriate"], "value": [0.67]}}, "marked as inappropriate"),
+        ({"labels": [{"name": "hate_speech", "value": 1, "count": 1}]}, "marked as hate speech"),
+        ({"labels": {"sexual_content": {"value": 0.5, "count": 2}}}, "marked as sexual"),
         ({"synthetic": True}, "written by a model"),
+        ({"synthetic": True, "deleted": True, "labels": {"spam": 1}}, "deleted"),  # one reason each
     ],
 )
 def test_oasst_leaves_out_what_people_rejected_or_did_not_write(write, caplog, mark, reason):
@@ -230,12 +238,62 @@ def test_oasst_leaves_out_what_people_rejected_or_did_not_write(write, caplog, m
     message_ = f"1 read, 1 left out: 1 prompt {reason}; of single answers, 1 left out: 1 {reason}"
     assert caplog.messages == [f"seeds.jsonl: {message_}"]
     assert read_ift(write(rows))[0].response == "Second."
+    assert caplog.messages[1] == caplog.messages[0]
+    assert len(read_prompts(write(rows))) == 1
 
 
 def test_oasst_keeps_messages_with_little_spam_or_none_said(write):
-    labels = [{"spam": {"value": 0.25, "count": 4}}, {"name": ["quality"], "value": [1.0]}, None]
-    rows = [message(str(n), f"Ask {n}?", labels=l, review_result=None) for n, l in enumerate(labels)]  # noqa: E741
-    assert len(read_prompts(write(rows))) == 3
+    given = [
+        {"spam": {"value": 0.25, "count": 4}},
+        {"name": ["quality"], "value": [1.0]},
+        {"name": ["spam", "pii"], "value": [0.49, 0.0], "count": [9, 9]},
+        [{"name": "hate_speech", "value": 0.33}],
+        {"toxicity": {"value": 1.0}, "violence": {"value": 1.0}, "fails_task": {"value": 1.0}},  # scales, and quality
+        {"name": "spam", "value": 1.0},  # no form of the export
+        {"spam": {"value": None}},
+        None,
+    ]
+    rows = [message(str(n), f"Ask {n}?", labels=labels, review_result=None) for n, labels in enumerate(given)]
+    assert len(read_prompts(write(rows))) == len(given)
+
+
+STATES = {  # of a tree -> which kinds of seeds it gives
+    "ready_for_export": ("prompts", "ift", "ranked"),
+    None: ("prompts", "ift", "ranked"),
+    "prompt_lottery_waiting": ("prompts",),
+    **dict.fromkeys(("aborted_low_grade", "halted_by_moderator", "initial_prompt_review", "growing", "ranking"), ()),
+    **dict.fromkeys(("backlog_ranking", "ready_for_scoring", "scoring_failed", "a_state_to_come"), ()),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("form", ["trees", "messages", "flat messages"])
+def test_oasst_trees_in_other_states_give_no_seeds(write, caplog, form, state):
+    caplog.set_level(logging.INFO, "srlm.seeds")
+    replies = replies_of("a", "Good.", "Bad.")
+    rows = {
+        "trees": [{"message_tree_id": "a", "tree_state": state, "prompt": message("a", "Ask?", replies=replies)}],
+        "messages": [message("a", "Ask?", replies=replies, tree_state=state)],
+        "flat messages": [message("a", "Ask?", tree_state=state), *(row | {"tree_state": state} for row in replies)],
+    }[form]
+    good = {"message_tree_id": "b", "tree_state": "ready_for_export"}
+    good |= {"prompt": message("b", "Ask!", replies=replies_of("b", "Yes.", "No."))}
+    good = good if form == "trees" else good["prompt"] | {"tree_state": "ready_for_export"}
+    for kind, read in {"prompts": read_prompts, "ift": read_ift, "ranked": read_ranked}.items():
+        caplog.clear()
+        found = [row.id for row in read(write([*rows, good]))]
+        if kind in STATES[state]:
+            assert found == ["a", "b"]
+            assert caplog.messages == ["seeds.jsonl: 2 read, 0 left out"]
+        else:
+            assert found == ["b"]
+            assert caplog.messages == [f"seeds.jsonl: 1 read, 1 left out: 1 tree in state {state}"]
+
+
+def test_oasst_files_without_a_finished_tree_say_why(write):
+    rows = [message(str(n), f"Ask {n}?", tree_state="aborted_low_grade", replies=replies_of("a", "x")) for n in (1, 2)]
+    with pytest.raises(SeedError, match=r"0 read, 2 left out: 2 tree in state aborted_low_grade\. No row is left"):
+        read_ift(write(rows))
 
 
 def test_oasst_uses_first_turns_only(write):
