@@ -24,9 +24,10 @@ from rich.table import Table
 from srlm import errors, records
 from srlm.config import JudgeBench, Scorer, SourceConfig
 from srlm.models import identity, label, resolve_named, slug
-from srlm.progress import Bars, say, terminal
+from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
+from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
                 run_worker("judge_bench", workspace, number)
         cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
-        show(cards, Console(file=terminal(), highlight=False))
+        show(cards, screen())
         plot(cards, workspace.root / "plots")
         say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
         say(f"Records    {workspace.root}/judgements/*/*.jsonl")
@@ -301,7 +302,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
             parts = [row["subsets"].get(name, {}) for row in of_data]
             table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
         console.print()
-        console.print(table)
+        print_table(console, table)
 
 
 def plot(cards: dict[str, Any], folder: Path) -> None:
@@ -335,7 +336,7 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
             parts = [row["attacks"][name] for row in rows]
             table.add_row(name, *(_change(part) for part in parts))
     console.print()
-    console.print(table)
+    print_table(console, table)
 
 
 def _change(part: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from
     processes.join_run()
 
 from srlm.config import TrainConfig
+from srlm.progress import show_cursor
 from srlm.workspace import Workspace, write_atomic
 
 # stage -> module:function(workspace, iteration); one of your own is given as module:function itself
@@ -86,6 +87,7 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
     mark = processes.mark_environment(workspace.root)
     environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
     environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
+    environment.setdefault("PYTHONUNBUFFERED", "1")  # the log has all that was printed before a crash or a kill
     # glibc gives large blocks back to the system at once and gets them zeroed again at the next step: a fifth of the
     # time of training on a CPU. What the user has set stays.
     for name, value in _KEEP_MEMORY.items():
@@ -117,7 +119,7 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
         processes.kill_marked(mark[processes.MARK])
         for process in started:
             process.wait()
-        _show_cursor(terminal_fd)
+        show_cursor()
         os.close(terminal_fd)
     with (workspace.logs / "workers.jsonl").open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
@@ -161,13 +163,6 @@ def _interrupt(worker: subprocess.Popen[bytes]) -> None:
         os.killpg(worker.pid, signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(PATIENCE_SECONDS)
-
-
-def _show_cursor(terminal_fd: int) -> None:
-    """Show the terminal's cursor again, which a worker that was killed with a progress bar has left hidden."""
-    with contextlib.suppress(OSError):  # the terminal may be closed
-        if os.isatty(terminal_fd):
-            os.write(terminal_fd, b"\x1b[?25h")
 
 
 def _lower(stage: str) -> str:

@@ -26,10 +26,11 @@ from srlm import errors
 from srlm.config import SideBySide
 from srlm.evaluate.plan import prompts_stage, read_asked
 from srlm.models import identity, label, slug
-from srlm.progress import Bars, say, terminal
+from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
 from srlm.stages import endpoint_options
+from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, write_atomic
 
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -124,7 +125,7 @@ def run(options: SideBySide) -> dict[str, Any]:
         write_atomic(root / "side_by_side.json", json.dumps(card, indent=1, ensure_ascii=False))
         write_atomic(root / "side_by_side.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_side_by_side(card, rows, root / "side_by_side.html")
-        show(card, rows, options.shown, Console(file=terminal(), highlight=False))
+        show(card, rows, options.shown, screen())
         say(f"\nPage      {root / 'side_by_side.html'}\nAnswers   {root / 'side_by_side.jsonl'}")
         say(f"Measures  {root / 'side_by_side.json'}")
     return card
@@ -276,7 +277,7 @@ def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, conso
                 cells = [cell(part[name], scale) for part in parts]
                 table.add_row(f"  {counted(name, words, parts)}", *cells)
         console.print()
-        console.print(table)
+        print_table(console, table)
     ordered = sorted(rows, key=lambda row: not _differ(row))
     for row in ordered[:shown]:
         console.print()

@@ -16,9 +16,10 @@ from srlm import stages
 from srlm.config import Config
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import ringing
-from srlm.progress import terminal
+from srlm.progress import screen
 from srlm.records import Candidate, Judgement, PreferencePair
 from srlm.rubric import mean_score
+from srlm.tables import print_table
 from srlm.text import candidates_judge
 from srlm.workspace import Workspace, read_records
 
@@ -61,13 +62,13 @@ OPTIONAL = ("instructions", "ifeval")  # shown where a model has them
 
 def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     """Print the closing screen to the user's terminal."""
-    console = Console(file=terminal(), highlight=False, width=None)
+    console = screen()
     models = {
         t: json.loads((workspace.iteration(t) / "evaluation.json").read_text(encoding="utf-8"))
         for t in range(config.iteration + 1)
     }
     console.print()
-    console.print(measures_table(models))
+    print_table(console, measures_table(models))
     for line in verdict(models):
         console.print(line, style="bold", markup=False)
     if config.iteration >= 2:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import logging
 import os
 import signal
+import subprocess
+import sys
 import time
+import warnings
 
 from srlm.errors import SeedError
+from srlm.progress import Bars, say
 from srlm.workspace import Workspace
 
 
@@ -39,3 +45,75 @@ def crash(workspace: Workspace, iteration: int) -> None:
 def sleep(workspace: Workspace, iteration: int) -> None:
     (workspace.root / "pid").write_text(str(os.getpid()))
     time.sleep(60)
+
+
+# What `noisy` writes: where it goes to, and how.
+NOISE = (
+    "print to stdout",
+    "print to stderr",
+    "file descriptor 1",
+    "file descriptor 2",
+    "printf of C",
+    "a child's stdout",
+    "a child's stderr",
+    "a logger's warning",
+    "a library's warning",
+    "a tqdm bar",
+    "{'loss': '6.777', 'grad_norm': '8.974'}",
+    "after the bars",
+)
+
+
+def noisy(workspace: Workspace, iteration: int) -> None:
+    """Progress and messages of ours, and meanwhile output of libraries in every way there is."""
+    with Bars() as bars:
+        bars.add("steps", 20)
+        for step in range(20):
+            bars.update("steps", done=step + 1)
+            if step == 3:
+                _make_noise()
+            if step == 10:
+                say("  a message that is long enough to need more than a line of eighty columns, while bars move")
+            time.sleep(0.03)
+    print("after the bars", flush=False)
+
+
+def noisy_crash(workspace: Workspace, iteration: int) -> None:
+    with Bars() as bars:
+        bars.add("steps", 20)
+        bars.update("steps", done=7)
+        _make_noise()
+        time.sleep(0.3)
+        raise KeyError("unforeseen")
+
+
+def noisy_kill(workspace: Workspace, iteration: int) -> None:
+    with Bars() as bars:
+        bars.add("steps", 20)
+        _make_noise()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _make_noise() -> None:
+    from tqdm import tqdm
+
+    print("print to stdout")
+    print("print to stderr", file=sys.stderr)
+    os.write(1, b"file descriptor 1\n")
+    os.write(2, b"file descriptor 2\n")
+    ctypes.CDLL(None).printf(b"printf of C\n")
+    child = 'import sys; print("a child\'s stdout"); print("a child\'s stderr", file=sys.stderr)'
+    subprocess.run([sys.executable, "-c", child], check=True)
+    logging.getLogger("transformers").warning("a logger's warning")
+    warnings.warn("a library's warning", stacklevel=1)
+    for _ in tqdm(range(3), desc="a tqdm bar"):
+        pass
+    print({"loss": "6.777", "grad_norm": "8.974"})
+
+
+def sleep_with_bars(workspace: Workspace, iteration: int) -> None:
+    with Bars() as bars:
+        bars.add("steps", 20)
+        time.sleep(0.3)
+        sleep(workspace, iteration)

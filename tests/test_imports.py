@@ -29,7 +29,7 @@ LAYERS = (
     ),
     ("models", "tiny"),
     ("engines",),
-    ("comparison",),
+    ("comparison", "tables"),
     ("seeds",),
     ("feedback", "training", "evaluation", "tracking"),
     ("stages", "measured", "text", "launch", "summary", "finished"),

@@ -22,7 +22,6 @@ from typing import Any, cast
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
-from rich.console import Console
 
 from srlm.config import Evaluate
 from srlm.evaluate.arms import expand
@@ -30,7 +29,7 @@ from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, read_asked, read_examples
 from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
 from srlm.models import label
-from srlm.progress import say, terminal
+from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
 from srlm.workspace import Workspace, write_atomic
 
@@ -77,7 +76,7 @@ def run(options: Evaluate) -> dict[str, Any]:
             run_worker("evaluate", workspace, number)
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
-        show(cards, Console(file=terminal(), highlight=False))
+        show(cards, screen())
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
         if plan.arms and cards["arms"]["measures"]:
             table = workspace.root / "arms.md"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from srlm.evaluate.arms import OWN
 from srlm.models import label
+from srlm.tables import print_table
 
 _ANSWERS = {
     "mean_characters": ("length, characters", 1),
@@ -45,7 +46,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
         tables.append(_benchmarks_table(cards["models"], cards["benchmarks"]))
     for table in tables:
         console.print()
-        console.print(table)
+        print_table(console, table)
 
 
 # How arms' measures are told: words, what a value is multiplied by, and the digits behind its point.

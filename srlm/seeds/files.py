@@ -61,8 +61,12 @@ def _load_hub(source: SourceConfig) -> Iterator[tuple[int, Any]]:
     where = f"{source.path}, split {source.split!r}"
     try:
         import datasets  # takes seconds, and only this path needs it
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise SeedError(f"{where}: hub data sets need the package `datasets`. Install it.") from error
+    # These run in the process of the command itself, whose screen shows the command's own progress only.
+    datasets.disable_progress_bars()
+    disable_progress_bars()
     try:
         yield from enumerate(datasets.load_dataset(source.path.removeprefix("hub:"), split=source.split))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

@@ -12,13 +12,12 @@ from typing import cast
 import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
-from rich.console import Console
 
 from srlm.chat_template import load_tokenizer
 from srlm.config import LossOn, ShowMasking
 from srlm.errors import ConfigError
 from srlm.models import label, resolve
-from srlm.progress import say, terminal
+from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
 from srlm.show_masking.examples import encoded, kinds_of, share, shown
 from srlm.show_masking.page import render, show
@@ -48,7 +47,7 @@ def run(options: ShowMasking) -> Path:
     totals = [share(kind, of_kind, options) for kind, of_kind in found.items()]
     title = f"What SFT learns: sft.loss_on={options.sft.loss_on.name}, {label(options.model.name)}"
     weight = options.sft.prompt_weight if options.sft.loss_on is LossOn.weighted else 0.0
-    show(examples, totals, title, weight, Console(file=terminal(), highlight=False))
+    show(examples, totals, title, weight, screen())
     for kind, chats in kinds.items():
         if too_long := len(chats) - len(found.get(kind, [])):
             say(f"  {too_long} of {len(chats)} {kind} examples are longer than sft.max_length and left out")

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from srlm.config import from_dict
 from srlm.records import Candidate, JudgeExample, Judgement, PreferencePair, Prompt
 from srlm.workspace import Workspace, read_records
+from tests.terminals import in_terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPO = Path(__file__).parents[2]
@@ -184,6 +185,29 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
         not torch.equal(weight, load_file(finished[0] / "iteration_1" / "model" / "model.safetensors")[name])
         for name, weight in weights[0].items()
     )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], tmp_path: Path, columns: int) -> None:
+    """DPO, M2's text and the closing screen on a terminal; at 120 columns the closing screen alone."""
+    runs = tmp_path
+    if columns == 80:
+        without_dpo(finished[0], runs)
+    else:
+        shutil.copytree(finished[0], runs / "smoke")
+    seen = in_terminal(command(runs, f"runs_dir={runs}"), columns, REPO, timeout=400)
+    assert seen.code == 0, seen.text[-3000:]
+    assert seen.widest <= columns
+    for noise in ("'loss'", "it/s", "s/it", "%|", "Warning", "INFO", "WARNING"):
+        assert noise not in seen.raw, noise
+    assert len(seen.lines) < 120  # the tables take 70
+    assert any(line.startswith("│") and "pairwise accuracy" in line for line in seen.lines)
+    assert "python -m srlm.run" in seen.text
+    assert seen.cursor_is_visible
+    if columns == 80:
+        [bar] = [line for line in seen.lines if line.startswith("✓ preference")]
+        assert re.search(r" (\d+)/\1 .* a minute in \d\d:\d\d$", bar)
+        assert "'loss'" in (runs / "smoke/logs/iteration_2_preference.log").read_text()
 
 
 def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Path) -> None:
