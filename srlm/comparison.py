@@ -8,7 +8,6 @@ arXiv 2309.17249): a small judge says A whatever is shown, and all would be ties
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -18,11 +17,11 @@ from srlm.errors import NoAnswerError
 from srlm.records import Comparison
 from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template
+from srlm.verdicts import find_letter
 
 ORDERS = ("ab", "ba")
 BEFORE = "The better answer is"  # what stands before the letter
 _LEAST = -30.0  # log-probability of a letter that a server does not name among the likely ones
-_LETTER = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
 
 
 def load_template(name: str, option: str) -> Template:
@@ -30,10 +29,18 @@ def load_template(name: str, option: str) -> Template:
     return Template.load(name, "srlm.feedback", option, TWO_ANSWERS)
 
 
-def parse_letter(completion: str) -> str | None:
-    """The last A or B that stands alone; None if there is none."""
-    letters = _LETTER.findall(completion)
-    return letters[-1] if letters else None
+def parse_letter(completion: str, before: str = BEFORE, truncated: bool = False) -> str | None:
+    """Return the letter of the answer that a reply names as the better one, "A" or "B"; None without a verdict.
+
+    Parameters
+    ----------
+    before : str
+        The beginning of the required reply, up to the letter.
+    truncated : bool
+        Whether the reply hit the token limit.
+    """
+    at = find_letter(completion, before, truncated)
+    return None if at is None else completion[at]
 
 
 def question(template: Template, prompt: str, first: str, second: str, order: str) -> list[Message]:
@@ -74,10 +81,10 @@ async def compare(
         [completion] = await engine.generate(messages, sampling, before)
     except NoAnswerError as error:
         return Comparison(*identity, "", None, missing_because(error))
-    letter = parse_letter(completion.text)
+    letter = parse_letter(completion.text, before, completion.truncated)
     winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
     margin = None
-    if completion.choice_logprobs and letter is not None:
+    if any(logprob > _LEAST for logprob in completion.choice_logprobs) and letter is not None:
         a, b = (max(logprob, _LEAST) for logprob in completion.choice_logprobs)
         margin = a - b
     return Comparison(*identity, completion.text, winner, "" if winner else "no verdict", margin, completion.tokens)

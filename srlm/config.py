@@ -635,10 +635,10 @@ def check(config: Config) -> Config:
     if scorer is Scorer.reward_model:
         need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
     at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))
-    needs = {Scorer.weighted: "prefill", Scorer.expected: "logprobs"}.get(scorer, "")
-    if config.judge.by == "endpoint" and needs and not _get(config, f"endpoint.{needs}"):
+    by_logprobs = scorer in (Scorer.weighted, Scorer.expected)
+    if config.judge.by == "endpoint" and by_logprobs and not config.endpoint.logprobs:
         raise ConfigError(
-            f"judge.by=endpoint with judge.scorer={scorer.name} needs a server that can do it: endpoint.{needs}=true. "
+            f"judge.by=endpoint with judge.scorer={scorer.name} needs a server that can do it: endpoint.logprobs=true. "
             "Others can do judge=verdict_only or judge=additive."
         )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")

@@ -1,9 +1,8 @@
 """The judge's prompt and its verdict: what training, judging and measuring share.
 
 The rubric is additive, 0 to 5 (arXiv 2401.10020, figure 2), in our own words. A verdict is read from the judge's
-completion alone, never from the candidate; the last one counts, and it must be a whole number in range. A judgement
-without a valid verdict counts as missing, never as a low score. A candidate's score is the mean of its valid
-judgements, not rounded.
+completion alone (`srlm.verdicts`), never from the candidate. A judgement without a valid verdict counts as missing,
+never as a low score. A candidate's score is the mean of its valid judgements, not rounded.
 
 Changed from the paper: the rubric stands first, so that all requests share their beginning and the engine reads it
 once.
@@ -12,7 +11,6 @@ once.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,55 +19,8 @@ import numpy as np
 from srlm.config import JudgeConfig
 from srlm.records import Judgement
 from srlm.templating import Template
-
-_VERDICT = re.compile(
-    r"\bscore\s{0,9}\**\s{0,9}[:：]\s{0,9}\**\s{0,9}(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)"
-    r"(?:\s{0,9}\**\s{0,9}(?:/|out of)\s{0,9}(?P<of>[0-9]+))?",
-    re.IGNORECASE,
-)
-
-
-def parse_verdict(completion: str, max_score: int) -> tuple[float | None, str]:
-    """The score a judge's completion ends on.
-
-    Parameters
-    ----------
-    completion : str
-        What the judge wrote, without any of its prompt.
-    max_score : int
-        Scores are whole numbers from 0 to this.
-
-    Returns
-    -------
-    score : float or None
-        None where there is no valid verdict.
-    problem : str
-        Why there is none; "" if there is one.
-    """
-    verdicts = list(_VERDICT.finditer(completion))
-    if not verdicts:
-        return None, "no verdict"
-    last = verdicts[-1]
-    number, of = last["number"].replace(",", "."), last["of"]
-    if of is not None and of != str(max_score):
-        return None, f"another scale: {last[0][:40]}"
-    if "." in number:
-        return None, f"not a whole number: {number[:20]}"
-    if len(number) > 9 or not 0 <= int(number) <= max_score:  # a number of 10,000 digits is not even read
-        return None, f"out of range: {number[:20]}"
-    return float(number), ""
-
-
-def strip_verdict(completion: str) -> str:
-    """The rationale of a judge's completion: what stands before its last verdict."""
-    verdicts = list(_VERDICT.finditer(completion))
-    return completion[: verdicts[-1].start()].rstrip(" *\n") if verdicts else completion.strip()
-
-
-def up_to_score(completion: str) -> str:
-    """A judge's completion up to where its last verdict's score stands; all of it where there is no verdict."""
-    verdicts = list(_VERDICT.finditer(completion))
-    return (completion[: verdicts[-1].start("number")] if verdicts else completion).rstrip()
+from srlm.verdicts import parse_verdict as parse_verdict
+from srlm.verdicts import strip_verdict as strip_verdict
 
 
 def judge_target(rationale: str, score: float) -> str:

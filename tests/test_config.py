@@ -250,14 +250,14 @@ def test_judges_that_cannot_be(judge, option):
         check(config)
 
 
-@pytest.mark.parametrize(("scorer", "needs"), [("expected", "logprobs"), ("weighted", "prefill")])
-def test_a_server_must_be_able_to_judge_so(scorer, needs):
+@pytest.mark.parametrize("scorer", ["expected", "weighted"])
+def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
     config = Config(judge=JudgeConfig(scorer=Scorer[scorer], by="endpoint", count=1, min_valid=1))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
-    put(config, f"endpoint.{needs}", False)
-    with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.{needs}=true"):
+    put(config, "endpoint.logprobs", False)
+    with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.logprobs=true"):
         check(config)
-    check(put(config, f"endpoint.{needs}", True))
+    check(put(config, "endpoint.logprobs", True))
 
 
 @pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge", "judge.by"])

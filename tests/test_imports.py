@@ -20,6 +20,7 @@ LAYERS = (
         "workspace",
         "progress",
         "templating",
+        "verdicts",
         "rubric",
         "languages",
         "words",

@@ -35,6 +35,15 @@ class Sampling:
     stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
     priority: int = 0  # what waits longest for others goes first: lower numbers are served before higher ones
     choices: tuple[str, ...] = ()  # if given, the completion is one of these; they differ in one token
+    likely_tokens: bool = False  # report the likely tokens at each place, where the engine is a server that can
+
+
+@dataclass(frozen=True)
+class Place:
+    """One token of a completion and what could have stood there."""
+
+    token: str
+    logprobs: dict[str, float]  # of the likeliest tokens, in nats
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Completion:
     truncated: bool  # ended by max_new_tokens
     prompt_tokens: int = 0
     choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
+    places: tuple[Place, ...] = ()  # with `likely_tokens`: the completion token by token, where the server reports it
 
 
 @dataclass

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from srlm.chat import Message
 from srlm.config import EndpointConfig
-from srlm.engines.base import Completion, Sampling, Usage, together
+from srlm.engines.base import Completion, Place, Sampling, Usage, together
 from srlm.engines.paid import AnswerCache, Ledger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server
 from srlm.models import cache_folder
 from srlm.progress import say
+from srlm.verdicts import find_letter, find_verdict
 
 _TOP = 20  # the most likely tokens that servers tell of each place
 
@@ -42,8 +46,8 @@ class EndpointEngine:
         """As `Engine.generate`.
 
         A server that cannot go on with a begun reply (`endpoint.prefill`) is asked for the whole of it, as the
-        templates say it in words. `sampling.choices` are not forced: they are looked for in the reply, where
-        `choice_at` says, and their probabilities are read there if the server tells them.
+        templates say it in words. `sampling.choices` are not forced: the reply's choice is where `choice_at` finds it,
+        and their probabilities are read there if the server reports them.
         """
         request: dict[str, Any] = {
             "model": self.config.model,
@@ -60,17 +64,24 @@ class EndpointEngine:
             request["messages"] = [*messages, {"role": "assistant", "content": prefill}]
             request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
         if sampling.choices:
-            request["max_tokens"] = sampling.max_new_tokens if continued else max(sampling.max_new_tokens, 16)
-            if self.config.logprobs:
-                request |= {"logprobs": True, "top_logprobs": _TOP}
+            # A continued reply may begin with a blank of its own, as a token.
+            request["max_tokens"] = max(sampling.max_new_tokens, 3 if continued else 16)
+        if (sampling.choices or sampling.likely_tokens) and self.config.logprobs:
+            request |= {"logprobs": True, "top_logprobs": _TOP}
         answer = await self._answer(request)
         used, replies = answer["usage"], answer["choices"]
         each = round(used["completion_tokens"] / len(replies))
-        begun = "" if continued else prefill
-        return [self._completion(reply, sampling, begun, each, used["prompt_tokens"]) for reply in replies]
+        read = partial(self._completion, sampling=sampling, prefill=prefill, continued=continued, tokens=each)
+        return [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
 
     def _completion(
-        self, reply: dict[str, Any], sampling: Sampling, prefill: str, tokens: int, prompt_tokens: int
+        self,
+        reply: dict[str, Any],
+        sampling: Sampling,
+        prefill: str,
+        continued: bool,
+        tokens: int,
+        prompt_tokens: int,
     ) -> Completion:
         # JSON can hold half a character, which no file can.
         text = reply["message"]["content"].encode("utf-8", "replace").decode("utf-8")
@@ -79,12 +90,18 @@ class EndpointEngine:
         logprobs: tuple[float, ...] = ()
         places = (reply.get("logprobs") or {}).get("content") or []
         if sampling.choices and places:
-            place = choice_at([place["token"] for place in places], sampling.choices, prefill)
+            place = choice_at([place["token"] for place in places], sampling.choices, prefill, continued)
             logprobs = (-float("inf"),) * len(sampling.choices)
             if place is not None:
                 text = places[place]["token"]
-                logprobs = choice_logprobs(places[place]["top_logprobs"], sampling.choices)
-        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs)
+                logprobs = choice_logprobs(places[place]["top_logprobs"], sampling.choices, text)
+        elif sampling.choices and choice_at([text], sampling.choices, prefill, continued) == 0 and continued:
+            text = text.strip()[:1]
+        likely = tuple(
+            Place(place["token"], {top["token"]: top["logprob"] for top in place["top_logprobs"]})
+            for place in (places if sampling.likely_tokens else [])
+        )
+        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs, likely)
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return a response with as many choices as the request's `n`, from the cache where it is there.
@@ -157,40 +174,48 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"choices": [choice for part in parts for choice in part["choices"]], "usage": usage}
 
 
-def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str) -> int | None:
-    """Where a reply makes its choice: the first token that is one of `choices`, spaces aside, behind `after`.
+def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str, continued: bool = False) -> int | None:
+    """Return the place in `tokens` where a reply makes its choice, by the rules of `srlm.verdicts`; None without one.
 
     Parameters
     ----------
     tokens : sequence of str
         The reply, token by token.
+    choices : sequence of str
+        The scores " 0", " 1", ..., or the letters " A", " B".
     after : str
-        What stands before a choice, such as "Score:"; its last occurrence counts, and where it is not there at all, the
-        reply's beginning.
-
-    Returns
-    -------
-    A place in `tokens`; None where no choice is made.
+        What comes before a choice, such as "Score:". A reply may leave it out if it is the score alone.
+    continued : bool
+        Whether the server was given `after` as the beginning of the reply: then the choice comes first.
     """
-    wanted = {choice.strip() for choice in choices}
-    marker = after.strip()
-    found = "".join(tokens).rfind(marker) if marker else -1
-    start = found + len(marker) if found >= 0 else 0
-    end = 0
-    for place, token in enumerate(tokens):
-        end += len(token)
-        if end > start and token.strip() in wanted:
-            return place
-    return None
+    reply = "".join(tokens)
+    names = [choice.strip() for choice in choices]
+    if continued:
+        at = len(reply) - len(reply.lstrip())
+        found = at if reply[at : at + 1] in names and not reply[at + 1 : at + 2].isalnum() else None
+    elif names[0].isdigit():
+        begun = "" if after and after.casefold() in reply.casefold() else f"{after or 'Score:'} "
+        verdict = find_verdict(f"{begun}{reply}", len(names) - 1)
+        found = None if verdict is None or verdict.score is None else verdict.digit - len(begun)
+    else:
+        found = find_letter(reply, after)
+    return None if found is None else bisect(list(accumulate(map(len, tokens))), found)
 
 
-def choice_logprobs(top: Sequence[dict[str, Any]], choices: Sequence[str]) -> tuple[float, ...]:
-    """Log-probability of each choice among the most likely tokens of one place; the likeliest spelling counts.
+def choice_logprobs(top: Sequence[dict[str, Any]], choices: Sequence[str], written: str = "") -> tuple[float, ...]:
+    """Return the log-probability of each choice among the most likely tokens of one place; blanks do not matter.
 
     A choice that is not among them is less likely than all of them, and gets minus infinity.
+
+    Parameters
+    ----------
+    written : str
+        The token of the reply's choice, which may hold a sign as well, such as "A."; "" = the choice alone.
     """
-    found = [-float("inf")] * len(choices)
-    for place, choice in enumerate(choices):
-        spellings = [float(one["logprob"]) for one in top if one["token"].strip() == choice.strip()]
-        found[place] = max(spellings, default=-float("inf"))
+    names = [choice.strip() for choice in choices]
+    own = next((name for name in names if name in written), "")
+    found = []
+    for name in names:
+        spelt = written.strip().replace(own, name, 1) if own else name
+        found.append(max((one["logprob"] for one in top if one["token"].strip() == spelt), default=-float("inf")))
     return tuple(found)

@@ -4,7 +4,8 @@ How a judgement becomes a score (`judge.scorer`):
 
 - `sampled`: the judge writes, and the score is the one it ends on. The paper's way; k of them are drawn.
 - `weighted`: the judge writes, and the score is the mean of all scores by the probabilities they had where it wrote
-  its own (G-Eval, arXiv 2303.16634): the draw of the last token adds no noise, and ties are rare.
+  its own, spelt as it wrote it (G-Eval, arXiv 2303.16634): the draw of the last token adds no noise, and ties are rare.
+  A local engine reads them in a second request, a server reports them with the judgement.
 - `expected`: the judge writes nothing; the same mean, right after the prompt. So one can measure a model that has not
   learnt to write a verdict.
 """
@@ -12,14 +13,18 @@ How a judgement becomes a score (`judge.scorer`):
 from __future__ import annotations
 
 import math
+from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from srlm.chat import Message
 from srlm.config import JudgeConfig, Scorer
-from srlm.engines.base import Engine, Sampling, missing_because
+from srlm.engines.base import Engine, Place, Sampling, missing_because
 from srlm.errors import EngineError, NoAnswerError
 from srlm.records import Candidate, Judgement
-from srlm.rubric import VERDICT, JudgeTemplate, expected_score, parse_verdict, up_to_score
+from srlm.rubric import VERDICT, JudgeTemplate, expected_score
+from srlm.verdicts import find_verdict, parse_verdict
 from srlm.workspace import derive_seed
 
 
@@ -51,7 +56,7 @@ async def judge(
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
         if config.scorer is Scorer.expected:
-            asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)
+            asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to where the score comes
             return [await _weigh(engine, config, messages, asked, priority)]
         sampling = Sampling(
             temperature=config.temperature,
@@ -60,13 +65,14 @@ async def judge(
             seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
             n=count,
             priority=priority,
+            likely_tokens=config.scorer is Scorer.weighted,
         )
         completions = await engine.generate(messages, sampling)
         if len(completions) != count:
             raise EngineError(f"The judge's engine returned {len(completions)} of {count} judgements.")
         judgements = []
         for number, completion in enumerate(completions, first):
-            score, problem = parse_verdict(completion.text, config.max_score)
+            score, problem = parse_verdict(completion.text, config.max_score, completion.truncated)
             if completion.truncated and score is None:
                 problem += f", cut off at judge.max_new_tokens={config.max_new_tokens}"
             judgement = Judgement(
@@ -76,9 +82,13 @@ async def judge(
                 score=score,
                 problem=problem,
                 tokens=completion.tokens,
+                truncated=completion.truncated,
             )
             if config.scorer is Scorer.weighted and score is not None:
-                judgement = await _weigh(engine, config, messages, judgement, priority)
+                if completion.places:
+                    judgement = _mean(judgement, score_logprobs(completion.places, config.max_score))
+                else:
+                    judgement = await _weigh(engine, config, messages, judgement, priority)
             judgements.append(judgement)
         return judgements
     except NoAnswerError as error:
@@ -86,13 +96,40 @@ async def judge(
         return [Judgement(i, candidate.id, "", None, missing_because(error)) for i in ids]
 
 
+def score_logprobs(places: Sequence[Place], max_score: int) -> tuple[float, ...]:
+    """Return the log-probability of each score, 0 to `max_score`, where a completion gives its own.
+
+    Parameters
+    ----------
+    places : sequence of Place
+        The completion, token by token.
+
+    Returns
+    -------
+    tuple of float
+        In nats; minus infinity for a score that is not among the likely tokens. Scores are spelt as the completion
+        spells its own (" 4", "4", "4.").
+    """
+    verdict = find_verdict("".join(place.token for place in places), max_score)
+    if verdict is None or verdict.score is None:  # the tokens do not add up to the text
+        return (-math.inf,) * (max_score + 1)
+    number = bisect(list(accumulate(len(place.token) for place in places)), verdict.digit)
+    place = places[number]
+    at = verdict.digit - sum(len(before.token) for before in places[:number])
+    spelt = [f"{place.token[:at]}{score}{place.token[at + 1 :]}" for score in range(max_score + 1)]
+    return tuple(place.logprobs.get(one, -math.inf) for one in spelt)
+
+
 async def _weigh(
     engine: Engine, config: JudgeConfig, messages: list[Message], judgement: Judgement, priority: int
 ) -> Judgement:
-    """The judgement with the mean of all scores by their probabilities in place of the one it wrote."""
-    choices = tuple(f" {score}" for score in range(config.max_score + 1))
+    """`judgement` with its score read from a further request, at the place and in the spelling of its own score."""
+    verdict = find_verdict(judgement.text, config.max_score)
+    before, blank = judgement.text if verdict is None else judgement.text[: verdict.digit], ""
+    if verdict is None or before.endswith(" "):
+        before, blank = before.removesuffix(" "), " "  # tokens of words, and of some tokenizers' digits, begin with it
+    choices = tuple(f"{blank}{score}" for score in range(config.max_score + 1))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
-    before = up_to_score(judgement.text)
     try:
         [completion] = await engine.generate(messages, sampling, before)
     except NoAnswerError as error:
@@ -100,12 +137,14 @@ async def _weigh(
     if not completion.choice_logprobs:
         name = config.scorer.name
         raise EngineError(f"judge.scorer={name}, but the judge's engine tells no probabilities. Set it to sampled.")
-    score, problem = expected_score(completion.choice_logprobs)
-    return replace(
-        judgement,
-        text=judgement.text if judgement.score is not None else f"{before}{completion.text}",
-        score=score,
-        problem=problem,
-        tokens=judgement.tokens + completion.tokens,
-        probabilities=tuple(round(math.exp(logprob), 6) for logprob in completion.choice_logprobs),
-    )
+    judgement = replace(judgement, tokens=judgement.tokens + completion.tokens)
+    if judgement.score is None:
+        judgement = replace(judgement, text=f"{before}{completion.text}")
+    return _mean(judgement, completion.choice_logprobs)
+
+
+def _mean(judgement: Judgement, logprobs: Sequence[float]) -> Judgement:
+    """`judgement` with the mean of all scores by their log-probabilities instead of the one it gave."""
+    score, problem = expected_score(logprobs)
+    probabilities = tuple(round(math.exp(logprob), 6) for logprob in logprobs)
+    return replace(judgement, score=score, problem=problem, probabilities=probabilities)

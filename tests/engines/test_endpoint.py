@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
@@ -109,15 +110,57 @@ def test_requests_keep_their_distance(serve, tmp_path):
         (["Score", ":", " none"], "Score:", None),
         ([], "Score:", None),
         (["5"], "", 0),
+        (["4", "/", "5"], "Score:", 0),
+        (["Score", ":", " **", "4", "**"], "Score:", 3),
+        (["Score", ":", " 4", "/", "10"], "Score:", None),
+        (["Score", ":", " 3", "-", "4"], "Score:", None),
+        (["Score", ":", " 3", " or", " 4"], "Score:", None),
+        (["3", " or", " 4"], "Score:", None),
+        (["I", " see", " 3", " facts"], "Score:", None),
     ],
 )
 def test_where_a_reply_makes_its_choice(tokens, after, place):
     assert choice_at(tokens, tuple(f" {n}" for n in range(6)), after) == place
 
 
+@pytest.mark.parametrize(
+    ("tokens", "place"),
+    [
+        (["A"], 0),
+        (["The better", " answer is", " **", "B", "**"], 3),
+        (["A", " is", " better", " than", " B", "."], None),
+        (["B", " is", " better", " than", " A", "."], None),
+        (["Between", " A", " and", " B", ",", " B", " is", " better"], None),
+        (["The better answer is", " B", ",", " A", " is too short"], 1),
+        (["A", " is", " worse", "."], None),
+        (["Answer", " B", " is better"], 1),
+        (["neither"], None),
+    ],
+)
+def test_where_a_reply_names_the_better_answer(tokens, place):
+    assert choice_at(tokens, (" A", " B"), "The better answer is") == place
+
+
+@pytest.mark.parametrize(
+    ("tokens", "choices", "place"),
+    [
+        ([" A", ", because it is better than B"], " A, B", 0),
+        ([" ", "4", "\n"], " 3, 4", 1),
+        (["4", "/5"], "3,4", 0),
+        ([" not A"], " A, B", None),
+        ([" Alice"], " A, B", None),
+        ([], " A, B", None),
+    ],
+)
+def test_a_continued_reply_begins_with_its_choice(tokens, choices, place):
+    assert choice_at(tokens, choices.split(","), "Score:", continued=True) == place
+
+
 def test_probabilities_of_choices():
     top = [{"token": " 3", "logprob": -0.1}, {"token": "3", "logprob": -3.0}, {"token": " ten", "logprob": -0.5}]
     assert choice_logprobs(top, (" 2", " 3")) == (-math.inf, -0.1)
+    top = [{"token": "A.", "logprob": -0.1}, {"token": "A", "logprob": -0.2}, {"token": "B.", "logprob": -3.0}]
+    assert choice_logprobs(top, (" A", " B"), "A.") == (-0.1, -3.0)
 
 
 EXPECTED = JudgeConfig(scorer=Scorer.expected, template="verdict_only", count=1, min_valid=1)
@@ -166,6 +209,86 @@ def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
     second = server.requests[1]
     assert second["messages"][-1] == {"role": "assistant", "content": "Thin.\nScore:"}
     assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+
+
+WEIGHTED = JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "own", "others"),
+    [
+        ("Thin.\nScore: 2", ["Thin.", "\n", "Score", ":"], " 2", [" 3"]),
+        ("Score: **2**", ["Score", ":", " **"], "2", ["3"]),
+        ("Score:\n2", ["Score", ":", "\n"], "2", ["3"]),
+        ("Score: 2", ["Score", ":", " "], "2", ["3"]),
+        ("Score:2", ["Score"], ":2", [":3"]),
+    ],
+)
+def test_a_weighted_score_is_read_from_the_judgement_in_its_own_spelling(serve, tmp_path, text, tokens, own, others):
+    otherwise = {f"{before}{n}": 0.05 for before in ("", " ", "\t") for n in (4, 5) if before != own[:-1]}
+    spelt = {own: 0.5} | dict.fromkeys(others, 0.3)
+    end = [text[len("".join([*tokens, own])) :]] if len(text) > len("".join([*tokens, own])) else []
+    content = [
+        *((token, {token: 0.9, "5": 0.1}) for token in tokens),
+        (own, otherwise | spelt),
+        *((t, {}) for t in end),
+    ]
+    server = serve(lambda body: completion(text, content))
+    judgement = score(server, tmp_path, WEIGHTED)
+    [request] = server.requests
+    assert (request["logprobs"], request["top_logprobs"]) == (True, 20)
+    assert judgement.score == pytest.approx((2 * 0.5 + 3 * 0.3) / 0.8)
+    assert judgement.text == text
+
+
+def test_tokens_that_are_not_the_text_give_no_weighted_score(serve, tmp_path):
+    judgement = score(serve(lambda body: completion("Score: 2", [("2", {"2": 1.0})])), tmp_path, WEIGHTED)
+    assert (judgement.score, judgement.problem) == (None, "no verdict: a score has probability 0.00")
+
+
+def test_a_server_that_writes_a_blank_of_its_own_is_read_behind_it(serve, tmp_path):
+    def reply(body):
+        begun = body["messages"][-1]["role"] == "assistant"
+        content = [(" ", {" ": 1.0}), ("2", {"2": 0.5, "3": 0.5})]
+        return completion(" 2", content) if begun else completion("Thin.\nScore: 2")
+
+    server = serve(reply)
+    assert score(server, tmp_path, WEIGHTED, prefill=True).score == 2.5
+    assert server.requests[1]["max_tokens"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "winner"),
+    [
+        ("A is better than B.", None),
+        ("B is better than A.", None),
+        ("Between A and B, A is the clearer one.", None),
+        ("The better answer is A. B misses a point.", "first"),
+        ("A", "first"),
+        ("**B**", "second"),
+    ],
+)
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_a_verdict_in_words_is_never_inverted(serve, tmp_path, reply, winner, logprobs):
+    tokens = re.findall(r" ?[A-Za-z]+|[^A-Za-z ]+", reply)
+    content = [(t, {" A": 0.6, "A": 0.6, " B": 0.3, "B": 0.3}) for t in tokens] if logprobs else []
+    both = {}
+    for order in ("ab", "ba"):
+
+        def job(engine, order=order):
+            return compare(engine, "m", "p", order, user(f"Which? {order}"))
+
+        [both[order]], _ = asked(serve(lambda body: completion(reply, content)), tmp_path, job, logprobs=logprobs)
+    other = {"first": "second", "second": "first", None: None}
+    assert (both["ab"].winner, both["ba"].winner) == (winner, other[winner])
+    assert {one.problem for one in both.values()} == {"" if winner else "no verdict"}
+
+
+def test_a_verdict_in_words_that_was_cut_off_is_missing(serve, tmp_path):
+    answer = completion("I find that A is good, although")
+    answer["choices"][0]["finish_reason"] = "length"
+    [found], _ = asked(serve(lambda body: answer), tmp_path, lambda e: compare(e, "m", "p", "ab", user("Which?")))
+    assert (found.winner, found.problem) == (None, "no verdict")
 
 
 def test_letters_and_their_margin(serve, tmp_path):

@@ -7,15 +7,18 @@ import math
 import random
 
 import pytest
+import torch
 
-from srlm.config import CandidatesConfig, JudgeConfig, Scorer
-from srlm.engines.base import Completion
+from srlm.chat import encode_chat
+from srlm.config import CandidatesConfig, Config, EngineConfig, EngineKind, JudgeConfig, Scorer
+from srlm.engines.base import Completion, encode_request, open_engine
 from srlm.errors import EngineError
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.records import Candidate, Prompt
 from srlm.rubric import JudgeTemplate
-from tests.helpers import ScriptedEngine, prompt, user
+from tests.helpers import ScriptedEngine, prompt, tiny_llama, tiny_tokenizer, user
+from tests.training.families import FAMILIES
 
 SAMPLE = CandidatesConfig(count=3, temperature=0.65, top_p=0.85, max_new_tokens=55)
 JUDGE = JudgeConfig(count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
@@ -84,9 +87,12 @@ def test_judgements_keep_text_score_problem_and_tokens():
 
 
 def test_a_verdict_that_was_cut_off_says_so():
-    replies = [Completion("It is relevant and", 4, True), Completion("Good.\nScore: 4", 4, True)]
-    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 2, JudgeConfig(max_new_tokens=4))
-    assert [(j.score, j.problem) for j in found] == [(None, "no verdict, cut off at judge.max_new_tokens=4"), (4.0, "")]
+    texts = ["It is relevant and", "Good.\nScore: 4", "To earn Score: 5 it would have to cite its", "Good.\nScore: 4\n"]
+    replies = [*(Completion(text, 4, True) for text in texts), Completion("Good.\nScore: 4", 4, False)]
+    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 5, JudgeConfig(max_new_tokens=4))
+    cut_off = (None, "no verdict, cut off at judge.max_new_tokens=4")
+    assert [(j.score, j.problem) for j in found] == [cut_off, cut_off, cut_off, (4.0, ""), (4.0, "")]
+    assert [j.truncated for j in found] == [True, True, True, True, False]
 
 
 def test_the_scale_is_the_configured_one():
@@ -158,6 +164,67 @@ def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
     (_, first, _), *rest = engine.calls
     assert (first.n, first.temperature, first.top_p, first.max_new_tokens) == (3, 0.45, 0.75, 44)
     assert [prefill for _, _, prefill in rest] == ["Good.\nScore:", "Score:"]  # none for the one without a verdict
+
+
+WRITTEN = {
+    "blank": "Good.\nScore: 4",
+    "bold number": "Score: **4**",
+    "bold word": "**Score:** 4/5",
+    "next line": "Score:\n4",
+    "no blank": "Score:4",
+    "two blanks": "Score:  4",
+    "decimal": "Score: 4.0",
+    "second verdict": "Score: 2, no.\nScore: 4.",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
+    """The tokens up to the score, and its own token, are those of what the judge wrote."""
+    tokenizer = FAMILIES[family].tokenizer()
+    logprobs = tuple(math.log(p) for p in (0.1, 0.1, 0.1, 0.1, 0.5, 0.1))
+    engine = ScriptedEngine(
+        lambda _, sampling, *rest: Completion("4", 1, False, 0, logprobs) if sampling.choices else text
+    )
+    judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1))
+    _, (messages, sampling, prefill) = engine.calls
+    before, allowed = encode_request(tokenizer, messages, prefill, sampling)
+    written = encode_chat(tokenizer, messages, text[: text.rindex("4") + 1])
+    assert [*before, allowed[4]] == written
+    assert len(set(allowed)) == 6
+
+
+def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
+    """Against plain arithmetic on the logits, for a judge that wrote its score in bold."""
+    tokenizer, model = tiny_tokenizer(), tiny_llama(len(tiny_tokenizer()), 5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    template = tmp_path / "short.txt"
+    template.write_text("{{instruction}}{{response}}")
+    config = Config(
+        judge=JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1, template=str(template)),
+        engine=EngineConfig(kind=EngineKind.transformers, max_model_len=128),
+    )
+
+    async def run():
+        async with open_engine(config, tmp_path) as local:
+            written = ScriptedEngine(lambda *_: "Fine.\nScore: **4**")
+
+            class Judge:
+                async def generate(self, messages, sampling, prefill=""):
+                    return await (local if sampling.choices else written).generate(messages, sampling, prefill)
+
+            return await judge(Judge(), JudgeTemplate.load(config.judge), config.judge, 0, "Hi?", candidate(), 1)
+
+    [found] = asyncio.run(run())
+    ids = encode_chat(tokenizer, user("Hi?The Nile."), "Fine.\nScore: **")
+    with torch.no_grad():
+        chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+    each = [float(chances[tokenizer.convert_tokens_to_ids(str(score))]) for score in range(6)]
+    assert found.probabilities == pytest.approx(each, abs=1e-5)
+    assert found.score is None  # a model of random weights would rather write something else
+    assert found.problem.startswith("no verdict: a score has probability 0.0")
 
 
 def test_a_weighted_score_out_of_range_is_not_asked_for_again():

@@ -1,0 +1,220 @@
+"""Read the score, or the letter of the better answer, that a judge gives from what it wrote.
+
+The required form is a line "Score: N" with a whole number N from 0 to `judge.max_score`, which may be bold, end a
+sentence or name the scale ("4/5", "4 out of 5"). The last one counts. These have no verdict, and count as missing,
+never as a low score:
+
+- a score that is named but not given ("To earn Score: 5 it would have to cite a source");
+- ranges and alternatives ("3-4", "3 or 4"), other scales ("4/10"), other numbers ("4.5", "2½", "4e-1");
+- a line that gives a score, more text, and another score: the judge ran on after its verdict, or gave several;
+- a completion that hit the token limit, unless it ends with the verdict's own finished line;
+- a thought that did not end ("<think>maybe Score: 5"). What is within a thought is no verdict either.
+
+Of two answers, the required forms are one letter alone on a line, "The better answer is A", and "[[A]]". In other words
+a letter counts only if the reply names no other one and denies nothing: "A is better than B." has no verdict, nor has
+"A is worse."
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+_MARKUP = r"[\s*_`]{0,9}"
+_SCORE = re.compile(
+    rf"(?<![^\W_])score{_MARKUP}[:：]{_MARKUP}(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)",
+    re.IGNORECASE,
+)
+_WORDS = {"three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+_WORDS |= {"hundred": "100", "a hundred": "100"}
+_UNIT = r"(?:points?|pts?|stars?|分|点|點|점)"
+# From the number on: what it is out of.
+_SCALE = re.compile(
+    rf"""{_MARKUP}[(（\[]?\s*{_UNIT}?\s*
+    (?: /|／|of\b|out\s+of\b(?:\s+an?\b)?(?:\s+(?:possible|maximum|total))?(?:\s+of)?
+      | (?:on\s+)?(?:a\s+)?scale\s+(?:of|from)\s+[0-9]+\s*(?:to|-|–)
+      | (?:from\s+)?\b[0-9]+\s*(?:to|-|–)(?=\s*[0-9]+\s*[)）\]])
+      | max(?:imum)?\b\.?:? | [满滿]分[:：]? | [总共總]分?[:：]? | von\b|sur\b|de\b|su\b|из\b|av\b )
+    {_MARKUP}(?P<of>[0-9]+(?:[.,]0+)?|{"|".join(_WORDS)})(?![0-9.,]*[0-9])\s*{_UNIT}?\s*[)）\]]?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_BETWEEN = r"(?:[-–—~〜～、,;/→⇒<>=≤≥]{1,2}|\.{2,3}|…|to\b|or\b|and\b|through\b|bis\b|oder\b|ou\b|或|到|至|和)"
+_PERHAPS = r"(?:(?:or|maybe|perhaps|possibly|even|arguably)\b\s*)*"
+_ANOTHER = re.compile(rf"{_MARKUP}[(（\[]?\s*{_BETWEEN}?\s*{_PERHAPS}{_MARKUP}[-+]?[0-9]", re.IGNORECASE)
+_ANOTHER_AFTER_SCALE = re.compile(rf"{_MARKUP}{_BETWEEN}\s*{_PERHAPS}{_MARKUP}[-+]?[0-9]", re.IGNORECASE)
+_ADJOINS = re.compile(r"[A-Za-zÀ-ɏͰ-ӿ%‰°+±~?^]|-\w|[.٫]\d")  # makes the digits another number, or doubtful
+_LINE_ENDS = re.compile(r"[\s*_`]*[.!。！]?[\s*_`\"'”)）\]】」]*\Z")
+_REASON = re.compile(r"(?:because|since|as|for|due|given|based|overall|in\s+total)\b", re.IGNORECASE)
+# Before the verdict on its line: nothing, the end of a sentence, or words that name the kind of score.
+_BEGINS = re.compile(r"(?:\A|[.!?。！？:：;；,，)）\]}>0-9…–—|])[\s*_`#>|\"'“”(（\[【「•-]*\Z")
+_LABEL = re.compile(r"\b(?:total|final|overall|combined|resulting|my)[\s*_`]*\Z", re.IGNORECASE)
+_SHORT_LABEL = re.compile(r"(?:\A|[.!?。！？:：;；]\s)[\s*_`#>|•-]*(?P<words>(?:[^\W\d_]+[\s*_`]+){1,3})\Z")
+_HYPOTHETICAL = re.compile(
+    r"\b(?:to|earn|deserves?|merits?|reach|gets?|receive|for|of|than|not|no|if|would|could|should|from|below|above|with"
+    r"|without|needs?|requires?|a|as|at|until|unless|why|what)\b",
+    re.IGNORECASE,
+)
+_DECORATION = r"[ \t\r*_`.\"'“”()（）。]*"
+_LETTER = re.compile(r"(?<![A-Za-zÀ-ɏ0-9])(?P<letter>[AB])(?![A-Za-zÀ-ɏ0-9])")
+_LETTER_LINE = re.compile(rf"^{_DECORATION}{_LETTER.pattern}{_DECORATION}$", re.MULTILINE)
+_LETTER_BOXED = re.compile(rf"\[\[{_LETTER.pattern}\]\]")
+_OR_ANOTHER = re.compile(
+    r"[\s*_`,)]*(?:\b(?:or|and|nor)\b|[/&])[\s*_`(]*(?-i:[AB])(?![A-Za-z])|\s*,\s*(?-i:[AB])\W*\Z", re.IGNORECASE
+)
+# Words with which a single letter may be the worse answer, and an article that is no letter.
+_DENIES = re.compile(
+    r"\b(?:not|cannot|never|neither|nor|no|without|than|over|beats?|worse|worst|weaker|inferior|poor|poorer|wrong|bad"
+    r"|loses|lost|rejected|less|lower|unlike|except)\b|n[’']t\b|[不没沒差劣比]",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(
+    r"A\s+(?!(?:is|was|wins|won|has|had|does|seems|looks|appears|because|since|as|by|in|on|for|with|due)\b)[a-z]"
+)
+_THOUGHT = re.compile(r"<(?P<closes>/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A score that a judge gave, or tried to give."""
+
+    score: float | None
+    problem: str  # why there is no score; "" if there is one
+    start: int  # where the verdict begins in the completion
+    digit: int  # where the last digit of the whole score is
+    line_end: int  # where the verdict's line ends
+    own_line: bool  # its line holds nothing else
+
+
+def parse_verdict(completion: str, max_score: int, truncated: bool = False) -> tuple[float | None, str]:
+    """Return the score that a judge's completion gives.
+
+    Parameters
+    ----------
+    completion : str
+        What the judge wrote, without any of its prompt.
+    max_score : int
+        Scores are whole numbers from 0 to this.
+    truncated : bool
+        Whether the completion hit the token limit.
+
+    Returns
+    -------
+    score : float or None
+        None where there is no valid verdict.
+    problem : str
+        Why there is none; "" if there is one.
+    """
+    verdict = find_verdict(completion, max_score, truncated)
+    return (None, "no verdict") if verdict is None else (verdict.score, verdict.problem)
+
+
+def find_verdict(completion: str, max_score: int, truncated: bool = False) -> Verdict | None:
+    """Return the verdict that counts, valid or not, or None; parameters as of `parse_verdict`."""
+    verdicts = _verdicts(completion, max_score)
+    if not verdicts:
+        return None
+    last = verdicts[-1]
+    after = completion[last.line_end :]
+    if truncated and not (last.own_line and after and not after.strip()):
+        return None
+    for one, following in pairwise(verdicts):
+        went_on = completion[one.line_end : following.start].strip(" \n\t*_`#")
+        if one.own_line and went_on and last.score is not None and one.score not in (None, last.score):
+            return replace(last, score=None, problem=f"different scores: {one.score:.0f}, then {last.score:.0f}")
+    return last
+
+
+def strip_verdict(completion: str) -> str:
+    """Return the rationale of a judge's completion: what comes before its last verdict, without a thought."""
+    verdicts = _verdicts(completion, 0)
+    end = verdicts[-1].start if verdicts else len(completion)
+    rationale = completion[_after_thought(completion) : end].strip()
+    return rationale.rstrip(" *_`#\n") if verdicts else rationale
+
+
+def find_letter(reply: str, begun: str, truncated: bool = False) -> int | None:
+    """Return where a reply about two answers, A and B, names the better one; None if it has no verdict.
+
+    Parameters
+    ----------
+    begun : str
+        How the required reply begins, such as "The better answer is".
+    truncated : bool
+        Whether the reply hit the token limit: then only a letter in a required form counts.
+    """
+    begin = _after_thought(reply)
+    phrase = r"\s+".join(map(re.escape, begun.split()))
+    sentence = re.compile(rf"(?i:\b{phrase})[\s*_`:：\"'“”(\[]*{_LETTER.pattern}") if phrase else None
+    for form in (sentence, _LETTER_BOXED, _LETTER_LINE):
+        given = list(form.finditer(reply, begin)) if form else []
+        if given:
+            different = len({match["letter"] for match in given}) > 1
+            return None if different or _OR_ANOTHER.match(reply, given[-1].end("letter")) else given[-1].start("letter")
+    named = list(_LETTER.finditer(reply, begin))
+    if truncated or len({match["letter"] for match in named}) != 1:
+        return None
+    last = named[-1].start()
+    return None if _DENIES.search(reply, begin) or _ARTICLE.match(reply, last) else last
+
+
+def _verdicts(completion: str, max_score: int) -> list[Verdict]:
+    """All scores that a completion gives, outside of thoughts, in order."""
+    found = []
+    begin = _after_thought(completion)
+    for match in _SCORE.finditer(completion, begin):
+        line_start = max(completion.rfind("\n", 0, match.start()) + 1, match.start() - 200, begin)
+        line_end = completion.find("\n", match.end())
+        line_end = line_end if line_end >= 0 else len(completion)
+        before, rest = completion[line_start : match.start()], completion[match.end() : line_end]
+        whole = re.split("[.,]", match["number"])[0]
+        score, problem, after = _read(match["number"], whole, rest, max_score)
+        ends = _LINE_ENDS.match(after) is not None
+        attempt = problem.startswith(("more than one", "another scale", "not a whole"))
+        if _begins(before) and (attempt or ends or _goes_on(after)):
+            own_line = ends and not before.strip(" \t*_`#")
+            digit = match.start("number") + len(whole) - 1
+            found.append(Verdict(score, problem, match.start(), digit, line_end, own_line))
+    return found
+
+
+def _read(number: str, whole: str, rest: str, max_score: int) -> tuple[float | None, str, str]:
+    """The score, the problem, and what follows them on the line."""
+    scale = _SCALE.match(rest)
+    after = rest[scale.end() :] if scale else rest
+    if scale:
+        of = scale["of"].lower()
+        if _WORDS.get(of, re.split("[.,]", of)[0]) != str(max_score):
+            return None, f"another scale: Score: {number[:20]}{rest[: min(scale.end(), 20)]}", after
+    if (_ANOTHER_AFTER_SCALE if scale else _ANOTHER).match(after):
+        return None, f"more than one number: {number[:20]}{rest[:20]}", after
+    if not scale and (_ADJOINS.match(rest) or (rest[:1].isnumeric())):
+        return None, f"not a whole number: {number[:20]}{rest[:10]}", after
+    if number[len(whole) :].strip(".,0"):
+        return None, f"not a whole number: {number.replace(',', '.')[:20]}", after
+    if len(whole) > 9 or not 0 <= int(whole) <= max_score:  # a number of 10,000 digits is not even read
+        return None, f"out of range: {number[:20]}", after
+    unit = re.match(rf"{_MARKUP}{_UNIT}(?![a-z])", after, re.IGNORECASE)
+    return float(whole), "", after[unit.end() :] if unit else after
+
+
+def _begins(before: str) -> bool:
+    """Whether a score after `before` on its line is given, and not only named within a sentence."""
+    if _BEGINS.search(before) or _LABEL.search(before):
+        return True
+    words = _SHORT_LABEL.search(before)
+    return words is not None and not _HYPOTHETICAL.search(words["words"])
+
+
+def _goes_on(after: str) -> bool:
+    """The same for what comes after the score on its line: a new clause, not the rest of the score's own sentence."""
+    text = after.lstrip(" \t*_`")
+    return bool(_REASON.match(text)) or not (text[:1].islower() or text.startswith("?"))
+
+
+def _after_thought(completion: str) -> int:
+    """Where the text after all thoughts begins; the completion's end where a thought has not ended."""
+    tags = list(_THOUGHT.finditer(completion))
+    if not tags:
+        return 0
+    return tags[-1].end() if tags[-1]["closes"] else len(completion)
