@@ -25,7 +25,7 @@ from srlm.progress import say
 from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.report import write_report
 from srlm.rubric import JudgeTemplate
-from srlm.seeds.eft import build_examples, needs_baseline, report
+from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
 from srlm.text import candidates_judge, judges_beside
 from srlm.tracking import Tracker
@@ -142,8 +142,7 @@ class Loop:
             judgements = read_records(rationales.outputs[0], Judgement)
         if not stage.complete(inputs):
             stage.begin(in_pieces=False)
-            seed = derive_seed(self.config.seed, "eft")
-            examples, counts = build_examples(ranked, judgements, self.config.seeds, self.config.judge, seed)
+            examples, counts = examples_of_run(self.config, ranked, judgements)
             self._write(stage.outputs[0], examples)
             # The baseline's before those that disagree with people are left out; else what the judge is to learn.
             given = judgements or [Judgement(e.id, e.id, "", e.score) for e in examples if e.other is None]

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import JudgeConfig, RationaleSource, SeedsConfig
+from srlm.config import Config, JudgeConfig, RationaleSource, SeedsConfig
 from srlm.errors import SeedError
 from srlm.records import JudgeExample, Judgement, RankedPrompt
 from srlm.rubric import strip_verdict
 from srlm.seeds.balance import cap_commonest, length_balanced
+from srlm.workspace import derive_seed
 
 
 def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
@@ -20,6 +21,13 @@ def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> b
     if source is RationaleSource.auto:
         return not any(_has_own(prompt) for prompt in ranked)
     return source is RationaleSource.baseline
+
+
+def examples_of_run(
+    config: Config, ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]
+) -> tuple[list[JudgeExample], dict[str, Any]]:
+    """Return the EFT examples of a run with these options, as `build_examples` does."""
+    return build_examples(ranked, judgements, config.seeds, config.judge, derive_seed(config.seed, "eft"))
 
 
 def build_examples(

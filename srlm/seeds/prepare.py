@@ -1,4 +1,4 @@
-"""Read a run's seeds, split them, and lay them down in its folder."""
+"""Read a run's seeds, split them, and write them into its folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from srlm import records
 from srlm.config import Config, SeedsConfig, SourceConfig
 from srlm.errors import SeedError
-from srlm.records import SeedExample
+from srlm.records import RankedPrompt, SeedExample
 from srlm.seeds.readers import read_ift, read_prompts, read_ranked
-from srlm.seeds.splits import split_eft
+from srlm.seeds.splits import Split, split_eft
 from srlm.workspace import write_atomic
 
 
@@ -22,11 +22,31 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
     Raises
     ------
     SeedError
+        As `read_seeds`.
+    """
+    split, evaluation = read_seeds(config)
+    files: dict[str, Sequence[Any]] = {
+        "ift": split.ift,
+        "eft": split.train,
+        "eft_held_out": split.held_out,
+        "evaluation": evaluation,
+    }
+    for name, rows in files.items():
+        write_atomic(folder / f"{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
+
+
+def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
+    """Return what a run with these options trains and measures with: the split seeds, and the evaluation prompts.
+
+    Raises
+    ------
+    SeedError
         If a source cannot be read, or nothing is left on one of the sides.
     """
     seeds = config.seeds
-    ift = read_ift(_source(seeds, seeds.ift), config.seed, seeds.ift_answers)
-    ranked = read_ranked(_source(seeds, seeds.eft), config.seed)
+    ift = read_ift_seeds(config)
+    ranked = read_eft_seeds(config)
     evaluation = read_prompts(_source(seeds, seeds.evaluation), config.seed)
     split = split_eft(
         ranked,
@@ -48,15 +68,17 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
         raise SeedError(f"seeds.ift.path={seeds.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
     if not evaluation:
         raise SeedError(f"seeds.evaluation.path={seeds.evaluation.path} holds no evaluation prompt.")
-    files: dict[str, Sequence[Any]] = {
-        "ift": split.ift,
-        "eft": split.train,
-        "eft_held_out": split.held_out,
-        "evaluation": evaluation,
-    }
-    for name, rows in files.items():
-        write_atomic(folder / f"{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
-    return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
+    return split, evaluation
+
+
+def read_ift_seeds(config: Config) -> list[SeedExample]:
+    """Return the IFT seeds before the split, as `srlm.seeds.readers.read_ift` does."""
+    return read_ift(_source(config.seeds, config.seeds.ift), config.seed, config.seeds.ift_answers)
+
+
+def read_eft_seeds(config: Config) -> list[RankedPrompt]:
+    """Return the EFT seeds before the split, as `srlm.seeds.readers.read_ranked` does."""
+    return read_ranked(_source(config.seeds, config.seeds.eft), config.seed)
 
 
 def read_ifeval(config: Config) -> list[SeedExample]:

@@ -113,26 +113,107 @@ def eft_example(example: JudgeExample, template: JudgeTemplate) -> list[Message]
     return [*question, {"role": "assistant", "content": target}]
 
 
+def chats_of(
+    ift: Sequence[SeedExample], eft: Sequence[JudgeExample] = (), template: JudgeTemplate | None = None
+) -> dict[str, list[list[Message]]]:
+    """Return the chats that SFT learns, by kind: "ift", and with a judge's template "eft"."""
+    kinds = {"ift": [ift_example(example) for example in ift]}
+    if template is not None:
+        kinds["eft"] = [eft_example(example, template) for example in eft]
+    return kinds
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What SFT's trainer gets, from the same call for training and for `srlm.show_masking`."""
+
+    encoded: Encoded
+    columns: dict[str, list[Any]]  # of the trainer's dataset: a row an example or, with sft.packing, several
+    counts: dict[str, Any]  # for the stage's manifest
+    score_tokens: list[int]  # EFT by order: the tokens of scores 0 to judge.max_score; else empty
+    score_shares: list[float]  # EFT by order: how common each of them is
+
+
+def assemble(
+    tokenizer: Any,
+    kinds: Mapping[str, Sequence[Sequence[Message]]],
+    config: Config,
+    judged: Sequence[JudgeExample] = (),
+    template: JudgeTemplate | None = None,
+) -> TrainingData:
+    """Return the rows that SFT trains on with these options; says what is left out.
+
+    Parameters
+    ----------
+    kinds : of `chats_of`
+    judged : sequence of JudgeExample
+        The examples of the EFT chats, in the same order.
+    template : JudgeTemplate or None
+        The judge's, where there are EFT chats.
+
+    Raises
+    ------
+    TrainingError
+        If no example is left.
+    """
+    from srlm.training import batches, ordering
+
+    train = config.sft
+    encoded = encode(tokenizer, kinds, train)
+    total = sum(map(len, kinds.values()))
+    if not encoded.input_ids:
+        raise TrainingError(
+            f"None of {total} SFT examples is left: {encoded.too_long} are longer than sft.max_length="
+            f"{train.max_length} tokens. Raise it."
+        )
+    if encoded.too_long:
+        say(f"  {encoded.too_long} of {total} SFT examples are longer than sft.max_length and left out")
+    if encoded.without_target:
+        say(f"  {encoded.without_target} of {total} SFT examples have no token to learn and are left out")
+    counts: dict[str, Any] = encoded.counts()
+    columns: dict[str, list[Any]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
+    if has_weights(train):
+        columns["weights"] = encoded.weights
+    tokens: list[int] = []
+    shares: list[float] = []
+    if template is not None and train.eft_target is EFTTarget.order:
+        tokens = ordering.score_tokens(tokenizer, template, config.judge.max_score)
+        verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
+        columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
+        counts |= ordering.counted(verdicts, train.eft_length_offset)
+        shares = ordering.score_shares(verdicts, len(tokens))
+        pairs, slope = counts["pairs"], counts["length_slope"]
+        of_length = f"; {slope:+.2f} log-odds for an answer e times as long are not learnt" if slope else ""
+        say(f"  EFT by order: {pairs} pairs{of_length}")
+    if train.packing:
+        columns = batches.pack(columns, train.max_length)
+        counts["rows"] = len(columns["input_ids"])
+    return TrainingData(encoded, columns, counts, tokens, shares)
+
+
+def has_weights(options: SFTConfig) -> bool:
+    """Return whether the trainer's rows have a weight for each token, as `batches.weighted_trainer` takes them."""
+    return options.packing or options.loss_on is LossOn.weighted
+
+
 def sft_worker(workspace: Workspace, iteration: int) -> None:
     """Train M1 from seeds/ift.jsonl and iteration_1/eft.jsonl; from IFT alone where the judge writes nothing."""
     config = workspace.config()
     folder = workspace.iteration(1)
-    kinds = {"ift": [ift_example(example) for example in read_records(workspace.seeds / "ift.jsonl", SeedExample)]}
+    ift = read_records(workspace.seeds / "ift.jsonl", SeedExample)
     examples: list[JudgeExample] = []
     template = None
     if not config.judge.rates:
         template = JudgeTemplate.load(config.judge)
         examples = read_records(folder / "eft.jsonl", JudgeExample)
-        kinds["eft"] = [eft_example(example, template) for example in examples]
-    _train(config, workspace, kinds, folder / "model", "sft", examples, template)
+    _train(config, workspace, chats_of(ift, examples, template), folder / "model", "sft", examples, template)
 
 
 def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
     """Train the SFT baseline from seeds/ift.jsonl."""
     config = workspace.config()
-    folder = workspace.iteration(1)
-    kinds = {"ift": [ift_example(example) for example in read_records(workspace.seeds / "ift.jsonl", SeedExample)]}
-    _train(config, workspace, kinds, folder / "sft_baseline", "sft_baseline")
+    chats = chats_of(read_records(workspace.seeds / "ift.jsonl", SeedExample))
+    _train(config, workspace, chats, workspace.iteration(1) / "sft_baseline", "sft_baseline")
 
 
 def _train(
@@ -152,38 +233,13 @@ def _train(
 
     base, train = workspace.model(0), config.sft
     tokenizer = common.tokenizer_of(base, config)
-    encoded = encode(tokenizer, kinds, train)
-    total = sum(map(len, kinds.values()))
-    if not encoded.input_ids:
-        raise TrainingError(
-            f"None of {total} SFT examples is left: {encoded.too_long} are longer than sft.max_length="
-            f"{train.max_length} tokens. Raise it."
-        )
-    if encoded.too_long:
-        say(f"  {encoded.too_long} of {total} SFT examples are longer than sft.max_length and left out")
-    if encoded.without_target:
-        say(f"  {encoded.without_target} of {total} SFT examples have no token to learn and are left out")
-    counts: dict[str, Any] = encoded.counts()
-    weighted = train.packing or train.loss_on is LossOn.weighted
-    columns: dict[str, list[Any]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
-    make_trainer: type = SFTTrainer
-    if weighted:
-        columns["weights"] = encoded.weights
-        make_trainer = batches.weighted_trainer()
-    groups = [(kind, judged[number].prompt if kind == "eft" else number) for kind, number in encoded.places]
-    order = template if train.eft_target is EFTTarget.order else None
+    data = assemble(tokenizer, kinds, config, judged, template)
+    encoded, counts = data.encoded, data.counts
+    weighted, order = has_weights(train), bool(data.score_tokens)
+    make_trainer: type = batches.weighted_trainer() if weighted else SFTTrainer
     if order:
-        tokens = ordering.score_tokens(tokenizer, order, config.judge.max_score)
-        verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
-        columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
-        counts |= ordering.counted(verdicts, train.eft_length_offset)
-        pairs, slope = counts["pairs"], counts["length_slope"]
-        of_length = f"; {slope:+.2f} log-odds for an answer e times as long are not learnt" if slope else ""
-        say(f"  EFT by order: {pairs} pairs{of_length}")
-        make_trainer = ordering.ordering_trainer(tokens, ordering.score_shares(verdicts, len(tokens)), slope)
-    if train.packing:
-        columns = batches.pack(columns, train.max_length)
-        counts["rows"] = len(columns["input_ids"])
+        make_trainer = ordering.ordering_trainer(data.score_tokens, data.score_shares, counts["length_slope"])
+    groups = [(kind, judged[number].prompt if kind == "eft" else number) for kind, number in encoded.places]
     checkpoints = target.parent / "checkpoints" / stage
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, stage))
     model = common.load_model(base, train, config)
@@ -195,7 +251,7 @@ def _train(
                 max_length=None,
                 remove_unused_columns=make_trainer is SFTTrainer,  # or what is not TRL's own would be gone
             ),
-            train_dataset=Dataset.from_dict(columns),
+            train_dataset=Dataset.from_dict(data.columns),
             processing_class=tokenizer,
             peft_config=common.peft_config(train.lora, model),
             callbacks=[common.Watch(bars, stage, target.parent / f"{stage}_log.jsonl")],
