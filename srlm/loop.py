@@ -29,7 +29,7 @@ from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
 from srlm.text import candidates_judge, judges_beside
 from srlm.tracking import Tracker
-from srlm.workspace import Stage, Workspace, check_stages, derive_seed, read_records, sha256, write_atomic
+from srlm.workspace import Stage, Workspace, check_stages, read_records, sha256, write_atomic
 
 
 class Loop:
