@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from srlm import summary
+from srlm import progress
 from srlm.config import AlarmAction
 from srlm.finished import open_run
 from srlm.records import PreferencePair
@@ -180,7 +180,7 @@ def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> An
         path = tmp_path / f"screen{width}"
         workspace = open_run(own_run)
         with path.open("w", encoding="utf-8") as file:
-            monkeypatch.setattr(summary, "terminal", lambda: file)
+            monkeypatch.setattr(progress, "terminal", lambda: file)
             print_summary(workspace.config(), workspace, 90.0)
         return path.read_text(encoding="utf-8")
 
