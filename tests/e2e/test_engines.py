@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from srlm.chat_template import load_tokenizer
+from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine
 from srlm.errors import EngineError
@@ -81,7 +84,9 @@ def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.Monkey
     config.max_model_len = 512
 
     async def go() -> list[list[Completion]]:
-        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), load_tokenizer(model), 512)
+        tokenizer = load_tokenizer(model)
+        stops = stop_token_ids(tokenizer, model)
+        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), tokenizer, stops, 512)
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
         try:
             return list(await asyncio.gather(*(engine.generate(chat, sampling) for chat in chats)))
@@ -91,6 +96,27 @@ def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.Monkey
     other = asyncio.run(go())
     here = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
     assert [[c.text for c in one] for one in other] == [[c.text for c in one] for one in here]
+
+
+@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
+def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: EngineKind, tmp_path: Path) -> None:
+    """The same weights with another EOS token, as Qwen2.5 base has it: the same texts, ended at the same tokens."""
+    chat_model, base = resolve(ModelConfig(name="tiny-random")), tmp_path / "base"
+    shutil.copytree(chat_model, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    for path in (base / "config.json", base / "generation_config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": tokenizer.eos_token_id}))
+    sampling = Sampling(temperature=1, top_p=1, max_new_tokens=300, seed=7, n=8)
+    ended = 0
+    for expected, found in zip(
+        *(asyncio.run(ask(kind, model, sampling, True)) for model in (chat_model, base)), strict=True
+    ):
+        for one, other in zip(expected, found, strict=True):
+            assert one.text.startswith(other.text.rstrip("�"))  # or it ended earlier, at its own EOS
+            ended += not one.truncated and other.tokens == one.tokens
+    assert ended >= 3
 
 
 @pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
