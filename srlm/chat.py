@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from srlm.chat_template import ANSWER_MARK, control_tokens, render
 from srlm.chat_template import Message as Message
+from srlm.config import ModelConfig
 from srlm.errors import EngineError, ModelError
 
 if TYPE_CHECKING:
@@ -116,6 +118,38 @@ def encode_turn(
         return list(prompt_ids), encode_reply(tokenizer, reply.removesuffix(closing))
     ids, end = encode_reply(tokenizer, reply), tokenizer.eos_token_id
     return list(prompt_ids), [*(ids[: ids.index(end)] if end in ids else ids), end]
+
+
+@dataclass(frozen=True)
+class ThoughtMarks:
+    """What surrounds the thought that a model writes before its answer: `model.thought_start` and `model.thought_end`.
+
+    Without `end` there are no thoughts. Without `start`, whatever stands before the first `end` is one.
+    """
+
+    start: str = "<think>"
+    end: str = "</think>"
+    opened: bool = False  # whether the prompt ends on `start` already
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Return the thought that a completion begins with, marks and the blanks after it included, and its answer.
+
+        Together they are `text`. A thought that does not end, because of the token limit, leaves an empty answer.
+        """
+        if not self.end or not (self.opened or text.lstrip().startswith(self.start)):
+            return "", text
+        thought, mark, rest = text.partition(self.end)
+        if not mark:
+            return ("", text) if not self.start else (text, "")
+        answer = rest.lstrip()
+        return f"{thought}{mark}{rest[: len(rest) - len(answer)]}", answer
+
+
+def thought_marks(tokenizer: Any, options: ModelConfig) -> ThoughtMarks:
+    """Return the marks of a model's thoughts, and whether its chat template already writes the first of them."""
+    start, end = options.thought_start, options.thought_end
+    prompt = render(tokenizer, [{"role": "user", "content": ""}], True)
+    return ThoughtMarks(start, end, bool(start) and prompt.rstrip().endswith(start))
 
 
 def encode_choices(

@@ -90,6 +90,12 @@ def prepare(tokenizer: Any, options: ModelConfig) -> None:
     if name in chat_template_names() and adds_bos(tokenizer):
         template = "{{ bos_token }}" + template
     tokenizer.chat_template = template
+    special = [mark for mark in (options.thought_start, options.thought_end) if mark in tokenizer.all_special_tokens]
+    if special and options.thought_end:
+        raise ModelError(
+            f"{special[0]} is a special token of this model, so it is left out of generated text, and thoughts cannot "
+            'be split from answers. Set model.thought_end="" if the model does not think, or make it an ordinary token.'
+        )
     question: list[Message] = [{"role": "user", "content": QUESTION_MARK}]
     asked, answered = render(tokenizer, question, True), render(tokenizer, [*question, _answer(ANSWER_MARK)], False)
     if QUESTION_MARK not in asked or ANSWER_MARK not in answered:

@@ -91,9 +91,15 @@ class Candidate:
 
     id: str  # PROMPT_ID/cN
     prompt_id: str
-    text: str
-    tokens: int  # tokens generated
+    text: str  # the answer, without the model's thought
+    tokens: int  # tokens generated, the thought's among them
     truncated: bool  # stopped by the token limit, not by itself
+    thought: str = ""  # what the model wrote before its answer, marks included; text follows it directly
+
+    @property
+    def full_text(self) -> str:
+        """All that the model wrote: what DPO trains on."""
+        return self.thought + self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,14 @@ class Judgement:
 
     id: str  # CANDIDATE_ID/jN
     candidate_id: str
-    text: str  # the judge's whole completion
+    text: str  # the judge's completion, without its thought
     score: float | None
     problem: str = ""  # why there is no score, "" if there is one
     tokens: int = 0
     probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., where the judge is read from them
     strength: float | None = None  # log-odds, by judges that compare a prompt's candidates with each other
     truncated: bool = False  # the completion hit the token limit
+    thought: str = ""  # what the judge wrote before it, marks included
 
     @property
     def whole_score(self) -> int | None:
@@ -141,6 +148,7 @@ class Answer:
     text: str
     tokens: int
     truncated: bool
+    thought: str = ""  # what the model wrote before its answer, marks included
 
 
 @dataclass(frozen=True, slots=True)

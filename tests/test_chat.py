@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from srlm.chat import encode_chat, encode_choices, encode_reply, encode_turn, render_turn
+from srlm.chat import (
+    ThoughtMarks,
+    encode_chat,
+    encode_choices,
+    encode_reply,
+    encode_turn,
+    render_turn,
+    thought_marks,
+)
 from srlm.chat_template import (
     adds_bos,
     has_chat_template,
@@ -22,11 +32,19 @@ from srlm.chat_template import (
     write_stop_tokens,
 )
 from srlm.comparison import BEFORE
-from srlm.config import ModelConfig
+from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig, PairsConfig, SFTConfig
+from srlm.engines.base import Completion
 from srlm.errors import ModelError
+from srlm.evaluation.answers import answer
+from srlm.feedback.candidates import sample_candidates
+from srlm.feedback.judge import judge
+from srlm.feedback.pairs import select_pairs
+from srlm.records import SeedExample
+from srlm.rubric import JudgeTemplate
 from srlm.training.masking import IGNORED
+from srlm.training.preference import encode_pairs
 from srlm.training.sft import encode
-from tests.helpers import tiny_llama, tiny_tokenizer, user
+from tests.helpers import ScriptedEngine, prompt, tiny_llama, tiny_tokenizer, user
 from tests.training.families import (
     CHATML,
     FAMILIES,
@@ -96,7 +114,7 @@ def test_training_and_generation_have_the_same_ids_at_the_boundary(tokenizer, an
     """A model that generates what it was taught generates the very ids that it was taught."""
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Name three rivers."), answer)
     assert encode_chat(tokenizer, user("Name three rivers.")) == prompt_ids
-    encoded = encode(tokenizer, {"ift": [[*user("Name three rivers."), said(answer)]]}, sft_options())
+    encoded = encode(tokenizer, {"ift": [[*user("Name three rivers."), said(answer)]]}, SFTConfig())
     assert encoded.input_ids[0] == prompt_ids + reply_ids
     assert [label for label in encoded.labels[0] if label != IGNORED] == reply_ids
 
@@ -508,7 +526,78 @@ def test_has_chat_template(tmp_path):
     assert [has_chat_template(tmp_path / name) for name in ("with", "without")] == [True, False]
 
 
-def sft_options() -> Any:
-    from srlm.config import SFTConfig
+# Splitting a completion
 
-    return SFTConfig()
+WHOLE = "<think>\nRivers.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("The Nile.", "", "The Nile."),
+        (f"{WHOLE}The Nile.", WHOLE, "The Nile."),
+        (f"\n{WHOLE}The Nile.", f"\n{WHOLE}", "The Nile."),
+        ("<think>\n\n</think>\n\nThe Nile.", "<think>\n\n</think>\n\n", "The Nile."),
+        ("<think>Rivers, and then", "<think>Rivers, and then", ""),  # cut off
+        ("The <think>Nile</think>.", "", "The <think>Nile</think>."),  # not at the beginning: text of the answer
+        ("bad answer</think>good answer", "", "bad answer</think>good answer"),  # nothing was opened, nothing is hidden
+        (f"{WHOLE}One </think> two.", WHOLE, "One </think> two."),
+    ],
+)
+def test_a_thought_is_split_from_its_answer(text, thought, answer):
+    assert ThoughtMarks().split(text) == (thought, answer)
+    assert thought + answer == text
+    assert ThoughtMarks("<think>", "").split(text) == ("", text)
+
+
+def test_a_thought_that_the_prompt_opened_or_that_has_no_mark_of_its_beginning():
+    opened = ThoughtMarks(opened=True)
+    assert opened.split("Rivers.\n</think>\n\nThe Nile.") == ("Rivers.\n</think>\n\n", "The Nile.")
+    assert opened.split("Rivers, and then") == ("Rivers, and then", "")
+    final = ThoughtMarks("", "Final answer:")
+    assert final.split("Rivers. Final answer: The Nile.") == ("Rivers. Final answer: ", "The Nile.")
+    assert final.split("The Nile.") == ("", "The Nile.")
+
+
+def test_engines_know_whether_the_prompt_opens_a_thought():
+    found = {}
+    for name, template in {"opens": OPENS_A_THOUGHT, "does not": CHATML}.items():
+        tokenizer = by_bytes()(template)
+        prepare(tokenizer, ModelConfig())
+        found[name] = thought_marks(tokenizer, ModelConfig()).opened
+    assert found == {"opens": True, "does not": False}
+
+
+def test_special_tokens_as_marks_of_thoughts_are_refused():
+    tokenizer = by_bytes("<think>", "</think>")(CHATML)
+    with pytest.raises(ModelError, match=r'<think> is a special token .*model\.thought_end=""'):
+        prepare(tokenizer, ModelConfig())
+    prepare(tokenizer, ModelConfig(thought_end=""))
+
+
+# What sees the thought, and what does not
+
+
+def test_judges_and_lengths_see_the_answer_and_pairs_hold_the_whole_text():
+    thoughtful = ScriptedEngine(lambda *_: Completion("The Nile.", 9, False, thought=WHOLE))
+    [candidate] = asyncio.run(sample_candidates(thoughtful, CandidatesConfig(count=1), 0, prompt()))
+    assert (candidate.thought, candidate.text, candidate.full_text) == (WHOLE, "The Nile.", f"{WHOLE}The Nile.")
+    judging = ScriptedEngine(lambda *_: Completion("Fine.\nScore: 4", 5, False, thought="<think>Score: 1</think>\n"))
+    config = JudgeConfig(template="additive", count=1, min_valid=1)
+    [judgement] = asyncio.run(judge(judging, JudgeTemplate.load(config), config, 0, "A river?", candidate, 1))
+    assert judgement.score == 4
+    assert "Rivers." not in judging.contents[0]
+    assert "The Nile." in judging.contents[0]
+    worse = replace(candidate, id="t2/p00000/c1", text="No.", thought="")
+    judgements = [judgement, replace(judgement, id=f"{worse.id}/j0", candidate_id=worse.id, score=1.0)]
+    [pair], _ = select_pairs([prompt()], [candidate, worse], judgements, PairsConfig(), 1)
+    assert (pair.chosen, pair.rejected) == (f"{WHOLE}The Nile.", "No.")
+    tokenizer = by_bytes()(CHATML)
+    columns, _, _ = encode_pairs(tokenizer, [pair], 10_000)
+    assert tokenizer.decode(columns["chosen_ids"][0]) == f"{WHOLE}The Nile.<|im_end|>"
+
+
+def test_answers_are_measured_without_their_thoughts():
+    engine = ScriptedEngine(lambda *_: Completion(" The Nile. ", 9, False, thought=f"\n{WHOLE}"))
+    found = asyncio.run(answer(engine, EvaluationConfig(), 0, SeedExample("e0", "A river?", "")))
+    assert (found.text, found.thought) == ("The Nile.", WHOLE)

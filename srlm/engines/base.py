@@ -10,11 +10,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from srlm.chat import Message, encode_chat, encode_choices
+from srlm.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.config import Config, EngineKind, ModelConfig, Scorer
 from srlm.errors import NoAnswerError, PromptTooLongError
 from srlm.models import resolve_named
@@ -54,6 +54,7 @@ class Completion:
     prompt_tokens: int = 0
     choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
     places: tuple[Place, ...] = ()  # with `likely_tokens`: the completion token by token, where the server reports it
+    thought: str = ""  # what stands before `text`, marks included: `srlm.chat.ThoughtMarks`
 
 
 @dataclass
@@ -73,6 +74,12 @@ class Usage:
             "prompt_tokens": self.prompt_tokens - before.prompt_tokens,
             "prompt_tokens_cached": self.cached_tokens - before.cached_tokens,
         }
+
+
+def split_thoughts(completions: Sequence[Completion], marks: ThoughtMarks) -> list[Completion]:
+    """Return whole replies with their thoughts apart from their answers."""
+    split = [(completion, *marks.split(completion.text)) for completion in completions]
+    return [replace(completion, text=answer, thought=thought) for completion, thought, answer in split]
 
 
 class Engine(Protocol):
@@ -222,7 +229,8 @@ async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
     """The OpenAI-compatible server of `config.endpoint`."""
     from srlm.engines.endpoint import EndpointEngine
 
-    engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl")
+    marks = ThoughtMarks(config.model.thought_start, config.model.thought_end)
+    engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl", marks)
     try:
         yield engine
     finally:

@@ -9,9 +9,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from srlm.chat import Message
+from srlm.chat import Message, ThoughtMarks
 from srlm.config import EndpointConfig
-from srlm.engines.base import Completion, Place, Sampling, Usage, together
+from srlm.engines.base import Completion, Place, Sampling, Usage, split_thoughts, together
 from srlm.engines.paid import AnswerCache, Ledger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server
@@ -34,8 +34,8 @@ class EndpointEngine:
         The run's expenses are appended to it.
     """
 
-    def __init__(self, config: EndpointConfig, ledger: Path):
-        self.config = config
+    def __init__(self, config: EndpointConfig, ledger: Path, thoughts: ThoughtMarks | None = None):
+        self.config, self._thoughts = config, thoughts or ThoughtMarks()
         self.ledger = Ledger(ledger, config)
         self.usage = Usage()
         self._server = Server(config, self.ledger, self.usage)
@@ -72,7 +72,8 @@ class EndpointEngine:
         used, replies = answer["usage"], answer["choices"]
         each = round(used["completion_tokens"] / len(replies))
         read = partial(self._completion, sampling=sampling, prefill=prefill, continued=continued, tokens=each)
-        return [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
+        completions = [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
+        return completions if prefill or sampling.choices else split_thoughts(completions, self._thoughts)
 
     def _completion(
         self,

@@ -20,10 +20,10 @@ from transformers import (
     StopStringCriteria,
 )
 
-from srlm.chat import Message
+from srlm.chat import Message, thought_marks
 from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import EngineConfig, ModelConfig
-from srlm.engines.base import Completion, Sampling, Usage, encode_request
+from srlm.engines.base import Completion, Sampling, Usage, encode_request, split_thoughts
 from srlm.engines.batches import Batches
 from srlm.errors import PromptTooLongError
 
@@ -92,6 +92,7 @@ class TransformersEngine:
             use_safetensors=True,
         ).eval()
         self._end = set(stop_token_ids(self.tokenizer, model))
+        self._thoughts = thought_marks(self.tokenizer, options)
         self.usage = Usage()
         self._batches = Batches(self._complete, self._fits, lambda request: request.sampling.priority)
 
@@ -103,7 +104,8 @@ class TransformersEngine:
                 f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
             )
         self.usage.add(len(ids), 0)  # each request is read anew
-        return await self._batches.ask(_Request(ids, sampling, allowed))
+        completions = await self._batches.ask(_Request(ids, sampling, allowed))
+        return completions if prefill or allowed else split_thoughts(completions, self._thoughts)
 
     def _fits(self, request: _Request, batch: list[_Request]) -> bool:
         return _alike(request, batch[0]) and _rows(batch) < self.max_concurrent

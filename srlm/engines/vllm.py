@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.chat import Message
+from srlm.chat import Message, thought_marks
 from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import EngineConfig, ModelConfig
-from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request
+from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request, split_thoughts
 from srlm.errors import EngineError, PromptTooLongError
 
 
@@ -46,12 +46,10 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     options = _options(config, folder, model.trust_remote_code, on_cpu)
-    tokenizer = load_tokenizer(folder, model)
-    stops = stop_token_ids(tokenizer, folder)
     try:
         if on_cpu:
-            return _SteppedEngine(options, tokenizer, stops, config.max_model_len)
-        return _AsyncEngine(options, tokenizer, stops, config.max_model_len)
+            return _SteppedEngine(options, folder, model, config.max_model_len)
+        return _AsyncEngine(options, folder, model, config.max_model_len)
     except (ValueError, RuntimeError) as error:
         if "memory" in str(error).lower():
             raise  # told apart as "out of memory", with what to lower
@@ -91,8 +89,10 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
 class _VllmEngine:
     """What both ways of running vLLM share: from our requests to vLLM's and back."""
 
-    def __init__(self, tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
-        self.tokenizer, self.stop_token_ids, self.max_model_len = tokenizer, stop_token_ids, max_model_len
+    def __init__(self, folder: Path, model: ModelConfig, max_model_len: int):
+        self.tokenizer: Any = load_tokenizer(folder, model)
+        self.stop_token_ids = stop_token_ids(self.tokenizer, folder)
+        self.thoughts, self.max_model_len = thought_marks(self.tokenizer, model), max_model_len
         self._requests = 0
         self.usage = Usage()
 
@@ -122,7 +122,7 @@ class _VllmEngine:
         # Of several completions vLLM tells what the last one found; the first may have read all of it.
         cached = output.num_cached_tokens or 0
         self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
-        return [
+        completions = [
             Completion(
                 text=one.text,
                 tokens=len(one.token_ids),
@@ -132,17 +132,18 @@ class _VllmEngine:
             )
             for one in sorted(output.outputs, key=lambda one: one.index)
         ]
+        return completions if prefill or allowed else split_thoughts(completions, self.thoughts)
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         raise NotImplementedError
 
 
 class _AsyncEngine(_VllmEngine):
-    def __init__(self, options: dict[str, Any], tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
+    def __init__(self, options: dict[str, Any], folder: Path, model: ModelConfig, max_model_len: int):
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        super().__init__(tokenizer, stop_token_ids, max_model_len)
+        super().__init__(folder, model, max_model_len)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
@@ -167,11 +168,11 @@ class _AsyncEngine(_VllmEngine):
 class _SteppedEngine(_VllmEngine):
     """`LLMEngine` in this process: one thread steps it, requests come and go as coroutines."""
 
-    def __init__(self, options: dict[str, Any], tokenizer: Any, stop_token_ids: list[int], max_model_len: int):
+    def __init__(self, options: dict[str, Any], folder: Path, model: ModelConfig, max_model_len: int):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        super().__init__(tokenizer, stop_token_ids, max_model_len)
+        super().__init__(folder, model, max_model_len)
         self._engine = LLMEngine.from_engine_args(EngineArgs(**options))
         self._waiting: dict[str, tuple[asyncio.Future[Any], asyncio.AbstractEventLoop]] = {}
         self._arrived: list[tuple[str, Any, Any, int]] = []

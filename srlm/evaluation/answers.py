@@ -18,4 +18,5 @@ async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt
         priority=1,  # nothing waits for it
     )
     [completion] = await engine.generate([{"role": "user", "content": prompt.prompt}], sampling)
-    return Answer(prompt.id, prompt.prompt, completion.text.strip(), completion.tokens, completion.truncated)
+    text, thought = completion.text.strip(), completion.thought.lstrip()
+    return Answer(prompt.id, prompt.prompt, text, completion.tokens, completion.truncated, thought)

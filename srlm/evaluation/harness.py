@@ -130,6 +130,8 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
     dtype = ("bfloat16" if on_gpu else "float32") if engine.dtype == "auto" else engine.dtype
     with contextlib.ExitStack() as stack:
         given = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
+        if chat and options.model.thought_end:
+            given["think_end_token"] = options.model.thought_end  # tasks see the answer after it
         if chat:  # with the template and the end of turn that this package itself uses
             given["tokenizer"] = stack.enter_context(tempfile.TemporaryDirectory())
             load_tokenizer(model, options.model).save_pretrained(given["tokenizer"])

@@ -26,6 +26,7 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
             text=completion.text.strip(),
             tokens=completion.tokens,
             truncated=completion.truncated,
+            thought=completion.thought.lstrip(),
         )
         for number, completion in enumerate(completions)
     ]

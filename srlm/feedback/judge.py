@@ -83,6 +83,7 @@ async def judge(
                 problem=problem,
                 tokens=completion.tokens,
                 truncated=completion.truncated,
+                thought=completion.thought.lstrip(),
             )
             if config.scorer is Scorer.weighted and score is not None:
                 if completion.places:
@@ -131,7 +132,7 @@ async def _weigh(
     choices = tuple(f"{blank}{score}" for score in range(config.max_score + 1))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
     try:
-        [completion] = await engine.generate(messages, sampling, before)
+        [completion] = await engine.generate(messages, sampling, judgement.thought + before)
     except NoAnswerError as error:
         return replace(judgement, score=None, problem=missing_because(error))
     if not completion.choice_logprobs:

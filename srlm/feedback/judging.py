@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from srlm.chat import Message
 from srlm.comparison import BEFORE, ORDERS, question
-from srlm.config import Config
+from srlm.config import Config, Scorer
 from srlm.engines.base import Engine, Rater, missing_because, together
 from srlm.errors import NoAnswerError
 from srlm.feedback.adaptive import Standing, undecided
@@ -144,13 +144,18 @@ class Judging:
         if candidate.id not in self.ratings.records:
             try:
                 strength, tokens = await cast(Rater, self.engine).rate(
-                    prompt, candidate.text, self.priority, ended=not candidate.truncated
+                    prompt, self._rated_text(candidate), self.priority, ended=not candidate.truncated
                 )
                 rating = Rating(candidate.id, prompt_id, strength, tokens)
             except NoAnswerError as error:
                 rating = Rating(candidate.id, prompt_id, None, 0, missing_because(error))
             self.ratings.append(rating)
         self.told(1, 0)
+
+    def _rated_text(self, candidate: Candidate) -> str:
+        """A likelihood is one of all that the model wrote; a reward model sees the answer alone."""
+        implicit = self.config.judge.scorer is Scorer.implicit
+        return candidate.full_text if implicit else candidate.text
 
     def _rated(self) -> dict[str, list[float | None]]:
         """Every prompt's strengths, minus the length penalty.

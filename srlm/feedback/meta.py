@@ -167,8 +167,8 @@ def judgement_pairs(
             PreferencePair(
                 id=f"{candidate.id}/judgements",
                 prompt=message["content"],
-                chosen=best.text,
-                rejected=worst.text,
+                chosen=best.thought + best.text,
+                rejected=worst.thought + worst.text,
                 chosen_id=best.id,
                 rejected_id=worst.id,
                 chosen_score=float(ratings.max()),

@@ -139,8 +139,8 @@ def _pair(prompt: Prompt, high: Scored, low: Scored) -> PreferencePair:
     return PreferencePair(
         id=prompt.id,
         prompt=prompt.text,
-        chosen=high[1].text,
-        rejected=low[1].text,
+        chosen=high[1].full_text,
+        rejected=low[1].full_text,
         chosen_id=high[1].id,
         rejected_id=low[1].id,
         chosen_score=high[0],

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from srlm.chat_template import load_tokenizer, stop_token_ids
+from srlm.chat_template import load_tokenizer
 from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine
 from srlm.errors import EngineError
@@ -84,9 +84,7 @@ def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.Monkey
     config.max_model_len = 512
 
     async def go() -> list[list[Completion]]:
-        tokenizer = load_tokenizer(model)
-        stops = stop_token_ids(tokenizer, model)
-        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), tokenizer, stops, 512)
+        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), model, ModelConfig(), 512)
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
         try:
             return list(await asyncio.gather(*(engine.generate(chat, sampling) for chat in chats)))
