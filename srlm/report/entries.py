@@ -134,7 +134,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
             entry.answers.append(
                 Shown(
                     label=candidate.id.rsplit("/", 1)[1],
-                    text=candidate.text,
+                    text=candidate.full_text,
                     score=mean_score(judged, 1),
                     mark=marks.get(candidate.id, ""),
                     tokens=candidate.tokens,
@@ -177,7 +177,7 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
                 entry.answers.append(
                     Shown(
                         label=f"M{t}",
-                        text=answer.text,
+                        text=answer.thought + answer.text,
                         mark=told,
                         tokens=answer.tokens,
                         characters=len(answer.text),
