@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from srlm.feedback.adaptive import Standing, undecided
-from srlm.feedback.pairs import select_pairs
+from srlm.feedback.pairs import length_points, select_pairs, takes_part
 from srlm.records import Candidate, Judgement, Prompt
 from srlm.workspace import Workspace, read_records
 
@@ -30,16 +30,16 @@ def outcome(run: str, iteration: str, risk: float) -> str:
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in full:
         of_candidate[judgement.candidate_id].append(judgement)
-    k = config.judge.count
+    k, penalty = config.judge.count, config.pairs.length_penalty or 0.0
     asked: dict[str, list[Judgement]] = defaultdict(list)
     for prompt in prompts:
-        own = [candidate.id for candidate in candidates if candidate.prompt_id == prompt.id]
+        own = [one for one in candidates if one.prompt_id == prompt.id and takes_part(one, config.pairs)]
         for j in range(k):
-            standings = [Standing.of(asked[candidate], k) for candidate in own]
-            for candidate, matters in zip(own, undecided(standings, config.judge), strict=True):
-                asked[candidate] += of_candidate[candidate][j : j + 1] if matters else []
+            standings = [Standing.of(asked[one.id], k, length_points(one, penalty)) for one in own]
+            for one, matters in zip(own, undecided(standings, config.judge), strict=True):
+                asked[one.id] += of_candidate[one.id][j : j + 1] if matters else []
     fewer = [judgement for judgements in asked.values() for judgement in judgements]
-    select = (config.pairs, config.judge.min_valid)
+    select = (config.pairs, config.judge.min_valid, penalty)
     pairs, _ = select_pairs(prompts, candidates, full, *select)
     others, _ = select_pairs(prompts, candidates, fewer, *select)
     chosen, again = ({p.id: (p.chosen_id, p.rejected_id) for p in some} for some in (pairs, others))

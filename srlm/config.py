@@ -562,6 +562,9 @@ def check(config: Config) -> Config:
     if scorer in (Scorer.weighted, Scorer.expected):
         one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
         need(config.judge.max_score <= 9, "judge.max_score", one_digit)
+    if config.pairs.length_penalty is None:
+        known_late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
+        need(not config.judge.adaptive, "judge.adaptive", known_late)
     need(0 <= config.judge.adaptive_risk < 0.5, "judge.adaptive_risk", "0 up to, but not including, 0.5")
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")

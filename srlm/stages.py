@@ -111,6 +111,8 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     names = ("judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk")
     options = options_of(config, *names, *_ENGINE, "seed") | judge_options(config)
+    if config.judge.adaptive:  # whether a judgement is needed depends on what makes a pair
+        options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
     if config.judge.rates and config.judge.length_penalty is None:
         options |= options_of(config, "pairs.truncated")
     if config.judge.by == "endpoint":

@@ -250,6 +250,14 @@ def test_judges_that_cannot_be(judge, option):
         check(config)
 
 
+@pytest.mark.parametrize("risk", [0.0, 0.02])
+def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
+    config = Config(judge=JudgeConfig(adaptive=True, adaptive_risk=risk))
+    check(put(config, "pairs.length_penalty", 0.3))
+    with pytest.raises(ConfigError, match=r"^judge\.adaptive=True cannot work: .*pairs\.length_penalty=null"):
+        check(put(config, "pairs.length_penalty", None))
+
+
 @pytest.mark.parametrize("scorer", ["expected", "weighted"])
 def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
     config = Config(judge=JudgeConfig(scorer=Scorer[scorer], by="endpoint", count=1, min_valid=1))

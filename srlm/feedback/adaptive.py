@@ -12,6 +12,10 @@ Two bounds, by `judge.adaptive_risk`:
 
 A candidate cannot become the best if another one that already has enough valid judgements is ahead of it for good, nor
 the worst if it is ahead of such a one; who can become neither is asked about no more.
+
+Pairs compare scores minus the length penalty, so the bounds do, too: a candidate's text is known, and with it the
+points that `pairs.length_penalty` subtracts. (With null the penalty is known only after judging; `srlm.config.check`
+refuses the combination.) Candidates that cannot form a pair because they are truncated are not judged.
 """
 
 from __future__ import annotations
@@ -26,28 +30,36 @@ from srlm.records import Judgement
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of a candidate's mean score."""
+    """What is known of a candidate's mean score minus its length penalty."""
 
     valid: int  # judgements with a score
     total: float  # their sum
     squares: float  # the sum of their squares
     left: int  # judgements still to come
+    penalty: float = 0.0  # points that its length costs
 
     @classmethod
-    def of(cls, judgements: Sequence[Judgement], count: int) -> Standing:
+    def of(cls, judgements: Sequence[Judgement], count: int, penalty: float = 0.0) -> Standing:
         """After these judgements, of `count` at most."""
         scores = [judgement.score for judgement in judgements if judgement.score is not None]
-        return cls(len(scores), sum(scores), sum(score * score for score in scores), count - len(judgements))
+        squares = sum(score * score for score in scores)
+        return cls(len(scores), sum(scores), squares, count - len(judgements), penalty)
+
+    @property
+    def now(self) -> float:
+        """The penalised mean of the valid scores so far; there must be one."""
+        return self.total / self.valid - self.penalty
 
     @property
     def low(self) -> float:
-        """The least its mean can end at; 0 where nothing is known."""
-        return self.total / (self.valid + self.left) if self.valid + self.left else 0.0
+        """The least its penalised mean can end at; that of a mean of 0 where nothing is known."""
+        sure = self.valid + self.left
+        return (self.total / sure if sure else 0.0) - self.penalty
 
     def high(self, max_score: int) -> float:
-        """The most its mean can end at."""
+        """The most its penalised mean can end at."""
         sure = self.valid + self.left
-        return (self.total + self.left * max_score) / sure if sure else float(max_score)
+        return ((self.total + self.left * max_score) / sure if sure else float(max_score)) - self.penalty
 
 
 def undecided(standings: Sequence[Standing], config: JudgeConfig) -> list[bool]:
@@ -85,8 +97,8 @@ def _noise(standings: Sequence[Standing], max_score: int) -> float:
 
 
 def _chance_behind(one: Standing, other: Standing, noise: float) -> float:
-    """That `one`'s mean ends at or below `other`'s."""
-    gap = one.total / one.valid - other.total / other.valid
+    """That `one`'s penalised mean ends at or below `other`'s."""
+    gap = one.now - other.now
     variance = sum(
         (side.left / (side.valid + side.left)) ** 2 * (1 / side.left + 1 / side.valid)
         for side in (one, other)

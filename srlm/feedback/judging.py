@@ -19,7 +19,7 @@ from srlm.errors import NoAnswerError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
 from srlm.feedback.length_matching import length_matching_penalty
-from srlm.feedback.pairs import choose
+from srlm.feedback.pairs import choose, length_points, takes_part
 from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
 from srlm.records import Candidate, Comparison, Judgement, Rating
@@ -130,10 +130,17 @@ class Judging:
 
     async def _in_rounds(self, prompt: str, candidates: Sequence[Candidate]) -> None:
         asked: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
+        pairs = self.config.pairs
+        assert pairs.length_penalty is not None, "refused by srlm.config.check"
+        contenders = [candidate for candidate in candidates if takes_part(candidate, pairs)]
+        penalties = [length_points(candidate, pairs.length_penalty) for candidate in contenders]
         for j in range(self.count):
-            standings = [Standing.of(asked[candidate.id], self.count) for candidate in candidates]
+            standings = [
+                Standing.of(asked[candidate.id], self.count, points)
+                for candidate, points in zip(contenders, penalties, strict=True)
+            ]
             matter = undecided(standings, self.config.judge)
-            still = [candidate for candidate, matters in zip(candidates, matter, strict=True) if matters]
+            still = [candidate for candidate, matters in zip(contenders, matter, strict=True) if matters]
             await together(self._judge(prompt, candidate, 1, j) for candidate in still)
             for candidate in still:
                 asked[candidate.id].append(self.judgements.records[f"{candidate.id}/j{j}"])
@@ -186,7 +193,7 @@ class Judging:
             [
                 (rating.strength, rating.tokens, candidate)
                 for rating, candidate in zip(ratings, self._candidates[prompt_id], strict=True)
-                if rating.strength is not None
+                if rating.strength is not None and takes_part(candidate, pairs)
             ]
             for prompt_id, ratings in of_prompt.items()
         ]

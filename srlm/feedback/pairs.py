@@ -38,7 +38,7 @@ def length_penalty(
     """
     if config.length_penalty is not None:
         return config.length_penalty
-    scored = _scored(candidates, judgements, min_valid)
+    scored = _scored(candidates, judgements, config, min_valid)
     rows = [scored[prompt.id] for prompt in prompts]
 
     def lengths(place: int, penalty: float) -> tuple[float, float] | None:
@@ -75,28 +75,27 @@ def select_pairs(
     dropped : dict
         Reason -> prompts that gave no pair for it.
     """
-    scored = _scored(candidates, judgements, min_valid)
+    scored = _scored(candidates, judgements, config, min_valid)
+    of_prompt = Counter(candidate.prompt_id for candidate in candidates)
+    complete = Counter(candidate.prompt_id for candidate in candidates if takes_part(candidate, config))
     pairs: list[PreferencePair] = []
     dropped: Counter[str] = Counter()
     for prompt in prompts:
         pair = choose(_penalised(scored[prompt.id], penalty), config)
         if isinstance(pair, str):
-            dropped[pair] += 1
+            dropped[TRUNCATED if complete[prompt.id] < 2 <= of_prompt[prompt.id] else pair] += 1
         else:
             pairs.append(_pair(prompt, *pair))
     return pairs, dict(dropped)
 
 
 def choose(row: Sequence[Scored], config: PairsConfig) -> tuple[Scored, Scored] | str:
-    """The chosen and the rejected of one prompt's scored candidates, or the reason why they give no pair.
+    """Return the chosen and the rejected of one prompt's scored candidates, or the reason why they give no pair.
 
-    `config.length_penalty` is not applied here: `row` holds the scores after it.
+    `row` holds the candidates that take part, with their scores after the length penalty.
     """
     if len(row) < 2:
         return "fewer than two candidates with enough valid judgements"
-    row = [one for one in row if takes_part(one[1], config)]
-    if len(row) < 2:
-        return TRUNCATED
     high = max(row, key=lambda one: one[0])
     low = min(row, key=lambda one: one[0])
     if high[0] == low[0]:
@@ -116,23 +115,28 @@ def takes_part(candidate: Candidate, config: PairsConfig) -> bool:
     return config.truncated is Truncated.keep or not candidate.truncated
 
 
+def length_points(candidate: Candidate, penalty: float) -> float:
+    """Return the points that a candidate's length costs at this penalty per hundred characters."""
+    return penalty * len(candidate.text) / 100
+
+
 def _scored(
-    candidates: Sequence[Candidate], judgements: Sequence[Judgement], min_valid: int
+    candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
 ) -> dict[str, list[Scored]]:
-    """Of each prompt, the candidates that have a mean score, by id."""
+    """Of each prompt, the candidates that take part and have a mean score, by id."""
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         of_candidate[judgement.candidate_id].append(judgement)
     of_prompt: dict[str, list[Scored]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: c.id):
         score = mean_score(of_candidate[candidate.id], min_valid)
-        if score is not None:
+        if score is not None and takes_part(candidate, config):
             of_prompt[candidate.prompt_id].append((score, candidate))
     return of_prompt
 
 
 def _penalised(row: Sequence[Scored], penalty: float) -> list[Scored]:
-    return [(score - penalty * len(candidate.text) / 100, candidate) for score, candidate in row]
+    return [(score - length_points(candidate, penalty), candidate) for score, candidate in row]
 
 
 def _pair(prompt: Prompt, high: Scored, low: Scored) -> PreferencePair:

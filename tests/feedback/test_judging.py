@@ -233,6 +233,30 @@ def test_the_matching_penalty_of_ratings_follows_who_may_form_a_pair(tmp_path, k
     assert (judging.counted["length_penalty"] > 0) is positive
 
 
+def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_path):
+    """Which candidate needs all judgements is decided by its score minus the penalty on its text."""
+    scores = {"x" * 900: 5, "y" * 300: 4, "z" * 100: 5, "w" * 10: 0}
+    engine = ScriptedEngine(
+        lambda messages, *_: next(f"Score: {score}" for text, score in scores.items() if text in messages[0]["content"])
+    )
+    config = Config(judge=JudgeConfig(count=8, min_valid=2, adaptive=True, adaptive_risk=0.0))
+    config.pairs.length_penalty = 1.0
+    stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
+    candidates = candidates_of("p0", list(scores))
+    candidates[3] = replace(candidates[3], truncated=True)
+
+    async def run():
+        judging = Judging(engine, config, stage, 8, lambda *_: None, adaptive=True)
+        await judging.prompt("p0", "question", candidates)
+        return judging
+
+    judging = asyncio.run(run())
+    asked = [len(judging.of(candidate.id)) for candidate in candidates]
+    assert asked[0] == asked[2] == 8
+    assert asked[1] < 8
+    assert asked[3] == 0
+
+
 def test_the_written_judge_has_no_evidence_beside_it(tmp_path):
     config = Config(judge=JudgeConfig(count=2, min_valid=1))
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})

@@ -194,10 +194,14 @@ def test_fewer_than_two_complete_candidates_give_no_pair_and_the_reason(cut):
     assert with_truncated("exclude", [5.0, 4.0, 2.0, 1.0], cut) == ([], {TRUNCATED: 1})
 
 
-def test_prompts_without_two_scores_are_not_counted_as_truncated():
-    candidates = [replace(c, truncated=True) for c in candidates_of("p", ["w", "x"])]
-    judgements = judgements_of("p/c0", [5.0]) + judgements_of("p/c1", [None])
-    assert select_pairs([prompt("p")], candidates, judgements, PairsConfig(), 1) == ([], {FEW: 1})
+@pytest.mark.parametrize(("cut", "reason"), [([0, 1], TRUNCATED), ([0], TRUNCATED), ([2], FEW), ([], FEW)])
+def test_truncation_is_the_reason_whether_or_not_the_truncated_were_judged(cut, reason):
+    """Adaptive judging leaves them out. One complete candidate without a score is another reason."""
+    texts = ["w", "x", "y"] if 2 in cut else ["w", "x"]
+    candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", texts))]
+    for of_truncated in ([5.0], [None], []):
+        judgements = judgements_of("p/c0", [5.0] if 0 not in cut else of_truncated) + judgements_of("p/c1", [None])
+        assert select_pairs([prompt("p")], candidates, judgements, PairsConfig(), 1) == ([], {reason: 1})
 
 
 @pytest.mark.parametrize(("cut", "chosen", "rejected"), [([0], True, False), ([3], False, True), ([0, 3], True, True)])
