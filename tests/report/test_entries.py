@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
+from srlm.feedback.pairs import TRUNCATED
 from srlm.records import Comparison, Judgement
 from srlm.report.collect import collect
 from srlm.report.entries import Entry, all_entries, cut, row
@@ -39,7 +40,7 @@ def test_chosen_and_rejected_are_marked_with_their_gap(entries: dict[str, Entry]
     [
         (RIVERS, "pair", ["length_ratio"]),
         (TIE, "all scores equal", ["tie_share"]),
-        (SILENT, "fewer than two candidates with enough valid judgements", ["parse_rate", "truncated"]),
+        (SILENT, TRUNCATED, ["parse_rate", "truncated"]),
         (REFUSED, "prompt rejected: keyword: map", []),
     ],
 )
