@@ -12,8 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from srlm.chat import Message
-from srlm.engines.base import Engine, Sampling, missing_because
+from srlm.engines.base import Engine, Sampling
 from srlm.errors import NoAnswerError
+from srlm.missing import problem_of
 from srlm.records import Comparison
 from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template
@@ -80,7 +81,7 @@ async def compare(
     try:
         [completion] = await engine.generate(messages, sampling, before)
     except NoAnswerError as error:
-        return Comparison(*identity, "", None, missing_because(error))
+        return Comparison(*identity, "", None, problem_of(error))
     letter = parse_letter(completion.text, before, completion.truncated)
     winner = None if letter is None else ("first" if (letter == "A") == (order == "ab") else "second")
     margin = None

@@ -528,6 +528,11 @@ def check(config: Config) -> Config:
     at_least(1, "evaluation.ifeval_max_new_tokens")
     at_least(2, "candidates.count")
     at_least(64, "engine.max_model_len")
+    for option in _longest_completions(config):
+        limit = config.engine.max_model_len
+        need(
+            _get(config, option) < limit, option, f"below engine.max_model_len={limit}, which holds the prompt as well"
+        )
     at_least(100, "evaluation.bootstrap")
     at_least(0, "seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "pairs.min_gap")
     at_least(
@@ -646,6 +651,27 @@ def check(config: Config) -> Config:
         )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
+
+
+def _longest_completions(config: Config) -> list[str]:
+    """Return the options that say how long a completion of a local model may be, as far as the command uses them."""
+    writes = config.judge.scorer in (Scorer.sampled, Scorer.weighted)
+    local = any(model != "endpoint" for model in getattr(config, "models", []) or [config.model.name])
+    if isinstance(config, JudgeBench):
+        return ["judge.max_new_tokens"] if writes and local else []
+    if isinstance(config, SideBySide):
+        return ["evaluation.max_new_tokens"] if local else []
+    if isinstance(config, Evaluate):
+        return ["evaluation.max_new_tokens"] if local and {"answers", "head_to_head"} & set(config.suite) else []
+    if isinstance(config, ShowMasking):
+        return []
+    found = ["evaluation.max_new_tokens"] if config.evaluation.enabled else []
+    found += ["judge.max_new_tokens"] if config.evaluation.enabled and writes else []
+    found += ["evaluation.ifeval_max_new_tokens"] if config.evaluation.enabled and config.evaluation.ifeval else []
+    if config.iteration >= 2:
+        found += ["candidates.max_new_tokens"]
+        found += ["prompts.max_new_tokens"] if config.prompts.writer != "endpoint" else []
+    return found
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

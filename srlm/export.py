@@ -211,10 +211,11 @@ def _mt_bench(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     models = _answers(workspace, t)
     if not models:
         return []
-    asked = models[0][1]
     prompts = read_records(workspace.seeds / "evaluation.jsonl", SeedExample)
-    questions = mt_bench_questions([prompt for prompt in prompts if prompt.id in asked])
-    if any(set(answers) != {question["prompt_id"] for question in questions} for _, answers, _ in models):
+    answered_by_all = [prompt for prompt in prompts if all(prompt.id in answers for _, answers, _ in models)]
+    questions = mt_bench_questions(answered_by_all)
+    known = {prompt.id for prompt in prompts}
+    if not questions or any(set(answers) - known for _, answers, _ in models):
         raise ExportError(
             f"The models of {workspace.root} answered other prompts than those in seeds/evaluation.jsonl. Export one "
             "at a time with --model, or bring the run to its end."

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from srlm import errors, records
 from srlm.config import JudgeBench, Scorer, SourceConfig
+from srlm.missing import missing_lines
 from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
@@ -86,6 +87,8 @@ def run(options: JudgeBench) -> dict[str, Any]:
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())
         plot(cards, workspace.root / "plots")
+        for line in missing_lines(workspace.root):
+            say(line)
         say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
         say(f"Records    {workspace.root}/judgements/*/*.jsonl")
     return cards

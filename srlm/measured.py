@@ -11,6 +11,7 @@ from srlm import stages
 from srlm.comparison import ORDERS, compare, load_template, question
 from srlm.config import C, Config, Scorer
 from srlm.engines import Engine, Rater, together
+from srlm.errors import NoAnswerError
 from srlm.evaluation.answers import answer
 from srlm.evaluation.contamination import Contamination, contamination
 from srlm.evaluation.drift import drift_part
@@ -18,6 +19,16 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
 from srlm.evaluation.instructions import check_answers, instructions_part
 from srlm.evaluation.scorecard import answers_part, judge_parts
 from srlm.feedback.judging import Judging
+from srlm.missing import (
+    RAISE,
+    TOO_LONG,
+    count_missing,
+    is_missing,
+    missing_counts,
+    named,
+    problem_of,
+    report_missing,
+)
 from srlm.models import elsewhere
 from srlm.progress import Bars
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt, SeedExample
@@ -103,8 +114,9 @@ async def judge_ranked(
 
     await together(one(prompt) for prompt in ranked)
     rows = judge.finish()
-    counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    stage.done(inputs, counts | judge.counted, written, engine.usage.since(before))
+    counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
+    counts |= judge.counted | judge.count_missing(f"{name}: answers to judge", {one.id: one.source for one in ranked})
+    stage.done(inputs, counts, written, engine.usage.since(before))
 
 
 async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
@@ -123,24 +135,32 @@ async def answer_prompts(
     bars: Bars,
     name: str,
     inputs: Mapping[str, str],
+    length_option: str = "evaluation.max_new_tokens",
 ) -> None:
-    """A model's answer to every prompt."""
+    """A model's answer to every prompt; one without an answer, most often for its length, has no record."""
     if stage.complete():
         return
     stage.begin(inputs=inputs)
     store = RecordFile(stage.outputs[0], Answer)
     bars.add(name, len(prompts), len(store.records))
+    unanswered: dict[str, str] = {}
 
     async def one(prompt: SeedExample) -> None:
         if prompt.id not in store.records:
-            new = await answer(engine, config.evaluation, config.seed, prompt)
+            try:
+                new = await answer(engine, config.evaluation, config.seed, prompt)
+            except NoAnswerError as error:
+                unanswered[named(prompt.id, prompt.source)] = problem_of(error, TOO_LONG)
+                return
             store.append(new)
             bars.update(name, done=len(store.records), tokens=new.tokens)
 
     await together(one(prompt) for prompt in prompts)
     rows = store.finish()
+    bars.update(name, total=len(rows))
     counts = {"answers": len(rows), "truncated": sum(row.truncated for row in rows)}
-    stage.done(inputs, counts, sum(row.tokens for row in rows))
+    report_missing(f"{name}: prompts", unanswered, f"{RAISE}; or lower {length_option}")
+    stage.done(inputs, counts | missing_counts(unanswered), sum(row.tokens for row in rows))
 
 
 async def answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
@@ -155,7 +175,8 @@ async def ifeval_answers(engine: Engine, workspace: Workspace, config: Config, t
     stage, prompts = stages.ifeval_answers(workspace, config, t), ifeval_prompts(workspace, config)
     inputs = stages.ifeval_prompts(workspace, config).fingerprints()
     config = greedy(config, config.evaluation.ifeval_max_new_tokens)
-    await answer_prompts(engine, config, prompts, stage, bars, "IFEval answers", inputs)
+    option = "evaluation.ifeval_max_new_tokens"
+    await answer_prompts(engine, config, prompts, stage, bars, "IFEval answers", inputs, option)
 
 
 async def play(
@@ -167,6 +188,8 @@ async def play(
     tell: Callable[[], None],
 ) -> None:
     """The judge compares two models' answers to the same prompts, in both orders, but for what `store` holds already.
+
+    A prompt that one of them has no answer to is not compared.
 
     Parameters
     ----------
@@ -182,7 +205,12 @@ async def play(
             store.append(await compare(engine, answer.id, answer.id, order, shown))
             tell()
 
-    await together(one(answer, order) for answer in first for order in ORDERS)
+    await together(one(answer, order) for answer in first if answer.id in others for order in ORDERS)
+
+
+def matches(first: Sequence[Answer], second: Sequence[Answer]) -> int:
+    """Return how many comparisons a match takes: the prompts that both have answered, in both orders."""
+    return len({answer.id for answer in first} & {answer.id for answer in second}) * len(ORDERS)
 
 
 async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
@@ -196,15 +224,18 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     stores = {u: RecordFile(path, Comparison) for u, path in zip(rivals, stage.outputs, strict=True)}
     answered = {u: stages.answers(workspace, config, u) for u in (t, *rivals)}
     texts = {u: read_records(source.outputs[0], Answer) for u, source in answered.items()}
+    for store in stores.values():
+        store.forget(lambda comparison: is_missing(comparison.problem))
     done = sum(len(store.records) for store in stores.values())
-    bars.add("head to head", len(rivals) * len(texts[t]) * len(ORDERS), done)
+    bars.add("head to head", sum(matches(texts[t], texts[u]) for u in rivals), done)
 
     def tell() -> None:
         bars.update("head to head", done=sum(len(store.records) for store in stores.values()))
 
     await together(play(engine, config, texts[t], texts[u], stores[u], tell) for u in rivals)
     rows = [row for store in stores.values() for row in store.finish()]
-    counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+    counts: dict[str, Any] = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+    counts |= count_missing("Head to head: answers to judge", rows)
     inputs = {path: hash_ for source in answered.values() for path, hash_ in source.fingerprints().items()}
     stage.done(inputs | judged_with, counts)
 
@@ -277,7 +308,7 @@ def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) 
         for source in [stages.answers(workspace, config, u)]
     }
     found["answers"] = answers_part(answered[t], resamples, seed)
-    found["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
+    found["drift"] = drift_part(answered[t], resamples, seed)
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
         of_both = [check_answers(prompts, answered[u]) for u in _lately(t)]

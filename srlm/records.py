@@ -83,6 +83,7 @@ class Prompt:
     text: str
     shots: tuple[str, ...]  # ids of the examples shown to the writer
     rejected: str = ""  # "" = accepted, else the filter's reason
+    too_long: tuple[str, ...] = ()  # ids of examples that were drawn first and did not fit into the writer's context
 
 
 @dataclass(frozen=True, slots=True)

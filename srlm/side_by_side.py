@@ -25,6 +25,7 @@ from rich.text import Text
 from srlm import errors
 from srlm.config import SideBySide
 from srlm.evaluate.plan import prompts_stage, read_asked
+from srlm.missing import missing_lines
 from srlm.models import identity, label, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
@@ -34,8 +35,9 @@ from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, write_atomic
 
 GREEDY, SAMPLED = "greedy", "sampled"
+NO_ANSWER = "no answer (the prompt is too long, or the server gave none)"
 _CUT = 320  # characters of an answer in the terminal
-_ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len", "model.chat_template", "seed")
+_ENGINE = ("engine.kind", "engine.dtype", "model.chat_template", "seed")
 ConfigStore.instance().store(name="side_by_side_schema", node=SideBySide)
 
 
@@ -126,6 +128,8 @@ def run(options: SideBySide) -> dict[str, Any]:
         write_atomic(root / "side_by_side.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_side_by_side(card, rows, root / "side_by_side.html")
         show(card, rows, options.shown, screen())
+        for line in missing_lines(root):
+            say(line)
         say(f"\nPage      {root / 'side_by_side.html'}\nAnswers   {root / 'side_by_side.jsonl'}")
         say(f"Measures  {root / 'side_by_side.json'}")
     return card
@@ -185,7 +189,7 @@ def card_of(
         of_type[prompt.type].append(prompt)
     rows = []
     for way in plan.answers[plan.models[0]]:
-        first = terms_of(prompts, answers[plan.models[0]][way])
+        of_first = answers[plan.models[0]][way]
         for model, name in zip(plan.models, plan.names, strict=True):
             own = answers[model][way]
             terms = terms_of(prompts, own)
@@ -197,7 +201,8 @@ def card_of(
                 if kind
             }
             if model != plan.models[0]:
-                found = differences(terms, first, *given)
+                both = [prompt for prompt in prompts if prompt.id in own and prompt.id in of_first]
+                found = differences(terms_of(both, own), terms_of(both, of_first), *given)
                 row["against_first"] = {fact: one.to_dict() for fact, one in found.items()}
             rows.append(row)
     return {
@@ -234,7 +239,7 @@ def _row(plan: Plan, prompt: SeedExample, answers: dict[str, dict[str, dict[str,
         "prompt": prompt.prompt,
         "constraints": [{"id": one.id, "kwargs": one.kwargs} for one in prompt.constraints],
         "answers": {
-            name: {way: [told(answer) for answer in own[prompt.id]] for way, own in answers[model].items()}
+            name: {way: [told(answer) for answer in own.get(prompt.id, [])] for way, own in answers[model].items()}
             for model, name in zip(plan.models, plan.names, strict=True)
         },
     }
@@ -285,17 +290,17 @@ def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, conso
 
 
 def _differ(row: dict[str, Any]) -> bool:
-    return len({tuple(ways[GREEDY][0]["follows"]) for ways in row["answers"].values()}) > 1
+    return len({tuple(answer["follows"]) for ways in row["answers"].values() for answer in ways[GREEDY]}) > 1
 
 
 def _answers_table(models: Sequence[str], row: dict[str, Any]) -> Table:
     table = Table(title=plain(row["prompt"], 2 * _CUT), title_justify="left", title_style="bold", expand=True)
     for name in models:
         table.add_column(Text(name), ratio=1)
-    first = [row["answers"][name][GREEDY][0] for name in models]
-    table.add_row(*(plain(answer["text"], _CUT) for answer in first))
+    first = [next(iter(row["answers"][name][GREEDY]), None) for name in models]
+    table.add_row(*(plain(answer["text"], _CUT) if answer else Text(NO_ANSWER, "dim") for answer in first))
     table.add_section()
-    table.add_row(*(Text(note(row, answer), "dim") for answer in first))
+    table.add_row(*(Text(note(row, answer) if answer else "", "dim") for answer in first))
     return table
 
 

@@ -15,7 +15,8 @@ from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
 from srlm.workspace import Stage, Workspace, options_of
 
-_ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len")
+# Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
+_ENGINE = ("engine.kind", "engine.dtype")
 _SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")
 
 

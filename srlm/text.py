@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from srlm import stages
 from srlm.config import Config, ModelConfig, Scorer
 from srlm.engines import Engine, Rater, open_endpoint, open_engine, open_rater, together
+from srlm.errors import NoAnswerError
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
+from srlm.missing import RAISE, TOO_LONG, count_missing, is_missing, missing_counts, named, problem_of, report_missing
 from srlm.models import elsewhere, external_options, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
@@ -203,7 +205,8 @@ async def new_prompts(
     written_with = elsewhere(config.prompts.writer)
     complete = stage.complete(written_with)
     store = RecordFile(stage.outputs[0], Prompt)
-    ift = {row.id: row.prompt for row in read_records(workspace.seeds / "ift.jsonl", SeedExample)}
+    seeds = read_records(workspace.seeds / "ift.jsonl", SeedExample)
+    ift = {row.id: row.prompt for row in seeds}
     earlier = {
         prompt.id: prompt.text
         for u in range(2, t)
@@ -238,8 +241,21 @@ async def new_prompts(
         rows = store.finish()
         reasons = Counter(row.rejected.split(":")[0] for row in rows if row.rejected)
         counts = {"attempts": len(rows), "accepted": accepted, "rejected": dict(reasons.most_common())}
+        counts |= _examples_too_long(rows, {row.id: row.source for row in seeds})
         stage.done(stages.seeds(workspace, config).fingerprints() | written_with, counts, written)
         bars.update("new prompts", total=accepted)
+
+
+def _examples_too_long(attempts: Sequence[Prompt], sources: Mapping[str, str]) -> dict[str, Any]:
+    """Log and count the examples in whose place others were drawn, because the writer's request was too long."""
+    passed_over = Counter(shot for attempt in attempts for shot in attempt.too_long)
+    problems = {
+        named(shot, sources.get(shot, "")): f"{TOO_LONG}: left out of the examples of {times} requests for new prompts"
+        for shot, times in passed_over.items()
+    }
+    options = "prompts.shots_ift, prompts.shots_generated or prompts.max_new_tokens"
+    report_missing("Examples for new prompts", problems, f"{RAISE}; or lower {options}")
+    return missing_counts(problems)
 
 
 async def feedback(
@@ -298,17 +314,23 @@ async def feedback(
         meta = MetaJudging(cast(Engine, judging), config, meta_stage, partial(told, "meta-judgements"))
         bars.add("meta-judgements", 0)
 
+    unanswered: dict[str, str] = {}  # accepted prompts that are too long to answer -> why
+
     async def answer_one(prompt: Prompt) -> None:
         ids = [f"{prompt.id}/c{i}" for i in range(n)]
         tokens = 0
         if engine and any(i not in candidate_store.records for i in ids):
-            new = await sample_candidates(engine, config.candidates, config.seed, prompt)
+            try:
+                new = await sample_candidates(engine, config.candidates, config.seed, prompt)
+            except NoAnswerError as error:
+                unanswered[prompt.id] = problem_of(error, TOO_LONG)
+                return
             candidate_store.append(*new)
             tokens = sum(candidate.tokens for candidate in new)
+        candidates = [candidate_store.records[i] for i in ids if i in candidate_store.records]
         if engine:
-            told("candidates", n, tokens)
-        if judge:
-            candidates = [candidate_store.records[i] for i in ids]
+            told("candidates", len(candidates), tokens)
+        if judge and candidates:
             await judge.prompt(prompt.id, prompt.text, candidates)
             if meta:
                 judged = [judgement for i in ids for judgement in judge.of(i)]
@@ -328,6 +350,8 @@ async def feedback(
             for name, each in per_prompt.items():
                 bars.update(name, total=len(tasks) * each)
             await asyncio.gather(*tasks)
+            for name, each in per_prompt.items():
+                bars.update(name, total=(len(tasks) - len(unanswered)) * each)
         finally:
             for task in tasks:
                 task.cancel()
@@ -337,16 +361,15 @@ async def feedback(
     prompt_hash = stages.prompts(workspace, config, t).fingerprints()
     candidates = candidate_store.finish()
     if candidate_stage in unfinished:
-        truncated = sum(candidate.truncated for candidate in candidates)
-        candidate_stage.done(
-            prompt_hash, {"candidates": len(candidates), "truncated": truncated}, written["candidates"]
-        )
+        answered = {"candidates": len(candidates), "truncated": sum(candidate.truncated for candidate in candidates)}
+        report_missing("Accepted prompts", unanswered, f"{RAISE}; or lower candidates.max_new_tokens")
+        candidate_stage.done(prompt_hash, answered | missing_counts(unanswered), written["candidates"])
     if not judge:
         return
     if meta and meta_stage in unfinished:
         comparisons = meta.store.finish()
         unread = sum(comparison.winner is None for comparison in comparisons)
-        compared = {"comparisons": len(comparisons), "unparsable": unread}
+        compared = {"comparisons": len(comparisons), "unparsable": unread} | count_missing("Meta-judge", comparisons)
         meta_stage.done(candidate_stage.fingerprints() | judged_with, compared, written["meta-judgements"])
     if judgement_stage not in unfinished:
         return
@@ -359,7 +382,8 @@ async def feedback(
         "candidates_judged_validly": valid_candidates(judgements, config.judge.min_valid),
         "candidates": len(candidates),
         "problems": dict(problems.most_common()),
-    } | judge.counted
+    }
+    counted |= judge.counted | judge.count_missing("Candidates to judge")
     read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
     tokens = written[config.judge.evidence or "judgements"]
     inputs = candidate_stage.fingerprints() | stages.of_judge(workspace, config) | judged_with
@@ -392,6 +416,7 @@ async def rationales(
         return
     stage.begin()
     store = RecordFile(stage.outputs[0], Judgement)
+    store.forget(lambda judgement: is_missing(judgement.problem))
     template = JudgeTemplate.load(config.judge)
     hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
     bars.add("EFT rationales", len(ranked))
@@ -423,5 +448,6 @@ async def rationales(
 
     await together(one(prompt) for prompt in ranked)
     rows = store.finish()
-    counts = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
+    counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
+    counts |= count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
     stage.done(stages.seeds(workspace, config).fingerprints(), counts, written)

@@ -146,6 +146,10 @@ class RecordFile(Generic[R]):
         for record in new:
             self.records[record.id] = record  # type: ignore[attr-defined]
 
+    def forget(self, when: Callable[[R], bool]) -> None:
+        """Forget records, so that they are made again; on disk the last one of an id counts."""
+        self.records = {record_id: record for record_id, record in self.records.items() if not when(record)}
+
     def finish(self, order: Callable[[R], Any] = lambda record: record.id) -> list[R]:  # type: ignore[attr-defined]
         """Put the file in its final order, whatever the order of completion was; returns the records in it."""
         if self._fd is not None:

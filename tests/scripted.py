@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from srlm.chat import Message
 from srlm.engines.base import Completion, Sampling, Usage
+from srlm.errors import PromptTooLongError
 
 _SYLLABLES = ("ba", "cor", "del", "fin", "gro", "hum", "jin", "kel", "lor", "mat", "nor", "pel", "qua", "rim", "sto")
 
@@ -23,10 +24,13 @@ class OrderedEngine:
         Seed of the order in which requests that are under way at once end; 0 = each after one turn of the loop.
     verdicts : mapping
         Answers whose score is given, so that a judge can agree with people.
+    context : int
+        Characters of a request that it can read; longer ones are refused, and some of its own texts become as long.
+        0 = no limit.
     """
 
-    def __init__(self, model: str, order: int = 0, verdicts: Mapping[str, int] | None = None):
-        self.model, self.verdicts = model, verdicts or {}
+    def __init__(self, model: str, order: int = 0, verdicts: Mapping[str, int] | None = None, context: int = 0):
+        self.model, self.verdicts, self.context = model, verdicts or {}, context
         self._turns = random.Random(f"turns/{order}")
         self._calm = order == 0
         self.usage = Usage()
@@ -35,6 +39,8 @@ class OrderedEngine:
         # Turns of the event loop in place of seconds: the order is the same on a slow machine.
         for _ in range(1 if self._calm else self._turns.randrange(1, 12)):
             await asyncio.sleep(0)
+        if 0 < self.context < (length := len(messages[-1]["content"])):
+            raise PromptTooLongError(f"a prompt of {length} characters, and engine.max_model_len={self.context}")
         return [self._complete(messages[-1]["content"], sampling, prefill, place) for place in range(sampling.n)]
 
     async def close(self) -> None: ...
@@ -48,6 +54,9 @@ class OrderedEngine:
         if sampling.choices:
             return draw.choice(sampling.choices)
         words = " ".join("".join(draw.choices(_SYLLABLES, k=3)) for _ in range(draw.randrange(8, 16)))
+        # Too long to be answered or judged with a small context; what it writes as a judge stays as it is.
+        if self.context and "Score: N" not in content and draw.random() < 0.25:
+            words = " ".join(word * 300 for word in words.split()[:8])
         if prefill:
             return draw.choice([f" {words}.", f" {words}.", f" {words}.", " Draw a map.", " Why?"])
         if "Score: N" in content:

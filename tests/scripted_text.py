@@ -6,7 +6,7 @@ code, or minus the signal that killed it. Everything is imported once, so that a
 A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.writer": "sft"}, "log": FILE,
 "kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
 finished files to their place; "half" is half of a write's bytes. Without `kill` the job ends by itself. `log` gets a
-line for each of these.
+line for each of these. `context` limits the characters of a request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from srlm import loop, text
-from srlm.config import Config, EvaluationConfig, RationaleSource, SourceConfig, Tracker, TrainConfig, check
+from srlm.config import (
+    Config,
+    EvaluationConfig,
+    ModelConfig,
+    RationaleSource,
+    SourceConfig,
+    Tracker,
+    TrainConfig,
+    check,
+)
 from srlm.launch import WORKERS
 from srlm.records import RankedPrompt
 from srlm.tracking import open_tracker
@@ -111,10 +120,12 @@ def run(job: Mapping[str, Any]) -> None:
     workspace = Workspace.of(config)
 
     @contextlib.asynccontextmanager
-    async def open_engine(config: Config, model: Path) -> AsyncIterator[OrderedEngine]:
+    async def open_engine(
+        config: Config, model: Path, used_as: ModelConfig | None = None
+    ) -> AsyncIterator[OrderedEngine]:
         ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt) if model.name == "sft_baseline" else []
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
-        yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts)
+        yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0))
 
     def run_worker(stage: str, workspace: Workspace, t: int, train: TrainConfig | None = None) -> None:
         module, function = WORKERS[stage].split(":")

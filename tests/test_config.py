@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -28,9 +29,11 @@ from srlm.config import (
     JudgeBench,
     JudgeConfig,
     LossOn,
+    PromptsConfig,
     RationaleSource,
     Reference,
     Scorer,
+    ShowMasking,
     SideBySide,
     Tracker,
     check,
@@ -154,7 +157,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("candidates.count", (1, 0), (2,)),
     ("candidates.temperature", (0.0,), (0.01,)),
     ("evaluation.temperature", (), (0.0,)),
-    ("engine.max_model_len", (63,), (64,)),
+    ("engine.max_model_len", (63,), (193, 256)),  # judge.max_new_tokens is 192
     ("evaluation.bootstrap", (99,), (100,)),
     ("evaluation.judge", ("", "self"), ("base", "OWNER/NAME")),
     ("prompts.writer", ("",), ("self", "OWNER/NAME")),
@@ -625,3 +628,56 @@ def test_the_value_of_an_option_by_name() -> None:
     assert {name: option_value(config, name) for name in values} == values
     for name in ("judge", "judge.moods", "moods", "judge.scorer.moods", "benchmark_shots.moods"):
         assert option_value(config, name) is MISSING, name
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (
+            Config(),
+            [
+                "prompts.max_new_tokens",
+                "candidates.max_new_tokens",
+                "judge.max_new_tokens",
+                "evaluation.max_new_tokens",
+            ],
+        ),
+        (Config(evaluation=EvaluationConfig(ifeval="hub:google/IFEval")), ["evaluation.ifeval_max_new_tokens"]),
+        (JudgeBench(), ["judge.max_new_tokens"]),
+        (Evaluate(), ["evaluation.max_new_tokens"]),
+        (SideBySide(), ["evaluation.max_new_tokens"]),
+    ],
+    ids=["run", "run with IFEval", "judge_bench", "evaluate", "side_by_side"],
+)
+def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, options):
+    for option in options:
+        for limit in (config.engine.max_model_len, config.engine.max_model_len + 1):
+            with pytest.raises(ConfigError, match=rf"{re.escape(option)}={limit} .*below engine\.max_model_len=2048"):
+                check(put(copy.deepcopy(config), option, limit))
+        check(put(copy.deepcopy(config), option, config.engine.max_model_len - 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        (Config(iteration=1), "candidates.max_new_tokens"),
+        (Config(iteration=1), "prompts.max_new_tokens"),
+        (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "evaluation.max_new_tokens"),
+        (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
+        (Config(), "evaluation.ifeval_max_new_tokens"),
+        (Config(judge=JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)), "judge.max_new_tokens"),
+        (JudgeBench(), "candidates.max_new_tokens"),
+        (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
+        (Evaluate(), "judge.max_new_tokens"),
+        (SideBySide(), "prompts.max_new_tokens"),
+        (ShowMasking(), "evaluation.max_new_tokens"),
+    ],
+)
+def test_a_completion_that_the_command_does_not_generate_may_be_of_any_length(config, option):
+    check(put(config, option, 100_000))
+
+
+def test_prompts_from_a_server_may_be_longer_than_the_context():
+    config = Config(prompts=PromptsConfig(writer="endpoint", max_new_tokens=100_000))
+    config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "big"
+    check(config)

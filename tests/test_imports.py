@@ -19,6 +19,7 @@ LAYERS = (
         "provenance",
         "workspace",
         "progress",
+        "missing",
         "templating",
         "verdicts",
         "rubric",

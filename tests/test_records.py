@@ -79,7 +79,7 @@ def test_nested_records_keep_their_order_and_types():
 
 def test_keys_come_in_field_order():
     line = records.to_json(Prompt("t2/p00000", "text", ()))
-    assert list(json.loads(line)) == ["id", "text", "shots", "rejected"]
+    assert list(json.loads(line)) == ["id", "text", "shots", "rejected", "too_long"]
 
 
 def test_a_whole_number_may_stand_for_a_float():

@@ -18,7 +18,7 @@ from rich.console import Console
 from srlm import engines, launch, side_by_side
 from srlm.config import ModelConfig, SideBySide
 from srlm.engines.base import Completion
-from srlm.errors import ConfigError, ModelError, RunFolderError
+from srlm.errors import ConfigError, ModelError, PromptTooLongError, RunFolderError
 from srlm.models import label, resolve
 from srlm.side_by_side import Plan, run, show
 from srlm.workspace import Workspace
@@ -37,6 +37,9 @@ def options(folder: Path, **given: Any) -> SideBySide:
     return made
 
 
+unanswered: dict[str, tuple[str, ...]] = {}  # model -> how the prompts begin that are too long for it
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Scripted models in the engines' place, and the worker in this process; each request: model and temperature."""
@@ -46,13 +49,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     async def open_named(config: Any, name: str) -> AsyncIterator[ScriptedEngine]:
         def reply(messages: Any, sampling: Any, prefill: str, place: int) -> Completion:
             requests.append((name, sampling.temperature))
+            if any(messages[-1]["content"].startswith(start) for start in unanswered.get(name, ())):
+                raise PromptTooLongError("a prompt of 5000 tokens")
             plain = f"nile and rhine {sampling.seed % 7}" if sampling.temperature else "nile and rhine"
             return Completion(HOSTILE if name == "b" else plain, 3, name == "b")
 
         yield ScriptedEngine(reply)
 
     monkeypatch.setattr(engines, "open_named", open_named)
-    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number, lock: side_by_side.worker(workspace, number))
+    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number: side_by_side.worker(workspace, number))
     return requests
 
 
@@ -75,6 +80,32 @@ def test_a_run(tmp_path: Path, asked: list[tuple[str, float]]) -> None:
     samples = {one["text"] for row in rows for one in row["answers"]["a"]["sampled"]}
     assert len(samples) > 2, "samples were meant to differ"
     assert json.loads((folder / "side_by_side.json").read_text(encoding="utf-8")) == card
+
+
+def test_a_prompt_that_is_too_long_for_a_model_is_missing_and_named(
+    tmp_path: Path, asked: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """b lacks two answers, and both models a third: what is compared is what both have."""
+    whole = run(options(tmp_path / "whole"))
+    starts = [
+        json.loads(line)["prompt"][:40]
+        for line in (tmp_path / "whole/side_by_side/side_by_side.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+    monkeypatch.setitem(unanswered, "a", (starts[4],))
+    monkeypatch.setitem(unanswered, "b", (starts[0], starts[1], starts[4]))
+    card = run(options(tmp_path))
+    rows = {(row["model"], row["way"]): row for row in card["rows"]}
+    assert [rows[name, "greedy"]["measures"]["characters"]["n"] for name in "ab"] == [4, 2]
+    assert [rows[name, "sampled"]["measures"]["characters"]["n"] for name in "ab"] == [8, 4]
+    assert rows["b", "greedy"]["against_first"]["characters"]["n"] == 2
+    gap = rows["b", "greedy"]["against_first"]["characters"]["value"]
+    assert gap == next(r for r in whole["rows"] if r["model"] == "b")["against_first"]["characters"]["value"]
+    told = capfd.readouterr().err
+    assert "greedy answers: prompts without an answer: 3 too long (1 (" in told
+    assert "engine.max_model_len" in told
+    assert "Without an answer: greedy (answers): 3 too long" in told
+    page = (tmp_path / "side_by_side/side_by_side.html").read_text(encoding="utf-8")
+    assert page.count('<p class="quiet">no answer</p>') == 4
 
 
 def test_it_goes_on_and_takes_in_new_models(tmp_path: Path, asked: list[tuple[str, float]]) -> None:

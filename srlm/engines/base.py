@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from srlm.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.config import Config, EngineKind, ModelConfig, Scorer
-from srlm.errors import NoAnswerError, PromptTooLongError
+from srlm.errors import PromptTooLongError
 from srlm.models import resolve_named
 from srlm.workspace import Workspace
 
@@ -132,11 +132,6 @@ class Rater(Protocol):
     async def close(self) -> None: ...
 
 
-def missing_because(error: NoAnswerError) -> str:
-    """Return the problem of a judgement, comparison or rating that is missing for this error; its kind comes first."""
-    return f"{'too long for the judge' if isinstance(error, PromptTooLongError) else 'no answer'}: {error}"
-
-
 async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; the first error cancels the rest and is raised as it is."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
@@ -156,6 +151,15 @@ def encode_request(
     if sampling.choices:
         return encode_choices(tokenizer, messages, prefill, sampling.choices)
     return encode_chat(tokenizer, messages, prefill), []
+
+
+def check_length(ids: Sequence[int], sampling: Sampling, max_model_len: int) -> None:
+    """Raise PromptTooLongError if a prompt's tokens and the longest completion exceed the context."""
+    if len(ids) + sampling.max_new_tokens > max_model_len:
+        raise PromptTooLongError(
+            f"a prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
+            f"engine.max_model_len={max_model_len}"
+        )
 
 
 @asynccontextmanager

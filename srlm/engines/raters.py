@@ -45,8 +45,8 @@ class _Rater:
         prompt_ids, answer_ids = encode_turn(self.tokenizer, [{"role": "user", "content": prompt}], answer, ended)
         if len(prompt_ids) + len(answer_ids) > self.max_model_len:
             raise PromptTooLongError(
-                f"Prompt and answer of {len(prompt_ids) + len(answer_ids)} tokens do not fit into "
-                f"engine.max_model_len={self.max_model_len}."
+                f"a prompt and answer of {len(prompt_ids) + len(answer_ids)} tokens do not fit into "
+                f"engine.max_model_len={self.max_model_len}"
             )
         self.usage.add(len(prompt_ids) + len(answer_ids), 0)
         return await self._batches.ask((prompt_ids, answer_ids, priority)), len(answer_ids)

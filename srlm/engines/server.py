@@ -176,7 +176,8 @@ class Server:
     def _raise_unless_learnt(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> None:
         """Raise the error that an HTTP status means, unless the request can be sent again without what it refuses."""
         status, body = error.status_code, error.response.text
-        said = self._hide(f"HTTP {status}: {shorten(body)}")
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._hide(f"HTTP {status}: {shorten(message or body)}")
         if status < 400:
             target = self._hide(error.response.headers.get("location", "nowhere"))
             raise EngineError(

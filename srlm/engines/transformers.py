@@ -23,9 +23,8 @@ from transformers import (
 from srlm.chat import Message, thought_marks
 from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import EngineConfig, ModelConfig
-from srlm.engines.base import Completion, Sampling, Usage, encode_request, split_thoughts
+from srlm.engines.base import Completion, Sampling, Usage, check_length, encode_request, split_thoughts
 from srlm.engines.batches import Batches
-from srlm.errors import PromptTooLongError
 
 
 @dataclass
@@ -98,11 +97,7 @@ class TransformersEngine:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
-        if len(ids) + sampling.max_new_tokens > self.max_model_len:
-            raise PromptTooLongError(
-                f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
-                f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
-            )
+        check_length(ids, sampling, self.max_model_len)
         self.usage.add(len(ids), 0)  # each request is read anew
         completions = await self._batches.ask(_Request(ids, sampling, allowed))
         return completions if prefill or allowed else split_thoughts(completions, self._thoughts)

@@ -18,8 +18,8 @@ from typing import Any
 from srlm.chat import Message, thought_marks
 from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import EngineConfig, ModelConfig
-from srlm.engines.base import Completion, Engine, Sampling, Usage, encode_request, split_thoughts
-from srlm.errors import EngineError, PromptTooLongError
+from srlm.engines.base import Completion, Engine, Sampling, Usage, check_length, encode_request, split_thoughts
+from srlm.errors import EngineError
 
 
 async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engine:
@@ -100,11 +100,7 @@ class _VllmEngine:
         from vllm import SamplingParams, TokensPrompt
 
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
-        if len(ids) + sampling.max_new_tokens > self.max_model_len:
-            raise PromptTooLongError(
-                f"A prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
-                f"engine.max_model_len={self.max_model_len}. Raise it, or lower what makes prompts long."
-            )
+        check_length(ids, sampling, self.max_model_len)
         params = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,

@@ -28,6 +28,7 @@ from srlm.evaluate.arms import expand
 from srlm.evaluate.cards import cards_of
 from srlm.evaluate.plan import Plan, read_asked, read_examples
 from srlm.evaluate.tables import ARMS, arm_words, arms_markdown, show
+from srlm.missing import missing_lines
 from srlm.models import label
 from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
@@ -77,6 +78,8 @@ def run(options: Evaluate) -> dict[str, Any]:
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())
+        for line in missing_lines(workspace.root):
+            say(line)
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
         if plan.arms and cards["arms"]["measures"]:
             table = workspace.root / "arms.md"

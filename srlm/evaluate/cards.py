@@ -64,7 +64,8 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
         measures: dict[str, Any] = answers_part(own, *given) | drift_part(own, *given)
         row: dict[str, Any] = {"model": model, "measures": measures}
         if model != plan.models[0]:
-            longer = [len(one.text) - len(other.text) for one, other in zip(own, first, strict=True)]
+            of_first = {one.id: one for one in first}
+            longer = [len(one.text) - len(of_first[one.id].text) for one in own if one.id in of_first]
             row["against_first"] = {"mean_characters": mean_measure(longer, *given).to_dict()}
         if checked := check_answers(prompts, own):
             before = check_answers(prompts, first) if model != plan.models[0] else None
@@ -73,7 +74,7 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
             if before:
                 row["against_first"] |= {name: followed[f"{name}_gain"] for name in MEASURES}
         rows.append(row)
-    return {"data": plan.options.data, "prompts": len(first), "rows": rows}
+    return {"data": plan.options.data, "prompts": len(prompts), "rows": rows}
 
 
 def _match_card(plan: Plan, match: Match) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from srlm.stages import endpoint_options
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
-_ENGINE = ("engine.kind", "engine.dtype", "engine.max_model_len", "model.chat_template", "seed")
+_ENGINE = ("engine.kind", "engine.dtype", "model.chat_template", "seed")
 
 
 def _place(model: str, file: str) -> str | None:

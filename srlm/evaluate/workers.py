@@ -6,9 +6,9 @@ import asyncio
 import json
 from functools import partial
 
-from srlm.comparison import ORDERS
 from srlm.config import Evaluate
 from srlm.evaluate.plan import Plan
+from srlm.missing import count_missing, is_missing
 from srlm.models import label, resolve_named
 from srlm.progress import Bars
 from srlm.records import Answer, Comparison, SeedExample
@@ -22,7 +22,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 async def _speak(plan: Plan, number: int) -> None:
     from srlm.engines import open_named, together
-    from srlm.measured import answer_prompts, play
+    from srlm.measured import answer_prompts, matches, play
 
     speaker, options = plan.speakers[number], plan.options
     async with open_named(options, speaker) as engine:
@@ -35,6 +35,8 @@ async def _speak(plan: Plan, number: int) -> None:
                 return
             texts = {model: read_records(stage.outputs[0], Answer) for model, stage in plan.answers.items()}
             stores = [RecordFile(match.comparisons.outputs[0], Comparison) for match in unplayed]
+            for store in stores:
+                store.forget(lambda comparison: is_missing(comparison.problem))
 
             def done() -> int:
                 return sum(len(store.records) for store in stores)
@@ -44,7 +46,8 @@ async def _speak(plan: Plan, number: int) -> None:
 
             for match in unplayed:
                 match.comparisons.begin(inputs=plan.sources(match))
-            bars.add("head to heads", sum(len(texts[match.first]) * len(ORDERS) for match in unplayed), done())
+            total = sum(matches(texts[match.first], texts[match.second]) for match in unplayed)
+            bars.add("head to heads", total, done())
             await together(
                 play(engine, options, texts[match.first], texts[match.second], store, tell)
                 for match, store in zip(unplayed, stores, strict=True)
@@ -52,6 +55,7 @@ async def _speak(plan: Plan, number: int) -> None:
             for match, store in zip(unplayed, stores, strict=True):
                 rows = store.finish()
                 counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+                counts |= count_missing("Head to head: answers to judge", rows)
                 match.comparisons.done(plan.sources(match), counts)
 
 

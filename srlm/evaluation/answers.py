@@ -9,7 +9,13 @@ from srlm.workspace import derive_seed
 
 
 async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt: SeedExample) -> Answer:
-    """The model's answer; the seed is the same for every model, so that they differ by the model alone."""
+    """The model's answer; the seed is the same for every model, so that they differ by the model alone.
+
+    Raises
+    ------
+    NoAnswerError
+        If there is none: the prompt is too long, most often.
+    """
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,

@@ -67,10 +67,15 @@ def counted(name: str, told: str, measures: Sequence[Mapping[str, Mapping[str, A
 
 
 def terms_of(prompts: Sequence[SeedExample], answers: Answers) -> dict[str, Array]:
-    """For each fact its sums over each of the P prompts' answers: shape (P, 2), how much and of how many."""
-    each = [[facts(prompt, answer) for answer in answers[prompt.id]] for prompt in prompts]
+    """For each fact its sums over each of the P prompts' answers: shape (P, 2), how much and of how many.
+
+    A prompt without an answer counts nothing: (0, 0).
+    """
+    each = [[facts(prompt, answer) for answer in answers.get(prompt.id, [])] for prompt in prompts]
     return {
-        name: np.array([np.sum([one[name] for one in of_prompt], axis=0) for of_prompt in each]).reshape(-1, 2)
+        name: np.array([np.sum([one[name] for one in of_prompt] or [(0, 0)], axis=0) for of_prompt in each]).reshape(
+            -1, 2
+        )
         for name in FACTS
     }
 

@@ -57,7 +57,7 @@ def instructions_part(
     Parameters
     ----------
     before : sequence of Checked or None
-        The model before on the same prompts in the same order.
+        The model before; a gain is over the prompts that both have answered.
 
     Returns
     -------
@@ -70,17 +70,19 @@ def instructions_part(
     Raises
     ------
     ValueError
-        If the two models' prompts differ.
+        If a prompt has other constraints for one model than for the other.
     """
-    if before is not None and [(one.id, one.names) for one in before] != [(one.id, one.names) for one in now]:
-        raise ValueError("the two models answered other prompts; give the same ones in the same order")
+    of_before = {one.id: one for one in before or ()}
+    paired = [(one, of_before[one.id]) for one in now if one.id in of_before]
+    if any(one.names != other.names for one, other in paired):
+        raise ValueError("a prompt has other constraints for one model than for the other; give the same prompts")
     found: dict[str, Any] = {}
     for name in MEASURES:
         own = table_terms(one.terms(name) for one in now)
         found[name] = measure(own, resamples, seed).to_dict()
         if before is not None:
-            both = [own, table_terms(one.terms(name) for one in before)]
-            n = round(float(own.denominators.sum()))
+            both = [table_terms(pair[side].terms(name) for pair in paired) for side in (0, 1)]
+            n = round(float(both[0].denominators.sum()))
             found[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n).to_dict()
     groups = dict.fromkeys(name.partition(":")[0] for one in now for name in one.names)
     found["groups"] = {

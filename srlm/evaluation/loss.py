@@ -14,6 +14,7 @@ from srlm.engines import Rater, together
 from srlm.errors import PromptTooLongError
 from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.measures import Measure, measure, table_terms
+from srlm.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.progress import Bars
 from srlm.records import AnswerLoss, SeedExample
 from srlm.workspace import RecordFile, Stage
@@ -25,6 +26,7 @@ async def answer_losses(
     """The loss of each example's answer, records of `AnswerLoss`; one that is too long for the engine has none."""
     stage.begin(inputs=inputs)
     store, before = RecordFile(stage.outputs[0], AnswerLoss), replace(rater.usage)
+    store.forget(lambda row: row.nats is None)
     bars.add(name, len(examples), len(store.records))
 
     async def one(example: SeedExample) -> None:
@@ -34,14 +36,17 @@ async def answer_losses(
             log_probability, tokens = await rater.rate(example.prompt, example.response)
             new = AnswerLoss(example.id, -log_probability, tokens)
         except PromptTooLongError as error:
-            new = AnswerLoss(example.id, None, 0, f"too long: {error}")
+            new = AnswerLoss(example.id, None, 0, problem_of(error, TOO_LONG))
         store.append(new)
         bars.update(name, done=len(store.records), tokens=new.tokens)
 
     await together(one(example) for example in examples)
     rows = store.finish()
     counts = {"examples": len(rows), "missing": sum(row.nats is None for row in rows)}
-    stage.done(inputs, counts, sum(row.tokens for row in rows), rater.usage.since(before))
+    sources = {example.id: example.source for example in examples}
+    too_long = {named(row.id, sources.get(row.id, "")): row.problem for row in rows if row.problem}
+    report_missing(f"{name}: examples", too_long, RAISE)
+    stage.done(inputs, counts | missing_counts(too_long), sum(row.tokens for row in rows), rater.usage.since(before))
 
 
 def loss(rows: Sequence[AnswerLoss], resamples: int, seed: str, prompts: Mapping[str, str] | None = None) -> Measure:

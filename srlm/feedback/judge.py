@@ -20,8 +20,9 @@ from itertools import accumulate
 
 from srlm.chat import Message
 from srlm.config import JudgeConfig, Scorer
-from srlm.engines.base import Engine, Place, Sampling, missing_because
+from srlm.engines.base import Engine, Place, Sampling
 from srlm.errors import EngineError, NoAnswerError
+from srlm.missing import problem_of
 from srlm.records import Candidate, Judgement
 from srlm.rubric import VERDICT, JudgeTemplate, expected_score
 from srlm.verdicts import find_verdict, parse_verdict
@@ -94,7 +95,7 @@ async def judge(
         return judgements
     except NoAnswerError as error:
         ids = [f"{candidate.id}/j{number}" for number in range(first, first + count)]
-        return [Judgement(i, candidate.id, "", None, missing_because(error)) for i in ids]
+        return [Judgement(i, candidate.id, "", None, problem_of(error)) for i in ids]
 
 
 def score_logprobs(places: Sequence[Place], max_score: int) -> tuple[float, ...]:
@@ -134,7 +135,7 @@ async def _weigh(
     try:
         [completion] = await engine.generate(messages, sampling, judgement.thought + before)
     except NoAnswerError as error:
-        return replace(judgement, score=None, problem=missing_because(error))
+        return replace(judgement, score=None, problem=problem_of(error))
     if not completion.choice_logprobs:
         name = config.scorer.name
         raise EngineError(f"judge.scorer={name}, but the judge's engine tells no probabilities. Set it to sampled.")

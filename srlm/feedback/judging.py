@@ -14,7 +14,7 @@ from typing import Any, cast
 from srlm.chat import Message
 from srlm.comparison import BEFORE, ORDERS, question
 from srlm.config import Config, Scorer
-from srlm.engines.base import Engine, Rater, missing_because, together
+from srlm.engines.base import Engine, Rater, together
 from srlm.errors import NoAnswerError
 from srlm.feedback.adaptive import Standing, undecided
 from srlm.feedback.judge import judge
@@ -22,6 +22,7 @@ from srlm.feedback.length_matching import length_matching_penalty
 from srlm.feedback.pairs import choose, length_points, takes_part
 from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
+from srlm.missing import count_missing, is_missing, problem_of
 from srlm.records import Candidate, Comparison, Judgement, Rating
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
@@ -66,6 +67,10 @@ class Judging:
             budget, seed = config.judge.matches, config.seed
             self.tournament = Tournament(cast(Engine, engine), store, budget, seed, BEFORE, told, priority)
         self.ratings = RecordFile(stage.outputs[1], Rating) if config.judge.rates else None
+        if not stage.path.exists():  # what had no answer before may have one now: a larger context, a server that works
+            for records in (self.judgements, self.tournament and self.tournament.store, self.ratings):
+                if records:
+                    cast(RecordFile[Any], records).forget(lambda record: is_missing(record.problem))
         self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
         self._candidates: dict[str, list[Candidate]] = {}
 
@@ -108,6 +113,12 @@ class Judging:
         elif self.ratings is not None:
             self._score(self._rated())
         return self.judgements.finish()
+
+    def count_missing(self, what: str, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Log what could not be judged, and return it for a manifest's counts; `sources` as in `problems_of`."""
+        evidence = (self.tournament and self.tournament.store) or self.ratings
+        records: RecordFile[Any] = evidence or self.judgements
+        return count_missing(what, list(records.records.values()), sources)
 
     async def _judge(self, prompt: str, candidate: Candidate, count: int, first: int = 0) -> None:
         ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
@@ -155,7 +166,7 @@ class Judging:
                 )
                 rating = Rating(candidate.id, prompt_id, strength, tokens)
             except NoAnswerError as error:
-                rating = Rating(candidate.id, prompt_id, None, 0, missing_because(error))
+                rating = Rating(candidate.id, prompt_id, None, 0, problem_of(error))
             self.ratings.append(rating)
         self.told(1, 0)
 

@@ -24,6 +24,7 @@ from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine
 from srlm.feedback.strengths import Array, bradley_terry, members
 from srlm.feedback.tournament import Tournament
+from srlm.missing import is_missing
 from srlm.records import Candidate, Comparison, Judgement, PreferencePair
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
@@ -66,6 +67,8 @@ class MetaJudging:
     def __init__(self, engine: Engine, config: Config, stage: Stage, told: Callable[[int, int], None]):
         self.template = load_template(config.judge)
         self.store = RecordFile(stage.outputs[0], Comparison)
+        if not stage.path.exists():
+            self.store.forget(lambda comparison: is_missing(comparison.problem))
         self.tournament = Tournament(engine, self.store, config.judge.matches, config.seed, BEFORE, told)
         self.planned = 0  # comparisons, of the prompts that came so far
 

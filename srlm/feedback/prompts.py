@@ -4,7 +4,8 @@ The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with e
 cannot do, length, language, broken output. Every rejected attempt is kept with its reason.
 
 Attempts go in rounds: all attempts of a round draw their examples from the same accepted prompts, and are decided in
-order, so that the order in which an engine finishes them changes nothing.
+order, so that the order in which an engine finishes them changes nothing. Where the examples of an attempt do not fit
+into the writer's context, the longest is left out and all are drawn again, from the attempt's own generator.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from srlm.config import PromptsConfig
-from srlm.engines.base import Engine, Sampling
-from srlm.errors import EngineError
+from srlm.engines.base import Completion, Engine, Sampling
+from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.languages import in_languages, script
+from srlm.missing import problem_of
 from srlm.records import Prompt, RecordId
 from srlm.seeds.splits import Overlap
 from srlm.templating import Template
 from srlm.words import contains_word, tokens
 from srlm.workspace import RecordFile, derive_seed
 
+_REDRAWS = 20  # draws of an attempt's examples before fewer are shown
 _HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
 _BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # each of their letters is a token, and a word has about three
 _LETTERS_A_RUN = 9
@@ -123,6 +127,22 @@ async def write_prompts(
     EngineError
         If no attempt was accepted.
     """
+
+    async def write(seed: int, texts: Sequence[str]) -> Completion:
+        listed = "\n\n".join(f"Instruction {n}: {text}" for n, text in enumerate(texts, 1))
+        content = template.fill(count=str(len(texts)), examples=listed)
+        sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=seed,
+            stop=("\nInstruction", "\nAnswer"),
+            priority=-2,  # candidates wait for it, and so do judgements
+        )
+        prefill = f"Instruction {len(texts) + 1}:"
+        [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)
+        return completion
+
     accepted = dict(earlier)
     new = 0
     limit = config.count * config.attempts
@@ -134,22 +154,27 @@ async def write_prompts(
             if prompt_id in store.records:
                 return store.records[prompt_id], False, 0
             seed = derive_seed(run_seed, "prompts", prompt_id)
-            shots = choose_shots(random.Random(seed), list(ift), pool, config)
-            texts = [ift.get(shot) or accepted[shot] for shot in shots]
-            listed = "\n\n".join(f"Instruction {n}: {text}" for n, text in enumerate(texts, 1))
-            content = template.fill(count=str(len(texts)), examples=listed)
-            sampling = Sampling(
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_new_tokens=config.max_new_tokens,
-                seed=seed,
-                stop=("\nInstruction", "\nAnswer"),
-                priority=-2,  # candidates wait for it, and so do judgements
-            )
-            prefill = f"Instruction {len(texts) + 1}:"
-            [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)
+            number, too_long = random.Random(seed), list[RecordId]()
+            shots = choose_shots(number, list(ift), pool, config)
+            while True:
+                try:
+                    completion = await write(seed, [ift.get(shot) or accepted[shot] for shot in shots])
+                    break
+                except PromptTooLongError as error:
+                    longest = max(shots, key=lambda shot: (len(ift.get(shot) or accepted[shot]), shot))
+                    too_long.append(longest)
+                    if len(too_long) <= _REDRAWS:
+                        fitting, own = ([shot for shot in ids if shot not in too_long] for ids in (ift, pool))
+                        shots = choose_shots(number, fitting, own, config)
+                    else:
+                        shots.remove(longest)
+                    if not shots:
+                        return Prompt(prompt_id, "", (), f"examples too long: {error}", tuple(too_long)), False, 0
+                except NoAnswerError as error:
+                    return Prompt(prompt_id, "", tuple(shots), problem_of(error), tuple(too_long)), False, 0
             text = clean(completion.text)
-            return Prompt(prompt_id, text, tuple(shots)), completion.truncated, completion.tokens
+            prompt = Prompt(prompt_id, text, tuple(shots), too_long=tuple(too_long))
+            return prompt, completion.truncated, completion.tokens
 
         indices = range(start, min(start + config.round_size, limit))
         stored = sum(not p.rejected for p in (store.records.get(f"t{t}/p{i:05d}") for i in indices) if p)
@@ -160,8 +185,8 @@ async def write_prompts(
             for task in attempts:
                 prompt, truncated, written = await task
                 if prompt.id not in store.records:
-                    reason = rejection(prompt.text, truncated, config, seen)
-                    prompt = Prompt(prompt.id, prompt.text, prompt.shots, reason)
+                    reason = prompt.rejected or rejection(prompt.text, truncated, config, seen)
+                    prompt = replace(prompt, rejected=reason)
                     store.append(prompt)
                 tell(len(store.records), written)
                 if not prompt.rejected:
@@ -180,5 +205,6 @@ async def write_prompts(
             f"None of {limit} new prompts of iteration {t} was accepted: "
             + ", ".join(f"{count} x {reason}" for reason, count in reasons)
             + ". Read them in 1_prompts.jsonl; raise prompts.attempts, loosen a filter (prompts.max_overlap, "
-            "prompts.languages, prompts.keywords), or let a stronger model write them (prompts.writer)."
+            "prompts.languages, prompts.keywords), raise engine.max_model_len if the examples are too long, or let a "
+            "stronger model write them (prompts.writer)."
         )

@@ -162,8 +162,7 @@ FAMILIES: tuple[Family, ...] = (
         "drift",
         [
             ("characters", "characters", ">= 0", "", "length of the answers to the evaluation prompts"),
-            ("characters_gain", "characters", "", "", "length minus that of the model before, paired by prompt"),
-            ("words", "words", ">= 0", "", "the same in words; letters in scripts without spaces (Chinese, Thai, ...)"),
+            ("words", "words", ">= 0", "", "the same"),
             ("repeated_4grams", "share", _SHARE, "lower", "runs of four words that an answer has said before"),
             ("distinct_<n>", "share", _SHARE, "", "different runs of n words, of all over all answers"),
             ("refusals", "share", _SHARE, "", "answers that open as a refusal does"),

@@ -65,10 +65,20 @@ def test_nothing_to_check_is_undefined() -> None:
     assert part["groups"] == {}
 
 
-def test_other_prompts_cannot_be_compared() -> None:
-    now, then = (check_answers(PROMPTS, answers(**{name: "x"})) for name in ("a", "b"))
-    with pytest.raises(ValueError, match="other prompts"):
-        instructions_part(now, then, *GIVEN)
+def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
+    now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
+    before = check_answers(PROMPTS, answers(b="No"))
+    part = instructions_part(now, before, *GIVEN)
+    assert value(part, "prompt_strict") == (0.5, 2)
+    assert value(part, "prompt_strict_gain") == (-1.0, 1)
+    assert value(instructions_part(before, now, *GIVEN), "prompt_strict_gain") == (1.0, 1)
+    assert value(instructions_part(now, before[:0], *GIVEN), "prompt_strict_gain") == (None, 0)
+
+
+def test_prompts_with_other_constraints_cannot_be_compared() -> None:
+    now, then = (Checked("a", (name,), (True,), (True,)) for name in ("punctuation:no_comma", "startend:quotation"))
+    with pytest.raises(ValueError, match="other constraints"):
+        instructions_part([now], [then], *GIVEN)
 
 
 def test_a_file_in_ifevals_form() -> None:

@@ -38,7 +38,12 @@ def run(root: Path, rater: Any) -> list[AnswerLoss]:
     stage = Stage(Workspace(root), root / "loss", "m", ["m.jsonl"], {})
     with Bars() as bars:
         asyncio.run(answer_losses(rater, EXAMPLES, stage, bars, "loss", {}))
-    assert stage.manifest().counts == {"examples": 3, "missing": 1}
+    assert stage.manifest().counts == {
+        "examples": 3,
+        "missing": 1,
+        "unanswered": {"too long": 1},
+        "unanswered_examples": ["e11: 20 characters at most"],
+    }
     return read_records(stage.outputs[0], AnswerLoss)
 
 
@@ -56,7 +61,7 @@ def test_a_stopped_stage_asks_for_what_is_left(tmp_path: Path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     again = LengthRater()
     assert len(run(tmp_path, again)) == 3
-    assert again.asked == 1
+    assert again.asked == 2  # what was missing is asked for again
 
 
 def test_loss_is_a_mean_over_tokens_not_over_answers() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from srlm.config import PromptsConfig
 from srlm.engines.base import Completion
-from srlm.errors import EngineError
+from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.feedback.prompts import choose_shots, clean, rejection, repeats, write_prompts
 from srlm.records import Prompt
 from srlm.seeds.splits import Overlap
@@ -274,13 +274,13 @@ def some_bad(messages, sampling, prefill, place) -> str | Completion:
     )
 
 
-def write(path, engine, config=SMALL, seed=0, t=2, earlier=None, seen=None) -> list[Prompt]:
+def write(path, engine, config=SMALL, seed=0, t=2, earlier=None, seen=None, ift=IFT) -> list[Prompt]:
     """Accepted prompts in the order they were given out."""
 
     async def all_of_them():
         store = RecordFile(path, Prompt)
-        seen_ = Overlap([*IFT.values(), *(earlier or {}).values()]) if seen is None else seen
-        arguments = (load_writer_template(), config, seed, t, IFT, earlier or {}, seen_, store)
+        seen_ = Overlap([*ift.values(), *(earlier or {}).values()]) if seen is None else seen
+        arguments = (load_writer_template(), config, seed, t, ift, earlier or {}, seen_, store)
         found = [prompt async for prompt in write_prompts(engine, *arguments)]
         store.finish()
         return found
@@ -420,3 +420,71 @@ def test_an_engines_error_comes_through_and_what_was_decided_is_kept(tmp_path):
     assert len(read_records(tmp_path / "p.jsonl", Prompt)) == SMALL.round_size
     again = write(tmp_path / "p.jsonl", ScriptedEngine())
     assert again == write(tmp_path / "fresh.jsonl", ScriptedEngine())
+
+
+# Examples that do not fit into the writer's context
+
+LONG_IFT = {f"seed-{n}": ("word " * (400 if n % 3 == 0 else 5)) + str(n) for n in range(30)}
+
+
+def with_context(characters: int) -> ScriptedEngine:
+    """A writer that refuses requests with more characters, the template's included."""
+
+    def reply(messages, sampling, prefill, place):
+        if len(messages[-1]["content"]) > characters:
+            raise PromptTooLongError(f"{len(messages[-1]['content'])} of {characters} characters")
+        return some_bad(messages, sampling, prefill, place)
+
+    return ScriptedEngine(reply, scramble=7)
+
+
+def attempts(path, engine, ift=IFT) -> list[Prompt]:
+    write(path, engine, ift=ift)
+    return read_records(path, Prompt)
+
+
+def test_examples_are_drawn_again_without_the_longest_where_they_do_not_fit(tmp_path):
+    rows = attempts(tmp_path / "p.jsonl", with_context(3000), ift=LONG_IFT)
+    accepted = [row for row in rows if not row.rejected]
+    assert len(accepted) == SMALL.count
+    assert any(row.too_long for row in rows)
+    long = {seed for seed, text in LONG_IFT.items() if len(text) > 1000}
+    for row in rows:
+        assert set(row.too_long) <= long
+        assert not set(row.too_long) & set(row.shots)
+        assert len(row.shots) == SMALL.shots_ift + SMALL.shots_generated  # none is lost by a redraw
+    other = attempts(tmp_path / "again.jsonl", with_context(3000), ift=LONG_IFT)
+    assert other == rows
+
+
+def test_an_attempt_whose_examples_fit_draws_the_same_ones_with_any_context(tmp_path):
+    small = {row.id: row for row in attempts(tmp_path / "p.jsonl", with_context(6000), ift=LONG_IFT)}
+    large = {row.id: row for row in attempts(tmp_path / "large.jsonl", with_context(10**6), ift=LONG_IFT)}
+    first_round = [f"t2/p{n:05d}" for n in range(SMALL.round_size)]  # later ones have other accepted prompts to draw
+    same = [i for i in first_round if not small[i].too_long]
+    assert 0 < len(same) < len(first_round)
+    assert [small[i] for i in same] == [large[i] for i in same]
+
+
+def test_fewer_examples_are_shown_where_as_many_never_fit(tmp_path):
+    all_long = {f"seed-{n}": "word " * 200 + str(n) for n in range(60)}
+    rows = attempts(tmp_path / "p.jsonl", with_context(4000), ift=all_long)
+    assert sum(not row.rejected for row in rows) == SMALL.count
+    assert all(1 <= len(row.shots) < SMALL.shots_ift for row in rows)
+
+
+def test_an_attempt_without_any_example_that_fits_is_rejected_with_the_reason(tmp_path):
+    all_long = {f"seed-{n}": "word " * 2000 + str(n) for n in range(10)}
+    with pytest.raises(EngineError, match=r"examples too long: .*raise engine\.max_model_len"):
+        attempts(tmp_path / "p.jsonl", with_context(3000), ift=all_long)
+
+
+def test_an_attempt_that_a_server_does_not_answer_is_rejected_with_the_reason(tmp_path):
+    def reply(messages, sampling, prefill, place):
+        if sampling.seed % 3 == 0:
+            raise NoAnswerError("no usable response in 6 tries")
+        return scripted_words(messages, sampling, prefill, place)
+
+    rows = attempts(tmp_path / "p.jsonl", ScriptedEngine(reply))
+    assert {row.rejected for row in rows} >= {"no answer: no usable response in 6 tries"}
+    assert sum(not row.rejected for row in rows) == SMALL.count
