@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -254,3 +255,49 @@ def test_whole_texts_beside_the_page_and_without_them(browser: Any, tmp_path: Pa
         assert "not beside this page" in page.locator("#cut").inner_text()
         assert len(missing.said) == 1  # Chromium itself tells of the file that is not there, once
         missing.said.clear()
+
+
+DRAWN = """figure => {
+  const place = (node) => Number(/translate\\([^,]+,([^)]+)\\)/.exec(node.getAttribute("transform"))[1]);
+  const all = (selector, make) => [...figure.querySelectorAll(selector)].map(make);
+  return {
+    ticks: all("g[aria-label='y-axis tick label'] text", (t) => [t.textContent, place(t)]),
+    rules: all("[stroke-dasharray] line", (r) => Number(r.getAttribute("y1"))),
+    dots: all("g[aria-label=dot] path", (d) => [d.querySelector("title").textContent, place(d)]),
+  };
+}"""
+
+
+def drawn(page: Any, title: str) -> tuple[Any, dict[str, Any]]:
+    """What a chart draws, and a function from a height in it to the number on its axis."""
+    figure = page.locator("figure", has=page.locator("figcaption", has_text=title)).first
+    found = figure.evaluate(DRAWN)
+    ticks = [(float(text.replace("−", "-").removesuffix(" %").replace(",", "")), y) for text, y in found["ticks"]]
+    (first, low), (last, high) = ticks[0], ticks[-1]
+    return (lambda y: first + (y - low) * (last - first) / (high - low)), found
+
+
+def test_chance_line_is_at_chance(page: Any) -> None:
+    on_axis, found = drawn(page, "The judge against people")
+    assert found["ticks"][0][0].endswith("%")
+    assert [on_axis(y) for y in found["rules"]] == [pytest.approx(50, abs=0.5)] * len(found["rules"])
+    assert found["rules"]
+
+
+def test_every_point_is_where_its_label_says(page: Any) -> None:
+    """All charts of measures by model: the number in a point's label is the height at which it is drawn."""
+    charts = (
+        "The judge against people",
+        "Can the judge be read",
+        "Length of evaluation answers",
+        "Faults of evaluation",
+    )
+    points = 0
+    for title in charts:
+        on_axis, found = drawn(page, title)
+        for label, y in found["dots"]:
+            shown = re.search(r"M\d: (-?[\d.,]+)(?: %)? \[", label)
+            assert shown, label
+            assert on_axis(y) == pytest.approx(float(shown[1].replace(",", "")), abs=0.6), label
+            points += 1
+    assert points > 10

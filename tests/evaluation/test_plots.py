@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from srlm.config import JudgeConfig
+from srlm.evaluation import plots
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
 from srlm.evaluation.judge_card import judge_card
 from srlm.evaluation.plots import plot_attacks, plot_judges
@@ -63,3 +66,53 @@ def test_attacks(tmp_path):
     text = svg.read_text(encoding="utf-8")
     assert all(name in text for name in ATTACKS)
     assert text.count("not scored") == 1
+
+
+def points(axes: Axes, vertical: bool = True) -> list[float]:
+    """The values that are drawn with markers, in the unit of the axis."""
+    lines = [line for line in axes.lines if line.get_marker() not in ("None", "", None, "|", "_", 2, 3)]
+    return [float(value) for line in lines for value in (line.get_ydata() if vertical else line.get_xdata())]
+
+
+def test_accuracies_are_drawn_in_percent_with_chance_at_fifty() -> None:
+    made = card(0)
+    axes = Figure().subplots()
+    plots._accuracies(axes, [made])
+    [chance] = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert list(chance.get_ydata()) == [50, 50]
+    [text] = axes.texts
+    assert text.get_text() == "chance"
+    assert abs(text.get_position()[1] - 50) <= 6
+    values = [made["measures"][name]["value"] for name in plots._ACCURACIES]
+    assert points(axes) == pytest.approx([100 * value for value in values if value is not None])
+    longer = 100 * made["measures"]["longer_wins"]["value"]
+    assert [longer, longer] in [pytest.approx(list(line.get_ydata())) for line in axes.lines]
+    assert axes.get_ylabel().endswith("%")
+
+
+def test_histogram_is_drawn_in_percent() -> None:
+    made = card(0)
+    axes = Figure().subplots()
+    plots._histogram(axes, [made])
+    counts = list(made["scores"]["histogram"].values())
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == pytest.approx([100 * count / sum(counts) for count in counts])
+    assert axes.get_ylabel().endswith("%")
+
+
+def test_scores_and_changes_of_scores_are_drawn_in_points() -> None:
+    made = card(0)
+    axes = Figure().subplots()
+    plots._calibration(axes, [made])
+    means = [measure["value"] for measure in made["by_rank"].values() if measure["value"] is not None]
+    assert points(axes) == pytest.approx(means)
+    assert axes.get_ylabel() == "mean score"
+
+
+def test_arms_are_drawn_in_the_unit_of_their_panel() -> None:
+    measure = {"value": 0.25, "low": 0.2, "high": 0.3}
+    entries = [{"value": measure, "against": None, "runs": [0.2, 0.3]}]
+    sweep = {"by": ["seed"], "arms": [{"name": "1", "options": {"seed": "1"}, "reference": None}]}
+    axes = Figure().subplots()
+    plots._Arms(sweep).draw(axes, entries, "value", 100)
+    assert sorted(points(axes)) == pytest.approx([20, 25, 30])

@@ -79,6 +79,7 @@ const Charts = (() => {
     return rows;
   }
 
+  // `line` is a value of the measures (a share from 0 to 1, say); `domain` is in the axis's unit (percent, where `share`).
   function byModel(runs, title, about, names, { share = true, domain, line } = {}) {
     const rows = measureRows(runs, names);
     if (!rows.length) return;
@@ -265,7 +266,7 @@ const Charts = (() => {
       ["judge", "shorter_is_better", "where shorter is better"],
       ["judge", "longer_is_better", "where longer is better"],
       ["judge", "longer_wins", "“the longer wins”"],
-    ], { domain: [0, 100], line: 50 });
+    ], { domain: [0, 100], line: 0.5 });
     byModel(runs, "Rank correlation", "Of scores with people's ranks, within a prompt.", [
       ["judge", "spearman", "Spearman"], ["judge", "kendall_tau", "Kendall tau"],
     ], { share: false, line: 0 });
