@@ -128,7 +128,7 @@ const Charts = (() => {
     const judges = [...new Set(runs.flatMap((run) => Object.values(run.models).map((m) => m.head_to_head_judge)))];
     const judge = judges.filter(Boolean).join(", ");
     const svg = Plot.plot({
-      width: WIDTH, height: 40 + 34 * matches.length, marginLeft: d3.max(matches, (m) => 7 * m.length) + 6, marginRight: 104,
+      width: WIDTH, height: 40 + 34 * matches.length, marginLeft: d3.max(matches, (m) => 7 * m.length) + 6, marginRight: 124,
       x: { percent: true, domain: [0, 100], label: null, tickFormat: (v) => `${v} %` },
       y: { domain: matches, label: null },
       color: { domain: names, range: names.map(color) },
