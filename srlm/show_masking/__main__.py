@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
@@ -19,6 +18,7 @@ from srlm.errors import ConfigError
 from srlm.models import label, resolve
 from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
+from srlm.search_path import command
 from srlm.show_masking.examples import encoded, kinds_of, share, shown
 from srlm.show_masking.page import render, show
 from srlm.workspace import Workspace, write_atomic
@@ -26,7 +26,7 @@ from srlm.workspace import Workspace, write_atomic
 ConfigStore.instance().store(name="show_masking_schema", node=ShowMasking)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="show_masking")
+@command(config_name="show_masking")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(ShowMasking, plain_options(options, ShowMasking)))
