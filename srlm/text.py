@@ -351,7 +351,8 @@ async def feedback(
                 bars.update(name, total=len(tasks) * each)
             await asyncio.gather(*tasks)
             for name, each in per_prompt.items():
-                bars.update(name, total=(len(tasks) - len(unanswered)) * each)
+                saved = judge.saved if judge and name != "candidates" else 0
+                bars.update(name, total=(len(tasks) - len(unanswered)) * each - saved)
         finally:
             for task in tasks:
                 task.cancel()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from srlm import engines, launch
 from srlm.config import Evaluate
-from srlm.errors import ConfigError, RunFolderError
+from srlm.errors import ConfigError, PromptTooLongError, RunFolderError
+from srlm.evaluate import workers
+from srlm.evaluate.__main__ import run
 from srlm.evaluate.plan import Plan
 from srlm.workspace import Workspace, write_atomic
+from tests.helpers import ScriptedEngine
 
 
 def plan(folder: Path, **given: Any) -> Plan:
@@ -128,3 +135,51 @@ def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path
         file.unlink()
     folder.rmdir()  # what it said is still there
     assert asked() is finished
+
+
+def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """a lacks one answer and b another: their match has the three prompts that both have answered."""
+    data = tmp_path / "prompts.jsonl"
+    rows = [
+        {
+            "key": n,
+            "prompt": f"Prompt {n}: name a river.",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
+        for n in range(5)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    too_long = {"a": "Prompt 0", "b": "Prompt 3"}
+
+    @contextlib.asynccontextmanager
+    async def open_named(config: Any, name: str) -> AsyncIterator[ScriptedEngine]:
+        def reply(messages: Any, sampling: Any, prefill: str, place: int) -> str:
+            content = messages[-1]["content"]
+            if not sampling.choices and content.startswith(too_long[name]):
+                raise PromptTooLongError("a prompt of 5000 tokens")
+            if sampling.choices and "Prompt 1" in content:
+                raise PromptTooLongError("a prompt of 9000 tokens")
+            return " A" if sampling.choices else f"The {name}, or the Nile."
+
+        yield ScriptedEngine(reply)
+
+    monkeypatch.setattr(engines, "open_named", open_named)
+    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number: workers.worker(workspace, number))
+    options = Evaluate(models=["a", "b"], data=str(data), runs_dir=str(tmp_path / "runs"))
+    options.evaluation.bootstrap = 100
+    cards = run(options)
+    assert cards["answers"]["prompts"] == 5
+    first, second = cards["answers"]["rows"]
+    assert [row["measures"]["mean_characters"]["n"] for row in (first, second)] == [4, 4]
+    assert second["against_first"]["mean_characters"]["n"] == 3
+    assert second["measures"]["prompt_strict"]["n"] == 4
+    assert second["against_first"]["prompt_strict"]["value"] == 0.0
+    [match] = cards["head_to_head"]["matches"]
+    assert (match["measures"]["missing"]["value"], match["measures"]["missing"]["n"]) == (pytest.approx(1 / 3), 3)
+    told = capfd.readouterr().err
+    assert "(prompts.jsonl:1): a prompt of 5000 tokens" in told.replace(str(tmp_path) + "/", "")
+    assert "Head to head: answers to judge without an answer: 1 too long for the judge" in told
+    assert "head to heads: 6 of 6" in told

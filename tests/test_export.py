@@ -51,6 +51,21 @@ def test_alpaca_eval_itself_loads_them(finished_run, exported):
     assert list(frame["output"]) == [answer.text for answer in answers(finished_run, 2)]
 
 
+def test_mt_bench_asks_only_what_every_model_has_answered(own_run, tmp_path):
+    path = own_run / "iteration_1/evaluation/answers.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[1:]))  # the first was too long for M1
+    manifest = own_run / "iteration_1/evaluation/manifests/answers.json"
+    whole = json.loads(manifest.read_text())
+    whole["outputs"]["iteration_1/evaluation/answers.jsonl"] = open_run(own_run).fingerprint(path)
+    manifest.write_text(json.dumps(whole))
+    export(open_run(own_run), tmp_path / "to", ["mt_bench"], None, False)
+    questions = lines(tmp_path / "to/mt_bench/question.jsonl")
+    assert [question["prompt_id"] for question in questions] == [json.loads(row)["id"] for row in rows[1:]]
+    for t in (0, 1, 2):
+        assert len(lines(tmp_path / f"to/mt_bench/model_answer/rivers-M{t}.jsonl")) == len(rows) - 1
+
+
 def test_mt_bench_has_one_answer_of_one_turn_to_each_question(finished_run, exported):
     questions = lines(exported / "mt_bench/question.jsonl")
     asked = {question["prompt_id"]: question for question in questions}

@@ -44,7 +44,7 @@ class Judging:
     adaptive : bool
         As `judge.adaptive`.
     told : callable
-        Hears of progress; `pieces` is what all of a prompt's work adds up to.
+        Hears of progress; `pieces` is what all of a prompt's work adds up to, except what `saved` counts.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Judging:
                 if records:
                     cast(RecordFile[Any], records).forget(lambda record: is_missing(record.problem))
         self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
+        self.saved = 0  # judgements that early stopping does without
         self._candidates: dict[str, list[Candidate]] = {}
 
     @property
@@ -155,7 +156,7 @@ class Judging:
             await together(self._judge(prompt, candidate, 1, j) for candidate in still)
             for candidate in still:
                 asked[candidate.id].append(self.judgements.records[f"{candidate.id}/j{j}"])
-        self.told(self.count * len(candidates) - sum(map(len, asked.values())), 0)  # those that nobody needs
+        self.saved += self.count * len(candidates) - sum(map(len, asked.values()))
 
     async def _rate(self, prompt_id: str, prompt: str, candidate: Candidate) -> None:
         assert self.ratings is not None
