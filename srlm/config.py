@@ -328,6 +328,12 @@ class TrainConfig:
     # else float32. Weights are kept in float32, but those below LoRA on a GPU, which have the same precision.
     dtype: str = "auto"
     gradient_checkpointing: bool = False  # less memory, more time
+    # precision of the saved checkpoint: float32 keeps every update; bfloat16 and float16 take half the disk and lose
+    # part of it, which is measured
+    save_dtype: str = "float32"
+    # warn if the saved checkpoint shows another change than the policy in memory: mean absolute difference, nats a
+    # token (reward model: log-odds an answer); > 0
+    save_tolerance: float = 0.001
     checkpoint_steps: int = 50  # a checkpoint to resume from every so many steps; 0 = none
     processes: int = 1  # training processes (GPUs); more than 1 starts them with accelerate
     accelerate_config: str = ""  # accelerate's yaml file (FSDP2, DeepSpeed); "" = plain data parallel
@@ -593,6 +599,8 @@ def check(config: Config) -> Config:
         at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
         at_least(0, f"{name}.lora.top_layers")
         at_least(16, f"{name}.max_length")
+        need(train.save_dtype in SAVE_DTYPES, f"{name}.save_dtype", f"one of {', '.join(SAVE_DTYPES)}")
+        need(train.save_tolerance > 0, f"{name}.save_tolerance", "above 0")
         at_least(0, f"{name}.checkpoint_steps", f"{name}.weight_decay")
         step = train.micro_batch_size * train.processes
         need(train.batch_size % step == 0, f"{name}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
@@ -674,7 +682,8 @@ def _longest_completions(config: Config) -> list[str]:
     return found
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+SAVE_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", *SAVE_DTYPES)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from srlm.workspace import Stage, Workspace, options_of
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
 _ENGINE = ("engine.kind", "engine.dtype")
 _SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")
+_CHECKS = ("save_tolerance",)
 
 
 def load_writer_template() -> Template:
@@ -198,7 +199,9 @@ def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
     unused = _unused_masking(config.sft) if group == "sft" else set()
     if not by_order:
         unused |= {"sft.eft_target", "sft.eft_length_offset"}
-    kept = {name: value for name, value in options.items() if not name.endswith(_SPEED) and name not in unused}
+    kept = {
+        name: value for name, value in options.items() if not name.endswith(_SPEED + _CHECKS) and name not in unused
+    }
     # Answers are compared within a micro-batch: there its size is no matter of speed alone.
     return kept | (options_of(config, "sft.micro_batch_size") if by_order else {})
 

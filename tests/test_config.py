@@ -122,6 +122,7 @@ ABOVE_0 = (
     *("engine.kv_cache_gib", "endpoint.timeout_s", "dpo.beta", "dpo.step0_tolerance"),
     *("sft.epochs", "dpo.epochs", "sft.learning_rate", "dpo.learning_rate"),
     *("reward_model.epochs", "reward_model.learning_rate"),
+    *("sft.save_tolerance", "reward_model.save_tolerance", "dpo.save_tolerance"),
 )
 BELOW_1 = tuple(
     f"{group}.{name}" for group in ("sft", "reward_model", "dpo") for name in ("warmup", "dropout", "lora.dropout")
@@ -147,6 +148,10 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *(
         (f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16"))
         for group in ("engine", "sft", "reward_model", "dpo")
+    ),
+    *(
+        (f"{group}.save_dtype", ("", "auto", "int8"), ("float32", "bfloat16", "float16"))
+        for group in ("sft", "reward_model", "dpo")
     ),
     ("sft.prompt_weight", (-0.1, 1.1, math.nan), (0.0, 1.0)),
     ("sft.boilerplate", ("(", "*a"), ("", "### .*")),

@@ -241,6 +241,17 @@ FAMILIES: tuple[Family, ...] = (
         ],
     ),
     Family("stage/eft_agreement_with_people", "share", _SHARE, "higher", "pairs of EFT ordered as people did", True),
+    *_family(
+        "stage",
+        [
+            (f"<stage>_{which}_{name}", unit, range, better, f"{meaning} {of}")
+            for which, of in (("saved", "the saved checkpoint"), ("served", "it, loaded in the engine's precision"))
+            for name, unit, range, better, meaning in (
+                ("difference", "nats", ">= 0", "lower", "a token, mean change by training: the policy against"),
+                ("kept", "share", "", "higher", "of the change that training aimed at, left in"),
+            )
+        ],
+    ),
     Family("stage/<stage>_<count>", "as its name says", "", "", "any other count of a stage's manifest"),
     *_family(
         "<trainer>",

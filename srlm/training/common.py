@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from srlm.chat_template import load_tokenizer, write_stop_tokens
 from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
 from srlm.progress import Bars
+from srlm.training.checkpoint_check import Probe
 from srlm.training.frozen import frozen_once, layer_stack
+from srlm.training.saving import Saving, save
 from srlm.workspace import write_atomic
 
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
@@ -34,12 +36,12 @@ def settings_of(folder: Path, train: TrainConfig, config: Config, **others: Any)
     return settings
 
 
-def load_model(folder: Path, train: TrainConfig, config: Config) -> Any:
-    """A checkpoint for training, in the asked precision."""
+def load_model(folder: Path, train: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
+    """A checkpoint for training, its weights in the precision that `model_dtype` says or in `dtype`."""
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=settings_of(folder, train, config),
-        dtype=model_dtype(train),
+        dtype=dtype or model_dtype(train),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
     )
@@ -154,10 +156,18 @@ class Watch(TrainerCallback):
             write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in state.log_history))
 
 
-def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def train_and_save(
+    trainer: Trainer, checkpoints: Path, target: Path, tokenizer: PreTrainedTokenizerBase, saving: Saving
+) -> dict[str, Any]:
     """Train, from the last checkpoint where there is one, and leave a full checkpoint (LoRA merged) in `target`.
 
     The folder appears at once and complete; the checkpoints to resume from are removed after it.
+
+    Returns
+    -------
+    dict
+        How the checkpoint agrees with the policy, for the stage's counts (`srlm.training.saving.save`); empty on
+        other processes than the main one.
     """
     unfinished = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     complete = [path for path in unfinished if (path / "trainer_state.json").is_file()]
@@ -166,31 +176,43 @@ def train_and_save(trainer: Trainer, checkpoints: Path, target: Path, tokenizer:
     temporary = target.with_name(f".{target.name}.partial")
     if trainer.accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        trainer.save_model(str(temporary))  # gathers the shards; all processes take part
-        if trainer.accelerator.is_main_process and isinstance(
-            trainer.accelerator.unwrap_model(trainer.model), PeftModel
-        ):
-            _merge_on_disk(temporary, Path(trainer.model.config._name_or_path))
-    elif trainer.accelerator.is_main_process:
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        if isinstance(model, PeftModel):
-            model = model.merge_and_unload()
-        model.save_pretrained(temporary)
+    counts = save(trainer, saving, temporary)
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(temporary)
         write_stop_tokens(temporary, tokenizer)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    return counts
 
 
-def _merge_on_disk(folder: Path, base: Path) -> None:
-    """An adapter that a sharded run saved becomes a full checkpoint in its place."""
-    model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, use_safetensors=True), folder)
-    shutil.rmtree(folder)
-    model.merge_and_unload().save_pretrained(folder)
+def saving_of(config: Config, group: str, start: Path, probe: Probe, load: Callable[..., Any] | None = None) -> Saving:
+    """How the training of an option group ("sft", "dpo" or "reward_model") saves its model.
+
+    Parameters
+    ----------
+    start : Path
+        Checkpoint that training starts from.
+    load : callable, default `load_model`
+        Loads it, as `load_model` does.
+    """
+    train: TrainConfig = getattr(config, group)
+    loader = load or load_model
+    return Saving(
+        start=lambda dtype: loader(start, train, config, dtype),
+        probe=probe,
+        dtype=getattr(torch, train.save_dtype),
+        served=engine_dtype(config),
+        tolerance=train.save_tolerance,
+        group=group,
+    )
+
+
+def engine_dtype(config: Config) -> torch.dtype:
+    """The precision in which the run's engine loads a checkpoint (`engine.dtype`)."""
+    auto = "bfloat16" if torch.cuda.is_available() else "float32"
+    dtype: torch.dtype = getattr(torch, auto if config.engine.dtype == "auto" else config.engine.dtype)
+    return dtype
 
 
 def tokenizer_of(folder: Path, config: Config) -> PreTrainedTokenizerBase:

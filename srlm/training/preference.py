@@ -95,6 +95,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     from trl import DPOConfig, DPOTrainer
 
     from srlm.training import common
+    from srlm.training.checkpoint_check import probe_of_pairs
 
     class PairTrainer(DPOTrainer):
         """TRL's trainer on pairs that are token ids already, so that training sees what the engine saw."""
@@ -148,10 +149,12 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
         trainer.ref_model = None  # its log-probabilities are in the data set now
         difference = _step0_difference(trainer, torch)
         check_step0(difference, same_model, train.step0_tolerance, train.reference.name)
-        common.train_and_save(trainer, checkpoints, folder / "model", tokenizer)
+        probe = probe_of_pairs(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"])
+        saving = common.saving_of(config, "dpo", previous, probe)
+        saved = common.train_and_save(trainer, checkpoints, folder / "model", tokenizer, saving)
     lengths = [len(p) * 2 + len(c) + len(r) for p, c, r in zip(*columns.values(), strict=True)]
     counts = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
-    common.write_counts(folder / "preference_counts.json", counts | {"step0_difference": difference})
+    common.write_counts(folder / "preference_counts.json", counts | {"step0_difference": difference} | saved)
 
 
 def _on_disk(columns: dict[str, list[list[int]]], folder: Path) -> Any:

@@ -8,14 +8,17 @@ it is, while the models it judges move on: what self-rewarding is compared with.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srlm.chat import encode_turn
-from srlm.config import Config
+from srlm.config import Config, TrainConfig
 from srlm.errors import TrainingError
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample
 from srlm.workspace import Workspace, derive_seed, read_records
+
+if TYPE_CHECKING:
+    import torch
 
 
 def encode_examples(
@@ -50,20 +53,29 @@ def encode_examples(
     return columns, too_long
 
 
-def load_classifier(folder: Path, config: Config) -> Any:
-    """A causal model's checkpoint with one number in place of its output layer, drawn with the run's seed."""
+def load_classifier(folder: Path, train: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
+    """A causal model's checkpoint with one number in place of its output layer, drawn with the run's seed.
+
+    That layer is float32 whatever the other weights are.
+    """
     from transformers import AutoModelForSequenceClassification, set_seed
 
     from srlm.training import common
 
-    set_seed(derive_seed(config.seed, 1, "reward_model"))
-    return AutoModelForSequenceClassification.from_pretrained(
+    settings = common.settings_of(folder, train, config, num_labels=1)
+    model = AutoModelForSequenceClassification.from_pretrained(
         folder,
-        config=common.settings_of(folder, config.reward_model, config, num_labels=1),
-        dtype=common.model_dtype(config.reward_model),
+        config=settings,
+        dtype=dtype or common.model_dtype(train),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
     )
+    # The new layer is trained as a whole: in bfloat16 most of its small steps would be lost. It is drawn in float32,
+    # so that it is the same whatever precision the other weights have.
+    model.score.float()
+    set_seed(derive_seed(config.seed, 1, "reward_model"))
+    model.score.weight.data.normal_(std=settings.get_text_config().initializer_range)
+    return model
 
 
 def reward_model_worker(workspace: Workspace, iteration: int) -> None:
@@ -73,6 +85,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
 
     from srlm.training import common
     from srlm.training.batches import Steps
+    from srlm.training.checkpoint_check import probe_of_rewards
 
     config = workspace.config()
     train, folder = config.reward_model, workspace.iteration(1)
@@ -89,7 +102,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
     lengths = [max(len(chosen), len(rejected)) for chosen, rejected in zip(*columns.values(), strict=True)]
     checkpoints = folder / "checkpoints" / "reward_model"
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, "reward_model"))
-    model = load_classifier(workspace.model(1), config)
+    model = load_classifier(workspace.model(1), train, config)
     lora = common.peft_config(train.lora, model)
     if lora is not None:
         lora.task_type, lora.modules_to_save = "SEQ_CLS", ["score"]  # the new output layer is trained as a whole
@@ -108,7 +121,9 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
         )
         sampler = Steps(range(kept), lengths, train.batch_size, arguments["data_seed"])
         trainer._get_train_sampler = lambda *_: sampler
-        common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer)
+        probe = probe_of_rewards(columns["chosen_ids"], columns["rejected_ids"])
+        saving = common.saving_of(config, "reward_model", workspace.model(1), probe, load_classifier)
+        saved = common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer, saving)
     tokens = sum(len(ids) for side in columns.values() for ids in side)
     counts = {"pairs": kept, "too_long": too_long, "tokens": tokens}
-    common.write_counts(folder / "reward_model_counts.json", counts)
+    common.write_counts(folder / "reward_model_counts.json", counts | saved)

@@ -230,6 +230,7 @@ def _train(
     from trl import SFTTrainer
 
     from srlm.training import batches, common, ordering
+    from srlm.training.checkpoint_check import probe_of_answers
 
     base, train = workspace.model(0), config.sft
     tokenizer = common.tokenizer_of(base, config)
@@ -270,5 +271,6 @@ def _train(
             trainer._get_train_sampler = lambda *_: sampler
         if train.packing:
             batches.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
-        common.train_and_save(trainer, checkpoints, target, tokenizer)
+        saving = common.saving_of(config, "sft", base, probe_of_answers(encoded.input_ids, encoded.labels))
+        counts |= common.train_and_save(trainer, checkpoints, target, tokenizer, saving)
     common.write_counts(target.parent / f"{stage}_counts.json", counts)

@@ -103,6 +103,15 @@ def test_policy_equals_reference_before_the_first_step(finished: tuple[Path, str
     assert log[0]["loss"] == pytest.approx(0.6931, abs=0.02)  # ln 2: no preference yet
 
 
+@pytest.mark.parametrize("stage", ["iteration_1/sft", "iteration_2/preference"])
+def test_saved_checkpoints_are_the_trained_policies(finished: tuple[Path, str], stage: str) -> None:
+    counts = json.loads((finished[0] / f"{stage}_counts.json").read_text())
+    assert counts["saved_dtype"] == "float32"
+    assert counts["saved_difference"] < 1e-5
+    assert counts["saved_kept"] == pytest.approx(1, abs=1e-3)
+    assert "WARNING" not in finished[1]
+
+
 def test_second_call_does_nothing(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = {

@@ -1,0 +1,185 @@
+"""Save what training made as a full checkpoint, and measure what rounding took from it.
+
+LoRA on a GPU trains over weights in bfloat16. Merging there would round the sum of weight and update to bfloat16, which
+loses most of a small update. Here the adapter is added, in float32, to the weights of the checkpoint that training
+started from. A run whose checkpoints are float32 (`save_dtype`, the default) therefore accumulates the exact updates of
+all iterations, although each training rounds the weights below LoRA in memory. `srlm.training.checkpoint_check` says
+how the result is compared with the policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import Trainer
+
+from srlm.progress import say
+from srlm.training.checkpoint_check import Probe, Scores, agreement, change, float32_arithmetic, score
+
+LEAST_KEPT, MOST_KEPT = 0.9, 1.1  # shares of training's effect that a copy may show without a message
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How one training saves its model.
+
+    Parameters
+    ----------
+    start : callable
+        Loads the model that training started from, on the CPU, with weights of the given precision.
+    probe : Probe
+        Training examples on which policy and checkpoint are compared.
+    dtype : torch.dtype
+        Precision of the saved weights.
+    served : torch.dtype
+        Precision in which the run's engine loads them.
+    tolerance : float
+        Difference above which the user is warned: nats a token (reward model: log-odds an answer).
+    group : str
+        The training's option group, such as "dpo".
+    """
+
+    start: Callable[[torch.dtype], Any]
+    probe: Probe
+    dtype: torch.dtype
+    served: torch.dtype
+    tolerance: float
+    group: str
+
+
+def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
+    """Write the trained model into `folder` as a full checkpoint and compare it with the policy in memory.
+
+    All processes of a training call this. The policy's memory is freed on the way, so `trainer` cannot train on.
+
+    Returns
+    -------
+    dict
+        On the main process, for the stage's counts: saved_dtype, saved_difference, saved_kept, and the same of the
+        engine's precision (served_...) where it is another one. See `srlm.training.checkpoint_check.Agreement`.
+    """
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    main = trainer.accelerator.is_main_process
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=sharded)
+    lora = isinstance(model, PeftModel)
+    trained_in = torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else torch.float32
+    arithmetic = trained_in if sharded else torch.float32  # a sharded model cannot be widened module by module
+    policy: Scores = []
+    before: Scores = []
+    if sharded or main:
+        runs: Any = trainer.model_wrapped if sharded else model
+        with contextlib.nullcontext() if sharded else float32_arithmetic(model):
+            policy = score(runs, saving.probe)
+            if lora:
+                with model.disable_adapter():
+                    before = score(runs, saving.probe)
+    written = folder / "adapter" if lora else folder
+    if sharded:
+        trainer.save_model(str(written))  # gathers the shards; all processes take part
+    elif main:
+        (model if lora else model.to(saving.dtype)).save_pretrained(written)
+    trainer.accelerator.wait_for_everyone()
+    if not main:
+        return {}
+    base = model.get_base_model() if lora else model
+    if not sharded:
+        _free(trainer, model)
+    start = _placed(saving.start(torch.float32))
+    counts: dict[str, Any] = {"saved_dtype": _name(saving.dtype)}
+    served = saving.served if saving.served not in (saving.dtype, torch.float32) else None
+    exact = _scores(start, saving.probe, arithmetic)
+    rounded = _scores(start, saving.probe, arithmetic, served) if served else []
+    if lora:
+        merged: Any = PeftModel.from_pretrained(start, written).merge_and_unload()
+        merged.config = base.config
+        if hasattr(base, "generation_config"):  # a classifier has none
+            merged.generation_config = base.generation_config
+        shutil.rmtree(written)
+        merged.to(saving.dtype).save_pretrained(folder)
+        del merged
+    elif sharded and saving.dtype is not torch.float32:
+        whole = type(start).from_pretrained(folder, dtype=saving.dtype, use_safetensors=True)
+        shutil.rmtree(folder)
+        whole.save_pretrained(folder)
+    made = change(policy, before or exact)
+    kind = type(start)
+    del start
+    saved = _placed(kind.from_pretrained(folder, dtype="auto", use_safetensors=True))
+    found = agreement(made, change(_scores(saved, saving.probe, arithmetic), exact), saving.probe.kind)
+    counts |= {"saved_difference": found.difference, "saved_kept": found.kept}
+    if served:
+        found = agreement(made, change(_scores(saved, saving.probe, arithmetic, served), rounded), saving.probe.kind)
+        counts |= {"served_dtype": _name(served), "served_difference": found.difference, "served_kept": found.kept}
+    for message in messages(counts, saving):
+        say(f"  {message}")
+    return counts
+
+
+def messages(counts: Mapping[str, Any], saving: Saving) -> list[str]:
+    """Return what the user should read of `save`'s counts: nothing where the checkpoint is what was trained."""
+    unit = "log-odds per answer" if saving.probe.kind.name == "rewards" else "nats per token"
+    changed = saving.probe.kind.value
+    found = []
+    if not counts["saved_difference"] <= saving.tolerance or not _is_whole(counts["saved_kept"]):
+        remedy = (
+            f"Set {saving.group}.save_dtype=float32 to save it exactly."
+            if saving.dtype is not torch.float32
+            else "The checkpoint is not the model that was trained: were files of the model before changed meanwhile?"
+        )
+        found.append(
+            f"WARNING: the saved checkpoint ({counts['saved_dtype']}) differs from the trained policy by "
+            f"{counts['saved_difference']:.2g} {unit} ({saving.group}.save_tolerance={saving.tolerance:g})"
+            f"{_left(counts['saved_kept'], changed)}. {remedy}"
+        )
+    kept = counts.get("served_kept")
+    if kept is not None and not _is_whole(kept):
+        found.append(
+            f"Note: an engine that loads this checkpoint in {counts['served_dtype']} shows {100 * kept:.0f} % of the "
+            f"{changed} that training gained; with engine.dtype=float32 it shows all of it (docs/precision.md)."
+        )
+    return found
+
+
+def _is_whole(kept: float | None) -> bool:
+    return kept is None or LEAST_KEPT <= kept <= MOST_KEPT
+
+
+def _left(kept: float | None, changed: str) -> str:
+    return "" if kept is None else f"; {100 * kept:.0f} % of the {changed} that training gained is left"
+
+
+def _scores(model: Any, probe: Probe, arithmetic: torch.dtype, rounding: torch.dtype | None = None) -> Scores:
+    with float32_arithmetic(model, rounding):
+        if arithmetic is torch.float32:
+            return score(model, probe)
+        with torch.autocast(next(model.parameters()).device.type, dtype=arithmetic):
+            return score(model, probe)
+
+
+def _free(trainer: Trainer, model: torch.nn.Module) -> None:
+    """Free the memory of policy, gradients and optimizer: two more models are loaded next."""
+    trainer.model_wrapped = trainer.model
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    model.to("meta")
+
+
+def _placed(model: Any) -> Any:
+    """Return `model` on the GPU where it fits there beside what is on it, else on the CPU."""
+    if torch.cuda.is_available():
+        needed = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        if torch.cuda.mem_get_info()[0] > 1.3 * needed + 2**30:
+            return model.cuda()
+    return model
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
