@@ -53,8 +53,8 @@ def test_alpaca_eval_itself_loads_them(finished_run, exported):
 
 def test_mt_bench_asks_only_what_every_model_has_answered(own_run, tmp_path):
     path = own_run / "iteration_1/evaluation/answers.jsonl"
-    rows = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(rows[1:]))  # the first was too long for M1
+    rows = [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    path.write_text("".join(rows[1:]), encoding="utf-8")  # the first was too long for M1
     manifest = own_run / "iteration_1/evaluation/manifests/answers.json"
     whole = json.loads(manifest.read_text())
     whole["outputs"]["iteration_1/evaluation/answers.jsonl"] = open_run(own_run).fingerprint(path)
