@@ -472,8 +472,10 @@ class ShowMasking(Config):
     """`python -m srlm.show_masking`: which tokens SFT learns of which example; the other options as for a run."""
 
     name: str = "show_masking"
-    data: str = "builtin"  # seeds: builtin, a file, or hub:OWNER/NAME; ranked answers among them become EFT examples
-    split: str = "train"  # hub only
+    # "" = what a run with these options would train on; or builtin, a file, or hub:OWNER/NAME, in the place of both
+    # seeds.ift and seeds.eft (their other options hold) and without the split between these
+    data: str = ""
+    split: str = "train"  # of `data`, hub only
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
 
 
@@ -555,7 +557,8 @@ def check(config: Config) -> Config:
         need(0 <= _get(config, f"{option}.temperature") <= 2, f"{option}.temperature", "0 (greedy) to 2")
     need(config.candidates.temperature > 0, "candidates.temperature", "above 0, or all candidates are the same text")
     need(0 < config.seeds.eft_held_out < 1, "seeds.eft_held_out", "between 0 and 1")
-    if config.seeds.ift.path == "builtin":
+    data = config.data if isinstance(config, ShowMasking) else ""  # takes the place of seeds.ift and seeds.eft
+    if (data or config.seeds.ift.path) == "builtin":
         one = config.seeds.ift_answers is IFTAnswers.best
         need(one, "seeds.ift_answers", "best with seeds.ift.path=builtin, which has one answer each")
     if not config.evaluation.enabled:
@@ -585,7 +588,7 @@ def check(config: Config) -> Config:
         need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
     for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
         at_least(0, f"{name}.limit")
-        need(bool(_get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
+        need(bool(data or _get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
     for name in ("sft", "reward_model", "dpo"):
         train: TrainConfig = getattr(config, name)
         need(train.epochs > 0, f"{name}.epochs", "above 0")

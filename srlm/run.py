@@ -103,7 +103,7 @@ def run(options: Config) -> None:
     from srlm.workspace import Workspace
 
     start = time.monotonic()
-    _show_notes()
+    show_notes()
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
@@ -132,8 +132,8 @@ def run(options: Config) -> None:
             say(f"M1, not measured: {model}\nMeasure it: python -m srlm.evaluate \"models=['{model}']\"")
 
 
-def _show_notes() -> None:
-    """What the readers of seeds count and leave out is for the user, too."""
+def show_notes() -> None:
+    """Print what the readers of seeds log: how many rows were read and left out, and why."""
 
     class ToTerminal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,7 +1,8 @@
 """`python -m srlm.show_masking [model=NAME] [data=FILE] [count=N] [sft.loss_on=...]`: what SFT learns of an example.
 
 Shows the first examples of each kind, IFT and EFT, token by token: learnt, learnt in part, boilerplate, masked; on the
-terminal, and as a page, runs_dir/name/masking.html. Nothing is trained, and no run is needed.
+terminal, and as a page, runs_dir/name/masking.html. The examples are those of a run with the same options, or
+`data=FILE` gives another source for both kinds. Nothing is trained, and no run is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from srlm.config import LossOn, ShowMasking
 from srlm.errors import ConfigError
 from srlm.models import label, resolve
 from srlm.progress import say, screen
-from srlm.run import plain_options, told_to_user
+from srlm.run import plain_options, show_notes, told_to_user
 from srlm.search_path import command
-from srlm.show_masking.examples import encoded, kinds_of, share, shown
+from srlm.show_masking.examples import examples_of, seeds_of, share, shown
 from srlm.show_masking.page import render, show
 from srlm.workspace import Workspace, write_atomic
 
@@ -36,29 +37,32 @@ def run(options: ShowMasking) -> Path:
     """Print the examples and write the page; returns its path. Raises SrlmError for what a user can mend."""
     if options.count < 1:
         raise ConfigError(f"count={options.count!r} cannot work: it must be 1 or more.")
+    show_notes()
     tokenizer = load_tokenizer(resolve(options.model), options.model)
-    kinds = kinds_of(options)
-    found = encoded(tokenizer, kinds, options)
+    found, data = examples_of(tokenizer, seeds_of(options), options)
     examples = [
-        shown(f"{kind} {number + 1}", conversation, options)
+        shown(f"{kind.upper()} {number + 1}", example)
         for kind, of_kind in found.items()
-        for number, conversation in enumerate(of_kind[: options.count])
+        for number, example in enumerate(of_kind[: options.count])
     ]
-    totals = [share(kind, of_kind, options) for kind, of_kind in found.items()]
+    totals = [share(kind.upper(), of_kind) for kind, of_kind in found.items()]
     title = f"What SFT learns: sft.loss_on={options.sft.loss_on.name}, {label(options.model.name)}"
     weight = options.sft.prompt_weight if options.sft.loss_on is LossOn.weighted else 0.0
     show(examples, totals, title, weight, screen())
-    for kind, chats in kinds.items():
-        if too_long := len(chats) - len(found.get(kind, [])):
-            say(f"  {too_long} of {len(chats)} {kind} examples are longer than sft.max_length and left out")
+    if options.sft.packing:
+        rows, count = data.counts["rows"], data.counts["examples"]
+        say(f"  sft.packing: {count} examples in {rows} rows of at most {options.sft.max_length} tokens")
+    sources = dict.fromkeys((options.seeds.ift.path, options.seeds.eft.path))
     told = {
         "model.name": label(options.model.name),
-        "data": label(options.data),
+        "data": label(options.data) if options.data else ", ".join(map(label, sources)),
+        "seeds.ift_answers": options.seeds.ift_answers.name,
         "judge.template": label(options.judge.template),
         "sft.loss_on": options.sft.loss_on.name,
         "sft.prompt_weight": f"{options.sft.prompt_weight:g}",
         "sft.boilerplate": options.sft.boilerplate,
         "sft.max_length": options.sft.max_length,
+        "sft.packing": options.sft.packing,
     }
     path = Workspace.of(options).root / "masking.html"
     write_atomic(path, render(examples, totals, title, weight, told))

@@ -1,21 +1,26 @@
-"""Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked."""
+"""Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked.
+
+What is shown is assembled by the functions that a run uses (`srlm.seeds.prepare.read_seeds`,
+`srlm.seeds.eft.examples_of_run`, `srlm.training.sft.assemble`), so that it is what the trainer gets.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from srlm.chat import Message
-from srlm.config import LossOn, RationaleSource, ShowMasking, SourceConfig
-from srlm.errors import ModelError, SeedError, TrainingError
+from srlm.config import RationaleSource, ShowMasking
+from srlm.errors import ConfigError, ModelError, SeedError
 from srlm.progress import say
+from srlm.records import JudgeExample
 from srlm.rubric import JudgeTemplate
-from srlm.seeds.eft import build_examples, needs_baseline
-from srlm.seeds.readers import read_ift, read_ranked
-from srlm.training.masking import Conversation, Part, token_weights
-from srlm.training.sft import conversations, eft_example, ift_example
+from srlm.seeds.eft import examples_of_run, needs_baseline
+from srlm.seeds.prepare import read_eft_seeds, read_ift_seeds, read_seeds
+from srlm.training.masking import Conversation, Part, looks_at_prompts
+from srlm.training.sft import TrainingData, assemble, chats_of, conversations
 
 KINDS = {  # what a token is: its marks where there is no colour, and what that means
     "learnt": ("⟦", "⟧", "learnt, weight 1"),
@@ -42,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Share:
-    """What is learnt of all examples of one kind, or of one of them."""
+    """How much is learnt of all examples of one kind, or of one of them."""
 
     name: str  # "IFT", "EFT", or an example's place among them
     examples: int
@@ -66,59 +71,90 @@ class Shown:
     runs: list[Run]
 
 
-def kinds_of(options: ShowMasking) -> dict[str, list[list[Message]]]:
-    """The chats of each kind (IFT, EFT) that SFT would make of `options.data`.
+@dataclass(frozen=True)
+class Seeds:
+    """What SFT would learn from: `srlm.training.sft.assemble` takes it."""
+
+    chats: dict[str, list[list[Message]]]  # "ift", and "eft" where the judge is taught by SFT
+    judged: list[JudgeExample]  # of the EFT chats
+    template: JudgeTemplate | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example as the trainer gets it, with its text."""
+
+    conversation: Conversation
+    weights: list[float]  # of each token
+
+
+def seeds_of(options: ShowMasking) -> Seeds:
+    """Return what a run with these options would learn by SFT.
+
+    With `options.data` all of that file instead, as IFT and as EFT: without the split, which would keep one of the two.
 
     Raises
     ------
     SeedError
         If the data cannot be read.
     """
-    languages = options.seeds.builtin_languages if options.data == "builtin" else []
-    source = SourceConfig(path=options.data, split=options.split, languages=languages)
-    kinds = {"IFT": [ift_example(example) for example in read_ift(source, options.seed)]}
+    if not options.data:
+        split, _ = read_seeds(options)
+        ift, ranked = split.ift, split.train
+    else:
+        ift_source, eft_source = (
+            replace(source, path=options.data, split=options.split) for source in (options.seeds.ift, options.seeds.eft)
+        )
+        options = replace(options, seeds=replace(options.seeds, ift=ift_source, eft=eft_source))
+        ift, ranked = read_ift_seeds(options), []
     if options.judge.rates:
-        return kinds
-    try:
-        ranked = read_ranked(source, options.seed)
-    except SeedError as error:
-        say(f"  No EFT examples: {error}")
-        return kinds
-    seeds = options.seeds
-    if needs_baseline(ranked, seeds.rationales) and not options.judge.learns_pairs:
+        return Seeds(chats_of(ift), [], None)
+    if options.data:
+        try:
+            ranked = read_eft_seeds(options)
+        except SeedError as error:
+            say(f"  No EFT examples: {error}")
+            return Seeds(chats_of(ift), [], None)
+    if needs_baseline(ranked, options.seeds.rationales) and not options.judge.learns_pairs:
         say("  EFT examples are shown without the rationales that the SFT baseline would write")
-        seeds = replace(seeds, rationales=RationaleSource.none)
+        options = replace(options, seeds=replace(options.seeds, rationales=RationaleSource.none))
     template = JudgeTemplate.load(options.judge)
-    examples, _ = build_examples(ranked, [], seeds, options.judge, options.seed)
-    return kinds | {"EFT": [eft_example(example, template) for example in examples]}
+    judged, _ = examples_of_run(options, ranked, [])
+    return Seeds(chats_of(ift, judged, template), judged, template)
 
 
-def encoded(tokenizer: Any, kinds: Mapping[str, list[list[Message]]], options: ShowMasking) -> dict[str, Any]:
-    """Conversations of each kind; boilerplate is marked whatever the loss is on, where the template lets it be found.
+def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dict[str, list[Example]], TrainingData]:
+    """Return the examples that the trainer gets, by kind and in its order, and all that it gets.
+
+    Boilerplate is marked even where `sft.loss_on` does not look for it, if the template lets it be found.
 
     Raises
     ------
     TrainingError
-        If all examples are too long.
-    ModelError
-        If the options need the prompts' tokens, and they cannot be found.
+        If no example is left.
+    ModelError, ConfigError
+        If the options need the prompts' tokens, and these or the boilerplate cannot be found.
     """
+    data = assemble(tokenizer, seeds.chats, options, seeds.judged, seeds.template)
     try:
-        found = conversations(tokenizer, kinds, options.sft, with_prompts=True)
-    except ModelError:
-        if options.sft.loss_on is not LossOn.completion:
+        found = conversations(tokenizer, seeds.chats, options.sft, with_prompts=True)
+    except (ModelError, ConfigError):
+        if looks_at_prompts(options.sft.loss_on):
             raise
-        plain = conversations(tokenizer, kinds, options.sft, with_prompts=False)
+        plain = conversations(tokenizer, seeds.chats, options.sft, with_prompts=False)
         found = {kind: [_with_text(tokenizer, each) for each in of_kind] for kind, of_kind in plain.items()}
-    if not any(found.values()):
-        raise TrainingError(f"All examples are longer than sft.max_length={options.sft.max_length} tokens. Raise it.")
-    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+    by_place = {(kind, each.number): each for kind, of_kind in found.items() for each in of_kind}
+    examples: dict[str, list[Example]] = {}
+    encoded = data.encoded
+    for place, ids, weights in zip(encoded.places, encoded.input_ids, encoded.weights, strict=True):
+        assert by_place[place].ids == ids
+        examples.setdefault(place[0], []).append(Example(by_place[place], weights))
+    return examples, data
 
 
-def share(name: str, examples: Sequence[Conversation], options: ShowMasking) -> Share:
-    """What is learnt of these examples."""
-    rows = [_with_weights(conversation, options) for conversation in examples]
-    flat = [pair for row in rows for pair in row]
+def share(name: str, examples: Sequence[Example]) -> Share:
+    """Return what is learnt of these examples."""
+    flat = [pair for each in examples for pair in zip(each.conversation.parts, each.weights, strict=True)]
     return Share(
         name=name,
         examples=len(examples),
@@ -129,10 +165,11 @@ def share(name: str, examples: Sequence[Conversation], options: ShowMasking) -> 
     )
 
 
-def shown(name: str, conversation: Conversation, options: ShowMasking) -> Shown:
-    """One example as runs of tokens."""
+def shown(name: str, example: Example) -> Shown:
+    """Return one example as runs of tokens."""
+    conversation = example.conversation
     tokens, seen = [], 0
-    for place, (part, weight) in enumerate(_with_weights(conversation, options)):
+    for place, (part, weight) in enumerate(zip(conversation.parts, example.weights, strict=True)):
         start, end = conversation.extents[place]
         text = conversation.text[max(start, seen) : end]
         seen = max(seen, end)
@@ -141,9 +178,7 @@ def shown(name: str, conversation: Conversation, options: ShowMasking) -> Shown:
             kind = "boilerplate"
         tokens.append((kind, Token(conversation.ids[place], visible(text), weight)))
     grouped = itertools.groupby(tokens, key=lambda pair: pair[0])
-    return Shown(
-        share(name, [conversation], options), [Run(kind, [token for _, token in pairs]) for kind, pairs in grouped]
-    )
+    return Shown(share(name, [example]), [Run(kind, [token for _, token in pairs]) for kind, pairs in grouped])
 
 
 def visible(text: str) -> str:
@@ -159,8 +194,3 @@ def _with_text(tokenizer: Any, conversation: Conversation) -> Conversation:
     pieces = [tokenizer.decode([token]) for token in conversation.ids]
     ends = itertools.accumulate(map(len, pieces), initial=0)
     return replace(conversation, text="".join(pieces), extents=list(itertools.pairwise(ends)))
-
-
-def _with_weights(conversation: Conversation, options: ShowMasking) -> list[tuple[Part, float]]:
-    weights = token_weights(conversation.parts, options.sft.loss_on, options.sft.prompt_weight)
-    return list(zip(conversation.parts, weights, strict=True))
