@@ -12,6 +12,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,14 +23,16 @@ from rich.table import Table
 
 from srlm import errors, records
 from srlm.config import JudgeBench, Scorer, SourceConfig
+from srlm.evaluate.plan import model_inputs, who
 from srlm.missing import missing_lines
 from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
 from srlm.search_path import command
+from srlm.stages import engine_libraries, files_by_name, judge_options, made_by
 from srlm.tables import print_table
-from srlm.workspace import Stage, Workspace, options_of, read_records, sha256, write_atomic
+from srlm.workspace import Stage, Workspace, options_of, read_records, report_differences, write_atomic
 
 if TYPE_CHECKING:
     from srlm.engines import Engine, Rater
@@ -52,11 +55,6 @@ class Row:
     data: str
     judgements: Stage
     prompts: Path
-    models: dict[str, str]  # `identity` of the model, and of the one it is compared with
-
-    def inputs(self) -> dict[str, str]:
-        """What the judgements are made of; another file or model under the same name is refused."""
-        return self.models | {self.judgements.workspace.relative(self.prompts): sha256(self.prompts)}
 
 
 def run(options: JudgeBench) -> dict[str, Any]:
@@ -71,16 +69,13 @@ def run(options: JudgeBench) -> dict[str, Any]:
     with workspace.lock():
         say(f"judge_bench: {workspace.root}")
         sources = {data: _prompts(workspace, options, data) for data in options.data}
-        for stage in sources.values():
-            stage.complete()  # refuses what was made with other options, before anything is touched
         table = rows(workspace, options)
-        for row in table:
-            row.judgements.complete(row.models)
+        report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is touched
         workspace.save_config(options)
         for data, stage in sources.items():
             _read(options, data, stage)
         for number, model in enumerate(_models(options)):
-            if not all(row.judgements.complete(row.inputs()) for row in table if row.model == model):
+            if not all(row.judgements.complete() for row in table if row.model == model):
                 say(f"{model} judges")
                 run_worker("judge_bench", workspace, number)
         cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
@@ -96,22 +91,27 @@ def run(options: JudgeBench) -> dict[str, Any]:
 
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
     """Every model on every data set, data set by data set."""
-    from srlm.stages import endpoint_options
-
     found = []
-    compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
-    models = {model: identity(model, *compared) for model in _models(options)}
     for data in options.data:
-        for model in _models(options):
-            folder = workspace.root / "judgements" / slug(model)
-            name = slug(data)
-            evidence = [f"{name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
-            made_with = _judge_options(options) | {"model": model}
-            if model == "endpoint":
-                made_with |= endpoint_options(options)
-            stage = Stage(workspace, folder, name, [f"{name}.jsonl", *evidence], made_with)
-            found.append(Row(model, data, stage, workspace.root / "data" / f"{name}.jsonl", models[model]))
+        prompts = _prompts(workspace, options, data)
+        found += [
+            Row(model, data, _judgements(options, model, prompts), prompts.outputs[0]) for model in _models(options)
+        ]
     return found
+
+
+def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
+    """A model's judgements of one data set."""
+
+    def inputs() -> dict[str, str]:
+        compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
+        return model_inputs(options, model) | identity(*compared, options=options.model) | made_by(prompts)
+
+    evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
+    folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
+    made_with = _judge_options(options) | who(options, model)
+    libraries = engine_libraries(options, model, options.judge.rates)
+    return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
 
 
 def worker(workspace: Workspace, number: int) -> None:
@@ -136,7 +136,6 @@ async def _judge(workspace: Workspace, number: int) -> None:
                         row.judgements,
                         bars,
                         slug(row.data),
-                        row.inputs(),
                     )
 
 
@@ -174,8 +173,6 @@ def _models(options: JudgeBench) -> list[str]:
 
 
 def _judge_options(options: JudgeBench) -> dict[str, Any]:
-    from srlm.stages import judge_options
-
     names = ("evaluation.judgements", "seed", "model.chat_template", "engine.kind", "engine.dtype")
     return options_of(options, *names) | judge_options(options)
 
@@ -183,16 +180,15 @@ def _judge_options(options: JudgeBench) -> dict[str, Any]:
 def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
     name = slug(data)
     limits = options_of(options, "split", "limit", "seed", "seeds.builtin_languages")
-    return Stage(workspace, workspace.root / "data", name, [f"{name}.jsonl"], limits | {"data": data})
+    folder, made_with, inputs = workspace.root / "data", limits | {"data": data}, partial(files_by_name, [data])
+    return Stage(workspace, folder, name, [f"{name}.jsonl"], made_with, inputs, config=options)
 
 
 def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     from srlm.evaluation.attacks import attacked
     from srlm.evaluation.benchmarks import read_benchmark
 
-    file = Path(data).expanduser()
-    inputs = {data: sha256(file)} if file.is_file() else {}
-    if stage.complete(inputs):
+    if stage.complete():
         return
     languages = options.seeds.builtin_languages if data in ("builtin", ATTACKS) else []
     attack = data == ATTACKS
@@ -204,7 +200,7 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(prompt) + "\n" for prompt in prompts))
-    stage.done(inputs, {"rows": len(prompts), "left_out": left_out})
+    stage.done({}, {"rows": len(prompts), "left_out": left_out})
 
 
 def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.meta import judgement_pairs
 from srlm.feedback.pairs import length_penalty, select_pairs, takes_part
 from srlm.launch import run_worker
-from srlm.measured import held_out, judge_is_measured, judge_name, measure_sources, measures, trained_on
-from srlm.models import identity
+from srlm.measured import held_out, judge_name, measures, trained_on
 from srlm.progress import say
 from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.report import write_report
@@ -29,7 +28,7 @@ from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
 from srlm.text import candidates_judge, judges_beside
 from srlm.tracking import Tracker
-from srlm.workspace import Stage, Workspace, check_stages, read_records, sha256, write_atomic
+from srlm.workspace import Stage, Workspace, read_records, report_differences, write_atomic
 
 
 class Loop:
@@ -74,54 +73,44 @@ class Loop:
         RunFolderError
             As `check_stages` does.
         """
-        for difference in check_stages(stages.all_of(self.workspace, self.config)):
-            say(f"  WARNING: {difference}")
+        report_differences(stages.all_of(self.workspace, self.config))
 
     def seeds(self) -> None:
         """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""
         stage = stages.seeds(self.workspace, self.config)
-        if not stage.complete(self._sources()):
+        if not stage.complete():
             say("Reading the seeds")
             stage.begin(in_pieces=False)
             counts = prepare_seeds(self.config, self.workspace.seeds)
-            self._done(stage, self._sources(), counts)
+            self._done(stage, counts)
         if self.config.evaluation.ifeval:
             self.ifeval_prompts()
 
     def ifeval_prompts(self) -> None:
         """IFEval's prompts, as this run asks them."""
-        stage, path = stages.ifeval_prompts(self.workspace, self.config), self.config.evaluation.ifeval
-        file = Path(path).expanduser()
-        inputs = {path: sha256(file)} if file.is_file() else {}
-        if not stage.complete(inputs):
+        stage = stages.ifeval_prompts(self.workspace, self.config)
+        if not stage.complete():
             stage.begin(in_pieces=False)
             prompts = read_ifeval(self.config)
             self._write(stage.outputs[0], prompts)
             constraints = sum(len(prompt.constraints) for prompt in prompts)
-            self._done(stage, inputs, {"prompts": len(prompts), "instructions": constraints})
+            self._done(stage, {"prompts": len(prompts), "instructions": constraints})
 
     def base_model(self) -> None:
         """Find or make the checkpoint of M0."""
         stage = stages.base_model(self.workspace, self.config)
         place = self.workspace.run().get("base_model")
-        # It lies outside the run, and may be gone or another one by now.
-        if not stage.complete(self._identity_of_base()) or not (place and Path(place).is_dir()):
+        if not stage.complete() or not (place and Path(place).is_dir()):
             say(f"M0: {self.config.model.name}")
             stage.begin(in_pieces=False)
             self._work("base_model", 0)
-            self._done(stage, self._identity_of_base(), {})
-
-    def _identity_of_base(self) -> dict[str, str]:
-        place = self.workspace.run().get("base_model")
-        found = list(identity(place).values()) if place else []
-        return {self.config.model.name: found[0]} if found else {}
+            self._done(stage, {})
 
     def eft(self) -> None:
         """EFT examples; where the seed has no rationales the SFT baseline (SFT on IFT alone) writes them."""
         if self.config.judge.scorer is Scorer.implicit:
             return  # a judge that nobody teaches
         stage = stages.eft(self.workspace, self.config)
-        inputs = stages.seeds(self.workspace, self.config).fingerprints()
         ranked = read_records(self.workspace.seeds / "eft.jsonl", RankedPrompt)
         judgements: list[Judgement] = []
         if needs_baseline(ranked, self.config.seeds.rationales) and not self.config.judge.learns_pairs:
@@ -129,18 +118,17 @@ class Loop:
                 stages.sft_baseline(self.workspace, self.config),
                 stages.rationales(self.workspace, self.config),
             )
-            if not baseline.complete(inputs):
+            if not baseline.complete():
                 say("The SFT baseline: SFT on IFT alone")
                 baseline.begin()
                 self._work("sft_baseline", 1, self.config.sft)
-                self._done(baseline, inputs, self._training_counts("sft_baseline", 1))
+                self._done(baseline, self._training_counts("sft_baseline", 1))
             if not rationales.complete():
                 say("The SFT baseline judges the EFT seeds")
                 self._work("rationales", 1)
                 self.tracker.stage(rationales)
-            inputs = inputs | rationales.fingerprints()
             judgements = read_records(rationales.outputs[0], Judgement)
-        if not stage.complete(inputs):
+        if not stage.complete():
             stage.begin(in_pieces=False)
             examples, counts = examples_of_run(self.config, ranked, judgements)
             self._write(stage.outputs[0], examples)
@@ -150,34 +138,27 @@ class Loop:
             counts["agreement with people"] = agreement(ranked, given, resamples, f"{self.config.seed}/eft").to_dict()
             for line in report(counts):
                 say(f"  {line}")
-            self._done(stage, inputs, counts)
+            self._done(stage, counts)
 
     def sft(self) -> None:
         """M0 to M1 on IFT and EFT."""
         stage = stages.sft(self.workspace, self.config)
-        seeds = stages.seeds(self.workspace, self.config).fingerprints()
-        inputs = {"seeds/ift.jsonl": seeds["seeds/ift.jsonl"]}
-        rates = self.config.judge.rates
-        inputs |= {} if rates else stages.eft(self.workspace, self.config).fingerprints()
-        inputs |= stages.base_model(self.workspace, self.config).fingerprints()
-        if not stage.complete(inputs):
-            say("M0 -> M1: SFT on IFT" + ("" if rates else " and EFT"))
+        if not stage.complete():
+            say("M0 -> M1: SFT on IFT" + ("" if self.config.judge.rates else " and EFT"))
             stage.begin()
             self._work("sft", 1, self.config.sft)
-            self._done(stage, inputs, self._training_counts("sft", 1))
+            self._done(stage, self._training_counts("sft", 1))
 
     def reward_model(self) -> None:
         """M1 to a reward model, where that is to be the judge."""
         if self.config.judge.scorer is not Scorer.reward_model or self.config.judge.by != "self":
             return
         stage = stages.reward_model(self.workspace, self.config)
-        inputs = stages.eft(self.workspace, self.config).fingerprints()
-        inputs |= stages.sft(self.workspace, self.config).fingerprints()
-        if not stage.complete(inputs):
+        if not stage.complete():
             say("M1 -> reward model, on the ranked seeds")
             stage.begin()
             self._work("reward_model", 1, self.config.reward_model)
-            self._done(stage, inputs, self._training_counts("reward_model", 1))
+            self._done(stage, self._training_counts("reward_model", 1))
 
     def text(self, t: int) -> None:
         """All that M_t writes: held-out judgements, evaluation answers, and the feedback for M_t+1."""
@@ -201,7 +182,7 @@ class Loop:
             self._work("text", t)
             for stage in begun:
                 self.tracker.stage(stage)
-        if config.judge.rates and judge_is_measured(config, t) and not held_out_stage.complete():
+        if config.judge.rates and stages.judge_is_measured(config, t) and not held_out_stage.complete():
             say(f"{candidates_judge(config, t)} judges the held-out answers")
             self._work("held_out", t)
             self.tracker.stage(held_out_stage)
@@ -221,17 +202,15 @@ class Loop:
     def measure(self, t: int) -> None:
         """evaluation.json of M_t."""
         workspace, config = self.workspace, self.config
-        sources = measure_sources(workspace, config, t)
-        inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
         stage = stages.measures(workspace, config, t)
-        if not stage.complete(inputs):
+        if not stage.complete():
             stage.begin(in_pieces=False)
             seen = trained_on(workspace, config, t)
             if message := seen.message(f"M{t}"):
                 say(f"  {message}")
             found = measures(workspace, config, t, seen)
             write_atomic(stage.outputs[0], json.dumps(found, indent=1, ensure_ascii=False))
-            self._done(stage, inputs, {"prompts": seen.prompts, "left_out": len(seen.left_out)})
+            self._done(stage, {"prompts": seen.prompts, "left_out": len(seen.left_out)})
 
     def pairs(self, t: int) -> None:
         """Highest against lowest mean score of each prompt's candidates: the data of M_t."""
@@ -242,9 +221,8 @@ class Loop:
             stages.judgements(workspace, config, t),
             *([stages.meta_judgements(workspace, config, t)] if config.judge.meta else []),
         ]
-        inputs = {path: hash_ for source in sources for path, hash_ in source.fingerprints().items()}
         stage = stages.pairs(workspace, config, t)
-        if not stage.complete(inputs):
+        if not stage.complete():
             stage.begin(in_pieces=False)
             attempts = read_records(sources[0].outputs[0], Prompt)
             prompts = [prompt for prompt in attempts if not prompt.rejected]
@@ -272,7 +250,7 @@ class Loop:
                 resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
                 counted["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
             counted["signs"] = signs(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
-            self._done(stage, inputs, counted)
+            self._done(stage, counted)
         counts = stage.manifest().counts
         if counts["pairs"] < config.pairs.min_pairs:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
@@ -312,15 +290,11 @@ class Loop:
     def preference(self, t: int) -> None:
         """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
         stage = stages.preference(self.workspace, self.config, t)
-        before = (
-            stages.sft(self.workspace, self.config) if t == 2 else stages.preference(self.workspace, self.config, t - 1)
-        )
-        inputs = stages.pairs(self.workspace, self.config, t).fingerprints() | before.fingerprints()
-        if not stage.complete(inputs):
+        if not stage.complete():
             say(f"M{t - 1} -> M{t}: DPO, reference {self.config.dpo.reference.name}")
             stage.begin()
             self._work("preference", t, self.config.dpo)
-            self._done(stage, inputs, self._training_counts("preference", t))
+            self._done(stage, self._training_counts("preference", t))
 
     def report(self) -> None:
         """report.html, of what is there by now; an old one stays where nothing was made since."""
@@ -335,13 +309,6 @@ class Loop:
             again = f"python -m srlm.report {root}"
             say(f"No report: {type(error).__name__}: {error}. The run goes on; to try again: {again}")
 
-    def _sources(self) -> dict[str, str]:
-        """Hashes of the seed files that are read from disk."""
-        seeds = self.config.seeds
-        paths = {source.path for source in (seeds.ift, seeds.eft, seeds.evaluation)}
-        files = {path: Path(path).expanduser() for path in paths if path != "builtin" and not path.startswith("hub:")}
-        return {path: sha256(file) for path, file in files.items() if file.is_file()}
-
     def _work(self, worker: str, t: int, train: TrainConfig | None = None) -> None:
         run_worker(worker, self.workspace, t, train)
 
@@ -352,6 +319,6 @@ class Loop:
         counts: dict[str, Any] = json.loads((self.workspace.iteration(t) / f"{name}_counts.json").read_text())
         return counts
 
-    def _done(self, stage: Stage, inputs: dict[str, str], counts: dict[str, Any]) -> None:
-        stage.done(inputs, counts, int(counts.get("tokens", 0)))
+    def _done(self, stage: Stage, counts: dict[str, Any]) -> None:
+        stage.done({}, counts, int(counts.get("tokens", 0)))
         self.tracker.stage(stage)

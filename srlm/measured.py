@@ -3,13 +3,13 @@ answered, head to heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from srlm import stages
 from srlm.comparison import ORDERS, compare, load_template, question
-from srlm.config import C, Config, Scorer
+from srlm.config import C, Config
 from srlm.engines import Engine, Rater, together
 from srlm.errors import NoAnswerError
 from srlm.evaluation.answers import answer
@@ -29,7 +29,6 @@ from srlm.missing import (
     problem_of,
     report_missing,
 )
-from srlm.models import elsewhere
 from srlm.progress import Bars
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.workspace import RecordFile, Stage, Workspace, read_records
@@ -71,11 +70,6 @@ def greedy(config: C, max_new_tokens: int) -> C:
     )
 
 
-def judge_is_measured(config: Config, t: int) -> bool:
-    """Whether M_t has a judge to measure; a reward model comes after M0."""
-    return t >= (1 if config.judge.scorer is Scorer.reward_model else 0)
-
-
 def read_comparisons(stage: Stage) -> list[Comparison]:
     """What a judge that compares left beside its judgements; empty for others."""
     files = [path for path in stage.outputs if path.name.endswith("comparisons.jsonl")]
@@ -90,12 +84,11 @@ async def judge_ranked(
     stage: Stage,
     bars: Bars,
     name: str,
-    inputs: Mapping[str, str],
 ) -> None:
     """`count` judgements of every answer of ranked prompts; candidate ids RANKED_PROMPT_ID/aN."""
     if stage.complete():
         return
-    stage.begin(inputs=inputs)
+    stage.begin()
     written = done = 0
 
     def told(new: int, tokens: int) -> None:
@@ -116,15 +109,14 @@ async def judge_ranked(
     rows = judge.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
     counts |= judge.counted | judge.count_missing(f"{name}: answers to judge", {one.id: one.source for one in ranked})
-    stage.done(inputs, counts, written, engine.usage.since(before))
+    stage.done({}, counts, written, engine.usage.since(before))
 
 
 async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """M_t judges the held-out EFT answers."""
     stage = stages.held_out_judgements(workspace, config, t)
     ranked = held_out(workspace, config)
-    inputs = stages.seeds(workspace, config).fingerprints() | stages.of_judge(workspace, config)
-    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT", inputs)
+    await judge_ranked(engine, config, ranked, config.evaluation.judgements, stage, bars, "held-out EFT")
 
 
 async def answer_prompts(
@@ -134,13 +126,12 @@ async def answer_prompts(
     stage: Stage,
     bars: Bars,
     name: str,
-    inputs: Mapping[str, str],
     length_option: str = "evaluation.max_new_tokens",
 ) -> None:
     """A model's answer to every prompt; one without an answer, most often for its length, has no record."""
     if stage.complete():
         return
-    stage.begin(inputs=inputs)
+    stage.begin()
     store = RecordFile(stage.outputs[0], Answer)
     bars.add(name, len(prompts), len(store.records))
     unanswered: dict[str, str] = {}
@@ -160,23 +151,21 @@ async def answer_prompts(
     bars.update(name, total=len(rows))
     counts = {"answers": len(rows), "truncated": sum(row.truncated for row in rows)}
     report_missing(f"{name}: prompts", unanswered, f"{RAISE}; or lower {length_option}")
-    stage.done(inputs, counts | missing_counts(unanswered), sum(row.tokens for row in rows))
+    stage.done({}, counts | missing_counts(unanswered), sum(row.tokens for row in rows))
 
 
 async def answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """M_t answers the evaluation prompts."""
     stage, prompts = stages.answers(workspace, config, t), evaluation_prompts(workspace, config)
-    inputs = stages.seeds(workspace, config).fingerprints()
-    await answer_prompts(engine, config, prompts, stage, bars, "evaluation answers", inputs)
+    await answer_prompts(engine, config, prompts, stage, bars, "evaluation answers")
 
 
 async def ifeval_answers(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """M_t answers IFEval's prompts, greedily, as IFEval has it."""
     stage, prompts = stages.ifeval_answers(workspace, config, t), ifeval_prompts(workspace, config)
-    inputs = stages.ifeval_prompts(workspace, config).fingerprints()
     config = greedy(config, config.evaluation.ifeval_max_new_tokens)
     option = "evaluation.ifeval_max_new_tokens"
-    await answer_prompts(engine, config, prompts, stage, bars, "IFEval answers", inputs, option)
+    await answer_prompts(engine, config, prompts, stage, bars, "IFEval answers", option)
 
 
 async def play(
@@ -216,10 +205,9 @@ def matches(first: Sequence[Answer], second: Sequence[Answer]) -> int:
 async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
     """The fixed judge compares M_t's answers with those of each of its opponents, in both orders."""
     stage = stages.head_to_head(workspace, config, t)
-    judged_with = elsewhere(config.evaluation.judge)
-    if stage.complete(judged_with):
+    if stage.complete():
         return
-    stage.begin(inputs=judged_with)
+    stage.begin()
     rivals = stages.opponents(config, t)
     stores = {u: RecordFile(path, Comparison) for u, path in zip(rivals, stage.outputs, strict=True)}
     answered = {u: stages.answers(workspace, config, u) for u in (t, *rivals)}
@@ -236,22 +224,7 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     rows = [row for store in stores.values() for row in store.finish()]
     counts: dict[str, Any] = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
     counts |= count_missing("Head to head: answers to judge", rows)
-    inputs = {path: hash_ for source in answered.values() for path, hash_ in source.fingerprints().items()}
-    stage.done(inputs | judged_with, counts)
-
-
-def measure_sources(workspace: Workspace, config: Config, t: int) -> list[Stage]:
-    """The stages whose outputs `measures` of M_t reads."""
-    judges = [u for u in (t, t - 1) if judge_is_measured(config, u)]
-    return [
-        stages.seeds(workspace, config),
-        *(stages.prompts(workspace, config, u) for u in range(2, t + 1)),
-        *(stages.held_out_judgements(workspace, config, u) for u in judges),
-        *(stages.answers(workspace, config, u) for u in (t, *stages.opponents(config, t))),
-        *([stages.ifeval_prompts(workspace, config)] if config.evaluation.ifeval else []),
-        *(stages.ifeval_answers(workspace, config, u) for u in _lately(t) if config.evaluation.ifeval),
-        *([stages.head_to_head(workspace, config, t)] if t else []),
-    ]
+    stage.done({}, counts)
 
 
 def _lately(t: int) -> tuple[int, ...]:
@@ -292,11 +265,13 @@ def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, se
 
 
 def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) -> dict[str, Any]:
-    """What evaluation.json of M_t holds, from the records of `measure_sources`; without the prompts in `seen`."""
+    """What evaluation.json of M_t holds, from the records of `stages.measure_sources`, without prompts in `seen`."""
     resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
     found: dict[str, Any] = {"iteration": t}
-    if judge_is_measured(config, t):
-        judged = [stages.held_out_judgements(workspace, config, u) for u in (t, t - 1) if judge_is_measured(config, u)]
+    if stages.judge_is_measured(config, t):
+        judged = [
+            stages.held_out_judgements(workspace, config, u) for u in (t, t - 1) if stages.judge_is_measured(config, u)
+        ]
         now, *before = [read_records(source.outputs[0], Judgement) for source in judged]
         comparisons, ranked = read_comparisons(judged[0]), held_out(workspace, config)
         found |= judge_parts(ranked, now, before[0] if before else None, comparisons, config.judge, resamples, seed)

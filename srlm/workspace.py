@@ -397,8 +397,20 @@ class Stage:
         return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
 
 
+def report_differences(stages: Iterable[Stage]) -> None:
+    """Check every stage that is there, before anything is touched; show the user what differs and is not refused.
+
+    Raises
+    ------
+    RunFolderError
+        As `check_stages` does.
+    """
+    for difference in check_stages(stages):
+        say(f"  WARNING: {difference}")
+
+
 def check_stages(stages: Iterable[Stage]) -> list[str]:
-    """Check every stage that is there before anything is touched.
+    """Check every stage that is there.
 
     Returns
     -------

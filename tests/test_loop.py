@@ -63,7 +63,8 @@ def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
     prompts = stages.prompts(workspace, config, 2).fingerprints()
     answered.done(prompts, {"candidates": len(rows)})
     judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
-    stages.pairs(workspace, config, 2).path.unlink()
+    for made in (stages.pairs(workspace, config, 2), stages.preference(workspace, config, 2)):
+        made.path.unlink()
     return Loop(config, workspace, NoTracker())
 
 
@@ -116,7 +117,7 @@ def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch:
         base_model_worker(workspace, t)
 
     monkeypatch.setattr(Loop, "_work", work)
-    monkeypatch.setattr(Loop, "_done", lambda self, stage, *given: stage.done(*given))
+    monkeypatch.setattr(Loop, "_done", lambda self, stage, counts: stage.done({}, counts))
     of_run.base_model()
     of_run.base_model()
     (base / "README.md").write_text("A card.")

@@ -12,7 +12,7 @@ from srlm import stages
 from srlm.config import Opponents
 from srlm.errors import RunFolderError
 from srlm.evaluation.contamination import Contamination
-from srlm.measured import evaluation_prompts, head_to_head, measure_sources, measures, trained_on
+from srlm.measured import evaluation_prompts, head_to_head, measures, trained_on
 from srlm.models import identity
 from srlm.progress import Bars
 from srlm.records import Answer, Comparison, Prompt, SeedExample
@@ -127,10 +127,10 @@ def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
 
 def test_sources_are_all_that_is_read(run):
     workspace, config, _ = run
-    names = [[str(stage) for stage in measure_sources(workspace, config, t)] for t in range(3)]
+    names = [[str(stage) for stage in stages.measure_sources(workspace, config, t)] for t in range(3)]
     assert names[0] == ["seeds/seeds", *(f"iteration_0/evaluation/{n}" for n in ("held_out_judgements", "answers"))]
     assert "iteration_2/prompts" in names[2]
     assert "iteration_2/prompts" not in names[1]
     assert "iteration_0/evaluation/answers" in names[2]
     config.evaluation.opponents = Opponents.previous
-    assert "iteration_0/evaluation/answers" not in [str(s) for s in measure_sources(workspace, config, 2)]
+    assert "iteration_0/evaluation/answers" not in [str(s) for s in stages.measure_sources(workspace, config, 2)]

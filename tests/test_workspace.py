@@ -423,6 +423,15 @@ def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_pres
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_no_outcome_depends_on_any_more_may_change(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"engine.max_model_len": 512})
+    stage = stage_of(tmp_path)
+    stage.config.engine.max_model_len = 1024
+    assert stage.complete() == (verb == "made")
+    assert stage.differences() == []
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
 def test_an_option_that_no_longer_exists_is_reported_and_not_refused(tmp_path, verb):
     recorded(tmp_path, verb, **OPTIONS, **{"judge.moods": 2})
     stage = stage_of(tmp_path)

@@ -32,7 +32,7 @@ from srlm.models import label
 from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
 from srlm.search_path import command
-from srlm.workspace import Workspace, write_atomic
+from srlm.workspace import Workspace, report_differences, write_atomic
 
 ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
@@ -52,10 +52,7 @@ def run(options: Evaluate) -> dict[str, Any]:
     plan = Plan(workspace, options)
     with workspace.lock():
         say(f"evaluate: {workspace.root}")
-        for stage, models in plan.stages():
-            stage.complete(models)  # refuses what was made with others, before anything is touched
-        if plan.answers:
-            plan.prompts.complete()
+        report_differences(plan.stages())  # before anything is touched
         workspace.save_config(options)
         if plan.answers:
             read_asked(plan.prompts, options)
@@ -63,8 +60,8 @@ def run(options: Evaluate) -> dict[str, Any]:
             say("  one model: no head to head")
         unfinished = [
             n
-            for n, (model, tasks) in enumerate(plan.benchmarks.items())
-            if not all(stage.complete(plan.documents(model, name)) for name, stage in tasks.items())
+            for n, tasks in enumerate(plan.benchmarks.values())
+            if not all(stage.complete() for stage in tasks.values())
         ]
         for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
             run_worker("benchmarks", workspace, number)
@@ -99,7 +96,7 @@ def _told(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
 
 
 def _measured(plan: Plan, model: str) -> bool:
-    return all(stage.complete(plan.read_by(model, file)) for file, stage in plan.losses[model].items())
+    return all(stage.complete() for stage in plan.losses[model].values())
 
 
 def _picture(card: dict[str, Any], workspace: Workspace) -> Path:

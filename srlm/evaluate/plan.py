@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from srlm import errors, records
 from srlm.comparison import load_template
-from srlm.config import Evaluate, SideBySide, SourceConfig
+from srlm.config import Config, Evaluate, SideBySide, SourceConfig
 from srlm.evaluate.arms import OWN, run_of, settings
 from srlm.models import identity, slug
 from srlm.progress import say
-from srlm.stages import endpoint_options
+from srlm.provenance import TRANSFORMERS, VLLM
+from srlm.stages import chat_template, engine_libraries, files_by_name, generation_options, made_by, model_options
 from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
-_ENGINE = ("engine.kind", "engine.dtype", "model.chat_template", "seed")
 
 
 def _place(model: str, file: str) -> str | None:
@@ -31,7 +33,18 @@ def _place(model: str, file: str) -> str | None:
 def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
     """The prompts of `data`, as they are asked."""
     made_with = options_of(options, "data", "split", "limit", "seed", "seeds.builtin_languages")
-    return Stage(workspace, workspace.root / "data", "prompts", ["prompts.jsonl"], made_with)
+    folder, inputs = workspace.root / "data", partial(files_by_name, [options.data])
+    return Stage(workspace, folder, "prompts", ["prompts.jsonl"], made_with, inputs, config=options)
+
+
+def model_inputs(options: Config, name: str) -> dict[str, str]:
+    """Return what a named model's text depends on: its contents, and the text of the chat template."""
+    return {} if name == "endpoint" else identity(name, options=options.model) | chat_template(options)
+
+
+def who(options: Config, name: str) -> dict[str, Any]:
+    """Return the options that a named model's text depends on, its name and the seed among them."""
+    return {"model": name} | generation_options(options, name) | options_of(options, "model.chat_template", "seed")
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,6 @@ class Plan:
         self.judge = self.models[0] if first else options.evaluation.judge
         self._check()
         self.prompts = prompts_stage(workspace, options)
-        self.identities = {model: identity(model) for model in [*self.models, self.judge]}
         answered = "answers" in self.suite or "head_to_head" in self.suite
         self.answers = {model: self._answers(model) for model in self.models} if answered else {}
         pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
@@ -79,12 +91,12 @@ class Plan:
         self.arms = settings(self.models, options.by) if options.by else []
         self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
 
-    def stages(self) -> list[tuple[Stage, dict[str, str]]]:
-        """All of them but the prompts, each with the model that makes it."""
-        found = [(stage, self.identities[model]) for model, stage in self.answers.items()]
-        found += [(match.comparisons, self.identities[self.judge]) for match in self.matches]
+    def stages(self) -> list[Stage]:
+        """All of them, those that others are made from first."""
+        found = [*([self.prompts] if self.answers else []), *self.examples.values(), *self.answers.values()]
+        found += [match.comparisons for match in self.matches]
         for several in (self.losses, self.benchmarks):
-            found += [(stage, self.identities[model]) for model, of in several.items() for stage in of.values()]
+            found += [stage for of_model in several.values() for stage in of_model.values()]
         return found
 
     def examples_of(self, model: str, file: str) -> Stage:
@@ -94,33 +106,12 @@ class Plan:
     def silent(self, speaker: str) -> bool:
         """Whether all that this model has to say is there."""
         own = self.answers.get(speaker)
-        if own and not own.complete(self.asked(speaker)):
+        if own and not own.complete():
             return False
         return speaker != self.judge or all(
-            all(self.answers[side].complete(self.identities[side]) for side in (match.first, match.second))
-            and match.comparisons.complete(self.sources(match))
+            all(self.answers[side].complete() for side in (match.first, match.second)) and match.comparisons.complete()
             for match in self.matches
         )
-
-    def asked(self, model: str) -> dict[str, str]:
-        """What a model's answers are made of: the model and the prompts."""
-        return self.identities[model] | self.prompts.fingerprints()
-
-    def read_by(self, model: str, file: str) -> dict[str, str]:
-        """What a model's losses are made of: the model and a file's examples."""
-        return self.identities[model] | self.examples_of(model, file).fingerprints()
-
-    def sources(self, match: Match) -> dict[str, str]:
-        """What a match is made of: the judge and the answers."""
-        answers = self.answers[match.first].fingerprints() | self.answers[match.second].fingerprints()
-        return self.identities[self.judge] | answers
-
-    def documents(self, model: str, benchmark: str) -> dict[str, str]:
-        """What a model's benchmark is made of: the model, and the files of a benchmark in one's own folder."""
-        from srlm.evaluation.harness import own_files
-
-        files = own_files(benchmark, self.options.task_folder)
-        return self.identities[model] | {self.workspace.relative(file): sha256(file) for file in files}
 
     def _check(self) -> None:
         options = self.options
@@ -162,62 +153,77 @@ class Plan:
             raise errors.ConfigError("models=[endpoint] does no benchmarks: they need a model that runs here.")
 
     def _answers(self, model: str) -> Stage:
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, model) | made_by(self.prompts)
+
         names = ("temperature", "top_p", "max_new_tokens")
-        options = options_of(self.options, *(f"evaluation.{name}" for name in names), *_ENGINE) | self._who(model)
-        return Stage(self.workspace, self.workspace.root / "answers", slug(model), [f"{slug(model)}.jsonl"], options)
+        options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
+        libraries = engine_libraries(self.options, model)
+        return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
 
     def _examples(self, file: str) -> Stage:
         options = options_of(self.options, "split", "limit", "seed", "seeds.builtin_languages") | {"examples": file}
         name = f"examples_{slug(file)}"
-        return Stage(self.workspace, self.workspace.root / "data", name, [f"{name}.jsonl"], options)
+        return self._stage("data", name, [f"{name}.jsonl"], options, partial(files_by_name, [file]))
 
     def _loss(self, model: str, file: str) -> Stage:
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, model) | made_by(self.examples_of(model, file))
+
         options = options_of(self.options, "engine.dtype", "engine.max_model_len", "model.chat_template")
-        options |= {"model": model, "examples": file}
-        return Stage(
-            self.workspace, self.workspace.root / "loss" / slug(model), slug(file), [f"{slug(file)}.jsonl"], options
-        )
+        options |= model_options(self.options) | {"model": model, "examples": file}
+        outputs = [f"{slug(file)}.jsonl"]
+        return self._stage(f"loss/{slug(model)}", slug(file), outputs, options, inputs, TRANSFORMERS)
 
     def _match(self, first: str, second: str) -> Stage:
-        template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
-        options = options_of(self.options, *_ENGINE) | {"evaluation.judge_template": template.digest}
-        options |= {"evaluation.judge": self.judge} | self._who(self.judge)
-        name = f"{slug(first)}--{slug(second)}"
-        return Stage(self.workspace, self.workspace.root / "head_to_head", name, [f"{name}.jsonl"], options)
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, self.judge) | made_by(self.answers[first], self.answers[second])
 
-    def _who(self, model: str) -> dict[str, Any]:
-        return {"model": model} | (endpoint_options(self.options) if model == "endpoint" else {})
+        template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
+        options = who(self.options, self.judge) | {"evaluation.judge_template": template.digest}
+        options |= {"evaluation.judge": self.judge}
+        name, libraries = f"{slug(first)}--{slug(second)}", engine_libraries(self.options, self.judge)
+        return self._stage("head_to_head", name, [f"{name}.jsonl"], options, inputs, libraries)
 
     def _benchmarks(self) -> dict[str, dict[str, Stage]]:
         """By model and benchmark."""
-        from srlm.evaluation.harness import backend, version
+        return {
+            model: {name: self._benchmark(model, name) for name in self.options.benchmarks} for model in self.models
+        }
+
+    def _benchmark(self, model: str, name: str) -> Stage:
+        from srlm.evaluation.harness import backend, own_files, version
+
+        def inputs() -> dict[str, str]:
+            files = own_files(name, self.options.task_folder)
+            own = {self.workspace.relative(file): sha256(file) for file in files}
+            return model_inputs(self.options, model) | own
 
         names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap")
-        options = options_of(self.options, *names, *_ENGINE)
-        options |= {"lm_eval": version(), "backend": backend(self.options)}
-        root = self.workspace.root / "benchmarks"
-        return {
-            model: {
-                name: Stage(
-                    self.workspace,
-                    root / slug(model),
-                    slug(name),
-                    [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"],
-                    options | {"model": model, "benchmark": name},
-                )
-                for name in self.options.benchmarks
-            }
-            for model in self.models
-        }
+        options = options_of(self.options, *names) | who(self.options, model)
+        options |= {"lm_eval": version(), "backend": backend(self.options), "benchmark": name}
+        outputs = [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"]
+        libraries = VLLM if options["backend"] == "vllm" else TRANSFORMERS
+        return self._stage(f"benchmarks/{slug(model)}", slug(name), outputs, options, inputs, libraries)
+
+    def _stage(
+        self,
+        folder: str,
+        name: str,
+        outputs: Sequence[str],
+        options: Mapping[str, Any],
+        inputs: Callable[[], Mapping[str, str]],
+        libraries: Sequence[str] = (),
+    ) -> Stage:
+        place = self.workspace.root / folder
+        return Stage(self.workspace, place, name, outputs, options, inputs, libraries, self.options)
 
 
 def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
     """Lay down the prompts of `data`, where they are not there yet."""
     from srlm.seeds.readers import read_prompts
 
-    file = Path(options.data).expanduser()
-    inputs = {options.data: sha256(file)} if file.is_file() else {}
-    if stage.complete(inputs):
+    if stage.complete():
         return
     languages = options.seeds.builtin_languages if options.data == "builtin" else []
     source = SourceConfig(path=options.data, split=options.split, limit=options.limit, languages=languages)
@@ -225,16 +231,14 @@ def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
     say(f"  {options.data}: {len(prompts)} prompts")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(prompt) + "\n" for prompt in prompts))
-    stage.done(inputs, {"prompts": len(prompts)})
+    stage.done({}, {"prompts": len(prompts)})
 
 
 def read_examples(plan: Plan, stage: Stage) -> None:
     from srlm.seeds.readers import read_ift
 
     options, name = plan.options, stage.options["examples"]
-    file = Path(name).expanduser()
-    inputs = {name: sha256(file)} if file.is_file() else {}
-    if stage.complete(inputs):
+    if stage.complete():
         return
     languages = options.seeds.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
@@ -243,4 +247,4 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(example) + "\n" for example in examples))
-    stage.done(inputs, {"examples": len(examples)})
+    stage.done({}, {"examples": len(examples)})

@@ -29,7 +29,7 @@ async def _speak(plan: Plan, number: int) -> None:
         with Bars() as bars:
             if speaker in plan.answers:
                 prompts, own = read_records(plan.prompts.outputs[0], SeedExample), plan.answers[speaker]
-                await answer_prompts(engine, options, prompts, own, bars, "answers", plan.asked(speaker))
+                await answer_prompts(engine, options, prompts, own, bars, "answers")
             unplayed = [match for match in plan.matches if speaker == plan.judge and not match.comparisons.complete()]
             if not unplayed:
                 return
@@ -45,7 +45,7 @@ async def _speak(plan: Plan, number: int) -> None:
                 bars.update("head to heads", done=done())
 
             for match in unplayed:
-                match.comparisons.begin(inputs=plan.sources(match))
+                match.comparisons.begin()
             total = sum(matches(texts[match.first], texts[match.second]) for match in unplayed)
             bars.add("head to heads", total, done())
             await together(
@@ -56,7 +56,7 @@ async def _speak(plan: Plan, number: int) -> None:
                 rows = store.finish()
                 counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
                 counts |= count_missing("Head to head: answers to judge", rows)
-                match.comparisons.done(plan.sources(match), counts)
+                match.comparisons.done({}, counts)
 
 
 def loss_worker(workspace: Workspace, number: int) -> None:
@@ -74,8 +74,7 @@ async def _losses(plan: Plan, number: int) -> None:
             for file, stage in stages.items():
                 if not stage.complete():
                     examples = read_records(plan.examples_of(model, file).outputs[0], SeedExample)
-                    made_of = plan.read_by(model, file)
-                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}", made_of)
+                    await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}")
 
 
 def _tell(bars: Bars, name: str, done: int, wanted: int) -> None:
@@ -92,7 +91,7 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
     loaded = load_tasks(list(unfinished), plan.options.task_folder)
     with open_model(plan.options, resolve_named(plan.options, model)) as (lm, chat), Bars() as bars:
         for name, stage in unfinished.items():
-            stage.begin(inputs=plan.documents(model, name))
+            stage.begin()
             file, answers = stage.outputs
             store = RecordFile(answers, Response)
             bars.add(name, None)
@@ -101,4 +100,4 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
             store.finish()
             write_atomic(file, json.dumps(result, ensure_ascii=False))
             counts = {task: part["n"] for task, part in result["tasks"].items()}
-            stage.done(plan.documents(model, name), {"documents": counts})
+            stage.done({}, {"documents": counts})

@@ -20,11 +20,9 @@ from srlm.records import AnswerLoss, SeedExample
 from srlm.workspace import RecordFile, Stage
 
 
-async def answer_losses(
-    rater: Rater, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str, inputs: dict[str, str]
-) -> None:
+async def answer_losses(rater: Rater, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str) -> None:
     """The loss of each example's answer, records of `AnswerLoss`; one that is too long for the engine has none."""
-    stage.begin(inputs=inputs)
+    stage.begin()
     store, before = RecordFile(stage.outputs[0], AnswerLoss), replace(rater.usage)
     store.forget(lambda row: row.nats is None)
     bars.add(name, len(examples), len(store.records))
@@ -46,7 +44,7 @@ async def answer_losses(
     sources = {example.id: example.source for example in examples}
     too_long = {named(row.id, sources.get(row.id, "")): row.problem for row in rows if row.problem}
     report_missing(f"{name}: examples", too_long, RAISE)
-    stage.done(inputs, counts | missing_counts(too_long), sum(row.tokens for row in rows), rater.usage.since(before))
+    stage.done({}, counts | missing_counts(too_long), sum(row.tokens for row in rows), rater.usage.since(before))
 
 
 def loss(rows: Sequence[AnswerLoss], resamples: int, seed: str, prompts: Mapping[str, str] | None = None) -> Measure:
