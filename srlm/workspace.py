@@ -16,13 +16,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import reduce
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
 
 from srlm import __version__, records
-from srlm.config import C, Config, from_dict_as, to_dict, unknown_options
+from srlm.config import MISSING, C, Config, from_dict_as, option_value, to_dict, unknown_options
 from srlm.errors import RunFolderError
 from srlm.processes import LOCK, lock_exclusively, share_lock
 from srlm.progress import say
@@ -570,12 +571,20 @@ def flatten(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     value: Any = options
     for part in prefix.split("."):
         value = value[part]
+    return _flat(value, prefix)
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
-    return {name: v for key in value for name, v in flatten(options, f"{prefix}.{key}").items()}
+    return {name: v for key in value for name, v in _flat(value[key], f"{prefix}.{key}").items()}
 
 
 def options_of(config: Config, *prefixes: str) -> dict[str, Any]:
     """The options at or below `prefixes`, flat, as a manifest holds them."""
-    data = to_dict(config)
-    return {name: value for prefix in prefixes for name, value in flatten(data, prefix).items()}
+    found: dict[str, Any] = {}
+    for prefix in prefixes:
+        value = option_value(config, prefix)
+        group = reduce(getattr, prefix.split("."), config) if value is MISSING else None
+        found |= _flat(value if group is None else to_dict(group), prefix)
+    return found

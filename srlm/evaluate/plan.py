@@ -199,7 +199,8 @@ class Plan:
             own = {self.workspace.relative(file): sha256(file) for file in files}
             return model_inputs(self.options, model) | own
 
-        names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap")
+        # The harness cuts what is longer than the context.
+        names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap", "engine.max_model_len")
         options = options_of(self.options, *names) | who(self.options, model)
         options |= {"lm_eval": version(), "backend": backend(self.options), "benchmark": name}
         outputs = [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"]

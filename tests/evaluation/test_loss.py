@@ -37,7 +37,7 @@ EXAMPLES = [SeedExample(f"e{n}", "Ask?", "ab" * n) for n in (1, 4, 11)]
 def run(root: Path, rater: Any) -> list[AnswerLoss]:
     stage = Stage(Workspace(root), root / "loss", "m", ["m.jsonl"], {})
     with Bars() as bars:
-        asyncio.run(answer_losses(rater, EXAMPLES, stage, bars, "loss", {}))
+        asyncio.run(answer_losses(rater, EXAMPLES, stage, bars, "loss"))
     assert stage.manifest().counts == {
         "examples": 3,
         "missing": 1,
