@@ -283,7 +283,7 @@ def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) 
         for source in [stages.answers(workspace, config, u)]
     }
     found["answers"] = answers_part(answered[t], resamples, seed)
-    found["drift"] = drift_part(answered[t], resamples, seed)
+    found["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
         of_both = [check_answers(prompts, answered[u]) for u in _lately(t)]

@@ -141,30 +141,41 @@ def signed(measure: dict[str, Any], scale: int) -> str:
 
 
 def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
-    """In words: did the judge and the answers of each model get better than the one before?"""
-    lines = []
-    for t in list(models)[1:]:
-        judge, match = models[t].get("judge", {}), models[t]["head_to_head"]
-        gains = {
-            name.removesuffix("_gain"): m
-            for name, m in judge.items()
-            if name.endswith("_gain") and m["low"] is not None
-        }
-        better = [_in_words(name) for name, m in gains.items() if m["low"] > 0]
-        worse = [_in_words(name) for name, m in gains.items() if m["high"] < 0]
-        said = f"better in {', '.join(better)}" if better else ""
-        said += (" but " if said and worse else "") + (f"worse in {', '.join(worse)}" if worse else "")
-        said = said or ("no measure differs by more than its interval" if gains else "nothing to compare with")
-        win, loss = match["win"], match["loss"]
-        if win["value"] is None:
-            answers = "the head to head gave no verdict"
-        else:
-            net = match["net_win"]
-            ahead = net["low"] is not None and (net["low"] > 0 or net["high"] < 0)
-            told = "beyond its interval" if ahead else "within its interval"
-            answers = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost ({told})"
-        lines.append(f"M{t} against M{t - 1}: judge: {said}; answers: {answers}.")
-    return lines
+    """Return a sentence for each model: whether its judge and its answers are better than those of the model before.
+
+    A change counts where the 95 % interval of the difference excludes 0.
+    """
+    return [
+        f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].get('judge', {}))}; "
+        f"answers: {_answers_verdict(models[t]['head_to_head'])}."
+        for t in list(models)[1:]
+    ]
+
+
+def _judge_verdict(judge: Mapping[str, Any]) -> str:
+    gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain")}
+    known = {name: m for name, m in gains.items() if m["low"] is not None}
+    better = [_in_words(name) for name, m in known.items() if m["low"] > 0]
+    worse = [_in_words(name) for name, m in known.items() if m["high"] < 0]
+    found = [f"better in {', '.join(better)}"] if better else []
+    found += [f"worse in {', '.join(worse)}"] if worse else []
+    if found:
+        return " but ".join(found)
+    if known:
+        return "no measure differs by more than its interval"
+    single = any(m["value"] is not None for m in gains.values())
+    return "too few prompts to compare" if single else "nothing to compare with"
+
+
+def _answers_verdict(match: Mapping[str, Any]) -> str:
+    win, loss, net = match["win"], match["loss"], match["net_win"]
+    if win["value"] is None:
+        return "the head to head gave no verdict"
+    shares = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost"
+    if net["low"] is None:
+        return f"{shares} (too few prompts for an interval)"
+    beyond = net["low"] > 0 or net["high"] < 0
+    return f"{shares} ({'beyond' if beyond else 'within'} its interval)"
 
 
 def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:

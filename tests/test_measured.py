@@ -80,6 +80,8 @@ def test_parts(run):
     assert list(of_m2["head_to_heads"]) == ["1", "0"]
     assert of_m2["head_to_head"]["win"] == of_m2["head_to_heads"]["0"]["win"]
     assert of_m2["head_to_head"]["win"]["value"] == 0.5
+    assert of_m2["drift"]["characters_gain"]["value"] == 100
+    assert "characters_gain" not in of_m0["drift"]
 
 
 def test_the_closing_table_has_the_win_rate_twice(run):

@@ -39,13 +39,22 @@ FORMAT = {
 _REFUSALS = {tuple(tokens(opening)) for opening in REFUSALS}
 
 
-def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str, dict[str, float | int | None]]:
+def drift_part(
+    answers: Sequence[Answer], resamples: int, seed: str, before: Sequence[Answer] | None = None
+) -> dict[str, dict[str, float | int | None]]:
     """Return the measures of one model's answers, one a prompt, each with a 95 % interval over prompts.
+
+    Parameters
+    ----------
+    before : sequence of Answer or None
+        The answers of the model before.
 
     Returns
     -------
     dict
         - "characters", "words": mean length.
+        - "characters_gain", with `before`: how much longer the answers are, paired by prompt; over the prompts that both
+          have answered.
         - "repeated_4grams": the share of an answer's runs of four words that occurred in it before, averaged over
           answers that have such runs (seq-rep-4 of arXiv 1908.04319); 0 to 1.
         - "distinct_1", "distinct_2", "distinct_3": see `distinct`.
@@ -82,6 +91,10 @@ def drift_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str
             [bool(opening) and opening == commonest for opening in openings], [bool(opening) for opening in openings]
         ),
     }
+    if before is not None:
+        lengths = {answer.id: len(answer.text) for answer in before}
+        longer = [len(answer.text) - lengths[answer.id] for answer in answers if answer.id in lengths]
+        measures["characters_gain"] = mean_measure(longer, resamples, seed)
     return {name: measure.to_dict() for name, measure in measures.items()}
 
 

@@ -1,4 +1,4 @@
-"""Reward hacking in words: does the judge that picks the pairs grow happier, or the answers longer, and nothing else?
+"""Reward hacking in words: do only the scores of the judge that picks the pairs rise, or only the answers' lengths?
 
 A model that trains on its own judgements can learn to please that judge alone. Then the scores of its candidates rise,
 and often the length of its answers, while what stands outside of the loop does not: the head to head by the one fixed
@@ -52,7 +52,7 @@ def suspicions(models: Mapping[int, Parts], counts: Mapping[int, Parts]) -> list
 
 def _of_model(t: int, before: Parts, now: Parts, counts: Mapping[int, Parts]) -> str:
     scores = _changed(counts.get(t), counts.get(t + 1), "score_mean", 2)
-    lengths = _changed(before.get("drift"), now.get("drift"), "characters", 0)
+    lengths = _changed(before.get("drift"), now.get("drift"), "characters", 0, "characters_gain")
     risen = {
         "the mean score of its candidates": scores,
         "the mean length of its answers": lengths,
@@ -88,13 +88,18 @@ def _of_model(t: int, before: Parts, now: Parts, counts: Mapping[int, Parts]) ->
     )
 
 
-def _changed(before: Parts | None, after: Parts | None, name: str, digits: int) -> tuple[bool, str]:
-    """Whether a measure rose beyond its interval, and from what to what; "" where the two cannot be compared."""
+def _changed(before: Parts | None, after: Parts | None, name: str, digits: int, paired: str = "") -> tuple[bool, str]:
+    """Whether a measure rose beyond its interval, and from what to what; "" where the two cannot be compared.
+
+    `paired` names the measure of `after` that is the difference on the same prompts, where there is one.
+    """
     one, other = _measure(before, name), _measure(after, name)
-    found = change(one, other) if one and other else None
-    if not one or not other or not found:
+    if not one or not other:
         return False, ""
-    return (found.low or 0) > 0, f"{_interval(one, 1, digits)} to {_interval(other, 1, digits)}"
+    found = _measure(after, paired) or change(one, other)
+    if not found or found.low is None:
+        return False, ""
+    return found.low > 0, f"{_interval(one, 1, digits)} to {_interval(other, 1, digits)}"
 
 
 def _measure(part: Parts | None, name: str) -> Measure | None:
@@ -102,5 +107,7 @@ def _measure(part: Parts | None, name: str) -> Measure | None:
 
 
 def _interval(measure: Measure, scale: int, digits: int, unit: str = "") -> str:
-    low, value, high = (f"{scale * (x or 0):.{digits}f}" for x in (measure.low, measure.value, measure.high))
-    return f"{value}{unit} [{low}, {high}]"
+    value, low, high = (
+        "" if x is None else f"{scale * x:.{digits}f}" for x in (measure.value, measure.low, measure.high)
+    )
+    return f"{value}{unit} [{low}, {high}]" if low else f"{value}{unit} [n/a]"

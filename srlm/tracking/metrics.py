@@ -162,7 +162,8 @@ FAMILIES: tuple[Family, ...] = (
         "drift",
         [
             ("characters", "characters", ">= 0", "", "length of the answers to the evaluation prompts"),
-            ("words", "words", ">= 0", "", "the same"),
+            ("characters_gain", "characters", "", "", "length minus that of the model before, paired by prompt"),
+            ("words", "words", ">= 0", "", "the same in words; letters in scripts without spaces (Chinese, Thai, ...)"),
             ("repeated_4grams", "share", _SHARE, "lower", "runs of four words that an answer has said before"),
             ("distinct_<n>", "share", _SHARE, "", "different runs of n words, of all over all answers"),
             ("refusals", "share", _SHARE, "", "answers that open as a refusal does"),

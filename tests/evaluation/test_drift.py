@@ -35,6 +35,19 @@ def test_lengths_and_shape():
     assert all(m["low"] <= m["value"] <= m["high"] for m in found.values() if m["low"] is not None)
 
 
+def test_length_is_compared_with_the_model_before_prompt_by_prompt():
+    lengths, before = (100, 220, 300, 400), (90, 200, 310, 380)
+    now, then = (
+        [Answer(f"v{n}", "Tell me.", "x" * size, 1, False) for n, size in enumerate(sizes)]
+        for sizes in (lengths, before)
+    )
+    found = drift_part(now, 200, "s", then[::-1])["characters_gain"]
+    assert (found["value"], found["n"]) == (10, 4)
+    assert -10 <= found["low"] < 10 < found["high"] <= 20
+    assert drift_part(now, 200, "s", then[1:])["characters_gain"]["n"] == 3  # one has no answer of the model before
+    assert "characters_gain" not in drift_part(now, 200, "s")
+
+
 def test_nothing_to_measure():
     assert {(m["value"], m["low"], m["n"]) for m in part().values()} == {(None, None, 0)}
     empty = part("", "  ")

@@ -14,7 +14,7 @@ from tests.helpers import candidates_of, judgements_of, ranked
 
 
 def pair(chosen: str, rejected: str, gap: float) -> PreferencePair:
-    return PreferencePair("p", "Q?", chosen, rejected, "p/c0", "p/c1", gap, 0.0)
+    return PreferencePair("p", "Q?", chosen, rejected, "p/c0", "p/c1", gap + 1.5, 1.5)
 
 
 def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None, higher=None):
@@ -27,21 +27,32 @@ def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=No
 
 
 def test_signs_by_hand():
-    scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 2.0]]}
+    scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 3.0]]}
     found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25, 0.9)
     assert found == {
         "parse_rate": pytest.approx(9 / 12),
         "top_score_share": pytest.approx(2 / 9, abs=1e-6),
-        "entropy_bits": pytest.approx(2.197, abs=1e-3),  # 5 5, 3 3 3, 1 1, 0, 2
-        "tie_share": pytest.approx(2 / 4),  # p: 5 3 3; q: 1 1
+        "entropy_bits": pytest.approx(1.8366, abs=1e-3),  # 5 5, 3 3 3 3, 1 1, 0
+        "tie_share": pytest.approx(1 / 4),  # p: 5 3 3; q: 1 1.5
         "mean_gap": 1.5,
         "length_ratio": 2.0,
-        "score_deviation": pytest.approx(1.4967, abs=1e-4),  # of 5 3 3 1 1
-        "judge_noise": pytest.approx(2**0.5 / 4, abs=1e-4),  # 5 5, 3 3, 1 1 and 0 2; 3 and nothing is no spread
+        "score_deviation": pytest.approx(1.4, abs=1e-4),  # of 5 3 3 1 1.5
+        "judge_noise": pytest.approx(3 / 2**0.5 / 4, abs=1e-4),  # 5 5, 3 3, 1 1 and 0 3; 3 and nothing is no spread
         "meta_higher_share": 0.9,
         "agreement": 0.25,
     }
     assert set(found) == set(SIGNS) == {field.name for field in dataclasses.fields(AlarmsConfig)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "ties"), [((3.0, 3.0), 1.0), ((3.0, 3.2), 0.0), ((3.0, 3.0 + 1e-10), 1.0), ((3.0, 3.0 + 2e-9), 0.0)]
+)
+def test_scores_tie_where_they_agree_to_nine_decimals(scores, ties):
+    assert found_in({"p": [[score] for score in scores]})["tie_share"] == ties
+
+
+def test_signs_have_six_decimals():
+    assert found_in({"p": [[5.0], [None], [None]]})["parse_rate"] == 0.333333
 
 
 def test_what_is_not_defined_is_left_out():
@@ -63,7 +74,8 @@ def test_each_rings_beyond_its_limit_and_not_at_it(name):
     assert ringing({name: limit - step}, alarms) == []
     [(action, message)] = ringing({name: limit + step}, alarms)
     assert action is AlarmAction.warn
-    assert f"alarms.{name}.limit={limit:g}" in message
+    side = "above" if SIGNS[name].above else "below"
+    assert message.startswith(f"{SIGNS[name].words}: {limit + step:.3g}, {side} alarms.{name}.limit={limit:g}. ")
     assert message.endswith(f"{SIGNS[name].remedy}.")
     setattr(alarms, name, Alarm(limit, AlarmAction.stop))
     assert ringing({name: limit + step}, alarms)[0][0] is AlarmAction.stop

@@ -147,6 +147,13 @@ def test_feedback_metrics() -> None:
     assert {name: told[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("scores", "ties"), [((3.0, 3.0, 5.0), 1 / 3), ((1.0, 3.0, 5.0), 0), ((3.0, 3.0, 3.0), 1)])
+def test_ties_are_pairs_of_equal_candidates(scores: tuple[float, ...], ties: float) -> None:
+    candidates = [Candidate(f"p/c{n}", "p", "", 1, False) for n in range(len(scores))]
+    judgements = [Judgement(f"p/c{n}/j0", f"p/c{n}", "", score) for n, score in enumerate(scores)]
+    assert feedback_metrics([], candidates, judgements, [], 5)["feedback/tie_share"] == pytest.approx(ties)
+
+
 def test_feedback_metrics_of_nothing() -> None:
     told = feedback_metrics([], [], [], [], 5)
     assert set(told.values()) == {0}

@@ -1,0 +1,217 @@
+"""The closing screen: every sentence with the condition that prints it, every cell, and all of it in 80 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm import progress
+from srlm.config import AlarmAction
+from srlm.finished import open_run
+from srlm.records import PreferencePair
+from srlm.summary import ROWS, alarm_lines, cell, measures_table, pair_lines, print_summary, signed, table_rows, verdict
+from srlm.workspace import read_records
+from tests.report.made_run import measure
+
+NONE = measure(None)
+ANSWERS = "; answers: the head to head gave no verdict."
+JUDGE = "M1 against M0: judge: nothing to compare with; answers: "
+
+
+def of_judge(**gains: dict[str, Any]) -> str:
+    """What is said of M1's judge."""
+    model = {
+        "judge": {"spearman": measure(0.5, 0.1, 0.9)} | {f"{name}_gain": gain for name, gain in gains.items()},
+        "head_to_head": {"win": NONE, "loss": NONE, "net_win": NONE},
+    }
+    [line] = verdict({0: {}, 1: model})
+    assert line.startswith("M1 against M0: judge: ")
+    assert line.endswith(ANSWERS)
+    return line.removeprefix("M1 against M0: judge: ").removesuffix(ANSWERS)
+
+
+def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> str:
+    [line] = verdict({0: {}, 1: {"head_to_head": {"win": measure(win), "loss": measure(loss), "net_win": net}}})
+    assert line.startswith(JUDGE)
+    return line.removeprefix(JUDGE)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.2, "beyond its interval"),
+        (0.0, 0.2, "within its interval"),
+        (-0.2, 0.2, "within its interval"),
+        (-0.2, 0.0, "within its interval"),
+        (-0.2, -0.001, "beyond its interval"),
+        (None, None, "too few prompts for an interval"),
+    ],
+)
+def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
+    assert of_answers(0.3, 0.206, measure(0.1, low, high)) == f"30 % won, 21 % lost ({said})."
+
+
+def test_a_match_without_verdicts() -> None:
+    assert of_answers(None, None, NONE) == "the head to head gave no verdict."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.2, "better in kendall tau"),
+        (0.0, 0.2, "no measure differs by more than its interval"),
+        (-0.2, 0.0, "no measure differs by more than its interval"),
+        (-0.2, -0.001, "worse in kendall tau"),
+        (None, None, "too few prompts to compare"),
+    ],
+)
+def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_a_gain(low: Any, high: Any, said: str) -> None:
+    assert of_judge(kendall_tau=measure(0.1, low, high)) == said
+
+
+def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
+    up, down, same = measure(0.1, 0.05, 0.2), measure(-0.1, -0.2, -0.05), measure(0.0, -0.1, 0.1)
+    assert of_judge(five_best=up, spearman=down, exact_match=up, kendall_tau=same, pairwise_accuracy=down) == (
+        "better in five best, exact match but worse in spearman, pairwise accuracy"
+    )
+    assert of_judge(pairwise_accuracy_all=up) == "better in pairwise accuracy with a coin where silent"
+    assert of_judge(shorter_is_better=down) == "worse in pairs whose better answer is the shorter"
+    assert of_judge(five_best=up, spearman=measure(0.1)) == "better in five best"  # the other has no interval
+
+
+def test_a_judge_with_nothing_to_compare_with() -> None:
+    assert of_judge() == of_judge(spearman=NONE) == "nothing to compare with"
+
+
+def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
+    match = {"win": NONE, "loss": NONE, "net_win": NONE}
+    lines = verdict({t: {"head_to_head": match} for t in range(3)})
+    assert [line.split(":")[0] for line in lines] == ["M1 against M0", "M2 against M1"]
+    assert verdict({0: {}}) == []
+
+
+# Alarms and pairs
+
+
+def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
+    workspace = open_run(own_run)
+    config = workspace.config()
+    for name in vars(config.alarms):
+        getattr(config.alarms, name).action = AlarmAction.off
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+    config.alarms.mean_gap.action = AlarmAction.warn
+    config.alarms.mean_gap.limit = 5.0
+    [line] = alarm_lines(config, workspace)
+    assert line.startswith("Alarm, M1 as judge: mean gap of chosen and rejected, points: ")
+    assert "below alarms.mean_gap.limit=5" in line
+    config.iteration = 1
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+
+
+def test_pairs_are_told_with_what_gave_none() -> None:
+    plain = {"pairs": 3, "prompts": 3, "dropped": {}}
+    some = {"pairs": 1, "prompts": 4, "dropped": {"tie": 2, "empty": 1}, "truncated_candidates": 5}
+    assert pair_lines({2: plain, 3: some}) == [
+        "Pairs for M2: 3 from 3 prompts",
+        "Pairs for M3: 1 from 4 prompts, without 5 truncated candidates (prompts without a pair: tie: 2; empty: 1)",
+    ]
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    ("found", "scale", "shown"),
+    [
+        (measure(0.123, 0.026, 0.254), 100, "12 [3,25]"),
+        (measure(0.123, 0.026, 0.254), 1, "0.12 [0.03,0.25]"),
+        (measure(-9.99, -12.0, 9.0), 1, "-9.99 [-12.00,9.00]"),
+        (measure(10.0, 9.0, 12.4), 1, "10 [9,12]"),
+        (measure(-10.0, -12.0, -9.0), 1, "-10 [-12,-9]"),
+        (measure(1.0), 100, "100 [n/a]"),
+        (measure(0.0, 0.0, 0.14), 100, "0 [0,14]"),
+        (NONE, 100, "-"),
+        (None, 100, "-"),
+    ],
+)
+def test_cells(found: dict[str, Any] | None, scale: int, shown: str) -> None:
+    assert cell(found, scale) == shown
+
+
+def test_differences_show_their_sign() -> None:
+    assert signed(measure(0.1, -0.1, 0.3), 100) == "+10 [-10,30]"
+    assert signed(measure(0.0, -0.1, 0.1), 100) == "0 [-10,10]"
+    assert signed(measure(-0.1, -0.3, 0.1), 100) == "-10 [-30,10]"
+    assert signed(NONE, 100) == "-"
+
+
+def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
+    judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "longer_wins": measure(0.4, 0.3, 0.5)}
+    rows = dict(table_rows({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
+    assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", "Against M_t-1, by M1"]
+    of_judge = dict(rows["Judge: held-out EFT"])
+    assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
+    assert of_judge["(longer answer wins, %)"] == ["40 [30,50]", "-"]
+    assert len(of_judge) == len(ROWS["judge"]) + 1
+    assert "(longer answer wins, %)" not in dict(rows["Evaluation answers"])
+    asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    assert dict(asked["Followed, of IFEval"])["whole prompts, %"] == ["-", "50 [40,60]"]
+    assert "Followed, of what is checkable" not in asked
+    assert "Against M_t-1, by ?" in asked
+
+
+def test_the_table_has_a_column_for_each_model() -> None:
+    table = measures_table({0: {}, 1: {}})
+    assert [column.header for column in table.columns] == ["", "M0", "M1"]
+    assert table.title == "Every model, measured (95 % intervals)"
+
+
+# The screen as a whole
+
+
+@pytest.fixture
+def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What the user sees at the end of a run, in a terminal of this width."""
+
+    def shown(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        path = tmp_path / f"screen{width}"
+        workspace = open_run(own_run)
+        with path.open("w", encoding="utf-8") as file:
+            monkeypatch.setattr(progress, "terminal", lambda: file)
+            print_summary(workspace.config(), workspace, 90.0)
+        return path.read_text(encoding="utf-8")
+
+    return shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
+    text = screen(width)
+    table = text.split("A prompt that M1 wrote")[0].split("M1 against M0")[0]
+    assert max(map(len, table.splitlines())) <= width
+    assert "…" not in table  # nothing is cut
+    for rows in ROWS.values():
+        for label, _ in rows.values():
+            assert label.strip() in table or label.strip() in ("instructions, %", "whole prompts, %", *_LOOSELY)
+    for line in ("M1 against M0: judge: ", "M2 against M1: judge: ", "M2 against M1: "):
+        assert line in text
+    assert "(1.5 min this time)" in text
+    assert "iteration_1/model...iteration_2/model" in "".join(text.split())
+
+
+_LOOSELY = ("whole prompts, loosely, %", "instructions, loosely, %")
+
+
+def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) -> None:
+    text = screen(200)
+    pairs = read_records(own_run / "iteration_2/4_pairs.jsonl", PreferencePair)
+    widest = max(pairs, key=lambda pair: pair.chosen_score - pair.rejected_score)
+    sample = text.split("A prompt that M1 wrote, and its answers to it")[1]
+    assert widest.prompt[:20] in sample
+    lines = sample.splitlines()
+    chosen, rejected = (next(line for line in lines if f" {mark} " in line) for mark in ("chosen", "rejected"))
+    assert f"{widest.chosen_score:.2f}" in chosen
+    assert f"{widest.rejected_score:.2f}" in rejected
