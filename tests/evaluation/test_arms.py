@@ -59,6 +59,77 @@ def test_items_alone_give_the_t_interval_of_their_values() -> None:
     assert (measure.low, measure.high) == pytest.approx(expected)
 
 
+def two_way(parts: np.ndarray) -> float:
+    """Half the width of the interval, from the parts of runs (rows) and items (columns), written out by hand."""
+    runs, items = parts.shape
+    t_runs, t_items = stats.t.ppf(0.975, [runs - 1, items - 1])
+    of_runs = t_runs**2 * runs / (runs - 1) * (parts.sum(axis=1) ** 2).sum()
+    of_items = t_items**2 * items / (items - 1) * (parts.sum(axis=0) ** 2).sum()
+    return float(np.sqrt(max(of_runs, of_items, of_runs + of_items - t_items**2 * (parts**2).sum())))
+
+
+def rows_of(values: np.ndarray, counts: np.ndarray) -> list[Items]:
+    """A run for each row of the two tables, an item for each column."""
+    tables = zip(values, counts, strict=True)
+    return [{str(i): (float(v), float(c)) for i, (v, c) in enumerate(zip(*row, strict=True))} for row in tables]
+
+
+@pytest.mark.parametrize(("runs", "items"), [(3, 5), (2, 2), (4, 30)])
+def test_both_kinds_of_chance_by_hand(runs: int, items: int) -> None:
+    rng = np.random.default_rng(runs)
+    counts = rng.integers(1, 5, (runs, items))
+    values = counts * (rng.normal(0, 1, (runs, 1)) + rng.normal(0, 1, (1, items)) + rng.normal(0, 1, (runs, items)))
+    value = values.sum() / counts.sum()
+    reach = two_way((values - value * counts) / counts.sum())
+    measure = pooled(rows_of(values, counts), True).measure()
+    assert (measure.value, measure.n) == (pytest.approx(value), items)
+    assert (measure.low, measure.high) == pytest.approx((value - reach, value + reach))
+
+
+def test_a_shares_interval_by_hand() -> None:
+    rng = np.random.default_rng(1)
+    hits = (rng.random((3, 40)) < rng.random((3, 1)) * 0.4).astype(float)
+    value, measure = hits.mean(), pooled(rows_of(hits, np.ones((3, 40))), True, SHARE).measure()
+    size = max(3, value * (1 - value) / (two_way((hits - value) / 120) / 1.959964) ** 2)
+    assert measure.low == pytest.approx(stats.beta.ppf(0.025, value * size, (1 - value) * size + 1))
+    assert measure.high == pytest.approx(stats.beta.ppf(0.975, value * size + 1, (1 - value) * size))
+    alone = pooled(rows_of(hits[:1], np.ones((1, 40))), True, SHARE, sampled=False).measure()
+    exact = stats.binomtest(int(hits[0].sum()), 40).proportion_ci(method="exact")
+    assert (alone.low, alone.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_differences_are_of_run_to_run_and_item_to_item() -> None:
+    rng = np.random.default_rng(2)
+    values, ones = rng.normal(0, 5, (3, 20)), np.ones((3, 20))
+    other = values - 1 + rng.normal(0, 0.1, (3, 20))
+    found = pooled(rows_of(values, ones), True).minus(pooled(rows_of(other, ones), True)).measure()
+    difference = (values - other).mean()
+    reach = two_way((values - other - difference) / 60)
+    assert (found.value, found.low, found.high) == pytest.approx((difference, difference - reach, difference + reach))
+    assert reach < 0.2
+
+
+def test_arms_of_other_numbers_of_runs_are_paired_by_item_alone() -> None:
+    rng = np.random.default_rng(3)
+    values, other = rng.normal(0, 5, (3, 20)), rng.normal(0, 5, (2, 20))
+    found = pooled(rows_of(values, np.ones((3, 20))), True).minus(pooled(rows_of(other, np.ones((2, 20))), True))
+    value = values.mean() - other.mean()
+    parts = np.vstack([(values - values.mean()) / 60, -(other - other.mean()) / 40])
+    t_runs, t_items = stats.t.ppf(0.975, [1, 19])  # of the smaller number of runs
+    of_runs = t_runs**2 * 2 / 1 * (parts.sum(axis=1) ** 2).sum()
+    of_items = t_items**2 * 20 / 19 * (parts.sum(axis=0) ** 2).sum()
+    reach = np.sqrt(max(of_runs, of_items, of_runs + of_items - t_items**2 * (parts**2).sum()))
+    measure = found.measure()
+    assert (measure.low, measure.high) == pytest.approx((value - reach, value + reach))
+
+
+def test_a_difference_has_the_bounds_of_both_and_is_unknown_where_one_is() -> None:
+    share, length = pooled([ROW, ROW], True, SHARE), pooled([ROW, ROW], True)
+    assert share.minus(share).bounds == (-1, 1)
+    assert share.minus(pooled([ROW, ROW], True, (-1.0, 3.0))).bounds == (-3, 2)
+    assert share.minus(length).bounds is length.minus(share).bounds is None
+
+
 def test_a_share_that_no_run_shows_has_an_interval_with_a_width() -> None:
     none = [{str(n): (0.0, 1.0) for n in range(24)}] * 3
     measure = pooled(none, True, SHARE).measure()

@@ -12,6 +12,7 @@ from srlm.evaluation.intervals import (
     bootstrap_interval,
     by_cluster,
     combined_interval,
+    draw,
     jackknife_interval,
     share_interval,
 )
@@ -100,6 +101,46 @@ def test_a_percentile_bootstrap_would_not_cover_it(
     assert np.mean(found) < 0.9
 
 
+def by_hand(
+    value: float, residuals: np.ndarray, least: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """The interval written out with scipy's kurtosis, t and beta distributions."""
+    n, width = len(residuals), bounds[1] - bounds[0]
+    variance = n / (n - 1) * (residuals**2).sum()
+    kurtosis = stats.kurtosis(residuals, fisher=False)
+    freedom = min(n - 1, 2 * n / (kurtosis - (n - 3) / (n - 1)))
+    share, error = (value - bounds[0]) / width, np.sqrt(variance) / width * stats.t.ppf(0.975, freedom) / 1.959964
+    size = max(least, share * (1 - share) / error**2)
+    low = stats.beta.ppf(0.025, share * size, (1 - share) * size + 1)
+    high = stats.beta.ppf(0.975, share * size + 1, (1 - share) * size)
+    return bounds[0] + width * low, bounds[0] + width * high
+
+
+@pytest.mark.parametrize("clusters", [3, 9, 60])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_clusters_give_the_interval_that_is_written_out_by_hand(clusters: int, bounds: tuple[float, float]) -> None:
+    rng = np.random.default_rng(clusters)
+    sizes = rng.integers(1, 13, clusters)
+    hits = rng.binomial(sizes, 0.3)
+    value = hits.sum() / sizes.sum()
+    residuals = (hits - value * sizes) / sizes.sum()
+    expected = by_hand(value, residuals, sizes.sum() ** 2 / (sizes**2).sum(), bounds)
+    assert share_interval(terms(hits, sizes, bounds)) == pytest.approx(expected, rel=1e-6)
+    # Clusters that do not count change nothing.
+    more = terms([*hits, 0, 0], [*sizes, 0, 0], bounds)
+    assert share_interval(more) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_rare_outlier_leaves_few_degrees_of_freedom() -> None:
+    """One of 24 clusters has one hit in 12: the variance is known from one cluster only."""
+    hits = np.array([1.0, *[0.0] * 23])
+    residuals = (hits - 1 / 24) / 288
+    _, high = share_interval(terms(hits, [12] * 24))
+    assert high == pytest.approx(by_hand(1 / 288, residuals, 24)[1], rel=1e-6)
+    naive = stats.binomtest(1, 288).proportion_ci(method="exact").high
+    assert high > 2 * naive
+
+
 # Differences and other weighted sums
 
 
@@ -107,9 +148,30 @@ def test_a_part_at_its_bound_is_uncertain_in_a_difference_too() -> None:
     """Two of two right and 300 of 600 right: the difference is as unsure as the two are."""
     certain, half = terms([1, 1, *[0] * 600], [1, 1, *[0] * 600]), terms([0, 0, *[0, 1] * 300], [0, 0, *[1] * 600])
     low, high = combined_interval([certain, half], (1, -1))
-    alone, _ = share_interval(certain)
-    assert low < alone - 0.5 + 0.01
-    assert 0.5 < high <= 0.55
+    (alone, _), (below, above) = share_interval(certain), share_interval(half)
+    assert low == pytest.approx(0.5 - np.hypot(1 - alone, above - 0.5))
+    assert high == pytest.approx(0.5 + 0.5 - below)
+    assert combined_interval([half, certain], (1, -1)) == pytest.approx((-high, -low))
+
+
+def test_what_two_judges_share_cancels_out() -> None:
+    """The difference has the interval of the clusters' differences, or that of its correlated parts: the wider one."""
+    rng = np.random.default_rng(5)
+    sizes = np.full(30, 12)
+    both = rng.binomial(10, rng.beta(2, 1, 30))
+    one, other = both + rng.integers(0, 3, 30), both + rng.integers(0, 3, 30)
+    values = [hits.sum() / 360 for hits in (one, other)]
+    residuals = [(hits - value * 12) / 360 for hits, value in zip((one, other), values, strict=True)]
+    direct = by_hand(values[0] - values[1], residuals[0] - residuals[1], 30, (-1.0, 1.0))
+    correlation = np.corrcoef(residuals)[0, 1]
+    (l1, h1), (l2, h2) = (share_interval(terms(hits, sizes)) for hits in (one, other))
+    below, above = (values[0] - l1, h2 - values[1]), (h1 - values[0], values[1] - l2)
+    reach = [np.sqrt(a**2 + b**2 - 2 * correlation * a * b) for a, b in (below, above)]
+    low, high = combined_interval([terms(one, sizes), terms(other, sizes)], (1, -1))
+    assert low == pytest.approx(min(direct[0], values[0] - values[1] - reach[0]), rel=1e-6)
+    assert high == pytest.approx(max(direct[1], values[0] - values[1] + reach[1]), rel=1e-6)
+    more = [terms([*hits, 0], [*sizes, 0]) for hits in (one, other)]
+    assert combined_interval(more, (1, -1)) == pytest.approx((low, high))
 
 
 def test_judges_that_never_differ_may_differ_on_prompts_that_were_not_drawn() -> None:
@@ -170,11 +232,32 @@ def test_without_spread_a_mean_has_no_interval() -> None:
     assert bootstrap_interval(np.array([]), 5) == bootstrap_interval(np.array([1.0, 2.0]), 1) == (None, None)
 
 
+def test_quantiles_are_expanded_by_hand() -> None:
+    values = np.random.default_rng(4).exponential(1, 9)
+    drawn = bootstrap(values, np.ones(9), 3000, "s")
+    tail = stats.norm.cdf(-np.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
+    assert bootstrap_interval(drawn, 9) == pytest.approx(tuple(np.quantile(drawn, [tail, 1 - tail])))
+    assert bootstrap_interval(np.append(drawn, np.nan), 9) == bootstrap_interval(drawn, 9)
+
+
+def test_a_bootstrap_draws_clusters_with_all_their_rows() -> None:
+    top, bottom = np.array([1.0, 5.0, 0.0]), np.array([1.0, 10.0, 0.0])
+    drawn = draw(3, 40, "s")
+    expected = [top[row].sum() / bottom[row].sum() if bottom[row].sum() else np.nan for row in drawn]
+    np.testing.assert_allclose(bootstrap(top, bottom, 40, "s"), expected)
+    assert np.isnan(expected).any()
+    assert {int(place) for place in drawn.ravel()} == {0, 1, 2}
+    assert np.isnan(bootstrap([], [], 5, "s")).tolist() == [True] * 5
+    # A fixed figure: the hash of the seed must not change from process to process.
+    np.testing.assert_allclose(bootstrap([1, 2, 3, 4], [1, 1, 1, 1], 3, "seed"), [3.0, 2.5, 3.0])
+
+
 def test_jackknife_of_a_mean_is_the_interval_of_the_share() -> None:
     hits = np.array([1, 0, 0.5, 1, 1, 0, 1, 1, 0.5])
     left_out = [np.delete(hits, place).mean() for place in range(len(hits))]
     found = jackknife_interval(float(hits.mean()), left_out, (0.0, 1.0))
-    assert found == pytest.approx(share_interval(terms(hits)), abs=0.02)
+    assert found == pytest.approx(share_interval(terms(hits)), rel=1e-9)
+    assert jackknife_interval(0.5, [0.4, 0.6], (0.0, 1.0)) != (None, None)
     assert jackknife_interval(0.5, [0.5], (0.0, 1.0)) == (None, None)
 
 
