@@ -145,8 +145,8 @@ def report(counts: Mapping[str, Any]) -> list[str]:
     lines.append(f"EFT scores (score: examples): {histograms[0]}; after balancing: {histograms[1]}")
     agreed = counts["agreement with people"]
     if agreed["value"] is not None:
-        interval = f" [{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}]" if agreed["low"] is not None else ""
-        lines.append(f"EFT scores order {100 * agreed['value']:.0f}{interval} % of {agreed['n']} pairs as people do")
+        interval = "n/a" if agreed["low"] is None else f"{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}"
+        lines.append(f"EFT scores order {100 * agreed['value']:.0f} [{interval}] % of {agreed['n']} pairs as people do")
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from srlm.report import write_report
-from tests.report.made_run import RIVERS, SILENT, make_run
+from tests.report.made_run import RIVERS, SILENT, evaluation, make_run, measure, write_measures
 from tests.report.test_page import HOSTILE, long_entry
 
 pytestmark = pytest.mark.e2e
@@ -83,6 +83,30 @@ def test_opens_with_verdict_charts_and_list(page: Any) -> None:
     } <= set(titles)
     assert page.locator("figure svg[role=img]").count() == len(titles)
     assert page.locator("#found").inner_text() == f"{6 + len(HOSTILE)} of {6 + len(HOSTILE)} prompts"
+
+
+def test_figures_without_an_interval_say_so_in_charts_and_table(browser: Any, tmp_path: Path) -> None:
+    """As those of a single prompt: no bar without a width, and no interval in the tooltip."""
+    root = make_run(tmp_path / "made")
+    model = evaluation(2, (0.7, 0.62, 0.78), (0.3, 0.1, 0.5))
+    for part in ("judge", "head_to_head"):
+        model[part] |= {name: measure(found["value"], n=1) for name, found in model[part].items()}
+    write_measures(root, [model], start=2)
+    write_report([root], tmp_path / "report.html")
+    with opened(browser, tmp_path / "report.html") as page:
+        for title, told in (
+            ("The judge against people", "M2: 70 % [n/a], n = 1"),
+            ("Head to head", "win 30 % [n/a], n = 1"),
+        ):
+            figure = page.locator("figure", has_text=title).first
+            tips = [tip.text_content() for tip in figure.locator("svg title").all()]
+            assert any(told in tip for tip in tips), tips
+        judged = page.locator("figure", has_text="The judge against people").first
+        lines = judged.locator("g[aria-label=rule] line").count()
+        dots = judged.locator("g[aria-label=dot] > *").count()
+        assert (dots > 0, lines < dots) == (True, True)
+        assert "70 % [n/a]" in page.locator(".verdict").first.inner_text()
+        assert "70 [n/a]" in page.locator("table.models").inner_text()
 
 
 def test_each_chart_has_its_numbers_as_a_table(page: Any) -> None:

@@ -78,6 +78,7 @@ def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
         ((0.1, 0.001, 0.2), "a better judge than M1 (by +10 [+0, +20] points)."),
         ((0.1, 0.0, 0.2), "no difference shown from M1 (by +10 [+0, +20] points)."),
         ((-0.1, -0.2, 0.0), "no difference shown from M1 (by −10 [−20, +0] points)."),
+        ((0.6, 0.5, 0.7), "a better judge than M1 (by +60 [+50, +70] points)."),
         ((-0.1, -0.2, -0.01), "a worse judge than M1 (by −10 [−20, −1] points)."),
     ],
 )
@@ -185,6 +186,7 @@ def test_few_evaluation_prompts_speak_against(n: int, kind: str, words: str) -> 
     ("net", "known"),
     [
         (measure(0.1, -0.1, 0.3), "the net win is known to about 20 points"),
+        (measure(0.1, -0.5, 0.7), "the net win is known to about 60 points"),
         (measure(1.0), "one answer of each model to each"),
         (measure(None), "one answer of each model to each"),
     ],

@@ -498,4 +498,6 @@ def test_the_report_tells_what_was_kept_and_what_was_not():
         "EFT scores order 75 [50,100] % of 4 pairs as people do",
     ]
     assert len(report(counts | {"agreement with people": agreed | {"value": None}})) == 2
+    single = agreed | {"low": None, "high": None}
+    assert report(counts | {"agreement with people": single})[2].startswith("EFT scores order 75 [n/a] % of ")
     assert len(examples) == 8

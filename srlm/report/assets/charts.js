@@ -32,6 +32,7 @@ const Charts = (() => {
   const SYMBOLS = [d3.symbolCircle, d3.symbolSquare, d3.symbolTriangle, d3.symbolDiamond, d3.symbolStar, d3.symbolCross, d3.symbolWye];
   const WIDTH = 430;
   const percent = (value) => (value == null ? "" : `${d3.format(".0f")(100 * value)} %`);
+  const interval = (row, show) => (row.low == null ? "[n/a]" : `[${show(row.low)}, ${show(row.high)}]`);
   const number = (value) => (value == null ? "" : d3.format(Math.abs(value) >= 10 ? ",.0f" : ".2f")(value));
 
   // Plot's own style elements are left out: the page's policy allows none, and report.css has the same rules.
@@ -73,7 +74,7 @@ const Charts = (() => {
           if (found && found.value != null) {
             const place = +t + (i - (names.length - 1) / 2) * 0.09;
             rows.push({ run: run.name, t: +t, place, measure: words, n: found.n,
-              value: found.value, low: found.low ?? found.value, high: found.high ?? found.value });
+              value: found.value, low: found.low, high: found.high });
           }
         });
     return rows;
@@ -95,10 +96,10 @@ const Charts = (() => {
       marks: [
         line == null ? null : Plot.ruleY([line], { strokeDasharray: "4 3", strokeOpacity: 0.6 }),
         Plot.line(rows, { x: "place", y: "value", stroke: "measure", strokeWidth: 1.5, ...facets(runs) }),
-        Plot.ruleX(rows, { x: "place", y1: "low", y2: "high", stroke: "measure", strokeOpacity: 0.65, ...facets(runs) }),
+        Plot.ruleX(rows.filter((row) => row.low != null), { x: "place", y1: "low", y2: "high", stroke: "measure", strokeOpacity: 0.65, ...facets(runs) }),
         Plot.dot(rows, { x: "place", y: "value", fill: "measure", symbol: "measure", r: 4, ...facets(runs),
           title: (row) => `${row.measure}, M${row.t}: ${share ? percent(row.value) : number(row.value)} `
-            + `[${share ? percent(row.low) : number(row.low)}, ${share ? percent(row.high) : number(row.high)}], n = ${row.n}` }),
+            + `${interval(row, share ? percent : number)}, n = ${row.n}` }),
       ],
     });
     const show = share ? percent : number;
@@ -134,7 +135,7 @@ const Charts = (() => {
       color: { domain: names, range: names.map(color) },
       marks: [
         Plot.barX(rows, { x: "value", y: "match", fill: "result", order: names,
-          title: (row) => `${row.match}: ${row.result} ${percent(row.value)} [${percent(row.low)}, ${percent(row.high)}], n = ${row.n}` }),
+          title: (row) => `${row.match}: ${row.result} ${percent(row.value)} ${interval(row, percent)}, n = ${row.n}` }),
         Plot.text(nets, { x: 1, y: "match", dx: 6, textAnchor: "start",
           text: (row) => `net ${d3.format("+.0f")(100 * row.net.value)} [${d3.format("+.0f")(100 * row.net.low)}, ${d3.format("+.0f")(100 * row.net.high)}]` }),
       ],
