@@ -53,8 +53,8 @@ def drift_part(
     -------
     dict
         - "characters", "words": mean length.
-        - "characters_gain", with `before`: how much longer the answers are, paired by prompt; over the prompts that both
-          have answered.
+        - "characters_gain", with `before`: how much longer the answers are, paired by prompt, over the prompts that
+          both have answered.
         - "repeated_4grams": the share of an answer's runs of four words that occurred in it before, averaged over
           answers that have such runs (seq-rep-4 of arXiv 1908.04319); 0 to 1.
         - "distinct_1", "distinct_2", "distinct_3": see `distinct`.

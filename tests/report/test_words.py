@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from srlm.config import Config
+from srlm.report import words
 from srlm.report.collect import RunNumbers, collect
 from srlm.report.words import ENOUGH, Ground, grounds, verdict
 from srlm.workspace import Workspace
@@ -301,3 +302,8 @@ def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
 def test_alarms_are_counted(alarms: list[str], expected: Ground) -> None:
     assert grounds(numbers({}, alarms=alarms)) == [expected, ONE_RUN]
     assert grounds(numbers({}, alarms=None)) == [ONE_RUN]
+
+
+def test_requests_without_an_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "missing_lines", lambda root: [f"2 prompts of {root.name} were too long."])
+    assert grounds(numbers({})) == [Ground("note", "2 prompts of nowhere were too long."), ONE_RUN]
