@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from srlm.records import RankedPrompt, SeedExample
 from srlm.seeds.readers import read_ift, read_prompts, read_ranked
 from srlm.seeds.splits import Split, split_eft
 from srlm.workspace import write_atomic
+
+_log = logging.getLogger("srlm.seeds")
 
 
 def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
@@ -56,6 +59,11 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
         seeds.near_duplicate,
         config.seed,
     )
+    if dropped := {reason: count for reason, count in split.dropped.items() if count}:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        _log.info(
+            "split: %d dropped at seeds.near_duplicate=%s: %s", sum(dropped.values()), seeds.near_duplicate, reasons
+        )
     if len(split.train) < 1 or len(split.held_out) < 2:
         raise SeedError(
             f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -34,3 +35,16 @@ def test_a_source_can_ask_for_other_languages_than_the_rest(tmp_path):
     prepare_seeds(options("seeds.ift.limit=0", "seeds.ift.languages=[zh]"), tmp_path)
     assert {row.language for row in read_records(tmp_path / "ift.jsonl", SeedExample)} == {"zh"}
     assert {row.language for row in read_records(tmp_path / "eft.jsonl", RankedPrompt)} == {"en"}
+
+
+def test_rows_that_the_split_drops_are_logged_with_the_reason(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "srlm.seeds")
+    prepare_seeds(options("seeds.ift.limit=0"), tmp_path)
+    assert not [message for message in caplog.messages if message.startswith("split")]
+    eft = read_records(tmp_path / "eft.jsonl", RankedPrompt)
+    own = tmp_path / "mine.jsonl"
+    rows = [{"prompt": row.prompt, "response": "Yes."} for row in eft[:2]]
+    rows.append({"prompt": "Nenne einen Fluss.", "response": "Die Elbe."})
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert prepare_seeds(options(f"seeds.ift.path={own}"), tmp_path)["ift"] == 1
+    assert "split: 2 dropped at seeds.near_duplicate=0.7: 2 IFT near an EFT prompt" in caplog.messages
