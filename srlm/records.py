@@ -73,6 +73,7 @@ class JudgeExample:
     score: float  # of a comparison: 1 where the response is better than the other, 0 where it is worse
     written_by: str  # "seed" or "sft_baseline"
     other: str | None = None  # the response that it is compared with, shown second; None where it is judged by itself
+    rank: int | None = None  # people's rank of the response, 0 is the best; None in a comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,16 @@ def cap_commonest(examples: Sequence[JudgeExample], share: float) -> list[JudgeE
     return [example for example in examples if example.id in kept]
 
 
-def length_balanced(grouped: Mapping[str, Sequence[JudgeExample]], number: random.Random) -> list[list[JudgeExample]]:
+def is_better(one: JudgeExample, other: JudgeExample) -> bool:
+    """Whether people prefer the answer of `one` to that of `other`: by rank, or by score where there are no ranks."""
+    if one.rank is None or other.rank is None:
+        return one.score > other.score
+    return one.rank < other.rank
+
+
+def length_balanced(
+    grouped: Mapping[str, Sequence[JudgeExample]], number: random.Random, ties: bool = False
+) -> list[list[JudgeExample]]:
     """Sets of four examples in which length tells nothing about the score.
 
     Each set holds two pairs of answers, of a prompt each, with the same two scores: in the one the better answer is the
@@ -48,6 +57,8 @@ def length_balanced(grouped: Mapping[str, Sequence[JudgeExample]], number: rando
     grouped : prompt id -> its examples
     number : random.Random
         Draws a prompt's pair where it has several of the widest gap, and the order of the sets.
+    ties : bool
+        Whether two answers of different rank may have the same score: where only their order is learnt.
 
     Returns
     -------
@@ -59,7 +70,12 @@ def length_balanced(grouped: Mapping[str, Sequence[JudgeExample]], number: rando
     longer: list[Pair] = []
     either: list[tuple[Pair, Pair]] = []
     for examples in grouped.values():
-        pairs = [(one, other) for one in examples for other in examples if one.score > other.score]
+        pairs = [
+            (one, other)
+            for one in examples
+            for other in examples
+            if is_better(one, other) and (ties or one.score > other.score)
+        ]
         short = _widest([pair for pair in pairs if len(pair[0].response) < len(pair[1].response)], number)
         long = _widest([pair for pair in pairs if len(pair[0].response) > len(pair[1].response)], number)
         if short and long:

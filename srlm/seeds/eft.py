@@ -1,4 +1,8 @@
-"""EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2)."""
+"""EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2).
+
+Which of two answers is better is always decided by the ranks that people gave, also where there are scores: whole
+scores tie answers that people order, and may contradict the ranks. Answers of equal rank give no pair.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from srlm.config import Config, JudgeConfig, RationaleSource, SeedsConfig
 from srlm.errors import SeedError
 from srlm.records import JudgeExample, Judgement, RankedPrompt
 from srlm.rubric import strip_verdict
-from srlm.seeds.balance import cap_commonest, length_balanced
+from srlm.seeds.balance import cap_commonest, is_better, length_balanced
 from srlm.workspace import derive_seed
 
 
@@ -41,9 +45,10 @@ def build_examples(
 
     Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
     baseline, kept only where its scores order all of a prompt's answers as people did, without a tie: the first try
-    that does; else (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one,
-    otherwise spread evenly from `judge.max_score` for the best rank down to 1 for the last. For judges that learn
-    from pairs, an example is a pair of answers that people order, the better one shown first in every other example.
+    that does; else (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one and none
+    contradicts the ranks, otherwise spread evenly from `judge.max_score` for the best rank down to 1 for the last. A
+    prompt whose own rationales give a worse answer the higher score is left out. For judges that learn from pairs, an
+    example is a pair of answers of different rank, the better one shown first in every other example.
 
     Parameters
     ----------
@@ -71,13 +76,15 @@ def build_examples(
         if by_baseline:
             examples, reason = _of_baseline(prompt, judged, config.rationale_tries)
         elif judge.learns_pairs:
-            examples, reason = _scores_alone(prompt, judge.max_score), ""
-            reason = "" if len({example.score for example in examples}) > 1 else "people order no two of its answers"
-            examples = [] if reason else examples
+            ordered = len({answer.rank for answer in prompt.answers}) > 1
+            examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
+            reason = "people order no two of its answers"
         elif config.rationales is RationaleSource.none:
-            examples, reason = _scores_alone(prompt, judge.max_score), ""
+            examples, reason = _with_scores(prompt, _scores_alone(prompt, judge.max_score)), ""
         else:
             examples, reason = _of_seed(prompt, judge.max_score), "no rationale and score of its own"
+            if _contradict(examples):
+                examples, reason = [], "its scores contradict its ranks"
         if examples:
             grouped[prompt.id] = examples
         else:
@@ -86,7 +93,7 @@ def build_examples(
     before = [example for examples in grouped.values() for example in examples]
     if config.eft_length_balance:
         per_set = 2 if judge.learns_pairs else 4
-        sets = length_balanced(grouped, number)
+        sets = length_balanced(grouped, number, judge.learns_pairs)
         sets = sets[: max(1, config.eft_limit // per_set)] if config.eft_limit else sets
         balanced = [example for four in sets for example in four]
         if judge.learns_pairs:
@@ -94,7 +101,7 @@ def build_examples(
         counts["dropped: not in a length-balanced set"] = len(before) - 4 * len(sets)
     elif judge.learns_pairs:
         pairs = {
-            prompt_id: [_pair(one, other) for one in examples for other in examples if one.score > other.score]
+            prompt_id: [_pair(one, other) for one in examples for other in examples if is_better(one, other)]
             for prompt_id, examples in grouped.items()
         }
         before = [pair for of_prompt in pairs.values() for pair in of_prompt]
@@ -170,9 +177,9 @@ def _has_own(prompt: RankedPrompt) -> bool:
 
 
 def _example(prompt: RankedPrompt, place: int, rationale: str, score: float, written_by: str) -> JudgeExample:
-    return JudgeExample(
-        f"{prompt.id}/a{place}", prompt.prompt, prompt.answers[place].text, rationale, score, written_by
-    )
+    answer = prompt.answers[place]
+    name = f"{prompt.id}/a{place}"
+    return JudgeExample(name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank)
 
 
 def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
@@ -193,14 +200,29 @@ def _in_range(prompt: RankedPrompt, place: int, score: float, max_score: int) ->
     return score
 
 
-def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
+def _with_scores(prompt: RankedPrompt, scores: Sequence[float]) -> list[JudgeExample]:
+    return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
+
+
+def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
+    """The answers' own scores, or scores by rank where one is missing or contradicts the ranks."""
+    own = [answer.score for answer in prompt.answers if answer.score is not None]
+    if len(own) < len(prompt.answers):
+        return _spread_scores(prompt, max_score)
+    scores = [_in_range(prompt, place, score, max_score) for place, score in enumerate(own)]
+    return _spread_scores(prompt, max_score) if _contradict(_with_scores(prompt, scores)) else scores
+
+
+def _spread_scores(prompt: RankedPrompt, max_score: int) -> list[float]:
+    """Whole scores from `max_score` for the best rank to 1 for the last; close ranks may share one."""
     ranks = sorted({answer.rank for answer in prompt.answers})
     step = (max_score - 1) / max(len(ranks) - 1, 1)
-    scores = [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
-    own = [answer.score for answer in prompt.answers if answer.score is not None]
-    if len(own) == len(prompt.answers):
-        scores = [_in_range(prompt, place, score, max_score) for place, score in enumerate(own)]
-    return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
+    return [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
+
+
+def _contradict(examples: Sequence[JudgeExample]) -> bool:
+    """Whether an answer of a worse rank has a higher score than one of a better rank."""
+    return any(is_better(one, other) and one.score < other.score for one in examples for other in examples)
 
 
 def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int) -> tuple[list[JudgeExample], str]:

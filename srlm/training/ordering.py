@@ -10,7 +10,8 @@ score is learnt in two parts instead:
   the examples: the same for all of them, so that the verdict's form and its scale are learnt, and nobody's score. (With
   no scale to hold on to, scores were seen to drift to one end, where none differs from another any more.)
 - E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as `judge=weighted`
-  and `judge=expected` read it; the pairs are those of a prompt's answers that people order. This is a reward model's
+  and `judge=expected` read it; the pairs are those of a prompt's answers that people ranked differently, whatever
+  scores they have. This is a reward model's
   loss (Bradley-Terry; arXiv 2203.02155, equation 1), of a judge that writes.
 - The offset is `sft.eft_length_offset` x slope x log(length of the better / length of the worse), with the slope at
   which length alone explains people's choices best. With 0 there is none; with 1 a pair that length explains teaches
@@ -49,6 +50,7 @@ class Verdict:
     group: int  # the answers of one ranked prompt have the same number
     score: float  # people's
     log_length: float  # of the judged answer, log(1 + characters)
+    rank: int = -1  # people's, 0 is the best; -1: unknown, then the score decides which answer is better
 
 
 NO_VERDICT = Verdict(-1, -1, 0.0, 0.0)
@@ -93,7 +95,8 @@ def find_verdicts(
         example = examples[number]
         place = max(place for place, token in enumerate(of_example) if token == tokens[round(example.score)])
         group = groups.setdefault(example.id.rpartition("/")[0], len(groups))  # two rows' scores do not compare
-        verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response))))
+        rank = -1 if example.rank is None else example.rank
+        verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response)), rank))
     return verdicts
 
 
@@ -111,7 +114,8 @@ def counted(verdicts: Sequence[Verdict], offset: float) -> dict[str, float]:
     TrainingError
         If there is no pair: nothing would be learnt.
     """
-    pairs = ordered_pairs([verdict.group for verdict in verdicts], [verdict.score for verdict in verdicts])
+    merits = merits_of([verdict.score for verdict in verdicts], [verdict.rank for verdict in verdicts])
+    pairs = ordered_pairs([verdict.group for verdict in verdicts], merits)
     if not pairs:
         raise TrainingError(
             "sft.eft_target=order needs prompts with a better and a worse answer, and no two of the EFT examples that "
@@ -121,8 +125,19 @@ def counted(verdicts: Sequence[Verdict], offset: float) -> dict[str, float]:
     return {"pairs": len(pairs), "length_slope": offset * slope}
 
 
+def merits_of(scores: Sequence[float], ranks: Sequence[int]) -> list[float]:
+    """What orders the answers of a group, higher is better: their ranks, or their scores where ranks are unknown (-1).
+
+    Whole scores tie answers that people order, and a baseline's scores may order answers that people tie.
+    """
+    return [score if rank < 0 else -float(rank) for score, rank in zip(scores, ranks, strict=True)]
+
+
 def ordered_pairs(groups: Sequence[int], scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Places of (better, worse) of each pair of one group with different scores; groups below 0 have none."""
+    """Places of (better, worse) of each pair of one group with different scores; groups below 0 have none.
+
+    `scores` are those of `merits_of`.
+    """
     found: dict[int, list[int]] = {}
     for place, group in enumerate(groups):
         found.setdefault(group, []).append(place)
@@ -198,7 +213,7 @@ def ordering_trainer(tokens: Sequence[int], shares: Sequence[float], slope: floa
         ) -> Any:
             pairs = _pairs_of(inputs)
             place, log_length = inputs.pop("place"), inputs.pop("log_length")
-            del inputs["group"], inputs["score"]
+            del inputs["group"], inputs["score"], inputs["rank"]
             expected = torch.zeros(len(place), device=place.device)
 
             def ordered(**given: Any) -> Any:
@@ -249,7 +264,7 @@ def check_not_sharded(trainer: Any) -> None:
 
 
 def _pairs_of(batch: dict[str, Any]) -> list[tuple[int, int]]:
-    return ordered_pairs(batch["group"].tolist(), batch["score"].tolist())
+    return ordered_pairs(batch["group"].tolist(), merits_of(batch["score"].tolist(), batch["rank"].tolist()))
 
 
 def _causal(model: Any) -> Any:

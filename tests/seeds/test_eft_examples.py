@@ -47,7 +47,7 @@ def baseline(id: str, verdicts):
 def test_own_rationales_and_scores():
     examples, counts = build([own("e0"), own("e1", (4.0, 3.0, 0.0))])
     assert set(examples) == {"e0/a0", "e0/a1", "e1/a0", "e1/a1", "e1/a2"}
-    assert examples["e1/a2"] == JudgeExample("e1/a2", "e1 question", "e1 answer 2", "e1 why 2", 0.0, "seed")
+    assert examples["e1/a2"] == JudgeExample("e1/a2", "e1 question", "e1 answer 2", "e1 why 2", 0.0, "seed", rank=2)
     assert counts["prompts"] == 2
     assert counts["examples"] == 5
 
@@ -129,7 +129,7 @@ def test_baseline_agreement(ranks, verdicts, kept):
 def test_the_baselines_rationale_comes_without_its_verdict():
     examples, _ = build([ranked("e0")], baseline("e0", (5, 2)))
     assert examples["e0/a1"] == JudgeExample(
-        "e0/a1", "e0 question", "e0 answer 1", "e0 because 1.", 2.0, "sft_baseline"
+        "e0/a1", "e0 question", "e0 answer 1", "e0 because 1.", 2.0, "sft_baseline", rank=1
     )
 
 
@@ -458,6 +458,79 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
     config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
     with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
         build_examples(rows, [], config, JudgeConfig(), 0)
+
+
+# Ranks and scores that differ
+
+
+def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
+    """(better, worse) of every pair that a judge learns, from a seed file's rows."""
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=balance)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=Scorer[scorer]), 0)
+    return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
+
+
+@pytest.mark.parametrize("scorer", ["pairwise", "reward_model"])
+@pytest.mark.parametrize(
+    ("ranks", "scores"),
+    [
+        (range(12), None),  # more ranks than whole scores
+        ((0, 1, 2), (5.0, 5.0, 1.0)),  # people order answers that have the same score
+        ((0, 1, 2), (1.0, 3.0, 5.0)),  # scores that contradict the ranks
+        ((0, 1), (4.5, 4.4)),  # no whole scores
+        ((0, 1), (90.0, 80.0)),  # another scale
+        ((0, 1, 1), (5.0, 4.0, 1.0)),  # a tie in rank, not in score
+        ((0, 0, 3, 3, 7), None),
+        ((1, 0), (5.0, None)),
+    ],
+)
+def test_pairs_are_those_that_people_order(scorer, ranks, scores):
+    found = compared([ranked("e", ranks, scores)], scorer)
+    places = range(len(ranks))
+    assert found == {(f"e answer {i}", f"e answer {j}") for i in places for j in places if ranks[i] < ranks[j]}
+
+
+def test_answers_that_people_tie_give_no_pair():
+    rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
+    _, counts = build_examples(rows, [], SeedsConfig(), JudgeConfig(scorer=Scorer.pairwise), 0)
+    assert counts["dropped: people order no two of its answers"] == 1
+
+
+def test_length_balanced_pairs_go_by_rank():
+    """Close ranks share a whole score, and scores contradict the ranks."""
+    texts = ["a" * (100 + 3 * n) for n in range(9)]
+    short = RankedPrompt("s", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(texts)))
+    long = RankedPrompt("l", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(reversed(texts))))
+    found = compared([short, long], balance=True)
+    assert len(found) == 2
+    for better, worse in found:
+        assert abs(len(better) - len(worse)) == 3 * 8  # the best and the last, one of either kind
+    assert len({len(better) > len(worse) for better, worse in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((5.0, 3.0, 1.0), [5.0, 3.0, 1.0]),
+        ((4.0, 4.0, 2.0), [4.0, 4.0, 2.0]),  # equal scores contradict nothing
+        ((2.0, 4.0, 1.0), [5.0, 3.0, 1.0]),  # the ranks win
+        ((5.0, 1.0, 2.0), [5.0, 3.0, 1.0]),
+    ],
+)
+def test_scores_alone_do_not_contradict_the_ranks(scores, expected):
+    examples, _ = build([ranked("e0", (0, 1, 2), scores)], config=seeds("none"))
+    assert [examples[f"e0/a{n}"].score for n in range(3)] == expected
+
+
+def test_a_prompt_whose_rationales_contradict_its_ranks_is_left_out():
+    examples, counts = build([own("e0", (2.0, 5.0)), own("e1", (4.0, 4.0)), own("e2", (5.0, 1.0))])
+    assert set(examples) == {"e1/a0", "e1/a1", "e2/a0", "e2/a1"}
+    assert counts["dropped: its scores contradict its ranks"] == 1
+
+
+def test_an_example_holds_peoples_rank():
+    examples, _ = build([ranked("e0", (0, 3, 3))], config=seeds("none"))
+    assert [examples[f"e0/a{n}"].rank for n in range(3)] == [0, 3, 3]
 
 
 # Tries

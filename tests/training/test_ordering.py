@@ -173,6 +173,23 @@ def test_shares_are_of_the_examples_that_have_a_score() -> None:
     assert ordering.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
 
 
+def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
+    """Loss and counts alike; answers of equal rank give no pair, whatever their scores."""
+    ranked = [replace(example, rank=rank) for example, rank in zip(EXAMPLES, (2, 1, 1, 0, 3, 0), strict=True)]
+    table = columns(ranked)
+    assert table["rank"] == [-1, 2, 1, 1, 0, 3, 0]
+    batch = {name: torch.tensor(table[name]) for name in ordering.FIELDS}
+    assert sorted(ordering._pairs_of(batch)) == [(2, 1), (3, 1), (4, 5)]
+    verdicts = [ordering.Verdict(*row) for row in zip(*(table[name] for name in ordering.FIELDS), strict=True)]
+    assert ordering.counted(verdicts, 0.0)["pairs"] == 3
+
+
+def test_more_ranks_than_scores_lose_no_pair() -> None:
+    many = [JudgeExample(f"Why?/a{n}", "Why?", f"answer {n}", "", float(5 - n // 2), "seed", rank=n) for n in range(8)]
+    batch = {name: torch.tensor(columns(many)[name]) for name in ordering.FIELDS}
+    assert sorted(ordering._pairs_of(batch)) == [(i, j) for i in range(1, 9) for j in range(i + 1, 9)]
+
+
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=8))
 def test_pairs_are_of_one_prompt_and_in_order(rows: list[tuple[int, int]]) -> None:
     groups, scores = [group for group, _ in rows], [float(score) for _, score in rows]
