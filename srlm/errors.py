@@ -8,6 +8,8 @@ is raised is a fault of this package, and is left to show its traceback.
 class SrlmError(Exception):
     """Base of all errors that a user can mend; the command line prints its message without a traceback."""
 
+    overrides: tuple[str, ...] = ()  # options with which the same command gets further, such as "pairs.min_pairs=1"
+
 
 class ConfigError(SrlmError):
     """An option has a value that cannot work."""

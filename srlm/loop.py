@@ -7,6 +7,8 @@ manifest says it is complete, and goes on from its records where it was stopped.
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from srlm.measured import held_out, judge_name, measures, trained_on
 from srlm.progress import say
 from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.report import write_report
+from srlm.resume import python_word
 from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
@@ -58,12 +61,9 @@ class Loop:
             self.measure(t)
             write_card(self.workspace, self.config, t)
             if t < self.config.iteration:
-                try:
-                    self.pairs(t + 1)
-                finally:  # an alarm, or no pair, ends the run here: then the page is wanted most
-                    self.report()
+                self.pairs(t + 1)
+                self.report()
                 self.preference(t + 1)
-        self.report()
 
     def refuse_changes(self) -> None:
         """Check every stage that is there before anything is touched; report what differs and does no harm.
@@ -254,15 +254,19 @@ class Loop:
         counts = stage.manifest().counts
         if counts["pairs"] < config.pairs.min_pairs:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
-            raise NoPairsError(
+            error = NoPairsError(
                 f"Iteration {t} has {counts['pairs']} preference pairs of {counts['prompts']} prompts, and "
                 f"pairs.min_pairs={config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
                 "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
                 "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
                 "data. If candidates are truncated, raise candidates.max_new_tokens, or train on them without an end "
                 "of turn (pairs.truncated=keep). "
-                f"Read {stage.folder / '3_judgements.jsonl'} first."
+                f"Read {stage.folder / '3_judgements.jsonl'} first. To generate its feedback again with other options, "
+                f"delete {stage.folder}."
             )
+            if counts["pairs"]:
+                error.overrides = (f"pairs.min_pairs={counts['pairs']}",)
+            raise error
 
         if not stages.preference(workspace, config, t).complete():
             self._ring(t, counts["signs"])
@@ -282,10 +286,14 @@ class Loop:
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
-            raise AlarmError(
+            error = AlarmError(
                 f"M{t} is not trained, because of what {judge} says as a judge: {' '.join(stopping)} The feedback is "
                 f"in {self.workspace.iteration(t)}. To train all the same: alarms.NAME.action=warn."
             )
+            names = (one.name for one in fields(self.config.alarms))
+            stop = (name for name in names if getattr(self.config.alarms, name).action is AlarmAction.stop)
+            error.overrides = tuple(f"alarms.{name}.action=warn" for name in stop)
+            raise error
 
     def preference(self, t: int) -> None:
         """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
@@ -296,18 +304,20 @@ class Loop:
             self._work("preference", t, self.config.dpo)
             self._done(stage, self._training_counts("preference", t))
 
-    def report(self) -> None:
-        """report.html, of what is there by now; an old one stays where nothing was made since."""
+    def report(self, again: bool = False) -> None:
+        """Write report.html, of what is there by now; an old one stays where nothing was made since, unless `again`."""
         root, to = self.workspace.root, self.workspace.root / "report.html"
+        if not (self.workspace.iteration(0) / "evaluation.json").exists():
+            return
         newest = max(path.stat().st_mtime for path in root.glob("**/manifests/*.json"))
-        if to.exists() and to.stat().st_mtime >= newest:
+        if not again and to.exists() and to.stat().st_mtime >= newest:
             return
         try:
             write_report([root], to)
         # Whatever is wrong with a page, training goes on: the page can be made again at any time, the time cannot.
         except Exception as error:
-            again = f"python -m srlm.report {root}"
-            say(f"No report: {type(error).__name__}: {error}. The run goes on; to try again: {again}")
+            retry = shlex.join([python_word(), "-m", "srlm.report", str(root)])
+            say(f"No report: {type(error).__name__}: {error}. The run continues. To try again:", command=retry)
 
     def _work(self, worker: str, t: int, train: TrainConfig | None = None) -> None:
         run_worker(worker, self.workspace, t, train)

@@ -90,14 +90,17 @@ def say(message: str, command: str = "") -> None:
         one piece, so that it can be copied.
     command : str
         A command for a shell, shown below the message. Where it is too long for the terminal, it continues on the
-        next line after a backslash, so that it can be copied, too.
+        next line after a backslash, so that it can be copied, too. In a file or pipe it ends the message's line.
     """
     with _lock:
         console = _live[-1].console if _live else screen()
     width = console.size.width if _is_terminal(console.file) else None
     text = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in message)
     lines = [line for paragraph in text.split("\n") for line in wrapped(paragraph, width)]
-    lines += [f"  {line}" for line in shell_lines(command, None if width is None else width - 2)] if command else []
+    if command and width is None:
+        lines[-1] += f" {command}"
+    elif command:
+        lines += [f"  {line}" for line in shell_lines(command, width - 2 if width else None)]
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 

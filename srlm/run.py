@@ -11,16 +11,19 @@ import difflib
 import hashlib
 import logging
 import platform
+import shlex
 import signal
 import sys
 import time
 import typing
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +32,7 @@ from srlm import __version__, config, errors
 from srlm.config import Config, check
 from srlm.processes import Stopped, stop_on_signals
 from srlm.progress import say
+from srlm.resume import arguments
 from srlm.search_path import command
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -43,7 +47,7 @@ def main(options: DictConfig) -> None:
         hydra_options = HydraConfig.get()
         if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
             plain.name = job_name(plain.name, hydra_options.job.override_dirname)
-        run(plain)
+        run(plain, arguments())
 
 
 def job_name(name: str, overrides: str) -> str:
@@ -65,12 +69,16 @@ def told_to_user() -> Iterator[None]:
             yield
         except errors.SrlmError as error:
             say(f"\n{type(error).__name__}: {error}")
+            if command := getattr(error, "resume_command", None):
+                say("Completed stages are saved. To resume:", command=command)
             sys.exit(1)
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
             with contextlib.suppress(OSError):  # the terminal may be closed
                 name = signal.Signals(number).name
-                say(f"\nStopped by {name}. Completed stages are saved. Rerun the same command to resume.")
+                command = getattr(stop, "resume_command", None)
+                how = "To resume:" if command else "Rerun the same command to resume."
+                say(f"\nStopped by {name}. Completed stages are saved. {how}", command=command or "")
             sys.exit(128 + number)
 
 
@@ -95,9 +103,21 @@ def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
             _refuse_unknown(options[name], hints[name], f"{prefix}{name}.")
 
 
-def run(options: Config) -> None:
-    """Run with checked options. Raises SrlmError for what a user can mend."""
+def run(options: Config, started_with: list[str] | None = None) -> None:
+    """Run with checked options.
+
+    Parameters
+    ----------
+    started_with : list of str
+        The words of the command line, for the command that resumes the run; None where there was none.
+
+    Raises
+    ------
+    SrlmError
+        For what a user can fix; its attribute `resume_command` is the command that resumes the run, where one can.
+    """
     from srlm.loop import Loop
+    from srlm.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
     from srlm.summary import print_summary
     from srlm.tracking import NoTracker, open_tracker
     from srlm.workspace import Workspace
@@ -117,19 +137,41 @@ def run(options: Config) -> None:
             packages=_versions(),
             machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()},
             options=config.to_dict(options),
+            arguments=started_with,
         )
+        before = state_of(workspace)
+        RunState(RUNNING).save(workspace)
         tracker = open_tracker(options, workspace)
-        failed = True
+        loop, end = Loop(options, workspace, tracker), RunState(COMPLETED)
         try:
-            Loop(options, workspace, tracker).run()
-            failed = False
+            loop.run()
+        except BaseException as error:
+            further = getattr(error, "overrides", ())
+            end = RunState(STOPPED, " ".join(f"{type(error).__name__}: {error}".split()), further)
+            setattr(error, "resume_command", run_command(workspace, options, options.iteration, further))  # noqa: B010
+            raise
         finally:
-            tracker.close(failed)
+            with contextlib.suppress(errors.RunFolderError):  # a full disk: the error above says so
+                end.save(workspace)
+            tracker.close(end.state != COMPLETED)
+            loop.report(again=end != before)
         if options.evaluation.enabled:
             print_summary(options, workspace, time.monotonic() - start)
         else:
             model = workspace.model(1)
-            say(f"M1, not measured: {model}\nMeasure it: python -m srlm.evaluate \"models=['{model}']\"")
+            say(f"M1, not measured: {model}")
+            say("Measure it:", command=evaluate_command(model))
+            if command := run_command(workspace, options, 2):
+                say("Go on:", command=command)
+
+
+def evaluate_command(model: Path) -> str:
+    """Return the shell command that measures a model."""
+    from srlm.resume import python_word
+
+    return shlex.join(
+        [python_word(), "-m", "srlm.evaluate", f"models=[{QuotedString(str(model), Quote.single).with_quotes()}]"]
+    )
 
 
 def show_notes() -> None:

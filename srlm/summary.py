@@ -17,8 +17,9 @@ from srlm.config import Config
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import ringing
 from srlm.missing import missing_lines
-from srlm.progress import screen
+from srlm.progress import say, screen
 from srlm.records import Candidate, Judgement, PreferencePair
+from srlm.resume import run_command
 from srlm.rubric import mean_score
 from srlm.tables import print_table
 from srlm.text import candidates_judge
@@ -80,7 +81,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
             console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)
-    _places(console, config, workspace, seconds)
+    _places(config, workspace, seconds)
 
 
 def measures_table(models: dict[int, dict[str, Any]]) -> Table:
@@ -245,13 +246,13 @@ def _plain(text: str, limit: int) -> Text:
     return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
 
 
-def _places(console: Console, config: Config, workspace: Workspace, seconds: float) -> None:
+def _places(config: Config, workspace: Workspace, seconds: float) -> None:
     last = config.iteration
     root = workspace.root
-    console.print()
-    console.print(f"Run      {root} ({seconds / 60:.1f} min this time)", markup=False)
     upto = f" ... iteration_{last}/model" if last > 1 else ""
-    console.print(f"Models   {root}/iteration_1/model{upto}", markup=False)
-    console.print(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json", markup=False)
-    console.print(f"Report   {root}/report.html", markup=False)
-    console.print(f"Go on    python -m srlm.run name={config.name} iteration={last + 1}", markup=False)
+    say(f"\nRun      {root} ({seconds / 60:.1f} min this time)")
+    say(f"Models   {root}/iteration_1/model{upto}")
+    say(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json")
+    say(f"Report   {root}/report.html")
+    if command := run_command(workspace, config, last + 1):
+        say("Go on   ", command=command)

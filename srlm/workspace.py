@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -542,6 +543,20 @@ class Workspace:
             told = sorted(f"{p.relative_to(path)}:{content_hash(p)}" for p in files)
             return hashlib.sha256("\n".join(told).encode()).hexdigest()
         return sha256(path)
+
+    def in_use(self) -> bool:
+        """Return whether a process, this one included, holds the run's lock."""
+        try:
+            fd = os.open(self.root / LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

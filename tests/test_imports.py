@@ -34,7 +34,7 @@ LAYERS = (
     ("comparison", "tables"),
     ("seeds",),
     ("feedback", "training", "evaluation", "tracking"),
-    ("stages", "measured", "text", "launch", "summary", "finished"),
+    ("stages", "measured", "text", "launch", "summary", "finished", "resume"),
     ("cards",),
     ("data_card", "report"),
     ("loop",),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from srlm import loop, stages
-from srlm.config import Config, Truncated, check
+from srlm.config import Config, Tracker, Truncated, check
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
 from srlm.feedback.pairs import TRUNCATED
 from srlm.loop import Loop
 from srlm.models import base_model_worker
+from srlm.processes import Stopped
 from srlm.records import Candidate, PreferencePair, to_json
+from srlm.resume import COMPLETED, RUNNING, STOPPED, RunState, state_of
+from srlm.run import run
 from srlm.summary import pair_lines
 from srlm.tracking import NoTracker
 from srlm.workspace import Workspace, read_records, write_atomic
@@ -22,21 +26,53 @@ from tests.helpers import tiny_llama, tiny_tokenizer
 STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "preference", "report")
 
 
-def test_a_run_that_an_alarm_ends_leaves_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (AlarmError("the judge is blind"), "AlarmError: the judge is blind"),
+        (NoPairsError("no pairs\n  at all"), "NoPairsError: no pairs at all"),
+        (Stopped(signal.SIGTERM), "Stopped: SIGTERM"),
+        (KeyError("a fault"), "KeyError: 'a fault'"),
+    ],
+    ids=["alarm", "no pairs", "signal", "fault"],
+)
+def test_stopped_run_writes_its_report_after_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, why: str
+) -> None:
     done: list[str] = []
     for step in STEPS:
         monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
 
-    def rings(self: Loop, t: int) -> None:
-        raise AlarmError("the judge is blind")
+    def stops(self: Loop, t: int) -> None:
+        assert state_of(self.workspace) == RunState(RUNNING)
+        raise error
 
-    monkeypatch.setattr(Loop, "pairs", rings)
+    reported: list[tuple[RunState, bool]] = []
+    monkeypatch.setattr(Loop, "pairs", stops)
+    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
     monkeypatch.setattr(loop, "write_card", lambda *given: None)
     config = Config(name="run", runs_dir=str(tmp_path), iteration=2)
-    with pytest.raises(AlarmError):
-        Loop(config, Workspace.of(config), NoTracker()).run()
-    assert done[-1] == "report"
+    config.tracking.tracker = Tracker.none
+    with pytest.raises(type(error)) as raised:
+        run(config, ["judge=expected"])
+    assert reported == [(RunState(STOPPED, why), True)]
     assert "preference" not in done
+    assert "judge=expected" in raised.value.resume_command  # type: ignore[attr-defined]
+
+
+def test_completed_run_writes_its_report_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in STEPS:
+        monkeypatch.setattr(Loop, step, lambda self, *t: None)
+    reported: list[tuple[RunState, bool]] = []
+    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
+    monkeypatch.setattr(loop, "write_card", lambda *given: None)
+    monkeypatch.setattr("srlm.summary.print_summary", lambda *given: None)
+    config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
+    config.tracking.tracker = Tracker.none
+    for again in (True, False):  # the second command makes nothing, and the page may stay
+        reported.clear()
+        run(config)
+        assert reported == [(RunState(COMPLETED), again)]
 
 
 def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import SIGNS, ringing
 from srlm.finished import open_run, read_manifest
 from srlm.records import Candidate, Judgement, Prompt
+from srlm.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.rubric import mean_score
 from srlm.text import candidates_judge
 from srlm.workspace import Workspace, flatten, peek_records
@@ -81,8 +82,18 @@ class RunNumbers:
         return {
             name: Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
             for name, value in flat.items()
-            if name not in ("runs_dir", "endpoint.base_url", "endpoint.api_key_env")
+            if name not in PRIVATE
         }
+
+    def state(self) -> dict[str, str]:
+        """Whether the run is completed, stopped (why, and the command that resumes it) or running; for the page."""
+        found = state_of(self.workspace)
+        state = found.state or (COMPLETED if self.last >= self.config.iteration else STOPPED)
+        if state != STOPPED:
+            return {"state": state, "why": "", "command": ""}
+        why = found.why.replace(str(self.workspace.root), self.workspace.root.name)
+        command = run_command(self.workspace, self.config, self.config.iteration, found.overrides)
+        return {"state": state, "why": why, "command": public_command(command) if command else ""}
 
     def facts(self) -> dict[str, str]:
         """Version, packages, machine, seed."""
@@ -195,7 +206,7 @@ def collect(root: Path) -> RunNumbers:
     if not models:
         raise RunFolderError(
             f"{root}: no model was measured yet (iteration_0/evaluation.json). The run writes its report as soon as "
-            f"there is something to see; go on with: python -m srlm.run name={config.name}"
+            "there is something to see."
         )
     signs, alarms, counts = {}, {}, {}
     for t in range(2, len(models) + 1):

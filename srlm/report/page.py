@@ -141,7 +141,7 @@ def _top(run: RunNumbers) -> dict[str, Any]:
     return {
         "name": run.name,
         "of": f"M{run.last} of M{run.config.iteration}" if run.last < run.config.iteration else f"M{run.last}",
-        "going_on": run.last < run.config.iteration,
+        "state": run.state(),
         "base": Path(run.config.model.name).name,
         "verdict": verdict(run),
         "columns": [f"M{t}" for t in run.models],

@@ -16,6 +16,8 @@ from srlm.errors import RunFolderError
 from srlm.evaluation.attacks import ATTACKS
 from srlm.report.__main__ import main
 from srlm.report.page import fit, pack, write_report
+from srlm.resume import COMPLETED, RUNNING, STOPPED, RunState
+from srlm.workspace import Workspace
 from tests.report.made_run import RIVERS, make_run
 
 HOSTILE = [
@@ -165,3 +167,57 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunFolderError, match="No space left on disk"):
         write_report([root], root / "report.html")
     assert (root / "report.html").read_text() == "the old one"
+
+
+def headline(root: Path) -> str:
+    write_report([root], root / "report.html")
+    page = (root / "report.html").read_text(encoding="utf-8")
+    return " ".join(re.sub(r"<[^>]+>", " ", page[page.index("<section") : page.index("<table")]).split())
+
+
+ARGUMENTS = ["experiment=smoke", "endpoint.base_url=http://user:word@host", "candidates.count=5"]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Workspace:
+    workspace = Workspace(make_run(tmp_path / "made"))
+    workspace.update_run(arguments=ARGUMENTS)
+    return workspace
+
+
+def test_completed_run_says_so(made: Workspace) -> None:
+    RunState(COMPLETED).save(made)
+    text = headline(made.root)
+    assert "; completed" in text
+    assert not re.search("stopped|running|resume", text)
+
+
+def test_stopped_run_says_why_and_how_to_resume(made: Workspace) -> None:
+    why = f"AlarmError: M3 is not trained. The feedback is in {made.root}/iteration_3."
+    RunState(STOPPED, why, ("alarms.mean_gap.action=warn",)).save(made)
+    text = headline(made.root)
+    assert "; stopped" in text
+    assert "AlarmError: M3 is not trained. The feedback is in made/iteration_3." in text
+    assert str(made.root.parent) not in text
+    command = "python -m srlm.run experiment=smoke endpoint.base_url=... candidates.count=5 name=made runs_dir=... "
+    assert f"To resume: {command}iteration=2 alarms.mean_gap.action=warn (complete in run.json)" in text
+    assert "word@host" not in text
+    assert not re.search("running|completed|goes on", text)
+
+
+def test_running_run_says_so_while_a_process_has_it(made: Workspace) -> None:
+    with made.lock():
+        RunState(RUNNING).save(made)
+        text = headline(made.root)
+    assert "; running when this page was written" in text
+    assert not re.search("stopped|completed|resume", text)
+    assert "; stopped" in (killed := headline(made.root))
+    assert "its process ended without a message" in killed
+
+
+def test_run_of_an_older_version_is_judged_by_its_models(made: Workspace) -> None:
+    assert "; completed" in headline(made.root)
+    config = made.config()
+    config.iteration = 3
+    made.save_config(config)
+    assert "; stopped" in headline(made.root)
