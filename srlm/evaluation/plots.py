@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -214,8 +215,10 @@ def _points(
         return
     at = [place + (number - (of - 1) / 2) * min(0.2, 0.7 / of) for place, _ in known]
     values = [scale * m["value"] for _, m in known]
-    errors = [[scale * (m["value"] - _or(m["low"], m["value"])) for _, m in known]]
-    errors.append([scale * (_or(m["high"], m["value"]) - m["value"]) for _, m in known])
+    # Without an interval there is no bar, not one of no width: NaN is not drawn.
+    errors = [
+        [math.nan if m[end] is None else scale * abs(m[end] - m["value"]) for _, m in known] for end in ("low", "high")
+    ]
     style: dict[str, Any] = {
         "color": COLOURS[number % len(COLOURS)],
         "marker": "os^Dv"[number % 5],
@@ -227,10 +230,6 @@ def _points(
         axes.errorbar(at, values, yerr=errors, elinewidth=1.2, **style)
     else:
         axes.errorbar(values, at, xerr=errors, elinewidth=1.2, **style)
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], title: str) -> None:

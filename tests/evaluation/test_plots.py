@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from srlm.config import JudgeConfig
 from srlm.evaluation import plots
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
 from srlm.evaluation.judge_card import judge_card
-from srlm.evaluation.plots import plot_attacks, plot_judges
+from srlm.evaluation.plots import _points, plot_attacks, plot_judges
 from tests.helpers import judgements_of, ranked
 
 
@@ -116,3 +117,15 @@ def test_arms_are_drawn_in_the_unit_of_their_panel() -> None:
     axes = Figure().subplots()
     plots._Arms(sweep).draw(axes, entries, "value", 100)
     assert sorted(points(axes)) == pytest.approx([20, 25, 30])
+
+
+def test_a_figure_without_an_interval_has_no_bar() -> None:
+    axes = Figure().subplots()
+    rows = [(0, {"value": 0.5, "low": None, "high": None}), (1, {"value": 0.5, "low": 0.25, "high": 0.625})]
+    _points(axes, rows, 0, 1, scale=100)
+    [drawn] = axes.containers
+    without, bar = drawn.lines[2][0].get_segments()
+    assert np.isnan(without).any() or not len(without)
+    assert bar[:, 1].tolist() == [25, 62.5]
+    for caps in drawn.lines[1]:
+        assert np.isfinite(np.asarray(caps.get_ydata(), dtype=float)).sum() == 1
