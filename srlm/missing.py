@@ -68,10 +68,11 @@ def missing_counts(problems: Mapping[str, str]) -> dict[str, Any]:
 
 
 def report_missing(what: str, problems: Mapping[str, str], advice: str) -> None:
-    """Log how many of `what` have no answer, the first by name, and what to do; nothing if all have."""
+    """Log how many of `what` have no answer, the first by name, and what to do about length; nothing if all have."""
     counts = missing_counts(problems)
     if counts:
-        say(f"  {what} without an answer: {describe(counts)}. {advice}.")
+        too_long = any(not problem.startswith(NO_ANSWER) for problem in problems.values())
+        say(f"  {what} without an answer: {describe(counts)}." + (f" {advice}." if too_long else ""))
 
 
 def count_missing(

@@ -178,6 +178,18 @@ def test_a_bad_answer_that_an_older_version_cached_is_replaced(serve, tmp_path, 
     assert len(server.requests) == 2
 
 
+def test_a_cached_answer_with_too_few_choices_is_replaced(serve, tmp_path):
+    """As older versions cached it of a server that ignores n."""
+    server = serve(lambda body: completion("hi", n=body["n"]))
+    asked(server, tmp_path, hello(n=3))
+    with sqlite3.connect(tmp_path / "cache/endpoint_answers.sqlite3") as database:
+        database.execute("UPDATE answers SET answer = ?", (json.dumps(completion("old")),))
+    for _ in range(2):
+        [answers], _ = asked(server, tmp_path, hello(n=3))
+        assert [answer.text for answer in answers] == ["hi"] * 3
+    assert len(server.requests) == 2
+
+
 def test_a_good_answer_that_an_older_version_cached_is_used(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     asked(server, tmp_path, hello())

@@ -11,7 +11,7 @@ import pytest
 from srlm.config import PromptsConfig
 from srlm.engines.base import Completion
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
-from srlm.feedback.prompts import choose_shots, clean, rejection, repeats, write_prompts
+from srlm.feedback.prompts import _REDRAWS, choose_shots, clean, rejection, repeats, write_prompts
 from srlm.records import Prompt
 from srlm.seeds.splits import Overlap
 from srlm.stages import load_writer_template
@@ -468,9 +468,13 @@ def test_an_attempt_whose_examples_fit_draws_the_same_ones_with_any_context(tmp_
 
 def test_fewer_examples_are_shown_where_as_many_never_fit(tmp_path):
     all_long = {f"seed-{n}": "word " * 200 + str(n) for n in range(60)}
-    rows = attempts(tmp_path / "p.jsonl", with_context(4000), ift=all_long)
+    engine = with_context(4000)
+    rows = attempts(tmp_path / "p.jsonl", engine, ift=all_long)
     assert sum(not row.rejected for row in rows) == SMALL.count
     assert all(1 <= len(row.shots) < SMALL.shots_ift for row in rows)
+    most = _REDRAWS + SMALL.shots_ift + SMALL.shots_generated  # requests of one attempt: not as many as there are seeds
+    assert len(engine.calls) <= most * SMALL.round_size * -(-len(rows) // SMALL.round_size)
+    assert all(len(row.too_long) < most for row in rows)
 
 
 def test_an_attempt_without_any_example_that_fits_is_rejected_with_the_reason(tmp_path):
