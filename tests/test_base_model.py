@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from gguf import GGUFWriter
 
-from srlm.config import ModelConfig
-from srlm.models import hub_id, licence_of
+from srlm.config import Config, ModelConfig
+from srlm.models import external_options, hub_id, licence_of
+from tests.helpers import tiny_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,22 @@ def test_licence_of_a_gguf_is_in_its_header(tmp_path, licence):
     writer.write_tensors_to_file()
     writer.close()
     assert licence_of(ModelConfig(name=str(path)), tmp_path) == ({"license": licence} if licence else {})
+
+
+def test_a_fixed_model_uses_its_own_chat_template_and_the_runs_only_if_it_has_none(tmp_path):
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.save_pretrained(tmp_path / "chat model")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "base model")
+    config = Config(
+        model=ModelConfig(name="mine", chat_template="plain", revision="abc", trust_remote_code=True, thought_end="")
+    )
+    found = {name: external_options(config, name, tmp_path / name) for name in ("chat model", "base model", "mine")}
+    assert {name: options.chat_template for name, options in found.items()} == {
+        "chat model": "",
+        "base model": "plain",
+        "mine": "plain",
+    }
+    other = found["chat model"]
+    assert (other.revision, other.trust_remote_code, other.thought_end) == ("", False, "")
+    assert found["mine"] == config.model
