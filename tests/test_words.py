@@ -238,4 +238,5 @@ def test_the_longest_of_overlapping_words_counts() -> None:
     assert find_words("It is Dark Blue, not red.", ["blue", "dark blue", "Red", "green"]) == {"dark blue", "red"}
     assert find_words("blue and dark blue", ["blue", "dark blue"]) == {"blue", "dark blue"}
     assert find_words("不是", ["是", "不是"]) == {"不是"}
+    assert find_words("the blue sky", ["blue", "blue sky"]) == {"blue sky"}
     assert find_words("any", []) == set()
