@@ -35,9 +35,10 @@ from srlm.config import (
 from srlm.launch import WORKERS
 from srlm.records import RankedPrompt
 from srlm.tracking import open_tracker
-from srlm.workspace import Workspace, read_records, write_atomic
+from srlm.workspace import Workspace, options_of, read_records, write_atomic
 from tests.scripted import OrderedEngine
 
+_GROUPS = {"sft": "sft", "sft_baseline": "sft", "reward_model": "reward_model", "preference": "dpo"}
 _LOGGED = ("loss", "grad_norm", "learning_rate", "num_tokens", "epoch", "entropy", "mean_token_accuracy")
 _DPO = [f"{of}/{side}" for of in ("rewards", "logps", "logits") for side in ("chosen", "rejected")]
 _ENDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss", "epoch")
@@ -140,7 +141,7 @@ def run(job: Mapping[str, Any]) -> None:
             folder = workspace.iteration(t)
             model = folder / ("sft_baseline" if stage == "sft_baseline" else "model")
             model.mkdir(parents=True, exist_ok=True)
-            (model / "config.json").write_text("{}")
+            (model / "config.json").write_text(json.dumps({"made with": options_of(config, _GROUPS[stage])}))
             (folder / f"{stage}_log.jsonl").write_text(LOGS[stage])
             counts = {"step0_difference": 0.0} if stage == "preference" else {}
             (folder / f"{stage}_counts.json").write_text(json.dumps(counts))

@@ -382,3 +382,35 @@ def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path)
         assert judgements[pair.chosen_id].text == pair.chosen != pair.rejected == judgements[pair.rejected_id].text
         assert "<response>" in pair.prompt
     assert 0 <= counts["signs"]["meta_higher_share"] <= 1
+
+
+# A model made again
+
+
+@pytest.mark.parametrize("state", ["complete", "begun"])
+def test_feedback_of_a_replaced_model_is_not_reused(job, prepared, undisturbed, tmp_path, state):
+    """M1 is trained again with another learning rate; what the M1 before it wrote is refused until it is deleted."""
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    at = undisturbed[1].index("write iteration_2/2_candidates.jsonl")
+    kill = {"at": at, "when": "after"} if state == "begun" else None
+    assert job(root, kill=kill) == (-signal.SIGKILL if kill else 0)
+    stage = "prompts" if state == "complete" else "candidates"
+    record = root / f"iteration_2/manifests/{stage}{'' if state == 'complete' else '.begun'}.json"
+    assert record.exists(), "the kill was meant to fall into the feedback"
+    shutil.rmtree(root / "iteration_1")
+    before = files(root)
+    changed = {"sft.learning_rate": 1e-4}
+    assert job(root, options=changed) == 1
+    left = files(root)
+    assert {name: left[name] for name in before if name.startswith("iteration_2")} == {
+        name: before[name] for name in before if name.startswith("iteration_2")
+    }
+    config = small_config(root, changed)
+    since = "ran" if state == "complete" else "began"
+    with pytest.raises(
+        RunFolderError, match=rf"input iteration_1/model has changed since this stage {since}.*iteration_2"
+    ):
+        getattr(stages, stage)(Workspace.of(config), config, 2).complete()
+    shutil.rmtree(root / "iteration_2")  # as the message says
+    assert job(root, options=changed) == 0
