@@ -55,5 +55,6 @@ def test_stages_with_the_same_share_a_line(tmp_path: Path) -> None:
         path.write_text(json.dumps({"counts": {"n": 1} | missing_counts(problems)}))
         path.with_name("held_out_judgements.begun.json").write_text("{}")
     assert missing_lines(tmp_path) == [
-        "Without an answer: held out judgements (iteration 0, iteration 1): 1 too long for the judge (a: 9 of 8 tokens)."
+        "Without an answer: held out judgements (iteration 0, iteration 1): 1 too long for the judge "
+        "(a: 9 of 8 tokens)."
     ]
