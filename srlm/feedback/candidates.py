@@ -9,7 +9,10 @@ from srlm.workspace import derive_seed
 
 
 async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: int, prompt: Prompt) -> list[Candidate]:
-    """`config.count` answers to one prompt; ids PROMPT_ID/cN. Those that hit the token limit are marked truncated."""
+    """`config.count` answers to one prompt; ids PROMPT_ID/cN. Those that hit the token limit are marked truncated.
+
+    A limit within a character's bytes leaves a replacement character at the end, which is taken off.
+    """
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -23,7 +26,7 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
         Candidate(
             id=f"{prompt.id}/c{number}",
             prompt_id=prompt.id,
-            text=completion.text.strip(),
+            text=completion.text.rstrip("\ufffd").strip() if completion.truncated else completion.text.strip(),
             tokens=completion.tokens,
             truncated=completion.truncated,
             thought=completion.thought.lstrip(),

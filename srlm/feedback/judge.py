@@ -88,7 +88,8 @@ async def judge(
             )
             if config.scorer is Scorer.weighted and score is not None:
                 if completion.places:
-                    judgement = _mean(judgement, score_logprobs(completion.places, config.max_score))
+                    logprobs = score_logprobs(completion.places, config.max_score, len(completion.thought))
+                    judgement = _mean(judgement, logprobs)
                 else:
                     judgement = await _weigh(engine, config, messages, judgement, priority)
             judgements.append(judgement)
@@ -98,13 +99,15 @@ async def judge(
         return [Judgement(i, candidate.id, "", None, problem_of(error)) for i in ids]
 
 
-def score_logprobs(places: Sequence[Place], max_score: int) -> tuple[float, ...]:
+def score_logprobs(places: Sequence[Place], max_score: int, thought: int = 0) -> tuple[float, ...]:
     """Return the log-probability of each score, 0 to `max_score`, where a completion gives its own.
 
     Parameters
     ----------
     places : sequence of Place
         The completion, token by token.
+    thought : int
+        Characters of the completion that are the judge's thought and hold no verdict.
 
     Returns
     -------
@@ -112,14 +115,15 @@ def score_logprobs(places: Sequence[Place], max_score: int) -> tuple[float, ...]
         In nats; minus infinity for a score that is not among the likely tokens. Scores are spelt as the completion
         spells its own (" 4", "4", "4.").
     """
-    verdict = find_verdict("".join(place.token for place in places), max_score)
+    verdict = find_verdict("".join(place.token for place in places)[thought:], max_score)
     if verdict is None or verdict.score is None:  # the tokens do not add up to the text
         return (-math.inf,) * (max_score + 1)
-    number = bisect(list(accumulate(len(place.token) for place in places)), verdict.digit)
-    place = places[number]
-    at = verdict.digit - sum(len(before.token) for before in places[:number])
-    spelt = [f"{place.token[:at]}{score}{place.token[at + 1 :]}" for score in range(max_score + 1)]
-    return tuple(place.logprobs.get(one, -math.inf) for one in spelt)
+    digit = thought + verdict.digit
+    number = bisect(list(accumulate(len(place.token) for place in places)), digit)
+    token = places[number].token
+    at = digit - sum(len(place.token) for place in places[:number])
+    spelt = [f"{token[:at]}{score}{token[at + 1 :]}" for score in range(max_score + 1)]
+    return tuple(places[number].logprobs.get(one, -math.inf) for one in spelt)
 
 
 async def _weigh(

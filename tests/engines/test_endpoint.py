@@ -10,10 +10,11 @@ import pytest
 
 from srlm.comparison import compare
 from srlm.config import JudgeConfig, Scorer
+from srlm.engines.base import Place
 from srlm.engines.endpoint import choice_at, choice_logprobs
 from srlm.engines.paid import AnswerCache
 from srlm.errors import EngineError, RunFolderError
-from srlm.feedback.judge import judge
+from srlm.feedback.judge import judge, score_logprobs
 from srlm.records import Candidate
 from srlm.rubric import JudgeTemplate
 from tests.engines.local_server import KEY, asked, completion, hello
@@ -239,6 +240,13 @@ def test_a_weighted_score_is_read_from_the_judgement_in_its_own_spelling(serve, 
     assert (request["logprobs"], request["top_logprobs"]) == (True, 20)
     assert judgement.score == pytest.approx((2 * 0.5 + 3 * 0.3) / 0.8)
     assert judgement.text == text
+
+
+def test_a_weighted_score_is_not_read_within_a_thought():
+    tokens = ["[", "Score", ":", " 5", "\n", "]", "Thin", ".\n", "Score", ":", " 2"]
+    places = [Place(token, {token: 0.0}) for token in tokens]
+    found = score_logprobs(places, 5, len("[Score: 5\n]"))
+    assert found == (-math.inf, -math.inf, 0.0, -math.inf, -math.inf, -math.inf)
 
 
 def test_tokens_that_are_not_the_text_give_no_weighted_score(serve, tmp_path):

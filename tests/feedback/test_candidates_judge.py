@@ -53,7 +53,7 @@ def test_n_and_the_decoding_options_reach_the_engine(count):
 
 
 def test_candidates_are_stripped_and_the_cut_off_are_marked():
-    replies = [Completion(" Nile. \n", 4, False), Completion("The Ni", 55, True), Completion("", 1, False)]
+    replies = [Completion(" Nile. \n", 4, False), Completion("The Ni\ufffd", 55, True), Completion("", 1, False)]
     found = sampled(ScriptedEngine(lambda *request: replies[request[3]]), prompt())
     assert [(c.text, c.tokens, c.truncated) for c in found] == [
         ("Nile.", 4, False),
