@@ -399,3 +399,46 @@ def test_the_required_sentence_is_the_one_that_was_asked_for():
 )
 def test_a_truncated_reply_counts_in_a_required_form_alone(reply, found):
     assert (find_letter(reply, "The better answer is", truncated=True) is not None) is found
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("Score: 3\n**\nScore: 4", (4.0, "")),  # marks alone are no text between two scores
+        ("First line.\nIt would earn a\nScore: 4", (4.0, "")),  # the verdict's own line decides
+        ("Score: 4\nScore: 8/10 which is good", (None, "another scale: Score: 8/10 ")),
+        ("Score: 4/5 (3 of 4 points are met)", (4.0, "")),
+        ("Score: 000000004", (4.0, "")),
+        ("Score: 0000000004", (None, "out of range: 0000000004")),
+        (f"Score: {'9' * 40}", (None, f"out of range: {'9' * 20}")),
+    ],
+)
+def test_scores_at_the_edges_of_the_rules(completion: str, expected: tuple[float | None, str]) -> None:
+    assert parse_verdict(completion, 5) == expected
+
+
+@pytest.mark.parametrize("line", ["Score: 4 Points", "<think>Hm.</think> Score: 4", "**Score: 4**"])
+def test_a_finished_line_of_its_own_counts_at_the_token_limit(line: str) -> None:
+    found = find_verdict(f"{line}\n", 5, truncated=True)
+    assert found is not None
+    assert found.score == 4.0
+    assert find_verdict(line, 5, truncated=True) is None
+
+
+def test_a_rationale_loses_the_marks_of_the_verdict_and_no_others() -> None:
+    assert strip_verdict("It is **good**\n**Score: 4**") == "It is **good"
+    assert strip_verdict("It is **good**") == "It is **good**"
+    assert strip_verdict("XX\nScore: 0") == "XX"
+
+
+@pytest.mark.parametrize(
+    ("reply", "begun", "place"),
+    [
+        ("[[A]]", "", 2),
+        ("A clear win: A", "The better answer is", 13),
+        ("<think>I am not sure.</think> I pick A", "The better answer is", 37),
+        ("I pick A thing", "The better answer is", None),  # an article
+    ],
+)
+def test_letters_at_the_edges_of_the_rules(reply: str, begun: str, place: int | None) -> None:
+    assert find_letter(reply, begun) == place

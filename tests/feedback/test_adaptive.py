@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import statistics
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 
 from srlm.config import Config, JudgeConfig, PairsConfig, Truncated
-from srlm.feedback.adaptive import Standing, undecided
+from srlm.feedback.adaptive import Standing, _chance_behind, _noise, undecided
 from srlm.feedback.pairs import length_points, select_pairs, takes_part
 from srlm.records import Candidate, Judgement
 from tests.helpers import candidates_of, prompt
@@ -148,3 +150,53 @@ def test_a_tie_is_not_decided() -> None:
 def test_who_cannot_have_enough_valid_judgements_is_out() -> None:
     standings = [Standing(0, 0.0, 0.0, 1), Standing(1, 5.0, 25.0, 1)]
     assert undecided(standings, JudgeConfig(count=3, min_valid=2, adaptive_risk=0.0)) == [False, True]
+
+
+def standing(scores: list[float], left: int, penalty: float = 0.0) -> Standing:
+    return Standing(len(scores), sum(scores), sum(score * score for score in scores), left, penalty)
+
+
+def test_the_noise_is_that_within_candidates_shrunk_to_that_of_even_chances() -> None:
+    """Four judgements' worth of the variance of 0..5 at even chances, 35 / 12, and what was seen."""
+    even = statistics.pvariance(range(6))
+    assert even == pytest.approx(35 / 12)
+    assert _noise([standing([], 3), standing([4.0], 3)], 5) == pytest.approx(even**0.5)  # one judgement has no spread
+    seen = [[1.0, 4.0, 5.0], [2.0, 2.0], [3.0], []]
+    inside = sum(statistics.pvariance(row) * len(row) for row in seen if row)
+    expected = ((inside + 4 * even) / (2 + 1 + 0 + 0 + 4)) ** 0.5
+    assert _noise([standing(row, 1) for row in seen], 5) == pytest.approx(expected)
+    assert _noise([], 1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("left", [(1, 1), (3, 1), (0, 4), (4, 0)])
+def test_the_chance_of_ending_behind_is_the_normal_distributions(left: tuple[int, int]) -> None:
+    """Against drawing what is to come: the mean of r judgements around that of v has variance noise^2 (1/r + 1/v)."""
+    one, other = standing([4.0, 3.0], left[0], 0.5), standing([2.0, 2.0, 3.0], left[1])
+    variance = sum(
+        (r / (v + r)) ** 2 * (1 / r + 1 / v) for v, r in ((2, left[0]), (3, left[1])) if r
+    )  # of the final mean: s / v plus the deviation of r of v + r judgements
+    gap = (3.5 - 0.5) - 7 / 3
+    assert _chance_behind(one, other, 0.8) == pytest.approx(stats.norm.sf(gap / 0.8 / variance**0.5))
+    assert _chance_behind(other, one, 0.8) == pytest.approx(1 - _chance_behind(one, other, 0.8))
+
+
+def test_nothing_to_come_leaves_no_chance() -> None:
+    high, low = standing([4.0], 0), standing([3.0], 0)
+    assert (_chance_behind(high, low, 1.0), _chance_behind(low, high, 1.0)) == (0.0, 1.0)
+    assert _chance_behind(high, high, 1.0) == 1.0  # equal ones are not decided
+
+
+@pytest.mark.parametrize(("above", "asked"), [(0.01, False), (-0.01, True)])
+def test_a_candidate_is_decided_where_both_chances_are_below_the_risk(above: float, asked: bool) -> None:
+    standings = [standing([5.0, 5.0], 1), standing([3.0, 3.0], 1), standing([1.0, 1.0], 1)]
+    noise = _noise(standings, 5)
+    chance = max(_chance_behind(standings[0], standings[1], noise), _chance_behind(standings[1], standings[2], noise))
+    config = JudgeConfig(count=3, min_valid=2, adaptive_risk=chance + above)
+    assert undecided(standings, config) == [True, asked, True]
+    enough = JudgeConfig(count=4, min_valid=3, adaptive_risk=chance + above)
+    assert undecided(standings, enough) == [True, True, True]  # no other has enough judgements to be sure of
+
+
+def test_nobody_is_asked_about_without_judgements_left() -> None:
+    standings = [standing([5.0, 5.0], 0), standing([3.0, 3.0], 0)]
+    assert undecided(standings, JudgeConfig(count=2, min_valid=2, adaptive_risk=0.0)) == [False, False]
