@@ -9,7 +9,8 @@ import pytest
 
 from srlm.comparison import calibrated_winners, compare, load_template, parse_letter, question
 from srlm.config import EvaluationConfig
-from srlm.errors import ConfigError, EngineError
+from srlm.engines.base import Completion, Sampling
+from srlm.errors import ConfigError, EngineError, PromptTooLongError
 from srlm.evaluation.answers import answer
 from srlm.evaluation.head_to_head import head_to_head_part, played
 from srlm.records import Answer, Comparison, SeedExample
@@ -224,3 +225,69 @@ def test_no_calibration_without_all_margins_or_both_orders():
 
 def test_a_margin_at_the_leaning_itself_is_no_verdict():
     assert calibrated_winners(comparisons_with({"v0/ab": 1.0, "v0/ba": 1.0})) == [None, None]
+
+
+def compared(order: str, *reply: object, **options: object) -> Comparison:
+    """One comparison of a judge that answers with this `Completion`."""
+    engine = ScriptedEngine(lambda *_: Completion(*reply))  # type: ignore[arg-type]
+    messages = question(TEMPLATE, "Q?", "one", "other", order)
+    return asyncio.run(compare(engine, "v/1", "v", order, messages, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("order", "winner"), [("ab", "first"), ("ba", "second")])
+@pytest.mark.parametrize(
+    ("logprobs", "margin"),
+    [
+        ((-0.5, -2.0), 1.5),
+        ((-0.5, -99.0), 29.5),  # a letter that the server does not name counts as -30
+        ((-99.0, -99.0), None),  # neither is named: nothing is known
+        ((), None),
+    ],
+)
+def test_a_comparison_keeps_text_winner_margin_and_tokens(order, winner, logprobs, margin) -> None:
+    found = compared(order, " A", 3, False, 7, logprobs)
+    assert found == Comparison(f"v/1/{order}", "v", " A", winner, "", margin, 3)
+
+
+def test_a_reply_without_a_letter_has_no_verdict_and_no_margin() -> None:
+    assert compared("ab", " neither", 2, False, 7, (-0.5, -2.0)) == Comparison(
+        "v/1/ab", "v", " neither", None, "no verdict", None, 2
+    )
+
+
+def test_at_the_token_limit_only_the_required_form_counts() -> None:
+    assert compared("ab", " I would take A", 8, False).winner == "first"
+    assert compared("ab", " I would take A", 8, True).winner is None
+    assert parse_letter("I would take A") == "A"
+    assert parse_letter("I would take A", truncated=True) is None
+
+
+def test_a_comparison_is_asked_for_greedily_with_two_choices() -> None:
+    engine = ScriptedEngine(lambda *_: " B")
+    messages = question(TEMPLATE, "Q?", "one", "other", "ab")
+    asyncio.run(compare(engine, "v", "v", "ab", messages))
+    [(sent, sampling, prefill)] = engine.calls
+    assert sampling == Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=0)
+    assert (prefill, [message["role"] for message in sent]) == ("The better answer is", ["user"])
+
+
+def test_texts_that_are_too_long_are_missing_with_the_reason() -> None:
+    def too_long(*_: object) -> str:
+        raise PromptTooLongError("900 tokens")
+
+    messages = question(TEMPLATE, "Q?", "one", "other", "ab")
+    found = asyncio.run(compare(ScriptedEngine(too_long), "v", "v", "ab", messages))
+    assert (found.id, found.text, found.winner, found.margin) == ("v/ab", "", None, None)
+    assert found.problem == "too long for the judge: 900 tokens"
+
+
+def test_a_match_without_a_verdict_in_one_order_is_neither_ones() -> None:
+    """Its other order is left out of the position bias, and its own missing order stays without a winner."""
+    rows = [
+        Comparison("a/b/ab", "a", "", "first", "", 2.0),
+        Comparison("a/b/ba", "a", "", "second", "", 1.0),
+        Comparison("c/ab", "c", "", "first", "", 9.0),
+        Comparison("c/ba", "c", "", None, "no verdict"),
+    ]
+    # The bias is 1.5: a/b/ab shows the first answer and exceeds it, a/b/ba shows the second and falls below it.
+    assert calibrated_winners(rows) == ["first", "first", "first", None]

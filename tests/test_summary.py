@@ -50,7 +50,7 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
     ],
 )
 def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
-    assert of_answers(0.3, 0.206, measure(0.1, low, high)) == f"30 % won, 21 % lost ({said})."
+    assert of_answers(0.7, 0.606, measure(0.1, low, high)) == f"70 % won, 61 % lost ({said})."
 
 
 def test_a_match_without_verdicts() -> None:
@@ -159,6 +159,8 @@ def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
     asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
     assert dict(asked["Followed, of IFEval"])["whole prompts, %"] == ["-", "50 [40,60]"]
     assert "Followed, of what is checkable" not in asked
+    followed = dict(table_rows({0: {"instructions": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    assert dict(followed["Followed, of what is checkable"])["whole prompts, %"] == ["50 [40,60]"]
     assert "Against M_t-1, by ?" in asked
 
 
@@ -166,6 +168,13 @@ def test_the_table_has_a_column_for_each_model() -> None:
     table = measures_table({0: {}, 1: {}})
     assert [column.header for column in table.columns] == ["", "M0", "M1"]
     assert table.title == "Every model, measured (95 % intervals)"
+    judge = {"longer_wins": measure(0.4, 0.3, 0.5)}
+    table = measures_table({0: {"judge": judge}})
+    labels, figures = ([str(cell) for cell in column.cells] for column in table.columns)
+    place = labels.index("  (longer answer wins, %)")
+    assert (figures[place], table.rows[place].style) == ("40 [30,50]", "dim")
+    assert table.rows[place - 1].style == ""
+    assert labels[0] == "Judge: held-out EFT"
 
 
 # The screen as a whole
