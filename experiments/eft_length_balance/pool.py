@@ -3,8 +3,8 @@
     python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
 
 Each folder is one of srlm.judge_bench, with as many models as the others, in the same order: the first models of all
-are one arm, the second models another, told by itself and less the first. The intervals draw seeds and prompts
-(srlm/evaluation/arms.py).
+are one arm, the second models another, told by itself and less the first. The intervals cover both kinds of chance,
+seeds and prompts (srlm/evaluation/arms.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from srlm.models import label
 from srlm.records import Judgement, RankedPrompt
 from srlm.workspace import Workspace, read_records
 
-RESAMPLES = 10_000
-
 
 def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
     """Measure -> prompt -> what it adds to the numerator and to the denominator."""
@@ -33,7 +31,8 @@ def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
 
     def of_all(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
         terms = measure(some)
-        return {prompt.id: (float(top), float(n)) for prompt, top, n in zip(some, *terms, strict=True)}
+        parts = zip(some, terms.numerators, terms.denominators, strict=True)
+        return {prompt.id: (float(top), float(n)) for prompt, top, n in parts}
 
     def of_each(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
         return {prompt.id: measure(prompt) for prompt in some}
@@ -58,13 +57,17 @@ def percent(measure: Measure) -> str:
 def figures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
     """Measure -> its figure over all seeds, and the pairs that it counts in all of them."""
     runs = [told(row) for row in arm]
-    found = {name: pooled([run[name] for run in runs], True, RESAMPLES, "pool") for name in runs[0]}
+    found = {name: pooled([run[name] for run in runs], True, (0.0, 1.0)) for name in runs[0]}
     pairs = {name: round(sum(n for run in runs for _, n in run[name].values())) for name in runs[0]}
     longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
     found["length bias, points"] = longer.minus(shorter)
     if longer.value is not None and shorter.value is not None:
-        both, drawn = (longer.value + shorter.value) / 2, (longer.drawn + shorter.drawn) / 2
-        found["right, both kinds alike"] = Pooled(both, (), min(longer.items, shorter.items), drawn)
+        both, items = (longer.value + shorter.value) / 2, min(longer.items, shorter.items)
+        parts = {
+            cell: (longer.cells.get(cell, 0.0) + shorter.cells.get(cell, 0.0)) / 2
+            for cell in {*longer.cells, *shorter.cells}
+        }
+        found["right, both kinds alike"] = Pooled(both, (), items, len(arm), parts, (0.0, 1.0))
     return found, pairs
 
 

@@ -128,15 +128,15 @@ def show(prompts: Sequence[RankedPrompt], of_layers: dict[tuple[int, int], torch
         for offset in OFFSETS:
             for penalty in PENALTIES:
                 judged = left_out(prompts, features, offset, penalty)
-                right, n = pairwise_accuracy_all(judged)
-                shares = [sum(right) / sum(n)]
+                terms = pairwise_accuracy_all(judged)
+                shares = [float(terms.numerators.sum() / terms.denominators.sum())]
                 for measure in (longer_is_better, shorter_is_better):
                     tops, counts = zip(*(measure(prompt) for prompt in judged), strict=True)
                     shares.append(sum(tops) / max(sum(counts), 1))
                 shares.append((shares[1] + shares[2]) / 2)
                 shown = "  ".join(f"{100 * share:6.1f}" for share in shares)
                 print(f"{name:24} {offset:6.1f}  {penalty:7.1f}  {shown}")
-    print(f"{int(sum(n))} pairs of {len(prompts)} prompts")
+    print(f"{int(terms.denominators.sum())} pairs of {len(prompts)} prompts")
 
 
 if __name__ == "__main__":

@@ -85,17 +85,6 @@ def test_overlap_of_nothing():
     assert overlap.most_similar("A, b!") == (1.0, 1)
 
 
-def test_overlap_with_thousands_of_texts_takes_milliseconds():
-    draw = random.Random(2)
-    vocabulary = [f"w{n}" for n in range(3000)]
-    texts = [" ".join(draw.choices(vocabulary, k=draw.randint(5, 60))) for _ in range(5000)]
-    overlap = Overlap(texts)
-    start = time.perf_counter()
-    for text in texts[:50]:
-        overlap.most_similar(f"new {text} more words"[5:])
-    assert (time.perf_counter() - start) / 50 < 0.02  # seconds; about 0.0003 where nothing else runs
-
-
 def test_split_keeps_all_near_duplicates_apart():
     draw = random.Random(3)
     vocabulary = [f"w{n}" for n in range(60)]
