@@ -366,12 +366,31 @@ class RewardModelConfig(TrainConfig):
 
 
 @dataclass
+class EarlyStoppingConfig:
+    """Compare DPO's checkpoints and stop when one is no better than the one before (arXiv 2401.10020, section 3.1).
+
+    Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
+    """
+
+    enabled: bool = False
+    every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
+    prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
+    # where validation prompts come from: unused_ift = rows of seeds.ift that this run does not train on; a file, or
+    # hub:OWNER/NAME. Prompts near those of training and evaluation are left out
+    source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
+    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this; [0, 1)
+    min_net_win: float = 0.0
+
+
+@dataclass
 class DPOConfig(TrainConfig):
     """M_t to M_t+1 on AIFT(M_t) (arXiv 2305.18290)."""
 
     beta: float = 0.1  # strength of the pull to the reference model; > 0
     reference: Reference = Reference.previous
     step0_tolerance: float = 0.05  # nats a token that policy and reference may differ by before the first step
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
 
 @dataclass
@@ -584,6 +603,15 @@ def check(config: Config) -> Config:
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")
     need(config.dpo.step0_tolerance > 0, "dpo.step0_tolerance", "above 0")
+    at_least(1, "dpo.early_stopping.every_steps")
+    at_least(2, "dpo.early_stopping.prompts")
+    need(0 <= config.dpo.early_stopping.min_net_win < 1, "dpo.early_stopping.min_net_win", "0 up to 1")
+    source = "dpo.early_stopping.source"
+    other = "unused_ift, a file or hub:OWNER/NAME: validation prompts are no evaluation prompts"
+    need(config.dpo.early_stopping.source.path not in ("", "builtin"), f"{source}.path", other)
+    need(
+        config.dpo.early_stopping.source.limit == 0, f"{source}.limit", "0: dpo.early_stopping.prompts sets the number"
+    )
     for option in ("engine.dtype", "sft.dtype", "reward_model.dtype", "dpo.dtype"):
         need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
     for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
@@ -626,6 +654,7 @@ def check(config: Config) -> Config:
         "prompts.writer": config.prompts.writer,
         "evaluation.judge": config.evaluation.judge,
         "judge.by": config.judge.by,
+        "dpo.early_stopping.judge": config.dpo.early_stopping.judge,
     }
     for option, value in fixed_models.items():
         need(bool(value), option, "sft, base, endpoint or a model name")

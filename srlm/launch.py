@@ -33,6 +33,8 @@ WORKERS = {
     "sft_baseline": "srlm.training.sft:sft_baseline_worker",
     "sft": "srlm.training.sft:sft_worker",
     "preference": "srlm.training.preference:preference_worker",
+    "validation_answers": "srlm.early_stopping:validation_answers_worker",
+    "validation_comparisons": "srlm.early_stopping:validation_comparisons_worker",
     "text": "srlm.text:text_worker",
     "prompts": "srlm.text:prompts_worker",
     "rationales": "srlm.text:rationales_worker",

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from srlm import records, stages
+from srlm import early_stopping, records, stages
 from srlm.cards import write_card
 from srlm.config import AlarmAction, Config, Scorer, TrainConfig
 from srlm.errors import AlarmError, NoPairsError
@@ -301,8 +301,14 @@ class Loop:
         if not stage.complete():
             say(f"M{t - 1} -> M{t}: DPO, reference {self.config.dpo.reference.name}")
             stage.begin()
-            self._work("preference", t, self.config.dpo)
-            self._done(stage, self._training_counts("preference", t))
+            if self.config.dpo.early_stopping.enabled:
+                counts = early_stopping.train(
+                    self.workspace, self.config, t, lambda worker, train: self._work(worker, t, train)
+                )
+            else:
+                self._work("preference", t, self.config.dpo)
+                counts = self._training_counts("preference", t)
+            self._done(stage, counts)
 
     def report(self, again: bool = False) -> None:
         """Write report.html, of what is there by now; an old one stays where nothing was made since, unless `again`."""

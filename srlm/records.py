@@ -167,6 +167,24 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointComparison:
+    """Two consecutive checkpoints of one DPO training, compared on the validation prompts (early stopping)."""
+
+    id: str  # NEWER_STEP-OLDER_STEP
+    newer_step: int
+    older_step: int
+    prompts: int  # validation prompts
+    judged: int  # of these, prompts with a verdict in both orders: wins + ties + losses
+    wins: int  # of the newer checkpoint
+    ties: int
+    losses: int
+    net_win: float | None  # wins minus losses as a share of the judged prompts; None where nothing was judged
+    low: float | None  # its 95 % interval, as for head to heads
+    high: float | None
+    outcome: str  # "better", "not better" or "undecided"
+
+
+@dataclass(frozen=True, slots=True)
 class Rating:
     """How strong an answer is by a judge that writes nothing: a reward model, or a model's own likelihoods."""
 

@@ -290,13 +290,27 @@ def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def preference(workspace: Workspace, config: Config, t: int) -> Stage:
+    early = config.dpo.early_stopping
+
     def inputs() -> dict[str, str]:
         reference = {Reference.base: 0, Reference.sft: 1}.get(config.dpo.reference, t - 1)
         found = made_by(pairs(workspace, config, t), model(workspace, config, t - 1))
-        return found | model_input(workspace, config, reference) | chat_template(config)
+        found |= model_input(workspace, config, reference) | chat_template(config)
+        if early.enabled:
+            found |= made_by(seeds(workspace, config), prompts(workspace, config, t))
+            found |= model_input(workspace, config, early.judge, t - 1) | files_by_name([early.source.path])
+        return found
 
     folder, options = workspace.iteration(t), _training(config, "dpo")
-    return Stage(workspace, folder, "preference", ["model"], options, inputs, TRAINING, config)
+    options = {name: value for name, value in options.items() if not name.startswith("dpo.early_stopping.")}
+    if early.enabled:
+        names = (f"evaluation.{name}" for name in ("temperature", "top_p", "max_new_tokens"))
+        options |= options_of(config, "dpo.early_stopping", "seeds.near_duplicate", *names)
+        options |= generation_options(config) | generation_options(config, early.judge)
+        template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
+        options["evaluation.judge_template"] = template.digest
+    libraries = tuple(dict.fromkeys((*TRAINING, *(engine_libraries(config) if early.enabled else ()))))
+    return Stage(workspace, folder, "preference", ["model"], options, inputs, libraries, config)
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:

@@ -121,7 +121,7 @@ async def _judgements_alone(workspace: Workspace, t: int) -> None:
             by = {"self": t - 1, "sft": 1, "base": 0}.get(config.judge.by, config.judge.by)
             judging = await open_judge.enter_async_context(_rater(workspace, config, by))
         else:
-            judging = await open_judge.enter_async_context(_fixed_engine(workspace, config, config.judge.by))
+            judging = await open_judge.enter_async_context(fixed_engine(workspace, config, config.judge.by))
         with Bars() as bars:
             await feedback(None, None, judging, workspace, config, t, bars)
 
@@ -159,7 +159,7 @@ def _implicit_reference(workspace: Workspace, config: Config, which: int | str) 
 
 async def _prompts_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with _fixed_engine(workspace, config, config.prompts.writer) as engine:
+    async with fixed_engine(workspace, config, config.prompts.writer) as engine:
         with Bars() as bars:
             async for _ in new_prompts(engine, workspace, config, t, bars):
                 pass
@@ -175,19 +175,21 @@ async def _rationales(workspace: Workspace) -> None:
 
 async def _head_to_head(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with _fixed_engine(workspace, config, config.evaluation.judge) as engine:
+    async with fixed_engine(workspace, config, config.evaluation.judge) as engine:
         with Bars() as bars:
             await head_to_head(engine, workspace, config, t, bars)
 
 
 @contextlib.asynccontextmanager
-async def _fixed_engine(workspace: Workspace, config: Config, which: str) -> AsyncIterator[Engine]:
-    """The engine of a model that is not in training: sft, base, endpoint, or any model name."""
+async def fixed_engine(
+    workspace: Workspace, config: Config, which: str, own: int | None = None
+) -> AsyncIterator[Engine]:
+    """The engine of a model that is not in training: sft, base, endpoint, or any model name; "self" is M_own."""
     if which == "endpoint":
         async with open_endpoint(config) as engine:
             yield engine
         return
-    known = {"base": 0, "sft": 1}
+    known = {"base": 0, "sft": 1} | ({} if own is None else {"self": own})
     folder = workspace.model(known[which]) if which in known else resolve(ModelConfig(name=which))
     model = config.model if which in known else external_options(config, which, folder)
     async with open_engine(config, folder, model) as engine:

@@ -581,6 +581,11 @@ class Workspace:
             os.close(fd)
 
 
+def early_stopping_folder(workspace: Workspace, t: int) -> Path:
+    """Checkpoints of M_t's training with their answers and comparisons (srlm/early_stopping.py)."""
+    return workspace.iteration(t) / "early_stopping"
+
+
 def flatten(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """`{"judge": {"count": 3}}` -> `{"judge.count": 3}`, for those below `prefix` (dotted; itself included)."""
     value: Any = options

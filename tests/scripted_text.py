@@ -143,7 +143,9 @@ def run(job: Mapping[str, Any]) -> None:
             model.mkdir(parents=True, exist_ok=True)
             (model / "config.json").write_text(json.dumps({"made with": options_of(config, _GROUPS[stage])}))
             (folder / f"{stage}_log.jsonl").write_text(LOGS[stage])
-            counts = {"step0_difference": 0.0} if stage == "preference" else {}
+            counts: dict[str, Any] = {"step0_difference": 0.0} if stage == "preference" else {}
+            counts |= {f"{which}_{name}": 1.0 for which in ("saved", "served") for name in ("difference", "kept")}
+            counts["early_stopping"] = {"chosen_step": 2, "last_step": 4, "steps": 6} if stage == "preference" else {}
             (folder / f"{stage}_counts.json").write_text(json.dumps(counts))
 
     text.open_engine = open_engine

@@ -34,7 +34,7 @@ LAYERS = (
     ("comparison", "tables"),
     ("seeds",),
     ("feedback", "training", "evaluation", "tracking"),
-    ("stages", "measured", "text", "launch", "summary", "finished", "resume"),
+    ("stages", "measured", "text", "launch", "summary", "finished", "early_stopping", "resume"),
     ("cards",),
     ("data_card", "report"),
     ("loop",),

@@ -101,6 +101,17 @@ def read_ifeval(config: Config) -> list[SeedExample]:
     return prompts
 
 
+def read_validation(config: Config) -> list[SeedExample]:
+    """Rows that `dpo.early_stopping` may draw validation prompts from; some may be prompts of training or evaluation.
+
+    Raises SeedError where they cannot be read.
+    """
+    source = config.dpo.early_stopping.source
+    if source.path == "unused_ift":
+        return read_ift(replace(_source(config.seeds, config.seeds.ift), limit=0), config.seed)
+    return read_prompts(source, config.seed)
+
+
 def _source(seeds: SeedsConfig, source: SourceConfig) -> SourceConfig:
     builtin = source.path == "builtin" and not source.languages
     return replace(source, languages=seeds.builtin_languages) if builtin else source

@@ -156,12 +156,34 @@ class Watch(TrainerCallback):
             write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in state.log_history))
 
 
+class StopAt(TrainerCallback):
+    """Ends training after an optimizer step, with a checkpoint to resume from."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_save = control.should_training_stop = True
+
+
 def train_and_save(
-    trainer: Trainer, checkpoints: Path, target: Path, tokenizer: PreTrainedTokenizerBase, saving: Saving
+    trainer: Trainer,
+    checkpoints: Path,
+    target: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    saving: Saving,
+    stop_at: int | None = None,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint where there is one, and leave a full checkpoint (LoRA merged) in `target`.
 
     The folder appears at once and complete; the checkpoints to resume from are removed after it.
+
+    Parameters
+    ----------
+    stop_at : int, optional
+        Stop after this optimizer step and keep the checkpoints, so that another call resumes from it on the same
+        schedule. `target` is then the model as of that step, or of the end if training is shorter.
 
     Returns
     -------
@@ -171,6 +193,10 @@ def train_and_save(
     """
     unfinished = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     complete = [path for path in unfinished if (path / "trainer_state.json").is_file()]
+    if stop_at is not None:
+        trainer.add_callback(StopAt(stop_at))
+        # From an earlier step: a checkpoint of `stop_at` itself may be there, of a call that was killed while it saved.
+        complete = [path for path in complete if int(path.name.split("-")[1]) < stop_at]
     with frozen_once(trainer.model, trainer.args.num_train_epochs):
         trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
     temporary = target.with_name(f".{target.name}.partial")
@@ -182,7 +208,8 @@ def train_and_save(
         write_stop_tokens(temporary, tokenizer)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        if stop_at is None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
     return counts
 
 

@@ -7,6 +7,8 @@ with the wrong model. Reference log-probabilities are computed once, before the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from srlm.config import Reference
 from srlm.errors import NoPairsError, TrainingError
 from srlm.progress import Bars, say
 from srlm.records import PreferencePair
-from srlm.workspace import Workspace, derive_seed, read_records
+from srlm.workspace import Workspace, derive_seed, early_stopping_folder, read_records
 
 
 def encode_pairs(
@@ -128,6 +130,10 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     seed = derive_seed(config.seed, iteration, "preference")
     checkpoints = folder / "checkpoints" / "preference"
     arguments = common.trainer_arguments(train, config, checkpoints, seed)
+    target, stop_at = folder / "model", None
+    if train.early_stopping.enabled:
+        target, stop_at = next_checkpoint(early_stopping_folder(workspace, iteration), train.early_stopping.every_steps)
+        arguments["save_total_limit"] = 2  # a kill while the last one's model is saved goes on from the one before
     needs_reference = not same_model
     model = common.load_model(previous, train, config)
     with Bars() as bars:
@@ -151,10 +157,23 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
         check_step0(difference, same_model, train.step0_tolerance, train.reference.name)
         probe = probe_of_pairs(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"])
         saving = common.saving_of(config, "dpo", previous, probe)
-        saved = common.train_and_save(trainer, checkpoints, folder / "model", tokenizer, saving)
+        saved = common.train_and_save(trainer, checkpoints, target, tokenizer, saving, stop_at)
     lengths = [len(p) * 2 + len(c) + len(r) for p, c, r in zip(*columns.values(), strict=True)]
-    counts = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
-    common.write_counts(folder / "preference_counts.json", counts | {"step0_difference": difference} | saved)
+    counts: dict[str, Any] = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
+    counts |= {"step0_difference": difference} | saved
+    if stop_at is None:
+        common.write_counts(folder / "preference_counts.json", counts)
+    else:
+        steps = {"step": trainer.state.global_step, "steps": trainer.state.max_steps}
+        common.write_counts(target.with_suffix(".json"), counts | steps)
+
+
+def next_checkpoint(folder: Path, every_steps: int) -> tuple[Path, int]:
+    """Return where early stopping's next checkpoint goes, and the optimizer step to train to."""
+    number = 1
+    while (folder / f"checkpoint_{number}.json").exists():
+        number += 1
+    return folder / f"checkpoint_{number}", number * every_steps
 
 
 def _on_disk(columns: dict[str, list[list[int]]], folder: Path) -> Any:
@@ -168,9 +187,13 @@ def _on_disk(columns: dict[str, list[list[int]]], folder: Path) -> Any:
     from datasets import Dataset, load_from_disk
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    if state.is_main_process:
+    # The same pairs as before are left with their reference log-probabilities, which are then not computed again.
+    digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+    mark = folder / "pairs.sha256"
+    if state.is_main_process and not (mark.is_file() and mark.read_text() == digest):
         shutil.rmtree(folder, ignore_errors=True)
         Dataset.from_dict(columns).save_to_disk(str(folder))
+        mark.write_text(digest)
     state.wait_for_everyone()
     return load_from_disk(str(folder))
 
