@@ -114,11 +114,14 @@ def kill_marked(mark: str, seconds: float = 10.0) -> None:
     A process in an uninterruptible system call is waited for `seconds` at most; it still holds the lock.
     """
     deadline = time.monotonic() + seconds
-    # A process may be starting another one while it is killed, so look until none is found.
-    while (found := processes_with(MARK, mark)) and time.monotonic() < deadline:
+    # A process may be starting another one while it is killed, so look until none is found. One that is ending has no
+    # environment any more, but may still hold files and memory of a GPU.
+    killed: list[psutil.Process] = []
+    while (found := processes_with(MARK, mark) + [p for p in killed if _is_alive(p)]) and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        killed = found
         time.sleep(0.01)
 
 
@@ -129,7 +132,7 @@ def processes_with(name: str, value: str) -> list[psutil.Process]:
 
 def _has(process: psutil.Process, name: str, value: str) -> bool:
     try:
-        return process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE
+        return process.environ().get(name) == value and _is_alive(process)
     except (psutil.Error, OSError):  # it has ended meanwhile, or belongs to another user
         return False
 
@@ -138,11 +141,17 @@ def is_alive(pid: int, started: float | None = None) -> bool:
     """Return whether the process runs and, if `started` (seconds since the epoch) is given, is the one started then."""
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
         # The start time is counted from the boot, and the boot's time moves when the clock is set.
-        return started is None or abs(process.create_time() - started) < 2
+        return _is_alive(process) and (started is None or abs(process.create_time() - started) < 2)
     except psutil.NoSuchProcess:
+        return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Return whether the process still has a thread; a zombie's other threads may be ending."""
+    try:
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
+    except psutil.NoSuchProcess:  # ZombieProcess is one
         return False
 
 

@@ -2,7 +2,8 @@
 
 On a GPU: `AsyncLLM`, whose scheduler runs in a process of its own (tensor and data parallelism are vLLM's own). On a
 CPU that second process would compete for the cores that do the arithmetic (measured on 2 cores: 30 % fewer tokens a
-second, twice the start-up), so there the engine is stepped in this process by one thread.
+second, twice the start-up), so there the engine is stepped in this process by one thread. With vLLM's own environment
+variable VLLM_ENABLE_V1_MULTIPROCESSING=1, and with several copies of the model, a CPU has the layout of a GPU.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or os.cpu_count() or 1))
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if config.data_parallel_size > 1 else "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     options = _options(config, folder, model.trust_remote_code, on_cpu)
     try:
-        if on_cpu:
+        if on_cpu and os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
             return _SteppedEngine(options, folder, model, config.max_model_len)
         return _AsyncEngine(options, folder, model, config.max_model_len)
     except (ValueError, RuntimeError) as error:

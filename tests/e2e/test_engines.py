@@ -15,13 +15,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from transformers import AutoTokenizer
 
 from srlm.chat_template import load_tokenizer
 from srlm.config import Config, EngineKind, ModelConfig
-from srlm.engines import Completion, Sampling, open_endpoint, open_engine
+from srlm.engines import Completion, Sampling, open_endpoint, open_engine, vllm
 from srlm.errors import EngineError
 from srlm.models import PACKAGED, resolve
 from srlm.records import Comparison, Prompt
@@ -72,28 +73,18 @@ def test_a_text_depends_on_its_request_and_seed_alone(kind: EngineKind) -> None:
 
 @needs_vllm
 def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on a GPU: AsyncLLM, its scheduler in another process."""
-    from srlm.engines import vllm
-
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    """The layout of a GPU: AsyncLLM, with the engine core in another process."""
     model = resolve(ModelConfig(name="tiny-random"))
     sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
-    config = Config().engine
-    config.max_model_len = 512
-
-    async def go() -> list[list[Completion]]:
-        engine = vllm._AsyncEngine(vllm._options(config, model, False, True), model, ModelConfig(), 512)
-        chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
-        try:
-            return list(await asyncio.gather(*(engine.generate(chat, sampling) for chat in chats)))
-        finally:
-            await engine.close()
-
-    other = asyncio.run(go())
-    here = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
-    assert [[c.text for c in one] for one in other] == [[c.text for c in one] for one in here]
+    texts = {}
+    for processes in ("0", "1"):
+        monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", processes)
+        watched = mock.Mock(wraps=vllm._AsyncEngine)
+        monkeypatch.setattr(vllm, "_AsyncEngine", watched)
+        completions = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
+        texts[processes] = [[completion.text for completion in one] for one in completions]
+        assert watched.call_count == int(processes)
+    assert texts["0"] == texts["1"]
 
 
 @pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
