@@ -1,6 +1,7 @@
 """Stand-ins for all processes of a run, in the layouts that real stages have: they note their pids and then wait.
 
 `python -m tests.process_layouts FOLDER LAYOUT` is the coordinator. A process of role R writes its pid to FOLDER/R.pid.
+The layout `sft` is the real stage, in a folder that is ready for it.
 """
 
 from __future__ import annotations
@@ -137,6 +138,9 @@ def main(folder: str, layout: str) -> None:
         launch.PATIENCE_SECONDS = 600
     workspace = Workspace(Path(folder))
     with told_to_user(), workspace.lock():
+        if layout == "sft":
+            launch.run_worker("sft", workspace, 1, train=workspace.config().sft)
+            return
         launch.run_worker(f"tests.process_layouts:{layout}", workspace, 1)
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from srlm import processes
@@ -19,55 +18,29 @@ from srlm.errors import RunFolderError
 from srlm.workspace import Workspace
 from tests.helpers import ROOT
 from tests.process_layouts import LAYOUTS
+from tests.started_run import StartedRun, wait_for
 
 pytestmark = pytest.mark.process
-PATIENCE = 60.0  # seconds that a test waits; without the code under test the stand-ins live for 600
 
 
-class Run:
-    """A coordinator and its processes."""
+class Run(StartedRun):
+    """A run of stand-ins."""
 
     def __init__(self, folder: Path, layout: str):
-        self.folder, self.layout = folder, layout
+        self.layout = layout
         folder.mkdir()
-        self.output = folder.with_suffix(".txt")
-        with self.output.open("w") as out:
-            self.coordinator = subprocess.Popen(
-                [sys.executable, "-m", "tests.process_layouts", str(folder), layout], cwd=ROOT, stderr=out
-            )
+        super().__init__(folder, [sys.executable, "-m", "tests.process_layouts", str(folder), layout])
 
-    def pid(self, role: str) -> int:
+    def pid_of(self, role: str) -> int:
         if role == "coordinator":
             return self.coordinator.pid
         if role == "guard":
-            [guard] = [p for p in self.members() if p.cmdline()[1:] == ["-m", "srlm.processes"]]
-            return guard.pid
+            return self.pid("-m srlm.processes")
         return int((self.folder / f"{role}.pid").read_text())
 
-    def members(self) -> list[psutil.Process]:
-        """All processes that the coordinator has started and that are alive."""
-        return processes.processes_with(processes.FOLDER, str(self.folder))
-
-    def wait_until_started(self) -> None:
-        wait_for(
-            lambda: (
-                all((self.folder / f"{role}.pid").exists() for role in LAYOUTS[self.layout])
-                and len(self.members()) > len(LAYOUTS[self.layout])
-            )
-        )
-
-    def ended(self) -> bool:
-        return self.coordinator.poll() is not None and not self.members()
-
-    def text(self) -> str:
-        return self.output.read_text()
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    def is_started(self) -> bool:
+        noted = all((self.folder / f"{role}.pid").exists() for role in LAYOUTS[self.layout])
+        return noted and len(self.members()) > len(LAYOUTS[self.layout])  # and the guard
 
 
 @pytest.fixture
@@ -76,24 +49,12 @@ def start(tmp_path: Path) -> Iterator:
 
     def start_run(layout: str) -> Run:
         started.append(Run(tmp_path / f"run_{len(started)}", layout))
-        started[-1].wait_until_started()
+        started[-1].wait_until(started[-1].is_started)
         return started[-1]
 
     yield start_run
-    for run in started:  # whatever failed, nothing is left
-        run.coordinator.kill()
-        run.coordinator.wait()
-        for process in run.members():
-            process.kill()
-
-
-def assert_all_end(run: Run, victim: str) -> None:
-    """All processes of the run end, and another command can use its folder."""
-    since = time.monotonic()
-    wait_for(run.ended)
-    print(f"{run.layout}, {victim}: all ended after {time.monotonic() - since:.2f} s")
-    with Workspace(run.folder).lock():
-        pass
+    for run in started:
+        run.kill()
 
 
 KILLED = [
@@ -104,8 +65,8 @@ KILLED = [
 @pytest.mark.parametrize(("layout", "victim"), KILLED)
 def test_sigkill_of_any_process_ends_all(start, layout, victim):
     run = start(layout)
-    os.kill(run.pid(victim), signal.SIGKILL)
-    assert_all_end(run, f"SIGKILL of {victim}")
+    os.kill(run.pid_of(victim), signal.SIGKILL)
+    run.assert_all_end(f"SIGKILL of {victim}")
     if victim != "coordinator":
         assert run.coordinator.returncode == 1
         error = "WorkerCrashed" if layout == "ranks" and victim != "launcher" else "EngineError"
@@ -118,8 +79,8 @@ def test_sigkill_of_any_process_ends_all(start, layout, victim):
 )
 def test_sigterm_of_a_process_ends_all(start, layout, victim):
     run = start(layout)
-    os.kill(run.pid(victim), signal.SIGTERM)
-    assert_all_end(run, f"SIGTERM of {victim}")
+    os.kill(run.pid_of(victim), signal.SIGTERM)
+    run.assert_all_end(f"SIGTERM of {victim}")
     assert run.coordinator.returncode == 1
     assert ("was ended by SIGTERM" in run.text()) == (victim == "worker")
 
@@ -129,7 +90,7 @@ def test_sigterm_of_a_process_ends_all(start, layout, victim):
 def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout, number):
     run = start(layout)
     run.coordinator.send_signal(number)
-    assert_all_end(run, f"{number.name} of coordinator")
+    run.assert_all_end(f"{number.name} of coordinator")
     assert run.coordinator.returncode == 128 + number
     message = "Completed stages are saved. Rerun the same command to resume."
     assert run.text().strip() == f"Stopped by {number.name}. {message}"
@@ -140,7 +101,7 @@ def test_second_signal_does_not_wait_for_the_worker(start):
     run.coordinator.send_signal(signal.SIGTERM)
     time.sleep(1)
     run.coordinator.send_signal(signal.SIGTERM)
-    assert_all_end(run, "second SIGTERM of coordinator")
+    run.assert_all_end("second SIGTERM of coordinator")
     assert run.coordinator.returncode == 128 + signal.SIGTERM
 
 
@@ -150,7 +111,7 @@ def test_repeated_signal_within_half_a_second_is_one_signal(start):
     for _ in range(3):
         run.coordinator.send_signal(signal.SIGHUP)
         time.sleep(0.02)
-    assert_all_end(run, "three SIGHUPs of coordinator")
+    run.assert_all_end("three SIGHUPs of coordinator")
     assert "Stopped by SIGHUP." in run.text()
 
 
@@ -190,29 +151,29 @@ def test_sighup_stays_ignored_under_nohup():
 @pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks"])
 def test_all_end_without_guard_and_coordinator(start, layout):
     run = start(layout)
-    os.kill(run.pid("guard"), signal.SIGKILL)
-    os.kill(run.pid("coordinator"), signal.SIGKILL)
-    assert_all_end(run, "SIGKILL of guard and coordinator")
+    os.kill(run.pid_of("guard"), signal.SIGKILL)
+    os.kill(run.pid_of("coordinator"), signal.SIGKILL)
+    run.assert_all_end("SIGKILL of guard and coordinator")
 
 
 def test_worker_goes_on_without_guard(start):
     run = start("worker")
-    os.kill(run.pid("guard"), signal.SIGKILL)
+    os.kill(run.pid_of("guard"), signal.SIGKILL)
     time.sleep(3 * processes.CHECK_SECONDS)
-    assert processes.is_alive(run.pid("worker"))
+    assert processes.is_alive(run.pid_of("worker"))
     run.coordinator.send_signal(signal.SIGTERM)
-    assert_all_end(run, "SIGTERM without guard")
+    run.assert_all_end("SIGTERM without guard")
 
 
 def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
     """Stopped ranks cannot end themselves, and the guard is dead."""
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     run = start("ranks")
-    ranks = [run.pid("rank_0"), run.pid("rank_1")]
+    ranks = [run.pid_of("rank_0"), run.pid_of("rank_1")]
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
     for role in ("launcher", "guard", "coordinator"):
-        os.kill(run.pid(role), signal.SIGKILL)
+        os.kill(run.pid_of(role), signal.SIGKILL)
     run.coordinator.wait()
     for rank in ranks:
         living = [process.pid for process in run.members()]
@@ -229,7 +190,7 @@ def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
 
 def test_lock_waits_for_what_a_dead_coordinator_left(start):
     run = start("ranks")
-    os.kill(run.pid("coordinator"), signal.SIGKILL)
+    os.kill(run.pid_of("coordinator"), signal.SIGKILL)
     run.coordinator.wait()
     with Workspace(run.folder).lock():
         assert not run.members()

@@ -32,7 +32,9 @@ from srlm.tracking.metrics import slug
 from srlm.tracking.rows import Row, Table, iteration_of
 from srlm.workspace import Manifest, Stage, Workspace
 
-SECONDS = 30.0  # longest wait for a server, at the start and at the end; what it has not got by then stays on disk
+SECONDS = 30.0  # longest wait for a server at the start
+# and at the end, where SLURM kills a command 30 s after it asked it to stop; what is not sent by then stays on disk
+FINISH_SECONDS = 15.0
 
 
 class WandbTracker(LoggingTracker):
@@ -149,7 +151,7 @@ class WandbTracker(LoggingTracker):
             self.workspace.update_run(wandb_id=f"{self._folder}-{uuid.uuid4().hex[:8]}")
         id_ = self.workspace.run()["wandb_id"]
         override = re.search(r"-[^-=]*=", name)  # a sweep's run is NAME-OPTION=VALUE,...
-        settings = self._wandb.Settings(console="off", init_timeout=SECONDS, finish_timeout=SECONDS)
+        settings = self._wandb.Settings(console="off", init_timeout=SECONDS, finish_timeout=FINISH_SECONDS)
         settings.save_code, settings.disable_code, settings.disable_git = False, True, True
         # Versions and hardware are in the config, without the paths and arguments that W&B would collect.
         settings.x_disable_machine_info, settings.x_disable_stats, settings.x_save_requirements = True, True, False

@@ -1,0 +1,76 @@
+"""Real launchers, ranks and engine cores end with their run, whichever process dies (stand-ins: test_processes.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_masking import prepared
+from tests.started_run import StartedRun
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[StartedRun]:
+    """SFT by two ranks, in its first steps of many."""
+    folder = tmp_path / "run"
+    prepared(folder, tiny_checkpoint, "sft.processes=2", "sft.micro_batch_size=2", "sft.epochs=100000")
+    run = StartedRun(folder, [sys.executable, "-m", "tests.process_layouts", str(folder), "sft"])
+    try:
+        run.wait_until((folder / "iteration_1/sft_log.jsonl").exists)
+        yield run
+    finally:
+        run.kill()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[StartedRun]:
+    """A model answers in the layout of a GPU: AsyncLLM, with the engine core and its worker in other processes."""
+    options = [f"runs_dir={tmp_path}", "name=run", "models=[tiny-random]", "samples=100", "engine.kv_cache_gib=0.5"]
+    options += ["evaluation.max_new_tokens=900", "engine.max_model_len=1024", "engine.max_concurrent=4"]
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    folder = tmp_path / "run"
+    run = StartedRun(folder, [sys.executable, "-m", "srlm.side_by_side", *options], environment)
+    try:
+        run.wait_until((folder / "answers/tiny-random/greedy.jsonl").exists)
+        yield run
+    finally:
+        run.kill()
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [("coordinator", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL)],
+)
+def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int) -> None:
+    words = {"launcher": ["torch.distributed.run"], "rank": ["-u -m srlm.launch"]}
+    assert len(ranks.members()) == 4  # guard, launcher, two ranks
+    os.kill(ranks.coordinator.pid if victim == "coordinator" else ranks.pid(*words[victim]), number)
+    ranks.assert_all_end(f"ranks, signal {number} to {victim}")
+    assert ranks.coordinator.returncode == (128 + number if victim == "coordinator" else 1)
+    message = {"coordinator": "Stopped by SIGTERM.", "launcher": "EngineError", "rank": "WorkerCrashed"}[victim]
+    assert message in ranks.text()
+    assert "Rerun the same command to resume." in ranks.text() or "give the same command again" in ranks.text()
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [("coordinator", signal.SIGKILL), ("worker", signal.SIGTERM), ("engine core", signal.SIGKILL)],
+)
+def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, number: int) -> None:
+    words = {"worker": ["srlm.launch"], "engine core": ["VLLM::EngineCore"]}
+    assert engine.pid("VLLM::EngineCore") != engine.pid("srlm.launch")
+    os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid(*words[victim]), number)
+    engine.assert_all_end(f"engine, signal {number} to {victim}")
+    assert engine.coordinator.returncode == (-number if victim == "coordinator" else 1)
+    message = {"coordinator": "", "worker": "was ended by SIGTERM", "engine core": "EngineError: vLLM died"}[victim]
+    assert message in engine.text()

@@ -1,0 +1,79 @@
+"""A command that a test has started, with all its processes."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from srlm import processes
+from srlm.workspace import Workspace
+from tests.helpers import ROOT
+
+PATIENCE = 120.0  # seconds that a test waits; what it waits for lasts longer if the code under test fails
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class StartedRun:
+    """A coordinator, started here, and the processes that it starts.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder; the command's output goes to a file next to it.
+    command : sequence of str
+    environment : mapping, optional
+        Instead of this process's.
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        self.folder = folder
+        self.output = folder.with_suffix(".txt")
+        with self.output.open("w") as out:
+            self.coordinator = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environment)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def members(self) -> list[psutil.Process]:
+        """All living processes that the coordinator has started."""
+        return processes.processes_with(processes.FOLDER, str(self.folder))
+
+    def pid(self, *words: str) -> int:
+        """The first process, by pid, with these words in its command line or title."""
+        return min(process.pid for process in self.members() if all(w in " ".join(process.cmdline()) for w in words))
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the run does."""
+
+        def is_met() -> bool:
+            assert self.coordinator.poll() is None, self.text()
+            return condition()
+
+        wait_for(is_met)
+
+    def assert_all_end(self, cause: str) -> None:
+        """All its processes end, and another command can use the folder."""
+        since = time.monotonic()
+        living = self.members()
+        wait_for(lambda: self.coordinator.poll() is not None and not self.members())
+        wait_for(lambda: not any(processes.is_alive(process.pid, process.create_time()) for process in living))
+        print(f"{cause}: all ended after {time.monotonic() - since:.2f} s")
+        with Workspace(self.folder).lock():
+            pass
+
+    def kill(self) -> None:
+        """End whatever is left, for the end of a test that may have failed."""
+        self.coordinator.kill()
+        self.coordinator.wait()
+        for process in self.members():
+            process.kill()
