@@ -6,6 +6,8 @@ The layout `sft` is the real stage, in a folder that is ready for it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,7 +20,6 @@ from pathlib import Path
 
 from srlm import launch
 from srlm.errors import EngineError
-from srlm.run import told_to_user
 from srlm.workspace import Workspace
 
 RANKS = 2
@@ -94,6 +95,8 @@ def _with_engines(folder: Path, method: str, roles: list[str], engine: Callable[
 def _engine(folder: Path, role: str, method: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # as vLLM's engine core, while it is built
         signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle(f"VLLM::{role}")  # it can overwrite the environment
     note(folder, role)
     wait()
 
@@ -132,10 +135,10 @@ def start_ranks(arguments: list[str]) -> int:
 
 
 def main(folder: str, layout: str) -> None:
+    from srlm.run import told_to_user  # here, because it imports Hydra, and the other processes need none
+
     if layout == "ranks":
         launch.launcher = lambda train: [sys.executable, "-m", "tests.process_layouts", "launcher"]
-    if layout == "stubborn":
-        launch.PATIENCE_SECONDS = 600
     workspace = Workspace(Path(folder))
     with told_to_user(), workspace.lock():
         if layout == "sft":

@@ -57,8 +57,14 @@ def start(tmp_path: Path) -> Iterator:
         run.kill()
 
 
+# Of what dies alike in two layouts, one is enough.
 KILLED = [
-    (layout, role) for layout, roles in LAYOUTS.items() if layout != "stubborn" for role in (*roles, "coordinator")
+    *(("worker", role) for role in ("worker", "coordinator")),
+    *(("spawned_engine", role) for role in ("worker", "engine", "engine_worker", "coordinator")),
+    *(("forked_engine", role) for role in ("worker", "engine", "engine_worker", "coordinator")),
+    *(("data_parallel", role) for role in ("engine_1", "coordinator")),
+    *(("other_program", role) for role in ("worker", "coordinator")),
+    *(("ranks", role) for role in ("launcher", "rank_0", "rank_1", "coordinator")),
 ]
 
 
@@ -85,8 +91,10 @@ def test_sigterm_of_a_process_ends_all(start, layout, victim):
     assert ("was ended by SIGTERM" in run.text()) == (victim == "worker")
 
 
-@pytest.mark.parametrize("layout", ["spawned_engine", "ranks"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("layout", "number"),
+    [("spawned_engine", signal.SIGTERM), *(("ranks", number) for number in processes.STOP_SIGNALS)],
+)
 def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout, number):
     run = start(layout)
     run.coordinator.send_signal(number)
@@ -96,6 +104,14 @@ def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout
     assert run.text().strip() == f"Stopped by {number.name}. {message}"
 
 
+def test_worker_that_ignores_the_signal_is_killed(start):
+    run = start("stubborn")
+    run.coordinator.send_signal(signal.SIGTERM)
+    run.assert_all_end("SIGTERM, ignored by the worker")
+    assert run.coordinator.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM." in run.text()
+
+
 def test_second_signal_does_not_wait_for_the_worker(start):
     run = start("stubborn")
     run.coordinator.send_signal(signal.SIGTERM)
@@ -103,6 +119,7 @@ def test_second_signal_does_not_wait_for_the_worker(start):
     run.coordinator.send_signal(signal.SIGTERM)
     run.assert_all_end("second SIGTERM of coordinator")
     assert run.coordinator.returncode == 128 + signal.SIGTERM
+    assert run.text() == ""  # ended at once, before any message
 
 
 def test_repeated_signal_within_half_a_second_is_one_signal(start):
