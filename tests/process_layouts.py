@@ -49,7 +49,11 @@ def wait() -> None:
 
 def worker(workspace: Workspace, iteration: int) -> None:
     note(workspace.root, "worker")
-    wait()
+    try:
+        wait()
+    except KeyboardInterrupt:
+        (workspace.root / "interrupted").touch()
+        raise
 
 
 def stubborn(workspace: Workspace, iteration: int) -> None:
@@ -96,7 +100,7 @@ def _engine(folder: Path, role: str, method: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # as vLLM's engine core, while it is built
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(ImportError):
-        importlib.import_module("setproctitle").setproctitle(f"VLLM::{role}")  # it can overwrite the environment
+        importlib.import_module("setproctitle").setproctitle(f"VLLM::{role} {1000 * '_'}")  # overwrites the environment
     note(folder, role)
     wait()
 

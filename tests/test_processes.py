@@ -26,10 +26,10 @@ pytestmark = pytest.mark.process
 class Run(StartedRun):
     """A run of stand-ins."""
 
-    def __init__(self, folder: Path, layout: str):
+    def __init__(self, folder: Path, layout: str, *before: str):
         self.layout = layout
         folder.mkdir()
-        super().__init__(folder, [sys.executable, "-m", "tests.process_layouts", str(folder), layout])
+        super().__init__(folder, [*before, sys.executable, "-m", "tests.process_layouts", str(folder), layout])
 
     def pid_of(self, role: str) -> int:
         if role == "coordinator":
@@ -39,16 +39,18 @@ class Run(StartedRun):
         return int((self.folder / f"{role}.pid").read_text())
 
     def is_started(self) -> bool:
-        noted = all((self.folder / f"{role}.pid").exists() for role in LAYOUTS[self.layout])
-        return noted and len(self.members()) > len(LAYOUTS[self.layout])  # and the guard
+        if not all((self.folder / f"{role}.pid").exists() for role in LAYOUTS[self.layout]):
+            return False
+        marked = {process.pid for process in self.members()}
+        return len(marked) > len(LAYOUTS[self.layout]) and marked.issuperset(map(self.pid_of, LAYOUTS[self.layout]))
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator:
     started: list[Run] = []
 
-    def start_run(layout: str) -> Run:
-        started.append(Run(tmp_path / f"run_{len(started)}", layout))
+    def start_run(layout: str, *before: str) -> Run:
+        started.append(Run(tmp_path / f"run_{len(started)}", layout, *before))
         started[-1].wait_until(started[-1].is_started)
         return started[-1]
 
@@ -102,6 +104,15 @@ def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout
     assert run.coordinator.returncode == 128 + number
     message = "Completed stages are saved. Rerun the same command to resume."
     assert run.text().strip() == f"Stopped by {number.name}. {message}"
+
+
+def test_worker_is_interrupted_where_the_shell_ignores_ctrl_c(start):
+    """A shell script starts `command &` with SIGINT ignored, and children inherit that."""
+    run = start("worker", "sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    run.coordinator.send_signal(signal.SIGTERM)
+    run.assert_all_end("SIGTERM in the background")
+    assert run.coordinator.returncode == 128 + signal.SIGTERM
+    assert (run.folder / "interrupted").exists()
 
 
 def test_worker_that_ignores_the_signal_is_killed(start):
@@ -173,6 +184,15 @@ def test_all_end_without_guard_and_coordinator(start, layout):
     run.assert_all_end("SIGKILL of guard and coordinator")
 
 
+@pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "data_parallel"])
+def test_engines_end_without_guard_coordinator_and_worker(start, layout):
+    """As after `pkill -9 -f srlm`, which does not find vLLM's engine cores."""
+    run = start(layout)
+    for pid in [run.pid_of(role) for role in ("guard", "worker", "coordinator")]:
+        os.kill(pid, signal.SIGKILL)
+    run.assert_all_end("SIGKILL of guard, worker and coordinator")
+
+
 def test_worker_goes_on_without_guard(start):
     run = start("worker")
     os.kill(run.pid_of("guard"), signal.SIGKILL)
@@ -202,6 +222,16 @@ def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
         os.kill(rank, signal.SIGKILL)
         wait_for(lambda rank=rank: not processes.is_alive(rank))
     with Workspace(run.folder).lock():
+        pass
+
+
+def test_lock_of_a_living_coordinator_is_refused_at_once(start, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 3600)
+    run = start("worker")
+    with (
+        pytest.raises(RunFolderError, match=f"in use by process {run.coordinator.pid} on "),
+        Workspace(run.folder).lock(),
+    ):
         pass
 
 
