@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,12 @@ class StartedRun:
 
     def pid(self, *words: str) -> int:
         """The first process, by pid, with these words in its command line or title."""
-        return min(process.pid for process in self.members() if all(w in " ".join(process.cmdline()) for w in words))
+        found = []
+        for process in self.members():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = " ".join(process.cmdline())
+                found += [process.pid] if all(word in line for word in words) else []
+        return min(found)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for something that the run does."""
