@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from srlm.evaluation import measures as m
-from srlm.evaluation.intervals import Terms, bootstrap
+from srlm.evaluation.intervals import Terms, bootstrap, bootstrap_interval
 from srlm.evaluation.measures import JudgedPrompt, Measure
 
 TOP = 5.0
@@ -349,3 +349,42 @@ def test_a_silent_judge_is_worth_a_coin() -> None:
     half = [judged((0, 1, 2), (5.0, 1.0, None))]  # one pair right, two not scored
     numerators, denominators, _ = m.pairwise_accuracy_all(half)
     assert (numerators.sum(), denominators.sum()) == (2.0, 3)
+
+
+def test_a_difference_of_means_draws_the_same_clusters_for_both() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (Terms(rng.exponential(100, 12), np.ones(12), None) for _ in range(2))
+    found = m.combined_measure([one, other], (1, -1), 400, "s")
+    drawn = bootstrap(one.numerators, one.denominators, 400, "s") - bootstrap(
+        other.numerators, other.denominators, 400, "s"
+    )
+    assert found.value == pytest.approx(one.numerators.mean() - other.numerators.mean())
+    assert bounds(found) == pytest.approx(bootstrap_interval(drawn, 12))
+    assert found.n == 12
+    assert m.combined_measure([one, other], (1, -1), 400, "s", n=7).n == 7
+    nothing = Terms(np.zeros(12), np.zeros(12), None)
+    assert m.combined_measure([one, nothing], (1, -1), 400, "s", n=7) == Measure(None, None, None, 7)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.01, 1, True), (0, 1, False), (-1, 0, False), (-1, -0.01, True), (-1, 1, False), (None, None, False)],
+)
+def test_a_difference_is_significant_where_its_interval_excludes_0(low: Any, high: Any, expected: bool) -> None:
+    assert m.significant(Measure(0.5, low, high, 9)) is expected
+
+
+def test_shares_count_rows_of_a_cluster_by_their_denominators() -> None:
+    assert m.share_measure([1, 0, 1, 1]) == m.share_measure([1, 0, 1, 1], [1, 1, 1, 1])
+    found = m.share_measure([3, 0, 1], [4, 2, 2])
+    assert (found.value, found.n) == (0.5, 8)
+
+
+def test_a_difference_over_one_common_prompt_has_no_interval_and_over_two_it_has() -> None:
+    a = [judged((0, 1), (5, 3), id=f"p{i}") for i in range(4)]
+    silent = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
+    one = m.difference(a, [a[0], *silent[1:]], "pairwise_accuracy", TOP, 50, "s")
+    two = m.difference(a, [*a[:2], *silent[2:]], "pairwise_accuracy", TOP, 50, "s")
+    three = m.difference(a[:1] + silent[1:3] + a[3:], [*silent[:1], *a[1:3], a[3]], "pairwise_accuracy", TOP, 50, "s")
+    assert (one.low, one.high, three.low, three.high) == (None, None, None, None)
+    assert two.low is not None
