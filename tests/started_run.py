@@ -14,7 +14,7 @@ from srlm import processes
 from srlm.workspace import Workspace
 from tests.helpers import ROOT
 
-PATIENCE = 120.0  # seconds that a test waits; what it waits for lasts longer if the code under test fails
+PATIENCE = 300.0  # seconds that a test waits; what it waits for lasts longer if the code under test fails
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
