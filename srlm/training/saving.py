@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,10 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
     arithmetic = trained_in if sharded else torch.float32  # a sharded model cannot be widened module by module
     policy: Scores = []
     before: Scores = []
+    problems: list[str] = []  # why the comparison failed; the model is saved all the same
     if sharded or main:
         runs: Any = trainer.model_wrapped if sharded else model
-        with contextlib.nullcontext() if sharded else float32_arithmetic(model):
+        with _noting(problems), contextlib.nullcontext() if sharded else float32_arithmetic(model):
             policy = score(runs, saving.probe)
             if lora:
                 with model.disable_adapter():
@@ -94,8 +95,11 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
     start = _placed(saving.start(torch.float32))
     counts: dict[str, Any] = {"saved_dtype": _name(saving.dtype)}
     served = saving.served if saving.served not in (saving.dtype, torch.float32) else None
-    exact = _scores(start, saving.probe, arithmetic)
-    rounded = _scores(start, saving.probe, arithmetic, served) if served else []
+    exact: Scores = []
+    rounded: Scores = []
+    with _noting(problems):
+        exact = _scores(start, saving.probe, arithmetic)
+        rounded = _scores(start, saving.probe, arithmetic, served) if served else []
     if lora:
         merged: Any = PeftModel.from_pretrained(start, written).merge_and_unload()
         merged.config = base.config
@@ -108,18 +112,35 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
         whole = type(start).from_pretrained(folder, dtype=saving.dtype, use_safetensors=True)
         shutil.rmtree(folder)
         whole.save_pretrained(folder)
-    made = change(policy, before or exact)
     kind = type(start)
     del start
-    saved = _placed(kind.from_pretrained(folder, dtype="auto", use_safetensors=True))
-    found = agreement(made, change(_scores(saved, saving.probe, arithmetic), exact), saving.probe.kind)
-    counts |= {"saved_difference": found.difference, "saved_kept": found.kept}
-    if served:
-        found = agreement(made, change(_scores(saved, saving.probe, arithmetic, served), rounded), saving.probe.kind)
-        counts |= {"served_dtype": _name(served), "served_difference": found.difference, "served_kept": found.kept}
+    if not problems:
+        with _noting(problems):
+            made = change(policy, before or exact)
+            saved = _placed(kind.from_pretrained(folder, dtype="auto", use_safetensors=True))
+            found = agreement(made, change(_scores(saved, saving.probe, arithmetic), exact), saving.probe.kind)
+            compared: dict[str, Any] = {"saved_difference": found.difference, "saved_kept": found.kept}
+            if served:
+                shown = change(_scores(saved, saving.probe, arithmetic, served), rounded)
+                found = agreement(made, shown, saving.probe.kind)
+                compared |= {"served_dtype": _name(served), "served_difference": found.difference}
+                compared["served_kept"] = found.kept
+            counts |= compared
+    if problems:
+        say(f"  WARNING: the model is saved, but could not be compared with the trained policy: {problems[0]}")
+        return counts
     for message in messages(counts, saving):
         say(f"  {message}")
     return counts
+
+
+@contextlib.contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    """Add to `problems` what a comparison fails with (memory, most likely): training must not end with it."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        problems.append(str(error).split("\n")[0])
 
 
 def messages(counts: Mapping[str, Any], saving: Saving) -> list[str]:
@@ -152,7 +173,7 @@ def _is_whole(kept: float | None) -> bool:
 
 
 def _left(kept: float | None, changed: str) -> str:
-    return "" if kept is None else f"; {100 * kept:.0f} % of the {changed} that training gained is left"
+    return "" if kept is None else f" and shows {100 * kept:.0f} % of the {changed} that training gained"
 
 
 def _scores(model: Any, probe: Probe, arithmetic: torch.dtype, rounding: torch.dtype | None = None) -> Scores:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from srlm import stages
 from srlm.config import TrainConfig
-from srlm.training import common
+from srlm.training import checkpoint_check, common
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
 from srlm.training.reward_model import load_classifier
 from srlm.training.saving import Saving, messages, save
@@ -134,7 +134,35 @@ def test_bfloat16_loses_most_of_a_small_margin_and_float32_keeps_it(tmp_path: Pa
     assert kept[torch.float32] == pytest.approx(1, abs=0.01)
     [warning] = quiet
     assert "dpo.save_dtype=float32" in warning
-    assert "% of the margin that training gained is left" in warning
+    assert "% of the margin that training gained" in warning
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_model_is_saved_although_it_cannot_be_compared(
+    fails_at: int, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = checkpoint(tmp_path / "M1")
+    policy = with_adapter(load(start, torch.float32), 1e-3)
+    expected = expected_weights(start, policy)
+    calls = 0
+
+    def out_of_memory(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+        return checkpoint_check.score(*given)
+
+    monkeypatch.setattr("srlm.training.saving.score", out_of_memory)
+    counts = save(trainer_of(policy), saving_from(start), tmp_path / "M2")
+    found = load_file(tmp_path / "M2" / "model.safetensors")
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6)
+    assert counts == {"saved_dtype": "float32"}
+    [warning] = quiet
+    assert warning.endswith(
+        "could not be compared with the trained policy: CUDA out of memory. Tried to allocate 2 GiB"
+    )
 
 
 def test_updates_of_several_iterations_add_up(tmp_path: Path) -> None:
@@ -259,7 +287,7 @@ def test_a_message_names_unit_share_and_remedy() -> None:
     [message] = messages({"saved_dtype": "bfloat16", "saved_difference": 0.0123, "saved_kept": 0.417}, saving)
     assert message == (
         "WARNING: the saved checkpoint (bfloat16) differs from the trained policy by 0.012 nats per token "
-        "(sft.save_tolerance=0.002); 42 % of the log-probability that training gained is left. Set "
+        "(sft.save_tolerance=0.002) and shows 42 % of the log-probability that training gained. Set "
         "sft.save_dtype=float32 to save it exactly."
     )
 
