@@ -160,9 +160,11 @@ def launcher(train: TrainConfig | None) -> list[str]:
 
 
 def _interrupt(worker: subprocess.Popen[bytes]) -> None:
-    """Ask the worker to end, and wait `PATIENCE_SECONDS` for it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGINT)
+    """Ask the worker to end, and wait `PATIENCE_SECONDS` for it.
+
+    The signal goes to the worker alone: an engine core that receives it returns unfinished requests as finished.
+    """
+    worker.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(PATIENCE_SECONDS)
 

@@ -87,6 +87,22 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
     }
 
 
+def check_finished(output: Any) -> None:
+    """Refuse what vLLM returns for a request that it gave up, such as when its engine core was asked to end.
+
+    Raises
+    ------
+    EngineError
+        If one of the completions was aborted or failed. Its text, often empty, is not the model's answer.
+    """
+    reasons = {one.finish_reason for one in output.outputs} & {"abort", "error", None}
+    if reasons:
+        raise EngineError(
+            f"vLLM ended a request before it was finished (finish_reason={reasons.pop()}): it was told to end, "
+            "or failed. Completed stages are saved. Rerun the same command to resume."
+        )
+
+
 class _VllmEngine:
     """What both ways of running vLLM share: from our requests to vLLM's and back."""
 
@@ -117,6 +133,7 @@ class _VllmEngine:
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = await self._run(str(self._requests), prompt, params, sampling.priority)
         # Of several completions vLLM tells what the last one found; the first may have read all of it.
+        check_finished(output)
         cached = output.num_cached_tokens or 0
         self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
         completions = [

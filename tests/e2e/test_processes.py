@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from srlm.records import Answer
+from srlm.workspace import peek_records
 from tests.e2e.test_masking import prepared
 from tests.started_run import StartedRun
 
@@ -64,7 +66,7 @@ def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int)
 @needs_vllm
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [("coordinator", signal.SIGKILL), ("worker", signal.SIGTERM), ("engine core", signal.SIGKILL)],
+    [("coordinator", signal.SIGKILL), ("worker", signal.SIGKILL), ("engine core", signal.SIGTERM)],
 )
 def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, number: int) -> None:
     words = {"worker": ["srlm.launch"], "engine core": ["VLLM::EngineCore"]}
@@ -72,5 +74,7 @@ def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, numb
     os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid(*words[victim]), number)
     engine.assert_all_end(f"engine, signal {number} to {victim}")
     assert engine.coordinator.returncode == (-number if victim == "coordinator" else 1)
-    message = {"coordinator": "", "worker": "was ended by SIGTERM", "engine core": "EngineError: vLLM died"}[victim]
+    message = {"coordinator": "", "worker": "was killed by the system", "engine core": "EngineError: vLLM "}[victim]
     assert message in engine.text()
+    answers = engine.folder / "answers/tiny-random/greedy.jsonl"
+    assert all(answer.tokens for answer in peek_records(answers, Answer)), "an aborted request was taken for an answer"
