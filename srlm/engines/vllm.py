@@ -159,6 +159,7 @@ class _AsyncEngine(_VllmEngine):
 
         super().__init__(folder, model, max_model_len)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+        self._died = False
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         from vllm.sampling_params import RequestOutputKind
@@ -168,15 +169,17 @@ class _AsyncEngine(_VllmEngine):
         try:
             outputs = [output async for output in self._engine.generate(prompt, params, request_id, priority=priority)]
         except EngineDeadError as error:
+            self._died = True
             raise EngineError(
-                "vLLM died, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization; "
-                "the "
-                "same command goes on from the finished records."
+                "vLLM ended, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization. "
+                "Finished records are saved. Rerun the same command to resume."
             ) from error
         return outputs[-1]
 
     async def close(self) -> None:
-        self._engine.shutdown()
+        # After the death of one engine, vLLM waits for the others' requests; the coordinator ends them at once instead.
+        if not self._died:
+            self._engine.shutdown()
 
 
 class _SteppedEngine(_VllmEngine):
