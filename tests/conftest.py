@@ -9,9 +9,11 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Ctrl-C must reach what tests start: background jobs of a shell ignore it, and children inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals must reach what tests start: background jobs of a shell ignore Ctrl-C, nohup ignores SIGHUP, and children
+    inherit that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,7 @@ class _VllmEngine:
         self.stop_token_ids = stop_token_ids(self.tokenizer, folder)
         self.thoughts, self.max_model_len = thought_marks(self.tokenizer, model), max_model_len
         self._requests = 0
+        self.failed = False  # whether vLLM itself died or was told to end
         self.usage = Usage()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
@@ -133,7 +134,11 @@ class _VllmEngine:
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = await self._run(str(self._requests), prompt, params, sampling.priority)
         # Of several completions vLLM tells what the last one found; the first may have read all of it.
-        check_finished(output)
+        try:
+            check_finished(output)
+        except EngineError:
+            self.failed = True
+            raise
         cached = output.num_cached_tokens or 0
         self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
         completions = [
@@ -159,7 +164,6 @@ class _AsyncEngine(_VllmEngine):
 
         super().__init__(folder, model, max_model_len)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
-        self._died = False
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         from vllm.sampling_params import RequestOutputKind
@@ -169,7 +173,7 @@ class _AsyncEngine(_VllmEngine):
         try:
             outputs = [output async for output in self._engine.generate(prompt, params, request_id, priority=priority)]
         except EngineDeadError as error:
-            self._died = True
+            self.failed = True
             raise EngineError(
                 "vLLM ended, most likely out of memory. Lower engine.max_concurrent or engine.gpu_memory_utilization. "
                 "Finished records are saved. Rerun the same command to resume."
@@ -178,7 +182,7 @@ class _AsyncEngine(_VllmEngine):
 
     async def close(self) -> None:
         # After the death of one engine, vLLM waits for the others' requests; the coordinator ends them at once instead.
-        if not self._died:
+        if not self.failed:
             self._engine.shutdown()
 
 
