@@ -49,7 +49,7 @@ class Template:
         Raises
         ------
         ConfigError
-            If there is no such template, or it lacks a field or has another.
+            If there is no such template, it is not UTF-8, or it lacks a field or has another.
         """
         folder = resources.files(package) / "templates"
         known = sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
@@ -57,7 +57,12 @@ class Template:
         if name in known:
             text = (folder / f"{name}.txt").read_text(encoding="utf-8")
         elif path.is_file():
-            text = path.read_text(encoding="utf-8")
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"{option}={name}: byte {error.start} of the file is not UTF-8. Save the file as UTF-8."
+                ) from error
         else:
             raise ConfigError(f"{option}={name}: neither a template of {package} ({', '.join(known)}) nor a file.")
         found = set(_NAME.findall(text))

@@ -131,6 +131,16 @@ def test_unknown_template_names_the_option_and_the_known_ones():
         load("additve")
 
 
+def test_a_file_that_is_not_utf_8_is_named_and_a_byte_order_mark_is_left_out(tmp_path):
+    path, text = tmp_path / "mine.txt", "Größe: {{instruction}} {{response}}"
+    path.write_bytes(text.encode("utf-8-sig").replace(b"\n", b"\r\n"))
+    assert load(str(path)).text == text
+    for encoding, byte in (("latin-1", 2), ("utf-16", 0)):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(ConfigError, match=rf"judge\.template=.*mine\.txt: byte {byte} of the file is not UTF-8"):
+            load(str(path))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
