@@ -128,8 +128,8 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
     except TemplateSyntaxError as error:
         said = str(error.message).rstrip(".")
         raise ModelError(
-            f"The chat template has a syntax error in line {error.lineno}: {said}. Correct it, or use another one, such "
-            "as model.chat_template=chatml."
+            f"The chat template has a syntax error in line {error.lineno}: {said}. Correct it, or use another one, "
+            "such as model.chat_template=chatml."
         ) from error
     except (TemplateError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)
