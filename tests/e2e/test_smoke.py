@@ -88,12 +88,12 @@ def test_lineage_is_unbroken(finished: tuple[Path, str]) -> None:
     manifests = [json.loads(path.read_text()) for path in folder.rglob("manifests/*.json")]
     made = {path: value for manifest in manifests for path, value in manifest["outputs"].items()}
     base = json.loads((folder / "iteration_0" / "model.json").read_text())
-    made[base["name"]] = base["id"]
+    made |= {base["name"]: base["id"], "model.chat_template": "the model's own"}
     for manifest in manifests:
         for path, value in manifest["inputs"].items():
             assert made[path] == value, (manifest["stage"], path)
     [preference] = [m for m in manifests if m["stage"] == "iteration_2/preference"]
-    assert set(preference["inputs"]) == {"iteration_1/model", "iteration_2/4_pairs.jsonl"}
+    assert set(preference["inputs"]) == {"iteration_1/model", "iteration_2/4_pairs.jsonl", "model.chat_template"}
 
 
 def test_policy_equals_reference_before_the_first_step(finished: tuple[Path, str]) -> None:
