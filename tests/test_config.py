@@ -174,6 +174,8 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("tracking.mode", ("", "on"), ("online", "offline")),
     ("sft.batch_size", (6,), (4,)),  # sft.micro_batch_size is 4
     ("dpo.batch_size", (6,), (4,)),
+    ("dpo.early_stopping.every_steps", (0, -1), (1, 200)),
+    ("dpo.early_stopping.prompts", (0, 1), (2, 253)),
     ("reward_model.batch_size", (6,), (4,)),
     ("judge.length_penalty", (-0.1, math.nan), (0.0, None)),
     ("pairs.length_penalty", (-0.1, math.nan), (0.0, None)),

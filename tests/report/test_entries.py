@@ -80,7 +80,9 @@ def test_candidates_and_judgements_are_in_the_order_of_their_numbers(tmp_path: P
 
 
 def test_comparisons_of_a_judge_that_compares(tmp_path: Path) -> None:
-    root = make_run(tmp_path / "made", judge=JudgeConfig(scorer=Scorer.pairwise, count=1, min_valid=1))
+    root = make_run(
+        tmp_path / "made", judge=JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1)
+    )
     ids = [f"{RIVERS}/c0-c1/ab", f"{RIVERS}/c0-c1/ba"]
     rows = [Comparison(ids[0], RIVERS, " A", "first"), Comparison(ids[1], RIVERS, " ?", None, "no verdict")]
     write(root / "iteration_2/3_comparisons.jsonl", rows)
