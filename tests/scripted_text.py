@@ -154,7 +154,9 @@ def run(job: Mapping[str, Any]) -> None:
     with workspace.lock():
         workspace.save_config(config)
         tracker = open_tracker(config, workspace)
-        loop.Loop(config, workspace, tracker).run()
+        one = loop.Loop(config, workspace, tracker)
+        one.run()
+        one.report()  # as srlm.run does at its end
         tracker.close(failed=False)
 
 
