@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -196,10 +198,17 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
     )
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose paths fit into 80 columns: the screen never breaks a path."""
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("columns", [80, 120])
-def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], tmp_path: Path, columns: int) -> None:
+def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], short_folder: Path, columns: int) -> None:
     """DPO, M2's text and the closing screen on a terminal; at 120 columns the closing screen alone."""
-    runs = tmp_path
+    runs = short_folder
     if columns == 80:
         without_dpo(finished[0], runs)
     else:
