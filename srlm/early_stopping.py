@@ -1,13 +1,15 @@
 """Early stopping of DPO (arXiv 2401.10020, section 3.1): a checkpoint every N steps, compared with the one before it.
 
 Each checkpoint answers the same validation prompts, and a judge compares the answers of two consecutive checkpoints in
-both orders. If the newer one is not better, training stops and the older one becomes M_t+1; otherwise training goes
-on to the next checkpoint. The end of training counts as a checkpoint. Decided here, because the paper leaves it open:
+both orders. If the newer one is not better, training stops and the older one becomes M_t+1; otherwise training
+continues to the next checkpoint. The end of training counts as a checkpoint. Where the
+paper leaves it open:
 
 - A checkpoint is better if wins minus losses, as a share of the judged prompts, exceed `min_net_win`. A win needs the
   verdict of both orders; everything else that has verdicts is a tie, and nothing but ties is not better.
 - The first checkpoint is not compared: a training always gives a trained model.
-- If fewer than half of the prompts have a verdict in both orders, the comparison decides nothing. Training goes on.
+- If fewer than half of the prompts have a verdict in both orders, the comparison decides nothing and training
+  continues.
 
 Training runs in one process a checkpoint, generation and judging in others, so that each has the whole memory. The
 schedule is that of one uninterrupted training: every process resumes from the trainer's own state.

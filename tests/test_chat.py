@@ -247,6 +247,14 @@ def test_a_template_that_writes_eos_beside_its_end_of_turn_renders_the_same_in_e
     assert texts == ["<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n<|endoftext|>"] * 2
 
 
+def test_a_saved_template_that_writes_eos_does_not_grow(tmp_path):
+    folder = saved(tmp_path / "base", by_bytes(eos="<|endoftext|>")(CHATML + "{{ eos_token }}"))
+    first: Any = load_tokenizer(folder)
+    first.save_pretrained(tmp_path / "M1")
+    again: Any = load_tokenizer(tmp_path / "M1")
+    assert again.chat_template == first.chat_template
+
+
 def test_an_end_of_turn_that_is_no_special_token_ends_turns_and_cannot_be_forged(tmp_path):
     tokenizer = by_bytes(eos="<|endoftext|>")(CHATML.replace("<|im_end|>", "<end>"))
     tokenizer.add_tokens(["<end>"])
@@ -489,6 +497,13 @@ def test_a_thought_that_the_prompt_opens_is_closed_before_an_answer_without_one(
     assert reply == "</think>\n\nThe Nile.<|im_end|>\n"
     _, reply = render_turn(tokenizer, user("A river?"), "Rivers.\n</think>\n\nThe Nile.")
     assert reply == "Rivers.\n</think>\n\nThe Nile.<|im_end|>\n"
+
+
+def test_a_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
+    tokenizer = by_bytes()("{{ messages | length }}" + OPENS_A_THOUGHT)
+    prepare(tokenizer, ModelConfig())
+    with pytest.raises(ModelError, match="differently before and after the answer"):
+        render_turn(tokenizer, user("A river?"), "The Nile.")
 
 
 # Other templates

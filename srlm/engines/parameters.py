@@ -44,7 +44,7 @@ _REFUSES_N = re.compile(
 
 
 class Parameters:
-    """The parameters that a server accepts, learnt from its refusals and kept for the session."""
+    """The parameters that a server accepts, learnt from its refusals and kept until the engine closes."""
 
     def __init__(self) -> None:
         self._left_out: set[str] = set()
