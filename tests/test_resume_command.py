@@ -127,6 +127,7 @@ def test_python_is_named_by_its_path_where_the_shell_has_another(tmp_path: Path,
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert python_word() == "python"
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # outside the folder that the environment is in
     assert python_word() == sys.executable
     monkeypatch.chdir(Path(sys.executable).parents[2])
     assert python_word() == "/".join(Path(sys.executable).parts[-3:])
