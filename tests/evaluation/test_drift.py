@@ -167,13 +167,14 @@ def test_language_switches():
     ],
 )
 def test_habits_of_form(name, yes, no):
-    assert value(name, yes, no) == 0.5
+    assert value(name, yes, no, no) == pytest.approx(1 / 3)
 
 
 def test_commonest_opening():
     found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["commonest_opening"]
     assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
     assert value("commonest_opening", "a b c", "d e f") == 0.5
+    assert value("commonest_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
 
 
 def test_untrusted_text_is_measured_without_harm():

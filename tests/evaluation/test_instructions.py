@@ -75,6 +75,14 @@ def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
     assert value(instructions_part(now, before[:0], *GIVEN), "prompt_strict_gain") == (None, 0)
 
 
+def test_the_count_of_an_instruction_level_gain_is_instructions_and_of_a_prompt_level_one_prompts() -> None:
+    now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
+    before = check_answers(PROMPTS, answers(a="so, so", b="No"))
+    part = instructions_part(now, before, *GIVEN)
+    assert value(part, "instruction_strict_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 against 1 of 3
+    assert value(part, "prompt_strict_gain") == (0.0, 2)
+
+
 def test_prompts_with_other_constraints_cannot_be_compared() -> None:
     now, then = (Checked("a", (name,), (True,), (True,)) for name in ("punctuation:no_comma", "startend:quotation"))
     with pytest.raises(ValueError, match="other constraints"):
