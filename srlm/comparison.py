@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from srlm.chat import Message
 from srlm.engines.base import Engine, Sampling
 from srlm.errors import NoAnswerError
+from srlm.ids import ORDERS, comparison_id, match_and_order
 from srlm.missing import problem_of
 from srlm.records import Comparison
 from srlm.rubric import TWO_ANSWERS
 from srlm.templating import Template
 from srlm.verdicts import find_letter
 
-ORDERS = ("ab", "ba")
 BEFORE = "The better answer is"  # what stands before the letter
 _LEAST = -30.0  # log-probability of a letter that a server does not name among the likely ones
 
@@ -77,7 +77,7 @@ async def compare(
         The beginning of the judge's reply, up to the letter.
     """
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=priority)
-    identity = (f"{match_id}/{order}", prompt_id)
+    identity = (comparison_id(match_id, order), prompt_id)
     try:
         [completion] = await engine.generate(messages, sampling, before)
     except NoAnswerError as error:
@@ -102,7 +102,7 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
     matches: dict[str, list[float]] = defaultdict(list)
     orders = Counter[str]()
     for comparison in comparisons:
-        match, order = comparison.id.rsplit("/", 1)
+        match, order = match_and_order(comparison.id)
         orders[order] += 1
         if comparison.margin is not None:
             matches[match].append(comparison.margin)
@@ -115,6 +115,6 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
     winners: list[str | None] = []
     for comparison in comparisons:
         shown_first = 0.0 if comparison.margin is None else comparison.margin - leaning
-        ahead = shown_first if comparison.id.endswith("/ab") else -shown_first
+        ahead = shown_first if match_and_order(comparison.id)[1] == ORDERS[0] else -shown_first
         winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
     return winners

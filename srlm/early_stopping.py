@@ -28,11 +28,11 @@ from random import Random
 from typing import Any
 
 from srlm import records
-from srlm.comparison import ORDERS
 from srlm.config import Config, TrainConfig
 from srlm.engines import open_engine
 from srlm.errors import SeedError
 from srlm.evaluation.head_to_head import head_to_head_part, played
+from srlm.ids import ORDERS
 from srlm.measured import answer_prompts, play
 from srlm.missing import is_missing
 from srlm.progress import Bars, say

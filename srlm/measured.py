@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from srlm import stages
-from srlm.comparison import ORDERS, compare, load_template, question
+from srlm.comparison import compare, load_template, question
 from srlm.config import C, Config
 from srlm.engines import Engine, Rater, together
 from srlm.errors import NoAnswerError
@@ -19,6 +19,7 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
 from srlm.evaluation.instructions import check_answers, instructions_part
 from srlm.evaluation.scorecard import answers_part, judge_parts
 from srlm.feedback.judging import Judging
+from srlm.ids import ORDERS, answer_id
 from srlm.missing import (
     RAISE,
     TOO_LONG,
@@ -102,7 +103,7 @@ async def judge_ranked(
 
     async def one(prompt: RankedPrompt) -> None:
         answers = enumerate(prompt.answers)
-        candidates = [Candidate(f"{prompt.id}/a{n}", prompt.id, answer.text, 0, False) for n, answer in answers]
+        candidates = [Candidate(answer_id(prompt.id, n), prompt.id, answer.text, 0, False) for n, answer in answers]
         await judge.prompt(prompt.id, prompt.prompt, candidates)
 
     await together(one(prompt) for prompt in ranked)

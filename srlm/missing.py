@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.errors import NoAnswerError, PromptTooLongError
+from srlm.ids import ancestors, parent
 from srlm.progress import say
 from srlm.records import Comparison, Judgement, Rating
 
@@ -52,8 +53,8 @@ def problems_of(
     for record in records:
         if is_missing(record.problem):
             judged = record.candidate_id if isinstance(record, Judgement) else record.id
-            judged = judged.rsplit("/", 1)[0] if isinstance(record, Comparison) else judged
-            source = next((s for part in (judged, *_above(judged)) if (s := (sources or {}).get(part))), "")
+            judged = parent(judged) if isinstance(record, Comparison) else judged
+            source = next((s for part in (judged, *ancestors(judged)) if (s := (sources or {}).get(part))), "")
             found.setdefault(named(judged, source), record.problem)
     return found
 
@@ -101,9 +102,3 @@ def missing_lines(root: Path) -> list[str]:
             folder = path.relative_to(root).parts[0].replace("_", " ")
             stages.setdefault((path.stem.replace("_", " "), told), []).append(folder)
     return [f"Without an answer: {name} ({', '.join(where)}): {told}." for (name, told), where in stages.items()]
-
-
-def _above(record_id: str) -> list[str]:
-    """Return the ids that an id begins with, the longest first: a/b/c is of a/b, which is of a."""
-    parts = record_id.split("/")
-    return ["/".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]

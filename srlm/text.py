@@ -24,6 +24,7 @@ from srlm.feedback.judge import judge
 from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
+from srlm.ids import answer_id, candidate_id, judgement_id
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
 from srlm.missing import RAISE, TOO_LONG, count_missing, is_missing, missing_counts, named, problem_of, report_missing
 from srlm.models import external_options, resolve
@@ -316,7 +317,7 @@ async def feedback(
     unanswered: dict[str, str] = {}  # accepted prompts that are too long to answer -> why
 
     async def answer_one(prompt: Prompt) -> None:
-        ids = [f"{prompt.id}/c{i}" for i in range(n)]
+        ids = [candidate_id(prompt.id, i) for i in range(n)]
         tokens = 0
         if engine and any(i not in candidate_store.records for i in ids):
             try:
@@ -421,8 +422,8 @@ async def rationales(
 
     async def answer(prompt: RankedPrompt, place: int, attempt: int) -> Judgement:
         nonlocal written
-        candidate = Candidate(f"{prompt.id}/a{place}", prompt.id, prompt.answers[place].text, 0, False)
-        if f"{candidate.id}/j{attempt}" not in store.records:
+        candidate = Candidate(answer_id(prompt.id, place), prompt.id, prompt.answers[place].text, 0, False)
+        if judgement_id(candidate.id, attempt) not in store.records:
             best = min(prompt.answers, key=lambda other: other.rank)
             worse = config.seeds.rationale_hint and prompt.answers[place].rank > best.rank
             note = "\n\n" + hint.fill(better=best.text) if worse else ""
@@ -431,7 +432,7 @@ async def rationales(
             )
             store.append(*new)
             written += sum(judgement.tokens for judgement in new)
-        return store.records[f"{candidate.id}/j{attempt}"]
+        return store.records[judgement_id(candidate.id, attempt)]
 
     async def one(prompt: RankedPrompt) -> None:
         nonlocal done

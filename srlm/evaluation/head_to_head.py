@@ -17,6 +17,7 @@ import numpy as np
 from srlm.comparison import calibrated_winners
 from srlm.evaluation.intervals import Array, Terms, bootstrap_interval, draw
 from srlm.evaluation.measures import Measure, combined_measure, share_measure
+from srlm.ids import match_and_order
 from srlm.records import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`
@@ -63,7 +64,7 @@ def played(comparisons: Sequence[Comparison], first: Sequence[Answer], second: S
     for comparison, winner in zip(comparisons, calibrated_winners(comparisons), strict=True):
         if winner not in ("first", "second", None):
             raise ValueError(f"comparison {comparison.id}: winner {winner!r} is neither 'first', 'second' nor None")
-        order = comparison.id.rsplit("/", 1)[1]
+        _, order = match_and_order(comparison.id)
         winners[comparison.prompt_id][order] = winner
         if comparison.winner is not None:
             raw[comparison.prompt_id].append((comparison.winner == "first") == (order == "ab"))

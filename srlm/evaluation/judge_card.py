@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from srlm.comparison import ORDERS
 from srlm.config import JudgeConfig
 from srlm.evaluation.intervals import Terms, by_cluster
 from srlm.evaluation.measures import (
@@ -36,6 +35,7 @@ from srlm.evaluation.measures import (
     pairwise_accuracy_all,
     table_terms,
 )
+from srlm.ids import ORDERS, answer_id, match_and_order, parent
 from srlm.records import Comparison, Judgement, RankedPrompt
 from srlm.rubric import evening_penalty, mean_score
 
@@ -51,7 +51,7 @@ def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgemen
         JudgedPrompt(
             id=prompt.id,
             ranks=tuple(answer.rank for answer in prompt.answers),
-            scores=tuple(mean_score(of_answer[f"{prompt.id}/a{i}"], 1) for i in range(len(prompt.answers))),
+            scores=tuple(mean_score(of_answer[answer_id(prompt.id, i)], 1) for i in range(len(prompt.answers))),
             lengths=tuple(len(answer.text) for answer in prompt.answers),
             type=prompt.type,
             prompt=prompt.prompt,
@@ -90,7 +90,7 @@ def judge_card(
     whole: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
     of_answer: dict[str, list[float]] = defaultdict(list)
     for judgement in judgements:
-        whole[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.whole_score)
+        whole[parent(judgement.candidate_id)].append(judgement.whole_score)
         if judgement.score is not None:
             of_answer[judgement.candidate_id].append(judgement.score)
     terms = judge_terms(prompts, list(whole.values()), judge.perfect)
@@ -225,7 +225,7 @@ def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) ->
     """
     agree, spread, retest = [], [], []
     for prompt in ranked:
-        scores = [of_answer[f"{prompt.id}/a{n}"] for n in range(len(prompt.answers))]
+        scores = [of_answer[answer_id(prompt.id, n)] for n in range(len(prompt.answers))]
         several = [of_one for of_one in scores if len(of_one) > 1]
         pairs = [[one == other for n, one in enumerate(of_one) for other in of_one[n + 1 :]] for of_one in several]
         agree.append((sum(float(np.mean(pair)) for pair in pairs), len(pairs)))
@@ -253,7 +253,7 @@ def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison])
     winners: dict[str, dict[str, dict[str, str]]] = {prompt.id: defaultdict(dict) for prompt in ranked}
     for comparison in comparisons:
         if comparison.winner is not None:
-            match, order = comparison.id.rsplit("/", 1)
+            match, order = match_and_order(comparison.id)
             winners[comparison.prompt_id][match][order] = comparison.winner
     same, first = [], []
     for matches in winners.values():

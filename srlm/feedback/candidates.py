@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from srlm.config import CandidatesConfig
 from srlm.engines.base import Engine, Sampling
+from srlm.ids import candidate_id
 from srlm.records import Candidate, Prompt
 from srlm.workspace import derive_seed
 
@@ -24,7 +25,7 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
     completions = await engine.generate([{"role": "user", "content": prompt.text}], sampling)
     return [
         Candidate(
-            id=f"{prompt.id}/c{number}",
+            id=candidate_id(prompt.id, number),
             prompt_id=prompt.id,
             text=completion.text.rstrip("\ufffd").strip() if completion.truncated else completion.text.strip(),
             tokens=completion.tokens,

@@ -22,6 +22,7 @@ from srlm.chat import Message
 from srlm.config import JudgeConfig, Scorer
 from srlm.engines.base import Engine, Place, Sampling
 from srlm.errors import EngineError, NoAnswerError
+from srlm.ids import judgement_id
 from srlm.missing import problem_of
 from srlm.records import Candidate, Judgement
 from srlm.rubric import VERDICT, JudgeTemplate, expected_score
@@ -77,7 +78,7 @@ async def judge(
             if completion.truncated and score is None:
                 problem += f", cut off at judge.max_new_tokens={config.max_new_tokens}"
             judgement = Judgement(
-                id=f"{candidate.id}/j{number}",
+                id=judgement_id(candidate.id, number),
                 candidate_id=candidate.id,
                 text=completion.text,
                 score=score,
@@ -95,7 +96,7 @@ async def judge(
             judgements.append(judgement)
         return judgements
     except NoAnswerError as error:
-        ids = [f"{candidate.id}/j{number}" for number in range(first, first + count)]
+        ids = [judgement_id(candidate.id, number) for number in range(first, first + count)]
         return [Judgement(i, candidate.id, "", None, problem_of(error)) for i in ids]
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from srlm.chat import Message
-from srlm.comparison import BEFORE, ORDERS, question
+from srlm.comparison import BEFORE, question
 from srlm.config import Config, Scorer
 from srlm.engines.base import Engine, Rater, together
 from srlm.errors import NoAnswerError
@@ -22,6 +22,7 @@ from srlm.feedback.length_matching import length_matching_penalty
 from srlm.feedback.pairs import choose, length_points, takes_part
 from srlm.feedback.strengths import shares_of_wins, strengths_by_group
 from srlm.feedback.tournament import Tournament
+from srlm.ids import ORDERS, judgement_id
 from srlm.missing import count_missing, is_missing, problem_of
 from srlm.records import Candidate, Comparison, Judgement, Rating
 from srlm.rubric import JudgeTemplate
@@ -103,7 +104,7 @@ class Judging:
 
     def of(self, candidate_id: str) -> list[Judgement]:
         """The judgements of a candidate so far."""
-        ids = (f"{candidate_id}/j{j}" for j in range(self.count))
+        ids = (judgement_id(candidate_id, j) for j in range(self.count))
         return [self.judgements.records[i] for i in ids if i in self.judgements.records]
 
     def finish(self) -> list[Judgement]:
@@ -122,7 +123,7 @@ class Judging:
         return count_missing(what, list(records.records.values()), sources)
 
     async def _judge(self, prompt: str, candidate: Candidate, count: int, first: int = 0) -> None:
-        ids = [f"{candidate.id}/j{j}" for j in range(first, first + count)]
+        ids = [judgement_id(candidate.id, j) for j in range(first, first + count)]
         tokens = 0
         if any(i not in self.judgements.records for i in ids):
             new = await judge(
@@ -155,7 +156,7 @@ class Judging:
             still = [candidate for candidate, matters in zip(contenders, matter, strict=True) if matters]
             await together(self._judge(prompt, candidate, 1, j) for candidate in still)
             for candidate in still:
-                asked[candidate.id].append(self.judgements.records[f"{candidate.id}/j{j}"])
+                asked[candidate.id].append(self.judgements.records[judgement_id(candidate.id, j)])
         self.saved += self.count * len(candidates) - sum(map(len, asked.values()))
 
     async def _rate(self, prompt_id: str, prompt: str, candidate: Candidate) -> None:

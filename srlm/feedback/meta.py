@@ -19,11 +19,12 @@ from statistics import pvariance
 import numpy as np
 
 from srlm.chat import Message
-from srlm.comparison import ORDERS, calibrated_winners
+from srlm.comparison import calibrated_winners
 from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine
-from srlm.feedback.strengths import Array, bradley_terry, members
+from srlm.feedback.strengths import Array, bradley_terry
 from srlm.feedback.tournament import Tournament
+from srlm.ids import ORDERS, match_and_order, members, parent
 from srlm.missing import is_missing
 from srlm.records import Candidate, Comparison, Judgement, PreferencePair
 from srlm.rubric import JudgeTemplate
@@ -91,7 +92,8 @@ class MetaJudging:
 
 def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:
     """What a win in the first and in the second place counts: the share of wins of the other place (section 2.2)."""
-    first = [(c.winner == "first") == c.id.endswith("/ab") for c in comparisons if c.winner is not None]
+    decided = [comparison for comparison in comparisons if comparison.winner is not None]
+    first = [(one.winner == "first") == (match_and_order(one.id)[1] == ORDERS[0]) for one in decided]
     share = sum(first) / len(first) if first else 0.5
     return 1 - share, share
 
@@ -104,7 +106,7 @@ def elo(comparisons: Sequence[Comparison], weights: tuple[float, float], n: int)
     wins = np.zeros((n, n))
     for comparison in comparisons:
         if comparison.winner is not None:
-            match, order = comparison.id.rsplit("/", 1)
+            match, order = match_and_order(comparison.id)
             i, j = members(match)
             won_first = (comparison.winner == "first") == (order == ORDERS[0])
             winner, loser = (i, j) if comparison.winner == "first" else (j, i)
@@ -184,7 +186,7 @@ def judgement_pairs(
 def _higher_wins(row: Sequence[Judgement], comparisons: Iterable[Comparison]) -> list[bool]:
     winners: dict[str, set[str | None]] = defaultdict(set)
     for comparison in comparisons:
-        winners[comparison.id.rsplit("/", 1)[0]].add(comparison.winner)
+        winners[parent(comparison.id)].add(comparison.winner)
     found = []
     for match, of_match in winners.items():
         i, j = members(match)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from srlm.config import PromptsConfig
 from srlm.engines.base import Completion, Engine, Sampling
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
+from srlm.ids import prompt_id
 from srlm.languages import in_languages, script
 from srlm.missing import problem_of
 from srlm.records import Prompt, RecordId
@@ -150,10 +151,10 @@ async def write_prompts(
         pool = list(accepted)
 
         async def attempt(i: int, pool: list[str] = pool) -> tuple[Prompt, bool, int]:
-            prompt_id = f"t{t}/p{i:05d}"
-            if prompt_id in store.records:
-                return store.records[prompt_id], False, 0
-            seed = derive_seed(run_seed, "prompts", prompt_id)
+            attempt_id = prompt_id(t, i)
+            if attempt_id in store.records:
+                return store.records[attempt_id], False, 0
+            seed = derive_seed(run_seed, "prompts", attempt_id)
             number, too_long = random.Random(seed), list[RecordId]()
             shots = choose_shots(number, list(ift), pool, config)
             while True:
@@ -169,17 +170,17 @@ async def write_prompts(
                     else:
                         shots.remove(longest)
                     if not shots:
-                        return Prompt(prompt_id, "", (), f"examples too long: {error}", tuple(too_long)), False, 0
+                        return Prompt(attempt_id, "", (), f"examples too long: {error}", tuple(too_long)), False, 0
                 except NoAnswerError as error:
-                    return Prompt(prompt_id, "", tuple(shots), problem_of(error), tuple(too_long)), False, 0
+                    return Prompt(attempt_id, "", tuple(shots), problem_of(error), tuple(too_long)), False, 0
             text = clean(completion.text)
-            prompt = Prompt(prompt_id, text, tuple(shots), too_long=tuple(too_long))
+            prompt = Prompt(attempt_id, text, tuple(shots), too_long=tuple(too_long))
             return prompt, completion.truncated, completion.tokens
 
         indices = range(start, min(start + config.round_size, limit))
-        stored = sum(not p.rejected for p in (store.records.get(f"t{t}/p{i:05d}") for i in indices) if p)
+        stored = sum(not p.rejected for p in (store.records.get(prompt_id(t, i)) for i in indices) if p)
         if new + stored >= config.count:  # what is stored suffices: attempt nothing more
-            indices = range(start, start + sum(f"t{t}/p{i:05d}" in store.records for i in indices))
+            indices = range(start, start + sum(prompt_id(t, i) in store.records for i in indices))
         attempts = [asyncio.create_task(attempt(i)) for i in indices]
         try:
             for task in attempts:

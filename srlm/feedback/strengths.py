@@ -17,7 +17,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from srlm.comparison import ORDERS, calibrated_winners
+from srlm.comparison import calibrated_winners
+from srlm.ids import ORDERS, match_and_order, members
 from srlm.records import Comparison
 
 Array = NDArray[np.float64]
@@ -76,17 +77,6 @@ def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[fl
     return scores
 
 
-def match_id(group: str, i: int, j: int) -> str:
-    """Of members number i and j of a group (a prompt's candidates, a candidate's judgements), i < j."""
-    return f"{group}/{i}-{j}"
-
-
-def members(match: str) -> tuple[int, int]:
-    """The numbers in a `match_id`."""
-    i, _, j = match.rsplit("/", 1)[1].partition("-")
-    return int(i), int(j)
-
-
 def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
     """Bradley-Terry strengths of every prompt's candidates.
 
@@ -104,7 +94,7 @@ def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]
     rows = list(comparisons)
     orders: dict[tuple[str, str], dict[str, str | None]] = defaultdict(dict)
     for comparison, winner in zip(rows, calibrated_winners(rows), strict=True):
-        match, order = comparison.id.rsplit("/", 1)
+        match, order = match_and_order(comparison.id)
         orders[comparison.prompt_id, match][order] = winner
     wins = {prompt_id: np.zeros((count, count)) for prompt_id, count in counts.items()}
     for (prompt_id, match), of_match in orders.items():

@@ -7,9 +7,10 @@ from itertools import combinations
 from random import Random
 
 from srlm.chat import Message
-from srlm.comparison import ORDERS, compare
+from srlm.comparison import compare
 from srlm.engines.base import Engine, together
-from srlm.feedback.strengths import match_id, next_matches, strengths_by_group
+from srlm.feedback.strengths import next_matches, strengths_by_group
+from srlm.ids import ORDERS, comparison_id, match_id
 from srlm.records import Comparison
 from srlm.workspace import RecordFile, derive_seed
 
@@ -68,12 +69,12 @@ class Tournament:
 
         async def one(order: str) -> Comparison:
             tokens = 0
-            if f"{match}/{order}" not in self.store.records:
+            if comparison_id(match, order) not in self.store.records:
                 messages = ask(i, j, order)
                 new = await compare(self.engine, match, group, order, messages, self.before, self.priority)
                 self.store.append(new)
                 tokens = new.tokens
             self.told(1, tokens)
-            return self.store.records[f"{match}/{order}"]
+            return self.store.records[comparison_id(match, order)]
 
         return await together(one(order) for order in ORDERS)

@@ -18,6 +18,7 @@ from srlm import stages
 from srlm.config import Config
 from srlm.evaluation.head_to_head import played
 from srlm.feedback.pairs import select_pairs
+from srlm.ids import answer_id, label, match_and_order, number_of
 from srlm.measured import evaluation_prompts, held_out
 from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt, SeedExample
 from srlm.report.collect import RunNumbers
@@ -113,7 +114,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     penalty = pairing.manifest().counts.get("length_penalty", 0.0) if pairing.path.exists() else None
     made = []
     for prompt in prompts:
-        own = sorted(candidates.get(prompt.id, []), key=lambda candidate: _number(candidate.id))
+        own = sorted(candidates.get(prompt.id, []), key=lambda candidate: number_of(candidate.id))
         of_prompt = [judgement for candidate in own for judgement in judgements.get(candidate.id, [])]
         pair = pairs.get(prompt.id)
         marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"} if pair else {}
@@ -130,10 +131,10 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         else:
             entry.outcome = "not paired yet"
         for candidate in own:
-            judged = sorted(judgements.get(candidate.id, []), key=lambda judgement: _number(judgement.id))
+            judged = sorted(judgements.get(candidate.id, []), key=lambda judgement: number_of(judgement.id))
             entry.answers.append(
                 Shown(
-                    label=candidate.id.rsplit("/", 1)[1],
+                    label=label(candidate.id),
                     text=candidate.full_text,
                     score=mean_score(judged, 1),
                     mark=marks.get(candidate.id, ""),
@@ -204,7 +205,7 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
     for prompt in ranked:
         entry = Entry(prompt.id, "held_out", 0, prompt.type, prompt.prompt)
         for place, answer in enumerate(prompt.answers):
-            of_answer = {t: found.get(f"{prompt.id}/a{place}", []) for t, found in of_model.items()}
+            of_answer = {t: found.get(answer_id(prompt.id, place), []) for t, found in of_model.items()}
             judged = [_judged(f"M{t}", one) for t, found in of_answer.items() for one in found]
             score = mean_score(of_answer[last], 1)
             characters = len(answer.text)
@@ -251,9 +252,9 @@ def _judged(by: str, judgement: Judgement) -> Judged:
 
 
 def _told(comparison: Comparison, first: str = "", second: str = "") -> dict[str, Any]:
-    match, order = comparison.id.rsplit("/", 1)
+    match, order = match_and_order(comparison.id)
     if not first:
-        first, second = match.rsplit("/", 1)[1].split("-")
+        first, second = label(match).split("-")
     shown = f"{first} then {second}" if order == "ab" else f"{second} then {first}"
     winner = {"first": first, "second": second}.get(comparison.winner or "", "")
     return {"shown": shown, "winner": winner, "text": comparison.text, "problem": comparison.problem}
@@ -264,8 +265,3 @@ def _by(records: Iterable[Any], name: str) -> dict[str, list[Any]]:
     for record in records:
         found[getattr(record, name)].append(record)
     return found
-
-
-def _number(name: str) -> int:
-    """The number at the end of an id or a file's name: c10 comes after c2."""
-    return int(name[len(name.rstrip("0123456789")) :] or 0)

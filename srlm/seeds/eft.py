@@ -14,6 +14,7 @@ from typing import Any
 
 from srlm.config import Config, JudgeConfig, RationaleSource, SeedsConfig
 from srlm.errors import SeedError
+from srlm.ids import answer_id, judgement_id, label
 from srlm.records import JudgeExample, Judgement, RankedPrompt
 from srlm.rubric import strip_verdict
 from srlm.seeds.balance import cap_commonest, is_better, length_balanced
@@ -162,8 +163,8 @@ def _histogram(examples: Sequence[JudgeExample]) -> dict[str, int]:
 
 
 def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
-    place = worse.id.rsplit("/", 1)[1]
-    return JudgeExample(f"{better.id}-{place}", better.prompt, better.response, "", 1.0, "seed", worse.response)
+    pair_id = f"{better.id}-{label(worse.id)}"
+    return JudgeExample(pair_id, better.prompt, better.response, "", 1.0, "seed", worse.response)
 
 
 def _turned(pair: JudgeExample) -> JudgeExample:
@@ -178,7 +179,7 @@ def _has_own(prompt: RankedPrompt) -> bool:
 
 def _example(prompt: RankedPrompt, place: int, rationale: str, score: float, written_by: str) -> JudgeExample:
     answer = prompt.answers[place]
-    name = f"{prompt.id}/a{place}"
+    name = answer_id(prompt.id, place)
     return JudgeExample(name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank)
 
 
@@ -228,7 +229,8 @@ def _contradict(examples: Sequence[JudgeExample]) -> bool:
 def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int) -> tuple[list[JudgeExample], str]:
     reason = ""
     for attempt in range(tries):
-        of_try = [judged.get(f"{prompt.id}/a{place}/j{attempt}") for place in range(len(prompt.answers))]
+        answers = [answer_id(prompt.id, place) for place in range(len(prompt.answers))]
+        of_try = [judged.get(judgement_id(answer, attempt)) for answer in answers]
         judgements = [judgement for judgement in of_try if judgement is not None and judgement.score is not None]
         if len(judgements) < len(of_try):
             reason = reason or "a judgement of the baseline without a verdict"

@@ -21,6 +21,7 @@ from typing import Any
 from srlm.checkers import validate
 from srlm.config import IFTAnswers, SourceConfig
 from srlm.errors import SeedError
+from srlm.ids import answer_id
 from srlm.records import Constraint, RankedAnswer, RankedPrompt, SeedExample, from_dict, to_json
 from srlm.seeds import oasst
 from srlm.seeds.files import (
@@ -87,7 +88,7 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
     rows = _read(source, seed, need=1 if answers is IFTAnswers.best else 2)
     if answers is IFTAnswers.all:
         return [
-            SeedExample(f"{r.id}/a{n}", r.prompt, answer.text, r.type, r.language, r.source)
+            SeedExample(answer_id(r.id, n), r.prompt, answer.text, r.type, r.language, r.source)
             for r in rows
             for n, answer in enumerate(r.answers)
         ]

@@ -35,6 +35,7 @@ from torch.nn.functional import softplus
 
 from srlm.chat import encode_choices
 from srlm.errors import ConfigError, TrainingError
+from srlm.ids import parent
 from srlm.records import JudgeExample
 from srlm.rubric import VERDICT, JudgeTemplate
 from srlm.training.batches import collate
@@ -94,7 +95,7 @@ def find_verdicts(
             continue
         example = examples[number]
         place = max(place for place, token in enumerate(of_example) if token == tokens[round(example.score)])
-        group = groups.setdefault(example.id.rpartition("/")[0], len(groups))  # two rows' scores do not compare
+        group = groups.setdefault(parent(example.id), len(groups))  # two rows' scores do not compare
         rank = -1 if example.rank is None else example.rank
         verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response)), rank))
     return verdicts

@@ -20,7 +20,7 @@ from srlm.feedback.meta import (
     most_disputed,
     position_weights,
 )
-from srlm.feedback.strengths import match_id
+from srlm.ids import match_id
 from srlm.records import Candidate, Comparison, Judgement
 from srlm.rubric import JudgeTemplate
 from srlm.workspace import Stage, Workspace
