@@ -13,12 +13,11 @@ from scipy.optimize import minimize
 
 from srlm.feedback.strengths import (
     bradley_terry,
-    match_id,
-    members,
     next_matches,
     shares_of_wins,
     strengths_by_group,
 )
+from srlm.ids import match_id, members
 from srlm.records import Comparison
 from srlm.rubric import evening_penalty
 
