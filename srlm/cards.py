@@ -15,10 +15,10 @@ from typing import Any
 from srlm.config import Config
 from srlm.feedback.alarms import SIGNS, ringing
 from srlm.finished import manifest, model_name, read_manifest
+from srlm.model_ref import judge_of
 from srlm.models import hub_id
 from srlm.records import SeedExample
 from srlm.summary import ROWS, cell
-from srlm.text import candidates_judge
 from srlm.workspace import CARD, Manifest, Workspace, read_records, write_atomic
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
@@ -97,7 +97,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
     )
     made = (
         f"DPO of M{t - 1} on {manifest(workspace, t, 'pairs').counts['pairs']} preference pairs of M{t - 1}'s own "
-        f"answers, which {plain(candidates_judge(config, t - 1))} judged."
+        f"answers, which {plain(str(judge_of(config, t - 1)))} judged."
         if t >= 2
         else "SFT of M0 on IFT examples (instructions with people's answers)"
         + ("" if config.judge.rates else " and EFT examples (judgements of answers)")
@@ -275,7 +275,7 @@ def _options_section(options: Mapping[str, Any]) -> str:
 def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapping[str, Any]) -> str:
     lines = []
     if t >= 2:
-        judge = plain(candidates_judge(config, t - 1))
+        judge = plain(str(judge_of(config, t - 1)))
         alone = "No person looked at them" if config.judge.by != "endpoint" else "A server's model judged them"
         lines.append(
             f"- {judge} judged the answers that this model learnt from. {alone}: what the judge likes without reason, "

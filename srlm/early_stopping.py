@@ -35,11 +35,12 @@ from srlm.evaluation.head_to_head import head_to_head_part, played
 from srlm.ids import ORDERS
 from srlm.measured import answer_prompts, play
 from srlm.missing import is_missing
+from srlm.model_ref import ModelRef, resolve_role
 from srlm.progress import Bars, say
 from srlm.records import Answer, CheckpointComparison, Comparison, Prompt, RankedPrompt, SeedExample
 from srlm.seeds.prepare import read_validation
 from srlm.seeds.splits import Overlap
-from srlm.text import fixed_engine
+from srlm.text import open_model
 from srlm.workspace import RecordFile, Stage, Workspace, early_stopping_folder, read_records, write_atomic
 
 LEAST_JUDGED = 0.5  # share of the prompts that need a verdict for a comparison to decide
@@ -72,7 +73,7 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
                 work("validation_comparisons", None)
             found = _compared(workspace, config, t, number + 1, newer["step"], counts["step"])
             store.append(found)
-            say(f"  {sentence(found, judge_name(config, t), f'M{t}')}")
+            say(f"  {sentence(found, str(validation_judge(config, t)), f'M{t}')}")
         if found.outcome == "not better":
             break
         shutil.rmtree(folder / f"checkpoint_{number}", ignore_errors=True)
@@ -132,10 +133,9 @@ def sentence(comparison: CheckpointComparison, judge: str, model: str) -> str:
     )
 
 
-def judge_name(config: Config, t: int) -> str:
-    """Return who judges the checkpoints of M_t."""
-    which = config.dpo.early_stopping.judge
-    return {"self": f"M{t - 1}", "sft": "M1", "base": "M0"}.get(which, which)
+def validation_judge(config: Config, t: int) -> ModelRef:
+    """Return the judge of M_t's checkpoints (dpo.early_stopping.judge)."""
+    return resolve_role(config.dpo.early_stopping.judge, t - 1)
 
 
 def draw_prompts(
@@ -251,7 +251,7 @@ async def _compare(workspace: Workspace, t: int) -> None:
     stage.begin()
     store = RecordFile(stage.outputs[0], Comparison)
     store.forget(lambda comparison: is_missing(comparison.problem))
-    async with fixed_engine(workspace, config, config.dpo.early_stopping.judge, t - 1) as engine:
+    async with open_model(workspace, config, validation_judge(config, t)) as engine:
         with Bars() as bars:
             bars.add("validation", len(newer) * len(ORDERS), len(store.records))
             await play(engine, config, newer, older, store, lambda: bars.update("validation", done=len(store.records)))

@@ -25,6 +25,7 @@ from srlm import errors, records
 from srlm.config import JudgeBench, Scorer, SourceConfig
 from srlm.evaluate.plan import model_inputs, who
 from srlm.missing import missing_lines
+from srlm.model_ref import by_name
 from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
@@ -110,7 +111,7 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
     made_with = _judge_options(options) | who(options, model)
-    libraries = engine_libraries(options, model, options.judge.rates)
+    libraries = engine_libraries(options, by_name(model), options.judge.rates)
     return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
 
 

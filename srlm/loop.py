@@ -21,7 +21,8 @@ from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.meta import judgement_pairs
 from srlm.feedback.pairs import length_penalty, select_pairs, takes_part
 from srlm.launch import run_worker
-from srlm.measured import held_out, judge_name, measures, trained_on
+from srlm.measured import held_out, measures, trained_on
+from srlm.model_ref import ENDPOINT, iteration, judge_of, match_judge, resolve_role
 from srlm.progress import say
 from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
 from srlm.report import write_report
@@ -29,7 +30,7 @@ from srlm.resume import python_word
 from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
-from srlm.text import candidates_judge, judges_beside
+from srlm.text import judges_beside
 from srlm.tracking import Tracker
 from srlm.workspace import Stage, Workspace, read_records, report_differences, write_atomic
 
@@ -151,7 +152,7 @@ class Loop:
 
     def reward_model(self) -> None:
         """M1 to a reward model, where that is to be the judge."""
-        if self.config.judge.scorer is not Scorer.reward_model or self.config.judge.by != "self":
+        if judge_of(self.config, 1).kind != "reward_model":
             return
         stage = stages.reward_model(self.workspace, self.config)
         if not stage.complete():
@@ -168,8 +169,9 @@ class Loop:
         wanted += [stages.ifeval_answers(workspace, config, t)] if config.evaluation.ifeval else []
         if 1 <= t < config.iteration:
             prompts = stages.prompts(workspace, config, t + 1)
-            if config.prompts.writer not in ("self", "endpoint") and not prompts.complete():
-                say(f"New prompts for M{t + 1}, by {config.prompts.writer}")
+            writer = resolve_role(config.prompts.writer, t)
+            if writer not in (iteration(t), ENDPOINT) and not prompts.complete():
+                say(f"New prompts for M{t + 1}, by {writer}")
                 self._work("prompts", t + 1)
             judgements = stages.judgements(workspace, config, t + 1)
             wanted += [prompts, stages.candidates(workspace, config, t + 1)]
@@ -183,18 +185,18 @@ class Loop:
             for stage in begun:
                 self.tracker.stage(stage)
         if config.judge.rates and stages.judge_is_measured(config, t) and not held_out_stage.complete():
-            say(f"{candidates_judge(config, t)} judges the held-out answers")
+            say(f"{judge_of(config, t)} judges the held-out answers")
             self._work("held_out", t)
             self.tracker.stage(held_out_stage)
         if 1 <= t < config.iteration and (left := [stage for stage in judged if not stage.complete()]):
-            say(f"{candidates_judge(config, t)} judges M{t}'s candidates")
+            say(f"{judge_of(config, t)} judges M{t}'s candidates")
             self._work("judgements", t + 1)
             for stage in left:
                 self.tracker.stage(stage)
         match = stages.head_to_head(workspace, config, t)
         if t >= 1 and not match.complete():
             rivals = ", ".join(f"M{u}" for u in stages.opponents(config, t))
-            say(f"M{t} against {rivals}, judged by {judge_name(config)}")
+            say(f"M{t} against {rivals}, judged by {match_judge(config)}")
             self._work("head_to_head", t)
         if t >= 1:  # made just now, or with the other text where M_t's own start of the engine could judge it
             self.tracker.stage(match)
@@ -282,7 +284,7 @@ class Loop:
         return judges_agree(held_out(self.workspace, self.config), now, before)
 
     def _ring(self, t: int, found: dict[str, float]) -> None:
-        alarms, judge = ringing(found, self.config.alarms), candidates_judge(self.config, t - 1)
+        alarms, judge = ringing(found, self.config.alarms), judge_of(self.config, t - 1)
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:

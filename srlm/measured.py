@@ -30,20 +30,10 @@ from srlm.missing import (
     problem_of,
     report_missing,
 )
+from srlm.model_ref import match_judge
 from srlm.progress import Bars
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedPrompt, SeedExample
 from srlm.workspace import RecordFile, Stage, Workspace, read_records
-
-
-def judged_by(config: Config) -> int | None:
-    """The iteration whose model is the fixed judge of head to heads; None where it is no model of this run."""
-    return {"base": 0, "sft": 1}.get(config.evaluation.judge)
-
-
-def judge_name(config: Config) -> str:
-    """The fixed judge of head to heads, by name."""
-    which = judged_by(config)
-    return f"M{which}" if which is not None else config.evaluation.judge
 
 
 def held_out(workspace: Workspace, config: Config) -> list[RankedPrompt]:
@@ -301,5 +291,5 @@ def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) 
             if u == t - 1:
                 found["head_to_head"] = part
             found["head_to_heads"][str(u)] = part | {"types": by_type(match, types, resamples, seed)}
-        found["head_to_head_judge"] = judge_name(config)
+        found["head_to_head_judge"] = str(match_judge(config))
     return found

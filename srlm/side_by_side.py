@@ -25,6 +25,7 @@ from srlm import errors
 from srlm.config import SideBySide
 from srlm.evaluate.plan import model_inputs, prompts_stage, read_asked, who
 from srlm.missing import missing_lines
+from srlm.model_ref import by_name
 from srlm.models import label, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
@@ -89,7 +90,8 @@ class Plan:
         names = ["max_new_tokens"] + (["temperature", "top_p"] if way == SAMPLED else [])
         options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
         options |= options_of(self.options, "samples") if way == SAMPLED else {}
-        folder, libraries = self.workspace.root / "answers" / slug(model), engine_libraries(self.options, model)
+        folder = self.workspace.root / "answers" / slug(model)
+        libraries = engine_libraries(self.options, by_name(model))
 
         def inputs() -> dict[str, str]:
             return model_inputs(self.options, model) | made_by(self.prompts)

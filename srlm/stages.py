@@ -13,8 +13,17 @@ from typing import Any
 
 from srlm.chat_template import chat_template_names, read_chat_template
 from srlm.comparison import load_template as load_pairwise_template
-from srlm.config import Config, EFTTarget, EngineKind, LossOn, Opponents, Reference, Scorer, SFTConfig
+from srlm.config import Config, EFTTarget, EngineKind, LossOn, Opponents, Scorer, SFTConfig
 from srlm.feedback.meta import load_template as load_meta_template
+from srlm.model_ref import (
+    ModelRef,
+    dpo_reference,
+    judge_of,
+    match_judge,
+    measured_judge,
+    reference_of_judge,
+    resolve_role,
+)
 from srlm.models import identity
 from srlm.provenance import TRAINING, TRANSFORMERS, VLLM
 from srlm.rubric import JudgeTemplate
@@ -80,38 +89,26 @@ def model(workspace: Workspace, config: Config, t: int) -> Stage:
     return sft(workspace, config) if t else base_model(workspace, config)
 
 
-def model_input(workspace: Workspace, config: Config, which: str | int, t: int = 0) -> dict[str, str]:
-    """Return the fingerprint of a model, as an input.
-
-    Parameters
-    ----------
-    which : str or int
-        t for M_t; or as `judge.by` and its like: self, sft, base, endpoint (which has none), or an external model.
-    t : int
-        "self" is M_t.
-    """
-    of_run = {"self": t, "sft": 1, "base": 0}
-    if isinstance(which, int) or which in of_run:
-        return made_by(model(workspace, config, which if isinstance(which, int) else of_run[which]))
-    return {} if which == "endpoint" else identity(which)
+def model_input(workspace: Workspace, config: Config, ref: ModelRef) -> dict[str, str]:
+    """Return the fingerprint of a model, as an input; the server's model has none."""
+    if ref.kind == "iteration":
+        return made_by(model(workspace, config, ref.iteration))
+    if ref.kind == "reward_model":
+        return made_by(reward_model(workspace, config))
+    return identity(ref.name) if ref.kind == "external" else {}
 
 
-def judge_input(workspace: Workspace, config: Config, t: int, by: str | int) -> dict[str, str]:
-    """Return the fingerprints of the judge `by` (as in `model_input`), and of the model it is compared with."""
-    scorer, reference = config.judge.scorer, config.judge.reference
-    if scorer is Scorer.reward_model:
-        own = config.judge.by == "self"
-        return made_by(reward_model(workspace, config)) if own else model_input(workspace, config, config.judge.by)
-    found = model_input(workspace, config, by, t)
-    if scorer is Scorer.implicit:
-        policy = by if isinstance(by, int) else {"self": t, "sft": 1}.get(by, 0)
-        found |= model_input(workspace, config, max(policy - 1, 0) if reference == "previous" else reference)
+def judge_input(workspace: Workspace, config: Config, judge: ModelRef) -> dict[str, str]:
+    """Return the fingerprints of a judge, and of the model that an implicit-reward judge is compared with."""
+    found = model_input(workspace, config, judge)
+    if config.judge.scorer is Scorer.implicit:
+        found |= model_input(workspace, config, reference_of_judge(config, judge))
     return found
 
 
-def generation_options(config: Config, by: str | int = "self") -> dict[str, Any]:
-    """Return the options that the text of a model depends on, beside what it is asked; `by` as in `model_input`."""
-    if by == "endpoint":
+def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str, Any]:
+    """Return the options that the text of a model depends on, beside what it is asked; None is a model of the run."""
+    if ref is not None and not ref.local:
         return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
     return model_options(config) | options_of(config, *_ENGINE)
 
@@ -122,15 +119,15 @@ def model_options(config: Config) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OF_CONTENTS}
 
 
-def engine_libraries(config: Config, by: str | int = "self", rates: bool = False) -> tuple[str, ...]:
+def engine_libraries(config: Config, ref: ModelRef | None = None, rates: bool = False) -> tuple[str, ...]:
     """Return the libraries whose version can change what a model writes, or what it `rates` without writing."""
-    if by == "endpoint":
+    if ref is not None and not ref.local:
         return ()
     return VLLM if config.engine.kind is EngineKind.vllm and not rates else TRANSFORMERS
 
 
-def _template_unless_server(config: Config, by: str) -> dict[str, str]:
-    return {} if by == "endpoint" else chat_template(config)
+def _template_unless_server(config: Config, ref: ModelRef) -> dict[str, str]:
+    return chat_template(config) if ref.local else {}
 
 
 # The stages
@@ -219,11 +216,11 @@ def reward_model(workspace: Workspace, config: Config) -> Stage:
 
 
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
-    by = config.prompts.writer
+    by = resolve_role(config.prompts.writer, t - 1)
 
     def inputs() -> dict[str, str]:
         found = made_by(seeds(workspace, config), *(prompts(workspace, config, u) for u in range(2, t)))
-        return found | model_input(workspace, config, by, t - 1) | _template_unless_server(config, by)
+        return found | model_input(workspace, config, by) | _template_unless_server(config, by)
 
     options = options_of(config, "prompts", "seed") | generation_options(config, by)
     options["prompts.template"] = load_writer_template().digest
@@ -241,10 +238,10 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    by = config.judge.by
+    by = judge_of(config, t - 1)
 
     def inputs() -> dict[str, str]:
-        found = made_by(candidates(workspace, config, t)) | judge_input(workspace, config, t - 1, by)
+        found = made_by(candidates(workspace, config, t)) | judge_input(workspace, config, by)
         return found | _template_unless_server(config, by)
 
     options = options_of(config, "judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk", "seed")
@@ -259,11 +256,11 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
-    by = config.judge.by
+    by = judge_of(config, t - 1)
 
     def inputs() -> dict[str, str]:
         found = made_by(candidates(workspace, config, t), judgements(workspace, config, t))
-        return found | judge_input(workspace, config, t - 1, by) | _template_unless_server(config, by)
+        return found | judge_input(workspace, config, by) | _template_unless_server(config, by)
 
     options = options_of(config, "judge.matches", "judge.by", "seed") | generation_options(config, by)
     options["judge.meta_template"] = load_meta_template(config.judge).digest
@@ -291,14 +288,14 @@ def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
 
 def preference(workspace: Workspace, config: Config, t: int) -> Stage:
     early = config.dpo.early_stopping
+    validation_judge = resolve_role(early.judge, t - 1)
 
     def inputs() -> dict[str, str]:
-        reference = {Reference.base: 0, Reference.sft: 1}.get(config.dpo.reference, t - 1)
         found = made_by(pairs(workspace, config, t), model(workspace, config, t - 1))
-        found |= model_input(workspace, config, reference) | chat_template(config)
+        found |= model_input(workspace, config, dpo_reference(config, t)) | chat_template(config)
         if early.enabled:
             found |= made_by(seeds(workspace, config), prompts(workspace, config, t))
-            found |= model_input(workspace, config, early.judge, t - 1) | files_by_name([early.source.path])
+            found |= model_input(workspace, config, validation_judge) | files_by_name([early.source.path])
         return found
 
     folder, options = workspace.iteration(t), _training(config, "dpo")
@@ -306,7 +303,7 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
     if early.enabled:
         names = (f"evaluation.{name}" for name in ("temperature", "top_p", "max_new_tokens"))
         options |= options_of(config, "dpo.early_stopping", "seeds.near_duplicate", *names)
-        options |= generation_options(config) | generation_options(config, early.judge)
+        options |= generation_options(config) | generation_options(config, validation_judge)
         template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
         options["evaluation.judge_template"] = template.digest
     libraries = tuple(dict.fromkeys((*TRAINING, *(engine_libraries(config) if early.enabled else ()))))
@@ -314,8 +311,10 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
+    judge = measured_judge(config, t)
+
     def inputs() -> dict[str, str]:
-        return made_by(seeds(workspace, config)) | judge_input(workspace, config, t, t) | chat_template(config)
+        return made_by(seeds(workspace, config)) | judge_input(workspace, config, judge) | chat_template(config)
 
     options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
     options |= generation_options(config) | judge_options(config)
@@ -358,7 +357,7 @@ def opponents(config: Config, t: int) -> list[int]:
 
 
 def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
-    by, rivals = config.evaluation.judge, opponents(config, t)
+    by, rivals = match_judge(config), opponents(config, t)
 
     def inputs() -> dict[str, str]:
         found = made_by(*(answers(workspace, config, u) for u in (t, *rivals)))

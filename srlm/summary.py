@@ -17,12 +17,12 @@ from srlm.config import Config
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import ringing
 from srlm.missing import missing_lines
+from srlm.model_ref import judge_of
 from srlm.progress import say, screen
 from srlm.records import Candidate, Judgement, PreferencePair
 from srlm.resume import run_command
 from srlm.rubric import mean_score
 from srlm.tables import print_table
-from srlm.text import candidates_judge
 from srlm.workspace import Workspace, read_records
 
 _FOLLOWED = {
@@ -204,8 +204,7 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     for t in range(2, config.iteration + 1):
         found = stages.pairs(workspace, config, t).manifest().counts["signs"]
         lines += [
-            f"Alarm, {candidates_judge(config, t - 1)} as judge: {message}"
-            for _, message in ringing(found, config.alarms)
+            f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in ringing(found, config.alarms)
         ]
     return lines or ["No alarm rang about the judges (alarms.NAME.limit)."]
 

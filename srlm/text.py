@@ -25,8 +25,18 @@ from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
 from srlm.feedback.prompts import write_prompts
 from srlm.ids import answer_id, candidate_id, judgement_id
-from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers, judged_by
+from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers
 from srlm.missing import RAISE, TOO_LONG, count_missing, is_missing, missing_counts, named, problem_of, report_missing
+from srlm.model_ref import (
+    ENDPOINT,
+    ModelRef,
+    iteration,
+    judge_of,
+    match_judge,
+    measured_judge,
+    reference_of_judge,
+    resolve_role,
+)
 from srlm.models import external_options, resolve
 from srlm.progress import Bars, say
 from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
@@ -81,7 +91,7 @@ async def _text(workspace: Workspace, t: int) -> None:
             if 1 <= t < config.iteration:
                 jobs.append(_feedback(engine, workspace, config, t + 1, bars))
             await together(jobs)
-            if t >= 1 and judged_by(config) == t:
+            if t >= 1 and match_judge(config).of_run == t:
                 await head_to_head(engine, workspace, config, t, bars)
         read = engine.usage
         if read.cached_tokens:
@@ -93,25 +103,16 @@ async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int
     """With M_t-1's engine; a server beside it where one is the writer or the judge."""
     async with contextlib.AsyncExitStack() as beside:
         writer = judging = engine
-        if config.prompts.writer == "endpoint":
+        if not resolve_role(config.prompts.writer, t - 1).local:
             writer = await beside.enter_async_context(open_endpoint(config))
-        if config.judge.by == "endpoint":
+        if not judge_of(config, t - 1).local:
             judging = await beside.enter_async_context(open_endpoint(config))
         await feedback(engine, writer, judging if judges_beside(config, t - 1) else None, workspace, config, t, bars)
 
 
-def candidates_judge(config: Config, t: int) -> str:
-    """Who judges M_t's candidates, by name."""
-    if config.judge.scorer is Scorer.reward_model:
-        return "the reward model" if config.judge.by == "self" else config.judge.by
-    return {"self": f"M{t}", "base": "M0", "sft": "M1"}.get(config.judge.by, config.judge.by)
-
-
 def judges_beside(config: Config, t: int) -> bool:
     """Whether M_t's candidates are judged while M_t's engine runs: by M_t itself or by a server."""
-    if config.judge.rates:
-        return False
-    return config.judge.by in ("self", "endpoint") or {"base": 0, "sft": 1}.get(config.judge.by) == t
+    return not config.judge.rates and judge_of(config, t) in (iteration(t), ENDPOINT)
 
 
 async def _judgements_alone(workspace: Workspace, t: int) -> None:
@@ -119,48 +120,44 @@ async def _judgements_alone(workspace: Workspace, t: int) -> None:
     async with contextlib.AsyncExitStack() as open_judge:
         judging: Engine | Rater
         if config.judge.rates:
-            by = {"self": t - 1, "sft": 1, "base": 0}.get(config.judge.by, config.judge.by)
-            judging = await open_judge.enter_async_context(_rater(workspace, config, by))
+            judging = await open_judge.enter_async_context(_rater(workspace, config, judge_of(config, t - 1)))
         else:
-            judging = await open_judge.enter_async_context(fixed_engine(workspace, config, config.judge.by))
+            judging = await open_judge.enter_async_context(open_model(workspace, config, judge_of(config, t - 1)))
         with Bars() as bars:
             await feedback(None, None, judging, workspace, config, t, bars)
 
 
 async def _held_out_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with _rater(workspace, config, t) as rater:
+    async with _rater(workspace, config, measured_judge(config, t)) as rater:
         with Bars() as bars:
             await held_out_judgements(rater, workspace, config, t, bars)
 
 
 @contextlib.asynccontextmanager
-async def _rater(workspace: Workspace, config: Config, which: int | str) -> AsyncIterator[Rater]:
-    """M_which or a model of that name by its likelihoods; or the reward model, whoever is asked for."""
-    rewards = config.judge.scorer is Scorer.reward_model
-    name = config.judge.by if rewards else which
-    if rewards and name == "self":
-        folder, model = workspace.reward_model, config.model
-    elif isinstance(name, int):
-        folder, model = workspace.model(name), config.model
-    else:
-        folder = resolve(ModelConfig(name=name))
-        model = external_options(config, name, folder)
-    reference = None if rewards else _implicit_reference(workspace, config, which)
+async def _rater(workspace: Workspace, config: Config, judge: ModelRef) -> AsyncIterator[Rater]:
+    """Open the sequence scoring of a judge: of a reward model, or of likelihoods against those of its reference."""
+    folder, model = model_files(workspace, config, judge)
+    reference = None
+    if config.judge.scorer is Scorer.implicit:
+        reference, _ = model_files(workspace, config, reference_of_judge(config, judge))
     async with open_rater(config, folder, reference, model) as rater:
         yield rater
 
 
-def _implicit_reference(workspace: Workspace, config: Config, which: int | str) -> Path:
-    name = config.judge.reference
-    if name == "previous" and isinstance(which, int):
-        return workspace.model(max(which - 1, 0))
-    return workspace.model(0) if name == "base" else resolve(ModelConfig(name=name))
+def model_files(workspace: Workspace, config: Config, ref: ModelRef) -> tuple[Path, ModelConfig]:
+    """Return the folder of a local model and the options that it is loaded with."""
+    if ref.kind == "reward_model":
+        return workspace.reward_model, config.model
+    if ref.kind == "iteration":
+        return workspace.model(ref.iteration), config.model
+    folder = resolve(ModelConfig(name=ref.name))
+    return folder, external_options(config, ref.name, folder)
 
 
 async def _prompts_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with fixed_engine(workspace, config, config.prompts.writer) as engine:
+    async with open_model(workspace, config, resolve_role(config.prompts.writer, t - 1)) as engine:
         with Bars() as bars:
             async for _ in new_prompts(engine, workspace, config, t, bars):
                 pass
@@ -176,24 +173,19 @@ async def _rationales(workspace: Workspace) -> None:
 
 async def _head_to_head(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with fixed_engine(workspace, config, config.evaluation.judge) as engine:
+    async with open_model(workspace, config, match_judge(config)) as engine:
         with Bars() as bars:
             await head_to_head(engine, workspace, config, t, bars)
 
 
 @contextlib.asynccontextmanager
-async def fixed_engine(
-    workspace: Workspace, config: Config, which: str, own: int | None = None
-) -> AsyncIterator[Engine]:
-    """The engine of a model that is not in training: sft, base, endpoint, or any model name; "self" is M_own."""
-    if which == "endpoint":
+async def open_model(workspace: Workspace, config: Config, ref: ModelRef) -> AsyncIterator[Engine]:
+    """Open the engine of a model, or the client of the server."""
+    if not ref.local:
         async with open_endpoint(config) as engine:
             yield engine
         return
-    known = {"base": 0, "sft": 1} | ({} if own is None else {"self": own})
-    folder = workspace.model(known[which]) if which in known else resolve(ModelConfig(name=which))
-    model = config.model if which in known else external_options(config, which, folder)
-    async with open_engine(config, folder, model) as engine:
+    async with open_engine(config, *model_files(workspace, config, ref)) as engine:
         yield engine
 
 

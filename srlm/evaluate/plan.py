@@ -13,6 +13,7 @@ from srlm import errors, records
 from srlm.comparison import load_template
 from srlm.config import Config, Evaluate, SideBySide, SourceConfig
 from srlm.evaluate.arms import OWN, run_of, settings
+from srlm.model_ref import by_name
 from srlm.models import identity, slug
 from srlm.progress import say
 from srlm.provenance import TRANSFORMERS, VLLM
@@ -44,7 +45,11 @@ def model_inputs(options: Config, name: str) -> dict[str, str]:
 
 def who(options: Config, name: str) -> dict[str, Any]:
     """Return the options that a named model's text depends on, its name and the seed among them."""
-    return {"model": name} | generation_options(options, name) | options_of(options, "model.chat_template", "seed")
+    return (
+        {"model": name}
+        | generation_options(options, by_name(name))
+        | options_of(options, "model.chat_template", "seed")
+    )
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ class Plan:
 
         names = ("temperature", "top_p", "max_new_tokens")
         options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
-        libraries = engine_libraries(self.options, model)
+        libraries = engine_libraries(self.options, by_name(model))
         return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
 
     def _examples(self, file: str) -> Stage:
@@ -182,7 +187,7 @@ class Plan:
         template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
         options = who(self.options, self.judge) | {"evaluation.judge_template": template.digest}
         options |= {"evaluation.judge": self.judge}
-        name, libraries = f"{slug(first)}--{slug(second)}", engine_libraries(self.options, self.judge)
+        name, libraries = f"{slug(first)}--{slug(second)}", engine_libraries(self.options, by_name(self.judge))
         return self._stage("head_to_head", name, [f"{name}.jsonl"], options, inputs, libraries)
 
     def _benchmarks(self) -> dict[str, dict[str, Stage]]:

@@ -15,10 +15,10 @@ from srlm.errors import RunFolderError
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import SIGNS, ringing
 from srlm.finished import open_run, read_manifest
+from srlm.model_ref import judge_of
 from srlm.records import Candidate, Judgement, Prompt
 from srlm.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.rubric import mean_score
-from srlm.text import candidates_judge
 from srlm.workspace import Workspace, flatten, peek_records
 
 R = TypeVar("R")
@@ -214,7 +214,7 @@ def collect(root: Path) -> RunNumbers:
         if stage.path.exists():
             counts[t] = stage.manifest().counts
             signs[t] = found = {name: value for name, value in counts[t]["signs"].items() if name in SIGNS}
-            judge = candidates_judge(config, t - 1)
+            judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in ringing(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
     return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, suspicions(models, counts))

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from srlm.config import Config, Reference, Scorer
+from srlm.config import Config, Scorer
+from srlm.model_ref import dpo_reference, judge_of, reference_of_judge, resolve_role
 from srlm.workspace import Manifest, Workspace
 
 # The stages that M_t+1 comes from; the others measure.
@@ -29,21 +30,20 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
     """The paths in the run that a stage used, models first."""
     place, _, name = manifest.stage.rpartition("/")
     t = int(place.removeprefix("iteration_")) if re.fullmatch(r"iteration_\d+", place) else 0
-    judge = config.judge
-    of = {"self": t - 1, "sft": 1, "base": 0}  # an endpoint or another fixed model is none of the run's
-    models: list[int | None] = []
+    models: list[int | None] = []  # None: a server or an external model, which is none of the run's
     if name in ("sft", "sft_baseline"):
         models = [0]
     elif name == "prompts":
-        models = [of.get(config.prompts.writer)]
+        models = [resolve_role(config.prompts.writer, t - 1).of_run]
     elif name == "candidates":
         models = [t - 1]
-    elif name in ("judgements", "meta_judgements") and judge.scorer is not Scorer.reward_model:
-        models = [by := of.get(judge.by)]
-        if judge.scorer is Scorer.implicit:
-            models.append({"base": 0, "previous": None if by is None else by - 1}.get(judge.reference))
+    elif name in ("judgements", "meta_judgements"):
+        judge = judge_of(config, t - 1)
+        models = [judge.of_run]
+        if config.judge.scorer is Scorer.implicit:
+            models.append(reference_of_judge(config, judge).of_run)
     elif name == "preference":
-        models = [t - 1, {Reference.base: 0, Reference.sft: 1}.get(config.dpo.reference)]
+        models = [t - 1, dpo_reference(config, t).of_run]
     elif name == "reward_model":
         models = [1]
     baseline = ["iteration_1/sft_baseline"] if name == "rationales" else []

@@ -1,0 +1,84 @@
+"""Resolve the options that name a model: a role in the run, a server, or the name of an external model.
+
+Roles are the same in every option (judge.by, judge.reference, prompts.writer, evaluation.judge, dpo.reference,
+dpo.early_stopping.judge): "self" is the model that a stage is about, "previous" the model before it, "sft" M1, "base"
+M0, and "endpoint" the server of the option group `endpoint`. Any other value is the name of an external model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from srlm.config import Config, Scorer
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One model: M_iteration of this run, its reward model, the server, or an external model by name."""
+
+    kind: Literal["iteration", "reward_model", "endpoint", "external"]
+    iteration: int = 0
+    name: str = ""
+
+    @property
+    def of_run(self) -> int | None:
+        """t where this is M_t of the run, otherwise None."""
+        return self.iteration if self.kind == "iteration" else None
+
+    @property
+    def local(self) -> bool:
+        """Whether the model is loaded on this machine, and so has files whose hashes can be compared."""
+        return self.kind != "endpoint"
+
+    def __str__(self) -> str:
+        """Return the model's name in messages and reports."""
+        return {"iteration": f"M{self.iteration}", "reward_model": "the reward model", "endpoint": "endpoint"}.get(
+            self.kind, self.name
+        )
+
+
+ENDPOINT = ModelRef("endpoint")
+
+
+def iteration(t: int) -> ModelRef:
+    """Return the reference to M_t."""
+    return ModelRef("iteration", t)
+
+
+def by_name(name: str) -> ModelRef:
+    """Return the server ("endpoint") or an external model, for commands without a run, where there are no roles."""
+    return ENDPOINT if name == "endpoint" else ModelRef("external", name=name)
+
+
+def resolve_role(value: str, t: int) -> ModelRef:
+    """Return the model that an option's value names; "self" is M_t, and "previous" M_t-1 (of M0, M0 itself)."""
+    of_run = {"self": t, "previous": max(t - 1, 0), "sft": 1, "base": 0}
+    return iteration(of_run[value]) if value in of_run else by_name(value)
+
+
+def judge_of(config: Config, t: int) -> ModelRef:
+    """Return the judge of M_t's candidates."""
+    if config.judge.scorer is Scorer.reward_model and config.judge.by == "self":
+        return ModelRef("reward_model")
+    return resolve_role(config.judge.by, t)
+
+
+def measured_judge(config: Config, t: int) -> ModelRef:
+    """Return the judge that M_t's measures are about: M_t itself, or the reward model that judges its candidates."""
+    return judge_of(config, t) if config.judge.scorer is Scorer.reward_model else iteration(t)
+
+
+def reference_of_judge(config: Config, judge: ModelRef) -> ModelRef:
+    """Return the model whose likelihoods an implicit-reward judge is compared with (judge.reference)."""
+    return resolve_role(config.judge.reference, judge.iteration)
+
+
+def match_judge(config: Config) -> ModelRef:
+    """Return the fixed judge of head to heads (evaluation.judge)."""
+    return resolve_role(config.evaluation.judge, 0)
+
+
+def dpo_reference(config: Config, t: int) -> ModelRef:
+    """Return the reference model of the training that makes M_t (dpo.reference)."""
+    return resolve_role(config.dpo.reference.name, t)
