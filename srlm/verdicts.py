@@ -5,14 +5,16 @@ sentence or name the scale ("4/5", "4 out of 5"). The last one counts. These hav
 never as a low score:
 
 - a score that is named but not given ("To earn Score: 5 it would have to cite a source");
-- ranges and alternatives ("3-4", "3 or 4"), other scales ("4/10"), other numbers ("4.5", "2½", "4e-1");
-- a line that gives a score, more text, and another score: the judge ran on after its verdict, or gave several;
+- ranges and alternatives ("3-4", "3 or 4"), other scales ("4/10", "4 (scale 1-10)"), other numbers ("4.5", "2½",
+  "4e-1"), and sums ("2 + 2");
+- a line that begins with a score, more text, and another score: the judge ran on after its verdict, or gave several;
+- scores of several criteria without a total ("Clarity score: 1", then "Depth score: 0");
 - a completion that hit the token limit, unless it ends with the verdict's own finished line;
 - a thought that did not end ("<think>maybe Score: 5"). What is within a thought is no verdict either.
 
 Of two answers, the required forms are one letter alone on a line, "The better answer is A", and "[[A]]". In other words
-a letter counts only if the reply names no other one and denies nothing: "A is better than B." has no verdict, nor has
-"A is worse."
+a letter counts only if the reply names no other one, says that it is the better one ("I prefer A"), and denies nothing:
+"A is better than B." has no verdict, nor have "A is worse.", "A is incomplete." and "A tie".
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-_MARKUP = r"[\s*_`]{0,9}"
+import regex
+
+_MARKUP = r"[\s*_`]{0,9}"  # blanks are limited everywhere, so that a judge that writes thousands is read in no time
 _SCORE = re.compile(
-    rf"(?<![^\W_])score{_MARKUP}[:：]{_MARKUP}(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)",
+    rf"(?<![^\W_])(?<!\w-)score{_MARKUP}[:：]{_MARKUP}(?P<number>[-+]?[0-9]+(?:[.,][0-9]+)?)",
     re.IGNORECASE,
 )
 _WORDS = {"three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
@@ -31,41 +35,71 @@ _WORDS |= {"hundred": "100", "a hundred": "100"}
 _UNIT = r"(?:points?|pts?|stars?|分|点|點|점)"
 # From the number on: what it is out of.
 _SCALE = re.compile(
-    rf"""{_MARKUP}[(（\[]?\s*{_UNIT}?\s*
-    (?: /|／|of\b|out\s+of\b(?:\s+an?\b)?(?:\s+(?:possible|maximum|total))?(?:\s+of)?
-      | (?:on\s+)?(?:a\s+)?scale\s+(?:of|from)\s+[0-9]+\s*(?:to|-|–)
-      | (?:from\s+)?\b[0-9]+\s*(?:to|-|–)(?=\s*[0-9]+\s*[)）\]])
-      | max(?:imum)?\b\.?:? | [满滿]分[:：]? | [总共總]分?[:：]? | von\b|sur\b|de\b|su\b|из\b|av\b )
-    {_MARKUP}(?P<of>[0-9]+(?:[.,]0+)?|{"|".join(_WORDS)})(?![0-9.,]*[0-9])\s*{_UNIT}?\s*[)）\]]?""",
+    rf"""{_MARKUP}[(（\[]?\s{{0,9}}{_UNIT}?\s{{0,9}}
+    (?: [/／⁄∕]
+      | (?:out\s{{1,9}})?of\b(?:\s{{1,9}}(?:an?|the)\b)?(?:\s{{1,9}}(?:possible|maximum|total))?(?:\s{{1,9}}of)?
+      | (?:on\s{{1,9}})?(?:a\s{{1,9}})?scale\s{{1,9}}(?:of|from)\s{{1,9}}[0-9]+\s{{0,9}}(?:to|-|–)
+      | (?:from\s{{1,9}})?\b[0-9]+\s{{0,9}}(?:to|-|–)(?=\s{{0,9}}[0-9]+\s{{0,9}}[)）\]])
+      | max(?:imum)?\b\.?:? | [满滿]分[:：]? | [总共總]分?[:：]? | von\b|sur\b|de\b|su\b|sobre\b|из\b|av\b|من\b )
+    {_MARKUP}(?P<of>[0-9]+(?:[.,]0+)?|{"|".join(_WORDS)})(?![0-9.,]*[0-9])\s{{0,9}}{_UNIT}?\s{{0,9}}[)）\]]?""",
     re.IGNORECASE | re.VERBOSE,
 )
-_BETWEEN = r"(?:[-–—~〜～、,;/→⇒<>=≤≥]{1,2}|\.{2,3}|…|to\b|or\b|and\b|through\b|bis\b|oder\b|ou\b|或|到|至|和)"
-_PERHAPS = r"(?:(?:or|maybe|perhaps|possibly|even|arguably)\b\s*)*"
-_ANOTHER = re.compile(rf"{_MARKUP}[(（\[]?\s*{_BETWEEN}?\s*{_PERHAPS}{_MARKUP}[-+]?[0-9]", re.IGNORECASE)
-_ANOTHER_AFTER_SCALE = re.compile(rf"{_MARKUP}{_BETWEEN}\s*{_PERHAPS}{_MARKUP}[-+]?[0-9]", re.IGNORECASE)
-_ADJOINS = re.compile(r"[A-Za-zÀ-ɏͰ-ӿ%‰°+±~?^]|-\w|[.٫]\d")  # makes the digits another number, or doubtful
-_LINE_ENDS = re.compile(r"[\s*_`]*[.!。！]?[\s*_`\"'”)）\]】」]*\Z")
-_REASON = re.compile(r"(?:because|since|as|for|due|given|based|overall|in\s+total)\b", re.IGNORECASE)
+# What joins a number to another one: signs, a word for "or" or "to", or any short word of a script without capitals.
+_JOINS = (
+    r"(?:[^\w\s.!?。！？()（）\[\]\"“”*`]{1,3}|\.{2,3}|…|(?:to|or|and|through|point|bis|oder|ou|o|y|et|и|или)\b"
+    r"|(?![因由所])[\p{L}--[A-Za-zÀ-ɏͰ-ӿ]][\p{L}\p{M}]{0,7}\s{0,9})"
+)
+_PERHAPS = r"(?:(?:or|maybe|perhaps|possibly|even|arguably)\b\s{0,9})*"
+_ANOTHER = regex.compile(rf"(?V1i){_MARKUP}[(（\[]?\s{{0,9}}{_JOINS}?\s{{0,9}}{_PERHAPS}{_MARKUP}[-+]?[0-9]")
+_ANOTHER_AFTER_SCALE = regex.compile(rf"(?V1i){_MARKUP}{_JOINS}\s{{0,9}}{_PERHAPS}{_MARKUP}[-+]?[0-9]")
+# What makes the digits another number, or doubtful.
+_ADJOINS = re.compile(r"[A-Za-zÀ-ɏͰ-ӿ°^]|\s{0,9}[%％‰+±~?/／⁄∕]|[-–—]+(?:\w|\s{0,9}\Z)|[.٫]\d")
+# Where the score's own clause ends: a sentence's end, or a reason, which may hold other numbers.
+_CLAUSE_ENDS = re.compile(
+    r"[.!?。！？](?!\s{0,9}[0-9])|\b(?:because|since|as|due|given|based)\b|因|由于|由於", re.IGNORECASE
+)
+_CLAUSE = 80  # characters that are searched for another scale
+_PERCENT = re.compile(r"[0-9]\s{0,9}[%％‰]|[十百]分[制满滿]")
+_LINE_ENDS = re.compile(r"[\s*_`]{0,9}[.!。！]?[\s*_`\"'”)）\]】」]*\Z")
+_REASON = re.compile(r"(?:because|since|as|for|due|given|based|overall|in\s{1,9}total)\b", re.IGNORECASE)
 # Before the verdict on its line: nothing, the end of a sentence, or words that name the kind of score.
 _BEGINS = re.compile(r"(?:\A|[.!?。！？:：;；,，)）\]}>0-9…–—|])[\s*_`#>|\"'“”(（\[【「•-]*\Z")
 _LABEL = re.compile(r"\b(?:total|final|overall|combined|resulting|my)[\s*_`]*\Z", re.IGNORECASE)
 _SHORT_LABEL = re.compile(r"(?:\A|[.!?。！？:：;；]\s)[\s*_`#>|•-]*(?P<words>(?:[^\W\d_]+[\s*_`]+){1,3})\Z")
+_ENUMERATED = re.compile(r"\W*\w{1,3}[.)]\W*\Z")
 _HYPOTHETICAL = re.compile(
-    r"\b(?:to|earn|deserves?|merits?|reach|gets?|receive|for|of|than|not|no|if|would|could|should|from|below|above|with"
-    r"|without|needs?|requires?|a|as|at|until|unless|why|what)\b",
+    r"\b(?:max|maximum|min|minimum|possible|highest|lowest|perfect|previous|example|target|passing|to|earn|deserves?"
+    r"|merits?|reach|gets?|receive|for|of|than|not|no|if|would|could|should|from|below|above|with|without|needs?"
+    r"|requires?|a|as|at|until|unless|why|what)\b",
     re.IGNORECASE,
 )
 _DECORATION = r"[ \t\r*_`.\"'“”()（）。]*"
 _LETTER = re.compile(r"(?<![A-Za-zÀ-ɏ0-9])(?P<letter>[AB])(?![A-Za-zÀ-ɏ0-9])")
 _LETTER_LINE = re.compile(rf"^{_DECORATION}{_LETTER.pattern}{_DECORATION}$", re.MULTILINE)
 _LETTER_BOXED = re.compile(rf"\[\[{_LETTER.pattern}\]\]")
-_OR_ANOTHER = re.compile(
-    r"[\s*_`,)]*(?:\b(?:or|and|nor)\b|[/&])[\s*_`(]*(?-i:[AB])(?![A-Za-z])|\s*,\s*(?-i:[AB])\W*\Z", re.IGNORECASE
+# Directly after a letter in a required form: another letter, or words that take it back.
+_TAKES_BACK = re.compile(
+    r"[\s*_`,)]{0,9}(?:\b(?:or|and|nor)\b|[/&])[\s*_`(]*(?-i:[AB])(?![A-Za-z])|\s*,\s*(?-i:[AB])\W*\Z"
+    r"|[\s*_`\]]{0,9}(?:[?=+≈~]|\W{0,9}\b(?:wait|no|actually|(?:is|was)\s+(?:not|the\s+)?(?:worse|weaker|wrong|inferior))\b)",
+    re.IGNORECASE,
 )
-# Words with which a single letter may be the worse answer, and an article that is no letter.
+# Words with which a single letter is the better answer, if there is none with which it may not be.
+_AFFIRMS = re.compile(
+    r"\b(?:better|best|superior|stronger|preferable|preferred|prefer|picks?|chooses?|chose|choice|selects?|takes?|votes?"
+    r"|wins?|winner|won|verdict|final)\b|\b(?:think|say|go\s+(?:with|for))\s+(?:it\s+is\s+)?(?-i:[AB])(?![A-Za-z])"
+    r"|更好|更优|更優|较好|較好|胜|勝|答案|良い|優れ",
+    re.IGNORECASE,
+)
+_SIGNS = r"(?:[^\w+?=#~<>/|-]|_){0,20}"
+_NAMED = re.compile(
+    rf"{_SIGNS}(?:the\s+)?(?:answer|response|option|assistant|output|candidate|reply|judge?ment|model|\\boxed)?{_SIGNS}"
+    rf"(?-i:{_LETTER.pattern})(?:{_SIGNS}|[\s*_`,;:：]+(?:because|since|as)\b.*)\Z",
+    re.IGNORECASE | re.DOTALL,
+)
 _DENIES = re.compile(
-    r"\b(?:not|cannot|never|neither|nor|no|without|than|over|beats?|worse|worst|weaker|inferior|poor|poorer|wrong|bad"
-    r"|loses|lost|rejected|less|lower|unlike|except)\b|n[’']t\b|[不没沒差劣比]",
+    r"\b(?:not|cannot|never|neither|either|nor|no|without|than|over|beats?|worse|worst|weaker|inferior|poor|poorer|wrong"
+    r"|bad|loses|loser|lost|reject(?:ed|s)?|less|lower|unlike|except|hardly|barely|hard|difficult|dislike|avoid|if|both"
+    r"|might|may|maybe|perhaps|possibly|tie|tied|equal|equally|same|similar|draw|but)\b|n[’']t\b|[不没沒差劣比]",
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(
@@ -83,7 +117,9 @@ class Verdict:
     start: int  # where the verdict begins in the completion
     digit: int  # where the last digit of the whole score is
     line_end: int  # where the verdict's line ends
-    own_line: bool  # its line holds nothing else
+    begins_line: bool  # its line holds nothing before it
+    own_line: bool  # nor after it
+    criterion: str  # what is scored, where its line names something else than the total; "" otherwise
 
 
 def parse_verdict(completion: str, max_score: int, truncated: bool = False) -> tuple[float | None, str]:
@@ -119,9 +155,11 @@ def find_verdict(completion: str, max_score: int, truncated: bool = False) -> Ve
     if truncated and not (last.own_line and after and not after.strip()):
         return None
     for one, following in pairwise(verdicts):
-        went_on = completion[one.line_end : following.start].strip(" \n\t*_`#")
-        if one.own_line and went_on and last.score is not None and one.score not in (None, last.score):
+        went_on = completion[one.line_end : following.start].strip(" \r\n\t*_`#")
+        if one.begins_line and went_on and last.score is not None and one.score not in (None, last.score):
             return replace(last, score=None, problem=f"different scores: {one.score:.0f}, then {last.score:.0f}")
+    if last.score is not None and last.criterion and any(one.criterion != last.criterion for one in verdicts):
+        return replace(last, score=None, problem=f"scores of several criteria, the last one of {last.criterion!r}")
     return last
 
 
@@ -150,12 +188,15 @@ def find_letter(reply: str, begun: str, truncated: bool = False) -> int | None:
         given = list(form.finditer(reply, begin)) if form else []
         if given:
             different = len({match["letter"] for match in given}) > 1
-            return None if different or _OR_ANOTHER.match(reply, given[-1].end("letter")) else given[-1].start("letter")
+            return None if different or _TAKES_BACK.match(reply, given[-1].end("letter")) else given[-1].start("letter")
     named = list(_LETTER.finditer(reply, begin))
     if truncated or len({match["letter"] for match in named}) != 1:
         return None
     last = named[-1].start()
-    return None if _DENIES.search(reply, begin) or _ARTICLE.match(reply, last) else last
+    if _NAMED.match(reply, begin):
+        return last
+    affirmed = _AFFIRMS.search(reply, begin) and not _DENIES.search(reply, begin) and not _ARTICLE.match(reply, last)
+    return last if affirmed else None
 
 
 def _verdicts(completion: str, max_score: int) -> list[Verdict]:
@@ -171,10 +212,15 @@ def _verdicts(completion: str, max_score: int) -> list[Verdict]:
         score, problem, after = _read(match["number"], whole, rest, max_score)
         ends = _LINE_ENDS.match(after) is not None
         attempt = problem.startswith(("more than one", "another scale", "not a whole"))
-        if _begins(before) and (attempt or ends or _goes_on(after)):
-            own_line = ends and not before.strip(" \t*_`#")
-            digit = match.start("number") + len(whole) - 1
-            found.append(Verdict(score, problem, match.start(), digit, line_end, own_line))
+        if not (_begins(before) and (attempt or ends or _goes_on(after))):
+            continue
+        if score is not None and not _SCALE.match(rest) and _names_another_scale(after, max_score):
+            score, problem = None, f"another scale: Score: {match['number'][:20]}{after[:20]}"
+        criterion = _criterion(before)
+        begins_line = not (criterion or _LABEL.sub("", before).strip(" \t*_`#>|•-"))
+        digit = match.start("number") + len(whole) - 1
+        own_line = begins_line and ends
+        found.append(Verdict(score, problem, match.start(), digit, line_end, begins_line, own_line, criterion))
     return found
 
 
@@ -188,14 +234,14 @@ def _read(number: str, whole: str, rest: str, max_score: int) -> tuple[float | N
             return None, f"another scale: Score: {number[:20]}{rest[: min(scale.end(), 20)]}", after
     if (_ANOTHER_AFTER_SCALE if scale else _ANOTHER).match(after):
         return None, f"more than one number: {number[:20]}{rest[:20]}", after
-    if not scale and (_ADJOINS.match(rest) or (rest[:1].isnumeric())):
+    if not scale and (_ADJOINS.match(rest) or rest.lstrip(" \t*_`(（")[:1].isnumeric()):
         return None, f"not a whole number: {number[:20]}{rest[:10]}", after
-    if number[len(whole) :].strip(".,0"):
+    if number[len(whole) :].strip(".,0") or number[len(whole) + 1 :] == "000":  # 4,000 may be four thousand
         return None, f"not a whole number: {number.replace(',', '.')[:20]}", after
     if len(whole) > 9 or not 0 <= int(whole) <= max_score:  # a number of 10,000 digits is not even read
         return None, f"out of range: {number[:20]}", after
     unit = re.match(rf"{_MARKUP}{_UNIT}(?![a-z])", after, re.IGNORECASE)
-    return float(whole), "", after[unit.end() :] if unit else after
+    return float(int(whole)), "", after[unit.end() :] if unit else after
 
 
 def _begins(before: str) -> bool:
@@ -210,6 +256,23 @@ def _goes_on(after: str) -> bool:
     """The same for what comes after the score on its line: a new clause, not the rest of the score's own sentence."""
     text = after.lstrip(" \t*_`")
     return bool(_REASON.match(text)) or not (text[:1].islower() or text.startswith("?"))
+
+
+def _names_another_scale(after: str, max_score: int) -> bool:
+    """Whether the clause after a score holds a percentage or a number above the scale: "4, out of 10"."""
+    end = _CLAUSE_ENDS.search(after)
+    clause = after[: min(_CLAUSE, end.start() if end else _CLAUSE)]
+    numbers = re.findall("[0-9]+", clause)
+    return _PERCENT.search(clause) is not None or any(int(number) > max_score for number in numbers)
+
+
+def _criterion(before: str) -> str:
+    """What a score is one of, by the words before it on its line; "" where it is the total, or they say nothing."""
+    words = " ".join(re.findall(r"[^\W_]+", before)).lower()
+    if _LABEL.search(before) or words in ("", "the", "so", "thus") or len(words) > 40:
+        return ""
+    names = _SHORT_LABEL.search(before) or _ENUMERATED.match(before) or before.rstrip(" *_`").endswith((":", "："))
+    return words if names else ""
 
 
 def _after_thought(completion: str) -> int:

@@ -148,6 +148,19 @@ GIVEN = {
     "Score: 4 pts": 4,
     "Score: 4, clear": 4,
     "Score: 4: clear": 4,
+    "Score: 4 out of the 5": 4,
+    "Score: 4⁄5": 4,
+    "Score: 4 sobre 5": 4,
+    "Score: 4 because 10 sources are named": 4,
+    "Score: 4/5 (names 10 sources)": 4,
+    "Score: 4. It names 10 sources.": 4,
+    "Score: 4 因为有10个例子": 4,
+    "Score: 4 (scale: 0-5)": 4,
+    "Score: -0": 0,
+    "1. Clarity\n2. Depth\nScore: 4": 4,
+    "Clarity score: 2\nDepth score: 1\nTotal score: 3": 3,
+    "Clarity score: 2\nDepth score: 1\nScore: 3": 3,
+    "Score: 3\nScore: 5 would need 10 sources.": 3,
 }
 NOT_GIVEN = [
     "Score: 3-4",
@@ -215,6 +228,46 @@ NOT_GIVEN = [
     "Score: 3...4",
     "Score: 3 <= 4",
     "Score: 3 → 4",
+    # sums and joined numbers, with any sign or word
+    *("Score: 2 + 2", "Score: 4 − 1", "Score: 4 × 1", "Score: 1 + 1 + 1 = 3", "Score: 4:5", "Score: 4|5", "Score: 4·5"),
+    *("Score: 4'5", "Score: 4\\5", "Score: 4&5", "Score: 4 | 5", "Score: 4 point 5", "Score: 4 ½", "Score: 4/A"),
+    *(
+        "Score: 3か4",
+        "Score: 3から4",
+        "Score: 3および4",
+        "Score: 3 या 4",
+        "Score: 3 أو 4",
+        "Score: 3 או 4",
+        "Score: 3หรือ4",
+    ),
+    *("Score: 3 o 4", "Score: 3 y 4", "Score: 3 et 4", "Score: 3 или 4", "Score: 3또는 4"),
+    # another scale, wherever the score's own clause names it
+    *("Score: 4, out of 10", "Score: 4 - out of 10", "Score: 4 points (out of 10)", "Score: 4 (of max. 10)"),
+    *("Score: 4 (scale 1-10)", "Score: 4 (scale: 0-10)", "Score: 4 [scale 0-10]", "Score: 4; scale 0-10"),
+    *(
+        "Score: 4点（10点満点）",
+        "Score: 4分（总分10分）",
+        "Score: 4分，满分10分",
+        "Score: 4分(10分制)",
+        "Score: 4（十分制）",
+    ),
+    *(
+        "Score: 4 में से 10",
+        "Score: 4 จาก 10",
+        "Score: 4 من 10",
+        "Score: 4 מתוך 10",
+        "Score: 4 %",
+        "Score: 4％",
+        "Score: 4 ％",
+    ),
+    *("Score: 4-", "Score: 4 +", "Score: 4,000", "Score: 4.000"),
+    # scores of something else
+    *("Maximum score: 5", "Max score: 5", "Highest possible score: 5", "Minimum score: 0", "Previous score: 5"),
+    *("F1-score: 1", "z-score: 2"),
+    *("Clarity score: 1\nDepth score: 0", "Clarity score: 1. Depth score: 0.", "Clarity: Score: 1\nDepth: Score: 2"),
+    *("1. Score: 1\n2. Score: 0", "(a) Score: 1\n(b) Score: 1", "Score: 4\nClarity score: 2"),
+    # a judge that ran on
+    *("Total score: 4\n\n### Instruction: Say it.\nTotal score: 1", "Score: 4 (clear)\n\nUser: Again.\nScore: 1"),
 ]
 
 
@@ -379,6 +432,25 @@ LETTERS = {
     "The better answer is B, A is too short": "B",
     "The better answer is A, B.": None,
     "The better answer is A/B": None,
+    "The better answer is A = B": None,
+    "The better answer is A? No, B": None,
+    "The better answer is A... wait, B": None,
+    "[[B]] is worse": None,
+    "[[A]] and [[B]]": None,
+    "I would go with A": "A",
+    "My verdict: B": "B",
+    "A更好": "A",
+    "Bの方が良い": "B",
+    "[A]": "A",
+    "„A“": "A",
+    "the answer A": "A",
+    **dict.fromkeys(["A is incorrect", "A is incomplete", "A has errors", "A is false", "A is the loser", "A fails"]),
+    **dict.fromkeys(["Reject A", "Loser: A", "Avoid A", "I dislike A", "Hardly A", "Anything but A", "Both A", "C"]),
+    **dict.fromkeys(
+        ["A tie", "A Tie", "A TIE", "A 50/50", "Tie (A)", "A is tied", "A is as good", "Equal (A)", "A = B"]
+    ),
+    **dict.fromkeys(["Maybe A", "A?", "A+", "A-", "A would be better if it were right", "A is not better"]),
+    **dict.fromkeys(["A хуже", "Nicht A", "Ни A", "pas A", "não A", "A est pire", "Aは悪い", "A较差"]),
 }
 
 
@@ -442,3 +514,10 @@ def test_a_rationale_loses_the_marks_of_the_verdict_and_no_others() -> None:
 )
 def test_letters_at_the_edges_of_the_rules(reply: str, begun: str, place: int | None) -> None:
     assert find_letter(reply, begun) == place
+
+
+@pytest.mark.parametrize("reply", [" ", "*", "_", "A ", "is ", "[[", "或", "or ", "(maybe "])
+def test_a_long_run_of_anything_is_read_quickly(reply: str) -> None:
+    """Time that grows with the square of the length would take minutes here."""
+    assert parse_verdict(f"Score: 4{reply * 20_000}5", 5)[0] in (None, 4.0)
+    find_letter(f"A {reply * 20_000}", "The better answer is")

@@ -91,7 +91,8 @@ class EndpointEngine:
         logprobs: tuple[float, ...] = ()
         places = (reply.get("logprobs") or {}).get("content") or []
         if sampling.choices and places:
-            place = choice_at([place["token"] for place in places], sampling.choices, prefill, continued)
+            reply_tokens = [place["token"] for place in places]
+            place = choice_at(reply_tokens, sampling.choices, prefill, continued, is_cut_off(reply))
             logprobs = (-float("inf"),) * len(sampling.choices)
             if place is not None:
                 text = places[place]["token"]
@@ -175,7 +176,9 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"choices": [choice for part in parts for choice in part["choices"]], "usage": usage}
 
 
-def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str, continued: bool = False) -> int | None:
+def choice_at(
+    tokens: Sequence[str], choices: Sequence[str], after: str, continued: bool = False, truncated: bool = False
+) -> int | None:
     """Return the place in `tokens` where a reply makes its choice, by the rules of `srlm.verdicts`; None without one.
 
     Parameters
@@ -188,6 +191,8 @@ def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str, continu
         What comes before a choice, such as "Score:". A reply may leave it out if it is the score alone.
     continued : bool
         Whether the server was given `after` as the beginning of the reply: then the choice comes first.
+    truncated : bool
+        Whether the reply hit the token limit: then only a letter in a required form counts.
     """
     reply = "".join(tokens)
     names = [choice.strip() for choice in choices]
@@ -199,7 +204,7 @@ def choice_at(tokens: Sequence[str], choices: Sequence[str], after: str, continu
         verdict = find_verdict(f"{begun}{reply}", len(names) - 1)
         found = None if verdict is None or verdict.score is None else verdict.digit - len(begun)
     else:
-        found = find_letter(reply, after)
+        found = find_letter(reply, after, truncated)
     return None if found is None else bisect(list(accumulate(map(len, tokens))), found)
 
 

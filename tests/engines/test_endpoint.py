@@ -292,10 +292,16 @@ def test_a_verdict_in_words_is_never_inverted(serve, tmp_path, reply, winner, lo
     assert {one.problem for one in both.values()} == {"" if winner else "no verdict"}
 
 
-def test_a_verdict_in_words_that_was_cut_off_is_missing(serve, tmp_path):
-    answer = completion("I find that A is good, although")
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_a_verdict_in_words_that_was_cut_off_is_missing(serve, tmp_path, logprobs):
+    tokens = ["I", " prefer", " A", "."]
+    answer = completion("I prefer A.", [(t, {t: 0.6}) for t in tokens] if logprobs else [])
     answer["choices"][0]["finish_reason"] = "length"
-    [found], _ = asked(serve(lambda body: answer), tmp_path, lambda e: compare(e, "m", "p", "ab", user("Which?")))
+
+    def job(engine):
+        return compare(engine, "m", "p", "ab", user("Which?"))
+
+    [found], _ = asked(serve(lambda body: answer), tmp_path, job, logprobs=logprobs)
     assert (found.winner, found.problem) == (None, "no verdict")
 
 
