@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from srlm.artifacts import EVALUATION, IFT
 from srlm.config import Config
 from srlm.feedback.alarms import SIGNS, ringing
 from srlm.finished import manifest, model_name, read_manifest
 from srlm.model_ref import judge_of
 from srlm.models import hub_id
-from srlm.records import SeedExample
 from srlm.summary import ROWS, cell
-from srlm.workspace import CARD, Manifest, Workspace, read_records, write_atomic
+from srlm.workspace import CARD, Manifest, Workspace, finished_manifests, write_atomic
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
 # The closing screen sets kinds of a measure in by two spaces, below it.
@@ -143,7 +143,7 @@ def measures_in(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def _measures(workspace: Workspace, t: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((workspace.iteration(t) / "evaluation.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
     return found
 
 
@@ -228,7 +228,7 @@ def lineage_section(workspace: Workspace, t: int) -> str:
         "| stage | made | counts |\n| --- | --- | --- |",
     ]
     for folder in folders:
-        found = [read_manifest(path) for path in folder.glob("manifests/*.json") if not _begun(path)]
+        found = [read_manifest(path) for path in finished_manifests(folder, below=False)]
         for stage in sorted(found, key=_place):
             if not stage.stage.endswith("/measures"):
                 made = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
@@ -240,10 +240,6 @@ def _place(stage: Manifest) -> tuple[int, str]:
     """Where a stage stands in its iteration; one that is not known comes last."""
     name = stage.stage.rpartition("/")[2]
     return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
-
-
-def _begun(path: Path) -> bool:
-    return path.name.endswith(".begun.json")
 
 
 def _counts(stage: Manifest) -> str:
@@ -260,9 +256,8 @@ def _options(workspace: Workspace, t: int) -> dict[str, Any]:
     """The options that the stages from the seeds to M_t were made with; of a repeated stage the last."""
     found: dict[str, Any] = {}
     for folder in (workspace.seeds, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
-        for path in sorted(folder.glob("manifests/*.json")):
-            if not _begun(path):
-                found |= read_manifest(path).options
+        for path in finished_manifests(folder, below=False):
+            found |= read_manifest(path).options
     return found
 
 
@@ -346,7 +341,7 @@ def _hub_data(config: Config) -> list[str]:
 
 def languages(workspace: Workspace) -> list[str]:
     """ISO 639-1 codes of the IFT seeds."""
-    rows = read_records(workspace.seeds / "ift.jsonl", SeedExample)
+    rows = IFT.read(workspace)
     return sorted({row.language for row in rows if re.fullmatch("[a-z]{2}", row.language)})
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srlm import records
+from srlm import artifacts, records
+from srlm.artifacts import Artifact
 from srlm.cards import PAPER, languages, lineage_section, plain, seed_paths, shown
 from srlm.config import Config
 from srlm.finished import finished_output
-from srlm.records import Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt, Rating, SeedExample
+from srlm.records import Prompt, SeedExample
 from srlm.workspace import Workspace, read_records
 
 _PLAIN = {str: "string", int: "int64", float: "float64", bool: "bool"}
@@ -31,22 +32,20 @@ class Kind:
 
     name: str
     stage: str  # that made it
-    file: str  # in the iteration's folder
-    record: type
+    artifact: Artifact[Any]
     always: bool = True  # False = some judges leave it
 
 
 KINDS = (
-    Kind("prompts", "prompts", "1_prompts.jsonl", Prompt),
-    Kind("candidates", "candidates", "2_candidates.jsonl", Candidate),
-    Kind("judgements", "judgements", "3_judgements.jsonl", Judgement),
-    Kind("comparisons", "judgements", "3_comparisons.jsonl", Comparison, False),
-    Kind("ratings", "judgements", "3_ratings.jsonl", Rating, False),
-    Kind("meta_comparisons", "meta_judgements", "3_meta_comparisons.jsonl", Comparison, False),
-    Kind("pairs", "pairs", "4_pairs.jsonl", PreferencePair),
-    Kind("judgement_pairs", "pairs", "4_judgement_pairs.jsonl", PreferencePair, False),
+    Kind("prompts", "prompts", artifacts.PROMPTS),
+    Kind("candidates", "candidates", artifacts.CANDIDATES),
+    Kind("judgements", "judgements", artifacts.JUDGEMENTS),
+    Kind("comparisons", "judgements", artifacts.COMPARISONS, False),
+    Kind("ratings", "judgements", artifacts.RATINGS, False),
+    Kind("meta_comparisons", "meta_judgements", artifacts.META_COMPARISONS, False),
+    Kind("pairs", "pairs", artifacts.PAIRS),
+    Kind("judgement_pairs", "pairs", artifacts.JUDGEMENT_PAIRS, False),
 )
-SEEDS = {"ift": SeedExample, "eft": RankedPrompt, "eft_held_out": RankedPrompt, "evaluation": SeedExample}
 
 
 def data_files(workspace: Workspace, t: int, with_seeds: bool) -> tuple[dict[str, Path | bytes], dict[str, type]]:
@@ -75,15 +74,17 @@ def data_files(workspace: Workspace, t: int, with_seeds: bool) -> tuple[dict[str
     kinds: dict[str, type] = {}
     for u in range(2, t + 1):
         for kind in KINDS:
-            if kind.always or (workspace.iteration(u) / kind.file).is_file():
-                path = finished_output(workspace, u, kind.stage, kind.file)
-                kinds[kind.name] = kind.record
-                files[f"{kind.name}/iteration_{u}.jsonl"] = _accepted(path) if kind.record is Prompt else path
+            if kind.always or kind.artifact.path(workspace, u).is_file():
+                path = finished_output(workspace, u, kind.stage, kind.artifact.file)
+                kinds[kind.name] = kind.artifact.record
+                files[f"{kind.name}/iteration_{u}.jsonl"] = (
+                    _accepted(path) if kind.artifact is artifacts.PROMPTS else path
+                )
     if with_seeds:
-        for name, record in SEEDS.items():
-            kinds[f"seeds_{name}"] = record
-            path = workspace.seeds / f"{name}.jsonl"
-            files[f"seeds_{name}/seeds.jsonl"] = _with_texts(path) if record is SeedExample else path
+        for artifact in artifacts.SEEDS:
+            path = artifact.path(workspace)
+            kinds[f"seeds_{path.stem}"] = artifact.record
+            files[f"seeds_{path.stem}/seeds.jsonl"] = _with_texts(path) if artifact.record is SeedExample else path
     return files, kinds
 
 

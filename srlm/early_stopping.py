@@ -28,6 +28,7 @@ from random import Random
 from typing import Any
 
 from srlm import records
+from srlm.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
 from srlm.config import Config, TrainConfig
 from srlm.engines import open_engine
 from srlm.errors import SeedError
@@ -37,7 +38,7 @@ from srlm.measured import answer_prompts, play
 from srlm.missing import is_missing
 from srlm.model_ref import ModelRef, resolve_role
 from srlm.progress import Bars, say
-from srlm.records import Answer, CheckpointComparison, Comparison, Prompt, RankedPrompt, SeedExample
+from srlm.records import Answer, CheckpointComparison, Comparison, SeedExample
 from srlm.seeds.prepare import read_validation
 from srlm.seeds.splits import Overlap
 from srlm.text import open_model
@@ -182,18 +183,11 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     if path.exists():
         return
     taken = Overlap()
-    kinds: dict[str, type[Any]] = {
-        "ift": SeedExample,
-        "eft": RankedPrompt,
-        "eft_held_out": RankedPrompt,
-        "evaluation": SeedExample,
-    }
-    kinds |= {"ifeval": SeedExample} if (workspace.seeds / "ifeval.jsonl").exists() else {}
-    for name, kind in kinds.items():
-        for row in read_records(workspace.seeds / f"{name}.jsonl", kind):
+    for artifact in (*SEEDS, IFEVAL_PROMPTS):
+        for row in artifact.peek(workspace):
             taken.add(row.prompt)
     for u in range(2, t + 1):
-        for prompt in read_records(workspace.iteration(u) / "1_prompts.jsonl", Prompt):
+        for prompt in PROMPTS.read(workspace, u):
             if not prompt.rejected:
                 taken.add(prompt.text)
     rows = read_validation(config)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srlm.artifacts import EVALUATION_PROMPTS, JUDGEMENT_PAIRS, PAIRS
 from srlm.errors import ExportError
 from srlm.finished import (
     ANSWERS,
@@ -211,7 +212,7 @@ def _mt_bench(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     models = _answers(workspace, t)
     if not models:
         return []
-    prompts = read_records(workspace.seeds / "evaluation.jsonl", SeedExample)
+    prompts = EVALUATION_PROMPTS.read(workspace)
     answered_by_all = [prompt for prompt in prompts if all(prompt.id in answers for _, answers, _ in models)]
     questions = mt_bench_questions(answered_by_all)
     known = {prompt.id for prompt in prompts}
@@ -232,7 +233,7 @@ def _pairs(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     there = finished_iterations(workspace, "pairs")
     for u in there if t is None else [t] if t >= 2 else []:  # M0 and M1 have no pairs
         files = {Path(path).name for path in manifest(workspace, u, "pairs").outputs}
-        for file, name in (("4_pairs.jsonl", ""), ("4_judgement_pairs.jsonl", "_judgements")):
+        for file, name in ((PAIRS.file, ""), (JUDGEMENT_PAIRS.file, "_judgements")):
             if file in files:
                 pairs = read_records(finished_output(workspace, u, "pairs", file), PreferencePair)
                 rows = preference_rows(pairs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm import early_stopping, records, stages
+from srlm.artifacts import EFT, EVALUATION, JUDGEMENTS, training_counts
 from srlm.cards import write_card
 from srlm.config import AlarmAction, Config, Scorer, TrainConfig
 from srlm.errors import AlarmError, NoPairsError
@@ -24,7 +25,7 @@ from srlm.launch import run_worker
 from srlm.measured import held_out, measures, trained_on
 from srlm.model_ref import ENDPOINT, iteration, judge_of, match_judge, resolve_role
 from srlm.progress import say
-from srlm.records import Candidate, Comparison, Judgement, Prompt, RankedPrompt
+from srlm.records import Candidate, Comparison, Judgement, Prompt
 from srlm.report import write_report
 from srlm.resume import python_word
 from srlm.rubric import JudgeTemplate
@@ -32,7 +33,7 @@ from srlm.seeds.eft import examples_of_run, needs_baseline, report
 from srlm.seeds.prepare import prepare_seeds, read_ifeval
 from srlm.text import judges_beside
 from srlm.tracking import Tracker
-from srlm.workspace import Stage, Workspace, read_records, report_differences, write_atomic
+from srlm.workspace import Stage, Workspace, finished_manifests, read_records, report_differences, write_atomic
 
 
 class Loop:
@@ -112,7 +113,7 @@ class Loop:
         if self.config.judge.scorer is Scorer.implicit:
             return  # a judge that nobody teaches
         stage = stages.eft(self.workspace, self.config)
-        ranked = read_records(self.workspace.seeds / "eft.jsonl", RankedPrompt)
+        ranked = EFT.read(self.workspace)
         judgements: list[Judgement] = []
         if needs_baseline(ranked, self.config.seeds.rationales) and not self.config.judge.learns_pairs:
             baseline, rationales = (
@@ -263,7 +264,7 @@ class Loop:
                 "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
                 "data. If candidates are truncated, raise candidates.max_new_tokens, or train on them without an end "
                 "of turn (pairs.truncated=keep). "
-                f"Read {stage.folder / '3_judgements.jsonl'} first. To generate its feedback again with other options, "
+                f"Read {JUDGEMENTS.path(workspace, t)} first. To generate its feedback again with other options, "
                 f"delete {stage.folder}."
             )
             if counts["pairs"]:
@@ -315,9 +316,9 @@ class Loop:
     def report(self, again: bool = False) -> None:
         """Write report.html, of what is there by now; an old one stays where nothing was made since, unless `again`."""
         root, to = self.workspace.root, self.workspace.root / "report.html"
-        if not (self.workspace.iteration(0) / "evaluation.json").exists():
+        if not (self.workspace.iteration(0) / EVALUATION).exists():
             return
-        newest = max(path.stat().st_mtime for path in root.glob("**/manifests/*.json"))
+        newest = max(path.stat().st_mtime for path in finished_manifests(root))
         if not again and to.exists() and to.stat().st_mtime >= newest:
             return
         try:
@@ -334,7 +335,7 @@ class Loop:
         write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))
 
     def _training_counts(self, name: str, t: int) -> dict[str, Any]:
-        counts: dict[str, Any] = json.loads((self.workspace.iteration(t) / f"{name}_counts.json").read_text())
+        counts: dict[str, Any] = json.loads((self.workspace.iteration(t) / training_counts(name)).read_text())
         return counts
 
     def _done(self, stage: Stage, counts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from srlm import stages
+from srlm.artifacts import EFT, EFT_HELD_OUT, EVALUATION_PROMPTS, IFEVAL_PROMPTS, IFT
 from srlm.comparison import compare, load_template, question
 from srlm.config import C, Config
 from srlm.engines import Engine, Rater, together
@@ -38,19 +39,18 @@ from srlm.workspace import RecordFile, Stage, Workspace, read_records
 
 def held_out(workspace: Workspace, config: Config) -> list[RankedPrompt]:
     """The EFT prompts that judges are measured on."""
-    rows = read_records(workspace.seeds / "eft_held_out.jsonl", RankedPrompt)
+    rows = EFT_HELD_OUT.read(workspace)
     return rows[: config.evaluation.eft_prompts or None]
 
 
 def evaluation_prompts(workspace: Workspace, config: Config) -> list[SeedExample]:
-    rows = read_records(workspace.seeds / "evaluation.jsonl", SeedExample)
+    rows = EVALUATION_PROMPTS.read(workspace)
     return rows[: config.evaluation.prompts or None]
 
 
 def ifeval_prompts(workspace: Workspace, config: Config) -> list[SeedExample]:
     """IFEval's prompts; none where the run does without."""
-    stage = stages.ifeval_prompts(workspace, config)
-    return read_records(stage.outputs[0], SeedExample) if config.evaluation.ifeval else []
+    return IFEVAL_PROMPTS.read(workspace) if config.evaluation.ifeval else []
 
 
 def greedy(config: C, max_new_tokens: int) -> C:
@@ -234,8 +234,8 @@ def trained_on(
 
     def training() -> Iterator[str]:
         if t:
-            yield from (row.prompt for row in read_records(workspace.seeds / "ift.jsonl", SeedExample))
-            yield from (row.prompt for row in read_records(workspace.seeds / "eft.jsonl", RankedPrompt))
+            yield from (row.prompt for row in IFT.read(workspace))
+            yield from (row.prompt for row in EFT.read(workspace))
         for u in range(2, t + 1):
             rows = read_records(stages.prompts(workspace, config, u).outputs[0], Prompt)
             yield from (row.text for row in rows if not row.rejected)

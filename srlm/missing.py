@@ -15,6 +15,7 @@ from srlm.errors import NoAnswerError, PromptTooLongError
 from srlm.ids import ancestors, parent
 from srlm.progress import say
 from srlm.records import Comparison, Judgement, Rating
+from srlm.workspace import finished_manifests
 
 TOO_LONG = "too long"
 UNJUDGED = "too long for the judge"
@@ -96,9 +97,8 @@ def describe(counts: Mapping[str, Any]) -> str:
 def missing_lines(root: Path) -> list[str]:
     """Return what the finished stages in a folder have no answer to, in words; stages with the same share a line."""
     stages: dict[tuple[str, str], list[str]] = {}
-    for path in sorted(root.glob("**/manifests/*.json")):
-        told = "" if path.name.endswith(".begun.json") else describe(json.loads(path.read_text("utf-8"))["counts"])
-        if told:
+    for path in finished_manifests(root):
+        if told := describe(json.loads(path.read_text("utf-8"))["counts"]):
             folder = path.relative_to(root).parts[0].replace("_", " ")
             stages.setdefault((path.stem.replace("_", " "), told), []).append(folder)
     return [f"Without an answer: {name} ({', '.join(where)}): {told}." for (name, told), where in stages.items()]

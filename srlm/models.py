@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from srlm.artifacts import BASE_MODEL
 from srlm.chat_template import has_chat_template, load_tokenizer, notes
 from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
@@ -340,5 +341,5 @@ def base_model_worker(workspace: Workspace, iteration: int) -> None:
     for note in notes(load_tokenizer(folder, config.model)):
         say(f"  Note on {config.model.name}: {note}")
     found = {"name": config.model.name, "id": model_id(folder)}
-    write_atomic(workspace.iteration(0) / "model.json", json.dumps(found, indent=1))
+    write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))
     workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from srlm import artifacts
 from srlm.chat_template import chat_template_names, read_chat_template
 from srlm.comparison import load_template as load_pairwise_template
 from srlm.config import Config, EFTTarget, EngineKind, LossOn, Opponents, Scorer, SFTConfig
@@ -26,6 +27,7 @@ from srlm.model_ref import (
 )
 from srlm.models import identity
 from srlm.provenance import TRAINING, TRANSFORMERS, VLLM
+from srlm.records import Judgement
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
 from srlm.workspace import Stage, Workspace, options_of, sha256
@@ -138,7 +140,7 @@ def seeds(workspace: Workspace, config: Config) -> Stage:
     options |= options_of(config, "seeds.ift_answers")
     options |= options_of(config, "seeds.near_duplicate", "seeds.builtin_languages")
     sources = (config.seeds.ift.path, config.seeds.eft.path, config.seeds.evaluation.path)
-    outputs = ["ift.jsonl", "eft.jsonl", "eft_held_out.jsonl", "evaluation.jsonl"]
+    outputs = [artifact.file for artifact in artifacts.SEEDS]
 
     def inputs() -> dict[str, str]:
         return files_by_name(path for path in sources if path != "builtin")
@@ -159,7 +161,9 @@ def base_model(workspace: Workspace, config: Config) -> Stage:
         )
 
     options = options_of(config, "model")
-    return Stage(workspace, workspace.iteration(0), "base_model", ["model.json"], options, inputs, config=config)
+    return Stage(
+        workspace, workspace.iteration(0), "base_model", [artifacts.BASE_MODEL], options, inputs, config=config
+    )
 
 
 def sft_baseline(workspace: Workspace, config: Config) -> Stage:
@@ -167,7 +171,7 @@ def sft_baseline(workspace: Workspace, config: Config) -> Stage:
         return made_by(seeds(workspace, config), base_model(workspace, config)) | chat_template(config)
 
     options = _training(config, "sft", eft=False)
-    folder, outputs = workspace.iteration(1), ["sft_baseline"]
+    folder, outputs = workspace.iteration(1), [artifacts.SFT_BASELINE]
     return Stage(workspace, folder, "sft_baseline", outputs, options, inputs, TRAINING, config)
 
 
@@ -180,7 +184,7 @@ def rationales(workspace: Workspace, config: Config) -> Stage:
     if config.seeds.rationale_hint:
         hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
         options["seeds.rationale_hint"] = hint.digest
-    folder, outputs = workspace.iteration(1), ["eft_judgements.jsonl"]
+    folder, outputs = workspace.iteration(1), [artifacts.EFT_JUDGEMENTS.file]
     return Stage(workspace, folder, "rationales", outputs, options, inputs, engine_libraries(config), config)
 
 
@@ -194,17 +198,20 @@ def eft(workspace: Workspace, config: Config) -> Stage:
         baseline = () if config.judge.learns_pairs else (rationales(workspace, config),)
         return made_by(seeds(workspace, config), *baseline)
 
-    return Stage(workspace, workspace.iteration(1), "eft", ["eft.jsonl"], options, inputs, config=config)
+    return Stage(
+        workspace, workspace.iteration(1), "eft", [artifacts.EFT_EXAMPLES.file], options, inputs, config=config
+    )
 
 
 def sft(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
-        ift = {name: hash_ for name, hash_ in made_by(seeds(workspace, config)).items() if name == "seeds/ift.jsonl"}
+        file = workspace.relative(artifacts.IFT.path(workspace))
+        ift = {name: hash_ for name, hash_ in made_by(seeds(workspace, config)).items() if name == file}
         examples = () if config.judge.rates else (eft(workspace, config),)
         return ift | made_by(*examples, base_model(workspace, config)) | chat_template(config)
 
     options = _training(config, "sft") | {"judge.template": judge_options(config).get("judge.template")}
-    return Stage(workspace, workspace.iteration(1), "sft", ["model"], options, inputs, TRAINING, config)
+    return Stage(workspace, workspace.iteration(1), "sft", [artifacts.MODEL], options, inputs, TRAINING, config)
 
 
 def reward_model(workspace: Workspace, config: Config) -> Stage:
@@ -225,7 +232,7 @@ def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "prompts", "seed") | generation_options(config, by)
     options["prompts.template"] = load_writer_template().digest
     folder, libraries = workspace.iteration(t), engine_libraries(config, by)
-    return Stage(workspace, folder, "prompts", ["1_prompts.jsonl"], options, inputs, libraries, config)
+    return Stage(workspace, folder, "prompts", [artifacts.PROMPTS.file], options, inputs, libraries, config)
 
 
 def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -233,7 +240,7 @@ def candidates(workspace: Workspace, config: Config, t: int) -> Stage:
         return made_by(prompts(workspace, config, t), model(workspace, config, t - 1)) | chat_template(config)
 
     options = options_of(config, "candidates", "seed") | generation_options(config)
-    folder, outputs = workspace.iteration(t), ["2_candidates.jsonl"]
+    folder, outputs = workspace.iteration(t), [artifacts.CANDIDATES.file]
     return Stage(workspace, folder, "candidates", outputs, options, inputs, engine_libraries(config), config)
 
 
@@ -250,7 +257,7 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
         options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
     if config.judge.rates and config.judge.length_penalty is None:
         options |= options_of(config, "pairs.truncated")
-    folder, outputs = workspace.iteration(t), _judged(config, "3_judgements.jsonl")
+    folder, outputs = workspace.iteration(t), _judged(config, artifacts.JUDGEMENTS)
     libraries = engine_libraries(config, by, config.judge.rates)
     return Stage(workspace, folder, "judgements", outputs, options, inputs, libraries, config)
 
@@ -264,7 +271,7 @@ def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "judge.matches", "judge.by", "seed") | generation_options(config, by)
     options["judge.meta_template"] = load_meta_template(config.judge).digest
-    folder, outputs = workspace.iteration(t), ["3_meta_comparisons.jsonl"]
+    folder, outputs = workspace.iteration(t), [artifacts.META_COMPARISONS.file]
     return Stage(workspace, folder, "meta_judgements", outputs, options, inputs, engine_libraries(config, by), config)
 
 
@@ -279,10 +286,10 @@ def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "pairs.min_gap", "pairs.length_penalty", "judge.min_valid", "judge.meta")
     options |= options_of(config, "pairs.truncated")
-    outputs = ["4_pairs.jsonl"]
+    outputs = [artifacts.PAIRS.file]
     if config.judge.meta:
         options |= options_of(config, "judge.meta_longest")
-        outputs.append("4_judgement_pairs.jsonl")
+        outputs.append(artifacts.JUDGEMENT_PAIRS.file)
     return Stage(workspace, workspace.iteration(t), "pairs", outputs, options, inputs, config=config)
 
 
@@ -307,7 +314,7 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
         template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
         options["evaluation.judge_template"] = template.digest
     libraries = tuple(dict.fromkeys((*TRAINING, *(engine_libraries(config) if early.enabled else ()))))
-    return Stage(workspace, folder, "preference", ["model"], options, inputs, libraries, config)
+    return Stage(workspace, folder, "preference", [artifacts.MODEL], options, inputs, libraries, config)
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -318,7 +325,7 @@ def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
     options |= generation_options(config) | judge_options(config)
-    folder, outputs = workspace.evaluation(t), _judged(config, "held_out_judgements.jsonl")
+    folder, outputs = workspace.evaluation(t), _judged(config, artifacts.HELD_OUT_JUDGEMENTS)
     libraries = engine_libraries(config, rates=config.judge.rates)
     return Stage(workspace, folder, "held_out_judgements", outputs, options, inputs, libraries, config)
 
@@ -330,7 +337,7 @@ def answers(workspace: Workspace, config: Config, t: int) -> Stage:
     names = ("prompts", "temperature", "top_p", "max_new_tokens")
     options = options_of(config, *(f"evaluation.{name}" for name in names), "seed") | generation_options(config)
     folder, libraries = workspace.evaluation(t), engine_libraries(config)
-    return Stage(workspace, folder, "answers", ["answers.jsonl"], options, inputs, libraries, config)
+    return Stage(workspace, folder, "answers", [artifacts.ANSWERS.file], options, inputs, libraries, config)
 
 
 def ifeval_prompts(workspace: Workspace, config: Config) -> Stage:
@@ -339,7 +346,7 @@ def ifeval_prompts(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
         return files_by_name([config.evaluation.ifeval])
 
-    return Stage(workspace, workspace.seeds, "ifeval", ["ifeval.jsonl"], options, inputs, config=config)
+    return Stage(workspace, workspace.seeds, "ifeval", [artifacts.IFEVAL_PROMPTS.file], options, inputs, config=config)
 
 
 def ifeval_answers(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -348,7 +355,9 @@ def ifeval_answers(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "evaluation.ifeval_max_new_tokens", "seed") | generation_options(config)
     folder, libraries = workspace.evaluation(t), engine_libraries(config)
-    return Stage(workspace, folder, "ifeval_answers", ["ifeval_answers.jsonl"], options, inputs, libraries, config)
+    return Stage(
+        workspace, folder, "ifeval_answers", [artifacts.IFEVAL_ANSWERS.file], options, inputs, libraries, config
+    )
 
 
 def opponents(config: Config, t: int) -> list[int]:
@@ -368,7 +377,7 @@ def head_to_head(workspace: Workspace, config: Config, t: int) -> Stage:
     options["evaluation.judge_template"] = template.digest
     if t >= 2:  # before that there is one opponent anyway
         options |= options_of(config, "evaluation.opponents")
-    folder, outputs = workspace.evaluation(t), [f"head_to_head_M{u}.jsonl" for u in rivals]
+    folder, outputs = workspace.evaluation(t), [artifacts.head_to_head(u).file for u in rivals]
     libraries = engine_libraries(config, by)
     return Stage(workspace, folder, "head_to_head", outputs, options, inputs, libraries, config)
 
@@ -401,7 +410,7 @@ def measures(workspace: Workspace, config: Config, t: int) -> Stage:
     def inputs() -> dict[str, str]:
         return made_by(*measure_sources(workspace, config, t))
 
-    return Stage(workspace, workspace.iteration(t), "measures", ["evaluation.json"], options, inputs, config=config)
+    return Stage(workspace, workspace.iteration(t), "measures", [artifacts.EVALUATION], options, inputs, config=config)
 
 
 def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
@@ -453,7 +462,7 @@ def endpoint_options(config: Config) -> dict[str, Any]:
     return options | ({} if config.endpoint.temperature is None else options_of(config, "endpoint.temperature"))
 
 
-def _judged(config: Config, name: str) -> list[str]:
-    """The files of a stage that judges: judgements, and what they are made of where the judge compares or rates."""
-    evidence = config.judge.evidence
-    return [name, name.replace("judgements", evidence)] if evidence else [name]
+def _judged(config: Config, judgements: artifacts.Artifact[Judgement]) -> list[str]:
+    """Return the files of a stage that judges: judgements, and the evidence of judges that compare or rate."""
+    evidence = artifacts.EVIDENCE.get((judgements.file, config.judge.evidence))
+    return [judgements.file, *([evidence.file] if evidence else [])]

@@ -13,17 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from srlm import stages
+from srlm.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.config import Config
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import ringing
 from srlm.missing import missing_lines
 from srlm.model_ref import judge_of
 from srlm.progress import say, screen
-from srlm.records import Candidate, Judgement, PreferencePair
+from srlm.records import Judgement
 from srlm.resume import run_command
 from srlm.rubric import mean_score
 from srlm.tables import print_table
-from srlm.workspace import Workspace, read_records
+from srlm.workspace import Workspace
 
 _FOLLOWED = {
     "prompt_strict": ("whole prompts, %", 100),
@@ -66,7 +67,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     """Print the closing screen to the user's terminal."""
     console = screen()
     models = {
-        t: json.loads((workspace.iteration(t) / "evaluation.json").read_text(encoding="utf-8"))
+        t: json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
         for t in range(config.iteration + 1)
     }
     console.print()
@@ -218,19 +219,18 @@ def _in_words(measure: str) -> str:
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:
     """The prompt with the widest gap, its candidates and their scores."""
-    folder = workspace.iteration(t)
-    pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    pairs = PAIRS.read(workspace, t)
     if not pairs:
         return
     pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
     judgements: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in read_records(folder / "3_judgements.jsonl", Judgement):
+    for judgement in JUDGEMENTS.read(workspace, t):
         judgements[judgement.candidate_id].append(judgement)
     table = Table(title=f"A prompt that M{t - 1} wrote, and its answers to it", title_justify="left", show_lines=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column(_plain(pair.prompt, 300))
-    for candidate in read_records(folder / "2_candidates.jsonl", Candidate):
+    for candidate in CANDIDATES.read(workspace, t):
         if candidate.prompt_id == pair.id:
             score = mean_score(judgements[candidate.id], 1)
             marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}

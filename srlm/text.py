@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from srlm import stages
+from srlm.artifacts import EFT, EFT_HELD_OUT, EVALUATION_PROMPTS, IFT, PROMPTS, SFT_BASELINE
 from srlm.config import Config, ModelConfig, Scorer
 from srlm.engines import Engine, Rater, open_endpoint, open_engine, open_rater, together
 from srlm.errors import NoAnswerError
@@ -39,7 +40,7 @@ from srlm.model_ref import (
 )
 from srlm.models import external_options, resolve
 from srlm.progress import Bars, say
-from srlm.records import Candidate, Judgement, Prompt, RankedPrompt, SeedExample
+from srlm.records import Candidate, Judgement, Prompt, RankedPrompt
 from srlm.rubric import JudgeTemplate
 from srlm.seeds.eft import agrees
 from srlm.seeds.splits import Overlap
@@ -165,8 +166,8 @@ async def _prompts_alone(workspace: Workspace, t: int) -> None:
 
 async def _rationales(workspace: Workspace) -> None:
     config = workspace.config()
-    ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt)
-    async with open_engine(config, workspace.iteration(1) / "sft_baseline") as engine:
+    ranked = EFT.read(workspace)
+    async with open_engine(config, workspace.iteration(1) / SFT_BASELINE) as engine:
         with Bars() as bars:
             await rationales(engine, workspace, config, ranked, bars)
 
@@ -199,18 +200,15 @@ async def new_prompts(
     stage = stages.prompts(workspace, config, t)
     complete = stage.complete()
     store = RecordFile(stage.outputs[0], Prompt)
-    seeds = read_records(workspace.seeds / "ift.jsonl", SeedExample)
+    seeds = IFT.read(workspace)
     ift = {row.id: row.prompt for row in seeds}
     earlier = {
-        prompt.id: prompt.text
-        for u in range(2, t)
-        for prompt in read_records(workspace.iteration(u) / "1_prompts.jsonl", Prompt)
-        if not prompt.rejected
+        prompt.id: prompt.text for u in range(2, t) for prompt in PROMPTS.read(workspace, u) if not prompt.rejected
     }
     seen = Overlap()
-    for name, kind in (("eft", RankedPrompt), ("eft_held_out", RankedPrompt), ("evaluation", SeedExample)):
-        for row in read_records(workspace.seeds / f"{name}.jsonl", kind):
-            seen.add(row.prompt)  # type: ignore[attr-defined]
+    for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS):
+        for row in artifact.read(workspace):
+            seen.add(row.prompt)
     for text in [*ift.values(), *earlier.values()]:
         seen.add(text)
     if not complete:

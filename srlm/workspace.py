@@ -31,6 +31,7 @@ from srlm.progress import say
 from srlm.provenance import OptionChanges, describe_changes, library_versions, option_changes, version_changes
 
 R = TypeVar("R")
+_BEGUN = ".begun.json"  # of a stage that is not finished
 CARD = "README.md"  # a model's card, in the model's folder
 
 
@@ -212,6 +213,12 @@ class Manifest:
         return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
 
+def finished_manifests(folder: Path, below: bool = True) -> list[Path]:
+    """Return the manifests of all finished stages in a folder, and in those `below` it, sorted by path."""
+    pattern = "**/manifests/*.json" if below else "manifests/*.json"
+    return sorted(path for path in folder.glob(pattern) if not path.name.endswith(_BEGUN))
+
+
 class Stage:
     """One stage: complete, begun, or untouched.
 
@@ -251,7 +258,7 @@ class Stage:
         self.options, self.inputs, self.libraries = dict(options), inputs, tuple(libraries)
         self.config = config or Config()
         self.path = self.folder / "manifests" / f"{name}.json"
-        self._begun = self.folder / "manifests" / f"{name}.begun.json"
+        self._begun = self.folder / "manifests" / f"{name}{_BEGUN}"
         self._start = time.monotonic()
 
     def __str__(self) -> str:

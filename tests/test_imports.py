@@ -19,6 +19,7 @@ LAYERS = (
         "model_ref",
         "provenance",
         "workspace",
+        "artifacts",
         "progress",
         "missing",
         "templating",

@@ -19,8 +19,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
+from srlm.artifacts import SEEDS
 from srlm.config import SourceConfig
-from srlm.data_card import SEEDS, data_files, features
+from srlm.data_card import data_files, features
 from srlm.errors import PushError, RunFolderError
 from srlm.finished import open_run
 from srlm.push import Upload, main, plan, problems, push, refuse
@@ -86,12 +87,13 @@ def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
     assert set(uploads[1].files) == DATA_FILES
     refuse(workspace, uploads)
     content = b"".join(one if isinstance(one, bytes) else one.read_bytes() for one in uploads[1].files.values())
-    for name, kind in SEEDS.items():
+    for artifact in SEEDS:
+        name, kind = Path(artifact.file).stem, artifact.record
         for row in read_records(finished_run / f"seeds/{name}.jsonl", kind):
             assert row.prompt.encode() not in content
     assert b"repeated word by word" not in content  # an attempt that was rejected for being a seed
     with_seeds = planned(finished_run, data=True, seeds=True)[1]
-    assert set(with_seeds.files) == DATA_FILES | {f"seeds_{name}/seeds.jsonl" for name in SEEDS}
+    assert set(with_seeds.files) == DATA_FILES | {f"seeds_{Path(artifact.file).stem}/seeds.jsonl" for artifact in SEEDS}
     assert b"The seeds are part of this data set." in with_seeds.files[CARD]
     assert b"The seeds are not in this data set." in uploads[1].files[CARD]
 

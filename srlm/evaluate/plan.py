@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm import errors, records
+from srlm.artifacts import IFT
 from srlm.comparison import load_template
 from srlm.config import Config, Evaluate, SideBySide, SourceConfig
 from srlm.evaluate.arms import OWN, run_of, settings
@@ -28,7 +29,7 @@ def _place(model: str, file: str) -> str | None:
     if file != OWN:
         return file
     run = run_of(model)
-    return str(run.seeds / "ift.jsonl") if run else None
+    return str(IFT.path(run)) if run else None
 
 
 def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
@@ -249,7 +250,7 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     languages = options.seeds.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
     examples = read_ift(source, options.seed)
-    own = Path(name).parts[-2:] == ("seeds", "ift.jsonl") and len(Path(name).parts) > 2
+    own = Path(name).parts[-2:] == ("seeds", IFT.file) and len(Path(name).parts) > 2
     say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(records.to_json(example) + "\n" for example in examples))

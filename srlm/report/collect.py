@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from srlm import __version__, stages
+from srlm.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.config import Config, to_dict
 from srlm.errors import RunFolderError
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import SIGNS, ringing
 from srlm.finished import open_run, read_manifest
 from srlm.model_ref import judge_of
-from srlm.records import Candidate, Judgement, Prompt
+from srlm.records import Judgement
 from srlm.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.rubric import mean_score
-from srlm.workspace import Workspace, flatten, peek_records
+from srlm.workspace import Workspace, finished_manifests, flatten
 
 R = TypeVar("R")
 
@@ -52,10 +53,11 @@ class RunNumbers:
     def name(self) -> str:
         return self.config.name
 
-    def records(self, path: Path, kind: type[R]) -> list[R]:
-        """The records of a file, read once; none where it is not there."""
+    def records(self, artifact: Artifact[R], t: int = 0) -> list[R]:
+        """Return the records of a file, which is read once; none where there is no file."""
+        path = artifact.path(self.workspace, t)
         if path not in self._read:
-            self._read[path] = peek_records(path, kind)
+            self._read[path] = artifact.peek(self.workspace, t)
         return self._read[path]
 
     def charts(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class RunNumbers:
         """Whole scores: of each iteration's candidates, and of M_t's judgements of the held-out answers."""
         rows = []
         for t in range(2, self.last + 2):
-            judgements = self.records(self.workspace.iteration(t) / "3_judgements.jsonl", Judgement)
+            judgements = self.records(JUDGEMENTS, t)
             counts = Counter(j.whole_score for j in judgements if j.score is not None)
             rows += self._bars(counts, t - 1, f"candidates of M{t - 1}")
         for t, measures in self.models.items():
@@ -133,15 +135,15 @@ class RunNumbers:
         """From attempts at prompts to pairs, with what was lost on the way and why."""
         rows = []
         for t in range(2, self.last + 2):
-            folder, lost = self.workspace.iteration(t), Counter[str]()
-            prompts = self.records(folder / "1_prompts.jsonl", Prompt)
+            lost = Counter[str]()
+            prompts = self.records(PROMPTS, t)
             lost.update(prompt.rejected for prompt in prompts if prompt.rejected)
             if not prompts:
                 continue
             accepted = [prompt.id for prompt in prompts if not prompt.rejected]
-            candidates = self.records(folder / "2_candidates.jsonl", Candidate)
+            candidates = self.records(CANDIDATES, t)
             of_candidate: dict[str, list[Judgement]] = {}
-            for judgement in self.records(folder / "3_judgements.jsonl", Judgement):
+            for judgement in self.records(JUDGEMENTS, t):
                 of_candidate.setdefault(judgement.candidate_id, []).append(judgement)
             enough = self.config.judge.min_valid
             scored = Counter(
@@ -162,8 +164,8 @@ class RunNumbers:
     def _curves(self) -> list[dict[str, Any]]:
         rows = []
         for t in range(1, self.last + 1):
-            for path in sorted(self.workspace.iteration(t).glob("*_log.jsonl")):
-                name = path.stem.removesuffix("_log")
+            for path in sorted(self.workspace.iteration(t).glob(training_log("*"))):
+                name = path.name.removesuffix(training_log(""))
                 title = {"preference": f"DPO to M{t}", "sft": "SFT to M1"}.get(name, name.replace("_", " "))
                 lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
                 logged = [line for line in lines if "loss" in line]
@@ -178,12 +180,11 @@ class RunNumbers:
 
     def _costs(self) -> list[dict[str, Any]]:
         rows = []
-        for path in sorted(self.workspace.root.glob("**/manifests/*.json")):
-            if not path.name.endswith(".begun.json"):
-                manifest = read_manifest(path)
-                folder, name = manifest.stage.split("/")[0], path.stem.replace("_", " ")
-                when = folder.replace("iteration_", "M")
-                rows.append({"when": when, "stage": name, "seconds": manifest.seconds, "tokens": manifest.tokens})
+        for path in finished_manifests(self.workspace.root):
+            manifest = read_manifest(path)
+            folder, name = manifest.stage.split("/")[0], path.stem.replace("_", " ")
+            when = folder.replace("iteration_", "M")
+            rows.append({"when": when, "stage": name, "seconds": manifest.seconds, "tokens": manifest.tokens})
         return rows
 
 
@@ -201,7 +202,7 @@ def collect(root: Path) -> RunNumbers:
     except KeyError as error:  # a value that this version does not know
         raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
     models: dict[int, dict[str, Any]] = {}
-    while (path := workspace.iteration(len(models)) / "evaluation.json").exists():
+    while (path := workspace.iteration(len(models)) / EVALUATION).exists():
         models[len(models)] = json.loads(path.read_text(encoding="utf-8"))
     if not models:
         raise RunFolderError(

@@ -15,12 +15,24 @@ from statistics import fmean, stdev
 from typing import Any
 
 from srlm import stages
+from srlm.artifacts import (
+    ANSWERS,
+    CANDIDATES,
+    COMPARISONS,
+    EFT_HELD_OUT,
+    EVALUATION_PROMPTS,
+    HELD_OUT_JUDGEMENTS,
+    JUDGEMENTS,
+    PAIRS,
+    PROMPTS,
+    head_to_head,
+)
 from srlm.config import Config
 from srlm.evaluation.head_to_head import played
 from srlm.feedback.pairs import select_pairs
 from srlm.ids import answer_id, label, match_and_order, number_of
 from srlm.measured import evaluation_prompts, held_out
-from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt, SeedExample
+from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
 from srlm.report.collect import RunNumbers
 from srlm.rubric import mean_score
 
@@ -104,12 +116,12 @@ def all_entries(run: RunNumbers) -> list[Entry]:
 
 def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     """The prompts written for M_t, rejected ones too."""
-    config, folder = run.config, run.workspace.iteration(t)
-    prompts = run.records(folder / "1_prompts.jsonl", Prompt)
-    candidates = _by(run.records(folder / "2_candidates.jsonl", Candidate), "prompt_id")
-    judgements = _by(run.records(folder / "3_judgements.jsonl", Judgement), "candidate_id")
-    comparisons = _by(run.records(folder / "3_comparisons.jsonl", Comparison), "prompt_id")
-    pairs = {pair.id: pair for pair in run.records(folder / "4_pairs.jsonl", PreferencePair)}
+    config = run.config
+    prompts = run.records(PROMPTS, t)
+    candidates = _by(run.records(CANDIDATES, t), "prompt_id")
+    judgements = _by(run.records(JUDGEMENTS, t), "candidate_id")
+    comparisons = _by(run.records(COMPARISONS, t), "prompt_id")
+    pairs = {pair.id: pair for pair in run.records(PAIRS, t)}
     pairing = stages.pairs(run.workspace, config, t)
     penalty = pairing.manifest().counts.get("length_penalty", 0.0) if pairing.path.exists() else None
     made = []
@@ -154,15 +166,15 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
     """Every evaluation prompt with M0..M_last's answers, and how each fared against the model before."""
     workspace, config, last = run.workspace, run.config, run.last
     prompts: Sequence[SeedExample] = []
-    if (workspace.seeds / "evaluation.jsonl").exists():
+    if EVALUATION_PROMPTS.path(workspace).exists():
         prompts = evaluation_prompts(workspace, config)
     of_model: dict[int, dict[str, Answer]] = {}
     results: dict[int, dict[str, str]] = {}
     matches: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for t in range(last + 1):
-        of_model[t] = {answer.id: answer for answer in run.records(workspace.evaluation(t) / "answers.jsonl", Answer)}
+        of_model[t] = {answer.id: answer for answer in run.records(ANSWERS, t)}
         for u in range(t):
-            comparisons = run.records(workspace.evaluation(t) / f"head_to_head_M{u}.jsonl", Comparison)
+            comparisons = run.records(head_to_head(u), t)
             for comparison in comparisons:
                 matches[comparison.prompt_id].append(_told(comparison, f"M{t}", f"M{u}"))
             if u == t - 1:
@@ -194,13 +206,10 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
 def held_out_entries(run: RunNumbers) -> list[Entry]:
     """The held-out ranked prompts with each model's scores; M_last's order of best and worst against people's."""
     workspace, config, last = run.workspace, run.config, run.last
-    if not (workspace.seeds / "eft_held_out.jsonl").exists():
+    if not EFT_HELD_OUT.path(workspace).exists():
         return []
     ranked: Sequence[RankedPrompt] = held_out(workspace, config)
-    of_model = {
-        t: _by(run.records(workspace.evaluation(t) / "held_out_judgements.jsonl", Judgement), "candidate_id")
-        for t in range(last + 1)
-    }
+    of_model = {t: _by(run.records(HELD_OUT_JUDGEMENTS, t), "candidate_id") for t in range(last + 1)}
     made = []
     for prompt in ranked:
         entry = Entry(prompt.id, "held_out", 0, prompt.type, prompt.prompt)

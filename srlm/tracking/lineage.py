@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from srlm.artifacts import BASE_MODEL, MODEL
 from srlm.config import Config, Scorer
 from srlm.model_ref import dpo_reference, judge_of, reference_of_judge, resolve_role
-from srlm.workspace import Manifest, Workspace
+from srlm.workspace import Manifest, Workspace, finished_manifests
 
 # The stages that M_t+1 comes from; the others measure.
 CHAIN = (
@@ -23,7 +24,7 @@ CHAIN = (
 
 def model_path(t: int) -> str:
     """Where M_t stands in the run: of M0, which is not copied, what names it."""
-    return f"iteration_{t}/model" if t else "iteration_0/model.json"
+    return f"iteration_{t}/{MODEL}" if t else f"iteration_0/{BASE_MODEL}"
 
 
 def made_from(manifest: Manifest, config: Config) -> list[str]:
@@ -54,10 +55,9 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
 def makers(workspace: Workspace) -> Mapping[str, Manifest]:
     """Each path in the run that a finished stage made, with that stage's manifest."""
     found: dict[str, Manifest] = {}
-    for path in workspace.root.glob("**/manifests/*.json"):
-        if not path.name.endswith(".begun.json"):
-            manifest = Manifest.load(path)
-            found |= {output: manifest for output in manifest.outputs}
+    for path in finished_manifests(workspace.root):
+        manifest = Manifest.load(path)
+        found |= {output: manifest for output in manifest.outputs}
     return found
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from srlm.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
 from srlm.config import Config
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
 from srlm.tracking.metrics import (
     ITERATION,
     SCORES,
@@ -28,7 +28,7 @@ from srlm.tracking.metrics import (
     trainer_part,
     training_metrics,
 )
-from srlm.workspace import Stage, read_records
+from srlm.workspace import Stage
 
 TABLES = {  # samples/TABLE: its columns
     "prompts": ("id", "text", "rejected"),
@@ -74,7 +74,7 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
     yield Row(ITERATION, t, stage_metrics(stage.name, stage.manifest()))
     if stage.name in TRAINERS:
         part = trainer_part(stage.name, t)
-        log = stage.folder / f"{stage.name}_log.jsonl"
+        log = stage.folder / training_log(stage.name)
         for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
             logged = json.loads(line)
             yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
@@ -85,11 +85,11 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
 
 
 def _feedback(stage: Stage, config: Config, t: int) -> Row:
-    folder, top = stage.folder, config.judge.max_score
-    prompts = read_records(folder / "1_prompts.jsonl", Prompt)
-    candidates = read_records(folder / "2_candidates.jsonl", Candidate)
-    judgements = read_records(folder / "3_judgements.jsonl", Judgement)
-    pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    top = config.judge.max_score
+    prompts = PROMPTS.read(stage.workspace, t)
+    candidates = CANDIDATES.read(stage.workspace, t)
+    judgements = JUDGEMENTS.read(stage.workspace, t)
+    pairs = PAIRS.read(stage.workspace, t)
     means = mean_scores(judgements)
     kinds: dict[str, Sequence[Any]] = {
         "prompts": prompts,

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srlm.artifacts import JUDGEMENT_PAIRS, MODEL, PAIRS, training_counts, training_log
 from srlm.chat import encode_turn
 from srlm.config import Reference
 from srlm.errors import NoPairsError, TrainingError
 from srlm.progress import Bars, say
 from srlm.records import PreferencePair
-from srlm.workspace import Workspace, derive_seed, early_stopping_folder, read_records
+from srlm.workspace import Workspace, derive_seed, early_stopping_folder
 
 
 def encode_pairs(
@@ -110,9 +111,9 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     folder = workspace.iteration(iteration)
     previous = workspace.model(t)
     tokenizer = common.tokenizer_of(previous, config)
-    pairs = read_records(folder / "4_pairs.jsonl", PreferencePair)
+    pairs = PAIRS.read(workspace, t)
     if config.judge.meta:
-        pairs += read_records(folder / "4_judgement_pairs.jsonl", PreferencePair)
+        pairs += JUDGEMENT_PAIRS.read(workspace, t)
     columns, too_long, trl_drops = encode_pairs(tokenizer, pairs, train.max_length)
     if too_long:
         say(
@@ -130,7 +131,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     seed = derive_seed(config.seed, iteration, "preference")
     checkpoints = folder / "checkpoints" / "preference"
     arguments = common.trainer_arguments(train, config, checkpoints, seed)
-    target, stop_at = folder / "model", None
+    target, stop_at = folder / MODEL, None
     if train.early_stopping.enabled:
         target, stop_at = next_checkpoint(early_stopping_folder(workspace, iteration), train.early_stopping.every_steps)
         arguments["save_total_limit"] = 2  # a kill while the last one's model is saved goes on from the one before
@@ -150,7 +151,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
             train_dataset=_on_disk(columns, checkpoints / "pairs"),
             processing_class=tokenizer,
             peft_config=common.peft_config(train.lora, model),
-            callbacks=[common.Watch(bars, "preference", folder / "preference_log.jsonl")],
+            callbacks=[common.Watch(bars, "preference", folder / training_log("preference"))],
         )
         trainer.ref_model = None  # its log-probabilities are in the data set now
         difference = _step0_difference(trainer, torch)
@@ -162,7 +163,7 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     counts: dict[str, Any] = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
     counts |= {"step0_difference": difference} | saved
     if stop_at is None:
-        common.write_counts(folder / "preference_counts.json", counts)
+        common.write_counts(folder / training_counts("preference"), counts)
     else:
         steps = {"step": trainer.state.global_step, "steps": trainer.state.max_steps}
         common.write_counts(target.with_suffix(".json"), counts | steps)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srlm.artifacts import EFT_EXAMPLES, training_counts, training_log
 from srlm.chat import encode_turn
 from srlm.config import Config, TrainConfig
 from srlm.errors import TrainingError
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample
-from srlm.workspace import Workspace, derive_seed, read_records
+from srlm.workspace import Workspace, derive_seed
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +91,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
     config = workspace.config()
     train, folder = config.reward_model, workspace.iteration(1)
     tokenizer = common.tokenizer_of(workspace.model(1), config)
-    examples = read_records(folder / "eft.jsonl", JudgeExample)
+    examples = EFT_EXAMPLES.read(workspace, 1)
     columns, too_long = encode_examples(tokenizer, examples, train.max_length)
     kept = len(columns["chosen_ids"])
     if not kept:
@@ -117,7 +118,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
             train_dataset=Dataset.from_dict(columns),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[common.Watch(bars, "reward_model", folder / "reward_model_log.jsonl")],
+            callbacks=[common.Watch(bars, "reward_model", folder / training_log("reward_model"))],
         )
         sampler = Steps(range(kept), lengths, train.batch_size, arguments["data_seed"])
         trainer._get_train_sampler = lambda *_: sampler
@@ -126,4 +127,4 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
         saved = common.train_and_save(trainer, checkpoints, workspace.reward_model, tokenizer, saving)
     tokens = sum(len(ids) for side in columns.values() for ids in side)
     counts = {"pairs": kept, "too_long": too_long, "tokens": tokens}
-    common.write_counts(folder / "reward_model_counts.json", counts | saved)
+    common.write_counts(folder / training_counts("reward_model"), counts | saved)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm import comparison
+from srlm.artifacts import EFT_EXAMPLES, IFT, MODEL, SFT_BASELINE, training_counts, training_log
 from srlm.chat import Message
 from srlm.config import Config, EFTTarget, LossOn, SFTConfig
 from srlm.errors import ConfigError, TrainingError
@@ -24,7 +25,7 @@ from srlm.records import JudgeExample, SeedExample
 from srlm.rubric import JudgeTemplate, judge_target
 from srlm.training.boilerplate import mark_pattern, mark_repeated
 from srlm.training.masking import Conversation, Part, encode_conversation, labels_of, looks_at_prompts, token_weights
-from srlm.workspace import Workspace, derive_seed, read_records
+from srlm.workspace import Workspace, derive_seed
 
 
 @dataclass(frozen=True)
@@ -200,20 +201,20 @@ def sft_worker(workspace: Workspace, iteration: int) -> None:
     """Train M1 from seeds/ift.jsonl and iteration_1/eft.jsonl; from IFT alone where the judge writes nothing."""
     config = workspace.config()
     folder = workspace.iteration(1)
-    ift = read_records(workspace.seeds / "ift.jsonl", SeedExample)
+    ift = IFT.read(workspace)
     examples: list[JudgeExample] = []
     template = None
     if not config.judge.rates:
         template = JudgeTemplate.load(config.judge)
-        examples = read_records(folder / "eft.jsonl", JudgeExample)
-    _train(config, workspace, chats_of(ift, examples, template), folder / "model", "sft", examples, template)
+        examples = EFT_EXAMPLES.read(workspace, 1)
+    _train(config, workspace, chats_of(ift, examples, template), folder / MODEL, "sft", examples, template)
 
 
 def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
     """Train the SFT baseline from seeds/ift.jsonl."""
     config = workspace.config()
-    chats = chats_of(read_records(workspace.seeds / "ift.jsonl", SeedExample))
-    _train(config, workspace, chats, workspace.iteration(1) / "sft_baseline", "sft_baseline")
+    chats = chats_of(IFT.read(workspace))
+    _train(config, workspace, chats, workspace.iteration(1) / SFT_BASELINE, "sft_baseline")
 
 
 def _train(
@@ -255,7 +256,7 @@ def _train(
             train_dataset=Dataset.from_dict(data.columns),
             processing_class=tokenizer,
             peft_config=common.peft_config(train.lora, model),
-            callbacks=[common.Watch(bars, stage, target.parent / f"{stage}_log.jsonl")],
+            callbacks=[common.Watch(bars, stage, target.parent / training_log(stage))],
         )
         if weighted or order:
             batches.check_whole(trainer)
@@ -273,4 +274,4 @@ def _train(
             batches.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
         saving = common.saving_of(config, "sft", base, probe_of_answers(encoded.input_ids, encoded.labels))
         counts |= common.train_and_save(trainer, checkpoints, target, tokenizer, saving)
-    common.write_counts(target.parent / f"{stage}_counts.json", counts)
+    common.write_counts(target.parent / training_counts(stage), counts)
