@@ -105,6 +105,15 @@ def test_net_wins_interval_covers_the_truth(prompts, win, loss):
     assert covered / 200 >= 0.92
 
 
+def test_the_share_of_the_answer_shown_first_is_told_by_letters_and_orders():
+    """Always the answer shown first: the first model's as A, the second model's in the other order."""
+    found = {
+        name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["shown_first_wins"]["value"]
+        for name, both in {"first": ("first", "second"), "last": ("second", "first"), "new": ("first", "first")}.items()
+    }
+    assert found == {"first": 1.0, "last": 0.0, "new": 0.5}
+
+
 def test_one_order_alone_is_missing():
     rows = [c for c in comparisons({"v0": ("first", "first"), "v1": ("first", "first")}) if c.id != "v1/ba"]
     assert values(head_to_head_part(match(rows), RESAMPLES, "s"), "win", "missing") == {"win": 1.0, "missing": 0.5}
@@ -160,6 +169,22 @@ def test_who_writes_less_and_ties_is_the_better_one():
     assert length_controlled(scores, longer, 200, "s").value > scores.mean() + 0.1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_swapping_the_two_models_mirrors_the_rate_and_its_interval(seed):
+    scores, longer = made(40, theta=0.8, phi=1, longer=50, seed=seed)
+    one, other = length_controlled(scores, longer, 100, "s"), length_controlled(1 - scores, -longer, 100, "s")
+    assert (other.value, other.low, other.high) == pytest.approx((1 - one.value, 1 - one.high, 1 - one.low))
+
+
+def test_the_rate_stays_a_share_where_length_correction_moves_it_beyond_the_plain_interval():
+    """The first model wins four of six although its answers are shorter: its interval would end at 1.07."""
+    scores, longer = np.array([1.0, 1, 1, 0, 1, 0]), np.array([-62.0, -122, -157, -225, -214, -289])
+    found, plain = length_controlled(scores, longer, 200, "s"), win_rate(scores)
+    assert found.value + plain.high - plain.value > 1
+    assert found.high == 1
+    assert length_controlled(1 - scores, -longer, 200, "s").low == 0
+
+
 def objective(parameters, scores, x, weights):
     eta = parameters[0] + parameters[1] * x
     return float(weights @ (np.logaddexp(0, eta) - scores * eta)) + RIDGE / 2 * parameters[1] ** 2
@@ -176,6 +201,14 @@ def test_every_fit_is_scipys(separable):
         found = minimize(objective, (0, 0), (scores, x, drawn), method="BFGS", options={"gtol": 1e-8})
         assert (theta, phi) == pytest.approx(tuple(found.x), abs=1e-4)
         assert objective((theta, phi), scores, x, drawn) <= found.fun + 1e-9
+
+
+def test_fits_of_nothing_but_wins_or_losses_are_infinite_and_leave_the_others_alone():
+    x, scores = np.array([-0.5, 0.1, 0.6]), np.array([1.0, 0.0, 1.0])
+    thetas, phis = fit_length(scores, x, np.array([[1.0, 0, 1], [1, 1, 1], [0, 2, 0]]))
+    [alone], [slope] = fit_length(scores, x, np.ones((1, 3)))
+    assert thetas == pytest.approx(np.array([np.inf, alone, -np.inf]))
+    assert phis == pytest.approx(np.array([0, slope, 0]))
 
 
 def test_without_a_ridge_separable_verdicts_would_have_no_fit():
@@ -224,6 +257,10 @@ def test_extreme_lengths_stay_finite():
 
 
 # Types of instructions
+
+
+def test_prompts_without_a_type_are_in_no_part():
+    assert list(by_type(match(RESULTS), {"v0": "writing", "v/1": "writing", "v2": ""}, RESAMPLES, "s")) == ["writing"]
 
 
 def test_types_have_the_same_measures_over_their_own_prompts():
