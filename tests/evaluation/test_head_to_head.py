@@ -203,6 +203,22 @@ def test_every_fit_is_scipys(separable):
         assert objective((theta, phi), scores, x, drawn) <= found.fun + 1e-9
 
 
+@pytest.mark.parametrize("prompts", [98, 800])
+@pytest.mark.parametrize("short", [0.0, -0.999])
+def test_the_fit_is_found_where_a_few_very_long_answers_win_and_all_others_lose(prompts, short):
+    """Newton's steps without halving never end here. The loss is convex: where its slopes are 0, it is least."""
+    for few in (1, 3, 5, 10):
+        scores = np.r_[np.zeros(prompts - few), np.ones(few)]
+        x = np.where(scores == 1, 0.999, short)
+        weights = np.vstack([np.ones(prompts), np.r_[np.zeros(prompts // 2), np.full(prompts - prompts // 2, 2.0)]])
+        mixed = np.r_[scores[1:], 1.0]  # one of the others wins too: an easy fit next to the hard ones
+        for wins in (scores, 1 - scores, mixed):
+            thetas, phis = fit_length(wins, x, weights)
+            residuals = weights * (1 / (1 + np.exp(-(thetas[:, None] + phis[:, None] * x))) - wins)
+            assert np.abs(residuals.sum(axis=1)).max() < 1e-4
+            assert np.abs(residuals @ x + RIDGE * phis).max() < 1e-4
+
+
 def test_fits_of_nothing_but_wins_or_losses_are_infinite_and_leave_the_others_alone():
     x, scores = np.array([-0.5, 0.1, 0.6]), np.array([1.0, 0.0, 1.0])
     thetas, phis = fit_length(scores, x, np.array([[1.0, 0, 1], [1, 1, 1], [0, 2, 0]]))
