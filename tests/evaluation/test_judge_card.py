@@ -7,7 +7,8 @@ import random
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
-from srlm.evaluation.judge_card import judge_card, paired_differences
+from srlm.evaluation.judge_card import judge_card, judged_prompts, lengths_evened, paired_differences
+from srlm.evaluation.measures import JudgedPrompt
 from srlm.records import Comparison, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgements_of
 
@@ -72,9 +73,10 @@ def test_a_judge_that_knows_nothing_has_no_bias_beyond_its_interval():
 
 
 def test_ties_of_people():
-    rows = [asked("p", (0, 1), (0, 2)), asked("q", (0, 1), (0, 2)), asked("r", (0, 1), (1, 2))]
-    found = card(rows, said("p", 3.0, 3.0) + said("q", 3.0, 4.0) + said("r", 3.0, 3.0))
-    assert value(found, "ties_where_people_tie") == (1 / 2, 2)
+    rows = [asked("p", (0, 1), (0, 2), (0, 3)), asked("q", (0, 1), (0, 2)), asked("r", (0, 1), (1, 2))]
+    rows.append(asked("s", (0, 1), (0, 2)))
+    found = card(rows, said("p", 3.0, 3.0, 2.0) + said("q", 3.0, 4.0) + said("r", 3.0, 3.0) + said("s", 3.0, None))
+    assert value(found, "ties_where_people_tie") == (1 / 4, 4)  # the pair of s is not scored
     assert value(found, "ties") == (1.0, 1)
     assert value(found, "pairwise_accuracy_all") == (0.5, 1)
 
@@ -95,6 +97,47 @@ def test_noise_over_judgements_of_one_answer():
     assert value(found, "score_noise") == (pytest.approx((4 / 3) ** 0.5 / 2), 2)  # standard deviations 2 / sqrt(3), 0
     alone = card(rows, said("p", 5.0, 2.0))
     assert value(alone, "self_consistency") == (None, 0)
+
+
+def test_judgements_are_counted_in_their_prompt_whatever_its_id():
+    rows = [asked("set/p", (0, 1), (1, 2), (2, 3)), asked("set/q", (0, 1), (1, 2))]
+    found = card(rows, said("set/p", [5.0, 4.0], 4.0, 4.0) + said("set/q", [None, None], 5.0))
+    assert value(found, "commonest_score") == (4.0, 3)
+    assert value(found, "commonest_score_share") == (3 / 5, 5)
+    assert value(found, "parse_rate") == (5 / 7, 7)
+    assert (found["prompts"], found["pairs"], found["judgements"]) == (2, 4, 7)
+    [p, _] = judged_prompts(rows, said("set/p", [5.0, 4.0], None, 4.0))
+    assert p == JudgedPrompt("set/p", (0, 1, 2), (4.5, None, 4.0), (1, 2, 3), "", "Prompt set/p")
+
+
+@pytest.mark.parametrize(
+    ("worse", "right", "tied"), [(2.6, 1.0, 0), (3.0 - 2e-9, 1.0, 0), (3.0 - 4e-10, 0.5, 1), (3.0 + 0.4, 0.0, 0)]
+)
+def test_scores_order_two_answers_from_the_ninth_decimal_on(worse, right, tied):
+    """Means over k judgements carry rounding noise; people prefer the first, shorter answer, or tie the two."""
+    found = card(
+        [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (0, 2))], said("p", 3.0, worse) + said("q", 3.0, worse)
+    )
+    assert value(found, "shorter_is_better") == value(found, "pairwise_accuracy_all") == (right, 1)
+    assert value(found, "ties") == value(found, "ties_where_people_tie") == (tied, 1)
+
+
+def test_a_judge_that_is_always_right_has_the_exact_interval_of_a_share():
+    """Clopper and Pearson's of n in n; a bootstrap would have none."""
+    rows = [asked(f"p{n}", (0, 1), (1, 2), type="odd" if n % 2 else "even") for n in range(10)]
+    found = card(rows, [j for row in rows for j in said(row.id, 4.0, 1.0)])
+    expected = {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1.0, "n": 10}
+    assert found["measures"]["pairwise_accuracy"] == found["measures"]["shorter_is_better"] == expected
+    of_type = found["subsets"]["odd"]["pairwise_accuracy_all"]
+    assert (of_type["low"], of_type["n"]) == (pytest.approx(0.025 ** (1 / 5)), 5)
+
+
+def test_the_length_penalty_is_in_points_a_hundred_characters():
+    """The better-scored answer is 100 characters longer and one point better: a point makes the two equal."""
+    [evened], penalty = lengths_evened([JudgedPrompt("p", (0, 1, 2), (3.0, 2.0, None), (200, 100, 900))])
+    assert penalty == pytest.approx(1, abs=1e-5)
+    assert evened.scores == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4), None)
+    assert evened.ranks == (0, 1, 2)
 
 
 def test_rows_of_one_prompt_are_drawn_together():
@@ -121,6 +164,8 @@ def test_subsets():
         "Adversarial/Neighbor": 0.0,
     }
     assert card(rows[:1], said("p", 4.0, 1.0))["subsets"] == {}
+    untyped = card([rows[0], asked("r", (0, 2), (1, 1))], said("p", 4.0, 1.0) + said("r", 1.0, 4.0))
+    assert {name: part["longer_wins"]["n"] for name, part in untyped["subsets"].items()} == {"-": 1, "Natural": 1}
 
 
 def test_scores_by_probability():
@@ -153,6 +198,19 @@ def test_differences_are_paired():
     assert back["length_bias"].value == pytest.approx(-found["length_bias"].value)
 
 
+def test_a_difference_counts_the_pairs_that_one_judge_is_measured_on():
+    rows = [asked(f"p{n}", (0, 30), (1, 10), (2, 20)) for n in range(2)]
+    good, bad = ([j for row in rows for j in said(row.id, *scores)] for scores in ((3.0, 2.0, 1.0), (1.0, 2.0, 3.0)))
+    found = paired_differences(rows, good, bad, 100, "s")
+    assert {name: (m.value, m.n) for name, m in found.items()} == {
+        "pairwise_accuracy_all": (1.0, 6),
+        "shorter_is_better": (1.0, 2),
+        "longer_is_better": (1.0, 4),
+        "length_balanced_accuracy": (1.0, 6),
+        "length_bias": (0.0, 6),
+    }
+
+
 # Judges that compare; judges asked twice
 
 
@@ -173,6 +231,14 @@ def test_position_consistency():
     # A is said by p 0-1 ab, p 0-2 ab and ba, q ba; B by p 0-1 ba, p 1-2 ba, q ab.
     assert value(found, "shown_first_wins") == (4 / 7, 7)
     assert value(card(rows, said("p", 3.0, 2.0, 1.0)), "position_consistency")[0] is None
+
+
+@pytest.mark.parametrize(("says", "share"), [(("first", "second"), 1.0), (("second", "first"), 0.0)])
+def test_a_judge_that_goes_by_position_alone(says, share):
+    rows = [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (1, 2))]
+    comparisons = compared("p", {"0-1": says}) + compared("q", {"0-1": says})
+    found = judge_card(rows, [], JudgeConfig(), 100, "s", comparisons)
+    assert (value(found, "shown_first_wins"), value(found, "position_consistency")) == ((share, 4), (0.0, 2))
 
 
 def test_retest_is_whether_a_second_judgement_orders_alike():
