@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
-from srlm.comparison import calibrated_winners, compare, load_template, parse_letter, question
+from srlm.comparison import calibrated_winners, compare, load_template, parse_letter, question, verdict
 from srlm.config import EvaluationConfig
 from srlm.engines.base import Completion, Sampling
 from srlm.errors import ConfigError, EngineError, PromptTooLongError
@@ -148,6 +149,20 @@ def test_an_unknown_template_is_refused():
         load_template("nothing", "evaluation.judge_template")
 
 
+def test_a_template_with_other_fields_is_refused():
+    with pytest.raises(ConfigError, match=r"evaluation\.judge_template=additive"):
+        load_template("additive", "evaluation.judge_template")
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.parametrize("first_is_better", [True, False])
+def test_the_verdict_that_a_judge_is_trained_on_is_read_as_the_same_winner(order, first_is_better):
+    written = verdict(first_is_better, order)
+    assert written.startswith("The better answer is ")
+    found = compared(order, written.removeprefix("The better answer is"), 1, False)
+    assert found.winner == ("first" if first_is_better else "second")
+
+
 def test_an_engines_error_comes_through():
     def fails(*_):
         raise EngineError("gone")
@@ -206,6 +221,14 @@ def test_a_leaning_to_one_position_is_taken_out():
     assert (part["win"]["value"], part["shown_first_wins"]["value"]) == (1.0, 1.0)
 
 
+def test_matches_of_one_prompt_are_calibrated_together():
+    """As a pairwise judge has them: a candidate is compared with several others. The position bias is 2."""
+    ids = {"p/0-1/ab": 3.0, "p/0-1/ba": 1.0, "p/0-2/ab": 1.0, "p/0-2/ba": 3.0}
+    rows = [replace(row, prompt_id="p") for row in comparisons_with(ids)]
+    assert [row.winner for row in rows] == ["first", "second", "first", "second"]
+    assert calibrated_winners(rows) == ["first", "first", "second", "second"]
+
+
 def test_calibration_leaves_an_unbiased_judge_alone():
     fair = comparisons_with({"v0/ab": 2.0, "v0/ba": -2.0, "v1/ab": -1.0, "v1/ba": 1.0})
     assert calibrated_winners(fair) == [c.winner for c in fair]
@@ -241,6 +264,7 @@ def compared(order: str, *reply: object, **options: object) -> Comparison:
         ((-0.5, -2.0), 1.5),
         ((-0.5, -99.0), 29.5),  # a letter that the server does not name counts as -30
         ((-99.0, -99.0), None),  # neither is named: nothing is known
+        ((-30.0, -30.0), None),
         ((), None),
     ],
 )
@@ -266,8 +290,10 @@ def test_a_comparison_is_asked_for_greedily_with_two_choices() -> None:
     engine = ScriptedEngine(lambda *_: " B")
     messages = question(TEMPLATE, "Q?", "one", "other", "ab")
     asyncio.run(compare(engine, "v", "v", "ab", messages))
-    [(sent, sampling, prefill)] = engine.calls
+    asyncio.run(compare(engine, "v", "v", "ab", messages, priority=3))
+    (sent, sampling, prefill), (_, later, _) = engine.calls
     assert sampling == Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=0)
+    assert later == replace(sampling, priority=3)
     assert (prefill, [message["role"] for message in sent]) == ("The better answer is", ["user"])
 
 
