@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from srlm.chat_template import ANSWER_MARK, control_tokens, render
 from srlm.chat_template import Message as Message
+from srlm.chat_template import around_answer, control_tokens, render
 from srlm.config import ModelConfig
 from srlm.errors import EngineError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_OPENED = re.compile(r"<(\w+)>\s*\Z")  # a thought that the template opens, as DeepSeek-R1's: "<think>\n"
+_MARK_OF_THOUGHT = re.compile(r"\s*(</?[\w:]+>|[^\n]*\S)")  # the first thing that stands in front of an answer
 
 
 @lru_cache(maxsize=8)
@@ -57,15 +57,25 @@ def render_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     ModelError
         If the template renders the prompt differently once the answer is there, so that the two cannot be told apart.
     """
+    before, reply, closing = _render_parts(tokenizer, messages, answer)
+    return before, reply + closing
+
+
+def _render_parts(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[str, str, str]:
+    """Return prompt, reply, and what the template writes after the reply, if that is an end of turn.
+
+    Other text after an answer (a newline, "### End") is left out: the model would write it as part of its answers.
+    """
     plain, text = defuse_chat(tokenizer, messages), defuse(answer, tokenizer)
     before = render(tokenizer, plain, True)
-    lead, closing = _around_answer(tokenizer, plain, before)
+    lead, closing = around_answer(tokenizer, plain, before)
     whole = render(tokenizer, [*plain, {"role": "assistant", "content": text}], False)
     if _has_own_thought(lead, text):
-        return before, f"{text.strip()}{closing}"
-    reply = f"{lead}{text.strip()}{closing}"
-    rendered = whole[len(before) :] if whole.startswith(before) else ""
-    return before, rendered if len(rendered) >= len(reply) else reply  # shorter: the template removed a thought
+        lead, text = _blanks_before(lead), text.strip()
+    elif whole != f"{before}{lead}{text}{closing}":  # the template strips the answer, or removes its thought
+        text = text.strip()
+    text_before_end, end, _ = closing.partition(tokenizer.eos_token)
+    return before, f"{lead}{text}", closing if end and not text_before_end.strip() else ""
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> list[int]:
@@ -88,11 +98,12 @@ def encode_prefills(
     plain = defuse_chat(tokenizer, messages)
     before = render(tokenizer, plain, True)
     ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]  # the template writes BOS itself
-    lead = _around_answer(tokenizer, plain, before)[0] if any(prefills) else ""
-    return [
-        [*ids, *(encode_reply(tokenizer, ("" if _has_own_thought(lead, text) else lead) + text) if text else ())]
-        for text in prefills
-    ]
+    lead = around_answer(tokenizer, plain, before)[0] if any(prefills) else ""
+
+    def reply(text: str) -> str:
+        return _blanks_before(lead) + text.lstrip() if _has_own_thought(lead, text) else lead + text
+
+    return [[*ids, *(encode_reply(tokenizer, reply(text)) if text else ())] for text in prefills]
 
 
 def encode_turn(
@@ -111,12 +122,11 @@ def encode_turn(
     ModelError
         As `render_turn` does.
     """
-    before, reply = render_turn(tokenizer, messages, answer)
+    before, reply, closing = _render_parts(tokenizer, messages, answer)
     prompt_ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
     if not ended:
-        _, closing = _around_answer(tokenizer, defuse_chat(tokenizer, messages), before)
-        return list(prompt_ids), encode_reply(tokenizer, reply.removesuffix(closing))
-    ids, end = encode_reply(tokenizer, reply), tokenizer.eos_token_id
+        return list(prompt_ids), encode_reply(tokenizer, reply)
+    ids, end = encode_reply(tokenizer, reply + closing), tokenizer.eos_token_id
     return list(prompt_ids), [*(ids[: ids.index(end)] if end in ids else ids), end]
 
 
@@ -230,25 +240,12 @@ def defuse_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
     return [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
 
 
-def _around_answer(tokenizer: Any, messages: Sequence[Message], before: str) -> tuple[str, str]:
-    """Return what the template writes between the prompt `before` and an answer, and what it writes after the answer.
-
-    A thought that the template opens in the prompt, but does not write in front of an answer, is closed by the former.
-    """
-    whole = render(tokenizer, [*messages, {"role": "assistant", "content": ANSWER_MARK}], False)
-    start, _, closing = whole.rpartition(ANSWER_MARK)
-    opened = _OPENED.search(before)
-    if start.startswith(before):
-        return start[len(before) :], closing
-    if opened and start == before[: opened.start()]:
-        return f"</{opened[1]}>\n\n", closing
-    raise ModelError(
-        "The chat template renders a prompt differently before and after the answer, so the answer's tokens cannot be "
-        "found. Use another one, such as model.chat_template=chatml."
-    )
+def _blanks_before(lead: str) -> str:
+    return lead[: len(lead) - len(lead.lstrip())]
 
 
 def _has_own_thought(lead: str, answer: str) -> bool:
     """Return whether an answer brings its own thought, which the template's `lead` would otherwise replace."""
-    mark = lead.strip().split("\n")[0].strip()
+    found = _MARK_OF_THOUGHT.match(lead)
+    mark = found[1] if found else ""
     return bool(mark) and (answer.lstrip().startswith(mark) or (mark.startswith("</") and mark in answer))

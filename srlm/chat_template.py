@@ -6,8 +6,8 @@ vLLM, transformers and lm-evaluation-harness then read from M_t's folder what th
 - Variables from `model.chat_template_kwargs` become defaults inside the template.
 - `strftime_now(...)` becomes the fixed date `model.template_date`: a prompt must not change from day to day.
 - Packaged templates begin with the BOS token if the tokenizer adds one to ordinary text.
-- A template that writes the assistant's role only together with an answer (Vicuna) also writes it when an answer is
-  requested.
+- Whatever a template writes in front of an answer only together with the answer (Vicuna's role, gpt-oss's channel) is
+  also written when an answer is requested. Thoughts are the exception: they belong to the reply (`srlm.chat`).
 - The EOS token becomes the token that ends a turn. The model's previous EOS token still stops generation.
 
 Chats have one user turn. Readers put a system prompt in front of the user's text, so templates without a system role
@@ -33,12 +33,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]  # {"role": "user", "content": "..."}
-_DATE = re.compile(r"strftime_now\(\s*(?P<quote>[\"'])(?P<format>[^\"']*)(?P=quote)\s*\)")
+_DATE = re.compile(r"strftime_now\s*\(\s*(?P<quote>[\"'])(?P<format>[^\"']*)(?P=quote)\s*\)")
 # Marks that a template means as one token. "[INST]" is not among them: Llama 2 writes it as ordinary text.
 _MARK = re.compile(r"<\|[^<>|\s]{1,60}\|>|<｜[^<>｜\s]{1,60}｜>|</?(?:start|end)_of_[a-z_]{1,40}>|</?s>")
-_RESERVED = ("messages", "add_generation_prompt", "bos_token", "eos_token")
+_RESERVED = re.compile(r"messages|add_generation_prompt|\w+_token")  # transformers always sets these
 _PREVIOUS_EOS = "previous_eos"  # the EOS token of a base model, until the end of a turn took its place
 QUESTION_MARK, ANSWER_MARK = "§0§", "§1§"  # texts that no template writes, the same in upper case
+_TAG = r"([\w:]*(?:think|thought|reason)[\w:]*)"
+_OPENED = re.compile(rf"<{_TAG}>\s*\Z")  # a thought that the template opens, as DeepSeek-R1's: "<think>\n"
+_THOUGHT = re.compile(
+    rf"\s*</?{_TAG}>"
+)  # what a thought in front of an answer begins with, or the end of an opened one
 
 
 def load_tokenizer(folder: Path, options: ModelConfig | None = None) -> PreTrainedTokenizerBase:
@@ -104,12 +109,14 @@ def prepare(tokenizer: Any, options: ModelConfig) -> None:
             f"The chat template{_named(name)} drops the text of {missing} messages, so the model would never see it. "
             "Use another one, such as model.chat_template=chatml or plain."
         )
-    lead, closing = answered[: answered.index(ANSWER_MARK)], answered[answered.index(ANSWER_MARK) + len(ANSWER_MARK) :]
+    lead, closing = around_answer(tokenizer, question, asked)
     # Role marks of the model's own template may be ordinary text (Zephyr): the model was trained that way.
     _refuse_split_marks(tokenizer, f"{asked} {answered}" if name else closing, name)
-    if asked == render(tokenizer, question, False) and lead.startswith(asked) and lead[len(asked) :].strip():
-        role = lead[len(asked) :].rstrip(" ")  # a blank before the answer is the answer's, as in Llama 2
-        tokenizer.chat_template += "{% if add_generation_prompt %}{{ " + _literal(role) + " }}{% endif %}"
+    thought = _THOUGHT.match(lead) or (options.thought_start and lead.lstrip().startswith(options.thought_start))
+    if lead.strip() and (not thought or asked == render(tokenizer, question, False)):
+        role = lead.rstrip(" ")  # a blank before the answer is the answer's, as in Llama 2
+        text = tokenizer.chat_template.removesuffix("\n")  # Jinja ignores one newline at the end of a template
+        tokenizer.chat_template = text + "{% if add_generation_prompt %}{{ " + _literal(role) + " }}{% endif %}"
     _end_turns_with(tokenizer, _end_of_turn(tokenizer, closing, name))
 
 
@@ -137,6 +144,34 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
             f"The chat template refuses a chat with the roles {roles}: {error}. Use another one, such as "
             "model.chat_template=chatml."
         ) from error
+
+
+def around_answer(tokenizer: Any, messages: Sequence[Message], before: str) -> tuple[str, str]:
+    """Return what the template writes between the prompt `before` and an answer, and what it writes after the answer.
+
+    The prompt may go further than the chat with an answer does: a thought that only the prompt opens is closed by the
+    former; a whole (empty) thought in the prompt needs nothing.
+
+    Raises
+    ------
+    ModelError
+        If the template renders the prompt differently once the answer is there.
+    """
+    whole = render(tokenizer, [*messages, _answer(ANSWER_MARK)], False)
+    start, found, closing = whole.rpartition(ANSWER_MARK)
+    opened = _OPENED.search(before)
+    if start.startswith(before):
+        return start[len(before) :], closing
+    if opened and start == before[: opened.start()]:
+        return f"</{opened[1]}>\n\n", closing
+    if opened and start.startswith(before.rstrip()):
+        return start[len(before.rstrip()) :], closing  # "</think>", where the prompt has a newline after "<think>"
+    if found and before.startswith(start) and messages[-1]["content"].strip() in start:
+        return "", closing
+    raise ModelError(
+        "The chat template renders a prompt differently before and after the answer, so the answer's tokens cannot be "
+        "found. Use another one, such as model.chat_template=chatml."
+    )
 
 
 def notes(tokenizer: Any) -> list[str]:
@@ -223,8 +258,9 @@ def has_chat_template(folder: Path) -> bool:
 
 @lru_cache(maxsize=8)
 def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """Return the tokens that no text may produce, by id: the special ones, and whatever ends a turn."""
-    special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    """Return the tokens that no text may produce, by id: special ones, marks such as <|im_start|>, what ends a turn."""
+    added = {i: (str(token), token.special) for i, token in tokenizer.added_tokens_decoder.items()}
+    special = {i: text for i, (text, is_special) in added.items() if is_special or _MARK.fullmatch(text)}
     return special | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
@@ -252,13 +288,18 @@ def _fix_date(template: str, day: str) -> str:
 def _with_defaults(template: str, variables: Mapping[str, Any]) -> str:
     """Prepend defaults for a template's variables; a caller's own values still win."""
     for name in variables:
-        if not name.isidentifier() or name in _RESERVED:
+        if not name.isidentifier() or _RESERVED.fullmatch(name):
             raise ModelError(
                 f"model.chat_template_kwargs: {name!r} cannot be set. Give variables that the template reads, such as "
                 "{enable_thinking: false}."
             )
+
+    def unset(name: str) -> str:
+        # transformers sets these two to none where a caller does not give them
+        return f"not {name}" if name in ("tools", "documents") else f"{name} is not defined"
+
     header = "".join(
-        f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+        f"{{% if {unset(name)} %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
         for name, value in sorted(variables.items())
     )
     header += "{{ '' }}" if header else ""  # or a newline at the template's start would be taken as the block's
@@ -291,7 +332,10 @@ def _is_token(tokenizer: Any, text: str) -> bool:
 
 def _end_of_turn(tokenizer: Any, closing: str, name: str) -> int:
     """Return the token that ends a turn: the first added or special token after an answer, or else EOS."""
-    ends = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    # Some tokenizers have added tokens for blanks (Gemma, GPT-NeoX): these end nothing.
+    ends = {i for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()} | {
+        *tokenizer.all_special_ids
+    }
     ids = tokenizer(closing, add_special_tokens=False)["input_ids"]
     found = next((token for token in ids if token in ends), tokenizer.eos_token_id)
     if found is None:

@@ -231,13 +231,12 @@ def _places(text: str, frame: _Frame, contents: Sequence[str]) -> list[Span]:
 
 
 def _end_of_turn(tokenizer: Any, piece: str) -> int:
-    """Characters of the end of turn that a piece behind an answer begins with; 0 where it has none."""
-    ends = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    ends |= set(tokenizer.all_special_tokens)
-    if tokenizer.bos_token != tokenizer.eos_token:
-        ends.discard(tokenizer.bos_token)
-    longest_first = sorted(ends, key=len, reverse=True)
-    found = re.match(rf"\s*(?:{'|'.join(map(re.escape, longest_first))})", piece)
+    """Characters of the end of turn that a piece behind an answer begins with; 0 where it has none.
+
+    Only the token that generation stops at counts. gpt-oss ends earlier turns with another one, and in templates that
+    end no turns the next role's mark follows.
+    """
+    found = re.match(rf"\s*{re.escape(tokenizer.eos_token)}", piece)
     return found.end() if found else 0
 
 

@@ -187,7 +187,7 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence():
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     _, completion_ids = encode_turn(tokenizer, user("Hi?"), "Hello.")
-    assert tokenizer.decode(completion_ids) == "Hello.\n<|im_end|>"
+    assert tokenizer.decode(completion_ids) == "Hello.<|im_end|>"
 
 
 @pytest.mark.parametrize("answer", ["It is clear, and", "A", "e", "</", "天空", "One.\n\nTwo"])
