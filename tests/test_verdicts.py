@@ -148,6 +148,7 @@ GIVEN = {
     "Score: 4 pts": 4,
     "Score: 4, clear": 4,
     "Score: 4: clear": 4,
+    "Score: 4 Xenon is named": 4,
     "Score: 4 out of the 5": 4,
     "Score: 4⁄5": 4,
     "Score: 4 sobre 5": 4,
@@ -305,13 +306,14 @@ def test_only_lines_of_their_own_with_text_between_them_contradict_each_other():
     assert parse_verdict("Score: 4\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Score: 3\nClear.\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Score: 4\nNot so clear.\nScore: 3", 5) == (None, "different scores: 4, then 3")
+    assert parse_verdict("Score: 4\nX\nScore: 3", 5) == (None, "different scores: 4, then 3")
     assert parse_verdict("Score: 2 at first.\nThen I saw the source.\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Clarity: Score: 1\nUse: Score: 2\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Score: 9\nScore: 3", 5) == (3.0, "")
 
 
 @pytest.mark.parametrize(
-    "completion", ["Fine.\nScore: 4\n", "Score: 4 out of 5.\n\n", "**Score: 4**\r\n", "Score:\n4\n"]
+    "completion", ["Fine.\nScore: 4\n", "Score: 4 out of 5.\n\n", "**Score: 4**\r\n", "Score:\n4\n", "\nScore: 4\n"]
 )
 def test_a_truncated_judgement_counts_where_its_verdicts_line_has_ended(completion):
     assert parse_verdict(completion, 5, truncated=True) == (4.0, "")
@@ -323,6 +325,7 @@ def test_a_truncated_judgement_counts_where_its_verdicts_line_has_ended(completi
         "Fine.\nScore: 4",
         "Fine.\nScore: 4\nIt",
         "Fine. Score: 4\n",
+        "Fine.\nX Score: 4\n",
         "Score: 1",
         "The answer gives one fact. To earn Score: 5 it would also have to cite its",
         "Score: 4, since it is clear\n",
@@ -507,6 +510,7 @@ def test_a_rationale_loses_the_marks_of_the_verdict_and_no_others() -> None:
     ("reply", "begun", "place"),
     [
         ("[[A]]", "", 2),
+        ("A is fine. [[B]]", "", 13),
         ("A clear win: A", "The better answer is", 13),
         ("<think>I am not sure.</think> I pick A", "The better answer is", 37),
         ("I pick A thing", "The better answer is", None),  # an article
