@@ -6,7 +6,8 @@ Every field of the export that says "do not use" counts:
   (halted_by_moderator) and unfinished ones are left out. For prompts alone, prompt_lottery_waiting is enough: such a
   prompt passed its review and waits for replies, and the project's own export of prompts has both states. Files without
   the field are taken as they are.
-- `deleted`, `review_result` (false) and `synthetic` of each message.
+- `deleted`, `review_result` (false), `synthetic` and `model_name` (the model that wrote it) of each message; flags may
+  be booleans, 0 and 1, or their names, as other programs export them.
 - `labels`: reviewers' flags, each 0 or 1, of which the export gives the mean. A message is left out from 0.5 on, where
   at least half of its reviewers set the flag. `fails_task` and the scales (quality, toxicity, violence, ...) do not
   rule a message out: ranks express them, and a judge has to see bad answers.
@@ -96,14 +97,21 @@ def parse(prompt: Row) -> Parsed:
 
 def why_unusable(message: Row) -> str:
     """Return why a message must not be used, "" if it can be."""
-    if message.get("deleted") is True:
+    if _flag(message, "deleted") is True:
         return "deleted"
-    if message.get("review_result") is False:
+    if _flag(message, "review_result") is False:
         return "rejected in review"
-    if message.get("synthetic") is True:
+    if _flag(message, "synthetic") is True or message.get("model_name"):
         return "written by a model"
     values = _label_values(message.get("labels"))
     return next((reason for flag, reason in FLAGS.items() if values.get(flag, 0.0) >= FLAGGED), "")
+
+
+def _flag(message: Row, name: str) -> bool | None:
+    """Return a flag in any spelling; None where it is not given."""
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(
+        str(message.get(name)).strip().lower()
+    )
 
 
 def _label_values(labels: Any) -> dict[str, float]:
@@ -116,4 +124,11 @@ def _label_values(labels: Any) -> dict[str, float]:
         pairs = [(entry.get("name"), entry.get("value")) for entry in labels if isinstance(entry, dict)]
     else:
         pairs = []
-    return {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, int | float)}
+    return {name: mean for name, value in pairs if isinstance(name, str) and (mean := _mean(value)) is not None}
+
+
+def _mean(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError):
+        return None

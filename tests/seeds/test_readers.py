@@ -225,6 +225,13 @@ def test_rows_without_an_order_are_left_out_and_counted(write, caplog):
         ({"labels": [{"name": "hate_speech", "value": 1, "count": 1}]}, "marked as hate speech"),
         ({"labels": {"sexual_content": {"value": 0.5, "count": 2}}}, "marked as sexual"),
         ({"synthetic": True}, "written by a model"),
+        ({"synthetic": 1}, "written by a model"),
+        ({"model_name": "some-model"}, "written by a model"),
+        ({"deleted": 1}, "deleted"),
+        ({"deleted": "True"}, "deleted"),
+        ({"review_result": 0}, "rejected in review"),
+        ({"review_result": "false"}, "rejected in review"),
+        ({"labels": {"not_appropriate": "1.0"}}, "marked as inappropriate"),
         ({"synthetic": True, "deleted": True, "labels": {"spam": 1}}, "deleted"),  # one reason each
     ],
 )
