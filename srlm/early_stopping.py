@@ -21,13 +21,13 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from srlm import records
+from srlm import records, stages
 from srlm.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
 from srlm.config import Config, TrainConfig
 from srlm.engines import open_engine
@@ -74,7 +74,7 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
                 work("validation_comparisons", None)
             found = _compared(workspace, config, t, number + 1, newer["step"], counts["step"])
             store.append(found)
-            say(f"  {sentence(found, str(validation_judge(config, t)), f'M{t}')}")
+            say(f"  {sentence(found, judge_name(config, t), f'M{t}')}")
         if found.outcome == "not better":
             break
         shutil.rmtree(folder / f"checkpoint_{number}", ignore_errors=True)
@@ -119,24 +119,64 @@ def decide(comparison: CheckpointComparison, min_net_win: float) -> str:
 def sentence(comparison: CheckpointComparison, judge: str, model: str) -> str:
     """Return what a comparison found and what follows, for the log."""
     c = comparison
-    text = f"Early stopping: step {c.newer_step} against step {c.older_step}, judged by {judge}: "
-    text += f"{c.wins} wins, {c.ties} ties, {c.losses} losses on {c.judged} of {c.prompts} prompts"
+    follows = {
+        "better": "It is better: training continues.",
+        "not better": f"It is not better: training stops, and step {c.older_step} becomes {model}.",
+        "undecided": "Too few prompts have a verdict to decide: training continues. Can the judge compare?",
+    }
+    text = f"Early stopping: step {c.newer_step} against step {c.older_step}, judged by {judge}: {_result(c)}"
+    return f"{text}. {follows[c.outcome]}"
+
+
+def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
+    """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
+    lines = []
+    for t in range(2, last + 1):
+        stage = stages.preference(workspace, config, t)
+        if stage.path.exists() and (found := stage.manifest().counts.get("early_stopping")):
+            lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
+    return lines
+
+
+def outcome_line(counts: Mapping[str, Any], judge: str, model: str) -> str:
+    """Return which checkpoints were compared, with what result, and which one became the model.
+
+    Parameters
+    ----------
+    counts : mapping
+        What `train` returns under "early_stopping".
+    """
+    compared = [CheckpointComparison(**row) for row in counts["comparisons"]]
+    chosen, steps = counts["chosen_step"], counts["steps"]
+    if not compared:
+        return f"Early stopping of {model}: training has one checkpoint, at step {chosen}; nothing was compared."
+    verdicts = {"better": "better", "not better": "not better", "undecided": "too few verdicts to decide"}
+    results = [
+        f"step {c.newer_step} against step {c.older_step}: {_result(c)} ({verdicts[c.outcome]})" for c in compared
+    ]
+    text = f"Early stopping of {model}, judged by {judge}: {'; '.join(results)}. "
+    if compared[-1].outcome == "not better":
+        return f"{text}Training stopped there, and step {chosen} of {steps} became {model}."
+    return f"{text}Training ran to its end, and its last step, {chosen}, became {model}."
+
+
+def _result(c: CheckpointComparison) -> str:
+    text = f"{c.wins} wins, {c.ties} ties, {c.losses} losses on {c.judged} of {c.prompts} prompts"
     if c.net_win is not None:
         text += f", net win {c.net_win:+.2f}"
         text += f" [{c.low:+.2f}, {c.high:+.2f}]" if c.low is not None and c.high is not None else ""
-    return (
-        text
-        + {
-            "better": ". It is better: training continues.",
-            "not better": f". It is not better: training stops, and step {c.older_step} becomes {model}.",
-            "undecided": ". Too few prompts have a verdict to decide: training continues. Can the judge compare?",
-        }[comparison.outcome]
-    )
+    return text
 
 
 def validation_judge(config: Config, t: int) -> ModelRef:
     """Return the judge of M_t's checkpoints (dpo.early_stopping.judge)."""
     return resolve_role(config.dpo.early_stopping.judge, t - 1)
+
+
+def judge_name(config: Config, t: int) -> str:
+    """Return the name of the judge of M_t's checkpoints, of a folder without the path, which a report does not show."""
+    judge = validation_judge(config, t)
+    return Path(judge.name).name if judge.name.startswith(("/", "~")) else str(judge)
 
 
 def draw_prompts(

@@ -7,7 +7,7 @@ resumed on another machine. A model's fingerprint is an input of whatever the mo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from srlm.provenance import TRAINING, TRANSFORMERS, VLLM
 from srlm.records import Judgement
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
-from srlm.workspace import Stage, Workspace, options_of, sha256
+from srlm.workspace import Stage, Workspace, early_stopping_folder, options_of, sha256
 
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
 _ENGINE = ("engine.kind", "engine.dtype")
@@ -171,8 +171,7 @@ def sft_baseline(workspace: Workspace, config: Config) -> Stage:
         return made_by(seeds(workspace, config), base_model(workspace, config)) | chat_template(config)
 
     options = _training(config, "sft", eft=False)
-    folder, outputs = workspace.iteration(1), [artifacts.SFT_BASELINE]
-    return Stage(workspace, folder, "sft_baseline", outputs, options, inputs, TRAINING, config)
+    return _training_stage(workspace, 1, "sft_baseline", artifacts.SFT_BASELINE, options, inputs, config)
 
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
@@ -211,15 +210,15 @@ def sft(workspace: Workspace, config: Config) -> Stage:
         return ift | made_by(*examples, base_model(workspace, config)) | chat_template(config)
 
     options = _training(config, "sft") | {"judge.template": judge_options(config).get("judge.template")}
-    return Stage(workspace, workspace.iteration(1), "sft", [artifacts.MODEL], options, inputs, TRAINING, config)
+    return _training_stage(workspace, 1, "sft", artifacts.MODEL, options, inputs, config)
 
 
 def reward_model(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
         return made_by(eft(workspace, config), sft(workspace, config)) | chat_template(config)
 
-    options, folder = _training(config, "reward_model"), workspace.iteration(1)
-    return Stage(workspace, folder, "reward_model", ["reward_model"], options, inputs, TRAINING, config)
+    options = _training(config, "reward_model")
+    return _training_stage(workspace, 1, "reward_model", "reward_model", options, inputs, config)
 
 
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -300,21 +299,28 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
     def inputs() -> dict[str, str]:
         found = made_by(pairs(workspace, config, t), model(workspace, config, t - 1))
         found |= model_input(workspace, config, dpo_reference(config, t)) | chat_template(config)
-        if early.enabled:
-            found |= made_by(seeds(workspace, config), prompts(workspace, config, t))
-            found |= model_input(workspace, config, validation_judge) | files_by_name([early.source.path])
+        if early.enabled:  # validation prompts are neither trained nor evaluated on
+            known = [seeds(workspace, config), ifeval_prompts(workspace, config)]
+            found |= made_by(*known, *(prompts(workspace, config, u) for u in range(2, t + 1)))
+            source = config.seeds.ift.path if early.source.path == "unused_ift" else early.source.path
+            found |= model_input(workspace, config, validation_judge) | files_by_name([source])
         return found
 
-    folder, options = workspace.iteration(t), _training(config, "dpo")
+    options = _training(config, "dpo")
     options = {name: value for name, value in options.items() if not name.startswith("dpo.early_stopping.")}
     if early.enabled:
         names = (f"evaluation.{name}" for name in ("temperature", "top_p", "max_new_tokens"))
         options |= options_of(config, "dpo.early_stopping", "seeds.near_duplicate", *names)
+        if early.source.path == "unused_ift":
+            options |= options_of(config, "seeds.ift", "seeds.ift_answers", "seeds.builtin_languages")
         options |= generation_options(config) | generation_options(config, validation_judge)
         template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
         options["evaluation.judge_template"] = template.digest
-    libraries = tuple(dict.fromkeys((*TRAINING, *(engine_libraries(config) if early.enabled else ()))))
-    return Stage(workspace, folder, "preference", [artifacts.MODEL], options, inputs, libraries, config)
+    stage = _training_stage(workspace, t, "preference", artifacts.MODEL, options, inputs, config)
+    if early.enabled:
+        stage.libraries = tuple(dict.fromkeys((*TRAINING, *engine_libraries(config))))
+        stage.unfinished.append(early_stopping_folder(workspace, t))
+    return stage
 
 
 def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -411,6 +417,19 @@ def measures(workspace: Workspace, config: Config, t: int) -> Stage:
         return made_by(*measure_sources(workspace, config, t))
 
     return Stage(workspace, workspace.iteration(t), "measures", [artifacts.EVALUATION], options, inputs, config=config)
+
+
+def _training_stage(
+    workspace: Workspace,
+    t: int,
+    name: str,
+    output: str,
+    options: dict[str, Any],
+    inputs: Callable[[], dict[str, str]],
+    config: Config,
+) -> Stage:
+    folder, checkpoints = workspace.iteration(t), [f"checkpoints/{name}"]
+    return Stage(workspace, folder, name, [output], options, inputs, TRAINING, config, checkpoints)
 
 
 def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:

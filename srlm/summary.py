@@ -15,6 +15,7 @@ from rich.text import Text
 from srlm import stages
 from srlm.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.config import Config
+from srlm.early_stopping import outcome_lines
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import ringing
 from srlm.missing import missing_lines
@@ -78,7 +79,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
         console.print(line, markup=False)
     if config.iteration >= 2:
         made = {t: stages.pairs(workspace, config, t).manifest().counts for t in range(2, config.iteration + 1)}
-        for line in [*pair_lines(made), *alarm_lines(config, workspace), *suspicions(models, made)]:
+        stopping = outcome_lines(workspace, config, config.iteration)
+        for line in [*pair_lines(made), *alarm_lines(config, workspace), *stopping, *suspicions(models, made)]:
             console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)

@@ -240,6 +240,8 @@ class Stage:
         Packages whose version can change the outcome: recorded, and reported when they differ.
     config : Config, optional
         All options, for those that the manifest has and the stage does not depend on any more; default: all defaults.
+    unfinished : iterable of str
+        Folders in `folder` that hold what the stage resumes from, such as checkpoints of a training.
     """
 
     def __init__(
@@ -252,11 +254,13 @@ class Stage:
         inputs: Callable[[], Mapping[str, str]] = dict,
         libraries: Iterable[str] = (),
         config: Config | None = None,
+        unfinished: Iterable[str] = (),
     ):
         self.workspace, self.folder, self.name = workspace, folder, name
         self.outputs = [self.folder / output for output in outputs]
         self.options, self.inputs, self.libraries = dict(options), inputs, tuple(libraries)
         self.config = config or Config()
+        self.unfinished = [self.folder / path for path in unfinished]
         self.path = self.folder / "manifests" / f"{name}.json"
         self._begun = self.folder / "manifests" / f"{name}{_BEGUN}"
         self._start = time.monotonic()
@@ -296,16 +300,17 @@ class Stage:
         Raises
         ------
         RunFolderError
-            If records are there and nothing says what they were made with.
+            If records or checkpoints are there and nothing says what they were made with.
         """
         self._start = time.monotonic()
         if not in_pieces:
             return
         record = self._record()
-        if record is None and (left := next((path for path in self.outputs if path.is_file()), None)):
+        left = [path for path in self.outputs if path.is_file()] + [path for path in self.unfinished if path.exists()]
+        if record is None and left:
             raise RunFolderError(
-                f"{left} exists, but no manifest says how it was made, so the stage {self} cannot be resumed. To "
-                "continue: delete that file to recompute it, or restore the folder manifests next to it."
+                f"{left[0]} exists, but no manifest says how it was made, so the stage {self} cannot be resumed. To "
+                f"continue: delete it to recompute it, or restore the folder {self.path.parent}."
             )
         begun = Manifest(str(self), self.options, {**self.inputs(), **(inputs or {})}, {})
         begun.libraries = library_versions(self.libraries)

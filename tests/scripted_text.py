@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from srlm.config import (
     check,
 )
 from srlm.launch import WORKERS
-from srlm.records import RankedPrompt
+from srlm.records import CheckpointComparison, RankedPrompt
 from srlm.tracking import open_tracker
 from srlm.workspace import Workspace, options_of, read_records, write_atomic
 from tests.scripted import OrderedEngine
@@ -145,7 +146,10 @@ def run(job: Mapping[str, Any]) -> None:
             (folder / f"{stage}_log.jsonl").write_text(LOGS[stage])
             counts: dict[str, Any] = {"step0_difference": 0.0} if stage == "preference" else {}
             counts |= {f"{which}_{name}": 1.0 for which in ("saved", "served") for name in ("difference", "kept")}
-            counts["early_stopping"] = {"chosen_step": 2, "last_step": 4, "steps": 6} if stage == "preference" else {}
+            if stage == "preference":
+                compared = [asdict(CheckpointComparison("4-2", 4, 2, 3, 3, 1, 0, 2, -0.33, None, None, "not better"))]
+                stopped = {"chosen_step": 2, "last_step": 4, "steps": 6, "comparisons": compared}
+                counts["early_stopping"] = stopped
             (folder / f"{stage}_counts.json").write_text(json.dumps(counts))
 
     text.open_engine = open_engine

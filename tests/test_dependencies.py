@@ -36,7 +36,7 @@ JUDGED = {"judge template", "judge.temperature", "judge.max_score"}
 
 # Output -> what it depends on. Of a run that judges, writes and compares with its own models.
 OWN_MODELS = {
-    "seeds": {"seed", "IFT file"},
+    "seeds": {"seed", "IFT file", "seeds.ift_answers"},
     "ifeval": {"seed", "IFEval file"},
     "base_model": {"M0 in its place", "chat template kwargs", "template date", "thought mark"},
     "sft_baseline": TRAINED | {"seeds", "M0", "sft.learning_rate"},
@@ -107,6 +107,21 @@ REWARD_MODEL = {
     "3 judgements": (TRAINED - {"seed"}) | {"reward model"},
     "2 held_out_judgements": (TRAINED - {"seed"}) | {"reward model"},
 }
+# DPO whose checkpoints answer validation prompts, and a judge that compares the answers.
+_COMPARED = TRAINED | ENGINE | {"M1", "M0", "pairs of 2", "dpo.beta", "seeds", "prompts of 2", "IFEval prompts"}
+_COMPARED |= {"pairwise template", "evaluation.temperature", "dpo.early_stopping.every_steps"}
+UNUSED_IFT = {"IFT file", "seeds.ift_answers"}
+EARLY_STOPPING = {
+    "2 preference": _COMPARED | UNUSED_IFT,
+    "3 preference": (_COMPARED | UNUSED_IFT | {"M2"}) - {"M1", "pairs of 2"},
+    "2 pairs": {"pairs.min_gap", "prompts of 2"},
+}
+EARLY_STOPPING_BY_SFT = {"2 preference": {"M1", "M0"}, "3 preference": {"M1", "M2", "M0"}}
+EARLY_STOPPING_EXTERNAL = {
+    "2 preference": _COMPARED | {"validation file", "match judge"},
+    "3 preference": (_COMPARED | {"M2", "validation file", "match judge"}) - {"M1", "pairs of 2"},
+}
+EARLY_STOPPING_ENDPOINT = {"2 preference": SERVER | ENGINE | {"thought mark", "validation file"}}
 SPEED = {
     "engine.max_model_len": 4096,  # what does not fit is counted, and asked again with a longer one
     "engine.max_concurrent": 3,
@@ -223,6 +238,9 @@ CHANGES: dict[str, Change] = {
     "judge": edit("judge/tokenizer.json"),
     "match judge": edit("match_judge/generation_config.json"),
     "reference": edit("reference/config.json"),
+    "validation file": edit("validation.jsonl"),
+    "seeds.ift_answers": set_to("seeds.ift_answers", "best"),
+    "dpo.early_stopping.every_steps": set_to("dpo.early_stopping.every_steps", 7),
     "engine.kind": set_to("engine.kind", "transformers"),
     "engine.dtype": set_to("engine.dtype", "bfloat16"),
     "endpoint.base_url": set_to("endpoint.base_url", "http://127.0.0.1:2/v1"),
@@ -243,6 +261,7 @@ CHANGES: dict[str, Change] = {
 }
 SERVER_OPTIONS = ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big", "endpoint.prefill=true")
 BY_SERVER = ("prompts.writer=endpoint", "judge.by=endpoint", "evaluation.judge=endpoint", *SERVER_OPTIONS)
+EARLY, OTHER_PROMPTS = "dpo.early_stopping.enabled=true", "dpo.early_stopping.source.path=ROOT/validation.jsonl"
 ONCE = ("judge.count=1", "judge.min_valid=1", "judge.meta=false")
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "own models": ((), OWN_MODELS),
@@ -252,6 +271,16 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "previous": (("judge.scorer=implicit", "judge.reference=previous", *ONCE), PREVIOUS),
     "reference": (("judge.scorer=implicit", "judge.reference=ROOT/reference", *ONCE), REFERENCE),
     "reward model": (("judge.scorer=reward_model", *ONCE), REWARD_MODEL),
+    "early stopping": ((EARLY,), EARLY_STOPPING),
+    "early stopping by sft": ((EARLY, "dpo.early_stopping.judge=sft"), EARLY_STOPPING_BY_SFT),
+    "early stopping, external": (
+        (EARLY, OTHER_PROMPTS, "dpo.early_stopping.judge=ROOT/match_judge"),
+        EARLY_STOPPING_EXTERNAL,
+    ),
+    "early stopping, endpoint": (
+        (EARLY, OTHER_PROMPTS, "dpo.early_stopping.judge=endpoint", *SERVER_OPTIONS),
+        EARLY_STOPPING_ENDPOINT,
+    ),
 }
 AT_ONCE = ("seeds", "ifeval", "base_model", "eft", "2 pairs", "2 measures")  # no records or checkpoints to resume from
 # What the tables of the other variants leave to that of the first: they hold what is different about them.
@@ -262,6 +291,10 @@ LOOKED_AT = {
     "previous": {"M0", "M1", "M2"},
     "reference": {"M0", "M1", "M2", "reference"},
     "reward model": TRAINED - {"seed"} | {"M0", "M1", "M2", "reward model", "EFT examples"},
+    "early stopping": _COMPARED | UNUSED_IFT | {"M2", "speed", "pairs.min_gap", "judge", "validation file"},
+    "early stopping by sft": {"M0", "M1", "M2", "judge", "match judge"},
+    "early stopping, external": _COMPARED | UNUSED_IFT | {"M2", "match judge", "judge", "validation file"},
+    "early stopping, endpoint": SERVER | ENGINE | {"speed", "thought mark", "validation file", "match judge"},
 }
 
 
@@ -295,7 +328,7 @@ def files_at(root: Path) -> None:
     shutil.copy(PACKAGED / "additive.txt", root / "judge.txt")
     shutil.copy(PACKAGED / "meta.txt", root / "meta.txt")
     shutil.copy(PACKAGED / "pairwise.txt", root / "pairwise.txt")
-    for name in ("chat.jinja", "ift.jsonl", "ifeval.jsonl"):
+    for name in ("chat.jinja", "ift.jsonl", "ifeval.jsonl", "validation.jsonl"):
         (root / name).write_text(name)
 
 

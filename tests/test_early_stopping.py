@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from srlm import early_stopping, stages
 from srlm.config import TrainConfig
-from srlm.early_stopping import decide, draw_prompts, sentence, train
-from srlm.errors import SeedError
+from srlm.early_stopping import decide, draw_prompts, judge_name, outcome_line, outcome_lines, sentence, train
+from srlm.errors import RunFolderError, SeedError
 from srlm.launch import WORKERS
 from srlm.records import Answer, CheckpointComparison, Comparison, Prompt, SeedExample, to_json
 from srlm.seeds.splits import Overlap
@@ -204,6 +205,67 @@ def test_sentences() -> None:
     assert worse.endswith("net win -0.10. It is not better: training stops, and step 200 becomes M2.")
     blind = sentence(comparison(judged=3, net_win=None, outcome="undecided"), "M1", "M2")
     assert "on 3 of 253 prompts. Too few prompts have a verdict to decide: training continues." in blind
+
+
+def line(*compared: CheckpointComparison, chosen: int = 400) -> str:
+    counts = {
+        "chosen_step": chosen,
+        "last_step": 600,
+        "steps": 600,
+        "comparisons": list(map(dataclasses.asdict, compared)),
+    }
+    return outcome_line(counts, "M1", "M2")
+
+
+def test_the_report_names_the_checkpoints_that_were_compared_and_the_one_that_was_chosen() -> None:
+    first = "Early stopping of M2, judged by M1: step 400 against step 200: 120 wins, 60 ties, 70 losses on 250 of 253 "
+    first += "prompts, net win +0.20 [+0.08, +0.32] (better)"
+    second = comparison(newer_step=600, older_step=400, net_win=-0.1, low=None, high=None, outcome="not better")
+    assert line(comparison(), second) == (
+        f"{first}; step 600 against step 400: 120 wins, 60 ties, 70 losses on 250 of 253 prompts, net win -0.10 "
+        "(not better). Training stopped there, and step 400 of 600 became M2."
+    )
+    assert line(comparison()) == f"{first}. Training ran to its end, and its last step, 400, became M2."
+    blind = line(comparison(judged=3, net_win=None, outcome="undecided"))
+    assert "on 3 of 253 prompts (too few verdicts to decide). Training ran to its end" in blind
+    assert line(chosen=35) == "Early stopping of M2: training has one checkpoint, at step 35; nothing was compared."
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"), [("self", "M2"), ("sft", "M1"), ("base", "M0"), ("org/model", "org/model"), ("/home/me/j", "j")]
+)
+def test_the_judge_is_named_without_a_private_path(judge: str, name: str) -> None:
+    assert judge_name(options(f"dpo.early_stopping.judge={judge}"), 3) == name
+
+
+def test_the_line_of_each_training_that_stopped_early(tmp_path: Path, said: list[str]) -> None:
+    workspace = workspace_of(tmp_path)
+    _, counts = finish(workspace, Scripted(workspace, ["first", "second"]))
+    assert outcome_lines(workspace, workspace.config(), 2) == []  # the stage is not complete
+    stages.preference(workspace, workspace.config(), 2).done({}, counts)
+    stages.preference(workspace, workspace.config(), 3).done({}, {"pairs": 7})  # without early stopping
+    [found] = outcome_lines(workspace, workspace.config(), 3)
+    assert found.startswith("Early stopping of M2, judged by M1: step 20 against step 10: 4 wins, 0 ties, 0 losses")
+    assert found.endswith("(not better). Training stopped there, and step 20 of 35 became M2.")
+    assert outcome_lines(workspace, workspace.config(), 1) == []
+
+
+def test_checkpoints_of_a_deleted_training_are_not_resumed(tmp_path: Path, said: list[str]) -> None:
+    """The model and its manifest are deleted to train with another option: the old answers and verdicts stay behind."""
+    workspace = workspace_of(tmp_path)
+    shutil.rmtree(workspace.iteration(2) / "checkpoints")
+    stage = stages.preference(workspace, workspace.config(), 2)
+    stage.begin()
+    _, counts = finish(workspace, Scripted(workspace, ["second"]))
+    stage.done({}, counts)
+    stage.path.unlink()
+    shutil.rmtree(workspace.model(2))
+    other = stages.preference(workspace, options("experiment=smoke", *ON, "dpo.beta=0.3"), 2)
+    assert not other.complete()
+    with pytest.raises(RunFolderError, match=r"early_stopping exists, but no manifest says .* delete it to recompute"):
+        other.begin()
+    shutil.rmtree(early_stopping_folder(workspace, 2))
+    other.begin()
 
 
 def rows(*texts: str) -> list[SeedExample]:

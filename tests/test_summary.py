@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,15 @@ def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
 
 
 _LOOSELY = ("whole prompts, loosely, %", "instructions, loosely, %")
+
+
+def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) -> None:
+    assert "Early stopping" not in screen(120)
+    path = own_run / "iteration_2/manifests/preference.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["early_stopping"] = {"chosen_step": 4, "last_step": 4, "steps": 4, "comparisons": []}
+    path.write_text(json.dumps(manifest))
+    assert "Early stopping of M2: training has one checkpoint, at step 4; nothing was compared." in screen(121)
 
 
 def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from srlm import __version__, stages
 from srlm.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.config import Config, to_dict
+from srlm.early_stopping import outcome_lines
 from srlm.errors import RunFolderError
 from srlm.evaluation.hacking import suspicions
 from srlm.feedback.alarms import SIGNS, ringing
@@ -47,6 +48,7 @@ class RunNumbers:
     alarms: dict[int, list[str]]  # which of them rang
     own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
     suspicions: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
+    early_stopping: list[str] = field(default_factory=list)  # of each DPO training that used it, what it compared
     _read: dict[Path, list[Any]] = field(default_factory=dict)
 
     @property
@@ -218,4 +220,5 @@ def collect(root: Path) -> RunNumbers:
             judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in ringing(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
-    return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, suspicions(models, counts))
+    hacking, stopping = suspicions(models, counts), outcome_lines(workspace, config, len(models))
+    return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, hacking, stopping)

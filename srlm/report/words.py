@@ -58,6 +58,7 @@ def grounds(run: RunNumbers) -> list[Ground]:
     found += _of_judge(t, judge)
     for told in run.suspicions:
         found.append(Ground("against" if ": a sign of" in told or ": perhaps" in told else "note", told))
+    found += [Ground("note", line) for line in run.early_stopping]
     left = measures.get("contamination", {}).get("left_out", 0)
     if left:
         left_out = f"{left} evaluation prompt{'s were' if left != 1 else ' was'} left out"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from srlm import stages
 from srlm.config import Config
 from srlm.report import words
 from srlm.report.collect import RunNumbers, collect
@@ -289,6 +291,23 @@ def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
     text = f"{words} left out: the models trained on the same text."
     assert grounds(numbers({"contamination": {"left_out": count}})) == [Ground("note", text), ONE_RUN]
     assert grounds(numbers({"contamination": {"left_out": 0}})) == [ONE_RUN]
+
+
+def test_early_stopping_of_every_training_is_told() -> None:
+    run = replace(numbers({}), early_stopping=["Early stopping of M2: ...", "Early stopping of M3: ..."])
+    assert grounds(run) == [*(Ground("note", line) for line in run.early_stopping), ONE_RUN]
+
+
+def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    assert collect(root).early_stopping == []
+    counts = {"chosen_step": 35, "last_step": 35, "steps": 35, "comparisons": []}
+    for t in (2, 3):
+        stages.preference(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
+    assert [line.split(":")[0] for line in collect(root).early_stopping] == [
+        "Early stopping of M2",
+        "Early stopping of M3",
+    ]
 
 
 @pytest.mark.parametrize(
