@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteriaList,
@@ -90,6 +91,7 @@ class TransformersEngine:
             trust_remote_code=options.trust_remote_code,
             use_safetensors=True,
         ).eval()
+        self.model.generation_config = GenerationConfig()  # the model's own, such as a repetition penalty, not mixed in
         self._end = set(stop_token_ids(self.tokenizer, model))
         self._thoughts = thought_marks(self.tokenizer, options)
         self.usage = Usage()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import shutil
@@ -11,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from srlm.chat_template import load_tokenizer, write_stop_tokens
 from srlm.config import Config, LoraConfig, TrainConfig
@@ -38,13 +40,32 @@ def settings_of(folder: Path, train: TrainConfig, config: Config, **others: Any)
 
 def load_model(folder: Path, train: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
     """A checkpoint for training, its weights in the precision that `model_dtype` says or in `dtype`."""
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder,
         config=settings_of(folder, train, config),
         dtype=dtype or model_dtype(train),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
     )
+    model.generation_config = savable(model.generation_config)
+    return model
+
+
+def savable(found: GenerationConfig) -> GenerationConfig:
+    """Return a model's generation_config so that transformers saves it.
+
+    It refuses to save what Llama 2 and others were published with: a temperature without do_sample, and pad_token_id
+    -1. A training would end with that error. What makes no sense with sampling either is left out.
+    """
+    tokens = {name: getattr(found, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    known = {name: value for name, value in tokens.items() if not (isinstance(value, int) and value < 0)}
+    sampling = copy.deepcopy(found)
+    sampling.update(do_sample=True, **{name: known.get(name) for name in tokens})
+    for option in (found, sampling):
+        with contextlib.suppress(ValueError):
+            option.validate(strict=True)
+            return option
+    return GenerationConfig(**known)
 
 
 def precision(train: TrainConfig) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from peft import get_peft_model
+from transformers import GenerationConfig
 
-from srlm.config import LoraConfig, TrainConfig
+from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
 from srlm.training import common
 from tests.helpers import tiny_llama
@@ -30,6 +33,31 @@ def test_more_layers_than_the_model_has() -> None:
 
 def test_no_adapter_for_full_fine_tuning() -> None:
     assert common.peft_config(LoraConfig(enabled=False), tiny_llama(64, seed=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        ({"eos_token_id": [2, 0], "temperature": 0.6, "do_sample": True}, {"temperature": 0.6, "do_sample": True}),
+        (
+            {"eos_token_id": [2, 0], "temperature": 0.6, "top_p": 0.9},
+            {"temperature": 0.6, "do_sample": True},
+        ),  # Llama 2
+        ({"eos_token_id": [2, 0], "pad_token_id": -1}, {"pad_token_id": None}),
+        ({"eos_token_id": [2, 0], "pad_token_id": 0, "num_beams": 1, "length_penalty": 2.0}, {"pad_token_id": 0}),
+        ({"eos_token_id": [2, 0], "output_scores": True}, {}),
+        ({"eos_token_id": None}, {"eos_token_id": None}),
+    ],
+)
+def test_a_base_models_generation_config_is_saved_with_the_trained_model(options, saved, tmp_path):
+    """transformers refuses to save some of what models were published with: training would end with an error."""
+    tiny_llama(64, seed=0).save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(options))
+    model = common.load_model(tmp_path / "base", TrainConfig(), Config())
+    model.save_pretrained(tmp_path / "M1")
+    found = GenerationConfig.from_pretrained(tmp_path / "M1")
+    for name, value in ({"eos_token_id": [2, 0]} | saved).items():
+        assert getattr(found, name) == value
 
 
 @pytest.mark.parametrize(
