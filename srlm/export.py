@@ -59,7 +59,7 @@ class Item:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
-        prog="python -m srlm.export", description="What a run made, in the forms that other tools read."
+        prog="srlm export", description="What a run made, in the forms that other tools read."
     )
     options.add_argument("run", metavar="RUN", help="a run's folder, such as runs/default")
     options.add_argument("--to", metavar="FOLDER", help="where the files go (default: RUN/export)")

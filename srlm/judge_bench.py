@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srlm import errors, records
+from srlm.cli.application import application
 from srlm.config import JudgeBench, Scorer, SourceConfig
 from srlm.evaluate.plan import model_inputs, who
 from srlm.missing import missing_lines
@@ -30,7 +31,6 @@ from srlm.models import identity, label, resolve_named, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Judgement, RankedPrompt
 from srlm.run import plain_options, told_to_user
-from srlm.search_path import command
 from srlm.stages import engine_libraries, files_by_name, judge_options, made_by
 from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, report_differences, write_atomic
@@ -42,7 +42,7 @@ ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the bu
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 
-@command(config_name="judge_bench")
+@application("judge-bench")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(JudgeBench, plain_options(options, JudgeBench)))

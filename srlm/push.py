@@ -60,7 +60,7 @@ class Upload:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m srlm.push", description="A model with its card to the hub.")
+    options = argparse.ArgumentParser(prog="srlm push", description="A model with its card to the hub.")
     options.add_argument("run", metavar="RUN", help="a run's folder, such as runs/default")
     options.add_argument("--to", required=True, metavar="OWNER/NAME", help="the repository, made if need be")
     options.add_argument("--model", type=int, metavar="t", help="which M_t, from 1 (default: the last measured one)")

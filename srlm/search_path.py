@@ -5,10 +5,8 @@ An installed package has them in srlm/conf; a checkout, also one installed with 
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -31,6 +29,3 @@ class PackagedConfig(SearchPathPlugin):
 
 
 Plugins.instance().register(PackagedConfig)
-
-# The decorator of a command's main function, as `@command(config_name="config")`.
-command = partial(hydra.main, version_base="1.3", config_path=None)

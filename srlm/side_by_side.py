@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srlm import errors
+from srlm.cli.application import application
 from srlm.config import SideBySide
 from srlm.evaluate.plan import model_inputs, prompts_stage, read_asked, who
 from srlm.missing import missing_lines
@@ -30,7 +31,6 @@ from srlm.models import label, slug
 from srlm.progress import Bars, say, screen
 from srlm.records import Answer, SeedExample
 from srlm.run import plain_options, told_to_user
-from srlm.search_path import command
 from srlm.stages import engine_libraries, made_by
 from srlm.tables import print_table
 from srlm.workspace import Stage, Workspace, options_of, read_records, report_differences, write_atomic
@@ -41,7 +41,7 @@ _CUT = 320  # characters of an answer in the terminal
 ConfigStore.instance().store(name="side_by_side_schema", node=SideBySide)
 
 
-@command(config_name="side_by_side")
+@application("side-by-side")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(SideBySide, plain_options(options, SideBySide)))

@@ -40,8 +40,10 @@ LAYERS = (
     ("cards",),
     ("data_card", "report"),
     ("loop",),
+    ("cli",),
     ("run",),
     ("judge_bench", "evaluate", "side_by_side", "export", "push", "show_masking"),
+    ("__main__",),
 )
 STAGE_FOLDERS = ("seeds", "feedback", "training", "evaluation", "tracking")
 # ROUGE-L overlap is one function, for splitting the seeds and for filtering new prompts; files of rows are read in one

@@ -75,7 +75,7 @@ def test_tree_names_what_is_there() -> None:
     tree = README.split("## The tree")[1].split("```")[1]
     named = set(re.findall(r"^  ([a-z_]+(?:\.py|/)) ", tree, re.MULTILINE))
     there = {path.name + ("/" if path.is_dir() else "") for path in (REPO / "srlm").iterdir()}
-    small = {"__init__.py", "errors.py", "progress.py", "chat_templates/", "__pycache__/"}
+    small = {"__init__.py", "__main__.py", "errors.py", "progress.py", "chat_templates/", "__pycache__/"}
     assert named <= there
     assert there - named <= small
 

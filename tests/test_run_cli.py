@@ -69,9 +69,9 @@ def command(tmp_path) -> Command:
     return Command(tmp_path)
 
 
-def test_help_shows_options_and_files(command):
+def test_help_shows_usage_options_examples_and_groups(command):
     text = command("--help", code=0)
-    for part in ("experiment: ", "smoke", "candidates: count: 4", "dpo: ", "beta: 0.1"):
+    for part in ("usage: srlm run", "candidates.count=4", "dpo.beta=0.1", "srlm run experiment=smoke", "verdict_only"):
         assert part in text
     assert not command.run_folder.parent.exists()
 

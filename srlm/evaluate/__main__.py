@@ -22,6 +22,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from srlm.cli.application import application
 from srlm.config import Evaluate
 from srlm.evaluate.arms import expand
 from srlm.evaluate.cards import cards_of
@@ -31,13 +32,12 @@ from srlm.missing import missing_lines
 from srlm.models import label
 from srlm.progress import say, screen
 from srlm.run import plain_options, told_to_user
-from srlm.search_path import command
 from srlm.workspace import Workspace, report_differences, write_atomic
 
 ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
 
-@command(config_name="evaluate")
+@application("evaluate")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(Evaluate, plain_options(options, Evaluate)))

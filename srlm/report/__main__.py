@@ -12,7 +12,7 @@ from srlm.report.page import MEGABYTE, write_report
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = argparse.ArgumentParser(prog="python -m srlm.report", description=__doc__)
+    made = argparse.ArgumentParser(prog="srlm report", description=__doc__)
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as runs/default")
     made.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the first run's folder")
     made.add_argument(

@@ -14,12 +14,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from srlm.chat_template import load_tokenizer
+from srlm.cli.application import application
 from srlm.config import LossOn, ShowMasking
 from srlm.errors import ConfigError
 from srlm.models import label, resolve
 from srlm.progress import say, screen
 from srlm.run import plain_options, show_notes, told_to_user
-from srlm.search_path import command
 from srlm.show_masking.examples import examples_of, seeds_of, share, shown
 from srlm.show_masking.page import render, show
 from srlm.workspace import Workspace, write_atomic
@@ -27,7 +27,7 @@ from srlm.workspace import Workspace, write_atomic
 ConfigStore.instance().store(name="show_masking_schema", node=ShowMasking)
 
 
-@command(config_name="show_masking")
+@application("show-masking")
 def main(options: DictConfig) -> None:
     with told_to_user():
         run(cast(ShowMasking, plain_options(options, ShowMasking)))

@@ -1,0 +1,138 @@
+"""The subcommands of `srlm`: where each is implemented, and what its help shows.
+
+Commands of the kind "options" take GROUP.OPTION=VALUE and are composed by Hydra; the others take flags (argparse).
+Nothing here imports a heavy library, so that help and completion answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Parameters
+    ----------
+    module : str
+        The module whose `main` runs it.
+    config : str
+        Of a command of options: the name of its yaml file in conf/ and of its dataclass in srlm/config.py.
+    options : tuple of (name, meaning)
+        The most used options of groups and values; defaults are read from the configuration.
+    examples : tuple of (words after `srlm NAME`, meaning)
+    """
+
+    name: str
+    module: str
+    summary: str
+    config: tuple[str, str] | None = None
+    options: tuple[tuple[str, str], ...] = ()
+    examples: tuple[tuple[str, str], ...] = ()
+
+
+_DATA = (
+    ("seeds.ift.path", "instruction-answer pairs: builtin, a file, or hub:OWNER/NAME"),
+    ("seeds.eft.path", "prompts with ranked answers, to learn judging: builtin, a file, or hub:OWNER/NAME"),
+)
+_MODEL = ("model.name", "the base model: a packaged name, a Hub id, a folder or a .gguf file")
+_MODELS = ("models", "names, Hub ids, folders or files: [M1,M2]")
+_ENGINE = ("engine", "what generates text (a group)")
+_JUDGE = ("judge", "how answers are judged (a group)")
+_NAME = ("name", "the run: its folder is runs_dir/name; the same name resumes it")
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "run",
+        "srlm.run",
+        "Train M1 from a base model and seed data, then M2, M3, ... on their own feedback",
+        ("config", "Config"),
+        (
+            ("iteration", "bring the run to this model; completed stages are kept"),
+            _NAME,
+            ("experiment", "a preset (a group)"),
+            _MODEL,
+            *_DATA,
+            _ENGINE,
+            _JUDGE,
+            ("prompts.count", "new prompts per iteration"),
+            ("candidates.count", "sampled answers per prompt"),
+            ("judge.count", "judgements per answer"),
+            ("pairs", "how preference pairs are selected (a group)"),
+            ("sft.learning_rate", "peak learning rate of SFT"),
+            ("dpo.learning_rate", "peak learning rate of DPO"),
+            ("dpo.beta", "strength of the pull to the reference model"),
+            ("sft.processes", "training processes (GPUs); also dpo.processes"),
+            ("seed", "every random choice derives from it"),
+            ("tracking", "where metrics are logged (a group)"),
+        ),
+        (
+            ("experiment=smoke", "the whole loop in about a minute, with a random two-layer model"),
+            ("", "the whole loop with the packaged model, on a CPU"),
+            ("iteration=3", "continue the same run to M3"),
+            ("name=mine model.name=Qwen/Qwen2.5-0.5B judge=pairwise", "another model and another judge"),
+            ("-m seed=1,2,3", "one run for each value"),
+            ("--config-dir my_conf experiment=my_experiment", "yaml files of your own"),
+            ("--cfg job", "print all options with their values, and run nothing"),
+        ),
+    ),
+    Command(
+        "judge-bench",
+        "srlm.judge_bench",
+        "Measure judges on answers that people ranked: accuracy, calibration, bias, cost",
+        ("judge_bench", "JudgeBench"),
+        (_MODELS, ("data", "data sets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
+        (
+            ("models=[runs/default/iteration_1/model,runs/default/iteration_2/model]", "two models of a run"),
+            ("judge=pairwise name=pairwise", "the packaged model as a pairwise judge"),
+            ("data=[attacks] name=attacks", "answers that try to fool a judge"),
+        ),
+    ),
+    Command(
+        "evaluate",
+        "srlm.evaluate.__main__",
+        "Compare any models: answers, head to heads, losses, public benchmarks",
+        ("evaluate", "Evaluate"),
+        (
+            _MODELS,
+            ("suite", "of answers, head_to_head, loss, benchmarks"),
+            ("data", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
+            ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
+            ("by", "options that tell the arms of a sweep apart: [sft.loss_on]"),
+            _ENGINE,
+            _NAME,
+        ),
+        (
+            ("models=[runs/default/iteration_1/model,runs/default/iteration_2/model]", "M1 against M2"),
+            ("models=[runs/default/iteration_*/model] suite=[answers]", "every model of a run"),
+            ("models=[smollm2-135m-instruct] suite=[benchmarks] benchmarks=[arc_easy]", "a public benchmark"),
+        ),
+    ),
+    Command(
+        "side-by-side",
+        "srlm.side_by_side",
+        "Show what any models answer to the same prompts, as a page and in the terminal",
+        ("side_by_side", "SideBySide"),
+        (_MODELS, ("data", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
+        (("models=[runs/default/iteration_1/model,runs/default/iteration_2/model] limit=5", "M1 next to M2"),),
+    ),
+    Command(
+        "show-masking",
+        "srlm.show_masking.__main__",
+        "Show which tokens SFT trains on, example by example",
+        ("show_masking", "ShowMasking"),
+        (
+            ("data", "a file or hub:OWNER/NAME; empty = what a run would train on"),
+            ("count", "examples of each kind"),
+            ("sft.loss_on", "completion, full, without_boilerplate, weighted"),
+            _MODEL,
+        ),
+        (("count=2", "two examples of each kind"), ("sft.loss_on=full", "prompts are trained on as well")),
+    ),
+    Command("report", "srlm.report.__main__", "Write the report page of a run, or of several runs together"),
+    Command("export", "srlm.export", "Write what a run made in the formats of other tools (AlpacaEval, MT-Bench, TRL)"),
+    Command("push", "srlm.push", "Upload a model with its card, and the data that models made, to the Hub"),
+    Command("dashboard", "srlm.tracking.dashboard", "Make the project's W&B workspace: panels for every metric"),
+)
+BY_NAME = {command.name: command for command in COMMANDS}

@@ -1,0 +1,110 @@
+"""Help texts of `srlm` and of the commands that take options; they import no heavy library."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any
+
+import yaml
+
+from srlm import __version__, config
+from srlm.cli.commands import COMMANDS, Command
+from srlm.search_path import conf_folder
+
+_WIDTH = 100
+
+
+def overview() -> str:
+    """Return what `srlm --help` prints."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS]
+    return "\n".join(
+        [
+            f"srlm {__version__}: self-rewarding language models",
+            "",
+            "usage: srlm COMMAND [--help] [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "Start with: srlm run experiment=smoke",
+            "Shell completion: srlm completion bash|zsh|fish",
+        ]
+    )
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the configuration groups with the names of their yaml files."""
+    folders = sorted(path for path in conf_folder().iterdir() if path.is_dir())
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def chosen_groups(command: Command) -> dict[str, str]:
+    """Return group -> the file that the command's yaml chooses by default."""
+    assert command.config
+    defaults = yaml.safe_load((conf_folder() / f"{command.config[0]}.yaml").read_text(encoding="utf-8"))["defaults"]
+    return {name: value or "" for entry in defaults if isinstance(entry, dict) for name, value in entry.items()}
+
+
+def default_of(command: Command, option: str) -> str:
+    """Return an option's default as the command line spells it; of a group its default file."""
+    if option in (chosen := chosen_groups(command)):
+        return chosen[option]
+    assert command.config
+    group, _, rest = option.partition(".")
+    value: Any = getattr(config, command.config[1])()
+    for part in option.split("."):
+        value = getattr(value, part)
+    file = conf_folder() / group / f"{chosen.get(group, '')}.yaml"
+    if rest and file.is_file():  # the yaml of the group has the last word
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        found = found.get(group, found)  # a yaml that sets options of several groups names its own, too
+        for part in rest.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        value = value if found is None else found
+    value = getattr(value, "name", value)
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def command_help(command: Command) -> str:
+    """Return what `srlm COMMAND --help` prints for a command of options."""
+    assert command.config
+    rows = [(f"{name}={default_of(command, name)}", meaning) for name, meaning in command.options]
+    examples = [(f"srlm {command.name} {words}".rstrip(), meaning) for words, meaning in command.examples]
+    known = {field.name for field in dataclasses.fields(getattr(config, command.config[1]))} | {"experiment"}
+    choices = {name: files for name, files in groups().items() if name in known}
+    return "\n".join(
+        [
+            command.summary + ".",
+            "",
+            f"usage: srlm {command.name} [GROUP=CHOICE | GROUP.OPTION=VALUE ...] [-m] [--config-dir FOLDER]",
+            "",
+            "Most used options, with their defaults:",
+            *_columns(rows),
+            "",
+            "Examples:",
+            *_columns(examples),
+            "",
+            "Groups:",
+            *_columns([(name, ", ".join(files)) for name, files in choices.items()]),
+            "",
+            f"All options with their values: srlm {command.name} --cfg job",
+            "Meaning, unit and range of each: srlm/config.py",
+            f"Flags of Hydra: srlm {command.name} --hydra-help",
+        ]
+    )
+
+
+def _columns(rows: list[tuple[str, str]]) -> list[str]:
+    """Return two columns; a long first cell has its second one on the line below."""
+    width = min(max(len(first) for first, _ in rows), 44)
+    lines = []
+    for first, second in rows:
+        wrapped = textwrap.wrap(second, _WIDTH - width - 4) or [""]
+        if len(first) > width:
+            lines.append(f"  {first}")
+            lines += [f"  {'':<{width}}  {line}" for line in wrapped]
+        else:
+            lines.append(f"  {first:<{width}}  {wrapped[0]}".rstrip())
+            lines += [f"  {'':<{width}}  {line}" for line in wrapped[1:]]
+    return lines
