@@ -163,9 +163,7 @@ def save(views: Sequence[Any]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    made = argparse.ArgumentParser(
-        "srlm dashboard", description="Build the W&B workspace of a project."
-    )
+    made = argparse.ArgumentParser("srlm dashboard", description="Build the W&B workspace of a project.")
     made.add_argument("--entity", default="", help="team or user; the account's default unless given")
     made.add_argument("--project", default=TrackingConfig.project, help="tracking.project (default: %(default)s)")
     made.add_argument(
