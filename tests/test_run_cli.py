@@ -82,8 +82,8 @@ def test_help_shows_usage_options_examples_and_groups(command):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("promts.count=3", "Could not override 'promts.count'"),
-        ("prompts.cuont=3", "Key 'cuont' not in 'PromptsConfig'"),
+        ("promts.count=3", "ConfigError: There is no option promts.count. Did you mean prompts.count?"),
+        ("prompts.cuont=3", "ConfigError: There is no option prompts.cuont. Did you mean prompts.count?"),
         ("prompts.count=many", "Value 'many' of type 'str' could not be converted to Integer full_key: prompts.count"),
         ("engine.kind=llama", "Invalid value 'llama', expected one of [vllm, transformers] full_key: engine.kind"),
         ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
