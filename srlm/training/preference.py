@@ -111,9 +111,9 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
     folder = workspace.iteration(iteration)
     previous = workspace.model(t)
     tokenizer = common.tokenizer_of(previous, config)
-    pairs = PAIRS.read(workspace, t)
+    pairs = PAIRS.read(workspace, iteration)
     if config.judge.meta:
-        pairs += JUDGEMENT_PAIRS.read(workspace, t)
+        pairs += JUDGEMENT_PAIRS.read(workspace, iteration)
     columns, too_long, trl_drops = encode_pairs(tokenizer, pairs, train.max_length)
     if too_long:
         say(
