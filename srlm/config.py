@@ -119,7 +119,7 @@ class EngineConfig:
     compile: bool | None = (
         None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
     )
-    threads: int = 0  # CPU threads for engine and trainer; 0 = all cores
+    threads: int = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
 
 
 @dataclass

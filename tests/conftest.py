@@ -5,15 +5,37 @@ import shutil
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tools.setup import gpu_answers
 
-def pytest_configure() -> None:
-    """Signals must reach what tests start: background jobs of a shell ignore Ctrl-C, nohup ignores SIGHUP, and children
-    inherit that."""
+MOST_WORKERS, GIB_OF_A_WORKER = 4, 6  # a worker's largest test takes 4 GiB
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let signals reach what tests start, and keep a worker and its children to one core.
+
+    Background jobs of a shell ignore Ctrl-C, nohup ignores SIGHUP, and children inherit that.
+    """
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of workers of `-n auto`; 0 with a GPU, whose memory an engine takes for itself."""
+    memory = psutil.virtual_memory().total // 2**30
+    return 0 if gpu_answers() else min(os.cpu_count() or 1, memory // GIB_OF_A_WORKER, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start the files that take longest first, so that workers end at the same time. One process keeps the order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (not item.get_closest_marker("e2e"), not item.get_closest_marker("process")))
 
 
 @pytest.fixture(scope="session")

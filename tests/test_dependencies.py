@@ -393,7 +393,7 @@ def test_every_file_of_a_checkpoint_tells_models_apart(tmp_path: Path, file: str
 
 
 @pytest.mark.parametrize(
-    ("variant", "name"), [(variant, name) for variant in VARIANTS for name in LOOKED_AT.get(variant, CHANGES)]
+    ("variant", "name"), [(variant, name) for variant in VARIANTS for name in sorted(LOOKED_AT.get(variant, CHANGES))]
 )
 def test_exactly_what_depends_on_it_refuses(
     made: Callable[[str], tuple[Path, Config]], variant: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -113,14 +113,23 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | No
     )
 
 
+def _use_cores(threads: int, train: TrainConfig) -> None:
+    """Share out the threads among the training processes: more threads than cores would wait for each other.
+
+    OMP_NUM_THREADS holds where `engine.threads` is 0, except under a launcher, which sets it to 1 for its ranks.
+    """
+    launched = train.processes > 1 or train.accelerate_config
+    if threads or launched or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // train.processes))
+
+
 def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, seed: int) -> dict[str, Any]:
     """Arguments that SFTConfig and DPOConfig of TRL take alike."""
     on_gpu = torch.cuda.is_available()
     dtype = precision(train)
     if not on_gpu:
         _project_targets_alone()
-        cores = config.engine.threads or os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // train.processes))  # more threads than cores wait for each other
+        _use_cores(config.engine.threads, train)
     return {
         "output_dir": str(checkpoints),
         "use_cpu": not on_gpu,

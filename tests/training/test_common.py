@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -76,6 +77,27 @@ def test_precision_on_a_cpu(capabilities: dict[str, bool], name: str, monkeypatc
 def test_weights_on_a_gpu(lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert common.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "given", "used"),
+    [(0, 1, "", 8), (0, 1, "3", 3), (6, 1, "3", 6), (0, 2, "1", 4), (6, 2, "1", 3)],
+)
+def test_training_uses_the_threads_that_are_given_to_it(
+    threads: int, processes: int, given: str, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the option, by the environment (which a launcher sets to 1 for its ranks), or all cores."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+            torch.set_num_threads(int(given))  # as torch itself does when it is imported
+        common._use_cores(threads, TrainConfig(processes=processes))
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_projecting_targets_alone_leaves_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
