@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -87,13 +88,16 @@ def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the installed version of each of these packages that is installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name in names if (version := _installed_version(name))}
+
+
+@cache
+def _installed_version(name: str) -> str:
+    """Return a package's version, "" where it is not installed; reading it from disk takes 10 ms."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -19,10 +19,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from srlm import loop, text
+from srlm import checkers, loop, text
 from srlm.config import (
     Config,
     EvaluationConfig,
@@ -165,6 +166,8 @@ def run(job: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
+    checkers.words("This imports NLTK.")  # it and the hub's library take longer to import than a job takes
+    import_module("huggingface_hub.repocard")
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

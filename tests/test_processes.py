@@ -212,6 +212,7 @@ def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
     for role in ("launcher", "guard", "coordinator"):
         os.kill(run.pid_of(role), signal.SIGKILL)
     run.coordinator.wait()
+    wait_for(lambda: {process.pid for process in run.members()} == set(ranks))
     for rank in ranks:
         living = [process.pid for process in run.members()]
         assert rank in living
