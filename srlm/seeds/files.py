@@ -28,6 +28,7 @@ SPELLINGS = {
     "id": ("id", "message_id", "question_id", "key"),
     "type": ("type", "category"),
     "language": ("language", "lang"),
+    "desirable": ("kto_tag", "label"),  # whether people found the answer good, as data for KTO say
 }
 
 
@@ -123,7 +124,8 @@ def renamed(data: Any, columns: dict[str, str]) -> Row:
         raise Fault(f"expected an object, found {type(data).__name__}", "Write {...} for each row")
     if missing := [theirs for theirs in columns.values() if theirs not in data]:
         raise Fault(f"`columns` names {missing[0]!r}, the row has {keys_of(data)}", "Mend `columns`")
-    labels = {key: data[key] for name in ("id", "type", "language") for key in SPELLINGS[name] if key in data}
+    kept = [key for name in ("id", "type", "language", "desirable") for key in SPELLINGS[name] if key in data]
+    labels = {key: data[key] for key in kept}
     return labels | {ours: data[theirs] for ours, theirs in columns.items()} if columns else data
 
 

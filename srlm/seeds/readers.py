@@ -2,7 +2,8 @@
 
 A row with an empty answer, a deleted message and the like are left out, counted and logged (logger "srlm.seeds"); a row
 that cannot be understood is an error that names its file and line. Texts are stripped. Messages that a model wrote are
-left out where the source marks them (Open Assistant's `synthetic`): seeds come from people. Which of Open Assistant's
+left out where the source marks them (Open Assistant's `synthetic`): seeds come from people. So are answers that people
+marked as bad (a false `label` or `kto_tag`, as in data for KTO). Which of Open Assistant's
 trees and messages are seeds: `srlm.seeds.oasst`.
 """
 
@@ -167,6 +168,8 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
             try:
                 if form.startswith("oasst"):
                     oasst.check_tree(data, with_answers=need > 0)
+                if need and get(data, "desirable") is False:
+                    raise LeftOut("answer marked as bad")
                 prompt, answers, reasons = _parse(_PARSERS[form](data), need)
                 if not prompt and path.startswith("hub:"):  # nobody can mend the row there
                     raise LeftOut("prompt empty")

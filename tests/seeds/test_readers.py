@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,7 @@ HH = {
     "chosen": "\n\nHuman: Ask?\n\nAssistant: Good.",
     "rejected": "\n\nHuman: Ask?\n\nAssistant: Bad.",
 }
+ASSISTANT = {"role": "assistant", "content": "x"}
 LABELS = {"name": ["spam", "quality"], "value": [0.0, 1.0]}
 TREE = message("m", "Ask?", replies=replies_of("m", "Good.", "Bad.", labels=LABELS), labels={"spam": {"value": 0}})
 ROWS = {  # every format, saying the same
@@ -205,6 +207,24 @@ def test_rows_without_an_order_are_left_out_and_counted(write, caplog):
         "seeds.jsonl: 1 read, 3 left out: 1 fewer than two ranked answers (empty), 1 all answers ranked the same, "
         "1 fewer than two ranked answers (repeated); of single answers, 1 left out: 1 empty"
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "columns"),
+    [
+        (lambda text, good: {"instruction": text, "input": "", "output": "x", "kto_tag": good}, {}),
+        (lambda text, good: {"messages": [{"role": "user", "content": text}, ASSISTANT], "label": good}, {}),
+        (lambda text, good: {"prompt": text, "response": "x", "label": good}, {}),
+        (lambda text, good: {"prompt": text, "completion": "x", "label": good}, {"response": "completion"}),
+    ],
+)
+def test_answers_marked_as_bad_are_not_learnt(write, caplog, form, columns):
+    caplog.set_level(logging.INFO, "srlm.seeds")
+    columns = columns and {"prompt": "prompt", **columns}
+    source = replace(write([form("One?", True), form("Two?", False), form("Three?", None)]), columns=columns)
+    assert [row.prompt for row in read_ift(source)] == ["One?", "Three?"]
+    assert caplog.messages == ["seeds.jsonl: 2 read, 1 left out: 1 answer marked as bad"]
+    assert len(read_prompts(source)) == 3
 
 
 # Open Assistant
