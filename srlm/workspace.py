@@ -32,6 +32,7 @@ from srlm.provenance import OptionChanges, describe_changes, library_versions, o
 
 R = TypeVar("R")
 _BEGUN = ".begun.json"  # of a stage that is not finished
+LINEAGE = "lineage"  # folder in a run: how each stage was made last
 CARD = "README.md"  # a model's card, in the model's folder
 
 
@@ -263,6 +264,8 @@ class Stage:
         self.unfinished = [self.folder / path for path in unfinished]
         self.path = self.folder / "manifests" / f"{name}.json"
         self._begun = self.folder / "manifests" / f"{name}{_BEGUN}"
+        # Kept when an iteration's folder is deleted, so that what was made of it is not mixed with other results.
+        self._lineage = workspace.root / LINEAGE / f"{self}.json"
         self._start = time.monotonic()
 
     def __str__(self) -> str:
@@ -353,6 +356,10 @@ class Stage:
             begun = Manifest.load(self._begun)
             manifest.inputs |= begun.inputs
             manifest.libraries = _of_both(begun.libraries, manifest.libraries)
+        made = {
+            name: value for name, value in asdict(manifest).items() if name in ("stage", "options", "inputs", "outputs")
+        }
+        write_atomic(self._lineage, json.dumps(made, indent=1, ensure_ascii=False))
         write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
         self._begun.unlink(missing_ok=True)
         return manifest
@@ -374,6 +381,48 @@ class Stage:
         found = [f"option {name}={value!r} no longer exists and is ignored" for name, value in removed.items()]
         versions = version_changes(record.libraries, library_versions(self.libraries))
         return [*found, *([f"library versions: {versions}"] if versions else [])]
+
+    def refuse_deleted_sources(self, sources: Mapping[str, Stage]) -> None:
+        """Refuse before anything is made again, if a deleted input would be made with other options or inputs.
+
+        Parameters
+        ----------
+        sources : mapping
+            Output, as in manifests -> the stage that makes it.
+
+        Raises
+        ------
+        RunFolderError
+            Naming the input, and what about it would be different. If nothing would, the input is made again, and its
+            content is compared when it is there.
+        """
+        record = self._record()
+        for name, expected in (record.inputs if record else {}).items():
+            if name in sources and (change := sources[name]._change_since(name, expected, sources)):
+                details, revert = change
+                self._refuse(
+                    f"input {name} has changed", revert, f" (it was deleted and would be made differently: {details})"
+                )
+
+    def _change_since(self, output: str, expected: str, sources: Mapping[str, Stage]) -> tuple[str, str] | None:
+        """What is different from when this stage made `output`, and how to revert it.
+
+        None where nothing is known to be, or the stage is complete, so that contents tell.
+        """
+        if self.path.exists() or not self._lineage.exists():
+            return None
+        then = Manifest.load(self._lineage)
+        if then.outputs.get(output) != expected:
+            return None
+        if changed := self._option_changes(then).changed:
+            return describe_changes(changed), "revert the option" + "s" * (len(changed) > 1)
+        now = self.inputs()
+        for name, was in then.inputs.items():
+            if now.get(name, was) != was:
+                return f"input {name} has changed", "restore it"
+            if name in sources and (change := sources[name]._change_since(name, was, sources)):
+                return change
+        return None
 
     def _record(self) -> Manifest | None:
         """The manifest, or the note of its begin; None if the stage is untouched."""
@@ -437,8 +486,11 @@ def check_stages(stages: Iterable[Stage]) -> list[str]:
         Naming the first stage with a changed option, input or output, and the ways to continue.
     """
     found: dict[str, list[str]] = {}
+    stages = list(stages)
+    sources = {stage.workspace.relative(path): stage for stage in stages for path in stage.outputs}
     for stage in stages:
         stage.complete()
+        stage.refuse_deleted_sources(sources)
         for difference in stage.differences():
             found.setdefault(difference, []).append(str(stage))
     return [f"{difference} (stages: {', '.join(names)})" for difference, names in found.items()]

@@ -10,7 +10,8 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from srlm.comparison import load_template as load_pairwise
 from srlm.config import Config, option_value
 from srlm.errors import RunFolderError
 from srlm.models import identity, model_id
-from srlm.workspace import Stage, Workspace, write_atomic
+from srlm.workspace import Stage, Workspace, check_stages, write_atomic
 from tests.helpers import options
 
 Change = Callable[[Workspace, Config], Config | None]
@@ -424,3 +425,150 @@ def test_the_tables_know_every_change() -> None:
     known = {name for table in tables for depends in table.values() for name in depends}
     assert known == set(CHANGES) - {"speed"}
     assert set(OWN_MODELS) >= {output for table in tables for output in table} - {"reward_model"}
+
+
+# Stages that are deleted, to be made again
+
+
+UNMADE = {  # M3 is not trained yet
+    "iteration_3/model",
+    "iteration_3/manifests/preference.json",
+    "iteration_3/evaluation",
+    "iteration_3/evaluation.json",
+    "iteration_3/manifests/measures.json",
+}
+
+
+@pytest.mark.parametrize(
+    ("deleted", "changes", "stage", "input_name", "details"),
+    [
+        ({"iteration_1"}, ["sft.learning_rate"], "iteration_2/prompts", "iteration_1/model", "sft.learning_rate was"),
+        (
+            {"iteration_1"},
+            ["seeds.eft_limit"],
+            "iteration_2/prompts",
+            "iteration_1/model",
+            "seeds.eft_limit was 0, now 9",
+        ),
+        (
+            {"iteration_1/model", "iteration_1/manifests"},
+            ["sft.learning_rate"],
+            "iteration_1/evaluation/held_out_judgements",
+            "iteration_1/model",
+            "sft.learning_rate",
+        ),
+        (
+            {"iteration_1", "iteration_2"},
+            ["sft.learning_rate"],
+            "iteration_3/prompts",
+            "iteration_2/1_prompts.jsonl",
+            "sft.learning_rate",
+        ),
+        (
+            {"iteration_2"} | UNMADE,
+            ["dpo.beta"],
+            "iteration_3/prompts",
+            "iteration_2/model",
+            "dpo.beta was 0.1, now 0.5",
+        ),
+        ({"iteration_2"} | UNMADE, ["pairs.min_gap"], "iteration_3/prompts", "iteration_2/model", "pairs.min_gap"),
+        ({"seeds"}, ["IFT file"], "iteration_1/sft_baseline", "seeds/ift.jsonl", "ift.jsonl has changed"),
+        (
+            {"iteration_0"},
+            ["M0 in its place"],
+            "iteration_1/sft_baseline",
+            "iteration_0/model.json",
+            "/base has changed",
+        ),
+    ],
+)
+def test_stages_are_refused_before_a_deleted_input_is_made_differently(
+    made: Callable[[str], tuple[Path, Config]],
+    deleted: set[str],
+    changes: list[str],
+    stage: str,
+    input_name: str,
+    details: str,
+    tmp_path: Path,
+) -> None:
+    with run_without(made("own models"), deleted, tmp_path) as (workspace, config):
+        for name in changes:
+            config = (CHANGES | SIBLINGS)[name](workspace, config) or config
+        with pytest.raises(RunFolderError) as refusal:
+            check_stages(stages.all_of(workspace, config))
+        message = str(refusal.value)
+        assert f"The stage {stage} in" in message
+        assert (
+            f"input {input_name} has changed since this stage ran (it was deleted and would be made differently"
+            in message
+        )
+        assert details in message
+        assert "To continue: re" in message
+        assert f"start a new run with name=..., or delete {workspace.root}/{stage.split('/')[0]}" in message
+
+
+@pytest.mark.parametrize(
+    ("deleted", "changes"),
+    [
+        ({"iteration_1"}, []),
+        ({"iteration_1"}, ["speed"]),
+        ({"iteration_2"}, []),
+        ({"iteration_1", "iteration_2", "iteration_3"}, ["sft.learning_rate", "dpo.beta"]),
+        ({"iteration_2", "iteration_3"}, ["dpo.beta", "pairs.min_gap"]),
+        ({"seeds"}, []),
+        ({"iteration_1", "lineage"}, ["sft.learning_rate"]),  # of an older version: contents are compared later
+    ],
+)
+def test_a_deleted_stage_is_made_again_where_nothing_builds_on_another_one(
+    made: Callable[[str], tuple[Path, Config]], deleted: set[str], changes: list[str], tmp_path: Path
+) -> None:
+    with run_without(made("own models"), deleted, tmp_path) as (workspace, config):
+        for name in changes:
+            config = CHANGES[name](workspace, config) or config
+        check_stages(stages.all_of(workspace, config))
+
+
+def test_a_stage_that_has_begun_is_refused_too(made: Callable[[str], tuple[Path, Config]], tmp_path: Path) -> None:
+    with run_without(made("own models"), {"iteration_1", "iteration_3"}, tmp_path) as (workspace, config):
+        prompts = stages.prompts(workspace, config, 2)
+        for path in workspace.iteration(2).iterdir():
+            if path.name not in ("manifests", "1_prompts.jsonl"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in prompts.path.parent.iterdir():
+            os.rename(path, path.with_suffix(".begun.json")) if path == prompts.path else path.unlink()
+        check_stages(stages.all_of(workspace, config))
+        config = set_to("sft.learning_rate", 1e-3)(workspace, config) or config
+        with pytest.raises(
+            RunFolderError, match=r"prompts .* input iteration_1/model has changed since this stage began"
+        ):
+            check_stages(stages.all_of(workspace, config))
+
+
+@pytest.mark.parametrize("file", ["model", "1_prompts.jsonl"])
+def test_an_output_deleted_alone_is_refused(
+    made: Callable[[str], tuple[Path, Config]], file: str, tmp_path: Path
+) -> None:
+    with (
+        run_without(made("own models"), {f"iteration_2/{file}"}, tmp_path) as (workspace, config),
+        pytest.raises(RunFolderError, match=f"output iteration_2/{file} is missing or has changed"),
+    ):
+        check_stages(stages.all_of(workspace, config))
+
+
+SIBLINGS: dict[str, Change] = {"seeds.eft_limit": set_to("seeds.eft_limit", 9)}
+
+
+@contextmanager
+def run_without(run: tuple[Path, Config], deleted: set[str], tmp_path: Path) -> Iterator[tuple[Workspace, Config]]:
+    """The run without these files and folders of it, put back afterwards."""
+    root, config = run
+    shutil.copytree(root, tmp_path / "backup")
+    try:
+        (root / "run/iteration_0/evaluation/manifests/head_to_head.json").unlink()  # real runs do not have it
+        for name in deleted:
+            path = root / "run" / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield Workspace.of(config), copy.deepcopy(config)
+    finally:
+        shutil.rmtree(root)
+        shutil.move(tmp_path / "backup", root)

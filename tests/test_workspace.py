@@ -622,6 +622,7 @@ def test_manifest_comes_last(tmp_path, monkeypatch):
         ("replace", "judgements.begun.json"),
         ("replace", "3_judgements.jsonl"),
         ("hash", "3_judgements.jsonl"),
+        ("replace", "judgements.json"),  # in the folder "lineage"
         ("replace", "judgements.json"),
         ("unlink", "judgements.begun.json"),
     ]
