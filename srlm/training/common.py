@@ -90,6 +90,8 @@ def model_dtype(train: TrainConfig) -> torch.dtype:
 def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | None:
     """LoRA on all linear layers but the output head, or on the topmost layers alone; None for full fine-tuning.
 
+    Experts that are stacked in one parameter keep their weights (`_linear_layers_around_experts`).
+
     Raises
     ------
     ConfigError
@@ -97,7 +99,7 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | No
     """
     if not lora.enabled:
         return None
-    target: str | list[str] = "all-linear"
+    target: str | list[str] = _linear_layers_around_experts(model) or "all-linear"
     if lora.top_layers:
         name, layers = layer_stack(model)
         if lora.top_layers > len(layers):
@@ -121,6 +123,18 @@ def _use_cores(threads: int, train: TrainConfig) -> None:
     launched = train.processes > 1 or train.accelerate_config
     if threads or launched or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // train.processes))
+
+
+def _linear_layers_around_experts(model: Any) -> list[str]:
+    """Return the linear layers of a mixture of experts whose experts are stacked in one parameter; else nothing.
+
+    peft would add updates to such a parameter itself, in its own precision: in bfloat16 small ones would be lost. It
+    also refuses dropout there.
+    """
+    if not any(weight.ndim == 3 and ".experts." in name for name, weight in model.named_parameters()):
+        return []
+    head = model.get_output_embeddings()
+    return [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head]
 
 
 def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig
 
 from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
@@ -25,6 +25,17 @@ def test_adapters_in_the_topmost_layers(top_layers: int, adapted: set[int]) -> N
     of_a_layer = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert len(trained) == len(adapted) * len(of_a_layer) * 2
     assert all(any(part in name for part in of_a_layer) for name in trained)
+
+
+def test_stacked_experts_are_not_adapted() -> None:
+    """peft would add the update to the experts' bfloat16 weights, where it is lost, and refuses dropout there."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(vocab_size=64, **sizes, **heads)
+    base = AutoModelForCausalLM.from_config(config)
+    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, dropout=0.1), base))
+    trained = {name.split(".")[-4] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_more_layers_than_the_model_has() -> None:
