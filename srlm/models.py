@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from srlm.artifacts import BASE_MODEL
+from srlm.chat import encode_turn
 from srlm.chat_template import has_chat_template, load_tokenizer, notes
+from srlm.checkpoint_files import check_trainable, check_vocabulary, check_weights
 from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
 from srlm.progress import say
@@ -203,6 +205,8 @@ def _of_run(path: Path, name: str) -> Path | None:
 
 
 def _checked_folder(folder: Path, name: str) -> Path:
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        check_weights(folder, name)
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.name={name}: {folder} holds no config.json, so it is no checkpoint. Give its folder.")
     if not list(folder.glob("*.safetensors")):
@@ -211,6 +215,7 @@ def _checked_folder(folder: Path, name: str) -> Path:
             "code "
             "when loaded and are not read: convert them with save_pretrained first."
         )
+    check_weights(folder, name)
     return folder
 
 
@@ -338,7 +343,11 @@ def base_model_worker(workspace: Workspace, iteration: int) -> None:
     """Find or make M0 and check its chat template; its identity goes to model.json, its place to run.json."""
     config = workspace.config()
     folder = resolve(config.model)
-    for note in notes(load_tokenizer(folder, config.model)):
+    check_trainable(folder, config.model.name, config.model.trust_remote_code)
+    tokenizer: Any = load_tokenizer(folder, config.model)
+    prompt_ids, reply_ids = encode_turn(tokenizer, [{"role": "user", "content": "Hello?"}], "Hello.")
+    check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
+    for note in notes(tokenizer):
         say(f"  Note on {config.model.name}: {note}")
     found = {"name": config.model.name, "id": model_id(folder)}
     write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from srlm import engines, launch
 from srlm.config import Evaluate
@@ -107,7 +109,7 @@ def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"one")
+    save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
 
     def asked() -> bool:
         found = plan(tmp_path / "runs", models=[str(folder)], suite=["answers"])
@@ -124,11 +126,11 @@ def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path
         return stage.complete()
 
     assert asked() is finished
-    (folder / "model.safetensors").write_bytes(b"two")
+    save_file({"two": torch.zeros(1)}, folder / "model.safetensors")
     verb = "ran" if finished else "began"
     with pytest.raises(RunFolderError, match=f"input {folder} has changed since this stage {verb}"):
         asked()
-    (folder / "model.safetensors").write_bytes(b"one")
+    save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
     assert asked() is finished
     for file in folder.iterdir():
         file.unlink()

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from srlm.workspace import Workspace
 from tests.helpers import ROOT
@@ -138,7 +140,7 @@ def test_hub_model_that_cannot_be_had(command):
 
 
 def test_model_without_chat_template(command):
-    """A real tokenizer in an ordinary folder; the weights are never read so far."""
+    """A real tokenizer in an ordinary folder; of the weights only the file's header is read so far."""
     from tokenizers import Tokenizer, models
 
     folder = command.folder / "checkpoint"
@@ -147,7 +149,7 @@ def test_model_without_chat_template(command):
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (folder / "model.safetensors").touch()
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     text = command("model.name=checkpoint")
     assert f"ModelError: The model in {folder} has no chat template of its own." in text
     assert "Name one: model.chat_template=chatml (known: chatml, plain) or the path of a .jinja file." in text
