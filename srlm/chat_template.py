@@ -174,30 +174,41 @@ def around_answer(tokenizer: Any, messages: Sequence[Message], before: str) -> t
     )
 
 
-def notes(tokenizer: Any) -> list[str]:
+def notes(tokenizer: Any, folder: Path) -> list[str]:
     """Return what a user should know about a prepared template, one sentence each; usually nothing."""
+    found = []
     text = render(tokenizer, [{"role": "user", "content": QUESTION_MARK}], True)
     if adds_bos(tokenizer) and not text.lstrip().startswith(tokenizer.bos_token):
-        return [
+        found.append(
             f"the tokenizer begins ordinary text with {tokenizer.bos_token}, but the chat template does not write it. "
             "If the model was not trained that way, begin the template with {{ bos_token }}."
-        ]
-    return []
+        )
+    for token in set(_named_eos(folder)) - {*stop_token_ids(tokenizer, folder)}:
+        found.append(
+            f"config.json or generation_config.json names token {token} ({tokenizer.convert_ids_to_tokens(token)!r}) "
+            "as EOS, which is ordinary text in this tokenizer. Generation does not stop there."
+        )
+    return found
 
 
 def stop_token_ids(tokenizer: Any, folder: Path) -> list[int]:
     """Return the ids of the tokens that end generation: the end of a turn first, then the model's other EOS tokens.
 
     Other EOS tokens are those in the checkpoint's generation_config.json and config.json, and the tokenizer's previous
-    one: a base model may still end its text with the EOS token of its pretraining.
+    one: a base model may still end its text with the EOS token of its pretraining. A configuration that was made for
+    another tokenizer may name an ordinary token (Llama's default, 2): answers must not end there.
     """
-    found: list[Any] = [tokenizer.eos_token_id]
-    for file in ("generation_config.json", "config.json"):
-        ids = _read_json(folder / file).get("eos_token_id")
-        found += ids if isinstance(ids, list) else [ids]
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
     previous = tokenizer.init_kwargs.get(_PREVIOUS_EOS)
-    found.append(tokenizer.convert_tokens_to_ids(previous) if previous else None)
-    return [i for i in dict.fromkeys(found) if isinstance(i, int) and 0 <= i < len(tokenizer)]
+    found = [i for i in _named_eos(folder) if i in added or i in tokenizer.all_special_ids]
+    found += [tokenizer.convert_tokens_to_ids(previous)] if previous else []
+    return list(dict.fromkeys([tokenizer.eos_token_id, *found]))
+
+
+def _named_eos(folder: Path) -> list[int]:
+    """Return the EOS tokens that a checkpoint's configurations name."""
+    named = [_read_json(folder / file).get("eos_token_id") for file in ("generation_config.json", "config.json")]
+    return [i for ids in named for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)]
 
 
 def write_stop_tokens(folder: Path, tokenizer: Any) -> None:

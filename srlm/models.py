@@ -347,7 +347,7 @@ def base_model_worker(workspace: Workspace, iteration: int) -> None:
     tokenizer: Any = load_tokenizer(folder, config.model)
     prompt_ids, reply_ids = encode_turn(tokenizer, [{"role": "user", "content": "Hello?"}], "Hello.")
     check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
-    for note in notes(tokenizer):
+    for note in notes(tokenizer, folder):
         say(f"  Note on {config.model.name}: {note}")
     found = {"name": config.model.name, "id": model_id(folder)}
     write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))

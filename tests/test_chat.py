@@ -205,6 +205,21 @@ def test_a_base_model_stops_at_the_end_of_turn_and_at_its_own_eos(base, tmp_path
     assert encode_turn(loaded, user("Hi?"), "Hello.")[1][-1] == ids[0]
 
 
+@pytest.mark.parametrize(
+    ("eos", "stops"), [(None, []), (2, []), ([2, 264], [264]), (9999, []), ([], []), ([266, 265], [266, 265])]
+)
+def test_an_eos_that_is_ordinary_text_does_not_stop_generation(eos, stops, tmp_path):
+    """Such as LlamaConfig's default, 2, beside a tokenizer of another kind."""
+    tokenizer = by_bytes(eos="<|endoftext|>")(CHATML)
+    assert tokenizer.convert_ids_to_tokens([264, 265]) == ["<|endoftext|>", "<|pad|>"]
+    folder = saved(tmp_path, tokenizer)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": 2, "model_type": "llama"}))
+    loaded: Any = load_tokenizer(folder)
+    assert stop_token_ids(loaded, folder) == list(dict.fromkeys([loaded.eos_token_id, *stops, 264]))
+    assert any("token 2 ('#') as EOS" in note for note in notes(loaded, folder))
+
+
 @pytest.mark.parametrize("family", FAMILIES | SINGLE_TURN)
 def test_training_teaches_the_first_stop_token(family, tmp_path):
     made = (FAMILIES | SINGLE_TURN)[family]
@@ -428,24 +443,24 @@ def adding_bos(template: str, prefix: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("name", ["plain", "chatml"])
-def test_packaged_templates_begin_with_bos_exactly_where_the_tokenizer_does(name):
+def test_packaged_templates_begin_with_bos_exactly_where_the_tokenizer_does(name, tmp_path):
     tokenizer = adding_bos(read_chat_template(name))
     prepare(tokenizer, ModelConfig(chat_template=name))
     ids = encode_chat(tokenizer, user("Hi?"))
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
-    assert not notes(tokenizer)
+    assert not notes(tokenizer, tmp_path)
     without = by_pieces("<|im_start|>", "<|im_end|>")(read_chat_template(name))  # it has a BOS token, and adds none
     prepare(without, ModelConfig(chat_template=name))
     assert without.bos_token_id not in encode_chat(without, user("Hi?"))
 
 
 @pytest.mark.parametrize(("template", "warned"), [(CHATML, True), (LLAMA_2, False)])
-def test_another_template_without_bos_is_kept_with_a_note(template, warned):
+def test_another_template_without_bos_is_kept_with_a_note(template, warned, tmp_path):
     tokenizer = adding_bos(template)
     prepare(tokenizer, ModelConfig())
     assert adds_bos(tokenizer)
-    assert bool(notes(tokenizer)) is warned
+    assert bool(notes(tokenizer, tmp_path)) is warned
     assert (tokenizer.bos_token_id in encode_chat(tokenizer, user("Hi?"))) is not warned
 
 
