@@ -36,6 +36,7 @@ Message = dict[str, str]  # {"role": "user", "content": "..."}
 _DATE = re.compile(r"strftime_now\s*\(\s*(?P<quote>[\"'])(?P<format>[^\"']*)(?P=quote)\s*\)")
 # Marks that a template means as one token. "[INST]" is not among them: Llama 2 writes it as ordinary text.
 _MARK = re.compile(r"<\|[^<>|\s]{1,60}\|>|<｜[^<>｜\s]{1,60}｜>|</?(?:start|end)_of_[a-z_]{1,40}>|</?s>")
+_TOKEN_MARK = re.compile(rf"{_MARK.pattern}|\[/?[A-Z_]{{3,}}\]")  # as a token of its own, "[INST]" is one, too
 _RESERVED = re.compile(r"messages|add_generation_prompt|\w+_token")  # transformers always sets these
 _PREVIOUS_EOS = "previous_eos"  # the EOS token of a base model, until the end of a turn took its place
 QUESTION_MARK, ANSWER_MARK = "§0§", "§1§"  # texts that no template writes, the same in upper case
@@ -271,7 +272,7 @@ def has_chat_template(folder: Path) -> bool:
 def control_tokens(tokenizer: Any) -> dict[int, str]:
     """Return the tokens that no text may produce, by id: special ones, marks such as <|im_start|>, what ends a turn."""
     added = {i: (str(token), token.special) for i, token in tokenizer.added_tokens_decoder.items()}
-    special = {i: text for i, (text, is_special) in added.items() if is_special or _MARK.fullmatch(text)}
+    special = {i: text for i, (text, is_special) in added.items() if is_special or _TOKEN_MARK.fullmatch(text)}
     return special | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
