@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from srlm import progress
 from srlm.config import AlarmAction
 from srlm.finished import open_run
-from srlm.records import PreferencePair
+from srlm.records import Candidate, PreferencePair, to_json
 from srlm.summary import ROWS, alarm_lines, cell, measures_table, pair_lines, print_summary, signed, table_rows, verdict
 from srlm.workspace import read_records
+from tests.helpers import judgements_of
 from tests.report.made_run import measure
 
 NONE = measure(None)
@@ -222,6 +224,56 @@ def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) ->
     manifest["counts"]["early_stopping"] = {"chosen_step": 4, "last_step": 4, "steps": 4, "comparisons": []}
     path.write_text(json.dumps(manifest))
     assert "Early stopping of M2: training has one checkpoint, at step 4; nothing was compared." in screen(121)
+
+
+def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run: Path) -> None:
+    """Of all alarms, iterations and missing records; names with brackets are text, not markup."""
+    for name, counts in {"pairs": {"truncated_candidates": 2}, "judgements": _UNANSWERED}.items():
+        path = own_run / f"iteration_2/manifests/{name}.json"
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"counts": manifest["counts"] | counts}))
+    path = own_run / "iteration_2/evaluation.json"
+    measures = json.loads(path.read_text()) | {"head_to_head_judge": "judge[b]", "ifeval": {}, "instructions": {}}
+    measures["drift"]["characters_gain"] = measure(20, 5, 35)
+    measures["head_to_head"]["net_win"] = measure(0.2, 0.1, 0.3)
+    measures["judge"]["pairwise_accuracy_all_gain"] = measure(None)
+    path.write_text(json.dumps(measures))
+    text = " ".join(screen(1000).split())
+    workspace = open_run(own_run)
+    config = workspace.config()
+    assert "Without an answer: judgements (iteration 2): 1 too long (t2/p00000 (more[b].jsonl:3): 900 tokens)." in text
+    assert "Pairs for M2: 3 from 3 prompts, without 2 truncated candidates" in text
+    assert all(line in text for line in alarm_lines(config, workspace))
+    assert "Alarm, M1 as judge: mean gap of chosen and rejected, points: 1, below alarms.mean_gap.limit=4.5." in text
+    assert "but so did net wins by judge[b]'s verdicts, 20 % [10, 30]." in text
+
+
+_UNANSWERED = {"unanswered": {"too long": 1}, "unanswered_examples": ["t2/p00000 (more[b].jsonl:3): 900 tokens"]}
+
+
+def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: Any, own_run: Path) -> None:
+    """The widest gap is the second pair's, although the first one's scores are higher."""
+    texts = [f"{name} " + "y" * size for name, size in (("HIGH", 1), ("LOW", 237), ("SILENT", 233))]
+    found = PreferencePair("t2/p1", "Q" * 299 + "AZ", texts[0], texts[1], "t2/p1/c0", "t2/p1/c1", 2.0, 0.5)
+    other = PreferencePair("t2/p0", "Other?", "a", "b", "t2/p0/c0", "t2/p0/c1", 5.0, 4.5)
+    candidates = [Candidate(f"t2/p1/c{n}", "t2/p1", text, 5, False) for n, text in enumerate(texts)]
+    judgements = [
+        judgement
+        for n, scores in enumerate(([2.0, 2.0], [1.0, None, 0.0], [None]))
+        for judgement in judgements_of(f"t2/p1/c{n}", scores)
+    ]
+    for name, rows in {"4_pairs": [other, found], "2_candidates": candidates, "3_judgements": judgements}.items():
+        path = own_run / f"iteration_2/{name}.jsonl"
+        path.write_text("".join(to_json(row) + "\n" for row in rows))
+    sample = screen(1000).split("A prompt that M1 wrote, and its answers to it")[1]
+    assert "Other?" not in sample
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in sample.splitlines()]
+    assert [row for row in rows if len(row) == 3] == [
+        ["score", "", "Q" * 299 + "…"],
+        ["2.00", "chosen", texts[0]],
+        ["0.50", "rejected", f"LOW {'y' * 235}…"],
+        ["-", "", texts[2]],
+    ]
 
 
 def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) -> None:
