@@ -113,7 +113,6 @@ class Of:
     measure: str  # loss, gap, follows, characters, truncated, repeated_4grams
     of: str  # the file of examples, or the type of prompts; "" = all prompts
     items: Callable[[str], Items]  # model -> its items
-    shared: bool = True
     less: Of | None = None  # gap: the measure that is taken off
 
     @property
@@ -149,8 +148,8 @@ def losses(
 
         return of_model
 
-    every = [Of("loss", file, items(file), shared=file != OWN) for file in files]
-    return every + [Of("gap", one.of, one.items, one.shared, less=every[0]) for one in every[1:]]
+    every = [Of("loss", file, items(file)) for file in files]
+    return every + [Of("gap", one.of, one.items, less=every[0]) for one in every[1:]]
 
 
 def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answer]]) -> list[Of]:
@@ -234,5 +233,5 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
 
 
 def _pooled(one: Of, arm: Setting) -> Pooled:
-    found = pooled([one.items(model) for model in arm.models], one.shared, one.bounds, sampled=bool(arm.options))
+    found = pooled([one.items(model) for model in arm.models], one.bounds, sampled=bool(arm.options))
     return found.minus(_pooled(one.less, arm)) if one.less else found

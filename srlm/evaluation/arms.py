@@ -73,17 +73,14 @@ class Pooled:
         return value - reach, value + reach
 
 
-def pooled(
-    runs: Sequence[Items], shared: bool, bounds: tuple[float, float] | None = None, sampled: bool = True
-) -> Pooled:
+def pooled(runs: Sequence[Items], bounds: tuple[float, float] | None = None, sampled: bool = True) -> Pooled:
     """Return sum(numerators) / sum(denominators) over all items of all runs of an arm.
 
     Parameters
     ----------
     runs : sequence of Items
-        One entry a run, R of them, one or more, in the order of their seeds.
-    shared : bool
-        Whether all runs have the same items; otherwise each run has its own (the examples it was trained on).
+        One entry a run, R of them, one or more, in the order of their seeds. Runs may have the same items, items of
+        their own (the examples that each was trained on), or some in common.
     bounds : (low, high) or None
         Of numerator / denominator of every item: (0, 1) of a share. None = unknown.
     sampled : bool
@@ -96,8 +93,7 @@ def pooled(
     cells: dict[tuple[Hashable, Hashable], float] = {}
     for number, run in enumerate(runs):
         for item, (part, counts) in run.items():
-            key = (number, item if shared else (number, item))
-            cells[key] = (part - (value or 0.0) * counts) / bottom if bottom else 0.0
+            cells[number, item] = (part - (value or 0.0) * counts) / bottom if bottom else 0.0
     return Pooled(
         value,
         tuple(_ratio(*map(sum, zip(*run.values(), strict=True))) if run else None for run in runs),

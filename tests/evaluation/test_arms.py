@@ -20,7 +20,7 @@ runs_of_items = st.lists(
 
 
 def test_by_hand() -> None:
-    found = pooled([ROW, {"a": (2.0, 2.0)}], True)
+    found = pooled([ROW, {"a": (2.0, 2.0)}])
     assert found.of_runs == (4 / 7, 1.0)
     assert found.value == 6 / 9
     assert found.items == 3
@@ -29,15 +29,15 @@ def test_by_hand() -> None:
 
 def test_one_run_has_no_interval_and_one_model_that_is_no_run_has_that_of_its_items() -> None:
     items = {str(n): (float(n), 1.0) for n in range(9)}
-    assert pooled([items], True).measure().low is None
-    assert pooled([items], True, SHARE).minus(pooled([items], True, SHARE)).measure().low is None
-    measure = pooled([items], True, sampled=False).measure()
+    assert pooled([items]).measure().low is None
+    assert pooled([items], SHARE).minus(pooled([items], SHARE)).measure().low is None
+    measure = pooled([items], sampled=False).measure()
     expected = stats.t.interval(0.95, 8, loc=4, scale=stats.sem(range(9)))
     assert (measure.low, measure.high) == pytest.approx(expected)
 
 
 def test_a_difference_to_an_arm_of_one_run_has_no_interval() -> None:
-    many, one = pooled([ROW, ROW, ROW], True), pooled([ROW], True)
+    many, one = pooled([ROW, ROW, ROW]), pooled([ROW])
     assert many.measure().low is not None
     assert many.minus(one).measure().low is one.minus(many).measure().low is None
 
@@ -45,7 +45,7 @@ def test_a_difference_to_an_arm_of_one_run_has_no_interval() -> None:
 def test_runs_alone_give_the_t_interval_of_their_values() -> None:
     """All items alike within a run: only runs vary, and three runs leave two degrees of freedom."""
     values = (1.0, 2.0, 4.0)
-    measure = pooled([{str(n): (value, 1.0) for n in range(50)} for value in values], True).measure()
+    measure = pooled([{str(n): (value, 1.0) for n in range(50)} for value in values]).measure()
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert (measure.low, measure.high) == pytest.approx(expected)
 
@@ -54,7 +54,7 @@ def test_items_alone_give_the_t_interval_of_their_values() -> None:
     """All runs alike: only items vary."""
     values = np.random.default_rng(0).normal(0, 1, 20)
     run = {str(n): (float(value), 1.0) for n, value in enumerate(values)}
-    measure = pooled([run, run, run], True).measure()
+    measure = pooled([run, run, run]).measure()
     expected = stats.t.interval(0.95, 19, loc=values.mean(), scale=stats.sem(values))
     assert (measure.low, measure.high) == pytest.approx(expected)
 
@@ -81,7 +81,7 @@ def test_both_kinds_of_chance_by_hand(runs: int, items: int) -> None:
     values = counts * (rng.normal(0, 1, (runs, 1)) + rng.normal(0, 1, (1, items)) + rng.normal(0, 1, (runs, items)))
     value = values.sum() / counts.sum()
     reach = two_way((values - value * counts) / counts.sum())
-    measure = pooled(rows_of(values, counts), True).measure()
+    measure = pooled(rows_of(values, counts)).measure()
     assert (measure.value, measure.n) == (pytest.approx(value), items)
     assert (measure.low, measure.high) == pytest.approx((value - reach, value + reach))
 
@@ -89,11 +89,11 @@ def test_both_kinds_of_chance_by_hand(runs: int, items: int) -> None:
 def test_a_shares_interval_by_hand() -> None:
     rng = np.random.default_rng(1)
     hits = (rng.random((3, 40)) < rng.random((3, 1)) * 0.4).astype(float)
-    value, measure = hits.mean(), pooled(rows_of(hits, np.ones((3, 40))), True, SHARE).measure()
+    value, measure = hits.mean(), pooled(rows_of(hits, np.ones((3, 40))), SHARE).measure()
     size = max(3, value * (1 - value) / (two_way((hits - value) / 120) / 1.959964) ** 2)
     assert measure.low == pytest.approx(stats.beta.ppf(0.025, value * size, (1 - value) * size + 1))
     assert measure.high == pytest.approx(stats.beta.ppf(0.975, value * size + 1, (1 - value) * size))
-    alone = pooled(rows_of(hits[:1], np.ones((1, 40))), True, SHARE, sampled=False).measure()
+    alone = pooled(rows_of(hits[:1], np.ones((1, 40))), SHARE, sampled=False).measure()
     exact = stats.binomtest(int(hits[0].sum()), 40).proportion_ci(method="exact")
     assert (alone.low, alone.high) == pytest.approx((exact.low, exact.high))
 
@@ -102,7 +102,7 @@ def test_differences_are_of_run_to_run_and_item_to_item() -> None:
     rng = np.random.default_rng(2)
     values, ones = rng.normal(0, 5, (3, 20)), np.ones((3, 20))
     other = values - 1 + rng.normal(0, 0.1, (3, 20))
-    found = pooled(rows_of(values, ones), True).minus(pooled(rows_of(other, ones), True)).measure()
+    found = pooled(rows_of(values, ones)).minus(pooled(rows_of(other, ones))).measure()
     difference = (values - other).mean()
     reach = two_way((values - other - difference) / 60)
     assert (found.value, found.low, found.high) == pytest.approx((difference, difference - reach, difference + reach))
@@ -112,7 +112,7 @@ def test_differences_are_of_run_to_run_and_item_to_item() -> None:
 def test_arms_of_other_numbers_of_runs_are_paired_by_item_alone() -> None:
     rng = np.random.default_rng(3)
     values, other = rng.normal(0, 5, (3, 20)), rng.normal(0, 5, (2, 20))
-    found = pooled(rows_of(values, np.ones((3, 20))), True).minus(pooled(rows_of(other, np.ones((2, 20))), True))
+    found = pooled(rows_of(values, np.ones((3, 20)))).minus(pooled(rows_of(other, np.ones((2, 20)))))
     value = values.mean() - other.mean()
     parts = np.vstack([(values - values.mean()) / 60, -(other - other.mean()) / 40])
     t_runs, t_items = stats.t.ppf(0.975, [1, 19])  # of the smaller number of runs
@@ -124,51 +124,51 @@ def test_arms_of_other_numbers_of_runs_are_paired_by_item_alone() -> None:
 
 
 def test_a_difference_has_the_bounds_of_both_and_is_unknown_where_one_is() -> None:
-    share, length = pooled([ROW, ROW], True, SHARE), pooled([ROW, ROW], True)
+    share, length = pooled([ROW, ROW], SHARE), pooled([ROW, ROW])
     assert share.minus(share).bounds == (-1, 1)
-    assert share.minus(pooled([ROW, ROW], True, (-1.0, 3.0))).bounds == (-3, 2)
+    assert share.minus(pooled([ROW, ROW], (-1.0, 3.0))).bounds == (-3, 2)
     assert share.minus(length).bounds is length.minus(share).bounds is None
 
 
 def test_a_share_that_no_run_shows_has_an_interval_with_a_width() -> None:
     none = [{str(n): (0.0, 1.0) for n in range(24)}] * 3
-    measure = pooled(none, True, SHARE).measure()
+    measure = pooled(none, SHARE).measure()
     assert (measure.value, measure.low, measure.high) == (0, 0, pytest.approx(1 - 0.025 ** (1 / 24)))
-    difference = pooled(none, True, SHARE).minus(pooled(none, True, SHARE)).measure()
+    difference = pooled(none, SHARE).minus(pooled(none, SHARE)).measure()
     assert difference.low == pytest.approx(0.025 ** (1 / 24) - 1)
-    assert pooled(none, True).measure().low is None  # without bounds nothing can be said
+    assert pooled(none).measure().low is None  # without bounds nothing can be said
 
 
 def test_a_shares_interval_stays_within_its_bounds() -> None:
     runs = [{str(n): (float(n < few), 1.0) for n in range(24)} for few in (1, 0, 2)]
-    measure = pooled(runs, True, SHARE).measure()
+    measure = pooled(runs, SHARE).measure()
     assert measure.low is not None
     assert measure.high is not None
     assert 0 <= measure.low < 3 / 72 < measure.high < 1
     assert measure.high > 0.142  # wider than that of no case in 24
 
 
-@given(runs_of_items, st.booleans())
+@given(runs_of_items)
 @settings(max_examples=40, deadline=None)
-def test_an_arm_does_not_differ_from_itself(runs: list[Items], shared: bool) -> None:
-    one = pooled(runs, shared)
-    none = one.minus(pooled(runs, shared))
+def test_an_arm_does_not_differ_from_itself(runs: list[Items]) -> None:
+    one = pooled(runs)
+    none = one.minus(pooled(runs))
     assert none.value == 0
     assert none.measure().low is None  # no spread, and no bounds
 
 
-@given(runs_of_items, st.booleans())
+@given(runs_of_items)
 @settings(max_examples=40, deadline=None)
-def test_what_every_item_adds_cancels_out_of_a_difference(runs: list[Items], shared: bool) -> None:
+def test_what_every_item_adds_cancels_out_of_a_difference(runs: list[Items]) -> None:
     more = [{item: (top + 2 * bottom, bottom) for item, (top, bottom) in run.items()} for run in runs]
-    difference = pooled(more, shared).minus(pooled(runs, shared))
+    difference = pooled(more).minus(pooled(runs))
     assert difference.value == pytest.approx(2)
     assert list(difference.cells.values()) == pytest.approx([0.0] * len(difference.cells), abs=1e-9)
     assert difference.of_runs == pytest.approx([2] * len(runs))
 
 
 def test_runs_with_examples_of_their_own_need_share_no_item() -> None:
-    found = pooled([{"a": (1, 1), "b": (1, 1)}, {"c": (3, 1), "d": (3, 1)}], False)
+    found = pooled([{"a": (1, 1), "b": (1, 1)}, {"c": (3, 1), "d": (3, 1)}])
     assert found.value == 2
     assert found.items == 4
     measure = found.measure()
@@ -176,15 +176,41 @@ def test_runs_with_examples_of_their_own_need_share_no_item() -> None:
     assert measure.low == pytest.approx(expected[0], rel=0.01)
 
 
+def test_examples_that_several_runs_were_trained_on_count_once() -> None:
+    """Three runs on the same twenty examples tell of twenty examples, not of sixty; here the third has half of them."""
+    rng = np.random.default_rng(4)
+    own = rng.normal(0, 3, 20)
+    values, counts = np.vstack([own, own, own]), np.ones((3, 20))
+    counts[2, 10:] = values[2, 10:] = 0
+    runs = [{item: terms for item, terms in row.items() if terms[1]} for row in rows_of(values, counts)]
+    value = values.sum() / 50
+    reach = two_way((values - value * counts) / 50)
+    found = pooled(runs).measure()
+    assert (found.value, found.n) == (pytest.approx(value), 20)
+    assert (found.low, found.high) == pytest.approx((value - reach, value + reach))
+
+
+def test_a_share_on_which_all_items_of_one_model_agree_allows_for_items_that_were_not_drawn() -> None:
+    measure = pooled([{str(n): (1.0, 1.0) for n in range(24)}], SHARE, sampled=False).measure()
+    assert (measure.low, measure.high) == (pytest.approx(0.025 ** (1 / 24)), 1)
+
+
+def test_a_model_whose_items_count_for_little_or_nothing() -> None:
+    assert pooled([{"a": (0.2, 0.5), "b": (0.1, 0.5)}]).value == pytest.approx(0.3)
+    nothing = pooled([{"a": (0.0, 0.0)}, {}])
+    assert (nothing.value, nothing.of_runs, nothing.items) == (None, (None, None), 0)
+    assert dict(nothing.cells) == {(0, "a"): 0.0}
+
+
 def test_nothing_that_counts_is_no_figure() -> None:
-    found = pooled([{}], True)
+    found = pooled([{}])
     assert found.value is None
     assert found.measure().low is None
-    assert found.minus(pooled([ROW], True)).value is None
+    assert found.minus(pooled([ROW])).value is None
 
 
 def test_arms_of_other_numbers_of_runs_compare_too() -> None:
-    difference = pooled([ROW, ROW, ROW], True).minus(pooled([ROW, ROW], True))
+    difference = pooled([ROW, ROW, ROW]).minus(pooled([ROW, ROW]))
     assert difference.value == pytest.approx(0)
     assert difference.of_runs == ()
     assert difference.measure().low is None or difference.measure().low < 0
@@ -201,7 +227,7 @@ def test_intervals_cover_what_runs_and_items_come_from(runs: int, of_runs: float
         a, b = rng.normal(0, of_runs, runs), rng.normal(0, of_items, 40)
         values = a[:, None] + b[None] + rng.normal(0, 0.5, (runs, 40))
         rows = [{str(i): (float(value), 1.0) for i, value in enumerate(row)} for row in values]
-        measure = pooled(rows, True).measure()
+        measure = pooled(rows).measure()
         assert measure.low is not None
         assert measure.high is not None
         both += measure.low <= 0 <= measure.high
