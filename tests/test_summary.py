@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
     ],
 )
 def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
-    assert of_answers(0.7, 0.606, measure(0.1, low, high)) == f"70 % won, 61 % lost ({said})."
+    assert of_answers(0.706, 0.604, measure(0.1, low, high)) == f"71 % won, 60 % lost ({said})."
 
 
 def test_a_match_without_verdicts() -> None:
@@ -109,6 +111,10 @@ def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
     [line] = alarm_lines(config, workspace)
     assert line.startswith("Alarm, M1 as judge: mean gap of chosen and rejected, points: ")
     assert "below alarms.mean_gap.limit=5" in line
+    shutil.copytree(own_run / "iteration_2/manifests", own_run / "iteration_3/manifests")
+    config.iteration = 3
+    lines = alarm_lines(config, workspace)
+    assert [each.split(" as judge")[0] for each in lines] == ["Alarm, M1", "Alarm, M2"]
     config.iteration = 1
     assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
 
@@ -253,7 +259,7 @@ _UNANSWERED = {"unanswered": {"too long": 1}, "unanswered_examples": ["t2/p00000
 
 def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: Any, own_run: Path) -> None:
     """The widest gap is the second pair's, although the first one's scores are higher."""
-    texts = [f"{name} " + "y" * size for name, size in (("HIGH", 1), ("LOW", 237), ("SILENT", 233))]
+    texts = [f"{name} " + "y" * size for name, size in (("HI\x07GH", 1), ("LOW", 237), ("SILENT", 233))]
     found = PreferencePair("t2/p1", "Q" * 299 + "AZ", texts[0], texts[1], "t2/p1/c0", "t2/p1/c1", 2.0, 0.5)
     other = PreferencePair("t2/p0", "Other?", "a", "b", "t2/p0/c0", "t2/p0/c1", 5.0, 4.5)
     candidates = [Candidate(f"t2/p1/c{n}", "t2/p1", text, 5, False) for n, text in enumerate(texts)]
@@ -270,9 +276,32 @@ def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: A
     rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in sample.splitlines()]
     assert [row for row in rows if len(row) == 3] == [
         ["score", "", "Q" * 299 + "…"],
-        ["2.00", "chosen", texts[0]],
+        ["2.00", "chosen", "HI GH y"],  # no control characters
         ["0.50", "rejected", f"LOW {'y' * 235}…"],
         ["-", "", texts[2]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "models"), [(2, "/iteration_1/model ... iteration_2/model"), (1, "/iteration_1/model")]
+)
+def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
+    last: int, models: str, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_run(own_run)
+    workspace.update_run(arguments=["model.name=tiny-random", f"iteration={last}"])
+    config = workspace.config()
+    config.iteration = last
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "terminal", lambda: file)
+    print_summary(config, workspace, 3600.0)
+    command = f"python -m srlm.run model.name=tiny-random name=rivers runs_dir={own_run.parent} iteration={last + 1}"
+    assert file.getvalue().splitlines()[-5:] == [
+        f"Run      {own_run} (60.0 min this time)",
+        f"Models   {own_run}{models}",
+        f"Records  {own_run}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json",
+        f"Report   {own_run}/report.html",
+        f"Go on    {command}",
     ]
 
 

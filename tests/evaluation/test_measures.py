@@ -111,6 +111,7 @@ def test_longer_wins_on_all_pairs_and_on_the_scored_ones() -> None:
 
 def test_parse_rate_and_commonest_score() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
+    assert m.commonest_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]
     assert m.commonest_score(scores) == 5  # as common as 4: the higher
     assert value(m.commonest_score_share(scores)) == (0.5, 6)
@@ -261,6 +262,9 @@ def test_resamples_with_nothing_to_count_are_left_out() -> None:
     assert 0 < np.isnan(drawn).mean() < 0.2  # 1 in 16
     measure = m.ratio_measure(numerators, denominators, 500, "s")
     assert (measure.value, measure.low, measure.high, measure.n) == (0.5, 0, 1, 2)
+    one_counts = m.ratio_measure([1, 0, 0, 0], [2, 0, 0, 0], 500, "s")
+    assert one_counts == Measure(0.5, None, None, 2)
+    assert m.ratio_measure([3, 0.5], [1, 1], 500, "s").low is not None
     assert m.ratio_measure(numerators, denominators, 0, "s") == Measure(0.5, None, None, 2)
 
 
