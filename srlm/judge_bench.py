@@ -111,6 +111,8 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
     made_with = _judge_options(options) | who(options, model)
+    if options.judge.scorer is Scorer.implicit and options.judge.reference == "base":
+        made_with |= options_of(options, "model.name")
     libraries = engine_libraries(options, by_name(model), options.judge.rates)
     return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
 

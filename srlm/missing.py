@@ -5,7 +5,6 @@ A stage continues without them, and measures treat them as missing, never as a b
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from srlm.errors import NoAnswerError, PromptTooLongError
 from srlm.ids import ancestors, parent
 from srlm.progress import say
 from srlm.records import Comparison, Judgement, Rating
-from srlm.workspace import finished_manifests
+from srlm.workspace import Manifest, finished_manifests
 
 TOO_LONG = "too long"
 UNJUDGED = "too long for the judge"
@@ -98,7 +97,7 @@ def missing_lines(root: Path) -> list[str]:
     """Return what the finished stages in a folder have no answer to, in words; stages with the same share a line."""
     stages: dict[tuple[str, str], list[str]] = {}
     for path in finished_manifests(root):
-        if told := describe(json.loads(path.read_text("utf-8"))["counts"]):
+        if told := describe(Manifest.load(path).counts):
             folder = path.relative_to(root).parts[0].replace("_", " ")
             stages.setdefault((path.stem.replace("_", " "), told), []).append(folder)
     return [f"Without an answer: {name} ({', '.join(where)}): {told}." for (name, told), where in stages.items()]

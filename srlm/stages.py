@@ -30,7 +30,7 @@ from srlm.provenance import TRAINING, TRANSFORMERS, VLLM
 from srlm.records import Judgement
 from srlm.rubric import JudgeTemplate
 from srlm.templating import Template
-from srlm.workspace import Stage, Workspace, early_stopping_folder, options_of, sha256
+from srlm.workspace import Stage, Workspace, early_stopping_folder, hash_of_files, options_of, sha256
 
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
 _ENGINE = ("engine.kind", "engine.dtype")
@@ -69,9 +69,15 @@ def made_by(*sources: Stage) -> dict[str, str]:
 
 
 def files_by_name(names: Iterable[str]) -> dict[str, str]:
-    """Return the hashes of those that are files on this machine."""
-    paths = {name: Path(name).expanduser() for name in names}
-    return {name: sha256(path) for name, path in paths.items() if path.is_file()}
+    """Return the hashes of those that are on this machine: files, and local folders that are read as hub:FOLDER."""
+    found = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_file():
+            found[name] = sha256(path)
+        elif name.startswith("hub:") and (folder := Path(name.removeprefix("hub:"))).is_dir():
+            found[name] = hash_of_files(folder, (path for path in folder.rglob("*") if path.is_file()))
+    return found
 
 
 def chat_template(config: Config) -> dict[str, str]:
@@ -331,6 +337,8 @@ def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
     options |= generation_options(config) | judge_options(config)
+    if config.judge.scorer is Scorer.reward_model:  # the same one judges for every M_t
+        options |= options_of(config, "judge.by")
     folder, outputs = workspace.evaluation(t), _judged(config, artifacts.HELD_OUT_JUDGEMENTS)
     libraries = engine_libraries(config, rates=config.judge.rates)
     return Stage(workspace, folder, "held_out_judgements", outputs, options, inputs, libraries, config)

@@ -276,6 +276,9 @@ async def feedback(
     wanted = [candidate_stage, *([judgement_stage] if judging else []), *([meta_stage] if meta_stage else [])]
     unfinished = [stage for stage in wanted if not stage.complete()]
     if not unfinished:
+        if writer and not stages.prompts(workspace, config, t).complete():  # they were deleted: what follows is kept
+            async for _ in new_prompts(writer, workspace, config, t, bars):
+                pass
         return
     candidate_store = RecordFile(candidate_stage.outputs[0], Candidate)
     for stage in unfinished:

@@ -33,6 +33,7 @@ from srlm.provenance import OptionChanges, describe_changes, library_versions, o
 R = TypeVar("R")
 _BEGUN = ".begun.json"  # of a stage that is not finished
 LINEAGE = "lineage"  # folder in a run: how each stage was made last
+_WRITTEN_AGAIN = "Restore it, or delete it: the next command writes it again."
 CARD = "README.md"  # a model's card, in the model's folder
 
 
@@ -70,6 +71,12 @@ def content_hash(path: Path) -> str:
     return found.hexdigest()
 
 
+def hash_of_files(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of the names in `folder` and the `content_hash`es of these files in it."""
+    found = sorted(f"{path.relative_to(folder)}:{content_hash(path)}" for path in files)
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" into a RunFolderError that says what to do."""
@@ -97,6 +104,28 @@ def write_atomic(path: Path, text: str) -> None:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the JSON object in a file of a run.
+
+    Parameters
+    ----------
+    remedy : str
+        What the user can do about a damaged file, as a sentence.
+
+    Raises
+    ------
+    RunFolderError
+        If the file holds anything else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
+        raise RunFolderError(f"{path} is damaged ({error}). {remedy}") from error
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{path} is damaged (it holds no JSON object). {remedy}")
+    return found
 
 
 class RecordFile(Generic[R]):
@@ -209,8 +238,18 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read a manifest, or the note of a stage that has begun; fields of newer versions are left out."""
-        data = {"stage": path.stem, "inputs": {}, "outputs": {}} | json.loads(path.read_text(encoding="utf-8"))
+        """Read a manifest, or the note of a stage that has begun; fields of newer versions are left out.
+
+        Raises
+        ------
+        RunFolderError
+            If the file is damaged.
+        """
+        remedy = f"Restore it, or delete {path.parents[1]} to recompute its stages."
+        data: dict[str, Any] = {"stage": path.stem, "inputs": {}, "outputs": {}} | read_object(path, remedy)
+        wrong = [name for name in ("options", "inputs", "outputs") if not isinstance(data.get(name), dict)]
+        if wrong:
+            raise RunFolderError(f"{path} is damaged (it has no {wrong[0]}). {remedy}")
         return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
 
@@ -580,16 +619,16 @@ class Workspace:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            return yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise RunFolderError(
-                f"{self.config_path} cannot be read ({error}). Restore it, or delete it: the next command writes it "
-                "again."
-            ) from error
+            found = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{self.config_path} is damaged ({error}). {_WRITTEN_AGAIN}") from error
+        if not isinstance(found, dict):
+            raise RunFolderError(f"{self.config_path} is damaged (it holds no options). {_WRITTEN_AGAIN}")
+        return found
 
     def run(self) -> dict[str, Any]:
         """run.json: versions, hardware, seed, lineage."""
-        return json.loads(self.run_path.read_text(encoding="utf-8")) if self.run_path.exists() else {}
+        return read_object(self.run_path, _WRITTEN_AGAIN) if self.run_path.exists() else {}
 
     def update_run(self, **entries: Any) -> None:
         write_atomic(self.run_path, json.dumps(self.run() | entries, indent=1, ensure_ascii=False))
@@ -603,9 +642,7 @@ class Workspace:
             return "missing"
         if path.is_dir():
             of_card = {path / CARD, *path.glob(f".{CARD}.*.tmp")}  # what a kill may leave of `write_atomic`
-            files = [p for p in path.rglob("*") if p.is_file() and p not in of_card]
-            told = sorted(f"{p.relative_to(path)}:{content_hash(p)}" for p in files)
-            return hashlib.sha256("\n".join(told).encode()).hexdigest()
+            return hash_of_files(path, (p for p in path.rglob("*") if p.is_file() and p not in of_card))
         return sha256(path)
 
     def in_use(self) -> bool:

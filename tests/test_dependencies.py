@@ -46,14 +46,14 @@ OWN_MODELS = {
     "sft": TRAINED | {"seeds", "M0", "sft.learning_rate", "EFT examples", "judge template"},
     "2 prompts": WRITTEN | {"seeds", "M1", "prompt template", "prompts.temperature"},
     "2 candidates": WRITTEN | {"M1", "prompts of 2", "candidates.temperature"},
-    "2 judgements": WRITTEN | JUDGED | {"M1", "candidates of 2", "judge.count"},
-    "2 meta_judgements": WRITTEN | {"M1", "candidates of 2", "judgements of 2", "meta template"},
+    "2 judgements": WRITTEN | JUDGED | {"M1", "candidates of 2", "judge.count", "judge.by"},
+    "2 meta_judgements": WRITTEN | {"M1", "candidates of 2", "judgements of 2", "meta template", "judge.by"},
     "2 pairs": {"prompts of 2", "candidates of 2", "judgements of 2", "meta of 2", "judge template", "pairs.min_gap"},
     "2 preference": TRAINED | {"M1", "M0", "pairs of 2", "dpo.beta"},
     "3 prompts": WRITTEN | {"seeds", "M2", "prompts of 2", "prompt template", "prompts.temperature"},
     "3 candidates": WRITTEN | {"M2", "candidates.temperature"},
-    "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count"},
-    "3 meta_judgements": WRITTEN | {"M2", "meta template"},
+    "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count", "judge.by"},
+    "3 meta_judgements": WRITTEN | {"M2", "meta template", "judge.by"},
     "3 preference": TRAINED | {"M2", "M0", "dpo.beta"},
     "0 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M0"},
     "2 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M2"},
@@ -123,6 +123,12 @@ EARLY_STOPPING_EXTERNAL = {
     "3 preference": (_COMPARED | {"M2", "validation file", "match judge"}) - {"M1", "pairs of 2"},
 }
 EARLY_STOPPING_ENDPOINT = {"2 preference": SERVER | ENGINE | {"thought mark", "validation file"}}
+REWARD_MODEL_OUTSIDE = {
+    "2 judgements": {"judge", "judge.by"},
+    "1 held_out_judgements": {"judge", "judge.by"},
+    "2 held_out_judgements": {"judge", "judge.by"},
+}
+FOLDER = {"seeds": {"seed", "seeds folder"}, "2 prompts": set()}
 SPEED = {
     "engine.max_model_len": 4096,  # what does not fit is counted, and asked again with a longer one
     "engine.max_concurrent": 3,
@@ -209,6 +215,7 @@ def new_prompt_template(workspace: Workspace, config: Config) -> None:
 CHANGES: dict[str, Change] = {
     "seed": set_to("seed", 7),
     "IFT file": edit("ift.jsonl"),
+    "seeds folder": edit("rows/train.jsonl"),
     "IFEval file": edit("ifeval.jsonl"),
     "M0 in its place": edit("base/tokenizer.json"),
     "M0": new_base,
@@ -253,6 +260,7 @@ CHANGES: dict[str, Change] = {
     "dpo.beta": set_to("dpo.beta", 0.5),
     "judge.temperature": set_to("judge.temperature", 0.1),
     "judge.count": set_to("judge.count", 5),
+    "judge.by": lambda workspace, config: set_to("judge.by", f"{workspace.root.parent}/writer")(workspace, config),
     "judge.max_score": set_to("judge.max_score", 4),
     "pairs.min_gap": set_to("pairs.min_gap", 1.5),
     "prompts.temperature": set_to("prompts.temperature", 0.1),
@@ -282,6 +290,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
         (EARLY, OTHER_PROMPTS, "dpo.early_stopping.judge=endpoint", *SERVER_OPTIONS),
         EARLY_STOPPING_ENDPOINT,
     ),
+    "reward model outside": (("judge.scorer=reward_model", "judge.by=ROOT/judge", *ONCE), REWARD_MODEL_OUTSIDE),
+    "seeds in a folder": (("seeds.ift.path=hub:ROOT/rows",), FOLDER),
 }
 AT_ONCE = ("seeds", "ifeval", "base_model", "eft", "2 pairs", "2 measures")  # no records or checkpoints to resume from
 # What the tables of the other variants leave to that of the first: they hold what is different about them.
@@ -296,6 +306,8 @@ LOOKED_AT = {
     "early stopping by sft": {"M0", "M1", "M2", "judge", "match judge"},
     "early stopping, external": _COMPARED | UNUSED_IFT | {"M2", "match judge", "judge", "validation file"},
     "early stopping, endpoint": SERVER | ENGINE | {"speed", "thought mark", "validation file", "match judge"},
+    "reward model outside": {"M0", "M1", "judge", "judge.by"},
+    "seeds in a folder": {"IFT file", "seeds folder"},
 }
 
 
@@ -329,7 +341,8 @@ def files_at(root: Path) -> None:
     shutil.copy(PACKAGED / "additive.txt", root / "judge.txt")
     shutil.copy(PACKAGED / "meta.txt", root / "meta.txt")
     shutil.copy(PACKAGED / "pairwise.txt", root / "pairwise.txt")
-    for name in ("chat.jinja", "ift.jsonl", "ifeval.jsonl", "validation.jsonl"):
+    (root / "rows").mkdir()
+    for name in ("chat.jinja", "ift.jsonl", "ifeval.jsonl", "validation.jsonl", "rows/train.jsonl"):
         (root / name).write_text(name)
 
 
@@ -424,7 +437,10 @@ def test_the_tables_know_every_change() -> None:
     tables = [table for _, table in VARIANTS.values()]
     known = {name for table in tables for depends in table.values() for name in depends}
     assert known == set(CHANGES) - {"speed"}
-    assert set(OWN_MODELS) >= {output for table in tables for output in table} - {"reward_model"}
+    assert set(OWN_MODELS) >= {output for table in tables for output in table} - {
+        "reward_model",
+        "1 held_out_judgements",
+    }
 
 
 # Stages that are deleted, to be made again

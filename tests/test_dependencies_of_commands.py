@@ -39,7 +39,7 @@ EVALUATE = {
     "answers of writer": WRITTEN | SPOKEN | {"prompts", "writer"},
     "match": WRITTEN | {"judge", "answers of base", "pairwise template"},
     "loss of base": (WRITTEN - {"seed", "engine.kind"}) | {"examples", "base", "engine.max_model_len"},
-    "benchmark of base": WRITTEN | {"base", "task file", "benchmark_limit", "engine.max_model_len"},
+    "benchmark of base": WRITTEN | {"base", "task file", "task folder", "benchmark_limit", "engine.max_model_len"},
 }
 BY_SERVER = {
     "answers of endpoint": (SERVER | SPOKEN | {"prompts", "chat template"}),
@@ -59,6 +59,9 @@ BENCH = {
 }
 IMPLICIT = {
     "base": (WRITTEN | {"data", "base", "reference", "dpo.beta", "evaluation.judgements"}),
+}
+IMPLICIT_BASE = {
+    "base": (WRITTEN | {"data", "base", "reference", "model.name", "dpo.beta", "evaluation.judgements"}),
 }
 
 
@@ -96,6 +99,10 @@ CHANGES: dict[str, Change] = {
     "data file": edit("ift.jsonl"),
     "examples file": edit("ifeval.jsonl"),
     "task file": edit("tasks/mine.yaml"),
+    "task folder": lambda workspace, config: set_to("task_folder", f"{workspace.root.parent}/tasks_2")(
+        workspace, config
+    ),
+    "model.name": lambda workspace, config: set_to("model.name", f"{workspace.root.parent}/writer")(workspace, config),
     "prompts": remade("prompts"),
     "examples": remade("examples"),
     "data": remade("data"),
@@ -160,18 +167,28 @@ def judge_bench_implicit(root: Path) -> Config:
     return config
 
 
+def judge_bench_implicit_base(root: Path) -> Config:
+    """The reference is model.name."""
+    config = judge_bench_implicit(root)
+    config.judge.reference, config.model.name = "base", str(root / "reference")
+    return config
+
+
 COMMANDS: dict[str, tuple[Callable[[Path], Config], dict[str, set[str]]]] = {
     "evaluate": (evaluate, EVALUATE),
     "evaluate, server": (evaluate_server, BY_SERVER),
     "side_by_side": (side_by_side, SIDE_BY_SIDE),
     "judge_bench": (judge_bench, BENCH),
     "judge_bench, implicit": (judge_bench_implicit, IMPLICIT),
+    "judge_bench, implicit, base": (judge_bench_implicit_base, IMPLICIT_BASE),
 }
 REMADE = ("prompts", "examples", "data", "answers of base")
 
 
 def applies(command: str, name: str, config: Config) -> bool:
     outputs = COMMANDS[command][1]
+    if name == "task folder":
+        return hasattr(config, "task_folder")
     return (
         hasattr(config, name)
         if name in ("limit", "samples", "benchmark_limit")
@@ -183,7 +200,8 @@ def applies(command: str, name: str, config: Config) -> bool:
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Config]:
     """A command's folder in which every stage is complete."""
     files_at(tmp_path)
-    write_atomic(tmp_path / "tasks" / "mine.yaml", "task: mine")
+    for folder, more in (("tasks", ""), ("tasks_2", "# another")):
+        write_atomic(tmp_path / folder / "mine.yaml", f"task: mine{more}")
     config = COMMANDS[request.param][0](tmp_path)
     config.runs_dir, config.model.chat_template = str(tmp_path), str(tmp_path / "chat.jinja")
     config.judge.template, config.evaluation.judge_template = (

@@ -52,7 +52,7 @@ def test_stages_with_the_same_share_a_line(tmp_path: Path) -> None:
     for folder, problems in (("iteration_0", {"a": LONG}), ("iteration_1", {"a": LONG}), ("iteration_2", {})):
         path = tmp_path / folder / "evaluation/manifests/held_out_judgements.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"counts": {"n": 1} | missing_counts(problems)}))
+        path.write_text(json.dumps({"options": {}, "counts": {"n": 1} | missing_counts(problems)}))
         path.with_name("held_out_judgements.begun.json").write_text("{}")
     assert missing_lines(tmp_path) == [
         "Without an answer: held out judgements (iteration 0, iteration 1): 1 too long for the judge "

@@ -224,6 +224,32 @@ def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
     assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
 
 
+@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "measures"])
+def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_path, stage):
+    """With all that was made from it still there: what it makes is the same, and what is there holds."""
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root) == 0
+    config = small_config(root)
+    [deleted] = [one for one in stages.all_of(Workspace.of(config), config) if str(one) == f"iteration_2/{stage}"]
+    for path in (deleted.path, *deleted.outputs):
+        path.unlink()
+    assert job(root) == 0
+    assert_same(files(root), undisturbed[0], f"deleted {stage}")
+
+
+@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements"])
+def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, stage):
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root) == 0
+    (root / f"iteration_2/manifests/{stage}.json").unlink()
+    assert job(root) == 1
+    config = small_config(root)
+    with pytest.raises(RunFolderError, match="exists, but no manifest says how it was made"):
+        getattr(stages, stage)(Workspace.of(config), config, 2).begin()
+
+
 # Prompts and judgements by a fixed model are made in a process of their own; those of iteration 3 build on those of
 # iteration 2; adaptive judging decides on its next round from what the last one said.
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srlm import workspace
+from srlm import stages, workspace
 from srlm.config import Config, Reference
 from srlm.errors import RunFolderError
 from srlm.models import identity, model_id
@@ -403,9 +404,50 @@ def test_an_option_that_the_record_lacks_has_the_value_in_config_yaml(tmp_path):
     assert stage_of(tmp_path, judge__count=5).complete()
     (tmp_path / "config.yaml").write_text("judge: {temperature: 0.7}")  # as if judge.count were new: its default
     assert stage_of(tmp_path).complete()
-    (tmp_path / "config.yaml").write_text("judge: [")
-    with pytest.raises(RunFolderError, match=r"(?s)config\.yaml cannot be read .* delete it"):
-        stage_of(tmp_path).complete()
+    for damaged in (b"judge: [", b"[judge]", b"judge: \xff"):
+        (tmp_path / "config.yaml").write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=r"(?s)config\.yaml is damaged .* delete it"):
+            stage_of(tmp_path).complete()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"null", b"[1]", b'{"stage": "it"', b"{} {}", b"\xff\xfe"])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(own_run, damaged):
+    """Manifests, notes of begun stages, and run.json."""
+    workspace = Workspace(own_run)
+    config = workspace.config()
+    every = stages.all_of(workspace, config)
+    manifests = [path for stage in every for path in (stage.path, stage.path.with_suffix(".begun.json"))]
+    assert len(manifests) > 20
+    for path in manifests:
+        kept = path.read_bytes() if path.exists() else None
+        if path.name.endswith(".begun.json"):
+            moved = path.with_name(path.name.replace(".begun", ""))
+            content = moved.read_bytes() if moved.exists() else b""
+            moved.unlink(missing_ok=True)
+        path.write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=rf"{re.escape(str(path))} is damaged .* Restore it, or delete "):
+            check_stages(every)
+        if path.name.endswith(".begun.json"):
+            path.unlink()
+            if content:
+                moved.write_bytes(content)
+        elif kept is None:
+            path.unlink()
+        else:
+            path.write_bytes(kept)
+    check_stages(every)
+    workspace.run_path.write_bytes(damaged)
+    with pytest.raises(RunFolderError, match=r"run\.json is damaged .* delete it: the next command writes it again"):
+        workspace.run()
+
+
+def test_a_manifest_without_options_is_damaged(tmp_path):
+    recorded(tmp_path, "made", seed=0)
+    [path] = tmp_path.glob("**/manifests/*.json")
+    for found in ({}, {"options": []}, {"options": {}, "outputs": None}):
+        path.write_text(json.dumps(found))
+        with pytest.raises(RunFolderError, match=r"is damaged \(it has no (options|outputs)\)"):
+            stage_of(tmp_path).complete()
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])

@@ -19,7 +19,7 @@ from srlm.models import identity, slug
 from srlm.progress import say
 from srlm.provenance import TRANSFORMERS, VLLM
 from srlm.stages import chat_template, engine_libraries, files_by_name, generation_options, made_by, model_options
-from srlm.workspace import Stage, Workspace, options_of, sha256, write_atomic
+from srlm.workspace import Stage, Workspace, hash_of_files, options_of, write_atomic
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
 
@@ -201,8 +201,8 @@ class Plan:
         from srlm.evaluation.harness import backend, own_files, version
 
         def inputs() -> dict[str, str]:
-            files = own_files(name, self.options.task_folder)
-            own = {self.workspace.relative(file): sha256(file) for file in files}
+            files, folder = own_files(name, self.options.task_folder), Path(self.options.task_folder).expanduser()
+            own = {"task_folder": hash_of_files(folder, files)} if files else {}
             return model_inputs(self.options, model) | own
 
         # The harness cuts what is longer than the context.
