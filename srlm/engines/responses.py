@@ -7,6 +7,7 @@ HTML, half a response, an error with status 200, or choices that are null, all o
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -53,11 +54,11 @@ def check_response(data: Any) -> dict[str, Any]:
     """
     if not isinstance(data, dict):
         raise BadResponseError(f"not an object: {shorten(data)}")
+    if data.get("error"):
+        raise BadResponseError(f"an error: {shorten(data['error'])}")
     choices = data.get("choices")
     if not isinstance(choices, list) or not choices:
-        found = data["error"] if data.get("error") else data
-        kind = "an error" if data.get("error") else "no list of choices"
-        raise BadResponseError(f"{kind}: {shorten(found)}")
+        raise BadResponseError(f"no list of choices: {shorten(data)}")
     return {"choices": [_choice(choice) for choice in choices], "usage": read_usage(data)}
 
 
@@ -88,6 +89,8 @@ def _choice(choice: Any) -> dict[str, Any]:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise BadResponseError(f"a choice without a message: {shorten(choice)}")
+    if choice.get("error"):
+        raise BadResponseError(f"an error in a choice: {shorten(choice['error'])}")
     reason = choice.get("finish_reason")
     if reason == "content_filter":
         raise WithheldError("a content filter withheld the text (finish_reason=content_filter)")
@@ -112,7 +115,7 @@ def _places(places: Any) -> list[dict[str, Any]]:
             {
                 "token": _text(place["token"]),
                 "top_logprobs": [
-                    {"token": _text(top["token"]), "logprob": float(top["logprob"])}
+                    {"token": _text(top["token"]), "logprob": _logprob(top["logprob"])}
                     for top in place.get("top_logprobs") or []
                 ],
             }
@@ -123,6 +126,13 @@ def _places(places: Any) -> list[dict[str, Any]]:
             f"logprobs in another form (endpoint.logprobs=false does without them): {shorten(places)}"
         ) from error
     return found if any(place["top_logprobs"] for place in found) else []
+
+
+def _logprob(value: Any) -> float:
+    found = float(value)
+    if not found < math.inf:  # NaN is not, either
+        raise ValueError(f"not a log-probability: {value!r}")
+    return found
 
 
 def _text(value: Any) -> str:

@@ -137,6 +137,8 @@ class Server:
             except openai.APIStatusError as error:
                 self._raise_unless_learnt(error, sent)
                 continue
+            except TimeoutError as error:
+                raise _RetryError(f"no complete response in endpoint.timeout_s={self.config.timeout_s:g}") from error
             except openai.APIConnectionError as error:
                 cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) else ""
                 raise _RetryError(self._hide(f"{type(error).__name__}: {error}{cause}")) from error
@@ -155,7 +157,8 @@ class Server:
             await self._pace()
             self.ledger.check()
             create: Any = self._client.chat.completions.with_raw_response.create
-            response: Any = await create(**sent)
+            async with asyncio.timeout(self.config.timeout_s):  # the client's own limit starts again with each byte
+                response: Any = await create(**sent)
         text: str = response.text
         try:
             usage = read_usage(json.loads(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import json
 import math
@@ -27,6 +28,7 @@ class Raw:
     body: Any
     headers: dict[str, str] = field(default_factory=dict)
     missing: int = 0
+    pause: float = 0.0  # seconds before each byte
 
 
 class Server:
@@ -54,7 +56,10 @@ class Server:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data) + raw.missing))
                 self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(ConnectionError):  # a client that has waited long enough
+                    for piece in [data] if not raw.pause else [data[n : n + 1] for n in range(len(data))]:
+                        time.sleep(raw.pause)
+                        self.wfile.write(piece)
                 self.close_connection = bool(raw.missing)
 
             def log_message(self, *_): ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import math
 import sqlite3
 import time
 
@@ -34,6 +35,10 @@ def changed(**message_or_choice):
     return answer | {"choices": [choice]}
 
 
+def tops(logprob):
+    return {"content": [{"token": "4", "logprob": -0.1, "top_logprobs": [{"token": "4", "logprob": logprob}]}]}
+
+
 BAD = {
     "choices null": completion("hi") | {"choices": None},
     "choices empty": completion("hi") | {"choices": []},
@@ -50,6 +55,11 @@ BAD = {
     "finish_reason null": changed(finish_reason=None),
     "finish_reason a number": changed(finish_reason=1),
     "the server gave up": changed(finish_reason="error"),
+    "an error beside a text": completion("hi") | {"error": {"message": "the upstream server ended early"}},
+    "an error in a choice": changed(error={"code": 502, "message": "upstream"}),
+    "a probability that is NaN": changed(logprobs=tops(math.nan)),
+    "a probability that is infinite": changed(logprobs=tops(math.inf)),
+    "a probability that is null": changed(logprobs=tops(None)),
     "an error with status 200": {"error": {"message": "overloaded", "code": 503}},
     "a list": [completion("hi")],
     "a string": "hi",
@@ -100,6 +110,16 @@ def test_a_server_without_any_usable_response_is_an_error_that_names_it(serve, t
     assert len(message) < 900
     assert len(server.requests) == 4  # three tries, and a simple request to see whether it answers at all
     assert rows(tmp_path) == 0
+
+
+def test_a_response_that_comes_byte_by_byte_is_given_up_after_the_time_limit(serve, tmp_path):
+    slow = Raw(200, completion("hi"), pause=0.05)
+    server = serve(lambda body: slow if len(server.requests) == 1 else completion("in time"))
+    [[answer]], _ = asked(server, tmp_path, hello(), timeout_s=0.5)
+    assert (answer.text, len(server.requests), rows(tmp_path)) == ("in time", 2, 1)
+    server = serve(lambda body: slow)
+    with pytest.raises(EngineError, match=r"no complete response in endpoint\.timeout_s=0\.3"):
+        asked(server, tmp_path, hello(seed=1), timeout_s=0.3, retries=0)
 
 
 def test_an_error_shows_what_came_back_without_the_key(serve, tmp_path):
