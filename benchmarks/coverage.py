@@ -16,7 +16,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/statistics.md"
 TRIALS = 2000
 PROMPTS = (8, 24, 98, 500)
 SHARES = (0.0, 0.02, 0.1, 0.5)
-# Words, rows a prompt (0: 1 to 12 at random), and the correlation of two rows of one prompt (intra-class correlation).
+UNEVEN = -1  # rows a prompt: log-normal, 1 to 20 for most prompts and more than 50 for one in a hundred
+# Words, rows a prompt (0: 1 to 12 at random; or UNEVEN), and the correlation of two rows of one prompt (intra-class
+# correlation).
 DESIGNS = (
     ("1 row a prompt", 1, 0.0),
     ("4 rows, correlation 0.3", 4, 0.3),
@@ -25,6 +27,7 @@ DESIGNS = (
     ("12 rows, correlation 0.5", 12, 0.5),
     ("12 rows, all alike", 12, 1.0),
     ("1 to 12 rows, correlation 0.5", 0, 0.5),
+    ("very different numbers of rows, correlation 0.3", UNEVEN, 0.3),
 )
 NETS = ((0.02, 0.0), (0.1, 0.02), (0.3, 0.1), (0.5, 0.5), (0.98, 0.02))  # wins, losses; the rest is tied
 CHANGED = (0.02, 0.1, 0.5)  # share of verdicts that a second judge gives anew
@@ -36,6 +39,8 @@ Rng = np.random.Generator
 def sample(rng: Rng, prompts: int, share: float, rows: int, correlation: float) -> Terms:
     """Rows within prompts, each right or wrong; a prompt's own share is beta-distributed around `share`."""
     sizes = rng.integers(1, 13, prompts) if rows == 0 else np.full(prompts, rows)
+    if rows == UNEVEN:
+        sizes = np.maximum(1, rng.lognormal(1.5, 1.0, prompts).round()).astype(int)
     return Terms(rng.binomial(sizes, own_shares(rng, prompts, share, correlation)).astype(float), sizes.astype(float))
 
 

@@ -4,7 +4,8 @@ Word boundaries follow Unicode (Standard Annex 29): a combining mark belongs to 
 Devanagari, Tamil or Arabic stay whole. Changed from there:
 
 - Scripts written without spaces count by character, a letter with its marks: Chinese, Japanese, and those that Unicode
-  says need a dictionary (Line_Break=Complex_Context: Thai, Lao, Khmer, Burmese and others).
+  says need a dictionary (Line_Break=Complex_Context: Thai, Lao, Khmer, Burmese and others) or breaks between any two
+  syllables (Javanese, Balinese, Yi and others).
 - Every punctuation mark, "_" included, ends a word, within it too: "don't" is two words, "3.5" two numbers.
 
 Texts are compared after Unicode's NFKC_Casefold: compatibility forms (full width, ligatures), composed and decomposed
@@ -28,7 +29,12 @@ _DROPPED = regex.compile(rf"[\p{{Default_Ignorable_Code_Point}}{_ARABIC_POINTS}{
 # NFKC decomposes the vowel "am" of Thai and Lao, whose second half is a letter, and a tone mark may stand within it.
 _THAI_AM, _LAO_AM = regex.compile(r"\u0e4d(\p{M}?)\u0e32"), regex.compile(r"\u0ecd(\p{M}?)\u0eb2")
 _LETTER = r"[[\p{Alphabetic}\p{N}]--\p{M}]"  # or a digit; a mark that follows none is punctuation, as in "don´t"
-_UNSPACED = r"[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Line_Break=Complex_Context}]"
+_SYLLABLES = ("Javanese", "Balinese", "Yi", "Brahmi", "Cham", "Makasar", "Tangut", "Nushu")
+_UNSPACED = (
+    r"[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}\p{Line_Break=Complex_Context}"
+    + "".join(rf"\p{{sc={name}}}" for name in _SYLLABLES)
+    + "]"
+)
 _WORD = regex.compile(rf"(?V1)(?:[{_LETTER}--{_UNSPACED}]++[\p{{M}}--{_UNSPACED}]*+)+|(?={_LETTER})\X\p{{M}}*")
 _ASCII_WORD = re.compile("[a-z0-9]+")  # what `_WORD` finds in ASCII text, several times as fast
 _SYMBOL = regex.compile(r"(?=\S)\X")

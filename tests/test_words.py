@@ -47,6 +47,9 @@ from srlm.words import contains_word, find_words, normalized, tokens
         pytest.param("東京タワーへ、々", "東 京 タ ワ ー へ 々", id="Japanese"),
         pytest.param("ไม่กินน้ำ", "ไ ม่ กิ น น้ำ", id="Thai"),
         pytest.param("ກິນເຂົ້າ", "ກິ ນ ເ ຂົ້ າ", id="Lao"),
+        pytest.param("ꦲꦏ꧀ꦱꦫꦗꦮ", "ꦲ ꦏ꧀ꦱ ꦫ ꦗ ꦮ", id="Javanese"),
+        pytest.param("ᬅᬓ᭄ᬱᬭᬩᬮᬶ", "ᬅ ᬓ᭄ᬱ ᬭ ᬩ ᬮᬶ", id="Balinese"),
+        pytest.param("ꆈꌠꁱꂷ", "ꆈ ꌠ ꁱ ꂷ", id="Yi"),
         pytest.param("ភាសាខ្មែរ។", "ភា សា ខ្មែ រ", id="Khmer"),  # a subscript letter belongs to its stack
         pytest.param("မြန်မာစာ", "မြ န် မာ စာ", id="Burmese"),
         # several at once, and what is no word

@@ -6,10 +6,13 @@ figures are ratios of two sums over clusters (`Terms`), or weighted sums of such
 - **Shares and other ratios with known bounds** (0 to 1, or -1 to 1 for correlations): the Clopper-Pearson interval on
   an effective sample size (Korn and Graubard 1998, Survey Methodology 24, 193-201). The effective size follows from
   the variance between clusters; a t quantile allows for the fact that this variance is estimated. Its degrees of
-  freedom come from the kurtosis of the clusters' residuals, since the variance of rare events is known less well. The
-  effective size is never below the number of clusters (Kish's, where they differ in size), because no ratio within
-  the bounds can vary more than that. Where all clusters agree, the interval allows for kinds of clusters that were
-  not drawn: a kind of probability p is missing from all C clusters with probability (1 - p)^C.
+  freedom come from the kurtosis of the clusters' residuals, since the variance of rare events is known less well, and
+  are below the effective number of clusters. A large cluster pulls the ratio towards itself, which makes its residual
+  too small; each is divided by the square root of the other clusters' share of the data (the correction CR2 of Bell
+  and McCaffrey 2002, Survey Methodology 28, 169-181). The effective size is never below the number of clusters
+  (Kish's, where they differ in size), because no ratio within the bounds can vary more than that. Where all clusters
+  agree, the interval allows for kinds of clusters that were not drawn: a kind of probability p is missing from all C
+  clusters with probability (1 - p)^C.
 - **Everything else** (lengths, losses, scores): the percentile interval of a bootstrap that draws clusters, expanded
   for small samples (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 5.3). Without any spread between the
   clusters there is no interval.
@@ -117,13 +120,15 @@ def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Inter
     bounds = (float(limits[0]), float(limits[1]))
     residuals = weight * [_residuals(term) for term in terms]  # shape (K, C)
     counts = np.any([term.denominators > 0 for term in terms], axis=0)
-    clusters = min(map(_equal_clusters, terms))
-    low, high = _bounded(value, residuals.sum(axis=0)[counts], bounds, clusters)
-
+    clusters = list(map(_equal_clusters, terms))
     squares = residuals @ residuals.T
-    norms = np.sqrt(np.diag(squares))
-    known = np.outer(norms, norms)
-    correlations = np.divide(squares, known, out=np.eye(len(terms)), where=known > _NO_SPREAD)
+    variances = np.diag(squares)
+    known = float(np.average(clusters, weights=variances)) if variances.any() else min(clusters)
+    low, high = _bounded(value, residuals.sum(axis=0)[counts], bounds, min(clusters), known)
+
+    norms = np.sqrt(variances)
+    products = np.outer(norms, norms)
+    correlations = np.divide(squares, products, out=np.eye(len(terms)), where=products > _NO_SPREAD)
     below, above = np.abs(ends - values[:, None]).T  # shape (K,) each: how far each part's interval reaches
     low = min(low, value - math.sqrt(max(0.0, float(below @ correlations @ below))))
     high = max(high, value + math.sqrt(max(0.0, float(above @ correlations @ above))))
@@ -143,15 +148,19 @@ def jackknife_interval(value: float, left_out: Sequence[float], bounds: tuple[fl
     return _bounded(value, residuals, bounds, count)
 
 
-def _bounded(value: float, residuals: Array, bounds: tuple[float, float], clusters: float) -> tuple[float, float]:
+def _bounded(
+    value: float, residuals: Array, bounds: tuple[float, float], clusters: float, known: float | None = None
+) -> tuple[float, float]:
     """The interval of an estimate within bounds; the module's docstring gives the method.
 
     Parameters
     ----------
     residuals : shape (C,), C >= 2
-        Each cluster's part in the estimate's deviation (its linearisation); they sum to 0.
+        Each cluster's part in the estimate's deviation (its linearisation).
     clusters : float
         How many clusters of equal size are worth as much: the least effective sample size.
+    known : float or None
+        How many clusters of equal size the variance is known from; None = `clusters`.
     """
     squares = float(residuals @ residuals)
     if squares <= _NO_SPREAD:
@@ -159,7 +168,7 @@ def _bounded(value: float, residuals: Array, bounds: tuple[float, float], cluste
     count = len(residuals)
     # The sample variance s^2 of `count` values varies by s^4 (kurtosis - (count - 3) / (count - 1)) / count.
     kurtosis = count * float((residuals**4).sum()) / squares**2
-    freedom = min(count - 1.0, 2 * count / (kurtosis - (count - 3) / (count - 1)))
+    freedom = min(count - 1.0, max((known or clusters) - 1, 1.0), 2 * count / (kurtosis - (count - 3) / (count - 1)))
     reach = t_quantile(freedom) * math.sqrt(count / (count - 1) * squares)
     return effective_size_interval(value, reach, bounds, clusters)
 
@@ -200,8 +209,14 @@ def t_quantile(freedom: float) -> float:
 
 
 def _residuals(terms: Terms) -> Array:
-    """Shape (C,): each cluster's part in the ratio's deviation, (y_c - ratio m_c) / sum(m)."""
-    found: Array = (terms.numerators - (ratio(terms) or 0.0) * terms.denominators) / terms.denominators.sum()
+    """Shape (C,): each cluster's part in the ratio's deviation, (y_c - ratio m_c) / sum(m), corrected for its size.
+
+    The correction is 1 for clusters of equal size; there must be two that count.
+    """
+    total, count = terms.denominators.sum(), (terms.denominators > 0).sum()
+    others = np.maximum(1 - terms.denominators / total, 1e-12)
+    size = np.sqrt((count - 1) / count / others)
+    found: Array = size * (terms.numerators - (ratio(terms) or 0.0) * terms.denominators) / total
     return found
 
 

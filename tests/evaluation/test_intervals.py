@@ -104,11 +104,11 @@ def test_a_percentile_bootstrap_would_not_cover_it(
 def by_hand(
     value: float, residuals: np.ndarray, least: float, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float]:
-    """The interval written out with scipy's kurtosis, t and beta distributions."""
+    """The interval written out with scipy's t and beta distributions."""
     n, width = len(residuals), bounds[1] - bounds[0]
     variance = n / (n - 1) * (residuals**2).sum()
-    kurtosis = stats.kurtosis(residuals, fisher=False)
-    freedom = min(n - 1, 2 * n / (kurtosis - (n - 3) / (n - 1)))
+    kurtosis = n * (residuals**4).sum() / (residuals**2).sum() ** 2
+    freedom = min(n - 1, max(least - 1, 1), 2 * n / (kurtosis - (n - 3) / (n - 1)))
     share, error = (value - bounds[0]) / width, np.sqrt(variance) / width * stats.t.ppf(0.975, freedom) / 1.959964
     size = max(least, share * (1 - share) / error**2)
     low = stats.beta.ppf(0.025, share * size, (1 - share) * size + 1)
@@ -123,7 +123,8 @@ def test_clusters_give_the_interval_that_is_written_out_by_hand(clusters: int, b
     sizes = rng.integers(1, 13, clusters)
     hits = rng.binomial(sizes, 0.3)
     value = hits.sum() / sizes.sum()
-    residuals = (hits - value * sizes) / sizes.sum()
+    others = 1 - sizes / sizes.sum()
+    residuals = (hits - value * sizes) / sizes.sum() * np.sqrt((clusters - 1) / clusters / others)
     expected = by_hand(value, residuals, sizes.sum() ** 2 / (sizes**2).sum(), bounds)
     assert share_interval(terms(hits, sizes, bounds)) == pytest.approx(expected, rel=1e-6)
     # Clusters that do not count change nothing.
@@ -209,6 +210,22 @@ def test_a_paired_difference_covers_none(clusters: int, flips: float) -> None:
         low, high = combined_interval([terms(side.sum(1), [12] * clusters) for side in (one, other)], (1, -1))
         found.append(low <= 0 <= high)
     assert np.mean(found) >= 0.92
+
+
+@pytest.mark.parametrize("clusters", [5, 24])
+@pytest.mark.parametrize("spread", [0.5, 1.0])
+def test_clusters_of_very_different_sizes_seldom_differ_by_chance(clusters: int, spread: float) -> None:
+    """Two judges that are equally good, on prompts of which some have ten times the rows of others."""
+    rng, shares, differences = np.random.default_rng(3), [], []
+    for _ in range(500):
+        sizes = np.maximum(1, rng.lognormal(1.5, spread, clusters).round()).astype(int)
+        sides = [terms(rng.binomial(sizes, rng.beta(1.2, 1.2, clusters)), sizes) for _ in range(2)]
+        low, high = combined_interval(sides, (1, -1))
+        differences.append(low <= 0 <= high)
+        low, high = share_interval(sides[0])
+        shares.append(low <= 0.5 <= high)
+    assert np.mean(differences) >= 0.94
+    assert np.mean(shares) >= 0.92
 
 
 # Everything else
