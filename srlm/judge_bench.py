@@ -266,7 +266,8 @@ _AGAINST = {
 
 
 def show(cards: dict[str, Any], console: Console) -> None:
-    """One table a data set: measures down, models across; then the subsets."""
+    """What makes a judge's measures worthless; then one table a data set: measures down, models across; the subsets."""
+    from srlm.evaluation.judge_card import judge_warning
     from srlm.summary import cell, signed
 
     for data in dict.fromkeys(row["data"] for row in cards["rows"]):
@@ -304,6 +305,10 @@ def show(cards: dict[str, Any], console: Console) -> None:
             parts = [row["subsets"].get(name, {}) for row in of_data]
             table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
         console.print()
+        for row in of_data:
+            if warning := judge_warning(row["measures"]):
+                text = f"WARNING: {label(row['model'])} on {label(data)}: {warning}."
+                console.print(text, style="bold", markup=False)
         print_table(console, table)
 
 
@@ -320,7 +325,20 @@ def plot(cards: dict[str, Any], folder: Path) -> None:
         else:
             first = of_data[0]
             title = f"{label(data)}: {first['pairs']} pairs of {first['prompts']} prompts (95 % intervals)"
-            plot_judges(of_data, names, title, folder / slug(data))
+            plot_judges(
+                of_data,
+                [_with_parsed(n, row) for n, row in zip(names, of_data, strict=True)],
+                title,
+                folder / slug(data),
+            )
+
+
+def _with_parsed(name: str, row: dict[str, Any]) -> str:
+    """Return a judge's name for the legend, with how many judgements were parsed if few were."""
+    from srlm.evaluation.judge_card import MANY_PARSED, parsed
+
+    scored, total = parsed(row["measures"])
+    return f"{name} ({scored} of {total} judgements parsed)" if total and scored < MANY_PARSED * total else name
 
 
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:

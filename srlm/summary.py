@@ -17,6 +17,7 @@ from srlm.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.config import Config
 from srlm.early_stopping import outcome_lines
 from srlm.evaluation.hacking import suspicions
+from srlm.evaluation.judge_card import judge_warning
 from srlm.feedback.alarms import ringing
 from srlm.missing import missing_lines
 from srlm.model_ref import judge_of
@@ -72,6 +73,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
         for t in range(config.iteration + 1)
     }
     console.print()
+    for line in judge_lines(models):
+        console.print(line, style="bold", markup=False)
     print_table(console, measures_table(models))
     for line in verdict(models):
         console.print(line, style="bold", markup=False)
@@ -142,6 +145,12 @@ def cell(measure: dict[str, Any] | None, scale: int) -> str:
 def signed(measure: dict[str, Any], scale: int) -> str:
     """As `cell`, with a plus before what is above 0: for differences."""
     return ("+" if (measure["value"] or 0) > 0 else "") + cell(measure, scale)
+
+
+def judge_lines(models: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model whose measures as a judge say little or nothing, because too few were parsed."""
+    warnings = {t: judge_warning(measures.get("judge", {})) for t, measures in models.items()}
+    return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
 
 
 def verdict(models: dict[int, dict[str, Any]]) -> list[str]:

@@ -15,7 +15,18 @@ from srlm import progress
 from srlm.config import AlarmAction
 from srlm.finished import open_run
 from srlm.records import Candidate, PreferencePair, to_json
-from srlm.summary import ROWS, alarm_lines, cell, measures_table, pair_lines, print_summary, signed, table_rows, verdict
+from srlm.summary import (
+    ROWS,
+    alarm_lines,
+    cell,
+    judge_lines,
+    measures_table,
+    pair_lines,
+    print_summary,
+    signed,
+    table_rows,
+    verdict,
+)
 from srlm.workspace import read_records
 from tests.helpers import judgements_of
 from tests.report.made_run import measure
@@ -95,6 +106,31 @@ def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
     lines = verdict({t: {"head_to_head": match} for t in range(3)})
     assert [line.split(":")[0] for line in lines] == ["M1 against M0", "M2 against M1"]
     assert verdict({0: {}}) == []
+
+
+def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
+    models = {
+        0: {"judge": {"parse_rate": measure(0.0, 0.0, 0.1)}},
+        1: {"judge": {"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(0.99)}},
+        2: {"judge": {"parse_rate": measure(0.25, 0.1, 0.4), "ties": measure(1.0)}},
+        3: {"judge": {}},
+        4: {},
+    }
+    first, second = judge_lines(models)
+    assert first.startswith("M0 as judge: none of the 24 judgements could be parsed")
+    assert second == (
+        "M2 as judge: only 6 of 24 judgements could be parsed, and most accuracies count the others as coin flips; all "
+        "scored pairs are ties, so the judge prefers no answer."
+    )
+
+
+def test_unparsed_judgements_come_before_the_table(screen: Any, own_run: Path) -> None:
+    path = own_run / "iteration_0/evaluation.json"
+    model = json.loads(path.read_text())
+    model["judge"]["parse_rate"] = measure(0.0, 0.0, 0.1)
+    path.write_text(json.dumps(model))
+    text = screen(120)
+    assert -1 < text.find("M0 as judge: none of the 24 judgements") < text.find("Every model, measured")
 
 
 # Alarms and pairs

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from srlm.ids import ORDERS, answer_id, match_and_order, parent
 from srlm.records import Comparison, Judgement, RankedPrompt
 from srlm.rubric import evening_penalty, mean_score
 
+MANY_PARSED = 0.5  # share of the judgements; with fewer scores, accuracies are mostly those of a coin
 Pairs = list[tuple[int, int]]  # places of (better, worse) answers
 
 
@@ -131,6 +132,36 @@ def judge_card(
         "by_rank": measured(_by_rank(prompts), range(len(prompts))),
         "subsets": {name: measured(few, places) for name, places in subsets},
     }
+
+
+def parsed(measures: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many judgements have a score, and how many there are; (0, 0) if the judge was not measured."""
+    rate = measures.get("parse_rate")
+    return (round(rate["value"] * rate["n"]), rate["n"]) if rate and rate["value"] is not None else (0, 0)
+
+
+def judge_warning(measures: Mapping[str, Any]) -> str:
+    """Return what makes a judge's accuracies say little or nothing about it; "" if nothing does.
+
+    Parameters
+    ----------
+    measures : mapping
+        "measures" of `judge_card`, or "judge" of evaluation.json.
+    """
+    scored, total = parsed(measures)
+    if total and not scored:
+        return (
+            f"none of the {total} judgements could be parsed, so there is no score, and every accuracy that counts a "
+            "missing score as a coin flip is 50 %"
+        )
+    found = []
+    if scored < MANY_PARSED * total:
+        found.append(
+            f"only {scored} of {total} judgements could be parsed, and most accuracies count the others as coin flips"
+        )
+    if (measures.get("ties") or {}).get("value") == 1:
+        found.append("all scored pairs are ties, so the judge prefers no answer")
+    return "; ".join(found)
 
 
 def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt], float]:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from srlm.evaluation.judge_card import parsed
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
 _ACCURACIES = {
     "pairwise_accuracy_all": "all pairs",
@@ -163,6 +165,8 @@ def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
     for number, card in enumerate(cards):
+        if not parsed(card["measures"])[0]:
+            continue  # no score: its accuracies are those of a coin
         rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
         _points(axes, rows, number, len(cards), scale=100)
     axes.set_xticks(range(len(_ACCURACIES)), list(_ACCURACIES.values()))

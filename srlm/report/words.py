@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from srlm.evaluation.judge_card import MANY_PARSED, judge_warning, parsed
 from srlm.missing import missing_lines
 from srlm.report.collect import RunNumbers
 
@@ -99,7 +100,8 @@ def _of_match(match: Part, judge: str) -> list[Ground]:
 
 
 def _of_judge(t: int, judge: Part) -> list[Ground]:
-    found = []
+    warning = judge_warning(judge)
+    found = [Ground("against", f"M{t} as judge: {warning}.")] if warning else []
     longer, accuracy = judge.get("longer_wins_scored"), judge.get("pairwise_accuracy")
     if _has_interval(longer) and _has_interval(accuracy):
         told = f'its judge orders {_percent(accuracy)} of the scored pairs, "the longer answer wins" {_percent(longer)}'
@@ -111,7 +113,7 @@ def _of_judge(t: int, judge: Part) -> list[Ground]:
     if _has_interval(shorter) and shorter["high"] < 0.5:
         text = f"Where people prefer the shorter answer, M{t} is right on {_percent(shorter)} only."
         found.append(Ground("against", text))
-    if _has_value(scored) and scored["value"] < MOST_SCORED:
+    if _has_value(scored) and MANY_PARSED <= scored["value"] < MOST_SCORED:
         text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the rest is missing."
         found.append(Ground("against", text))
     if _has_value(one) and one["value"] > ONE_SCORE:
@@ -125,9 +127,10 @@ def _judge_sentence(t: int, models: dict[int, Part]) -> tuple[int, str]:
     now = models[t].get("judge", {})
     if not _has_value(now.get(JUDGE)):
         return 0, f"The judge of M{t} was not measured."
-    before = [(u, models[u].get("judge", {}).get(JUDGE)) for u in reversed(range(t))]
-    compared = ", ".join(f"M{u} {_percent(accuracy)}" for u, accuracy in before if _has_value(accuracy))
-    told = f"M{t} orders {_percent(now[JUDGE])} of the held-out pairs as people did"
+    before = [(u, models[u].get("judge", {})) for u in reversed(range(t))]
+    compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge.get(JUDGE)))
+    told = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _by_coin(now) else ""
+    told += f"M{t} orders {_accuracy(now)} of the held-out pairs as people did"
     told += f" ({compared})" if compared else ""
     gain = now.get(f"{JUDGE}_gain")
     if not _has_value(gain):
@@ -137,6 +140,16 @@ def _judge_sentence(t: int, models: dict[int, Part]) -> tuple[int, str]:
     side = _side(gain)
     words = {1: "a better judge than", -1: "a worse judge than", 0: "no difference shown from"}[side]
     return side, f"{told}: {words} M{t - 1} (by {_points(gain)} points)."
+
+
+def _accuracy(judge: Part) -> str:
+    return _percent(judge[JUDGE]) + (" (by coin flips)" if _by_coin(judge) else "")
+
+
+def _by_coin(judge: Part) -> bool:
+    """Return whether no judgement was parsed."""
+    scored, total = parsed(judge)
+    return total > 0 and not scored
 
 
 def _answers_sentence(t: int, models: dict[int, Part]) -> tuple[int, str]:

@@ -53,6 +53,17 @@ def test_a_judge_that_says_nothing_has_no_points(tmp_path):
     plot_judges([card(0, prompts=1)], ["one prompt, no interval"], "t", tmp_path / "z")
 
 
+def test_a_judge_without_a_score_has_no_accuracy_in_the_picture(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        plots, "_points", lambda axes, rows, number, of, **rest: drawn.append((axes.get_title("left"), number))
+    )
+    monkeypatch.setattr(plots, "_histogram", lambda *given: None)
+    monkeypatch.setattr(plots, "_calibration", lambda *given: None)
+    plot_judges([card(0, silent=True), card(1)], ["silent", "fine"], "t", tmp_path / "x")
+    assert [number for _, number in drawn] == [1]
+
+
 def test_attacks(tmp_path):
     rows = attacked([ranked(f"e{n}") for n in range(3)])
     last = len(ATTACKS)

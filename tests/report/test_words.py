@@ -259,6 +259,7 @@ def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
         ("shorter_is_better", (0.3, 0.2, 0.49), "Where people prefer the shorter answer, M0 is right on {} only."),
         ("shorter_is_better", (0.3, 0.2, 0.5), ""),
         ("shorter_is_better", (0.0, None, None), ""),
+        ("parse_rate", (0.5, 0.4, 0.6), "{} of M0's held-out judgements have a score; the rest is missing."),
         ("parse_rate", (0.94, 0.9, 0.97), "{} of M0's held-out judgements have a score; the rest is missing."),
         ("parse_rate", (0.95, 0.9, 0.97), ""),
         ("parse_rate", (None, None, None), ""),
@@ -272,6 +273,35 @@ def test_weaknesses_of_a_judge_and_their_limits(name: str, values: tuple[Any, ..
     bounds = "[n/a]" if values[1] is None else f"[{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
     expected = [Ground("against", text.format(f"{100 * values[0]:.0f} % {bounds}"))] if text else []
     assert said_of("judge", **{name: measure(*values)}) == expected
+
+
+@pytest.mark.parametrize(
+    ("judge", "warning"),
+    [
+        ({"parse_rate": measure(0.0, 0.0, 0.1)}, "none of the 24 judgements could be parsed, so there is no score"),
+        ({"parse_rate": measure(11 / 24, 0.3, 0.6)}, "only 11 of 24 judgements could be parsed"),
+        ({"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(1.0)}, "all scored pairs are ties"),
+    ],
+)
+def test_a_judge_without_verdicts_is_told(judge: dict[str, Any], warning: str) -> None:
+    found = [
+        ground for ground in said_of("judge", **judge) if "could be parsed" in ground.text or "ties" in ground.text
+    ]
+    assert [(ground.kind, ground.text.startswith(f"M0 as judge: {warning}")) for ground in found] == [("against", True)]
+    assert len(said_of("judge", **judge)) == 1 + ("ties" in judge)  # the parse rate is told once
+
+
+def test_accuracies_of_coin_flips_are_called_that() -> None:
+    none = {"parse_rate": measure(0.0, 0.0, 0.1)}
+    coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
+    before = {"judge": {"pairwise_accuracy_all": coin} | none}
+    said = verdict(numbers(before, judged(1, some))).judge
+    assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (by coin flips))."
+    said = verdict(numbers({}, before)).judge
+    assert said == (
+        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (by coin flips) of the held-out pairs as "
+        "people did."
+    )
 
 
 @pytest.mark.parametrize(
