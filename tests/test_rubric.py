@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from srlm.config import JudgeConfig
+from srlm.config import JudgeConfig, Scorer
 from srlm.errors import ConfigError
 from srlm.rubric import (
     JudgeTemplate,
@@ -53,6 +54,14 @@ def test_messages_hold_both_texts_once():
     assert messages[0]["content"].count("ASKED") == messages[0]["content"].count("REPLIED") == 1
 
 
+def test_a_judge_that_compares_needs_a_template_of_two_answers():
+    comparing = JudgeConfig(scorer=Scorer.pairwise, template="pairwise")
+    assert JudgeTemplate.load(comparing).template.fill(instruction="Q", answer_a="one", answer_b="two")
+    for wrong in (replace(comparing, template="additive"), JudgeConfig(template="pairwise")):
+        with pytest.raises(ConfigError, match=r"judge\.template="):
+            JudgeTemplate.load(wrong)
+
+
 def test_unknown_template_is_refused():
     with pytest.raises(ConfigError, match=r"judge\.template=nothing"):
         JudgeTemplate.load(JudgeConfig(template="nothing"))
@@ -90,6 +99,7 @@ def test_target_round_trip(rationale, score):
     target = judge_target(rationale, float(score))
     assert parse_verdict(target, 5) == (float(score), "")
     assert target.splitlines()[-1] == f"Score: {score}"
+    assert target.splitlines()[0] == (rationale.splitlines() or [target])[0]  # nothing stands before
     assert strip_verdict(target) == rationale
 
 
