@@ -71,6 +71,12 @@ def content_hash(path: Path) -> str:
     return found.hexdigest()
 
 
+_UNWRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # no permission
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),  # no folder's path
+)
+
+
 def hash_of_files(folder: Path, files: Iterable[Path]) -> str:
     """SHA-256 of the names in `folder` and the `content_hash`es of these files in it."""
     found = sorted(f"{path.relative_to(folder)}:{content_hash(path)}" for path in files)
@@ -79,10 +85,15 @@ def hash_of_files(folder: Path, files: Iterable[Path]) -> str:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" into a RunFolderError that says what to do."""
+    """Turn "no space left", and a folder that cannot be written, into a RunFolderError that says what to do."""
     try:
         yield
     except OSError as error:
+        if error.errno in _UNWRITABLE:
+            raise RunFolderError(
+                f"{path} cannot be written ({error.strerror}). Make it a folder that you may write to, or "
+                "choose another one (of a run: runs_dir and name)."
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunFolderError(
@@ -670,7 +681,7 @@ class Workspace:
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             lock_exclusively(fd, self.root)
             with disk_errors(self.root):

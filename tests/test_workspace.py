@@ -837,3 +837,23 @@ def test_a_model_is_told_by_what_lies_in_its_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-random").mkdir()
     assert list(identity("tiny-random", "one")) == ["one"]  # a packaged model's name means that one
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "long" * 100, "folder_for_lock"])
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder_for_lock" / ".lock").mkdir(parents=True)
+    with (
+        pytest.raises(
+            RunFolderError,
+            match=rf"{name} cannot be written \(.*\)\. .*choose another one \(of a run: runs_dir and name",
+        ),
+        Workspace(tmp_path / name).lock(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_read_only_folder_is_named(tmp_path, number):
+    with pytest.raises(RunFolderError, match="cannot be written"), workspace.disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
