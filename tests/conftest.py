@@ -10,11 +10,12 @@ import pytest
 
 from tools.setup import gpu_answers
 
-MOST_WORKERS, GIB_OF_A_WORKER = 4, 6  # a worker's largest test takes 4 GiB
+MOST_WORKERS, GIB_OF_A_WORKER = 4, 6  # a worker and what it starts take some 5 GiB
+LONGEST = "test_smoke.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let signals reach what tests start, and keep a worker and its children to one core.
+    """Let signals reach what tests start, and give a worker and its children one thread each.
 
     Background jobs of a shell ignore Ctrl-C, nohup ignores SIGHUP, and children inherit that.
     """
@@ -35,7 +36,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the files that take longest first, so that workers end at the same time. One process keeps the order."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (not item.get_closest_marker("e2e"), not item.get_closest_marker("process")))
+        first = [LONGEST, "e2e", "process"]
+        items.sort(key=lambda item: [not (item.path.name == one or item.get_closest_marker(one)) for one in first])
 
 
 @pytest.fixture(scope="session")
