@@ -120,6 +120,9 @@ class EngineConfig:
         None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
     )
     threads: int = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
+    # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
+    # ({attn_implementation: sdpa})
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -338,6 +341,9 @@ class TrainConfig:
     processes: int = 1  # training processes (GPUs); more than 1 starts them with accelerate
     accelerate_config: str = ""  # accelerate's yaml file (FSDP2, DeepSpeed); "" = plain data parallel
     lora: LoraConfig = field(default_factory=LoraConfig)
+    # further arguments by name, of TRL's SFTConfig, DPOConfig or RewardConfig: {optim: adafactor},
+    # {neftune_noise_alpha: 5}, {model_init_kwargs: {attn_implementation: flash_attention_2}}
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from srlm import __version__, config, errors
 from srlm.cli.application import application
 from srlm.config import Config, check
+from srlm.extra import check_extra
 from srlm.processes import Stopped, stop_on_signals
 from srlm.progress import say
 from srlm.resume import arguments
@@ -86,7 +87,7 @@ def plain_options(options: DictConfig, kind: type[Config] = Config) -> Config:
     """The composed options as a checked dataclass of this kind. Raises ConfigError."""
     try:
         _refuse_unknown(options, kind)
-        return check(cast(Config, OmegaConf.to_object(options)))
+        return check_extra(check(cast(Config, OmegaConf.to_object(options))))
     except OmegaConfBaseException as error:
         raise errors.ConfigError(str(error)) from error
 

@@ -33,7 +33,7 @@ from srlm.templating import Template
 from srlm.workspace import Stage, Workspace, early_stopping_folder, hash_of_files, options_of, sha256
 
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/missing.py).
-_ENGINE = ("engine.kind", "engine.dtype")
+_ENGINE = ("engine.kind", "engine.dtype", "engine.extra")
 # The model itself is an input by its contents, its chat template among them.
 _OF_CONTENTS = ("model.name", "model.revision", "model.trust_remote_code", "model.chat_template")
 _SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")

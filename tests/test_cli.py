@@ -19,7 +19,7 @@ from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
 from srlm.cli.help import chosen_groups, command_help, default_of, groups
-from srlm.cli.overrides import option_names, unknown_option
+from srlm.cli.overrides import option_names, unknown_option, with_free_keys
 from srlm.search_path import conf_folder
 from tests.helpers import ROOT
 
@@ -109,6 +109,31 @@ def test_groups_of_a_users_folder_are_known(tmp_path: Path) -> None:
     for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], [f"hydra.searchpath=[{tmp_path}]"]):
         assert unknown_option([*words, "+cluster=mine"], config.Config, folders_of(words)) is None
     assert unknown_option(["+cluster=mine"], config.Config)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (
+            "model.chat_template_kwargs={enable_thinking: false}",
+            "++model.chat_template_kwargs={enable_thinking: false}",
+        ),
+        ("model.chat_template_kwargs.enable_thinking=false", "++model.chat_template_kwargs.enable_thinking=false"),
+        ("+seeds.ift.columns.prompt=question", "+seeds.ift.columns.prompt=question"),
+        ("judge.count=3", "judge.count=3"),
+        ("model.chat_template=chatml", "model.chat_template=chatml"),
+        ("--config-dir", "--config-dir"),
+    ],
+)
+def test_keys_of_a_mapping_need_no_plus(word: str, expected: str) -> None:
+    assert with_free_keys([word], config.Config) == [expected]
+
+
+def test_mapping_options_compose() -> None:
+    words = ["model.chat_template_kwargs={enable_thinking: false}", "seeds.ift.columns.prompt=question"]
+    options = composed(BY_NAME["run"], *with_free_keys(words, config.Config))
+    assert options.model.chat_template_kwargs == {"enable_thinking": False}
+    assert options.seeds.ift.columns == {"prompt": "question"}
 
 
 def test_every_option_of_every_command_is_known() -> None:

@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
-    ("srlm", "errors", "config", "ids", "records", "search_path", "processes"),
+    ("srlm", "errors", "config", "extra", "ids", "records", "search_path", "processes"),
     (
         "model_ref",
         "provenance",

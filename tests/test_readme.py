@@ -62,6 +62,8 @@ def test_option_in_prose_exists(option: str) -> None:
         pytest.skip("a file's name")
     value: object = Config()
     for part in option.split("."):
+        if isinstance(value, dict):  # its keys are free
+            return
         value = getattr(value, part)
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
-from srlm.cli.overrides import unknown_option
+from srlm.cli.overrides import unknown_option, with_free_keys
 from srlm.progress import say
 
 
@@ -29,7 +29,7 @@ def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 
         @functools.wraps(task)
         def main() -> None:
-            words = sys.argv[1:]
+            words = sys.argv[1:] = with_free_keys(sys.argv[1:], getattr(config, kind))
             if {"--help", "-h"} & set(words):
                 print(command_help(spec))
                 return

@@ -39,6 +39,17 @@ def free_prefixes(kind: Any, prefix: str = "") -> tuple[str, ...]:
     return found
 
 
+def with_free_keys(words: Sequence[str], kind: Any) -> list[str]:
+    """Return the words with "++" before those that set keys of a mapping, which Hydra takes for new options."""
+    free = free_prefixes(kind)
+
+    def sets_keys(word: str) -> bool:
+        name, equals, _ = word.partition("=")
+        return bool(equals) and f"{name}.".startswith(free)
+
+    return [f"++{word}" if sets_keys(word) else word for word in words]
+
+
 def unknown_option(words: Sequence[str], kind: Any, folders: Sequence[Path] = ()) -> str | None:
     """Return a message about the first word that sets an option which does not exist; None where all exist.
 

@@ -90,6 +90,7 @@ class TransformersEngine:
             device_map="cuda" if on_gpu else None,
             trust_remote_code=options.trust_remote_code,
             use_safetensors=True,
+            **config.extra,
         ).eval()
         self.model.generation_config = GenerationConfig()  # the model's own, such as a repetition penalty, not mixed in
         self._end = set(stop_token_ids(self.tokenizer, model))

@@ -84,6 +84,7 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
             if on_cpu
             else {}
         ),
+        **config.extra,
     }
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 from srlm.chat_template import load_tokenizer, write_stop_tokens
 from srlm.config import Config, LoraConfig, TrainConfig
 from srlm.errors import ConfigError
+from srlm.extra import MODEL_ARGUMENTS
 from srlm.progress import Bars
 from srlm.training.checkpoint_check import Probe
 from srlm.training.frozen import frozen_once, layer_stack
@@ -46,6 +47,7 @@ def load_model(folder: Path, train: TrainConfig, config: Config, dtype: torch.dt
         dtype=dtype or model_dtype(train),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
+        **train.extra.get(MODEL_ARGUMENTS, {}),
     )
     model.generation_config = savable(model.generation_config)
     return model
@@ -169,6 +171,7 @@ def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, see
         "seed": seed,
         "data_seed": seed,
         "dataloader_num_workers": 0,
+        **{name: value for name, value in train.extra.items() if name != MODEL_ARGUMENTS},
     }
 
 
@@ -241,7 +244,9 @@ def train_and_save(
         trainer.add_callback(StopAt(stop_at))
         # From an earlier step: a checkpoint of `stop_at` itself may be there, of a call that was killed while it saved.
         complete = [path for path in complete if int(path.name.split("-")[1]) < stop_at]
-    with frozen_once(trainer.model, trainer.args.num_train_epochs):
+    # NEFTune adds other noise to the embeddings in each epoch.
+    epochs = 1.0 if trainer.args.neftune_noise_alpha else trainer.args.num_train_epochs
+    with frozen_once(trainer.model, epochs):
         trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
     temporary = target.with_name(f".{target.name}.partial")
     if trainer.accelerator.is_main_process:

@@ -14,6 +14,7 @@ from srlm.artifacts import EFT_EXAMPLES, training_counts, training_log
 from srlm.chat import encode_turn
 from srlm.config import Config, TrainConfig
 from srlm.errors import TrainingError
+from srlm.extra import MODEL_ARGUMENTS
 from srlm.progress import Bars, say
 from srlm.records import JudgeExample
 from srlm.workspace import Workspace, derive_seed
@@ -70,6 +71,7 @@ def load_classifier(folder: Path, train: TrainConfig, config: Config, dtype: tor
         dtype=dtype or common.model_dtype(train),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
+        **train.extra.get(MODEL_ARGUMENTS, {}),
     )
     # The new layer is trained as a whole: in bfloat16 most of its small steps would be lost. It is drawn in float32,
     # so that it is the same whatever precision the other weights have.

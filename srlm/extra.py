@@ -1,0 +1,148 @@
+"""Check `engine.extra`, `sft.extra`, `dpo.extra` and `reward_model.extra`: named arguments passed on to the libraries.
+
+The names are read from the libraries' source, so that a wrong one is refused at once and without importing them:
+vLLM's AsyncEngineArgs, or what transformers' from_pretrained takes, for the engine; TRL's SFTConfig, DPOConfig and
+RewardConfig for training. An argument that srlm sets itself is refused as well, with the option that sets it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+from srlm.config import Config, EngineKind
+from srlm.errors import ConfigError
+
+# Of transformers' from_pretrained, in the engine and in training alike.
+FROM_PRETRAINED = ("attn_implementation",)
+MODEL_ARGUMENTS = "model_init_kwargs"  # of a training: TRL's name for arguments of from_pretrained
+
+_TRAINING_ARGUMENTS = ("transformers/training_args.py", "TrainingArguments")
+_TRL = ("trl/trainer/base_config.py", "_BaseConfig")
+_CLASSES = {
+    "engine": (("vllm/engine/arg_utils.py", "EngineArgs"), ("vllm/engine/arg_utils.py", "AsyncEngineArgs")),
+    "sft": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/sft_config.py", "SFTConfig")),
+    "dpo": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/dpo_config.py", "DPOConfig")),
+    "reward_model": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/reward_config.py", "RewardConfig")),
+}
+_LIBRARY = {"sft": "trl.SFTConfig", "dpo": "trl.DPOConfig", "reward_model": "trl.RewardConfig"}
+
+# What srlm sets itself -> the option that sets it; "" where there is none.
+SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
+    "engine": {
+        "model": "model.name",
+        "tokenizer": "model.name",
+        "revision": "model.revision",
+        "trust_remote_code": "model.trust_remote_code",
+        "dtype": "engine.dtype",
+        "max_model_len": "engine.max_model_len",
+        "max_num_seqs": "engine.max_concurrent",
+        "enforce_eager": "engine.compile",
+        "gpu_memory_utilization": "engine.gpu_memory_utilization",
+        "tensor_parallel_size": "engine.tensor_parallel_size",
+        "data_parallel_size": "engine.data_parallel_size",
+        "generation_config": "",
+        "scheduling_policy": "",
+        "disable_log_stats": "",
+    },
+    "training": {
+        "num_train_epochs": "epochs",
+        "learning_rate": "learning_rate",
+        "lr_scheduler_kwargs": "final_learning_rate",
+        "lr_scheduler_type": "final_learning_rate",
+        "warmup_steps": "warmup",
+        "warmup_ratio": "warmup",
+        "per_device_train_batch_size": "micro_batch_size",
+        "gradient_accumulation_steps": "batch_size",
+        "max_length": "max_length",
+        "weight_decay": "weight_decay",
+        "max_grad_norm": "max_grad_norm",
+        "gradient_checkpointing": "gradient_checkpointing",
+        "bf16": "dtype",
+        "fp16": "dtype",
+        "beta": "beta",
+        "packing": "packing",
+        "disable_dropout": "dropout",
+        "save_strategy": "checkpoint_steps",
+        "save_steps": "checkpoint_steps",
+        "save_total_limit": "checkpoint_steps",
+        **dict.fromkeys(
+            (
+                *("output_dir", "use_cpu", "logging_steps", "logging_strategy", "report_to", "disable_tqdm"),
+                *("seed", "data_seed", "dataloader_num_workers", "remove_unused_columns"),
+                *("precompute_ref_log_probs", "max_steps", "resume_from_checkpoint", "eval_strategy"),
+            ),
+            "",
+        ),
+    },
+}
+
+
+@cache
+def argument_names(library: str) -> frozenset[str]:
+    """Return the arguments of a library's configuration class: "engine" (vLLM), "sft", "dpo" or "reward_model".
+
+    Empty where the library is not installed.
+    """
+    return frozenset(name for file, of_class in _CLASSES[library] for name in _fields(file, of_class))
+
+
+def check_extra(config: Config) -> Config:
+    """Return `config` itself if the library knows every name in its groups' `extra`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument and near ones of the library, or the option of srlm that sets it.
+    """
+    engine = config.engine
+    if engine.kind is EngineKind.transformers:
+        _check("engine", engine.extra, FROM_PRETRAINED, {}, "transformers' from_pretrained")
+    elif engine.extra:
+        known = argument_names("engine")
+        _check("engine", engine.extra, known, SET_BY_SRLM["engine"], "vLLM's AsyncEngineArgs")
+    for group, library in _LIBRARY.items():
+        extra = getattr(config, group).extra
+        own = {name: f"{group}.{option}" if option else "" for name, option in SET_BY_SRLM["training"].items()}
+        if extra:
+            _check(group, extra, argument_names(group), own, library)
+        model = extra.get(MODEL_ARGUMENTS) or {}
+        _check(group, model, FROM_PRETRAINED, {}, "transformers' from_pretrained", f"{MODEL_ARGUMENTS}.")
+    return config
+
+
+def _check(
+    group: str,
+    given: Mapping[str, object],
+    known: Iterable[str],
+    set_by_srlm: Mapping[str, str],
+    library: str,
+    prefix: str = "",
+) -> None:
+    known = sorted(known)
+    for name in given:
+        where = f"{group}.extra.{prefix}{name}"
+        if name in set_by_srlm and name in known:
+            other = f"Use {set_by_srlm[name]} instead." if set_by_srlm[name] else "It has no option."
+            raise ConfigError(f"{where} cannot be set: srlm sets this argument itself. {other}")
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            names = near or known[:20]
+            hint = f"Did you mean {' or '.join(names)}?" if near else f"It takes {', '.join(names)}."
+            raise ConfigError(f"{where}: {library} has no argument {name}. {hint}")
+
+
+def _fields(file: str, of_class: str) -> list[str]:
+    """Return the annotated fields of a class in a library's source file; none where the library is not installed."""
+    package, _, below = file.partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return []
+    tree = ast.parse((Path(found.submodule_search_locations[0]) / below).read_text(encoding="utf-8"))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == of_class]
+    fields = [node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return [name for name in fields if not name.startswith("_")]
