@@ -135,7 +135,13 @@ def test_changed_option_is_refused_by_name(finished: tuple[Path, str]) -> None:
 
 @pytest.mark.parametrize("after", ["iteration_2/2_candidates.jsonl", "iteration_1/sft_log.jsonl"])
 def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
-    """kill -9 once a file has its first lines; the same command again ends with the records of an undisturbed run."""
+    """kill -9 once a file has its first lines; the same command again ends with the records of an undisturbed run.
+
+    The killed run begins with the iteration of that file: what comes before is a copy of the undisturbed run.
+    """
+    shutil.copytree(finished[0], tmp_path / "smoke")
+    for t in range(int(after[len("iteration_")]), 3):
+        shutil.rmtree(tmp_path / f"smoke/iteration_{t}")
     process = subprocess.Popen(command(tmp_path), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = tmp_path / "smoke" / after
     end = time.monotonic() + 400
