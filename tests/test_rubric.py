@@ -11,6 +11,7 @@ from srlm.config import JudgeConfig, Scorer
 from srlm.errors import ConfigError
 from srlm.rubric import (
     JudgeTemplate,
+    evening_penalty,
     expected_score,
     judge_target,
     mean_score,
@@ -119,6 +120,21 @@ def test_expected_score(probabilities, score):
     found, problem = expected_score([math.log(p) if p else -math.inf for p in probabilities])
     assert found == (None if score is None else pytest.approx(score))
     assert problem.startswith("no verdict: a score has probability 0.") if score is None else problem == ""
+
+
+@pytest.mark.parametrize(
+    ("prompts", "penalty"),
+    [
+        ([], 0),
+        ([([3.0], [9.0])], 0),
+        ([([2.0, 1.0], [1.0, 2.0])], 0),  # the best is the shorter one
+        ([([3.0, 2.0], [2.0, 1.0])], 1),
+        ([([3000.0, 0.0], [2.0, 1.0])], 3000),
+        ([([3.0, 2.0], [2.0, 1.0]), ([3.0, 1.0], [2.0, 1.0])], 1),  # from 1 to 2 the mean is even: the least counts
+    ],
+)
+def test_the_penalty_is_the_least_at_which_best_and_worst_are_equally_long(prompts, penalty):
+    assert evening_penalty(prompts) == pytest.approx(penalty, rel=2e-6)
 
 
 def test_expected_score_of_broken_probabilities_is_missing():

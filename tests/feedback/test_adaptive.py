@@ -186,7 +186,7 @@ def test_nothing_to_come_leaves_no_chance() -> None:
     assert _chance_behind(high, high, 1.0) == 1.0  # equal ones are not decided
 
 
-@pytest.mark.parametrize(("above", "asked"), [(0.01, False), (-0.01, True)])
+@pytest.mark.parametrize(("above", "asked"), [(0.01, False), (0.0, True), (-0.01, True)])
 def test_a_candidate_is_decided_where_both_chances_are_below_the_risk(above: float, asked: bool) -> None:
     standings = [standing([5.0, 5.0], 1), standing([3.0, 3.0], 1), standing([1.0, 1.0], 1)]
     noise = _noise(standings, 5)
