@@ -22,6 +22,7 @@ from srlm.records import (
     RankedPrompt,
     Rating,
     SeedExample,
+    Unpaired,
 )
 from srlm.workspace import Workspace, peek_records, read_records
 
@@ -68,6 +69,7 @@ COMPARISONS = Artifact("3_comparisons.jsonl", Comparison)  # of judges that comp
 RATINGS = Artifact("3_ratings.jsonl", Rating)  # of judges that rate
 META_COMPARISONS = Artifact("3_meta_comparisons.jsonl", Comparison)
 PAIRS = Artifact("4_pairs.jsonl", PreferencePair)
+UNPAIRED = Artifact("4_unpaired.jsonl", Unpaired)
 JUDGEMENT_PAIRS = Artifact("4_judgement_pairs.jsonl", PreferencePair)
 
 ANSWERS = Artifact("answers.jsonl", Answer, "evaluation")

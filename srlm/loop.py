@@ -20,7 +20,7 @@ from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.scorecard import agreement, judges_agree, score_mean
 from srlm.feedback.alarms import ringing, signs
 from srlm.feedback.meta import judgement_pairs
-from srlm.feedback.pairs import length_penalty, select_pairs, takes_part
+from srlm.feedback.pairs import count_reasons, length_penalty, select_pairs, takes_part
 from srlm.launch import run_worker
 from srlm.measured import held_out, measures, trained_on
 from srlm.model_ref import ENDPOINT, iteration, judge_of, match_judge, resolve_role
@@ -232,11 +232,13 @@ class Loop:
             candidates = read_records(sources[1].outputs[0], Candidate)
             judgements = read_records(sources[2].outputs[0], Judgement)
             penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
-            pairs, dropped = select_pairs(
+            pairs, unpaired = select_pairs(
                 prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty
             )
             self._write(stage.outputs[0], pairs)
-            counted: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), "dropped": dropped}
+            self._write(stage.outputs[1], unpaired)
+            counted: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs)}
+            counted["dropped"] = count_reasons(unpaired)
             counted["length_penalty"] = penalty
             counted["truncated_candidates"] = sum(not takes_part(one, config.pairs) for one in candidates)
             higher = None
@@ -246,7 +248,7 @@ class Loop:
                 of_judgements, lost, higher = judgement_pairs(
                     template, texts, candidates, judgements, comparisons, config.judge.meta_longest
                 )
-                self._write(stage.outputs[1], of_judgements)
+                self._write(stage.outputs[2], of_judgements)
                 counted |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": lost}
             agreed = self._agreement(t - 1)
             if not config.judge.evidence:  # else candidates are scored against each other: always the same mean

@@ -142,6 +142,14 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpaired:
+    """A prompt whose candidates gave no preference pair."""
+
+    id: str  # the prompt's id
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A model's answer to one evaluation prompt."""
 

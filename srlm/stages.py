@@ -291,7 +291,7 @@ def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
 
     options = options_of(config, "pairs.min_gap", "pairs.length_penalty", "judge.min_valid", "judge.meta")
     options |= options_of(config, "pairs.truncated")
-    outputs = [artifacts.PAIRS.file]
+    outputs = [artifacts.PAIRS.file, artifacts.UNPAIRED.file]
     if config.judge.meta:
         options |= options_of(config, "judge.meta_longest")
         outputs.append(artifacts.JUDGEMENT_PAIRS.file)

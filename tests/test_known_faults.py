@@ -16,7 +16,7 @@ from srlm.errors import EngineError, RunFolderError, TrainingError
 from srlm.evaluation.scorecard import judge_parts
 from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
-from srlm.feedback.pairs import select_pairs
+from srlm.feedback.pairs import count_reasons, select_pairs
 from srlm.feedback.prompts import write_prompts
 from srlm.models import base_model_worker, identity
 from srlm.progress import Bars
@@ -113,9 +113,9 @@ def test_chosen_equals_rejected_on_ties():
     """Where all scores were equal, a candidate was paired with itself."""
     candidates = candidates_of("t2/p00000", ["one", "two", "three"])
     judgements = [j for c in candidates for j in judgements_of(c.id, [4.0, 4.0, 4.0])]
-    pairs, dropped = select_pairs([prompt()], candidates, judgements, PairsConfig(), min_valid=2)
+    pairs, unpaired = select_pairs([prompt()], candidates, judgements, PairsConfig(), min_valid=2)
     assert pairs == []
-    assert dropped == {"all scores equal": 1}
+    assert count_reasons(unpaired) == {"all scores equal": 1}
 
 
 def test_break_on_a_tie_skips_the_rest():
@@ -126,9 +126,9 @@ def test_break_on_a_tie_skips_the_rest():
     judgements = [
         j for n, p in enumerate(prompts) for c in range(2) for j in judgements_of(f"{p.id}/c{c}", [scores[n][c]] * 2)
     ]
-    pairs, dropped = select_pairs(prompts, candidates, judgements, PairsConfig(), min_valid=2)
+    pairs, unpaired = select_pairs(prompts, candidates, judgements, PairsConfig(), min_valid=2)
     assert [pair.id for pair in pairs] == ["t2/p00001", "t2/p00003", "t2/p00005"]
-    assert dropped == {"all scores equal": 3}
+    assert count_reasons(unpaired) == {"all scores equal": 3}
 
 
 def test_few_shot_template_grows_on_every_call(tmp_path):
@@ -257,9 +257,9 @@ def test_saturated_judge_goes_unseen():
     # The pairs keep both scores, so that their gaps can be counted.
     candidates = [c for row in rows for c in candidates_of(row.id, ["good", "bad"])]
     renamed = [Judgement(j.id, j.candidate_id.replace("/a", "/c"), j.text, j.score) for j in judgements]
-    pairs, dropped = select_pairs([prompt(row.id) for row in rows], candidates, renamed, PairsConfig(), min_valid=1)
+    pairs, unpaired = select_pairs([prompt(row.id) for row in rows], candidates, renamed, PairsConfig(), min_valid=1)
     assert Counter((p.chosen_score, p.rejected_score) for p in pairs) == {(5.0, 4.0): 11, (5.0, 1.0): 2}
-    assert dropped == {"all scores equal": 37}
+    assert count_reasons(unpaired) == {"all scores equal": 37}
 
 
 def test_new_lora_on_the_original_base_is_the_wrong_reference():

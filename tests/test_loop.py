@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from srlm import loop, stages
+from srlm.artifacts import UNPAIRED
 from srlm.config import Config, Tracker, Truncated, check
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
 from srlm.feedback.pairs import TRUNCATED
@@ -109,6 +110,9 @@ def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> N
     made.pairs(2)
     counts = stages.pairs(made.workspace, made.config, 2).manifest().counts
     assert (counts["pairs"], counts["truncated_candidates"], counts["dropped"]) == (1, 3, {TRUNCATED: 2})
+    unpaired = UNPAIRED.read(made.workspace, 2)
+    assert {one.reason for one in unpaired} == {TRUNCATED}
+    assert {one.id for one in unpaired} == {"t2/p00000", "t2/p00001"}
     assert pair_lines({2: counts}) == [
         f"Pairs for M2: 1 from 3 prompts, without 3 truncated candidates (prompts without a pair: {TRUNCATED}: 2)"
     ]

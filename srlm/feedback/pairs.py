@@ -12,11 +12,11 @@ either an end of turn that the model never wrote, or an answer that stops in mid
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from srlm.config import PairsConfig, Truncated
 from srlm.feedback.length_matching import length_matching_penalty
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
+from srlm.records import Candidate, Judgement, PreferencePair, Prompt, Unpaired
 from srlm.rubric import mean_score
 
 Scored = tuple[float, Candidate]
@@ -56,7 +56,7 @@ def select_pairs(
     config: PairsConfig,
     min_valid: int,
     penalty: float = 0.0,
-) -> tuple[list[PreferencePair], dict[str, int]]:
+) -> tuple[list[PreferencePair], list[Unpaired]]:
     """Select one pair per prompt, where its candidates' scores differ.
 
     Among candidates of equal mean the first by id is taken. A candidate with fewer than `min_valid` valid judgements
@@ -72,21 +72,27 @@ def select_pairs(
     -------
     pairs : list of PreferencePair
         In the prompts' order.
-    dropped : dict
-        Reason -> prompts that gave no pair for it.
+    unpaired : list of Unpaired
+        The other prompts, in their order, each with the reason why it gave no pair.
     """
     scored = _scored(candidates, judgements, config, min_valid)
     of_prompt = Counter(candidate.prompt_id for candidate in candidates)
     complete = Counter(candidate.prompt_id for candidate in candidates if takes_part(candidate, config))
     pairs: list[PreferencePair] = []
-    dropped: Counter[str] = Counter()
+    unpaired: list[Unpaired] = []
     for prompt in prompts:
         pair = choose(_penalised(scored[prompt.id], penalty), config)
         if isinstance(pair, str):
-            dropped[TRUNCATED if complete[prompt.id] < 2 <= of_prompt[prompt.id] else pair] += 1
+            reason = TRUNCATED if complete[prompt.id] < 2 <= of_prompt[prompt.id] else pair
+            unpaired.append(Unpaired(prompt.id, reason))
         else:
             pairs.append(_pair(prompt, *pair))
-    return pairs, dict(dropped)
+    return pairs, unpaired
+
+
+def count_reasons(unpaired: Iterable[Unpaired]) -> dict[str, int]:
+    """Return reason -> number of prompts that gave no pair for it, as a manifest counts them."""
+    return dict(Counter(one.reason for one in unpaired))
 
 
 def choose(row: Sequence[Scored], config: PairsConfig) -> tuple[Scored, Scored] | str:

@@ -25,11 +25,11 @@ from srlm.artifacts import (
     JUDGEMENTS,
     PAIRS,
     PROMPTS,
+    UNPAIRED,
     head_to_head,
 )
 from srlm.config import Config
 from srlm.evaluation.head_to_head import played
-from srlm.feedback.pairs import select_pairs
 from srlm.ids import answer_id, label, match_and_order, number_of
 from srlm.measured import evaluation_prompts, held_out
 from srlm.records import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
@@ -122,12 +122,11 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     judgements = _by(run.records(JUDGEMENTS, t), "candidate_id")
     comparisons = _by(run.records(COMPARISONS, t), "prompt_id")
     pairs = {pair.id: pair for pair in run.records(PAIRS, t)}
-    pairing = stages.pairs(run.workspace, config, t)
-    penalty = pairing.manifest().counts.get("length_penalty", 0.0) if pairing.path.exists() else None
+    reasons = {one.id: one.reason for one in run.records(UNPAIRED, t)}
+    paired = stages.pairs(run.workspace, config, t).path.exists()
     made = []
     for prompt in prompts:
         own = sorted(candidates.get(prompt.id, []), key=lambda candidate: number_of(candidate.id))
-        of_prompt = [judgement for candidate in own for judgement in judgements.get(candidate.id, [])]
         pair = pairs.get(prompt.id)
         marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"} if pair else {}
         entry = Entry(
@@ -137,9 +136,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
             entry.outcome = f"prompt rejected: {prompt.rejected}"
         elif pair:
             entry.outcome = "pair"
-        elif penalty is not None:
-            _, dropped = select_pairs([prompt], own, of_prompt, config.pairs, config.judge.min_valid, penalty)
-            entry.outcome = "".join(dropped)
+        elif paired:
+            entry.outcome = reasons.get(prompt.id, "no pair")  # runs of older versions have no reasons
         else:
             entry.outcome = "not paired yet"
         for candidate in own:

@@ -10,8 +10,8 @@ from fractions import Fraction
 import pytest
 
 from srlm.config import PairsConfig, Truncated
-from srlm.feedback.pairs import TRUNCATED, length_penalty, select_pairs
-from srlm.records import Candidate, Prompt
+from srlm.feedback.pairs import TRUNCATED, count_reasons, length_penalty, select_pairs
+from srlm.records import Candidate, Prompt, Unpaired
 from tests.helpers import candidates_of, judgements_of, prompt
 
 FEW = "fewer than two candidates with enough valid judgements"
@@ -25,7 +25,13 @@ def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_
     judgements = [
         j for i, row in enumerate(scores) for place, s in enumerate(row) for j in judgements_of(f"p{i}/c{place}", s)
     ]
-    return select_pairs(prompts, candidates, judgements, PairsConfig(min_gap), min_valid)
+    return counted(select_pairs(prompts, candidates, judgements, PairsConfig(min_gap), min_valid))
+
+
+def counted(selected):
+    """The pairs, and reason -> prompts that gave none for it."""
+    pairs, unpaired = selected
+    return pairs, count_reasons(unpaired)
 
 
 def test_highest_against_lowest_mean():
@@ -106,7 +112,7 @@ def test_a_gap_of_just_min_gap_is_too_small_wherever_it_lies(low):
 
 
 def test_a_prompt_without_candidates_is_counted():
-    assert select_pairs([prompt()], [], [], PairsConfig(), 2) == ([], {FEW: 1})
+    assert select_pairs([prompt()], [], [], PairsConfig(), 2) == ([], [Unpaired(prompt().id, FEW)])
 
 
 def test_pairs_come_in_the_prompts_order_whatever_the_order_of_the_rest():
@@ -179,7 +185,7 @@ def with_truncated(truncated: str, scores: list[float], cut: list[int], min_vali
     candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", ["w", "x", "y", "z"]))]
     judgements = [j for c, score in zip(candidates, scores, strict=True) for j in judgements_of(c.id, [score])]
     config = PairsConfig(truncated=Truncated[truncated])
-    return select_pairs([prompt("p")], candidates, judgements, config, min_valid)
+    return counted(select_pairs([prompt("p")], candidates, judgements, config, min_valid))
 
 
 def test_truncated_candidates_are_excluded_by_default():
@@ -201,7 +207,7 @@ def test_truncation_is_the_reason_whether_or_not_the_truncated_were_judged(cut, 
     candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", texts))]
     for of_truncated in ([5.0], [None], []):
         judgements = judgements_of("p/c0", [5.0] if 0 not in cut else of_truncated) + judgements_of("p/c1", [None])
-        assert select_pairs([prompt("p")], candidates, judgements, PairsConfig(), 1) == ([], {reason: 1})
+        assert select_pairs([prompt("p")], candidates, judgements, PairsConfig(), 1) == ([], [Unpaired("p", reason)])
 
 
 @pytest.mark.parametrize(("cut", "chosen", "rejected"), [([0], True, False), ([3], False, True), ([0, 3], True, True)])
@@ -294,7 +300,7 @@ def test_the_matching_penalty_against_brute_force():
             assert difference(found)[1] <= best[1], (data, found)  # as many pairs
         kept += -difference(found)[1]
         changed += difference(found)[1] != difference(0.0)[1]
-        dropped_by_gap += "gap too small" in select_pairs(*data, config, 1, found)[1]
+        dropped_by_gap += "gap too small" in counted(select_pairs(*data, config, 1, found))[1]
     assert min(kept, changed, dropped_by_gap) > 15
 
 

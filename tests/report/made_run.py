@@ -10,7 +10,7 @@ from typing import Any
 from srlm import records, stages
 from srlm.config import Config, JudgeConfig
 from srlm.feedback.alarms import signs
-from srlm.feedback.pairs import select_pairs
+from srlm.feedback.pairs import count_reasons, select_pairs
 from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt, RankedAnswer, RankedPrompt, SeedExample
 from srlm.workspace import Workspace
 
@@ -71,13 +71,19 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
             problem = "" if score is not None else "no verdict"
             candidates.append(candidate)
             judgements.append(Judgement(f"{candidate.id}/j0", candidate.id, said, score, problem))
-    pairs, dropped = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
+    pairs, unpaired = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
     prompts.append(Prompt(REFUSED, "Draw a map.", (), "keyword: map"))
     feedback = {"1_prompts": prompts, "2_candidates": candidates, "3_judgements": judgements, "4_pairs": pairs}
+    feedback["4_unpaired"] = unpaired
     for name, rows in feedback.items():
         write(workspace.iteration(2) / f"{name}.jsonl", rows)
     found = signs(candidates, judgements, pairs, config.judge.max_score, None)
-    counts = {"pairs": len(pairs), "dropped": dropped, "signs": found, "score_mean": measure(3.0, 2.5, 3.5)}
+    counts = {
+        "pairs": len(pairs),
+        "dropped": count_reasons(unpaired),
+        "signs": found,
+        "score_mean": measure(3.0, 2.5, 3.5),
+    }
     stages.pairs(workspace, config, 2).done({}, counts)
 
     write(workspace.seeds / "evaluation.jsonl", [SeedExample("eval-1", "Describe rain.", "", type="creative")])
