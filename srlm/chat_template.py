@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
@@ -90,7 +91,7 @@ def prepare(tokenizer: Any, options: ModelConfig) -> None:
     ModelError
         If the template does not render, drops the user's text, or writes marks that the tokenizer would split.
     """
-    name = options.chat_template
+    name = tokenizer.srlm_chat_template = options.chat_template
     template = _fix_date(tokenizer.chat_template, options.template_date)
     template = _with_defaults(template, options.chat_template_kwargs)
     if name in chat_template_names() and adds_bos(tokenizer):
@@ -136,14 +137,16 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
     except TemplateSyntaxError as error:
         said = str(error.message).rstrip(".")
         raise ModelError(
-            f"The chat template has a syntax error in line {error.lineno}: {said}. Correct it, or use another one, "
-            "such as model.chat_template=chatml."
+            f"The chat template {_source(tokenizer)} has a syntax error in line {error.lineno}: {said}. Correct it, or "
+            "use another one, such as model.chat_template=chatml."
         ) from error
     except (TemplateError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        where = f" in line {lines[-1]}" if lines else ""
         raise ModelError(
-            f"The chat template refuses a chat with the roles {roles}: {error}. Use another one, such as "
-            "model.chat_template=chatml."
+            f"The chat template {_source(tokenizer)} refuses a chat with the roles {roles}{where}: {error}. Use "
+            "another one, such as model.chat_template=chatml."
         ) from error
 
 
@@ -278,6 +281,11 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 def _answer(text: str) -> Message:
     return {"role": "assistant", "content": text}
+
+
+def _source(tokenizer: Any) -> str:
+    """Return the name or file of `model.chat_template`, or which model the template is of."""
+    return getattr(tokenizer, "srlm_chat_template", "") or f"of the model {tokenizer.name_or_path}".rstrip()
 
 
 def _named(name: str) -> str:

@@ -17,7 +17,7 @@ from srlm.errors import NoAnswerError
 from srlm.ids import ORDERS, comparison_id, match_and_order
 from srlm.missing import problem_of
 from srlm.records import Comparison
-from srlm.rubric import TWO_ANSWERS
+from srlm.rubric import TWO_ANSWERS, check_letters
 from srlm.templating import Template
 from srlm.verdicts import find_letter
 
@@ -26,8 +26,10 @@ _LEAST = -30.0  # log-probability of a letter that a server does not name among 
 
 
 def load_template(name: str, option: str) -> Template:
-    """Raises ConfigError, naming the option, if there is no such template or it has other fields."""
-    return Template.load(name, "srlm.feedback", option, TWO_ANSWERS)
+    """Raises ConfigError, naming the option, if there is no such template, or it has other fields or other letters."""
+    template = Template.load(name, "srlm.feedback", option, TWO_ANSWERS)
+    check_letters(template, option)
+    return template
 
 
 def parse_letter(completion: str, before: str = BEFORE, truncated: bool = False) -> str | None:

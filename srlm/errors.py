@@ -23,6 +23,10 @@ class SeedError(SrlmError):
     """Seed data are missing, broken or too few."""
 
 
+class NoRanksError(SeedError):
+    """Data whose format has no ranked answers are asked for EFT examples."""
+
+
 class RunFolderError(SrlmError):
     """A run folder is in use, damaged, or was made with other options."""
 

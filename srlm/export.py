@@ -36,6 +36,7 @@ from srlm.finished import (
 )
 from srlm.progress import say
 from srlm.records import Answer, PreferencePair, SeedExample
+from srlm.resume import command_to
 from srlm.run import told_to_user
 from srlm.workspace import Workspace, disk_errors, read_records, write_atomic
 
@@ -108,7 +109,7 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
     if not items:
         raise ExportError(
             f"{workspace.root} has nothing finished of {', '.join(what)}: no measured model, no pairs. Bring it to M2 "
-            f"first: python -m srlm.run name={workspace.root.name} iteration=2"
+            f"first: {command_to(workspace, 2)}"
         )
     new = [item for item in items if not _there(item)]
     if not force and (taken := [item.path for item in new if item.path.exists() or _has_folder(item)]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from srlm.errors import RunFolderError
+from srlm.resume import command_to
 from srlm.workspace import Manifest, Workspace
 
 ANSWERS = "evaluation/answers"
@@ -62,7 +63,7 @@ def manifest(workspace: Workspace, t: int, stage: str) -> Manifest:
         there = ", ".join(map(str, finished_iterations(workspace, stage))) or "none"
         raise RunFolderError(
             f"{workspace.root} has no finished {stage} in iteration {t}; it is finished in: {there}. Take one of "
-            f"these, or bring the run there first: python -m srlm.run name={workspace.root.name} iteration={t}"
+            f"these, or bring the run there first: {command_to(workspace, t)}"
         )
     return read_manifest(path)
 

@@ -30,6 +30,7 @@ from srlm.checkpoint_files import check_trainable, check_vocabulary, check_weigh
 from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
 from srlm.progress import say
+from srlm.resume import command_to
 from srlm.workspace import CARD, Workspace, content_hash, disk_errors, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -194,12 +195,12 @@ def _of_run(path: Path, name: str) -> Path | None:
         model = workspace.model(int(found[1]))
     except KeyError as error:
         raise ModelError(
-            f"model.name={name}: this run has no M0 yet. Bring it there with python -m srlm.run."
+            f"model.name={name}: this run has no M0 yet. Bring it there first: {command_to(workspace, 1)}"
         ) from error
     if not model.is_dir():
         raise ModelError(
-            f"model.name={name}: this run has no M{int(found[1])}: {model} is not there. Bring the run there with "
-            "python -m srlm.run, or give another model."
+            f"model.name={name}: this run has no M{int(found[1])}: {model} is not there. Give another model, or bring "
+            f"the run there first: {command_to(workspace, max(1, int(found[1])))}"
         )
     return model
 

@@ -94,6 +94,17 @@ def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequ
     return shlex.join([python_word(), "-m", "srlm.run", *kept, *changed])
 
 
+def command_to(workspace: Workspace, iteration: int) -> str:
+    """Return the shell command that brings a run's folder to M_iteration, with the options that the run has."""
+    config = workspace.config() if workspace.config_path.is_file() else Config(name=workspace.root.name)
+    if Workspace.of(config).root != workspace.root:  # the folder was moved or renamed
+        config.name, config.runs_dir = workspace.root.name, str(workspace.root.parent)
+    if command := run_command(workspace, config, iteration):
+        return command
+    name = [option("name", config.name), option("runs_dir", config.runs_dir)]
+    return shlex.join([python_word(), "-m", "srlm.run", *name, f"iteration={iteration}"])
+
+
 def python_word() -> str:
     """Return the word for this Python in the user's shell: `python` where that is this one, otherwise its path."""
     found = shutil.which("python")

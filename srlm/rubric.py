@@ -11,12 +11,14 @@ once.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from srlm.config import JudgeConfig
+from srlm.config import JudgeConfig, Scorer
+from srlm.errors import ConfigError
 from srlm.records import Judgement
 from srlm.templating import Template
 from srlm.verdicts import parse_verdict as parse_verdict
@@ -63,12 +65,59 @@ class JudgeTemplate:
 
     @classmethod
     def load(cls, config: JudgeConfig) -> JudgeTemplate:
-        """Raises ConfigError if there is no such template or it has other fields than the scorer needs."""
+        """Raises ConfigError if there is no such template, it has other fields than the scorer needs, or it asks for
+        another form of verdict or another scale than the one that EFT teaches and `srlm.verdicts` reads."""
         fields = TWO_ANSWERS if config.compares else ("instruction", "response")
-        return cls(Template.load(config.template, "srlm.feedback", "judge.template", fields))
+        template = Template.load(config.template, "srlm.feedback", "judge.template", fields)
+        if config.compares:
+            check_letters(template, "judge.template")
+        elif not config.rates:
+            check_scale(template, config)
+        return cls(template)
 
     def messages(self, prompt: str, response: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.template.fill(instruction=prompt, response=response)}]
+
+
+def check_scale(template: Template, config: JudgeConfig) -> None:
+    """Raise ConfigError if a judge template asks for another form or scale of the score than "Score: N", 0 to max."""
+    option, top = f"judge.template={config.template}", config.max_score
+    asks = config.scorer in (Scorer.sampled, Scorer.weighted)  # others are read after "Score:", whatever is asked for
+    if asks and not re.search(rf"\b{VERDICT}", template.text, re.IGNORECASE):
+        raise ConfigError(
+            f'{option}: the template does not name the verdict\'s form, "{VERDICT} N", which EFT teaches and in which '
+            f'scores are read. Ask for it in the template, such as: End with the line "{VERDICT} N".'
+        )
+    scales = [
+        (found[0], found["low"] or "0", found["high"] or found["out_of"]) for found in _RANGE.finditer(template.text)
+    ]
+    listed = re.findall(r"^(\d+):", template.text, re.MULTILINE)  # a description of each score
+    scales += [(f"{listed[0]}: ... {listed[-1]}:", listed[0], listed[-1])] if len(listed) > 1 else []
+    for text, low, high in scales:
+        if (int(low), int(high)) != (0, top):
+            raise ConfigError(
+                f"{option}: the template asks for scores of {text!r}, but EFT teaches scores from 0 to {top} "
+                f"(judge.max_score={top}), and others have no verdict. Write 0 to {top} into the template, or set "
+                f"judge.max_score to the top of its scale, which must begin at 0."
+            )
+
+
+def check_letters(template: Template, option: str) -> None:
+    """Raise ConfigError if a template that compares does not name both answers by the letters A and B."""
+    if missing := [letter for letter in "AB" if not re.search(rf"(?<![^\W_]){letter}(?![^\W_])", template.text)]:
+        raise ConfigError(
+            f"{option}={template.name}: the template does not name the answers A and B (it lacks {missing[0]}), and a "
+            "verdict is read from these letters alone. Call the answers A and B, and ask for one of the letters."
+        )
+
+
+# Scales in a judge's prompt: "from 0 (worthless) to 5", "1-10", "out of 10"; but not "50 to 100 words".
+_RANGE = re.compile(
+    r"\b(?P<low>[01])(?:\s*\([^()\n]{0,60}\))?\s*(?:-|–|—|to\b|through\b|and\b|\.\.+|~)\s*(?P<high>\d{1,3})\b"
+    r"(?!\s*(?:more|words?|sentences?|tokens?|characters?|lines?|paragraphs?|examples?|answers?|%))"
+    r"|\b(?:out\s+of|maximum\s+of|up\s+to)\s+(?P<out_of>\d{1,3})\b(?!\s*(?:words?|sentences?|tokens?|characters?|lines?))",
+    re.IGNORECASE,
+)
 
 
 def mean_score(judgements: Iterable[Judgement], min_valid: int) -> float | None:

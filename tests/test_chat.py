@@ -403,7 +403,7 @@ BROKEN = {
     "a syntax error": ("{% for m in messages %}\n{{ m['content'] }", r"syntax error in line 2: [^.]+\. Correct it"),
     "a system message is required": (
         "{% if messages[0]['role'] != 'system' %}{{ raise_exception('A system message first') }}{% endif %}",
-        "refuses a chat with the roles user: A system message first",
+        "refuses a chat with the roles user in line 1: A system message first",
     ),
     "an unknown filter": ("{{ messages | nothing }}", "refuses|syntax error"),
 }
@@ -413,6 +413,25 @@ BROKEN = {
 def test_a_broken_template_is_a_message(template, message):
     with pytest.raises(ModelError, match=message):
         prepare(by_bytes()(template), ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ bos_token }}\n{% for m in messages %}\n{{ m['content'] }", "has a syntax error in line 3"),
+        ("{{ bos_token }}\n\n{{ raise_exception('No') }}", "refuses a chat with the roles user in line 3: No"),
+        ("{{ bos_token }}\n{{ messages | nothing }}", "has a syntax error in line 2: No filter named 'nothing'"),
+        ("\n{{ messages.nothing.here }}", "refuses a chat with the roles user in line 2: "),
+    ],
+)
+def test_an_error_in_a_template_names_its_file_and_line(tmp_path, text, said):
+    by_bytes()(CHATML).save_pretrained(tmp_path / "model")
+    file = write(tmp_path / "own.jinja", text)
+    with pytest.raises(ModelError, match=re.escape(f"The chat template {file} {said}")):
+        load_tokenizer(tmp_path / "model", ModelConfig(chat_template=str(file)))
+    write(tmp_path / "model" / "chat_template.jinja", text)
+    with pytest.raises(ModelError, match=re.escape(f"The chat template of the model {tmp_path / 'model'} {said}")):
+        load_tokenizer(tmp_path / "model")
 
 
 def test_template_files(tmp_path):
@@ -694,7 +713,7 @@ def test_a_system_message_for_a_template_without_that_role_is_a_message():
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + GEMMA
     )
     prepare(tokenizer, ModelConfig())
-    with pytest.raises(ModelError, match="roles system, user: System role not supported"):
+    with pytest.raises(ModelError, match="roles system, user in line 1: System role not supported"):
         encode_chat(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")])
 
 

@@ -338,7 +338,7 @@ def config_of(root: Path, *overrides: str) -> Config:
 def files_at(root: Path) -> None:
     for name in ("base", "writer", "judge", "match_judge", "reference"):
         model_at(root / name)
-    shutil.copy(PACKAGED / "additive.txt", root / "judge.txt")
+    (root / "judge.txt").write_text('End with "Score: N". {{instruction}} {{response}}')  # names no judge.max_score
     shutil.copy(PACKAGED / "meta.txt", root / "meta.txt")
     shutil.copy(PACKAGED / "pairwise.txt", root / "pairwise.txt")
     (root / "rows").mkdir()

@@ -14,12 +14,17 @@ from pathlib import Path
 import hydra
 import pytest
 
+from srlm import finished
 from srlm.config import Config, to_dict
+from srlm.errors import SrlmError
+from srlm.export import export
+from srlm.models import resolve_named
 from srlm.resume import (
     COMPLETED,
     RUNNING,
     STOPPED,
     RunState,
+    command_to,
     option,
     public_command,
     python_word,
@@ -198,3 +203,48 @@ def test_interrupted_run_is_stopped_and_shows_how_to_resume(tmp_path: Path) -> N
     assert command, told
     assert to_dict(composed(command[1])) == to_dict(workspace.config())
     assert state_of(workspace).state == STOPPED
+
+
+def test_the_command_to_a_model_has_the_runs_own_options(tmp_path: Path) -> None:
+    words = ["experiment=smoke", f"runs_dir={tmp_path}", "name=run", "sft.learning_rate=0.003", "seed=7"]
+    workspace, config = started(tmp_path, *words)
+    workspace.save_config(config)
+    found = composed(command_to(workspace, 3))
+    assert (found.iteration, found.sft.learning_rate, found.seed) == (3, 0.003, 7)
+    assert Workspace.of(found).root == workspace.root
+
+
+def test_the_command_to_a_model_of_a_moved_run_names_its_folder(tmp_path: Path) -> None:
+    workspace, config = started(tmp_path / "old", "experiment=smoke", f"runs_dir={tmp_path}/old", "name=run")
+    workspace.save_config(config)
+    (tmp_path / "new place").mkdir()
+    moved = Workspace(workspace.root.rename(tmp_path / "new place" / "other"))
+    found = composed(command_to(moved, 2))
+    assert Workspace.of(found).root == moved.root
+    assert found.engine == config.engine
+
+
+def test_the_command_to_a_model_of_a_run_without_a_command_line_names_its_folder(tmp_path: Path) -> None:
+    found = composed(command_to(Workspace(tmp_path / "it's here"), 2))
+    assert Workspace.of(found).root == tmp_path / "it's here"
+    assert found.iteration == 2
+
+
+def test_messages_about_missing_models_hold_that_command(tmp_path: Path) -> None:
+    workspace, config = started(tmp_path, "experiment=smoke", f"runs_dir={tmp_path}", "name=run", "seed=7")
+    workspace.save_config(config)
+    workspace.update_run(base_model=str(tmp_path / "gone"))
+    for make, iteration in (
+        (lambda: finished.manifest(workspace, 3, "pairs"), 3),
+        (lambda: export(workspace, tmp_path / "export", ["pairs"], None, False), 2),
+        (lambda: resolve_named(config, str(workspace.iteration(4))), 4),
+        (lambda: resolve_named(config, str(workspace.iteration(0))), 1),
+    ):
+        for t in (0, 4):
+            workspace.iteration(t).mkdir(exist_ok=True)
+        with pytest.raises(SrlmError) as told:
+            make()
+        command = str(told.value).partition("first: ")[2]
+        found = composed(command)
+        assert (found.iteration, found.seed) == (iteration, 7)
+        assert Workspace.of(found).root == workspace.root

@@ -140,7 +140,9 @@ def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
     assert list(seeds_of(options_of(f"data={path}")).chats) == ["ift"]
-    assert "No EFT examples" in capfd.readouterr().err
+    said = capfd.readouterr().err.strip()
+    assert said.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+    assert "format" not in said
 
 
 def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ CHOICES = {
     "EFT by order": ["sft.eft_target=order", "seeds.commonest_score_share=1"],
     "a judge of pairs": ["judge=pairwise"],
     "a judge that SFT does not teach": ["judge=implicit"],
-    "another rubric": ["judge=additive", "judge.max_score=3"],
+    "another rubric": ["judge=additive"],
     "another chat template": ["model.chat_template=chatml"],
 }
 

@@ -27,7 +27,7 @@ from srlm.feedback.tournament import Tournament
 from srlm.ids import ORDERS, match_and_order, members, parent
 from srlm.missing import is_missing
 from srlm.records import Candidate, Comparison, Judgement, PreferencePair
-from srlm.rubric import JudgeTemplate
+from srlm.rubric import JudgeTemplate, check_letters
 from srlm.templating import Template
 from srlm.workspace import RecordFile, Stage
 
@@ -35,9 +35,11 @@ BEFORE = "The better judgement is"
 
 
 def load_template(config: JudgeConfig) -> Template:
-    """Raises ConfigError if there is no such template or it has other fields."""
+    """Raises ConfigError if there is no such template, or it has other fields or other letters."""
     fields = ("instruction", "response", "judgement_a", "judgement_b")
-    return Template.load(config.meta_template, "srlm.feedback", "judge.meta_template", fields)
+    template = Template.load(config.meta_template, "srlm.feedback", "judge.meta_template", fields)
+    check_letters(template, "judge.meta_template")
+    return template
 
 
 def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from srlm.checkers import validate
 from srlm.config import IFTAnswers, SourceConfig
-from srlm.errors import SeedError
+from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
 from srlm.records import Constraint, RankedAnswer, RankedPrompt, SeedExample, from_dict, to_json
 from srlm.seeds import oasst
@@ -163,7 +163,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
         form = _detect(objects[0][1], need) if form == "auto" else form
         if need == 2 and form not in _RANKED:
             found = f"{name}: format {form} holds no ranked answers, which EFT seeds (and seeds.ift_answers) need"
-            raise SeedError(f"{found}. Use data in one of the formats {', '.join(_RANKED)}.")
+            raise NoRanksError(f"{found}. Use data in one of the formats {', '.join(_RANKED)}.")
         for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
             try:
                 if form.startswith("oasst"):

@@ -13,7 +13,8 @@ from typing import Any
 
 from srlm.chat import Message
 from srlm.config import RationaleSource, ShowMasking
-from srlm.errors import ConfigError, ModelError, SeedError
+from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
+from srlm.models import label
 from srlm.progress import say
 from srlm.records import JudgeExample
 from srlm.rubric import JudgeTemplate
@@ -112,8 +113,13 @@ def seeds_of(options: ShowMasking) -> Seeds:
     if options.data:
         try:
             ranked = read_eft_seeds(options)
+        except NoRanksError:
+            say(f"  {label(options.data)} is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+            return Seeds(chats_of(ift), [], None)
         except SeedError as error:
-            say(f"  No EFT examples: {error}")
+            say(
+                f"  WARNING: {label(options.data)} is shown as IFT data only, because it gives no EFT examples: {error}"
+            )
             return Seeds(chats_of(ift), [], None)
     if needs_baseline(ranked, options.seeds.rationales) and not options.judge.learns_pairs:
         say("  EFT examples are shown without the rationales that the SFT baseline would write")

@@ -201,7 +201,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     template = tmp_path / "short.txt"
-    template.write_text("{{instruction}}{{response}}")
+    template.write_text("Score: N {{instruction}}{{response}}")
     config = Config(
         judge=JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1, template=str(template)),
         engine=EngineConfig(kind=EngineKind.transformers, max_model_len=128),
@@ -218,7 +218,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
             return await judge(Judge(), JudgeTemplate.load(config.judge), config.judge, 0, "Hi?", candidate(), 1)
 
     [found] = asyncio.run(run())
-    ids = encode_chat(tokenizer, user("Hi?The Nile."), "Fine.\nScore: **")
+    ids = encode_chat(tokenizer, user("Score: N Hi?The Nile."), "Fine.\nScore: **")
     with torch.no_grad():
         chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
     each = [float(chances[tokenizer.convert_tokens_to_ids(str(score))]) for score in range(6)]
