@@ -31,7 +31,7 @@ LAYERS = (
         "chat",
         "chat_template",
     ),
-    ("models", "tiny", "resume"),
+    ("checkpoint_files", "models", "tiny", "resume"),
     ("engines",),
     ("comparison", "tables"),
     ("seeds",),
