@@ -268,6 +268,13 @@ def test_resamples_with_nothing_to_count_are_left_out() -> None:
     assert m.ratio_measure(numerators, denominators, 0, "s") == Measure(0.5, None, None, 2)
 
 
+def test_clusters_without_anything_to_count_do_not_narrow_an_interval() -> None:
+    numerators, denominators = [1, 4, 9, 2, 7, 5, *[0] * 6], [*[1] * 6, *[0] * 6]
+    drawn = bootstrap(numerators, denominators, 2000, "s")
+    found = m.ratio_measure(numerators, denominators, 2000, "s")
+    assert bounds(found) == bootstrap_interval(drawn, 6) != bootstrap_interval(drawn, 12)
+
+
 def test_mean_measure() -> None:
     values = np.random.default_rng(5).normal(1500, 300, size=200).tolist()
     measure = m.mean_measure(values, 2000, "s")
