@@ -66,7 +66,7 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
     ],
 )
 def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
-    assert of_answers(0.706, 0.604, measure(0.1, low, high)) == f"71 % won, 60 % lost ({said})."
+    assert of_answers(0.704, 0.604, measure(0.1, low, high)) == f"70 % won, 60 % lost ({said})."
 
 
 def test_a_match_without_verdicts() -> None:
