@@ -35,7 +35,7 @@ from srlm.errors import SeedError
 from srlm.evaluation.head_to_head import head_to_head_part, played
 from srlm.ids import ORDERS
 from srlm.measured import answer_prompts, play
-from srlm.missing import is_missing
+from srlm.missing import count_missing, is_missing
 from srlm.model_ref import ModelRef, resolve_role
 from srlm.progress import Bars, say
 from srlm.records import Answer, CheckpointComparison, Comparison, SeedExample
@@ -290,7 +290,11 @@ async def _compare(workspace: Workspace, t: int) -> None:
             bars.add("validation", len(newer) * len(ORDERS), len(store.records))
             await play(engine, config, newer, older, store, lambda: bars.update("validation", done=len(store.records)))
     rows = store.finish()
-    stage.done({}, {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)})
+    counts: dict[str, Any] = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+    counts |= count_missing(
+        "Early stopping: answers to judge", rows, {row.id: row.source for row in _prompts(workspace, t)}
+    )
+    stage.done({}, counts)
 
 
 def _numbers(folder: Path) -> list[int]:

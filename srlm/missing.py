@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.errors import NoAnswerError, PromptTooLongError
+from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.ids import ancestors, parent
 from srlm.progress import say
 from srlm.records import Comparison, Judgement, Rating
@@ -74,6 +74,33 @@ def report_missing(what: str, problems: Mapping[str, str], advice: str) -> None:
     if counts:
         too_long = any(not problem.startswith(NO_ANSWER) for problem in problems.values())
         say(f"  {what} without an answer: {describe(counts)}." + (f" {advice}." if too_long else ""))
+
+
+def refuse_without_any(what: str, usable: int, counts: Mapping[str, Any]) -> None:
+    """Refuse to complete a stage that has nothing to continue with, because requests have no answer.
+
+    The stage stays open, so the same command asks again for what is missing, also with a larger context.
+
+    Parameters
+    ----------
+    what : str
+        What there is none of, for the message.
+    usable : int
+        How many the stage has.
+    counts : mapping
+        As `missing_counts` returns it.
+
+    Raises
+    ------
+    EngineError
+        If there are none, and some requests have no answer.
+    """
+    if counts and not usable:
+        raise EngineError(
+            f"No {what}: {describe(counts)}. If texts are too long, raise engine.max_model_len. Then rerun the "
+            "command: the same run continues, and asks again for what has no answer. Shorter texts or a lower "
+            "max_new_tokens need a new run (name=...)."
+        )
 
 
 def count_missing(

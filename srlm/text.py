@@ -24,10 +24,20 @@ from srlm.feedback.candidates import sample_candidates
 from srlm.feedback.judge import judge
 from srlm.feedback.judging import Judging
 from srlm.feedback.meta import MetaJudging
-from srlm.feedback.prompts import write_prompts
+from srlm.feedback.prompts import has_no_answer, write_prompts
 from srlm.ids import answer_id, candidate_id, judgement_id
 from srlm.measured import answers, head_to_head, held_out_judgements, ifeval_answers
-from srlm.missing import RAISE, TOO_LONG, count_missing, is_missing, missing_counts, named, problem_of, report_missing
+from srlm.missing import (
+    RAISE,
+    TOO_LONG,
+    count_missing,
+    is_missing,
+    missing_counts,
+    named,
+    problem_of,
+    refuse_without_any,
+    report_missing,
+)
 from srlm.model_ref import (
     ENDPOINT,
     ModelRef,
@@ -214,6 +224,8 @@ async def new_prompts(
     if not complete:
         stage.begin()
         bars.add("new prompts", config.prompts.count)
+        if all(attempt.rejected for attempt in store.records.values()):  # else later attempts were drawn from these
+            store.forget(has_no_answer)
     accepted = written = 0
 
     def tell(attempts: int, tokens: int) -> None:
@@ -356,7 +368,9 @@ async def feedback(
     if candidate_stage in unfinished:
         answered = {"candidates": len(candidates), "truncated": sum(candidate.truncated for candidate in candidates)}
         report_missing("Accepted prompts", unanswered, f"{RAISE}; or lower candidates.max_new_tokens")
-        candidate_stage.done({}, answered | missing_counts(unanswered), written["candidates"])
+        missing = missing_counts(unanswered)
+        refuse_without_any("accepted prompt could be answered", len(candidates), missing)
+        candidate_stage.done({}, answered | missing, written["candidates"])
     if not judge:
         return
     if judgement_stage in unfinished:
@@ -370,7 +384,9 @@ async def feedback(
             "candidates": len(candidates),
             "problems": dict(problems.most_common()),
         }
-        counted |= judge.counted | judge.count_missing("Candidates to judge")
+        missing = judge.count_missing("Candidates to judge")
+        refuse_without_any("candidate could be judged", counted["valid"], missing)
+        counted |= judge.counted | missing
         read = judging.usage.since(before) if judging and before else {}  # be it to judge or to answer
         tokens = written[config.judge.evidence or "judgements"]
         judgement_stage.done({}, counted, tokens, read)
@@ -411,7 +427,7 @@ async def rationales(
     template = JudgeTemplate.load(config.judge)
     hint = Template.load("weaknesses", "srlm.feedback", "seeds.rationale_hint", ("better",))
     bars.add("EFT rationales", len(ranked))
-    done = written = 0
+    done = written = agreed = 0
 
     async def answer(prompt: RankedPrompt, place: int, attempt: int) -> Judgement:
         nonlocal written
@@ -428,11 +444,12 @@ async def rationales(
         return store.records[judgement_id(candidate.id, attempt)]
 
     async def one(prompt: RankedPrompt) -> None:
-        nonlocal done
+        nonlocal done, agreed
         before = written
         for attempt in range(config.seeds.rationale_tries):
             judged = await together(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
             if agrees(prompt, [judgement.score for judgement in judged]):
+                agreed += 1
                 break
         done += 1
         bars.update("EFT rationales", done=done, tokens=written - before)
@@ -440,5 +457,7 @@ async def rationales(
     await together(one(prompt) for prompt in ranked)
     rows = store.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    counts |= count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
+    missing = count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
+    refuse_without_any("EFT prompt has judgements that order its answers as people did", agreed, missing)
+    counts |= missing
     stage.done({}, counts, written)

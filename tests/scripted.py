@@ -27,9 +27,19 @@ class OrderedEngine:
     context : int
         Characters of a request that it can read; longer ones are refused, and some of its own texts become as long.
         0 = no limit.
+    refused : int, optional
+        Priority of requests that are refused as too long.
     """
 
-    def __init__(self, model: str, order: int = 0, verdicts: Mapping[str, int] | None = None, context: int = 0):
+    def __init__(
+        self,
+        model: str,
+        order: int = 0,
+        verdicts: Mapping[str, int] | None = None,
+        context: int = 0,
+        refused: int | None = None,
+    ):
+        self.refused = refused
         self.model, self.verdicts, self.context = model, verdicts or {}, context
         self._turns = random.Random(f"turns/{order}")
         self._calm = order == 0
@@ -39,7 +49,7 @@ class OrderedEngine:
         # Turns of the event loop in place of seconds: the order is the same on a slow machine.
         for _ in range(1 if self._calm else self._turns.randrange(1, 12)):
             await asyncio.sleep(0)
-        if 0 < self.context < (length := len(messages[-1]["content"])):
+        if 0 < self.context < (length := len(messages[-1]["content"])) or sampling.priority == self.refused:
             raise PromptTooLongError(f"a prompt of {length} characters, and engine.max_model_len={self.context}")
         return [self._complete(messages[-1]["content"], sampling, prefill, place) for place in range(sampling.n)]
 

@@ -6,7 +6,8 @@ code, or minus the signal that killed it. Everything is imported once, so that a
 A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.writer": "sft"}, "log": FILE,
 "kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
 finished files to their place; "half" is half of a write's bytes. Without `kill` the job ends by itself. `log` gets a
-line for each of these. `context` limits the characters of a request.
+line for each of these. `context` limits the characters of a request; `refused` is the priority of requests to M1 that
+are too long, whatever their length. `errors` gets the traceback of a job that fails.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -127,8 +129,9 @@ def run(job: Mapping[str, Any]) -> None:
         config: Config, model: Path, used_as: ModelConfig | None = None
     ) -> AsyncIterator[OrderedEngine]:
         ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt) if model.name == "sft_baseline" else []
+        refused = job.get("refused") if workspace.relative(model) == "iteration_1/model" else None
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
-        yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0))
+        yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0), refused)
 
     def run_worker(stage: str, workspace: Workspace, t: int, train: TrainConfig | None = None) -> None:
         module, function = WORKERS[stage].split(":")
@@ -171,11 +174,14 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
+            job = json.loads(line)
             try:
-                run(json.loads(line))
+                run(job)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
+                if "errors" in job:
+                    Path(job["errors"]).write_text(traceback.format_exc(), encoding="utf-8")
                 os._exit(1)
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

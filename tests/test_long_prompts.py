@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,66 @@ def test_other_judges_and_writers_leave_out_what_is_too_long(
     assert job(root, context=CONTEXT, options=options) == 0
     assert describe(counts(root, "iteration_2/judgements")).count("too long for the judge") == 1
     assert counts(root, "iteration_2/pairs")["pairs"] > 0
+
+
+def lengthen(root: Path, *names: str) -> None:
+    """Make every prompt of these seed files too long for the context."""
+    for name in names:
+        path = root / f"seeds/{name}.jsonl"
+        kind: Any = RankedPrompt if name.startswith("eft") else SeedExample
+        rows = [replace(row, prompt=f"{LONG}{n}") for n, row in enumerate(read_records(path, kind))]
+        path.write_text("".join(records.to_json(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def all_long(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Prepares a run folder in which every prompt of some seed files is too long."""
+
+    def prepare(names: list[str], options: dict[str, Any] | None = None) -> Path:
+        config = small_config(tmp_path_factory.mktemp("all_long") / "run", options)
+        workspace = Workspace.of(config)
+        stage = stages.seeds(workspace, config)
+        stage.begin()
+        counts = prepare_seeds(config, workspace.seeds)
+        lengthen(workspace.root, *names)
+        stage.done({}, counts)
+        return workspace.root
+
+    return prepare
+
+
+SMALL, CANDIDATES, JUDGE = {"context": CONTEXT}, {"context": 10**6, "refused": -1}, {"context": 10**6, "refused": 0}
+PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "limit", "options", "told"),
+    [
+        (["eft"], SMALL, {}, "No EFT prompt has judgements that order its answers as people did: "),
+        (["ift"], SMALL, {}, "24 x examples too long: a prompt of "),
+        ([], CANDIDATES, {}, "No accepted prompt could be answered: 6 too long (t2/p"),
+        ([], JUDGE, {}, "No candidate could be judged: 24 too long for the judge (t2/p"),
+        ([], JUDGE, PAIRWISE, "No candidate could be judged: "),
+    ],
+    ids=["rationales", "examples", "candidates", "judgements", "comparisons"],
+)
+def test_where_nothing_fits_the_run_ends_and_continues_with_a_larger_context(
+    job: Job,  # noqa: F811
+    all_long: Callable[..., Path],
+    names: list[str],
+    limit: dict[str, int],
+    options: dict[str, Any],
+    told: str,
+) -> None:
+    """The same command with more context makes what a run makes that had it from the beginning."""
+    root, whole = all_long(names, options), all_long(names, options)
+    errors = root.with_name("errors.txt")
+    for _ in range(2):
+        assert job(root, options=options, errors=str(errors), **limit) == 1
+        message = errors.read_text().strip().splitlines()[-1]
+        assert told in message
+        assert "raise engine.max_model_len" in message
+    options = {**options, "engine.max_model_len": 4096}
+    assert job(root, context=10**6, options=options) == 0
+    assert job(whole, context=10**6, options=options) == 0
+    assert_same(files(root), files(whole), told)

@@ -72,6 +72,8 @@ class Judging:
             for records in (self.judgements, self.tournament and self.tournament.store, self.ratings):
                 if records:
                     cast(RecordFile[Any], records).forget(lambda record: is_missing(record.problem))
+            if config.judge.evidence:  # computed from the evidence
+                self.judgements.forget(lambda judgement: True)
         self.counted: dict[str, Any] = {}  # for the manifest, after `finish`
         self.saved = 0  # judgements that early stopping does without
         self._candidates: dict[str, list[Candidate]] = {}

@@ -22,7 +22,7 @@ from srlm.engines.base import Completion, Engine, Sampling
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.ids import prompt_id
 from srlm.languages import in_languages, script
-from srlm.missing import problem_of
+from srlm.missing import NO_ANSWER, problem_of
 from srlm.records import Prompt, RecordId
 from srlm.seeds.splits import Overlap
 from srlm.templating import Template
@@ -30,6 +30,7 @@ from srlm.words import contains_word, tokens
 from srlm.workspace import RecordFile, derive_seed
 
 _REDRAWS = 20  # draws of an attempt's examples before fewer are shown
+_EXAMPLES = "examples too long"
 _HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
 _BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # each of their letters is a token, and a word has about three
 _LETTERS_A_RUN = 9
@@ -83,6 +84,11 @@ def repeats(words: Sequence[str], n: int = 3, times: int = 3) -> bool:
     """Whether some run of `n` words occurs `times` times or more."""
     runs = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     return bool(runs) and max(runs.values()) >= times
+
+
+def has_no_answer(attempt: Prompt) -> bool:
+    """Return whether the writer gave no answer: its request was too long with any example, or a server failed."""
+    return attempt.rejected.startswith((_EXAMPLES, NO_ANSWER))
 
 
 def choose_shots(
@@ -170,7 +176,7 @@ async def write_prompts(
                     else:
                         shots.remove(longest)
                     if not shots:
-                        return Prompt(attempt_id, "", (), f"examples too long: {error}", tuple(too_long)), False, 0
+                        return Prompt(attempt_id, "", (), f"{_EXAMPLES}: {error}", tuple(too_long)), False, 0
                 except NoAnswerError as error:
                     return Prompt(attempt_id, "", tuple(shots), problem_of(error), tuple(too_long)), False, 0
             text = clean(completion.text)
@@ -205,7 +211,7 @@ async def write_prompts(
         raise EngineError(
             f"None of {limit} new prompts of iteration {t} was accepted: "
             + ", ".join(f"{count} x {reason}" for reason, count in reasons)
-            + ". Read them in 1_prompts.jsonl; raise prompts.attempts, loosen a filter (prompts.max_overlap, "
-            "prompts.languages, prompts.keywords), raise engine.max_model_len if the examples are too long, or let a "
-            "stronger model write them (prompts.writer)."
+            + f". Read them in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
+            "command. To write prompts with other options (prompts.attempts, prompts.writer; prompts.max_overlap, "
+            f"prompts.languages or prompts.keywords, which filter them), delete {store.path.parent} first."
         )
