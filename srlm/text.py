@@ -376,7 +376,7 @@ async def feedback(
     if judgement_stage in unfinished:
         judgements = judge.finish()
         problems = Counter(judgement.problem.split(":")[0] for judgement in judgements if judgement.score is None)
-        counted = {
+        counted: dict[str, Any] = {
             "judgements": len(judgements),
             "saved": len(candidates) * k - len(judgements),
             "valid": len(judgements) - problems.total(),

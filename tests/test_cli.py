@@ -19,7 +19,7 @@ from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
 from srlm.cli.help import chosen_groups, command_help, default_of, groups
-from srlm.cli.overrides import option_names, unknown_option, with_free_keys
+from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_texts
 from srlm.search_path import conf_folder
 from tests.helpers import ROOT
 
@@ -134,6 +134,45 @@ def test_mapping_options_compose() -> None:
     options = composed(BY_NAME["run"], *with_free_keys(words, config.Config))
     assert options.model.chat_template_kwargs == {"enable_thinking": False}
     assert options.seeds.ift.columns == {"prompt": "question"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2026_11_28", "1e3", "2e51234", "0x10", "5", "-1", "true", "inf", "nan", "010", "plain", "a b", "a:b", ""),
+        *("/data/café/x.jsonl", "データ/x.jsonl", "~/x.jsonl", "runs/lab-seed=1/model", "a#b (1)", "a[1]", "a&b;c!"),
+    ],
+)
+def test_texts_reach_their_options_as_typed(value: str) -> None:
+    words = [f"name={value}", f"model.revision={value}", f"+seeds.ift.columns.prompt={value}"]
+    options = composed(BY_NAME["run"], *with_free_keys(with_texts(words, config.Config), config.Config))
+    assert (options.name, options.model.revision, options.seeds.ift.columns["prompt"]) == (value, value, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[runs/lab-seed=1/model, 2e51234]", ["runs/lab-seed=1/model", "2e51234"]),
+        ("[~/modèle]", ["~/modèle"]),
+        ("['a,b', c]", ["a,b", "c"]),
+        ("[]", []),
+    ],
+)
+def test_texts_of_a_list_reach_their_option_as_typed(value: str, expected: list[str]) -> None:
+    words = with_texts([f"models={value}"], config.SideBySide)
+    assert composed(BY_NAME["side-by-side"], *words).models == expected
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("name=a,b", "name=1e3,2e3", "name=range(1,3)", "name='1e3'", "name=a\\,b", "runs_dir=${oc.env:HOME}/runs"),
+        *("iteration=3", "sft.learning_rate=1e-3", "judge=pairwise", "prompts.languages=[en,de]", "seed=1,2"),
+        *("model.chat_template_kwargs.enable_thinking=false", "hydra.run.dir=a=b", "--config-dir=a=b", "-m"),
+    ],
+)
+def test_what_is_no_text_or_is_written_for_hydra_is_left_as_it_is(word: str) -> None:
+    assert with_texts([word], config.Config) == [word]
 
 
 def test_every_option_of_every_command_is_known() -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
-from srlm.cli.overrides import unknown_option, with_free_keys
+from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
 from srlm.progress import say
 
 
@@ -29,11 +29,12 @@ def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[
 
         @functools.wraps(task)
         def main() -> None:
-            words = sys.argv[1:] = with_free_keys(sys.argv[1:], getattr(config, kind))
+            options = getattr(config, kind)
+            words = sys.argv[1:] = with_free_keys(with_texts(sys.argv[1:], options), options)
             if {"--help", "-h"} & set(words):
                 print(command_help(spec))
                 return
-            if message := unknown_option(words, getattr(config, kind), folders_of(words)):
+            if message := unknown_option(words, options, folders_of(words)):
                 say(f"ConfigError: {message}")
                 sys.exit(1)
             composed()

@@ -1,17 +1,26 @@
-"""Check the names in GROUP.OPTION=VALUE before Hydra reads them, so that a mistyped one is answered with a near one."""
+"""Prepare the words of a command line, GROUP.OPTION=VALUE, before Hydra reads them.
+
+A mistyped name is answered with a near one, keys of mappings need no "++", and texts reach the option as typed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
 from srlm.cli.help import groups
 
 _HYDRA = ("hydra", "hydra.")
+_SYNTAX = ("'", '"', "\\", "${")  # what a user who knows Hydra's grammar writes: such a value is left as it is
 
 
 def option_names(kind: Any, prefix: str = "") -> list[str]:
@@ -48,6 +57,52 @@ def with_free_keys(words: Sequence[str], kind: Any) -> list[str]:
         return bool(equals) and f"{name}.".startswith(free)
 
     return [f"++{word}" if sets_keys(word) else word for word in words]
+
+
+def with_texts(words: Sequence[str], kind: Any) -> list[str]:
+    """Return the words with quotes around the texts that Hydra's grammar reads differently, or not at all.
+
+    Hydra reads name=2026_11_28 as 20261128 and model.revision=2e51234 as infinity, and it refuses letters beyond ASCII,
+    "~" and "=" in a value. Sweeps (a,b), null and values that hold quotes, backslashes or "${" are left as they are.
+    """
+    return [_with_text(word, kind) for word in words]
+
+
+def _with_text(word: str, kind: Any) -> str:
+    name, equals, value = word.partition("=")
+    hint = _type_of(name.lstrip("+"), kind) if equals and not word.startswith("-") else None
+    if any(mark in value for mark in _SYNTAX):
+        return word
+    if hint is str:
+        return f"{name}={_as_text(value)}"
+    inner = value[1:-1]
+    if hint == list[str] and value == f"[{inner}]" and inner.strip() and not set(inner) & set("[]{}"):
+        return f"{name}=[{','.join(_as_text(part.strip()) for part in inner.split(','))}]"
+    return word
+
+
+def _as_text(value: str) -> str:
+    """Return a value that Hydra reads as this text; sweeps, null and texts that it reads so are returned unchanged."""
+    try:
+        override = OverridesParser.create().parse_override(f"x={value}")
+        if override.is_sweep_override() or not isinstance(override.value(), (bool, int, float)):
+            return value
+    except HydraException:  # the value is no word of Hydra's grammar
+        pass
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def _type_of(name: str, kind: Any) -> Any:
+    """Return the type of the option with this dotted name, of keys of a mapping too; None where there is none."""
+    hint = kind
+    for part in name.split("."):
+        if dataclasses.is_dataclass(hint):
+            hint = typing.get_type_hints(hint).get(part)
+        else:
+            hint = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
+        hint = next((option for option in options if option is not types.NoneType), hint)
+    return hint
 
 
 def unknown_option(words: Sequence[str], kind: Any, folders: Sequence[Path] = ()) -> str | None:
