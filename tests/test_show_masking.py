@@ -162,7 +162,7 @@ def test_a_template_that_changes_texts_is_shown_without_its_prompts(data: Path) 
     shown_as = shown("IFT", found_by(options, tokenizer)["ift"][1])
     assert [(run.kind, "".join(token.text for token in run.tokens)) for run in shown_as.runs] == [
         ("masked", "<|im_start|>user↵\nWHY IS THE SKY BLUE?<|im_end|>↵\n<|im_start|>assistant↵\n"),
-        ("learnt", "IT↵\nIS.<|im_end|>"),
+        ("learnt", "It↵\nis.<|im_end|>"),  # an answer is learnt as it was written
     ]
 
 
