@@ -49,7 +49,9 @@ WORKERS = {
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 
-PATIENCE_SECONDS = 3.0  # for an interrupted worker to end, before it is killed
+PATIENCE_SECONDS = (
+    2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
+)
 TRAINING = ("sft", "sft_baseline", "reward_model", "preference")
 _OUT_OF_MEMORY = (
     "out of memory",

@@ -39,6 +39,7 @@ MARK = "SRLM_MARK"  # environment variable: the coordinator's pid, its start tim
 FOLDER = "SRLM_RUN_FOLDER"  # environment variable: the run's folder
 LOCK = ".lock"  # file in the run's folder
 CHECK_SECONDS = 0.2  # between two checks whether the coordinator is alive
+TRACKER_SECONDS = 1.0  # for Python's resource trackers to end by themselves, before they are killed
 GRACE_SECONDS = 5.0  # after the death of a coordinator a new one waits this long for the processes it left
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _REPEAT_SECONDS = 0.5  # closing a terminal or a wrapper such as `uv run` can send the same signal twice at once
@@ -111,14 +112,21 @@ def start_guard(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 def kill_marked(mark: str, seconds: float = 10.0) -> None:
     """Kill all processes with this mark except the caller, and return when they are gone.
 
-    A process in an uninterruptible system call is waited for `seconds` at most; it still holds the lock.
+    A process in an uninterruptible system call is waited for `seconds` at most; it still holds the lock. Resource
+    trackers end by themselves, after they have unlinked the shared memory of what was killed: vLLM's segments in
+    /dev/shm, hundreds of MB each, would stay until the machine restarts.
     """
     deadline = time.monotonic() + seconds
+    trackers_until: float | None = None
     # A process may be starting another one while it is killed, so look until none is found. One that is ending has no
     # environment any more, but may still hold files and memory of a GPU.
     killed: list[psutil.Process] = []
     while (found := processes_with(MARK, mark) + [p for p in killed if _is_alive(p)]) and time.monotonic() < deadline:
-        for process in found:
+        others = [process for process in found if not _is_resource_tracker(process)]
+        if not others and trackers_until is None:
+            trackers_until = time.monotonic() + TRACKER_SECONDS
+        too_late = trackers_until is not None and time.monotonic() > trackers_until
+        for process in found if too_late else others:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         killed = found
@@ -134,6 +142,14 @@ def _has(process: psutil.Process, name: str, value: str) -> bool:
     try:
         return process.environ().get(name) == value and _is_alive(process)
     except (psutil.Error, OSError):  # it has ended meanwhile, or belongs to another user
+        return False
+
+
+def _is_resource_tracker(process: psutil.Process) -> bool:
+    """Return whether this is the process by which Python's multiprocessing unlinks shared memory and semaphores."""
+    try:
+        return "resource_tracker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
         return False
 
 
@@ -247,7 +263,8 @@ def _end_if_left(parent: int) -> None:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                child.kill()
+                if not _is_resource_tracker(child):
+                    child.kill()
     os._exit(1)
 
 

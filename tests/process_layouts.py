@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 from srlm import launch
@@ -32,6 +33,7 @@ LAYOUTS = {
     "other_program": ["worker", "program"],  # one that a library starts, in a session of its own
     "ranks": ["launcher", "rank_0", "rank_1"],  # torch.distributed.run
     "stubborn": ["worker"],  # ignores SIGINT
+    "shared_memory": ["worker", "engine"],  # which holds a segment, as vLLM's message queues do
 }
 
 
@@ -86,6 +88,10 @@ def ranks(workspace: Workspace, iteration: int) -> None:
     wait()
 
 
+def shared_memory(workspace: Workspace, iteration: int) -> None:
+    _with_engines(workspace.root, "spawn", ["engine"], _engine_with_shared_memory)
+
+
 def _with_engines(folder: Path, method: str, roles: list[str], engine: Callable[[Path, str, str], None]) -> None:
     context = multiprocessing.get_context(method)
     engines = [context.Process(target=engine, args=(folder, role, method)) for role in roles]
@@ -103,6 +109,12 @@ def _engine(folder: Path, role: str, method: str) -> None:
         importlib.import_module("setproctitle").setproctitle(f"VLLM::{role} {1000 * '_'}")  # overwrites the environment
     note(folder, role)
     wait()
+
+
+def _engine_with_shared_memory(folder: Path, role: str, method: str) -> None:
+    segment = SharedMemory(create=True, size=1000)
+    (folder / "segment").write_text(segment.name)
+    _engine(folder, role, method)
 
 
 def _engine_with_worker(folder: Path, role: str, method: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ def test_sigterm_of_a_process_ends_all(start, layout, victim):
 
 
 @pytest.mark.parametrize(
+    ("victims", "number"),
+    [
+        (["worker"], signal.SIGKILL),
+        (["engine"], signal.SIGKILL),
+        (["coordinator"], signal.SIGKILL),
+        (["coordinator"], signal.SIGTERM),
+        (["guard", "coordinator"], signal.SIGKILL),
+    ],
+    ids=str,
+)
+def test_shared_memory_of_killed_processes_is_unlinked(start, victims, number):
+    """Otherwise it stays in memory until the machine restarts."""
+    run = start("shared_memory")
+    segment = (run.folder / "segment").read_text()
+    for role in victims:
+        os.kill(run.pid_of(role), number)
+    run.assert_all_end(f"signal {number} of {victims}")
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(segment)
+
+
+@pytest.mark.parametrize(
     ("layout", "number"),
     [("spawned_engine", signal.SIGTERM), *(("ranks", number) for number in processes.STOP_SIGNALS)],
 )
@@ -126,7 +149,7 @@ def test_worker_that_ignores_the_signal_is_killed(start):
 def test_second_signal_does_not_wait_for_the_worker(start):
     run = start("stubborn")
     run.coordinator.send_signal(signal.SIGTERM)
-    time.sleep(1)
+    time.sleep(0.7)
     run.coordinator.send_signal(signal.SIGTERM)
     run.assert_all_end("second SIGTERM of coordinator")
     assert run.coordinator.returncode == 128 + signal.SIGTERM
