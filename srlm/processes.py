@@ -80,11 +80,22 @@ def stop_on_signals() -> Iterator[None]:
         if time.monotonic() - first > _REPEAT_SECONDS:
             os._exit(128 + number)  # the guard ends the workers
 
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        nonlocal first
+        if isinstance(ignored.exc_value, Stopped):  # raised in a __del__ or a callback, where Python drops exceptions
+            first = 0.0
+            send = (os.getpid(), ignored.exc_value.number)
+            threading.Timer(CHECK_SECONDS, os.kill, send).start()  # not here, where it would be dropped again
+        else:
+            hook(ignored)
+
+    hook, sys.unraisablehook = sys.unraisablehook, again
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

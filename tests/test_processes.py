@@ -196,6 +196,21 @@ def test_sighup_stays_ignored_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_signal_in_a_destructor_still_stops():
+    """Python drops what is raised there, such as a signal's exception."""
+
+    class Slow:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        Slow()
+        time.sleep(60)
+
+    with processes.stop_on_signals(), pytest.raises(processes.Stopped, match="SIGTERM"):
+        work()
+
+
 # More than one process dies
 
 
