@@ -25,7 +25,7 @@ if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from
 
 from srlm.config import TrainConfig
 from srlm.progress import show_cursor
-from srlm.workspace import Workspace, write_atomic
+from srlm.workspace import Workspace, disk_errors, write_atomic
 
 # stage -> module:function(workspace, iteration); one of your own is given as module:function itself
 WORKERS = {
@@ -49,6 +49,7 @@ WORKERS = {
     "head_to_head": "srlm.text:head_to_head_worker",
 }
 
+_REPORT_BYTES = 65536
 PATIENCE_SECONDS = (
     2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
 )
@@ -85,7 +86,9 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
     workspace.logs.mkdir(parents=True, exist_ok=True)
     log = workspace.logs / f"iteration_{iteration}_{stage}.log"
     report = workspace.logs / f".{stage}.{os.getpid()}.json"
-    report.unlink(missing_ok=True)
+    for left in workspace.logs.glob(".*.json"):  # by a coordinator that was killed
+        left.unlink()
+    write_atomic(report, " " * _REPORT_BYTES)  # room for the worker's error, also when the disk is full by then
     command = [*launcher(train), "-m", "srlm.launch", stage, str(workspace.root), str(iteration), str(report)]
     terminal_fd = os.dup(sys.stderr.fileno())
     mark = processes.mark_environment(workspace.root)
@@ -125,10 +128,11 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
             process.wait()
         show_cursor()
         os.close(terminal_fd)
-    with (workspace.logs / "workers.jsonl").open("a", encoding="utf-8") as file:
+    times = workspace.logs / "workers.jsonl"
+    with disk_errors(times), times.open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
         file.write(json.dumps(row) + "\n")
-    told = json.loads(report.read_text()) if report.exists() else {}
+    told = json.loads(report.read_bytes().decode(errors="replace").strip() or "{}")
     report.unlink(missing_ok=True)
     if code == 0:
         return
@@ -205,6 +209,18 @@ def as_user_error(error: BaseException, stage: str, iteration: int, log: str = "
     return None
 
 
+def _write_report(path: Path, found: dict[str, str]) -> None:
+    """Write an error into the room that is left for it; of several processes the first one has the cause."""
+    longest = _REPORT_BYTES // 8  # a character takes six bytes at most, "\\u20ac"
+    data = json.dumps(
+        {name: text[-longest:] if name == "traceback" else text[:longest] for name, text in found.items()}
+    )
+    with path.open("r+b") as file:
+        if not file.read().strip():
+            file.seek(0)
+            file.write(data.encode())
+
+
 def main(arguments: list[str]) -> int:
     """The worker's side. Exit code 0, or 1 with the error in the report file, or 130 when interrupted."""
     stage, root, iteration, report = arguments
@@ -217,11 +233,11 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        traceback.print_exc()
         told = as_user_error(error, stage, int(iteration))
         found = {"type": type(told).__name__, "message": str(told)} if told else {"traceback": traceback.format_exc()}
-        if not Path(report).exists():  # of several processes the first has the cause, others lose the connection to it
-            write_atomic(Path(report), json.dumps(found))
+        _write_report(Path(report), found)
+        with contextlib.suppress(OSError):  # the log's disk is full
+            traceback.print_exc()
         return 1
     return 0
 

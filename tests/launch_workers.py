@@ -48,7 +48,8 @@ def crash_of_a_rank(workspace: Workspace, iteration: int) -> None:
     if os.environ["RANK"] == "1":
         failed.touch()
         raise KeyError("unforeseen")
-    while not (failed.exists() and list(workspace.logs.glob(".*.json"))):
+    [report] = workspace.logs.glob(".*.json")
+    while not (failed.exists() and report.read_text().strip()):
         time.sleep(0.05)
     raise ConnectionError("connection closed by peer")
 

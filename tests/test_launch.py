@@ -15,6 +15,7 @@ import pytest
 from srlm import errors, launch
 from srlm.config import TrainConfig
 from srlm.workspace import Workspace
+from tests.helpers import ROOT
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_each_stage_names_its_own_options(stage: str, option: str) -> None:
         assert told is not None
         assert option in str(told)
     assert launch.as_user_error(KeyError("x"), stage, 1) is None
+
+
+def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
+    """Neither in the log nor for the report."""
+    report = tmp_path / "report.json"
+    report.write_text(" " * 1000)
+    command = [sys.executable, "-m", "srlm.launch", "tests.launch_workers:disk_full", str(tmp_path), "2", str(report)]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, cwd=ROOT).returncode == 1
+    assert json.loads(report.read_text())["type"] == "RunFolderError"
+    assert len(report.read_text()) == 1000
 
 
 def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
