@@ -61,7 +61,7 @@ def option(name: str, value: str) -> str:
         same = parser.parse_override(f"{name}={value}").value() == value
     except Exception:  # the value is no word of Hydra's grammar; the parser's errors have no common base
         same = False
-    return f"{name}={value}" if same else f"{name}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{name}={value}" if same else f"{name}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequence[str] = ()) -> str | None:

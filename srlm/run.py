@@ -174,7 +174,7 @@ def evaluate_command(model: Path) -> str:
     from srlm.resume import python_word
 
     return shlex.join(
-        [python_word(), "-m", "srlm.evaluate", f"models=[{QuotedString(str(model), Quote.single).with_quotes()}]"]
+        [python_word(), "-m", "srlm.evaluate", f"models=[{QuotedString(str(model), Quote.double).with_quotes()}]"]
     )
 
 
