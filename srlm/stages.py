@@ -303,7 +303,9 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
     validation_judge = resolve_role(early.judge, t - 1)
 
     def inputs() -> dict[str, str]:
-        found = made_by(pairs(workspace, config, t), model(workspace, config, t - 1))
+        reasons = workspace.relative(artifacts.UNPAIRED.path(workspace, t))  # training does not read them
+        found = {path: hash_ for path, hash_ in made_by(pairs(workspace, config, t)).items() if path != reasons}
+        found |= made_by(model(workspace, config, t - 1))
         found |= model_input(workspace, config, dpo_reference(config, t)) | chat_template(config)
         if early.enabled:  # validation prompts are neither trained nor evaluated on
             known = [seeds(workspace, config), ifeval_prompts(workspace, config)]
