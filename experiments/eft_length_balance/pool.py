@@ -57,7 +57,7 @@ def percent(measure: Measure) -> str:
 def figures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
     """Measure -> its figure over all seeds, and the pairs that it counts in all of them."""
     runs = [told(row) for row in arm]
-    found = {name: pooled([run[name] for run in runs], True, (0.0, 1.0)) for name in runs[0]}
+    found = {name: pooled([run[name] for run in runs], (0.0, 1.0)) for name in runs[0]}
     pairs = {name: round(sum(n for run in runs for _, n in run[name].values())) for name in runs[0]}
     longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
     found["length bias, points"] = longer.minus(shorter)
