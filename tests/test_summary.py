@@ -15,6 +15,7 @@ from srlm import progress
 from srlm.config import AlarmAction
 from srlm.finished import open_run
 from srlm.records import Candidate, PreferencePair, to_json
+from srlm.resume import python_word
 from srlm.summary import (
     ROWS,
     alarm_lines,
@@ -331,7 +332,9 @@ def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
     file = io.StringIO()
     monkeypatch.setattr(progress, "terminal", lambda: file)
     print_summary(config, workspace, 3600.0)
-    command = f"python -m srlm.run model.name=tiny-random name=rivers runs_dir={own_run.parent} iteration={last + 1}"
+    command = (
+        f"{python_word()} -m srlm.run model.name=tiny-random name=rivers runs_dir={own_run.parent} iteration={last + 1}"
+    )
     assert file.getvalue().splitlines()[-5:] == [
         f"Run      {own_run} (60.0 min this time)",
         f"Models   {own_run}{models}",
