@@ -78,7 +78,7 @@ HELD_OUT_JUDGEMENTS = Artifact("held_out_judgements.jsonl", Judgement, "evaluati
 HELD_OUT_COMPARISONS = Artifact("held_out_comparisons.jsonl", Comparison, "evaluation")
 HELD_OUT_RATINGS = Artifact("held_out_ratings.jsonl", Rating, "evaluation")
 
-# What a judge's scores are made of besides its judgements (`JudgeConfig.evidence`), beside the judgements' file.
+# What a judge's scores are computed from (`JudgeConfig.evidence`), stored next to its judgements.
 EVIDENCE: dict[tuple[str, str], Artifact[Comparison] | Artifact[Rating]] = {
     (JUDGEMENTS.file, "comparisons"): COMPARISONS,
     (JUDGEMENTS.file, "ratings"): RATINGS,

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be loaded and trained, told from its files before any weight is read.
+"""Check whether a checkpoint can be loaded and trained, from its files, before any weight is read.
 
 A damaged or unsuitable checkpoint would otherwise end a stage minutes later, with an error of the library that met it.
 """

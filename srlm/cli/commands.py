@@ -99,7 +99,7 @@ COMMANDS: tuple[Command, ...] = (
             ("suite", "of answers, head_to_head, loss, benchmarks"),
             ("data", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
             ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
-            ("by", "options that tell the arms of a sweep apart: [sft.loss_on]"),
+            ("by", "options that define the arms of a sweep: [sft.loss_on]"),
             _ENGINE,
             _NAME,
         ),
