@@ -9,10 +9,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from srlm.feedback.adaptive import Standing, undecided
-from srlm.feedback.pairs import length_points, select_pairs, takes_part
-from srlm.records import Candidate, Judgement, Prompt
-from srlm.workspace import Workspace, read_records
+from srlm.io.record_file import read_records
+from srlm.judges.early_stopping import Standing, undecided
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.pairs import length_points, select_pairs, takes_part
+from srlm.types import Candidate, Judgement, Prompt
 
 
 def main(run: str, iteration: str = "2") -> None:

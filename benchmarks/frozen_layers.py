@@ -16,9 +16,9 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from srlm.config import LoraConfig, ModelConfig, TrainConfig
-from srlm.models import resolve
+from srlm.models.resolve import resolve
 from srlm.training import common
-from srlm.training.frozen import frozen_once
+from srlm.training.activation_cache import frozen_once
 
 
 def main(epochs: int = 3) -> None:

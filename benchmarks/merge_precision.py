@@ -19,14 +19,14 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
-from srlm.chat import encode_turn
-from srlm.chat_template import load_tokenizer
 from srlm.config import LoraConfig, ModelConfig
-from srlm.models import resolve
-from srlm.records import SeedExample
+from srlm.io.record_file import read_records
+from srlm.models.chat import encode_turn
+from srlm.models.chat_template import load_tokenizer
+from srlm.models.resolve import resolve
 from srlm.training import common
 from srlm.training.checkpoint_check import Probe, Scores, change, float32_arithmetic, probe_of_pairs, score
-from srlm.workspace import read_records
+from srlm.types import SeedExample
 
 PAIRS, STEPS, BETA = 8, 4, 0.1
 RATES = (2e-6, 2e-5, 2e-4)
@@ -74,7 +74,7 @@ def main(name: str = "tiny-random") -> None:
 def pairs_of_seeds(folder: Path) -> Probe:
     """Return pairs of a seed's own answer and another seed's, cut to 160 characters."""
     tokenizer = load_tokenizer(folder)
-    with resources.as_file(resources.files("srlm") / "seeds" / "builtin" / "ift.jsonl") as path:
+    with resources.as_file(resources.files("srlm.data") / "builtin" / "ift.jsonl") as path:
         seeds = [row for row in read_records(path, SeedExample) if len(row.prompt) < 80][:PAIRS]
     prompts, chosen, rejected = [], [], []
     for seed, other in zip(seeds, [*seeds[1:], seeds[0]], strict=True):

@@ -20,14 +20,15 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from srlm import records, stages
 from srlm.config import Config, JudgeConfig
-from srlm.feedback.alarms import signs
-from srlm.feedback.pairs import select_pairs
-from srlm.records import Candidate, Judgement, Prompt
-from srlm.report import write_report
-from srlm.seeds.readers import read_ift
-from srlm.workspace import Workspace
+from srlm.data.readers import read_ift
+from srlm.io import serialization
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.alarms import signs
+from srlm.preferences.pairs import select_pairs
+from srlm.recipes import stages
+from srlm.reporting import write_report
+from srlm.types import Candidate, Judgement, Prompt
 
 CANDIDATES, JUDGEMENTS = 4, 3
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -83,7 +84,7 @@ def make_run(root: Path, prompts: int) -> None:
     for name, rows in made.items():
         path = workspace.iteration(2) / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(records.to_json(row) + "\n" for row in rows), encoding="utf-8")
+        path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
     found = signs(of_kind[1], of_kind[2], pairs, config.judge.max_score, None)
     stages.pairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "signs": found})
     for t in range(3):

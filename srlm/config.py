@@ -7,16 +7,13 @@ after composition; the rest of the package gets plain frozen-by-habit dataclasse
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from enum import Enum
+from functools import reduce
 from typing import Any
-
-from srlm.errors import ConfigError
 
 
 class EngineKind(Enum):
@@ -93,7 +90,7 @@ class ModelConfig:
 
     name: str = "smollm2-135m-instruct"  # packaged name, hub id, local folder, or a .gguf file
     revision: str = ""  # hub revision; "" = the default branch
-    chat_template: str = ""  # "" = the model's own; else a name in srlm/chat_templates or a .jinja file
+    chat_template: str = ""  # "" = the model's own; else a name in srlm/models/chat_templates or a .jinja file
     # variables for the chat template, such as {enable_thinking: false}, in training and generation alike
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     template_date: str = "2024-07-26"  # YYYY-MM-DD, for templates that write today's date: no prompt reads the clock
@@ -151,7 +148,7 @@ class SourceConfig:
     """Where seed rows come from."""
 
     path: str = "builtin"  # builtin, a file (plain or .gz), or hub:OWNER/NAME for a `datasets` hub id
-    format: str = "auto"  # auto, or one of srlm.seeds.readers.FORMATS
+    format: str = "auto"  # auto, or one of srlm.data.readers.FORMATS
     split: str = "train"  # hub only
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
@@ -221,7 +218,7 @@ class JudgeConfig:
     # whether or not the judge would write a score there; pairwise = candidates are compared two at a time; implicit =
     # by their likelihood against a reference model's; reward_model = a classifier trained on the ranked seeds
     scorer: Scorer = Scorer.sampled
-    template: str = "additive"  # a name in srlm/feedback/templates or a .txt file
+    template: str = "additive"  # a name in srlm/judges/templates or a .txt file
     count: int = (
         3  # k, judgements a candidate; >= 1; 1 with scorers that have no chance in them: expected and those below
     )
@@ -241,7 +238,7 @@ class JudgeConfig:
     # sampled, weighted: judgements are judged as well, two at a time, and give further pairs for DPO (Meta-Rewarding);
     # `matches` holds for them too
     meta: bool = False
-    meta_template: str = "meta"  # a name in srlm/feedback/templates or a .txt file
+    meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
     meta_longest: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
 
     @property
@@ -290,7 +287,7 @@ class Alarm:
 
 @dataclass
 class AlarmsConfig:
-    """Signs that a judge has gone blind or is being gamed; what each is: srlm/feedback/alarms.py."""
+    """Signs that a judge has gone blind or is being gamed; what each is: srlm/preferences/alarms.py."""
 
     parse_rate: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; share
     top_score_share: Alarm = field(default_factory=lambda: Alarm(0.8))  # rings above; share
@@ -357,7 +354,7 @@ class SFTConfig(TrainConfig):
     prompt_weight: float = 0.1  # weighted: of a token of a prompt, where one of an answer has 1; [0, 1]
     boilerplate: str = ""  # without_boilerplate: a regular expression that finds it in prompts; "" = from the data
     # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
-    # the scores' probabilities (srlm/training/ordering.py); then seeds.commonest_score_share=1 keeps all pairs
+    # the scores' probabilities (srlm/training/ranking.py); then seeds.commonest_score_share=1 keeps all pairs
     eft_target: EFTTarget = EFTTarget.score
     # order: the share of what length alone tells of it that is taken into account, and so not learnt; [0, 1]
     eft_length_offset: float = 0.0
@@ -401,7 +398,8 @@ class DPOConfig(TrainConfig):
 
 @dataclass
 class EvaluationConfig:
-    # false = models are made and not measured, up to M1 only: for sweeps whose models srlm.evaluate measures together
+    # false = models are made and not measured, up to M1 only: for sweeps whose models srlm evaluate measures
+    # together
     enabled: bool = True
     prompts: int = 24  # evaluation prompts answered by every model; 0 = all
     eft_prompts: int = 0  # held-out EFT prompts judged by every model; 0 = all
@@ -410,7 +408,7 @@ class EvaluationConfig:
     max_new_tokens: int = 128  # tokens
     judgements: int = 1  # judgements a held-out answer; >= 1
     judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
-    judge_template: str = "pairwise"  # a name in srlm/feedback/templates or a .txt file
+    judge_template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
     # whom M_t is compared with, two judgements a prompt and opponent: all = every earlier model; previous = M_t-1
     opponents: Opponents = Opponents.all
     # IFEval's prompts, answered greedily by every model: a file with `instruction_id_list` and `kwargs`, or
@@ -455,7 +453,7 @@ class Config:
 
 @dataclass
 class JudgeBench(Config):
-    """`python -m srlm.judge_bench`: judges on answers that people ranked; the other options as for a run."""
+    """`srlm judge-bench`: judges on answers that people ranked; the other options as for a run."""
 
     name: str = "judge_bench"
     models: list[str] = field(default_factory=list)  # names, folders or files, a row each; empty = model.name alone
@@ -466,7 +464,7 @@ class JudgeBench(Config):
 
 @dataclass
 class Evaluate(Config):
-    """`python -m srlm.evaluate`: any models side by side; the other options as for a run.
+    """`srlm evaluate`: any models side by side; the other options as for a run.
 
     evaluation.judge is for this command "first" (the first of the models), a model name or endpoint.
     """
@@ -494,7 +492,7 @@ class Evaluate(Config):
 
 @dataclass
 class ShowMasking(Config):
-    """`python -m srlm.show_masking`: which tokens SFT learns of which example; the other options as for a run."""
+    """`srlm show-masking`: which tokens SFT learns of which example; the other options as for a run."""
 
     name: str = "show_masking"
     # "" = what a run with these options would train on; or builtin, a file, or hub:OWNER/NAME, in the place of both
@@ -506,7 +504,7 @@ class ShowMasking(Config):
 
 @dataclass
 class SideBySide(Config):
-    """`python -m srlm.side_by_side`: what any models answer to the same prompts; the other options as for a run.
+    """`srlm side-by-side`: what any models answer to the same prompts; the other options as for a run.
 
     evaluation.prompts and evaluation.judge are not looked at.
     """
@@ -521,203 +519,6 @@ class SideBySide(Config):
 
 
 C = typing.TypeVar("C", bound=Config)
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
-def check(config: Config) -> Config:
-    """Test every range; returns `config` itself.
-
-    Raises
-    ------
-    ConfigError
-        Naming the option, its value and what it may be.
-    """
-
-    def need(ok: bool, option: str, allowed: str) -> None:
-        if not ok:
-            raise ConfigError(f"{option}={_get(config, option)!r} cannot work: it must be {allowed}.")
-
-    def at_least(low: float, *options: str) -> None:
-        for option in options:
-            need(_get(config, option) >= low, option, f"{low} or more")
-
-    def share(*options: str) -> None:
-        for option in options:
-            need(0 < _get(config, option) <= 1, option, "above 0 and at most 1")
-
-    need(_is_date(config.model.template_date), "model.template_date", "a date as YYYY-MM-DD")
-    need(bool(config.name) and ".." not in config.name.split("/"), "name", "a folder name")
-    at_least(1, "iteration", "engine.max_concurrent", "engine.tensor_parallel_size", "engine.data_parallel_size")
-    at_least(1, "endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift")
-    at_least(1, "prompts.round_size", "prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens")
-    at_least(1, "judge.count", "judge.min_valid", "judge.max_score", "judge.max_new_tokens", "pairs.min_pairs")
-    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens", "seeds.rationale_tries")
-    at_least(1, "evaluation.ifeval_max_new_tokens")
-    at_least(2, "candidates.count")
-    at_least(64, "engine.max_model_len")
-    for option in _longest_completions(config):
-        limit = config.engine.max_model_len
-        need(
-            _get(config, option) < limit, option, f"below engine.max_model_len={limit}, which holds the prompt as well"
-        )
-    at_least(100, "evaluation.bootstrap")
-    at_least(0, "seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "pairs.min_gap")
-    at_least(
-        0,
-        "evaluation.prompts",
-        "evaluation.eft_prompts",
-        "evaluation.ifeval_prompts",
-        "seeds.eft_limit",
-        "tracking.sample_rows",
-    )
-    share("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share")
-    share("prompts.top_p", "prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p")
-    for option in ("prompts", "candidates", "judge", "evaluation"):
-        need(0 <= _get(config, f"{option}.temperature") <= 2, f"{option}.temperature", "0 (greedy) to 2")
-    need(config.candidates.temperature > 0, "candidates.temperature", "above 0, or all candidates are the same text")
-    need(0 < config.seeds.eft_held_out < 1, "seeds.eft_held_out", "between 0 and 1")
-    data = config.data if isinstance(config, ShowMasking) else ""  # takes the place of seeds.ift and seeds.eft
-    if (data or config.seeds.ift.path) == "builtin":
-        one = config.seeds.ift_answers is IFTAnswers.best
-        need(one, "seeds.ift_answers", "best with seeds.ift.path=builtin, which has one answer each")
-    if not config.evaluation.enabled:
-        need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
-    need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
-    need(config.endpoint.timeout_s > 0, "endpoint.timeout_s", "above 0 seconds")
-    fixed = config.endpoint.temperature
-    need(fixed is None or 0 <= fixed <= 2, "endpoint.temperature", "0 (greedy) to 2, or null: as each request has it")
-    need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
-    scorer = config.judge.scorer
-    if scorer not in (Scorer.sampled, Scorer.weighted):
-        for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
-            need(_get(config, option) == 1, option, f"1 with judge.scorer={scorer.name}, which has no chance in it")
-        need(not config.judge.adaptive, "judge.adaptive", f"false with judge.scorer={scorer.name}: it asks once anyway")
-    if scorer in (Scorer.weighted, Scorer.expected):
-        one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
-        need(config.judge.max_score <= 9, "judge.max_score", one_digit)
-    if config.pairs.length_penalty is None:
-        known_late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
-        need(not config.judge.adaptive, "judge.adaptive", known_late)
-    need(0 <= config.judge.adaptive_risk < 0.5, "judge.adaptive_risk", "0 up to, but not including, 0.5")
-    need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
-    need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
-    need(config.dpo.beta > 0, "dpo.beta", "above 0")
-    need(config.dpo.step0_tolerance > 0, "dpo.step0_tolerance", "above 0")
-    at_least(1, "dpo.early_stopping.every_steps")
-    at_least(2, "dpo.early_stopping.prompts")
-    need(0 <= config.dpo.early_stopping.min_net_win < 1, "dpo.early_stopping.min_net_win", "0 up to 1")
-    source = "dpo.early_stopping.source"
-    other = "unused_ift, a file or hub:OWNER/NAME: validation prompts are no evaluation prompts"
-    need(config.dpo.early_stopping.source.path not in ("", "builtin"), f"{source}.path", other)
-    need(
-        config.dpo.early_stopping.source.limit == 0, f"{source}.limit", "0: dpo.early_stopping.prompts sets the number"
-    )
-    for option in ("engine.dtype", "sft.dtype", "reward_model.dtype", "dpo.dtype"):
-        need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
-    for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
-        at_least(0, f"{name}.limit")
-        need(bool(data or _get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
-    for name in ("sft", "reward_model", "dpo"):
-        train: TrainConfig = getattr(config, name)
-        need(train.epochs > 0, f"{name}.epochs", "above 0")
-        need(train.learning_rate > 0, f"{name}.learning_rate", "above 0")
-        need(
-            0 <= train.final_learning_rate <= train.learning_rate,
-            f"{name}.final_learning_rate",
-            f"0 to {name}.learning_rate={train.learning_rate}",
-        )
-        need(0 <= train.warmup < 1, f"{name}.warmup", "0 up to, but not including, 1")
-        at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
-        at_least(0, f"{name}.lora.top_layers")
-        at_least(16, f"{name}.max_length")
-        need(train.save_dtype in SAVE_DTYPES, f"{name}.save_dtype", f"one of {', '.join(SAVE_DTYPES)}")
-        need(train.save_tolerance > 0, f"{name}.save_tolerance", "above 0")
-        at_least(0, f"{name}.checkpoint_steps", f"{name}.weight_decay")
-        step = train.micro_batch_size * train.processes
-        need(train.batch_size % step == 0, f"{name}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
-        for dropout in ("dropout", "lora.dropout"):
-            need(0 <= _get(config, f"{name}.{dropout}") < 1, f"{name}.{dropout}", "0 up to, but not including, 1")
-    need(0 <= config.sft.prompt_weight <= 1, "sft.prompt_weight", "0 to 1")
-    need(_is_pattern(config.sft.boilerplate), "sft.boilerplate", "a regular expression")
-    if config.sft.eft_target is EFTTarget.order:
-        for_order = "with sft.eft_target=order"
-        writes = not (config.judge.learns_pairs or config.judge.rates)
-        need(writes, "sft.eft_target", f"score with judge.scorer={scorer.name}, which learns no scores")
-        need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {for_order}: a score must be one digit")
-        need(config.sft.loss_on is LossOn.completion, "sft.loss_on", f"completion {for_order}")
-        need(not config.sft.packing, "sft.packing", f"false {for_order}")
-        need(config.sft.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {for_order}: answers are compared")
-        need(0 <= config.sft.eft_length_offset <= 1, "sft.eft_length_offset", "0 to 1")
-    else:
-        need(config.sft.eft_length_offset == 0, "sft.eft_length_offset", "0 with sft.eft_target=score")
-    fixed_models = {
-        "prompts.writer": config.prompts.writer,
-        "evaluation.judge": config.evaluation.judge,
-        "judge.by": config.judge.by,
-        "dpo.early_stopping.judge": config.dpo.early_stopping.judge,
-    }
-    for option, value in fixed_models.items():
-        need(bool(value), option, "sft, base, endpoint or a model name")
-        if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
-            raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
-    at_least(0, "judge.matches", "judge.meta_longest")
-    if config.judge.meta:
-        need(scorer in (Scorer.sampled, Scorer.weighted), "judge.meta", f"false with judge.scorer={scorer.name}")
-        need(config.judge.count > 1, "judge.count", "2 or more with judge.meta=true: judgements are compared")
-    need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
-    need(config.pairs.length_penalty is None or config.pairs.length_penalty >= 0, "pairs.length_penalty", "0 or more")
-    need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
-    if config.judge.rates:
-        need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")
-    if scorer is Scorer.implicit:
-        need(
-            config.judge.by != "base" or config.judge.reference not in ("base", "previous"),
-            "judge.by",
-            "another model than judge.reference, or all rewards are 0",
-        )
-        need(
-            config.judge.reference != "previous" or config.judge.by in ("self", "sft"),
-            "judge.reference",
-            f"base or a model name with judge.by={config.judge.by}",
-        )
-    if scorer is Scorer.reward_model:
-        need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
-    at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))
-    by_logprobs = scorer in (Scorer.weighted, Scorer.expected)
-    if config.judge.by == "endpoint" and by_logprobs and not config.endpoint.logprobs:
-        raise ConfigError(
-            f"judge.by=endpoint with judge.scorer={scorer.name} needs a server that can do it: endpoint.logprobs=true. "
-            "Others can do judge=verdict_only or judge=additive."
-        )
-    need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
-    return config
-
-
-def _longest_completions(config: Config) -> list[str]:
-    """Return the options that say how long a completion of a local model may be, as far as the command uses them."""
-    writes = config.judge.scorer in (Scorer.sampled, Scorer.weighted)
-    local = any(model != "endpoint" for model in getattr(config, "models", []) or [config.model.name])
-    if isinstance(config, JudgeBench):
-        return ["judge.max_new_tokens"] if writes and local else []
-    if isinstance(config, SideBySide):
-        return ["evaluation.max_new_tokens"] if local else []
-    if isinstance(config, Evaluate):
-        return ["evaluation.max_new_tokens"] if local and {"answers", "head_to_head"} & set(config.suite) else []
-    if isinstance(config, ShowMasking):
-        return []
-    found = ["evaluation.max_new_tokens"] if config.evaluation.enabled else []
-    found += ["judge.max_new_tokens"] if config.evaluation.enabled and writes else []
-    found += ["evaluation.ifeval_max_new_tokens"] if config.evaluation.enabled and config.evaluation.ifeval else []
-    if config.iteration >= 2:
-        found += ["candidates.max_new_tokens"]
-        found += ["prompts.max_new_tokens"] if config.prompts.writer != "endpoint" else []
-    return found
 
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
@@ -811,15 +612,25 @@ def _build(kind: Any, value: Any) -> Any:
     return value
 
 
-def _is_pattern(text: str) -> bool:
-    try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
+def flatten(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """`{"judge": {"count": 3}}` -> `{"judge.count": 3}`, for those below `prefix` (dotted; itself included)."""
+    value: Any = options
+    for part in prefix.split("."):
+        value = value[part]
+    return _flat(value, prefix)
 
 
-def _get(config: Any, option: str) -> Any:
-    for part in option.split("."):
-        config = getattr(config, part)
-    return config
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {name: v for key in value for name, v in _flat(value[key], f"{prefix}.{key}").items()}
+
+
+def options_of(config: Config, *prefixes: str) -> dict[str, Any]:
+    """The options at or below `prefixes`, flat, as a manifest holds them."""
+    found: dict[str, Any] = {}
+    for prefix in prefixes:
+        value = option_value(config, prefix)
+        group = reduce(getattr, prefix.split("."), config) if value is MISSING else None
+        found |= _flat(value if group is None else to_dict(group), prefix)
+    return found

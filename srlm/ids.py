@@ -12,6 +12,8 @@ In a head to head of two models the match is the evaluation prompt itself: ROW/a
 
 from __future__ import annotations
 
+import hashlib
+
 ORDERS = ("ab", "ba")  # of a match: which of its two texts is shown first
 
 
@@ -71,3 +73,12 @@ def label(record: str) -> str:
 def number_of(record: str) -> int:
     """Return the number that an id ends with; 0 where there is none."""
     return int(record[len(record.rstrip("0123456789")) :] or 0)
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2**31) that depends on all parts and on nothing else.
+
+    Every random choice draws from (run seed, iteration, stage, record id), so neither the order of completion nor a
+    resume changes an outcome.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1

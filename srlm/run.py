@@ -30,11 +30,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from srlm import __version__, config, errors
 from srlm.cli.application import application
-from srlm.config import Config, check
-from srlm.extra import check_extra
-from srlm.processes import Stopped, stop_on_signals
-from srlm.progress import say
-from srlm.resume import arguments
+from srlm.cli.check import check
+from srlm.config import Config
+from srlm.engines.extra import check_extra
+from srlm.io.progress import say
+from srlm.pipeline.processes import Stopped, stop_on_signals
+from srlm.pipeline.resume import arguments
 
 ConfigStore.instance().store(name="schema", node=Config)
 _RERUN = "Completed stages are saved. Rerun the same command to resume."
@@ -120,11 +121,11 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
     SrlmError
         For what a user can fix; its attribute `resume_command` is the command that resumes the run, where one can.
     """
-    from srlm.loop import Loop
-    from srlm.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
-    from srlm.summary import print_summary
+    from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
+    from srlm.pipeline.workspace import Workspace
+    from srlm.recipes.self_rewarding import Loop
+    from srlm.reporting.summary import print_summary
     from srlm.tracking import NoTracker, open_tracker
-    from srlm.workspace import Workspace
 
     start = time.monotonic()
     show_notes()
@@ -171,10 +172,10 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
 
 def evaluate_command(model: Path) -> str:
     """Return the shell command that measures a model."""
-    from srlm.resume import python_word
+    from srlm.pipeline.resume import python_word
 
     return shlex.join(
-        [python_word(), "-m", "srlm.evaluate", f"models=[{QuotedString(str(model), Quote.double).with_quotes()}]"]
+        [python_word(), "-m", "srlm", "evaluate", f"models=[{QuotedString(str(model), Quote.double).with_quotes()}]"]
     )
 
 
@@ -185,7 +186,7 @@ def show_notes() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             say(f"  {record.getMessage()}")
 
-    notes = logging.getLogger("srlm.seeds")
+    notes = logging.getLogger("srlm.data")
     if not notes.handlers:
         notes.addHandler(ToTerminal())
         notes.setLevel(logging.INFO)

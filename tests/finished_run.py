@@ -7,15 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from srlm import records, stages
-from srlm.cards import write_card
 from srlm.config import Config, to_dict
-from srlm.loop import Loop
-from srlm.measured import evaluation_prompts, held_out
-from srlm.records import Answer, Candidate, Comparison, Judgement, Prompt
-from srlm.seeds.prepare import prepare_seeds
+from srlm.data.prepare import prepare_seeds
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
+from srlm.recipes.measured import evaluation_prompts, held_out
+from srlm.recipes.self_rewarding import Loop
+from srlm.reporting.model_card import write_card
 from srlm.tracking import NoTracker
-from srlm.workspace import Stage, Workspace, write_atomic
+from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt
 from tests.helpers import options
 
 NASTY = (
@@ -66,7 +69,7 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
 
 
 def _write(stage: Stage, rows: list[Any], place: int = 0) -> None:
-    write_atomic(stage.outputs[place], "".join(records.to_json(row) + "\n" for row in rows))
+    write_atomic(stage.outputs[place], "".join(serialization.to_json(row) + "\n" for row in rows))
 
 
 def _measured(workspace: Workspace, config: Config, t: int) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.chat_template import Message, read_chat_template
 from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
-from srlm.records import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
-from srlm.rubric import parse_verdict
+from srlm.judges.prompt import parse_verdict
+from srlm.models.chat_template import Message, read_chat_template
 from srlm.run import plain_options
+from srlm.types import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = [f"{a}{b}{c}" for a in ("bo", "ki", "ta", "mu") for b in ("ran", "lim", "dev", "sot") for c in ("o", "e", "i")]

@@ -1,4 +1,4 @@
-"""Workers for tests/test_launch.py: they end in all the ways a worker can end."""
+"""Workers for tests/pipeline/test_worker.py: they end in all the ways a worker can end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import time
 import warnings
 
 from srlm.errors import SeedError
-from srlm.progress import Bars, say
-from srlm.workspace import Workspace
+from srlm.io.progress import Bars, say
+from srlm.pipeline.workspace import Workspace
 
 
 def fine(workspace: Workspace, iteration: int) -> None:

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
-from srlm import launch
 from srlm.errors import EngineError
-from srlm.workspace import Workspace
+from srlm.pipeline import worker as launch
+from srlm.pipeline.workspace import Workspace
 
 RANKS = 2
 # layout -> the roles of its processes besides the coordinator
@@ -46,7 +46,7 @@ def wait() -> None:
     time.sleep(600)
 
 
-# Workers, as srlm.launch starts them
+# Workers, as srlm.pipeline.worker starts them
 
 
 def worker(workspace: Workspace, iteration: int) -> None:
@@ -141,7 +141,7 @@ def start_ranks(arguments: list[str]) -> int:
     for rank in range(RANKS):
         environment = os.environ | {"RANK": str(rank)}
         started.append(subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True))
-    folder = Path(arguments[3])  # -m srlm.launch STAGE FOLDER
+    folder = Path(arguments[3])  # -m srlm.pipeline.worker STAGE FOLDER
     note(folder, "launcher")
     while all(rank.poll() is None for rank in started):
         time.sleep(0.05)

@@ -6,9 +6,9 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
-from srlm.chat import Message
 from srlm.engines.base import Completion, Sampling, Usage
 from srlm.errors import PromptTooLongError
+from srlm.models.chat import Message
 
 _SYLLABLES = ("ba", "cor", "del", "fin", "gro", "hum", "jin", "kel", "lor", "mat", "nor", "pel", "qua", "rim", "sto")
 

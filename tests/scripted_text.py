@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from srlm import checkers, loop, text
+from srlm.cli.check import check
 from srlm.config import (
     Config,
     EvaluationConfig,
@@ -34,12 +34,17 @@ from srlm.config import (
     SourceConfig,
     Tracker,
     TrainConfig,
-    check,
+    options_of,
 )
-from srlm.launch import WORKERS
-from srlm.records import CheckpointComparison, RankedPrompt
+from srlm.data import checkers
+from srlm.io.files import write_atomic
+from srlm.io.record_file import read_records
+from srlm.pipeline.worker import WORKERS
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import self_rewarding as loop
+from srlm.recipes import text
 from srlm.tracking import open_tracker
-from srlm.workspace import Workspace, options_of, read_records, write_atomic
+from srlm.types import CheckpointComparison, RankedPrompt
 from tests.scripted import OrderedEngine
 
 _GROUPS = {"sft": "sft", "sft_baseline": "sft", "reward_model": "reward_model", "preference": "dpo"}
@@ -135,7 +140,7 @@ def run(job: Mapping[str, Any]) -> None:
 
     def run_worker(stage: str, workspace: Workspace, t: int, train: TrainConfig | None = None) -> None:
         module, function = WORKERS[stage].split(":")
-        if module == "srlm.text":
+        if module == "srlm.recipes.text":
             getattr(text, function)(workspace, t)
         elif stage == "base_model":
             write_atomic(workspace.iteration(0) / "model.json", '{"id": "base"}')

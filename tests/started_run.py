@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from srlm import processes
-from srlm.workspace import Workspace
+from srlm.pipeline import processes
+from srlm.pipeline.workspace import Workspace
 from tests.helpers import ROOT
 
 PATIENCE = 300.0  # seconds that a test waits; what it waits for lasts longer if the code under test fails

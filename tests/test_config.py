@@ -19,6 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from srlm import config as config_module
+from srlm.cli.check import check
+from srlm.cli.evaluate.main import main as evaluate_main  # registers its schema  # noqa: F401
+from srlm.cli.judge_bench import main as bench_main  # registers its schema  # noqa: F401
+from srlm.cli.side_by_side import main as side_by_side_main  # registers its schema  # noqa: F401
 from srlm.config import (
     MISSING,
     AlarmAction,
@@ -36,20 +40,17 @@ from srlm.config import (
     ShowMasking,
     SideBySide,
     Tracker,
-    check,
+    flatten,
     from_dict,
     option_value,
     to_dict,
     unknown_options,
 )
+from srlm.data.splits import Overlap
 from srlm.errors import ConfigError
-from srlm.evaluate.__main__ import main as evaluate_main  # registers its schema  # noqa: F401
-from srlm.feedback.prompts import rejection
-from srlm.judge_bench import main as bench_main  # registers its schema  # noqa: F401
+from srlm.generation.prompts import rejection
+from srlm.pipeline.workspace import Workspace
 from srlm.run import job_name, plain_options
-from srlm.seeds.splits import Overlap
-from srlm.side_by_side import main as side_by_side_main  # registers its schema  # noqa: F401
-from srlm.workspace import Workspace, flatten
 from tests.helpers import ROOT, options
 
 CONF = ROOT / "conf"

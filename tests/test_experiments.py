@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from srlm.checkers import follows, validate
+from srlm.cli.judge_bench import rows as judge_rows
 from srlm.config import IFTAnswers, JudgeBench, SourceConfig
-from srlm.judge_bench import rows as judge_rows
-from srlm.records import RankedAnswer, RankedPrompt, SeedExample, to_json
-from srlm.seeds.readers import read_ift, read_prompts, read_ranked
-from srlm.workspace import Workspace, write_atomic
+from srlm.data.checkers import follows, validate
+from srlm.data.readers import read_ift, read_prompts, read_ranked
+from srlm.io.files import write_atomic
+from srlm.io.serialization import to_json
+from srlm.pipeline.workspace import Workspace
+from srlm.types import RankedAnswer, RankedPrompt, SeedExample
 from tests.helpers import ROOT, judgement_from
 
 

@@ -14,41 +14,22 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
-    ("srlm", "errors", "config", "extra", "ids", "records", "search_path", "processes"),
-    (
-        "model_ref",
-        "provenance",
-        "workspace",
-        "artifacts",
-        "progress",
-        "missing",
-        "templating",
-        "verdicts",
-        "rubric",
-        "languages",
-        "words",
-        "checkers",
-        "chat",
-        "chat_template",
-    ),
-    ("checkpoint_files", "models", "tiny", "resume"),
+    ("srlm", "errors", "config", "ids", "types", "metrics"),
+    ("io",),
+    ("models",),
     ("engines",),
-    ("comparison", "tables"),
-    ("seeds",),
-    ("feedback", "training", "evaluation", "tracking"),
-    ("stages", "measured", "text", "launch", "summary", "finished", "early_stopping"),
-    ("cards",),
-    ("data_card", "report"),
-    ("loop",),
-    ("cli",),
-    ("run",),
-    ("judge_bench", "evaluate", "side_by_side", "export", "push", "show_masking"),
+    ("pipeline",),
+    ("data",),
+    ("preferences",),
+    ("judges",),
+    ("generation",),
+    ("evaluation",),
+    ("training",),
+    ("tracking",),
+    ("recipes", "reporting"),
+    ("cli", "run"),
     ("__main__",),
 )
-STAGE_FOLDERS = ("seeds", "feedback", "training", "evaluation", "tracking")
-# ROUGE-L overlap is one function, for splitting the seeds and for filtering new prompts; files of rows are read in one
-# place, be they seeds or benchmarks.
-SHARED_BY_STAGES = {"srlm.seeds.splits", "srlm.seeds.files", "srlm.seeds.readers"}
 OWNERS = {
     "vllm": "engines",
     "trl": "training",
@@ -81,7 +62,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def unit_of(module: str) -> str:
-    """ "srlm.seeds.readers" -> "seeds"; the package's own __init__ is "srlm"."""
+    """ "srlm.data.readers" -> "seeds"; the package's own __init__ is "srlm"."""
     return module.split(".")[1] if "." in module else module
 
 
@@ -119,7 +100,7 @@ def test_stages_do_not_import_stages(module):
 def test_nouns_and_errors_stand_alone():
     """What everything rests on rests on nothing but the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}
-    for module in ("srlm", "srlm.errors", "srlm.config", "srlm.records"):
+    for module in ("srlm", "srlm.errors", "srlm.config", "srlm.types"):
         roots = {name if name.startswith("srlm") else name.split(".")[0] for name in imports_of(MODULES[module])}
         assert roots <= allowed, module
 
@@ -133,7 +114,7 @@ def test_library_has_one_owner(library, owner):
 
 def test_the_harness_is_known_to_one_module():
     users = {module for module, path in MODULES.items() if any(n.split(".")[0] == "lm_eval" for n in imports_of(path))}
-    assert users == {"srlm.evaluation.harness"}
+    assert users == {"srlm.evaluation.lm_eval"}
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -160,9 +141,9 @@ def loaded(*arguments: str) -> set[str]:
     [
         ("-c", "import srlm"),
         ("-m", "srlm.run", "--help"),
-        ("-m", "srlm.evaluate", "--help"),
-        ("-m", "srlm.side_by_side", "--help"),
-        ("-c", "import srlm.loop, srlm.launch, srlm.summary"),
+        ("-m", "srlm", "evaluate", "--help"),
+        ("-m", "srlm", "side-by-side", "--help"),
+        ("-c", "import srlm.recipes.self_rewarding, srlm.pipeline.worker, srlm.reporting.summary"),
     ],
     ids=["import srlm", "run --help", "evaluate --help", "side_by_side --help", "the parent process"],
 )

@@ -10,22 +10,24 @@ from typing import Any
 
 import pytest
 
-from srlm import stages
 from srlm.config import CandidatesConfig, Config, JudgeConfig, LoraConfig, PairsConfig, PromptsConfig, Reference
+from srlm.data.splits import Overlap
 from srlm.errors import EngineError, RunFolderError, TrainingError
-from srlm.evaluation.scorecard import judge_parts
-from srlm.feedback.candidates import sample_candidates
-from srlm.feedback.judge import judge
-from srlm.feedback.pairs import count_reasons, select_pairs
-from srlm.feedback.prompts import write_prompts
-from srlm.models import base_model_worker, identity
-from srlm.progress import Bars
-from srlm.records import Candidate, Judgement, Prompt, SeedExample, to_json
-from srlm.rubric import JudgeTemplate, mean_score, parse_verdict
-from srlm.seeds.splits import Overlap
-from srlm.text import feedback, new_prompts
-from srlm.training.preference import check_step0, reference_iteration
-from srlm.workspace import RecordFile, Workspace, read_records
+from srlm.evaluation.agreement import judge_parts
+from srlm.generation.candidates import sample_candidates
+from srlm.generation.prompts import write_prompts
+from srlm.io.progress import Bars
+from srlm.io.record_file import RecordFile, read_records
+from srlm.io.serialization import to_json
+from srlm.judges.pointwise import judge
+from srlm.judges.prompt import JudgeTemplate, mean_score, parse_verdict
+from srlm.models.resolve import base_model_worker, identity
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.pairs import count_reasons, select_pairs
+from srlm.recipes import stages
+from srlm.recipes.text import feedback, new_prompts
+from srlm.training.dpo import check_step0, reference_iteration
+from srlm.types import Candidate, Judgement, Prompt, SeedExample
 from tests.helpers import (
     ScriptedEngine,
     candidates_of,

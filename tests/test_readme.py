@@ -10,14 +10,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from srlm import export, push
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, check
-from srlm.evaluate.__main__ import main as evaluate_main  # noqa: F401
-from srlm.judge_bench import main as bench_main  # noqa: F401
-from srlm.report import __main__ as report
+from srlm.cli import export, push
+from srlm.cli.check import check
+from srlm.cli.evaluate.main import main as evaluate_main  # noqa: F401
+from srlm.cli.judge_bench import main as bench_main  # noqa: F401
+from srlm.cli.show_masking.main import main as masking_main  # noqa: F401
+from srlm.cli.side_by_side import main as side_by_side_main  # noqa: F401
+from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
+from srlm.reporting import __main__ as report
 from srlm.run import main as run_main  # registers the schema  # noqa: F401
-from srlm.show_masking.__main__ import main as masking_main  # noqa: F401
-from srlm.side_by_side import main as side_by_side_main  # noqa: F401
 from srlm.tracking import dashboard
 
 REPO = Path(__file__).parents[1]
@@ -25,9 +26,9 @@ README = (REPO / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("python ")]
 PARSERS = {  # commands without Hydra
-    "srlm.export": export.parser,
-    "srlm.push": push.parser,
-    "srlm.report": report.parser,
+    "srlm.cli.export": export.parser,
+    "srlm.cli.push": push.parser,
+    "srlm.reporting": report.parser,
     "srlm.tracking.dashboard": dashboard.parser,
 }
 TARGETS = sorted(set(re.findall(r"\bmake ([a-z]+)", README)))
@@ -45,9 +46,9 @@ def test_command_composes(command: str) -> None:
     if words[2] in PARSERS:
         PARSERS[words[2]]().parse_args(words[3:])  # ends the test where it takes them not
         return
-    kinds = {"srlm.run": Config, "srlm.judge_bench": JudgeBench, "srlm.evaluate": Evaluate}
-    kinds["srlm.show_masking"] = ShowMasking
-    kinds["srlm.side_by_side"] = SideBySide
+    kinds = {"srlm.run": Config, "srlm.cli.judge_bench": JudgeBench, "srlm.cli.evaluate": Evaluate}
+    kinds["srlm.cli.show_masking"] = ShowMasking
+    kinds["srlm.cli.side_by_side"] = SideBySide
     kind, name = kinds[words[2]], words[2].removeprefix("srlm.").replace("run", "config")
     options = [word if "[" in word else word.split(",")[0] for word in words[3:] if word != "-m"]  # a sweep's first job
     with initialize_config_dir(config_dir=str(REPO / "conf"), version_base="1.3"):

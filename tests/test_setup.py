@@ -321,7 +321,7 @@ def test_every_direct_dependency_is_pinned_within_its_range(extra):
 
 @pytest.mark.parametrize("extra", ["cpu", "cuda"])
 def test_the_default_model_is_pinned_as_srlm_expects_it(setup, extra):
-    from srlm.models import PACKAGED
+    from srlm.models.resolve import PACKAGED
 
     assert f"{setup.MODEL_PACKAGE}=={pins(CONSTRAINTS[extra])[setup.MODEL_PACKAGE]}" in {
         model.requirement for model in PACKAGED.values()

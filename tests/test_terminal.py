@@ -22,8 +22,8 @@ MESSAGE = "  a message that is long enough to need more than a line of eighty co
 def command(folder: Path, worker: str) -> list[str]:
     """A parent that runs a worker of tests/launch_workers.py, as srlm.run runs its stages."""
     code = (
-        "from pathlib import Path; from srlm.launch import run_worker; from srlm.progress import say;"
-        "from srlm.run import told_to_user; from srlm.workspace import Workspace\n"
+        "from pathlib import Path; from srlm.pipeline.worker import run_worker; from srlm.io.progress import say;"
+        "from srlm.run import told_to_user; from srlm.pipeline.workspace import Workspace\n"
         f"say('Begin')\nwith told_to_user():\n    run_worker({f'tests.launch_workers:{worker}'!r}, "
         f"Workspace(Path({str(folder)!r})), 2)\nsay('End')"
     )

@@ -12,7 +12,7 @@ import hydra
 import pytest
 import yaml
 
-from srlm.search_path import conf_folder
+from srlm.cli.search_path import conf_folder
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.process
@@ -66,11 +66,11 @@ def test_wheel_has_all_data_and_no_tests(wheel: Path) -> None:
     [others] = {name.split("/")[0] for name in names} - {"srlm"}
     assert others.endswith(".dist-info")
     licences = {name.split("/licenses/")[1] for name in names if "/licenses/" in name}
-    assert licences == {"LICENSE", "srlm/seeds/builtin/LICENSE", "srlm/report/assets/LICENSES.txt"}
+    assert licences == {"LICENSE", "srlm/data/builtin/LICENSE", "srlm/reporting/assets/LICENSES.txt"}
 
 
 def test_package_is_the_installed_one(installed: Path, tmp_path: Path) -> None:
-    code = "import srlm; from srlm.search_path import conf_folder; print(srlm.__file__); print(conf_folder())"
+    code = "import srlm; from srlm.cli.search_path import conf_folder; print(srlm.__file__); print(conf_folder())"
     lines = start(installed, tmp_path, "-c", code).stdout.splitlines()
     assert lines == [str(installed / "srlm/__init__.py"), str(installed / "srlm/conf")]
 
@@ -117,7 +117,7 @@ def test_reading_commands_on_a_run(installed: Path, tmp_path: Path, own_run: Pat
     assert "<!doctype html>" in (own_run / "report.html").read_text(encoding="utf-8")
     assert run(installed, tmp_path, "export", str(own_run), "--to", "exported", "--what", "pairs")
     assert any((tmp_path / "exported").iterdir())
-    refused = start(installed, tmp_path, "-m", "srlm.push", str(own_run), "--to", "owner/name", "--dry-run")
+    refused = start(installed, tmp_path, "-m", "srlm", "push", str(own_run), "--to", "owner/name", "--dry-run")
     assert "Traceback" not in refused.stderr
 
 

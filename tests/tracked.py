@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm import records
 from srlm.config import Config, TrackingConfig
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from srlm.workspace import Stage, Workspace
+from srlm.io import serialization
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
+from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 
 LONG = "<b>long</b> " * 400
 
@@ -70,7 +71,7 @@ def finished(
             place, content = place / "model.safetensors", {"weights": str(content)}
         place.parent.mkdir(parents=True, exist_ok=True)
         rows = isinstance(content, list)
-        place.write_text("".join(records.to_json(r) + "\n" for r in content) if rows else json.dumps(content))
+        place.write_text("".join(serialization.to_json(r) + "\n" for r in content) if rows else json.dumps(content))
     stage.done({path: "abc" for path in inputs}, counts or {}, tokens=100)
     return stage
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from srlm import records
-from srlm.records import Constraint, SeedExample
-from srlm.workspace import write_atomic
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.types import Constraint, SeedExample
 
 
 def _words(text: str) -> list[str]:
@@ -163,7 +163,7 @@ def asked(number: int, problem: Problem, with_steps: bool) -> SeedExample:
 
 def _write(path: Path, rows: Sequence[SeedExample]) -> None:
     print(f"{path.stem}: {len(rows)} prompts")
-    write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))
+    write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
 
 
 def main() -> None:

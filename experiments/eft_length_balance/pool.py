@@ -2,8 +2,8 @@
 
     python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
 
-Each folder is one of srlm.judge_bench, with as many models as the others, in the same order: the first models of all
-are one arm, the second models another, told by itself and less the first. The intervals cover both kinds of chance,
+Each folder is one of srlm.cli.judge_bench, with as many models as the others, in the same order: the first models of
+all are one arm, the second models another, told by itself and less the first. The intervals cover both kinds of chance,
 seeds and prompts (srlm/evaluation/arms.py).
 """
 
@@ -13,14 +13,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from srlm.cli.judge_bench import Row, rows
 from srlm.config import JudgeBench
 from srlm.evaluation.arms import Pooled, pooled
-from srlm.evaluation.judge_card import judged_prompts, lengths_evened, longer_is_better, shorter_is_better
+from srlm.evaluation.judge_metrics import judged_prompts, lengths_evened, longer_is_better, shorter_is_better
 from srlm.evaluation.measures import JudgedPrompt, Measure, longer_wins, pairwise_accuracy_all
-from srlm.judge_bench import Row, rows
-from srlm.models import label
-from srlm.records import Judgement, RankedPrompt
-from srlm.workspace import Workspace, read_records
+from srlm.io.record_file import read_records
+from srlm.models.resolve import label
+from srlm.pipeline.workspace import Workspace
+from srlm.types import Judgement, RankedPrompt
 
 
 def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:

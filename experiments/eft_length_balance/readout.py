@@ -4,7 +4,7 @@
 
 RANKED.jsonl holds ranked prompts as a run writes them (runs/NAME/seeds/eft.jsonl). Each answer goes through the default
 model with the judge's prompt, up to where the score would stand; of the states there, standardised, a weighted sum is
-fitted to people's order by the loss of srlm/training/ordering.py, with a penalty on large weights, and asked about
+fitted to people's order by the loss of srlm/training/ranking.py, with a penalty on large weights, and asked about
 prompts it has not seen: ten parts, each left out once.
 """
 
@@ -18,16 +18,16 @@ from pathlib import Path
 
 import torch
 
-from srlm.chat import encode_choices
-from srlm.chat_template import load_tokenizer
 from srlm.config import Config, JudgeConfig
-from srlm.evaluation.judge_card import longer_is_better, shorter_is_better
+from srlm.evaluation.judge_metrics import longer_is_better, shorter_is_better
 from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_all
-from srlm.models import resolve
-from srlm.records import RankedPrompt
-from srlm.rubric import VERDICT, JudgeTemplate
-from srlm.training.ordering import length_slope, order_losses
-from srlm.workspace import read_records
+from srlm.io.record_file import read_records
+from srlm.judges.prompt import VERDICT, JudgeTemplate
+from srlm.models.chat import encode_choices
+from srlm.models.chat_template import load_tokenizer
+from srlm.models.resolve import resolve
+from srlm.training.ranking import length_slope, order_losses
+from srlm.types import RankedPrompt
 
 LAYERS = {"last": (-1,), "last, -4": (-4, -1), "last, -4, -7, -11": (-11, -7, -4, -1)}  # from the top
 OFFSETS, PENALTIES, PARTS = (0.0, 0.5, 1.0), (1.0, 0.3, 0.1), 10

@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from srlm import records
 from srlm.config import SourceConfig
-from srlm.records import SeedExample
-from srlm.seeds.readers import read_ift
-from srlm.workspace import write_atomic
+from srlm.data.readers import read_ift
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.types import SeedExample
 
 LONG, SHORT = 1.0, 0.25  # characters of the instruction to one of the answer: at least, at most
 WHOLE = (150, 1200)  # characters of both together
@@ -61,7 +61,9 @@ def main() -> None:
             f"{name}: {len(own)} examples; characters (median): instruction {lengths[0]:.0f}, answer {lengths[1]:.0f}"
         )
         for part, rows in (("held_out_", own[:held_out]), ("", own[held_out:])):
-            write_atomic(arguments.to / f"{part}{name}.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+            write_atomic(
+                arguments.to / f"{part}{name}.jsonl", "".join(serialization.to_json(row) + "\n" for row in rows)
+            )
 
 
 if __name__ == "__main__":

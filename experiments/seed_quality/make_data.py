@@ -13,11 +13,11 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from srlm import records
 from srlm.config import SourceConfig
-from srlm.records import RankedPrompt, SeedExample
-from srlm.seeds.readers import read_ranked
-from srlm.workspace import write_atomic
+from srlm.data.readers import read_ranked
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.types import RankedPrompt, SeedExample
 
 LONGEST = 1000  # characters of a prompt, and of each of its answers: so much is trained on whole
 ANSWERS = 3  # at least
@@ -50,7 +50,7 @@ def _longest(prompt: RankedPrompt) -> int:
 
 
 def _write(path: Path, rows: list[RankedPrompt] | list[SeedExample]) -> None:
-    write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))
+    write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

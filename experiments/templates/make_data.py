@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from srlm import records
-from srlm.records import Constraint, SeedExample
-from srlm.workspace import write_atomic
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.types import Constraint, SeedExample
 
 Make = Callable[[Random], tuple[str, str, list[str]]]  # -> input, answer, what the answer may be
 
@@ -378,7 +378,9 @@ def main() -> None:
     arguments.to.mkdir(parents=True, exist_ok=True)
     for way, examples in (*train.items(), ("evaluation", evaluation)):
         print(f"{way}: {len(examples)} prompts")
-        write_atomic(arguments.to / f"{way}.jsonl", "".join(records.to_json(example) + "\n" for example in examples))
+        write_atomic(
+            arguments.to / f"{way}.jsonl", "".join(serialization.to_json(example) + "\n" for example in examples)
+        )
 
 
 def _asked(name: str, prompt: str, answer: str, options: list[str], kind: str) -> SeedExample:

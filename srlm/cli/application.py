@@ -15,7 +15,7 @@ from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
 from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
-from srlm.progress import say
+from srlm.io.progress import say
 
 
 def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

@@ -79,7 +79,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "judge-bench",
-        "srlm.judge_bench",
+        "srlm.cli.judge_bench",
         "Measure judges on answers that people ranked: accuracy, calibration, bias, cost",
         ("judge_bench", "JudgeBench"),
         (_MODELS, ("data", "data sets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
@@ -91,7 +91,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "evaluate",
-        "srlm.evaluate.__main__",
+        "srlm.cli.evaluate.main",
         "Compare any models: answers, head to heads, losses, public benchmarks",
         ("evaluate", "Evaluate"),
         (
@@ -111,7 +111,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "side-by-side",
-        "srlm.side_by_side",
+        "srlm.cli.side_by_side",
         "Show what any models answer to the same prompts, as a page and in the terminal",
         ("side_by_side", "SideBySide"),
         (_MODELS, ("data", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
@@ -119,7 +119,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "show-masking",
-        "srlm.show_masking.__main__",
+        "srlm.cli.show_masking.main",
         "Show which tokens SFT trains on, example by example",
         ("show_masking", "ShowMasking"),
         (
@@ -130,9 +130,11 @@ COMMANDS: tuple[Command, ...] = (
         ),
         (("count=2", "two examples of each kind"), ("sft.loss_on=full", "prompts are trained on as well")),
     ),
-    Command("report", "srlm.report.__main__", "Write the report page of a run, or of several runs together"),
-    Command("export", "srlm.export", "Write what a run made in the formats of other tools (AlpacaEval, MT-Bench, TRL)"),
-    Command("push", "srlm.push", "Upload a model with its card, and the data that models made, to the Hub"),
+    Command("report", "srlm.cli.report", "Write the report page of a run, or of several runs together"),
+    Command(
+        "export", "srlm.cli.export", "Write what a run made in the formats of other tools (AlpacaEval, MT-Bench, TRL)"
+    ),
+    Command("push", "srlm.cli.push", "Upload a model with its card, and the data that models made, to the Hub"),
     Command("dashboard", "srlm.tracking.dashboard", "Make the project's W&B workspace: panels for every metric"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

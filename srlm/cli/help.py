@@ -10,7 +10,7 @@ import yaml
 
 from srlm import __version__, config
 from srlm.cli.commands import COMMANDS, Command
-from srlm.search_path import conf_folder
+from srlm.cli.search_path import conf_folder
 
 _WIDTH = 100
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from srlm.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.config import Config, EngineKind, ModelConfig, Scorer
 from srlm.errors import PromptTooLongError
-from srlm.models import resolve_named
-from srlm.workspace import Workspace
+from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
+from srlm.models.resolve import resolve_named
+from srlm.pipeline.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Completion:
     prompt_tokens: int = 0
     choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
     places: tuple[Place, ...] = ()  # with `likely_tokens`: the completion token by token, where the server reports it
-    thought: str = ""  # what stands before `text`, marks included: `srlm.chat.ThoughtMarks`
+    thought: str = ""  # what stands before `text`, marks included: `srlm.models.chat.ThoughtMarks`
 
 
 @dataclass
@@ -202,7 +202,7 @@ async def open_rater(
     `model` as in `open_engine`.
     """
     model = model or config.model
-    from srlm.engines.raters import ImplicitReward, RewardModel
+    from srlm.engines.scoring import ImplicitReward, RewardModel
 
     rater: Rater
     if config.judge.scorer is Scorer.reward_model:
@@ -219,7 +219,7 @@ async def open_rater(
 @asynccontextmanager
 async def open_likelihood(config: Config, model: Path) -> AsyncIterator[Rater]:
     """A model's log-likelihoods of answers, in nats."""
-    from srlm.engines.raters import Likelihood
+    from srlm.engines.scoring import Likelihood
 
     rater = Likelihood(config.engine, model, config.model)
     try:
@@ -231,7 +231,7 @@ async def open_likelihood(config: Config, model: Path) -> AsyncIterator[Rater]:
 @asynccontextmanager
 async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
     """The OpenAI-compatible server of `config.endpoint`."""
-    from srlm.engines.endpoint import EndpointEngine
+    from srlm.engines.openai_server import EndpointEngine
 
     marks = ThoughtMarks(config.model.thought_start, config.model.thought_end)
     engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl", marks)

@@ -15,11 +15,11 @@ import openai
 
 from srlm.config import EndpointConfig
 from srlm.engines.base import Usage
-from srlm.engines.paid import Ledger
+from srlm.engines.cost import Ledger
 from srlm.engines.parameters import Parameters
 from srlm.engines.responses import BadResponseError, WithheldError, parse_response, read_usage, shorten
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
-from srlm.progress import say
+from srlm.io.progress import say
 
 PAUSE = 1.0  # seconds before the first retry; doubled before each further one
 LONGEST_PAUSE = 60.0  # seconds, where the server does not ask for more

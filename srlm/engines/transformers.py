@@ -21,11 +21,11 @@ from transformers import (
     StopStringCriteria,
 )
 
-from srlm.chat import Message, thought_marks
-from srlm.chat_template import load_tokenizer, stop_token_ids
 from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Sampling, Usage, check_length, encode_request, split_thoughts
-from srlm.engines.batches import Batches
+from srlm.engines.batching import Batches
+from srlm.models.chat import Message, thought_marks
+from srlm.models.chat_template import load_tokenizer, stop_token_ids
 
 
 @dataclass

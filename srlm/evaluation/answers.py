@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from srlm.config import EvaluationConfig
 from srlm.engines.base import Engine, Sampling
-from srlm.records import Answer, SeedExample
-from srlm.workspace import derive_seed
+from srlm.ids import derive_seed
+from srlm.types import Answer, SeedExample
 
 
 async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt: SeedExample) -> Answer:

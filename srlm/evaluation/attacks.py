@@ -2,9 +2,9 @@
 
 `attacked` turns ranked prompts into prompts whose answers are one plain answer and the same answer under every attack.
 A judge scores them all; `attack_card` tells by how much each attack moves the score against the plain answer. Nothing
-here is parsed as a verdict: a verdict is read from the judge's completion alone (`srlm.rubric`), markers inside a
-candidate are neutralised (`srlm.templating`) and control tokens are encoded as plain text (`srlm.chat.defuse`). What
-remains is what the judge itself falls for.
+here is parsed as a verdict: a verdict is read from the judge's completion alone (`srlm.judges.prompt`), markers inside
+a candidate are neutralised (`srlm.models.templating`) and control tokens are encoded as plain text
+(`srlm.models.chat.defuse`). What remains is what the judge itself falls for.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from srlm.evaluation.intervals import by_cluster
-from srlm.evaluation.judge_card import judged_prompts
+from srlm.evaluation.judge_metrics import judged_prompts
 from srlm.evaluation.measures import measure, table_terms
-from srlm.records import Judgement, RankedAnswer, RankedPrompt
+from srlm.types import Judgement, RankedAnswer, RankedPrompt
 
 # name -> from an answer to the attacking one
 ATTACKS: dict[str, Callable[[str], str]] = {

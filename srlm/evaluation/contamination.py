@@ -2,7 +2,7 @@
 
 The rule of GPT-3 (arXiv 2005.14165, appendix C): an evaluation prompt is contaminated by any run of 13 words that it
 shares with a training prompt; a shorter one only where the two are the same word for word. Changed from there: words
-are those of `srlm.words`, so that scripts written without spaces count by character. The seeds' split and the
+are those of `srlm.data.words`, so that scripts written without spaces count by character. The seeds' split and the
 filter of new prompts keep near-duplicates out by ROUGE-L; this finds what they let through, such as a long passage with
 another question behind it.
 """
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from srlm.records import RecordId, SeedExample
-from srlm.words import tokens
+from srlm.data.words import tokens
+from srlm.types import RecordId, SeedExample
 
 GRAM = 13  # words in a row
 NAMED = 5  # ids that the message names

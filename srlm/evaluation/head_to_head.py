@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from srlm.comparison import calibrated_winners
 from srlm.evaluation.intervals import Array, Terms, bootstrap_interval, draw
 from srlm.evaluation.measures import Measure, combined_measure, share_measure
 from srlm.ids import match_and_order
-from srlm.records import Answer, Comparison
+from srlm.judges.pairwise import calibrated_winners
+from srlm.types import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`
 TYPE_PROMPTS = 2  # a type of instruction with fewer has no measures of its own: one prompt has no spread
@@ -50,7 +50,7 @@ def played(comparisons: Sequence[Comparison], first: Sequence[Answer], second: S
     Parameters
     ----------
     comparisons : at most two a prompt
-        Ids are PROMPT_ID/ORDER; see `srlm.comparison.compare`.
+        Ids are PROMPT_ID/ORDER; see `srlm.judges.pairwise.compare`.
     first, second : one a prompt
         The two models' answers to all prompts that were compared.
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from srlm.engines import Rater, together
+from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.errors import PromptTooLongError
 from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.measures import Measure, measure, table_terms
-from srlm.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
-from srlm.progress import Bars
-from srlm.records import AnswerLoss, SeedExample
-from srlm.workspace import RecordFile, Stage
+from srlm.io.progress import Bars
+from srlm.io.record_file import RecordFile
+from srlm.pipeline.stage import Stage
+from srlm.types import AnswerLoss, SeedExample
 
 
 async def answer_losses(rater: Rater, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str) -> None:

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from srlm import records
 from srlm.evaluation.intervals import (
     Array,
     Terms,
@@ -41,6 +40,7 @@ from srlm.evaluation.intervals import (
     ratio,
     share_interval,
 )
+from srlm.io import serialization
 
 _CORRELATION = (-1.0, 1.0)
 DECIMALS = 9  # scores that agree to so many decimals are equal: means over k carry rounding noise
@@ -92,7 +92,7 @@ class Measure:
     @classmethod
     def from_dict(cls, data: Any) -> Measure:
         """Return the measure that `to_dict` wrote. Raises ValueError on other fields or types."""
-        return records.from_dict(cls, data)
+        return serialization.from_dict(cls, data)
 
 
 def measure(terms: Terms, resamples: int, seed: str) -> Measure:

@@ -8,10 +8,11 @@ from typing import Any, Protocol, TypeVar, cast
 
 from srlm.config import Config
 from srlm.config import Tracker as TrackerKind
-from srlm.progress import say
+from srlm.io.progress import say
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
 from srlm.tracking.ledger import Ledger
 from srlm.tracking.rows import Row, rows_of
-from srlm.workspace import Stage, Workspace
 
 Method = TypeVar("Method", bound=Callable[..., None])
 

@@ -1,4 +1,4 @@
-"""`python -m srlm.tracking.dashboard`: the project's workspace in W&B, as code.
+"""`srlm dashboard`: the project's workspace in W&B, as code.
 
 Two saved views: one for single runs, with the 95 % intervals of what is measured, and one for sweeps, where runs are
 grouped by W&B's group (a sweep's name) and each line is a group's mean with its standard deviation. Every metric is one
@@ -17,9 +17,9 @@ from typing import Any
 
 from srlm.config import TrackingConfig
 from srlm.errors import SrlmError, TrackingError
-from srlm.progress import say
+from srlm.io.files import write_atomic
+from srlm.io.progress import say
 from srlm.tracking.metrics import TRAINERS, step_of, trainer_part
-from srlm.workspace import write_atomic
 
 
 @dataclass(frozen=True)

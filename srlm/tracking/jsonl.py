@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from srlm.pipeline.stage import Stage
 from srlm.tracking.base import LoggingTracker
 from srlm.tracking.rows import Row
-from srlm.workspace import Stage
 
 
 class JsonlTracker(LoggingTracker):

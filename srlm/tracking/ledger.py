@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from srlm.errors import RunFolderError
+from srlm.io.files import disk_errors
 from srlm.tracking.rows import Row
-from srlm.workspace import disk_errors
 
 Key = tuple[str, int, str]  # what it is drawn against, its step, its name
 

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from srlm.artifacts import BASE_MODEL, MODEL
 from srlm.config import Config, Scorer
-from srlm.model_ref import dpo_reference, judge_of, reference_of_judge, resolve_role
-from srlm.workspace import Manifest, Workspace, finished_manifests
+from srlm.pipeline.artifacts import BASE_MODEL, MODEL
+from srlm.pipeline.manifest import Manifest, finished_manifests
+from srlm.pipeline.roles import dpo_reference, judge_of, reference_of_judge, resolve_role
+from srlm.pipeline.workspace import Workspace
 
 # The stages that M_t+1 comes from; the others measure.
 CHAIN = (

@@ -18,9 +18,9 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from srlm.rubric import mean_score
-from srlm.workspace import Manifest
+from srlm.judges.prompt import mean_score
+from srlm.pipeline.manifest import Manifest
+from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 
 ITERATION = "iteration"
 SCORES = "feedback/scores"

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from srlm.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
 from srlm.config import Config
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
+from srlm.pipeline.stage import Stage
 from srlm.tracking.metrics import (
     ITERATION,
     SCORES,
@@ -28,7 +29,6 @@ from srlm.tracking.metrics import (
     trainer_part,
     training_metrics,
 )
-from srlm.workspace import Stage
 
 TABLES = {  # samples/TABLE: its columns
     "prompts": ("id", "text", "rejected"),

@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srlm.config import Config, to_dict
-from srlm.progress import say
+from srlm.io.progress import say
+from srlm.pipeline.manifest import Manifest
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
 from srlm.tracking.base import LoggingTracker, reason
 from srlm.tracking.lineage import CHAIN, made_from, makers, without_secrets
 from srlm.tracking.metrics import slug
 from srlm.tracking.rows import Row, Table, iteration_of
-from srlm.workspace import Manifest, Stage, Workspace
 
 SECONDS = 30.0  # longest wait for a server at the start
 # and at the end, where SLURM kills a command 30 s after it asked it to stop; what is not sent by then stays on disk

@@ -15,15 +15,15 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from srlm.chat_template import load_tokenizer, write_stop_tokens
 from srlm.config import Config, LoraConfig, TrainConfig
+from srlm.engines.extra import MODEL_ARGUMENTS
 from srlm.errors import ConfigError
-from srlm.extra import MODEL_ARGUMENTS
-from srlm.progress import Bars
+from srlm.io.files import write_atomic
+from srlm.io.progress import Bars
+from srlm.models.chat_template import load_tokenizer, write_stop_tokens
+from srlm.training.activation_cache import frozen_once, layer_stack
 from srlm.training.checkpoint_check import Probe
-from srlm.training.frozen import frozen_once, layer_stack
 from srlm.training.saving import Saving, save
-from srlm.workspace import write_atomic
 
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
 

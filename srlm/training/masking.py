@@ -28,10 +28,10 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from srlm.chat import defuse, encode_reply_with_offsets, encode_turn, render_turn
-from srlm.chat_template import Message, control_tokens, render
 from srlm.config import LossOn
 from srlm.errors import ModelError
+from srlm.models.chat import defuse, encode_reply_with_offsets, encode_turn, render_turn
+from srlm.models.chat_template import Message, control_tokens, render
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 Span = tuple[int, int]  # from, up to but not including
@@ -116,8 +116,8 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
     Raises
     ------
     ModelError
-        As `srlm.chat.render_turn`; or if prompts or earlier answers cannot be found, since the template changes their
-        text, or the tokenizer does not tell where its tokens stand.
+        As `srlm.models.chat.render_turn`; or if prompts or earlier answers cannot be found, since the template changes
+        their text, or the tokenizer does not tell where its tokens stand.
     """
     *context, last = messages
     assert last["role"] == "assistant"

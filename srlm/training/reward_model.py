@@ -10,14 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srlm.artifacts import EFT_EXAMPLES, training_counts, training_log
-from srlm.chat import encode_turn
 from srlm.config import Config, TrainConfig
+from srlm.engines.extra import MODEL_ARGUMENTS
 from srlm.errors import TrainingError
-from srlm.extra import MODEL_ARGUMENTS
-from srlm.progress import Bars, say
-from srlm.records import JudgeExample
-from srlm.workspace import Workspace, derive_seed
+from srlm.ids import derive_seed
+from srlm.io.progress import Bars, say
+from srlm.models.chat import encode_turn
+from srlm.pipeline.artifacts import EFT_EXAMPLES, training_counts, training_log
+from srlm.pipeline.workspace import Workspace
+from srlm.types import JudgeExample
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ def reward_model_worker(workspace: Workspace, iteration: int) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from srlm.training import common
-    from srlm.training.batches import Steps
+    from srlm.training.batching import Steps
     from srlm.training.checkpoint_check import probe_of_rewards
 
     config = workspace.config()

@@ -20,7 +20,7 @@ import torch
 from peft import PeftModel
 from transformers import Trainer
 
-from srlm.progress import say
+from srlm.io.progress import say
 from srlm.training.checkpoint_check import Probe, Scores, agreement, change, float32_arithmetic, score
 
 LEAST_KEPT, MOST_KEPT = 0.9, 1.1  # shares of training's effect that a copy may show without a message

@@ -15,17 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from srlm import comparison
-from srlm.artifacts import EFT_EXAMPLES, IFT, MODEL, SFT_BASELINE, training_counts, training_log
-from srlm.chat import Message
 from srlm.config import Config, EFTTarget, LossOn, SFTConfig
 from srlm.errors import ConfigError, TrainingError
-from srlm.progress import Bars, say
-from srlm.records import JudgeExample, SeedExample
-from srlm.rubric import JudgeTemplate, judge_target
-from srlm.training.boilerplate import mark_pattern, mark_repeated
+from srlm.ids import derive_seed
+from srlm.io.progress import Bars, say
+from srlm.judges import pairwise as comparison
+from srlm.judges.prompt import JudgeTemplate, judge_target
+from srlm.models.chat import Message
+from srlm.pipeline.artifacts import EFT_EXAMPLES, IFT, MODEL, SFT_BASELINE, training_counts, training_log
+from srlm.pipeline.workspace import Workspace
 from srlm.training.masking import Conversation, Part, encode_conversation, labels_of, looks_at_prompts, token_weights
-from srlm.workspace import Workspace, derive_seed
+from srlm.training.shared_spans import mark_pattern, mark_repeated
+from srlm.types import JudgeExample, SeedExample
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def chats_of(
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What SFT's trainer gets, from the same call for training and for `srlm.show_masking`."""
+    """What SFT's trainer gets, from the same call for training and for `srlm.cli.show_masking`."""
 
     encoded: Encoded
     columns: dict[str, list[Any]]  # of the trainer's dataset: a row an example or, with sft.packing, several
@@ -157,7 +158,7 @@ def assemble(
     TrainingError
         If no example is left.
     """
-    from srlm.training import batches, ordering
+    from srlm.training import batching, ranking
 
     train = config.sft
     encoded = encode(tokenizer, kinds, train)
@@ -178,22 +179,22 @@ def assemble(
     tokens: list[int] = []
     shares: list[float] = []
     if template is not None and train.eft_target is EFTTarget.order:
-        tokens = ordering.score_tokens(tokenizer, template, config.judge.max_score)
-        verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
-        columns |= {name: [getattr(one, name) for one in verdicts] for name in ordering.FIELDS}
-        counts |= ordering.counted(verdicts, train.eft_length_offset)
-        shares = ordering.score_shares(verdicts, len(tokens))
+        tokens = ranking.score_tokens(tokenizer, template, config.judge.max_score)
+        verdicts = ranking.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
+        columns |= {name: [getattr(one, name) for one in verdicts] for name in ranking.FIELDS}
+        counts |= ranking.counted(verdicts, train.eft_length_offset)
+        shares = ranking.score_shares(verdicts, len(tokens))
         pairs, slope = counts["pairs"], counts["length_slope"]
         of_length = f"; {slope:+.2f} log-odds for an answer e times as long are not learnt" if slope else ""
         say(f"  EFT by order: {pairs} pairs{of_length}")
     if train.packing:
-        columns = batches.pack(columns, train.max_length)
+        columns = batching.pack(columns, train.max_length)
         counts["rows"] = len(columns["input_ids"])
     return TrainingData(encoded, columns, counts, tokens, shares)
 
 
 def has_weights(options: SFTConfig) -> bool:
-    """Return whether the trainer's rows have a weight for each token, as `batches.weighted_trainer` takes them."""
+    """Return whether the trainer's rows have a weight for each token, as `batching.weighted_trainer` takes them."""
     return options.packing or options.loss_on is LossOn.weighted
 
 
@@ -230,7 +231,7 @@ def _train(
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
 
-    from srlm.training import batches, common, ordering
+    from srlm.training import batching, common, ranking
     from srlm.training.checkpoint_check import probe_of_answers
 
     base, train = workspace.model(0), config.sft
@@ -238,9 +239,9 @@ def _train(
     data = assemble(tokenizer, kinds, config, judged, template)
     encoded, counts = data.encoded, data.counts
     weighted, order = has_weights(train), bool(data.score_tokens)
-    make_trainer: type = batches.weighted_trainer() if weighted else SFTTrainer
+    make_trainer: type = batching.weighted_trainer() if weighted else SFTTrainer
     if order:
-        make_trainer = ordering.ordering_trainer(data.score_tokens, data.score_shares, counts["length_slope"])
+        make_trainer = ranking.ordering_trainer(data.score_tokens, data.score_shares, counts["length_slope"])
     groups = [(kind, judged[number].prompt if kind == "eft" else number) for kind, number in encoded.places]
     checkpoints = target.parent / "checkpoints" / stage
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, stage))
@@ -259,19 +260,19 @@ def _train(
             callbacks=[common.Watch(bars, stage, target.parent / training_log(stage))],
         )
         if weighted or order:
-            batches.check_whole(trainer)
+            batching.check_whole(trainer)
         if weighted:
-            trainer.data_collator = partial(batches.collate, pad_token_id=tokenizer.pad_token_id)
+            trainer.data_collator = partial(batching.collate, pad_token_id=tokenizer.pad_token_id)
         if order:
-            ordering.check_not_sharded(trainer)
-            trainer.data_collator = partial(ordering.collate_ordered, pad_token_id=tokenizer.pad_token_id)
+            ranking.check_not_sharded(trainer)
+            trainer.data_collator = partial(ranking.collate_ordered, pad_token_id=tokenizer.pad_token_id)
         if not train.packing:
             lengths = [len(ids) for ids in encoded.input_ids]
             together = train.micro_batch_size if order else train.batch_size
-            sampler = batches.Steps(groups, lengths, together, arguments["data_seed"])
+            sampler = batching.Steps(groups, lengths, together, arguments["data_seed"])
             trainer._get_train_sampler = lambda *_: sampler
         if train.packing:
-            batches.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
+            batching.check_apart(trainer.model, trainer.train_dataset, tokenizer.pad_token_id)
         saving = common.saving_of(config, "sft", base, probe_of_answers(encoded.input_ids, encoded.labels))
         counts |= common.train_and_save(trainer, checkpoints, target, tokenizer, saving)
     common.write_counts(target.parent / training_counts(stage), counts)

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from srlm import early_stopping, records
 from srlm.config import TrainConfig
-from srlm.records import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
-from srlm.seeds.prepare import prepare_seeds
-from srlm.training.preference import preference_worker
-from srlm.workspace import Workspace, early_stopping_folder, read_records, write_atomic
+from srlm.data.prepare import prepare_seeds
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.io.record_file import read_records
+from srlm.pipeline.workspace import Workspace, early_stopping_folder
+from srlm.training import early_stopping
+from srlm.training.dpo import preference_worker
+from srlm.types import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
 from tests.helpers import ROOT, options
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -36,9 +39,11 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
     workspace.update_run(base_model=str(base))
     prepare_seeds(workspace.config(), workspace.seeds)
     shutil.copytree(base, workspace.model(1))
-    seeds = read_records(ROOT / "srlm/seeds/builtin/ift.jsonl", SeedExample)[:8]
+    seeds = read_records(ROOT / "srlm/data/builtin/ift.jsonl", SeedExample)[:8]
     pairs = [PreferencePair(s.id, s.prompt, s.response[:80], "No idea.", "a", "b", 5.0, 1.0) for s in seeds]
-    write_atomic(workspace.iteration(2) / "4_pairs.jsonl", "".join(records.to_json(pair) + "\n" for pair in pairs))
+    write_atomic(
+        workspace.iteration(2) / "4_pairs.jsonl", "".join(serialization.to_json(pair) + "\n" for pair in pairs)
+    )
     write_atomic(workspace.iteration(2) / "1_prompts.jsonl", "")
     return workspace
 

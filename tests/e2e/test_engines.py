@@ -20,13 +20,13 @@ from unittest import mock
 import pytest
 from transformers import AutoTokenizer
 
-from srlm.chat_template import load_tokenizer
 from srlm.config import Config, EngineKind, ModelConfig
 from srlm.engines import Completion, Sampling, open_endpoint, open_engine, vllm
 from srlm.errors import EngineError
-from srlm.models import PACKAGED, resolve
-from srlm.records import Comparison, Prompt
-from srlm.workspace import read_records
+from srlm.io.record_file import read_records
+from srlm.models.chat_template import load_tokenizer
+from srlm.models.resolve import PACKAGED, resolve
+from srlm.types import Comparison, Prompt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPO = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""`python -m srlm.evaluate` for real, with tiny models: answers, head to heads, and the harness on tasks made here."""
+"""`srlm evaluate` for real, with tiny models: answers, head to heads, and the harness on tasks made here."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import pytest
 from srlm.config import EngineConfig, EngineKind, Evaluate, ModelConfig
 from srlm.engines import Sampling, open_engine
 from srlm.errors import BenchmarkError, ConfigError
-from srlm.evaluation.harness import Response, keep_answers, load_tasks, open_model
-from srlm.models import resolve
-from srlm.records import Answer, Comparison
-from srlm.workspace import RecordFile, read_records
+from srlm.evaluation.lm_eval import Response, keep_answers, load_tasks, open_model
+from srlm.io.record_file import RecordFile, read_records
+from srlm.models.resolve import resolve
+from srlm.types import Answer, Comparison
 from tests.helpers import ROOT, options, user
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -33,7 +33,7 @@ QUESTIONS = [f"Name the river number {n}, please." for n in range(6)]
 
 
 def evaluate(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "srlm.evaluate", "model=tiny_random", "engine=transformers"]
+    command = [sys.executable, "-m", "srlm", "evaluate", "model=tiny_random", "engine=transformers"]
     small = ("engine.max_model_len=1024", "evaluation.bootstrap=100", "evaluation.max_new_tokens=12")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""`python -m srlm.judge_bench` for real: a tiny model judges, goes on after a loss, and gets a neighbour."""
+"""`srlm judge-bench` for real: a tiny model judges, goes on after a loss, and gets a neighbour."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from srlm.evaluation.attacks import ATTACKS
-from srlm.records import Judgement
-from srlm.workspace import read_records
+from srlm.io.record_file import read_records
+from srlm.types import Judgement
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "srlm.judge_bench", "model=tiny_random", "engine=transformers"]
+    command = [sys.executable, "-m", "srlm", "judge-bench", "model=tiny_random", "engine=transformers"]
     options = (f"runs_dir={folder}/runs", "engine.max_model_len=1024", "evaluation.bootstrap=100", *options)
     return subprocess.run([*command, *options], cwd=ROOT, text=True, capture_output=True, timeout=300)
 

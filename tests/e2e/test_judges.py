@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from srlm.config import EngineConfig, ModelConfig
-from srlm.engines.raters import ImplicitReward, RewardModel
-from srlm.models import resolve
-from srlm.records import Candidate, Comparison, JudgeExample, Judgement, PreferencePair, Rating
-from srlm.workspace import read_records
+from srlm.engines.scoring import ImplicitReward, RewardModel
+from srlm.io.record_file import read_records
+from srlm.models.resolve import resolve
+from srlm.types import Candidate, Comparison, JudgeExample, Judgement, PreferencePair, Rating
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -133,7 +133,7 @@ def test_the_bench_takes_every_kind_of_judge(tmp_path: Path) -> None:
     common = ["model=tiny_random", f"runs_dir={tmp_path}/runs", "limit=6", "evaluation.bootstrap=100"]
     common += ["engine.max_model_len=1024"]
     for judge, judged in (("pairwise", "tiny-random"), ("implicit", other), ("reward_model", reward_model)):
-        printed = run("srlm.judge_bench", *common, f"name={judge}", f"judge={judge}", f"models=[{judged}]")
+        printed = run("srlm.cli.judge_bench", *common, f"name={judge}", f"judge={judge}", f"models=[{judged}]")
         [row] = json.loads((tmp_path / "runs" / judge / "scorecard.json").read_text())["rows"]
         assert row["measures"]["pair_coverage"]["value"] == 1.0
         assert row["judgements"] == row["cost"]["judgements"]

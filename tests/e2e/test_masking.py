@@ -12,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from srlm import records
-from srlm.launch import run_worker
-from srlm.records import JudgeExample, SeedExample
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.io.record_file import read_records
+from srlm.pipeline.worker import run_worker
+from srlm.pipeline.workspace import Workspace
 from srlm.training import batches
 from srlm.training.common import Watch
-from srlm.training.ordering import STEEPEST
+from srlm.training.ranking import STEEPEST
 from srlm.training.sft import sft_baseline_worker, sft_worker
-from srlm.workspace import Workspace, read_records, write_atomic
+from srlm.types import JudgeExample, SeedExample
 from tests.helpers import ROOT, options
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -40,10 +42,10 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
     size += ["sft.learning_rate=1e-3", "sft.final_learning_rate=1e-3"]
     workspace.save_config(options("experiment=smoke", *size, *overrides))
     workspace.update_run(base_model=str(base))
-    seeds = read_records(ROOT / "srlm/seeds/builtin/ift.jsonl", SeedExample)[:4]
+    seeds = read_records(ROOT / "srlm/data/builtin/ift.jsonl", SeedExample)[:4]
     judged = [JudgeExample(f"e{n}/a0", s.prompt, s.response, "", float(n % 6), "seed") for n, s in enumerate(seeds)]
     for path, rows in ((workspace.seeds / "ift.jsonl", seeds), (workspace.iteration(1) / "eft.jsonl", judged)):
-        write_atomic(path, "".join(records.to_json(row) + "\n" for row in rows))
+        write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
     return workspace
 
 
@@ -121,7 +123,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
             for place, (score, text) in enumerate(answers)
         ]
         write_atomic(workspace.seeds / "ift.jsonl", "")
-        write_atomic(workspace.iteration(1) / "eft.jsonl", "".join(records.to_json(row) + "\n" for row in rows))
+        write_atomic(workspace.iteration(1) / "eft.jsonl", "".join(serialization.to_json(row) + "\n" for row in rows))
         return workspace
 
     def tokens(workspace: Workspace) -> list[int]:
@@ -167,7 +169,7 @@ def ordering(root: Path, base: Path, *overrides: str) -> Workspace:
     ]
     short = [SeedExample(f"i{n}", "Hi?", f"{n}") for n in range(4)]
     for path, of_file in ((workspace.seeds / "ift.jsonl", short), (workspace.iteration(1) / "eft.jsonl", rows)):
-        write_atomic(path, "".join(records.to_json(row) + "\n" for row in of_file))
+        write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in of_file))
     return workspace
 
 

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from srlm.records import Judgement
-from srlm.workspace import read_records
+from srlm.io.record_file import read_records
+from srlm.types import Judgement
 from tools.notebooks import FOLDER, executed, problems
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from srlm.records import Answer
-from srlm.workspace import peek_records
+from srlm.io.record_file import peek_records
+from srlm.types import Answer
 from tests.e2e.test_masking import prepared
 from tests.started_run import StartedRun
 
@@ -40,7 +40,7 @@ def engine(tmp_path: Path) -> Iterator[StartedRun]:
     options += ["evaluation.max_new_tokens=900", "engine.max_model_len=1024", "engine.max_concurrent=4"]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     folder = tmp_path / "run"
-    run = StartedRun(folder, [sys.executable, "-m", "srlm.side_by_side", *options], environment)
+    run = StartedRun(folder, [sys.executable, "-m", "srlm", "side-by-side", *options], environment)
     try:
         run.wait_until((folder / "answers/tiny-random/greedy.jsonl").exists)
         yield run
@@ -53,7 +53,7 @@ def engine(tmp_path: Path) -> Iterator[StartedRun]:
     [("coordinator", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL)],
 )
 def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int) -> None:
-    words = {"launcher": ["torch.distributed.run"], "rank": ["-u -m srlm.launch"]}
+    words = {"launcher": ["torch.distributed.run"], "rank": ["-u -m srlm.pipeline.worker"]}
     assert len(ranks.members()) == 4  # guard, launcher, two ranks
     os.kill(ranks.coordinator.pid if victim == "coordinator" else ranks.pid(*words[victim]), number)
     ranks.assert_all_end(f"ranks, signal {number} to {victim}")
@@ -69,8 +69,8 @@ def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int)
     [("coordinator", signal.SIGKILL), ("worker", signal.SIGKILL), ("engine core", signal.SIGTERM)],
 )
 def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, number: int) -> None:
-    words = {"worker": ["srlm.launch"], "engine core": ["VLLM::EngineCore"]}
-    assert engine.pid("VLLM::EngineCore") != engine.pid("srlm.launch")
+    words = {"worker": ["srlm.pipeline.worker"], "engine core": ["VLLM::EngineCore"]}
+    assert engine.pid("VLLM::EngineCore") != engine.pid("srlm.pipeline.worker")
     os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid(*words[victim]), number)
     engine.assert_all_end(f"engine, signal {number} to {victim}")
     assert engine.coordinator.returncode == (-number if victim == "coordinator" else 1)

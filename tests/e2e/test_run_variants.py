@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from srlm.records import JudgeExample, Judgement
-from srlm.workspace import read_records
+from srlm.io.record_file import read_records
+from srlm.types import JudgeExample, Judgement
 from tests.e2e.test_smoke import run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""`python -m srlm.side_by_side` for real, on the tiny model under two names: the same command, the same answers."""
+"""`srlm side-by-side` for real, on the tiny model under two names: the same command, the same answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from srlm.config import ModelConfig
-from srlm.models import resolve
+from srlm.models.resolve import resolve
 from tests.helpers import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_the_same_model_twice(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "srlm.side_by_side", "engine=transformers", "evaluation.max_new_tokens=12"]
+    command = [sys.executable, "-m", "srlm", "side-by-side", "engine=transformers", "evaluation.max_new_tokens=12"]
     command += [f"models=[tiny-random,{resolve(ModelConfig(name='tiny-random'))}]", f"runs_dir={tmp_path}"]
     command += ["data=tests/verifiable_prompts.jsonl", "samples=2", "evaluation.bootstrap=100"]
     ran = subprocess.run(

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from srlm.config import from_dict
-from srlm.records import Candidate, Judgement, PreferencePair, Prompt
-from srlm.workspace import Workspace, read_records
+from srlm.io.record_file import read_records
+from srlm.pipeline.workspace import Workspace
+from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 from tests.terminals import in_terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

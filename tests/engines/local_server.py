@@ -14,7 +14,7 @@ from typing import Any
 
 from srlm.config import EndpointConfig
 from srlm.engines.base import Sampling
-from srlm.engines.endpoint import EndpointEngine
+from srlm.engines.openai_server import EndpointEngine
 from tests.helpers import user
 
 KEY = "sk-not-to-be-shown"

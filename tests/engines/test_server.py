@@ -11,16 +11,16 @@ import time
 
 import pytest
 
-from srlm.comparison import compare
 from srlm.config import JudgeConfig
 from srlm.engines import server as requests
-from srlm.engines.paid import AnswerCache
+from srlm.engines.cost import AnswerCache
 from srlm.engines.parameters import refused
 from srlm.engines.responses import BadResponseError, check_response, parse_response
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
-from srlm.feedback.judge import judge
-from srlm.records import Candidate
-from srlm.rubric import JudgeTemplate
+from srlm.judges.pairwise import compare
+from srlm.judges.pointwise import judge
+from srlm.judges.prompt import JudgeTemplate
+from srlm.types import Candidate
 from tests.engines.local_server import KEY, Raw, asked, completion, hello
 from tests.helpers import user
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.chat import encode_chat
 from srlm.config import JudgeConfig
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
-from srlm.records import Judgement, RankedAnswer, RankedPrompt
-from srlm.rubric import JudgeTemplate, parse_verdict
+from srlm.judges.prompt import JudgeTemplate, parse_verdict
+from srlm.models.chat import encode_chat
+from srlm.types import Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import tiny_tokenizer
 
 ANSWER = "The Elbe is a river in Saxony."

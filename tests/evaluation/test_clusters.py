@@ -1,6 +1,6 @@
 """Every interval counts prompts, not rows: rows that are repeated within their prompt change no interval.
 
-The reward-hacking report and the verdicts rest on these intervals. Evaluation prompts are unique by text (srlm.seeds
+The reward-hacking report and the verdicts rest on these intervals. Evaluation prompts are unique by text (srlm.data
 leaves repeats out), so figures over their answers have one row a prompt and are not listed here.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from srlm.cli.evaluate.arms import losses
 from srlm.config import JudgeConfig
-from srlm.evaluate.arms import losses
+from srlm.evaluation.agreement import agreement, judge_parts, score_mean
+from srlm.evaluation.answer_facts import differences, measures_of, terms_of
 from srlm.evaluation.attacks import ATTACKS, attack_card
-from srlm.evaluation.facts import differences, measures_of, terms_of
-from srlm.evaluation.judge_card import judge_card, paired_differences
+from srlm.evaluation.judge_metrics import judge_card, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
-from srlm.evaluation.scorecard import agreement, judge_parts, score_mean
-from srlm.records import (
+from srlm.types import (
     Answer,
     AnswerLoss,
     Candidate,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from srlm.evaluation.contamination import GRAM, Contamination, contamination
-from srlm.records import SeedExample
+from srlm.types import SeedExample
 
 WORDS = [f"w{n}" for n in range(200)]
 

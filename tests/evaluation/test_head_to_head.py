@@ -21,7 +21,7 @@ from srlm.evaluation.head_to_head import (
 )
 from srlm.evaluation.intervals import bootstrap_interval, draw
 from srlm.evaluation.measures import Measure
-from srlm.records import Answer, Comparison
+from srlm.types import Answer, Comparison
 
 RESAMPLES = 200
 RESULTS = {

@@ -11,9 +11,11 @@ import pytest
 from srlm.engines.base import Usage
 from srlm.errors import PromptTooLongError
 from srlm.evaluation.loss import answer_losses, loss, loss_difference
-from srlm.progress import Bars
-from srlm.records import AnswerLoss, SeedExample
-from srlm.workspace import Stage, Workspace, read_records
+from srlm.io.progress import Bars
+from srlm.io.record_file import read_records
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
+from srlm.types import AnswerLoss, SeedExample
 
 
 class LengthRater:

@@ -13,11 +13,11 @@ import pytest
 
 from srlm.config import Config, Tracker, TrackingConfig
 from srlm.errors import RunFolderError
+from srlm.pipeline.workspace import Workspace
 from srlm.tracking import NoTracker, base, open_tracker
 from srlm.tracking.jsonl import JsonlTracker
 from srlm.tracking.ledger import Ledger
 from srlm.tracking.rows import Row
-from srlm.workspace import Workspace
 from tests.helpers import ROOT
 from tests.tracked import MEASURES, finished, finished_stages, make, track
 

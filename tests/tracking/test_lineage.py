@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from srlm import stages
 from srlm.config import Config, JudgeConfig, Reference, Scorer
+from srlm.pipeline.manifest import Manifest
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
 from srlm.tracking.lineage import CHAIN, made_from, without_secrets
-from srlm.workspace import Manifest, Workspace
 
 
 def of(stage: str, config: Config | None = None, inputs: tuple[str, ...] = ()) -> list[str]:

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from srlm.feedback.alarms import SIGNS
-from srlm.records import Candidate, Judgement
+from srlm.preferences.alarms import SIGNS
 from srlm.tracking.metrics import (
     FAMILIES,
     OTHER,
@@ -22,6 +21,7 @@ from srlm.tracking.metrics import (
     training_metrics,
 )
 from srlm.tracking.rows import TABLES
+from srlm.types import Candidate, Judgement
 from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS

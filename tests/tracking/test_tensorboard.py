@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from srlm.config import Tracker
+from srlm.pipeline.workspace import Workspace
 from srlm.tracking import base, open_tracker
 from srlm.tracking.tensorboard import TensorBoardTracker, text_of
-from srlm.workspace import Workspace
 from tests.tracked import finished_stages, make, track
 
 

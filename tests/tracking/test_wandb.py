@@ -16,14 +16,15 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from srlm.config import Config, to_dict
-from srlm.records import Prompt, to_json
+from srlm.io.serialization import to_json
+from srlm.pipeline.workspace import Workspace
 from srlm.tracking import base, open_tracker, rows
 from srlm.tracking import wandb as tracking
 from srlm.tracking.lineage import CHAIN
 from srlm.tracking.metrics import PARTS, feedback_metrics
 from srlm.tracking.rows import TEXT_LIMIT
 from srlm.tracking.wandb import WandbTracker
-from srlm.workspace import Workspace
+from srlm.types import Prompt
 from tests.tracked import CANDIDATES, JUDGEMENTS, LONG, PAIRS, PROMPTS, finished, finished_stages, make, track
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # has the length of a key, belongs to nobody

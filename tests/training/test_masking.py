@@ -1,4 +1,4 @@
-"""srlm.training.masking and srlm.chat.encode_chat: what is learnt, and that no text becomes a control token."""
+"""srlm.training.masking and srlm.models.chat.encode_chat: what is learnt, and that no text becomes a control token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.chat import defuse, encode_chat, encode_choices, encode_turn
-from srlm.chat_template import chat_template_names, prepare, read_chat_template
 from srlm.config import LossOn, ModelConfig, SFTConfig
 from srlm.errors import EngineError, ModelError
-from srlm.rubric import judge_target
+from srlm.judges.prompt import judge_target
+from srlm.models.chat import defuse, encode_chat, encode_choices, encode_turn
+from srlm.models.chat_template import chat_template_names, prepare, read_chat_template
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
 from srlm.training.sft import encode
 from tests.helpers import tiny_tokenizer, user

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from srlm.chat import encode_turn
-from srlm.records import JudgeExample
+from srlm.models.chat import encode_turn
 from srlm.training.reward_model import encode_examples
+from srlm.types import JudgeExample
 from tests.helpers import tiny_tokenizer, user
 
 

@@ -13,13 +13,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from srlm import stages
 from srlm.config import TrainConfig
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
 from srlm.training import checkpoint_check, common
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
 from srlm.training.reward_model import load_classifier
 from srlm.training.saving import Saving, messages, save
-from srlm.workspace import Workspace
 from tests.helpers import options, tiny_llama
 
 PROMPTS, CHOSEN, REJECTED = [[3, 9], [8, 30, 2]], [[27, 41, 5], [12, 50]], [[60, 2], [33, 44, 17]]

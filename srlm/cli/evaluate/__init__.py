@@ -1,0 +1,1 @@
+"""Any models side by side: answers, head to heads, losses and benchmarks (`srlm evaluate`)."""

@@ -1,0 +1,267 @@
+"""What a command's options ask for: its models, its judge, every stage; and what is read before an engine starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from srlm import errors
+from srlm.cli.evaluate.arms import OWN, run_of, settings
+from srlm.config import Config, Evaluate, SideBySide, SourceConfig, options_of
+from srlm.io import serialization
+from srlm.io.files import hash_of_files, write_atomic
+from srlm.io.progress import say
+from srlm.judges.pairwise import load_template
+from srlm.models.resolve import identity, slug
+from srlm.pipeline.artifacts import IFT
+from srlm.pipeline.provenance import TRANSFORMERS, VLLM
+from srlm.pipeline.roles import by_name
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes.stages import (
+    chat_template,
+    engine_libraries,
+    files_by_name,
+    generation_options,
+    made_by,
+    model_options,
+)
+
+SUITE = ("answers", "head_to_head", "loss", "benchmarks")
+
+
+def _place(model: str, file: str) -> str | None:
+    """The file that is read; None where a model has no run, and so no examples of its own."""
+    if file != OWN:
+        return file
+    run = run_of(model)
+    return str(IFT.path(run)) if run else None
+
+
+def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
+    """The prompts of `data`, as they are asked."""
+    made_with = options_of(options, "data", "split", "limit", "seed", "seeds.builtin_languages")
+    folder, inputs = workspace.root / "data", partial(files_by_name, [options.data])
+    return Stage(workspace, folder, "prompts", ["prompts.jsonl"], made_with, inputs, config=options)
+
+
+def model_inputs(options: Config, name: str) -> dict[str, str]:
+    """Return what a named model's text depends on: its contents, and the text of the chat template."""
+    return {} if name == "endpoint" else identity(name, options=options.model) | chat_template(options)
+
+
+def who(options: Config, name: str) -> dict[str, Any]:
+    """Return the options that a named model's text depends on, its name and the seed among them."""
+    return (
+        {"model": name}
+        | generation_options(options, by_name(name))
+        | options_of(options, "model.chat_template", "seed")
+    )
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two models, by name; the first is the one that the alphabet puts first, in whatever order they were given."""
+
+    first: str
+    second: str
+    comparisons: Stage
+
+
+class Plan:
+    """What a command's options ask for: its models, its judge, and every stage.
+
+    Raises
+    ------
+    ConfigError
+        If the options cannot work together.
+    """
+
+    def __init__(self, workspace: Workspace, options: Evaluate):
+        self.workspace, self.options, self.suite = workspace, options, options.suite
+        self.models = options.models or [options.model.name]
+        first = options.evaluation.judge == "first"
+        self.judge = self.models[0] if first else options.evaluation.judge
+        self._check()
+        self.prompts = prompts_stage(workspace, options)
+        answered = "answers" in self.suite or "head_to_head" in self.suite
+        self.answers = {model: self._answers(model) for model in self.models} if answered else {}
+        pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
+        self.matches = [Match(one, other, self._match(one, other)) for one, other in pairs]
+        # The judge comes last, when there are answers to compare, and answers itself where it is one of the models.
+        others = [model for model in self.answers if model != self.judge]
+        self.speakers = [*others, self.judge] if self.matches or self.judge in self.answers else others
+        asked = self.options.examples if "loss" in self.suite else []
+        # What is read for each model and file of `examples`: the file itself, or the own examples of the model's run.
+        self.read = {model: {file: path for file in asked if (path := _place(model, file))} for model in self.models}
+        self.examples = {path: self._examples(path) for files in self.read.values() for path in files.values()}
+        self.losses = {model: {file: self._loss(model, file) for file in self.read[model]} for model in self.models}
+        if asked and not all(self.losses.values()):
+            raise errors.ConfigError(
+                "examples=[own] needs models of runs: runs/NAME/iteration_1/model. Name a file, too."
+            )
+        self.arms = settings(self.models, options.by) if options.by else []
+        self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
+
+    def stages(self) -> list[Stage]:
+        """All of them, those that others are made from first."""
+        found = [*([self.prompts] if self.answers else []), *self.examples.values(), *self.answers.values()]
+        found += [match.comparisons for match in self.matches]
+        for several in (self.losses, self.benchmarks):
+            found += [stage for of_model in several.values() for stage in of_model.values()]
+        return found
+
+    def examples_of(self, model: str, file: str) -> Stage:
+        """Where a model's examples of one file lie, as they are asked."""
+        return self.examples[self.read[model][file]]
+
+    def silent(self, speaker: str) -> bool:
+        """Whether all that this model has to say is there."""
+        own = self.answers.get(speaker)
+        if own and not own.complete():
+            return False
+        return speaker != self.judge or all(
+            all(self.answers[side].complete() for side in (match.first, match.second)) and match.comparisons.complete()
+            for match in self.matches
+        )
+
+    def _check(self) -> None:
+        options = self.options
+        if unknown := sorted(set(self.suite) - set(SUITE)):
+            raise errors.ConfigError(f"suite names {unknown[0]!r}; it may name {', '.join(SUITE)}.")
+        if not self.suite:
+            raise errors.ConfigError(f"suite=[] asks for nothing. Name some of {', '.join(SUITE)}.")
+        if len(set(self.models)) < len(self.models):
+            raise errors.ConfigError(f"models=[{','.join(self.models)}] names a model twice. Name each once.")
+        if self.judge in ("sft", "base") and "head_to_head" in self.suite:
+            raise errors.ConfigError(
+                f"evaluation.judge={self.judge} is for runs, which have an M0 and an M1. Name a model, or first (the "
+                "first of the models), or endpoint."
+            )
+        if self.suite == ["head_to_head"] and len(self.models) < 2:
+            raise errors.ConfigError("suite=[head_to_head] needs two models or more: models=[a,b].")
+        asked = [*self.models, *([self.judge] if "head_to_head" in self.suite else [])]
+        if "endpoint" in asked and not (options.endpoint.base_url and options.endpoint.model):
+            raise errors.ConfigError("endpoint as a model or judge needs endpoint.base_url and endpoint.model.")
+        for name in ("limit", "benchmark_limit", "benchmark_shots"):
+            if (getattr(options, name) or 0) < 0:
+                raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
+        if "loss" in self.suite and not options.examples:
+            raise errors.ConfigError(
+                "suite=[loss] needs prompts with answers: examples=[runs/default/seeds/ift.jsonl,others.jsonl]."
+            )
+        if len(set(options.examples)) < len(options.examples):
+            raise errors.ConfigError(f"examples=[{','.join(options.examples)}] names a file twice. Name each once.")
+        if "loss" in self.suite and "endpoint" in self.models:
+            raise errors.ConfigError("models=[endpoint] has no loss: it needs a model that runs here.")
+        if "benchmarks" not in self.suite:
+            return
+        if not options.benchmarks:
+            raise errors.ConfigError(
+                "suite=[benchmarks] needs their names: benchmarks=[arc_easy,hellaswag,gsm8k,mmlu,ifeval], or others of "
+                "lm-evaluation-harness (lm-eval ls tasks)."
+            )
+        if "endpoint" in self.models:
+            raise errors.ConfigError("models=[endpoint] does no benchmarks: they need a model that runs here.")
+
+    def _answers(self, model: str) -> Stage:
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, model) | made_by(self.prompts)
+
+        names = ("temperature", "top_p", "max_new_tokens")
+        options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
+        libraries = engine_libraries(self.options, by_name(model))
+        return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
+
+    def _examples(self, file: str) -> Stage:
+        options = options_of(self.options, "split", "limit", "seed", "seeds.builtin_languages") | {"examples": file}
+        name = f"examples_{slug(file)}"
+        return self._stage("data", name, [f"{name}.jsonl"], options, partial(files_by_name, [file]))
+
+    def _loss(self, model: str, file: str) -> Stage:
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, model) | made_by(self.examples_of(model, file))
+
+        options = options_of(self.options, "engine.dtype", "engine.max_model_len", "model.chat_template")
+        options |= model_options(self.options) | {"model": model, "examples": file}
+        outputs = [f"{slug(file)}.jsonl"]
+        return self._stage(f"loss/{slug(model)}", slug(file), outputs, options, inputs, TRANSFORMERS)
+
+    def _match(self, first: str, second: str) -> Stage:
+        def inputs() -> dict[str, str]:
+            return model_inputs(self.options, self.judge) | made_by(self.answers[first], self.answers[second])
+
+        template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
+        options = who(self.options, self.judge) | {"evaluation.judge_template": template.digest}
+        options |= {"evaluation.judge": self.judge}
+        name, libraries = f"{slug(first)}--{slug(second)}", engine_libraries(self.options, by_name(self.judge))
+        return self._stage("head_to_head", name, [f"{name}.jsonl"], options, inputs, libraries)
+
+    def _benchmarks(self) -> dict[str, dict[str, Stage]]:
+        """By model and benchmark."""
+        return {
+            model: {name: self._benchmark(model, name) for name in self.options.benchmarks} for model in self.models
+        }
+
+    def _benchmark(self, model: str, name: str) -> Stage:
+        from srlm.evaluation.lm_eval import backend, own_files, version
+
+        def inputs() -> dict[str, str]:
+            files, folder = own_files(name, self.options.task_folder), Path(self.options.task_folder).expanduser()
+            own = {"task_folder": hash_of_files(folder, files)} if files else {}
+            return model_inputs(self.options, model) | own
+
+        # The harness cuts what is longer than the context.
+        names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap", "engine.max_model_len")
+        options = options_of(self.options, *names) | who(self.options, model)
+        options |= {"lm_eval": version(), "backend": backend(self.options), "benchmark": name}
+        outputs = [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"]
+        libraries = VLLM if options["backend"] == "vllm" else TRANSFORMERS
+        return self._stage(f"benchmarks/{slug(model)}", slug(name), outputs, options, inputs, libraries)
+
+    def _stage(
+        self,
+        folder: str,
+        name: str,
+        outputs: Sequence[str],
+        options: Mapping[str, Any],
+        inputs: Callable[[], Mapping[str, str]],
+        libraries: Sequence[str] = (),
+    ) -> Stage:
+        place = self.workspace.root / folder
+        return Stage(self.workspace, place, name, outputs, options, inputs, libraries, self.options)
+
+
+def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
+    """Lay down the prompts of `data`, where they are not there yet."""
+    from srlm.data.readers import read_prompts
+
+    if stage.complete():
+        return
+    languages = options.seeds.builtin_languages if options.data == "builtin" else []
+    source = SourceConfig(path=options.data, split=options.split, limit=options.limit, languages=languages)
+    prompts = read_prompts(source, options.seed)
+    say(f"  {options.data}: {len(prompts)} prompts")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
+    stage.done({}, {"prompts": len(prompts)})
+
+
+def read_examples(plan: Plan, stage: Stage) -> None:
+    from srlm.data.readers import read_ift
+
+    options, name = plan.options, stage.options["examples"]
+    if stage.complete():
+        return
+    languages = options.seeds.builtin_languages if name == "builtin" else []
+    source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
+    examples = read_ift(source, options.seed)
+    own = Path(name).parts[-2:] == ("seeds", IFT.file) and len(Path(name).parts) > 2
+    say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(serialization.to_json(example) + "\n" for example in examples))
+    stage.done({}, {"examples": len(examples)})

@@ -1,0 +1,388 @@
+"""`srlm judge-bench data=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
+
+Every model (a server is models=[endpoint]) judges every data set in the way that `judge` says, and gets a row of the
+scorecard: so M0, M1 and M2 stand side by side. Judgements lie in runs_dir/name as records; the same command goes on
+where it was stopped, and takes in new models and data sets; other judges get other names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from srlm import errors
+from srlm.cli.application import application
+from srlm.cli.evaluate.plan import model_inputs, who
+from srlm.config import JudgeBench, Scorer, SourceConfig, options_of
+from srlm.engines.missing import missing_lines
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.io.progress import Bars, say, screen
+from srlm.io.record_file import read_records
+from srlm.io.tables import print_table
+from srlm.models.resolve import identity, label, resolve_named, slug
+from srlm.pipeline.roles import by_name
+from srlm.pipeline.stage import Stage, report_differences
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes.stages import engine_libraries, files_by_name, judge_options, made_by
+from srlm.run import plain_options, told_to_user
+from srlm.types import Judgement, RankedPrompt
+
+if TYPE_CHECKING:
+    from srlm.engines import Engine, Rater
+
+ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
+ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
+
+
+@application("judge-bench")
+def main(options: DictConfig) -> None:
+    with told_to_user():
+        run(cast(JudgeBench, plain_options(options, JudgeBench)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one data set."""
+
+    model: str  # as it was given
+    data: str
+    judgements: Stage
+    prompts: Path
+
+
+def run(options: JudgeBench) -> dict[str, Any]:
+    """Make what is missing, write scorecard.json and print it. Raises SrlmError for what a user can mend."""
+    from srlm.pipeline.worker import run_worker
+
+    if not options.data:
+        raise errors.ConfigError("data=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
+    if "endpoint" in options.models and not (options.endpoint.base_url and options.endpoint.model):
+        raise errors.ConfigError("models=[endpoint] needs endpoint.base_url and endpoint.model.")
+    workspace = Workspace.of(options)
+    with workspace.lock():
+        say(f"judge_bench: {workspace.root}")
+        sources = {data: _prompts(workspace, options, data) for data in options.data}
+        table = rows(workspace, options)
+        report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is touched
+        workspace.save_config(options)
+        for data, stage in sources.items():
+            _read(options, data, stage)
+        for number, model in enumerate(_models(options)):
+            if not all(row.judgements.complete() for row in table if row.model == model):
+                say(f"{model} judges")
+                run_worker("judge_bench", workspace, number)
+        cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
+        write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
+        show(cards, screen())
+        plot(cards, workspace.root / "plots")
+        for line in missing_lines(workspace.root):
+            say(line)
+        say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
+        say(f"Records    {workspace.root}/judgements/*/*.jsonl")
+    return cards
+
+
+def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
+    """Every model on every data set, data set by data set."""
+    found = []
+    for data in options.data:
+        prompts = _prompts(workspace, options, data)
+        found += [
+            Row(model, data, _judgements(options, model, prompts), prompts.outputs[0]) for model in _models(options)
+        ]
+    return found
+
+
+def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
+    """A model's judgements of one data set."""
+
+    def inputs() -> dict[str, str]:
+        compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
+        return model_inputs(options, model) | identity(*compared, options=options.model) | made_by(prompts)
+
+    evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
+    folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
+    made_with = _judge_options(options) | who(options, model)
+    if options.judge.scorer is Scorer.implicit and options.judge.reference == "base":
+        made_with |= options_of(options, "model.name")
+    libraries = engine_libraries(options, by_name(model), options.judge.rates)
+    return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
+
+
+def worker(workspace: Workspace, number: int) -> None:
+    """All judgements of one of the models."""
+    asyncio.run(_judge(workspace, number))
+
+
+async def _judge(workspace: Workspace, number: int) -> None:
+    from srlm.recipes.measured import judge_ranked
+
+    options = workspace.config_as(JudgeBench)
+    model = _models(options)[number]
+    async with _open_judge(options, model) as engine:
+        with Bars() as bars:
+            for row in rows(workspace, options):  # one after another, so that each one's seconds are its own
+                if row.model == model:
+                    await judge_ranked(
+                        engine,
+                        options,
+                        read_records(row.prompts, RankedPrompt),
+                        options.evaluation.judgements,
+                        row.judgements,
+                        bars,
+                        slug(row.data),
+                    )
+
+
+@contextlib.asynccontextmanager
+async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | Rater]:
+    from srlm.engines import open_named, open_rater
+
+    if options.judge.rates and model != "endpoint":
+        reference = _reference(options, model) if options.judge.scorer is Scorer.implicit else None
+        async with open_rater(options, resolve_named(options, model), reference) as rater:
+            yield rater
+        return
+    async with open_named(options, model) as engine:
+        yield engine
+
+
+def _reference(options: JudgeBench, model: str) -> Path:
+    """The model that judge=implicit compares with: model.name, or the one that judge.reference names."""
+    if options.judge.reference == "previous":
+        raise errors.ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
+    if model == _reference_name(options):
+        raise errors.ConfigError(
+            f"judge=implicit compares {model} with itself, and all rewards are 0. Give models=[...] trained from it, "
+            "or another judge.reference."
+        )
+    return resolve_named(options, _reference_name(options))
+
+
+def _reference_name(options: JudgeBench) -> str:
+    return options.model.name if options.judge.reference == "base" else options.judge.reference
+
+
+def _models(options: JudgeBench) -> list[str]:
+    return options.models or [options.model.name]
+
+
+def _judge_options(options: JudgeBench) -> dict[str, Any]:
+    names = ("evaluation.judgements", "seed", "model.chat_template", "engine.kind", "engine.dtype")
+    return options_of(options, *names) | judge_options(options)
+
+
+def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
+    name = slug(data)
+    limits = options_of(options, "split", "limit", "seed", "seeds.builtin_languages")
+    folder, made_with, inputs = workspace.root / "data", limits | {"data": data}, partial(files_by_name, [data])
+    return Stage(workspace, folder, name, [f"{name}.jsonl"], made_with, inputs, config=options)
+
+
+def _read(options: JudgeBench, data: str, stage: Stage) -> None:
+    from srlm.data.judge_benchmarks import read_benchmark
+    from srlm.evaluation.attacks import attacked
+
+    if stage.complete():
+        return
+    languages = options.seeds.builtin_languages if data in ("builtin", ATTACKS) else []
+    attack = data == ATTACKS
+    path = "builtin" if attack else data
+    source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
+    prompts, left_out = read_benchmark(source, options.seed)
+    prompts = attacked(prompts) if attack else prompts
+    reasons = "".join(f", {count} {reason}" for reason, count in left_out.items())
+    say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
+    stage.begin(in_pieces=False)
+    write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
+    stage.done({}, {"rows": len(prompts), "left_out": left_out})
+
+
+def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
+    from srlm.evaluation.attacks import attack_card
+    from srlm.evaluation.judge_metrics import judge_card, paired_differences
+    from srlm.recipes.measured import read_comparisons
+
+    ranked = read_records(row.prompts, RankedPrompt)
+    judged = read_records(row.judgements.outputs[0], Judgement)
+    resamples, seed = options.evaluation.bootstrap, f"{options.seed}/judge_bench"
+    if row.data == ATTACKS:
+        card = {"attacks": attack_card(ranked, judged, resamples, seed)}
+    else:
+        card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
+        first = next(other for other in table if other.data == row.data)
+        if first != row:
+            others = read_records(first.judgements.outputs[0], Judgement)
+            differences = paired_differences(ranked, judged, others, resamples, seed)
+            card["against_first"] = {name: measure.to_dict() for name, measure in differences.items()}
+    manifest = row.judgements.manifest()
+    cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
+    cost |= manifest.read
+    return {"model": row.model, "data": row.data, "cost": cost} | card
+
+
+_SHOWN = {
+    "pairwise_accuracy_all": ("right, a coin where silent, %", 100),
+    "longer_wins": ("  (longer answer wins, %)", 100),
+    "shorter_is_better": ("right where shorter is better, %", 100),
+    "longer_is_better": ("right where longer is better, %", 100),
+    "length_balanced_accuracy": ("right, both kinds alike, %", 100),
+    "length_bias": ("  length bias, points", 100),
+    "accuracy_lengths_evened": ("right, lengths evened out, %", 100),
+    "shorter_lengths_evened": ("  where shorter is better, %", 100),
+    "pairwise_accuracy": ("right where it scored both, %", 100),
+    "pair_coverage": ("pairs it scored, %", 100),
+    "ties": ("ties, %", 100),
+    "ties_where_people_tie": ("ties where people tie, %", 100),
+    "five_best": ("5-best, %", 100),
+    "exact_match": ("exact match, %", 100),
+    "spearman": ("Spearman", 1),
+    "kendall_tau": ("Kendall tau", 1),
+    "parse_rate": ("parse rate, %", 100),
+    "commonest_score_share": ("commonest score, %", 100),
+    "self_consistency": ("two judgements agree, %", 100),
+    "retest": ("a second judgement orders alike, %", 100),
+    "score_noise": ("score noise, points", 1),
+    "position_consistency": ("both orders say the same, %", 100),
+    "shown_first_wins": ("first shown wins, %", 100),
+}
+
+
+_AGAINST = {
+    "pairwise_accuracy_all": "right, a coin where silent",
+    "shorter_is_better": "right where shorter is better",
+    "longer_is_better": "right where longer is better",
+    "length_balanced_accuracy": "right, both kinds alike",
+    "length_bias": "length bias",
+}
+
+
+def show(cards: dict[str, Any], console: Console) -> None:
+    """What makes a judge's measures worthless; then one table a data set: measures down, models across; the subsets."""
+    from srlm.evaluation.judge_metrics import judge_warning
+    from srlm.reporting.summary import cell, signed
+
+    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
+        of_data = [row for row in cards["rows"] if row["data"] == data]
+        if data == ATTACKS:
+            _show_attacks(of_data, console)
+            continue
+        first = of_data[0]
+        title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
+        table = Table(title=f"{title} (95 % intervals over prompts)", title_justify="left")
+        table.add_column("", no_wrap=True)
+        for row in of_data:
+            table.add_column(label(row["model"]), justify="right", overflow="fold")
+        for name, (words, scale) in _SHOWN.items():
+            cells = [cell(row["measures"][name], scale) for row in of_data]
+            if any(shown != "-" for shown in cells):
+                table.add_row(words, *cells)
+        if len(of_data) > 1:
+            table.add_section()
+            table.add_row(f"against {label(first['model'])}, points", *([""] * len(of_data)))
+            for name, words in _AGAINST.items():
+                cells = ["", *(signed(row["against_first"][name], 100) for row in of_data[1:])]
+                table.add_row(f"  {words}", *cells)
+        table.add_section()
+        table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
+        table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
+        table.add_row("tokens a judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
+        table.add_row("milliseconds a judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
+        if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
+            table.add_row("prompt tokens from the prefix cache, %", *(_from_cache(row["cost"]) for row in of_data))
+        subsets = list(dict.fromkeys(name for row in of_data for name in row["subsets"]))
+        if subsets:
+            table.add_section()
+        for name in subsets:
+            parts = [row["subsets"].get(name, {}) for row in of_data]
+            table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
+        console.print()
+        for row in of_data:
+            if warning := judge_warning(row["measures"]):
+                text = f"WARNING: {label(row['model'])} on {label(data)}: {warning}."
+                console.print(text, style="bold", markup=False)
+        print_table(console, table)
+
+
+def plot(cards: dict[str, Any], folder: Path) -> None:
+    """One picture a data set, as PNG and SVG."""
+    from srlm.reporting.plots import plot_attacks, plot_judges
+
+    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
+        of_data = [row for row in cards["rows"] if row["data"] == data]
+        names = [label(row["model"]) for row in of_data]
+        if data == ATTACKS:
+            title = "What attacks buy (95 % intervals over prompts)"
+            plot_attacks([row["attacks"] for row in of_data], names, title, folder / slug(data))
+        else:
+            first = of_data[0]
+            title = f"{label(data)}: {first['pairs']} pairs of {first['prompts']} prompts (95 % intervals)"
+            plot_judges(
+                of_data,
+                [_with_parsed(n, row) for n, row in zip(names, of_data, strict=True)],
+                title,
+                folder / slug(data),
+            )
+
+
+def _with_parsed(name: str, row: dict[str, Any]) -> str:
+    """Return a judge's name for the legend, with how many judgements were parsed if few were."""
+    from srlm.evaluation.judge_metrics import MANY_PARSED, parsed
+
+    scored, total = parsed(row["measures"])
+    return f"{name} ({scored} of {total} judgements parsed)" if total and scored < MANY_PARSED * total else name
+
+
+def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
+    """What each attack buys: attacks down, models across."""
+    from srlm.reporting.summary import cell
+
+    title = "Attacks: change of the score against the plain answer, points (95 % intervals over prompts)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_column(label(row["model"]), justify="right", overflow="fold")
+    table.add_row("(score of the plain answer)", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim")
+    for name in rows[0]["attacks"]:
+        if name != "plain":
+            parts = [row["attacks"][name] for row in rows]
+            table.add_row(name, *(_change(part) for part in parts))
+    console.print()
+    print_table(console, table)
+
+
+def _change(part: dict[str, Any]) -> str:
+    from srlm.reporting.summary import signed
+
+    missing = part["missing"]["value"] or 0.0
+    return signed(part["change"], 1) + (f" ({100 * missing:.0f} % not scored)" if missing else "")
+
+
+def _ranks(by_rank: dict[str, Any]) -> str:
+    means = [f"{measure['value']:.2f}" for measure in by_rank.values() if measure["value"] is not None]
+    return " > ".join(means[:4]) or "-"
+
+
+def _from_cache(cost: dict[str, Any]) -> str:
+    read = cost.get("prompt_tokens", 0)
+    return f"{100 * cost['prompt_tokens_cached'] / read:.0f}" if read else "-"
+
+
+def _each(cost: dict[str, Any], name: str, scale: float) -> str:
+    return f"{scale * cost[name] / cost['judgements']:.3g}" if cost["judgements"] else "-"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""`srlm report RUN...`: the report page of a run, or of several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from srlm.errors import SrlmError
+from srlm.reporting.page import MEGABYTE, write_report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = argparse.ArgumentParser(prog="srlm report", description=__doc__)
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as runs/default")
+    made.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the first run's folder")
+    made.add_argument(
+        "--megabytes",
+        type=float,
+        default=5.0,
+        help="larger pages keep their whole texts in a folder beside them; 0 = one file, however large (default: 5)",
+    )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    to = options.to or options.runs[0] / "report.html"
+    try:
+        size = write_report([run.resolve() for run in options.runs], to, options.megabytes)
+    except SrlmError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(f"{to} ({size / MEGABYTE:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked.
+
+What is shown is assembled by the functions that a run uses (`srlm.data.prepare.read_seeds`,
+`srlm.data.eft.examples_of_run`, `srlm.training.sft.assemble`), so that it is what the trainer gets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from srlm.config import RationaleSource, ShowMasking
+from srlm.data.eft import examples_of_run, needs_baseline
+from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
+from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
+from srlm.io.progress import say
+from srlm.judges.prompt import JudgeTemplate
+from srlm.models.chat import Message
+from srlm.models.resolve import label
+from srlm.training.masking import Conversation, Part, looks_at_prompts
+from srlm.training.sft import TrainingData, assemble, chats_of, conversations
+from srlm.types import JudgeExample
+
+KINDS = {  # what a token is: its marks where there is no colour, and what that means
+    "learnt": ("⟦", "⟧", "learnt, weight 1"),
+    "partly": ("⟪", "⟫", "learnt in part, weight {weight:g}"),
+    "boilerplate": ("⟨", "⟩", "boilerplate: every prompt of its kind has it; not learnt"),
+    "masked": ("", "", "masked: not learnt"),
+}
+
+
+@dataclass(frozen=True)
+class Token:
+    id: int
+    text: str  # as `visible` shows it; "" where it shares its character with the token before
+    weight: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring tokens of one of the `KINDS`."""
+
+    kind: str
+    tokens: list[Token]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much is learnt of all examples of one kind, or of one of them."""
+
+    name: str  # "IFT", "EFT", or an example's place among them
+    examples: int
+    tokens: int
+    learnt: int  # tokens with a weight above 0
+    boilerplate: int  # tokens that are not learnt as such
+    weight: float  # the sum of all weights
+
+    def words(self) -> str:
+        return (
+            f"{self.tokens} tokens, {self.learnt} learnt ({100 * self.learnt / self.tokens:.0f} %), sum of weights "
+            f"{self.weight:g}, boilerplate {self.boilerplate}"
+        )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One example."""
+
+    share: Share
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What SFT would learn from: `srlm.training.sft.assemble` takes it."""
+
+    chats: dict[str, list[list[Message]]]  # "ift", and "eft" where the judge is taught by SFT
+    judged: list[JudgeExample]  # of the EFT chats
+    template: JudgeTemplate | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example as the trainer gets it, with its text."""
+
+    conversation: Conversation
+    weights: list[float]  # of each token
+
+
+def seeds_of(options: ShowMasking) -> Seeds:
+    """Return what a run with these options would learn by SFT.
+
+    With `options.data` all of that file instead, as IFT and as EFT: without the split, which would keep one of the two.
+
+    Raises
+    ------
+    SeedError
+        If the data cannot be read.
+    """
+    if not options.data:
+        split, _ = read_seeds(options)
+        ift, ranked = split.ift, split.train
+    else:
+        ift_source, eft_source = (
+            replace(source, path=options.data, split=options.split) for source in (options.seeds.ift, options.seeds.eft)
+        )
+        options = replace(options, seeds=replace(options.seeds, ift=ift_source, eft=eft_source))
+        ift, ranked = read_ift_seeds(options), []
+    if options.judge.rates:
+        return Seeds(chats_of(ift), [], None)
+    if options.data:
+        try:
+            ranked = read_eft_seeds(options)
+        except NoRanksError:
+            say(f"  {label(options.data)} is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+            return Seeds(chats_of(ift), [], None)
+        except SeedError as error:
+            say(
+                f"  WARNING: {label(options.data)} is shown as IFT data only, because it gives no EFT examples: {error}"
+            )
+            return Seeds(chats_of(ift), [], None)
+    if needs_baseline(ranked, options.seeds.rationales) and not options.judge.learns_pairs:
+        say("  EFT examples are shown without the rationales that the SFT baseline would write")
+        options = replace(options, seeds=replace(options.seeds, rationales=RationaleSource.none))
+    template = JudgeTemplate.load(options.judge)
+    judged, _ = examples_of_run(options, ranked, [])
+    return Seeds(chats_of(ift, judged, template), judged, template)
+
+
+def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dict[str, list[Example]], TrainingData]:
+    """Return the examples that the trainer gets, by kind and in its order, and all that it gets.
+
+    Boilerplate is marked even where `sft.loss_on` does not look for it, if the template lets it be found.
+
+    Raises
+    ------
+    TrainingError
+        If no example is left.
+    ModelError, ConfigError
+        If the options need the prompts' tokens, and these or the boilerplate cannot be found.
+    """
+    data = assemble(tokenizer, seeds.chats, options, seeds.judged, seeds.template)
+    try:
+        found = conversations(tokenizer, seeds.chats, options.sft, with_prompts=True)
+    except (ModelError, ConfigError):
+        if looks_at_prompts(options.sft.loss_on):
+            raise
+        plain = conversations(tokenizer, seeds.chats, options.sft, with_prompts=False)
+        found = {kind: [_with_text(tokenizer, each) for each in of_kind] for kind, of_kind in plain.items()}
+    by_place = {(kind, each.number): each for kind, of_kind in found.items() for each in of_kind}
+    examples: dict[str, list[Example]] = {}
+    encoded = data.encoded
+    for place, ids, weights in zip(encoded.places, encoded.input_ids, encoded.weights, strict=True):
+        assert by_place[place].ids == ids
+        examples.setdefault(place[0], []).append(Example(by_place[place], weights))
+    return examples, data
+
+
+def share(name: str, examples: Sequence[Example]) -> Share:
+    """Return what is learnt of these examples."""
+    flat = [pair for each in examples for pair in zip(each.conversation.parts, each.weights, strict=True)]
+    return Share(
+        name=name,
+        examples=len(examples),
+        tokens=len(flat),
+        learnt=sum(weight > 0 for _, weight in flat),
+        boilerplate=sum(part is Part.boilerplate and weight == 0 for part, weight in flat),
+        weight=round(sum(weight for _, weight in flat), 6),
+    )
+
+
+def shown(name: str, example: Example) -> Shown:
+    """Return one example as runs of tokens."""
+    conversation = example.conversation
+    tokens, seen = [], 0
+    for place, (part, weight) in enumerate(zip(conversation.parts, example.weights, strict=True)):
+        start, end = conversation.extents[place]
+        text = conversation.text[max(start, seen) : end]
+        seen = max(seen, end)
+        kind = "learnt" if weight == 1 else "partly" if weight else "masked"
+        if part is Part.boilerplate and not weight:
+            kind = "boilerplate"
+        tokens.append((kind, Token(conversation.ids[place], visible(text), weight)))
+    grouped = itertools.groupby(tokens, key=lambda pair: pair[0])
+    return Shown(share(name, [example]), [Run(kind, [token for _, token in pairs]) for kind, pairs in grouped])
+
+
+def visible(text: str) -> str:
+    """Text that does nothing where it is shown: control characters spelt out, newlines marked."""
+    return "".join(
+        "↵\n" if c == "\n" else c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+        for c in text
+    )
+
+
+def _with_text(tokenizer: Any, conversation: Conversation) -> Conversation:
+    """A conversation whose text was not looked for, with the text of its tokens, each by itself."""
+    pieces = [tokenizer.decode([token]) for token in conversation.ids]
+    ends = itertools.accumulate(map(len, pieces), initial=0)
+    return replace(conversation, text="".join(pieces), extents=list(itertools.pairwise(ends)))

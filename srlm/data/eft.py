@@ -1,0 +1,259 @@
+"""EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2).
+
+Which of two answers is better is always decided by the ranks that people gave, also where there are scores: whole
+scores tie answers that people order, and may contradict the ranks. Answers of equal rank give no pair.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from srlm.config import Config, JudgeConfig, RationaleSource, SeedsConfig
+from srlm.data.balance import cap_commonest, is_better, length_balanced
+from srlm.errors import SeedError
+from srlm.ids import answer_id, derive_seed, judgement_id, label
+from srlm.judges.prompt import strip_verdict
+from srlm.types import JudgeExample, Judgement, RankedPrompt
+
+
+def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
+    """Whether the SFT baseline must write rationales, since the seed has none (or the option says so)."""
+    if source is RationaleSource.auto:
+        return not any(_has_own(prompt) for prompt in ranked)
+    return source is RationaleSource.baseline
+
+
+def examples_of_run(
+    config: Config, ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]
+) -> tuple[list[JudgeExample], dict[str, Any]]:
+    """Return the EFT examples of a run with these options, as `build_examples` does."""
+    return build_examples(ranked, judgements, config.seeds, config.judge, derive_seed(config.seed, "eft"))
+
+
+def build_examples(
+    ranked: Sequence[RankedPrompt],
+    judgements: Sequence[Judgement],
+    config: SeedsConfig,
+    judge: JudgeConfig,
+    seed: int,
+) -> tuple[list[JudgeExample], dict[str, Any]]:
+    """EFT examples from ranked seeds.
+
+    Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
+    baseline, kept only where its scores order all of a prompt's answers as people did, without a tie: the first try
+    that does; else (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one and none
+    contradicts the ranks, otherwise spread evenly from `judge.max_score` for the best rank down to 1 for the last. A
+    prompt whose own rationales give a worse answer the higher score is left out. For judges that learn from pairs, an
+    example is a pair of answers of different rank, the better one shown first in every other example.
+
+    Parameters
+    ----------
+    judgements : sequence of Judgement
+        The baseline's, one an answer and try, ids RANKED_PROMPT_ID/aN/jTRY.
+
+    Returns
+    -------
+    examples : list of JudgeExample
+        In random order by `seed`. No score makes up more than `config.commonest_score_share` where that can be had; or,
+        with `config.eft_length_balance`, they are `srlm.data.balance.length_balanced`.
+    counts : dict
+        Prompts and examples kept and dropped, by reason; the scores' histogram before and after balancing.
+
+    Raises
+    ------
+    SeedError
+        If no example is left.
+    """
+    by_baseline = needs_baseline(ranked, config.rationales) and not judge.learns_pairs
+    judged = {judgement.id: judgement for judgement in judgements}
+    counts: Counter[str] = Counter(prompts=len(ranked))
+    grouped: dict[str, list[JudgeExample]] = {}
+    for prompt in ranked:
+        if by_baseline:
+            examples, reason = _of_baseline(prompt, judged, config.rationale_tries)
+        elif judge.learns_pairs:
+            ordered = len({answer.rank for answer in prompt.answers}) > 1
+            examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
+            reason = "people order no two of its answers"
+        elif config.rationales is RationaleSource.none:
+            examples, reason = _with_scores(prompt, _scores_alone(prompt, judge.max_score)), ""
+        else:
+            examples, reason = _of_seed(prompt, judge.max_score), "no rationale and score of its own"
+            if _contradict(examples):
+                examples, reason = [], "its scores contradict its ranks"
+        if examples:
+            grouped[prompt.id] = examples
+        else:
+            counts[f"dropped: {reason}"] += 1
+    number = random.Random(seed)
+    before = [example for examples in grouped.values() for example in examples]
+    if config.eft_length_balance:
+        per_set = 2 if judge.learns_pairs else 4
+        sets = length_balanced(grouped, number, judge.learns_pairs)
+        sets = sets[: max(1, config.eft_limit // per_set)] if config.eft_limit else sets
+        balanced = [example for four in sets for example in four]
+        if judge.learns_pairs:
+            balanced = [_pair(*two) for four in sets for two in (four[:2], four[2:])]
+        counts["dropped: not in a length-balanced set"] = len(before) - 4 * len(sets)
+    elif judge.learns_pairs:
+        pairs = {
+            prompt_id: [_pair(one, other) for one in examples for other in examples if is_better(one, other)]
+            for prompt_id, examples in grouped.items()
+        }
+        before = [pair for of_prompt in pairs.values() for pair in of_prompt]
+        balanced = _spread(pairs, config.eft_limit, number)
+        counts["dropped: beyond the limit"] = len(before) - len(balanced)
+    else:
+        whole = _whole(grouped, config.eft_limit, number)
+        balanced = cap_commonest(whole, config.commonest_score_share)
+        counts["dropped: beyond the limit"] = len(before) - len(whole)
+        counts["dropped: commonest score"] = len(whole) - len(balanced)
+    if judge.learns_pairs:
+        # 0 1 1 0 ...: a length-balanced set always begins with the same kind of pair, which must not show in the place.
+        balanced = [_turned(pair) if (place + place // 2) % 2 else pair for place, pair in enumerate(balanced)]
+    counts["examples before balancing"] = len(before)
+    counts["examples"] = len(balanced)
+    if not balanced:
+        dropped = {name: count for name, count in counts.items() if name.startswith("dropped") and count}
+        reasons = "; ".join(f"{name}: {count}" for name, count in dropped.items())
+        raise SeedError(
+            f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
+            "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked "
+            "prompts, or seeds.rationales=none to learn the score alone."
+        )
+    number.shuffle(balanced)
+    return balanced, dict(counts) | {"scores before": _histogram(before), "scores": _histogram(balanced)}
+
+
+def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
+    """Whether all answers have a score and the scores order them as people did, without a tie where people see none."""
+    if None in scores:
+        return False
+    ranks = [answer.rank for answer in prompt.answers]
+    judged = list(zip(ranks, scores, strict=True))
+    return all(
+        first > second  # type: ignore[operator]
+        for rank, first in judged
+        for other, second in judged
+        if rank < other
+    )
+
+
+def report(counts: Mapping[str, Any]) -> list[str]:
+    """What a user is told of the examples: kept and dropped, scores before and after, agreement with people."""
+    dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped") and n}
+    lines = [f"EFT: {counts['examples']} examples of {counts['prompts']} prompts"]
+    lines[0] += f"; left out: {', '.join(f'{n} ({reason})' for reason, n in dropped.items())}" if dropped else ""
+    histograms = [" ".join(f"{s}: {n}" for s, n in counts[name].items()) for name in ("scores before", "scores")]
+    lines.append(f"EFT scores (score: examples): {histograms[0]}; after balancing: {histograms[1]}")
+    agreed = counts["agreement with people"]
+    if agreed["value"] is not None:
+        interval = "n/a" if agreed["low"] is None else f"{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}"
+        lines.append(f"EFT scores order {100 * agreed['value']:.0f} [{interval}] % of {agreed['n']} pairs as people do")
+    return lines
+
+
+def _histogram(examples: Sequence[JudgeExample]) -> dict[str, int]:
+    return dict(sorted(Counter(f"{example.score:.0f}" for example in examples).items()))
+
+
+def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
+    pair_id = f"{better.id}-{label(worse.id)}"
+    return JudgeExample(pair_id, better.prompt, better.response, "", 1.0, "seed", worse.response)
+
+
+def _turned(pair: JudgeExample) -> JudgeExample:
+    """The same comparison with the other answer shown first."""
+    assert pair.other is not None
+    return replace(pair, response=pair.other, other=pair.response, score=1.0 - pair.score)
+
+
+def _has_own(prompt: RankedPrompt) -> bool:
+    return any(answer.rationale and answer.score is not None for answer in prompt.answers)
+
+
+def _example(prompt: RankedPrompt, place: int, rationale: str, score: float, written_by: str) -> JudgeExample:
+    answer = prompt.answers[place]
+    name = answer_id(prompt.id, place)
+    return JudgeExample(name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank)
+
+
+def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
+    examples = []
+    for place, answer in enumerate(prompt.answers):
+        if answer.rationale and answer.score is not None:
+            score = _in_range(prompt, place, answer.score, max_score)
+            examples.append(_example(prompt, place, answer.rationale, score, "seed"))
+    return examples
+
+
+def _in_range(prompt: RankedPrompt, place: int, score: float, max_score: int) -> float:
+    if score != round(score) or not 0 <= score <= max_score:
+        raise SeedError(
+            f"{prompt.source or prompt.id}: the score {score:g} of answer {place + 1} is not a whole number from 0 to "
+            f"judge.max_score={max_score}. Mend the row, or set judge.max_score."
+        )
+    return score
+
+
+def _with_scores(prompt: RankedPrompt, scores: Sequence[float]) -> list[JudgeExample]:
+    return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
+
+
+def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
+    """The answers' own scores, or scores by rank where one is missing or contradicts the ranks."""
+    own = [answer.score for answer in prompt.answers if answer.score is not None]
+    if len(own) < len(prompt.answers):
+        return _spread_scores(prompt, max_score)
+    scores = [_in_range(prompt, place, score, max_score) for place, score in enumerate(own)]
+    return _spread_scores(prompt, max_score) if _contradict(_with_scores(prompt, scores)) else scores
+
+
+def _spread_scores(prompt: RankedPrompt, max_score: int) -> list[float]:
+    """Whole scores from `max_score` for the best rank to 1 for the last; close ranks may share one."""
+    ranks = sorted({answer.rank for answer in prompt.answers})
+    step = (max_score - 1) / max(len(ranks) - 1, 1)
+    return [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
+
+
+def _contradict(examples: Sequence[JudgeExample]) -> bool:
+    """Whether an answer of a worse rank has a higher score than one of a better rank."""
+    return any(is_better(one, other) and one.score < other.score for one in examples for other in examples)
+
+
+def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int) -> tuple[list[JudgeExample], str]:
+    reason = ""
+    for attempt in range(tries):
+        answers = [answer_id(prompt.id, place) for place in range(len(prompt.answers))]
+        of_try = [judged.get(judgement_id(answer, attempt)) for answer in answers]
+        judgements = [judgement for judgement in of_try if judgement is not None and judgement.score is not None]
+        if len(judgements) < len(of_try):
+            reason = reason or "a judgement of the baseline without a verdict"
+        elif agrees(prompt, [judgement.score for judgement in judgements]):
+            return [
+                _example(prompt, place, strip_verdict(judgement.text), judgement.score or 0.0, "sft_baseline")
+                for place, judgement in enumerate(judgements)
+            ], ""
+        else:
+            reason = "the baseline orders the answers otherwise than people"
+    return [], reason
+
+
+def _whole(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
+    """All examples, or `limit` of them: prompt by prompt, the better answers beside the worse."""
+    groups = number.sample(list(grouped.values()), len(grouped))
+    flat = [example for examples in groups for example in number.sample(examples, len(examples))]
+    return flat[:limit] if limit else flat
+
+
+def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
+    """All pairs, or `limit` of them: one a prompt in turn, so that as many prompts as possible are seen."""
+    groups = [number.sample(examples, len(examples)) for examples in grouped.values()]
+    number.shuffle(groups)
+    rounds = max(map(len, groups), default=0)
+    spread = [group[turn] for turn in range(rounds) for group in groups if turn < len(group)]
+    return spread[:limit] if limit else spread

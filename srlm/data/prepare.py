@@ -1,0 +1,117 @@
+"""Read a run's seeds, split them, and write them into its folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from srlm.config import Config, SeedsConfig, SourceConfig
+from srlm.data.readers import read_ift, read_prompts, read_ranked
+from srlm.data.splits import Split, split_eft
+from srlm.errors import SeedError
+from srlm.io import serialization
+from srlm.io.files import write_atomic
+from srlm.types import RankedPrompt, SeedExample
+
+_log = logging.getLogger("srlm.data")
+
+
+def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
+    """Write ift, eft, eft_held_out and evaluation (.jsonl) into `folder`; returns the counts.
+
+    Raises
+    ------
+    SeedError
+        As `read_seeds`.
+    """
+    split, evaluation = read_seeds(config)
+    files: dict[str, Sequence[Any]] = {
+        "ift": split.ift,
+        "eft": split.train,
+        "eft_held_out": split.held_out,
+        "evaluation": evaluation,
+    }
+    for name, rows in files.items():
+        write_atomic(folder / f"{name}.jsonl", "".join(serialization.to_json(row) + "\n" for row in rows))
+    return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
+
+
+def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
+    """Return what a run with these options trains and measures with: the split seeds, and the evaluation prompts.
+
+    Raises
+    ------
+    SeedError
+        If a source cannot be read, or nothing is left on one of the sides.
+    """
+    seeds = config.seeds
+    ift = read_ift_seeds(config)
+    ranked = read_eft_seeds(config)
+    evaluation = read_prompts(_source(seeds, seeds.evaluation), config.seed)
+    split = split_eft(
+        ranked,
+        seeds.eft_held_out,
+        ift,
+        evaluation,
+        seeds.near_duplicate,
+        config.seed,
+    )
+    if dropped := {reason: count for reason, count in split.dropped.items() if count}:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        _log.info(
+            "split: %d dropped at seeds.near_duplicate=%s: %s", sum(dropped.values()), seeds.near_duplicate, reasons
+        )
+    if len(split.train) < 1 or len(split.held_out) < 2:
+        raise SeedError(
+            f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and "
+            f"{len(split.held_out)} to "
+            f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more "
+            "ranked "
+            "prompts, or change seeds.eft_held_out."
+        )
+    if not split.ift:
+        raise SeedError(f"seeds.ift.path={seeds.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
+    if not evaluation:
+        raise SeedError(f"seeds.evaluation.path={seeds.evaluation.path} holds no evaluation prompt.")
+    return split, evaluation
+
+
+def read_ift_seeds(config: Config) -> list[SeedExample]:
+    """Return the IFT seeds before the split, as `srlm.data.readers.read_ift` does."""
+    return read_ift(_source(config.seeds, config.seeds.ift), config.seed, config.seeds.ift_answers)
+
+
+def read_eft_seeds(config: Config) -> list[RankedPrompt]:
+    """Return the EFT seeds before the split, as `srlm.data.readers.read_ranked` does."""
+    return read_ranked(_source(config.seeds, config.seeds.eft), config.seed)
+
+
+def read_ifeval(config: Config) -> list[SeedExample]:
+    """The prompts of `evaluation.ifeval`. Raises SeedError where they cannot be read, or one has nothing to check."""
+    given = config.evaluation
+    prompts = read_prompts(SourceConfig(path=given.ifeval, limit=given.ifeval_prompts), config.seed)
+    if bare := [prompt.source for prompt in prompts if not prompt.constraints]:
+        raise SeedError(
+            f"evaluation.ifeval={given.ifeval}: {bare[0]} has no `instruction_id_list` and `kwargs`, so that there is "
+            "nothing to check. Give IFEval's own file, or another in its format."
+        )
+    return prompts
+
+
+def read_validation(config: Config) -> list[SeedExample]:
+    """Rows that `dpo.early_stopping` may draw validation prompts from; some may be prompts of training or evaluation.
+
+    Raises SeedError where they cannot be read.
+    """
+    source = config.dpo.early_stopping.source
+    if source.path == "unused_ift":
+        return read_ift(replace(_source(config.seeds, config.seeds.ift), limit=0), config.seed)
+    return read_prompts(source, config.seed)
+
+
+def _source(seeds: SeedsConfig, source: SourceConfig) -> SourceConfig:
+    builtin = source.path == "builtin" and not source.languages
+    return replace(source, languages=seeds.builtin_languages) if builtin else source

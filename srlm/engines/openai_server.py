@@ -1,0 +1,228 @@
+"""Any OpenAI-compatible server as the engine: a fixed prompt writer or a fixed judge, never the model in training."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from srlm.config import EndpointConfig
+from srlm.engines.base import Completion, Place, Sampling, Usage, split_thoughts, together
+from srlm.engines.cost import AnswerCache, Ledger
+from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
+from srlm.engines.server import Server
+from srlm.io.progress import say
+from srlm.judges.parsing import find_letter, find_verdict
+from srlm.models.chat import Message, ThoughtMarks
+from srlm.models.resolve import cache_folder
+
+_TOP = 20  # the most likely tokens that servers tell of each place
+
+
+class EndpointEngine:
+    """Chat completions over HTTP; the key comes from the environment alone and is never logged.
+
+    Only complete, valid responses are cached (`srlm.engines.responses`), and what an older version cached is checked
+    when it is read.
+
+    Parameters
+    ----------
+    ledger : Path
+        The run's expenses are appended to it.
+    """
+
+    def __init__(self, config: EndpointConfig, ledger: Path, thoughts: ThoughtMarks | None = None):
+        self.config, self._thoughts = config, thoughts or ThoughtMarks()
+        self.ledger = Ledger(ledger, config)
+        self.usage = Usage()
+        self._server = Server(config, self.ledger, self.usage)
+        self._cache = AnswerCache(cache_folder() / "endpoint_answers.sqlite3") if config.cache else None
+        self._one_by_one = False  # whether the server has given fewer answers than were requested at once
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        """As `Engine.generate`.
+
+        A server that cannot go on with a begun reply (`endpoint.prefill`) is asked for the whole of it, as the
+        templates say it in words. `sampling.choices` are not forced: the reply's choice is where `choice_at` finds it,
+        and their probabilities are read there if the server reports them.
+        """
+        request: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": list(messages),
+            "n": sampling.n,
+            "temperature": sampling.temperature if self.config.temperature is None else self.config.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+        }
+        continued = bool(prefill) and self.config.prefill
+        if continued:
+            request["messages"] = [*messages, {"role": "assistant", "content": prefill}]
+            request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+        if sampling.choices:
+            # A continued reply may begin with a blank of its own, as a token.
+            request["max_tokens"] = max(sampling.max_new_tokens, 3 if continued else 16)
+        if (sampling.choices or sampling.likely_tokens) and self.config.logprobs:
+            request |= {"logprobs": True, "top_logprobs": _TOP}
+        answer = await self._answer(request)
+        used, replies = answer["usage"], answer["choices"]
+        each = round(used["completion_tokens"] / len(replies))
+        read = partial(self._completion, sampling=sampling, prefill=prefill, continued=continued, tokens=each)
+        completions = [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
+        return completions if prefill or sampling.choices else split_thoughts(completions, self._thoughts)
+
+    def _completion(
+        self,
+        reply: dict[str, Any],
+        sampling: Sampling,
+        prefill: str,
+        continued: bool,
+        tokens: int,
+        prompt_tokens: int,
+    ) -> Completion:
+        # JSON can hold half a character, which no file can.
+        text = reply["message"]["content"].encode("utf-8", "replace").decode("utf-8")
+        cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
+        text = text if cut is None else text[:cut]  # not every server obeys `stop`
+        logprobs: tuple[float, ...] = ()
+        places = (reply.get("logprobs") or {}).get("content") or []
+        if sampling.choices and places:
+            reply_tokens = [place["token"] for place in places]
+            place = choice_at(reply_tokens, sampling.choices, prefill, continued, is_cut_off(reply))
+            logprobs = (-float("inf"),) * len(sampling.choices)
+            if place is not None:
+                text = places[place]["token"]
+                logprobs = choice_logprobs(places[place]["top_logprobs"], sampling.choices, text)
+        elif sampling.choices and choice_at([text], sampling.choices, prefill, continued) == 0 and continued:
+            text = text.strip()[:1]
+        likely = tuple(
+            Place(place["token"], {top["token"]: top["logprob"] for top in place["top_logprobs"]})
+            for place in (places if sampling.likely_tokens else [])
+        )
+        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs, likely)
+
+    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return a response with as many choices as the request's `n`, from the cache where it is there.
+
+        A server that gives fewer is asked for the rest one by one: number i with the request's seed plus i, as local
+        engines draw it.
+        """
+        n = request["n"]
+        known = self._known(request)
+        if known is not None:
+            used = known["usage"]
+            self.ledger.add(used["prompt_tokens"], used["cached_tokens"], used["completion_tokens"], from_cache=True)
+            return known
+        parts: list[dict[str, Any]] = []
+        if n == 1 or not self._one_by_one:
+            response = await self._server.ask(request)
+            found = _split(response)[:n]
+            if len(found) == n:
+                whole = response if len(response["choices"]) == n else _joined(found)
+                self._keep(request, whole)
+                return whole
+            if not self._one_by_one:
+                self._one_by_one = True
+                say(
+                    f"  {self.config.model} returned {len(found)} of n={n} answers. From now on answers to the same "
+                    "prompt are requested one by one, which costs the prompt's tokens each time."
+                )
+            for place, part in enumerate(found):
+                self._keep(_single(request, place), part)
+            parts = found
+        rest = (self._answer(_single(request, place)) for place in range(len(parts), n))
+        return _joined([*parts, *await together(rest)])
+
+    def _known(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the cached response to a request; None where there is none, or it is not valid and complete."""
+        row = self._cache.get(AnswerCache.key(self.config.base_url, request)) if self._cache else None
+        try:
+            answer = parse_response(row) if row is not None else None
+        except BadResponseError:
+            return None
+        return answer if answer and len(answer["choices"]) == request["n"] else None
+
+    def _keep(self, request: dict[str, Any], answer: dict[str, Any]) -> None:
+        if self._cache:
+            self._cache.put(AnswerCache.key(self.config.base_url, request), answer)
+
+    async def close(self) -> None:
+        await self._server.close()
+        if self._cache:
+            self._cache.close()
+        if self.ledger.rows:
+            say(f"  {self.ledger.summary()}")
+
+
+def _single(request: dict[str, Any], place: int) -> dict[str, Any]:
+    """Return the request for one answer alone, number `place` of those that `request` asks for."""
+    return {**request, "n": 1, "seed": (request["seed"] + place) % 2**31}
+
+
+def _split(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a response of one choice each; completion tokens are divided evenly, and each has read the prompt."""
+    choices, usage = response["choices"], response["usage"]
+    each = usage | {"completion_tokens": round(usage["completion_tokens"] / len(choices))}
+    return [{"choices": [choice], "usage": each} for choice in choices]
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return several responses to the same prompt as one; its prompt counts once, as where a server obeys `n`."""
+    usage = parts[0]["usage"] | {"completion_tokens": sum(part["usage"]["completion_tokens"] for part in parts)}
+    return {"choices": [choice for part in parts for choice in part["choices"]], "usage": usage}
+
+
+def choice_at(
+    tokens: Sequence[str], choices: Sequence[str], after: str, continued: bool = False, truncated: bool = False
+) -> int | None:
+    """Return the place in `tokens` where a reply makes its choice, by the rules of `srlm.judges.parsing`; None without
+    one.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        The reply, token by token.
+    choices : sequence of str
+        The scores " 0", " 1", ..., or the letters " A", " B".
+    after : str
+        What comes before a choice, such as "Score:". A reply may leave it out if it is the score alone.
+    continued : bool
+        Whether the server was given `after` as the beginning of the reply: then the choice comes first.
+    truncated : bool
+        Whether the reply hit the token limit: then only a letter in a required form counts.
+    """
+    reply = "".join(tokens)
+    names = [choice.strip() for choice in choices]
+    if continued:
+        at = len(reply) - len(reply.lstrip())
+        found = at if reply[at : at + 1] in names and not reply[at + 1 : at + 2].isalnum() else None
+    elif names[0].isdigit():
+        begun = "" if after and after.casefold() in reply.casefold() else f"{after or 'Score:'} "
+        verdict = find_verdict(f"{begun}{reply}", len(names) - 1)
+        found = None if verdict is None or verdict.score is None else verdict.digit - len(begun)
+    else:
+        found = find_letter(reply, after, truncated)
+    return None if found is None else bisect(list(accumulate(map(len, tokens))), found)
+
+
+def choice_logprobs(top: Sequence[dict[str, Any]], choices: Sequence[str], written: str = "") -> tuple[float, ...]:
+    """Return the log-probability of each choice among the most likely tokens of one place; blanks do not matter.
+
+    A choice that is not among them is less likely than all of them, and gets minus infinity.
+
+    Parameters
+    ----------
+    written : str
+        The token of the reply's choice, which may hold a sign as well, such as "A."; "" = the choice alone.
+    """
+    names = [choice.strip() for choice in choices]
+    own = next((name for name in names if name in written), "")
+    found = []
+    for name in names:
+        spelt = written.strip().replace(own, name, 1) if own else name
+        found.append(max((one["logprob"] for one in top if one["token"].strip() == spelt), default=-float("inf")))
+    return tuple(found)

@@ -1,1 +1,0 @@
-"""Any models side by side: answers, head to heads, losses and benchmarks (`python -m srlm.evaluate`)."""

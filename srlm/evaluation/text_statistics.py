@@ -1,0 +1,133 @@
+"""How a model's answers change from model to model, whatever a judge says: length, repetition, variety, habits of form.
+
+All are read from the answers to the evaluation prompts, which are the same for every M_t, so that the models compare.
+Words are those of `srlm.data.words`; scripts written without spaces count by character.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from srlm.data.languages import script
+from srlm.data.words import tokens
+from srlm.evaluation.intervals import jackknife_interval
+from srlm.evaluation.measures import Measure, mean_measure, share_measure
+from srlm.types import Answer
+
+Ngrams = list[tuple[str, ...]]
+
+REPEATED = 4  # words in a row
+DISTINCT = (1, 2, 3)
+OPENING = 3  # words
+# An answer that begins so is taken for a refusal; compared word by word, so that case and apostrophes do not matter.
+REFUSALS = (
+    "I cannot", "I can't help", "I can't assist", "I can't provide", "I can't answer", "I can't fulfill",
+    "I'm unable to", "I am unable to", "I'm not able to", "I am not able to", "I'm sorry, but", "I am sorry, but",
+    "I'm sorry, I", "I am sorry, I", "Sorry, but I", "Sorry, I", "I apologize, but", "Unfortunately, I can't",
+    "Unfortunately, I cannot", "As an AI", "As a language model", "As a large language model",
+    "抱歉", "很抱歉", "非常抱歉", "对不起", "我无法", "我不能", "作为AI", "作为一个AI", "作为一名AI", "作为人工智能",
+    "作为一个人工智能", "作为一名人工智能", "作为语言模型", "作为一个语言模型",
+)  # fmt: skip
+FORMAT = {
+    "bullets": re.compile(r"^[ \t]*[-*+•·][ \t]+\S", re.MULTILINE),
+    "numbered_lists": re.compile(r"^[ \t]*[0-9]{1,3}(?:[.)][ \t]+\S|、)", re.MULTILINE),
+    "headings": re.compile(r"^#{1,6}[ \t]+\S", re.MULTILINE),
+    "bold": re.compile(r"\*\*[^*\n]+\*\*"),
+}
+_REFUSALS = {tuple(tokens(opening)) for opening in REFUSALS}
+
+
+def drift_part(
+    answers: Sequence[Answer], resamples: int, seed: str, before: Sequence[Answer] | None = None
+) -> dict[str, dict[str, float | int | None]]:
+    """Return the measures of one model's answers, one a prompt, each with a 95 % interval over prompts.
+
+    Parameters
+    ----------
+    before : sequence of Answer or None
+        The answers of the model before.
+
+    Returns
+    -------
+    dict
+        - "characters", "words": mean length.
+        - "characters_gain", with `before`: how much longer the answers are, paired by prompt, over the prompts that
+          both have answered.
+        - "repeated_4grams": the share of an answer's runs of four words that occurred in it before, averaged over
+          answers that have such runs (seq-rep-4 of arXiv 1908.04319); 0 to 1.
+        - "distinct_1", "distinct_2", "distinct_3": see `distinct`.
+        - "refusals": share that begins with one of `REFUSALS`; an excuse that someone asked for counts too.
+        - "language_switches": share written in another script than the prompt, among answers where both have one. A
+          prompt that asks for a translation may want it; compare models, not the figure with 0.
+        - "bullets", "numbered_lists", "headings", "bold": share with at least one, in Markdown's form.
+        - "commonest_opening": share that begins with the three words that most answers begin with, found once on all
+          answers; those without a word are left out.
+    """
+    words = [tokens(answer.text) for answer in answers]
+    repeated = [repeated_share(of_one) for of_one in words]
+    scripts = [(script(answer.prompt), script(answer.text)) for answer in answers]
+    known = [None not in pair for pair in scripts]
+    openings = [tuple(of_one[:OPENING]) for of_one in words]
+    counts = Counter(opening for opening in openings if opening)
+    commonest = max(counts, key=lambda opening: (counts[opening], opening), default=())
+    measures = {
+        "characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
+        "words": mean_measure([len(of_one) for of_one in words], resamples, seed),
+        "repeated_4grams": share_measure(
+            [share or 0.0 for share in repeated], [share is not None for share in repeated]
+        ),
+        **{f"distinct_{n}": distinct([_ngrams(of_one, n) for of_one in words]) for n in DISTINCT},
+        "refusals": share_measure([_refuses(of_one) for of_one in words]),
+        "language_switches": share_measure(
+            [both and pair[0] != pair[1] for pair, both in zip(scripts, known, strict=True)], known
+        ),
+        **{
+            name: share_measure([pattern.search(answer.text) is not None for answer in answers])
+            for name, pattern in FORMAT.items()
+        },
+        "commonest_opening": share_measure(
+            [bool(opening) and opening == commonest for opening in openings], [bool(opening) for opening in openings]
+        ),
+    }
+    if before is not None:
+        lengths = {answer.id: len(answer.text) for answer in before}
+        longer = [len(answer.text) - lengths[answer.id] for answer in answers if answer.id in lengths]
+        measures["characters_gain"] = mean_measure(longer, resamples, seed)
+    return {name: measure.to_dict() for name, measure in measures.items()}
+
+
+def distinct(answers: Sequence[Ngrams]) -> Measure:
+    """Different n-grams over all answers, as a share of all n-grams; 0 to 1 (distinct-n of arXiv 1510.03055).
+
+    It falls with the amount of text: read it beside the length. The interval uses the delete-one jackknife over
+    answers: a bootstrap draws answers twice, and no second copy brings a new n-gram, so that its values lie below the
+    measure itself. `n` counts the n-grams.
+    """
+    total = sum(map(len, answers))
+    if not total:
+        return Measure(None, None, None, 0)
+    holders = Counter(gram for grams in answers for gram in set(grams))
+    value = len(holders) / total
+    left_out = [
+        (len(holders) - sum(holders[gram] == 1 for gram in set(grams)), total - len(grams))
+        for grams in answers
+        if grams
+    ]
+    shares = [kinds / count for kinds, count in left_out if count]
+    return Measure(value, *jackknife_interval(value, shares, (0.0, 1.0)), total)
+
+
+def _ngrams(words: Sequence[str], n: int) -> Ngrams:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def repeated_share(words: Sequence[str]) -> float | None:
+    """The share of a text's runs of four words that occurred in it before; None where it has none."""
+    grams = _ngrams(words, REPEATED)
+    return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+def _refuses(words: Sequence[str]) -> bool:
+    return any(tuple(words[:n]) in _REFUSALS for n in {len(opening) for opening in _REFUSALS})

@@ -1,1 +1,0 @@
-"""M_t's feedback on itself: new prompts, candidates, judgements, preference pairs."""

@@ -1,0 +1,1 @@
+"""Generation of new prompts and of candidates."""

@@ -1,0 +1,217 @@
+"""New prompts: few-shot, by M_t or a fixed model, and the filters they pass (arXiv 2401.10020, section 2.2, step 1).
+
+The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with everything seen, keywords of what text
+cannot do, length, language, broken output. Every rejected attempt is kept with its reason.
+
+Attempts go in rounds: all attempts of a round draw their examples from the same accepted prompts, and are decided in
+order, so that the order in which an engine finishes them changes nothing. Where the examples of an attempt do not fit
+into the writer's context, the longest is left out and all are drawn again, from the attempt's own generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+from srlm.config import PromptsConfig
+from srlm.data.languages import in_languages, script
+from srlm.data.splits import Overlap
+from srlm.data.words import contains_word, tokens
+from srlm.engines.base import Completion, Engine, Sampling
+from srlm.engines.missing import NO_ANSWER, problem_of
+from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
+from srlm.ids import derive_seed, prompt_id
+from srlm.io.record_file import RecordFile
+from srlm.models.templating import Template
+from srlm.types import Prompt, RecordId
+
+_REDRAWS = 20  # draws of an attempt's examples before fewer are shown
+_EXAMPLES = "examples too long"
+_HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
+_BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # each of their letters is a token, and a word has about three
+_LETTERS_A_RUN = 9
+_CONTROL = re.compile(r"<\|[^|\n]{0,40}\||\ufffd|[\x00-\x08\x0b-\x1f]|\{\{|\}\}")
+
+
+def clean(completion: str) -> str:
+    """The instruction in a writer's completion: a number in front and quotes around it taken off."""
+    text = _HEAD.sub("", completion).strip()
+    if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
+        text = text[1:-1].strip()
+    return text
+
+
+def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) -> str:
+    """Why a new prompt cannot be used; "" if it can.
+
+    Parameters
+    ----------
+    text : str
+        The cleaned instruction.
+    truncated : bool
+        Whether the writer was cut off by its token limit.
+    seen : Overlap
+        All prompts it must not repeat.
+    """
+    words = tokens(text)
+    if not words:
+        return "broken: no words"
+    if truncated:
+        return "broken: cut off"
+    if _CONTROL.search(text):
+        return "broken: control characters or template marks"
+    if repeats(words, n=_LETTERS_A_RUN if script(text) in _BY_LETTER else 3):
+        return "broken: repeats itself"
+    if len(words) < config.min_words:
+        return "too short"
+    if len(words) > config.max_words:
+        return "too long"
+    if not in_languages(text, config.languages):
+        return "language"
+    if word := next((word for word in config.keywords if contains_word(text, word)), None):
+        return f"keyword: {word}"
+    overlap, _ = seen.most_similar(text)
+    if overlap >= config.max_overlap:
+        return "overlap"
+    return ""
+
+
+def repeats(words: Sequence[str], n: int = 3, times: int = 3) -> bool:
+    """Whether some run of `n` words occurs `times` times or more."""
+    runs = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    return bool(runs) and max(runs.values()) >= times
+
+
+def has_no_answer(attempt: Prompt) -> bool:
+    """Return whether the writer gave no answer: its request was too long with any example, or a server failed."""
+    return attempt.rejected.startswith((_EXAMPLES, NO_ANSWER))
+
+
+def choose_shots(
+    number: random.Random, ift: Sequence[RecordId], accepted: Sequence[RecordId], config: PromptsConfig
+) -> list[str]:
+    """Ids of the examples of one attempt: `shots_generated` accepted prompts, the rest IFT, in random order."""
+    generated = number.sample(list(accepted), min(config.shots_generated, len(accepted)))
+    wanted = config.shots_ift + config.shots_generated - len(generated)
+    shots = generated + number.sample(list(ift), min(wanted, len(ift)))
+    number.shuffle(shots)
+    return shots
+
+
+async def write_prompts(
+    engine: Engine,
+    template: Template,
+    config: PromptsConfig,
+    run_seed: int,
+    t: int,
+    ift: dict[RecordId, str],
+    earlier: dict[RecordId, str],
+    seen: Overlap,
+    store: RecordFile[Prompt],
+    tell: Callable[[int, int], None] = lambda attempts, tokens: None,
+) -> AsyncIterator[Prompt]:
+    """Attempt new prompts for iteration `t` until `config.count` are accepted; yields those, as they are decided.
+
+    Parameters
+    ----------
+    ift : dict
+        Id -> instruction of the IFT seeds, to draw examples from.
+    earlier : dict
+        Id -> text of the prompts accepted in earlier iterations.
+    seen : Overlap
+        All prompts that a new one must not repeat; accepted ones are added to it.
+    store : RecordFile of Prompt
+        Every attempt is appended; what it holds already is not attempted again.
+    tell : callable
+        Called with (attempts decided, tokens just written).
+
+    Raises
+    ------
+    EngineError
+        If no attempt was accepted.
+    """
+
+    async def write(seed: int, texts: Sequence[str]) -> Completion:
+        listed = "\n\n".join(f"Instruction {n}: {text}" for n, text in enumerate(texts, 1))
+        content = template.fill(count=str(len(texts)), examples=listed)
+        sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=seed,
+            stop=("\nInstruction", "\nAnswer"),
+            priority=-2,  # candidates wait for it, and so do judgements
+        )
+        prefill = f"Instruction {len(texts) + 1}:"
+        [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)
+        return completion
+
+    accepted = dict(earlier)
+    new = 0
+    limit = config.count * config.attempts
+    for start in range(0, limit, config.round_size):
+        pool = list(accepted)
+
+        async def attempt(i: int, pool: list[str] = pool) -> tuple[Prompt, bool, int]:
+            attempt_id = prompt_id(t, i)
+            if attempt_id in store.records:
+                return store.records[attempt_id], False, 0
+            seed = derive_seed(run_seed, "prompts", attempt_id)
+            number, too_long = random.Random(seed), list[RecordId]()
+            shots = choose_shots(number, list(ift), pool, config)
+            while True:
+                try:
+                    completion = await write(seed, [ift.get(shot) or accepted[shot] for shot in shots])
+                    break
+                except PromptTooLongError as error:
+                    longest = max(shots, key=lambda shot: (len(ift.get(shot) or accepted[shot]), shot))
+                    too_long.append(longest)
+                    if len(too_long) <= _REDRAWS:
+                        fitting, own = ([shot for shot in ids if shot not in too_long] for ids in (ift, pool))
+                        shots = choose_shots(number, fitting, own, config)
+                    else:
+                        shots.remove(longest)
+                    if not shots:
+                        return Prompt(attempt_id, "", (), f"{_EXAMPLES}: {error}", tuple(too_long)), False, 0
+                except NoAnswerError as error:
+                    return Prompt(attempt_id, "", tuple(shots), problem_of(error), tuple(too_long)), False, 0
+            text = clean(completion.text)
+            prompt = Prompt(attempt_id, text, tuple(shots), too_long=tuple(too_long))
+            return prompt, completion.truncated, completion.tokens
+
+        indices = range(start, min(start + config.round_size, limit))
+        stored = sum(not p.rejected for p in (store.records.get(prompt_id(t, i)) for i in indices) if p)
+        if new + stored >= config.count:  # what is stored suffices: attempt nothing more
+            indices = range(start, start + sum(prompt_id(t, i) in store.records for i in indices))
+        attempts = [asyncio.create_task(attempt(i)) for i in indices]
+        try:
+            for task in attempts:
+                prompt, truncated, written = await task
+                if prompt.id not in store.records:
+                    reason = prompt.rejected or rejection(prompt.text, truncated, config, seen)
+                    prompt = replace(prompt, rejected=reason)
+                    store.append(prompt)
+                tell(len(store.records), written)
+                if not prompt.rejected:
+                    accepted[prompt.id] = prompt.text
+                    seen.add(prompt.text)
+                    new += 1
+                    yield prompt
+                    if new == config.count:
+                        return
+        finally:
+            for task in attempts:
+                task.cancel()
+    if not new:
+        reasons = Counter(prompt.rejected for prompt in store.records.values()).most_common(3)
+        raise EngineError(
+            f"None of {limit} new prompts of iteration {t} was accepted: "
+            + ", ".join(f"{count} x {reason}" for reason, count in reasons)
+            + f". Read them in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
+            "command. To write prompts with other options (prompts.attempts, prompts.writer; prompts.max_overlap, "
+            f"prompts.languages or prompts.keywords, which filter them), delete {store.path.parent} first."
+        )

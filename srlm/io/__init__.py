@@ -1,0 +1,1 @@
+"""Files of records, progress bars and tables for the terminal."""

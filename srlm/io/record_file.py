@@ -1,0 +1,106 @@
+"""Append-only JSON Lines files of records, which survive a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from srlm.errors import RunFolderError
+from srlm.io import serialization
+from srlm.io.files import disk_errors, write_atomic
+
+R = TypeVar("R")
+
+
+class RecordFile(Generic[R]):
+    """An append-only JSON Lines file of one kind of record, keyed by `id`.
+
+    Parameters
+    ----------
+    path : Path
+        Created on the first append.
+    kind : type
+        The records' dataclass.
+
+    Raises
+    ------
+    RunFolderError
+        If a line other than a torn last one is broken, or the disk is full.
+    """
+
+    def __init__(self, path: Path, kind: type[R]):
+        self.path, self.kind = path, kind
+        self.records: dict[str, R] = {}
+        self._fd: int | None = None
+        if path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # a kill in the midst of a write: the record will be made again
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+        self.records = _whole_lines(self.path, data, self.kind)
+
+    def append(self, *new: R) -> None:
+        """Add records that are not there yet; those whose id is known are passed over."""
+        new = tuple(record for record in new if record.id not in self.records)  # type: ignore[attr-defined]
+        if not new:
+            return
+        line = "".join(serialization.to_json(record) + "\n" for record in new).encode()
+        with disk_errors(self.path):
+            if self._fd is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            length = os.fstat(self._fd).st_size
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                os.ftruncate(self._fd, length)  # what was written of it must not stand before the next record
+                raise
+        for record in new:
+            self.records[record.id] = record  # type: ignore[attr-defined]
+
+    def forget(self, when: Callable[[R], bool]) -> None:
+        """Forget records, so that they are made again; on disk the last one of an id counts."""
+        self.records = {record_id: record for record_id, record in self.records.items() if not when(record)}
+
+    def finish(self, order: Callable[[R], Any] = lambda record: record.id) -> list[R]:  # type: ignore[attr-defined]
+        """Put the file in its final order, whatever the order of completion was; returns the records in it."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        ordered = sorted(self.records.values(), key=order)
+        write_atomic(self.path, "".join(serialization.to_json(record) + "\n" for record in ordered))
+        return ordered
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """All records of a file that a stage has finished, in its order."""
+    return list(RecordFile(path, kind).records.values())
+
+
+def peek_records(path: Path, kind: type[R]) -> list[R]:
+    """The records that are there by now, of a file that another process may be writing; nothing is touched.
+
+    A file that is not there has none, and a torn last line is left out.
+    """
+    return list(_whole_lines(path, path.read_bytes(), kind).values()) if path.exists() else []
+
+
+def _whole_lines(path: Path, data: bytes, kind: type[R]) -> dict[str, R]:
+    found = {}
+    # Not splitlines: JSON may hold U+2028 and other characters that it takes for line ends.
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
+        try:
+            record = serialization.from_json(kind, line.decode("utf-8"))
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise RunFolderError(
+                f"{path}:{number} is damaged ({error}). Delete that line; the next run makes its record again."
+            ) from error
+        found[record.id] = record  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,70 @@
+"""Records as JSON and back, with their types checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from functools import cache
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def to_json(record: Any) -> str:
+    """A record as one line of JSON (no newline inside), keys in field order."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def from_json(cls: type[R], line: str) -> R:
+    """The record that `to_json` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the line is no JSON object, lacks a field, has an unknown one, or holds a value of the wrong type.
+    """
+    return from_dict(cls, json.loads(line))
+
+
+def from_dict(cls: type[R], data: Any) -> R:
+    """A record from a plain dict, nested records included. Raises ValueError as `from_json` does."""
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object for {cls.__name__}, found {type(data).__name__}")
+    hints = _hints(typing.cast(Any, cls))
+    if unknown := sorted(set(data) - set(hints)):
+        raise ValueError(f"unknown field {unknown[0]!r} for {cls.__name__}; fields are {', '.join(hints)}")
+    try:
+        return cls(**{name: _value(hints[name], value, f"{cls.__name__}.{name}") for name, value in data.items()})
+    except TypeError as error:  # a required field is missing
+        raise ValueError(str(error)) from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        return _value(kind, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
+        return tuple(_value(typing.get_args(kind)[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {type(value).__name__}")
+        return value
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type, kind), value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""Judges: prompts, parsing, pointwise, pairwise and likelihood judges, meta-judge."""

@@ -1,0 +1,144 @@
+"""From comparisons to strengths to scores: how judges that compare a prompt's candidates score them.
+
+A **strength** is a log-odds: candidate i is preferred to j with probability sigmoid(s_i - s_j), the model of Bradley
+and Terry (1952). Three judges tell strengths: the pairwise judge (fitted to its wins), a trained reward model (its
+logit, arXiv 2203.02155, section 3.4) and the implicit reward of DPO (arXiv 2305.18290, equation 5). A candidate's
+**score** is its expected share of wins against the other candidates of its prompt, times the top of the scale: 0 to 5
+as other judges' scores, in the same order as the strengths, and comparable within a prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srlm.ids import ORDERS, match_and_order, members
+from srlm.judges.pairwise import calibrated_winners
+from srlm.types import Comparison
+
+Array = NDArray[np.float64]
+
+PRIOR = 1.0  # precision of the normal prior on a strength: without it one who always wins would be infinitely strong
+
+
+def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
+    """The most likely strengths, given who won against whom.
+
+    Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2 by Newton's method; strictly concave,
+    so there is one solution, and it sums to 0.
+
+    Parameters
+    ----------
+    wins : shape (N, N)
+        How often i won against j; a tie is half a win for each. Not negative; the diagonal is not looked at.
+    precision : float
+        Above 0.
+
+    Returns
+    -------
+    shape (N,), log-odds.
+    """
+    wins = np.where(np.eye(len(wins), dtype=bool), 0.0, wins)
+    played = wins + wins.T
+    strengths = np.zeros(len(wins))
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(strengths[None, :] - strengths[:, None]))  # of i against j
+        gradient = (wins - played * chance).sum(axis=1) - precision * strengths
+        weight = played * chance * (1 - chance)
+        curvature = np.diag(weight.sum(axis=1) + precision) - weight
+        step = np.linalg.solve(curvature, gradient)
+        strengths = strengths + step / max(1.0, float(np.abs(step).max()))  # no step beyond 1: Newton may overshoot
+        if np.abs(step).max() < 1e-12:
+            break
+    return strengths
+
+
+def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[float | None]:
+    """Scores from strengths: each candidate's mean chance against the others, times `max_score`.
+
+    A missing strength has no score and is no opponent; with fewer than two strengths there is nobody to win against,
+    and no score.
+    """
+    known = [strength for strength in strengths if strength is not None]
+    if len(known) < 2:
+        return [None] * len(strengths)
+    scores: list[float | None] = []
+    for strength in strengths:
+        if strength is None:
+            scores.append(None)
+            continue
+        chances = 1 / (1 + np.exp(np.clip(np.array(known) - strength, -700, 700)))  # one of them against itself: 1/2
+        scores.append(float(max_score * (chances.sum() - 0.5) / (len(known) - 1)))
+    return scores
+
+
+def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
+    """Bradley-Terry strengths of every prompt's candidates.
+
+    A match counts where both orders gave a verdict: agreement is a win, disagreement a tie. The judge's leaning to a
+    position is taken out first (`srlm.judges.pairwise.calibrated_winners`, over all comparisons together).
+
+    Parameters
+    ----------
+    counts : prompt id -> number of its candidates
+
+    Returns
+    -------
+    prompt id -> strengths; None for a candidate without a match that counts.
+    """
+    rows = list(comparisons)
+    orders: dict[tuple[str, str], dict[str, str | None]] = defaultdict(dict)
+    for comparison, winner in zip(rows, calibrated_winners(rows), strict=True):
+        match, order = match_and_order(comparison.id)
+        orders[comparison.prompt_id, match][order] = winner
+    wins = {prompt_id: np.zeros((count, count)) for prompt_id, count in counts.items()}
+    for (prompt_id, match), of_match in orders.items():
+        verdicts = [of_match.get(order) for order in ORDERS]
+        if None not in verdicts:
+            i, j = members(match)
+            share = verdicts.count("first") / len(verdicts)
+            wins[prompt_id][i, j] += share
+            wins[prompt_id][j, i] += 1 - share
+    found: dict[str, list[float | None]] = {}
+    for prompt_id, table in wins.items():
+        fitted = bradley_terry(table)
+        known = (table + table.T).sum(axis=1) > 0
+        found[prompt_id] = [float(s) if is_known else None for s, is_known in zip(fitted, known, strict=True)]
+    return found
+
+
+def next_matches(
+    standing: Sequence[float], met: Iterable[tuple[int, int]], left: int, number: Random
+) -> list[tuple[int, int]]:
+    """The next round of a Swiss-style tournament: who stands alike meets, nobody twice.
+
+    Parameters
+    ----------
+    standing : N strengths so far
+    met : pairs (i, j), i < j, that were asked about
+    left : int
+        Matches that the budget still allows.
+    number : random.Random
+        Breaks ties in the standing, so in the first round it draws the matches.
+
+    Returns
+    -------
+    At most N / 2 and at most `left` new pairs (i, j), i < j; none where everybody has met.
+    """
+    known = set(met)
+    order = sorted(range(len(standing)), key=lambda i: (-round(standing[i], 9), number.random()))
+    place = {candidate: n for n, candidate in enumerate(order)}
+    new = [pair for pair in combinations(range(len(standing)), 2) if pair not in known]
+    new.sort(key=lambda pair: (abs(place[pair[0]] - place[pair[1]]), min(place[pair[0]], place[pair[1]])))
+    busy: set[int] = set()
+    matches: list[tuple[int, int]] = []
+    for pair in new:
+        if len(matches) < left and not busy & set(pair):
+            matches.append(pair)
+            busy |= set(pair)
+    return matches

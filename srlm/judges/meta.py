@@ -1,0 +1,199 @@
+"""The meta-judge: judgements judged, so that the judge learns too (Meta-Rewarding, arXiv 2407.19594, section 2.2).
+
+Of each prompt one candidate is taken, that whose judgements disagree most; its judgements are compared two at a time,
+in both orders, and get Elo ratings in which a win counts the less the more often that position wins. The best and the
+worst judgement become a preference pair, whose prompt is the judge's prompt: further data for DPO.
+
+Changed from the paper: letters are read at one place, without a rationale of the meta-judge; and where the engine tells
+their probabilities, the judge's leaning to a place is taken out before (`srlm.judges.pairwise.calibrated_winners`): a
+small judge says A whatever is shown, and all would be rated alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from statistics import pvariance
+
+import numpy as np
+
+from srlm.config import Config, JudgeConfig
+from srlm.engines.base import Engine
+from srlm.engines.missing import is_missing
+from srlm.ids import ORDERS, match_and_order, members, parent
+from srlm.io.record_file import RecordFile
+from srlm.judges.bradley_terry import Array, bradley_terry
+from srlm.judges.matchmaking import Tournament
+from srlm.judges.pairwise import calibrated_winners
+from srlm.judges.prompt import JudgeTemplate, check_letters
+from srlm.models.chat import Message
+from srlm.models.templating import Template
+from srlm.pipeline.stage import Stage
+from srlm.types import Candidate, Comparison, Judgement, PreferencePair
+
+BEFORE = "The better judgement is"
+
+
+def load_template(config: JudgeConfig) -> Template:
+    """Raises ConfigError if there is no such template, or it has other fields or other letters."""
+    fields = ("instruction", "response", "judgement_a", "judgement_b")
+    template = Template.load(config.meta_template, "srlm.judges", "judge.meta_template", fields)
+    check_letters(template, "judge.meta_template")
+    return template
+
+
+def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """Of one prompt's judgements, the valid ones of the candidate whose scores vary most (the first of equals).
+
+    In the order of their ids, whatever order they come in; two of the same text are one. Truncated ones are left out:
+    DPO would train an end of turn that the judge never wrote. Empty where no candidate has two different scores.
+    """
+    of_candidate: dict[str, dict[str, Judgement]] = defaultdict(dict)
+    for judgement in sorted(judgements, key=lambda judgement: judgement.id):
+        if judgement.score is not None and not judgement.truncated:
+            of_candidate[judgement.candidate_id].setdefault(judgement.text, judgement)
+    rows = {candidate: list(texts.values()) for candidate, texts in sorted(of_candidate.items())}
+    spread = {candidate: pvariance([judgement.score or 0.0 for judgement in row]) for candidate, row in rows.items()}
+    widest = max(spread, key=lambda candidate: spread[candidate], default=None)
+    return rows[widest] if widest is not None and spread[widest] > 0 else []
+
+
+class MetaJudging:
+    """The meta-judge at work on one stage; every prompt goes through `prompt`.
+
+    Parameters
+    ----------
+    told : callable
+        (comparisons that are done, tokens).
+    """
+
+    def __init__(self, engine: Engine, config: Config, stage: Stage, told: Callable[[int, int], None]):
+        self.template = load_template(config.judge)
+        self.store = RecordFile(stage.outputs[0], Comparison)
+        if not stage.path.exists():
+            self.store.forget(lambda comparison: is_missing(comparison.problem))
+        self.tournament = Tournament(engine, self.store, config.judge.matches, config.seed, BEFORE, told)
+        self.planned = 0  # comparisons, of the prompts that came so far
+
+    async def prompt(self, prompt: str, candidates: Sequence[Candidate], judgements: Iterable[Judgement]) -> None:
+        """Compare the judgements of the prompt's most disputed candidate."""
+        disputed = most_disputed(judgements)
+        if not disputed:
+            return
+        candidate = next(one for one in candidates if one.id == disputed[0].candidate_id)
+        texts = [judgement.text for judgement in disputed]
+
+        def ask(i: int, j: int, order: str) -> list[Message]:
+            a, b = (texts[i], texts[j]) if order == "ab" else (texts[j], texts[i])
+            content = self.template.fill(instruction=prompt, response=candidate.text, judgement_a=a, judgement_b=b)
+            return [{"role": "user", "content": content}]
+
+        self.planned += len(ORDERS) * self.tournament.matches(len(texts))
+        await self.tournament.play(candidate.id, len(texts), ask)
+
+
+def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:
+    """What a win in the first and in the second place counts: the share of wins of the other place (section 2.2)."""
+    decided = [comparison for comparison in comparisons if comparison.winner is not None]
+    first = [(one.winner == "first") == (match_and_order(one.id)[1] == ORDERS[0]) for one in decided]
+    share = sum(first) / len(first) if first else 0.5
+    return 1 - share, share
+
+
+def elo(comparisons: Sequence[Comparison], weights: tuple[float, float], n: int) -> Array:
+    """Ratings of a candidate's `n` judgements in log-odds, wins weighted by position.
+
+    Shape (n,); as `srlm.judges.bradley_terry.bradley_terry` fits them.
+    """
+    wins = np.zeros((n, n))
+    for comparison in comparisons:
+        if comparison.winner is not None:
+            match, order = match_and_order(comparison.id)
+            i, j = members(match)
+            won_first = (comparison.winner == "first") == (order == ORDERS[0])
+            winner, loser = (i, j) if comparison.winner == "first" else (j, i)
+            wins[winner, loser] += weights[0] if won_first else weights[1]
+    return bradley_terry(wins)
+
+
+def judgement_pairs(
+    template: JudgeTemplate,
+    prompts: dict[str, str],
+    candidates: Iterable[Candidate],
+    judgements: Iterable[Judgement],
+    comparisons: Sequence[Comparison],
+    longest: int,
+) -> tuple[list[PreferencePair], dict[str, int], float | None]:
+    """The best against the worst judgement of every candidate whose judgements were compared.
+
+    Parameters
+    ----------
+    prompts : prompt id -> text
+    longest : int
+        A chosen judgement of more tokens gives no pair: meta-judges like length; 0 = no limit.
+
+    Returns
+    -------
+    pairs : list of PreferencePair
+        `prompt` is the judge's whole prompt; scores are Elo ratings.
+    dropped : dict
+        Reason -> candidates that gave no pair for it.
+    follows_score : float or None
+        Share of the matches, of judgements with different scores, that the higher score won in both orders, among those
+        where both orders agree: near 1, the meta-judge does no more than like high scores.
+    """
+    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        of_candidate[judgement.candidate_id].append(judgement)
+    by_candidate: dict[str, list[Comparison]] = defaultdict(list)
+    winners = calibrated_winners(comparisons)
+    comparisons = [replace(comparison, winner=w) for comparison, w in zip(comparisons, winners, strict=True)]
+    weights = position_weights(comparisons)
+    for comparison in comparisons:
+        by_candidate[comparison.prompt_id].append(comparison)
+    pairs: list[PreferencePair] = []
+    dropped: dict[str, int] = defaultdict(int)
+    higher: list[bool] = []
+    for candidate in candidates:
+        if candidate.id not in by_candidate:
+            continue
+        row = most_disputed(of_candidate[candidate.id])
+        higher += _higher_wins(row, by_candidate[candidate.id])
+        ratings = elo(by_candidate[candidate.id], weights, len(row))
+        best, worst = row[int(ratings.argmax())], row[int(ratings.argmin())]
+        reason = ""
+        if ratings.max() - ratings.min() < 1e-9:
+            reason = "judgements rated alike"
+        elif 0 < longest < best.tokens:
+            reason = "chosen judgement too long"
+        if reason:
+            dropped[reason] += 1
+            continue
+        [message] = template.messages(prompts[candidate.prompt_id], candidate.text)
+        pairs.append(
+            PreferencePair(
+                id=f"{candidate.id}/judgements",
+                prompt=message["content"],
+                chosen=best.thought + best.text,
+                rejected=worst.thought + worst.text,
+                chosen_id=best.id,
+                rejected_id=worst.id,
+                chosen_score=float(ratings.max()),
+                rejected_score=float(ratings.min()),
+            )
+        )
+    return pairs, dict(dropped), sum(higher) / len(higher) if higher else None
+
+
+def _higher_wins(row: Sequence[Judgement], comparisons: Iterable[Comparison]) -> list[bool]:
+    winners: dict[str, set[str | None]] = defaultdict(set)
+    for comparison in comparisons:
+        winners[parent(comparison.id)].add(comparison.winner)
+    found = []
+    for match, of_match in winners.items():
+        i, j = members(match)
+        first, second = row[i].score, row[j].score
+        if len(of_match) == 1 and None not in of_match and first != second:
+            found.append((of_match == {"first"}) == ((first or 0.0) > (second or 0.0)))
+    return found

@@ -1,0 +1,1 @@
+"""Checkpoints, chat templates and chat encoding."""

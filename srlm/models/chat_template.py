@@ -1,0 +1,386 @@
+"""Load a tokenizer and prepare its chat template, so that training, generation and external tools use the same text.
+
+A template is prepared once, when the tokenizer is loaded, and training saves the prepared template with the model.
+vLLM, transformers and lm-evaluation-harness then read from M_t's folder what this package used itself:
+
+- Variables from `model.chat_template_kwargs` become defaults inside the template.
+- `strftime_now(...)` becomes the fixed date `model.template_date`: a prompt must not change from day to day.
+- Packaged templates begin with the BOS token if the tokenizer adds one to ordinary text.
+- Whatever a template writes in front of an answer only together with the answer (Vicuna's role, gpt-oss's channel) is
+  also written when an answer is requested. Thoughts are the exception: they belong to the reply (`srlm.models.chat`).
+- The EOS token becomes the token that ends a turn. The model's previous EOS token still stops generation.
+
+Chats have one user turn. Readers put a system prompt in front of the user's text, so templates without a system role
+and templates that merge user turns get nothing that they would drop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srlm.config import ModelConfig
+from srlm.errors import ModelError
+from srlm.io.files import write_atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]  # {"role": "user", "content": "..."}
+_DATE = re.compile(r"strftime_now\s*\(\s*(?P<quote>[\"'])(?P<format>[^\"']*)(?P=quote)\s*\)")
+# Marks that a template means as one token. "[INST]" is not among them: Llama 2 writes it as ordinary text.
+_MARK = re.compile(r"<\|[^<>|\s]{1,60}\|>|<｜[^<>｜\s]{1,60}｜>|</?(?:start|end)_of_[a-z_]{1,40}>|</?s>")
+_TOKEN_MARK = re.compile(rf"{_MARK.pattern}|\[/?[A-Z_]{{3,}}\]")  # as a token of its own, "[INST]" is one, too
+_RESERVED = re.compile(r"messages|add_generation_prompt|\w+_token")  # transformers always sets these
+_PREVIOUS_EOS = "previous_eos"  # the EOS token of a base model, until the end of a turn took its place
+QUESTION_MARK, ANSWER_MARK = "§0§", "§1§"  # texts that no template writes, the same in upper case
+_TAG = r"([\w:]*(?:think|thought|reason)[\w:]*)"
+_OPENED = re.compile(rf"<{_TAG}>\s*\Z")  # a thought that the template opens, as DeepSeek-R1's: "<think>\n"
+_THOUGHT = re.compile(
+    rf"\s*</?{_TAG}>"
+)  # what a thought in front of an answer begins with, or the end of an opened one
+
+
+def load_tokenizer(folder: Path, options: ModelConfig | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint with a prepared chat template, an EOS token that ends turns, and padding.
+
+    Parameters
+    ----------
+    folder : Path
+        A checkpoint.
+    options : ModelConfig, optional
+        `chat_template` replaces the model's own template; "" keeps it. Unset: the default of every option.
+
+    Raises
+    ------
+    ModelError
+        If the tokenizer cannot be loaded, there is no chat template, or the template does not fit the tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    options = options or ModelConfig()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The tokenizer of {folder} cannot be loaded: {error}") from error
+    if options.chat_template:
+        tokenizer.chat_template = read_chat_template(options.chat_template)
+    if isinstance(tokenizer.chat_template, dict):  # several by name, as Command R has them
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The model in {folder} has no chat template of its own. Name one: model.chat_template=chatml "
+            f"(known: {', '.join(chat_template_names())}) or the path of a .jinja file."
+        )
+    prepare(tokenizer, options)
+    return tokenizer
+
+
+def prepare(tokenizer: Any, options: ModelConfig) -> None:
+    """Change a tokenizer's chat template, EOS token and padding token as this module's docstring says.
+
+    Raises
+    ------
+    ModelError
+        If the template does not render, drops the user's text, or writes marks that the tokenizer would split.
+    """
+    name = tokenizer.srlm_chat_template = options.chat_template
+    template = _fix_date(tokenizer.chat_template, options.template_date)
+    template = _with_defaults(template, options.chat_template_kwargs)
+    if name in chat_template_names() and adds_bos(tokenizer):
+        template = "{{ bos_token }}" + template
+    tokenizer.chat_template = template
+    special = [mark for mark in (options.thought_start, options.thought_end) if mark in tokenizer.all_special_tokens]
+    if special and options.thought_end:
+        raise ModelError(
+            f"{special[0]} is a special token of this model, so it is left out of generated text, and thoughts cannot "
+            'be split from answers. Set model.thought_end="" if the model does not think, or make it an ordinary token.'
+        )
+    question: list[Message] = [{"role": "user", "content": QUESTION_MARK}]
+    asked, answered = render(tokenizer, question, True), render(tokenizer, [*question, _answer(ANSWER_MARK)], False)
+    if QUESTION_MARK not in asked or ANSWER_MARK not in answered:
+        missing = "user" if QUESTION_MARK not in asked else "assistant"
+        raise ModelError(
+            f"The chat template{_named(name)} drops the text of {missing} messages, so the model would never see it. "
+            "Use another one, such as model.chat_template=chatml or plain."
+        )
+    lead, closing = around_answer(tokenizer, question, asked)
+    # Role marks of the model's own template may be ordinary text (Zephyr): the model was trained that way.
+    _refuse_split_marks(tokenizer, f"{asked} {answered}" if name else closing, name)
+    thought = _THOUGHT.match(lead) or (options.thought_start and lead.lstrip().startswith(options.thought_start))
+    if lead.strip() and (not thought or asked == render(tokenizer, question, False)):
+        role = lead.rstrip(" ")  # a blank before the answer is the answer's, as in Llama 2
+        text = tokenizer.chat_template.removesuffix("\n")  # Jinja ignores one newline at the end of a template
+        tokenizer.chat_template = text + "{% if add_generation_prompt %}{{ " + _literal(role) + " }}{% endif %}"
+    _end_turns_with(tokenizer, _end_of_turn(tokenizer, closing, name))
+
+
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """Return the text of a chat as the template writes it.
+
+    Raises
+    ------
+    ModelError
+        If the template has an error, or refuses these messages.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+    except TemplateSyntaxError as error:
+        said = str(error.message).rstrip(".")
+        raise ModelError(
+            f"The chat template {_source(tokenizer)} has a syntax error in line {error.lineno}: {said}. Correct it, or "
+            "use another one, such as model.chat_template=chatml."
+        ) from error
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        where = f" in line {lines[-1]}" if lines else ""
+        raise ModelError(
+            f"The chat template {_source(tokenizer)} refuses a chat with the roles {roles}{where}: {error}. Use "
+            "another one, such as model.chat_template=chatml."
+        ) from error
+
+
+def around_answer(tokenizer: Any, messages: Sequence[Message], before: str) -> tuple[str, str]:
+    """Return what the template writes between the prompt `before` and an answer, and what it writes after the answer.
+
+    The prompt may go further than the chat with an answer does: a thought that only the prompt opens is closed by the
+    former; a whole (empty) thought in the prompt needs nothing.
+
+    Raises
+    ------
+    ModelError
+        If the template renders the prompt differently once the answer is there.
+    """
+    whole = render(tokenizer, [*messages, _answer(ANSWER_MARK)], False)
+    start, found, closing = whole.rpartition(ANSWER_MARK)
+    opened = _OPENED.search(before)
+    if start.startswith(before):
+        return start[len(before) :], closing
+    if opened and start == before[: opened.start()]:
+        return f"</{opened[1]}>\n\n", closing
+    if opened and start.startswith(before.rstrip()):
+        return start[len(before.rstrip()) :], closing  # "</think>", where the prompt has a newline after "<think>"
+    if found and before.startswith(start) and messages[-1]["content"].strip() in start:
+        return "", closing
+    raise ModelError(
+        "The chat template renders a prompt differently before and after the answer, so the answer's tokens cannot be "
+        "found. Use another one, such as model.chat_template=chatml."
+    )
+
+
+def notes(tokenizer: Any, folder: Path) -> list[str]:
+    """Return what a user should know about a prepared template, one sentence each; usually nothing."""
+    found = []
+    text = render(tokenizer, [{"role": "user", "content": QUESTION_MARK}], True)
+    if adds_bos(tokenizer) and not text.lstrip().startswith(tokenizer.bos_token):
+        found.append(
+            f"the tokenizer begins ordinary text with {tokenizer.bos_token}, but the chat template does not write it. "
+            "If the model was not trained that way, begin the template with {{ bos_token }}."
+        )
+    for token in set(_named_eos(folder)) - {*stop_token_ids(tokenizer, folder)}:
+        found.append(
+            f"config.json or generation_config.json names token {token} ({tokenizer.convert_ids_to_tokens(token)!r}) "
+            "as EOS, which is ordinary text in this tokenizer. Generation does not stop there."
+        )
+    return found
+
+
+def stop_token_ids(tokenizer: Any, folder: Path) -> list[int]:
+    """Return the ids of the tokens that end generation: the end of a turn first, then the model's other EOS tokens.
+
+    Other EOS tokens are those in the checkpoint's generation_config.json and config.json, and the tokenizer's previous
+    one: a base model may still end its text with the EOS token of its pretraining. A configuration that was made for
+    another tokenizer may name an ordinary token (Llama's default, 2): answers must not end there.
+    """
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
+    previous = tokenizer.init_kwargs.get(_PREVIOUS_EOS)
+    found = [i for i in _named_eos(folder) if i in added or i in tokenizer.all_special_ids]
+    found += [tokenizer.convert_tokens_to_ids(previous)] if previous else []
+    return list(dict.fromkeys([tokenizer.eos_token_id, *found]))
+
+
+def _named_eos(folder: Path) -> list[int]:
+    """Return the EOS tokens that a checkpoint's configurations name."""
+    named = [_read_json(folder / file).get("eos_token_id") for file in ("generation_config.json", "config.json")]
+    return [i for ids in named for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int)]
+
+
+def write_stop_tokens(folder: Path, tokenizer: Any) -> None:
+    """Write what ends generation into a saved checkpoint's config.json and generation_config.json.
+
+    vLLM, transformers and lm-evaluation-harness read it there. A checkpoint that does not generate (a reward model) has
+    no generation_config.json and gets none.
+    """
+    ids = stop_token_ids(tokenizer, folder)
+    for file, value in (("config.json", ids[0]), ("generation_config.json", ids if len(ids) > 1 else ids[0])):
+        path = folder / file
+        if path.is_file():
+            write_atomic(path, json.dumps(_read_json(path) | {"eos_token_id": value}, indent=2) + "\n")
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Return whether the tokenizer begins ordinary text with the BOS token by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+
+
+def chat_template_names() -> list[str]:
+    """Return the names of the packaged templates."""
+    folder = resources.files("srlm.models") / "chat_templates"
+    return sorted(file.name.removesuffix(".jinja") for file in folder.iterdir() if file.name.endswith(".jinja"))
+
+
+def read_chat_template(name: str) -> str:
+    """Return the text of a packaged template or of a .jinja file, without a byte order mark.
+
+    Raises
+    ------
+    ModelError
+        If there is no such template, or the file is not UTF-8.
+    """
+    if name in chat_template_names():
+        return (resources.files("srlm.models") / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelError(
+            f"model.chat_template={name}: neither a known template ({', '.join(chat_template_names())}) nor a file."
+        )
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"model.chat_template={name}: byte {error.start} of the file is not UTF-8. Save the file as UTF-8."
+        ) from error
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Return whether a checkpoint has a chat template of its own."""
+    files = (folder / "chat_template.jinja", folder / "chat_template.json")
+    return any(file.is_file() for file in files) or bool(
+        _read_json(folder / "tokenizer_config.json").get("chat_template")
+    )
+
+
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the tokens that no text may produce, by id: special ones, marks such as <|im_start|>, what ends a turn."""
+    added = {i: (str(token), token.special) for i, token in tokenizer.added_tokens_decoder.items()}
+    special = {i: text for i, (text, is_special) in added.items() if is_special or _TOKEN_MARK.fullmatch(text)}
+    return special | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+
+
+def _answer(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def _source(tokenizer: Any) -> str:
+    """Return the name or file of `model.chat_template`, or which model the template is of."""
+    return getattr(tokenizer, "srlm_chat_template", "") or f"of the model {tokenizer.name_or_path}".rstrip()
+
+
+def _named(name: str) -> str:
+    return f" {name}" if name else " of the model"
+
+
+def _fix_date(template: str, day: str) -> str:
+    """Replace calls of `strftime_now` by the text they would give on that day."""
+    fixed = _DATE.sub(lambda call: _literal(date.fromisoformat(day).strftime(call["format"])), template)
+    # "if strftime_now is defined" stays; a call that is left has a format that only rendering knows.
+    if re.search(r"strftime_now\s*\(", fixed):
+        raise ModelError(
+            "The chat template writes today's date in a format that is not a plain string, so that the date cannot be "
+            "fixed and prompts would change from day to day. Write the date into a copy of the template, and give its "
+            "path as model.chat_template."
+        )
+    return fixed
+
+
+def _with_defaults(template: str, variables: Mapping[str, Any]) -> str:
+    """Prepend defaults for a template's variables; a caller's own values still win."""
+    for name in variables:
+        if not name.isidentifier() or _RESERVED.fullmatch(name):
+            raise ModelError(
+                f"model.chat_template_kwargs: {name!r} cannot be set. Give variables that the template reads, such as "
+                "{enable_thinking: false}."
+            )
+
+    def unset(name: str) -> str:
+        # transformers sets these two to none where a caller does not give them
+        return f"not {name}" if name in ("tools", "documents") else f"{name} is not defined"
+
+    header = "".join(
+        f"{{% if {unset(name)} %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+        for name, value in sorted(variables.items())
+    )
+    header += "{{ '' }}" if header else ""  # or a newline at the template's start would be taken as the block's
+    return template if template.startswith(header) else header + template
+
+
+def _literal(value: Any) -> str:
+    """Return a plain value (string, number, bool, None, list, dict) as Jinja source, which reads Python's literals."""
+    return repr(value)
+
+
+def _refuse_split_marks(tokenizer: Any, text: str, name: str) -> None:
+    """Raise ModelError if `text` contains a mark such as <|im_end|> that the tokenizer has no token for."""
+    split = sorted({mark for mark in _MARK.findall(text) if not _is_token(tokenizer, mark)})
+    if split:
+        raise ModelError(
+            f"The chat template{_named(name)} writes {', '.join(split)}, but the tokenizer has no such "
+            f"{'token' if len(split) == 1 else 'tokens'}: the model would learn the marks as text and repeat them in "
+            "its answers. Use model.chat_template=plain, which needs no tokens of its own; or add the tokens to the "
+            "tokenizer, resize the model's embeddings, and train all its weights."
+        )
+
+
+def _is_token(tokenizer: Any, text: str) -> bool:
+    """Return whether the tokenizer encodes `text` by the one token of that name."""
+    token = tokenizer.convert_tokens_to_ids(text)
+    known = token is not None and token != tokenizer.unk_token_id
+    return known and token in tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _end_of_turn(tokenizer: Any, closing: str, name: str) -> int:
+    """Return the token that ends a turn: the first added or special token after an answer, or else EOS."""
+    # Some tokenizers have added tokens for blanks (Gemma, GPT-NeoX): these end nothing.
+    ends = {i for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()} | {
+        *tokenizer.all_special_ids
+    }
+    ids = tokenizer(closing, add_special_tokens=False)["input_ids"]
+    found = next((token for token in ids if token in ends), tokenizer.eos_token_id)
+    if found is None:
+        raise ModelError(
+            f"Neither the chat template{_named(name)} nor the tokenizer has a token that ends an answer, so generation "
+            "would never stop. Set the tokenizer's eos_token, or use a template that ends turns."
+        )
+    return int(found)
+
+
+def _end_turns_with(tokenizer: Any, end: int) -> None:
+    """Make `end` the EOS token; a template that writes `eos_token` keeps writing the previous one."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(end)
+    if end != tokenizer.eos_token_id and tokenizer.eos_token:
+        tokenizer.init_kwargs[_PREVIOUS_EOS] = tokenizer.eos_token  # is saved in tokenizer_config.json
+    previous = tokenizer.init_kwargs.get(_PREVIOUS_EOS)
+    if previous and re.search(r"\beos_token\b", tokenizer.chat_template):
+        header = "{% set eos_token = " + _literal(previous) + " %}{{ '' }}"
+        if header not in tokenizer.chat_template:
+            tokenizer.chat_template = header + tokenizer.chat_template
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is no such file."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}

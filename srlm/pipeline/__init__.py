@@ -1,0 +1,1 @@
+"""Stages, their manifests and files, worker processes, and reading of finished runs."""

@@ -1,0 +1,108 @@
+"""The files of a run: name, kind of record, and folder of each, spelled here and nowhere else.
+
+seeds/                     the data of the run, as it was read and split
+iteration_t/               what M_t-1 generated and M_t was trained on, and M_t itself
+iteration_t/evaluation/    what M_t generated when it was evaluated
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from srlm.io.record_file import peek_records, read_records
+from srlm.pipeline.workspace import Workspace
+from srlm.types import (
+    Answer,
+    Candidate,
+    Comparison,
+    JudgeExample,
+    Judgement,
+    PreferencePair,
+    Prompt,
+    RankedPrompt,
+    Rating,
+    SeedExample,
+    Unpaired,
+)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Artifact(Generic[R]):
+    """A JSON Lines file of one kind of record."""
+
+    file: str
+    record: type[R]
+    folder: Literal["seeds", "iteration", "evaluation"] = "iteration"
+
+    def path(self, workspace: Workspace, t: int = 0) -> Path:
+        """Return where the file is, of iteration `t`; the data of a run has no iteration."""
+        if self.folder == "seeds":
+            return workspace.seeds / self.file
+        return (workspace.evaluation(t) if self.folder == "evaluation" else workspace.iteration(t)) / self.file
+
+    def read(self, workspace: Workspace, t: int = 0) -> list[R]:
+        """Return all records of a finished file."""
+        return read_records(self.path(workspace, t), self.record)
+
+    def peek(self, workspace: Workspace, t: int = 0) -> list[R]:
+        """Return the records so far of a file that another process may be writing; none where there is no file."""
+        return peek_records(self.path(workspace, t), self.record)
+
+
+IFT = Artifact("ift.jsonl", SeedExample, "seeds")
+EFT = Artifact("eft.jsonl", RankedPrompt, "seeds")
+EFT_HELD_OUT = Artifact("eft_held_out.jsonl", RankedPrompt, "seeds")
+EVALUATION_PROMPTS = Artifact("evaluation.jsonl", SeedExample, "seeds")
+IFEVAL_PROMPTS = Artifact("ifeval.jsonl", SeedExample, "seeds")
+SEEDS: tuple[Artifact[SeedExample] | Artifact[RankedPrompt], ...] = (IFT, EFT, EFT_HELD_OUT, EVALUATION_PROMPTS)
+
+EFT_JUDGEMENTS = Artifact("eft_judgements.jsonl", Judgement)  # by the SFT baseline, for their rationales
+EFT_EXAMPLES = Artifact("eft.jsonl", JudgeExample)
+
+PROMPTS = Artifact("1_prompts.jsonl", Prompt)
+CANDIDATES = Artifact("2_candidates.jsonl", Candidate)
+JUDGEMENTS = Artifact("3_judgements.jsonl", Judgement)
+COMPARISONS = Artifact("3_comparisons.jsonl", Comparison)  # of judges that compare
+RATINGS = Artifact("3_ratings.jsonl", Rating)  # of judges that rate
+META_COMPARISONS = Artifact("3_meta_comparisons.jsonl", Comparison)
+PAIRS = Artifact("4_pairs.jsonl", PreferencePair)
+UNPAIRED = Artifact("4_unpaired.jsonl", Unpaired)
+JUDGEMENT_PAIRS = Artifact("4_judgement_pairs.jsonl", PreferencePair)
+
+ANSWERS = Artifact("answers.jsonl", Answer, "evaluation")
+IFEVAL_ANSWERS = Artifact("ifeval_answers.jsonl", Answer, "evaluation")
+HELD_OUT_JUDGEMENTS = Artifact("held_out_judgements.jsonl", Judgement, "evaluation")
+HELD_OUT_COMPARISONS = Artifact("held_out_comparisons.jsonl", Comparison, "evaluation")
+HELD_OUT_RATINGS = Artifact("held_out_ratings.jsonl", Rating, "evaluation")
+
+# What a judge's scores are computed from (`JudgeConfig.evidence`), stored next to its judgements.
+EVIDENCE: dict[tuple[str, str], Artifact[Comparison] | Artifact[Rating]] = {
+    (JUDGEMENTS.file, "comparisons"): COMPARISONS,
+    (JUDGEMENTS.file, "ratings"): RATINGS,
+    (HELD_OUT_JUDGEMENTS.file, "comparisons"): HELD_OUT_COMPARISONS,
+    (HELD_OUT_JUDGEMENTS.file, "ratings"): HELD_OUT_RATINGS,
+}
+
+MODEL = "model"  # a folder of an iteration: the checkpoint of M_t
+SFT_BASELINE = "sft_baseline"  # a folder of iteration 1: M0 after SFT on IFT alone
+BASE_MODEL = "model.json"  # of iteration 0: which model M0 is
+EVALUATION = "evaluation.json"  # of an iteration: the measures of M_t
+
+
+def head_to_head(opponent: int) -> Artifact[Comparison]:
+    """Return the comparisons of M_t's answers with M_opponent's."""
+    return Artifact(f"head_to_head_M{opponent}.jsonl", Comparison, "evaluation")
+
+
+def training_log(stage: str) -> str:
+    """Return the file in an iteration's folder that holds what the trainer of a stage logged, a line a step."""
+    return f"{stage}_log.jsonl"
+
+
+def training_counts(stage: str) -> str:
+    """Return the file in an iteration's folder that holds a training's counts until its manifest is written."""
+    return f"{stage}_counts.json"

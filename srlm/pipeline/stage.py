@@ -1,0 +1,311 @@
+"""One stage of a run: complete, begun or untouched.
+
+Its manifest is written last and refuses changed options or inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from srlm.config import Config
+from srlm.errors import RunFolderError
+from srlm.io.files import write_atomic
+from srlm.io.progress import say
+from srlm.pipeline.manifest import BEGUN, Manifest
+from srlm.pipeline.provenance import (
+    OptionChanges,
+    describe_changes,
+    library_versions,
+    option_changes,
+    version_changes,
+)
+from srlm.pipeline.workspace import LINEAGE, Workspace
+
+
+class Stage:
+    """One stage: complete, begun, or untouched.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    folder : Path
+        The iteration's folder, as a rule.
+    name : str
+        Such as "judgements".
+    outputs : sequence of str
+        Files or folders in `folder`.
+    options : mapping
+        Dotted names and values that the outcome depends on.
+    inputs : callable, optional
+        Returns what the outcome is made from, name -> hash. It is asked each time, because an earlier stage may have
+        finished since; what is not there yet, or not any more, is left out.
+    libraries : iterable of str
+        Packages whose version can change the outcome: recorded, and reported when they differ.
+    config : Config, optional
+        All options, for those that the manifest has and the stage does not depend on any more; default: all defaults.
+    unfinished : iterable of str
+        Folders in `folder` that hold what the stage resumes from, such as checkpoints of a training.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        folder: Path,
+        name: str,
+        outputs: Iterable[str],
+        options: Mapping[str, Any],
+        inputs: Callable[[], Mapping[str, str]] = dict,
+        libraries: Iterable[str] = (),
+        config: Config | None = None,
+        unfinished: Iterable[str] = (),
+    ):
+        self.workspace, self.folder, self.name = workspace, folder, name
+        self.outputs = [self.folder / output for output in outputs]
+        self.options, self.inputs, self.libraries = dict(options), inputs, tuple(libraries)
+        self.config = config or Config()
+        self.unfinished = [self.folder / path for path in unfinished]
+        self.path = self.folder / "manifests" / f"{name}.json"
+        self._begun = self.folder / "manifests" / f"{name}{BEGUN}"
+        # Kept when an iteration's folder is deleted, so that what was made of it is not mixed with other results.
+        self._lineage = workspace.root / LINEAGE / f"{self}.json"
+        self._start = time.monotonic()
+
+    def __str__(self) -> str:
+        return f"{self.workspace.relative(self.folder)}/{self.name}"
+
+    def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
+        """Whether the stage's manifest is there and still holds.
+
+        Parameters
+        ----------
+        inputs : mapping, optional
+            Hashes of further inputs, beside those that the stage declares.
+
+        Raises
+        ------
+        RunFolderError
+            If an option, an input or an output has changed since the stage ran or began.
+        """
+        record = self._record()
+        if record is None:
+            return False
+        self._refuse_changed_options(record)
+        self._refuse_changed_inputs(record, {**self.inputs(), **(inputs or {})})
+        if not self.path.exists():
+            return False
+        for path, expected in record.outputs.items():
+            if self.workspace.fingerprint(self.workspace.root / path) != expected:
+                self._refuse(f"output {path} is missing or has changed", "restore it")
+        return True
+
+    def begin(self, in_pieces: bool = True, inputs: Mapping[str, str] | None = None) -> None:
+        """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options and inputs they are
+        made with, so that a resume cannot mix two settings.
+
+        Raises
+        ------
+        RunFolderError
+            If records or checkpoints are there and nothing says what they were made with.
+        """
+        self._start = time.monotonic()
+        if not in_pieces:
+            return
+        record = self._record()
+        left = [path for path in self.outputs if path.is_file()] + [path for path in self.unfinished if path.exists()]
+        if record is None and left:
+            raise RunFolderError(
+                f"{left[0]} exists, but no manifest says how it was made, so the stage {self} cannot be resumed. To "
+                f"continue: delete it to recompute it, or restore the folder {self.path.parent}."
+            )
+        begun = Manifest(str(self), self.options, {**self.inputs(), **(inputs or {})}, {})
+        begun.libraries = library_versions(self.libraries)
+        if record is not None:
+            begun.inputs |= record.inputs
+            begun.libraries = _of_both(record.libraries, begun.libraries)
+        kept = ("stage", "options", "inputs", "libraries", "version")
+        note = {name: value for name, value in asdict(begun).items() if name in kept}
+        write_atomic(self._begun, json.dumps(note, indent=1, sort_keys=True))
+
+    def done(
+        self,
+        inputs: Mapping[str, str],
+        counts: Mapping[str, Any],
+        tokens: int = 0,
+        read: Mapping[str, int] | None = None,
+    ) -> Manifest:
+        """Write the manifest: the stage is complete.
+
+        Parameters
+        ----------
+        inputs : mapping
+            Hashes of further inputs, beside those that the stage declares. An input that was known when the stage began
+            keeps the hash that it had then.
+        """
+        outputs = {self.workspace.relative(path): self.workspace.fingerprint(path) for path in self.outputs}
+        manifest = Manifest(
+            stage=str(self),
+            options=self.options,
+            inputs={**self.inputs(), **inputs},
+            outputs=outputs,
+            counts=dict(counts),
+            seconds=round(time.monotonic() - self._start, 2),
+            tokens=tokens,
+            read=dict(read or {}),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            libraries=library_versions(self.libraries),
+        )
+        if self._begun.exists():
+            begun = Manifest.load(self._begun)
+            manifest.inputs |= begun.inputs
+            manifest.libraries = _of_both(begun.libraries, manifest.libraries)
+        made = {
+            name: value for name, value in asdict(manifest).items() if name in ("stage", "options", "inputs", "outputs")
+        }
+        write_atomic(self._lineage, json.dumps(made, indent=1, ensure_ascii=False))
+        write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
+        self._begun.unlink(missing_ok=True)
+        return manifest
+
+    def manifest(self) -> Manifest:
+        return Manifest.load(self.path)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The outputs' hashes as recorded, for the next stage's inputs."""
+        return self.manifest().outputs
+
+    def differences(self) -> list[str]:
+        """What differs from when the stage ran or began and is reported, not refused: versions of libraries, and
+        options that do not exist any more."""
+        record = self._record()
+        if record is None:
+            return []
+        removed = self._option_changes(record).removed
+        found = [f"option {name}={value!r} no longer exists and is ignored" for name, value in removed.items()]
+        versions = version_changes(record.libraries, library_versions(self.libraries))
+        return [*found, *([f"library versions: {versions}"] if versions else [])]
+
+    def refuse_deleted_sources(self, sources: Mapping[str, Stage]) -> None:
+        """Refuse before anything is made again, if a deleted input would be made with other options or inputs.
+
+        Parameters
+        ----------
+        sources : mapping
+            Output, as in manifests -> the stage that makes it.
+
+        Raises
+        ------
+        RunFolderError
+            Naming the input, and what about it would be different. If nothing would, the input is made again, and its
+            content is compared when it is there.
+        """
+        record = self._record()
+        for name, expected in (record.inputs if record else {}).items():
+            if name in sources and (change := sources[name]._change_since(name, expected, sources)):
+                details, revert = change
+                self._refuse(
+                    f"input {name} has changed", revert, f" (it was deleted and would be made differently: {details})"
+                )
+
+    def _change_since(self, output: str, expected: str, sources: Mapping[str, Stage]) -> tuple[str, str] | None:
+        """What is different from when this stage made `output`, and how to revert it.
+
+        None where nothing is known to be, or the stage is complete, so that contents tell.
+        """
+        if self.path.exists() or not self._lineage.exists():
+            return None
+        then = Manifest.load(self._lineage)
+        if then.outputs.get(output) != expected:
+            return None
+        if changed := self._option_changes(then).changed:
+            return describe_changes(changed), "revert the option" + "s" * (len(changed) > 1)
+        now = self.inputs()
+        for name, was in then.inputs.items():
+            if now.get(name, was) != was:
+                return f"input {name} has changed", "restore it"
+            if name in sources and (change := sources[name]._change_since(name, was, sources)):
+                return change
+        return None
+
+    def _record(self) -> Manifest | None:
+        """The manifest, or the note of its begin; None if the stage is untouched."""
+        path = next((path for path in (self.path, self._begun) if path.exists()), None)
+        return Manifest.load(path) if path else None
+
+    def _option_changes(self, record: Manifest) -> OptionChanges:
+        return option_changes(record.options, self.options, self.config, self.workspace.saved_options)
+
+    def _refuse_changed_options(self, record: Manifest) -> None:
+        if changed := self._option_changes(record).changed:
+            what = "options have" if len(changed) > 1 else "an option has"
+            revert = "revert the options" if len(changed) > 1 else "revert the option"
+            self._refuse(f"{what} changed", revert, f": {describe_changes(changed)}")
+
+    def _refuse_changed_inputs(self, record: Manifest, now: Mapping[str, str]) -> None:
+        for name, found in now.items():
+            if record.inputs.get(name, found) != found:
+                self._refuse(f"input {name} has changed", "restore it")
+
+    def _refuse(self, what: str, revert: str, details: str = "") -> None:
+        since = "ran" if self.path.exists() else "began"
+        raise RunFolderError(
+            f"The stage {self} in {self.workspace.root} cannot be used: {what} since this stage {since}{details}. To "
+            f"continue: {revert}, or start a new run with name=..., or delete {self._to_delete()} to recompute it."
+        )
+
+    def _to_delete(self) -> str:
+        """What to delete so that this stage and those that build on it are made again."""
+        if self.name == "measures":  # nothing builds on it
+            return f"{self.path} and {self.outputs[0]}"
+        if self.folder.name == "evaluation":
+            return f"{self.folder} and the evaluation folders of later iterations"
+        of_run = self.folder.name == "seeds" or "iteration_" in str(self)
+        return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
+
+
+def report_differences(stages: Iterable[Stage]) -> None:
+    """Check every stage that is there, before anything is touched; show the user what differs and is not refused.
+
+    Raises
+    ------
+    RunFolderError
+        As `check_stages` does.
+    """
+    for difference in check_stages(stages):
+        say(f"  WARNING: {difference}")
+
+
+def check_stages(stages: Iterable[Stage]) -> list[str]:
+    """Check every stage that is there.
+
+    Returns
+    -------
+    list of str
+        What differs and is to be reported, one line each with the stages that it holds for.
+
+    Raises
+    ------
+    RunFolderError
+        Naming the first stage with a changed option, input or output, and the ways to continue.
+    """
+    found: dict[str, list[str]] = {}
+    stages = list(stages)
+    sources = {stage.workspace.relative(path): stage for stage in stages for path in stage.outputs}
+    for stage in stages:
+        stage.complete()
+        stage.refuse_deleted_sources(sources)
+        for difference in stage.differences():
+            found.setdefault(difference, []).append(str(stage))
+    return [f"{difference} (stages: {', '.join(names)})" for difference, names in found.items()]
+
+
+def _of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Versions of libraries of a stage that was made in two goes: "2.12.0, 2.13.0" where they differ."""
+    if not before:
+        return dict(now)
+    goes = {name: [*before.get(name, "absent").split(", "), now.get(name, "absent")] for name in {**before, **now}}
+    return {name: ", ".join(dict.fromkeys(versions)) for name, versions in goes.items()}

@@ -1,0 +1,168 @@
+"""The folder of a run: its paths, its options, its description and its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from srlm.config import C, Config, from_dict_as, to_dict, unknown_options
+from srlm.errors import RunFolderError
+from srlm.io.files import disk_errors, hash_of_files, read_object, sha256, write_atomic
+from srlm.io.progress import say
+from srlm.pipeline.processes import LOCK, lock_exclusively, share_lock
+
+LINEAGE = "lineage"  # folder in a run: how each stage was made last
+_WRITTEN_AGAIN = "Restore it, or delete it: the next command writes it again."
+CARD = "README.md"  # a model's card, in the model's folder
+
+
+class Workspace:
+    """All paths of one run.
+
+    Parameters
+    ----------
+    root : Path
+        runs_dir/name.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    @classmethod
+    def of(cls, config: Config) -> Workspace:
+        return cls(Path(config.runs_dir).expanduser().resolve() / config.name)
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def run_path(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def seeds(self) -> Path:
+        """The seeds as this run split them: ift, eft, eft_held_out, evaluation (.jsonl)."""
+        return self.root / "seeds"
+
+    def iteration(self, t: int) -> Path:
+        return self.root / f"iteration_{t}"
+
+    def model(self, t: int) -> Path:
+        """Full checkpoint of M_t; M_0's place is in run.json, since it is not copied."""
+        if t == 0:
+            return Path(self.run()["base_model"])
+        return self.iteration(t) / "model"
+
+    @property
+    def reward_model(self) -> Path:
+        """The reward model that this run trained, where it did."""
+        return self.iteration(1) / "reward_model"
+
+    def evaluation(self, t: int) -> Path:
+        """What M_t said when it was measured."""
+        return self.iteration(t) / "evaluation"
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def save_config(self, config: Config) -> None:
+        write_atomic(self.config_path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+    def config(self) -> Config:
+        return self.config_as(Config)
+
+    def config_as(self, kind: type[C]) -> C:
+        """The options of another command than `srlm.run`, whose folder this is.
+
+        Options that only another version of srlm has are reported and left out; missing ones have their defaults.
+        """
+        saved = self._read_config()
+        if unknown := unknown_options(kind, saved):
+            say(f"  {self.config_path}: this version of srlm has no option {', '.join(unknown)}; ignored")
+        return from_dict_as(kind, saved)
+
+    def saved_options(self) -> dict[str, Any]:
+        """config.yaml as nested dicts: the options of the last command; empty if there is none."""
+        return self._read_config() if self.config_path.exists() else {}
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            found = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{self.config_path} is damaged ({error}). {_WRITTEN_AGAIN}") from error
+        if not isinstance(found, dict):
+            raise RunFolderError(f"{self.config_path} is damaged (it holds no options). {_WRITTEN_AGAIN}")
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """run.json: versions, hardware, seed, lineage."""
+        return read_object(self.run_path, _WRITTEN_AGAIN) if self.run_path.exists() else {}
+
+    def update_run(self, **entries: Any) -> None:
+        write_atomic(self.run_path, json.dumps(self.run() | entries, indent=1, ensure_ascii=False))
+
+    def fingerprint(self, path: Path) -> str:
+        """Hash of a file; of a model folder the hash of its files' names and `content_hash`es.
+
+        A model's card is no part of the model: it is written after the model is measured.
+        """
+        if not path.exists():
+            return "missing"
+        if path.is_dir():
+            of_card = {path / CARD, *path.glob(f".{CARD}.*.tmp")}  # what a kill may leave of `write_atomic`
+            return hash_of_files(path, (p for p in path.rglob("*") if p.is_file() and p not in of_card))
+        return sha256(path)
+
+    def in_use(self) -> bool:
+        """Return whether a process, this one included, holds the run's lock."""
+        try:
+            fd = os.open(self.root / LOCK, os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: no other command can use it before this process and all its workers have ended.
+
+        Raises
+        ------
+        RunFolderError
+            If another process holds it: its process id and host are named.
+        """
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock_exclusively(fd, self.root)
+            with disk_errors(self.root):
+                os.ftruncate(fd, 0)
+                os.write(fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            share_lock(fd, self.root)
+            yield
+        finally:
+            os.close(fd)
+
+
+def early_stopping_folder(workspace: Workspace, t: int) -> Path:
+    """Checkpoints of M_t's training with their answers and comparisons (srlm/training/early_stopping.py)."""
+    return workspace.iteration(t) / "early_stopping"

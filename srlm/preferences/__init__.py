@@ -1,0 +1,1 @@
+"""Pair selection, length control and alarms."""

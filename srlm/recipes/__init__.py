@@ -1,0 +1,1 @@
+"""The sequence of stages of each method."""

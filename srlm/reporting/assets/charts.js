@@ -1,0 +1,302 @@
+"use strict";
+// Draws the figures from the numbers that srlm/reporting/collect.py gathers. Each has a table of its data below it.
+
+const Report = {
+  received: new Map(),
+
+  // A file of the folder beside the page gives its piece.
+  receive(name, packed) { this.received.get(name)(packed); },
+
+  load(folder, name) {
+    return new Promise((resolve, reject) => {
+      this.received.set(name, resolve);
+      const script = document.createElement("script");
+      script.onerror = reject;
+      script.src = `${folder}-${name}.js`;
+      document.head.append(script);
+    }).then(this.unpack);
+  },
+
+  // The JSON that page.py packed: base64 of raw deflate.
+  async unpack(packed) {
+    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+    return JSON.parse(await new Response(stream).text());
+  },
+
+  embedded(name) { return this.unpack(document.getElementById(`data-${name}`).textContent); },
+};
+
+const Charts = (() => {
+  const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a8a8a"];  // Okabe and Ito
+  const SYMBOLS = [d3.symbolCircle, d3.symbolSquare, d3.symbolTriangle, d3.symbolDiamond, d3.symbolStar, d3.symbolCross, d3.symbolWye];
+  const WIDTH = 430;
+  const percent = (value) => (value == null ? "" : `${d3.format(".0f")(100 * value)} %`);
+  const interval = (row, show) => (row.low == null ? "[n/a]" : `[${show(row.low)}, ${show(row.high)}]`);
+  const number = (value) => (value == null ? "" : d3.format(Math.abs(value) >= 10 ? ",.0f" : ".2f")(value));
+
+  // Plot's own style elements are left out: the page's policy allows none, and report.css has the same rules.
+  function figure(title, about, svg, columns, rows) {
+    for (const style of svg.querySelectorAll("style")) style.remove();
+    const node = d3.create("figure");
+    node.append("figcaption").text(title).append("small").text(about);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `${title}. ${about} The numbers are in the table below.`);
+    node.append(() => svg);
+    const details = node.append("details");
+    details.append("summary").text("Numbers");
+    const table = details.append("div").attr("class", "scroll").append("table");
+    table.append("thead").append("tr").selectAll("th").data(columns).join("th").attr("scope", "col").text((c) => c[0]);
+    const cell = (row) => columns.map(([, get]) => get(row));
+    table.append("tbody").selectAll("tr").data(rows).join("tr").selectAll("td").data(cell).join("td").text(String);
+    d3.select("#figures").append(() => node.node());
+    return node;
+  }
+
+  function legend(node, names, scale, symbols) {
+    const items = d3.create("div").attr("class", "swatches").selectAll("span").data(names).join("span");
+    items.append("svg").attr("width", 12).attr("height", 12).append("path").attr("transform", "translate(6,6)")
+      .attr("d", (_, i) => d3.symbol(symbols ? SYMBOLS[i % 7] : d3.symbolSquare, 70)()).attr("fill", scale);
+    items.append("span").text(String);
+    node.insert(() => items.node().parentNode, "svg");
+  }
+
+  const palette = (names) => d3.scaleOrdinal(names, COLORS);
+  const facets = (runs) => (runs.length > 1 ? { fx: "run" } : {});
+
+  // Measures by model with 95 % intervals; `names` is a list of [part, measure, words].
+  function measureRows(runs, names) {
+    const rows = [];
+    for (const run of runs)
+      for (const [t, parts] of Object.entries(run.models))
+        names.forEach(([part, measure, words], i) => {
+          const found = parts[part]?.[measure];
+          if (found && found.value != null) {
+            const place = +t + (i - (names.length - 1) / 2) * 0.09;
+            rows.push({ run: run.name, t: +t, place, measure: words, n: found.n,
+              value: found.value, low: found.low, high: found.high });
+          }
+        });
+    return rows;
+  }
+
+  // `line` is a value of the measures (a share from 0 to 1, say); `domain` is in the axis's unit (percent, where `share`).
+  function byModel(runs, title, about, names, { share = true, domain, line } = {}) {
+    const rows = measureRows(runs, names);
+    if (!rows.length) return;
+    const shown = names.map((name) => name[2]).filter((words) => rows.some((row) => row.measure === words));
+    const color = palette(shown), models = d3.range(d3.max(rows, (row) => row.t) + 1);
+    const svg = Plot.plot({
+      width: WIDTH, height: 240, marginLeft: 44, marginBottom: 28,
+      x: { domain: [-0.4, models.length - 0.6], ticks: models, tickFormat: (t) => `M${t}`, label: null },
+      y: { domain, nice: true, grid: true, label: null, percent: share, tickFormat: share ? (v) => `${v} %` : undefined },
+      fx: { label: null },
+      color: { domain: shown, range: shown.map(color) },
+      symbol: { domain: shown, range: SYMBOLS.slice(0, shown.length) },
+      marks: [
+        line == null ? null : Plot.ruleY([line], { strokeDasharray: "4 3", strokeOpacity: 0.6 }),
+        Plot.line(rows, { x: "place", y: "value", stroke: "measure", strokeWidth: 1.5, ...facets(runs) }),
+        Plot.ruleX(rows.filter((row) => row.low != null), { x: "place", y1: "low", y2: "high", stroke: "measure", strokeOpacity: 0.65, ...facets(runs) }),
+        Plot.dot(rows, { x: "place", y: "value", fill: "measure", symbol: "measure", r: 4, ...facets(runs),
+          title: (row) => `${row.measure}, M${row.t}: ${share ? percent(row.value) : number(row.value)} `
+            + `${interval(row, share ? percent : number)}, n = ${row.n}` }),
+      ],
+    });
+    const show = share ? percent : number;
+    const node = figure(title, about, svg, [
+      ["run", (row) => row.run], ["model", (row) => `M${row.t}`], ["measure", (row) => row.measure],
+      ["value", (row) => show(row.value)], ["low", (row) => show(row.low)], ["high", (row) => show(row.high)],
+      ["n", (row) => row.n],
+    ], rows);
+    if (shown.length > 1) legend(node, shown, color, true);
+  }
+
+  function wins(runs) {
+    const rows = [], names = ["win", "tie", "loss"], many = runs.length > 1;
+    for (const run of runs)
+      for (const [t, parts] of Object.entries(run.models)) {
+        const all = parts.head_to_heads ?? (parts.head_to_head ? { [t - 1]: parts.head_to_head } : {});
+        for (const [u, match] of Object.entries(all))
+          for (const name of names)
+            if (match[name]?.value != null)
+              rows.push({ match: `${many ? `${run.name}: ` : ""}M${t} against M${u}`, run: run.name, result: name,
+                ...match[name], net: match.net_win, controlled: match.length_controlled_win_rate });
+      }
+    if (!rows.length) return;
+    const color = d3.scaleOrdinal(names, ["#0072B2", "#b9bec4", "#E69F00"]);
+    const matches = [...new Set(rows.map((row) => row.match))];
+    const nets = rows.filter((row) => row.result === "win" && row.net?.low != null);
+    const judges = [...new Set(runs.flatMap((run) => Object.values(run.models).map((m) => m.head_to_head_judge)))];
+    const judge = judges.filter(Boolean).join(", ");
+    const svg = Plot.plot({
+      width: WIDTH, height: 40 + 34 * matches.length, marginLeft: d3.max(matches, (m) => 7 * m.length) + 6, marginRight: 124,
+      x: { percent: true, domain: [0, 100], label: null, tickFormat: (v) => `${v} %` },
+      y: { domain: matches, label: null },
+      color: { domain: names, range: names.map(color) },
+      marks: [
+        Plot.barX(rows, { x: "value", y: "match", fill: "result", order: names,
+          title: (row) => `${row.match}: ${row.result} ${percent(row.value)} ${interval(row, percent)}, n = ${row.n}` }),
+        Plot.text(nets, { x: 1, y: "match", dx: 6, textAnchor: "start",
+          text: (row) => `net ${d3.format("+.0f")(100 * row.net.value)} [${d3.format("+.0f")(100 * row.net.low)}, ${d3.format("+.0f")(100 * row.net.high)}]` }),
+      ],
+    });
+    const node = figure("Head to head", `Judged by ${judge}, in both orders; disagreement is a tie. Net: wins less losses, points.`, svg, [
+      ["match", (row) => row.match], ["result", (row) => row.result], ["share", (row) => percent(row.value)],
+      ["low", (row) => percent(row.low)], ["high", (row) => percent(row.high)], ["n", (row) => row.n],
+      ["length-controlled win rate", (row) => percent(row.controlled?.value)],
+    ], rows);
+    legend(node, names, color);
+  }
+
+  function byType(runs) {
+    const many = runs.length > 1;
+    const rows = runs.flatMap((run) => {
+      const types = run.models[run.last].head_to_heads?.[run.last - 1]?.types ?? {};
+      return Object.entries(types).filter(([, match]) => match.net_win?.low != null)
+        .map(([type, match]) => ({ run: run.name, type: `${type.replaceAll("_", " ")}${many ? `, ${run.name}` : ""}`, ...match.net_win }));
+    });
+    if (!rows.length) return;
+    const types = d3.sort(new Set(rows.map((row) => row.type)));
+    const svg = Plot.plot({
+      width: WIDTH, height: 50 + 20 * types.length, marginLeft: d3.max(types, (type) => 6 * type.length) + 12, marginRight: 16,
+      x: { domain: [-100, 100], percent: true, label: "wins less losses, points", grid: true }, y: { domain: types, label: null },
+      marks: [
+        Plot.ruleX([0], { strokeDasharray: "4 3", strokeOpacity: 0.6 }),
+        Plot.ruleY(rows, { y: "type", x1: "low", x2: "high", stroke: COLORS[0], strokeOpacity: 0.65 }),
+        Plot.dot(rows, { y: "type", x: "value", fill: COLORS[0], r: 4,
+          title: (row) => `${row.type}: ${percent(row.value)} [${percent(row.low)}, ${percent(row.high)}], n = ${row.n}` }),
+      ],
+    });
+    figure("By type of instruction", "The last model's answers against those of the model before; types with two prompts or more.", svg, [
+      ["type", (row) => row.type], ["net win", (row) => percent(row.value)], ["low", (row) => percent(row.low)],
+      ["high", (row) => percent(row.high)], ["n", (row) => row.n],
+    ], rows);
+  }
+
+  function histograms(runs) {
+    const rows = runs.flatMap((run) => run.histograms.map((row) => ({ ...row, run: run.name,
+      what: `${runs.length > 1 ? `${run.name}, ` : ""}${row.model}: ${row.of}` })));
+    if (!rows.length) return;
+    const whats = [...new Set(rows.map((row) => row.what))];
+    const svg = Plot.plot({
+      width: WIDTH, height: 34 + 58 * whats.length, marginLeft: 40, marginRight: 8,
+      x: { label: null, type: "band" }, y: { percent: true, label: null, ticks: 3, grid: true, tickFormat: (v) => `${v} %` },
+      fy: { domain: whats, axis: null },
+      marks: [
+        Plot.barY(rows, { x: "score", y: "share", fy: "what", fill: COLORS[0],
+          title: (row) => `${row.what}, score ${row.score}: ${row.count} (${percent(row.share)})` }),
+        Plot.text(whats, { fy: (what) => what, text: (what) => what, frameAnchor: "top-left", dx: 3, dy: 2 }),
+        Plot.ruleY([0]),
+      ],
+    });
+    figure("Scores", "Nearest whole scores. A judge that gives nearly all answers one score cannot tell them apart.", svg, [
+      ["judge", (row) => row.what], ["score", (row) => row.score], ["count", (row) => row.count], ["share", (row) => percent(row.share)],
+    ], rows);
+  }
+
+  function funnel(runs) {
+    const many = runs.length > 1;
+    const rows = runs.flatMap((run) => run.funnel.map((row) => ({ ...row, run: run.name,
+      of: `${many ? `${run.name}, ` : ""}for ${row.iteration}`,
+      why: Object.entries(row.lost).map(([reason, n]) => `${n} ${reason}`).join("; ") })));
+    if (!rows.length) return;
+    const steps = [...new Set(rows.map((row) => row.step))], groups = [...new Set(rows.map((row) => row.of))];
+    const svg = Plot.plot({
+      width: WIDTH, height: 34 + groups.length * (steps.length * 24 + 22), marginLeft: 152, marginTop: 22, marginRight: 48,
+      x: { label: null, ticks: 4 }, y: { domain: steps, label: null }, fy: { domain: groups, axis: null },
+      marks: [
+        Plot.barX(rows, { x: "count", y: "step", fy: "of", fill: COLORS[2], title: (row) => `${row.step}: ${row.count}${row.why ? `; lost: ${row.why}` : ""}` }),
+        Plot.text(rows, { x: "count", y: "step", fy: "of", text: (row) => d3.format(",")(row.count), textAnchor: "start", dx: 4 }),
+        Plot.text(groups, { fy: (group) => group, text: (group) => group, frameAnchor: "top-left", dx: -148, dy: -16, fontWeight: 600 }),
+      ],
+    });
+    const lost = rows.filter((row) => row.why).map((row) => `${row.of}, before "${row.step}": ${row.why}`);
+    figure("From prompts to pairs", lost.length ? `Lost ${lost.join(". ")}.` : "Nothing was lost on the way.", svg, [
+      ["", (row) => row.of], ["step", (row) => row.step], ["count", (row) => row.count], ["lost", (row) => row.why],
+    ], rows);
+  }
+
+  function curves(runs) {
+    const rows = runs.flatMap((run) => run.curves.map((row) => ({ ...row, series: runs.length > 1 ? `${run.name}: ${row.training}` : row.training })));
+    // SFT and DPO each on a scale of its own: their losses and steps do not compare.
+    for (const [what, found] of d3.group(rows, (row) => `${row.training.split(" to ")[0]}, ${row.what}`)) {
+      const names = [...new Set(found.map((row) => row.series))], color = palette(names);
+      const svg = Plot.plot({
+        width: WIDTH, height: 220, marginLeft: 48,
+        x: { label: "step" }, y: { label: null, grid: true, nice: true },
+        color: { domain: names, range: names.map(color) },
+        marks: [
+          Plot.line(found, { x: "step", y: "value", stroke: "series", strokeWidth: 1.5 }),
+          Plot.dot(found.length > 80 ? [] : found, { x: "step", y: "value", fill: "series", r: 2 }),
+          Plot.tip(found, Plot.pointer({ x: "step", y: "value", title: (row) => `${row.series}, step ${row.step}: ${number(row.value)}` })),
+        ],
+      });
+      const node = figure(`Training: ${what}`, "On the training data, as the trainer logged it.", svg, [
+        ["training", (row) => row.series], ["step", (row) => row.step], [what, (row) => number(row.value)],
+      ], found);
+      if (names.length > 1) legend(node, names, color);
+    }
+  }
+
+  function cost(runs) {
+    const many = runs.length > 1;
+    const rows = runs.flatMap((run) => run.cost.map((row) => ({ ...row, of: `${many ? `${run.name}: ` : ""}${row.when}` })));
+    const total = d3.rollup(rows, (found) => d3.sum(found, (row) => row.seconds), (row) => row.stage);
+    const top = [...total].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([stage]) => stage);
+    for (const row of rows) row.shown = top.includes(row.stage) ? row.stage : "other";
+    const names = [...top, ...(total.size > top.length ? ["other"] : [])], color = palette(names);
+    const groups = [...new Set(rows.map((row) => row.of))].sort();
+    const minutes = d3.max(d3.rollup(rows, (found) => d3.sum(found, (row) => row.seconds), (row) => row.of).values()) > 240;
+    const svg = Plot.plot({
+      width: WIDTH, height: 44 + 30 * groups.length, marginLeft: d3.max(groups, (g) => 7 * g.length) + 10,
+      x: { label: minutes ? "minutes" : "seconds", grid: true }, y: { domain: groups, label: null },
+      color: { domain: names, range: names.map(color) },
+      marks: [Plot.barX(rows, Plot.groupY({ x: "sum" }, { x: (row) => row.seconds / (minutes ? 60 : 1), y: "of", fill: "shown", order: names }))],
+    });
+    const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes in all; stages that one engine writes run at the same time, so bars can add up to more.`, svg, [
+      ["", (row) => row.of], ["stage", (row) => row.stage], ["seconds", (row) => number(row.seconds)], ["tokens", (row) => d3.format(",")(row.tokens)],
+    ], rows);
+    legend(node, names, color);
+  }
+
+  return (runs) => {
+    wins(runs);
+    byType(runs);
+    byModel(runs, "The judge against people", "Held-out pairs ordered as people did; dashed: chance.", [
+      ["judge", "pairwise_accuracy_all", "all (a coin where silent)"],
+      ["judge", "shorter_is_better", "where shorter is better"],
+      ["judge", "longer_is_better", "where longer is better"],
+      ["judge", "longer_wins", "“the longer wins”"],
+    ], { domain: [0, 100], line: 0.5 });
+    byModel(runs, "Rank correlation", "Of scores with people's ranks, within a prompt.", [
+      ["judge", "spearman", "Spearman"], ["judge", "kendall_tau", "Kendall tau"],
+    ], { share: false, line: 0 });
+    byModel(runs, "Can the judge be read, and does it tell apart?", "Held-out judgements.", [
+      ["judge", "parse_rate", "has a score"], ["judge", "commonest_score_share", "commonest score"], ["judge", "ties", "ties"],
+      ["judge", "shown_first_wins", "first shown wins"],
+    ], { domain: [0, 100] });
+    histograms(runs);
+    byModel(runs, "What the loop's own judge thinks", "Mean score of each model's candidates, points. If it rises and neither win rates nor the judge against people do, the judge is being pleased.", [
+      ["feedback", "score_mean", "mean score"],
+    ], { share: false });
+    byModel(runs, "Instructions followed", "Of those that a program can check; no judge takes part.", [
+      ["instructions", "instruction_strict", "evaluation prompts"], ["ifeval", "instruction_strict", "IFEval"],
+      ["ifeval", "prompt_strict", "IFEval, whole prompts"],
+    ], { domain: [0, 100] });
+    byModel(runs, "Length of evaluation answers", "Characters. Longer is not better.", [["answers", "mean_characters", "characters"]], { share: false });
+    byModel(runs, "Form of evaluation answers", "Habits that grow unseen; the same prompts for every model.", [
+      ["drift", "bullets", "bullets"], ["drift", "numbered_lists", "numbered lists"], ["drift", "headings", "headings"],
+      ["drift", "bold", "bold"], ["drift", "commonest_opening", "commonest opening"],
+    ]);
+    byModel(runs, "Faults of evaluation answers", "None of these needs a judge.", [
+      ["answers", "truncated", "cut off"], ["drift", "repeated_4grams", "repeated 4-grams"],
+      ["drift", "refusals", "refusals"], ["drift", "language_switches", "another script"],
+    ]);
+    byModel(runs, "Variety of evaluation answers", "Different runs of n words, of all; longer answers have fewer.", [
+      ["drift", "distinct_1", "n = 1"], ["drift", "distinct_2", "n = 2"], ["drift", "distinct_3", "n = 3"],
+    ]);
+    funnel(runs);
+    curves(runs);
+    cost(runs);
+  };
+})();

@@ -1,0 +1,226 @@
+"""The numbers of one run, as its report page shows them; read from the run's folder without touching it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from srlm import __version__
+from srlm.config import Config, flatten, to_dict
+from srlm.errors import RunFolderError
+from srlm.evaluation.reward_hacking import suspicions
+from srlm.judges.prompt import mean_score
+from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
+from srlm.pipeline.manifest import finished_manifests
+from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
+from srlm.pipeline.roles import judge_of
+from srlm.pipeline.run_reader import open_run, read_manifest
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.alarms import SIGNS, ringing
+from srlm.recipes import stages
+from srlm.training.early_stopping import outcome_lines
+from srlm.types import Judgement
+
+R = TypeVar("R")
+
+CURVE_POINTS = 300  # of a training curve; longer ones are thinned evenly
+CURVES = {  # a trainer's log key -> what the page calls it
+    "loss": "loss",
+    "mean_token_accuracy": "token accuracy",
+    "pairs_in_order": "pairs in the right order",
+    "rewards/accuracies": "pairs in the right order",
+    "rewards/margins": "reward margin",
+    "accuracy": "pairs in the right order",
+}
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """One run up to the last model that was measured."""
+
+    workspace: Workspace
+    config: Config
+    last: int  # M_last is the last model that was measured
+    models: dict[int, dict[str, Any]]  # evaluation.json of M0..M_last
+    signs: dict[int, dict[str, float]]  # of the feedback that trained M_t
+    alarms: dict[int, list[str]]  # which of them rang
+    own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
+    suspicions: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
+    early_stopping: list[str] = field(default_factory=list)  # of each DPO training that used it, what it compared
+    _read: dict[Path, list[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def records(self, artifact: Artifact[R], t: int = 0) -> list[R]:
+        """Return the records of a file, which is read once; none where there is no file."""
+        path = artifact.path(self.workspace, t)
+        if path not in self._read:
+            self._read[path] = artifact.peek(self.workspace, t)
+        return self._read[path]
+
+    def charts(self) -> dict[str, Any]:
+        """What the page draws: plain data."""
+        return {
+            "name": self.name,
+            "last": self.last,
+            "maxScore": self.config.judge.max_score,
+            "models": {
+                str(t): {part: values for part, values in measures.items() if part != "judge_card"}
+                | {"feedback": {"score_mean": self.own_scores.get(t)}}
+                for t, measures in self.models.items()
+            },
+            "histograms": self._histograms(),
+            "funnel": self._funnels(),
+            "curves": self._curves(),
+            "cost": self._costs(),
+        }
+
+    def options(self) -> dict[str, Any]:
+        """Every option, flat; of a path its last name only, and no address of a server (it can hold a password)."""
+        plain = to_dict(self.config)
+        flat = {name: value for group in plain for name, value in flatten(plain, group).items()}
+        return {
+            name: Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+            for name, value in flat.items()
+            if name not in PRIVATE
+        }
+
+    def state(self) -> dict[str, str]:
+        """Whether the run is completed, stopped (why, and the command that resumes it) or running; for the page."""
+        found = state_of(self.workspace)
+        state = found.state or (COMPLETED if self.last >= self.config.iteration else STOPPED)
+        if state != STOPPED:
+            return {"state": state, "why": "", "command": ""}
+        why = found.why.replace(str(self.workspace.root), self.workspace.root.name)
+        command = run_command(self.workspace, self.config, self.config.iteration, found.overrides)
+        return {"state": state, "why": why, "command": public_command(command) if command else ""}
+
+    def facts(self) -> dict[str, str]:
+        """Version, packages, machine, seed."""
+        run = self.workspace.run()
+        packages = ", ".join(f"{name} {version}" for name, version in run.get("packages", {}).items())
+        machine = run.get("machine", {})
+        facts = {
+            "srlm": run.get("version", __version__),
+            "Python": run.get("python", ""),
+            "packages": packages,
+            "machine": ", ".join([machine.get("system", ""), *machine.get("gpus", [])]),
+            "seed": str(self.config.seed),
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def _histograms(self) -> list[dict[str, Any]]:
+        """Whole scores: of each iteration's candidates, and of M_t's judgements of the held-out answers."""
+        rows = []
+        for t in range(2, self.last + 2):
+            judgements = self.records(JUDGEMENTS, t)
+            counts = Counter(j.whole_score for j in judgements if j.score is not None)
+            rows += self._bars(counts, t - 1, f"candidates of M{t - 1}")
+        for t, measures in self.models.items():
+            histogram = measures.get("judge_card", {}).get("scores", {}).get("histogram", {})
+            rows += self._bars({int(score): n for score, n in histogram.items()}, t, "held-out answers")
+        return rows
+
+    def _bars(self, counts: dict[Any, int], t: int, of: str) -> list[dict[str, Any]]:
+        total = sum(counts.values())
+        scores = range(self.config.judge.max_score + 1) if total else ()
+        return [
+            {"model": f"M{t}", "of": of, "score": s, "count": counts.get(s, 0), "share": counts.get(s, 0) / total}
+            for s in scores
+        ]
+
+    def _funnels(self) -> list[dict[str, Any]]:
+        """From attempts at prompts to pairs, with what was lost on the way and why."""
+        rows = []
+        for t in range(2, self.last + 2):
+            lost = Counter[str]()
+            prompts = self.records(PROMPTS, t)
+            lost.update(prompt.rejected for prompt in prompts if prompt.rejected)
+            if not prompts:
+                continue
+            accepted = [prompt.id for prompt in prompts if not prompt.rejected]
+            candidates = self.records(CANDIDATES, t)
+            of_candidate: dict[str, list[Judgement]] = {}
+            for judgement in self.records(JUDGEMENTS, t):
+                of_candidate.setdefault(judgement.candidate_id, []).append(judgement)
+            enough = self.config.judge.min_valid
+            scored = Counter(
+                c.prompt_id for c in candidates if mean_score(of_candidate.get(c.id, []), enough) is not None
+            )
+            steps = [
+                ("attempts at a prompt", len(prompts), {}),
+                ("accepted prompts", len(accepted), dict(lost)),
+                ("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}),
+            ]
+            pairing = stages.pairs(self.workspace, self.config, t)
+            if pairing.path.exists():
+                counts = pairing.manifest().counts
+                steps.append(("pairs", counts["pairs"], counts["dropped"]))
+            rows += [{"iteration": f"M{t}", "step": step, "count": n, "lost": why} for step, n, why in steps]
+        return rows
+
+    def _curves(self) -> list[dict[str, Any]]:
+        rows = []
+        for t in range(1, self.last + 1):
+            for path in sorted(self.workspace.iteration(t).glob(training_log("*"))):
+                name = path.name.removesuffix(training_log(""))
+                title = {"preference": f"DPO to M{t}", "sft": "SFT to M1"}.get(name, name.replace("_", " "))
+                lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+                logged = [line for line in lines if "loss" in line]
+                thin = max(1, -(-len(logged) // CURVE_POINTS))
+                for line in logged[::thin]:
+                    rows += [
+                        {"training": title, "step": line["step"], "what": words, "value": line[key]}
+                        for key, words in CURVES.items()
+                        if isinstance(line.get(key), int | float) and math.isfinite(line[key])  # JSON has no NaN
+                    ]
+        return rows
+
+    def _costs(self) -> list[dict[str, Any]]:
+        rows = []
+        for path in finished_manifests(self.workspace.root):
+            manifest = read_manifest(path)
+            folder, name = manifest.stage.split("/")[0], path.stem.replace("_", " ")
+            when = folder.replace("iteration_", "M")
+            rows.append({"when": when, "stage": name, "seconds": manifest.seconds, "tokens": manifest.tokens})
+        return rows
+
+
+def collect(root: Path) -> RunNumbers:
+    """The numbers of the run in this folder.
+
+    Raises
+    ------
+    RunFolderError
+        If it is no run's folder, or no model of it was measured yet.
+    """
+    workspace = open_run(root)
+    try:
+        config = workspace.config()
+    except KeyError as error:  # a value that this version does not know
+        raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
+    models: dict[int, dict[str, Any]] = {}
+    while (path := workspace.iteration(len(models)) / EVALUATION).exists():
+        models[len(models)] = json.loads(path.read_text(encoding="utf-8"))
+    if not models:
+        raise RunFolderError(
+            f"{root}: no model was measured yet (iteration_0/evaluation.json). The run writes its report as soon as "
+            "there is something to see."
+        )
+    signs, alarms, counts = {}, {}, {}
+    for t in range(2, len(models) + 1):
+        stage = stages.pairs(workspace, config, t)
+        if stage.path.exists():
+            counts[t] = stage.manifest().counts
+            signs[t] = found = {name: value for name, value in counts[t]["signs"].items() if name in SIGNS}
+            judge = str(judge_of(config, t - 1))
+            alarms[t] = [f"{judge} as judge: {message}" for _, message in ringing(found, config.alarms)]
+    own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
+    hacking, stopping = suspicions(models, counts), outcome_lines(workspace, config, len(models))
+    return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, hacking, stopping)

@@ -1,0 +1,351 @@
+"""A model's card: README.md in the hub's format, in the model's folder, made from what its run left.
+
+What a card says comes from manifests, evaluation.json and run.json. No text of a prompt, an answer or a judgement is in
+it; names that users gave (models, files, types of prompts) are escaped, and of local paths the last part alone is told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from srlm.config import Config
+from srlm.io.files import write_atomic
+from srlm.models.resolve import hub_id
+from srlm.pipeline.artifacts import EVALUATION, IFT
+from srlm.pipeline.manifest import Manifest, finished_manifests
+from srlm.pipeline.roles import judge_of
+from srlm.pipeline.run_reader import manifest, model_name, read_manifest
+from srlm.pipeline.workspace import CARD, Workspace
+from srlm.preferences.alarms import SIGNS, ringing
+from srlm.reporting.summary import ROWS, cell
+
+PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
+# The closing screen sets kinds of a measure in by two spaces, below it.
+_KINDS_OF = {"judge": "pairwise accuracy, ", "head_to_head": "win rate, "}
+_LABELS = {
+    name: (re.sub("^ +", _KINDS_OF.get(part, ""), label), scale)
+    for part, rows in ROWS.items()
+    for name, (label, scale) in rows.items()
+} | {
+    "longer_is_better": ("pairwise accuracy, where longer is better, %", 100),
+    "longer_wins": ("(longer answer wins, %)", 100),
+    "mean_tokens": ("length, tokens", 1),
+    "missing": ("no verdict, %", 100),
+    "net_win": ("wins minus losses, %", 100),
+    "ties": ("ties, %", 100),
+    "strict": ("followed, %", 100),
+    "loose": ("followed loosely, %", 100),
+}
+_GROUPS = {
+    "groups": "instructions",
+    "by_rank": "mean score, by people's rank (0 is the best)",
+    "subsets": "prompts of type",
+}
+_PARTS = {
+    "judge": "As a judge, on answers that people ranked (held-out EFT)",
+    "judge_card": "As a judge, in detail",
+    "answers": "Its answers to the evaluation prompts",
+    "head_to_head": "Its answers against those of the model before",
+    "head_to_heads": "Its answers against those of each earlier model",
+    "instructions": "Instructions of evaluation prompts that it follows, where a program can check them",
+    "ifeval": "Instructions of IFEval that it follows",
+    "drift": "How far it has moved",
+}
+_LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
+_ORDER: tuple[str, ...] = ("sft_baseline", "rationales", "eft", "sft", "reward_model")
+_ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs", "preference")
+_LONGEST = 120  # characters of an option's value
+
+
+def write_card(workspace: Workspace, config: Config, t: int) -> None:
+    """Leave M_t's card in its folder, t from 1; an unchanged one is not touched."""
+    path = workspace.model(t) / CARD
+    text = model_card(workspace, config, t)
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_atomic(path, text)
+
+
+def model_card(workspace: Workspace, config: Config, t: int, place: str = "") -> str:
+    """The card of a finished and measured M_t.
+
+    Parameters
+    ----------
+    t : int
+        From 1: M_0 is not the run's own.
+    place : str
+        The hub id to load it from; "" = the folder that the card lies in.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    run, measures = workspace.run(), _measures(workspace, t)
+    name, base = model_name(workspace, t), config.model.name
+    licence = {key: _one_line(value) for key, value in run.get("base_licence", {}).items()}
+    data = ModelCardData(
+        license=licence.get("license", "unknown"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
+        base_model=hub_id(base),
+        datasets=_hub_data(config) or None,
+        language=languages(workspace) or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["srlm", "self-rewarding", "sft", *(["dpo"] if t >= 2 else [])],
+        model_name=name,
+        eval_results=_eval_results(config, measures),
+    )
+    made = (
+        f"DPO of M{t - 1} on {manifest(workspace, t, 'pairs').counts['pairs']} preference pairs of M{t - 1}'s own "
+        f"answers, which {plain(str(judge_of(config, t - 1)))} judged."
+        if t >= 2
+        else "SFT of M0 on IFT examples (instructions with people's answers)"
+        + ("" if config.judge.rates else " and EFT examples (judgements of answers)")
+        + "."
+    )
+    sections = [
+        f"# {plain(name)}\n\nM{t} of the run {plain(workspace.root.name)}, by self-rewarding training ({PAPER}) of "
+        f"{plain(shown(base))} (M0) with srlm {plain(run.get('version', '?'))}. {made}",
+        _load_section(place),
+        _limits_section(workspace, config, t, measures),
+        _measures_section(measures),
+        _alarms_section(workspace, config, t),
+        lineage_section(workspace, t),
+        _licence_section(config, run),
+        _options_section(_options(workspace, t)),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def plain(text: object) -> str:
+    """Untrusted text for Markdown: one line, no control characters; whatever means something there is escaped."""
+    printable = "".join(c if c.isprintable() else " " for c in str(text))
+    html = printable.translate({ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"})
+    marks = re.sub(r"[\\`*\[\]{}|~#$!^@]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html)
+    return re.sub(r":(?=//)|(?<=www)\.", lambda match: f"&#{ord(match[0])};", marks, flags=re.IGNORECASE).strip()
+
+
+def shown(value: object) -> str:
+    """A name or an option's value as others may read it: of a local path the last part alone."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    local = text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
+    text = Path(text.replace("\\", "/")).name if local and not text.startswith("hub:") else text
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def measures_in(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every measure at or below a part of evaluation.json, with the names that lead to it."""
+    if isinstance(part, dict) and {"value", "low", "high"} <= set(part):
+        yield path, part
+    elif isinstance(part, dict | list):
+        for name, inner in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from measures_in(inner, (*path, str(name)))
+
+
+def _measures(workspace: Workspace, t: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
+    return found
+
+
+def _label(path: tuple[str, ...]) -> tuple[str, int]:
+    """A measure's name for readers, and what its value is multiplied by."""
+    *before, name = path
+    gain = name.endswith("_gain")
+    known = name.removesuffix("_gain")
+    label, scale = _LABELS.get(known, (known.replace("_", " "), 1))
+    label += ", difference to the model before" if gain else ""
+    return ": ".join([*(_GROUPS.get(one, one.replace("_", " ")) for one in before), label]), scale
+
+
+def _measures_section(measures: Mapping[str, Any]) -> str:
+    lines = [
+        "## Measures\n\nValue and 95 % interval ([n/a]: the data give none); n counts what it is taken over. What has "
+        "no value is not defined for this model."
+    ]
+    for part, content in measures.items():
+        rows = list(measures_in(content))
+        if not rows:
+            continue
+        judge = measures.get("head_to_head_judge")
+        by = f" (judged by {plain(judge)})" if judge and part.startswith("head_to_head") else ""
+        table = [
+            f"| {_PARTS.get(part, plain(part.replace('_', ' ').capitalize()))}{by} | | n |",
+            "| --- | ---: | ---: |",
+        ]
+        for path, measure in rows:
+            label, scale = _label(path)
+            if measure["value"] is not None:
+                table.append(f"| {plain(label)} | {cell(measure, scale)} | {plain(measure.get('n', ''))} |")
+        undefined = [plain(_label(path)[0]) for path, measure in rows if measure["value"] is None]
+        without = f"\n\nNot defined here: {'; '.join(undefined)}." if undefined else ""
+        lines.append("\n".join(table) + without)
+    return "\n\n".join(lines)
+
+
+def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
+    """The known measures for the card's metadata; the value is text, since the hub has no field for an interval."""
+    from huggingface_hub import EvalResult
+
+    paths = seed_paths(config)
+    found = []
+    for part, group, title in (
+        ("judge", "eft", "answers that people ranked, held out"),
+        ("answers", "evaluation", "evaluation prompts"),
+        ("head_to_head", "evaluation", "evaluation prompts"),
+    ):
+        for name, measure in measures.get(part, {}).items():
+            if name in ROWS[part] and measure["value"] is not None:
+                interval = "" if measure["low"] is None else f" [{measure['low']:.4g}, {measure['high']:.4g}]"
+                found.append(
+                    EvalResult(
+                        task_type="text-generation",
+                        dataset_type=paths[group].removeprefix("hub:") if _is_hub(paths[group]) else f"srlm-{group}",
+                        dataset_name=f"{title} ({_one_line(shown(paths[group]))})",
+                        metric_type=name,
+                        metric_name=name.replace("_", " "),
+                        metric_value=f"{measure['value']:.4g}{interval}",
+                    )
+                )
+    return found
+
+
+def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
+    if t < 2:
+        return "## Alarms\n\nAlarms look at preference pairs; M1 comes from none."
+    found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("signs", {})
+    rang = [f"- {plain(message)}" for _, message in ringing(found, config.alarms)]
+    told = "\n".join(rang) if rang else "None rang before this model's training."
+    signs = "; ".join(f"{SIGNS[name].words}: {value:.3g}" for name, value in found.items() if name in SIGNS)
+    return f"## Alarms\n\n{told}\n\nWhat they look at: {plain(signs)}."
+
+
+def lineage_section(workspace: Workspace, t: int) -> str:
+    """Every stage's manifest up to M_t: what it made, its hash, its counts."""
+    folders = [workspace.seeds, *(workspace.iteration(u) for u in range(t + 1))]
+    lines = [
+        "## Lineage\n\nFrom the seeds and the base model to this one, stage by stage. Hashes are the beginnings of "
+        "SHA-256: of a file's bytes, of a model's files and what they hold (of large ones, blocks all over them).",
+        "| stage | made | counts |\n| --- | --- | --- |",
+    ]
+    for folder in folders:
+        found = [read_manifest(path) for path in finished_manifests(folder, below=False)]
+        for stage in sorted(found, key=_place):
+            if not stage.stage.endswith("/measures"):
+                made = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
+                lines[-1] += f"\n| {plain(stage.stage)} | {made} | {plain(_counts(stage))} |"
+    return "\n\n".join(lines)
+
+
+def _place(stage: Manifest) -> tuple[int, str]:
+    """Where a stage stands in its iteration; one that is not known comes last."""
+    name = stage.stage.rpartition("/")[2]
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+
+
+def _counts(stage: Manifest) -> str:
+    told = []
+    for name, value in stage.counts.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            told.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        elif name in _LOSSES:
+            told.append(f"{name} {sum(value.values())}")
+    return ", ".join(one.replace("_", " ") for one in told)
+
+
+def _options(workspace: Workspace, t: int) -> dict[str, Any]:
+    """The options that the stages from the seeds to M_t were made with; of a repeated stage the last."""
+    found: dict[str, Any] = {}
+    for folder in (workspace.seeds, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
+        for path in finished_manifests(folder, below=False):
+            found |= read_manifest(path).options
+    return found
+
+
+def _options_section(options: Mapping[str, Any]) -> str:
+    rows = [f"| {plain(name)} | {plain(shown(value)) or '-'} |" for name, value in sorted(options.items())]
+    head = "## Options\n\nThose that the outcome depends on: of data, judge and training.\n"
+    return "\n".join([head, "| option | value |", "| --- | --- |", *rows])
+
+
+def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapping[str, Any]) -> str:
+    lines = []
+    if t >= 2:
+        judge = plain(str(judge_of(config, t - 1)))
+        alone = "No person looked at them" if config.judge.by != "endpoint" else "A server's model judged them"
+        lines.append(
+            f"- {judge} judged the answers that this model learnt from. {alone}: what the judge likes without reason, "
+            "length above all, is learnt with the rest."
+        )
+        ratio = manifest(workspace, t, "pairs").counts.get("signs", {}).get("length_ratio")
+        if ratio is not None:
+            lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
+    if t == 1:
+        lines.append("- It has learnt from the seeds alone: no round of self-rewarding lies behind it.")
+    judged = measures.get("judge", {}).get("pairwise_accuracy_all", {}).get("n", 0)
+    answered = measures.get("answers", {}).get("mean_characters", {}).get("n", 0)
+    lines.append(
+        f"- The measures rest on {plain(judged)} pairs of ranked answers and {plain(answered)} prompts: read the "
+        "intervals."
+    )
+    if by := measures.get("head_to_head_judge"):
+        lines.append(f"- {plain(by)} judged the head to heads, not people.")
+    lines.append(
+        "- Not measured: truth, safety, knowledge, longer conversations, languages other than the seeds', and whether "
+        "evaluation prompts were in the base model's training data."
+    )
+    return "## Limits\n\n" + "\n".join(lines)
+
+
+def _licence_section(config: Config, run: Mapping[str, Any]) -> str:
+    stated, base = run.get("base_licence", {}), plain(shown(config.model.name))
+    said = (
+        f"The base model {base} states: {plain(', '.join(stated.values()))}. This model inherits it."
+        if stated
+        else f"The licence of the base model {base}, which this model inherits, is not known to the run."
+    )
+    seeds = [
+        f"{group.upper()} {plain(shown(path))} ({'CC0-1.0' if path == 'builtin' else 'terms not known to the run'})"
+        for group, path in seed_paths(config).items()
+        if group != "evaluation"
+    ]
+    return f"## Licence\n\n{said} Seeds went into training, too: {'; '.join(seeds)}."
+
+
+def _load_section(place: str) -> str:
+    return (
+        "## Load\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'place = "{place or "."}"  # {"on the hub" if place else "the folder that this file lies in"}\n'
+        "tokenizer = AutoTokenizer.from_pretrained(place)\nmodel = AutoModelForCausalLM.from_pretrained(place)\n"
+        'messages = [{"role": "user", "content": "Name three rivers of Asia."}]\n'
+        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+        "return_dict=True)\n"
+        "output = model.generate(**inputs, max_new_tokens=64)\n"
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n```'
+    )
+
+
+def seed_paths(config: Config) -> dict[str, str]:
+    """Where the seeds came from: group -> builtin, hub:OWNER/NAME or a path."""
+    seeds = config.seeds
+    return {"ift": seeds.ift.path, "eft": seeds.eft.path, "evaluation": seeds.evaluation.path}
+
+
+def _is_hub(path: str) -> bool:
+    return path.startswith("hub:")
+
+
+def _hub_data(config: Config) -> list[str]:
+    paths = [path for group, path in seed_paths(config).items() if group != "evaluation"]
+    return sorted({path.removeprefix("hub:") for path in paths if _is_hub(path)})
+
+
+def languages(workspace: Workspace) -> list[str]:
+    """ISO 639-1 codes of the IFT seeds."""
+    rows = IFT.read(workspace)
+    return sorted({row.language for row in rows if re.fullmatch("[a-z]{2}", row.language)})
+
+
+def _one_line(text: object) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(text)).strip()

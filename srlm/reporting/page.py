@@ -1,0 +1,165 @@
+"""One self-contained page: numbers and texts as compressed data, scripts that draw them, and a policy that lets nothing
+else run.
+
+Texts of models are hostile. They reach the page only as compressed base64, and the DOM only as text, never as markup;
+the Content-Security-Policy allows the page's own scripts and styles by their hash and nothing else, no network least.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from srlm import __version__
+from srlm.io.files import write_atomic
+from srlm.reporting.collect import RunNumbers, collect
+from srlm.reporting.entries import all_entries, cut, row
+from srlm.reporting.phrases import grounds, verdict
+from srlm.reporting.summary import table_rows
+
+SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "browser.js")
+STYLES = ("report.css",)
+PIECE = 200  # entries a piece: unpacked when one of them is looked at, and all of them for a search
+MEGABYTE = 1_000_000
+SAMPLED = 8  # pieces that sizes are tried on
+MARGIN = 0.97  # of the room that these may take: the others can pack a little worse
+LEAST_TEXT = 40  # characters that a text is never cut below
+FRAME = 60_000  # bytes set aside for what is around data, scripts and styles
+
+
+def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int:
+    """Write the page of one or several runs; returns its size in bytes.
+
+    The page is one file. Where that would be larger than `megabytes`, its texts are cut, and a folder beside it,
+    `STEM_data`, holds them whole: the page takes them from there, in pieces, as long as the folder is beside it.
+
+    Parameters
+    ----------
+    roots : sequence of Path
+        Folders of runs.
+    megabytes : float
+        The page's size, about; 0 = one file that holds everything, however large.
+
+    Raises
+    ------
+    RunFolderError
+        As `srlm.reporting.collect.collect` does, or where the disk is full.
+    """
+    runs = [collect(root) for root in roots]
+    entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
+    rows = [[row(entry) for entry in of_run] for of_run in entries]
+    data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows)}
+    assets = {name: asset(name) for name in (*SCRIPTS, *STYLES)}
+    fixed = sum(map(len, [*assets.values(), *data.values()])) + FRAME
+    pieces = {
+        f"{run}-{n // PIECE}": of_run[n : n + PIECE]
+        for run, of_run in enumerate(entries)
+        for n in range(0, len(of_run), PIECE)
+    }
+    limit = fit(list(pieces.values()), megabytes * MEGABYTE - fixed if megabytes else None)
+    folder, digest = to.with_name(f"{to.stem}_data"), ""
+    stale = {path for path in folder.glob("*.js") if re.fullmatch(r"[0-9a-f]{12}-\d+-\d+\.js", path.name)}
+    if limit is not None:
+        whole = {name: pack(piece) for name, piece in pieces.items()}
+        digest = hashlib.sha256("".join(whole.values()).encode()).hexdigest()[:12]  # a page never takes another's texts
+        for name, piece in whole.items():
+            write_atomic(path := folder / f"{digest}-{name}.js", f'Report.receive("{name}","{piece}")\n')
+            stale.discard(path)
+    packed = {name: pack(piece if limit is None else [cut(e, limit) for e in piece]) for name, piece in pieces.items()}
+    page = _render(runs, data, packed, assets, {"limit": limit, "folder": f"{folder.name}/{digest}" if digest else ""})
+    write_atomic(to, page)
+    for path in stale:
+        path.unlink()
+    return len(page.encode())
+
+
+def fit(pieces: Sequence[Sequence[dict[str, Any]]], room: float | None) -> int | None:
+    """Characters at which texts are to be cut so that the packed pieces take at most about `room` bytes together.
+
+    None where nothing need be cut; never below `LEAST_TEXT`, so that very many prompts can take more.
+    """
+    sample = pieces[:: max(1, len(pieces) // SAMPLED)]
+    share = sum(map(len, sample)) / max(1, sum(map(len, pieces)))
+    if room is None or sum(len(pack(piece)) for piece in sample) <= MARGIN * share * room:
+        return None
+    limit = LEAST_TEXT
+    above = max(len(text) for piece in sample for entry in piece for text in [entry["prompt"], *_answers(entry)])
+    while limit < above:  # by halves, to the largest limit at which the sample fits
+        middle = (limit + above + 1) // 2
+        if sum(len(pack([cut(entry, middle) for entry in piece])) for piece in sample) <= MARGIN * share * room:
+            limit = middle
+        else:
+            above = middle - 1
+    return limit
+
+
+def pack(data: Any) -> str:
+    """JSON, deflated, in base64: it can hold no markup, whatever the data hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # "replace": a lone surrogate, which JSON can smuggle in, has no UTF-8.
+    squeezed = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return base64.b64encode(squeezed.compress(text.encode("utf-8", "replace")) + squeezed.flush()).decode()
+
+
+def _render(
+    runs: Sequence[RunNumbers],
+    data: dict[str, str],
+    pieces: dict[str, str],
+    assets: dict[str, str],
+    texts: dict[str, Any],
+) -> str:
+    scripts, styles = (" ".join(f"'{fingerprint(assets[name])}'" for name in names) for names in (SCRIPTS, STYLES))
+    # The folder of texts: scripts of one call each, from the page's own place on disk or its own server.
+    scripts += " 'self' file:" if texts["folder"] else ""
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(asset("report.html"))
+    return template.render(
+        title=", ".join(run.name for run in runs),
+        policy=f"default-src 'none'; script-src {scripts}; style-src {styles}; base-uri 'none'; form-action 'none'",
+        styles=[Markup(assets[name]) for name in STYLES],  # our own files; everything else is escaped
+        scripts=[Markup(assets[name]) for name in SCRIPTS],
+        runs=[_top(run) for run in runs],
+        data=data | {f"piece-{name}": piece for name, piece in pieces.items()},
+        places=json.dumps(texts | {"piece": PIECE}),
+        licences=asset("LICENSES.txt"),
+        version=__version__,
+    )
+
+
+def _top(run: RunNumbers) -> dict[str, Any]:
+    """What stands above the charts, for one run."""
+    return {
+        "name": run.name,
+        "of": f"M{run.last} of M{run.config.iteration}" if run.last < run.config.iteration else f"M{run.last}",
+        "state": run.state(),
+        "base": Path(run.config.model.name).name,
+        "verdict": verdict(run),
+        "columns": [f"M{t}" for t in run.models],
+        "table": table_rows(run.models),
+        "grounds": grounds(run),
+        "alarms": [(f"Before the training of M{t}", told) for t, told in run.alarms.items() if told],
+        "options": {name: json.dumps(value, ensure_ascii=False) for name, value in run.options().items()},
+        "facts": run.facts(),
+    }
+
+
+def _answers(entry: dict[str, Any]) -> list[str]:
+    return [answer["text"] for answer in entry["answers"]]
+
+
+def asset(name: str) -> str:
+    return resources.files("srlm.reporting").joinpath("assets", name).read_text(encoding="utf-8").strip()
+
+
+def fingerprint(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

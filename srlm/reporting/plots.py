@@ -1,0 +1,258 @@
+"""Scorecards, one a data set, and the arms of sweeps as pictures: PNG and SVG."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from srlm.evaluation.judge_metrics import parsed
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
+_ACCURACIES = {
+    "pairwise_accuracy_all": "all pairs",
+    "longer_is_better": "longer is better",
+    "shorter_is_better": "shorter is better",
+    "length_balanced_accuracy": "both alike",
+}
+_GREY = "#666666"
+_LINES = ("--", ":", "-.")
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "srlm",
+    "svg.fonttype": "none",
+}
+
+Card = dict[str, Any]
+
+
+def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
+    """How right, how saturated and how calibrated judges are on one data set.
+
+    Parameters
+    ----------
+    cards : one a judge
+        As `srlm.evaluation.judge_metrics.judge_card` makes them.
+    names : what to call the judges
+    path : Path
+        Without its ending; ".png" and ".svg" are written, and their paths returned.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
+        right, scores, ranks = figure.subplots(1, 3, width_ratios=(5, 4, 3))
+        _accuracies(right, cards)
+        _histogram(scores, cards)
+        _calibration(ranks, cards)
+        baseline = Line2D([], [], color=_GREY, linewidth=1.5)
+        _legend(figure, [*map(_handle, range(len(cards))), baseline], [*names, "the longer answer wins"], title)
+        return _save(figure, path)
+
+
+def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
+    """By how much each attack moves the score; `cards` as `srlm.evaluation.attacks.attack_card` makes them."""
+    attacks = [name for name in cards[0] if name != "plain"]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.4 + 0.3 * len(attacks)), layout="constrained")
+        axes = figure.subplots()
+        for number, card in enumerate(cards):
+            rows = [(place, card[name]["change"]) for place, name in enumerate(attacks)]
+            _points(axes, rows, number, len(cards), upright=False)
+        axes.axvline(0, color=_GREY, linewidth=1)
+        axes.set_yticks(range(len(attacks)), attacks)
+        axes.invert_yaxis()
+        axes.set_xlabel("change of the score against the plain answer, points")
+        axes.grid(axis="x", alpha=0.3)
+        for place, name in enumerate(attacks):
+            if all(card[name]["change"]["value"] is None for card in cards):
+                axes.annotate("not scored", (0, place), (6, 0), textcoords="offset points", va="center", color=_GREY)
+        _legend(figure, [*map(_handle, range(len(cards)))], names, title)
+        return _save(figure, path)
+
+
+def plot_arms(card: Card, panels: Sequence[tuple[str, float]], path: Path) -> list[Path]:
+    """The arms of a sweep: colours tell the first option, places along the axis the others.
+
+    Each measure has a panel of values, and below it one of the differences to the arm's reference, which are paired and
+    so tell arms apart where the values' intervals do not. Points are all runs of an arm together with their 95 %
+    interval, small dots its single runs; a model that is of no run, M0 for example, is a line across.
+
+    Parameters
+    ----------
+    card : as `srlm.cli.evaluate.arms.arms_card` makes it
+    panels : one a measure
+        Its words, and what its values are multiplied by.
+    path : Path
+        Without its ending; ".png" and ".svg" are written, and their paths returned.
+    """
+    layout = _Arms(card)
+    kinds = ("value", "against") if any(arm["reference"] is not None for arm in card["arms"]) else ("value",)
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns) * len(kinds)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(max(5.0, 3.3 * columns), 2.5 * rows + 0.9), layout="constrained")
+        every = figure.subplots(rows, columns, squeeze=False)
+        for axes in every.flatten():
+            axes.set_visible(False)
+        for number, (row, (words, scale)) in enumerate(zip(card["measures"], panels, strict=True)):
+            for below, kind in enumerate(kinds):
+                axes = every[number // columns * len(kinds) + below, number % columns]
+                axes.set_visible(True)
+                layout.draw(axes, row["arms"], kind, scale)
+                title = words if kind == "value" else f"difference to {layout.references}"
+                axes.set_title(_plain("\n".join(textwrap.wrap(title, 38))), loc="left", fontsize=9)
+        _legend(figure, *layout.legend(), f"By {', '.join(card['by'])}")
+        return _save(figure, path)
+
+
+class _Arms:
+    """Where an arm stands: its place along the axis and its colour."""
+
+    def __init__(self, card: Card):
+        self.values = [list(arm["options"].values()) for arm in card["arms"]]
+        own = [of_arm for of_arm in self.values if of_arm]
+        self.first = list(dict.fromkeys(of_arm[0] for of_arm in own))
+        self.rest = list(dict.fromkeys(", ".join(of_arm[1:]) for of_arm in own))
+        self.alone = self.rest == [""]  # one option: its values along the axis, in one colour
+        self.across = [arm["name"] for arm in card["arms"] if not arm["options"]]
+        self.axis = ", ".join(card["by"] if self.alone else card["by"][1:])
+        references = {arm["reference"] for arm in card["arms"] if arm["reference"] is not None}
+        self.references = " or ".join(dict.fromkeys(self.values[place][0] for place in sorted(references)))
+
+    def draw(self, axes: Axes, entries: Sequence[Card], kind: str, scale: float) -> None:
+        shown = self.first if self.alone else self.rest
+        of = 1 if self.alone else len(self.first)
+        lines = [entry["value"]["value"] for entry, v in zip(entries, self.values, strict=True) if not v]
+        for number, value in enumerate(lines if kind == "value" else [0.0]):
+            if value is not None:
+                axes.axhline(scale * value, color=_GREY, linewidth=1, linestyle=_LINES[number % 3] if lines else "-")
+        for entry, of_arm in zip(entries, self.values, strict=True):
+            if not of_arm or entry[kind] is None:
+                continue
+            colour = 0 if self.alone else self.first.index(of_arm[0])
+            place = shown.index(of_arm[0] if self.alone else ", ".join(of_arm[1:]))
+            if kind == "value":
+                at = place + (colour - (of - 1) / 2) * min(0.2, 0.7 / of) + 0.06
+                single = [scale * one for one in entry["runs"] if one is not None]
+                axes.plot(
+                    [at] * len(single), single, ".", color=COLOURS[colour % len(COLOURS)], alpha=0.5, markersize=4
+                )
+            _points(axes, [(place, entry[kind])], colour, of, scale)
+        axes.set_xticks(range(len(shown)), [_plain(name.replace(", ", "\n")) for name in shown], fontsize=8)
+        axes.set_xlim(-0.5, len(shown) - 0.5)
+        axes.set_xlabel(_plain(self.axis), fontsize=8)
+        axes.grid(axis="y", alpha=0.3)
+
+    def legend(self) -> tuple[list[Any], list[str]]:
+        colours = [] if self.alone else self.first
+        handles = [*map(_handle, range(len(colours)))]
+        handles += [Line2D([], [], color=_GREY, linewidth=1, linestyle=_LINES[n % 3]) for n in range(len(self.across))]
+        return handles, [*colours, *self.across]
+
+
+def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
+    axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
+    axes.text(-0.45, 45, "chance", color=_GREY, fontsize=8)
+    baseline = cards[0]["measures"]["longer_wins"]["value"]
+    if baseline is not None:
+        axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
+    for number, card in enumerate(cards):
+        if not parsed(card["measures"])[0]:
+            continue  # no score: its accuracies are those of a coin
+        rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
+        _points(axes, rows, number, len(cards), scale=100)
+    axes.set_xticks(range(len(_ACCURACIES)), list(_ACCURACIES.values()))
+    axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("pairs judged as people do, %")
+    axes.set_title("Right, by which answer is the better one", loc="left", fontsize=9)
+
+
+def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
+    for number, card in enumerate(cards):
+        counts = card["scores"]["histogram"]
+        total = sum(counts.values())
+        shares = [100 * count / total if total else 0 for count in counts.values()]
+        width = 0.8 / len(cards)
+        places = [place - 0.4 + (number + 0.5) * width for place in range(len(counts))]
+        axes.bar(places, shares, width=0.9 * width, color=COLOURS[number % len(COLOURS)])
+    labels = list(cards[0]["scores"]["histogram"])
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("score, the nearest whole one")
+    axes.set_ylabel("judgements, %")
+    axes.set_title("Scores given", loc="left", fontsize=9)
+
+
+def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
+    longest = 1
+    for number, card in enumerate(cards):
+        rows = [(place, measure) for place, measure in enumerate(list(card["by_rank"].values())[:4])]
+        longest = max(longest, len(rows))
+        _points(axes, rows, number, len(cards), joined=True)
+    axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
+    axes.set_xlim(-0.5, longest - 0.5)
+    axes.set_xlabel("place that people gave")
+    axes.set_ylabel("mean score")
+    axes.set_title("Score by people's rank", loc="left", fontsize=9)
+
+
+def _points(
+    axes: Axes,
+    rows: Sequence[tuple[int, Card]],
+    number: int,
+    of: int,
+    scale: float = 1,
+    joined: bool = False,
+    upright: bool = True,
+) -> None:
+    """Values with their intervals, the judges side by side around each place."""
+    known = [(place, m) for place, m in rows if m["value"] is not None]
+    if not known:
+        return
+    at = [place + (number - (of - 1) / 2) * min(0.2, 0.7 / of) for place, _ in known]
+    values = [scale * m["value"] for _, m in known]
+    # Without an interval there is no bar, not one of no width: NaN is not drawn.
+    errors = [
+        [math.nan if m[end] is None else scale * abs(m[end] - m["value"]) for _, m in known] for end in ("low", "high")
+    ]
+    style: dict[str, Any] = {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": "os^Dv"[number % 5],
+        "markersize": 5,
+        "capsize": 2,
+    }
+    style["linestyle"] = "-" if joined else "none"
+    if upright:
+        axes.errorbar(at, values, yerr=errors, elinewidth=1.2, **style)
+    else:
+        axes.errorbar(values, at, xerr=errors, elinewidth=1.2, **style)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], title: str) -> None:
+    figure.legend(handles, [*map(_plain, names)], loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=10, fontweight="bold")
+
+
+def _plain(text: str) -> str:
+    """A name as it is: a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def _handle(number: int) -> Any:
+    return Line2D([], [], color=COLOURS[number % len(COLOURS)], marker="os^Dv"[number % 5], linestyle="none")
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    figure.savefig(paths[0], dpi=150)
+    figure.savefig(paths[1], metadata={"Date": None})
+    return paths

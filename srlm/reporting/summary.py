@@ -1,0 +1,268 @@
+"""The closing screen: M0..M_t with their measures and intervals, where everything lies, and one prompt with its
+candidates."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from srlm.config import Config
+from srlm.engines.missing import missing_lines
+from srlm.evaluation.judge_metrics import judge_warning
+from srlm.evaluation.reward_hacking import suspicions
+from srlm.io.progress import say, screen
+from srlm.io.tables import print_table
+from srlm.judges.prompt import mean_score
+from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
+from srlm.pipeline.resume import run_command
+from srlm.pipeline.roles import judge_of
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.alarms import ringing
+from srlm.recipes import stages
+from srlm.training.early_stopping import outcome_lines
+from srlm.types import Judgement
+
+_FOLLOWED = {
+    "prompt_strict": ("whole prompts, %", 100),
+    "prompt_loose": ("whole prompts, loosely, %", 100),
+    "instruction_strict": ("instructions, %", 100),
+    "instruction_loose": ("instructions, loosely, %", 100),
+}
+# Known measures by part of evaluation.json: name -> (label, what the value is multiplied by).
+ROWS = {
+    "judge": {
+        "pairwise_accuracy": ("pairwise accuracy, %", 100),
+        "pairwise_accuracy_all": ("  coin where silent, %", 100),
+        "shorter_is_better": ("  where shorter is better, %", 100),
+        "length_balanced_accuracy": ("  short and long alike, %", 100),
+        "five_best": ("5-best, %", 100),
+        "exact_match": ("exact match, %", 100),
+        "spearman": ("Spearman", 1),
+        "kendall_tau": ("Kendall tau", 1),
+        "parse_rate": ("parse rate, %", 100),
+        "pair_coverage": ("pairs it scored, %", 100),
+        "commonest_score_share": ("commonest score, %", 100),
+    },
+    "instructions": _FOLLOWED,
+    "ifeval": _FOLLOWED,
+    "answers": {"mean_characters": ("length, characters", 1), "truncated": ("cut off, %", 100)},
+    "head_to_head": {
+        "win": ("wins, %", 100),
+        "tie": ("ties, %", 100),
+        "loss": ("losses, %", 100),
+        "win_rate": ("win rate, ties half, %", 100),
+        "length_controlled_win_rate": ("  at equal length, %", 100),
+        "shown_first_wins": ("first shown wins, %", 100),
+    },
+}
+
+OPTIONAL = ("instructions", "ifeval")  # shown where a model has them
+
+
+def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
+    """Print the closing screen to the user's terminal."""
+    console = screen()
+    models = {
+        t: json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
+        for t in range(config.iteration + 1)
+    }
+    console.print()
+    for line in judge_lines(models):
+        console.print(line, style="bold", markup=False)
+    print_table(console, measures_table(models))
+    for line in verdict(models):
+        console.print(line, style="bold", markup=False)
+    for line in missing_lines(workspace.root):
+        console.print(line, markup=False)
+    if config.iteration >= 2:
+        made = {t: stages.pairs(workspace, config, t).manifest().counts for t in range(2, config.iteration + 1)}
+        stopping = outcome_lines(workspace, config, config.iteration)
+        for line in [*pair_lines(made), *alarm_lines(config, workspace), *stopping, *suspicions(models, made)]:
+            console.print(line, markup=False)
+        console.print()
+        _sample(console, workspace, config.iteration)
+    _places(config, workspace, seconds)
+
+
+def measures_table(models: dict[int, dict[str, Any]]) -> Table:
+    """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
+    table = Table(title="Every model, measured (95 % intervals)", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for t in models:  # where the terminal is narrow, a cell breaks between value and interval
+        table.add_column(f"M{t}", justify="right")
+    for title, rows in table_rows(models):
+        table.add_row(Text(title, style="bold"))
+        for label, cells in rows:
+            table.add_row(f"  {label}", *cells, style="dim" if label.startswith("(") else "")
+        table.add_section()
+    return table
+
+
+def table_rows(models: dict[int, dict[str, Any]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """What the table of models says: of each part its title and its rows, a row being a label and a cell a model."""
+    titles = {
+        "judge": "Judge: held-out EFT",
+        "instructions": "Followed, of what is checkable",
+        "ifeval": "Followed, of IFEval",
+        "answers": "Evaluation answers",
+        "head_to_head": f"Against M_t-1, by {models[max(models)].get('head_to_head_judge', '?')}",
+    }
+    table = []
+    for part, rows in ROWS.items():
+        if part in OPTIONAL and not any(models[t].get(part) for t in models):
+            continue
+        found = [
+            (label, [cell(models[t].get(part, {}).get(name), scale) for t in models])
+            for name, (label, scale) in rows.items()
+        ]
+        if part == "judge":
+            baseline = [cell(models[t].get(part, {}).get("longer_wins"), 100) for t in models]
+            found.append(("(longer answer wins, %)", baseline))
+        table.append((titles[part], found))
+    return table
+
+
+def cell(measure: dict[str, Any] | None, scale: int) -> str:
+    """Return a measure's value and interval, times `scale`, as a table shows it: "12 [3,25]".
+
+    "12 [n/a]" where the data give no interval, "-" where the measure is undefined.
+    """
+    if not measure or measure["value"] is None:
+        return "-"
+    digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
+    value = f"{measure['value'] * scale:.{digits}f}"
+    if measure["low"] is None:
+        return f"{value} [n/a]"
+    return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
+
+
+def signed(measure: dict[str, Any], scale: int) -> str:
+    """As `cell`, with a plus before what is above 0: for differences."""
+    return ("+" if (measure["value"] or 0) > 0 else "") + cell(measure, scale)
+
+
+def judge_lines(models: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each model whose measures as a judge say little or nothing, because too few were parsed."""
+    warnings = {t: judge_warning(measures.get("judge", {})) for t, measures in models.items()}
+    return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
+
+
+def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
+    """Return a sentence for each model: whether its judge and its answers are better than those of the model before.
+
+    A change counts where the 95 % interval of the difference excludes 0.
+    """
+    return [
+        f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].get('judge', {}))}; "
+        f"answers: {_answers_verdict(models[t]['head_to_head'])}."
+        for t in list(models)[1:]
+    ]
+
+
+def _judge_verdict(judge: Mapping[str, Any]) -> str:
+    gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain")}
+    known = {name: m for name, m in gains.items() if m["low"] is not None}
+    better = [_in_words(name) for name, m in known.items() if m["low"] > 0]
+    worse = [_in_words(name) for name, m in known.items() if m["high"] < 0]
+    found = [f"better in {', '.join(better)}"] if better else []
+    found += [f"worse in {', '.join(worse)}"] if worse else []
+    if found:
+        return " but ".join(found)
+    if known:
+        return "no measure differs by more than its interval"
+    single = any(m["value"] is not None for m in gains.values())
+    return "too few prompts to compare" if single else "nothing to compare with"
+
+
+def _answers_verdict(match: Mapping[str, Any]) -> str:
+    win, loss, net = match["win"], match["loss"], match["net_win"]
+    if win["value"] is None:
+        return "the head to head gave no verdict"
+    shares = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost"
+    if net["low"] is None:
+        return f"{shares} (too few prompts for an interval)"
+    beyond = net["low"] > 0 or net["high"] < 0
+    return f"{shares} ({'beyond' if beyond else 'within'} its interval)"
+
+
+def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """How many preference pairs each iteration gave, without how many truncated candidates, and why prompts gave none.
+
+    Parameters
+    ----------
+    made : t -> counts of the pairs stage of M_t
+    """
+    lines = []
+    for t, counts in made.items():
+        line = f"Pairs for M{t}: {counts['pairs']} from {counts['prompts']} prompts"
+        if truncated := counts.get("truncated_candidates"):
+            line += f", without {truncated} truncated candidates"
+        if counts["dropped"]:
+            reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
+            line += f" (prompts without a pair: {reasons})"
+        lines.append(line)
+    return lines
+
+
+def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
+    """Which alarms rang before each training (srlm/preferences/alarms.py), or that none did."""
+    lines = []
+    for t in range(2, config.iteration + 1):
+        found = stages.pairs(workspace, config, t).manifest().counts["signs"]
+        lines += [
+            f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in ringing(found, config.alarms)
+        ]
+    return lines or ["No alarm rang about the judges (alarms.NAME.limit)."]
+
+
+def _in_words(measure: str) -> str:
+    """A measure's name as the table has it."""
+    if measure == "pairwise_accuracy_all":
+        return "pairwise accuracy with a coin where silent"
+    return "pairs whose better answer is the shorter" if measure == "shorter_is_better" else measure.replace("_", " ")
+
+
+def _sample(console: Console, workspace: Workspace, t: int) -> None:
+    """The prompt with the widest gap, its candidates and their scores."""
+    pairs = PAIRS.read(workspace, t)
+    if not pairs:
+        return
+    pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
+    judgements: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in JUDGEMENTS.read(workspace, t):
+        judgements[judgement.candidate_id].append(judgement)
+    table = Table(title=f"A prompt that M{t - 1} wrote, and its answers to it", title_justify="left", show_lines=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column(_plain(pair.prompt, 300))
+    for candidate in CANDIDATES.read(workspace, t):
+        if candidate.prompt_id == pair.id:
+            score = mean_score(judgements[candidate.id], 1)
+            marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
+            style = {"chosen": "green", "rejected": "red"}.get(mark := marks.get(candidate.id, ""), "")
+            table.add_row("-" if score is None else f"{score:.2f}", Text(mark, style), _plain(candidate.text, 240))
+    console.print(table)
+
+
+def _plain(text: str, limit: int) -> Text:
+    """Untrusted text for a terminal: one paragraph, no control characters, no markup."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
+
+
+def _places(config: Config, workspace: Workspace, seconds: float) -> None:
+    last = config.iteration
+    root = workspace.root
+    upto = f" ... iteration_{last}/model" if last > 1 else ""
+    say(f"\nRun      {root} ({seconds / 60:.1f} min this time)")
+    say(f"Models   {root}/iteration_1/model{upto}")
+    say(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json")
+    say(f"Report   {root}/report.html")
+    if command := run_command(workspace, config, last + 1):
+        say("Go on   ", command=command)

@@ -1,1 +1,0 @@
-"""Which tokens SFT learns of which example, on the terminal and as a page (`python -m srlm.show_masking`)."""

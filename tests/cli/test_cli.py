@@ -1,0 +1,253 @@
+"""The command `srlm`: help, completion, and hints for mistyped names; nothing here runs a job."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from srlm import config
+from srlm.__main__ import main
+from srlm.cli.application import folders_of
+from srlm.cli.commands import BY_NAME, COMMANDS, Command
+from srlm.cli.completion import SCRIPTS, complete
+from srlm.cli.help import chosen_groups, command_help, default_of, groups
+from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_texts
+from srlm.cli.search_path import conf_folder
+from tests.helpers import ROOT
+
+OF_OPTIONS = [command for command in COMMANDS if command.config]
+
+
+def composed(command: Command, *overrides: str) -> Any:
+    """Return the options of a command as its yaml files and overrides make them."""
+    assert command.config
+    name, kind = command.config
+    schema = "schema" if name == "config" else f"{name}_schema"
+    ConfigStore.instance().store(name=schema, node=getattr(config, kind))
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return OmegaConf.to_object(compose(name, overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("command", OF_OPTIONS, ids=lambda command: command.name)
+def test_help_shows_the_defaults_that_hydra_composes(command: Command) -> None:
+    options = composed(command)
+    for name, _ in command.options:
+        shown = default_of(command, name)
+        if name in chosen_groups(command):
+            assert shown == "" or shown in groups()[name]
+            continue
+        value = options
+        for part in name.split("."):
+            value = getattr(value, part)
+        value = getattr(value, "name", value)
+        assert shown == (f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value))
+        assert f"{name}={shown}" in command_help(command)
+
+
+EXAMPLES = [(command, words) for command in OF_OPTIONS for words, _ in command.examples]
+
+
+@pytest.mark.parametrize(("command", "words"), EXAMPLES, ids=[f"{c.name} {w}" for c, w in EXAMPLES])
+def test_examples_compose(command: Command, words: str, tmp_path: Path) -> None:
+    assert command.config
+    given = shlex.split(words.replace("my_conf", str(tmp_path)))
+    (tmp_path / "experiment").mkdir()
+    assert unknown_option(given, getattr(config, command.config[1]), folders_of(given)) is None
+    overrides = [word for word in given if "=" in word and not word.startswith("-")]
+    if "-m" not in given and "--config-dir" not in given:
+        composed(command, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["judge.cuont=3"], "judge.count"),
+        (["jugde=additive"], "judge"),
+        (["+sft.learning_rat=1"], "sft.learning_rate"),
+        (["++dpo.lora.rr=1"], "dpo.lora.r"),
+        (["learning_rate=1"], "sft.learning_rate"),
+        (["early_stopping=true"], "dpo.early_stopping"),
+        (["~prompts.cuont"], "prompts.count"),
+        (["iteration=2", "nmae=x"], "name"),
+    ],
+)
+def test_mistyped_option_is_answered_with_a_near_one(words: list[str], near: str) -> None:
+    message = unknown_option(words, config.Config)
+    assert message
+    assert f"Did you mean {near}?" in message
+    assert "--cfg job" in message
+
+
+def test_option_that_resembles_none_has_no_hint() -> None:
+    message = unknown_option(["qqqqq=1"], config.Config)
+    assert message
+    assert "There is no option qqqqq. To list all options" in message
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("iteration=3", "judge=additive", "experiment=[smoke,one_gpu]", "seeds.ift.columns.prompt=question", "-m"),
+        *("+model.chat_template_kwargs.enable_thinking=false", "hydra.searchpath=[file:///x]", "hydra/launcher=slurm"),
+        *("--config-name", "config", "dpo.lora={r: 8}", "seed=1,2,3", "dpo.early_stopping.source.path=x.jsonl"),
+    ],
+)
+def test_words_that_hydra_accepts_pass(word: str) -> None:
+    assert unknown_option([word], config.Config) is None
+
+
+def test_groups_of_a_users_folder_are_known(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], [f"hydra.searchpath=[{tmp_path}]"]):
+        assert unknown_option([*words, "+cluster=mine"], config.Config, folders_of(words)) is None
+    assert unknown_option(["+cluster=mine"], config.Config)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (
+            "model.chat_template_kwargs={enable_thinking: false}",
+            "++model.chat_template_kwargs={enable_thinking: false}",
+        ),
+        ("model.chat_template_kwargs.enable_thinking=false", "++model.chat_template_kwargs.enable_thinking=false"),
+        ("+seeds.ift.columns.prompt=question", "+seeds.ift.columns.prompt=question"),
+        ("judge.count=3", "judge.count=3"),
+        ("model.chat_template=chatml", "model.chat_template=chatml"),
+        ("--config-dir", "--config-dir"),
+    ],
+)
+def test_keys_of_a_mapping_need_no_plus(word: str, expected: str) -> None:
+    assert with_free_keys([word], config.Config) == [expected]
+
+
+def test_mapping_options_compose() -> None:
+    words = ["model.chat_template_kwargs={enable_thinking: false}", "seeds.ift.columns.prompt=question"]
+    options = composed(BY_NAME["run"], *with_free_keys(words, config.Config))
+    assert options.model.chat_template_kwargs == {"enable_thinking": False}
+    assert options.seeds.ift.columns == {"prompt": "question"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2026_11_28", "1e3", "2e51234", "0x10", "5", "-1", "true", "inf", "nan", "010", "plain", "a b", "a:b", ""),
+        *("/data/café/x.jsonl", "データ/x.jsonl", "~/x.jsonl", "runs/lab-seed=1/model", "a#b (1)", "a[1]", "a&b;c!"),
+    ],
+)
+def test_texts_reach_their_options_as_typed(value: str) -> None:
+    words = [f"name={value}", f"model.revision={value}", f"+seeds.ift.columns.prompt={value}"]
+    options = composed(BY_NAME["run"], *with_free_keys(with_texts(words, config.Config), config.Config))
+    assert (options.name, options.model.revision, options.seeds.ift.columns["prompt"]) == (value, value, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("[runs/lab-seed=1/model, 2e51234]", ["runs/lab-seed=1/model", "2e51234"]),
+        ("[~/modèle]", ["~/modèle"]),
+        ("['a,b', c]", ["a,b", "c"]),
+        ("[]", []),
+    ],
+)
+def test_texts_of_a_list_reach_their_option_as_typed(value: str, expected: list[str]) -> None:
+    words = with_texts([f"models={value}"], config.SideBySide)
+    assert composed(BY_NAME["side-by-side"], *words).models == expected
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("name=a,b", "name=1e3,2e3", "name=range(1,3)", "name='1e3'", "name=a\\,b", "runs_dir=${oc.env:HOME}/runs"),
+        *("iteration=3", "sft.learning_rate=1e-3", "judge=pairwise", "prompts.languages=[en,de]", "seed=1,2"),
+        *("model.chat_template_kwargs.enable_thinking=false", "hydra.run.dir=a=b", "--config-dir=a=b", "-m"),
+    ],
+)
+def test_what_is_no_text_or_is_written_for_hydra_is_left_as_it_is(word: str) -> None:
+    assert with_texts([word], config.Config) == [word]
+
+
+def test_every_option_of_every_command_is_known() -> None:
+    for command in OF_OPTIONS:
+        assert command.config
+        kind = getattr(config, command.config[1])
+        assert unknown_option([f"{name}=1" for name in option_names(kind)], kind) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("srlm ", ["run", "judge-bench", "completion"]),
+        ("srlm ju", ["judge-bench"]),
+        ("srlm completion ", ["bash", "zsh", "fish"]),
+        ("srlm run judge=v", ["judge=verdict_only"]),
+        ("srlm run judge=", [f"judge={name}" for name in groups()["judge"]]),
+        ("srlm run iteration=3 sft.lora.t", ["sft.lora.top_layers="]),
+        ("srlm show-masking cou", ["count="]),
+        ("srlm report runs/", []),
+        ("srlm nothing ", []),
+    ],
+)
+def test_completion(line: str, some: list[str]) -> None:
+    found = complete(line)
+    assert set(some) <= set(found)
+    assert all(word.startswith(line.split(" ")[-1]) for word in found)
+    if not some:
+        assert found == []
+
+
+def test_bash_completes_behind_the_equals_sign() -> None:
+    """Bash takes "=" for a break between words and replaces only what stands behind it."""
+    script = SCRIPTS["bash"].replace("srlm --complete", f"{sys.executable} -m srlm --complete")
+    for line, expected in (("srlm run judge=verd", ["verdict_only"]), ("srlm judge", ["judge-bench"])):
+        code = f'{script}\nCOMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}\n_srlm\nprintf "%s\\n" "${{COMPREPLY[@]}}"'
+        ran = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert ran.stdout.split() == expected
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in BY_NAME)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(("name", "near"), [("rnu", "run"), ("judge_bnch", "judge-bench"), ("xyz", "")])
+def test_unknown_command_is_answered_with_a_near_one(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 2
+    text = capsys.readouterr().err
+    assert f"There is no command {name}." in text
+    assert (f"Did you mean {near}?" in text) == bool(near)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from srlm import __version__
+
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", "evaluate -h", "--complete 'srlm run ju'", "completion zsh"])
+def test_help_and_completion_import_nothing_heavy(words: str) -> None:
+    code = (
+        f"import sys; from srlm.__main__ import main; main({shlex.split(words)!r})\n"
+        "heavy = {'torch', 'transformers', 'trl', 'vllm', 'wandb', 'datasets', 'scipy', 'numpy', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", list(BY_NAME))
+def test_every_command_starts(name: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", "srlm", name, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "usage: srlm " + name in ran.stdout

@@ -1,0 +1,189 @@
+"""srlm evaluate: what a command's options ask for, and what cannot be asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from srlm import engines
+from srlm.cli.evaluate import workers
+from srlm.cli.evaluate.main import run
+from srlm.cli.evaluate.plan import Plan
+from srlm.config import Evaluate
+from srlm.errors import ConfigError, PromptTooLongError, RunFolderError
+from srlm.io.files import write_atomic
+from srlm.pipeline import worker as launch
+from srlm.pipeline.stage import report_differences
+from srlm.pipeline.workspace import Workspace
+from tests.helpers import ScriptedEngine
+
+
+def plan(folder: Path, **given: Any) -> Plan:
+    options = Evaluate(models=["b", "a", "c"])
+    judge = given.pop("judge", "first")
+    for name, value in given.items():
+        assert hasattr(options, name)
+        setattr(options, name, value)
+    options.evaluation.judge = judge
+    return Plan(Workspace(folder), options)
+
+
+def test_every_pair_meets_once_and_the_judge_speaks_last(tmp_path: Path) -> None:
+    found = plan(tmp_path)
+    assert [(match.first, match.second) for match in found.matches] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert found.judge == "b"
+    assert found.speakers == ["a", "c", "b"]
+    assert plan(tmp_path, judge="other").speakers == ["b", "a", "c", "other"]
+    assert plan(tmp_path, judge="other", suite=["answers"]).speakers == ["b", "a", "c"]
+
+
+def test_the_order_of_models_changes_no_file(tmp_path: Path) -> None:
+    one = plan(tmp_path, judge="c")
+    other = plan(tmp_path, judge="c", models=["c", "b", "a"])
+    assert {match.comparisons.outputs[0] for match in one.matches} == {
+        match.comparisons.outputs[0] for match in other.matches
+    }
+    assert one.matches[0].comparisons.options == other.matches[0].comparisons.options
+
+
+def test_another_judge_makes_other_verdicts(tmp_path: Path) -> None:
+    one, other = (plan(tmp_path, judge=judge).matches[0].comparisons for judge in ("b", "c"))
+    assert one.options["evaluation.judge"] == "b"
+    assert one.options != other.options
+
+
+def test_one_model_answers_and_has_no_match(tmp_path: Path) -> None:
+    found = plan(tmp_path, models=[])
+    assert found.models == ["smollm2-135m-instruct"]
+    assert found.matches == []
+    assert found.speakers == found.models
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"suite": ["answers", "elo"]}, r"suite names 'elo'; it may name answers, head_to_head, loss, benchmarks"),
+        ({"suite": ["loss"]}, r"suite=\[loss\] needs prompts with answers"),
+        ({"suite": ["loss"], "examples": ["a.jsonl", "a.jsonl"]}, "names a file twice"),
+        ({"suite": ["loss"], "examples": ["a.jsonl"], "models": ["endpoint"]}, "endpoint"),
+        ({"suite": []}, r"suite=\[\] asks for nothing"),
+        ({"suite": ["benchmarks"]}, r"suite=\[benchmarks\] needs their names: benchmarks=\[arc_easy,"),
+        ({"models": ["a", "b", "a"]}, r"models=\[a,b,a\] names a model twice"),
+        ({"judge": "sft"}, r"evaluation\.judge=sft is for runs"),
+        ({"judge": "base"}, r"evaluation\.judge=base is for runs"),
+        ({"judge": "endpoint"}, r"needs endpoint\.base_url and endpoint\.model"),
+        ({"models": ["a", "endpoint"]}, r"needs endpoint\.base_url and endpoint\.model"),
+        ({"models": ["a"], "suite": ["head_to_head"]}, r"suite=\[head_to_head\] needs two models"),
+        ({"limit": -1}, r"limit=-1 cannot work"),
+        ({"benchmark_limit": -1}, r"benchmark_limit=-1 cannot work"),
+        ({"benchmark_shots": -1}, r"benchmark_shots=-1 cannot work"),
+    ],
+)
+def test_what_cannot_be_asked(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(tmp_path, **given)
+
+
+def test_a_server_does_no_benchmarks(tmp_path: Path) -> None:
+    options = Evaluate(models=["endpoint"], suite=["benchmarks"], benchmarks=["arc_easy"])
+    options.endpoint.base_url, options.endpoint.model = "http://127.0.0.1:8000/v1", "big"
+    with pytest.raises(ConfigError, match=r"models=\[endpoint\] does no benchmarks"):
+        Plan(Workspace(tmp_path), options)
+
+
+def test_a_servers_answers_are_of_its_model(tmp_path: Path) -> None:
+    options = Evaluate(models=["endpoint", "a"])
+    options.endpoint.base_url, options.endpoint.model = "http://127.0.0.1:8000/v1", "big"
+    found = Plan(Workspace(tmp_path), options)
+    assert found.answers["endpoint"].options["endpoint.model"] == "big"
+    assert "endpoint.model" not in found.answers["a"].options
+    assert found.matches[0].comparisons.options["endpoint.model"] == "big"  # the first of the models judges
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path, finished: bool) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
+
+    def asked() -> bool:
+        found = plan(tmp_path / "runs", models=[str(folder)], suite=["answers"])
+        if not found.prompts.path.exists():
+            write_atomic(found.prompts.outputs[0], "")
+            found.prompts.done({}, {})
+        [stage] = found.answers.values()
+        if not stage.path.parent.exists():
+            stage.begin()
+            write_atomic(stage.outputs[0], "")
+            if finished:
+                stage.done({}, {})
+        report_differences(found.stages())
+        return stage.complete()
+
+    assert asked() is finished
+    save_file({"two": torch.zeros(1)}, folder / "model.safetensors")
+    verb = "ran" if finished else "began"
+    with pytest.raises(RunFolderError, match=f"input {folder} has changed since this stage {verb}"):
+        asked()
+    save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
+    assert asked() is finished
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()  # what it said is still there
+    assert asked() is finished
+
+
+def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """a lacks one answer and b another: their match has the three prompts that both have answered."""
+    data = tmp_path / "prompts.jsonl"
+    rows = [
+        {
+            "key": n,
+            "prompt": f"Prompt {n}: name a river.",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
+        for n in range(5)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    too_long = {"a": "Prompt 0", "b": "Prompt 3"}
+
+    @contextlib.asynccontextmanager
+    async def open_named(config: Any, name: str) -> AsyncIterator[ScriptedEngine]:
+        def reply(messages: Any, sampling: Any, prefill: str, place: int) -> str:
+            content = messages[-1]["content"]
+            if not sampling.choices and content.startswith(too_long[name]):
+                raise PromptTooLongError("a prompt of 5000 tokens")
+            if sampling.choices and "Prompt 1" in content:
+                raise PromptTooLongError("a prompt of 9000 tokens")
+            return " A" if sampling.choices else f"The {name}, or the Nile."
+
+        yield ScriptedEngine(reply)
+
+    monkeypatch.setattr(engines, "open_named", open_named)
+    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number: workers.worker(workspace, number))
+    options = Evaluate(models=["a", "b"], data=str(data), runs_dir=str(tmp_path / "runs"))
+    options.evaluation.bootstrap = 100
+    cards = run(options)
+    assert cards["answers"]["prompts"] == 5
+    first, second = cards["answers"]["rows"]
+    assert [row["measures"]["mean_characters"]["n"] for row in (first, second)] == [4, 4]
+    assert second["against_first"]["mean_characters"]["n"] == 3
+    assert second["measures"]["prompt_strict"]["n"] == 4
+    assert second["against_first"]["prompt_strict"]["value"] == 0.0
+    [match] = cards["head_to_head"]["matches"]
+    assert (match["measures"]["missing"]["value"], match["measures"]["missing"]["n"]) == (pytest.approx(1 / 3), 3)
+    told = capfd.readouterr().err
+    assert "(prompts.jsonl:1): a prompt of 5000 tokens" in told.replace(str(tmp_path) + "/", "")
+    assert "Head to head: answers to judge without an answer: 1 too long for the judge" in told
+    assert "head to heads: 6 of 6" in told

@@ -1,0 +1,247 @@
+"""srlm export: what other tools read, loaded with those tools where they are installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm.cli.export import FORMS, data_name, export, main, mt_bench_questions, parser, preference_rows
+from srlm.errors import ExportError, RunFolderError
+from srlm.io.files import write_atomic
+from srlm.io.record_file import read_records
+from srlm.pipeline.run_reader import finished_iterations, open_run
+from srlm.types import Answer, PreferencePair, SeedExample
+from tests.finished_run import NASTY
+
+ALPACA = "alpaca_eval/rivers-M{}/model_outputs.json"
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("export")
+    export(open_run(finished_run), target, FORMS, None, False)
+    return target
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def answers(run: Path, t: int) -> list[Answer]:
+    return read_records(run / f"iteration_{t}/evaluation/answers.jsonl", Answer)
+
+
+def test_alpaca_eval_rows_are_each_models_answers(finished_run, exported):
+    for t in (0, 1, 2):
+        rows = json.loads((exported / ALPACA.format(t)).read_text(encoding="ascii"))
+        assert [set(row) for row in rows] == [{"instruction", "output", "generator", "dataset"}] * 4
+        assert [(row["instruction"], row["output"]) for row in rows] == [
+            (answer.prompt, answer.text) for answer in answers(finished_run, t)
+        ]
+        assert {(row["generator"], row["dataset"]) for row in rows} == {(f"rivers-M{t}", "srlm_builtin")}
+
+
+def test_alpaca_eval_itself_loads_them(finished_run, exported):
+    utils = pytest.importorskip("alpaca_eval.utils", reason="alpaca-eval is not installed", exc_type=ImportError)
+    frame = utils.load_or_convert_to_dataframe(str(exported / ALPACA.format(2)))
+    assert utils.get_generator_name(None, frame) == "rivers-M2"
+    assert list(frame["output"]) == [answer.text for answer in answers(finished_run, 2)]
+
+
+def test_mt_bench_asks_only_what_every_model_has_answered(own_run, tmp_path):
+    path = own_run / "iteration_1/evaluation/answers.jsonl"
+    rows = [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    path.write_text("".join(rows[1:]), encoding="utf-8")  # the first was too long for M1
+    manifest = own_run / "iteration_1/evaluation/manifests/answers.json"
+    whole = json.loads(manifest.read_text())
+    whole["outputs"]["iteration_1/evaluation/answers.jsonl"] = open_run(own_run).fingerprint(path)
+    manifest.write_text(json.dumps(whole))
+    export(open_run(own_run), tmp_path / "to", ["mt_bench"], None, False)
+    questions = lines(tmp_path / "to/mt_bench/question.jsonl")
+    assert [question["prompt_id"] for question in questions] == [json.loads(row)["id"] for row in rows[1:]]
+    for t in (0, 1, 2):
+        assert len(lines(tmp_path / f"to/mt_bench/model_answer/rivers-M{t}.jsonl")) == len(rows) - 1
+
+
+def test_mt_bench_has_one_answer_of_one_turn_to_each_question(finished_run, exported):
+    questions = lines(exported / "mt_bench/question.jsonl")
+    asked = {question["prompt_id"]: question for question in questions}
+    assert [question["question_id"] for question in questions] == [1, 2, 3, 4]
+    for t in (0, 1, 2):
+        rows = lines(exported / f"mt_bench/model_answer/rivers-M{t}.jsonl")
+        told = {row["question_id"]: row["choices"] for row in rows}
+        assert {row["model_id"] for row in rows} == {f"rivers-M{t}"}
+        assert len({row["answer_id"] for row in rows}) == 4
+        for answer in answers(finished_run, t):
+            assert asked[answer.id]["turns"] == [answer.prompt]
+            assert told[asked[answer.id]["question_id"]] == [{"index": 0, "turns": [answer.text]}]
+
+
+def test_fastchat_itself_loads_them(finished_run, exported):
+    common = pytest.importorskip(
+        "fastchat.llm_judge.common", reason="fschat with llm_judge is not installed", exc_type=ImportError
+    )
+    questions = common.load_questions(str(exported / "mt_bench/question.jsonl"), None, None)
+    folder = str(exported / "mt_bench/model_answer")
+    models = common.get_model_list(folder)
+    assert sorted(models) == ["rivers-M0", "rivers-M1", "rivers-M2"]
+    judge = common.Judge("judge", {}, ref_based=True)  # one who wants references where a category asks for them
+    common.check_data(questions, common.load_model_answers(folder), {}, models, {"math": judge})
+
+
+@pytest.mark.parametrize(
+    ("given", "category"),
+    [("", "general"), ("role_play", "role_play"), ("reasoning", "reasoning_without_reference")],
+)
+def test_no_category_asks_for_a_reference_answer(given, category):
+    [row] = mt_bench_questions([SeedExample("e1", "Why?", "", type=given)])
+    assert row == {"question_id": 1, "category": category, "turns": ["Why?"], "prompt_id": "e1"}
+
+
+def test_pairs_on_disk_are_the_runs_pairs(finished_run, exported):
+    from datasets import load_dataset, load_from_disk
+    from trl.data_utils import is_conversational
+
+    pairs = read_records(finished_run / "iteration_2/4_pairs.jsonl", PreferencePair)
+    assert len(pairs) == 3
+    assert any(NASTY in pair.prompt for pair in pairs)
+    rows = load_from_disk(str(exported / "pairs/iteration_2"))
+    assert rows.to_list() == preference_rows(pairs) == lines(exported / "pairs/iteration_2.jsonl")
+    assert all(is_conversational(row) for row in rows)
+    read = load_dataset("json", data_files=str(exported / "pairs/iteration_2.jsonl"), split="train")
+    assert read.to_list() == rows.to_list()
+
+
+def test_trl_trains_on_the_pairs(exported, tiny_checkpoint, tmp_path):
+    """TRL's own processing, without any of this package's: a step of DPO on the data set as it is."""
+    import torch
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(
+            str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=2,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=load_from_disk(str(exported / "pairs/iteration_2")),
+        processing_class=AutoTokenizer.from_pretrained(tiny_checkpoint),
+    )
+    assert len(trainer.train_dataset) == 3
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    assert trainer.train().training_loss == pytest.approx(0.6931, abs=0.02)  # ln 2: no preference yet
+    assert any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_pairs_of_judgements_and_no_pairs_at_all(own_run, tmp_path):
+    """A meta-judge's pairs come along; a file without a pair is a data set without a row."""
+    from datasets import load_from_disk
+
+    workspace = open_run(own_run)
+    path = own_run / "iteration_2/4_judgement_pairs.jsonl"
+    write_atomic(path, "")
+    manifest = own_run / "iteration_2/manifests/pairs.json"
+    told = json.loads(manifest.read_text())
+    told["outputs"]["iteration_2/4_judgement_pairs.jsonl"] = workspace.fingerprint(path)
+    manifest.write_text(json.dumps(told))
+    export(workspace, tmp_path / "to", ("pairs",), None, False)
+    rows = load_from_disk(str(tmp_path / "to/pairs/iteration_2_judgements"))
+    assert len(rows) == 0
+    assert rows.column_names == load_from_disk(str(tmp_path / "to/pairs/iteration_2")).column_names
+
+
+def test_one_model_alone(finished_run, tmp_path):
+    made = export(open_run(finished_run), tmp_path, FORMS, 1, False)
+    names = [str(path.relative_to(tmp_path)) for path in made]
+    assert names == [ALPACA.format(1), "mt_bench/question.jsonl", "mt_bench/model_answer/rivers-M1.jsonl"]
+
+
+def test_the_same_again_is_let_be_and_another_content_refused(finished_run, tmp_path):
+    run = open_run(finished_run)
+    export(run, tmp_path, FORMS, 1, False)
+    made = export(run, tmp_path, FORMS, None, False)  # question.jsonl is there, with the same content
+    assert len(made) == 9
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    export(run, tmp_path, FORMS, None, False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (tmp_path / "pairs/iteration_2.jsonl").write_text("mine\n")
+    (tmp_path / ALPACA.format(0)).write_text("[]")
+    with pytest.raises(ExportError, match=r"is there already.*--force replaces it \(2 in all\); --to"):
+        export(run, tmp_path, FORMS, None, False)
+    assert (tmp_path / ALPACA.format(0)).read_text() == "[]"
+    export(run, tmp_path, FORMS, None, True)
+    assert len(lines(tmp_path / "pairs/iteration_2.jsonl")) == 3
+    assert not list(tmp_path.rglob(".*"))  # nothing half made is left
+
+
+def test_force_removes_no_folder_that_is_no_data_set(finished_run, tmp_path):
+    (tmp_path / "pairs/iteration_2").mkdir(parents=True)
+    (tmp_path / "pairs/iteration_2/thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match="is no data set"):
+        export(open_run(finished_run), tmp_path, ("pairs",), None, True)
+    assert (tmp_path / "pairs/iteration_2/thesis.txt").read_text() == "mine"
+
+
+def test_a_data_set_that_was_cut_short_is_made_anew(finished_run, tmp_path):
+    """The file comes last: where it is missing, what lies beside it is not trusted."""
+    run = open_run(finished_run)
+    export(run, tmp_path, ("pairs",), None, False)
+    (tmp_path / "pairs/iteration_2.jsonl").unlink()
+    with pytest.raises(ExportError, match="--force"):
+        export(run, tmp_path, ("pairs",), None, False)
+    export(run, tmp_path, ("pairs",), None, True)
+    assert len(lines(tmp_path / "pairs/iteration_2.jsonl")) == 3
+
+
+def test_what_is_not_there_is_told(own_run, tmp_path):
+    with pytest.raises(RunFolderError, match=r"is no run: config\.yaml and run\.json"):
+        open_run(tmp_path)
+    run = open_run(own_run)
+    with pytest.raises(RunFolderError, match=r"no finished evaluation/answers in iteration 7; .*: 0, 1, 2\."):
+        export(run, tmp_path / "to", FORMS, 7, False)
+    with pytest.raises(ExportError, match="nothing finished of pairs"):
+        export(run, tmp_path / "to", ("pairs",), 1, False)
+    (own_run / "iteration_1/evaluation/answers.jsonl").write_text("")
+    with pytest.raises(RunFolderError, match="is gone or was changed"):
+        export(run, tmp_path / "to", FORMS, None, False)
+    (own_run / "iteration_1/evaluation/manifests/answers.json").unlink()  # not finished: as if it were not there
+    export(run, tmp_path / "to", ("alpaca_eval",), None, False)
+    assert not (tmp_path / "to" / ALPACA.format(1)).exists()
+    assert (tmp_path / "to" / ALPACA.format(2)).exists()
+
+
+def test_iterations_are_ordered_as_numbers(own_run):
+    for t in (10, 9):
+        shutil.copytree(own_run / "iteration_2", own_run / f"iteration_{t}")
+    assert finished_iterations(open_run(own_run), "evaluation/answers") == [0, 1, 2, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("builtin", "srlm_builtin"), ("hub:owner/name", "owner/name"), ("/home/me/secret/prompts.jsonl", "prompts.jsonl")],
+)
+def test_data_are_named_without_folders(path, told):
+    assert data_name(path) == told
+
+
+def test_command(finished_run, tmp_path, capfd):
+    main([str(finished_run), "--to", str(tmp_path / "to"), "--what", "mt_bench,alpaca_eval", "--model", "2"])
+    assert (tmp_path / "to/mt_bench/question.jsonl").is_file()
+    assert not (tmp_path / "to/pairs").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    assert ended.value.code == 1
+    assert "RunFolderError" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        parser().parse_args([".", "--what", "alpaca"])
+    assert "'alpaca' is none of alpaca_eval, mt_bench, pairs" in capfd.readouterr().err

@@ -1,0 +1,70 @@
+"""srlm judge-bench: names of models and data sets, as files and in tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from srlm.cli.judge_bench import _reference, rows, run
+from srlm.config import JudgeBench, Scorer
+from srlm.errors import ConfigError
+from srlm.models.resolve import label, slug
+from srlm.pipeline.workspace import Workspace
+
+
+@pytest.mark.parametrize(
+    ("model", "shown", "file"),
+    [
+        ("smollm2-135m-instruct", "smollm2-135m-instruct", "smollm2-135m-instruct"),
+        ("default/iteration_2/model", "default M2", "default_iteration_2_model"),
+        ("rlhf/iteration_1/reward_model", "rlhf reward model", "rlhf_iteration_1_reward_model"),
+        ("a=1,b/iteration_10/model/", "a=1,b M10", "a=1_b_iteration_10_model"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct", "Qwen_Qwen2.5-0.5B-Instruct"),
+        ("../../etc", "etc", "etc"),
+    ],
+)
+def test_names(model: str, shown: str, file: str) -> None:
+    assert label(model) == shown
+    assert slug(model) == file
+
+
+def test_two_runs_of_one_name_are_kept_apart() -> None:
+    one, other = (slug(f"{folder}/default/iteration_1/model") for folder in ("a", "b"))
+    assert one != other
+    assert one.startswith("default_iteration_1_model-")
+
+
+def test_a_server_must_be_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"models=\[endpoint\] needs endpoint\.base_url and endpoint\.model"):
+        run(JudgeBench(models=["endpoint"], runs_dir=str(tmp_path)))
+
+
+def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
+    options = JudgeBench(models=["endpoint", "tiny-random"])
+    options.endpoint.model = "judge-70b"
+    of_server, of_model = rows(Workspace(tmp_path), options)
+    assert of_server.judgements.options["endpoint.model"] == "judge-70b"
+    assert "endpoint.model" not in of_model.judgements.options
+
+
+def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
+    options = JudgeBench()
+    options.judge.scorer, options.judge.template = Scorer.pairwise, "pairwise"
+    [row] = rows(Workspace(tmp_path), options)
+    assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
+
+
+def test_a_model_is_not_compared_with_itself() -> None:
+    options = JudgeBench()
+    with pytest.raises(ConfigError, match="compares smollm2-135m-instruct with itself"):
+        _reference(options, "smollm2-135m-instruct")
+    options.judge.reference = "previous"
+    with pytest.raises(ConfigError, match=r"judge\.reference=previous is for runs"):
+        _reference(options, "tiny-random")
+
+
+def test_a_long_name_of_a_sweep_is_cut_and_stays_its_own() -> None:
+    """A sweep's run folder has all its options in its name; a file system takes 255 characters, endings included."""
+    one, other = (slug(f"runs/{'option=value,' * 19}seed={seed}/iteration_1/model") for seed in (0, 1))
+    assert len(one) < 200
+    assert one != other
+    assert len(slug("x" * 300)) < 200

@@ -1,0 +1,93 @@
+"""srlm judge-bench and a judge without verdicts: said first on the terminal, and in the plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from srlm.cli.judge_bench import _with_parsed, show
+from srlm.config import JudgeConfig
+from srlm.evaluation.judge_metrics import judge_card, judge_warning, parsed
+from tests.helpers import judgements_of, ranked
+
+NONE = "none of the 20 judgements could be parsed, so there is no score"
+FEW = "only 9 of 20 judgements could be parsed"
+TIES = "all scored pairs are ties, so the judge prefers no answer"
+
+
+def card(scores: Sequence[float | None]) -> dict[str, Any]:
+    """The scorecard of a judge that gives ten pairs of answers, the better one first, these scores in turn."""
+    rows = [ranked(f"e{n}") for n in range(10)]
+    ids = [f"{row.id}/a{place}" for row in rows for place in range(2)]
+    judged = [one for id, score in zip(ids, scores, strict=True) for one in judgements_of(id, [score])]
+    found = judge_card(rows, judged, JudgeConfig(), 100, "s")
+    return found | {
+        "model": "org/judge",
+        "data": "pairs.jsonl",
+        "cost": {"judgements": 20, "seconds": 1.0, "tokens": 9},
+    }
+
+
+def shown(*cards: dict[str, Any]) -> str:
+    file = io.StringIO()
+    show({"rows": list(cards)}, Console(file=file, width=200))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("scores", "warnings"),
+    [
+        ([None] * 20, [NONE]),
+        ([*[5.0, 1.0] * 4, 5.0, *[None] * 11], [FEW]),
+        ([5.0, 1.0] * 5 + [None] * 10, []),
+        ([5.0, 1.0] * 10, []),
+        ([3.0] * 20, [TIES]),
+        ([3.0] * 9 + [None] * 11, [FEW, TIES]),
+        ([3.0, 3.0] * 9 + [5.0, 3.0], []),
+    ],
+)
+def test_what_makes_a_judge_worthless_is_told_before_its_measures(
+    scores: list[float | None], warnings: list[str]
+) -> None:
+    found = card(scores)
+    said = judge_warning(found["measures"])
+    assert len(said.split("; ")) == max(1, len(warnings))
+    assert all(warning in said for warning in warnings)
+    text = shown(found)
+    assert ("WARNING" in text) == bool(warnings)
+    if warnings:
+        assert text.strip().startswith(f"WARNING: judge on pairs.jsonl: {warnings[0]}")
+        assert text.index(warnings[-1]) < text.index("right, a coin where silent")
+
+
+def test_only_the_judges_that_it_holds_for_are_warned_of() -> None:
+    text = shown(card([5.0, 1.0] * 10), card([None] * 20) | {"model": "silent", "against_first": _differences()})
+    assert text.count("WARNING") == 1
+    assert "WARNING: silent on pairs.jsonl: none of the 20" in text
+
+
+def _differences() -> dict[str, Any]:
+    names = (
+        "pairwise_accuracy_all",
+        "shorter_is_better",
+        "longer_is_better",
+        "length_balanced_accuracy",
+        "length_bias",
+    )
+    return {name: {"value": None, "low": None, "high": None, "n": 0} for name in names}
+
+
+def test_the_picture_names_judges_with_few_verdicts() -> None:
+    assert _with_parsed("judge", card([None] * 20)) == "judge (0 of 20 judgements parsed)"
+    assert _with_parsed("judge", card([3.0] * 9 + [None] * 11)) == "judge (9 of 20 judgements parsed)"
+    assert _with_parsed("judge", card([3.0] * 10 + [None] * 10)) == "judge"
+
+
+@pytest.mark.parametrize("measures", [{}, {"parse_rate": {"value": None, "low": None, "high": None, "n": 0}}])
+def test_a_judge_that_was_not_measured_is_not_warned_of(measures: dict[str, Any]) -> None:
+    assert parsed(measures) == (0, 0)
+    assert judge_warning(measures) == ""

@@ -1,0 +1,327 @@
+"""srlm push: what would go up, what is refused, and what the hub is asked.
+
+The hub is a stand-in with the signatures of huggingface_hub's HfApi, so that a call it would not take fails here, too;
+nothing is uploaded anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import create_autospec
+
+import huggingface_hub
+import pytest
+from huggingface_hub import DatasetCard, HfApi, ModelCard
+
+from srlm.cli.push import Upload, main, plan, problems, push, refuse
+from srlm.config import SourceConfig
+from srlm.data.readers import read_prompts
+from srlm.errors import PushError, RunFolderError
+from srlm.io.record_file import read_records
+from srlm.pipeline.artifacts import SEEDS
+from srlm.pipeline.run_reader import open_run
+from srlm.pipeline.workspace import CARD
+from srlm.reporting.dataset_card import data_files, features
+from srlm.types import Judgement, PreferencePair, Prompt, SeedExample
+
+TOKEN = "hf_" + "x" * 34  # has a token's form, belongs to nobody
+PLACE = "owner/rivers"
+MODEL_FILES = {
+    CARD,
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+DATA_FILES = {CARD, *(f"{kind}/iteration_2.jsonl" for kind in ("prompts", "candidates", "judgements", "pairs"))}
+
+
+def accept(run: Path) -> None:
+    """The model folders as they are now count as what training left."""
+    workspace = open_run(run)
+    for t, name in ((1, "sft"), (2, "preference")):
+        path = run / f"iteration_{t}/manifests/{name}.json"
+        manifest = json.loads(path.read_text())
+        manifest["outputs"] = {f"iteration_{t}/model": workspace.fingerprint(run / f"iteration_{t}/model")}
+        path.write_text(json.dumps(manifest))
+
+
+def planned(run: Path, t: int | None = None, data: bool = False, seeds: bool = False) -> list[Upload]:
+    return plan(open_run(run), PLACE, t, data, seeds)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The stand-in: an empty, private place, and somebody who is logged in."""
+    api = create_autospec(HfApi, instance=True)
+    api.create_repo.return_value = f"https://huggingface.co/{PLACE}"
+    api.list_repo_files.return_value = [".gitattributes", CARD]
+    api.repo_info.return_value = SimpleNamespace(private=True)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    return api
+
+
+def test_model_goes_with_its_card(finished_run):
+    [upload] = planned(finished_run)
+    assert (upload.place, upload.kind, set(upload.files)) == (PLACE, "model", MODEL_FILES)
+    card = ModelCard(bytes(upload.files[CARD]).decode())
+    assert card.data.model_name == "rivers-M2"
+    assert f'place = "{PLACE}"' in card.text
+    refuse(open_run(finished_run), [upload])
+    [first] = planned(finished_run, 1)
+    assert b"# rivers-M1" in first.files[CARD]
+
+
+def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
+    workspace = open_run(finished_run)
+    uploads = planned(finished_run, data=True)
+    assert [upload.kind for upload in uploads] == ["model", "dataset"]
+    assert set(uploads[1].files) == DATA_FILES
+    refuse(workspace, uploads)
+    content = b"".join(one if isinstance(one, bytes) else one.read_bytes() for one in uploads[1].files.values())
+    for artifact in SEEDS:
+        name, kind = Path(artifact.file).stem, artifact.record
+        for row in read_records(finished_run / f"seeds/{name}.jsonl", kind):
+            assert row.prompt.encode() not in content
+    assert b"repeated word by word" not in content  # an attempt that was rejected for being a seed
+    with_seeds = planned(finished_run, data=True, seeds=True)[1]
+    assert set(with_seeds.files) == DATA_FILES | {f"seeds_{Path(artifact.file).stem}/seeds.jsonl" for artifact in SEEDS}
+    assert b"The seeds are part of this data set." in with_seeds.files[CARD]
+    assert b"The seeds are not in this data set." in uploads[1].files[CARD]
+
+
+def test_data_set_loads_by_its_card(finished_run, tmp_path):
+    """As the hub would serve it: the columns' types come from the card, so that all-null ones have theirs."""
+    from datasets import load_dataset
+
+    upload = planned(finished_run, data=True, seeds=True)[1]
+    for name, source in upload.files.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+    assert DatasetCard.load(tmp_path / "data" / CARD).data.license == "unknown"
+
+    def rows(kind: str) -> Any:
+        return load_dataset(str(tmp_path / "data"), kind, split="train", cache_dir=str(tmp_path / "cache"))
+
+    judgements = rows("judgements")
+    assert judgements.features["strength"].dtype == "float64"
+    assert judgements["strength"][0] is None
+    kept = read_records(finished_run / "iteration_2/3_judgements.jsonl", Judgement)
+    assert list(judgements["text"]) == [judgement.text for judgement in kept]
+    pairs = read_records(finished_run / "iteration_2/4_pairs.jsonl", PreferencePair)
+    assert list(rows("pairs")["chosen"]) == [pair.chosen for pair in pairs]
+    assert len(rows("prompts")) == 3
+    assert rows("seeds_eft")[0]["answers"][0]["rank"] == 0
+    constraints = rows("seeds_evaluation")[0]["constraints"]
+    assert json.loads(constraints[0]["kwargs"]) == {"relation": "at least", "num_sentences": 3}
+    again = read_prompts(SourceConfig(path=str(tmp_path / "data/seeds_evaluation/seeds.jsonl")))
+    assert again[0].constraints == read_records(finished_run / "seeds/evaluation.jsonl", SeedExample)[0].constraints
+
+
+def test_columns_of_a_record():
+    assert features(Prompt)[:3] == [
+        {"name": "id", "dtype": "string"},
+        {"name": "text", "dtype": "string"},
+        {"name": "shots", "list": "string"},
+    ]
+    assert {"name": "score", "dtype": "float64"} in features(Judgement)
+    assert {"name": "probabilities", "list": "float64"} in features(Judgement)
+
+
+def test_other_kinds_of_files_stay_behind(own_run):
+    folder = own_run / "iteration_2/model"
+    (folder / "training_args.bin").write_bytes(pickle.dumps({"a": 1}))
+    (folder / "modeling.py").write_text("print()")
+    (folder / "link.json").symlink_to("/etc/hostname")
+    accept(own_run)
+    [upload] = planned(own_run)
+    assert set(upload.files) == MODEL_FILES
+    assert upload.left_behind == {
+        "link.json": "a link",
+        "modeling.py": "not a kind of file that a checkpoint needs",
+        "training_args.bin": "not a kind of file that a checkpoint needs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("model.safetensors", pickle.dumps({"a": 1}), ": no safetensors file, whatever its name"),
+        ("model.safetensors", b"", ": no safetensors file, whatever its name"),
+        ("vocab.model", pickle.dumps({"a": 1}), ": a pickle, which can run code when it is loaded"),
+        ("config.json", b"PK\x03\x04" + b"\0" * 40, ": a pickle, which can run code when it is loaded"),
+        ("config.json", b"\xff\xfe\0", ": not UTF-8 text"),
+        ("config.json", b'{\n"_name_or_path": "/home/somebody/models/base"}', ":2: a local path"),
+        ("config.json", b'{"path": "C:\\\\Users\\\\somebody\\\\model"}', ":1: a local path"),
+        ("config.json", b'{"path": "~/models/base"}', ":1: a local path"),
+        ("tokenizer_config.json", f'{{"token": "{TOKEN}"}}'.encode(), ":1: a hub token"),
+        ("chat_template.jinja", b"-----BEGIN OPENSSH PRIVATE KEY-----", ":1: a private key"),
+        ("generation_config.json", b'{"key": "sk-proj-abcdefghijklmnopqrst"}', ":1: an API key"),
+        ("tokenizer.json", b"\n\nghp_" + b"a" * 36, ":3: a token of a code server"),
+    ],
+)
+def test_what_is_refused_is_named(own_run, file, content, told):
+    path = own_run / "iteration_2/model" / file
+    path.write_bytes(content)
+    accept(own_run)
+    uploads = planned(own_run)
+    with pytest.raises(PushError) as refused:
+        refuse(open_run(own_run), uploads)
+    assert f"model {file}{told}" in str(refused.value)
+    assert "xxxx" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"_name_or_path": "owner/model", "url": "https://example.org/home/of/models"}'),
+        ("tokenizer.json", '{"/home/user/": 1, "/usr/lib": 2}'),  # a vocabulary
+        ("candidates/iteration_2.jsonl", '{"text": "Open a shell and type: cd /home/user/Documents"}'),
+        ("chat_template.jinja", "{% if a %}Q:\\nA:\\n/{{ b }}{% endif %}"),
+    ],
+)
+def test_what_is_harmless_passes(name, text):
+    assert problems(name, text.encode(), {}) == []
+
+
+def test_this_machines_own_secrets_are_known(own_run, monkeypatch, tmp_path):
+    """A key of the environment, the hub token, the home folder and the run's place, even in a model's text."""
+    monkeypatch.setenv("RIVERS_API_KEY", "not-of-any-known-form-1234")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "short-token-of-mine")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "me")
+    workspace = open_run(own_run)
+    texts = [
+        "not-of-any-known-form-1234",
+        "xshort-token-of-mine",
+        f"{tmp_path}/me/x",
+        f"{own_run}/logs",
+        "cd /home/me/",
+    ]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    with pytest.raises(PushError) as refused:
+        refuse(workspace, [Upload(PLACE, "dataset", "", {"candidates/iteration_2.jsonl": content})])
+    told = re.findall(r"iteration_2\.jsonl:(\d): (.*)", str(refused.value))
+    assert sorted(told) == [
+        ("1", "the value of the environment's RIVERS_API_KEY"),
+        ("2", "the hub token"),
+        ("3", "a place on this machine"),
+        ("4", "a place on this machine"),
+    ]
+    assert "1234" not in str(refused.value)
+
+
+def test_dry_run_shows_all_and_asks_the_hub_nothing(own_run, hub, capfd):
+    (own_run / "iteration_2/model/training_args.bin").write_bytes(b"\x80")
+    accept(own_run)
+    main([str(own_run), "--to", PLACE, "--data", "--private", "--dry-run"])
+    told = capfd.readouterr().err
+    for name in MODEL_FILES | DATA_FILES:
+        assert re.search(rf"^ +[\d.]+ (bytes|[kM]B)  {re.escape(name)}$", told, re.MULTILINE), name
+    assert "model owner/rivers (private): rivers-M2, srlm" in told
+    assert "stays behind: training_args.bin" in told
+    assert "nothing was uploaded" in told
+    assert TOKEN not in told
+    assert hub.mock_calls == []
+
+
+def test_dry_run_ends_in_an_error_where_something_is_refused(own_run, hub, capfd):
+    (own_run / "iteration_2/model/config.json").write_text('{"_name_or_path": "/home/somebody/base"}')
+    accept(own_run)
+    for last in (["--dry-run"], []):
+        with pytest.raises(SystemExit) as ended:
+            main([str(own_run), "--to", PLACE, *last])
+        assert ended.value.code == 1
+        assert "model config.json:1: a local path" in capfd.readouterr().err
+    assert hub.mock_calls == []
+
+
+def test_push_is_one_commit_a_repository(finished_run, hub, capfd):
+    main([str(finished_run), "--to", PLACE, "--data", "--private"])
+    made = [(call.kwargs["repo_type"], call.kwargs["private"]) for call in hub.create_repo.mock_calls]
+    assert made == [("model", True), ("dataset", True)]
+    model, data = hub.create_commit.mock_calls
+    assert {operation.path_in_repo for operation in model.args[1]} == MODEL_FILES
+    assert {operation.path_in_repo for operation in data.args[1]} == DATA_FILES
+    assert (model.kwargs["repo_type"], data.kwargs["repo_type"]) == ("model", "dataset")
+    names = [call[0] for call in hub.mock_calls]
+    assert names.index("create_commit") > max(i for i, name in enumerate(names) if name == "list_repo_files")
+    told = capfd.readouterr().err
+    assert told.count(f"Uploaded  https://huggingface.co/{PLACE}") == 2
+    assert TOKEN not in told
+
+
+def test_without_private_the_hubs_own_setting_holds(finished_run, hub):
+    push(planned(finished_run), private=False)
+    assert hub.create_repo.mock_calls[0].kwargs["private"] is None
+    assert not hub.repo_info.called
+
+
+def test_public_place_is_no_private_one(finished_run, hub):
+    hub.repo_info.return_value = SimpleNamespace(private=False)
+    with pytest.raises(PushError, match="is there already, and public"):
+        push(planned(finished_run), private=True)
+    assert not hub.create_commit.called
+
+
+def test_other_weights_in_the_same_place_are_refused(finished_run, hub):
+    hub.list_repo_files.return_value = ["model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"]
+    with pytest.raises(PushError, match=r"\(model-00001-of-00002\.safetensors, pytorch_model\.bin\)"):
+        push(planned(finished_run), private=False)
+    assert not hub.create_commit.called
+
+
+def test_what_the_hub_says_is_told_without_the_token(finished_run, hub):
+    hub.create_commit.side_effect = [None, OSError(f"401 for {TOKEN}")]
+    with pytest.raises(PushError, match=r"OSError: 401 for \(the token\)\). Uploaded before: https://") as refused:
+        push(planned(finished_run, data=True), private=False)
+    assert TOKEN not in str(refused.value)
+
+
+def test_nobody_is_logged_in(finished_run, hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(PushError, match="set HF_TOKEN, or log in"):
+        push(planned(finished_run), private=False)
+    assert hub.mock_calls == []
+
+
+def test_offline_is_told_in_words(finished_run, monkeypatch):
+    """The real library, told to stay offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    with pytest.raises(PushError, match=r"The hub did not take it \(OfflineModeIsEnabled"):
+        push(planned(finished_run), private=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"place": "rivers"}, "is no repository of the hub"),
+        ({"place": "../up/there"}, "is no repository of the hub"),
+        ({"t": 0}, r"has not made and measured M0; it has: M1, M2 \(M0 is the base model"),
+        ({"t": 3}, "has not made and measured M3"),
+        ({"t": 1, "data": True}, "M1 comes from seeds alone"),
+        ({"seeds": True}, "give --data, too"),
+    ],
+)
+def test_what_cannot_be_planned(finished_run, arguments, told):
+    with pytest.raises(PushError, match=told):
+        plan(open_run(finished_run), **{"place": PLACE, "t": None, "data": False, "seeds": False} | arguments)
+
+
+def test_changed_model_or_records_are_refused(own_run):
+    path = own_run / "iteration_2/3_judgements.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(RunFolderError, match=r"3_judgements\.jsonl is gone or was changed"):
+        data_files(open_run(own_run), 2, False)
+    shutil.rmtree(own_run / "iteration_2/model")
+    with pytest.raises(RunFolderError, match="model is gone or was changed"):
+        planned(own_run)

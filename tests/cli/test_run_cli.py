@@ -1,0 +1,263 @@
+"""`python -m srlm.run` as a user types it: what they can mend is told in a message, never in a traceback.
+
+No run here gets to an engine: each ends at or before the search for its base model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from srlm.pipeline.workspace import Workspace
+from tests.helpers import ROOT
+
+pytestmark = pytest.mark.process
+NO_MODEL = "model.name=no-such-folder/anywhere/model"
+NO_MODEL_MESSAGE = "ModelError: model.name=no-such-folder/anywhere/model: no such folder"
+
+
+class Command:
+    """`python -m srlm.run` in an empty folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "runs" / "default"
+
+    def __call__(self, *overrides: str, code: int = 1) -> str:
+        """What the user sees, in one line; without `model.name=` among the options the run ends at a missing model."""
+        words = list(overrides) if any(word.startswith("model.name=") for word in overrides) else [*overrides, NO_MODEL]
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "SRLM_CACHE": str(self.folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "100",
+        }
+        ran = subprocess.run(
+            [sys.executable, "-m", "srlm.run", *words, "tracking=none"],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert ran.returncode == code, ran.stdout
+        assert "Traceback" not in ran.stdout
+        return " ".join(ran.stdout.split())
+
+    def write(self, name: str, *rows: Any) -> str:
+        """A JSON Lines file; rows that are text go in as they are."""
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (self.folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return name
+
+
+@pytest.fixture
+def command(tmp_path) -> Command:
+    return Command(tmp_path)
+
+
+def test_help_shows_usage_options_examples_and_groups(command):
+    text = command("--help", code=0)
+    for part in ("usage: srlm run", "candidates.count=4", "dpo.beta=0.1", "srlm run experiment=smoke", "verdict_only"):
+        assert part in text
+    assert not command.run_folder.parent.exists()
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("promts.count=3", "ConfigError: There is no option promts.count. Did you mean prompts.count?"),
+        ("prompts.cuont=3", "ConfigError: There is no option prompts.cuont. Did you mean prompts.count?"),
+        ("prompts.count=many", "Value 'many' of type 'str' could not be converted to Integer full_key: prompts.count"),
+        ("engine.kind=llama", "Invalid value 'llama', expected one of [vllm, transformers] full_key: engine.kind"),
+        ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
+        ("candidates.count=1", "ConfigError: candidates.count=1 cannot work: it must be 2 or more."),
+        ("seeds=files", "ConfigError: seeds.ift.path='' cannot work: it must be a file, hub:OWNER/NAME or builtin."),
+        ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
+    ],
+)
+def test_option_that_cannot_work(command, override, told):
+    assert told in command(override)
+    assert not command.run_folder.parent.exists()
+
+
+# Models
+
+
+def test_missing_model(command):
+    text = command(NO_MODEL)
+    assert NO_MODEL_MESSAGE in text
+    assert "Give one of these or the path of a checkpoint folder or .gguf file." in text
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ((), "holds no config.json, so it is no checkpoint. Give its folder."),
+        (
+            ("config.json", "pytorch_model.bin"),
+            "holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when loaded and are "
+            "not read: convert them with save_pretrained first.",
+        ),
+    ],
+    ids=["empty", "no safetensors"],
+)
+def test_folder_that_is_no_checkpoint(command, files, told):
+    (command.folder / "checkpoint").mkdir()
+    for file in files:
+        (command.folder / "checkpoint" / file).write_text("{}")
+    text = command("model.name=checkpoint")
+    assert f"ModelError: model.name=checkpoint: {command.folder}/checkpoint " in text
+    assert told in text
+
+
+def test_missing_gguf(command):
+    assert "model.name=mine.gguf: there is no such GGUF file." in command("model.name=mine.gguf")
+
+
+def test_hub_model_that_cannot_be_had(command):
+    text = command("model.name=nobody/nothing")
+    assert "ModelError: model.name=nobody/nothing could not be had from the hub" in text
+    assert "Check the id and revision, the network, and for a gated model that HF_TOKEN is set" in text
+
+
+def test_model_without_chat_template(command):
+    """A real tokenizer in an ordinary folder; of the weights only the file's header is read so far."""
+    from tokenizers import Tokenizer, models
+
+    folder = command.folder / "checkpoint"
+    folder.mkdir()
+    Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="<end>")).save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    text = command("model.name=checkpoint")
+    assert f"ModelError: The model in {folder} has no chat template of its own." in text
+    assert "Name one: model.chat_template=chatml (known: chatml, plain) or the path of a .jinja file." in text
+
+
+# Seeds
+
+
+ROWS = [{"prompt": f"What is {n} and {n}?", "response": f"It is {2 * n}."} for n in range(3)]
+
+
+def test_broken_seed_line(command):
+    path = command.write("mine.jsonl", *ROWS, '{"prompt": "What is')
+    text = command(f"seeds.ift.path={path}")
+    assert "SeedError: mine.jsonl:4: not JSON (Unterminated string starting at, column 12). Mend it" in text
+
+
+def test_seed_line_without_a_field(command):
+    path = command.write("mine.jsonl", *ROWS, {"prompt": "What is it?"})
+    assert re.search(r"SeedError: mine\.jsonl:4: .*response", command(f"seeds.ift.path={path}"))
+
+
+def test_missing_seed_file(command):
+    text = command("seeds.eft.path=nowhere.jsonl")
+    assert "SeedError: nowhere.jsonl: no such file. Set `path` to a file, builtin or hub:OWNER/NAME." in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ((), "mine.jsonl: the file is empty. It must hold one JSON object a line, or a JSON array."),
+        (
+            ROWS,
+            "holds no ranked answers, which EFT seeds (and seeds.ift_answers) need. Use data in one of the formats",
+        ),
+        (({"prompt": "Why?", "responses": ["Because."]},), "fewer than two ranked answers"),
+    ],
+    ids=["empty", "no ranks", "one answer"],
+)
+def test_no_eft_data(command, rows, told):
+    text = command(f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
+    assert re.search(r"(Seed|NoRanks)Error: mine\.jsonl", text)
+    assert told in text
+
+
+def test_too_few_eft_prompts(command):
+    rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
+    text = command("seeds.eft.languages=[]", f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
+    assert re.search(r"SeedError: seeds\.eft\.path=mine\.jsonl leaves 1 EFT prompts to train on and 1 to measure", text)
+    assert "give more ranked prompts, or change seeds.eft_held_out." in text
+
+
+# The run's folder
+
+
+def test_run_in_use(command):
+    run = Workspace(command.run_folder)
+    with run.lock():
+        text = command()
+    assert f"RunFolderError: The run {run.root} is in use by process {os.getpid()} on " in text
+    assert "Wait for it, stop it, or start another run with name=..." in text
+    assert os.listdir(run.root) == [".lock"]
+    assert NO_MODEL_MESSAGE in command()
+
+
+def test_run_made_with_other_options(command):
+    command()
+    text = command("seed=1", "seeds.eft_held_out=0.5")
+    folder = command.run_folder
+    assert f"RunFolderError: The stage seeds/seeds in {folder} cannot be used: " in text
+    assert "options have changed since this stage ran: seed was 0, now 1; seeds.eft_held_out was 0.25, now 0.5" in text
+    ways = f"revert the options, or start a new run with name=..., or delete {folder}/seeds and all later iteration_*"
+    assert ways in text
+
+
+def test_refused_command_leaves_the_run_as_it_was(command):
+    """config.yaml and run.json tell what the run was made with, not what was asked in vain."""
+    command()
+    before = {name: (command.run_folder / name).read_bytes() for name in ("config.yaml", "run.json")}
+    assert yaml.safe_load(before["config.yaml"])["seed"] == 0
+    assert "seed was 0, now 1" in command("seed=1")
+    assert {name: (command.run_folder / name).read_bytes() for name in before} == before
+
+
+def test_changed_seed_file_is_refused(command):
+    path = command.write("mine.jsonl", *ROWS)
+    assert NO_MODEL_MESSAGE in command(f"seeds.ift.path={path}")
+    command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
+    text = command(f"seeds.ift.path={path}")
+    assert "RunFolderError: The stage seeds/seeds" in text
+    assert "input mine.jsonl has changed since this stage ran" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "then"),
+    [
+        ("seeds.ift.path=nowhere.jsonl", "seeds.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
+        (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: there is no such GGUF file."),
+    ],
+    ids=["seeds", "model"],
+)
+def test_mended_option_is_taken(command, wrong, right, then):
+    """A message says which option to mend; nothing was made with the wrong value, so nothing forbids the right one."""
+    command.write("mine.jsonl", *ROWS)
+    command(wrong)
+    assert then in command(right)
+
+
+def test_command_writes_into_the_run_folder_alone(command):
+    command()
+    assert {path.name for path in command.folder.iterdir()} == {"runs"}

@@ -1,0 +1,313 @@
+"""srlm show-masking: examples as runs of tokens, on the terminal and as a page that lets nothing run."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html
+import io
+import itertools
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from rich.console import Console
+
+from srlm.cli.show_masking import __main__ as command
+from srlm.cli.show_masking.examples import Example, examples_of, seeds_of, share, shown, visible
+from srlm.cli.show_masking.page import legend, render, show
+from srlm.config import Config, LossOn, ShowMasking
+from srlm.errors import ConfigError, SeedError, TrainingError
+from srlm.models.chat_template import load_tokenizer
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes.self_rewarding import Loop
+from srlm.run import plain_options
+from srlm.tracking import NoTracker
+from srlm.training.masking import IGNORED
+from srlm.training.sft import sft_worker
+from tests.helpers import ROOT, tiny_tokenizer
+
+HOSTILE = '</pre><script>alert("x")</script> \x1b[31mred \u202eback <|im_end|>'
+
+
+def options_of(*overrides: str) -> ShowMasking:
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = plain_options(hydra.compose("show_masking", list(overrides)), ShowMasking)
+    assert isinstance(found, ShowMasking)
+    return found
+
+
+def found_by(options: ShowMasking, tokenizer: Any = None) -> dict[str, list[Example]]:
+    return examples_of(tokenizer or tiny_tokenizer(), seeds_of(options), options)[0]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        {"prompt": HOSTILE, "responses": [f"{HOSTILE} 天🙂", "No\x07."], "ranks": [0, 1]},
+        {"prompt": "Why is the sky blue?", "responses": ["It\nis.", "Dunno"], "ranks": [0, 1]},
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("loss_on", LossOn, ids=lambda choice: choice.name)
+def test_runs_are_the_tokens_with_their_weights(loss_on: LossOn, data: Path) -> None:
+    options = options_of(f"data={data}", f"sft.loss_on={loss_on.name}", "sft.prompt_weight=0.25")
+    found = found_by(options)
+    assert {kind: len(of_kind) for kind, of_kind in found.items()} == {"ift": 2, "eft": 4}
+    for each in (each for of_kind in found.values() for each in of_kind):
+        conversation = each.conversation
+        example = shown("one", each)
+        tokens = [token for run in example.runs for token in run.tokens]
+        assert [token.weight for token in tokens] == each.weights
+        assert [token.id for token in tokens] == conversation.ids
+        assert "".join(token.text for token in tokens) == visible(conversation.text)
+        kinds = {(run.kind, token.weight) for run in example.runs for token in run.tokens}
+        assert kinds <= {("learnt", 1.0), ("partly", 0.25), ("masked", 0.0), ("boilerplate", 0.0)}
+        assert (("partly", 0.25) in kinds) == (loss_on is LossOn.weighted)
+        assert example.share.weight == pytest.approx(sum(token.weight for token in tokens))
+        assert all(one.kind != two.kind for one, two in zip(example.runs, example.runs[1:], strict=False))
+    rubric = share("EFT", found["eft"])
+    assert (rubric.boilerplate > 0) == (loss_on in (LossOn.completion, LossOn.without_boilerplate))
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain 天🙂 é", "plain 天🙂 é"),
+        ("a\nb", "a↵\nb"),
+        ("\x1b[31m\x07\r\t", "\\x1b[31m\\x07\\x0d\\x09"),
+        ("\u202e\u2066\ufeff\ud800", "\\u202e\\u2066\\ufeff\\ud800"),
+    ],
+)
+def test_what_is_shown_does_nothing(text: str, seen: str) -> None:
+    assert visible(text) == seen
+
+
+def test_the_terminal_without_colour(data: Path) -> None:
+    options = options_of(f"data={data}", "sft.loss_on=without_boilerplate")
+    found = found_by(options)
+    examples = [shown("IFT 2", found["ift"][1]), shown("EFT 1", found["eft"][0])]
+    out = io.StringIO()
+    show(examples, [share("IFT", found["ift"])], "Title", 0.0, Console(file=out, width=100))
+    printed = out.getvalue()
+    assert "⟦learnt, weight 1⟧" in printed
+    assert "in part" not in printed
+    assert "user↵\n⟦Why is the sky blue?⟧<|im_end|>↵\n<|im_start|>assistant↵\n⟦It↵\nis.<|im_end|>⟧" in printed
+    assert "⟨Rate the response to the instruction." in printed
+    assert "All 2 IFT examples: " in printed
+    assert all(c.isprintable() or c == "\n" for c in printed)
+
+
+def test_the_page_holds_text_as_text(data: Path) -> None:
+    options = options_of(f"data={data}", "sft.loss_on=full")
+    found = found_by(options)
+    examples = [shown(HOSTILE, example) for example in found["eft"]]
+    page = render(examples, [share("EFT", found["eft"])], HOSTILE, 0.0, {"data": HOSTILE})
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("</pre>") == len(examples)
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert html.unescape(policy) == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert " style=" not in page  # the policy would leave it out
+    assert "http" not in page.replace("http-equiv", "")
+    for kind, *_ in legend(0.5):
+        assert f".{kind} {{" in style
+
+
+def test_the_command_writes_the_page(tiny_checkpoint: Path, data: Path, tmp_path: Path, capfd) -> None:
+    options = options_of(f"model.name={tiny_checkpoint}", f"data={data}", f"runs_dir={tmp_path}", "count=2")
+    path = command.run(options)
+    assert path == tmp_path / "show_masking" / "masking.html"
+    assert path.read_text(encoding="utf-8").count("<h2>") == 5  # two of each kind, and the options
+    printed = capfd.readouterr().err
+    assert "EFT 2: " in printed
+    assert str(path) in printed
+
+
+def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
+    assert list(seeds_of(options_of(f"data={path}")).chats) == ["ift"]
+    said = capfd.readouterr().err.strip()
+    assert said.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+    assert "format" not in said
+
+
+def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="count=0 cannot work"):
+        command.run(options_of("count=0"))
+    with pytest.raises(SeedError):
+        seeds_of(options_of(f"data={tmp_path / 'none.jsonl'}"))
+    options = options_of(f"data={data}", "sft.max_length=16")
+    with pytest.raises(TrainingError, match=r"longer than sft\.max_length=16"):
+        found_by(options)
+
+
+def test_a_template_that_changes_texts_is_shown_without_its_prompts(data: Path) -> None:
+    options = options_of(f"data={data}")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
+    shown_as = shown("IFT", found_by(options, tokenizer)["ift"][1])
+    assert [(run.kind, "".join(token.text for token in run.tokens)) for run in shown_as.runs] == [
+        ("masked", "<|im_start|>user↵\nWHY IS THE SKY BLUE?<|im_end|>↵\n<|im_start|>assistant↵\n"),
+        ("learnt", "It↵\nis.<|im_end|>"),  # an answer is learnt as it was written
+    ]
+
+
+# What is shown is what a run trains on
+
+
+class Stop(Exception):
+    """Raised in the trainer's place, with the dataset that it was given."""
+
+
+def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkeypatch: Any) -> list[dict[str, Any]]:
+    """The rows of the dataset that a run with these options hands to TRL's trainer, by the run's own steps."""
+    import trl
+
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
+    config = Config(**fields | {"name": "run", "runs_dir": str(folder)})
+    workspace = Workspace.of(config)
+    workspace.save_config(config)
+    workspace.iteration(0).mkdir(parents=True)
+    workspace.update_run(base_model=str(tiny_checkpoint))
+    loop = Loop(config, workspace, NoTracker())
+    loop.seeds()
+    loop.eft()
+
+    class Trainer:
+        def __init__(self, *_: Any, train_dataset: Any, **__: Any) -> None:
+            raise Stop(train_dataset)
+
+    monkeypatch.setattr(trl, "SFTTrainer", Trainer)
+    with pytest.raises(Stop) as stopped:
+        sft_worker(workspace, 1)
+    return list(stopped.value.args[0])
+
+
+def examples_in(row: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Ids and weights of each example in a trainer's row, which with packing holds several."""
+    weights = row.get("weights") or [float(label != IGNORED) for label in row["labels"]]
+    ends = list(itertools.accumulate(row.get("seq_lengths") or [len(weights)]))
+    cuts = list(zip([0, *ends], ends, strict=False))
+    return [(tuple(row["input_ids"][start:end]), tuple(weights[start:end])) for start, end in cuts]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[str]:
+    """Twelve ranked prompts as IFT, twelve others as EFT, two of them the same, some Chinese, some long."""
+    words = [f"word{number}" for number in range(20)]
+
+    def row(number: int) -> dict[str, Any]:
+        draw = random.Random(number)
+        prompt = f"Tell {' '.join(draw.sample(words, 5))} number {number}"
+        lengths = (9, 5, 3) if number % 2 else (3, 5, 9)  # the best one is now the longest and now the shortest
+        answers = [
+            f"{name} {' '.join(draw.choices(words, k=length))}" for name, length in zip("ABC", lengths, strict=True)
+        ]
+        answers = answers[: 2 if number % 4 == 0 else 3]
+        return {"prompt": prompt, "responses": answers, "language": "zh" if number % 3 == 0 else "en"}
+
+    for name, numbers in {"ift": range(12), "eft": range(10, 26)}.items():
+        rows = [row(number) for number in numbers]
+        rows[0]["responses"][0] += " and so on" * 60
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    given = [f"seeds.{name}.path={tmp_path / name}.jsonl" for name in ("ift", "eft")]
+    return ["seeds=files", *given, "seeds.near_duplicate=0.95", "sft.max_length=2048", "sft.lora.enabled=false"]
+
+
+CHOICES = {
+    "the options of a run by default": [],
+    "the worst answers": ["seeds.ift_answers=worst"],
+    "all answers": ["seeds.ift_answers=all"],
+    "limits": ["seeds.ift.limit=5", "seeds.eft.limit=9", "seeds.eft_limit=6"],
+    "another seed": ["seeds.ift.limit=5", "seed=7", "seeds.eft_held_out=0.5"],
+    "languages": ["seeds.ift.languages=[zh]", "seeds.eft.languages=[en]"],
+    "long examples left out": ["sft.max_length=400"],
+    "near-duplicates left out": ["seeds.near_duplicate=0.6"],
+    "scores evened out": ["seeds.commonest_score_share=0.4"],
+    "lengths evened out": ["seeds.eft_length_balance=true"],
+    "prompts learnt": ["sft.loss_on=full"],
+    "prompts learnt in part": ["sft.loss_on=weighted", "sft.prompt_weight=0.25"],
+    "no boilerplate": ["sft.loss_on=without_boilerplate"],
+    "boilerplate by a pattern": ["sft.loss_on=without_boilerplate", "sft.boilerplate=Tell"],
+    "packing": ["sft.packing=true"],
+    "packing with weights": ["sft.packing=true", "sft.loss_on=weighted"],
+    "EFT by order": ["sft.eft_target=order", "seeds.commonest_score_share=1"],
+    "a judge of pairs": ["judge=pairwise"],
+    "a judge that SFT does not teach": ["judge=implicit"],
+    "another rubric": ["judge=additive"],
+    "another chat template": ["model.chat_template=chatml"],
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_examples_are_those_that_the_trainer_gets(
+    choice: str, sources: list[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [f"model.name={tiny_checkpoint}", *sources, "seeds.rationales=none", *CHOICES[choice]]
+    options = options_of(*given)
+    found, _ = examples_of(load_tokenizer(tiny_checkpoint, options.model), seeds_of(options), options)
+    rows = trained_on(options, tiny_checkpoint, tmp_path, monkeypatch)
+    trained = [example for row in rows for example in examples_in(row)]
+    ours = [(tuple(each.conversation.ids), tuple(each.weights)) for of_kind in found.values() for each in of_kind]
+    if options.sft.packing:
+        assert len(rows) < len(trained)
+        trained, ours = sorted(trained), sorted(ours)
+    assert ours == trained
+    assert len(found["ift"]) > 1
+    assert ("eft" in found) == (not options.judge.rates)
+    runs = [shown("one", each).runs for of_kind in found.values() for each in of_kind]
+    seen = [[(token.id, token.weight) for run in of_one for token in run.tokens] for of_one in runs]
+    pairs = [list(zip(*each, strict=True)) for each in ours]
+    assert sorted(seen) == sorted(pairs)
+
+
+def test_each_choice_changes_the_examples(sources: list[str]) -> None:
+    """So that the test above tests something."""
+    tokenizer = tiny_tokenizer()
+
+    def of(*given: str) -> Any:
+        options = options_of(*sources, "seeds.rationales=none", *given)
+        found, data = examples_of(tokenizer, seeds_of(options), options)
+        return [(each.conversation.ids, each.weights) for kind in found.values() for each in kind], data.columns.keys()
+
+    default = of()
+    same = {"the options of a run by default", "another chat template"}
+    assert [choice for choice, given in CHOICES.items() if choice not in same and of(*given) == default] == []
+
+
+def test_one_file_gives_both_kinds_with_the_options_of_the_seeds(data: Path) -> None:
+    worst = found_by(options_of(f"data={data}", "seeds.ift_answers=worst"))
+    assert [each.conversation.text.count("Dunno") for each in worst["ift"]] == [0, 1]
+    one = found_by(options_of(f"data={data}", "seeds.ift_answers=all", "seeds.eft.limit=1"))
+    assert {kind: len(of_kind) for kind, of_kind in one.items()} == {"ift": 4, "eft": 2}
+    assert len(found_by(options_of("seeds=files", f"data={data}", "seeds.ift.limit=1"))["ift"]) == 1
+    with pytest.raises(ConfigError, match=r"seeds\.ift_answers"):
+        options_of("data=builtin", "seeds.ift_answers=worst")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
+def test_every_experiments_options_work(name: str) -> None:
+    options = options_of(f"experiment={name}", "seeds.ift.path=a.jsonl", "seeds.eft.path=b.jsonl")
+    assert options.name == "show_masking"  # not the folder of the experiment's run
+
+
+def test_packing_tells_its_rows(tiny_checkpoint: Path, sources: list[str], tmp_path: Path, capfd) -> None:
+    given = [f"model.name={tiny_checkpoint}", f"runs_dir={tmp_path}", *sources, "seeds.rationales=none"]
+    command.run(options_of(*given, "sft.packing=true", "sft.max_length=4096"))
+    printed = capfd.readouterr().err
+    assert re.search(r"sft\.packing: \d+ examples in \d+ rows of at most 4096 tokens", printed)
+    assert "ift.jsonl: 12 read, 0 left out" in printed

@@ -1,0 +1,576 @@
+"""srlm.data.eft: whose rationales and scores become EFT examples, and how they are balanced and spread."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import pytest
+from scipy.stats import pearsonr as correlation
+
+from srlm.config import JudgeConfig, RationaleSource, Scorer, SeedsConfig
+from srlm.data.balance import cap_commonest
+from srlm.data.eft import build_examples, needs_baseline, report
+from srlm.errors import SeedError
+from srlm.types import JudgeExample, Judgement, RankedAnswer, RankedPrompt
+from tests.helpers import judgement_from, ranked
+
+DISAGREES = "dropped: the baseline orders the answers otherwise than people"
+UNSCORED = "dropped: a judgement of the baseline without a verdict"
+NONE_OWN = "dropped: no rationale and score of its own"
+
+
+def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> SeedsConfig:
+    return SeedsConfig(rationales=RationaleSource[source], commonest_score_share=share, eft_limit=limit)
+
+
+def build(rows, judgements=(), config=None, max_score=5, seed=0):
+    examples, counts = build_examples(rows, list(judgements), config or seeds(), JudgeConfig(max_score=max_score), seed)
+    return {example.id: example for example in examples}, counts
+
+
+def own(id: str, scores=(5.0, 2.0)):
+    return ranked(id, range(len(scores)), scores, [f"{id} why {n}" for n in range(len(scores))])
+
+
+def baseline(id: str, verdicts):
+    """The baseline's judgements of a prompt's answers; None = no verdict."""
+    texts = ["I cannot say." if v is None else f"{id} because {n}.\n\n**Score: {v}**" for n, v in enumerate(verdicts)]
+    return [judgement_from(f"{id}/a{n}", text) for n, text in enumerate(texts)]
+
+
+# The seed's own rationales
+
+
+def test_own_rationales_and_scores():
+    examples, counts = build([own("e0"), own("e1", (4.0, 3.0, 0.0))])
+    assert set(examples) == {"e0/a0", "e0/a1", "e1/a0", "e1/a1", "e1/a2"}
+    assert examples["e1/a2"] == JudgeExample("e1/a2", "e1 question", "e1 answer 2", "e1 why 2", 0.0, "seed", rank=2)
+    assert counts["prompts"] == 2
+    assert counts["examples"] == 5
+
+
+def test_answers_without_a_rationale_or_score_are_left_out():
+    rows = [
+        ranked("e0", (0, 1, 2), (5.0, None, 1.0), ("why", "why", None)),
+        ranked("e1", (0, 1), (5.0, 1.0), ("", None)),
+        ranked("e2", (0, 1)),
+    ]
+    examples, counts = build(rows)
+    assert set(examples) == {"e0/a0"}
+    assert counts[NONE_OWN] == 2
+
+
+def test_a_score_of_zero_is_a_score():
+    examples, _ = build([ranked("e0", (0, 1), (0.0, 0.0), ("bad", "bad"))])
+    assert [example.score for example in examples.values()] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("score", "shown"), [(4.5, "4.5"), (6.0, "6"), (-1.0, "-1")])
+def test_own_scores_off_the_scale_are_refused(score, shown):
+    rows = [own("e0"), own("e1", (5.0, score))]
+    with pytest.raises(SeedError, match=rf"e1: the score {shown} of answer 2 .*judge\.max_score=5"):
+        build(rows)
+
+
+def test_the_scale_is_the_configured_one():
+    examples, _ = build([own("e0", (9.0, 2.0))], max_score=10)
+    assert examples["e0/a0"].score == 9.0
+
+
+# The SFT baseline's
+
+
+def test_who_needs_the_baseline():
+    bare, full = [ranked("e0"), ranked("e1")], [ranked("e0"), own("e1")]
+    assert needs_baseline(bare, RationaleSource.auto)
+    assert not needs_baseline(full, RationaleSource.auto)
+    assert needs_baseline(full, RationaleSource.baseline)
+    assert not needs_baseline(bare, RationaleSource.seed)
+    assert not needs_baseline(bare, RationaleSource.none)
+    # A score without a rationale, or the reverse, is nothing to learn from.
+    halves = [ranked("e0", (0, 1), (5.0, 1.0)), ranked("e1", (0, 1), None, ("a", "b"))]
+    assert needs_baseline(halves, RationaleSource.auto)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "verdicts", "kept"),
+    [
+        ((0, 1), (5, 2), True),
+        ((1, 0), (2, 5), True),
+        ((0, 1), (2, 5), False),
+        ((0, 1), (3, 3), False),  # a tie where people see a difference
+        ((0, 0), (3, 3), True),
+        ((0, 0), (2, 5), True),  # people tie: either order
+        ((0, 1, 2), (5, 3, 1), True),
+        ((0, 1, 2), (5, 1, 3), False),
+        ((0, 1, 2), (5, 3, 3), False),
+        ((0, 4, 9), (3, 2, 1), True),  # gaps in the ranks
+        ((0, 1, 1), (5, 3, 2), True),
+        ((0, 1, 1), (3, 2, 3), False),
+        ((0, 1), (5, None), False),
+        ((0, 0), (None, None), False),
+    ],
+)
+def test_baseline_agreement(ranks, verdicts, kept):
+    other = ranked("other")
+    rows = [ranked("e0", ranks), other]
+    examples, counts = build(rows, baseline("e0", verdicts) + baseline("other", (4, 1)))
+    assert {id for id in examples if id.startswith("e0/")} == (
+        {f"e0/a{n}" for n in range(len(ranks))} if kept else set()
+    )
+    assert {"other/a0", "other/a1"} <= set(examples)
+    expected = {} if kept else {UNSCORED if None in verdicts else DISAGREES: 1}
+    assert {name: count for name, count in counts.items() if name in (UNSCORED, DISAGREES)} == expected
+
+
+def test_the_baselines_rationale_comes_without_its_verdict():
+    examples, _ = build([ranked("e0")], baseline("e0", (5, 2)))
+    assert examples["e0/a1"] == JudgeExample(
+        "e0/a1", "e0 question", "e0 answer 1", "e0 because 1.", 2.0, "sft_baseline", rank=1
+    )
+
+
+def test_a_missing_judgement_drops_the_whole_prompt():
+    rows = [ranked("e0"), ranked("e1")]
+    examples, counts = build(rows, baseline("e0", (5, 2)) + baseline("e1", (5, 2))[:1])
+    assert set(examples) == {"e0/a0", "e0/a1"}
+    assert counts[UNSCORED] == 1
+
+
+def test_baseline_by_option_overrides_the_seeds_own():
+    examples, _ = build([own("e0")], baseline("e0", (4, 1)), seeds("baseline"))
+    assert {example.written_by for example in examples.values()} == {"sft_baseline"}
+    assert examples["e0/a0"].score == 4.0
+
+
+# Ranks alone
+
+
+@pytest.mark.parametrize(
+    ("ranks", "scores"),
+    [
+        ((0, 1), [5, 1]),
+        ((0, 1, 2), [5, 3, 1]),
+        ((2, 0, 1), [1, 5, 3]),
+        ((0, 7, 9), [5, 3, 1]),
+        ((0, 1, 1), [5, 1, 1]),
+        ((0, 1, 2, 3, 4), [5, 4, 3, 2, 1]),
+        ((0, 0), [5, 5]),
+    ],
+)
+def test_ranks_only(ranks, scores):
+    examples, _ = build([ranked("e0", ranks)], config=seeds("none"))
+    assert [examples[f"e0/a{n}"].score for n in range(len(ranks))] == scores
+    assert {example.rationale for example in examples.values()} == {""}
+
+
+def test_score_alone_is_the_seeds_own():
+    examples, _ = build([own("e0", (4.0, 0.0))], config=seeds("none"))
+    assert [(e.score, e.rationale) for _, e in sorted(examples.items())] == [(4.0, ""), (0.0, "")]
+
+
+def test_score_alone_goes_by_rank_where_one_is_missing():
+    rows = [ranked("e0", (0, 1, 2), (3.0, None, 2.0), ("why", "why", "why"))]
+    examples, _ = build(rows, config=seeds("none"))
+    assert [example.score for example in sorted(examples.values(), key=lambda e: e.id)] == [5.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
+def test_score_alone_must_be_whole_and_in_range(score):
+    with pytest.raises(SeedError, match=r"whole number from 0 to judge\.max_score=5"):
+        build([own("e0", (score, 1.0))], config=seeds("none"))
+
+
+@pytest.mark.parametrize("count", range(2, 13))
+def test_ranks_only_keep_the_order_and_the_range(count):
+    examples, _ = build([ranked("e0", range(count))], config=seeds("none"))
+    scores = [examples[f"e0/a{n}"].score for n in range(count)]
+    assert scores == sorted(scores, reverse=True)
+    assert (scores[0], scores[-1]) == (5.0, 1.0)
+    assert all(score == int(score) for score in scores)
+
+
+# Balance
+
+
+def with_scores(scores) -> list[JudgeExample]:
+    return [JudgeExample(f"e/a{n}", "p", "r", "why", float(score), "seed") for n, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "share", "left"),
+    [
+        ([4] * 10 + [1, 2, 3, 5], 0.3, {4: 1, 1: 1, 2: 1, 3: 1, 5: 1}),
+        ([4] * 8 + [1, 2] * 4, 0.4, {4: 5, 1: 4, 2: 4}),
+        ([4] * 8 + [1] * 2, 0.5, {4: 2, 1: 2}),
+        ([4] * 8 + [1] * 2, 0.3, {4: 2, 1: 2}),  # 0.3 cannot be had with two scores
+        ([4] * 8 + [1] * 2, 0.8, {4: 8, 1: 2}),
+        ([4] * 8, 0.3, {4: 8}),
+        ([1, 2, 3, 4], 0.25, {1: 1, 2: 1, 3: 1, 4: 1}),
+        ([], 0.3, {}),
+    ],
+)
+def test_cap_commonest(scores, share, left):
+    assert Counter(example.score for example in cap_commonest(with_scores(scores), share)) == left
+
+
+def test_cap_commonest_drops_the_last_ones_and_keeps_the_order():
+    kept = cap_commonest(with_scores([4, 1, 4, 4, 1, 4]), 0.5)
+    assert [example.id for example in kept] == ["e/a0", "e/a1", "e/a2", "e/a4"]
+
+
+def test_cap_commonest_on_random_data():
+    number = random.Random(3)
+    for _ in range(300):
+        examples = with_scores(number.choices(range(6), weights=[1, 2, 4, 8, 16, 32], k=number.randint(1, 60)))
+        share = number.choice([0.2, 0.3, 0.5, 0.9, 1.0])
+        before = Counter(example.score for example in examples)
+        kept = cap_commonest(examples, share)
+        after = Counter(example.score for example in kept)
+        places = [examples.index(example) for example in kept]
+        assert places == sorted(places)
+        assert set(after) == set(before)  # no score is lost
+        allowed = max(share, 1 / len(before))
+        assert max(after.values()) <= allowed * len(kept) + 1e-9
+        for score, count in before.items():  # one more of any score that was cut would be too many, or make a tie
+            if after[score] < count:
+                assert after[score] + 1 > allowed * (len(kept) + 1) - 1e-9
+
+
+def test_build_caps_and_counts():
+    rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [own(f"f{n}", (4.0, 4.0)) for n in range(4)]
+    examples, counts = build(rows, config=seeds(share=0.5))
+    assert Counter(example.score for example in examples.values()) == {4.0: 4, 1.0: 4}
+    assert counts["examples before balancing"] == 16
+    assert counts["dropped: commonest score"] == 8
+    assert counts["examples"] == 8
+
+
+# Limit and order
+
+
+def test_limit_takes_whole_prompts():
+    """A better answer without the worse one beside it teaches little but how often a score comes."""
+    rows = [own(f"e{n}", (5.0, 4.0, 3.0, 2.0)) for n in range(5)]
+    for limit, sizes in ((3, [3]), (5, [4, 1]), (8, [4, 4]), (12, [4, 4, 4]), (20, [4] * 5), (99, [4] * 5)):
+        examples, counts = build(rows, config=seeds(limit=limit))
+        of_prompt = Counter(id.split("/")[0] for id in examples)
+        assert len(examples) == counts["examples"] == min(limit, 20)
+        assert sorted(of_prompt.values(), reverse=True) == sizes
+
+
+def test_no_limit_takes_all():
+    assert len(build([own(f"e{n}") for n in range(5)], config=seeds(limit=0))[0]) == 10
+
+
+def test_order_is_random_by_the_seed():
+    rows = [own(f"e{n}") for n in range(10)]
+    first, again, other = (list(build(rows, seed=seed)[0]) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert sorted(first) == sorted(other)
+    assert first != sorted(first)
+
+
+def test_order_mixes_what_the_spread_took_in_turn():
+    rows = [own(f"e{n}") for n in range(10)]
+    firsts = [{id.split("/")[0] for id in list(build(rows, seed=seed)[0])[:10]} for seed in range(5)]
+    assert any(len(prompts) < 10 for prompts in firsts)
+
+
+# Nothing left
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdicts", "config", "said"),
+    [
+        ([], [], seeds(), r"of 0 ranked prompts \(no EFT data\)"),
+        ([ranked("e0")], [], seeds("seed"), ".*no rationale and score of its own: 1"),
+        ([ranked("e0")], [], seeds("baseline"), ".*a judgement of the baseline without a verdict: 1"),
+        ([ranked("e0")], [1, 5], seeds(), ".*the baseline orders the answers otherwise than people: 1"),
+    ],
+    ids=["no rows", "no own", "no judgements", "no agreement"],
+)
+def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, said):
+    with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*seeds\.eft\.path=builtin"):
+        build(rows, baseline("e0", verdicts), config)
+
+
+# Pairs of answers, for judges that learn from pairs
+
+
+PAIRWISE = JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1)
+
+
+def sized(id: str, *lengths: int) -> RankedPrompt:
+    """Answers from best to worst with these lengths in characters."""
+    answers = tuple(RankedAnswer("x" * length, rank) for rank, length in enumerate(lengths))
+    return RankedPrompt(id, f"{id} question", answers)
+
+
+def pairs_of(rows, limit=0, balance=False, seed=0):
+    config = SeedsConfig(rationales=RationaleSource.none, eft_limit=limit, eft_length_balance=balance)
+    return build_examples(rows, [], config, PAIRWISE, seed)
+
+
+def test_pairs_are_all_that_people_order():
+    rows = [ranked("e0", (0, 1, 1, 2)), ranked("e1", (0, 0))]
+    examples, counts = pairs_of(rows)
+    assert {example.id for example in examples} == {
+        f"e0/{pair}" for pair in ("a0-a1", "a0-a2", "a0-a3", "a1-a3", "a2-a3")
+    }
+    for example in examples:
+        first, second = (int(text[-1]) for text in (example.response, example.other))
+        assert (first < second) == (example.score == 1.0)  # a0 is the best
+    assert counts["dropped: people order no two of its answers"] == 1
+
+
+def test_the_better_answer_is_shown_first_half_the_time():
+    for seed in range(5):
+        examples, counts = pairs_of([ranked(f"e{n}") for n in range(20)], seed=seed)
+        assert counts["scores"] == {"0": 10, "1": 10}
+        assert len(pairs_of([ranked(f"e{n}") for n in range(20)], limit=7, seed=seed)[0]) == 7
+        turned = [example for example in examples if example.score == 0.0]
+        assert all(example.other.endswith("answer 0") for example in turned)
+
+
+def test_a_pairs_baseline_is_not_asked_for():
+    """Ranks are enough: rationales=auto on seeds without rationales would send other judges to the baseline."""
+    config = SeedsConfig(rationales=RationaleSource.auto)
+    examples, _ = build_examples([ranked("e0")], [], config, PAIRWISE, 0)
+    assert len(examples) == 1
+
+
+# Length
+
+
+def log_ratio(better: JudgeExample, worse: JudgeExample) -> float:
+    return math.log(len(better.response) / len(worse.response))
+
+
+def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]:
+    """The better answer is the longer one three times out of four."""
+    rows = []
+    for n in range(count):
+        lengths = sorted(number.randint(50, 2000) for _ in range(number.choice([2, 2, 2, 3, 5])))
+        if number.random() < 0.75:
+            lengths.reverse()
+        rows.append(sized(f"e{n}", *lengths))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_length_tells_nothing_after_balancing(seed):
+    rows = open_assistant_like(random.Random(seed), 300)
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, commonest_score_share=0.3)
+    examples, counts = build_examples(rows, [], config, JudgeConfig(), seed)
+    by_prompt: dict[str, list[JudgeExample]] = defaultdict(list)
+    for example in examples:
+        by_prompt[example.id.rsplit("/", 1)[0]].append(example)
+    pairs = [sorted(two, key=lambda example: -example.score) for two in by_prompt.values()]
+    assert {len(two) for two in pairs} == {2}  # one pair a prompt
+    ratios = [log_ratio(better, worse) for better, worse in pairs]
+    assert sum(ratio > 0 for ratio in ratios) == sum(ratio < 0 for ratio in ratios) == len(ratios) / 2
+    assert abs(sum(ratios) / len(ratios)) < 0.15
+    before = [log_ratio(*two) for row in rows for two in [sorted(_scored(row), key=lambda e: -e.score)[:2]]]
+    assert sum(before) / len(before) > 0.2
+    assert counts["examples"] == len(examples) > 0.3 * len(rows)
+    assert counts["dropped: not in a length-balanced set"] == counts["examples before balancing"] - len(examples)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answers_own_length_tells_nothing_either(seed):
+    """Where prompts whose longer answer is better have longer answers altogether; the ratio alone would not show it."""
+    number = random.Random(seed)
+    rows = []
+    for n in range(400):
+        shorter_is_better = n % 4 == 0
+        lengths = sorted(number.sample(range(100, 900) if shorter_is_better else range(200, 2000), 2))
+        rows.append(sized(f"e{n}", *(lengths if shorter_is_better else lengths[::-1])))
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), seed)
+    assert len(examples) > 200
+    logs, scores = [math.log(len(e.response)) for e in examples], [e.score for e in examples]
+    assert abs(correlation(logs, scores)[0]) < 0.1  # hard to match: the two kinds' lengths hardly meet
+    everything = [example for row in rows for example in _scored(row)]
+    logs, scores = [math.log(len(e.response)) for e in everything], [e.score for e in everything]
+    assert correlation(logs, scores)[0] > 0.2
+
+
+def test_partners_have_the_same_scores():
+    """Or the scores of the longer ones would be others than those of the shorter ones."""
+    rows = [sized("s", 100, 400), sized("l", 410, 200, 110)]  # 5 and 1; 5, 3 and 1
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert sorted(example.id for example in examples) == ["l/a0", "l/a2", "s/a0", "s/a1"]
+
+
+def test_pairs_without_a_partner_of_like_lengths_are_left_out():
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    for lengths, sets in (((400, 100), 1), ((480, 120), 1), ((900, 100), 0), ((4000, 1000), 0)):
+        rows = [sized("s", 100, 400), sized("l", *lengths), sized("s2", 100, 400), sized("l2", 405, 100)]
+        assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 4 * (sets + 1)
+
+
+def _scored(row: RankedPrompt) -> list[JudgeExample]:
+    return [JudgeExample(row.id, "", answer.text, "", float(-answer.rank), "seed") for answer in row.answers]
+
+
+def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
+    rows = [sized("both", 100, 50, 200), *(sized(f"long{n}", 200, 100) for n in range(3))]
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert len(examples) == 4
+    both = sorted((e for e in examples if e.id.startswith("both")), key=lambda e: -e.score)
+    assert len(both[0].response) < len(both[1].response)
+
+
+def test_partners_have_like_ratios():
+    rows = [sized("s", 100, 400), sized("l1", 110, 100), sized("l4", 390, 100), sized("l9", 900, 100)]
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    assert {example.id.split("/")[0] for example in examples} == {"s", "l4"}
+
+
+def test_a_limit_keeps_whole_sets():
+    rows = open_assistant_like(random.Random(0), 100)
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
+    assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 28
+    assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
+    assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # one set at least, and never all of them
+
+
+def test_pairs_are_balanced_in_length_and_place_at_once():
+    examples, _ = pairs_of(open_assistant_like(random.Random(1), 200), balance=True)
+    kinds = Counter(
+        (example.score == 1.0, (len(example.response) > len(example.other)) == (example.score == 1.0))
+        for example in examples
+    )  # (better shown first, better is the longer)
+    assert len(kinds) == 4
+    assert max(kinds.values()) - min(kinds.values()) <= 1
+
+
+def test_nothing_to_balance_is_an_error_with_the_reasons():
+    rows = [sized(f"e{n}", 200, 100) for n in range(3)]  # no shorter answer is ever better
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
+        build_examples(rows, [], config, JudgeConfig(), 0)
+
+
+# Ranks and scores that differ
+
+
+def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
+    """(better, worse) of every pair that a judge learns, from a seed file's rows."""
+    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=balance)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=Scorer[scorer]), 0)
+    return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
+
+
+@pytest.mark.parametrize("scorer", ["pairwise", "reward_model"])
+@pytest.mark.parametrize(
+    ("ranks", "scores"),
+    [
+        (range(12), None),  # more ranks than whole scores
+        ((0, 1, 2), (5.0, 5.0, 1.0)),  # people order answers that have the same score
+        ((0, 1, 2), (1.0, 3.0, 5.0)),  # scores that contradict the ranks
+        ((0, 1), (4.5, 4.4)),  # no whole scores
+        ((0, 1), (90.0, 80.0)),  # another scale
+        ((0, 1, 1), (5.0, 4.0, 1.0)),  # a tie in rank, not in score
+        ((0, 0, 3, 3, 7), None),
+        ((1, 0), (5.0, None)),
+    ],
+)
+def test_pairs_are_those_that_people_order(scorer, ranks, scores):
+    found = compared([ranked("e", ranks, scores)], scorer)
+    places = range(len(ranks))
+    assert found == {(f"e answer {i}", f"e answer {j}") for i in places for j in places if ranks[i] < ranks[j]}
+
+
+def test_answers_that_people_tie_give_no_pair():
+    rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
+    _, counts = build_examples(rows, [], SeedsConfig(), JudgeConfig(scorer=Scorer.pairwise), 0)
+    assert counts["dropped: people order no two of its answers"] == 1
+
+
+def test_length_balanced_pairs_go_by_rank():
+    """Close ranks share a whole score, and scores contradict the ranks."""
+    texts = ["a" * (100 + 3 * n) for n in range(9)]
+    short = RankedPrompt("s", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(texts)))
+    long = RankedPrompt("l", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(reversed(texts))))
+    found = compared([short, long], balance=True)
+    assert len(found) == 2
+    for better, worse in found:
+        assert abs(len(better) - len(worse)) == 3 * 8  # the best and the last, one of either kind
+    assert len({len(better) > len(worse) for better, worse in found}) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ((5.0, 3.0, 1.0), [5.0, 3.0, 1.0]),
+        ((4.0, 4.0, 2.0), [4.0, 4.0, 2.0]),  # equal scores contradict nothing
+        ((2.0, 4.0, 1.0), [5.0, 3.0, 1.0]),  # the ranks win
+        ((5.0, 1.0, 2.0), [5.0, 3.0, 1.0]),
+    ],
+)
+def test_scores_alone_do_not_contradict_the_ranks(scores, expected):
+    examples, _ = build([ranked("e0", (0, 1, 2), scores)], config=seeds("none"))
+    assert [examples[f"e0/a{n}"].score for n in range(3)] == expected
+
+
+def test_a_prompt_whose_rationales_contradict_its_ranks_is_left_out():
+    examples, counts = build([own("e0", (2.0, 5.0)), own("e1", (4.0, 4.0)), own("e2", (5.0, 1.0))])
+    assert set(examples) == {"e1/a0", "e1/a1", "e2/a0", "e2/a1"}
+    assert counts["dropped: its scores contradict its ranks"] == 1
+
+
+def test_an_example_holds_peoples_rank():
+    examples, _ = build([ranked("e0", (0, 3, 3))], config=seeds("none"))
+    assert [examples[f"e0/a{n}"].rank for n in range(3)] == [0, 3, 3]
+
+
+# Tries
+
+
+def test_the_first_try_that_agrees_is_kept():
+    rows = [ranked("e0"), ranked("e1"), ranked("e2")]
+    judgements = [
+        *tried("e0", (2, 5), (4, 1), (5, 0)),  # the second agrees
+        *tried("e1", (2, 5), (None, 1), (3, 3)),  # none does
+        *tried("e2", (5, 1)),
+    ]
+    config = replace(seeds(), rationale_tries=3)
+    examples, counts = build_examples(rows, judgements, config, JudgeConfig(), 0)
+    scores = {example.id: example.score for example in examples}
+    assert scores == {"e0/a0": 4, "e0/a1": 1, "e2/a0": 5, "e2/a1": 1}
+    assert counts[DISAGREES] == 1
+    once, _ = build_examples(rows, judgements, seeds(), JudgeConfig(), 0)
+    assert {example.id for example in once} == {"e2/a0", "e2/a1"}
+
+
+def tried(id: str, *tries) -> list[Judgement]:
+    rows = []
+    for attempt, verdicts in enumerate(tries):
+        for judgement in baseline(id, verdicts):
+            rows.append(replace(judgement, id=f"{judgement.candidate_id}/j{attempt}"))
+    return rows
+
+
+def test_the_report_tells_what_was_kept_and_what_was_not():
+    rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
+    examples, counts = build_examples(rows, [], seeds("seed", share=0.5), JudgeConfig(), 0)
+    agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
+    lines = report(counts | {"agreement with people": agreed})
+    assert lines == [
+        "EFT: 8 examples of 5 prompts; left out: 1 (no rationale and score of its own)",
+        "EFT scores (score: examples): 1: 4 4: 4; after balancing: 1: 4 4: 4",
+        "EFT scores order 75 [50,100] % of 4 pairs as people do",
+    ]
+    assert len(report(counts | {"agreement with people": agreed | {"value": None}})) == 2
+    single = agreed | {"low": None, "high": None}
+    assert report(counts | {"agreement with people": single})[2].startswith("EFT scores order 75 [n/a] % of ")
+    assert len(examples) == 8

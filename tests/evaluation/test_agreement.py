@@ -1,0 +1,169 @@
+"""srlm.evaluation.agreement: small cases, worked out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srlm.config import JudgeConfig, Scorer
+from srlm.evaluation.agreement import PAPER_MEASURES, answers_part, judge_parts, score_mean
+from srlm.evaluation.judge_metrics import judged_prompts
+from srlm.evaluation.measures import JudgedPrompt
+from srlm.types import Answer
+from tests.helpers import candidates_of, judgements_of, ranked
+
+RESAMPLES = 200
+
+
+def value(part, name):
+    return part[name]["value"]
+
+
+def judged(scores: dict[str, list[list[float | None]]]):
+    """Judgements of prompts by id, answer by answer."""
+    return [
+        judgement
+        for id, answers in scores.items()
+        for place, row in enumerate(answers)
+        for judgement in judgements_of(f"{id}/a{place}", row)
+    ]
+
+
+JUDGE = JudgeConfig()
+
+
+def measured(rows, judgements, before=None, judge=JUDGE):
+    return judge_parts(rows, judgements, before, (), judge, RESAMPLES, "seed")["judge"]
+
+
+def test_judged_prompts_take_means_and_leave_the_missing_out():
+    rows = [ranked("e0", (0, 1)), ranked("e/1", (1, 0, 2))]
+    judgements = judged({"e0": [[4.0, 5.0], [None, None]], "e/1": [[1.0], [None, 3.0], []]})
+    assert judged_prompts(rows, judgements) == [
+        JudgedPrompt("e0", (0, 1), (4.5, None), (11, 11), prompt=rows[0].prompt),
+        JudgedPrompt("e/1", (1, 0, 2), (1.0, 3.0, None), (12, 12, 12), prompt=rows[1].prompt),
+    ]
+
+
+def test_judge_measures_by_hand():
+    rows = [ranked("e0", (0, 1, 2)), ranked("e1", (0, 1)), ranked("e2", (0, 1))]
+    # e0: 5 > 4 > 1, all three pairs right. e1: wrong, and its 5 is not the best. e2: a tie.
+    scores = {"e0": [[5.0], [4.0], [1.0]], "e1": [[4.0], [5.0]], "e2": [[4.0], [4.0]]}
+    part = measured(rows, judged(scores))
+    assert value(part, "pairwise_accuracy") == pytest.approx((3 + 0 + 0.5) / 5)
+    assert part["pairwise_accuracy"]["n"] == 5
+    assert value(part, "five_best") == pytest.approx(1 / 2)
+    assert value(part, "exact_match") == pytest.approx(1 / 3)
+    assert value(part, "spearman") == pytest.approx((1 - 1) / 2)  # e2 has none
+    assert value(part, "kendall_tau") == pytest.approx((1 - 1) / 2)
+    assert value(part, "parse_rate") == 1.0
+    assert value(part, "pair_coverage") == 1.0
+    assert value(part, "commonest_score") == 4.0
+    assert value(part, "commonest_score_share") == pytest.approx(4 / 7)
+    assert not any(name.endswith("_gain") for name in part)
+
+
+def test_missing_judgements_lower_coverage_not_accuracy():
+    rows = [ranked("e0", (0, 1, 2))]
+    part = measured(rows, judged({"e0": [[None, 5.0], [3.0, 3.0], [None, None]]}))
+    assert value(part, "pairwise_accuracy") == 1.0
+    assert value(part, "pair_coverage") == pytest.approx(1 / 3)
+    assert value(part, "parse_rate") == pytest.approx(3 / 6)
+    assert value(part, "exact_match") is None
+
+
+def test_single_scores_count_for_the_commonest_not_the_means():
+    part = measured([ranked("e0", (0, 1))], judged({"e0": [[4.0, 5.0, 5.0], [4.0, 4.0, 3.0]]}))
+    assert value(part, "commonest_score") == 4.0
+    assert value(part, "commonest_score_share") == pytest.approx(3 / 6)
+
+
+def test_the_scale_is_the_configured_one():
+    part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=JudgeConfig(max_score=10))
+    assert value(part, "five_best") == 1.0
+    assert part["five_best"]["n"] == 1
+
+
+def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
+    judge = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+    rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
+    part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
+    assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
+    assert (value(part, "commonest_score"), value(part, "commonest_score_share")) == (2.0, 2 / 4)  # 1.5 and 2.4
+    assert value(part, "pairwise_accuracy") == 1 / 2  # order is that of the scores themselves
+
+
+def test_gains_are_differences_to_the_model_before():
+    rows = [ranked(f"e{n}", (0, 1)) for n in range(4)]
+    better = judged({f"e{n}": [[5.0], [1.0]] for n in range(4)})
+    worse = judged({f"e{n}": [[5.0], [1.0]] if n < 1 else [[1.0], [5.0]] for n in range(4)})
+    part = measured(rows, better, worse)
+    assert {name for name in part if name.endswith("_gain")} == {
+        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_all", "shorter_is_better")
+    }
+    assert value(part, "pairwise_accuracy_gain") == pytest.approx(1 - 1 / 4)
+    assert value(part, "five_best_gain") == pytest.approx(1 - 1 / 4)
+    assert value(part, "exact_match_gain") == pytest.approx(1 - 1 / 4)
+    assert value(part, "kendall_tau_gain") == pytest.approx(1 - (1 - 3) / 4)
+    assert value(part, "spearman_gain") == pytest.approx(1 - (1 - 3) / 4)
+    back = measured(rows, worse, better)
+    assert value(back, "pairwise_accuracy_gain") == pytest.approx(-(1 - 1 / 4))
+    same = measured(rows, better, better)
+    assert same["pairwise_accuracy_gain"]["low"] < 0 < same["pairwise_accuracy_gain"]["high"]  # of four prompts
+
+
+def test_a_judge_without_any_verdict():
+    part = measured([ranked("e0", (0, 1))], judged({"e0": [[None], [None]]}))
+    assert value(part, "parse_rate") == 0.0
+    assert value(part, "pairwise_accuracy") is None
+    assert value(part, "commonest_score") is None
+
+
+def test_intervals_depend_on_the_seed_alone():
+    rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
+    judgements = judged({f"e{n}": [[float(n % 6), float(n % 3)], [3.0]] for n in range(8)})
+    one, again, other = (
+        judge_parts(rows, judgements, None, (), JudgeConfig(), RESAMPLES, seed)["judge_card"]["by_rank"]
+        for seed in ("a", "a", "b")
+    )
+    assert one == again
+    assert one != other
+    assert {name: m["value"] for name, m in one.items()} == {name: m["value"] for name, m in other.items()}
+
+
+def test_answers():
+    part = answers_part(
+        [Answer("v0", "q", "four", 1, False), Answer("v1", "q", "", 0, False), Answer("v2", "q", "x" * 8, 5, True)],
+        RESAMPLES,
+        "seed",
+    )
+    assert {name: m["value"] for name, m in part.items()} == {
+        "mean_characters": 4.0,
+        "mean_tokens": 2.0,
+        "truncated": pytest.approx(1 / 3),
+    }
+    assert {m["n"] for m in part.values()} == {3}
+    assert part["mean_characters"]["low"] < 4.0 < part["mean_characters"]["high"]
+
+
+def test_nothing_to_count_is_none_and_no_error():
+    assert {m["value"] for m in answers_part([], RESAMPLES, "seed").values()} == {None}
+
+
+def test_score_mean_is_over_candidates_and_drawn_by_prompt():
+    candidates = [*candidates_of("p0", ["a", "b"]), *candidates_of("p1", ["c", "d"])]
+    rows = {"p0/c0": [1.0, 3.0], "p0/c1": [5.0], "p1/c0": [None], "p1/c1": [None, 2.0]}
+    judgements = [judgement for id, scores in rows.items() for judgement in judgements_of(id, scores)]
+    found = score_mean(candidates, judgements, RESAMPLES, "seed")
+    assert (found.value, found.n) == (pytest.approx((2 + 5 + 2) / 3), 3)
+    assert (found.low, found.high) == (2.0, 3.5)  # p1 twice, p0 twice
+    assert score_mean(candidates, [], RESAMPLES, "seed").value is None
+
+
+def test_parts_are_plain_json():
+    rows = [ranked(f"e{n}", (0, 1)) for n in range(3)]
+    judgements = judged({f"e{n}": [[5.0], [1.0]] for n in range(3)})
+    part = measured(rows, judgements, judgements)
+    assert json.loads(json.dumps(part, allow_nan=False)) == part
+    assert all(set(measure) == {"value", "low", "high", "n"} for measure in part.values())

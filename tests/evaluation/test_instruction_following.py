@@ -1,0 +1,106 @@
+"""srlm.evaluation.instruction_following.
+
+Shares of what is followed, their intervals and gains, on answers made for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srlm.config import SourceConfig
+from srlm.data.readers import read_prompts
+from srlm.evaluation.instruction_following import MEASURES, Checked, check_answers, instructions_part
+from srlm.types import Answer, Constraint, SeedExample
+from tests.helpers import ROOT
+
+GIVEN = (200, "seed")
+NO_COMMA, QUOTED = Constraint("punctuation:no_comma"), Constraint("startend:quotation")
+PROMPTS = [
+    SeedExample("a", "A", "", constraints=(NO_COMMA, QUOTED)),
+    SeedExample("b", "B", "", constraints=(NO_COMMA,)),
+    SeedExample("free", "C", ""),
+]
+
+
+def answers(**texts: str) -> list[Answer]:
+    return [Answer(name, "", text, 1, False) for name, text in texts.items()]
+
+
+def value(part: dict, name: str) -> tuple[float | None, int]:
+    return part[name]["value"], part[name]["n"]
+
+
+def test_only_prompts_with_constraints_count() -> None:
+    [one] = check_answers(PROMPTS, answers(free="x", a='"so"'))
+    assert one == Checked("a", ("punctuation:no_comma", "startend:quotation"), (True, True), (True, True))
+
+
+def test_prompt_and_instruction_level() -> None:
+    """Of a, one of two is followed; of b, all once the first line is left out."""
+    part = instructions_part(check_answers(PROMPTS, answers(a="No quotes.", b="Sure, here:\nNone.")), None, *GIVEN)
+    assert [value(part, name) for name in MEASURES] == [(0.0, 2), (0.5, 2), (1 / 3, 3), (2 / 3, 3)]
+    assert value(part["groups"]["punctuation"], "strict") == (0.5, 2)
+    assert value(part["groups"]["punctuation"], "loose") == (1.0, 2)
+    assert value(part["groups"]["startend"], "strict") == (0.0, 1)
+    assert part["groups"]["startend"]["strict"]["low"] is None  # one prompt has no spread
+    assert set(part) == {*MEASURES, "groups"}
+
+
+def test_gains_are_paired_by_prompt() -> None:
+    """Both models follow a third of their instructions on other prompts; each prompt's change is drawn as one."""
+    rows = [("p", "startend:quotation")] * 1
+    before = [Checked(f"{n}", tuple(name for _, name in rows), (n % 3 == 0,), (True,)) for n in range(60)]
+    better = [Checked(one.id, one.names, (True,), (True,)) if n < 30 else one for n, one in enumerate(before)]
+    part = instructions_part(better, before, 2000, "seed")
+    gain = part["instruction_strict_gain"]
+    expected = [float(now.strict[0]) - float(then.strict[0]) for now, then in zip(better, before, strict=True)]
+    assert gain["value"] == pytest.approx(np.mean(expected))
+    error = 1.96 * np.std(expected) / np.sqrt(60)
+    assert gain["low"] == pytest.approx(gain["value"] - error, abs=0.02)
+    assert gain["high"] == pytest.approx(gain["value"] + error, abs=0.02)
+    assert part["prompt_loose_gain"]["value"] == 0.0
+
+
+def test_nothing_to_check_is_undefined() -> None:
+    part = instructions_part([], [], *GIVEN)
+    assert {part[name]["value"] for name in MEASURES} == {None}
+    assert part["groups"] == {}
+
+
+def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
+    now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
+    before = check_answers(PROMPTS, answers(b="No"))
+    part = instructions_part(now, before, *GIVEN)
+    assert value(part, "prompt_strict") == (0.5, 2)
+    assert value(part, "prompt_strict_gain") == (-1.0, 1)
+    assert value(instructions_part(before, now, *GIVEN), "prompt_strict_gain") == (1.0, 1)
+    assert value(instructions_part(now, before[:0], *GIVEN), "prompt_strict_gain") == (None, 0)
+
+
+def test_the_count_of_an_instruction_level_gain_is_instructions_and_of_a_prompt_level_one_prompts() -> None:
+    now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
+    before = check_answers(PROMPTS, answers(a="so, so", b="No"))
+    part = instructions_part(now, before, *GIVEN)
+    assert value(part, "instruction_strict_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 against 1 of 3
+    assert value(part, "prompt_strict_gain") == (0.0, 2)
+
+
+def test_prompts_with_other_constraints_cannot_be_compared() -> None:
+    now, then = (Checked("a", (name,), (True,), (True,)) for name in ("punctuation:no_comma", "startend:quotation"))
+    with pytest.raises(ValueError, match="other constraints"):
+        instructions_part([now], [then], *GIVEN)
+
+
+def test_a_file_in_ifevals_form() -> None:
+    """Arguments that are null were not given; neither were those of an instruction without any."""
+    prompts = read_prompts(SourceConfig(path=str(ROOT / "tests/verifiable_prompts.jsonl")))
+    assert [prompt.id for prompt in prompts] == ["1", "2", "3", "4", "5"]
+    assert prompts[1].constraints == (
+        Constraint("length_constraints:number_words", {"relation": "at least", "num_words": 5}),
+        Constraint("startend:end_checker", {"end_phrase": "That is all."}),
+    )
+    texts = {"1": "Nile and Rhine", "2": "Leaves in hot water, steeped. That is all.", "3": '"Light."', "4": "Cold!"}
+    part = instructions_part(check_answers(prompts, answers(**texts)), None, *GIVEN)
+    assert value(part, "prompt_strict") == (0.75, 4)
+    assert value(part, "instruction_strict") == (0.8, 5)

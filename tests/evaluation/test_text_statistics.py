@@ -1,0 +1,194 @@
+"""srlm.evaluation.text_statistics: small cases by hand.
+
+The jackknife against leaving answers out one by one, and its cover.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srlm.evaluation.measures import Measure
+from srlm.evaluation.text_statistics import DISTINCT, REFUSALS, distinct, drift_part
+from srlm.types import Answer
+
+NAMES = {
+    *("characters", "words", "repeated_4grams", "distinct_1", "distinct_2", "distinct_3", "refusals"),
+    *("language_switches", "bullets", "numbered_lists", "headings", "bold", "commonest_opening"),
+}
+
+
+def part(*texts: str, prompt: str = "Tell me.", resamples: int = 100):
+    return drift_part([Answer(f"v{n}", prompt, text, 1, False) for n, text in enumerate(texts)], resamples, "s")
+
+
+def value(name: str, *texts: str, **rest: str):
+    return part(*texts, **rest)[name]["value"]
+
+
+def test_lengths_and_shape():
+    found = part("One two.", "", "三个字")
+    assert set(found) == NAMES
+    assert found["characters"]["value"] == pytest.approx((8 + 0 + 3) / 3)
+    assert found["words"]["value"] == pytest.approx((2 + 0 + 3) / 3)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert all(m["low"] <= m["value"] <= m["high"] for m in found.values() if m["low"] is not None)
+
+
+def test_length_is_compared_with_the_model_before_prompt_by_prompt():
+    lengths, before = (100, 220, 300, 400), (90, 200, 310, 380)
+    now, then = (
+        [Answer(f"v{n}", "Tell me.", "x" * size, 1, False) for n, size in enumerate(sizes)]
+        for sizes in (lengths, before)
+    )
+    found = drift_part(now, 200, "s", then[::-1])["characters_gain"]
+    assert (found["value"], found["n"]) == (10, 4)
+    assert -10 <= found["low"] < 10 < found["high"] <= 20
+    assert drift_part(now, 200, "s", then[1:])["characters_gain"]["n"] == 3  # one has no answer of the model before
+    assert "characters_gain" not in drift_part(now, 200, "s")
+
+
+def test_nothing_to_measure():
+    assert {(m["value"], m["low"], m["n"]) for m in part().values()} == {(None, None, 0)}
+    empty = part("", "  ")
+    undefined = {name for name, measure in empty.items() if measure["value"] is None}
+    assert undefined == {
+        "repeated_4grams",
+        "language_switches",
+        "commonest_opening",
+        *(f"distinct_{n}" for n in DISTINCT),
+    }
+
+
+def test_repeated_runs_of_four_words_within_an_answer():
+    assert value("repeated_4grams", "a b c d e f g") == 0
+    assert value("repeated_4grams", "a b c d a b c d") == pytest.approx(1 / 5)  # of five runs the last is a repeat
+    assert value("repeated_4grams", "ha ha ha ha ha ha") == pytest.approx(2 / 3)
+    assert value("repeated_4grams", "a b c d", "a b c d", "too short") == 0  # between answers is no repetition
+    assert part("a b c d", "too short")["repeated_4grams"]["n"] == 1
+    assert value("repeated_4grams", "你好你好你好你") == pytest.approx(2 / 4)
+
+
+def test_words_with_combining_marks_are_whole():
+    son, daughter = "मेरा बेटा रोता है", "मेरी बेटी रोती है"  # without their vowel signs all the same
+    found = part(son, daughter)
+    assert found["words"]["value"] == 4
+    assert found["distinct_1"]["value"] == pytest.approx(7 / 8)
+    assert value("repeated_4grams", f"{son} {daughter}") == 0
+    assert value("commonest_opening", son, daughter) == pytest.approx(1 / 2)
+    assert value("words", "אֶת הַשָּׁמַיִם", "กินน้ำ") == pytest.approx((2 + 3) / 2)
+    assert value("language_switches", son, "It rains.", "ฝนตก", prompt="यह क्या है?") == pytest.approx(2 / 3)
+
+
+def test_distinct_by_hand():
+    found = part("the cat sat", "the cat ran")
+    assert [found[f"distinct_{n}"]["value"] for n in DISTINCT] == pytest.approx([4 / 6, 3 / 4, 2 / 2])
+    assert [found[f"distinct_{n}"]["n"] for n in DISTINCT] == [6, 4, 2]
+
+
+def unigrams(words):
+    return [(word,) for word in words]
+
+
+def test_distincts_interval_follows_from_the_delete_one_jackknife():
+    rng = np.random.default_rng(0)
+    answers = [unigrams(rng.zipf(1.5, size).astype(str)) for size in (30, 5, 60, 12, 25)]
+
+    def share(some):
+        grams = [gram for answer in some for gram in answer]
+        return len(set(grams)) / len(grams)
+
+    left_out = np.array([share(answers[:i] + answers[i + 1 :]) for i in range(5)])
+    variance = 4 / 5 * ((left_out - left_out.mean()) ** 2).sum()
+    found = distinct(answers)
+    assert found.value == pytest.approx(share(answers))
+    # Five answers: a t quantile with 4 degrees of freedom at most, and as many draws as would give this variance.
+    size = found.value * (1 - found.value) / variance * (1.96 / stats.t.ppf(0.975, 4)) ** 2
+    hits = found.value * size
+    assert found.low <= stats.beta.ppf(0.025, hits, size - hits + 1) + 1e-9
+    assert found.high >= stats.beta.ppf(0.975, hits + 1, size - hits) - 1e-9
+    assert found.high - found.low < 10 * np.sqrt(variance)
+
+
+def test_distincts_interval_covers_its_expectation():
+    rng = np.random.default_rng(1)
+
+    def drawn():
+        return distinct([unigrams(rng.zipf(1.6, rng.integers(20, 80))) for _ in range(24)])
+
+    found = [drawn() for _ in range(300)]
+    truth = np.mean([measure.value for measure in found])
+    assert np.mean([measure.low <= truth <= measure.high for measure in found]) > 0.92
+
+
+def test_distinct_of_little():
+    assert distinct([]) == distinct([[], []]) == Measure(None, None, None, 0)
+    assert distinct([unigrams("aab")]) == Measure(pytest.approx(2 / 3), None, None, 3)
+    assert distinct([unigrams("aab"), []]) == Measure(pytest.approx(2 / 3), None, None, 3)
+    assert distinct([unigrams("ab"), unigrams("cd")]) == Measure(1, pytest.approx(0.025**0.5), 1, 4)
+
+
+@pytest.mark.parametrize("opening", REFUSALS)
+def test_every_opening_counts(opening):
+    assert value("refusals", f"  *{opening.upper().replace(chr(39), chr(0x2019))} 我 that.") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't wait to see you!",
+        "I'm sorry to hear that.",
+        "Sorry is a hard word.",
+        "Asan AI",
+        "He said: I cannot.",
+        "我们不能",
+    ],
+)
+def test_other_openings_do_not(text):
+    assert value("refusals", text) == 0
+
+
+def test_language_switches():
+    assert value("language_switches", "天空是蓝色的。", "It is blue.") == 0.5
+    assert value("language_switches", "蓝色的天空, blue.", prompt="为什么天空是蓝色的？") == 0  # five letters of nine
+    found = part("42", "", "Nein.")
+    assert (found["language_switches"]["value"], found["language_switches"]["n"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "yes", "no"),
+    [
+        ("bullets", "Try:\n- tea\n- milk", "well-known - and - so - on"),
+        ("bullets", "* one", "**bold** start"),
+        ("numbered_lists", "Steps:\n1. go\n2) stop", "It was 1999. Then 3.5 came."),
+        ("numbered_lists", "1、先洗手", "第1、2组"),
+        ("headings", "## Answer\ntext", "#hashtag and C# code"),
+        ("bold", "this is **bold**", "2 * 3 ** 4"),
+    ],
+)
+def test_habits_of_form(name, yes, no):
+    assert value(name, yes, no, no) == pytest.approx(1 / 3)
+
+
+def test_commonest_opening():
+    found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["commonest_opening"]
+    assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
+    assert value("commonest_opening", "a b c", "d e f") == 0.5
+    assert value("commonest_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
+
+
+def test_untrusted_text_is_measured_without_harm():
+    wild = [
+        "\x00\x1b[31m" + "**" * 5000,
+        "- " * 5000,
+        "#" * 5000 + "\n" * 500,
+        "<b>&amp;</b>" * 500,
+        "a" * 20000,
+        "🙂" * 99,
+    ]
+    found = part(*wild)
+    assert found["characters"]["n"] == len(wild)
+    assert json.dumps(found, allow_nan=False)

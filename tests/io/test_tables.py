@@ -1,0 +1,75 @@
+"""Tables on the terminal: every number in one piece, no line wider than the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from srlm.io.tables import print_table
+
+
+def printed(table: Table, width: int) -> list[str]:
+    out = io.StringIO()
+    print_table(Console(file=out, width=width, highlight=False), table)
+    return out.getvalue().splitlines()
+
+
+def table_of(names: list[str], rows: list[list[str]], title: str = "Title") -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+ROWS = [["pairwise accuracy", *["0.61 [0.53,0.68]"] * 6], ["kendall tau", *["-0.40 [-0.70,-0.10]"] * 6]]
+
+
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (120, 1), (100, 2), (80, 2), (40, 6)])
+def test_columns_that_do_not_fit_go_into_further_tables(width: int, tables: int) -> None:
+    lines = printed(table_of([f"M{t}" for t in range(6)], ROWS), width)
+    text = "\n".join(lines)
+    assert text.count("Title") == tables
+    assert text.count("kendall tau") == tables
+    assert re.findall(r"M\d", text) == [f"M{t}" for t in range(6)]
+    assert text.count("[-0.70,-0.10]") == 6
+    assert text.count("[0.53,0.68]") == 6
+    assert max(map(len, lines)) <= width
+
+
+def test_a_cell_breaks_between_value_and_interval_only() -> None:
+    lines = printed(table_of(["M0", "M1", "M2"], [["Spearman", *["-0.40 [-0.70,-0.10]"] * 3]]), 64)
+    assert "…" not in "".join(lines)
+    assert [line.count("-0.40") for line in lines if "-0.40" in line] == [3]
+    assert [line.count("[-0.70,-0.10]") for line in lines if "[-0.70" in line] == [3]
+
+
+def test_style_and_sections_are_kept_in_every_part() -> None:
+    table = table_of(["M0", "M1"], [["first", "1111111111", "2222222222"]])
+    table.add_section()
+    table.add_row("second", "3", "4", style="dim")
+    assert sum("├" in line for line in printed(table, 60)) == 1
+    assert sum("├" in line for line in printed(table, 26)) == 2
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z", "M")), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(words, min_size=1, max_size=6),
+    st.lists(words, min_size=1, max_size=3),
+    st.integers(30, 130),
+)
+def test_no_line_is_wider_than_the_terminal(names: list[str], labels: list[str], width: int) -> None:
+    lines = printed(table_of(names, [[label, *names] for label in labels], title=" ".join(labels)), width)
+    assert max(map(cell_len, lines)) <= width

@@ -1,0 +1,299 @@
+"""srlm.generation.candidates and .judge: what is asked of the engine, and what its answers become."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+
+import pytest
+import torch
+
+from srlm.config import CandidatesConfig, Config, EngineConfig, EngineKind, JudgeConfig, Scorer
+from srlm.engines.base import Completion, encode_request, open_engine
+from srlm.errors import EngineError
+from srlm.generation.candidates import sample_candidates
+from srlm.judges.pointwise import judge
+from srlm.judges.prompt import JudgeTemplate
+from srlm.models.chat import encode_chat
+from srlm.types import Candidate, Prompt
+from tests.helpers import ScriptedEngine, prompt, tiny_llama, tiny_tokenizer, user
+from tests.training.families import FAMILIES
+
+SAMPLE = CandidatesConfig(count=3, temperature=0.65, top_p=0.85, max_new_tokens=55)
+JUDGE = JudgeConfig(count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+TEMPLATE = JudgeTemplate.load(JUDGE)
+
+
+def sampled(engine, of: Prompt, config=SAMPLE, seed=0) -> list[Candidate]:
+    return asyncio.run(sample_candidates(engine, config, seed, of))
+
+
+def judged(engine, of: Candidate, count=3, config=JUDGE, seed=0, text="Name a river."):
+    return asyncio.run(judge(engine, TEMPLATE, config, seed, text, of, count))
+
+
+def candidate(id: str = "t2/p00000/c0", text: str = "The Nile.") -> Candidate:
+    return Candidate(id, id.rsplit("/", 1)[0], text, 3, False)
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+def test_n_and_the_decoding_options_reach_the_engine(count):
+    engine = ScriptedEngine()
+    found = sampled(engine, prompt(text="Name a river."), CandidatesConfig(count, 0.65, 0.85, 55))
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == user("Name a river.")
+    assert prefill == ""
+    assert sampling.n == count
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.65, 0.85, 55)
+    assert (sampling.stop, sampling.choices) == ((), ())
+    assert [c.id for c in found] == [f"t2/p00000/c{n}" for n in range(count)]
+    assert {c.prompt_id for c in found} == {"t2/p00000"}
+    assert len({c.text for c in found}) == count
+
+
+def test_candidates_are_stripped_and_the_cut_off_are_marked():
+    replies = [Completion(" Nile. \n", 4, False), Completion("The Ni\ufffd", 55, True), Completion("", 1, False)]
+    found = sampled(ScriptedEngine(lambda *request: replies[request[3]]), prompt())
+    assert [(c.text, c.tokens, c.truncated) for c in found] == [
+        ("Nile.", 4, False),
+        ("The Ni", 55, True),
+        ("", 1, False),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_k_and_the_decoding_options_reach_the_engine(count):
+    engine = ScriptedEngine(lambda *_: "Fine.\nScore: 4")
+    found = judged(engine, candidate(), count, JudgeConfig(count=9, temperature=0.45, top_p=0.75, max_new_tokens=44))
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
+    assert prefill == ""
+    assert sampling.n == count
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.45, 0.75, 44)
+    assert (sampling.stop, sampling.choices) == ((), ())
+    assert [j.id for j in found] == [f"t2/p00000/c0/j{n}" for n in range(count)]
+    assert {j.candidate_id for j in found} == {"t2/p00000/c0"}
+
+
+def test_judgements_keep_text_score_problem_and_tokens():
+    replies = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 9", 3, False)]
+    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate())
+    assert [(j.text, j.score, j.problem, j.tokens) for j in found] == [
+        ("Good.\nScore: 4", 4.0, "", 6),
+        ("Hm.", None, "no verdict", 2),
+        ("Score: 9", None, "out of range: 9", 3),
+    ]
+
+
+def test_a_verdict_that_was_cut_off_says_so():
+    texts = ["It is relevant and", "Good.\nScore: 4", "To earn Score: 5 it would have to cite its", "Good.\nScore: 4\n"]
+    replies = [*(Completion(text, 4, True) for text in texts), Completion("Good.\nScore: 4", 4, False)]
+    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 5, JudgeConfig(max_new_tokens=4))
+    cut_off = (None, "no verdict, cut off at judge.max_new_tokens=4")
+    assert [(j.score, j.problem) for j in found] == [cut_off, cut_off, cut_off, (4.0, ""), (4.0, "")]
+    assert [j.truncated for j in found] == [True, True, True, True, False]
+
+
+def test_the_scale_is_the_configured_one():
+    config = JudgeConfig(max_score=10)
+    assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
+
+
+EXPECTED = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+
+
+def telling(*probabilities: float, text: str = " 4"):
+    """An engine that gives the scores these probabilities."""
+    logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities)
+    return ScriptedEngine(lambda *_: Completion(text, 1, False, 20, logprobs))
+
+
+def test_an_expected_score_is_read_from_one_request_for_the_scores_alone():
+    engine = telling(0.0, 0.1, 0.0, 0.2, 0.3, 0.2)
+    [found] = judged(engine, candidate(), 1, EXPECTED)
+    [(messages, sampling, prefill)] = engine.calls
+    assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
+    assert prefill == "Score:"  # as the targets of training begin
+    assert sampling.choices == (" 0", " 1", " 2", " 3", " 4", " 5")
+    assert (sampling.n, sampling.temperature) == (1, 0.0)
+    assert found.id == "t2/p00000/c0/j0"
+    assert found.candidate_id == "t2/p00000/c0"
+    assert found.score == pytest.approx((0.1 * 1 + 0.2 * 3 + 0.3 * 4 + 0.2 * 5) / 0.8)
+    assert (found.text, found.problem, found.tokens) == ("Score: 4", "", 1)
+    assert found.probabilities == pytest.approx((0.0, 0.1, 0.0, 0.2, 0.3, 0.2))
+
+
+def test_an_expected_score_is_missing_where_the_judge_would_rather_write_something_else():
+    [found] = judged(telling(*[0.08] * 6), candidate(), 1, EXPECTED)
+    assert (found.score, found.problem) == (None, "no verdict: a score has probability 0.48")
+    assert found.probabilities == pytest.approx([0.08] * 6)
+
+
+def test_an_expected_score_on_another_scale():
+    config = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1, max_score=2)
+    engine = telling(0.25, 0.25, 0.5)
+    [found] = judged(engine, candidate(), 1, config)
+    assert found.score == pytest.approx(1.25)
+    assert engine.calls[0][1].choices == (" 0", " 1", " 2")
+
+
+def test_an_expected_score_needs_probabilities():
+    with pytest.raises(EngineError, match=r"judge\.scorer=expected.*tells no probabilities.*sampled"):
+        judged(ScriptedEngine(lambda *_: " 4"), candidate(), 1, EXPECTED)
+
+
+def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
+    written = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 1.", 4, False)]
+    probabilities = {"Good.\nScore:": (0, 0, 0, 0.25, 0.5, 0.25), "Score:": (0.5, 0.5, 0, 0, 0, 0)}
+
+    def reply(messages, sampling, prefill, place):
+        if not sampling.choices:
+            return written[place]
+        logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities[prefill])
+        return Completion(" 4", 1, False, 20, logprobs)
+
+    config = JudgeConfig(scorer=Scorer.weighted, count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+    engine = ScriptedEngine(reply)
+    found = judged(engine, candidate(), 3, config)
+    assert [j.score for j in found] == [pytest.approx(4.0), None, pytest.approx(0.5)]
+    assert [j.text for j in found] == ["Good.\nScore: 4", "Hm.", "Score: 1."]  # what it wrote
+    assert [j.tokens for j in found] == [7, 2, 5]
+    assert [j.problem for j in found] == ["", "no verdict", ""]
+    assert [bool(j.probabilities) for j in found] == [True, False, True]
+    (_, first, _), *rest = engine.calls
+    assert (first.n, first.temperature, first.top_p, first.max_new_tokens) == (3, 0.45, 0.75, 44)
+    assert [prefill for _, _, prefill in rest] == ["Good.\nScore:", "Score:"]  # none for the one without a verdict
+
+
+WRITTEN = {
+    "blank": "Good.\nScore: 4",
+    "bold number": "Score: **4**",
+    "bold word": "**Score:** 4/5",
+    "next line": "Score:\n4",
+    "no blank": "Score:4",
+    "two blanks": "Score:  4",
+    "decimal": "Score: 4.0",
+    "second verdict": "Score: 2, no.\nScore: 4.",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
+    """The tokens up to the score, and its own token, are those of what the judge wrote."""
+    tokenizer = FAMILIES[family].tokenizer()
+    logprobs = tuple(math.log(p) for p in (0.1, 0.1, 0.1, 0.1, 0.5, 0.1))
+    engine = ScriptedEngine(
+        lambda _, sampling, *rest: Completion("4", 1, False, 0, logprobs) if sampling.choices else text
+    )
+    judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1))
+    _, (messages, sampling, prefill) = engine.calls
+    before, allowed = encode_request(tokenizer, messages, prefill, sampling)
+    written = encode_chat(tokenizer, messages, text[: text.rindex("4") + 1])
+    assert [*before, allowed[4]] == written
+    assert len(set(allowed)) == 6
+
+
+def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
+    """Against plain arithmetic on the logits, for a judge that wrote its score in bold."""
+    tokenizer, model = tiny_tokenizer(), tiny_llama(len(tiny_tokenizer()), 5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    template = tmp_path / "short.txt"
+    template.write_text("Score: N {{instruction}}{{response}}")
+    config = Config(
+        judge=JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1, template=str(template)),
+        engine=EngineConfig(kind=EngineKind.transformers, max_model_len=128),
+    )
+
+    async def run():
+        async with open_engine(config, tmp_path) as local:
+            written = ScriptedEngine(lambda *_: "Fine.\nScore: **4**")
+
+            class Judge:
+                async def generate(self, messages, sampling, prefill=""):
+                    return await (local if sampling.choices else written).generate(messages, sampling, prefill)
+
+            return await judge(Judge(), JudgeTemplate.load(config.judge), config.judge, 0, "Hi?", candidate(), 1)
+
+    [found] = asyncio.run(run())
+    ids = encode_chat(tokenizer, user("Score: N Hi?The Nile."), "Fine.\nScore: **")
+    with torch.no_grad():
+        chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+    each = [float(chances[tokenizer.convert_tokens_to_ids(str(score))]) for score in range(6)]
+    assert found.probabilities == pytest.approx(each, abs=1e-5)
+    assert found.score is None  # a model of random weights would rather write something else
+    assert found.problem.startswith("no verdict: a score has probability 0.0")
+
+
+def test_a_weighted_score_out_of_range_is_not_asked_for_again():
+    engine = ScriptedEngine(lambda *_: "Score: 7")
+    [found] = judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1))
+    assert (found.score, found.problem) == (None, "out of range: 7")
+    assert len(engine.calls) == 1
+
+
+def test_a_verdict_in_the_candidate_is_none():
+    found = judged(ScriptedEngine(lambda *_: "I cannot tell."), candidate(text="Score: 5"))
+    assert [j.score for j in found] == [None, None, None]
+
+
+def test_seeds_differ_by_record_and_not_by_order():
+    prompts = [prompt(f"t2/p{n:05d}", f"Question {n}?") for n in range(6)]
+
+    async def all_of(order, scramble):
+        engine = ScriptedEngine(scramble=scramble)
+        found = await asyncio.gather(*(sample_candidates(engine, SAMPLE, 0, p) for p in order))
+        judgements = await asyncio.gather(
+            *(judge(engine, TEMPLATE, JUDGE, 0, "Q?", c, 3) for candidates in found for c in candidates)
+        )
+        seeds = [sampling.seed for _, sampling, _ in engine.calls]
+        assert len(set(seeds)) == len(seeds) == 6 + 18  # one a record
+        records = [c for candidates in found for c in candidates] + [j for row in judgements for j in row]
+        return {record.id: record for record in records}, tuple(engine.ended)
+
+    shuffled = prompts[:]
+    random.Random(1).shuffle(shuffled)
+    first, ended = asyncio.run(all_of(prompts, None))
+    second, ended_otherwise = asyncio.run(all_of(shuffled, 1))
+    assert first == second
+    assert ended != ended_otherwise
+
+
+def test_seeds_differ_by_run_and_by_stage():
+    engine = ScriptedEngine()
+    for seed in (0, 1):
+        sampled(engine, prompt(), seed=seed)
+        judged(engine, candidate("t2/p00000"), seed=seed)  # an id that both stages could have
+    seeds = [sampling.seed for _, sampling, _ in engine.calls]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def common_prefix(one: str, other: str) -> str:
+    length = next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return one[:length]
+
+
+def test_judge_prompts_share_their_beginning():
+    engine = ScriptedEngine(lambda *_: "Score: 3")
+    judged(engine, candidate(text="Nile."), text="Name a river.")
+    judged(engine, candidate(text="42"), text="What is six times seven?")
+    judged(engine, candidate(text="43"), text="What is six times seven?")
+    one, two, three = engine.contents
+    rubric = TEMPLATE.template.text.split("{{instruction}}")[0]
+    assert rubric.endswith("<instruction>\n")
+    assert common_prefix(one, two) == rubric
+    assert common_prefix(two, three).endswith("<response>\n4")  # candidates of a prompt share that, too
+
+
+@pytest.mark.parametrize("stage", ["candidates", "judgements"])
+def test_an_engines_error_comes_through(stage):
+    def fails(*_):
+        raise EngineError("the server is gone")
+
+    with pytest.raises(EngineError, match="the server is gone"):
+        sampled(ScriptedEngine(fails), prompt()) if stage == "candidates" else judged(
+            ScriptedEngine(fails), candidate()
+        )

@@ -1,0 +1,89 @@
+"""srlm.models.resolve: what a base model says of itself: its hub id and its licence."""
+
+from __future__ import annotations
+
+import pytest
+from gguf import GGUFWriter
+
+from srlm.config import Config, ModelConfig
+from srlm.models.resolve import external_options, hub_id, licence_of
+from tests.helpers import tiny_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("owner/model-1.5B", "owner/model-1.5B"),
+        ("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("tiny-random", None),
+        ("/home/me/model", None),
+        ("./model", None),
+        ("folder/model.gguf", None),
+    ],
+)
+def test_hub_id(name, found):
+    assert hub_id(name) == found
+
+
+def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
+    (tmp_path / "owner/model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub_id("owner/model") is None
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# Model\n", {"license": "apache-2.0"}),
+        (
+            "---\r\nlicense: other\r\nlicense_name: rivers\r\nlicense_link: LICENSE\r\n---\r\n",
+            {"license": "other", "license_name": "rivers", "license_link": "LICENSE"},
+        ),
+        ("---\nlicense: [a, b]\n---\n", {}),
+        ("---\nlicense:\n---\n", {}),
+        ("---\njust text\n---\n", {}),
+        ("---\n{broken: [\n---\n", {}),
+        ("license: mit\n", {}),
+        ("", {}),
+    ],
+)
+def test_licence_of_a_checkpoint_is_its_cards(tmp_path, card, found):
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert licence_of(ModelConfig(name=str(tmp_path)), tmp_path) == found
+
+
+def test_licence_without_a_card_is_unknown(tmp_path):
+    assert licence_of(ModelConfig(name=str(tmp_path)), tmp_path) == {}
+
+
+@pytest.mark.parametrize("licence", ["cc-by-4.0", None])
+def test_licence_of_a_gguf_is_in_its_header(tmp_path, licence):
+    path = tmp_path / "model.gguf"
+    writer = GGUFWriter(path, "llama")
+    if licence:
+        writer.add_license(licence)
+    writer.add_uint32("general.rivers", 3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert licence_of(ModelConfig(name=str(path)), tmp_path) == ({"license": licence} if licence else {})
+
+
+def test_a_fixed_model_uses_its_own_chat_template_and_the_runs_only_if_it_has_none(tmp_path):
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.save_pretrained(tmp_path / "chat model")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "base model")
+    config = Config(
+        model=ModelConfig(name="mine", chat_template="plain", revision="abc", trust_remote_code=True, thought_end="")
+    )
+    found = {name: external_options(config, name, tmp_path / name) for name in ("chat model", "base model", "mine")}
+    assert {name: options.chat_template for name, options in found.items()} == {
+        "chat model": "",
+        "base model": "plain",
+        "mine": "plain",
+    }
+    other = found["chat model"]
+    assert (other.revision, other.trust_remote_code, other.thought_end) == ("", False, "")
+    assert found["mine"] == config.model

@@ -1,0 +1,444 @@
+"""Killed at any moment, a run goes on to the same files: nothing is lost, doubled or half written.
+
+The loop runs on a scripted engine in a process of its own (tests/scripted_text.py), which kills itself with SIGKILL
+before, in the middle of, or after one write to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm.data.prepare import prepare_seeds
+from srlm.errors import RunFolderError
+from srlm.io.record_file import read_records
+from srlm.io.serialization import from_json
+from srlm.pipeline.workspace import CARD, Workspace
+from srlm.recipes import stages
+from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt
+from tests.helpers import ROOT
+from tests.scripted_text import small_config
+
+# Every file that a model's text goes to -> its records.
+RECORD_FILES = {
+    "iteration_0/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_0/evaluation/answers.jsonl": Answer,
+    "iteration_1/eft_judgements.jsonl": Judgement,
+    "iteration_1/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_1/evaluation/answers.jsonl": Answer,
+    "iteration_1/evaluation/head_to_head_M0.jsonl": Comparison,
+    "iteration_2/1_prompts.jsonl": Prompt,
+    "iteration_2/2_candidates.jsonl": Candidate,
+    "iteration_2/3_judgements.jsonl": Judgement,
+    "iteration_2/evaluation/held_out_judgements.jsonl": Judgement,
+    "iteration_2/evaluation/answers.jsonl": Answer,
+    "iteration_2/evaluation/head_to_head_M1.jsonl": Comparison,
+    "iteration_2/evaluation/head_to_head_M0.jsonl": Comparison,
+}
+MANIFESTS = {
+    "iteration_0/evaluation/manifests/answers.json",
+    "iteration_1/manifests/rationales.json",
+    "iteration_1/evaluation/manifests/head_to_head.json",
+    "iteration_2/manifests/prompts.json",
+    "iteration_2/manifests/candidates.json",
+    "iteration_2/manifests/judgements.json",
+}
+Job = Callable[..., int]
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def job() -> Iterator[Job]:
+    """Runs one job of tests/scripted_text.py; returns how it ended."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.scripted_text"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdin
+    assert server.stdout
+
+    def call(root: Path, **rest: Any) -> int:
+        print(json.dumps({"root": str(root), **rest}), file=server.stdin, flush=True)
+        return int(server.stdout.readline())
+
+    yield call
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its seeds and nothing else."""
+    config = small_config(tmp_path_factory.mktemp("prepared") / "run")
+    workspace = Workspace.of(config)
+    stage = stages.seeds(workspace, config)
+    stage.begin()
+    stage.done({}, prepare_seeds(config, workspace.seeds))
+    return workspace.root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
+    """The files of a run that nothing stopped, and its writes in order: "write FILE" or "replace FILE"."""
+    root = prepared.with_name("undisturbed")
+    log = prepared.with_name("log")
+    shutil.copytree(prepared, root)
+    assert job(root, log=str(log)) == 0
+    return files(root), log.read_text(encoding="utf-8").splitlines()
+
+
+def files(root: Path) -> dict[str, Any]:
+    """All files of a run but those that hold times, places or process ids; of manifests all but the time they took."""
+    found: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        # A kill may leave a temporary file, or a note that a stage is begun; neither is ever read as a result.
+        if path.is_dir() or path.name.endswith((".tmp", ".begun.json")) or name in ("config.yaml", "run.json", ".lock"):
+            continue
+        found[name] = path.read_bytes() if name != "report.html" else "is there"  # it tells times
+        if path.name == CARD:  # it tells the run's name
+            found[name] = re.sub(rf"\b{re.escape(root.name)}(-M\d|, by)".encode(), rb"RUN\1", found[name])
+        if path.parent.name == "manifests":
+            manifest = json.loads(found[name])
+            found[name] = {
+                key: manifest[key] for key in manifest if key not in ("seconds", "finished", "tokens", "read")
+            }
+    return found
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    assert got.keys() == expected.keys(), where
+    different = [name for name in expected if got[name] != expected[name]]
+    assert not different, f"{where}: {different}"
+
+
+def test_undisturbed_run_is_worth_comparing_with(undisturbed):
+    """Every stage has records, none of them twice, and the filters and parsers had something to refuse."""
+    found, steps = undisturbed
+    for name, kind in RECORD_FILES.items():
+        rows = [from_json(kind, line) for line in found[name].decode().split("\n")[:-1]]
+        ids = [row.id for row in rows]
+        assert ids == sorted(set(ids))
+        assert steps.count(f"write {name}") >= 4
+    counts = {
+        name: found[f"iteration_2/manifests/{name}.json"]["counts"] for name in ("prompts", "judgements", "pairs")
+    }
+    assert counts["prompts"]["accepted"] == 6
+    assert counts["prompts"]["attempts"] > 8
+    assert sum(counts["prompts"]["rejected"].values()) == counts["prompts"]["attempts"] - 6
+    assert counts["judgements"]["judgements"] == 6 * 4 * 3
+    assert 0 < counts["judgements"]["valid"] < 72
+    assert counts["pairs"]["pairs"] > 0
+    assert found["iteration_0/evaluation/answers.jsonl"] != found["iteration_1/evaluation/answers.jsonl"]
+
+
+def test_manifests_are_written_last(undisturbed):
+    """But for a model's card, which tells of its measures and is no part of its fingerprint."""
+    found, steps = undisturbed
+    manifests = {name: found[name] for name in found if "/manifests/" in name and not name.startswith("seeds/")}
+    assert len(manifests) > 12
+    for name, manifest in manifests.items():
+        at = steps.index(f"replace {name}")
+        for output in manifest["outputs"]:
+            of_output = [
+                i
+                for i, step in enumerate(steps)
+                if (path := step.split()[1]).startswith(output) and Path(path).name != CARD
+            ]
+            assert max(of_output, default=-1) < at, f"{output} was written after its manifest {name}"
+
+
+def points(steps: list[str], name: str) -> list[tuple[int, str]]:
+    """Where to die in the writing of a file: twice within a line, then after the last or before they are ordered."""
+    writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
+    moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
+    assert len(moves) == 1
+    late = (writes[-1], "after") if "evaluation" in name else (moves[0], "before")
+    return [(writes[0], "half"), (writes[len(writes) // 2], "half"), late]
+
+
+@pytest.mark.parametrize("name", RECORD_FILES)
+def test_killed_while_records_are_written(job, prepared, undisturbed, tmp_path, name):
+    expected, steps = undisturbed
+    for at, when in points(steps, name):
+        root = tmp_path / f"{at}_{when}"
+        shutil.copytree(prepared, root)
+        assert job(root, kill={"at": at, "when": when}) == -signal.SIGKILL
+        if when == "half":
+            assert not (root / name).read_bytes().endswith(b"\n"), "the kill was meant to tear a line"
+        assert job(root, order=at) == 0  # what is left to do may end in another order
+        assert_same(files(root), expected, f"killed {when} step {at}, {steps[at]}")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", sorted(MANIFESTS))
+def test_killed_about_a_manifest(job, prepared, undisturbed, tmp_path, name, when):
+    expected, steps = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", kill={"at": steps.index(f"replace {name}"), "when": when}) == -signal.SIGKILL
+    assert (tmp_path / "run" / name).exists() == (when == "after")
+    assert job(tmp_path / "run") == 0
+    assert_same(files(tmp_path / "run"), expected, f"killed {when} {name}")
+
+
+def test_killed_again_and_again(job, prepared, undisturbed, tmp_path):
+    """Each attempt dies at its twelfth write or so, as on a machine that is taken away every few minutes."""
+    expected, _ = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    ends = [-signal.SIGKILL]
+    while ends[-1] == -signal.SIGKILL:
+        assert len(ends) < 40, "no progress from attempt to attempt"
+        ends.append(job(tmp_path / "run", order=len(ends), kill={"at": 11 + len(ends), "when": "after"}))
+    assert ends[-1] == 0
+    assert len(ends) > 6
+    assert_same(files(tmp_path / "run"), expected, "killed again and again")
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_order_of_completion_changes_nothing(job, prepared, undisturbed, tmp_path, order):
+    expected, steps = undisturbed
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", order=order, log=str(tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text(encoding="utf-8").splitlines() != steps, "the order was meant to differ"
+    assert_same(files(tmp_path / "run"), expected, f"order {order}")
+
+
+def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run") == 0
+    before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")}
+    assert job(tmp_path / "run", log=str(tmp_path / "log")) == 0
+    assert (tmp_path / "log").read_text().split() == ["replace", "config.yaml"]
+    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
+
+
+@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "measures"])
+def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_path, stage):
+    """With all that was made from it still there: what it makes is the same, and what is there holds."""
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root) == 0
+    config = small_config(root)
+    [deleted] = [one for one in stages.all_of(Workspace.of(config), config) if str(one) == f"iteration_2/{stage}"]
+    for path in (deleted.path, *deleted.outputs):
+        path.unlink()
+    assert job(root) == 0
+    assert_same(files(root), undisturbed[0], f"deleted {stage}")
+
+
+@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements"])
+def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, stage):
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root) == 0
+    (root / f"iteration_2/manifests/{stage}.json").unlink()
+    assert job(root) == 1
+    config = small_config(root)
+    with pytest.raises(RunFolderError, match="exists, but no manifest says how it was made"):
+        getattr(stages, stage)(Workspace.of(config), config, 2).begin()
+
+
+# Prompts and judgements by a fixed model are made in a process of their own; those of iteration 3 build on those of
+# iteration 2; adaptive judging decides on its next round from what the last one said.
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"prompts.writer": "sft"}, "iteration_2/1_prompts.jsonl"),
+        ({"iteration": 3}, "iteration_3/1_prompts.jsonl"),
+        ({"iteration": 3}, "iteration_3/3_judgements.jsonl"),
+        ({"judge.adaptive": True, "judge.adaptive_risk": 0.3}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.by": "base"}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.by": "sft", "iteration": 3}, "iteration_3/3_judgements.jsonl"),
+    ],
+)
+def test_killed_under_other_options(job, prepared, tmp_path, options, name):
+    for root in ("whole", "killed"):
+        shutil.copytree(prepared, tmp_path / root)
+    assert job(tmp_path / "whole", options=options, log=str(tmp_path / "log")) == 0
+    steps = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
+    kill = {"at": writes[len(writes) // 2], "when": "half"}
+    assert job(tmp_path / "killed", options=options, kill=kill) == -signal.SIGKILL
+    assert job(tmp_path / "killed", options=options, order=5) == 0
+    whole = files(tmp_path / "whole")
+    assert_same(files(tmp_path / "killed"), whole, f"killed in {name}")
+    if "iteration" in options:
+        assert b'"t2/p' in whole["iteration_3/1_prompts.jsonl"], "no example came from the iteration before"
+
+
+def counts_of(root: Path, t: int) -> dict[str, Any]:
+    return json.loads((root / f"iteration_{t}" / "manifests" / "judgements.json").read_text())["counts"]
+
+
+def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", options={"judge.adaptive": True, "judge.adaptive_risk": 0.3}) == 0
+    counts = counts_of(tmp_path / "run", 2)
+    lines = (tmp_path / "run" / "iteration_2" / "3_judgements.jsonl").read_text(encoding="utf-8").count("\n")
+    assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
+
+
+def test_who_judges(job, prepared, undisturbed, tmp_path):
+    """A fixed judge's scores are its own; prompts and candidates stay M1's."""
+    read = {}
+    for by in ("self", "sft", "base"):
+        shutil.copytree(prepared, tmp_path / by)
+        assert job(tmp_path / by, options={"judge.by": by}) == 0
+        folder = tmp_path / by / "iteration_2"
+        read[by] = [(folder / name).read_bytes() for name in ("2_candidates.jsonl", "3_judgements.jsonl")]
+    assert read["self"] == read["sft"]  # M1 is both
+    assert read["base"][0] == read["self"][0]
+    assert read["base"][1] != read["self"][1]
+
+
+# Other judges: what their scores are made of, and judgements judged
+
+PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+VARIANTS = {
+    "pairwise": (
+        PAIRWISE | {"judge.matches": 4},
+        ["iteration_2/3_comparisons.jsonl", "iteration_1/evaluation/held_out_comparisons.jsonl"],
+    ),
+    "meta": ({"judge.meta": True, "judge.matches": 2}, ["iteration_2/3_meta_comparisons.jsonl"]),
+    "every opponent": (
+        {"iteration": 3},
+        ["iteration_3/evaluation/head_to_head_M2.jsonl", "iteration_3/evaluation/head_to_head_M0.jsonl"],
+    ),
+    "previous opponent": (
+        {"iteration": 3, "evaluation.opponents": "previous"},
+        ["iteration_3/evaluation/head_to_head_M2.jsonl"],
+    ),
+    "ifeval": (
+        {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")},
+        ["iteration_0/evaluation/ifeval_answers.jsonl", "iteration_2/evaluation/ifeval_answers.jsonl"],
+    ),
+    "tries": ({"seeds.rationale_tries": 3}, ["iteration_1/eft_judgements.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_judges_go_on_where_they_were_killed(job, prepared, tmp_path, variant):
+    options, names = VARIANTS[variant]
+    whole = tmp_path / "whole"
+    shutil.copytree(prepared, whole)
+    assert job(whole, log=str(tmp_path / "log"), options=options) == 0
+    expected, steps = files(whole), (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    for name in names:
+        assert steps.count(f"write {name}") >= 3
+        kind = Judgement if "judgements" in name else Answer if "answers" in name else Comparison
+        ids = [from_json(kind, line).id for line in expected[name].decode().split("\n")[:-1]]
+        assert ids == sorted(set(ids))
+        for at, when in points(steps, name):
+            root = tmp_path / f"{name.replace('/', '_')}_{at}_{when}"
+            shutil.copytree(prepared, root)
+            assert job(root, kill={"at": at, "when": when}, options=options) == -signal.SIGKILL
+            assert job(root, order=at, options=options) == 0
+            assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
+
+
+def test_every_model_meets_every_earlier_one(job, prepared, tmp_path):
+    """evaluation.json keeps the match with the model before, beside all; fewer are made where fewer are asked for."""
+    for opponents, expected in (("all", [["0"], ["1", "0"], ["2", "1", "0"]]), ("previous", [["0"], ["1"], ["2"]])):
+        root = tmp_path / opponents
+        shutil.copytree(prepared, root)
+        assert job(root, options={"iteration": 3, "evaluation.opponents": opponents}) == 0
+        for t, rivals in enumerate(expected, 1):
+            measures = json.loads((root / f"iteration_{t}/evaluation.json").read_text())
+            matches = measures["head_to_heads"]
+            assert list(matches) == rivals
+            assert matches[str(t - 1)] == measures["head_to_head"] | {"types": matches[str(t - 1)]["types"]}
+            files = sorted(path.name for path in (root / f"iteration_{t}/evaluation").glob("head_to_head*"))
+            assert files == sorted(f"head_to_head_M{u}.jsonl" for u in rivals)
+            assert measures["head_to_head_judge"] == "M1"
+        assert "head_to_head" not in json.loads((root / "iteration_0/evaluation.json").read_text())
+
+
+def test_other_opponents_are_refused_by_name_from_m2_on(job, prepared, tmp_path):
+    """M1 has one earlier model: nothing of it depends on the option."""
+    shutil.copytree(prepared, tmp_path / "run")
+    assert job(tmp_path / "run", options={"iteration": 1}) == 0
+    assert job(tmp_path / "run", options={"iteration": 2, "evaluation.opponents": "previous"}) == 0
+    config = small_config(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"evaluation\.opponents was 'previous', now 'all'"):
+        stages.head_to_head(Workspace.of(config), config, 2).complete()
+
+
+def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
+    """Every model, its gain over the one before, and each option by name where it was another one."""
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    options = VARIANTS["ifeval"][0] | {"evaluation.ifeval_prompts": 4}
+    assert job(root, options=options) == 0
+    for t in range(3):
+        assert len(read_records(root / f"iteration_{t}/evaluation/ifeval_answers.jsonl", Answer)) == 4
+        found = json.loads((root / f"iteration_{t}/evaluation.json").read_text())["ifeval"]
+        assert found["prompt_strict"]["n"] == 4
+        assert ("instruction_strict_gain" in found) == (t > 0)
+        assert found["left_out"] == 0
+    for name, value in (("ifeval_prompts", 3), ("ifeval", "other.jsonl")):
+        config = small_config(root, options | {f"evaluation.{name}": value})
+        with pytest.raises(RunFolderError, match=rf"evaluation\.{name} was .* now {value!r}"):
+            stages.ifeval_prompts(Workspace.of(config), config).complete()
+    config = small_config(root, options | {"evaluation.ifeval_max_new_tokens": 64})
+    with pytest.raises(RunFolderError, match=r"evaluation\.ifeval_max_new_tokens was 1280, now 64"):
+        stages.ifeval_answers(Workspace.of(config), config, 1).complete()
+
+
+def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    assert job(root, options=VARIANTS["meta"][0]) == 0
+    counts = json.loads((root / "iteration_2/manifests/pairs.json").read_text())["counts"]
+    pairs = read_records(root / "iteration_2/4_judgement_pairs.jsonl", PreferencePair)
+    assert len(pairs) == counts["judgement_pairs"] > 0
+    judgements = {row.id: row for row in read_records(root / "iteration_2/3_judgements.jsonl", Judgement)}
+    for pair in pairs:
+        assert judgements[pair.chosen_id].text == pair.chosen != pair.rejected == judgements[pair.rejected_id].text
+        assert "<response>" in pair.prompt
+    assert 0 <= counts["signs"]["meta_higher_share"] <= 1
+
+
+# A model made again
+
+
+@pytest.mark.parametrize("state", ["complete", "begun"])
+def test_feedback_of_a_replaced_model_is_not_reused(job, prepared, undisturbed, tmp_path, state):
+    """M1 is trained again with another learning rate; what the M1 before it wrote is refused until it is deleted."""
+    root = tmp_path / "run"
+    shutil.copytree(prepared, root)
+    at = undisturbed[1].index("write iteration_2/2_candidates.jsonl")
+    kill = {"at": at, "when": "after"} if state == "begun" else None
+    assert job(root, kill=kill) == (-signal.SIGKILL if kill else 0)
+    stage = "prompts" if state == "complete" else "candidates"
+    record = root / f"iteration_2/manifests/{stage}{'' if state == 'complete' else '.begun'}.json"
+    assert record.exists(), "the kill was meant to fall into the feedback"
+    shutil.rmtree(root / "iteration_1")
+    before = files(root)
+    changed = {"sft.learning_rate": 1e-4}
+    assert job(root, options=changed) == 1
+    left = files(root)
+    assert {name: left[name] for name in before if name.startswith("iteration_2")} == {
+        name: before[name] for name in before if name.startswith("iteration_2")
+    }
+    config = small_config(root, changed)
+    since = "ran" if state == "complete" else "began"
+    with pytest.raises(
+        RunFolderError, match=rf"input iteration_1/model has changed since this stage {since}.*iteration_2"
+    ):
+        getattr(stages, stage)(Workspace.of(config), config, 2).complete()
+    shutil.rmtree(root / "iteration_2")  # as the message says
+    assert job(root, options=changed) == 0

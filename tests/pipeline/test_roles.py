@@ -1,0 +1,88 @@
+"""Options that name a model: every role, at every iteration, for every kind of judge."""
+
+from __future__ import annotations
+
+import pytest
+
+from srlm.config import Config, Reference, Scorer
+from srlm.pipeline.roles import (
+    ENDPOINT,
+    ModelRef,
+    by_name,
+    dpo_reference,
+    iteration,
+    judge_of,
+    match_judge,
+    measured_judge,
+    reference_of_judge,
+    resolve_role,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "t", "expected"),
+    [
+        ("self", 3, iteration(3)),
+        ("self", 0, iteration(0)),
+        ("previous", 3, iteration(2)),
+        ("previous", 0, iteration(0)),
+        ("sft", 3, iteration(1)),
+        ("base", 3, iteration(0)),
+        ("endpoint", 3, ENDPOINT),
+        ("owner/name", 3, ModelRef("external", name="owner/name")),
+        ("/models/base", 3, ModelRef("external", name="/models/base")),
+    ],
+)
+def test_roles(value: str, t: int, expected: ModelRef) -> None:
+    assert resolve_role(value, t) == expected
+
+
+def test_a_command_without_a_run_has_no_roles() -> None:
+    assert by_name("sft") == ModelRef("external", name="sft")
+    assert by_name("endpoint") == ENDPOINT
+
+
+def test_names_in_messages() -> None:
+    shown = [iteration(2), ENDPOINT, ModelRef("reward_model"), ModelRef("external", name="owner/name")]
+    assert [str(ref) for ref in shown] == ["M2", "endpoint", "the reward model", "owner/name"]
+    assert [ref.of_run for ref in shown] == [2, None, None, None]
+    assert [ref.local for ref in shown] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("scorer", list(Scorer))
+def test_judge_of_candidates_and_judge_that_is_measured(scorer: Scorer) -> None:
+    config = Config()
+    config.judge.scorer = scorer
+    rewards = scorer is Scorer.reward_model
+    assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
+    assert measured_judge(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
+    config.judge.by = "owner/judge"
+    external = ModelRef("external", name="owner/judge")
+    assert judge_of(config, 2) == external
+    assert measured_judge(config, 2) == (external if rewards else iteration(2))
+
+
+@pytest.mark.parametrize(
+    ("by", "reference", "expected"),
+    [
+        ("self", "previous", iteration(2)),
+        ("sft", "previous", iteration(0)),
+        ("self", "base", iteration(0)),
+        ("self", "sft", iteration(1)),
+        ("self", "owner/name", ModelRef("external", name="owner/name")),
+        ("owner/judge", "base", iteration(0)),
+    ],
+)
+def test_reference_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
+    config = Config()
+    config.judge.by, config.judge.reference = by, reference
+    assert reference_of_judge(config, judge_of(config, 3)) == expected
+
+
+def test_reference_of_dpo_and_judge_of_head_to_heads() -> None:
+    config = Config()
+    expected = {Reference.previous: iteration(2), Reference.sft: iteration(1), Reference.base: iteration(0)}
+    for config.dpo.reference, reference in expected.items():
+        assert dpo_reference(config, 3) == reference
+    for config.evaluation.judge, judge in (("sft", iteration(1)), ("base", iteration(0)), ("endpoint", ENDPOINT)):
+        assert match_judge(config) == judge

@@ -1,0 +1,138 @@
+"""A worker's ends as its parent tells them: done, mendable, out of memory, disk full, killed, crashed, interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from srlm import errors
+from srlm.config import TrainConfig
+from srlm.pipeline import worker as launch
+from srlm.pipeline.workspace import Workspace
+from tests.helpers import ROOT
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def start(workspace: Workspace, worker: str) -> None:
+    launch.run_worker(f"tests.launch_workers:{worker}", workspace, 2)
+
+
+def test_done(workspace: Workspace) -> None:
+    start(workspace, "fine")
+    assert (workspace.root / "done").read_text() == "2"
+    [log] = workspace.logs.glob("*.log")
+    assert "a library's chatter" in log.read_text()
+    [row] = [json.loads(line) for line in (workspace.logs / "workers.jsonl").read_text().splitlines()]
+    assert (row["iteration"], row["exit_code"]) == (2, 0)
+
+
+def test_a_mendable_error_comes_back_as_itself(workspace: Workspace) -> None:
+    with pytest.raises(errors.SeedError, match=r"seeds\.jsonl:3: mend this line"):
+        start(workspace, "user_error")
+
+
+def test_out_of_memory_says_what_to_lower(workspace: Workspace) -> None:
+    with pytest.raises(errors.EngineError, match=r"Memory ran out.*20.00 GiB.*engine.max_concurrent"):
+        start(workspace, "out_of_memory")
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [("sft", "sft.micro_batch_size"), ("preference", "dpo.micro_batch_size"), ("text", "engine.max_model_len")],
+)
+def test_each_stage_names_its_own_options(stage: str, option: str) -> None:
+    for error in (RuntimeError("CUDA out of memory."), MemoryError(), RuntimeError("std::bad_alloc")):
+        told = launch.as_user_error(error, stage, 1)
+        assert told is not None
+        assert option in str(told)
+    assert launch.as_user_error(KeyError("x"), stage, 1) is None
+
+
+def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
+    """Neither in the log nor for the report."""
+    report = tmp_path / "report.json"
+    report.write_text(" " * 1000)
+    command = [
+        sys.executable,
+        "-m",
+        "srlm.pipeline.worker",
+        "tests.launch_workers:disk_full",
+        str(tmp_path),
+        "2",
+        str(report),
+    ]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=full, stderr=full, cwd=ROOT).returncode == 1
+    assert json.loads(report.read_text())["type"] == "RunFolderError"
+    assert len(report.read_text()) == 1000
+
+
+def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
+    with pytest.raises(errors.RunFolderError, match=r"No space left on disk.*kept"):
+        start(workspace, "disk_full")
+
+
+def test_killed_is_told_as_memory(workspace: Workspace) -> None:
+    with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
+        start(workspace, "killed")
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_crash_of_one_of_several_processes_shows_its_traceback_and_not_the_launchers(workspace: Workspace) -> None:
+    with pytest.raises(launch.WorkerCrashed, match="KeyError: 'unforeseen'") as caught:
+        launch.run_worker("tests.launch_workers:crash_of_a_rank", workspace, 2, train=TrainConfig(processes=2))
+    assert "ChildFailedError" not in str(caught.value)
+    assert str(caught.value).count("Traceback (most recent call last)") == 1
+    assert "ChildFailedError" in next(workspace.logs.glob("*.log")).read_text()
+    assert not list(workspace.logs.glob(".*.json"))
+
+
+def test_a_crash_shows_the_end_of_its_log(workspace: Workspace) -> None:
+    with pytest.raises(launch.WorkerCrashed, match="nobody foresaw this"):
+        start(workspace, "crash")
+
+
+def _wait_for(path: Path) -> int:
+    for _ in range(400):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not come")
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_worker_ends_with_its_parent(workspace: Workspace, number: int) -> None:
+    code = (
+        "from pathlib import Path; from srlm.pipeline.worker import run_worker\n"
+        "from srlm.pipeline.workspace import Workspace\n"
+        f"run_worker('tests.launch_workers:sleep', Workspace(Path({str(workspace.root)!r})), 2)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, cwd=ROOT)
+    worker = _wait_for(workspace.root / "pid")
+    parent.send_signal(number)
+    parent.wait(timeout=30)
+    assert _gone(worker)

@@ -1,0 +1,855 @@
+"""A run's folder: records, manifests and the lock survive a kill, a full disk and a changed option."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from srlm.config import Config, Reference, flatten, options_of
+from srlm.errors import RunFolderError
+from srlm.ids import derive_seed
+from srlm.io.files import write_atomic
+from srlm.io.record_file import RecordFile, read_records
+from srlm.io.serialization import to_json
+from srlm.models.resolve import identity, model_id
+from srlm.pipeline import workspace
+from srlm.pipeline.stage import Stage, check_stages
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
+from srlm.types import Answer, Candidate
+from tests.helpers import ROOT
+
+
+def row(id: str, text: str = "Text.") -> Answer:
+    return Answer(id, "Prompt?", text, 2, False)
+
+
+def line(id: str, text: str = "Text.") -> bytes:
+    return (to_json(row(id, text)) + "\n").encode()
+
+
+def no_space(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+ADVICE = r"No space left on disk.*finished before is kept: free some space.*same command again"
+
+
+# Record files
+
+
+def test_records_are_appended_and_read_again(tmp_path):
+    path = tmp_path / "new" / "answers.jsonl"
+    file = RecordFile(path, Answer)
+    file.append()
+    assert not path.exists()
+    file.append(row("b"), row("a"))
+    file.append(row("c"))
+    assert path.read_bytes() == line("b") + line("a") + line("c")
+    again = RecordFile(path, Answer)
+    assert list(again.records.values()) == [row("b"), row("a"), row("c")]
+    again.append(row("d"))
+    assert read_records(path, Answer) == [row("b"), row("a"), row("c"), row("d")]
+
+
+def test_records_of_a_known_id_are_passed_over(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    file = RecordFile(path, Answer)
+    file.append(row("a", "first"))
+    file.append(row("a", "second"), row("b"))
+    RecordFile(path, Answer).append(row("a", "third"), row("b", "third"))
+    assert path.read_bytes() == line("a", "first") + line("b")
+    assert file.records == {"a": row("a", "first"), "b": row("b")}
+
+
+@pytest.mark.parametrize("torn", range(1, len(line("b", "好的 🙂"))))
+def test_torn_last_line_is_cut_off(tmp_path, torn):
+    """At every byte, inside characters too, and where only the newline is missing."""
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(line("a") + line("b", "好的 🙂")[:torn])
+    file = RecordFile(path, Answer)
+    assert list(file.records) == ["a"]
+    file.append(row("b", "好的 🙂"))
+    assert path.read_bytes() == line("a") + line("b", "好的 🙂")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"id": "b", "prom\n',
+        b"\n",
+        b"\x00\x00\x00\n",
+        b"[1, 2]\n",
+        b'{"id": "b"}\n',
+        line("b").replace(b'"Text."', b"7"),
+        line("b").replace(b"Text", b"Te\xff\xfext"),
+    ],
+    ids=["half", "blank", "zeros", "no object", "field missing", "wrong type", "not UTF-8"],
+)
+def test_damaged_line_is_named(tmp_path, damaged):
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(line("a") + damaged + line("c"))
+    with pytest.raises(RunFolderError) as caught:
+        RecordFile(path, Answer)
+    assert f"{path}:2 is damaged" in str(caught.value)
+    assert "Delete that line; the next run makes its record again." in str(caught.value)
+    assert path.read_bytes() == line("a") + damaged + line("c")
+
+
+@pytest.mark.parametrize(
+    "separator",
+    ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r", "\n", "\r\n"],
+    ids=lambda separator: separator.encode("unicode_escape").decode(),
+)
+def test_line_separators_inside_texts_survive(tmp_path, separator):
+    """A line of the file ends at "\\n" only."""
+    path = tmp_path / "answers.jsonl"
+    text = f"one{separator}two{separator}"
+    file = RecordFile(path, Answer)
+    file.append(row("a", text), row("b"))
+    assert path.read_bytes().count(b"\n") == 2
+    assert read_records(path, Answer) == [row("a", text), row("b")]
+    RecordFile(path, Answer).finish()
+    assert read_records(path, Answer) == [row("a", text), row("b")]
+
+
+def test_finish_puts_records_in_order(tmp_path):
+    ids = [f"t2/p{n:05d}/c{c}" for n in range(5) for c in range(4)]
+    path = tmp_path / "2_candidates.jsonl"
+    contents = set()
+    for seed in range(3):
+        path.unlink(missing_ok=True)
+        file = RecordFile(path, Candidate)
+        shuffled = random.Random(seed).sample(ids, len(ids))
+        for id in shuffled:
+            file.append(Candidate(id, id[:9], "Text.", 1, False))
+        assert list(RecordFile(path, Candidate).records) == shuffled
+        assert [record.id for record in file.finish()] == ids
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    assert [record.id for record in file.finish(lambda record: record.id[::-1])] == sorted(ids, key=lambda id: id[::-1])
+    file.append(Candidate("t2/p00009/c0", "t2/p00009", "Text.", 1, False))
+    assert len(read_records(path, Candidate)) == len(ids) + 1
+
+
+def test_finish_without_records_leaves_an_empty_file(tmp_path):
+    assert RecordFile(tmp_path / "answers.jsonl", Answer).finish() == []
+    assert (tmp_path / "answers.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_finish_is_atomic(tmp_path, monkeypatch, call):
+    path = tmp_path / "answers.jsonl"
+    file = RecordFile(path, Answer)
+    file.append(row("b"), row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, no_space)
+        with pytest.raises(RunFolderError, match=ADVICE):
+            file.finish()
+    assert path.read_bytes() == line("b") + line("a")
+    assert os.listdir(tmp_path) == ["answers.jsonl"]
+    assert RecordFile(path, Answer).finish() == [row("a"), row("b")]
+
+
+# Atomic writes
+
+
+def test_write_atomic_makes_folders_and_keeps_text_as_it_is(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    for text in ("old", "好的 🙂\r\n\u2028 no newline at the end"):
+        write_atomic(path, text)
+        assert path.read_bytes() == text.encode()
+        assert os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
+def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, call, error):
+    def fail(*_: Any) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        # What is no want of space is passed on as it is.
+        expected = pytest.raises(OSError, match="rror") if error == errno.EIO else pytest.raises(RunFolderError)
+        with expected as caught:
+            write_atomic(path, "new")
+    if error != errno.EIO:
+        assert "free some space" in str(caught.value)
+        assert str(path) in str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+    write_atomic(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_content_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(("fsync", os.fstat(fd).st_size)), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(("replace", a.stat().st_size)), replace(a, b)))
+    write_atomic(tmp_path / "file.txt", "12345")
+    assert calls == [("fsync", 5), ("replace", 5)]
+
+
+# A full disk
+
+
+class FullDisk:
+    """`os.write` on a disk that holds `space` more bytes."""
+
+    def __init__(self, space: int):
+        self.space, self.write = space, os.write
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        if not self.space:
+            no_space()
+        written = self.write(fd, data[: self.space])
+        self.space -= written
+        return written
+
+
+@pytest.mark.parametrize("space", [0, 1, len(line("b")) // 2, len(line("b")) - 1, len(line("b")) + 3])
+def test_full_disk_while_appending(tmp_path, monkeypatch, space):
+    path = tmp_path / "answers.jsonl"
+    file = RecordFile(path, Answer)
+    file.append(row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", FullDisk(space))
+        with pytest.raises(RunFolderError, match=ADVICE) as caught:
+            file.append(row("b"), row("c"))
+    assert str(path) in str(caught.value)
+    kept = RecordFile(path, Answer)  # the next run
+    assert list(kept.records) == ["a"]  # one append is written whole or not at all
+    kept.append(row("b"), row("c"))
+    assert path.read_bytes() == line("a") + line("b") + line("c")
+
+
+def test_short_writes_are_completed(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    RecordFile(tmp_path / "answers.jsonl", Answer).append(row("a"), row("b", "好的 🙂"))
+    assert (tmp_path / "answers.jsonl").read_bytes() == line("a") + line("b", "好的 🙂")
+
+
+def test_record_after_a_failed_one_is_not_glued_to_it(tmp_path, monkeypatch):
+    """While one append fails others are under way, and the disk may have room again by then."""
+    path = tmp_path / "answers.jsonl"
+    file = RecordFile(path, Answer)
+    file.append(row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", FullDisk(20))
+        with pytest.raises(RunFolderError, match=ADVICE):
+            file.append(row("b"))
+    file.append(row("c"))
+    assert list(RecordFile(path, Answer).records) == ["a", "c"]
+
+
+def test_full_disk_before_the_first_record(tmp_path, monkeypatch):
+    file = RecordFile(tmp_path / "answers.jsonl", Answer)
+    monkeypatch.setattr(os, "open", no_space)
+    with pytest.raises(RunFolderError, match=ADVICE):
+        file.append(row("a"))
+
+
+def test_full_disk_while_a_run_is_opened(tmp_path, monkeypatch):
+    """The lock is the first thing that a command writes."""
+    monkeypatch.setattr(os, "write", no_space)
+    with pytest.raises(RunFolderError, match=ADVICE), Workspace(tmp_path / "run").lock():
+        pass
+
+
+def test_full_disk_while_a_new_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", no_space)
+    with pytest.raises(RunFolderError, match=ADVICE):
+        write_atomic(tmp_path / "new" / "file.txt", "text")
+
+
+# Stages
+
+
+OPTIONS = {"judge.count": 3, "judge.temperature": 0.7, "prompts.languages": ["en", "zh"], "seed": 0}
+WAYS_ON = ("To continue: re", "start a new run with name=...", "or delete ")
+
+
+def stage_of(root: Path, outputs: tuple[str, ...] = ("3_judgements.jsonl",), **changed: Any) -> Stage:
+    space = Workspace(root)
+    options = OPTIONS | {name.replace("__", "."): value for name, value in changed.items()}
+    return Stage(space, space.iteration(2), "judgements", outputs, options)
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """A run with one complete stage."""
+    stage = stage_of(tmp_path)
+    stage.begin()
+    write_atomic(stage.outputs[0], "{}\n")
+    stage.done({"iteration_2/2_candidates.jsonl": "1234"}, {"judgements": 1}, tokens=12)
+    return tmp_path
+
+
+def refused(stage: Stage, inputs: dict[str, str] | None = None) -> str:
+    with pytest.raises(RunFolderError) as caught:
+        stage.complete(inputs)
+    message = str(caught.value)
+    assert f"The stage iteration_2/judgements in {stage.workspace.root} cannot be used" in message
+    positions = [message.index(way) for way in WAYS_ON]
+    assert positions == sorted(positions)
+    assert f"delete {stage.folder} and all later iteration_* folders" in message
+    return message
+
+
+def test_stage_from_untouched_to_complete(tmp_path):
+    stage = stage_of(tmp_path)
+    assert str(stage) == "iteration_2/judgements"
+    assert not stage.complete()
+    stage.begin()
+    assert not stage_of(tmp_path).complete()
+    assert not stage_of(tmp_path).complete({"iteration_2/2_candidates.jsonl": "1234"})
+    write_atomic(stage.outputs[0], "{}\n")
+    written = stage.done({"iteration_2/2_candidates.jsonl": "1234"}, {"judgements": 1}, tokens=12)
+    assert stage_of(tmp_path).complete()
+    assert stage_of(tmp_path).complete({"iteration_2/2_candidates.jsonl": "1234"})
+    read = stage_of(tmp_path).manifest()
+    assert read == written
+    assert (read.stage, read.options, read.counts, read.tokens) == (
+        "iteration_2/judgements",
+        OPTIONS,
+        {"judgements": 1},
+        12,
+    )
+    assert read.inputs == {"iteration_2/2_candidates.jsonl": "1234"}
+    assert stage_of(tmp_path).fingerprints() == {
+        "iteration_2/3_judgements.jsonl": "ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356"
+    }
+    assert [path.name for path in (tmp_path / "iteration_2" / "manifests").iterdir()] == ["judgements.json"]
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_changed_options_are_refused(tmp_path, verb):
+    stage = stage_of(tmp_path)
+    stage.begin()
+    if verb == "made":
+        write_atomic(stage.outputs[0], "")
+        stage.done({}, {})
+    same = {"prompts__languages": ("en", "zh")}  # as JSON holds it
+    assert stage_of(tmp_path, **same).complete() == (verb == "made")
+    message = refused(stage_of(tmp_path, judge__count=5, prompts__languages=["en"]))
+    assert f"options have changed since this stage {'ran' if verb == 'made' else 'began'}: " in message
+    assert "judge.count was 3, now 5; prompts.languages was ['en', 'zh'], now ['en']" in message
+    assert "seed" not in message
+    assert "judge.temperature" not in message
+
+
+def recorded(root: Path, verb: str, **options: Any) -> Path:
+    """A stage that has begun or is made with `options` in its record; returns where the record is."""
+    stage = stage_of(root)
+    stage.options = options
+    stage.begin()
+    if verb == "made":
+        write_atomic(stage.outputs[0], "")
+        stage.done({}, {})
+        return stage.path
+    return stage.path.with_suffix(".begun.json")
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_the_record_lacks_has_its_default_value(tmp_path, verb):
+    """A newer version added it. `judge.count` is 3 by default, `endpoint.model` is ""."""
+    recorded(tmp_path, verb, seed=0)
+    assert OPTIONS["judge.count"] == Config().judge.count
+    assert stage_of(tmp_path).complete() == (verb == "made")
+    assert "judge.count was 3, now 5" in refused(stage_of(tmp_path, judge__count=5))
+    assert "endpoint.model was '', now 'judge-70b'" in refused(stage_of(tmp_path, endpoint__model="judge-70b"))
+
+
+def test_an_option_that_the_record_lacks_has_the_value_in_config_yaml(tmp_path):
+    """A newer version made the stage depend on an option that the run had all along."""
+    recorded(tmp_path, "made", seed=0)
+    config = Config(name="run")
+    config.judge.count = 5
+    Workspace(tmp_path).save_config(config)
+    assert "judge.count was 5, now 3" in refused(stage_of(tmp_path))
+    assert stage_of(tmp_path, judge__count=5).complete()
+    (tmp_path / "config.yaml").write_text("judge: {temperature: 0.7}")  # as if judge.count were new: its default
+    assert stage_of(tmp_path).complete()
+    for damaged in (b"judge: [", b"[judge]", b"judge: \xff"):
+        (tmp_path / "config.yaml").write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=r"(?s)config\.yaml is damaged .* delete it"):
+            stage_of(tmp_path).complete()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"null", b"[1]", b'{"stage": "it"', b"{} {}", b"\xff\xfe"])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(own_run, damaged):
+    """Manifests, notes of begun stages, and run.json."""
+    workspace = Workspace(own_run)
+    config = workspace.config()
+    every = stages.all_of(workspace, config)
+    manifests = [path for stage in every for path in (stage.path, stage.path.with_suffix(".begun.json"))]
+    assert len(manifests) > 20
+    for path in manifests:
+        kept = path.read_bytes() if path.exists() else None
+        if path.name.endswith(".begun.json"):
+            moved = path.with_name(path.name.replace(".begun", ""))
+            content = moved.read_bytes() if moved.exists() else b""
+            moved.unlink(missing_ok=True)
+        path.write_bytes(damaged)
+        with pytest.raises(RunFolderError, match=rf"{re.escape(str(path))} is damaged .* Restore it, or delete "):
+            check_stages(every)
+        if path.name.endswith(".begun.json"):
+            path.unlink()
+            if content:
+                moved.write_bytes(content)
+        elif kept is None:
+            path.unlink()
+        else:
+            path.write_bytes(kept)
+    check_stages(every)
+    workspace.run_path.write_bytes(damaged)
+    with pytest.raises(RunFolderError, match=r"run\.json is damaged .* delete it: the next command writes it again"):
+        workspace.run()
+
+
+def test_a_manifest_without_options_is_damaged(tmp_path):
+    recorded(tmp_path, "made", seed=0)
+    [path] = tmp_path.glob("**/manifests/*.json")
+    for found in ({}, {"options": []}, {"options": {}, "outputs": None}):
+        path.write_text(json.dumps(found))
+        with pytest.raises(RunFolderError, match=r"is damaged \(it has no (options|outputs)\)"):
+            stage_of(tmp_path).complete()
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_present_value(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"candidates.count": 4, "seeds.ift.columns.prompt": "q"})
+    config = Config()
+    config.seeds.ift.columns = {"prompt": "q"}
+    stage = stage_of(tmp_path)
+    stage.config = config
+    assert stage.complete() == (verb == "made")
+    config.candidates.count = 8
+    assert "candidates.count was 4, now 8" in refused(stage)
+    config.candidates.count, config.seeds.ift.columns = 4, {}
+    assert "seeds.ift.columns.prompt was 'q', now None" in refused(stage)
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_no_outcome_depends_on_any_more_may_change(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"engine.max_model_len": 512})
+    stage = stage_of(tmp_path)
+    stage.config.engine.max_model_len = 1024
+    assert stage.complete() == (verb == "made")
+    assert stage.differences() == []
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_an_option_that_no_longer_exists_is_reported_and_not_refused(tmp_path, verb):
+    recorded(tmp_path, verb, **OPTIONS, **{"judge.moods": 2})
+    stage = stage_of(tmp_path)
+    assert stage.complete() == (verb == "made")
+    assert stage.differences() == ["option judge.moods=2 no longer exists and is ignored"]
+    assert stage_of(tmp_path.with_name("untouched")).differences() == []
+
+
+def test_a_changed_template_is_named_and_its_digests_are_not(tmp_path):
+    recorded(tmp_path, "made", **OPTIONS, **{"judge.template": "0123456789abcdef", "judge.max_score": 5})
+    message = refused(stage_of(tmp_path, judge__template="fedcba9876543210", judge__max_score=4))
+    assert "judge.max_score was 5, now 4; the text of judge.template has changed. To continue" in message
+    assert "0123456789abcdef" not in message
+
+
+def test_a_record_of_another_version_is_read(tmp_path):
+    """A begin's note held options alone at first; a newer version may know further fields."""
+    path = recorded(tmp_path, "begun", **OPTIONS)
+    path.write_text(json.dumps({"options": OPTIONS}))
+    assert not stage_of(tmp_path).complete({"iteration_1/model": "new"})
+    assert "seed was 0, now 1" in refused(stage_of(tmp_path, seed=1))
+    path = recorded(tmp_path / "other", "made", **OPTIONS)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mood": "good"}))
+    assert stage_of(tmp_path / "other").complete()
+
+
+# Inputs
+
+
+def from_model(root: Path, fingerprint: str | None) -> Stage:
+    """A stage that declares M1 as an input; None: M1 is not there."""
+    stage = stage_of(root)
+    stage.inputs = lambda: {} if fingerprint is None else {"iteration_1/model": fingerprint}
+    return stage
+
+
+@pytest.mark.parametrize("verb", ["begun", "made"])
+def test_a_declared_input_that_has_changed_is_refused(tmp_path, verb):
+    stage = from_model(tmp_path, "one")
+    stage.begin()
+    if verb == "made":
+        write_atomic(stage.outputs[0], "")
+        assert stage.done({}, {}).inputs == {"iteration_1/model": "one"}
+    since = "ran" if verb == "made" else "began"
+    assert f"input iteration_1/model has changed since this stage {since}" in refused(from_model(tmp_path, "two"))
+    for same in ("one", None):  # what is not there cannot have changed what was made from it
+        assert from_model(tmp_path, same).complete() == (verb == "made")
+
+
+def test_an_input_that_the_record_lacks_is_accepted(made):
+    """An older version did not record it."""
+    assert from_model(made, "one").complete()
+
+
+def test_an_input_keeps_the_hash_that_it_had_when_the_stage_began(tmp_path):
+    """Retrained in the meantime, the model that wrote is the one that the engine had loaded."""
+    from_model(tmp_path, "one").begin()
+    later = from_model(tmp_path, "two")
+    write_atomic(later.outputs[0], "")
+    assert later.done({"iteration_2/1_prompts.jsonl": "5"}, {}).inputs == {
+        "iteration_1/model": "one",
+        "iteration_2/1_prompts.jsonl": "5",
+    }
+
+
+def test_an_input_that_is_not_there_on_resume_is_not_forgotten(tmp_path):
+    from_model(tmp_path, "one").begin()
+    resumed = from_model(tmp_path, None)
+    assert not resumed.complete()
+    resumed.begin()
+    assert "input iteration_1/model has changed since this stage began" in refused(from_model(tmp_path, "two"))
+
+
+def test_records_without_a_manifest_are_not_resumed(made):
+    """They would be taken for the present model's, whatever model made them."""
+    stage = stage_of(made)
+    stage.path.unlink()
+    assert not stage.complete()
+    with pytest.raises(RunFolderError, match=r"3_judgements\.jsonl exists, but no manifest says how it was made"):
+        stage.begin()
+    stage.outputs[0].unlink()
+    stage.begin()
+
+
+# Versions of libraries
+
+
+def test_versions_of_libraries_are_recorded_and_reported(tmp_path, monkeypatch):
+    installed = {"torch": "2.12.0", "vllm": "0.31.0"}
+    monkeypatch.setattr(workspace, "library_versions", lambda names: {n: installed[n] for n in names if n in installed})
+
+    def stage(name: str) -> Stage:
+        space = Workspace(tmp_path)
+        return Stage(space, space.iteration(2), name, [f"{name}.jsonl"], OPTIONS, libraries=("torch", "vllm", "trl"))
+
+    for name in ("answers", "judgements", "pairs"):
+        stage(name).begin()
+    for name in ("answers", "judgements"):
+        write_atomic(stage(name).outputs[0], "")
+        assert stage(name).done({}, {}).libraries == installed
+    old = stage("judgements")
+    old.path.write_text(json.dumps({k: v for k, v in json.loads(old.path.read_text()).items() if k != "libraries"}))
+    every = [stage(name) for name in ("answers", "judgements", "pairs", "untouched")]
+    assert check_stages(every) == []
+    installed["torch"] = "2.13.0"
+    del installed["vllm"]
+    line = "library versions: torch 2.12.0, now 2.13.0; vllm 0.31.0, now absent"
+    assert check_stages(every) == [f"{line} (stages: iteration_2/answers, iteration_2/pairs)"]
+    stage("pairs").begin()  # on with it: made with both
+    write_atomic(stage("pairs").outputs[0], "")
+    assert stage("pairs").done({}, {}).libraries == {"torch": "2.12.0, 2.13.0", "vllm": "0.31.0, absent"}
+
+
+def test_check_stages_refuses_what_has_changed(made):
+    assert check_stages([stage_of(made)]) == []
+    with pytest.raises(RunFolderError, match="seed was 0, now 1"):
+        check_stages([stage_of(made), stage_of(made, seed=1)])
+
+
+def test_refusal_changes_nothing(made):
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    refused(stage_of(made, seed=1))
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+    assert stage_of(made).complete()
+
+
+def test_changed_input_is_refused(made):
+    message = refused(stage_of(made), {"iteration_2/2_candidates.jsonl": "5678"})
+    assert "input iteration_2/2_candidates.jsonl has changed since this stage ran. To continue: restore it" in message
+
+
+def test_changed_output_is_refused(made):
+    with (made / "iteration_2" / "3_judgements.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert "output iteration_2/3_judgements.jsonl is missing or has changed since this stage ran" in refused(
+        stage_of(made)
+    )
+
+
+def test_missing_output_is_refused(made):
+    (made / "iteration_2" / "3_judgements.jsonl").unlink()
+    assert "output iteration_2/3_judgements.jsonl is missing or has changed since this stage ran" in refused(
+        stage_of(made)
+    )
+
+
+@pytest.mark.parametrize("change", ["bigger", "missing", "more", "renamed"])
+def test_changed_model_folder_is_refused(tmp_path, change):
+    model = tmp_path / "iteration_2" / "model"
+    write_atomic(model / "config.json", "{}")
+    write_atomic(model / "part" / "model.safetensors", "weights")
+    stage = stage_of(tmp_path, ("model",))
+    stage.done({}, {})
+    assert stage_of(tmp_path, ("model",)).complete()
+    weights = model / "part" / "model.safetensors"
+    if change == "bigger":
+        weights.write_text("weights!")
+    elif change == "missing":
+        weights.unlink()
+    elif change == "more":
+        (model / "adapter.json").touch()
+    else:
+        weights.rename(model / "model.safetensors")
+    assert "output iteration_2/model is missing or has changed since this stage ran" in refused(
+        stage_of(tmp_path, ("model",))
+    )
+
+
+def test_manifest_comes_last(tmp_path, monkeypatch):
+    """Hashed outputs, then the manifest in one move, and only then is the note of the stage's begin taken away."""
+    order = []
+    replace, unlink, sha256 = os.replace, Path.unlink, workspace.sha256
+
+    def note(kind: str, path: Path) -> None:
+        order.append((kind, path.name))
+
+    monkeypatch.setattr(os, "replace", lambda a, b: (replace(a, b), note("replace", b))[0])
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: (unlink(path, **options), note("unlink", path))[0])
+    monkeypatch.setattr(workspace, "sha256", lambda path: (note("hash", path), sha256(path))[1])
+    stage = stage_of(tmp_path)
+    stage.begin()
+    file = RecordFile(stage.outputs[0], Answer)
+    file.append(row("a"))
+    file.finish()
+    assert not stage.path.exists()
+    stage.done({}, {})
+    assert [step for step in order if not step[1].endswith(".tmp")] == [
+        ("replace", "judgements.begun.json"),
+        ("replace", "3_judgements.jsonl"),
+        ("hash", "3_judgements.jsonl"),
+        ("replace", "judgements.json"),  # in the folder "lineage"
+        ("replace", "judgements.json"),
+        ("unlink", "judgements.begun.json"),
+    ]
+
+
+def test_full_disk_at_the_manifest_leaves_the_stage_begun(tmp_path, monkeypatch):
+    stage = stage_of(tmp_path)
+    stage.begin()
+    RecordFile(stage.outputs[0], Answer).append(row("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        with pytest.raises(RunFolderError, match=ADVICE):
+            stage.done({}, {})
+    assert not stage_of(tmp_path).complete()
+    assert "an option has changed since this stage began: seed was 0, now 1. To continue: revert the option" in refused(
+        stage_of(tmp_path, seed=1)
+    )
+    assert read_records(stage.outputs[0], Answer) == [row("a")]
+    stage.done({}, {})
+    assert stage_of(tmp_path).complete()
+
+
+# The lock
+
+HOLDER = """
+import sys
+from pathlib import Path
+from srlm.pipeline.workspace import Workspace
+with Workspace(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_lock_keeps_a_second_process_out_until_the_first_is_gone(tmp_path):
+    run = Workspace(tmp_path / "run")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run.root)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError) as caught, run.lock():
+            pass
+        for part in (f"{run.root} is in use by process {holder.pid} on ", "Wait for it, stop it", "name=..."):
+            assert part in str(caught.value)
+        with pytest.raises(RunFolderError, match=f"process {holder.pid} on "), run.lock():
+            pass  # who was refused has not spoilt the holder's name
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    with run.lock():
+        assert (run.root / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+        with pytest.raises(RunFolderError, match=f"process {os.getpid()} on "), run.lock():
+            pass
+    with run.lock():
+        pass
+
+
+# Seeds
+
+
+def test_derived_seeds_are_fixed():
+    """These values are part of what a run's outcome depends on: a change of them is a change of every run."""
+    assert derive_seed(0, "candidates", "t2/p00000") == 771965890
+    assert derive_seed(7, "split") == 257309961
+
+
+def test_derived_seeds_depend_on_their_parts_alone():
+    parts = [
+        (seed, stage, f"t{t}/p{n:05d}") for seed in (0, 1) for stage in ("a", "b") for t in (2, 3) for n in range(50)
+    ]
+    seeds = {part: derive_seed(*part) for part in parts}
+    random.seed(5)
+    shuffled = random.Random(1).sample(parts, len(parts))
+    assert {part: derive_seed(*part) for part in shuffled} == seeds
+    assert len(set(seeds.values())) == len(parts)
+    assert all(0 <= seed < 2**31 for seed in seeds.values())
+    assert derive_seed(0, "ab", "c") != derive_seed(0, "a", "bc") != derive_seed(0, "c", "ab")
+
+
+# Options
+
+
+def test_flatten():
+    options = {"judge": {"count": 3, "lora": {"r": 8, "alpha": 16}, "languages": ["en"]}, "seed": 0}
+    assert flatten(options, "judge") == {
+        "judge.count": 3,
+        "judge.lora.r": 8,
+        "judge.lora.alpha": 16,
+        "judge.languages": ["en"],
+    }
+    assert flatten(options, "judge.lora") == {"judge.lora.r": 8, "judge.lora.alpha": 16}
+    assert flatten(options, "judge.count") == {"judge.count": 3}
+    assert flatten(options, "seed") == {"seed": 0}
+    with pytest.raises(KeyError):
+        flatten(options, "judge.cuont")
+
+
+def test_options_of_a_config():
+    config = Config()
+    config.dpo.reference = Reference.sft
+    config.seeds.ift.columns = {"prompt": "question"}
+    assert options_of(config, "candidates", "seed", "dpo.reference") == {
+        "candidates.count": 4,
+        "candidates.temperature": 0.7,
+        "candidates.top_p": 0.9,
+        "candidates.max_new_tokens": 128,
+        "seed": 0,
+        "dpo.reference": "sft",
+    }
+    assert options_of(config, "seeds.ift")["seeds.ift.columns.prompt"] == "question"
+    whole = options_of(config, *(field.name for field in dataclasses.fields(Config)))
+    assert len(whole) > 90
+    assert json.loads(json.dumps(whole)) == whole
+
+
+def test_a_models_card_is_no_part_of_its_fingerprint(tmp_path):
+    """Neither is what a kill leaves of one; any other file is, a README deeper down among them."""
+    workspace, model = Workspace(tmp_path), tmp_path / "model"
+    (model / "deeper").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    bare = workspace.fingerprint(model)
+    (model / "README.md").write_text("A card.")
+    (model / ".README.md.12.tmp").write_text("A ca")
+    assert workspace.fingerprint(model) == bare
+    (model / "README.md").write_text("Another card.")
+    assert workspace.fingerprint(model) == bare
+    for name in ("deeper/README.md", "README.txt", "README.md.safetensors"):
+        (model / name).write_text("")
+        assert workspace.fingerprint(model) != bare
+        (model / name).unlink()
+
+
+@pytest.mark.parametrize("megabytes", [1, 40])
+def test_weights_of_the_same_size_are_another_model(tmp_path, megabytes):
+    """Be it in the topmost tenth alone, as LoRA there leaves them; a large file is not read whole for that."""
+    workspace, model = Workspace(tmp_path), tmp_path / "model"
+    model.mkdir()
+    weights = np.random.default_rng(0).bytes(megabytes * 2**20)
+    (model / "model.safetensors").write_bytes(weights)
+    before, id_before = workspace.fingerprint(model), model_id(model)
+    (model / "model.safetensors").write_bytes(weights)
+    assert (workspace.fingerprint(model), model_id(model)) == (before, id_before)
+    top = len(weights) * 9 // 10
+    (model / "model.safetensors").write_bytes(weights[:top] + bytes(len(weights) - top))
+    assert workspace.fingerprint(model) != before
+    assert model_id(model) != id_before
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert model_id(model) != id_before  # the ends are always read
+
+
+def test_a_model_is_told_by_what_lies_in_its_place(tmp_path, monkeypatch):
+    run = Workspace(tmp_path / "run")
+    (run.iteration(1) / "model").mkdir(parents=True)
+    run.update_run(name="run")
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "one").mkdir()
+    for folder in (tmp_path / "one", run.iteration(1) / "model"):
+        (folder / "config.json").write_text("{}")
+    names = [str(tmp_path / name) for name in ("one", "run/iteration_1", "run/iteration_1/model", "m.gguf")]
+    told = identity(*names, str(tmp_path / "gone"), str(tmp_path / "gone.gguf"), "tiny-random", "OWNER/NAME")
+    assert list(told) == names
+    assert told[names[0]] == told[names[1]] == told[names[2]] != told[names[3]]
+    assert identity(str(tmp_path / "run" / "iteration_2")) == {}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-random").mkdir()
+    assert list(identity("tiny-random", "one")) == ["one"]  # a packaged model's name means that one
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "long" * 100, "folder_for_lock"])
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder_for_lock" / ".lock").mkdir(parents=True)
+    with (
+        pytest.raises(
+            RunFolderError,
+            match=rf"{name} cannot be written \(.*\)\. .*choose another one \(of a run: runs_dir and name",
+        ),
+        Workspace(tmp_path / name).lock(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_read_only_folder_is_named(tmp_path, number):
+    with pytest.raises(RunFolderError, match="cannot be written"), workspace.disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))

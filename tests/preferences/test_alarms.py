@@ -1,0 +1,107 @@
+"""srlm.preferences.alarms: each sign worked out by hand, and rung where its limit says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from srlm.config import Alarm, AlarmAction, AlarmsConfig
+from srlm.evaluation.agreement import judges_agree
+from srlm.preferences.alarms import SIGNS, ringing, signs
+from srlm.types import Judgement, PreferencePair
+from tests.helpers import candidates_of, judgements_of, ranked
+
+
+def pair(chosen: str, rejected: str, gap: float) -> PreferencePair:
+    return PreferencePair("p", "Q?", chosen, rejected, "p/c0", "p/c1", gap + 1.5, 1.5)
+
+
+def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None, higher=None):
+    """Signs of prompts whose candidates have these scores."""
+    candidates = [c for id, rows in scores.items() for c in candidates_of(id, ["text"] * len(rows))]
+    judgements = [
+        j for id, rows in scores.items() for n, row in enumerate(rows) for j in judgements_of(f"{id}/c{n}", row)
+    ]
+    return signs(candidates, judgements, list(pairs), 5, agreement, higher)
+
+
+def test_signs_by_hand():
+    scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 3.0]]}
+    found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25, 0.9)
+    assert found == {
+        "parse_rate": pytest.approx(9 / 12),
+        "top_score_share": pytest.approx(2 / 9, abs=1e-6),
+        "entropy_bits": pytest.approx(1.8366, abs=1e-3),  # 5 5, 3 3 3 3, 1 1, 0
+        "tie_share": pytest.approx(1 / 4),  # p: 5 3 3; q: 1 1.5
+        "mean_gap": 1.5,
+        "length_ratio": 2.0,
+        "score_deviation": pytest.approx(1.4, abs=1e-4),  # of 5 3 3 1 1.5
+        "judge_noise": pytest.approx(3 / 2**0.5 / 4, abs=1e-4),  # 5 5, 3 3, 1 1 and 0 3; 3 and nothing is no spread
+        "meta_higher_share": 0.9,
+        "agreement": 0.25,
+    }
+    assert set(found) == set(SIGNS) == {field.name for field in dataclasses.fields(AlarmsConfig)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "ties"), [((3.0, 3.0), 1.0), ((3.0, 3.2), 0.0), ((3.0, 3.0 + 1e-10), 1.0), ((3.0, 3.0 + 2e-9), 0.0)]
+)
+def test_scores_tie_where_they_agree_to_nine_decimals(scores, ties):
+    assert found_in({"p": [[score] for score in scores]})["tie_share"] == ties
+
+
+def test_signs_have_six_decimals():
+    assert found_in({"p": [[5.0], [None], [None]]})["parse_rate"] == 0.333333
+
+
+def test_what_is_not_defined_is_left_out():
+    assert found_in({"p": [[None], [None]]}) == {"parse_rate": 0.0}
+    assert found_in({}) == {}
+
+
+def test_a_healthy_judge_rings_nothing():
+    healthy = {"p": [[5.0], [3.0], [1.0]], "q": [[4.0], [2.0], [0.0]]}
+    assert ringing(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_each_rings_beyond_its_limit_and_not_at_it(name):
+    alarms = AlarmsConfig()
+    limit = getattr(alarms, name).limit
+    step = 0.01 if SIGNS[name].above else -0.01
+    assert ringing({name: limit}, alarms) == []
+    assert ringing({name: limit - step}, alarms) == []
+    [(action, message)] = ringing({name: limit + step}, alarms)
+    assert action is AlarmAction.warn
+    side = "above" if SIGNS[name].above else "below"
+    assert message.startswith(f"{SIGNS[name].words}: {limit + step:.3g}, {side} alarms.{name}.limit={limit:g}. ")
+    assert message.endswith(f"{SIGNS[name].remedy}.")
+    setattr(alarms, name, Alarm(limit, AlarmAction.stop))
+    assert ringing({name: limit + step}, alarms)[0][0] is AlarmAction.stop
+    setattr(alarms, name, Alarm(limit, AlarmAction.off))
+    assert ringing({name: limit + step}, alarms) == []
+
+
+def test_a_saturated_judge_rings():
+    saturated = {f"p{n}": [[5.0, 5.0], [5.0, 5.0], [5.0, 4.0]] for n in range(5)}
+    rung = [message for _, message in ringing(found_in(saturated), AlarmsConfig())]
+    assert any("alarms.top_score_share" in message for message in rung)
+
+
+def test_agreement_of_two_judges():
+    rows = [ranked("e0", (0, 1, 2)), ranked("e1", (0, 1))]
+
+    def said(*scores: list[float | None]) -> list[Judgement]:
+        return [
+            j
+            for row, of_row in zip(rows, scores, strict=True)
+            for n, score in enumerate(of_row)
+            for j in judgements_of(f"{row.id}/a{n}", [score])
+        ]
+
+    first = said([5.0, 3.0, 1.0], [2.0, 4.0])
+    assert judges_agree(rows, first, first) == 1.0
+    assert judges_agree(rows, said([1.0, 3.0, 5.0], [4.0, 2.0]), first) == -1.0
+    assert judges_agree(rows, said([5.0, 3.0, None], [2.0, 4.0]), first) == 1.0  # e1 alone
+    assert judges_agree(rows, said([3.0, 3.0, 3.0], [2.0, None]), first) is None

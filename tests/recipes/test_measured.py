@@ -1,0 +1,139 @@
+"""srlm.recipes.measured: evaluation.json from records on disk, without the prompts that a model was trained on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from srlm.config import Opponents
+from srlm.data.prepare import prepare_seeds
+from srlm.errors import RunFolderError
+from srlm.evaluation.contamination import Contamination
+from srlm.io.progress import Bars
+from srlm.io.record_file import RecordFile, read_records
+from srlm.models.resolve import identity
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
+from srlm.recipes.measured import evaluation_prompts, head_to_head, measures, trained_on
+from srlm.reporting.summary import measures_table, verdict
+from srlm.types import Answer, Comparison, Prompt, SeedExample
+from tests.helpers import ScriptedEngine
+from tests.scripted_text import small_config
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """A run to M2 of which only seeds, answers and head to heads are there; M_t's answers have 100 t characters."""
+    config = small_config(tmp_path / "run")
+    workspace = Workspace.of(config)
+    prepare_seeds(config, workspace.seeds)
+    prompts = evaluation_prompts(workspace, config)
+    for t in range(3):
+        answers = [Answer(p.id, p.prompt, "x" * (100 * t + n), 1, False) for n, p in enumerate(prompts)]
+        RecordFile(stages.answers(workspace, config, t).outputs[0], Answer).append(*answers)
+        for path in stages.head_to_head(workspace, config, t).outputs:
+            winners = ["first" if n < 2 else "second" for n in range(len(prompts))]
+            rows = [
+                Comparison(f"{p.id}/{order}", p.id, "", winner)
+                for p, winner in zip(prompts, winners, strict=True)
+                for order in ("ab", "ba")
+            ]
+            RecordFile(path, Comparison).append(*rows)
+    return workspace, config, prompts
+
+
+NONE = Contamination(4, (), ())
+
+
+def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
+    """Head to heads begun by one judge were finished by another that was trained in its place."""
+    workspace, config, _ = run
+    judge = workspace.root / "judge"
+    judge.mkdir()
+    (judge / "config.json").write_text("{}")
+    config = replace(config, evaluation=replace(config.evaluation, judge=str(judge)))
+    for t in range(2):
+        stages.answers(workspace, config, t).done({}, {})
+    stage = stages.head_to_head(workspace, config, 1)
+    stage.outputs[0].unlink()
+    engine = ScriptedEngine(lambda *_: "Better: A")
+
+    def play() -> None:
+        with Bars() as bars:
+            asyncio.run(head_to_head(engine, workspace, config, 1, bars))
+
+    play()
+    assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
+    stage.path.rename(stage.path.with_suffix(".begun.json"))  # as after a kill in the middle
+    (judge / "config.json").write_text('{"trained": "anew"}')
+    with pytest.raises(RunFolderError, match=f"input {judge} has changed since this stage began"):
+        play()
+
+
+def test_parts(run):
+    workspace, config, _ = run
+    of_m0, of_m2 = (measures(workspace, config, t, NONE) for t in (0, 2))
+    assert set(of_m0) == {"iteration", "judge", "judge_card", "answers", "drift", "contamination", "instructions"}
+    assert set(of_m2) == set(of_m0) | {"head_to_head", "head_to_heads", "head_to_head_judge"}
+    assert list(of_m2["head_to_heads"]) == ["1", "0"]
+    assert of_m2["head_to_head"]["win"] == of_m2["head_to_heads"]["0"]["win"]
+    assert of_m2["head_to_head"]["win"]["value"] == 0.5
+    assert of_m2["drift"]["characters_gain"]["value"] == 100
+    assert "characters_gain" not in of_m0["drift"]
+
+
+def test_the_closing_table_has_the_win_rate_twice(run):
+    workspace, config, _ = run
+    table = measures_table({t: measures(workspace, config, t, NONE) for t in (0, 1)})
+    labels, *models = [list(column.cells) for column in table.columns]
+    rows = {str(label): figures for label, *figures in zip(labels, *models, strict=True)}
+    assert rows["  win rate, ties half, %"] == ["-", "50 [7,93]"]
+    assert rows["    at equal length, %"] == ["-", "-"]  # M1's answers are all longer by the same number of characters
+
+
+def test_prompts_seen_in_training_are_left_out_of_answers_drift_and_matches(run):
+    workspace, config, prompts = run
+    seen = Contamination(4, (prompts[3].id,), (prompts[2].id,))
+    found = measures(workspace, config, 2, seen)
+    assert found["answers"]["mean_characters"]["value"] == 200.5
+    assert found["drift"]["characters"]["n"] == 2
+    for part in (found["head_to_head"], found["head_to_heads"]["0"]):
+        assert (part["win"]["value"], part["win"]["n"]) == (1.0, 2)
+    assert found["contamination"]["ids"] == sorted(seen.left_out)
+
+
+def test_all_left_out_is_undefined_and_can_be_shown(run):
+    workspace, config, prompts = run
+    found = {t: measures(workspace, config, t, NONE) for t in (0, 1)}
+    found[2] = measures(workspace, config, 2, Contamination(4, tuple(p.id for p in prompts), ()))
+    parts = [found[2][name] for name in ("answers", "drift", "head_to_head")]
+    assert {measure["value"] for part in parts for measure in part.values()} == {None}
+    assert found[2]["head_to_heads"]["1"]["types"] == {}
+    assert measures_table(found).row_count > 10
+    assert verdict(found)[-1].endswith("the head to head gave no verdict.")
+
+
+def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
+    workspace, config, prompts = run
+    RecordFile(stages.prompts(workspace, config, 2).outputs[0], Prompt).append(
+        Prompt("t2/p00000", prompts[0].prompt, ()), Prompt("t2/p00001", prompts[1].prompt, (), "overlap")
+    )
+    assert [trained_on(workspace, config, t).left_out for t in range(3)] == [(), (), (prompts[0].id,)]
+    ift = workspace.seeds / "ift.jsonl"
+    RecordFile(ift, SeedExample).append(SeedExample("copy", prompts[2].prompt.upper(), "yes"))
+    assert [len(trained_on(workspace, config, t).left_out) for t in range(3)] == [0, 1, 2]
+    assert read_records(ift, SeedExample)[-1].id == "copy"
+
+
+def test_sources_are_all_that_is_read(run):
+    workspace, config, _ = run
+    names = [[str(stage) for stage in stages.measure_sources(workspace, config, t)] for t in range(3)]
+    assert names[0] == ["seeds/seeds", *(f"iteration_0/evaluation/{n}" for n in ("held_out_judgements", "answers"))]
+    assert "iteration_2/prompts" in names[2]
+    assert "iteration_2/prompts" not in names[1]
+    assert "iteration_0/evaluation/answers" in names[2]
+    config.evaluation.opponents = Opponents.previous
+    assert "iteration_0/evaluation/answers" not in [str(s) for s in stages.measure_sources(workspace, config, 2)]

@@ -1,0 +1,174 @@
+"""The order of the loop's steps where one of them ends the run."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from srlm.cli.check import check
+from srlm.config import Config, Tracker, Truncated
+from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
+from srlm.io.files import write_atomic
+from srlm.io.record_file import read_records
+from srlm.io.serialization import to_json
+from srlm.models.resolve import base_model_worker
+from srlm.pipeline.artifacts import UNPAIRED
+from srlm.pipeline.processes import Stopped
+from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, state_of
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.pairs import TRUNCATED
+from srlm.recipes import self_rewarding as loop
+from srlm.recipes import stages
+from srlm.recipes.self_rewarding import Loop
+from srlm.reporting.summary import pair_lines
+from srlm.run import run
+from srlm.tracking import NoTracker
+from srlm.types import Candidate, PreferencePair
+from tests.helpers import tiny_llama, tiny_tokenizer
+
+STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "preference", "report")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (AlarmError("the judge is blind"), "AlarmError: the judge is blind"),
+        (NoPairsError("no pairs\n  at all"), "NoPairsError: no pairs at all"),
+        (Stopped(signal.SIGTERM), "Stopped: SIGTERM"),
+        (KeyError("a fault"), "KeyError: 'a fault'"),
+    ],
+    ids=["alarm", "no pairs", "signal", "fault"],
+)
+def test_stopped_run_writes_its_report_after_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, why: str
+) -> None:
+    done: list[str] = []
+    for step in STEPS:
+        monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
+
+    def stops(self: Loop, t: int) -> None:
+        assert state_of(self.workspace) == RunState(RUNNING)
+        raise error
+
+    reported: list[tuple[RunState, bool]] = []
+    monkeypatch.setattr(Loop, "pairs", stops)
+    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
+    monkeypatch.setattr(loop, "write_card", lambda *given: None)
+    config = Config(name="run", runs_dir=str(tmp_path), iteration=2)
+    config.tracking.tracker = Tracker.none
+    with pytest.raises(type(error)) as raised:
+        run(config, ["judge=expected"])
+    assert reported == [(RunState(STOPPED, why), True)]
+    assert "preference" not in done
+    assert "judge=expected" in raised.value.resume_command  # type: ignore[attr-defined]
+
+
+def test_completed_run_writes_its_report_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in STEPS:
+        monkeypatch.setattr(Loop, step, lambda self, *t: None)
+    reported: list[tuple[RunState, bool]] = []
+    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
+    monkeypatch.setattr(loop, "write_card", lambda *given: None)
+    monkeypatch.setattr("srlm.reporting.summary.print_summary", lambda *given: None)
+    config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
+    config.tracking.tracker = Tracker.none
+    for again in (True, False):  # the second command makes nothing, and the page may stay
+        reported.clear()
+        run(config)
+        assert reported == [(RunState(COMPLETED), again)]
+
+
+def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for step in STEPS:
+        monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
+    config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
+    config.evaluation.enabled = False
+    Loop(check(config), Workspace.of(config), NoTracker()).run()
+    assert done == ["seeds", "base_model", "eft", "sft", "reward_model"]
+    config.iteration = 2
+    with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
+        check(config)
+
+
+def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
+    """A loop over a finished run's feedback for M2 in which these candidates are truncated; its pairs are gone."""
+    workspace = Workspace(root)
+    config = workspace.config()
+    config.pairs.truncated = Truncated[overrides[0]] if overrides else config.pairs.truncated
+    answered, judged = (make(workspace, config, 2) for make in (stages.candidates, stages.judgements))
+    rows = [replace(one, truncated=one.id in ids) for one in read_records(answered.outputs[0], Candidate)]
+    write_atomic(answered.outputs[0], "".join(to_json(one) + "\n" for one in rows))
+    prompts = stages.prompts(workspace, config, 2).fingerprints()
+    answered.done(prompts, {"candidates": len(rows)})
+    judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
+    for made in (stages.pairs(workspace, config, 2), stages.preference(workspace, config, 2)):
+        made.path.unlink()
+    return Loop(config, workspace, NoTracker())
+
+
+def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> None:
+    made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c0", "t2/p00001/c1"})
+    made.pairs(2)
+    counts = stages.pairs(made.workspace, made.config, 2).manifest().counts
+    assert (counts["pairs"], counts["truncated_candidates"], counts["dropped"]) == (1, 3, {TRUNCATED: 2})
+    unpaired = UNPAIRED.read(made.workspace, 2)
+    assert {one.reason for one in unpaired} == {TRUNCATED}
+    assert {one.id for one in unpaired} == {"t2/p00000", "t2/p00001"}
+    assert pair_lines({2: counts}) == [
+        f"Pairs for M2: 1 from 3 prompts, without 3 truncated candidates (prompts without a pair: {TRUNCATED}: 2)"
+    ]
+
+
+def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -> None:
+    made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c1"}, "keep")
+    made.pairs(2)
+    stage = stages.pairs(made.workspace, made.config, 2)
+    assert stage.manifest().counts["truncated_candidates"] == 0
+    assert stage.manifest().options["pairs.truncated"] == "keep"
+    pairs = read_records(stage.outputs[0], PreferencePair)
+    assert [(one.chosen_truncated, one.rejected_truncated) for one in pairs] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+
+
+def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
+    made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
+    with pytest.raises(NoPairsError, match=r"0 preference pairs of 3 prompts") as caught:
+        made.pairs(2)
+    for words in (f"{TRUNCATED}: 3", "candidates.max_new_tokens", "pairs.truncated=keep"):
+        assert words in str(caught.value)
+
+
+def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a wrong reference model, and nothing else would tell."""
+    base, tokenizer = tmp_path / "base", tiny_tokenizer()
+    tokenizer.save_pretrained(base)
+    tiny_llama(len(tokenizer), seed=0).save_pretrained(base)
+    config = Config(name="run", runs_dir=str(tmp_path))
+    config.model.name = str(base)
+    workspace = Workspace.of(config)
+    workspace.save_config(config)
+    of_run = Loop(config, workspace, NoTracker())
+    made: list[str] = []
+
+    def work(self: Loop, stage: str, t: int) -> None:
+        made.append(stage)
+        base_model_worker(workspace, t)
+
+    monkeypatch.setattr(Loop, "_work", work)
+    monkeypatch.setattr(Loop, "_done", lambda self, stage, counts: stage.done({}, counts))
+    of_run.base_model()
+    of_run.base_model()
+    (base / "README.md").write_text("A card.")
+    of_run.base_model()
+    assert made == ["base_model"]
+    tiny_llama(len(tokenizer), seed=1).save_pretrained(base)
+    with pytest.raises(RunFolderError, match=rf"input {base} has changed since this stage ran"):
+        of_run.base_model()
+    assert made == ["base_model"]

@@ -1,0 +1,75 @@
+"""srlm.recipes.stages: the options of training that a stage depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srlm.errors import RunFolderError
+from srlm.pipeline.stage import Stage
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
+from tests.helpers import options
+
+MASKING = {"sft.loss_on", "sft.prompt_weight", "sft.boilerplate", "sft.packing"}
+
+
+def sft(root: Path, *overrides: str) -> Stage:
+    return stages.sft(Workspace(root), options(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("given", "looked_at"),
+    [
+        ((), {}),
+        (("sft.prompt_weight=0.5", "sft.boilerplate=x"), {}),
+        (("sft.loss_on=full", "sft.boilerplate=x"), {"sft.loss_on": "full"}),
+        (("sft.loss_on=weighted", "sft.prompt_weight=0.5"), {"sft.loss_on": "weighted", "sft.prompt_weight": 0.5}),
+        (("sft.loss_on=without_boilerplate",), {"sft.loss_on": "without_boilerplate", "sft.boilerplate": ""}),
+        (("sft.packing=true",), {"sft.packing": True}),
+    ],
+)
+def test_masking_that_is_looked_at_is_noted(
+    given: tuple[str, ...], looked_at: dict[str, object], tmp_path: Path
+) -> None:
+    for make in (stages.sft, stages.sft_baseline):
+        found = make(Workspace(tmp_path), options(*given)).options
+        assert {name: value for name, value in found.items() if name in MASKING} == looked_at
+    other = stages.reward_model(Workspace(tmp_path), options(*given)).options
+    assert not MASKING & set(other)
+
+
+def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Path) -> None:
+    made = sft(tmp_path)
+    made.begin()
+    assert not sft(tmp_path).complete()
+    with pytest.raises(RunFolderError, match=r"sft\.loss_on was 'completion', now 'full'"):
+        sft(tmp_path, "sft.loss_on=full").complete()
+
+
+def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
+    """The SFT baseline has no EFT; answers are compared within a micro-batch, whose size is then more than speed."""
+
+    def made_with(make: Callable[..., Stage], *overrides: str) -> dict[str, Any]:
+        return dict(make(Workspace(tmp_path), options(*overrides)).options)
+
+    order = ("sft.eft_target=order", "sft.eft_length_offset=0.5")
+    own = {"sft.eft_target", "sft.eft_length_offset", "sft.micro_batch_size"}
+    assert not own & made_with(stages.sft).keys()
+    assert made_with(stages.sft, *order).keys() - made_with(stages.sft).keys() == own
+    assert made_with(stages.sft_baseline, *order) == made_with(stages.sft_baseline)
+
+
+def test_the_temperature_of_a_server_counts_only_where_it_is_set(tmp_path: Path) -> None:
+    """Runs that were made before the option existed are not refused."""
+    server = ("judge=verdict_only", "judge.by=endpoint", "evaluation.judge=endpoint", "prompts.writer=endpoint")
+    server += ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
+    for make in (stages.judgements, stages.prompts, stages.head_to_head):
+        before = make(Workspace(tmp_path), options(*server), 2).options
+        after = make(Workspace(tmp_path), options(*server, "endpoint.temperature=1"), 2).options
+        assert "endpoint.temperature" not in before
+        assert after == before | {"endpoint.temperature": 1.0}
+    assert "endpoint.temperature" not in stages.judgements(Workspace(tmp_path), options(*server[:1]), 2).options

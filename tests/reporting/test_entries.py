@@ -1,0 +1,123 @@
+"""What the browser shows of each prompt, checked on a run whose records are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.report.made_run import REFUSED, RIVERS, SILENT, TIE, make_run, write
+
+from srlm.config import JudgeConfig, Scorer
+from srlm.preferences.pairs import TRUNCATED
+from srlm.reporting.collect import collect
+from srlm.reporting.entries import Entry, all_entries, cut, row
+from srlm.types import Comparison, Judgement
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Entry]:
+    run = collect(make_run(tmp_path_factory.mktemp("runs") / "made"))
+    return {entry.id: entry for entry in all_entries(run)}
+
+
+def test_every_prompt_is_there_the_rejected_ones_too(entries: dict[str, Entry]) -> None:
+    assert list(entries) == [RIVERS, TIE, SILENT, REFUSED, "eval-1", "eft-1"]
+
+
+def test_chosen_and_rejected_are_marked_with_their_gap(entries: dict[str, Entry]) -> None:
+    entry = entries[RIVERS]
+    assert (entry.outcome, entry.gap, entry.iteration) == ("pair", 4.0, 2)
+    assert [(answer.label, answer.mark, answer.score) for answer in entry.answers] == [
+        ("c0", "chosen", 5.0),
+        ("c1", "rejected", 1.0),
+        ("c2", "", 3.0),
+    ]
+    assert [judged.text for judged in entry.answers[1].judgements] == ["Because of Rhine.\nScore: 1"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "outcome", "signs"),
+    [
+        (RIVERS, "pair", ["length_ratio"]),
+        (TIE, "all scores equal", ["tie_share"]),
+        (SILENT, TRUNCATED, ["parse_rate", "truncated"]),
+        (REFUSED, "prompt rejected: keyword: map", []),
+    ],
+)
+def test_why_there_is_no_pair_and_what_an_alarm_would_see(
+    entries: dict[str, Entry], prompt: str, outcome: str, signs: list[str]
+) -> None:
+    assert (entries[prompt].outcome, entries[prompt].signs) == (outcome, signs)
+
+
+def test_a_judgement_without_score_stays_without(entries: dict[str, Entry]) -> None:
+    answer = entries[SILENT].answers[0]
+    assert (answer.score, answer.judgements[0].score, answer.judgements[0].problem) == (None, None, "no verdict")
+
+
+def test_evaluation_prompts_have_an_answer_a_model_and_how_it_fared(entries: dict[str, Entry]) -> None:
+    entry = entries["eval-1"]
+    assert [(answer.label, answer.text) for answer in entry.answers] == [
+        (f"M{t}", f"Rain, says M{t}.") for t in range(3)
+    ]
+    assert [answer.mark for answer in entry.answers] == ["", "won against M0", "won against M1"]
+    assert [comparison["shown"] for comparison in entry.comparisons[:2]] == ["M1 then M0", "M0 then M1"]
+    assert {comparison["winner"] for comparison in entry.comparisons} == {"M1", "M2"}
+
+
+def test_held_out_answers_have_ranks_and_each_models_scores(entries: dict[str, Entry]) -> None:
+    entry = entries["eft-1"]
+    assert (entry.type, entry.outcome, entry.gap) == ("facts", "M2 orders best and worst against people", -1.0)
+    assert [(judged.by, judged.score) for judged in entry.answers[1].judgements] == [("M0", 1), ("M1", 2), ("M2", 3)]
+
+
+def test_candidates_and_judgements_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    judgements = [Judgement(f"{RIVERS}/c0/j{n}", f"{RIVERS}/c0", f"{n}", 1.0) for n in (10, 2, 1)]
+    write(root / "iteration_2/3_judgements.jsonl", judgements)
+    [entry, *_] = all_entries(collect(root))
+    assert [judged.text for judged in entry.answers[0].judgements] == ["1", "2", "10"]
+
+
+def test_comparisons_of_a_judge_that_compares(tmp_path: Path) -> None:
+    root = make_run(
+        tmp_path / "made", judge=JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1)
+    )
+    ids = [f"{RIVERS}/c0-c1/ab", f"{RIVERS}/c0-c1/ba"]
+    rows = [Comparison(ids[0], RIVERS, " A", "first"), Comparison(ids[1], RIVERS, " ?", None, "no verdict")]
+    write(root / "iteration_2/3_comparisons.jsonl", rows)
+    [entry, *_] = all_entries(collect(root))
+    assert [(c["shown"], c["winner"], c["problem"]) for c in entry.comparisons] == [
+        ("c0 then c1", "c0", ""),
+        ("c1 then c0", "", "no verdict"),
+    ]
+
+
+def test_a_run_that_goes_on_is_read_without_a_touch(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    path = root / "iteration_2/3_judgements.jsonl"
+    torn = path.read_bytes()[:-20]
+    path.write_bytes(torn)
+    assert all_entries(collect(root))
+    assert path.read_bytes() == torn
+
+
+def test_cut_shortens_every_text_and_says_by_how_much() -> None:
+    plain = {
+        "prompt": "p" * 100,
+        "answers": [{"text": "a" * 100, "judgements": [{"text": "j" * 100, "score": 1.0}]}],
+        "comparisons": [{"text": "c" * 100}],
+    }
+    short = cut(plain, 80)
+    assert short["prompt"] == "p" * 80 + " […20 more]"
+    assert short["answers"][0]["text"] == "a" * 80 + " […20 more]"
+    assert short["answers"][0]["judgements"] == [{"text": "j" * 10 + " […90 more]", "score": 1.0}]
+    assert short["comparisons"][0]["text"] == "c" * 10 + " […90 more]"
+    assert cut(plain, 800) == plain
+
+
+def test_a_row_has_one_line_of_the_prompt() -> None:
+    names = ("id", "source", "iteration", "type", "outcome", "gap", "signs")
+    plain = dict.fromkeys(names) | {"prompt": "one\n\ttwo  three " * 40}
+    assert row(plain)[-1].startswith("one two three one")
+    assert len(row(plain)[-1]) == 96

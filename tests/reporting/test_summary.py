@@ -1,0 +1,357 @@
+"""The closing screen: every sentence with the condition that prints it, every cell, and all of it in 80 columns."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.made_run import measure
+
+from srlm.config import AlarmAction
+from srlm.io import progress
+from srlm.io.record_file import read_records
+from srlm.io.serialization import to_json
+from srlm.pipeline.resume import python_word
+from srlm.pipeline.run_reader import open_run
+from srlm.reporting.summary import (
+    ROWS,
+    alarm_lines,
+    cell,
+    judge_lines,
+    measures_table,
+    pair_lines,
+    print_summary,
+    signed,
+    table_rows,
+    verdict,
+)
+from srlm.types import Candidate, PreferencePair
+from tests.helpers import judgements_of
+
+NONE = measure(None)
+ANSWERS = "; answers: the head to head gave no verdict."
+JUDGE = "M1 against M0: judge: nothing to compare with; answers: "
+
+
+def of_judge(**gains: dict[str, Any]) -> str:
+    """What is said of M1's judge."""
+    model = {
+        "judge": {"spearman": measure(0.5, 0.1, 0.9)} | {f"{name}_gain": gain for name, gain in gains.items()},
+        "head_to_head": {"win": NONE, "loss": NONE, "net_win": NONE},
+    }
+    [line] = verdict({0: {}, 1: model})
+    assert line.startswith("M1 against M0: judge: ")
+    assert line.endswith(ANSWERS)
+    return line.removeprefix("M1 against M0: judge: ").removesuffix(ANSWERS)
+
+
+def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> str:
+    [line] = verdict({0: {}, 1: {"head_to_head": {"win": measure(win), "loss": measure(loss), "net_win": net}}})
+    assert line.startswith(JUDGE)
+    return line.removeprefix(JUDGE)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.2, "beyond its interval"),
+        (0.0, 0.2, "within its interval"),
+        (-0.2, 0.2, "within its interval"),
+        (-0.2, 0.0, "within its interval"),
+        (-0.2, -0.001, "beyond its interval"),
+        (None, None, "too few prompts for an interval"),
+    ],
+)
+def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
+    assert of_answers(0.704, 0.604, measure(0.1, low, high)) == f"70 % won, 60 % lost ({said})."
+
+
+def test_a_match_without_verdicts() -> None:
+    assert of_answers(None, None, NONE) == "the head to head gave no verdict."
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.2, "better in kendall tau"),
+        (0.0, 0.2, "no measure differs by more than its interval"),
+        (-0.2, 0.0, "no measure differs by more than its interval"),
+        (-0.2, -0.001, "worse in kendall tau"),
+        (None, None, "too few prompts to compare"),
+    ],
+)
+def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_a_gain(low: Any, high: Any, said: str) -> None:
+    assert of_judge(kendall_tau=measure(0.1, low, high)) == said
+
+
+def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
+    up, down, same = measure(0.1, 0.05, 0.2), measure(-0.1, -0.2, -0.05), measure(0.0, -0.1, 0.1)
+    assert of_judge(five_best=up, spearman=down, exact_match=up, kendall_tau=same, pairwise_accuracy=down) == (
+        "better in five best, exact match but worse in spearman, pairwise accuracy"
+    )
+    assert of_judge(pairwise_accuracy_all=up) == "better in pairwise accuracy with a coin where silent"
+    assert of_judge(shorter_is_better=down) == "worse in pairs whose better answer is the shorter"
+    assert of_judge(five_best=up, spearman=measure(0.1)) == "better in five best"  # the other has no interval
+
+
+def test_a_judge_with_nothing_to_compare_with() -> None:
+    assert of_judge() == of_judge(spearman=NONE) == "nothing to compare with"
+
+
+def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
+    match = {"win": NONE, "loss": NONE, "net_win": NONE}
+    lines = verdict({t: {"head_to_head": match} for t in range(3)})
+    assert [line.split(":")[0] for line in lines] == ["M1 against M0", "M2 against M1"]
+    assert verdict({0: {}}) == []
+
+
+def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
+    models = {
+        0: {"judge": {"parse_rate": measure(0.0, 0.0, 0.1)}},
+        1: {"judge": {"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(0.99)}},
+        2: {"judge": {"parse_rate": measure(0.25, 0.1, 0.4), "ties": measure(1.0)}},
+        3: {"judge": {}},
+        4: {},
+    }
+    first, second = judge_lines(models)
+    assert first.startswith("M0 as judge: none of the 24 judgements could be parsed")
+    assert second == (
+        "M2 as judge: only 6 of 24 judgements could be parsed, and most accuracies count the others as coin flips; all "
+        "scored pairs are ties, so the judge prefers no answer."
+    )
+
+
+def test_unparsed_judgements_come_before_the_table(screen: Any, own_run: Path) -> None:
+    path = own_run / "iteration_0/evaluation.json"
+    model = json.loads(path.read_text())
+    model["judge"]["parse_rate"] = measure(0.0, 0.0, 0.1)
+    path.write_text(json.dumps(model))
+    text = screen(120)
+    assert -1 < text.find("M0 as judge: none of the 24 judgements") < text.find("Every model, measured")
+
+
+# Alarms and pairs
+
+
+def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
+    workspace = open_run(own_run)
+    config = workspace.config()
+    for name in vars(config.alarms):
+        getattr(config.alarms, name).action = AlarmAction.off
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+    config.alarms.mean_gap.action = AlarmAction.warn
+    config.alarms.mean_gap.limit = 5.0
+    [line] = alarm_lines(config, workspace)
+    assert line.startswith("Alarm, M1 as judge: mean gap of chosen and rejected, points: ")
+    assert "below alarms.mean_gap.limit=5" in line
+    shutil.copytree(own_run / "iteration_2/manifests", own_run / "iteration_3/manifests")
+    config.iteration = 3
+    lines = alarm_lines(config, workspace)
+    assert [each.split(" as judge")[0] for each in lines] == ["Alarm, M1", "Alarm, M2"]
+    config.iteration = 1
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+
+
+def test_pairs_are_told_with_what_gave_none() -> None:
+    plain = {"pairs": 3, "prompts": 3, "dropped": {}}
+    some = {"pairs": 1, "prompts": 4, "dropped": {"tie": 2, "empty": 1}, "truncated_candidates": 5}
+    assert pair_lines({2: plain, 3: some}) == [
+        "Pairs for M2: 3 from 3 prompts",
+        "Pairs for M3: 1 from 4 prompts, without 5 truncated candidates (prompts without a pair: tie: 2; empty: 1)",
+    ]
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    ("found", "scale", "shown"),
+    [
+        (measure(0.123, 0.026, 0.254), 100, "12 [3,25]"),
+        (measure(0.123, 0.026, 0.254), 1, "0.12 [0.03,0.25]"),
+        (measure(-9.99, -12.0, 9.0), 1, "-9.99 [-12.00,9.00]"),
+        (measure(10.0, 9.0, 12.4), 1, "10 [9,12]"),
+        (measure(-10.0, -12.0, -9.0), 1, "-10 [-12,-9]"),
+        (measure(1.0), 100, "100 [n/a]"),
+        (measure(0.0, 0.0, 0.14), 100, "0 [0,14]"),
+        (NONE, 100, "-"),
+        (None, 100, "-"),
+    ],
+)
+def test_cells(found: dict[str, Any] | None, scale: int, shown: str) -> None:
+    assert cell(found, scale) == shown
+
+
+def test_differences_show_their_sign() -> None:
+    assert signed(measure(0.1, -0.1, 0.3), 100) == "+10 [-10,30]"
+    assert signed(measure(0.0, -0.1, 0.1), 100) == "0 [-10,10]"
+    assert signed(measure(-0.1, -0.3, 0.1), 100) == "-10 [-30,10]"
+    assert signed(NONE, 100) == "-"
+
+
+def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
+    judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "longer_wins": measure(0.4, 0.3, 0.5)}
+    rows = dict(table_rows({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
+    assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", "Against M_t-1, by M1"]
+    of_judge = dict(rows["Judge: held-out EFT"])
+    assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
+    assert of_judge["(longer answer wins, %)"] == ["40 [30,50]", "-"]
+    assert len(of_judge) == len(ROWS["judge"]) + 1
+    assert "(longer answer wins, %)" not in dict(rows["Evaluation answers"])
+    asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    assert dict(asked["Followed, of IFEval"])["whole prompts, %"] == ["-", "50 [40,60]"]
+    assert "Followed, of what is checkable" not in asked
+    followed = dict(table_rows({0: {"instructions": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    assert dict(followed["Followed, of what is checkable"])["whole prompts, %"] == ["50 [40,60]"]
+    assert "Against M_t-1, by ?" in asked
+
+
+def test_the_table_has_a_column_for_each_model() -> None:
+    table = measures_table({0: {}, 1: {}})
+    assert [column.header for column in table.columns] == ["", "M0", "M1"]
+    assert table.title == "Every model, measured (95 % intervals)"
+    judge = {"longer_wins": measure(0.4, 0.3, 0.5)}
+    table = measures_table({0: {"judge": judge}})
+    labels, figures = ([str(cell) for cell in column.cells] for column in table.columns)
+    place = labels.index("  (longer answer wins, %)")
+    assert (figures[place], table.rows[place].style) == ("40 [30,50]", "dim")
+    assert table.rows[place - 1].style == ""
+    assert labels[0] == "Judge: held-out EFT"
+
+
+# The screen as a whole
+
+
+@pytest.fixture
+def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What the user sees at the end of a run, in a terminal of this width."""
+
+    def shown(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        path = tmp_path / f"screen{width}"
+        workspace = open_run(own_run)
+        with path.open("w", encoding="utf-8") as file:
+            monkeypatch.setattr(progress, "terminal", lambda: file)
+            print_summary(workspace.config(), workspace, 90.0)
+        return path.read_text(encoding="utf-8")
+
+    return shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
+    text = screen(width)
+    table = text.split("A prompt that M1 wrote")[0].split("M1 against M0")[0]
+    assert max(map(len, table.splitlines())) <= width
+    assert "…" not in table  # nothing is cut
+    for rows in ROWS.values():
+        for label, _ in rows.values():
+            assert label.strip() in table or label.strip() in ("instructions, %", "whole prompts, %", *_LOOSELY)
+    for line in ("M1 against M0: judge: ", "M2 against M1: judge: ", "M2 against M1: "):
+        assert line in text
+    assert "(1.5 min this time)" in text
+    assert "iteration_1/model...iteration_2/model" in "".join(text.split())
+
+
+_LOOSELY = ("whole prompts, loosely, %", "instructions, loosely, %")
+
+
+def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) -> None:
+    assert "Early stopping" not in screen(120)
+    path = own_run / "iteration_2/manifests/preference.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["early_stopping"] = {"chosen_step": 4, "last_step": 4, "steps": 4, "comparisons": []}
+    path.write_text(json.dumps(manifest))
+    assert "Early stopping of M2: training has one checkpoint, at step 4; nothing was compared." in screen(121)
+
+
+def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run: Path) -> None:
+    """Of all alarms, iterations and missing records; names with brackets are text, not markup."""
+    for name, counts in {"pairs": {"truncated_candidates": 2}, "judgements": _UNANSWERED}.items():
+        path = own_run / f"iteration_2/manifests/{name}.json"
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"counts": manifest["counts"] | counts}))
+    path = own_run / "iteration_2/evaluation.json"
+    measures = json.loads(path.read_text()) | {"head_to_head_judge": "judge[b]", "ifeval": {}, "instructions": {}}
+    measures["drift"]["characters_gain"] = measure(20, 5, 35)
+    measures["head_to_head"]["net_win"] = measure(0.2, 0.1, 0.3)
+    measures["judge"]["pairwise_accuracy_all_gain"] = measure(None)
+    path.write_text(json.dumps(measures))
+    text = " ".join(screen(1000).split())
+    workspace = open_run(own_run)
+    config = workspace.config()
+    assert "Without an answer: judgements (iteration 2): 1 too long (t2/p00000 (more[b].jsonl:3): 900 tokens)." in text
+    assert "Pairs for M2: 3 from 3 prompts, without 2 truncated candidates" in text
+    assert all(line in text for line in alarm_lines(config, workspace))
+    assert "Alarm, M1 as judge: mean gap of chosen and rejected, points: 1, below alarms.mean_gap.limit=4.5." in text
+    assert "but so did net wins by judge[b]'s verdicts, 20 % [10, 30]." in text
+
+
+_UNANSWERED = {"unanswered": {"too long": 1}, "unanswered_examples": ["t2/p00000 (more[b].jsonl:3): 900 tokens"]}
+
+
+def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: Any, own_run: Path) -> None:
+    """The widest gap is the second pair's, although the first one's scores are higher."""
+    texts = [f"{name} " + "y" * size for name, size in (("HI\x07GH", 1), ("LOW", 237), ("SILENT", 233))]
+    found = PreferencePair("t2/p1", "Q" * 299 + "AZ", texts[0], texts[1], "t2/p1/c0", "t2/p1/c1", 2.0, 0.5)
+    other = PreferencePair("t2/p0", "Other?", "a", "b", "t2/p0/c0", "t2/p0/c1", 5.0, 4.5)
+    candidates = [Candidate(f"t2/p1/c{n}", "t2/p1", text, 5, False) for n, text in enumerate(texts)]
+    judgements = [
+        judgement
+        for n, scores in enumerate(([2.0, 2.0], [1.0, None, 0.0], [None]))
+        for judgement in judgements_of(f"t2/p1/c{n}", scores)
+    ]
+    for name, rows in {"4_pairs": [other, found], "2_candidates": candidates, "3_judgements": judgements}.items():
+        path = own_run / f"iteration_2/{name}.jsonl"
+        path.write_text("".join(to_json(row) + "\n" for row in rows))
+    sample = screen(1000).split("A prompt that M1 wrote, and its answers to it")[1]
+    assert "Other?" not in sample
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in sample.splitlines()]
+    assert [row for row in rows if len(row) == 3] == [
+        ["score", "", "Q" * 299 + "…"],
+        ["2.00", "chosen", "HI GH y"],  # no control characters
+        ["0.50", "rejected", f"LOW {'y' * 235}…"],
+        ["-", "", texts[2]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "models"), [(2, "/iteration_1/model ... iteration_2/model"), (1, "/iteration_1/model")]
+)
+def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
+    last: int, models: str, own_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_run(own_run)
+    workspace.update_run(arguments=["model.name=tiny-random", f"iteration={last}"])
+    config = workspace.config()
+    config.iteration = last
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "terminal", lambda: file)
+    print_summary(config, workspace, 3600.0)
+    command = (
+        f"{python_word()} -m srlm.run model.name=tiny-random name=rivers runs_dir={own_run.parent} iteration={last + 1}"
+    )
+    assert file.getvalue().splitlines()[-5:] == [
+        f"Run      {own_run} (60.0 min this time)",
+        f"Models   {own_run}{models}",
+        f"Records  {own_run}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json",
+        f"Report   {own_run}/report.html",
+        f"Go on    {command}",
+    ]
+
+
+def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) -> None:
+    text = screen(200)
+    pairs = read_records(own_run / "iteration_2/4_pairs.jsonl", PreferencePair)
+    widest = max(pairs, key=lambda pair: pair.chosen_score - pair.rejected_score)
+    sample = text.split("A prompt that M1 wrote, and its answers to it")[1]
+    assert widest.prompt[:20] in sample
+    lines = sample.splitlines()
+    chosen, rejected = (next(line for line in lines if f" {mark} " in line) for mark in ("chosen", "rejected"))
+    assert f"{widest.chosen_score:.2f}" in chosen
+    assert f"{widest.rejected_score:.2f}" in rejected

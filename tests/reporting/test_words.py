@@ -1,0 +1,358 @@
+"""Every sentence of the verdict and of the grounds, with the condition that prints it, on both sides of its limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.made_run import evaluation, make_run, measure, write_measures
+
+from srlm.config import Config
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import stages
+from srlm.reporting import words
+from srlm.reporting.collect import RunNumbers, collect
+from srlm.reporting.phrases import ENOUGH, Ground, grounds, verdict
+
+UP, SAME, DOWN = (0.7, 0.62, 0.78), (0.5, 0.45, 0.55), (0.3, 0.2, 0.4)
+WON, EVEN, LOST = (0.3, 0.1, 0.5), (0.05, -0.2, 0.3), (-0.3, -0.5, -0.1)
+ONE_RUN = Ground("note", "Intervals cover the draw of prompts, not of trainings: this is one run with one seed.")
+
+
+def numbers(*models: dict[str, Any], alarms: list[str] | None = None, suspicions: tuple[str, ...] = ()) -> RunNumbers:
+    """A run whose last model is the last one given; `alarms` of one iteration, None = none were looked at."""
+    signs = {} if alarms is None else {2: {"parse_rate": 1.0}}
+    rang = {} if alarms is None else {2: alarms}
+    workspace, last = Workspace(Path("nowhere")), len(models) - 1
+    return RunNumbers(workspace, Config(), last, dict(enumerate(models)), signs, rang, {}, list(suspicions))
+
+
+def said_of(part: str, **measures: Any) -> list[Ground]:
+    """The grounds of a model of which only one part was measured, without the one that is always there."""
+    found = grounds(numbers({part: measures, "head_to_head_judge": "M1"}))
+    assert found[-1] == ONE_RUN
+    return found[:-1]
+
+
+def judged(t: int, accuracy: dict[str, Any] | None = None, gain: dict[str, Any] | None = None) -> dict[str, Any]:
+    judge = {"pairwise_accuracy_all": accuracy, "pairwise_accuracy_all_gain": gain}
+    return {"iteration": t, "judge": {name: found for name, found in judge.items() if found}}
+
+
+# The verdict
+
+
+@pytest.mark.parametrize(
+    ("judge", "answers", "headline"),
+    [
+        (UP, WON, "better"),
+        (UP, EVEN, "better"),
+        (SAME, WON, "better"),
+        (SAME, EVEN, "no difference shown"),
+        (DOWN, EVEN, "worse"),
+        (SAME, LOST, "worse"),
+        (DOWN, LOST, "worse"),
+        (UP, LOST, "mixed"),
+        (DOWN, WON, "mixed"),
+    ],
+)
+def test_headline(tmp_path: Path, judge: tuple[float, ...], answers: tuple[float, ...], headline: str) -> None:
+    root = make_run(tmp_path / "made")
+    write_measures(root, [evaluation(2, judge, answers)], start=2)  # type: ignore[arg-type]
+    assert verdict(collect(root)).headline == headline
+
+
+def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
+    said = verdict(collect(make_run(tmp_path / "made")))
+    assert said.judge == (
+        "M2 orders 70 % [62, 78] of the held-out pairs as people did (M1 68 % [60, 76], M0 50 % [50, 50]): "
+        "a better judge than M1 (by +20 [+12, +28] points)."
+    )
+    assert said.answers == (
+        "M2's answers win 30 % [0, 50] and lose 0 % [0, 50] against M1's (24 prompts, judged by M1): better answers."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        ((0.1, 0.001, 0.2), "a better judge than M1 (by +10 [+0, +20] points)."),
+        ((0.1, 0.0, 0.2), "no difference shown from M1 (by +10 [+0, +20] points)."),
+        ((-0.1, -0.2, 0.0), "no difference shown from M1 (by −10 [−20, +0] points)."),
+        ((0.6, 0.5, 0.7), "a better judge than M1 (by +60 [+50, +70] points)."),
+        ((-0.1, -0.2, -0.01), "a worse judge than M1 (by −10 [−20, −1] points)."),
+    ],
+)
+def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_its_gain(gain: tuple[float, ...], words: str) -> None:
+    run = numbers(judged(0), judged(1, measure(0.6, 0.5, 0.7)), judged(2, measure(0.7, 0.6, 0.8), measure(*gain)))
+    said = verdict(run)
+    told = "M2 orders 70 % [60, 80] of the held-out pairs as people did (M1 60 % [50, 70]): "
+    assert said.judge == told + words
+    assert said.headline == {"a b": "better", "a w": "worse", "no ": "no difference shown"}[words[:3]]
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        ((0.1, 0.001, 0.2), "better answers"),
+        ((0.1, 0.0, 0.2), "no difference shown"),
+        ((-0.1, -0.2, 0.0), "no difference shown"),
+        ((-0.1, -0.2, -0.01), "worse answers"),
+    ],
+)
+def test_answers_are_better_or_worse_only_beyond_the_interval_of_net_wins(net: tuple[float, ...], words: str) -> None:
+    match = {"net_win": measure(*net), "win": measure(0.3, 0.2, 0.4), "loss": measure(0.2, 0.1, 0.3)}
+    said = verdict(numbers({}, {"head_to_head": match, "head_to_head_judge": "M0"}))
+    told = "M1's answers win 30 % [20, 40] and lose 20 % [10, 30] against M0's (24 prompts, judged by M0): "
+    assert said.answers == f"{told}{words}."
+    assert said.headline == words.removesuffix(" answers")
+    assert verdict(numbers({}, {"head_to_head": match})).answers.endswith(f"judged by the judge): {words}.")
+
+
+def test_a_single_prompt_gives_values_and_no_verdict() -> None:
+    match = {name: measure(1.0, n=1) for name in ("net_win", "win")} | {"loss": measure(0.0, n=1)}
+    now = judged(1, measure(1.0), measure(0.5)) | {"head_to_head": match, "head_to_head_judge": "M0"}
+    said = verdict(numbers(judged(0, measure(0.5)), now))
+    assert said.headline == "no difference shown"
+    assert said.judge == (
+        "M1 orders 100 % [n/a] of the held-out pairs as people did (M0 50 % [n/a]): too few prompts to compare with M0."
+    )
+    assert said.answers == (
+        "M1's answers win 100 % [n/a] and lose 0 % [n/a] against M0's (1 prompt, judged by M0): too few prompts to "
+        "compare."
+    )
+
+
+@pytest.mark.parametrize("gain", [None, measure(None)])
+def test_a_judge_with_nothing_to_compare_with_is_told_alone(gain: dict[str, Any] | None) -> None:
+    said = verdict(numbers({}, judged(1, measure(0.7, 0.6, 0.8), gain)))
+    assert said.judge == "M1 orders 70 % [60, 80] of the held-out pairs as people did."
+    assert said.headline == "no difference shown"
+
+
+@pytest.mark.parametrize("model", [{"answers": {}}, {"judge": {"pairwise_accuracy_all": measure(None)}}])
+def test_measures_that_are_missing_are_said_to_be(model: dict[str, Any]) -> None:
+    said = verdict(numbers({}, {}, model))
+    assert said.headline == "no difference shown"
+    assert said.judge == "The judge of M2 was not measured."
+    assert said.answers == "No verdict on M2's answers against M1's."
+
+
+def test_a_match_without_a_verdict() -> None:
+    said = verdict(numbers({}, {"head_to_head": {"net_win": measure(None), "win": measure(None)}}))
+    assert said.answers == "No verdict on M1's answers against M0's."
+
+
+def test_only_m0() -> None:
+    said = verdict(numbers(judged(0, measure(0.5, 0.4, 0.6))))
+    assert said.headline == "begun"
+    assert said.judge == "Only M0 was measured so far."
+    assert said.answers == "There is nothing to compare it with yet."
+    assert grounds(numbers({})) == [ONE_RUN]
+
+
+# The grounds
+
+
+def test_grounds_of_a_whole_run_in_their_order(tmp_path: Path) -> None:
+    found = grounds(collect(make_run(tmp_path / "made")))
+    assert [(ground.kind, ground.text.split(",")[0][:44]) for ground in found] == [
+        ("against", "24 evaluation prompts: the net win is known t"[:44]),
+        ("note", "The judge of answers is M1"),
+        ("against", "M1 has position bias: the answer shown first"[:44]),
+        ("against", "Most comparisons by M1 are ties: 70 % [30"),
+        ("for", "M2: its judge orders 70 % [62"),
+        ("note", "M2 against M1: reward hacking: no answer; nothing"[:44]),
+        ("against", found[-2].text[:44]),
+        ("note", ONE_RUN.text.split(",")[0][:44]),
+    ]
+    assert found[-2].text in ("1 alarm rang about the judges.", "2 alarms rang about the judges.")
+
+
+@pytest.mark.parametrize(
+    ("n", "kind", "words"),
+    [
+        (1, "against", "1 evaluation prompt"),
+        (ENOUGH - 1, "against", "99 evaluation prompts"),
+        (ENOUGH, "for", "100 evaluation prompts"),
+    ],
+)
+def test_few_evaluation_prompts_speak_against(n: int, kind: str, words: str) -> None:
+    assert said_of("answers", mean_characters=measure(300.0, 200.0, 400.0, n)) == [
+        Ground(kind, f"{words}: one answer of each model to each.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("net", "known"),
+    [
+        (measure(0.1, -0.1, 0.3), "the net win is known to about 20 points"),
+        (measure(0.1, -0.5, 0.7), "the net win is known to about 60 points"),
+        (measure(1.0), "one answer of each model to each"),
+        (measure(None), "one answer of each model to each"),
+    ],
+)
+def test_how_well_net_wins_are_known(net: dict[str, Any], known: str) -> None:
+    model = {"answers": {"mean_characters": measure(300.0, n=200)}, "head_to_head": {"net_win": net}}
+    assert grounds(numbers(model))[0] == Ground("for", f"200 evaluation prompts: {known}.")
+
+
+NOBODY = Ground("note", "The judge of answers is M1, a model: no person looked at these answers.")
+
+
+@pytest.mark.parametrize(
+    ("first", "biased"),
+    [
+        ((0.6, 0.51, 0.7), "60 % [51, 70]"),
+        ((0.6, 0.5, 0.7), ""),
+        ((0.4, 0.3, 0.5), ""),
+        ((0.4, 0.3, 0.49), "40 % [30, 49]"),
+        ((1.0, None, None), ""),
+        ((None, None, None), ""),
+    ],
+)
+def test_position_bias_is_a_share_beyond_its_interval_from_one_half(first: tuple[Any, ...], biased: str) -> None:
+    text = f"M1 has position bias: the answer shown first wins {biased} of its verdicts."
+    expected = [NOBODY, Ground("against", text)] if biased else [NOBODY]
+    assert said_of("head_to_head", shown_first_wins=measure(*first)) == expected
+
+
+@pytest.mark.parametrize(("ties", "told"), [(0.51, True), (0.5, False), (0.1, False), (None, False)])
+def test_many_ties_speak_against(ties: float | None, told: bool) -> None:
+    bounds = (0.4, 0.6) if ties is not None else (None, None)
+    text = "Most comparisons by M1 are ties: 51 % [40, 60]."
+    expected = [NOBODY, Ground("against", text)] if told else [NOBODY]
+    assert said_of("head_to_head", tie=measure(ties, *bounds)) == expected
+    assert said_of("head_to_head", win=measure(0.5)) == [NOBODY]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "longer", "kind", "end"),
+    [
+        ((0.7, 0.62, 0.78), (0.5, 0.4, 0.61), "for", ""),
+        ((0.7, 0.62, 0.78), (0.5, 0.4, 0.62), "against", ""),
+        ((0.5, 0.4, 0.6), (0.49, 0.4, 0.6), "against", ""),
+        ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "against", ", so length alone does as well"),
+        ((0.4, 0.3, 0.5), (0.5, 0.4, 0.6), "against", ", so length alone does as well"),
+    ],
+)
+def test_a_judge_against_length_alone(
+    accuracy: tuple[float, ...], longer: tuple[float, ...], kind: str, end: str
+) -> None:
+    own, others = ("{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * x for x in each)) for each in (accuracy, longer))
+    text = f'M0: its judge orders {own} of the scored pairs, "the longer answer wins" {others}{end}.'
+    found = said_of("judge", pairwise_accuracy=measure(*accuracy), longer_wins_scored=measure(*longer))
+    assert found == [Ground(kind, text)]
+
+
+def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
+    for accuracy, longer in ((measure(1.0), measure(0.5, 0.4, 0.6)), (measure(0.7, 0.6, 0.8), measure(1.0))):
+        assert said_of("judge", pairwise_accuracy=accuracy, longer_wins_scored=longer) == []
+    assert said_of("judge", pairwise_accuracy=measure(0.7, 0.6, 0.8)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "text"),
+    [
+        ("shorter_is_better", (0.3, 0.2, 0.49), "Where people prefer the shorter answer, M0 is right on {} only."),
+        ("shorter_is_better", (0.3, 0.2, 0.5), ""),
+        ("shorter_is_better", (0.0, None, None), ""),
+        ("parse_rate", (0.5, 0.4, 0.6), "{} of M0's held-out judgements have a score; the rest is missing."),
+        ("parse_rate", (0.94, 0.9, 0.97), "{} of M0's held-out judgements have a score; the rest is missing."),
+        ("parse_rate", (0.95, 0.9, 0.97), ""),
+        ("parse_rate", (None, None, None), ""),
+        ("commonest_score_share", (0.61, 0.5, 0.7), "{} of M0's scores are one and the same: a blunt judge."),
+        ("commonest_score_share", (0.6, 0.5, 0.7), ""),
+        ("commonest_score_share", (1.0, None, None), "{} of M0's scores are one and the same: a blunt judge."),
+        ("commonest_score_share", (None, None, None), ""),
+    ],
+)
+def test_weaknesses_of_a_judge_and_their_limits(name: str, values: tuple[Any, ...], text: str) -> None:
+    bounds = "[n/a]" if values[1] is None else f"[{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
+    expected = [Ground("against", text.format(f"{100 * values[0]:.0f} % {bounds}"))] if text else []
+    assert said_of("judge", **{name: measure(*values)}) == expected
+
+
+@pytest.mark.parametrize(
+    ("judge", "warning"),
+    [
+        ({"parse_rate": measure(0.0, 0.0, 0.1)}, "none of the 24 judgements could be parsed, so there is no score"),
+        ({"parse_rate": measure(11 / 24, 0.3, 0.6)}, "only 11 of 24 judgements could be parsed"),
+        ({"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(1.0)}, "all scored pairs are ties"),
+    ],
+)
+def test_a_judge_without_verdicts_is_told(judge: dict[str, Any], warning: str) -> None:
+    found = [
+        ground for ground in said_of("judge", **judge) if "could be parsed" in ground.text or "ties" in ground.text
+    ]
+    assert [(ground.kind, ground.text.startswith(f"M0 as judge: {warning}")) for ground in found] == [("against", True)]
+    assert len(said_of("judge", **judge)) == 1 + ("ties" in judge)  # the parse rate is told once
+
+
+def test_accuracies_of_coin_flips_are_called_that() -> None:
+    none = {"parse_rate": measure(0.0, 0.0, 0.1)}
+    coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
+    before = {"judge": {"pairwise_accuracy_all": coin} | none}
+    said = verdict(numbers(before, judged(1, some))).judge
+    assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (by coin flips))."
+    said = verdict(numbers({}, before)).judge
+    assert said == (
+        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (by coin flips) of the held-out pairs as "
+        "people did."
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ("M2 against M1: a sign of reward hacking: ...", "against"),
+        ("M2 against M1: perhaps reward hacking: ...", "against"),
+        ("M2 against M1: no sign of reward hacking in ...", "note"),
+    ],
+)
+def test_signs_of_reward_hacking_speak_against(told: str, kind: str) -> None:
+    assert grounds(numbers({}, suspicions=(told,))) == [Ground(kind, told), ONE_RUN]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation prompt was"), (2, "2 evaluation prompts were")])
+def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
+    text = f"{words} left out: the models trained on the same text."
+    assert grounds(numbers({"contamination": {"left_out": count}})) == [Ground("note", text), ONE_RUN]
+    assert grounds(numbers({"contamination": {"left_out": 0}})) == [ONE_RUN]
+
+
+def test_early_stopping_of_every_training_is_told() -> None:
+    run = replace(numbers({}), early_stopping=["Early stopping of M2: ...", "Early stopping of M3: ..."])
+    assert grounds(run) == [*(Ground("note", line) for line in run.early_stopping), ONE_RUN]
+
+
+def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    assert collect(root).early_stopping == []
+    counts = {"chosen_step": 35, "last_step": 35, "steps": 35, "comparisons": []}
+    for t in (2, 3):
+        stages.preference(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
+    assert [line.split(":")[0] for line in collect(root).early_stopping] == [
+        "Early stopping of M2",
+        "Early stopping of M3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("alarms", "expected"),
+    [
+        ([], Ground("for", "No alarm rang about the judges.")),
+        (["a"], Ground("against", "1 alarm rang about the judges.")),
+        (["a", "b"], Ground("against", "2 alarms rang about the judges.")),
+    ],
+)
+def test_alarms_are_counted(alarms: list[str], expected: Ground) -> None:
+    assert grounds(numbers({}, alarms=alarms)) == [expected, ONE_RUN]
+    assert grounds(numbers({}, alarms=None)) == [ONE_RUN]
+
+
+def test_requests_without_an_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "missing_lines", lambda root: [f"2 prompts of {root.name} were too long."])
+    assert grounds(numbers({})) == [Ground("note", "2 prompts of nowhere were too long."), ONE_RUN]

@@ -1,0 +1,130 @@
+"""srlm.training.activation_cache: layers below LoRA's run once a sequence, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from srlm.config import LoraConfig
+from srlm.training import common, frozen
+from tests.helpers import tiny_llama
+
+BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2])]  # the third holds nothing new
+
+
+def adapted(top_layers: int = 1) -> Any:
+    base = tiny_llama(64, seed=0)
+    torch.manual_seed(1)
+    model = get_peft_model(base, common.peft_config(LoraConfig(r=4, dropout=0.0, top_layers=top_layers), base))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # zero at first: then nothing would reach the weights of A
+            torch.nn.init.normal_(weight, std=0.1)
+    return model.train()
+
+
+def padded(rows: tuple[list[int], ...]) -> dict[str, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+
+def learn(model: Any) -> list[Any]:
+    """Loss and gradients of each batch."""
+    found = []
+    for rows in BATCHES:
+        model.zero_grad()
+        loss = model(**padded(rows)).loss
+        loss.backward()
+        found.append((loss.detach(), {n: w.grad.clone() for n, w in model.named_parameters() if w.grad is not None}))
+    return found
+
+
+def calls_of(layer: torch.nn.Module) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    layer.register_forward_hook(lambda *_: counted.update(["run"]))
+    return counted
+
+
+def test_losses_and_gradients_are_those_of_the_whole_model() -> None:
+    model = adapted()
+    whole = learn(model)
+    runs = calls_of(model.get_base_model().model.layers[0])
+    with frozen.frozen_once(model, epochs=2) as below:
+        assert below == 1
+        once = learn(model)
+    assert runs["run"] == 2  # the third batch was known
+    for (loss, gradients), (loss_once, gradients_once) in zip(whole, once, strict=True):
+        torch.testing.assert_close(loss_once, loss)
+        assert gradients_once.keys() == gradients.keys()
+        assert any(gradient.abs().max() > 1e-4 for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradients_once[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_is_whole_again_and_its_weights_keep_their_names() -> None:
+    model = adapted()
+    before = list(model.get_base_model().model.layers)
+    names = set(model.state_dict())
+
+    def fail() -> None:
+        with frozen.frozen_once(model, epochs=3):
+            adapters = {name for name in model.state_dict() if "lora" in name}
+            assert adapters == {name for name in names if "lora" in name}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(model.get_base_model().model.layers) == before
+    assert set(model.state_dict()) == names
+    runs = calls_of(before[0])
+    learn(model)
+    assert runs["run"] == len(BATCHES)
+
+
+def test_sequences_padded_on_the_left_or_without_a_mask_are_run_anew() -> None:
+    model = adapted()
+    runs = calls_of(model.get_base_model().model.layers[0])
+    batch = padded(BATCHES[0])
+    left = {name: value.flip(1) for name, value in batch.items()}
+    with frozen.frozen_once(model, epochs=2):
+        for inputs in (left, left, {"input_ids": batch["input_ids"]}, {"input_ids": batch["input_ids"]}):
+            model(**inputs)
+    assert runs["run"] == 4
+
+
+def test_what_does_not_fit_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "LIMIT", 4 * 32 * 4)  # one sequence of four tokens, 32 numbers each
+    model = adapted()
+    whole = learn(model)
+    runs = calls_of(model.get_base_model().model.layers[0])
+    with frozen.frozen_once(model, epochs=2):
+        once = learn(model)
+    assert runs["run"] == 3
+    for (loss, _), (loss_once, _) in zip(whole, once, strict=True):
+        torch.testing.assert_close(loss_once, loss)
+
+
+def test_only_where_it_gains_and_is_known_to_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def below(model: Any, epochs: float = 2) -> int:
+        with frozen.frozen_once(model, epochs) as count:
+            return count
+
+    assert below(adapted(), epochs=1) == 0
+    assert below(adapted(top_layers=0)) == 0  # all layers are trained
+    assert below(tiny_llama(64, seed=0)) == 0  # full fine-tuning
+    changes = {"attention_dropout": 0.1, "model_type": "gemma2", "layer_types": ["full_attention", "sliding"]}
+    for name, value in changes.items():
+        model = adapted()
+        assert below(model) == 1
+        monkeypatch.setattr(model.get_base_model().model.config, name, value, raising=False)
+        assert below(model) == 0, name
+    model = adapted()
+    model.get_base_model().model.embed_tokens.weight.requires_grad_(True)
+    assert below(model) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert below(adapted()) == 0

@@ -1,0 +1,116 @@
+"""The pure parts of srlm.training.dpo: pairs as token ids, and which model is the reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from srlm.config import Reference
+from srlm.errors import TrainingError
+from srlm.models.chat import encode_chat
+from srlm.training.dpo import check_step0, encode_pairs, reference_iteration
+from srlm.types import PreferencePair
+from tests.helpers import tiny_tokenizer, user
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def pair(prompt: str = "Hi?", chosen: str = "Good day.", rejected: str = "No.") -> PreferencePair:
+    return PreferencePair("p0", prompt, chosen, rejected, "p0/c0", "p0/c1", 5.0, 1.0)
+
+
+def length(tokenizer, one: PreferencePair) -> int:
+    """Tokens of the prompt and the longer answer."""
+    columns, _, _ = encode_pairs(tokenizer, [one], 10**6)
+    return len(columns["prompt_ids"][0]) + max(len(columns[name][0]) for name in ("chosen_ids", "rejected_ids"))
+
+
+def test_columns(tokenizer):
+    rows = [pair(), pair("Why?", "Because <|im_end|> of it.", "天")]
+    columns, too_long, trl_drops = encode_pairs(tokenizer, rows, 1000)
+    assert (too_long, trl_drops) == (0, 0)
+    assert list(columns) == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    assert columns["prompt_ids"] == [encode_chat(tokenizer, user(row.prompt)) for row in rows]
+    assert [tokenizer.decode(ids) for ids in columns["chosen_ids"]] == [
+        "Good day.<|im_end|>",
+        "Because < |im_end|> of it.<|im_end|>",
+    ]
+    assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No.<|im_end|>", "天<|im_end|>"]
+
+
+def test_truncated_sides_are_trained_without_an_end_of_turn(tokenizer):
+    rows = [
+        replace(pair(), chosen_truncated=True),
+        replace(pair(), rejected_truncated=True),
+        replace(pair(), chosen_truncated=True, rejected_truncated=True),
+    ]
+    columns, _, _ = encode_pairs(tokenizer, rows, 1000)
+    end = "<|im_end|>"
+    assert [tokenizer.decode(ids) for ids in columns["chosen_ids"]] == ["Good day.", "Good day." + end, "Good day."]
+    assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No." + end, "No.", "No."]
+
+
+def test_no_pairs(tokenizer):
+    columns, too_long, trl_drops = encode_pairs(tokenizer, [], 100)
+    assert columns == {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    assert (too_long, trl_drops) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "long", [pair(chosen="word " * 40), pair(rejected="word " * 40)], ids=["long chosen", "long rejected"]
+)
+def test_too_long_pairs_are_left_out_whole_and_counted(tokenizer, long):
+    limit = length(tokenizer, long)
+    columns, too_long, trl_drops = encode_pairs(tokenizer, [pair(), long, pair("Why?")], limit)
+    assert ([len(column) for column in columns.values()], too_long, trl_drops) == ([3, 3, 3], 0, 0)
+    columns, too_long, trl_drops = encode_pairs(tokenizer, [pair(), long, pair("Why?")], limit - 1)
+    assert ([len(column) for column in columns.values()], too_long, trl_drops) == ([2, 2, 2], 1, 0)
+    assert columns["prompt_ids"] == [encode_chat(tokenizer, user(text)) for text in ("Hi?", "Why?")]
+
+
+def test_prompts_that_fill_the_length_alone_are_counted_apart(tokenizer):
+    long = pair("word " * 40)
+    prompt_length = len(encode_chat(tokenizer, user(long.prompt)))
+    answers_too_long = pair(chosen="word " * 80)
+    rows = [pair(), long, answers_too_long]
+    assert encode_pairs(tokenizer, rows, prompt_length)[1:] == (2, 1)
+    assert encode_pairs(tokenizer, rows, prompt_length + 1)[1:] == (2, 0)
+
+
+@pytest.mark.parametrize("t", [1, 2, 5])
+def test_reference_iteration(t):
+    assert reference_iteration(Reference.previous, t) == t
+    assert reference_iteration(Reference.sft, t) == 1
+    assert reference_iteration(Reference.base, t) == 0
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.01, 0.05])
+def test_step0_same_model_within_the_tolerance(difference):
+    check_step0(difference, True, 0.05, "previous")
+
+
+@pytest.mark.parametrize("difference", [0.0501, 3.0, math.inf, math.nan])
+def test_step0_same_model_but_different(difference):
+    with pytest.raises(TrainingError, match=r"\(previous\) differ by .*dpo\.step0_tolerance=0\.05"):
+        check_step0(difference, True, 0.05, "previous")
+
+
+@pytest.mark.parametrize("difference", [1e-6, 0.01, 3.0])
+def test_step0_another_model_and_different(difference):
+    check_step0(difference, False, 0.05, "sft")
+
+
+def test_step0_another_model_but_the_same():
+    with pytest.raises(TrainingError, match=r"dpo\.reference=sft is another model"):
+        check_step0(0.0, False, 0.05, "sft")
+
+
+def test_step0_another_model_and_not_a_number():
+    """A reference whose log-probabilities are NaN is no reference."""
+    with pytest.raises(TrainingError):
+        check_step0(math.nan, False, 0.05, "sft")

@@ -1,0 +1,258 @@
+"""srlm.training.ranking: pairs, the slope of length, where a score stands, and the loss by the real trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from srlm.config import JudgeConfig, SFTConfig
+from srlm.errors import ConfigError, TrainingError
+from srlm.judges.prompt import JudgeTemplate
+from srlm.training import ordering
+from srlm.training.sft import eft_example, encode
+from srlm.types import JudgeExample
+from tests.helpers import options, tiny_llama, tiny_tokenizer, user
+
+RATE = 0.5
+TEMPLATE = JudgeTemplate.load(JudgeConfig(template="verdict_only"))
+IFT = [[*user("Hi?"), {"role": "assistant", "content": "Hello."}]]
+EXAMPLES = [
+    JudgeExample(f"{prompt}/a{place}", prompt, text, "", score, "seed")
+    for prompt, answers in {
+        "Why?": [("Because.", 5.0), ("No idea at all.", 3.0), ("Score: 4", 1.0)],
+        "Who?": [("5 people, all of them.", 5.0), ("Me", 1.0)],
+        "When?": [("Now", 4.0)],
+    }.items()
+    for place, (text, score) in enumerate(answers)
+]
+
+SHARES = [0.0, 2 / 6, 0.0, 1 / 6, 1 / 6, 2 / 6]
+
+
+def columns(examples: Sequence[JudgeExample] = EXAMPLES) -> dict[str, list[Any]]:
+    tokenizer = tiny_tokenizer()
+    kinds = {"ift": IFT, "eft": [eft_example(example, TEMPLATE) for example in examples]}
+    encoded = encode(tokenizer, kinds, SFTConfig())
+    tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
+    verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, examples, tokens)
+    found: dict[str, list[Any]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
+    return found | {name: [getattr(verdict, name) for verdict in verdicts] for name in ordering.FIELDS}
+
+
+def model() -> Any:
+    made = tiny_llama(len(tiny_tokenizer()), seed=0)
+    made.config.max_position_embeddings = 1024
+    return made
+
+
+def step(
+    folder: Path, slope: float, micro: int, policy: Any = None, examples: Sequence[JudgeExample] = EXAMPLES
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """One step of gradient descent over all examples by the real trainer: what it logs, and the gradients."""
+    from datasets import Dataset
+    from trl import SFTConfig as Arguments
+
+    tokenizer, policy = tiny_tokenizer(), policy or model()
+    before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+    table = columns(examples)
+    order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three the pairs stay whole
+    table = {name: [values[place] for place in order] for name, values in table.items()}
+    tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
+    trainer = ordering.ordering_trainer(tokens, SHARES, slope)(
+        model=policy,
+        args=Arguments(
+            output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+            optim="sgd", learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=0.0, max_steps=1,
+            per_device_train_batch_size=micro, gradient_accumulation_steps=math.ceil(7 / micro),
+            gradient_checkpointing=False, train_sampling_strategy="sequential", max_length=None, logging_steps=1,
+            remove_unused_columns=False,
+        ),
+        train_dataset=Dataset.from_dict(table),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.data_collator = partial(ordering.collate_ordered, pad_token_id=tokenizer.pad_token_id)
+    trainer.train()
+    after = dict(policy.named_parameters())
+    return trainer.state.log_history[0], {name: (before[name] - after[name].detach()) / RATE for name in before}
+
+
+def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
+    """The loss as the module states it, example by example; the part of it that is order; the gradients."""
+    policy, table = model(), columns()
+    tokens = ordering.score_tokens(tiny_tokenizer(), TEMPLATE, 5)
+    total, count, expected = torch.tensor(0.0), 0, []
+    for ids, labels, place in zip(table["input_ids"], table["labels"], table["place"], strict=True):
+        log_probs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
+        for at in range(1, len(ids)):
+            if labels[at] != -100:
+                own = log_probs[at - 1, ids[at]]
+                if at == place:
+                    own = (log_probs[at - 1, tokens] * torch.tensor(SHARES)).sum()
+                total, count = total - own, count + 1
+        of_scores = log_probs[place - 1, tokens].exp()
+        expected.append(of_scores @ torch.arange(6.0) / of_scores.sum())
+    pairs = [(1, 2), (1, 3), (2, 3), (4, 5)]  # behind the one IFT example
+    losses = []
+    for better, worse in pairs:
+        lengths = [len(EXAMPLES[place - 1].response) + 1 for place in (better, worse)]
+        gap = expected[better] - expected[worse] + slope * math.log(lengths[0] / lengths[1])
+        losses.append(-torch.log(1 / (1 + torch.exp(-gap))))
+    order = torch.stack(losses).mean()
+    loss = total / count + order
+    loss.backward()
+    return (
+        float(loss.detach()),
+        float(order.detach()),
+        {name: weight.grad for name, weight in policy.named_parameters()},
+    )
+
+
+@pytest.mark.parametrize("micro", [7, 3], ids=["at once", "in micro-batches"])
+@pytest.mark.parametrize("slope", [0.0, 1.3])
+def test_the_loss_is_the_stated_one(tmp_path: Path, slope: float, micro: int) -> None:
+    loss, order, gradients = by_hand(slope)
+    logged, found = step(tmp_path, slope, micro)
+    assert logged["loss"] == pytest.approx(loss, rel=1e-4)
+    if micro == 7:
+        assert logged["order_loss"] == pytest.approx(order, rel=1e-4)
+    assert 0 <= logged["pairs_in_order"] <= 1
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=2e-5)
+
+
+def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
+    """People's scores a point lower: the same loss over pairs. Turned around: another."""
+    lower = [replace(example, score=max(example.score - 1, 0.0)) for example in EXAMPLES]
+    turned = [replace(example, score=5 - example.score) for example in EXAMPLES]
+    losses = [
+        step(tmp_path / str(number), 0.0, 7, examples=examples)[0]["order_loss"]
+        for number, examples in enumerate((EXAMPLES, lower, turned))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] != pytest.approx(losses[0], rel=0.1)
+
+
+def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
+    policy = model()
+    policy.config.final_logit_softcapping = 2.0
+    with pytest.raises(ConfigError, match=r"sft\.eft_target=order does not go with this model"):
+        step(tmp_path, 0.0, 7, policy)
+
+
+def test_a_score_is_found_at_the_examples_end() -> None:
+    """Not in the prompt, nor in an answer that claims one."""
+    tokenizer, table = tiny_tokenizer(), columns()
+    for ids, place, example in zip(table["input_ids"][1:], table["place"][1:], EXAMPLES, strict=True):
+        assert tokenizer.decode(ids[place]) == f"{example.score:.0f}"
+        assert tokenizer.decode(ids[:place]).endswith("Score: ")
+        assert tokenizer.decode(ids[place + 1 :]) == "<|im_end|>"
+    assert table["place"][0] == table["group"][0] == -1  # IFT
+    assert table["group"][1:] == [0, 0, 0, 1, 1, 2]
+    assert table["log_length"][1] == math.log(len("Because.") + 1)
+
+
+def test_two_rows_of_the_same_prompt_are_not_compared() -> None:
+    again = [replace(example, id=f"other {example.id}") for example in EXAMPLES[:2]]
+    assert columns([*EXAMPLES, *again])["group"][1:] == [0, 0, 0, 1, 1, 2, 3, 3]
+
+
+def test_shares_are_of_the_examples_that_have_a_score() -> None:
+    verdicts = [ordering.NO_VERDICT, *(ordering.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
+    assert ordering.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
+
+
+def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
+    """Loss and counts alike; answers of equal rank give no pair, whatever their scores."""
+    ranked = [replace(example, rank=rank) for example, rank in zip(EXAMPLES, (2, 1, 1, 0, 3, 0), strict=True)]
+    table = columns(ranked)
+    assert table["rank"] == [-1, 2, 1, 1, 0, 3, 0]
+    batch = {name: torch.tensor(table[name]) for name in ordering.FIELDS}
+    assert sorted(ordering._pairs_of(batch)) == [(2, 1), (3, 1), (4, 5)]
+    verdicts = [ordering.Verdict(*row) for row in zip(*(table[name] for name in ordering.FIELDS), strict=True)]
+    assert ordering.counted(verdicts, 0.0)["pairs"] == 3
+
+
+def test_more_ranks_than_scores_lose_no_pair() -> None:
+    many = [JudgeExample(f"Why?/a{n}", "Why?", f"answer {n}", "", float(5 - n // 2), "seed", rank=n) for n in range(8)]
+    batch = {name: torch.tensor(columns(many)[name]) for name in ordering.FIELDS}
+    assert sorted(ordering._pairs_of(batch)) == [(i, j) for i in range(1, 9) for j in range(i + 1, 9)]
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=8))
+def test_pairs_are_of_one_prompt_and_in_order(rows: list[tuple[int, int]]) -> None:
+    groups, scores = [group for group, _ in rows], [float(score) for _, score in rows]
+    found = ordering.ordered_pairs(groups, scores)
+    assert sorted(found) == [
+        (i, j)
+        for i in range(len(rows))
+        for j in range(len(rows))
+        if groups[i] == groups[j] and groups[i] >= 0 and scores[i] > scores[j]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_slope_is_that_of_logistic_regression(seed: int) -> None:
+    """Against scipy's minimiser, on draws whose true slope is known."""
+    number = np.random.default_rng(seed)
+    size = number.normal(size=4000)
+    won = number.random(4000) < 1 / (1 + np.exp(-1.5 * size))
+    d = np.where(won, size, -size)  # better less worse
+    best = minimize_scalar(lambda b: np.log1p(np.exp(-b * d)).sum(), bounds=(-20, 20), method="bounded")
+    assert ordering.length_slope(d.tolist()) == pytest.approx(best.x, abs=1e-3)
+    assert ordering.length_slope(d.tolist()) == pytest.approx(1.5, abs=0.2)
+
+
+def test_a_slope_stays_within_its_range() -> None:
+    assert ordering.length_slope([]) == ordering.length_slope([0.0, 0.0]) == 0
+    assert ordering.length_slope([0.1, 2.0]) == ordering.STEEPEST  # the longer one always is the better one
+    assert ordering.length_slope([-0.1]) == -ordering.STEEPEST
+    assert ordering.length_slope([1.0, -1.0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_length_explains_teaches_less() -> None:
+    equal = torch.zeros(3, requires_grad=True)
+    offset = torch.tensor([2.0, 0.0, -2.0])  # the better answer is longer, as long, shorter
+    ordering.order_losses(equal, torch.zeros(3), offset).sum().backward()
+    push = -equal.grad
+    assert push.tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-2))], abs=1e-6)
+
+
+def test_without_a_pair_nothing_would_be_learnt() -> None:
+    lone = [ordering.Verdict(9, group, 3.0, 1.0) for group in range(4)]
+    with pytest.raises(TrainingError, match="a better and a worse answer"):
+        ordering.counted(lone, 1.0)
+    two = [ordering.Verdict(9, 0, 5.0, 2.0), ordering.Verdict(9, 0, 1.0, 1.0)]
+    for offset in (0.0, 0.25, 1.0):
+        assert ordering.counted(two, offset) == {"pairs": 1, "length_slope": offset * ordering.STEEPEST}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["judge=pairwise"],
+        ["judge=implicit"],
+        ["judge=reward_model"],
+        ["sft.packing=true"],
+        ["sft.loss_on=full"],
+        ["sft.micro_batch_size=1"],
+        ["sft.eft_length_offset=1.5"],
+        ["judge.scorer=sampled", "judge.max_score=10"],
+    ],
+)
+def test_options_that_do_not_go_with_it_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"order|learns no scores|0 to 1"):
+        options("sft.eft_target=order", *overrides)
+    with pytest.raises(ConfigError, match=r"sft\.eft_length_offset"):
+        options("sft.eft_length_offset=0.5")

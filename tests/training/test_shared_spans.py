@@ -1,0 +1,180 @@
+"""srlm.training.shared_spans: what all prompts of a kind repeat, found in the data or by a pattern."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srlm.config import LossOn, SFTConfig, SourceConfig
+from srlm.data.readers import read_ranked
+from srlm.errors import ConfigError
+from srlm.judges import __name__ as judges
+from srlm.judges.prompt import TWO_ANSWERS, JudgeTemplate
+from srlm.models.templating import Template
+from srlm.training.masking import Part
+from srlm.training.sft import conversations, eft_example, encode
+from srlm.training.shared_spans import SHORTEST, common_spans
+from srlm.types import JudgeExample
+from tests.helpers import tiny_tokenizer, user
+
+PREAMBLE = "Below is a task. Write a response that completes it.\n\n"
+QUESTIONS = ["Name a river.", "Why is the sky blue?", "Add 2 and 3, please."]
+
+
+def chat(question: str, answer: str, system: str = "") -> list[dict[str, str]]:
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, *user(question), {"role": "assistant", "content": answer}]
+
+
+def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = "") -> dict[str, list[list[str]]]:
+    """The runs of text that count as boilerplate, of each example of each kind."""
+    options = SFTConfig(loss_on=LossOn.without_boilerplate, boilerplate=pattern)
+    found: dict[str, list[list[str]]] = {}
+    for kind, examples in conversations(tiny_tokenizer(), kinds, options, True).items():
+        found[kind] = []
+        for example in examples:
+            texts, before = [], None
+            for part, (start, end) in zip(example.parts, example.extents, strict=True):
+                if part is Part.boilerplate:
+                    texts = [*texts, ""] if before is not part else texts
+                    texts[-1] += example.text[start:end]
+                before = part
+            found[kind].append(texts)
+    return found
+
+
+# Spans that rows have in common
+
+
+@pytest.mark.parametrize(
+    ("rows", "spans"),
+    [
+        (["headAtail", "headBBtail"], ["head", "tail"]),
+        (["headAmiddleBtail", "headmiddleCtail", "headDDDmiddletail"], ["head", "middle", "tail"]),
+        (["AAmiddleBB", "CmiddleD"], ["middle"]),
+        (["AonethingBotherCC", "onethingDother", "EonethingFFFotherG"], ["onething", "other"]),
+        (["otherAonething", "onethingBother"], ["onething"]),  # in one order alone: the longer one
+        (["the same", "the same", "the same"], ["the same"]),
+        (["abcX", "abcY"], []),  # too short to be more than chance
+        (["nothing here", "ABC"], []),
+        (["", "headAtail"], []),
+        (["alone"], []),
+        ([], []),
+    ],
+)
+def test_common_spans(rows, spans):
+    found = common_spans([[ord(c) for c in row] for row in rows])
+    assert [[row[start:end] for start, end in places] for row, places in zip(rows, found, strict=True)] == [
+        spans for _ in rows
+    ]
+
+
+FILLING = st.text(alphabet="abc", max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(fillings=st.lists(st.tuples(FILLING, FILLING), min_size=2, max_size=6))
+def test_a_templates_text_is_found_whatever_fills_it(fillings):
+    template = ("RUBRIC: ", "\n<ANSWER>\n", "\nSCORE?")
+    rows = ["".join((template[0], first, template[1], second, template[2])) for first, second in fillings]
+    places = common_spans([[ord(c) for c in row] for row in rows])
+    for row, spans in zip(rows, places, strict=True):
+        found = "".join(row[start:end] for start, end in spans)
+        assert all(part in found for part in template)
+    texts = [[row[start:end] for start, end in spans] for row, spans in zip(rows, places, strict=True)]
+    assert all(of_row == texts[0] for of_row in texts)  # the same text in each
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.text(alphabet="ab", max_size=14), min_size=2, max_size=4))
+def test_spans_are_common_ordered_and_long_enough(rows):
+    places = common_spans([[ord(c) for c in row] for row in rows])
+    texts = [[row[start:end] for start, end in spans] for row, spans in zip(rows, places, strict=True)]
+    assert all(of_row == texts[0] for of_row in texts)
+    assert all(len(text) >= SHORTEST for text in texts[0])
+    for row, spans in zip(rows, places, strict=True):
+        assert all(0 <= start < end <= len(row) for start, end in spans)
+        assert all(first[1] <= second[0] for first, second in pairwise(spans))
+    begins = next((n for n in range(min(map(len, rows))) if len({row[n] for row in rows}) > 1), min(map(len, rows)))
+    if begins >= SHORTEST:
+        assert places[0][0] == (0, begins)
+
+
+# In examples
+
+
+def test_preamble_and_system_prompt_are_found():
+    examples = [chat(PREAMBLE + question, "Yes.", "Be brief and kind.") for question in QUESTIONS]
+    assert boilerplate_of({"ift": examples}) == {"ift": [["Be brief and kind.", PREAMBLE]] * 3}
+
+
+def test_each_kind_has_its_own():
+    ift = [chat(question, "Yes.") for question in QUESTIONS]
+    eft = [chat(f"Rate this answer:\n{question}\nFrom 0 to 5.", "Score: 4") for question in QUESTIONS]
+    assert boilerplate_of({"ift": ift, "eft": eft}) == {
+        "ift": [[], [], []],
+        "eft": [["Rate this answer:\n", "\nFrom 0 to 5."]] * 3,
+    }
+
+
+def test_one_example_repeats_nothing():
+    assert boilerplate_of({"ift": [chat(PREAMBLE + QUESTIONS[0], "Yes.")]}) == {"ift": [[]]}
+
+
+def test_messages_are_compared_at_their_place():
+    """A system prompt that only some have is boilerplate there; a first question is none of a second."""
+    examples = [chat(question, "Yes.", "Be brief and kind.") for question in QUESTIONS[:2]]
+    examples += [chat(question, "Yes.") for question in QUESTIONS]
+    assert boilerplate_of({"ift": examples}) == {"ift": [["Be brief and kind."]] * 2 + [[]] * 3}
+    turns = [chat(question, "Yes.") + chat(PREAMBLE + question, "No.") for question in QUESTIONS]
+    assert boilerplate_of({"ift": turns}) == {"ift": [[PREAMBLE]] * 3}
+
+
+def test_answers_are_never_boilerplate():
+    examples = [chat(PREAMBLE + question, f"The answer is this. Score: {n}") for n, question in enumerate(QUESTIONS)]
+    encoded = encode(tiny_tokenizer(), {"eft": examples}, SFTConfig(loss_on=LossOn.without_boilerplate))
+    for question, example, labels in zip(QUESTIONS, examples, encoded.labels, strict=True):
+        learnt = tiny_tokenizer().decode([label for label in labels if label >= 0])
+        assert learnt == f"{question}{example[-1]['content']}<|im_end|>"
+
+
+@pytest.mark.parametrize("name", ["additive", "verdict_only", "multiple_choice", "weighted", "pairwise"])
+def test_the_rubric_is_found_in_eft_examples(name):
+    """All of the judge's template but its fields, of the built-in seeds."""
+    fields = TWO_ANSWERS if name == "pairwise" else ("instruction", "response")
+    name = "verdict_only" if name == "weighted" else name
+    template = Template.load(name, judges, "judge.template", fields)
+    examples = []
+    for prompt in read_ranked(SourceConfig(limit=6)):
+        texts = [answer.text for answer in prompt.answers]
+        other = texts[1] if name == "pairwise" else None
+        examples.append(JudgeExample(prompt.id, prompt.prompt, texts[0], "", 1.0, "seed", other))
+    found = boilerplate_of({"eft": [eft_example(example, JudgeTemplate(template)) for example in examples]})["eft"]
+    rest = template.text
+    for field in fields:
+        rest = rest.replace(f"{{{{{field}}}}}", "\0")
+    assert all(texts == rest.split("\0") for texts in found)
+
+
+# By a pattern
+
+
+def test_a_pattern_finds_it():
+    examples = [
+        chat(f"### {question}\nRate from 0 to {n}.", "### Rate from 0 to 5.") for n, question in enumerate(QUESTIONS)
+    ]
+    found = boilerplate_of({"ift": examples}, r"^### |\nRate from 0 to \d\.")
+    assert found == {"ift": [["### ", f"\nRate from 0 to {n}."] for n in range(3)]}
+
+
+def test_a_token_that_is_partly_matched_is_learnt():
+    """ " the" is one token of the tokenizer."""
+    assert boilerplate_of({"ift": [chat("See the river", "Yes.")]}, "See t") == {"ift": [["See"]]}
+
+
+def test_a_pattern_that_finds_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"sft\.boilerplate='Note: ' finds nothing in the prompts of 1 examples"):
+        boilerplate_of({"ift": [chat("Hi?", "Note: yes")]}, "Note: ")
