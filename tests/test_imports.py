@@ -87,14 +87,6 @@ def test_imports_run_downward(module):
     assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if unit_of(module) in STAGE_FOLDERS])
-def test_stages_do_not_import_stages(module):
-    others = {
-        name
-        for name in inner_imports(module) - SHARED_BY_STAGES
-        if unit_of(name) in STAGE_FOLDERS and unit_of(name) != unit_of(module)
-    }
-    assert not others, f"{MODULES[module]} imports another stage's modules: {sorted(others)}"
 
 
 def test_nouns_and_errors_stand_alone():
