@@ -52,7 +52,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ordinary checkpoint: two random layers and a tokenizer."""
-    from srlm.models.resolve import tiny
+    from srlm.models import tiny
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny.build(folder)

@@ -18,7 +18,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from srlm import config as config_module
+from srlm.cli import check as check_module
 from srlm.cli.check import check
 from srlm.cli.evaluate.main import main as evaluate_main  # registers its schema  # noqa: F401
 from srlm.cli.judge_bench import main as bench_main  # registers its schema  # noqa: F401
@@ -207,8 +207,8 @@ def test_value_at_the_end_of_its_range_passes(option, value):
 def test_every_checked_option_is_tried(monkeypatch):
     """A range that `check` has and RANGES has not would go untested."""
     asked = set()
-    get = config_module._get
-    monkeypatch.setattr(config_module, "_get", lambda config, option: (asked.add(option), get(config, option))[1])
+    get = check_module._get
+    monkeypatch.setattr(check_module, "_get", lambda config, option: (asked.add(option), get(config, option))[1])
     check(Config())
     assert len(asked) > 60
     assert asked <= {option for option, bad, _ in RANGES if bad}

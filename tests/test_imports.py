@@ -87,8 +87,6 @@ def test_imports_run_downward(module):
     assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
 
 
-
-
 def test_nouns_and_errors_stand_alone():
     """What everything rests on rests on nothing but the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}

@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from srlm.cli import export, push
+from srlm.cli import report as report
 from srlm.cli.check import check
 from srlm.cli.evaluate.main import main as evaluate_main  # noqa: F401
 from srlm.cli.judge_bench import main as bench_main  # noqa: F401
 from srlm.cli.show_masking.main import main as masking_main  # noqa: F401
 from srlm.cli.side_by_side import main as side_by_side_main  # noqa: F401
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
-from srlm.reporting import __main__ as report
 from srlm.run import main as run_main  # registers the schema  # noqa: F401
 from srlm.tracking import dashboard
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.test_dependencies import SPEED, edit, files_at, flip, refused, remake, set_to
 
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.judge_bench import _prompts, rows
@@ -19,6 +18,7 @@ from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
+from tests.recipes.test_dependencies import SPEED, edit, files_at, flip, refused, remake, set_to
 
 Change = Callable[[Workspace, Config], Config | None]
 WRITTEN = {

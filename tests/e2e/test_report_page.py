@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_run import RIVERS, SILENT, evaluation, make_run, measure, write_measures
-from tests.report.test_page import HOSTILE, long_entry
 
 from srlm.reporting import write_report
+from tests.reporting.made_run import RIVERS, SILENT, evaluation, make_run, measure, write_measures
+from tests.reporting.test_page import HOSTILE, long_entry
 
 pytestmark = pytest.mark.e2e
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

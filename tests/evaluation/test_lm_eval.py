@@ -12,7 +12,7 @@ from scipy import stats
 
 from srlm.config import Evaluate
 from srlm.errors import BenchmarkError
-from srlm.evaluation import harness
+from srlm.evaluation import lm_eval as harness
 from srlm.evaluation.lm_eval import Response, against_first, keep_answers, own_files, result_of
 from srlm.io.record_file import RecordFile
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.test_resume import Job, assert_same, files, job  # noqa: F401
 
 from srlm.data.prepare import prepare_seeds
 from srlm.engines.missing import describe, missing_lines
@@ -24,6 +23,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt, SeedExample
+from tests.pipeline.test_resume import Job, assert_same, files, job  # noqa: F401
 from tests.scripted_text import small_config
 
 CONTEXT = 10_000  # characters; the longest of the other requests has fewer than 6,000

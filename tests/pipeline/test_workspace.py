@@ -24,7 +24,7 @@ from srlm.io.files import write_atomic
 from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
 from srlm.models.resolve import identity, model_id
-from srlm.pipeline import workspace
+from srlm.pipeline import stage
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
@@ -559,7 +559,7 @@ def test_records_without_a_manifest_are_not_resumed(made):
 
 def test_versions_of_libraries_are_recorded_and_reported(tmp_path, monkeypatch):
     installed = {"torch": "2.12.0", "vllm": "0.31.0"}
-    monkeypatch.setattr(workspace, "library_versions", lambda names: {n: installed[n] for n in names if n in installed})
+    monkeypatch.setattr(stage, "library_versions", lambda names: {n: installed[n] for n in names if n in installed})
 
     def stage(name: str) -> Stage:
         space = Workspace(tmp_path)
@@ -648,7 +648,7 @@ def test_manifest_comes_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", lambda a, b: (replace(a, b), note("replace", b))[0])
     monkeypatch.setattr(Path, "unlink", lambda path, **options: (unlink(path, **options), note("unlink", path))[0])
-    monkeypatch.setattr(workspace, "sha256", lambda path: (note("hash", path), sha256(path))[1])
+    monkeypatch.setattr(stage, "sha256", lambda path: (note("hash", path), sha256(path))[1])
     stage = stage_of(tmp_path)
     stage.begin()
     file = RecordFile(stage.outputs[0], Answer)

@@ -30,7 +30,7 @@ from tests.helpers import options
 
 Change = Callable[[Workspace, Config], Config | None]
 FILES = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
-PACKAGED = Path(load_pairwise.__code__.co_filename).parent / "feedback" / "templates"
+PACKAGED = Path(load_pairwise.__code__.co_filename).parent / "templates"
 SEEDS = {"seeds", "seed"}  # all seed files together, and the run's random seed
 TRAINED = {"chat template text", "chat template kwargs", "template date", "thought mark", "seed"}
 ENGINE = {"engine.kind", "engine.dtype"}

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.report.made_run import make_run
 
 from srlm.errors import RunFolderError
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting import write_report
 from srlm.reporting.collect import CURVE_POINTS, collect
+from tests.reporting.made_run import make_run
 
 
 @pytest.fixture(scope="module")

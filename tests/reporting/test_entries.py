@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.report.made_run import REFUSED, RIVERS, SILENT, TIE, make_run, write
 
 from srlm.config import JudgeConfig, Scorer
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting.collect import collect
 from srlm.reporting.entries import Entry, all_entries, cut, row
 from srlm.types import Comparison, Judgement
+from tests.reporting.made_run import REFUSED, RIVERS, SILENT, TIE, make_run, write
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_run import RIVERS, make_run
 
 from srlm.cli.report import main
 from srlm.errors import RunFolderError
@@ -19,6 +18,7 @@ from srlm.evaluation.attacks import ATTACKS
 from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.page import fit, pack, write_report
+from tests.reporting.made_run import RIVERS, make_run
 
 HOSTILE = [
     "</script><script>window.fooled = 1</script>",

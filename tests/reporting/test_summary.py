@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_run import measure
 
 from srlm.config import AlarmAction
 from srlm.io import progress
@@ -32,6 +31,7 @@ from srlm.reporting.summary import (
 )
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import judgements_of
+from tests.reporting.made_run import measure
 
 NONE = measure(None)
 ANSWERS = "; answers: the head to head gave no verdict."

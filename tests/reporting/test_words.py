@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.made_run import evaluation, make_run, measure, write_measures
 
 from srlm.config import Config
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
-from srlm.reporting import words
+from srlm.reporting import phrases as words
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.phrases import ENOUGH, Ground, grounds, verdict
+from tests.reporting.made_run import evaluation, make_run, measure, write_measures
 
 UP, SAME, DOWN = (0.7, 0.62, 0.78), (0.5, 0.45, 0.55), (0.3, 0.2, 0.4)
 WON, EVEN, LOST = (0.3, 0.1, 0.5), (0.05, -0.2, 0.3), (-0.3, -0.5, -0.1)

@@ -10,7 +10,8 @@ import torch
 from peft import get_peft_model
 
 from srlm.config import LoraConfig
-from srlm.training import common, frozen
+from srlm.training import activation_cache as frozen
+from srlm.training import common
 from tests.helpers import tiny_llama
 
 BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2])]  # the third holds nothing new

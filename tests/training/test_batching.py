@@ -15,7 +15,7 @@ from scipy.stats import pearsonr as correlation
 
 from srlm.config import LossOn, SFTConfig
 from srlm.errors import ConfigError
-from srlm.training import batches
+from srlm.training import batching as batches
 from srlm.training.sft import encode
 from tests.helpers import tiny_llama, tiny_tokenizer, user
 

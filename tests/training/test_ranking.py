@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from srlm.config import JudgeConfig, SFTConfig
 from srlm.errors import ConfigError, TrainingError
 from srlm.judges.prompt import JudgeTemplate
-from srlm.training import ordering
+from srlm.training import ranking as ordering
 from srlm.training.sft import eft_example, encode
 from srlm.types import JudgeExample
 from tests.helpers import options, tiny_llama, tiny_tokenizer, user
