@@ -45,7 +45,7 @@ class Words:
     def __init__(self) -> None:
         self.random = random.Random(0)
         self.after: dict[str, list[str]] = defaultdict(list)
-        for example in read_ift(Config().seeds.ift):
+        for example in read_ift(Config().data.ift):
             words = f"{example.prompt} {example.response}".split()
             for word, following in pairwise(words):
                 self.after[word].append(following)

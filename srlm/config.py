@@ -33,16 +33,16 @@ class IFTAnswers(Enum):
     worst = "worst"
 
 
-class LossOn(Enum):
+class TrainOn(Enum):
     completion = "completion"
-    full = "full"
-    without_boilerplate = "without_boilerplate"
+    all = "all"
+    no_shared_text = "no_shared_text"
     weighted = "weighted"
 
 
-class EFTTarget(Enum):
+class EFTLoss(Enum):
     score = "score"
-    order = "order"
+    ranking = "ranking"
 
 
 class RationaleSource(Enum):
@@ -54,8 +54,8 @@ class RationaleSource(Enum):
 
 class Scorer(Enum):
     sampled = "sampled"
-    weighted = "weighted"
-    expected = "expected"
+    logprob_weighted = "logprob_weighted"
+    logprob = "logprob"
     pairwise = "pairwise"
     implicit = "implicit"
     reward_model = "reward_model"
@@ -113,9 +113,8 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # GPU only: share of memory the engine may take; (0, 1]
     tensor_parallel_size: int = 1  # GPUs a model is split over; >= 1
     data_parallel_size: int = 1  # copies of the model; >= 1
-    compile: bool | None = (
-        None  # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
-    )
+    # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
+    compile: bool | None = None
     threads: int = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
     # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
     # ({attn_implementation: sdpa})
@@ -156,7 +155,7 @@ class SourceConfig:
 
 
 @dataclass
-class SeedsConfig:
+class DataConfig:
     ift: SourceConfig = field(default_factory=SourceConfig)
     eft: SourceConfig = field(default_factory=SourceConfig)
     evaluation: SourceConfig = field(default_factory=SourceConfig)
@@ -165,9 +164,10 @@ class SeedsConfig:
     eft_held_out: float = 0.25  # share of the EFT prompts kept for measuring judges; (0, 1)
     near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
     rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
-    commonest_score_share: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
-    rationale_tries: int = 1  # the baseline judges a prompt's answers until it orders them as people did; >= 1
-    rationale_hint: bool = False  # the baseline sees a better answer beside a worse one, and names what the worse lacks
+    eft_max_score_fraction: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
+    rationale_attempts: int = 1  # the baseline judges a prompt's answers until it orders them as people did; >= 1
+    # the baseline sees a better answer beside a worse one, and names what the worse lacks
+    rationale_reference: bool = False
     # EFT examples in which length tells nothing about the score; then the share above is not looked at
     eft_length_balance: bool = False
     eft_limit: int = 0  # EFT examples to train on, of whole prompts (pairs: one a prompt in turn); 0 = all
@@ -179,7 +179,7 @@ class PromptsConfig:
 
     count: int = 24  # accepted prompts an iteration; >= 1
     attempts: int = 4  # give up after count x this many attempts; >= 1
-    writer: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    model: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
     shots_ift: int = 6  # examples from IFT; >= 1
     shots_generated: int = 2  # examples from prompts accepted before (from IFT while there are none); >= 0
     round_size: int = 16  # attempts that share one view of what was accepted so far; >= 1
@@ -212,24 +212,24 @@ class JudgeConfig:
     """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2); or other judges."""
 
     # who judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any model name
-    by: str = "self"
+    model: str = "self"
     # sampled = k judgements are drawn, a score is what each says; weighted = the same, but a score is the mean of all
     # scores by their probabilities where the judgement says its own; expected = that mean right after the prompt,
     # whether or not the judge would write a score there; pairwise = candidates are compared two at a time; implicit =
     # by their likelihood against a reference model's; reward_model = a classifier trained on the ranked seeds
     scorer: Scorer = Scorer.sampled
     template: str = "additive"  # a name in srlm/judges/templates or a .txt file
-    count: int = (
-        3  # k, judgements a candidate; >= 1; 1 with scorers that have no chance in them: expected and those below
-    )
+    # k, judgements a candidate; >= 1; 1 with scorers that have no chance in them: expected and those below
+    count: int = 3
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
-    adaptive: bool = False  # no more judgements of a candidate that will become neither best nor worst
-    adaptive_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
+    early_stopping: bool = False  # no more judgements of a candidate that will become neither best nor worst
+    early_stopping_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
     max_score: int = 5  # scores range from 0 to this; weighted and expected: at most 9
     temperature: float = 0.7  # expected does without, and without the next two
     top_p: float = 0.9
     max_new_tokens: int = 192  # tokens, rationale and verdict together
-    matches: int = 0  # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
+    # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
+    max_comparisons: int = 0
     reference: str = "base"  # implicit: base = M0; previous = the model before the judge; or any model name
     # implicit, reward_model: strength taken off for each token of an answer, log-odds; >= 0; unset = so that the
     # strongest and the weakest candidates are equally long on average
@@ -239,7 +239,7 @@ class JudgeConfig:
     # `matches` holds for them too
     meta: bool = False
     meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
-    meta_longest: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
+    meta_max_tokens: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
 
     @property
     def compares(self) -> bool:
@@ -281,7 +281,7 @@ class PairsConfig:
 
 @dataclass
 class Alarm:
-    limit: float
+    threshold: float
     action: AlarmAction = AlarmAction.warn  # off; warn; stop = end the run before training
 
 
@@ -307,7 +307,7 @@ class LoraConfig:
     r: int = 16
     alpha: int = 32
     dropout: float = 0.1
-    top_layers: int = 0  # adapters in this many of the topmost layers alone: less to compute; 0 = in all
+    last_n_layers: int = 0  # adapters in this many of the topmost layers alone: less to compute; 0 = in all
 
 
 @dataclass
@@ -316,8 +316,8 @@ class TrainConfig:
 
     epochs: float = 1.0  # passes over the data; > 0
     learning_rate: float = 5.5e-6  # peak
-    final_learning_rate: float = 1.1e-6  # at the end of the cosine; 0 to learning_rate
-    warmup: float = 0.0  # share of all steps; [0, 1)
+    min_learning_rate: float = 1.1e-6  # at the end of the cosine; 0 to learning_rate
+    warmup_ratio: float = 0.0  # share of all steps; [0, 1)
     batch_size: int = 16  # examples (DPO: pairs) a step, over all processes; >= 1
     micro_batch_size: int = 4  # of these, at once on one process; divides batch_size
     max_length: int = 1024  # tokens, prompt and answer; longer ones are dropped and counted
@@ -348,16 +348,16 @@ class SFTConfig(TrainConfig):
     """M0 to M1 on IFT and EFT."""
 
     # Which tokens are learnt. completion = the answers and the ends of their turns; full = the text of system and user
-    # messages, too; without_boilerplate = as full, less what all IFT prompts have in common, and all EFT prompts;
+    # messages, too; no_shared_text = as full, less what all IFT prompts have in common, and all EFT prompts;
     # weighted = as full, a prompt's tokens with a weight. Roles and control tokens never are.
-    loss_on: LossOn = LossOn.completion
+    train_on: TrainOn = TrainOn.completion
     prompt_weight: float = 0.1  # weighted: of a token of a prompt, where one of an answer has 1; [0, 1]
-    boilerplate: str = ""  # without_boilerplate: a regular expression that finds it in prompts; "" = from the data
+    shared_text: str = ""  # no_shared_text: a regular expression that finds it in prompts; "" = from the data
     # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
-    # the scores' probabilities (srlm/training/ranking.py); then seeds.commonest_score_share=1 keeps all pairs
-    eft_target: EFTTarget = EFTTarget.score
+    # the scores' probabilities (srlm/training/ranking.py); then data.eft_max_score_fraction=1 keeps all pairs
+    eft_loss: EFTLoss = EFTLoss.score
     # order: the share of what length alone tells of it that is taken into account, and so not learnt; [0, 1]
-    eft_length_offset: float = 0.0
+    eft_length_control: float = 0.0
     # several examples in a row of max_length tokens, kept apart by attention and positions: less padding; batch_size
     # then counts rows
     packing: bool = False
@@ -378,7 +378,7 @@ class EarlyStoppingConfig:
     enabled: bool = False
     every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
     prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
-    # where validation prompts come from: unused_ift = rows of seeds.ift that this run does not train on; a file, or
+    # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
     # hub:OWNER/NAME. Prompts near those of training and evaluation are left out
     source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
     judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
@@ -392,7 +392,8 @@ class DPOConfig(TrainConfig):
 
     beta: float = 0.1  # strength of the pull to the reference model; > 0
     reference: Reference = Reference.previous
-    step0_tolerance: float = 0.05  # nats a token that policy and reference may differ by before the first step
+    # nats a token that policy and reference may differ by before the first step
+    reference_check_tolerance: float = 0.05
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
 
@@ -438,7 +439,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -457,7 +458,7 @@ class JudgeBench(Config):
 
     name: str = "judge_bench"
     models: list[str] = field(default_factory=list)  # names, folders or files, a row each; empty = model.name alone
-    data: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
+    datasets: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
     split: str = "train"  # hub only
     limit: int = 0  # rows of each, drawn with the run's seed; 0 = all
 
@@ -472,12 +473,12 @@ class Evaluate(Config):
     name: str = "evaluate"
     # names, hub ids, folders, files, or patterns of folders (runs/sweep-*/iteration_1/model); empty = model.name alone
     models: list[str] = field(default_factory=list)
-    # options of their runs ([sft.loss_on,seeds.ift.limit]): models that agree in them are one arm, told as one, with
+    # options of their runs ([sft.train_on,data.ift.limit]): models that agree in them are one arm, told as one, with
     # their other differences, such as seeds, as chance, and compared with the first that differs in the first option
     # alone; empty = every model alone
-    by: list[str] = field(default_factory=list)
+    group_by: list[str] = field(default_factory=list)
     suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # of these two, loss and benchmarks
-    data: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
+    dataset: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
     split: str = "train"  # hub only
     # prompts, and examples of each file, drawn with the run's seed; 0 = all (evaluation.prompts is not looked at)
     limit: int = 0
@@ -486,7 +487,7 @@ class Evaluate(Config):
     benchmarks: list[str] = field(default_factory=list)  # lm-evaluation-harness's names: arc_easy, gsm8k, mmlu, ...
     benchmark_limit: int = 0  # documents of each of their tasks, from the first; 0 = all
     benchmark_shots: int | None = None  # examples before each question; unset = as each task has it
-    task_folder: str = ""  # the harness's yaml tasks of your own; "" = none
+    include_path: str = ""  # the harness's yaml tasks of your own; "" = none
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(judge="first"))
 
 
@@ -496,8 +497,8 @@ class ShowMasking(Config):
 
     name: str = "show_masking"
     # "" = what a run with these options would train on; or builtin, a file, or hub:OWNER/NAME, in the place of both
-    # seeds.ift and seeds.eft (their other options hold) and without the split between these
-    data: str = ""
+    # data.ift and data.eft (their other options hold) and without the split between these
+    dataset: str = ""
     split: str = "train"  # of `data`, hub only
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
 
@@ -511,11 +512,11 @@ class SideBySide(Config):
 
     name: str = "side_by_side"
     models: list[str] = field(default_factory=list)  # names, hub ids, folders or files; empty = model.name alone
-    data: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
+    dataset: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
     split: str = "train"  # hub only
     limit: int = 0  # prompts, drawn with the run's seed; 0 = all
     samples: int = 1  # answers by chance (evaluation.temperature) to each prompt, beside the greedy one; >= 0
-    shown: int = 3  # prompts with their answers in the terminal; all are in the page; >= 0
+    num_shown: int = 3  # prompts with their answers in the terminal; all are in the page; >= 0
 
 
 C = typing.TypeVar("C", bound=Config)
@@ -572,7 +573,7 @@ MISSING: typing.Final = object()  # what `option_value` returns for an option th
 def option_value(config: Any, name: str) -> Any:
     """Return the value of a dotted option or property as a manifest holds it, or `MISSING` if there is no such option.
 
-    An entry of a dict option (seeds.ift.columns.prompt) that is not set is None.
+    An entry of a dict option (data.ift.columns.prompt) that is not set is None.
     """
     value, rest = config, name
     while rest:

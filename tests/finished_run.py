@@ -40,14 +40,14 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
         "model.name=tiny-random",
         "evaluation.prompts=4",
         "evaluation.bootstrap=100",
-        "alarms.mean_gap.limit=4.5",
+        "alarms.mean_gap.threshold=4.5",
         *overrides,
     )
     workspace = Workspace.of(config)
     workspace.save_config(config)
     workspace.update_run(name=root.name, version="0.1.0", options=to_dict(config), base_model=str(checkpoint))
-    seeds = stages.seeds(workspace, config)
-    seeds.done({}, prepare_seeds(config, workspace.seeds))
+    seeds = stages.data(workspace, config)
+    seeds.done({}, prepare_seeds(config, workspace.data))
     write_atomic(workspace.iteration(0) / "model.json", json.dumps({"name": "tiny-random", "id": "0" * 16}))
     stages.base_model(workspace, config).done({}, {})
     loop = Loop(config, workspace, NoTracker())
@@ -55,12 +55,12 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
     for t in range(3):
         _measured(workspace, config, t)
     sft = stages.sft(workspace, config)
-    ift = {"seeds/ift.jsonl": seeds.fingerprints()["seeds/ift.jsonl"]}
+    ift = {"data/ift.jsonl": seeds.fingerprints()["data/ift.jsonl"]}
     _trained(sft, checkpoint, ift | stages.eft(workspace, config).fingerprints())
     _feedback(workspace, config)
     loop.pairs(2)
     inputs = stages.pairs(workspace, config, 2).fingerprints() | sft.fingerprints()
-    _trained(stages.preference(workspace, config, 2), checkpoint, inputs)
+    _trained(stages.dpo(workspace, config, 2), checkpoint, inputs)
     for t in range(3):
         loop.measure(t)
     for t in (1, 2):
@@ -73,7 +73,7 @@ def _write(stage: Stage, rows: list[Any], place: int = 0) -> None:
 
 
 def _measured(workspace: Workspace, config: Config, t: int) -> None:
-    inputs = stages.seeds(workspace, config).fingerprints()
+    inputs = stages.data(workspace, config).fingerprints()
     judged = stages.held_out_judgements(workspace, config, t)
     rows = []
     for number, prompt in enumerate(held_out(workspace, config)):
@@ -114,7 +114,7 @@ def _feedback(workspace: Workspace, config: Config) -> None:
     )
     _write(prompts, attempts)
     prompts.done(
-        stages.seeds(workspace, config).fingerprints(),
+        stages.data(workspace, config).fingerprints(),
         {"attempts": 4, "accepted": 3, "rejected": {"too near to a seed": 1}},
     )
     _write(answered, candidates)

@@ -31,16 +31,16 @@ PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.cou
 SCRIPTED: dict[str, dict[str, Any]] = {
     "scripted_additive": {},
     "scripted_three_iterations": {"iteration": 3, "evaluation.opponents": "all"},
-    "scripted_early_stopping": {"judge.adaptive": True, "judge.adaptive_risk": 0.1},
-    "scripted_pairwise": PAIRWISE | {"judge.matches": 4},
-    "scripted_meta": {"judge.meta": True, "judge.matches": 2},
+    "scripted_early_stopping": {"judge.early_stopping": True, "judge.early_stopping_risk": 0.1},
+    "scripted_pairwise": PAIRWISE | {"judge.max_comparisons": 4},
+    "scripted_meta": {"judge.meta": True, "judge.max_comparisons": 2},
     "scripted_ifeval": {"evaluation.ifeval": "tests/verifiable_prompts.jsonl"},
     "scripted_truncated_kept": {"pairs.truncated": "keep", "pairs.min_gap": 0.5, "pairs.length_penalty": 0.1},
     "scripted_matched_lengths": {"pairs.length_penalty": None},
-    "scripted_fixed_models": {"judge.by": "base", "prompts.writer": "sft"},
+    "scripted_fixed_models": {"judge.model": "base", "prompts.model": "sft"},
 }
 _SMALL = ("engine=transformers", "engine.dtype=float32", "engine.threads=1", "prompts.count=3", "evaluation.prompts=2")
-_FLOAT32 = ("sft.dtype=float32", "dpo.dtype=float32", "reward_model.dtype=float32", "seeds.eft_limit=48")
+_FLOAT32 = ("sft.dtype=float32", "dpo.dtype=float32", "reward_model.dtype=float32", "data.eft_limit=48")
 _JUDGES = sorted(path.stem for path in (ROOT / "conf/judge").glob("*.yaml"))
 SMOKE: dict[str, tuple[str, ...]] = {
     "smoke": ("engine=vllm", "engine.threads=1"),

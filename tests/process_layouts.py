@@ -151,12 +151,12 @@ def start_ranks(arguments: list[str]) -> int:
 
 
 def main(folder: str, layout: str) -> None:
-    from srlm.run import told_to_user  # here, because it imports Hydra, and the other processes need none
+    from srlm.run import user_errors  # here, because it imports Hydra, and the other processes need none
 
     if layout == "ranks":
         launch.launcher = lambda train: [sys.executable, "-m", "tests.process_layouts", "launcher"]
     workspace = Workspace(Path(folder))
-    with told_to_user(), workspace.lock():
+    with user_errors(), workspace.lock():
         if layout == "sft":
             launch.run_worker("sft", workspace, 1, train=workspace.config().sft)
             return

@@ -3,7 +3,7 @@
 Reads one job a line from standard input, as JSON, forks a process for it, and answers with the process's end: its exit
 code, or minus the signal that killed it. Everything is imported once, so that a job takes some tenths of a second.
 
-A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.writer": "sft"}, "log": FILE,
+A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.model": "sft"}, "log": FILE,
 "kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
 finished files to their place; "half" is half of a write's bytes. Without `kill` the job ends by itself. `log` gets a
 line for each of these. `context` limits the characters of a request; `refused` is the priority of requests to M1 that
@@ -47,7 +47,7 @@ from srlm.tracking import open_tracker
 from srlm.types import CheckpointComparison, RankedPrompt
 from tests.scripted import OrderedEngine
 
-_GROUPS = {"sft": "sft", "sft_baseline": "sft", "reward_model": "reward_model", "preference": "dpo"}
+_GROUPS = {"sft": "sft", "sft_baseline": "sft", "reward_model": "reward_model", "dpo": "dpo"}
 _LOGGED = ("loss", "grad_norm", "learning_rate", "num_tokens", "epoch", "entropy", "mean_token_accuracy")
 _DPO = [f"{of}/{side}" for of in ("rewards", "logps", "logits") for side in ("chosen", "rejected")]
 _ENDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss", "epoch")
@@ -56,7 +56,7 @@ NAMES = {
     "sft": _LOGGED,
     "sft_baseline": _LOGGED,
     "reward_model": (*_LOGGED[:5], "min_reward", "mean_reward", "max_reward", "accuracy", "margin"),
-    "preference": (*_LOGGED, *_DPO, "rewards/margins", "rewards/accuracies"),
+    "dpo": (*_LOGGED, *_DPO, "rewards/margins", "rewards/accuracies"),
 }
 LOGS = {
     stage: "".join(
@@ -70,11 +70,11 @@ LOGS = {
 def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config:
     """A run to M2 in which every stage has a handful of records; `options` by dotted name."""
     config = Config(name=root.name, runs_dir=str(root.parent), iteration=2)
-    config.seeds.ift = SourceConfig(limit=30)
-    config.seeds.eft = SourceConfig(limit=10)
-    config.seeds.eft_held_out = 0.5
-    config.seeds.rationales = RationaleSource.baseline
-    config.seeds.commonest_score_share = 1.0
+    config.data.ift = SourceConfig(limit=30)
+    config.data.eft = SourceConfig(limit=10)
+    config.data.eft_held_out = 0.5
+    config.data.rationales = RationaleSource.baseline
+    config.data.eft_max_score_fraction = 1.0
     config.prompts.count, config.prompts.round_size = 6, 4
     config.candidates.count = 4
     config.judge.count, config.judge.min_valid = 3, 2
@@ -133,7 +133,7 @@ def run(job: Mapping[str, Any]) -> None:
     async def open_engine(
         config: Config, model: Path, used_as: ModelConfig | None = None
     ) -> AsyncIterator[OrderedEngine]:
-        ranked = read_records(workspace.seeds / "eft.jsonl", RankedPrompt) if model.name == "sft_baseline" else []
+        ranked = read_records(workspace.data / "eft.jsonl", RankedPrompt) if model.name == "sft_baseline" else []
         refused = job.get("refused") if workspace.relative(model) == "iteration_1/model" else None
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
         yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0), refused)
@@ -153,9 +153,9 @@ def run(job: Mapping[str, Any]) -> None:
             model.mkdir(parents=True, exist_ok=True)
             (model / "config.json").write_text(json.dumps({"made with": options_of(config, _GROUPS[stage])}))
             (folder / f"{stage}_log.jsonl").write_text(LOGS[stage])
-            counts: dict[str, Any] = {"step0_difference": 0.0} if stage == "preference" else {}
+            counts: dict[str, Any] = {"reference_check_difference": 0.0} if stage == "dpo" else {}
             counts |= {f"{which}_{name}": 1.0 for which in ("saved", "served") for name in ("difference", "kept")}
-            if stage == "preference":
+            if stage == "dpo":
                 compared = [asdict(CheckpointComparison("4-2", 4, 2, 3, 3, 1, 0, 2, -0.33, None, None, "not better"))]
                 stopped = {"chosen_step": 2, "last_step": 4, "steps": 6, "comparisons": compared}
                 counts["early_stopping"] = stopped

@@ -32,7 +32,6 @@ from srlm.config import (
     EvaluationConfig,
     JudgeBench,
     JudgeConfig,
-    LossOn,
     PromptsConfig,
     RationaleSource,
     Reference,
@@ -40,6 +39,7 @@ from srlm.config import (
     ShowMasking,
     SideBySide,
     Tracker,
+    TrainOn,
     flatten,
     from_dict,
     option_value,
@@ -59,7 +59,7 @@ GROUPS = sorted(
 )
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 STUDIES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*/*.yaml"))
-WITH_OPEN_PLACES = ("seeds=files", "paper_llama2_70b")
+WITH_OPEN_PLACES = ("data=files", "paper_llama2_70b")
 
 
 def compose(*overrides: str) -> Config:
@@ -97,7 +97,7 @@ COUNTS_FROM_1 = (
         "sft.processes",
         "sft.lora.r",
     ),
-    *("dpo.batch_size", "dpo.micro_batch_size", "dpo.processes", "dpo.lora.r", "seeds.rationale_tries"),
+    *("dpo.batch_size", "dpo.micro_batch_size", "dpo.processes", "dpo.lora.r", "data.rationale_attempts"),
     *(f"reward_model.{name}" for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
 COUNTS_FROM_0 = (
@@ -105,22 +105,22 @@ COUNTS_FROM_0 = (
     *(
         "evaluation.eft_prompts",
         "evaluation.ifeval_prompts",
-        "seeds.eft_limit",
-        "seeds.ift.limit",
-        "seeds.eft.limit",
-        "seeds.evaluation.limit",
+        "data.eft_limit",
+        "data.ift.limit",
+        "data.eft.limit",
+        "data.evaluation.limit",
     ),
     *("tracking.sample_rows", "sft.checkpoint_steps", "dpo.checkpoint_steps"),
-    *("sft.lora.top_layers", "dpo.lora.top_layers", "judge.matches"),
-    *("reward_model.checkpoint_steps", "reward_model.lora.top_layers", "judge.meta_longest"),
+    *("sft.lora.last_n_layers", "dpo.lora.last_n_layers", "judge.max_comparisons"),
+    *("reward_model.checkpoint_steps", "reward_model.lora.last_n_layers", "judge.meta_max_tokens"),
     *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")),
 )
 SHARES = (
-    *("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share", "prompts.top_p"),
+    *("engine.gpu_memory_utilization", "data.near_duplicate", "data.eft_max_score_fraction", "prompts.top_p"),
     *("prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p"),
 )
 ABOVE_0 = (
-    *("engine.kv_cache_gib", "endpoint.timeout_s", "dpo.beta", "dpo.step0_tolerance"),
+    *("engine.kv_cache_gib", "endpoint.timeout_s", "dpo.beta", "dpo.reference_check_tolerance"),
     *("sft.epochs", "dpo.epochs", "sft.learning_rate", "dpo.learning_rate"),
     *("reward_model.epochs", "reward_model.learning_rate"),
     *("sft.save_tolerance", "reward_model.save_tolerance", "dpo.save_tolerance"),
@@ -143,7 +143,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in ("sft", "reward_model", "dpo")),
     *((f"{group}.max_length", (15, 0), (16,)) for group in ("sft", "reward_model", "dpo")),
     *(
-        (f"{group}.final_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6))
+        (f"{group}.min_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6))
         for group in ("sft", "reward_model", "dpo")
     ),
     *(
@@ -155,8 +155,8 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
         for group in ("sft", "reward_model", "dpo")
     ),
     ("sft.prompt_weight", (-0.1, 1.1, math.nan), (0.0, 1.0)),
-    ("sft.boilerplate", ("(", "*a"), ("", "### .*")),
-    *((f"seeds.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
+    ("sft.shared_text", ("(", "*a"), ("", "### .*")),
+    *((f"data.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
     ("name", ("", "..", "a/../b"), ("a", "a/b", "a..b")),
     ("judge.count", (0, 1), (2,)),  # judge.min_valid is 2
     ("judge.min_valid", (4,), (3,)),  # judge.count is 3
@@ -166,12 +166,12 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("engine.max_model_len", (63,), (193, 256)),  # judge.max_new_tokens is 192
     ("evaluation.bootstrap", (99,), (100,)),
     ("evaluation.judge", ("", "self"), ("base", "OWNER/NAME")),
-    ("prompts.writer", ("",), ("self", "OWNER/NAME")),
-    ("judge.by", ("",), ("self", "sft", "OWNER/NAME")),
+    ("prompts.model", ("",), ("self", "OWNER/NAME")),
+    ("judge.model", ("",), ("self", "sft", "OWNER/NAME")),
     ("prompts.max_words", (3,), (4,)),  # prompts.min_words is 4
     ("pairs.min_gap", (-0.1, math.nan), (0.0,)),
-    ("judge.adaptive_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
-    ("seeds.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
+    ("judge.early_stopping_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
+    ("data.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
     ("tracking.mode", ("", "on"), ("online", "offline")),
     ("sft.batch_size", (6,), (4,)),  # sft.micro_batch_size is 4
     ("dpo.batch_size", (6,), (4,)),
@@ -242,15 +242,15 @@ def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(sc
 @pytest.mark.parametrize(
     ("judge", "option"),
     [
-        ({"scorer": Scorer.implicit, "by": "base"}, "judge.by='base'"),
-        ({"scorer": Scorer.implicit, "by": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
-        ({"scorer": Scorer.implicit, "by": "endpoint"}, "judge.by='endpoint'"),
-        ({"scorer": Scorer.reward_model, "by": "endpoint"}, "judge.by='endpoint'"),
-        ({"scorer": Scorer.reward_model, "by": "sft"}, "judge.by='sft'"),
-        ({"scorer": Scorer.pairwise, "adaptive": True}, "judge.adaptive=True"),
+        ({"scorer": Scorer.implicit, "model": "base"}, "judge.model='base'"),
+        ({"scorer": Scorer.implicit, "model": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
+        ({"scorer": Scorer.implicit, "model": "endpoint"}, "judge.model='endpoint'"),
+        ({"scorer": Scorer.reward_model, "model": "endpoint"}, "judge.model='endpoint'"),
+        ({"scorer": Scorer.reward_model, "model": "sft"}, "judge.model='sft'"),
+        ({"scorer": Scorer.pairwise, "adaptive": True}, "judge.early_stopping=True"),
         ({"scorer": Scorer.pairwise, "count": 2}, "judge.count=2"),
         ({"scorer": Scorer.pairwise, "meta": True}, "judge.meta=True"),
-        ({"scorer": Scorer.expected, "meta": True}, "judge.meta=True"),
+        ({"scorer": Scorer.logprob, "meta": True}, "judge.meta=True"),
         ({"scorer": Scorer.sampled, "meta": True}, "judge.count=1"),
     ],
 )
@@ -263,7 +263,7 @@ def test_judges_that_cannot_be(judge, option):
 
 @pytest.mark.parametrize("risk", [0.0, 0.02])
 def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
-    config = Config(judge=JudgeConfig(adaptive=True, adaptive_risk=risk))
+    config = Config(judge=JudgeConfig(adaptive=True, early_stopping_risk=risk))
     check(put(config, "pairs.length_penalty", 0.3))
     with pytest.raises(ConfigError, match=r"^judge\.adaptive=True cannot work: .*pairs\.length_penalty=null"):
         check(put(config, "pairs.length_penalty", None))
@@ -271,7 +271,7 @@ def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
 
 @pytest.mark.parametrize("scorer", ["expected", "weighted"])
 def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
-    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], by="endpoint", count=1, min_valid=1))
+    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], model="endpoint", count=1, min_valid=1))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     put(config, "endpoint.logprobs", False)
     with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.logprobs=true"):
@@ -279,7 +279,7 @@ def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
     check(put(config, "endpoint.logprobs", True))
 
 
-@pytest.mark.parametrize("option", ["prompts.writer", "evaluation.judge", "judge.by"])
+@pytest.mark.parametrize("option", ["prompts.model", "evaluation.judge", "judge.model"])
 @pytest.mark.parametrize("given", [{}, {"base_url": "http://127.0.0.1:8000/v1"}, {"model": "judge-70b"}])
 def test_endpoint_must_be_named_where_it_is_used(option, given):
     config = put(Config(), option, "endpoint")
@@ -347,8 +347,8 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
     [
         ("engine.kind", EngineKind),
         ("dpo.reference", Reference),
-        ("sft.loss_on", LossOn),
-        ("seeds.rationales", RationaleSource),
+        ("sft.train_on", TrainOn),
+        ("data.rationales", RationaleSource),
         ("judge.scorer", Scorer),
         ("alarms.tie_share.action", AlarmAction),
         ("tracking.tracker", Tracker),
@@ -404,7 +404,7 @@ def test_all_files_are_seen():
 
 def test_judge_bench_composes():
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        options = hydra.compose("judge_bench", ["judge=additive", "models=[a,b]", "data=[builtin,c.jsonl]"])
+        options = hydra.compose("judge_bench", ["judge=additive", "models=[a,b]", "datasets=[builtin,c.jsonl]"])
     bench = plain_options(options, JudgeBench)
     assert isinstance(bench, JudgeBench)
     assert (bench.name, bench.models, bench.data) == ("judge_bench", ["a", "b"], ["builtin", "c.jsonl"])
@@ -412,7 +412,7 @@ def test_judge_bench_composes():
 
 
 def test_side_by_side_composes(tmp_path):
-    given = ["models=[a,b]", "data=prompts.jsonl", "samples=4", "engine=transformers"]
+    given = ["models=[a,b]", "dataset=prompts.jsonl", "samples=4", "engine=transformers"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         options = plain_options(hydra.compose("side_by_side", given), SideBySide)
     assert (options.models, options.samples, options.engine.kind) == (["a", "b"], 4, EngineKind.transformers)
@@ -457,16 +457,16 @@ def test_unknown_option_or_wrong_type_is_refused(override):
 
 
 def test_a_job_of_a_sweep_has_a_folder_of_its_own_within_what_file_systems_take():
-    assert job_name("lab", "seed=1,seeds.ift.path=data/a.jsonl") == "lab-seed=1,seeds.ift.path=data_a.jsonl"
+    assert job_name("lab", "seed=1,data.ift.path=data/a.jsonl") == "lab-seed=1,data.ift.path=data_a.jsonl"
     assert job_name("lab", "") == "lab"
-    one, other = (job_name("lab", f"seeds.ift.path=/{'folder/' * 40}a.jsonl,seed={seed}") for seed in (1, 2))
+    one, other = (job_name("lab", f"data.ift.path=/{'folder/' * 40}a.jsonl,seed={seed}") for seed in (1, 2))
     assert one != other
     assert len(one.encode()) < 210
     assert len(job_name("说" * 200, "").encode()) < 210
 
 
 def test_columns_of_a_source_can_be_given():
-    assert compose("+seeds.ift.columns.prompt=question").seeds.ift.columns == {"prompt": "question"}
+    assert compose("+data.ift.columns.prompt=question").data.ift.columns == {"prompt": "question"}
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS, *STUDIES])
@@ -479,21 +479,21 @@ def test_file_composes(file, tmp_path):
 
 @pytest.mark.parametrize("study", ["loss_over_instructions", "templates", "chain_of_thought", "seed_quality"])
 def test_the_larger_setting_stands_beside_a_study(study):
-    config = compose(f"experiment=[{study},one_gpu]", "seeds.ift.path=FILE")
+    config = compose(f"experiment=[{study},one_gpu]", "data.ift.path=FILE")
     assert (config.name, config.model.name, config.sft.batch_size) == (study, "Qwen/Qwen2.5-1.5B", 16)
     assert (config.evaluation.enabled, config.iteration) == (False, 1)
-    assert config.sft.epochs == compose(f"experiment={study}", "seeds.ift.path=FILE").sft.epochs
+    assert config.sft.epochs == compose(f"experiment={study}", "data.ift.path=FILE").sft.epochs
 
 
 def test_judges_by_order_have_the_larger_setting_too():
-    config = compose("experiment=[eft_order,one_gpu]", "seeds.eft.path=FILE")
-    assert (config.name, config.model.name, config.sft.lora.r) == ("eft_order", "Qwen/Qwen2.5-1.5B", 32)
-    assert (config.sft.eft_target.name, config.sft.eft_length_offset, config.sft.micro_batch_size) == ("order", 1.0, 8)
+    config = compose("experiment=[eft_ranking,one_gpu]", "data.eft.path=FILE")
+    assert (config.name, config.model.name, config.sft.lora.r) == ("eft_ranking", "Qwen/Qwen2.5-1.5B", 32)
+    assert (config.sft.eft_loss.name, config.sft.eft_length_control, config.sft.micro_batch_size) == ("order", 1.0, 8)
 
 
 @pytest.mark.parametrize("file", WITH_OPEN_PLACES)
 def test_open_place_is_named(file):
-    with pytest.raises(ConfigError, match=r"seeds\.ift\.path='' cannot work"):
+    with pytest.raises(ConfigError, match=r"data\.ift\.path='' cannot work"):
         compose(overrides_of(file)[0])
 
 
@@ -531,14 +531,14 @@ def test_paper_experiment_has_the_papers_figures():
         "iteration": 3,
         "model.name": "meta-llama/Llama-2-70b-hf",
         # Open Assistant: 3,200 IFT examples in English; 1,630 EFT prompts to train on and 541 to measure with.
-        "seeds.ift.limit": 3200,
-        "seeds.ift.languages": ["en"],
-        "seeds.eft.languages": ["en"],
-        "seeds.eft.limit": 0,
-        "seeds.eft_limit": 0,
-        "seeds.rationales": "baseline",
+        "data.ift.limit": 3200,
+        "data.ift.languages": ["en"],
+        "data.eft.languages": ["en"],
+        "data.eft.limit": 0,
+        "data.eft_limit": 0,
+        "data.rationales": "baseline",
         # Prompts: 8-shot by a fixed chat model, filtered as in Self-Instruct.
-        "prompts.writer": "meta-llama/Llama-2-70b-chat-hf",
+        "prompts.model": "meta-llama/Llama-2-70b-chat-hf",
         "prompts.shots_ift": 6,
         "prompts.shots_generated": 2,
         "prompts.temperature": 0.6,
@@ -557,13 +557,13 @@ def test_paper_experiment_has_the_papers_figures():
         "pairs.min_gap": 0.0,
         # Full fine-tuning.
         "sft.learning_rate": 5.5e-6,
-        "sft.final_learning_rate": 1.1e-6,
+        "sft.min_learning_rate": 1.1e-6,
         "sft.batch_size": 16,
         "sft.dropout": 0.1,
         "sft.lora.enabled": False,
         "dpo.beta": 0.1,
         "dpo.learning_rate": 1e-6,
-        "dpo.final_learning_rate": 1e-7,
+        "dpo.min_learning_rate": 1e-7,
         "dpo.batch_size": 16,
         "dpo.dropout": 0.1,
         "dpo.lora.enabled": False,
@@ -573,7 +573,7 @@ def test_paper_experiment_has_the_papers_figures():
         "evaluation.eft_prompts": 0,
     }
     assert {name: options[name] for name in expected} == expected
-    assert round(config.seeds.eft_held_out * (1630 + 541)) == 541
+    assert round(config.data.eft_held_out * (1630 + 541)) == 541
     assert config.prompts.count >= 3964
     for word in ("image", "graph", "file"):
         text = f"Please describe what one can see in the {word} below."
@@ -581,9 +581,9 @@ def test_paper_experiment_has_the_papers_figures():
 
 
 def test_built_in_instructions_have_one_answer() -> None:
-    with pytest.raises(ConfigError, match=r"seeds.ift_answers=.*must be best with seeds.ift.path=builtin"):
-        options("seeds.ift_answers=worst")
-    assert options("seeds=files", "seeds.ift.path=a.jsonl", "seeds.eft.path=b.jsonl", "seeds.ift_answers=worst")
+    with pytest.raises(ConfigError, match=r"data.ift_answers=.*must be best with data.ift.path=builtin"):
+        options("data.ift_answers=worst")
+    assert options("data=files", "data.ift.path=a.jsonl", "data.eft.path=b.jsonl", "data.ift_answers=worst")
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1])
@@ -621,17 +621,17 @@ def test_an_option_that_does_not_exist_is_reported_and_left_out(
 
 def test_the_value_of_an_option_by_name() -> None:
     config = Evaluate()
-    config.seeds.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
+    config.data.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
     values = {
         "judge.scorer": "sampled",
         "judge.learns_pairs": False,
         "evaluation.judge": "first",
         "benchmark_shots": None,
         "prompts.languages": ["en", "zh"],
-        "seeds.ift.columns.prompt": "question",
-        "seeds.ift.columns.a.b": "c",
-        "seeds.ift.columns.deep.er": 1,
-        "seeds.ift.columns.response": None,
+        "data.ift.columns.prompt": "question",
+        "data.ift.columns.a.b": "c",
+        "data.ift.columns.deep.er": 1,
+        "data.ift.columns.response": None,
     }
     assert {name: option_value(config, name) for name in values} == values
     for name in ("judge", "judge.moods", "moods", "judge.scorer.moods", "benchmark_shots.moods"):
@@ -673,7 +673,7 @@ def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, op
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "evaluation.max_new_tokens"),
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
         (Config(), "evaluation.ifeval_max_new_tokens"),
-        (Config(judge=JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)), "judge.max_new_tokens"),
+        (Config(judge=JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)), "judge.max_new_tokens"),
         (JudgeBench(), "candidates.max_new_tokens"),
         (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
         (Evaluate(), "judge.max_new_tokens"),

@@ -150,7 +150,7 @@ def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
         for n, better in enumerate((3, 4, 1))
     ]
     for seed, held_out in enumerate((ranked, ranked[1:])):
-        options = JudgeBench(models=["likes_long", "likes_short"], data=["builtin"], runs_dir=str(tmp_path))
+        options = JudgeBench(models=["likes_long", "likes_short"], datasets=["builtin"], runs_dir=str(tmp_path))
         options.name = f"judges_{seed}"
         workspace = Workspace.of(options)
         workspace.save_config(options)

@@ -42,6 +42,6 @@ def test_differences_are_named(old: object, new: object, expected: list[str]) ->
 
 
 def test_renames_hold_for_files_keys_and_values() -> None:
-    old = {"iteration_1/measures.json": {"judge": {"by": "self", "n": 3}}}
-    renames = {"files": {r"measures\.json$": "evaluation.json"}, "keys": {"by": "model"}, "values": {"self": "own"}}
+    old = {"iteration_1/evaluation.json": {"judge": {"model": "self", "n": 3}}}
+    renames = {"files": {r"measures\.json$": "evaluation.json"}, "keys": {"model": "model"}, "values": {"self": "own"}}
     assert renamed(old, renames) == {"iteration_1/evaluation.json": {"judge": {"model": "own", "n": 3}}}

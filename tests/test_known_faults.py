@@ -47,8 +47,8 @@ IFT = {f"i{n}": f"Seed instruction of number {n}: {chr(97 + n) * 5}." for n in r
 def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[Candidate], list[Judgement]]:
     """The feedback for M2, as the worker makes it, with `engine` in the model's place."""
     workspace = Workspace.of(config)
-    stage = stages.seeds(workspace, config)
-    workspace.seeds.mkdir(parents=True)
+    stage = stages.data(workspace, config)
+    workspace.data.mkdir(parents=True)
     for path in stage.outputs:
         path.touch()
     rows = [SeedExample(id, text, "An answer.") for id, text in IFT.items()]
@@ -172,7 +172,7 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
     judge = tmp_path / "judge"
     judge.mkdir()
     (judge / "config.json").write_text("{}")
-    config = options("judge=additive", "prompts.count=3", f"judge.by={judge}", f"runs_dir={tmp_path}/runs")
+    config = options("judge=additive", "prompts.count=3", f"judge.model={judge}", f"runs_dir={tmp_path}/runs")
     workspace, _, judgements = feed_back(ScriptedEngine(writes_answers_and_judges), config)
     stage = stages.judgements(workspace, config, 2)
     assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
@@ -189,7 +189,7 @@ def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
     writer = tmp_path / "writer"
     writer.mkdir()
     (writer / "config.json").write_text("{}")
-    config = options("judge=additive", "prompts.count=3", f"prompts.writer={writer}", f"runs_dir={tmp_path}/runs")
+    config = options("judge=additive", "prompts.count=3", f"prompts.model={writer}", f"runs_dir={tmp_path}/runs")
     workspace, _, _ = feed_back(ScriptedEngine(writes_answers_and_judges), config)
     stage = stages.prompts(workspace, config, 2)
     assert stage.manifest().inputs[str(writer)] == identity(str(writer))[str(writer)]
@@ -254,8 +254,8 @@ def test_saturated_judge_goes_unseen():
     answers = {f"{row.id}/a{i}": row_scores[i] for row, row_scores in zip(rows, verdicts, strict=True) for i in (0, 1)}
     judgements = [judgement for id, score in answers.items() for judgement in judgements_of(id, [score])]
     part = judge_parts(rows, judgements, None, (), JudgeConfig(), 100, "s")["judge"]
-    assert part["commonest_score"]["value"] == 5.0
-    assert part["commonest_score_share"]["value"] == 0.87
+    assert part["modal_score"]["value"] == 5.0
+    assert part["modal_score_fraction"]["value"] == 0.87
     # The pairs keep both scores, so that their gaps can be counted.
     candidates = [c for row in rows for c in candidates_of(row.id, ["good", "bad"])]
     renamed = [Judgement(j.id, j.candidate_id.replace("/a", "/c"), j.text, j.score) for j in judgements]

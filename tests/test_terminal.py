@@ -23,8 +23,8 @@ def command(folder: Path, worker: str) -> list[str]:
     """A parent that runs a worker of tests/launch_workers.py, as srlm.run runs its stages."""
     code = (
         "from pathlib import Path; from srlm.pipeline.worker import run_worker; from srlm.io.progress import say;"
-        "from srlm.run import told_to_user; from srlm.pipeline.workspace import Workspace\n"
-        f"say('Begin')\nwith told_to_user():\n    run_worker({f'tests.launch_workers:{worker}'!r}, "
+        "from srlm.run import user_errors; from srlm.pipeline.workspace import Workspace\n"
+        f"say('Begin')\nwith user_errors():\n    run_worker({f'tests.launch_workers:{worker}'!r}, "
         f"Workspace(Path({str(folder)!r})), 2)\nsay('End')"
     )
     return [sys.executable, "-c", code]

@@ -101,7 +101,7 @@ def test_user_folder_is_searched_first(installed: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\ncandidates: {count: 7}\n")
     (folder / "smoke.yaml").write_text("# @package _global_\ncandidates: {count: 8}\n")
-    for experiment, count in (("mine", 7), ("smoke", 8), ("eft_order", 4)):
+    for experiment, count in (("mine", 7), ("smoke", 8), ("eft_ranking", 4)):
         shown = run(installed, tmp_path, "run", "--config-dir", "mine", f"experiment={experiment}", "--cfg", "job")
         assert yaml.safe_load(shown)["candidates"]["count"] == count
 
@@ -125,11 +125,11 @@ def test_reading_commands_on_a_run(installed: Path, tmp_path: Path, own_run: Pat
 @pytest.mark.slow
 def test_training_and_masking(installed: Path, tmp_path: Path) -> None:
     """SFT and all that it needs, with options of the packaged experiment and a worker process of its own."""
-    short = ("model.name=tiny-random", "seeds.ift.limit=8", "runs_dir=runs")
-    run(installed, tmp_path, "show_masking", "model=tiny_random", "judge=expected", "runs_dir=runs")
+    short = ("model.name=tiny-random", "data.ift.limit=8", "runs_dir=runs")
+    run(installed, tmp_path, "show_masking", "model=tiny_random", "judge=logprob", "runs_dir=runs")
     assert (tmp_path / "runs/show_masking/masking.html").is_file()
     quick = ("experiment=smoke", "evaluation=none", "iteration=1", "engine=transformers", "sft.epochs=1")
-    run(installed, tmp_path, "run", *quick, *short, "seeds.eft_limit=16", timeout=300)
+    run(installed, tmp_path, "run", *quick, *short, "data.eft_limit=16", timeout=300)
     assert (tmp_path / "runs/smoke/iteration_1/model/config.json").is_file()
     log = (tmp_path / "runs/smoke/logs/iteration_1_sft.log").read_text()
     assert str(ROOT / "srlm") not in log

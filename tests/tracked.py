@@ -62,7 +62,7 @@ def finished(
     folder: Path, name: str, outputs: dict[str, Any], inputs: Sequence[str] = (), counts: dict[str, Any] | None = None
 ) -> Stage:
     """A stage that is done: its outputs are rows of records or a JSON object; one without an ending is a model."""
-    workspace = Workspace(folder.parent if "_" in folder.name or folder.name == "seeds" else folder)
+    workspace = Workspace(folder.parent if "_" in folder.name or folder.name == "data" else folder)
     stage = Stage(workspace, folder, name, list(outputs), {})
     stage.begin()
     for output, content in outputs.items():
@@ -85,19 +85,19 @@ def finished_stages(workspace: Workspace) -> list[Stage]:
     """A run to M2, in the order it is made."""
     zero, one, two = (workspace.iteration(t) for t in range(3))
     log(one, "sft", ROWS)
-    log(two, "preference", DPO_ROWS)
+    log(two, "dpo", DPO_ROWS)
     dropped = {"prompts": 2, "pairs": 1, "dropped": {"all scores equal": 1}, "note": "text"}
     of_pairs = [f"iteration_2/{name}.jsonl" for name in ("1_prompts", "2_candidates", "3_judgements")]
     return [
-        finished(workspace.seeds, "seeds", {"ift.jsonl": [PROMPTS[0]]}, counts={"ift": 3}),
+        finished(workspace.data, "seeds", {"ift.jsonl": [PROMPTS[0]]}, counts={"ift": 3}),
         finished(zero, "base_model", {"model.json": {"name": str(Path.home() / "m0"), "id": "0"}}),
-        finished(one, "sft", {"model": 1}, ["seeds/ift.jsonl", "iteration_0/model.json"]),
-        finished(two, "prompts", {"1_prompts.jsonl": PROMPTS}, ["seeds/ift.jsonl"]),
+        finished(one, "sft", {"model": 1}, ["data/ift.jsonl", "iteration_0/model.json"]),
+        finished(two, "prompts", {"1_prompts.jsonl": PROMPTS}, ["data/ift.jsonl"]),
         finished(two, "candidates", {"2_candidates.jsonl": CANDIDATES}, of_pairs[:1]),
         finished(two, "judgements", {"3_judgements.jsonl": JUDGEMENTS}, of_pairs[1:2]),
         finished(two, "pairs", {"4_pairs.jsonl": PAIRS}, of_pairs, dropped),
-        finished(two, "preference", {"model": 2}, ["iteration_2/4_pairs.jsonl", "iteration_1/model"], {"pairs": 1}),
-        finished(two, "measures", {"evaluation.json": MEASURES}),
+        finished(two, "dpo", {"model": 2}, ["iteration_2/4_pairs.jsonl", "iteration_1/model"], {"pairs": 1}),
+        finished(two, "evaluation", {"evaluation.json": MEASURES}),
     ]
 
 

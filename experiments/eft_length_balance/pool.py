@@ -16,8 +16,13 @@ from pathlib import Path
 from srlm.cli.judge_bench import Row, rows
 from srlm.config import JudgeBench
 from srlm.evaluation.arms import Pooled, pooled
-from srlm.evaluation.judge_metrics import judged_prompts, lengths_evened, longer_is_better, shorter_is_better
-from srlm.evaluation.measures import JudgedPrompt, Measure, longer_wins, pairwise_accuracy_all
+from srlm.evaluation.judge_metrics import (
+    accuracy_longer_preferred,
+    accuracy_shorter_preferred,
+    judged_prompts,
+    lengths_evened,
+)
+from srlm.evaluation.measures import JudgedPrompt, Measure, length_baseline_accuracy, pairwise_accuracy_imputed
 from srlm.io.record_file import read_records
 from srlm.models.resolve import label
 from srlm.pipeline.workspace import Workspace
@@ -39,13 +44,13 @@ def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
         return {prompt.id: measure(prompt) for prompt in some}
 
     return {
-        "right": of_all(pairwise_accuracy_all, prompts),
-        "longer wins": of_all(longer_wins, prompts),
-        "right where the longer answer is better": of_each(longer_is_better, prompts),
-        "right where the shorter answer is better": of_each(shorter_is_better, prompts),
-        "right, lengths evened out": of_all(pairwise_accuracy_all, evened),
-        "the same where the shorter answer is better": of_each(shorter_is_better, evened),
-        "the same where the longer answer is better": of_each(longer_is_better, evened),
+        "right": of_all(pairwise_accuracy_imputed, prompts),
+        "longer wins": of_all(length_baseline_accuracy, prompts),
+        "right where the longer answer is better": of_each(accuracy_longer_preferred, prompts),
+        "right where the shorter answer is better": of_each(accuracy_shorter_preferred, prompts),
+        "right, lengths evened out": of_all(pairwise_accuracy_imputed, evened),
+        "the same where the shorter answer is better": of_each(accuracy_shorter_preferred, evened),
+        "the same where the longer answer is better": of_each(accuracy_longer_preferred, evened),
     }
 
 

@@ -2,7 +2,7 @@
 
     python experiments/eft_length_balance/readout.py RANKED.jsonl [--limit N] [--longest 512]
 
-RANKED.jsonl holds ranked prompts as a run writes them (runs/NAME/seeds/eft.jsonl). Each answer goes through the default
+RANKED.jsonl holds ranked prompts as a run writes them (runs/NAME/data/eft.jsonl). Each answer goes through the default
 model with the judge's prompt, up to where the score would stand; of the states there, standardised, a weighted sum is
 fitted to people's order by the loss of srlm/training/ranking.py, with a penalty on large weights, and asked about
 prompts it has not seen: ten parts, each left out once.
@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from srlm.config import Config, JudgeConfig
-from srlm.evaluation.judge_metrics import longer_is_better, shorter_is_better
-from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_all
+from srlm.evaluation.judge_metrics import accuracy_longer_preferred, accuracy_shorter_preferred
+from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_imputed
 from srlm.io.record_file import read_records
 from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
@@ -70,7 +70,7 @@ def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, pena
     return weights.detach()
 
 
-def left_out(
+def excluded(
     prompts: Sequence[RankedPrompt], features: dict[tuple[int, int], torch.Tensor], offset: float, penalty: float
 ) -> list[JudgedPrompt]:
     """Every prompt, its answers scored by a readout of the other parts'."""
@@ -127,10 +127,10 @@ def show(prompts: Sequence[RankedPrompt], of_layers: dict[tuple[int, int], torch
         features = {key: torch.cat([value[layer] for layer in layers]) for key, value in standard.items()}
         for offset in OFFSETS:
             for penalty in PENALTIES:
-                judged = left_out(prompts, features, offset, penalty)
-                terms = pairwise_accuracy_all(judged)
+                judged = excluded(prompts, features, offset, penalty)
+                terms = pairwise_accuracy_imputed(judged)
                 shares = [float(terms.numerators.sum() / terms.denominators.sum())]
-                for measure in (longer_is_better, shorter_is_better):
+                for measure in (accuracy_longer_preferred, accuracy_shorter_preferred):
                     tops, counts = zip(*(measure(prompt) for prompt in judged), strict=True)
                     shares.append(sum(tops) / max(sum(counts), 1))
                 shares.append((shares[1] + shares[2]) / 2)

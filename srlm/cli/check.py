@@ -10,15 +10,15 @@ from srlm.config import (
     DTYPES,
     SAVE_DTYPES,
     Config,
-    EFTTarget,
+    EFTLoss,
     Evaluate,
     IFTAnswers,
     JudgeBench,
-    LossOn,
     Scorer,
     ShowMasking,
     SideBySide,
     TrainConfig,
+    TrainOn,
 )
 from srlm.errors import ConfigError
 
@@ -57,7 +57,7 @@ def check(config: Config) -> Config:
     at_least(1, "endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift")
     at_least(1, "prompts.round_size", "prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens")
     at_least(1, "judge.count", "judge.min_valid", "judge.max_score", "judge.max_new_tokens", "pairs.min_pairs")
-    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens", "seeds.rationale_tries")
+    at_least(1, "evaluation.judgements", "evaluation.max_new_tokens", "data.rationale_attempts")
     at_least(1, "evaluation.ifeval_max_new_tokens")
     at_least(2, "candidates.count")
     at_least(64, "engine.max_model_len")
@@ -73,19 +73,19 @@ def check(config: Config) -> Config:
         "evaluation.prompts",
         "evaluation.eft_prompts",
         "evaluation.ifeval_prompts",
-        "seeds.eft_limit",
+        "data.eft_limit",
         "tracking.sample_rows",
     )
-    share("engine.gpu_memory_utilization", "seeds.near_duplicate", "seeds.commonest_score_share")
+    share("engine.gpu_memory_utilization", "data.near_duplicate", "data.eft_max_score_fraction")
     share("prompts.top_p", "prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p")
     for option in ("prompts", "candidates", "judge", "evaluation"):
         need(0 <= _get(config, f"{option}.temperature") <= 2, f"{option}.temperature", "0 (greedy) to 2")
     need(config.candidates.temperature > 0, "candidates.temperature", "above 0, or all candidates are the same text")
-    need(0 < config.seeds.eft_held_out < 1, "seeds.eft_held_out", "between 0 and 1")
-    data = config.data if isinstance(config, ShowMasking) else ""  # takes the place of seeds.ift and seeds.eft
-    if (data or config.seeds.ift.path) == "builtin":
-        one = config.seeds.ift_answers is IFTAnswers.best
-        need(one, "seeds.ift_answers", "best with seeds.ift.path=builtin, which has one answer each")
+    need(0 < config.data.eft_held_out < 1, "data.eft_held_out", "between 0 and 1")
+    data = config.dataset if isinstance(config, ShowMasking) else ""  # takes the place of data.ift and data.eft
+    if (data or config.data.ift.path) == "builtin":
+        one = config.data.ift_answers is IFTAnswers.best
+        need(one, "data.ift_answers", "best with data.ift.path=builtin, which has one answer each")
     if not config.evaluation.enabled:
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     need(config.engine.kv_cache_gib > 0, "engine.kv_cache_gib", "above 0 GiB")
@@ -94,21 +94,25 @@ def check(config: Config) -> Config:
     need(fixed is None or 0 <= fixed <= 2, "endpoint.temperature", "0 (greedy) to 2, or null: as each request has it")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
     scorer = config.judge.scorer
-    if scorer not in (Scorer.sampled, Scorer.weighted):
+    if scorer not in (Scorer.sampled, Scorer.logprob_weighted):
         for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
             need(_get(config, option) == 1, option, f"1 with judge.scorer={scorer.name}, which has no chance in it")
-        need(not config.judge.adaptive, "judge.adaptive", f"false with judge.scorer={scorer.name}: it asks once anyway")
-    if scorer in (Scorer.weighted, Scorer.expected):
+        need(
+            not config.judge.early_stopping,
+            "judge.early_stopping",
+            f"false with judge.scorer={scorer.name}: it asks once anyway",
+        )
+    if scorer in (Scorer.logprob_weighted, Scorer.logprob):
         one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
         need(config.judge.max_score <= 9, "judge.max_score", one_digit)
     if config.pairs.length_penalty is None:
         known_late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
-        need(not config.judge.adaptive, "judge.adaptive", known_late)
-    need(0 <= config.judge.adaptive_risk < 0.5, "judge.adaptive_risk", "0 up to, but not including, 0.5")
+        need(not config.judge.early_stopping, "judge.early_stopping", known_late)
+    need(0 <= config.judge.early_stopping_risk < 0.5, "judge.early_stopping_risk", "0 up to, but not including, 0.5")
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     need(config.tracking.mode in ("auto", "online", "offline"), "tracking.mode", "auto, online or offline")
     need(config.dpo.beta > 0, "dpo.beta", "above 0")
-    need(config.dpo.step0_tolerance > 0, "dpo.step0_tolerance", "above 0")
+    need(config.dpo.reference_check_tolerance > 0, "dpo.reference_check_tolerance", "above 0")
     at_least(1, "dpo.early_stopping.every_steps")
     at_least(2, "dpo.early_stopping.prompts")
     need(0 <= config.dpo.early_stopping.min_net_win < 1, "dpo.early_stopping.min_net_win", "0 up to 1")
@@ -120,7 +124,7 @@ def check(config: Config) -> Config:
     )
     for option in ("engine.dtype", "sft.dtype", "reward_model.dtype", "dpo.dtype"):
         need(_get(config, option) in DTYPES, option, f"one of {', '.join(DTYPES)}")
-    for name in ("seeds.ift", "seeds.eft", "seeds.evaluation"):
+    for name in ("data.ift", "data.eft", "data.evaluation"):
         at_least(0, f"{name}.limit")
         need(bool(data or _get(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
     for name in ("sft", "reward_model", "dpo"):
@@ -128,13 +132,13 @@ def check(config: Config) -> Config:
         need(train.epochs > 0, f"{name}.epochs", "above 0")
         need(train.learning_rate > 0, f"{name}.learning_rate", "above 0")
         need(
-            0 <= train.final_learning_rate <= train.learning_rate,
-            f"{name}.final_learning_rate",
+            0 <= train.min_learning_rate <= train.learning_rate,
+            f"{name}.min_learning_rate",
             f"0 to {name}.learning_rate={train.learning_rate}",
         )
-        need(0 <= train.warmup < 1, f"{name}.warmup", "0 up to, but not including, 1")
+        need(0 <= train.warmup_ratio < 1, f"{name}.warmup", "0 up to, but not including, 1")
         at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
-        at_least(0, f"{name}.lora.top_layers")
+        at_least(0, f"{name}.lora.last_n_layers")
         at_least(16, f"{name}.max_length")
         need(train.save_dtype in SAVE_DTYPES, f"{name}.save_dtype", f"one of {', '.join(SAVE_DTYPES)}")
         need(train.save_tolerance > 0, f"{name}.save_tolerance", "above 0")
@@ -144,56 +148,60 @@ def check(config: Config) -> Config:
         for dropout in ("dropout", "lora.dropout"):
             need(0 <= _get(config, f"{name}.{dropout}") < 1, f"{name}.{dropout}", "0 up to, but not including, 1")
     need(0 <= config.sft.prompt_weight <= 1, "sft.prompt_weight", "0 to 1")
-    need(_is_pattern(config.sft.boilerplate), "sft.boilerplate", "a regular expression")
-    if config.sft.eft_target is EFTTarget.order:
-        for_order = "with sft.eft_target=order"
+    need(_is_pattern(config.sft.shared_text), "sft.shared_text", "a regular expression")
+    if config.sft.eft_loss is EFTLoss.ranking:
+        for_order = "with sft.eft_loss=ranking"
         writes = not (config.judge.learns_pairs or config.judge.rates)
-        need(writes, "sft.eft_target", f"score with judge.scorer={scorer.name}, which learns no scores")
+        need(writes, "sft.eft_loss", f"score with judge.scorer={scorer.name}, which learns no scores")
         need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {for_order}: a score must be one digit")
-        need(config.sft.loss_on is LossOn.completion, "sft.loss_on", f"completion {for_order}")
+        need(config.sft.train_on is TrainOn.completion, "sft.train_on", f"completion {for_order}")
         need(not config.sft.packing, "sft.packing", f"false {for_order}")
         need(config.sft.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {for_order}: answers are compared")
-        need(0 <= config.sft.eft_length_offset <= 1, "sft.eft_length_offset", "0 to 1")
+        need(0 <= config.sft.eft_length_control <= 1, "sft.eft_length_control", "0 to 1")
     else:
-        need(config.sft.eft_length_offset == 0, "sft.eft_length_offset", "0 with sft.eft_target=score")
+        need(config.sft.eft_length_control == 0, "sft.eft_length_control", "0 with sft.eft_loss=score")
     fixed_models = {
-        "prompts.writer": config.prompts.writer,
+        "prompts.model": config.prompts.model,
         "evaluation.judge": config.evaluation.judge,
-        "judge.by": config.judge.by,
+        "judge.model": config.judge.model,
         "dpo.early_stopping.judge": config.dpo.early_stopping.judge,
     }
     for option, value in fixed_models.items():
         need(bool(value), option, "sft, base, endpoint or a model name")
         if value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
-    at_least(0, "judge.matches", "judge.meta_longest")
+    at_least(0, "judge.max_comparisons", "judge.meta_max_tokens")
     if config.judge.meta:
-        need(scorer in (Scorer.sampled, Scorer.weighted), "judge.meta", f"false with judge.scorer={scorer.name}")
+        need(
+            scorer in (Scorer.sampled, Scorer.logprob_weighted), "judge.meta", f"false with judge.scorer={scorer.name}"
+        )
         need(config.judge.count > 1, "judge.count", "2 or more with judge.meta=true: judgements are compared")
     need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
     need(config.pairs.length_penalty is None or config.pairs.length_penalty >= 0, "pairs.length_penalty", "0 or more")
     need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
     if config.judge.rates:
-        need(config.judge.by != "endpoint", "judge.by", f"a local model with judge.scorer={scorer.name}")
+        need(config.judge.model != "endpoint", "judge.model", f"a local model with judge.scorer={scorer.name}")
     if scorer is Scorer.implicit:
         need(
-            config.judge.by != "base" or config.judge.reference not in ("base", "previous"),
-            "judge.by",
+            config.judge.model != "base" or config.judge.reference not in ("base", "previous"),
+            "judge.model",
             "another model than judge.reference, or all rewards are 0",
         )
         need(
-            config.judge.reference != "previous" or config.judge.by in ("self", "sft"),
+            config.judge.reference != "previous" or config.judge.model in ("self", "sft"),
             "judge.reference",
-            f"base or a model name with judge.by={config.judge.by}",
+            f"base or a model name with judge.model={config.judge.model}",
         )
     if scorer is Scorer.reward_model:
-        need(config.judge.by not in ("base", "sft"), "judge.by", "self (the run's reward model) or a reward model")
+        need(
+            config.judge.model not in ("base", "sft"), "judge.model", "self (the run's reward model) or a reward model"
+        )
     at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))
-    by_logprobs = scorer in (Scorer.weighted, Scorer.expected)
-    if config.judge.by == "endpoint" and by_logprobs and not config.endpoint.logprobs:
+    by_logprobs = scorer in (Scorer.logprob_weighted, Scorer.logprob)
+    if config.judge.model == "endpoint" and by_logprobs and not config.endpoint.logprobs:
         raise ConfigError(
-            f"judge.by=endpoint with judge.scorer={scorer.name} needs a server that can do it: endpoint.logprobs=true. "
-            "Others can do judge=verdict_only or judge=additive."
+            f"judge.model=endpoint with judge.scorer={scorer.name} needs a server that returns log-probabilities: "
+            "endpoint.logprobs=true. Others can do judge=verdict_only or judge=additive."
         )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
@@ -201,7 +209,7 @@ def check(config: Config) -> Config:
 
 def _longest_completions(config: Config) -> list[str]:
     """Return the options that say how long a completion of a local model may be, as far as the command uses them."""
-    writes = config.judge.scorer in (Scorer.sampled, Scorer.weighted)
+    writes = config.judge.scorer in (Scorer.sampled, Scorer.logprob_weighted)
     local = any(model != "endpoint" for model in getattr(config, "models", []) or [config.model.name])
     if isinstance(config, JudgeBench):
         return ["judge.max_new_tokens"] if writes and local else []
@@ -216,7 +224,7 @@ def _longest_completions(config: Config) -> list[str]:
     found += ["evaluation.ifeval_max_new_tokens"] if config.evaluation.enabled and config.evaluation.ifeval else []
     if config.iteration >= 2:
         found += ["candidates.max_new_tokens"]
-        found += ["prompts.max_new_tokens"] if config.prompts.writer != "endpoint" else []
+        found += ["prompts.max_new_tokens"] if config.prompts.model != "endpoint" else []
     return found
 
 

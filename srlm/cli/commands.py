@@ -33,8 +33,8 @@ class Command:
 
 
 _DATA = (
-    ("seeds.ift.path", "instruction-answer pairs: builtin, a file, or hub:OWNER/NAME"),
-    ("seeds.eft.path", "prompts with ranked answers, to learn judging: builtin, a file, or hub:OWNER/NAME"),
+    ("data.ift.path", "instruction-answer pairs: builtin, a file, or hub:OWNER/NAME"),
+    ("data.eft.path", "prompts with ranked answers, to learn judging: builtin, a file, or hub:OWNER/NAME"),
 )
 _MODEL = ("model.name", "the base model: a packaged name, a Hub id, a folder or a .gguf file")
 _MODELS = ("models", "names, Hub ids, folders or files: [M1,M2]")
@@ -86,7 +86,7 @@ COMMANDS: tuple[Command, ...] = (
         (
             ("models=[runs/default/iteration_1/model,runs/default/iteration_2/model]", "two models of a run"),
             ("judge=pairwise name=pairwise", "the packaged model as a pairwise judge"),
-            ("data=[attacks] name=attacks", "answers that try to fool a judge"),
+            ("datasets=[attacks] name=attacks", "answers that try to fool a judge"),
         ),
     ),
     Command(
@@ -99,7 +99,7 @@ COMMANDS: tuple[Command, ...] = (
             ("suite", "of answers, head_to_head, loss, benchmarks"),
             ("data", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
             ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
-            ("by", "options that define the arms of a sweep: [sft.loss_on]"),
+            ("by", "options that define the arms of a sweep: [sft.train_on]"),
             _ENGINE,
             _NAME,
         ),
@@ -125,10 +125,10 @@ COMMANDS: tuple[Command, ...] = (
         (
             ("data", "a file or hub:OWNER/NAME; empty = what a run would train on"),
             ("count", "examples of each kind"),
-            ("sft.loss_on", "completion, full, without_boilerplate, weighted"),
+            ("sft.train_on", "completion, full, no_shared_text, weighted"),
             _MODEL,
         ),
-        (("count=2", "two examples of each kind"), ("sft.loss_on=full", "prompts are trained on as well")),
+        (("count=2", "two examples of each kind"), ("sft.train_on=all", "prompts are trained on as well")),
     ),
     Command("report", "srlm.cli.report", "Write the report page of a run, or of several runs together"),
     Command(

@@ -39,7 +39,7 @@ from srlm.pipeline.run_reader import (
     open_run,
 )
 from srlm.pipeline.workspace import Workspace
-from srlm.run import told_to_user
+from srlm.run import user_errors
 from srlm.types import Answer, PreferencePair, SeedExample
 
 FORMS = ("alpaca_eval", "mt_bench", "pairs")
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
-    with told_to_user():
+    with user_errors():
         workspace = open_run(given.run)
         target = Path(given.to).expanduser() if given.to else workspace.root / "export"
         for path in export(workspace, target, given.what, given.model, given.force):
@@ -221,7 +221,7 @@ def _mt_bench(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     known = {prompt.id for prompt in prompts}
     if not questions or any(set(answers) - known for _, answers, _ in models):
         raise ExportError(
-            f"The models of {workspace.root} answered other prompts than those in seeds/evaluation.jsonl. Export one "
+            f"The models of {workspace.root} answered other prompts than those in data/evaluation.jsonl. Export one "
             "at a time with --model, or bring the run to its end."
         )
     items = [Item(target / "question.jsonl", _lines(questions))]

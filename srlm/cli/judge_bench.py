@@ -1,4 +1,4 @@
-"""`srlm judge-bench data=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
+"""`srlm judge-bench datasets=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
 
 Every model (a server is models=[endpoint]) judges every data set in the way that `judge` says, and gets a row of the
 scorecard: so M0, M1 and M2 stand side by side. Judgements lie in runs_dir/name as records; the same command goes on
@@ -36,11 +36,11 @@ from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, report_differences
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes.stages import engine_libraries, files_by_name, judge_options, made_by
-from srlm.run import plain_options, told_to_user
+from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
 
 if TYPE_CHECKING:
-    from srlm.engines import Engine, Rater
+    from srlm.engines import Engine, SequenceScorer
 
 ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
@@ -48,7 +48,7 @@ ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 @application("judge-bench")
 def main(options: DictConfig) -> None:
-    with told_to_user():
+    with user_errors():
         run(cast(JudgeBench, plain_options(options, JudgeBench)))
 
 
@@ -66,14 +66,14 @@ def run(options: JudgeBench) -> dict[str, Any]:
     """Make what is missing, write scorecard.json and print it. Raises SrlmError for what a user can mend."""
     from srlm.pipeline.worker import run_worker
 
-    if not options.data:
-        raise errors.ConfigError("data=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
+    if not options.datasets:
+        raise errors.ConfigError("datasets=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
     if "endpoint" in options.models and not (options.endpoint.base_url and options.endpoint.model):
         raise errors.ConfigError("models=[endpoint] needs endpoint.base_url and endpoint.model.")
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"judge_bench: {workspace.root}")
-        sources = {data: _prompts(workspace, options, data) for data in options.data}
+        sources = {data: _prompts(workspace, options, data) for data in options.datasets}
         table = rows(workspace, options)
         report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is touched
         workspace.save_config(options)
@@ -97,7 +97,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
     """Every model on every data set, data set by data set."""
     found = []
-    for data in options.data:
+    for data in options.datasets:
         prompts = _prompts(workspace, options, data)
         found += [
             Row(model, data, _judgements(options, model, prompts), prompts.outputs[0]) for model in _models(options)
@@ -147,12 +147,12 @@ async def _judge(workspace: Workspace, number: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | Rater]:
-    from srlm.engines import open_named, open_rater
+async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | SequenceScorer]:
+    from srlm.engines import open_named, open_sequence_scorer
 
     if options.judge.rates and model != "endpoint":
         reference = _reference(options, model) if options.judge.scorer is Scorer.implicit else None
-        async with open_rater(options, resolve_named(options, model), reference) as rater:
+        async with open_sequence_scorer(options, resolve_named(options, model), reference) as rater:
             yield rater
         return
     async with open_named(options, model) as engine:
@@ -186,7 +186,7 @@ def _judge_options(options: JudgeBench) -> dict[str, Any]:
 
 def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
     name = slug(data)
-    limits = options_of(options, "split", "limit", "seed", "seeds.builtin_languages")
+    limits = options_of(options, "split", "limit", "seed", "data.builtin_languages")
     folder, made_with, inputs = workspace.root / "data", limits | {"data": data}, partial(files_by_name, [data])
     return Stage(workspace, folder, name, [f"{name}.jsonl"], made_with, inputs, config=options)
 
@@ -197,22 +197,22 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
 
     if stage.complete():
         return
-    languages = options.seeds.builtin_languages if data in ("builtin", ATTACKS) else []
+    languages = options.data.builtin_languages if data in ("builtin", ATTACKS) else []
     attack = data == ATTACKS
     path = "builtin" if attack else data
     source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
-    prompts, left_out = read_benchmark(source, options.seed)
+    prompts, excluded = read_benchmark(source, options.seed)
     prompts = attacked(prompts) if attack else prompts
-    reasons = "".join(f", {count} {reason}" for reason, count in left_out.items())
+    reasons = "".join(f", {count} {reason}" for reason, count in excluded.items())
     say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
-    stage.done({}, {"rows": len(prompts), "left_out": left_out})
+    stage.done({}, {"rows": len(prompts), "excluded": excluded})
 
 
 def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     from srlm.evaluation.attacks import attack_card
-    from srlm.evaluation.judge_metrics import judge_card, paired_differences
+    from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
     from srlm.recipes.measured import read_comparisons
 
     ranked = read_records(row.prompts, RankedPrompt)
@@ -221,7 +221,7 @@ def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     if row.data == ATTACKS:
         card = {"attacks": attack_card(ranked, judged, resamples, seed)}
     else:
-        card = judge_card(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
+        card = judge_metrics(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
         first = next(other for other in table if other.data == row.data)
         if first != row:
             others = read_records(first.judgements.outputs[0], Judgement)
@@ -234,14 +234,14 @@ def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
 
 
 _SHOWN = {
-    "pairwise_accuracy_all": ("right, a coin where silent, %", 100),
-    "longer_wins": ("  (longer answer wins, %)", 100),
-    "shorter_is_better": ("right where shorter is better, %", 100),
-    "longer_is_better": ("right where longer is better, %", 100),
+    "pairwise_accuracy_imputed": ("right, a coin where silent, %", 100),
+    "length_baseline_accuracy": ("  (longer answer wins, %)", 100),
+    "accuracy_shorter_preferred": ("right where shorter is better, %", 100),
+    "accuracy_longer_preferred": ("right where longer is better, %", 100),
     "length_balanced_accuracy": ("right, both kinds alike, %", 100),
     "length_bias": ("  length bias, points", 100),
-    "accuracy_lengths_evened": ("right, lengths evened out, %", 100),
-    "shorter_lengths_evened": ("  where shorter is better, %", 100),
+    "length_adjusted_accuracy": ("right, lengths evened out, %", 100),
+    "length_adjusted_accuracy_shorter_preferred": ("  where shorter is better, %", 100),
     "pairwise_accuracy": ("right where it scored both, %", 100),
     "pair_coverage": ("pairs it scored, %", 100),
     "ties": ("ties, %", 100),
@@ -251,19 +251,19 @@ _SHOWN = {
     "spearman": ("Spearman", 1),
     "kendall_tau": ("Kendall tau", 1),
     "parse_rate": ("parse rate, %", 100),
-    "commonest_score_share": ("commonest score, %", 100),
+    "modal_score_fraction": ("commonest score, %", 100),
     "self_consistency": ("two judgements agree, %", 100),
-    "retest": ("a second judgement orders alike, %", 100),
-    "score_noise": ("score noise, points", 1),
+    "test_retest_agreement": ("a second judgement orders alike, %", 100),
+    "score_std": ("score noise, points", 1),
     "position_consistency": ("both orders say the same, %", 100),
-    "shown_first_wins": ("first shown wins, %", 100),
+    "first_position_win_rate": ("first shown wins, %", 100),
 }
 
 
 _AGAINST = {
-    "pairwise_accuracy_all": "right, a coin where silent",
-    "shorter_is_better": "right where shorter is better",
-    "longer_is_better": "right where longer is better",
+    "pairwise_accuracy_imputed": "right, a coin where silent",
+    "accuracy_shorter_preferred": "right where shorter is better",
+    "accuracy_longer_preferred": "right where longer is better",
     "length_balanced_accuracy": "right, both kinds alike",
     "length_bias": "length bias",
 }
@@ -297,7 +297,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
                 table.add_row(f"  {words}", *cells)
         table.add_section()
         table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
-        table.add_row("score by people's rank", *(_ranks(row["by_rank"]) for row in of_data))
+        table.add_row("score by people's rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
         table.add_row("tokens a judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds a judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
@@ -307,7 +307,9 @@ def show(cards: dict[str, Any], console: Console) -> None:
             table.add_section()
         for name in subsets:
             parts = [row["subsets"].get(name, {}) for row in of_data]
-            table.add_row(f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_all"), 100) for part in parts))
+            table.add_row(
+                f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_imputed"), 100) for part in parts)
+            )
         console.print()
         for row in of_data:
             if warning := judge_warning(row["measures"]):
@@ -370,8 +372,8 @@ def _change(part: dict[str, Any]) -> str:
     return signed(part["change"], 1) + (f" ({100 * missing:.0f} % not scored)" if missing else "")
 
 
-def _ranks(by_rank: dict[str, Any]) -> str:
-    means = [f"{measure['value']:.2f}" for measure in by_rank.values() if measure["value"] is not None]
+def _ranks(mean_score_rank: dict[str, Any]) -> str:
+    means = [f"{measure['value']:.2f}" for measure in mean_score_rank.values() if measure["value"] is not None]
     return " > ".join(means[:4]) or "-"
 
 

@@ -28,7 +28,7 @@ from srlm.pipeline.run_reader import finished_iterations, finished_output, model
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.reporting.dataset_card import data_card, data_files
 from srlm.reporting.model_card import model_card
-from srlm.run import told_to_user
+from srlm.run import user_errors
 
 # What an ordinary checkpoint is made of; "*.model" is SentencePiece.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
-    with told_to_user():
+    with user_errors():
         workspace = open_run(given.run)
         uploads = plan(workspace, given.to, given.model, given.data, given.seeds)
         for upload in uploads:
@@ -109,7 +109,7 @@ def plan(workspace: Workspace, place: str, t: int | None, data: bool, seeds: boo
         raise PushError(f"--to {place} is no repository of the hub. Give OWNER/NAME.")
     if seeds and not data:
         raise PushError("--seeds uploads seeds with the data that models made: give --data, too.")
-    measured = [u for u in finished_iterations(workspace, "measures") if u >= 1]
+    measured = [u for u in finished_iterations(workspace, "evaluation") if u >= 1]
     if not measured or (t is not None and t not in measured):
         which = ", ".join(f"M{u}" for u in measured) or "none"
         wanted = "a model" if t is None else f"M{t}"

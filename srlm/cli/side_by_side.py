@@ -35,7 +35,7 @@ from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, report_differences
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes.stages import engine_libraries, made_by
-from srlm.run import plain_options, told_to_user
+from srlm.run import plain_options, user_errors
 from srlm.types import Answer, SeedExample
 
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -46,7 +46,7 @@ ConfigStore.instance().store(name="side_by_side_schema", node=SideBySide)
 
 @application("side-by-side")
 def main(options: DictConfig) -> None:
-    with told_to_user():
+    with user_errors():
         run(cast(SideBySide, plain_options(options, SideBySide)))
 
 
@@ -127,7 +127,7 @@ def run(options: SideBySide) -> dict[str, Any]:
         write_atomic(root / "side_by_side.json", json.dumps(card, indent=1, ensure_ascii=False))
         write_atomic(root / "side_by_side.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_side_by_side(card, rows, root / "side_by_side.html")
-        show(card, rows, options.shown, screen())
+        show(card, rows, options.num_shown, screen())
         for line in missing_lines(root):
             say(line)
         say(f"\nPage      {root / 'side_by_side.html'}\nAnswers   {root / 'side_by_side.jsonl'}")
@@ -144,7 +144,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _answer(plan: Plan, number: int) -> None:
-    from srlm.engines import open_named, together
+    from srlm.engines import gather_or_cancel, open_named
     from srlm.recipes.measured import answer_prompts, greedy
 
     options, model = plan.options, plan.models[number]
@@ -156,7 +156,7 @@ async def _answer(plan: Plan, number: int) -> None:
     }
     async with open_named(options, model) as engine:
         with Bars() as bars:
-            await together(
+            await gather_or_cancel(
                 answer_prompts(engine, *asked[way], stage, bars, f"{way} answers")
                 for way, stage in plan.answers[model].items()
             )
@@ -206,7 +206,7 @@ def card_of(
                 row["against_first"] = {fact: one.to_dict() for fact, one in found.items()}
             rows.append(row)
     return {
-        "data": plan.options.data,
+        "data": plan.options.dataset,
         "prompts": len(prompts),
         "constraints": sum(len(prompt.constraints) for prompt in prompts),
         "types": {kind: len(some) for kind, some in sorted(of_type.items()) if kind},

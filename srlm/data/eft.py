@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import Config, JudgeConfig, RationaleSource, SeedsConfig
+from srlm.config import Config, DataConfig, JudgeConfig, RationaleSource
 from srlm.data.balance import cap_commonest, is_better, length_balanced
 from srlm.errors import SeedError
 from srlm.ids import answer_id, derive_seed, judgement_id, label
@@ -31,13 +31,13 @@ def examples_of_run(
     config: Config, ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]
 ) -> tuple[list[JudgeExample], dict[str, Any]]:
     """Return the EFT examples of a run with these options, as `build_examples` does."""
-    return build_examples(ranked, judgements, config.seeds, config.judge, derive_seed(config.seed, "eft"))
+    return build_examples(ranked, judgements, config.data, config.judge, derive_seed(config.seed, "eft"))
 
 
 def build_examples(
     ranked: Sequence[RankedPrompt],
     judgements: Sequence[Judgement],
-    config: SeedsConfig,
+    config: DataConfig,
     judge: JudgeConfig,
     seed: int,
 ) -> tuple[list[JudgeExample], dict[str, Any]]:
@@ -58,8 +58,8 @@ def build_examples(
     Returns
     -------
     examples : list of JudgeExample
-        In random order by `seed`. No score makes up more than `config.commonest_score_share` where that can be had; or,
-        with `config.eft_length_balance`, they are `srlm.data.balance.length_balanced`.
+        In random order by `seed`. No score makes up more than `config.eft_max_score_fraction` where that can be had;
+        or, with `config.eft_length_balance`, they are `srlm.data.balance.length_balanced`.
     counts : dict
         Prompts and examples kept and dropped, by reason; the scores' histogram before and after balancing.
 
@@ -74,7 +74,7 @@ def build_examples(
     grouped: dict[str, list[JudgeExample]] = {}
     for prompt in ranked:
         if by_baseline:
-            examples, reason = _of_baseline(prompt, judged, config.rationale_tries)
+            examples, reason = _of_baseline(prompt, judged, config.rationale_attempts)
         elif judge.learns_pairs:
             ordered = len({answer.rank for answer in prompt.answers}) > 1
             examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
@@ -109,7 +109,7 @@ def build_examples(
         counts["dropped: beyond the limit"] = len(before) - len(balanced)
     else:
         whole = _whole(grouped, config.eft_limit, number)
-        balanced = cap_commonest(whole, config.commonest_score_share)
+        balanced = cap_commonest(whole, config.eft_max_score_fraction)
         counts["dropped: beyond the limit"] = len(before) - len(whole)
         counts["dropped: commonest score"] = len(whole) - len(balanced)
     if judge.learns_pairs:
@@ -122,8 +122,8 @@ def build_examples(
         reasons = "; ".join(f"{name}: {count}" for name, count in dropped.items())
         raise SeedError(
             f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
-            "trained: give EFT data with rationales and scores (seeds.eft.path=builtin has them), more ranked "
-            "prompts, or seeds.rationales=none to learn the score alone."
+            "trained: give EFT data with rationales and scores (data.eft.path=builtin has them), more ranked "
+            "prompts, or data.rationales=none to learn the score alone."
         )
     number.shuffle(balanced)
     return balanced, dict(counts) | {"scores before": _histogram(before), "scores": _histogram(balanced)}

@@ -36,7 +36,7 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
     -------
     prompts : list of RankedPrompt
         `type` is the row's subset. Two answers that people tie have the rank 0 both.
-    left_out : dict
+    excluded : dict
         Reason -> rows.
 
     Raises
@@ -50,7 +50,7 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
     if parse is None:
         return read_ranked(source, seed), {}
     prompts: dict[str, RankedPrompt] = {}
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     for line, data in rows:
         try:
             if not isinstance(data, dict):
@@ -65,7 +65,7 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
         except Fault as fault:
             raise SeedError(f"{name}:{line}: {fault.args[0]}. {fault.args[1]}.") from fault
         if not preferred:
-            left_out["no majority"] += 1
+            excluded["no majority"] += 1
             continue
         ranks = {"a": (0, 1), "b": (1, 0), "tie": (0, 0)}[preferred]
         answers = (RankedAnswer(a, ranks[0]), RankedAnswer(b, ranks[1]))
@@ -73,11 +73,11 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
         kind = subset if isinstance(subset, str) else ""
         prompts[row_id] = RankedPrompt(row_id, prompt, answers, kind, "", f"{name}:{line}")
     if not prompts:
-        raise SeedError(f"{name}: no row is left ({dict(left_out)}). Use another file.")
+        raise SeedError(f"{name}: no row is left ({dict(excluded)}). Use another file.")
     chosen = _draw(list(prompts.values()), source.limit, f"{seed}/{source.path.rpartition('/')[2]}/limit")
     if len(chosen) < len(prompts):
-        left_out["beyond limit"] = len(prompts) - len(chosen)
-    return chosen, dict(left_out)
+        excluded["beyond limit"] = len(prompts) - len(chosen)
+    return chosen, dict(excluded)
 
 
 def _draw(prompts: list[RankedPrompt], limit: int, seed: str) -> list[RankedPrompt]:

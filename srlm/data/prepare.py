@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, SeedsConfig, SourceConfig
+from srlm.config import Config, DataConfig, SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.data.splits import Split, split_eft
 from srlm.errors import SeedError
@@ -47,46 +47,46 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
     SeedError
         If a source cannot be read, or nothing is left on one of the sides.
     """
-    seeds = config.seeds
+    data = config.data
     ift = read_ift_seeds(config)
     ranked = read_eft_seeds(config)
-    evaluation = read_prompts(_source(seeds, seeds.evaluation), config.seed)
+    evaluation = read_prompts(_source(data, data.evaluation), config.seed)
     split = split_eft(
         ranked,
-        seeds.eft_held_out,
+        data.eft_held_out,
         ift,
         evaluation,
-        seeds.near_duplicate,
+        data.near_duplicate,
         config.seed,
     )
     if dropped := {reason: count for reason, count in split.dropped.items() if count}:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         _log.info(
-            "split: %d dropped at seeds.near_duplicate=%s: %s", sum(dropped.values()), seeds.near_duplicate, reasons
+            "split: %d dropped at data.near_duplicate=%s: %s", sum(dropped.values()), data.near_duplicate, reasons
         )
     if len(split.train) < 1 or len(split.held_out) < 2:
         raise SeedError(
-            f"seeds.eft.path={seeds.eft.path} leaves {len(split.train)} EFT prompts to train on and "
+            f"data.eft.path={data.eft.path} leaves {len(split.train)} EFT prompts to train on and "
             f"{len(split.held_out)} to "
             f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more "
             "ranked "
-            "prompts, or change seeds.eft_held_out."
+            "prompts, or change data.eft_held_out."
         )
     if not split.ift:
-        raise SeedError(f"seeds.ift.path={seeds.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
+        raise SeedError(f"data.ift.path={data.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
     if not evaluation:
-        raise SeedError(f"seeds.evaluation.path={seeds.evaluation.path} holds no evaluation prompt.")
+        raise SeedError(f"data.evaluation.path={data.evaluation.path} holds no evaluation prompt.")
     return split, evaluation
 
 
 def read_ift_seeds(config: Config) -> list[SeedExample]:
     """Return the IFT seeds before the split, as `srlm.data.readers.read_ift` does."""
-    return read_ift(_source(config.seeds, config.seeds.ift), config.seed, config.seeds.ift_answers)
+    return read_ift(_source(config.data, config.data.ift), config.seed, config.data.ift_answers)
 
 
 def read_eft_seeds(config: Config) -> list[RankedPrompt]:
     """Return the EFT seeds before the split, as `srlm.data.readers.read_ranked` does."""
-    return read_ranked(_source(config.seeds, config.seeds.eft), config.seed)
+    return read_ranked(_source(config.data, config.data.eft), config.seed)
 
 
 def read_ifeval(config: Config) -> list[SeedExample]:
@@ -108,10 +108,10 @@ def read_validation(config: Config) -> list[SeedExample]:
     """
     source = config.dpo.early_stopping.source
     if source.path == "unused_ift":
-        return read_ift(replace(_source(config.seeds, config.seeds.ift), limit=0), config.seed)
+        return read_ift(replace(_source(config.data, config.data.ift), limit=0), config.seed)
     return read_prompts(source, config.seed)
 
 
-def _source(seeds: SeedsConfig, source: SourceConfig) -> SourceConfig:
+def _source(data: DataConfig, source: SourceConfig) -> SourceConfig:
     builtin = source.path == "builtin" and not source.languages
-    return replace(source, languages=seeds.builtin_languages) if builtin else source
+    return replace(source, languages=data.builtin_languages) if builtin else source

@@ -148,7 +148,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     path = ("evaluation.jsonl", "ift.jsonl", "eft.jsonl")[need] if source.path == "builtin" else source.path
     name = path.removeprefix("hub:") if path.startswith("hub:") else Path(path).name
     stem = name.rpartition("/")[2] if path.startswith("hub:") else Path(name.removesuffix(".gz")).stem
-    left_out: Counter[str] = Counter()
+    excluded: Counter[str] = Counter()
     dropped: Counter[str] = Counter()  # single answers
     rows: dict[str, _Row] = {}  # by id
     seen: set[tuple[str, ...]] = set()
@@ -163,7 +163,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
         form = "builtin" if source.path == "builtin" else source.format
         form = _detect(objects[0][1], need) if form == "auto" else form
         if need == 2 and form not in _RANKED:
-            found = f"{name}: format {form} holds no ranked answers, which EFT seeds (and seeds.ift_answers) need"
+            found = f"{name}: format {form} holds no ranked answers, which EFT seeds (and data.ift_answers) need"
             raise NoRanksError(f"{found}. Use data in one of the formats {', '.join(_RANKED)}.")
         for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
             try:
@@ -178,7 +178,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
                 if key in seen:
                     raise LeftOut("repeated")
             except LeftOut as reason:
-                left_out[str(reason)] += 1
+                excluded[str(reason)] += 1
                 continue
             if not prompt:
                 raise Fault("the prompt is empty", "Write it, or delete the row")
@@ -197,8 +197,8 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     except Fault as fault:
         found, remedy, *elsewhere = fault.args
         raise SeedError(f"{name}:{elsewhere[0] if elsewhere else line}: {found}. {remedy}.") from fault
-    chosen = _choose(list(rows.values()), source, seed, name, left_out)
-    message = f"{name}: {len(chosen)} read, {left_out.total()} left out{_tally(left_out)}"
+    chosen = _choose(list(rows.values()), source, seed, name, excluded)
+    message = f"{name}: {len(chosen)} read, {excluded.total()} left out{_tally(excluded)}"
     if dropped and (need == 2 or form.startswith("oasst")):
         message += f"; of single answers, {dropped.total()} left out{_tally(dropped)}"
     if not chosen:
@@ -263,16 +263,16 @@ def _constraint(name: Any, given: Any) -> Constraint:
     return replace(found, kwargs={key: value for key, value in found.kwargs.items() if value is not None})
 
 
-def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, left_out: Counter[str]) -> list[_Row]:
+def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, excluded: Counter[str]) -> list[_Row]:
     if source.languages:
         kept = [row for row in rows if row.language in map(iso, source.languages)]
         if rows and not kept:
             found = ", ".join(sorted({row.language for row in rows if row.language})) or "none"
             raise SeedError(f"{name}: `languages` is {', '.join(source.languages)}, the rows name {found}. Change it.")
-        left_out += Counter({"another language": len(rows) - len(kept)})  # += leaves zeros out
+        excluded += Counter({"another language": len(rows) - len(kept)})  # += leaves zeros out
         rows = kept
     if 0 < source.limit < len(rows):
-        left_out["beyond limit"] = len(rows) - source.limit
+        excluded["beyond limit"] = len(rows) - source.limit
         drawn = Random(f"{seed}/{source.path.rpartition('/')[2]}/limit").sample(range(len(rows)), source.limit)
         rows = [rows[i] for i in sorted(drawn)]
     return rows

@@ -121,8 +121,8 @@ def split_eft(
     if len(groups) < 2:
         raise SeedError(
             f"EFT seeds: {len(ranked)} prompts, {len(leaked)} of them near an evaluation prompt, the others "
-            f"{len(groups)} distinct at seeds.near_duplicate={near_duplicate}: two are needed, one to train on and one "
-            "to hold out. Add prompts to seeds.eft or raise seeds.near_duplicate."
+            f"{len(groups)} distinct at data.near_duplicate={near_duplicate}: two are needed, one to train on and one "
+            "to hold out. Add prompts to data.eft or raise data.near_duplicate."
         )
     Random(f"{seed}/split").shuffle(groups)
     target = min(round(held_out_share * len(kept)), len(kept) - 1)

@@ -3,25 +3,25 @@
 from srlm.engines.base import (
     Completion,
     Engine,
-    Rater,
     Sampling,
+    SequenceScorer,
+    gather_or_cancel,
     open_endpoint,
     open_engine,
     open_likelihood,
     open_named,
-    open_rater,
-    together,
+    open_sequence_scorer,
 )
 
 __all__ = [
     "Completion",
     "Engine",
-    "Rater",
     "Sampling",
+    "SequenceScorer",
+    "gather_or_cancel",
     "open_endpoint",
     "open_engine",
     "open_likelihood",
     "open_named",
-    "open_rater",
-    "together",
+    "open_sequence_scorer",
 ]

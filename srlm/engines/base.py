@@ -112,12 +112,12 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
 
-class Rater(Protocol):
+class SequenceScorer(Protocol):
     """Anything that tells how strong an answer is, without a word."""
 
     usage: Usage
 
-    async def rate(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+    async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
         """The strength (log-odds) of an answer, and its length in tokens, its end of turn included.
 
         With `ended=False` the answer hit a token limit: likelihoods are of its text alone, without an end of turn.
@@ -132,7 +132,7 @@ class Rater(Protocol):
     async def close(self) -> None: ...
 
 
-async def together(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_or_cancel(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; the first error cancels the rest and is raised as it is."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
@@ -194,9 +194,9 @@ async def open_named(config: Config, name: str) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def open_rater(
+async def open_sequence_scorer(
     config: Config, folder: Path, reference: Path | None, model: ModelConfig | None = None
-) -> AsyncIterator[Rater]:
+) -> AsyncIterator[SequenceScorer]:
     """The judge that `judge.scorer` names: a reward model, or a model's likelihoods against `reference`'s.
 
     `model` as in `open_engine`.
@@ -204,7 +204,7 @@ async def open_rater(
     model = model or config.model
     from srlm.engines.scoring import ImplicitReward, RewardModel
 
-    rater: Rater
+    rater: SequenceScorer
     if config.judge.scorer is Scorer.reward_model:
         rater = RewardModel(config.engine, folder, model)
     else:
@@ -217,7 +217,7 @@ async def open_rater(
 
 
 @asynccontextmanager
-async def open_likelihood(config: Config, model: Path) -> AsyncIterator[Rater]:
+async def open_likelihood(config: Config, model: Path) -> AsyncIterator[SequenceScorer]:
     """A model's log-likelihoods of answers, in nats."""
     from srlm.engines.scoring import Likelihood
 

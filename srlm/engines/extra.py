@@ -52,8 +52,8 @@ SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
     "training": {
         "num_train_epochs": "epochs",
         "learning_rate": "learning_rate",
-        "lr_scheduler_kwargs": "final_learning_rate",
-        "lr_scheduler_type": "final_learning_rate",
+        "lr_scheduler_kwargs": "min_learning_rate",
+        "lr_scheduler_type": "min_learning_rate",
         "warmup_steps": "warmup",
         "warmup_ratio": "warmup",
         "per_device_train_batch_size": "micro_batch_size",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import EndpointConfig
-from srlm.engines.base import Completion, Place, Sampling, Usage, split_thoughts, together
+from srlm.engines.base import Completion, Place, Sampling, Usage, gather_or_cancel, split_thoughts
 from srlm.engines.cost import AnswerCache, Ledger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server
@@ -135,7 +135,7 @@ class EndpointEngine:
                 self._keep(_single(request, place), part)
             parts = found
         rest = (self._answer(_single(request, place)) for place in range(len(parts), n))
-        return _joined([*parts, *await together(rest)])
+        return _joined([*parts, *await gather_or_cancel(rest)])
 
     def _known(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the cached response to a request; None where there is none, or it is not valid and complete."""

@@ -27,7 +27,7 @@ Row = tuple[list[int], list[int], int]  # token ids of prompt and answer, priori
 
 
 class _Rater:
-    """What both share: encoding, batches, padding; see `srlm.engines.base.Rater`."""
+    """What both share: encoding, batches, padding; see `srlm.engines.base.SequenceScorer`."""
 
     reads_end = False  # whether the score is read at the end of turn, which a truncated answer then needs as well
 
@@ -40,7 +40,7 @@ class _Rater:
         self.usage = Usage()
         self._batches = Batches(self._rate, self._fits, lambda row: row[2])
 
-    async def rate(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+    async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
         ended = ended or self.reads_end
         prompt_ids, answer_ids = encode_turn(self.tokenizer, [{"role": "user", "content": prompt}], answer, ended)
         if len(prompt_ids) + len(answer_ids) > self.max_model_len:

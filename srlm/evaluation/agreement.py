@@ -1,7 +1,7 @@
 """A model's measures from what it wrote: evaluation.json, one a model. A place to grow: add a part, name its measures.
 
-Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `judge_card` (its scores,
-by people's rank and by type), `answers` (mean length); matches of two models are in `head_to_head.py`.
+Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `judge_metrics` (its
+scores, by people's rank and by type), `answers` (mean length); matches of two models are in `head_to_head.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from srlm.config import JudgeConfig
 from srlm.evaluation.intervals import by_cluster
-from srlm.evaluation.judge_metrics import judge_card, judged_prompts, paired_differences
+from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, paired_differences
 from srlm.evaluation.measures import (
     Measure,
     difference,
@@ -64,22 +64,22 @@ def judge_parts(
 ) -> dict[str, Any]:
     """The judge's scorecard, with the paired difference to the model before (`..._gain`).
 
-    Gains are of the paper's five, of `pairwise_accuracy_all`, which is defined for a model that cannot judge yet, and
-    of the pairs whose better answer is the shorter one.
+    Gains are of the paper's five, of `pairwise_accuracy_imputed`, which is defined for a model that cannot judge yet,
+    and of the pairs whose better answer is the shorter one.
 
     Returns
     -------
-    "judge": the measures by name; "judge_card": the rest of `srlm.evaluation.judge_metrics.judge_card`.
+    "judge": the measures by name; "judge_metrics": the rest of `srlm.evaluation.judge_metrics.judge_metrics`.
     """
-    card = judge_card(ranked, judgements, judge, resamples, seed, comparisons)
+    card = judge_metrics(ranked, judgements, judge, resamples, seed, comparisons)
     measures = card.pop("measures")
     if before is not None:
         now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
-        for name in (*PAPER_MEASURES, "pairwise_accuracy_all"):
+        for name in (*PAPER_MEASURES, "pairwise_accuracy_imputed"):
             measures[f"{name}_gain"] = difference(now, then, name, judge.perfect, resamples, seed).to_dict()
         gains = paired_differences(ranked, judgements, before, resamples, seed)
-        measures["shorter_is_better_gain"] = gains["shorter_is_better"].to_dict()
-    return {"judge": measures, "judge_card": card}
+        measures["shorter_is_better_gain"] = gains["accuracy_shorter_preferred"].to_dict()
+    return {"judge": measures, "judge_metrics": card}
 
 
 def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:

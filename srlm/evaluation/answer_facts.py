@@ -25,7 +25,7 @@ FACTS = {
     "length_followed": ("keeps to the length, %", 100),
     "stops_by_itself": ("stops by itself, %", 100),
     "language_switch": ("in another script, %", 100),
-    "repeated_4grams": ("four words in a row repeated, %", 100),
+    "seq_rep_4": ("four words in a row repeated, %", 100),
     "characters": ("length, characters", 1),
 }
 _LENGTH = "length_constraints:"
@@ -43,7 +43,7 @@ def facts(prompt: SeedExample, answer: Answer) -> dict[str, tuple[float, float]]
           the group length_constraints are about length, all others about form.
         - "stops_by_itself": 1 unless the token limit cut it off.
         - "language_switch": 1 where it is in another script than the prompt, of those where both have one.
-        - "repeated_4grams": share of its runs of four words that it said before, of answers that have some.
+        - "seq_rep_4": share of its runs of four words that it said before, of answers that have some.
         - "characters": its length.
     """
     length = [follows(one, answer.text) for one in prompt.constraints if one.id.startswith(_LENGTH)]
@@ -55,7 +55,7 @@ def facts(prompt: SeedExample, answer: Answer) -> dict[str, tuple[float, float]]
         "length_followed": (sum(length), len(length)),
         "stops_by_itself": (float(not answer.truncated), 1),
         "language_switch": (float(asked != said), 1) if asked and said else (0, 0),
-        "repeated_4grams": (0, 0) if repeated is None else (repeated, 1),
+        "seq_rep_4": (0, 0) if repeated is None else (repeated, 1),
         "characters": (len(answer.text), 1),
     }
 

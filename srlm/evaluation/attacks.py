@@ -4,7 +4,7 @@
 A judge scores them all; `attack_card` tells by how much each attack moves the score against the plain answer. Nothing
 here is parsed as a verdict: a verdict is read from the judge's completion alone (`srlm.judges.prompt`), markers inside
 a candidate are neutralised (`srlm.models.templating`) and control tokens are encoded as plain text
-(`srlm.models.chat.defuse`). What remains is what the judge itself falls for.
+(`srlm.models.chat.escape_special_tokens`). What remains is what the judge itself falls for.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Contamination:
     thirteen_gram: tuple[RecordId, ...]  # of the others, those that share 13 words in a row
 
     @property
-    def left_out(self) -> tuple[RecordId, ...]:
+    def excluded(self) -> tuple[RecordId, ...]:
         return self.exact + self.thirteen_gram
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,26 +38,26 @@ class Contamination:
         exact, gram = len(self.exact), len(self.thirteen_gram)
         return {
             "prompts": self.prompts,
-            "left_out": exact + gram,
+            "excluded": exact + gram,
             "exact": exact,
             "thirteen_gram": gram,
-            "ids": sorted(self.left_out),
+            "ids": sorted(self.excluded),
         }
 
     def message(self, model: str) -> str:
         """What to tell the user; "" where nothing is left out."""
-        left_out = sorted(self.left_out)
-        if not left_out:
+        excluded = sorted(self.excluded)
+        if not excluded:
             return ""
-        ids = ", ".join(left_out[:NAMED]) + (", ..." if len(left_out) > NAMED else "")
+        ids = ", ".join(excluded[:NAMED]) + (", ..." if len(excluded) > NAMED else "")
         why = f"{len(self.exact)} word for word, {len(self.thirteen_gram)} by {GRAM} words in a row"
-        if len(left_out) == self.prompts:
+        if len(excluded) == self.prompts:
             return (
                 f"{model}: all {self.prompts} evaluation prompts are among its training prompts ({why}): its answers "
-                "and its head to heads have no measures. Give others with seeds.evaluation."
+                "and its head to heads have no measures. Give others with data.evaluation."
             )
         return (
-            f"{model}: {len(left_out)} of {self.prompts} evaluation prompts are among its training prompts ({why}) and "
+            f"{model}: {len(excluded)} of {self.prompts} evaluation prompts are among its training prompts ({why}) and "
             f"left out of the measures of its answers: {ids}"
         )
 

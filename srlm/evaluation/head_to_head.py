@@ -87,8 +87,8 @@ def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Par
           ahead; those of win and loss hang together.
         - "win_rate": wins and half of the ties; "length_controlled_win_rate": see `length_controlled`.
         - "longer": share of the judged prompts whose first answer is the longer one, equal lengths counting one half.
-        - "shown_first_wins": share of verdicts, before calibration, for the answer shown first: 0.5 for a judge that
-          does not care for position. `n` counts the verdicts.
+        - "first_position_win_rate": share of verdicts, before calibration, for the answer shown first: 0.5 for a judge
+          without position bias. `n` counts the verdicts.
     """
     judged = [(one.score, one.lengths[0] - one.lengths[1]) for one in match if one.score is not None]
     scores, longer = np.array(judged, dtype=np.float64).reshape(-1, 2).T
@@ -99,7 +99,7 @@ def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Par
         "win_rate": win_rate(scores),
         "length_controlled_win_rate": length_controlled(scores, longer, resamples, seed),
         "longer": share_measure((1 + np.sign(longer)) / 2),
-        "shown_first_wins": share_measure([one.shown_first for one in match], [one.verdicts for one in match]),
+        "first_position_win_rate": share_measure([one.shown_first for one in match], [one.verdicts for one in match]),
     }
     return {name: measure.to_dict() for name, measure in measures.items()}
 

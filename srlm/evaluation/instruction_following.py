@@ -15,7 +15,7 @@ from srlm.data.checkers import follows, follows_loosely
 from srlm.evaluation.measures import Measure, combined_measure, measure, share_measure, table_terms
 from srlm.types import Answer, RecordId, SeedExample
 
-MEASURES = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
+MEASURES = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,9 @@ def instructions_part(
     Returns
     -------
     dict
-        - "prompt_strict", "prompt_loose": share of the prompts all of whose instructions are followed; `n` counts them.
-        - "instruction_strict", "instruction_loose": share of the instructions that are; `n` counts them.
+        - "prompt_level_strict_acc", "prompt_level_loose_acc": share of the prompts of which every
+          instruction is followed; `n` counts them.
+        - "inst_level_strict_acc", "inst_level_loose_acc": share of the instructions that are; `n` counts them.
         - each of the four with "_gain": the difference to the model before, paired by prompt.
         - "groups": by group of instructions ("keywords", "length_constraints", ...), "strict" and "loose".
 

@@ -135,15 +135,15 @@ def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Inter
     return max(low, bounds[0]), min(high, bounds[1])
 
 
-def jackknife_interval(value: float, left_out: Sequence[float], bounds: tuple[float, float]) -> Interval:
+def jackknife_interval(value: float, excluded: Sequence[float], bounds: tuple[float, float]) -> Interval:
     """The interval of any statistic with known bounds, from its values without each of the C clusters in turn.
 
     As `share_interval`, with the delete-one jackknife's residuals. Twice None below two clusters.
     """
-    count = len(left_out)
+    count = len(excluded)
     if count < 2:
         return None, None
-    values = np.asarray(left_out, dtype=np.float64)
+    values = np.asarray(excluded, dtype=np.float64)
     residuals = (count - 1) / count * (values.mean() - values)
     return _bounded(value, residuals, bounds, count)
 

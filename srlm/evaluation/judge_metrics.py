@@ -29,10 +29,10 @@ from srlm.evaluation.measures import (
     JudgedPrompt,
     Measure,
     combined_measure,
-    commonest_score,
     judge_terms,
     measure,
-    pairwise_accuracy_all,
+    modal_score,
+    pairwise_accuracy_imputed,
     table_terms,
 )
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
@@ -61,7 +61,7 @@ def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgemen
     ]
 
 
-def judge_card(
+def judge_metrics(
     ranked: Sequence[RankedPrompt],
     judgements: Sequence[Judgement],
     judge: JudgeConfig,
@@ -83,8 +83,8 @@ def judge_card(
     -------
     dict
         "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
-        `entropy_bits`; "length_penalty": of `lengths_evened`; "by_rank": people's rank -> mean score; "subsets": a
-        prompt's type -> the few measures that small numbers bear; "prompts", "pairs", "judgements": counts.
+        `entropy_bits`; "length_penalty": of `lengths_evened`; "mean_score_rank": people's rank -> mean score;
+        "subsets": a prompt's type -> the few measures that small numbers bear; "prompts", "pairs", "judgements": counts.
     """
     prompts = judged_prompts(ranked, judgements)
     clusters = [prompt.cluster for prompt in prompts]
@@ -97,8 +97,8 @@ def judge_card(
     terms = judge_terms(prompts, list(whole.values()), judge.perfect)
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
     evened, penalty = lengths_evened(prompts)
-    terms["accuracy_lengths_evened"] = pairwise_accuracy_all(evened)
-    terms["shorter_lengths_evened"] = _per_prompt(evened, shorter_is_better)
+    terms["length_adjusted_accuracy"] = pairwise_accuracy_imputed(evened)
+    terms["length_adjusted_accuracy_shorter_preferred"] = _per_prompt(evened, accuracy_shorter_preferred)
     terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
     def measured(some: dict[str, Terms], rows: Sequence[int]) -> dict[str, Any]:
@@ -108,20 +108,20 @@ def judge_card(
         }
 
     measures = measured(terms, range(len(prompts)))
-    both = [by_cluster(terms[name], clusters) for name in ("longer_is_better", "shorter_is_better")]
+    both = [by_cluster(terms[name], clusters) for name in ("accuracy_longer_preferred", "accuracy_shorter_preferred")]
     for name, weights in _OF_LENGTH.items():
         measures[name] = combined_measure(both, weights, resamples, seed, _pairs(both)).to_dict()
-    commonest, share = commonest_score(whole.values()), terms["commonest_score_share"]
-    measures["commonest_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
+    commonest, share = modal_score(whole.values()), terms["modal_score_fraction"]
+    measures["modal_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         of_type[prompt.type or "-"].append(place)
     subsets = sorted(of_type.items()) if len(of_type) > 1 else []
-    few = {name: terms[name] for name in ("pairwise_accuracy_all", "pair_coverage", "longer_wins")}
+    few = {name: terms[name] for name in ("pairwise_accuracy_imputed", "pair_coverage", "length_baseline_accuracy")}
     counts = Counter(score for scores in whole.values() for score in scores if score is not None)
     return {
         "prompts": len(set(clusters)),
-        "pairs": int(terms["longer_wins"].denominators.sum()),
+        "pairs": int(terms["length_baseline_accuracy"].denominators.sum()),
         "judgements": len(judgements),
         "measures": measures,
         "scores": {
@@ -129,7 +129,7 @@ def judge_card(
             "entropy_bits": _entropy(counts.values()),
         },
         "length_penalty": penalty,
-        "by_rank": measured(_by_rank(prompts), range(len(prompts))),
+        "mean_score_rank": measured(_by_rank(prompts), range(len(prompts))),
         "subsets": {name: measured(few, places) for name, places in subsets},
     }
 
@@ -146,7 +146,7 @@ def judge_warning(measures: Mapping[str, Any]) -> str:
     Parameters
     ----------
     measures : mapping
-        "measures" of `judge_card`, or "judge" of evaluation.json.
+        "measures" of `judge_metrics`, or "judge" of evaluation.json.
     """
     scored, total = parsed(measures)
     if total and not scored:
@@ -206,13 +206,13 @@ def _accuracy_where(prompt: JudgedPrompt, holds: Callable[[int, int], bool]) -> 
     return sum(_agrees(prompt, i, j) for i, j in chosen), len(chosen)
 
 
-def shorter_is_better(prompt: JudgedPrompt) -> tuple[float, float]:
+def accuracy_shorter_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
     """Pairwise accuracy, a coin where the judge is silent, on pairs whose better answer is the shorter one."""
     return _accuracy_where(prompt, lambda better, worse: better < worse)
 
 
-def longer_is_better(prompt: JudgedPrompt) -> tuple[float, float]:
-    """As `shorter_is_better`, on pairs whose better answer is the longer one."""
+def accuracy_longer_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
+    """As `accuracy_shorter_preferred`, on pairs whose better answer is the longer one."""
     return _accuracy_where(prompt, lambda better, worse: better > worse)
 
 
@@ -233,8 +233,8 @@ def ties_where_people_tie(prompt: JudgedPrompt) -> tuple[float, float]:
 
 
 _MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
-    "shorter_is_better": shorter_is_better,
-    "longer_is_better": longer_is_better,
+    "accuracy_shorter_preferred": accuracy_shorter_preferred,
+    "accuracy_longer_preferred": accuracy_longer_preferred,
     "ties": ties,
     "ties_where_people_tie": ties_where_people_tie,
 }
@@ -251,10 +251,10 @@ def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPromp
 def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
     """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation.
 
-    And the test-retest: of the pairs that people order, how often a second judgement orders them as the first did, a
-    tie in one of the two counting one half.
+    And the test-test_retest_agreement: of the pairs that people order, how often a second judgement orders them as the
+    first did, a tie in one of the two counting one half.
     """
-    agree, spread, retest = [], [], []
+    agree, spread, test_retest_agreement = [], [], []
     for prompt in ranked:
         scores = [of_answer[answer_id(prompt.id, n)] for n in range(len(prompt.answers))]
         several = [of_one for of_one in scores if len(of_one) > 1]
@@ -267,11 +267,11 @@ def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) ->
             for k, other in enumerate(prompt.answers)
             if one.rank < other.rank and len(scores[i]) > 1 and len(scores[k]) > 1
         ]
-        retest.append((sum(1 - abs(test - second) / 2 for test, second in again), len(again)))
+        test_retest_agreement.append((sum(1 - abs(test - second) / 2 for test, second in again), len(again)))
     return {
         "self_consistency": table_terms(agree),
-        "score_noise": table_terms(spread, None),
-        "retest": table_terms(retest),
+        "score_std": table_terms(spread, None),
+        "test_retest_agreement": table_terms(test_retest_agreement),
     }
 
 
@@ -279,7 +279,7 @@ def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison])
     """Does the place where an answer is shown matter? Of the letters as they were written, before any calibration.
 
     `position_consistency`: share of the matches with two verdicts where both orders say the same answer;
-    `shown_first_wins`: share of the verdicts for the answer shown first, 0.5 for a judge that does not care.
+    `first_position_win_rate`: share of the verdicts for the answer shown first, 0.5 for a judge that does not care.
     """
     winners: dict[str, dict[str, dict[str, str]]] = {prompt.id: defaultdict(dict) for prompt in ranked}
     for comparison in comparisons:
@@ -294,7 +294,7 @@ def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison])
             (winner == "first") == (order == "ab") for match in matches.values() for order, winner in match.items()
         ]
         first.append((sum(shown), len(shown)))
-    return {"position_consistency": table_terms(same), "shown_first_wins": table_terms(first)}
+    return {"position_consistency": table_terms(same), "first_position_win_rate": table_terms(first)}
 
 
 def _by_rank(prompts: Sequence[JudgedPrompt]) -> dict[str, Terms]:
@@ -327,21 +327,21 @@ def paired_differences(
 ) -> dict[str, Measure]:
     """Return how much higher one judge is than another on the same answers, paired by prompt.
 
-    Of `pairwise_accuracy_all`, `shorter_is_better`, `longer_is_better`, and of the length bias and the length-balanced
-    accuracy, which are made of them.
+    Of `pairwise_accuracy_imputed`, `accuracy_shorter_preferred`, `accuracy_longer_preferred`, and of the length bias
+    and the length-balanced accuracy, which are made of them.
     """
     sides = []
     for judged in (judged_prompts(ranked, judgements), judged_prompts(ranked, others)):
-        terms = {"pairwise_accuracy_all": pairwise_accuracy_all(judged)}
-        terms["shorter_is_better"] = _per_prompt(judged, shorter_is_better)
-        terms["longer_is_better"] = _per_prompt(judged, longer_is_better)
+        terms = {"pairwise_accuracy_imputed": pairwise_accuracy_imputed(judged)}
+        terms["accuracy_shorter_preferred"] = _per_prompt(judged, accuracy_shorter_preferred)
+        terms["accuracy_longer_preferred"] = _per_prompt(judged, accuracy_longer_preferred)
         clusters = [prompt.cluster for prompt in judged]
         sides.append({name: by_cluster(term, clusters) for name, term in terms.items()})
     one, other = sides
     found = {
         name: combined_measure([one[name], other[name]], (1, -1), resamples, seed, _pairs([one[name]])) for name in one
     }
-    four = [side[name] for side in sides for name in ("longer_is_better", "shorter_is_better")]
+    four = [side[name] for side in sides for name in ("accuracy_longer_preferred", "accuracy_shorter_preferred")]
     for name, weights in _OF_LENGTH.items():
         both = (*weights, *(-weight for weight in weights))
         found[name] = combined_measure(four, both, resamples, seed, _pairs(four[:2]))

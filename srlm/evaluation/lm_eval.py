@@ -90,13 +90,13 @@ def load_tasks(names: Sequence[str], folder: str) -> dict[str, list[Any]]:
     from lm_eval.tasks import TaskManager
 
     if folder and not Path(folder).expanduser().is_dir():
-        raise ConfigError(f"task_folder={folder}: there is no such folder. Give one that holds tasks as yaml files.")
+        raise ConfigError(f"include_path={folder}: there is no such folder. Give one that holds tasks as yaml files.")
     manager = TaskManager(include_path=str(Path(folder).expanduser()) if folder else None)
     for name in names:
         if name not in manager.all_tasks:
             near = ", ".join(difflib.get_close_matches(name, manager.all_tasks, 3))
             raise ConfigError(
-                f"benchmarks={name}: neither lm-evaluation-harness {version()} nor task_folder={folder!r} has such a "
+                f"benchmarks={name}: neither lm-evaluation-harness {version()} nor include_path={folder!r} has such a "
                 f"task. {f'Did you mean {near}? ' if near else ''}All names: lm-eval ls tasks."
             )
     found = {}

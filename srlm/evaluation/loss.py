@@ -1,7 +1,7 @@
 """How surprised a model is by answers that it did not write: the loss that SFT lowers, on answers of one's choice.
 
 On the examples that it was trained on and on others, the difference is what it has learnt by heart (the overfitting gap
-of arXiv 2405.14394, section 5). The loss is of the answer alone, whatever `sft.loss_on` was, so that models trained on
+of arXiv 2405.14394, section 5). The loss is of the answer alone, whatever `sft.train_on` was, so that models trained on
 different tokens compare.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from srlm.engines import Rater, together
+from srlm.engines import SequenceScorer, gather_or_cancel
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.errors import PromptTooLongError
 from srlm.evaluation.intervals import by_cluster
@@ -21,7 +21,9 @@ from srlm.pipeline.stage import Stage
 from srlm.types import AnswerLoss, SeedExample
 
 
-async def answer_losses(rater: Rater, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str) -> None:
+async def answer_losses(
+    rater: SequenceScorer, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str
+) -> None:
     """The loss of each example's answer, records of `AnswerLoss`; one that is too long for the engine has none."""
     stage.begin()
     store, before = RecordFile(stage.outputs[0], AnswerLoss), replace(rater.usage)
@@ -32,14 +34,14 @@ async def answer_losses(rater: Rater, examples: Sequence[SeedExample], stage: St
         if example.id in store.records:
             return
         try:
-            log_probability, tokens = await rater.rate(example.prompt, example.response)
+            log_probability, tokens = await rater.score(example.prompt, example.response)
             new = AnswerLoss(example.id, -log_probability, tokens)
         except PromptTooLongError as error:
             new = AnswerLoss(example.id, None, 0, problem_of(error, TOO_LONG))
         store.append(new)
         bars.update(name, done=len(store.records), tokens=new.tokens)
 
-    await together(one(example) for example in examples)
+    await gather_or_cancel(one(example) for example in examples)
     rows = store.finish()
     counts = {"examples": len(rows), "missing": sum(row.nats is None for row in rows)}
     sources = {example.id: example.source for example in examples}

@@ -183,7 +183,7 @@ def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
     return table_terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
 
 
-def pairwise_accuracy_all(prompts: Iterable[JudgedPrompt]) -> Terms:
+def pairwise_accuracy_imputed(prompts: Iterable[JudgedPrompt]) -> Terms:
     """`pairwise_accuracy` over all pairs that people order: one that is not scored counts one half, as a tie does.
 
     What one gets by following the judge and tossing a coin where it says nothing; so a judge that can rarely be parsed
@@ -249,7 +249,7 @@ def kendall_tau(prompts: Iterable[JudgedPrompt]) -> Terms:
     return table_terms((_correlation(prompt, np.ravel) for prompt in prompts), _CORRELATION)
 
 
-def longer_wins(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
+def length_baseline_accuracy(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
     """Pairwise accuracy of a judge that likes the longer answer; 0 to 1.
 
     Equal lengths count one half. `n` counts the pairs that people order: all of them, or with `scored_only` those that
@@ -270,14 +270,14 @@ def parse_rate(counts: Iterable[tuple[int, int]]) -> Terms:
     return table_terms(counts)
 
 
-def commonest_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
+def modal_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
     """The commonest score among all valid judgements, the higher of two as common; None where there is none."""
     counts = Counter(float(score) for scores in judgements for score in scores if score is not None)
     return max(counts, key=lambda score: (counts[score], score), default=None)
 
 
-def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms:
-    """Share of the `commonest_score` among the valid judgements; above 0 to 1, 1 = the judge has collapsed onto it.
+def modal_score_fraction(judgements: Sequence[Sequence[float | None]]) -> Terms:
+    """Share of the `modal_score` among the valid judgements; above 0 to 1, 1 = the judge has collapsed onto it.
 
     The score is found once, on all prompts. `n` counts the valid judgements.
 
@@ -286,7 +286,7 @@ def commonest_score_share(judgements: Sequence[Sequence[float | None]]) -> Terms
     judgements : P lists
         The single scores of a prompt's judgements, all its answers together; None = not parsed.
     """
-    common = commonest_score(judgements)
+    common = modal_score(judgements)
     valid = [[score for score in scores if score is not None] for scores in judgements]
     return table_terms((sum(score == common for score in scores), len(scores)) for scores in valid)
 
@@ -296,13 +296,13 @@ def judge_terms(
 ) -> dict[str, Terms]:
     """What each prompt adds to each measure of a judge, by name; each function's docstring says what it counts.
 
-    Beside the functions' names: "longer_wins_scored" is `longer_wins` on the scored pairs.
+    Beside the functions' names: "length_baseline_accuracy_scored" is `length_baseline_accuracy` on the scored pairs.
 
     Parameters
     ----------
     prompts : P prompts
     judgements : P lists, in the same order
-        As for `commonest_score_share`.
+        As for `modal_score_fraction`.
     perfect : float
         As for `five_best`; the scale's top, 5, in the paper.
 
@@ -315,7 +315,7 @@ def judge_terms(
         raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
     terms = {name: function(prompts) for name, function in _of_a_judge(perfect).items()}
     terms["parse_rate"] = parse_rate((sum(score is not None for score in scores), len(scores)) for scores in judgements)
-    terms["commonest_score_share"] = commonest_score_share(judgements)
+    terms["modal_score_fraction"] = modal_score_fraction(judgements)
     return terms
 
 
@@ -332,7 +332,7 @@ def difference(
     a, b : R rows each, the same in the same order
         Rows that share a prompt are one cluster.
     measure : str
-        A name of `judge_terms`, of those that come from the prompts (not "parse_rate" or "commonest_score...").
+        A name of `judge_terms`, of those that come from the prompts (not "parse_rate" or "modal_score...").
 
     Raises
     ------
@@ -356,14 +356,14 @@ def difference(
 def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
     return {
         "pairwise_accuracy": pairwise_accuracy,
-        "pairwise_accuracy_all": pairwise_accuracy_all,
+        "pairwise_accuracy_imputed": pairwise_accuracy_imputed,
         "five_best": partial(five_best, perfect=perfect),
         "exact_match": exact_match,
         "spearman": spearman,
         "kendall_tau": kendall_tau,
         "pair_coverage": pair_coverage,
-        "longer_wins": longer_wins,
-        "longer_wins_scored": partial(longer_wins, scored_only=True),
+        "length_baseline_accuracy": length_baseline_accuracy,
+        "length_baseline_accuracy_scored": partial(length_baseline_accuracy, scored_only=True),
     }
 
 

@@ -33,7 +33,7 @@ def change(before: Measure, after: Measure) -> Measure | None:
     return Measure(value, low, high, min(before.n, after.n))
 
 
-def suspicions(models: Mapping[int, Parts], counts: Mapping[int, Parts]) -> list[str]:
+def reward_hacking_report(models: Mapping[int, Parts], counts: Mapping[int, Parts]) -> list[str]:
     """Of each model that came of preferences, M2 on: a sign of reward hacking, or what was checked; a sentence each.
 
     A sign is a rise beyond its interval, of the mean score of M_t's candidates against M_t-1's or of the length of

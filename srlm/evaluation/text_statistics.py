@@ -55,14 +55,14 @@ def drift_part(
         - "characters", "words": mean length.
         - "characters_gain", with `before`: how much longer the answers are, paired by prompt, over the prompts that
           both have answered.
-        - "repeated_4grams": the share of an answer's runs of four words that occurred in it before, averaged over
+        - "seq_rep_4": the share of an answer's runs of four words that occurred in it before, averaged over
           answers that have such runs (seq-rep-4 of arXiv 1908.04319); 0 to 1.
         - "distinct_1", "distinct_2", "distinct_3": see `distinct`.
         - "refusals": share that begins with one of `REFUSALS`; an excuse that someone asked for counts too.
         - "language_switches": share written in another script than the prompt, among answers where both have one. A
           prompt that asks for a translation may want it; compare models, not the figure with 0.
         - "bullets", "numbered_lists", "headings", "bold": share with at least one, in Markdown's form.
-        - "commonest_opening": share that begins with the three words that most answers begin with, found once on all
+        - "modal_opening": share that begins with the three words that most answers begin with, found once on all
           answers; those without a word are left out.
     """
     words = [tokens(answer.text) for answer in answers]
@@ -75,9 +75,7 @@ def drift_part(
     measures = {
         "characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
         "words": mean_measure([len(of_one) for of_one in words], resamples, seed),
-        "repeated_4grams": share_measure(
-            [share or 0.0 for share in repeated], [share is not None for share in repeated]
-        ),
+        "seq_rep_4": share_measure([share or 0.0 for share in repeated], [share is not None for share in repeated]),
         **{f"distinct_{n}": distinct([_ngrams(of_one, n) for of_one in words]) for n in DISTINCT},
         "refusals": share_measure([_refuses(of_one) for of_one in words]),
         "language_switches": share_measure(
@@ -87,7 +85,7 @@ def drift_part(
             name: share_measure([pattern.search(answer.text) is not None for answer in answers])
             for name, pattern in FORMAT.items()
         },
-        "commonest_opening": share_measure(
+        "modal_opening": share_measure(
             [bool(opening) and opening == commonest for opening in openings], [bool(opening) for opening in openings]
         ),
     }
@@ -110,12 +108,12 @@ def distinct(answers: Sequence[Ngrams]) -> Measure:
         return Measure(None, None, None, 0)
     holders = Counter(gram for grams in answers for gram in set(grams))
     value = len(holders) / total
-    left_out = [
+    excluded = [
         (len(holders) - sum(holders[gram] == 1 for gram in set(grams)), total - len(grams))
         for grams in answers
         if grams
     ]
-    shares = [kinds / count for kinds, count in left_out if count]
+    shares = [kinds / count for kinds, count in excluded if count]
     return Measure(value, *jackknife_interval(value, shares, (0.0, 1.0)), total)
 
 

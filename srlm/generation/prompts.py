@@ -212,6 +212,6 @@ async def write_prompts(
             f"None of {limit} new prompts of iteration {t} was accepted: "
             + ", ".join(f"{count} x {reason}" for reason, count in reasons)
             + f". Read them in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
-            "command. To write prompts with other options (prompts.attempts, prompts.writer; prompts.max_overlap, "
+            "command. To write prompts with other options (prompts.attempts, prompts.model; prompts.max_overlap, "
             f"prompts.languages or prompts.keywords, which filter them), delete {store.path.parent} first."
         )

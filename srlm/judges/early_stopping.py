@@ -1,6 +1,6 @@
 """Adaptive judging: a candidate that will become neither the best nor the worst of its prompt needs no more judgements.
 
-Two bounds, by `judge.adaptive_risk`:
+Two bounds, by `judge.early_stopping_risk`:
 
 - 0: what is sure. Of v valid scores with sum s and r judgements still to come, the mean over valid ones ends between
   s / (v + r), all others being 0, and (s + r * max_score) / (v + r), all others at the top; judgements that turn out
@@ -29,7 +29,7 @@ from srlm.types import Judgement
 
 
 @dataclass(frozen=True)
-class Standing:
+class ScoreBounds:
     """What is known of a candidate's mean score minus its length penalty."""
 
     valid: int  # judgements with a score
@@ -39,7 +39,7 @@ class Standing:
     penalty: float = 0.0  # points that its length costs
 
     @classmethod
-    def of(cls, judgements: Sequence[Judgement], count: int, penalty: float = 0.0) -> Standing:
+    def of(cls, judgements: Sequence[Judgement], count: int, penalty: float = 0.0) -> ScoreBounds:
         """After these judgements, of `count` at most."""
         scores = [judgement.score for judgement in judgements if judgement.score is not None]
         squares = sum(score * score for score in scores)
@@ -62,7 +62,7 @@ class Standing:
         return ((self.total + self.left * max_score) / sure if sure else float(max_score)) - self.penalty
 
 
-def undecided(standings: Sequence[Standing], config: JudgeConfig) -> list[bool]:
+def still_contending(standings: Sequence[ScoreBounds], config: JudgeConfig) -> list[bool]:
     """For each candidate of one prompt, whether more judgements of it can matter to the pair.
 
     They cannot where none are left, where too few of them can still be valid (`judge.min_valid`), and where the bound
@@ -71,9 +71,9 @@ def undecided(standings: Sequence[Standing], config: JudgeConfig) -> list[bool]:
     need = max(config.min_valid, 1)
     noise = _noise(standings, config.max_score)
 
-    def ahead(one: Standing, other: Standing) -> bool:
-        if config.adaptive_risk and one.valid and other.valid:
-            return _chance_behind(one, other, noise) < config.adaptive_risk
+    def ahead(one: ScoreBounds, other: ScoreBounds) -> bool:
+        if config.early_stopping_risk and one.valid and other.valid:
+            return _chance_behind(one, other, noise) < config.early_stopping_risk
         return one.low > other.high(config.max_score) + _EQUAL
 
     found = []
@@ -88,7 +88,7 @@ _EQUAL = 1e-9  # means that differ by rounding are equal, and equal ones are not
 _PRIOR = 4.0  # judgements that the ignorant judge's spread counts for
 
 
-def _noise(standings: Sequence[Standing], max_score: int) -> float:
+def _noise(standings: Sequence[ScoreBounds], max_score: int) -> float:
     """Standard deviation of a candidate's scores: pooled within candidates, shrunk to that of even chances."""
     ignorant = ((max_score + 1) ** 2 - 1) / 12
     inside = sum(one.squares - one.total**2 / one.valid for one in standings if one.valid)
@@ -96,7 +96,7 @@ def _noise(standings: Sequence[Standing], max_score: int) -> float:
     return math.sqrt((inside + _PRIOR * ignorant) / (free + _PRIOR))
 
 
-def _chance_behind(one: Standing, other: Standing, noise: float) -> float:
+def _chance_behind(one: ScoreBounds, other: ScoreBounds, noise: float) -> float:
     """That `one`'s penalised mean ends at or below `other`'s."""
     gap = one.now - other.now
     variance = sum(

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, cast
 
 from srlm.config import Config, Scorer
-from srlm.engines.base import Engine, Rater, together
+from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.missing import count_missing, is_missing, problem_of
 from srlm.errors import NoAnswerError
 from srlm.ids import ORDERS, judgement_id
 from srlm.io.record_file import RecordFile
 from srlm.judges.bradley_terry import shares_of_wins, strengths_by_group
-from srlm.judges.early_stopping import Standing, undecided
+from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.judges.matchmaking import Tournament
 from srlm.judges.pairwise import BEFORE, question
 from srlm.judges.pointwise import judge
@@ -38,20 +38,20 @@ class Judging:
 
     Parameters
     ----------
-    engine : Engine, or Rater where the scorer rates
+    engine : Engine, or SequenceScorer where the scorer rates
     stage : Stage
         Its outputs: the judgements, and the evidence where the scorer compares or rates.
     count : int
         k, judgements a candidate, of a judge that writes.
     adaptive : bool
-        As `judge.adaptive`.
+        As `judge.early_stopping`.
     told : callable
         Hears of progress; `pieces` is what all of a prompt's work adds up to, except what `saved` counts.
     """
 
     def __init__(
         self,
-        engine: Engine | Rater,
+        engine: Engine | SequenceScorer,
         config: Config,
         stage: Stage,
         count: int,
@@ -66,7 +66,7 @@ class Judging:
         self.tournament = None
         if config.judge.compares:
             store = RecordFile(stage.outputs[1], Comparison)
-            budget, seed = config.judge.matches, config.seed
+            budget, seed = config.judge.max_comparisons, config.seed
             self.tournament = Tournament(cast(Engine, engine), store, budget, seed, BEFORE, told, priority)
         self.ratings = RecordFile(stage.outputs[1], Rating) if config.judge.rates else None
         if not stage.path.exists():  # what had no answer before may have one now: a larger context, a server that works
@@ -99,11 +99,11 @@ class Judging:
             ask = partial(_ask, template, prompt, texts)
             await self.tournament.play(prompt_id, len(candidates), ask)
         elif self.ratings is not None:
-            await together(self._rate(prompt_id, prompt, candidate) for candidate in candidates)
+            await gather_or_cancel(self._rate(prompt_id, prompt, candidate) for candidate in candidates)
         elif self.adaptive:
             await self._in_rounds(prompt, candidates)
         else:
-            await together(self._judge(prompt, candidate, self.count) for candidate in candidates)
+            await gather_or_cancel(self._judge(prompt, candidate, self.count) for candidate in candidates)
 
     def of(self, candidate_id: str) -> list[Judgement]:
         """The judgements of a candidate so far."""
@@ -152,12 +152,12 @@ class Judging:
         penalties = [length_points(candidate, pairs.length_penalty) for candidate in contenders]
         for j in range(self.count):
             standings = [
-                Standing.of(asked[candidate.id], self.count, points)
+                ScoreBounds.of(asked[candidate.id], self.count, points)
                 for candidate, points in zip(contenders, penalties, strict=True)
             ]
-            matter = undecided(standings, self.config.judge)
+            matter = still_contending(standings, self.config.judge)
             still = [candidate for candidate, matters in zip(contenders, matter, strict=True) if matters]
-            await together(self._judge(prompt, candidate, 1, j) for candidate in still)
+            await gather_or_cancel(self._judge(prompt, candidate, 1, j) for candidate in still)
             for candidate in still:
                 asked[candidate.id].append(self.judgements.records[judgement_id(candidate.id, j)])
         self.saved += self.count * len(candidates) - sum(map(len, asked.values()))
@@ -166,7 +166,7 @@ class Judging:
         assert self.ratings is not None
         if candidate.id not in self.ratings.records:
             try:
-                strength, tokens = await cast(Rater, self.engine).rate(
+                strength, tokens = await cast(SequenceScorer, self.engine).score(
                     prompt, self._rated_text(candidate), self.priority, ended=not candidate.truncated
                 )
                 rating = Rating(candidate.id, prompt_id, strength, tokens)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import combinations
 from random import Random
 
-from srlm.engines.base import Engine, together
+from srlm.engines.base import Engine, gather_or_cancel
 from srlm.ids import ORDERS, comparison_id, derive_seed, match_id
 from srlm.io.record_file import RecordFile
 from srlm.judges.bradley_terry import next_matches, strengths_by_group
@@ -21,7 +21,7 @@ class Tournament:
     Parameters
     ----------
     budget : int
-        Matches a group, `judge.matches`.
+        Matches a group, `judge.max_comparisons`.
     before : str
         As for `srlm.judges.pairwise.compare`.
     told : callable
@@ -50,14 +50,14 @@ class Tournament:
         """All matches of one group of `n`; `ask` gives the chat for members i and j (i < j) in an order."""
         budget = self.matches(n)
         if budget == n * (n - 1) // 2:
-            await together(self._match(group, i, j, ask) for i, j in combinations(range(n), 2))
+            await gather_or_cancel(self._match(group, i, j, ask) for i, j in combinations(range(n), 2))
             return
         number = Random(derive_seed(self.seed, "matches", group))
         met: list[tuple[int, int]] = []
         played: list[Comparison] = []
         standing = [0.0] * n
         while new := next_matches(standing, met, budget - len(met), number):
-            for both in await together(self._match(group, i, j, ask) for i, j in new):
+            for both in await gather_or_cancel(self._match(group, i, j, ask) for i, j in new):
                 played += both
             met += new
             standing = [strength or 0.0 for strength in strengths_by_group(played, {group: n})[group]]
@@ -77,4 +77,4 @@ class Tournament:
             self.told(1, tokens)
             return self.store.records[comparison_id(match, order)]
 
-        return await together(one(order) for order in ORDERS)
+        return await gather_or_cancel(one(order) for order in ORDERS)

@@ -73,7 +73,7 @@ class MetaJudging:
         self.store = RecordFile(stage.outputs[0], Comparison)
         if not stage.path.exists():
             self.store.forget(lambda comparison: is_missing(comparison.problem))
-        self.tournament = Tournament(engine, self.store, config.judge.matches, config.seed, BEFORE, told)
+        self.tournament = Tournament(engine, self.store, config.judge.max_comparisons, config.seed, BEFORE, told)
         self.planned = 0  # comparisons, of the prompts that came so far
 
     async def prompt(self, prompt: str, candidates: Sequence[Candidate], judgements: Iterable[Judgement]) -> None:

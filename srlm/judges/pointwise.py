@@ -56,7 +56,7 @@ async def judge(
     try:
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
-        if config.scorer is Scorer.expected:
+        if config.scorer is Scorer.logprob:
             asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to where the score comes
             return [await _weigh(engine, config, messages, asked, priority)]
         sampling = Sampling(
@@ -66,7 +66,7 @@ async def judge(
             seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
             n=count,
             priority=priority,
-            likely_tokens=config.scorer is Scorer.weighted,
+            likely_tokens=config.scorer is Scorer.logprob_weighted,
         )
         completions = await engine.generate(messages, sampling)
         if len(completions) != count:
@@ -86,7 +86,7 @@ async def judge(
                 truncated=completion.truncated,
                 thought=completion.thought.lstrip(),
             )
-            if config.scorer is Scorer.weighted and score is not None:
+            if config.scorer is Scorer.logprob_weighted and score is not None:
                 if completion.places:
                     logprobs = score_logprobs(completion.places, config.max_score, len(completion.thought))
                     judgement = _mean(judgement, logprobs)

@@ -82,7 +82,10 @@ class JudgeTemplate:
 def check_scale(template: Template, config: JudgeConfig) -> None:
     """Raise ConfigError if a judge template asks for another form or scale of the score than "Score: N", 0 to max."""
     option, top = f"judge.template={config.template}", config.max_score
-    asks = config.scorer in (Scorer.sampled, Scorer.weighted)  # others are read after "Score:", whatever is asked for
+    asks = config.scorer in (
+        Scorer.sampled,
+        Scorer.logprob_weighted,
+    )  # others are read after "Score:", whatever is asked for
     if asks and not re.search(rf"\b{VERDICT}", template.text, re.IGNORECASE):
         raise ConfigError(
             f'{option}: the template does not name the verdict\'s form, "{VERDICT} N", which EFT teaches and in which '

@@ -34,7 +34,7 @@ def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def defuse(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return `text` with every control token of the model spelt so that it is encoded as plain characters.
 
     Text from seeds and models is untrusted: "<|im_end|>" inside an answer must not end the turn it stands in. A space
@@ -66,7 +66,7 @@ def _render_parts(tokenizer: Any, messages: Sequence[Message], answer: str) -> t
 
     Other text after an answer (a newline, "### End") is left out: the model would write it as part of its answers.
     """
-    plain, text = defuse_chat(tokenizer, messages), defuse(answer, tokenizer)
+    plain, text = defuse_chat(tokenizer, messages), escape_special_tokens(answer, tokenizer)
     before = render(tokenizer, plain, True)
     lead, closing = around_answer(tokenizer, plain, before)
     whole = render(tokenizer, [*plain, {"role": "assistant", "content": text}], False)
@@ -237,7 +237,7 @@ def _prepends_blank(tokenizer: Any) -> bool:
 
 def defuse_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
     """Return the messages with their contents defused."""
-    return [{**message, "content": defuse(message["content"], tokenizer)} for message in messages]
+    return [{**message, "content": escape_special_tokens(message["content"], tokenizer)} for message in messages]
 
 
 def _blanks_before(lead: str) -> str:

@@ -36,12 +36,12 @@ class Artifact(Generic[R]):
 
     file: str
     record: type[R]
-    folder: Literal["seeds", "iteration", "evaluation"] = "iteration"
+    folder: Literal["data", "iteration", "evaluation"] = "iteration"
 
     def path(self, workspace: Workspace, t: int = 0) -> Path:
         """Return where the file is, of iteration `t`; the data of a run has no iteration."""
-        if self.folder == "seeds":
-            return workspace.seeds / self.file
+        if self.folder == "data":
+            return workspace.data / self.file
         return (workspace.evaluation(t) if self.folder == "evaluation" else workspace.iteration(t)) / self.file
 
     def read(self, workspace: Workspace, t: int = 0) -> list[R]:
@@ -53,11 +53,11 @@ class Artifact(Generic[R]):
         return peek_records(self.path(workspace, t), self.record)
 
 
-IFT = Artifact("ift.jsonl", SeedExample, "seeds")
-EFT = Artifact("eft.jsonl", RankedPrompt, "seeds")
-EFT_HELD_OUT = Artifact("eft_held_out.jsonl", RankedPrompt, "seeds")
-EVALUATION_PROMPTS = Artifact("evaluation.jsonl", SeedExample, "seeds")
-IFEVAL_PROMPTS = Artifact("ifeval.jsonl", SeedExample, "seeds")
+IFT = Artifact("ift.jsonl", SeedExample, "data")
+EFT = Artifact("eft.jsonl", RankedPrompt, "data")
+EFT_HELD_OUT = Artifact("eft_held_out.jsonl", RankedPrompt, "data")
+EVALUATION_PROMPTS = Artifact("evaluation.jsonl", SeedExample, "data")
+IFEVAL_PROMPTS = Artifact("ifeval.jsonl", SeedExample, "data")
 SEEDS: tuple[Artifact[SeedExample] | Artifact[RankedPrompt], ...] = (IFT, EFT, EFT_HELD_OUT, EVALUATION_PROMPTS)
 
 EFT_JUDGEMENTS = Artifact("eft_judgements.jsonl", Judgement)  # by the SFT baseline, for their rationales

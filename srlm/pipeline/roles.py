@@ -1,6 +1,6 @@
 """Resolve the options that name a model: a role in the run, a server, or the name of an external model.
 
-Roles are the same in every option (judge.by, judge.reference, prompts.writer, evaluation.judge, dpo.reference,
+Roles are the same in every option (judge.model, judge.reference, prompts.model, evaluation.judge, dpo.reference,
 dpo.early_stopping.judge): "self" is the model that a stage is about, "previous" the model before it, "sft" M1, "base"
 M0, and "endpoint" the server of the option group `endpoint`. Any other value is the name of an external model.
 """
@@ -59,9 +59,9 @@ def resolve_role(value: str, t: int) -> ModelRef:
 
 def judge_of(config: Config, t: int) -> ModelRef:
     """Return the judge of M_t's candidates."""
-    if config.judge.scorer is Scorer.reward_model and config.judge.by == "self":
+    if config.judge.scorer is Scorer.reward_model and config.judge.model == "self":
         return ModelRef("reward_model")
-    return resolve_role(config.judge.by, t)
+    return resolve_role(config.judge.model, t)
 
 
 def measured_judge(config: Config, t: int) -> ModelRef:

@@ -28,7 +28,7 @@ def open_run(folder: str | Path) -> Workspace:
 
 def model_stage(t: int) -> str:
     """The stage that makes M_t, t from 1."""
-    return "sft" if t == 1 else "preference"
+    return "sft" if t == 1 else "dpo"
 
 
 def model_name(workspace: Workspace, t: int) -> str:

@@ -259,11 +259,11 @@ class Stage:
 
     def _to_delete(self) -> str:
         """What to delete so that this stage and those that build on it are made again."""
-        if self.name == "measures":  # nothing builds on it
+        if self.name == "evaluation":  # nothing builds on it
             return f"{self.path} and {self.outputs[0]}"
         if self.folder.name == "evaluation":
             return f"{self.folder} and the evaluation folders of later iterations"
-        of_run = self.folder.name == "seeds" or "iteration_" in str(self)
+        of_run = self.folder.name == "data" or "iteration_" in str(self)
         return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
 
 

@@ -35,7 +35,7 @@ WORKERS = {
     "base_model": "srlm.models.resolve:base_model_worker",
     "sft_baseline": "srlm.training.sft:sft_baseline_worker",
     "sft": "srlm.training.sft:sft_worker",
-    "preference": "srlm.training.dpo:preference_worker",
+    "dpo": "srlm.training.dpo:dpo_worker",
     "validation_answers": "srlm.training.early_stopping:validation_answers_worker",
     "validation_comparisons": "srlm.training.early_stopping:validation_comparisons_worker",
     "text": "srlm.recipes.text:text_worker",
@@ -56,7 +56,7 @@ _REPORT_BYTES = 65536
 PATIENCE_SECONDS = (
     2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
 )
-TRAINING = ("sft", "sft_baseline", "reward_model", "preference")
+TRAINING = ("sft", "sft_baseline", "reward_model", "dpo")
 _OUT_OF_MEMORY = (
     "out of memory",
     "outofmemory",
@@ -186,7 +186,7 @@ def _interrupt(worker: subprocess.Popen[bytes]) -> None:
 
 def _lower(stage: str) -> str:
     if stage in TRAINING:
-        group = {"preference": "dpo", "reward_model": "reward_model"}.get(stage, "sft")
+        group = {"dpo": "dpo", "reward_model": "reward_model"}.get(stage, "sft")
         return (
             f"Lower {group}.micro_batch_size or {group}.max_length, or set {group}.gradient_checkpointing=true or "
             f"{group}.lora.enabled=true."

@@ -53,9 +53,9 @@ class Workspace:
         return self.root / "logs"
 
     @property
-    def seeds(self) -> Path:
+    def data(self) -> Path:
         """The seeds as this run split them: ift, eft, eft_held_out, evaluation (.jsonl)."""
-        return self.root / "seeds"
+        return self.root / "data"
 
     def iteration(self, t: int) -> Path:
         return self.root / f"iteration_{t}"

@@ -1,7 +1,7 @@
 """Alarms: signs that the judge has gone blind or is being gamed, looked at before every DPO training.
 
 A run's loss falls and its self-given scores rise also while the judge saturates, likes length alone or stops answering.
-Each sign below is a number of one iteration's feedback, with a limit and an action (`alarms.NAME.limit`,
+Each sign below is a number of one iteration's feedback, with a limit and an action (`alarms.NAME.threshold`,
 `alarms.NAME.action`): off, warn, or stop, which ends the run before training.
 """
 
@@ -33,14 +33,18 @@ SIGNS = {
     "parse_rate": Sign("share of judgements with a valid score", False, f"Read 3_judgements.jsonl. {_MORE_EFT}"),
     "top_score_share": Sign("share of scores at the top of the scale", True, f"The judge is saturated. {_MORE_EFT}"),
     "entropy_bits": Sign("entropy of the scores, bits", False, f"The judge says the same of everything. {_MORE_EFT}"),
-    "tie_share": Sign("equal scores among a prompt's candidates", True, "Raise judge.count, or set judge=weighted"),
+    "tie_share": Sign(
+        "equal scores among a prompt's candidates", True, "Raise judge.count, or set judge=logprob_weighted"
+    ),
     "mean_gap": Sign("mean gap of chosen and rejected, points", False, "Raise pairs.min_gap or candidates.count"),
     "length_ratio": Sign(
         "chosen over rejected length", True, "The judge likes length: balance EFT, or compare pairs of like length"
     ),
     "score_deviation": Sign("standard deviation of candidates' scores, points", False, _MORE_EFT),
     "judge_noise": Sign(
-        "standard deviation of a candidate's judgements, points", True, "Raise judge.count, or set judge=weighted"
+        "standard deviation of a candidate's judgements, points",
+        True,
+        "Raise judge.count, or set judge=logprob_weighted",
     ),
     "meta_higher_share": Sign(
         "share of meta-judgements for the higher score",
@@ -99,15 +103,15 @@ def signs(
     return {name: round(value, 6) for name, value in found.items() if value is not None}
 
 
-def ringing(found: Mapping[str, float], alarms: AlarmsConfig) -> list[tuple[AlarmAction, str]]:
+def triggered(found: Mapping[str, float], alarms: AlarmsConfig) -> list[tuple[AlarmAction, str]]:
     """The alarms that ring, each with its action and what to tell the user."""
     told = []
     for name, value in found.items():
         sign, alarm = SIGNS[name], getattr(alarms, name)
-        beyond = value > alarm.limit if sign.above else value < alarm.limit
+        beyond = value > alarm.threshold if sign.above else value < alarm.threshold
         if beyond and alarm.action is not AlarmAction.off:
             side = "above" if sign.above else "below"
-            limit = f"alarms.{name}.limit={alarm.limit:g}"
+            limit = f"alarms.{name}.threshold={alarm.threshold:g}"
             told.append((alarm.action, f"{sign.words}: {value:.3g}, {side} {limit}. {sign.remedy}."))
     return told
 

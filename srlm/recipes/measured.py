@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from srlm.config import C, Config
-from srlm.engines import Engine, Rater, together
+from srlm.engines import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.missing import (
     RAISE,
     TOO_LONG,
@@ -70,7 +70,7 @@ def read_comparisons(stage: Stage) -> list[Comparison]:
 
 
 async def judge_ranked(
-    engine: Engine | Rater,
+    engine: Engine | SequenceScorer,
     config: Config,
     ranked: Sequence[RankedPrompt],
     count: int,
@@ -98,14 +98,16 @@ async def judge_ranked(
         candidates = [Candidate(answer_id(prompt.id, n), prompt.id, answer.text, 0, False) for n, answer in answers]
         await judge.prompt(prompt.id, prompt.prompt, candidates)
 
-    await together(one(prompt) for prompt in ranked)
+    await gather_or_cancel(one(prompt) for prompt in ranked)
     rows = judge.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
     counts |= judge.counted | judge.count_missing(f"{name}: answers to judge", {one.id: one.source for one in ranked})
     stage.done({}, counts, written, engine.usage.since(before))
 
 
-async def held_out_judgements(engine: Engine | Rater, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
+async def held_out_judgements(
+    engine: Engine | SequenceScorer, workspace: Workspace, config: Config, t: int, bars: Bars
+) -> None:
     """M_t judges the held-out EFT answers."""
     stage = stages.held_out_judgements(workspace, config, t)
     ranked = held_out(workspace, config)
@@ -139,7 +141,7 @@ async def answer_prompts(
             store.append(new)
             bars.update(name, done=len(store.records), tokens=new.tokens)
 
-    await together(one(prompt) for prompt in prompts)
+    await gather_or_cancel(one(prompt) for prompt in prompts)
     rows = store.finish()
     bars.update(name, total=len(rows))
     counts = {"answers": len(rows), "truncated": sum(row.truncated for row in rows)}
@@ -187,7 +189,7 @@ async def play(
             store.append(await compare(engine, answer.id, answer.id, order, shown))
             tell()
 
-    await together(one(answer, order) for answer in first if answer.id in others for order in ORDERS)
+    await gather_or_cancel(one(answer, order) for answer in first if answer.id in others for order in ORDERS)
 
 
 def matches(first: Sequence[Answer], second: Sequence[Answer]) -> int:
@@ -213,7 +215,7 @@ async def head_to_head(engine: Engine, workspace: Workspace, config: Config, t: 
     def tell() -> None:
         bars.update("head to head", done=sum(len(store.records) for store in stores.values()))
 
-    await together(play(engine, config, texts[t], texts[u], stores[u], tell) for u in rivals)
+    await gather_or_cancel(play(engine, config, texts[t], texts[u], stores[u], tell) for u in rivals)
     rows = [row for store in stores.values() for row in store.finish()]
     counts: dict[str, Any] = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
     counts |= count_missing("Head to head: answers to judge", rows)
@@ -246,15 +248,15 @@ def trained_on(
 
 
 def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, seed: str) -> dict[str, Any]:
-    """What M_t follows of IFEval's instructions; "left_out" counts prompts that it was trained on."""
+    """What M_t follows of IFEval's instructions; "excluded" counts prompts that it was trained on."""
     prompts = ifeval_prompts(workspace, config)
-    left_out = set(trained_on(workspace, config, t, prompts).left_out)
+    excluded = set(trained_on(workspace, config, t, prompts).excluded)
     of_both = [
-        check_answers(prompts, [row for row in read_records(source.outputs[0], Answer) if row.id not in left_out])
+        check_answers(prompts, [row for row in read_records(source.outputs[0], Answer) if row.id not in excluded])
         for source in (stages.ifeval_answers(workspace, config, u) for u in _lately(t))
     ]
     part = instructions_part(of_both[0], of_both[1] if t else None, resamples, seed)
-    return part | {"left_out": len(left_out)}
+    return part | {"excluded": len(excluded)}
 
 
 def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) -> dict[str, Any]:
@@ -269,9 +271,9 @@ def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) 
         comparisons, ranked = read_comparisons(judged[0]), held_out(workspace, config)
         found |= judge_parts(ranked, now, before[0] if before else None, comparisons, config.judge, resamples, seed)
     rivals = stages.opponents(config, t)
-    found["contamination"], left_out = seen.to_dict(), set(seen.left_out)
+    found["contamination"], excluded = seen.to_dict(), set(seen.excluded)
     answered = {
-        u: [row for row in read_records(source.outputs[0], Answer) if row.id not in left_out]
+        u: [row for row in read_records(source.outputs[0], Answer) if row.id not in excluded]
         for u in (t, *rivals)
         for source in [stages.answers(workspace, config, u)]
     }
@@ -287,7 +289,7 @@ def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) 
         types = {prompt.id: prompt.type for prompt in prompts}
         found["head_to_heads"] = {}
         for u, path in zip(rivals, stages.head_to_head(workspace, config, t).outputs, strict=True):
-            compared = [row for row in read_records(path, Comparison) if row.prompt_id not in left_out]
+            compared = [row for row in read_records(path, Comparison) if row.prompt_id not in excluded]
             match = played(compared, answered[t], answered[u])
             part = head_to_head_part(match, resamples, seed)
             if u == t - 1:

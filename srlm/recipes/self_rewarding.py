@@ -30,7 +30,7 @@ from srlm.pipeline.roles import ENDPOINT, iteration, judge_of, match_judge, reso
 from srlm.pipeline.stage import Stage, report_differences
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import ringing, signs
+from srlm.preferences.alarms import signs, triggered
 from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
 from srlm.recipes import stages
 from srlm.recipes.measured import held_out, measures, trained_on
@@ -85,11 +85,11 @@ class Loop:
 
     def seeds(self) -> None:
         """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""
-        stage = stages.seeds(self.workspace, self.config)
+        stage = stages.data(self.workspace, self.config)
         if not stage.complete():
             say("Reading the seeds")
             stage.begin(in_pieces=False)
-            counts = prepare_seeds(self.config, self.workspace.seeds)
+            counts = prepare_seeds(self.config, self.workspace.data)
             self._done(stage, counts)
         if self.config.evaluation.ifeval:
             self.ifeval_prompts()
@@ -121,7 +121,7 @@ class Loop:
         stage = stages.eft(self.workspace, self.config)
         ranked = EFT.read(self.workspace)
         judgements: list[Judgement] = []
-        if needs_baseline(ranked, self.config.seeds.rationales) and not self.config.judge.learns_pairs:
+        if needs_baseline(ranked, self.config.data.rationales) and not self.config.judge.learns_pairs:
             baseline, rationales = (
                 stages.sft_baseline(self.workspace, self.config),
                 stages.rationales(self.workspace, self.config),
@@ -176,7 +176,7 @@ class Loop:
         wanted += [stages.ifeval_answers(workspace, config, t)] if config.evaluation.ifeval else []
         if 1 <= t < config.iteration:
             prompts = stages.prompts(workspace, config, t + 1)
-            writer = resolve_role(config.prompts.writer, t)
+            writer = resolve_role(config.prompts.model, t)
             if writer not in (iteration(t), ENDPOINT) and not prompts.complete():
                 say(f"New prompts for M{t + 1}, by {writer}")
                 self._work("prompts", t + 1)
@@ -211,7 +211,7 @@ class Loop:
     def measure(self, t: int) -> None:
         """evaluation.json of M_t."""
         workspace, config = self.workspace, self.config
-        stage = stages.measures(workspace, config, t)
+        stage = stages.evaluation(workspace, config, t)
         if not stage.complete():
             stage.begin(in_pieces=False)
             seen = trained_on(workspace, config, t)
@@ -219,7 +219,7 @@ class Loop:
                 say(f"  {message}")
             found = measures(workspace, config, t, seen)
             write_atomic(stage.outputs[0], json.dumps(found, indent=1, ensure_ascii=False))
-            self._done(stage, {"prompts": seen.prompts, "left_out": len(seen.left_out)})
+            self._done(stage, {"prompts": seen.prompts, "excluded": len(seen.excluded)})
 
     def pairs(self, t: int) -> None:
         """Highest against lowest mean score of each prompt's candidates: the data of M_t."""
@@ -252,7 +252,7 @@ class Loop:
                 comparisons = read_records(sources[3].outputs[0], Comparison)
                 texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
                 of_judgements, lost, higher = judgement_pairs(
-                    template, texts, candidates, judgements, comparisons, config.judge.meta_longest
+                    template, texts, candidates, judgements, comparisons, config.judge.meta_max_tokens
                 )
                 self._write(stage.outputs[2], of_judgements)
                 counted |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": lost}
@@ -279,12 +279,12 @@ class Loop:
                 error.overrides = (f"pairs.min_pairs={counts['pairs']}",)
             raise error
 
-        if not stages.preference(workspace, config, t).complete():
+        if not stages.dpo(workspace, config, t).complete():
             self._ring(t, counts["signs"])
 
     def _agreement(self, t: int) -> float | None:
         """How M_t as a judge agrees with M_t-1, on the held-out answers; None where another one judges candidates."""
-        if self.config.judge.by != "self" or self.config.judge.scorer is Scorer.reward_model:
+        if self.config.judge.model != "self" or self.config.judge.scorer is Scorer.reward_model:
             return None
         now, before = (
             read_records(stages.held_out_judgements(self.workspace, self.config, u).outputs[0], Judgement)
@@ -293,7 +293,7 @@ class Loop:
         return judges_agree(held_out(self.workspace, self.config), now, before)
 
     def _ring(self, t: int, found: dict[str, float]) -> None:
-        alarms, judge = ringing(found, self.config.alarms), judge_of(self.config, t - 1)
+        alarms, judge = triggered(found, self.config.alarms), judge_of(self.config, t - 1)
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
@@ -308,7 +308,7 @@ class Loop:
 
     def preference(self, t: int) -> None:
         """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
-        stage = stages.preference(self.workspace, self.config, t)
+        stage = stages.dpo(self.workspace, self.config, t)
         if not stage.complete():
             say(f"M{t - 1} -> M{t}: DPO, reference {self.config.dpo.reference.name}")
             stage.begin()
@@ -317,8 +317,8 @@ class Loop:
                     self.workspace, self.config, t, lambda worker, train: self._work(worker, t, train)
                 )
             else:
-                self._work("preference", t, self.config.dpo)
-                counts = self._training_counts("preference", t)
+                self._work("dpo", t, self.config.dpo)
+                counts = self._training_counts("dpo", t)
             self._done(stage, counts)
 
     def report(self, again: bool = False) -> None:

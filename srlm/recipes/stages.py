@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, EFTTarget, EngineKind, LossOn, Opponents, Scorer, SFTConfig, options_of
+from srlm.config import Config, EFTLoss, EngineKind, Opponents, Scorer, SFTConfig, TrainOn, options_of
 from srlm.io.files import hash_of_files, sha256
 from srlm.judges.meta import load_template as load_meta_template
 from srlm.judges.pairwise import load_template as load_pairwise_template
@@ -50,11 +50,11 @@ def all_of(workspace: Workspace, config: Config) -> list[Stage]:
     """Every stage up to the run's last iteration, asked for or there already, in the order they are made."""
     there = [int(path.name.split("_")[1]) for path in workspace.root.glob("iteration_*")]
     ifeval = bool(config.evaluation.ifeval)
-    of_run = (seeds, *((ifeval_prompts,) if ifeval else ()), base_model, sft_baseline, rationales, eft, sft)
+    of_run = (data, *((ifeval_prompts,) if ifeval else ()), base_model, sft_baseline, rationales, eft, sft)
     of_run += (reward_model,)
     meta = (meta_judgements,) if config.judge.meta else ()
-    of_feedback = (prompts, candidates, judgements, *meta, pairs, preference)
-    of_measures = (held_out_judgements, answers, *((ifeval_answers,) if ifeval else ()), head_to_head, measures)
+    of_feedback = (prompts, candidates, judgements, *meta, pairs, dpo)
+    of_measures = (held_out_judgements, answers, *((ifeval_answers,) if ifeval else ()), head_to_head, evaluation)
     found = [make(workspace, config) for make in of_run]
     for t in range(max([config.iteration, *there]) + 1):
         found += [make(workspace, config, t) for make in of_feedback if t >= 2]
@@ -95,7 +95,7 @@ def chat_template(config: Config) -> dict[str, str]:
 def model(workspace: Workspace, config: Config, t: int) -> Stage:
     """Return the stage that makes M_t."""
     if t >= 2:
-        return preference(workspace, config, t)
+        return dpo(workspace, config, t)
     return sft(workspace, config) if t else base_model(workspace, config)
 
 
@@ -143,17 +143,17 @@ def _template_unless_server(config: Config, ref: ModelRef) -> dict[str, str]:
 # The stages
 
 
-def seeds(workspace: Workspace, config: Config) -> Stage:
-    options = options_of(config, "seeds.ift", "seeds.eft", "seeds.evaluation", "seeds.eft_held_out", "seed")
-    options |= options_of(config, "seeds.ift_answers")
-    options |= options_of(config, "seeds.near_duplicate", "seeds.builtin_languages")
-    sources = (config.seeds.ift.path, config.seeds.eft.path, config.seeds.evaluation.path)
+def data(workspace: Workspace, config: Config) -> Stage:
+    options = options_of(config, "data.ift", "data.eft", "data.evaluation", "data.eft_held_out", "seed")
+    options |= options_of(config, "data.ift_answers")
+    options |= options_of(config, "data.near_duplicate", "data.builtin_languages")
+    sources = (config.data.ift.path, config.data.eft.path, config.data.evaluation.path)
     outputs = [artifact.file for artifact in artifacts.SEEDS]
 
     def inputs() -> dict[str, str]:
         return files_by_name(path for path in sources if path != "builtin")
 
-    return Stage(workspace, workspace.seeds, "seeds", outputs, options, inputs, config=config)
+    return Stage(workspace, workspace.data, "seeds", outputs, options, inputs, config=config)
 
 
 def base_model(workspace: Workspace, config: Config) -> Stage:
@@ -176,7 +176,7 @@ def base_model(workspace: Workspace, config: Config) -> Stage:
 
 def sft_baseline(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
-        return made_by(seeds(workspace, config), base_model(workspace, config)) | chat_template(config)
+        return made_by(data(workspace, config), base_model(workspace, config)) | chat_template(config)
 
     options = _training(config, "sft", eft=False)
     return _training_stage(workspace, 1, "sft_baseline", artifacts.SFT_BASELINE, options, inputs, config)
@@ -184,26 +184,26 @@ def sft_baseline(workspace: Workspace, config: Config) -> Stage:
 
 def rationales(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
-        return made_by(seeds(workspace, config), sft_baseline(workspace, config)) | chat_template(config)
+        return made_by(data(workspace, config), sft_baseline(workspace, config)) | chat_template(config)
 
-    options = options_of(config, "seeds.rationale_tries", "seed")
+    options = options_of(config, "data.rationale_attempts", "seed")
     options |= generation_options(config) | judge_options(config)
-    if config.seeds.rationale_hint:
-        hint = Template.load("weaknesses", "srlm.judges", "seeds.rationale_hint", ("better",))
-        options["seeds.rationale_hint"] = hint.digest
+    if config.data.rationale_reference:
+        hint = Template.load("weaknesses", "srlm.judges", "data.rationale_reference", ("better",))
+        options["data.rationale_reference"] = hint.digest
     folder, outputs = workspace.iteration(1), [artifacts.EFT_JUDGEMENTS.file]
     return Stage(workspace, folder, "rationales", outputs, options, inputs, engine_libraries(config), config)
 
 
 def eft(workspace: Workspace, config: Config) -> Stage:
-    options = options_of(config, "seeds.rationales", "seeds.commonest_score_share", "seeds.eft_limit", "seed")
-    options |= options_of(config, "seeds.eft_length_balance", "seeds.rationale_tries", "judge.max_score")
+    options = options_of(config, "data.rationales", "data.eft_max_score_fraction", "data.eft_limit", "seed")
+    options |= options_of(config, "data.eft_length_balance", "data.rationale_attempts", "judge.max_score")
     if config.judge.learns_pairs:
         options["judge.learns_pairs"] = True
 
     def inputs() -> dict[str, str]:
         baseline = () if config.judge.learns_pairs else (rationales(workspace, config),)
-        return made_by(seeds(workspace, config), *baseline)
+        return made_by(data(workspace, config), *baseline)
 
     return Stage(
         workspace, workspace.iteration(1), "eft", [artifacts.EFT_EXAMPLES.file], options, inputs, config=config
@@ -213,7 +213,7 @@ def eft(workspace: Workspace, config: Config) -> Stage:
 def sft(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
         file = workspace.relative(artifacts.IFT.path(workspace))
-        ift = {name: hash_ for name, hash_ in made_by(seeds(workspace, config)).items() if name == file}
+        ift = {name: hash_ for name, hash_ in made_by(data(workspace, config)).items() if name == file}
         examples = () if config.judge.rates else (eft(workspace, config),)
         return ift | made_by(*examples, base_model(workspace, config)) | chat_template(config)
 
@@ -230,10 +230,10 @@ def reward_model(workspace: Workspace, config: Config) -> Stage:
 
 
 def prompts(workspace: Workspace, config: Config, t: int) -> Stage:
-    by = resolve_role(config.prompts.writer, t - 1)
+    by = resolve_role(config.prompts.model, t - 1)
 
     def inputs() -> dict[str, str]:
-        found = made_by(seeds(workspace, config), *(prompts(workspace, config, u) for u in range(2, t)))
+        found = made_by(data(workspace, config), *(prompts(workspace, config, u) for u in range(2, t)))
         return found | model_input(workspace, config, by) | _template_unless_server(config, by)
 
     options = options_of(config, "prompts", "seed") | generation_options(config, by)
@@ -258,9 +258,11 @@ def judgements(workspace: Workspace, config: Config, t: int) -> Stage:
         found = made_by(candidates(workspace, config, t)) | judge_input(workspace, config, by)
         return found | _template_unless_server(config, by)
 
-    options = options_of(config, "judge.count", "judge.by", "judge.adaptive", "judge.adaptive_risk", "seed")
+    options = options_of(
+        config, "judge.count", "judge.model", "judge.early_stopping", "judge.early_stopping_risk", "seed"
+    )
     options |= generation_options(config, by) | judge_options(config)
-    if config.judge.adaptive:  # whether a judgement is needed depends on what makes a pair
+    if config.judge.early_stopping:  # whether a judgement is needed depends on what makes a pair
         options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
     if config.judge.rates and config.judge.length_penalty is None:
         options |= options_of(config, "pairs.truncated")
@@ -276,7 +278,7 @@ def meta_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
         found = made_by(candidates(workspace, config, t), judgements(workspace, config, t))
         return found | judge_input(workspace, config, by) | _template_unless_server(config, by)
 
-    options = options_of(config, "judge.matches", "judge.by", "seed") | generation_options(config, by)
+    options = options_of(config, "judge.max_comparisons", "judge.model", "seed") | generation_options(config, by)
     options["judge.meta_template"] = load_meta_template(config.judge).digest
     folder, outputs = workspace.iteration(t), [artifacts.META_COMPARISONS.file]
     return Stage(workspace, folder, "meta_judgements", outputs, options, inputs, engine_libraries(config, by), config)
@@ -295,12 +297,12 @@ def pairs(workspace: Workspace, config: Config, t: int) -> Stage:
     options |= options_of(config, "pairs.truncated")
     outputs = [artifacts.PAIRS.file, artifacts.UNPAIRED.file]
     if config.judge.meta:
-        options |= options_of(config, "judge.meta_longest")
+        options |= options_of(config, "judge.meta_max_tokens")
         outputs.append(artifacts.JUDGEMENT_PAIRS.file)
     return Stage(workspace, workspace.iteration(t), "pairs", outputs, options, inputs, config=config)
 
 
-def preference(workspace: Workspace, config: Config, t: int) -> Stage:
+def dpo(workspace: Workspace, config: Config, t: int) -> Stage:
     early = config.dpo.early_stopping
     validation_judge = resolve_role(early.judge, t - 1)
 
@@ -310,9 +312,9 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
         found |= made_by(model(workspace, config, t - 1))
         found |= model_input(workspace, config, dpo_reference(config, t)) | chat_template(config)
         if early.enabled:  # validation prompts are neither trained nor evaluated on
-            known = [seeds(workspace, config), ifeval_prompts(workspace, config)]
+            known = [data(workspace, config), ifeval_prompts(workspace, config)]
             found |= made_by(*known, *(prompts(workspace, config, u) for u in range(2, t + 1)))
-            source = config.seeds.ift.path if early.source.path == "unused_ift" else early.source.path
+            source = config.data.ift.path if early.source.path == "unused_ift" else early.source.path
             found |= model_input(workspace, config, validation_judge) | files_by_name([source])
         return found
 
@@ -320,13 +322,13 @@ def preference(workspace: Workspace, config: Config, t: int) -> Stage:
     options = {name: value for name, value in options.items() if not name.startswith("dpo.early_stopping.")}
     if early.enabled:
         names = (f"evaluation.{name}" for name in ("temperature", "top_p", "max_new_tokens"))
-        options |= options_of(config, "dpo.early_stopping", "seeds.near_duplicate", *names)
+        options |= options_of(config, "dpo.early_stopping", "data.near_duplicate", *names)
         if early.source.path == "unused_ift":
-            options |= options_of(config, "seeds.ift", "seeds.ift_answers", "seeds.builtin_languages")
+            options |= options_of(config, "data.ift", "data.ift_answers", "data.builtin_languages")
         options |= generation_options(config) | generation_options(config, validation_judge)
         template = load_pairwise_template(config.evaluation.judge_template, "evaluation.judge_template")
         options["evaluation.judge_template"] = template.digest
-    stage = _training_stage(workspace, t, "preference", artifacts.MODEL, options, inputs, config)
+    stage = _training_stage(workspace, t, "dpo", artifacts.MODEL, options, inputs, config)
     if early.enabled:
         stage.libraries = tuple(dict.fromkeys((*TRAINING, *engine_libraries(config))))
         stage.unfinished.append(early_stopping_folder(workspace, t))
@@ -337,12 +339,12 @@ def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
     judge = measured_judge(config, t)
 
     def inputs() -> dict[str, str]:
-        return made_by(seeds(workspace, config)) | judge_input(workspace, config, judge) | chat_template(config)
+        return made_by(data(workspace, config)) | judge_input(workspace, config, judge) | chat_template(config)
 
     options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
     options |= generation_options(config) | judge_options(config)
     if config.judge.scorer is Scorer.reward_model:  # the same one judges for every M_t
-        options |= options_of(config, "judge.by")
+        options |= options_of(config, "judge.model")
     folder, outputs = workspace.evaluation(t), _judged(config, artifacts.HELD_OUT_JUDGEMENTS)
     libraries = engine_libraries(config, rates=config.judge.rates)
     return Stage(workspace, folder, "held_out_judgements", outputs, options, inputs, libraries, config)
@@ -350,7 +352,7 @@ def held_out_judgements(workspace: Workspace, config: Config, t: int) -> Stage:
 
 def answers(workspace: Workspace, config: Config, t: int) -> Stage:
     def inputs() -> dict[str, str]:
-        return made_by(seeds(workspace, config), model(workspace, config, t)) | chat_template(config)
+        return made_by(data(workspace, config), model(workspace, config, t)) | chat_template(config)
 
     names = ("prompts", "temperature", "top_p", "max_new_tokens")
     options = options_of(config, *(f"evaluation.{name}" for name in names), "seed") | generation_options(config)
@@ -364,7 +366,7 @@ def ifeval_prompts(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
         return files_by_name([config.evaluation.ifeval])
 
-    return Stage(workspace, workspace.seeds, "ifeval", [artifacts.IFEVAL_PROMPTS.file], options, inputs, config=config)
+    return Stage(workspace, workspace.data, "ifeval", [artifacts.IFEVAL_PROMPTS.file], options, inputs, config=config)
 
 
 def ifeval_answers(workspace: Workspace, config: Config, t: int) -> Stage:
@@ -410,7 +412,7 @@ def measure_sources(workspace: Workspace, config: Config, t: int) -> list[Stage]
     with_previous = (t, t - 1) if t else (t,)
     judges = [u for u in with_previous if judge_is_measured(config, u)]
     return [
-        seeds(workspace, config),
+        data(workspace, config),
         *(prompts(workspace, config, u) for u in range(2, t + 1)),
         *(held_out_judgements(workspace, config, u) for u in judges),
         *(answers(workspace, config, u) for u in (t, *opponents(config, t))),
@@ -420,7 +422,7 @@ def measure_sources(workspace: Workspace, config: Config, t: int) -> list[Stage]
     ]
 
 
-def measures(workspace: Workspace, config: Config, t: int) -> Stage:
+def evaluation(workspace: Workspace, config: Config, t: int) -> Stage:
     options = options_of(config, "evaluation.bootstrap", "judge.max_score", "judge.scorer", "seed")
     if config.evaluation.ifeval:
         options |= options_of(config, "evaluation.ifeval")
@@ -428,7 +430,9 @@ def measures(workspace: Workspace, config: Config, t: int) -> Stage:
     def inputs() -> dict[str, str]:
         return made_by(*measure_sources(workspace, config, t))
 
-    return Stage(workspace, workspace.iteration(t), "measures", [artifacts.EVALUATION], options, inputs, config=config)
+    return Stage(
+        workspace, workspace.iteration(t), "evaluation", [artifacts.EVALUATION], options, inputs, config=config
+    )
 
 
 def _training_stage(
@@ -446,10 +450,10 @@ def _training_stage(
 
 def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
     options = options_of(config, group, "seed")
-    by_order = group == "sft" and eft and config.sft.eft_target is EFTTarget.order
+    by_order = group == "sft" and eft and config.sft.eft_loss is EFTLoss.ranking
     unused = _unused_masking(config.sft) if group == "sft" else set()
     if not by_order:
-        unused |= {"sft.eft_target", "sft.eft_length_offset"}
+        unused |= {"sft.eft_loss", "sft.eft_length_control"}
     kept = {
         name: value for name, value in options.items() if not name.endswith(_SPEED + _CHECKS) and name not in unused
     }
@@ -461,9 +465,9 @@ def _training(config: Config, group: str, eft: bool = True) -> dict[str, Any]:
 def _unused_masking(sft: SFTConfig) -> set[str]:
     """Options of masking that this training does not look at: they are not among those it was made with."""
     used = {
-        "sft.loss_on": sft.loss_on is not LossOn.completion,
-        "sft.prompt_weight": sft.loss_on is LossOn.weighted,
-        "sft.boilerplate": sft.loss_on is LossOn.without_boilerplate,
+        "sft.train_on": sft.train_on is not TrainOn.completion,
+        "sft.prompt_weight": sft.train_on is TrainOn.weighted,
+        "sft.shared_text": sft.train_on is TrainOn.no_shared_text,
         "sft.packing": sft.packing,
     }
     return {name for name, looked_at in used.items() if not looked_at}

@@ -18,7 +18,7 @@ from typing import Any, cast
 from srlm.config import Config, ModelConfig, Scorer
 from srlm.data.eft import agrees
 from srlm.data.splits import Overlap
-from srlm.engines import Engine, Rater, open_endpoint, open_engine, open_rater, together
+from srlm.engines import Engine, SequenceScorer, gather_or_cancel, open_endpoint, open_engine, open_sequence_scorer
 from srlm.engines.missing import (
     RAISE,
     TOO_LONG,
@@ -102,7 +102,7 @@ async def _text(workspace: Workspace, t: int) -> None:
                 jobs.append(held_out_judgements(engine, workspace, config, t, bars))
             if 1 <= t < config.iteration:
                 jobs.append(_feedback(engine, workspace, config, t + 1, bars))
-            await together(jobs)
+            await gather_or_cancel(jobs)
             if t >= 1 and match_judge(config).of_run == t:
                 await head_to_head(engine, workspace, config, t, bars)
         read = engine.usage
@@ -115,7 +115,7 @@ async def _feedback(engine: Engine, workspace: Workspace, config: Config, t: int
     """With M_t-1's engine; a server beside it where one is the writer or the judge."""
     async with contextlib.AsyncExitStack() as beside:
         writer = judging = engine
-        if not resolve_role(config.prompts.writer, t - 1).local:
+        if not resolve_role(config.prompts.model, t - 1).local:
             writer = await beside.enter_async_context(open_endpoint(config))
         if not judge_of(config, t - 1).local:
             judging = await beside.enter_async_context(open_endpoint(config))
@@ -130,7 +130,7 @@ def judges_beside(config: Config, t: int) -> bool:
 async def _judgements_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
     async with contextlib.AsyncExitStack() as open_judge:
-        judging: Engine | Rater
+        judging: Engine | SequenceScorer
         if config.judge.rates:
             judging = await open_judge.enter_async_context(_rater(workspace, config, judge_of(config, t - 1)))
         else:
@@ -147,13 +147,13 @@ async def _held_out_alone(workspace: Workspace, t: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _rater(workspace: Workspace, config: Config, judge: ModelRef) -> AsyncIterator[Rater]:
+async def _rater(workspace: Workspace, config: Config, judge: ModelRef) -> AsyncIterator[SequenceScorer]:
     """Open the sequence scoring of a judge: of a reward model, or of likelihoods against those of its reference."""
     folder, model = model_files(workspace, config, judge)
     reference = None
     if config.judge.scorer is Scorer.implicit:
         reference, _ = model_files(workspace, config, reference_of_judge(config, judge))
-    async with open_rater(config, folder, reference, model) as rater:
+    async with open_sequence_scorer(config, folder, reference, model) as rater:
         yield rater
 
 
@@ -169,7 +169,7 @@ def model_files(workspace: Workspace, config: Config, ref: ModelRef) -> tuple[Pa
 
 async def _prompts_alone(workspace: Workspace, t: int) -> None:
     config = workspace.config()
-    async with open_model(workspace, config, resolve_role(config.prompts.writer, t - 1)) as engine:
+    async with open_model(workspace, config, resolve_role(config.prompts.model, t - 1)) as engine:
         with Bars() as bars:
             async for _ in new_prompts(engine, workspace, config, t, bars):
                 pass
@@ -266,7 +266,7 @@ def _examples_too_long(attempts: Sequence[Prompt], sources: Mapping[str, str]) -
 async def feedback(
     engine: Engine | None,
     writer: Engine | None,
-    judging: Engine | Rater | None,
+    judging: Engine | SequenceScorer | None,
     workspace: Workspace,
     config: Config,
     t: int,
@@ -278,7 +278,7 @@ async def feedback(
     ----------
     engine, writer : Engine or None
         Who answers, and who writes the prompts; None where prompts and candidates are complete.
-    judging : Engine, Rater or None
+    judging : Engine, SequenceScorer or None
         Who judges; None where another model does later.
     """
     candidate_stage, judgement_stage = (
@@ -311,7 +311,7 @@ async def feedback(
     per_prompt = {"candidates": n} if engine else {}
     if judging:
         name = config.judge.evidence or "judgements"
-        adaptive = config.judge.adaptive
+        adaptive = config.judge.early_stopping
         judge = Judging(judging, config, judgement_stage, k, partial(told, name), adaptive=adaptive)
         per_prompt[name] = judge.pieces(n)
     for name, each in per_prompt.items():
@@ -416,8 +416,9 @@ async def rationales(
 ) -> None:
     """The SFT baseline judges the EFT seeds, each prompt until its scores order the answers as people did.
 
-    At most `seeds.rationale_tries` times; judgement N of an answer is of try N. With `seeds.rationale_hint` it sees a
-    better answer beside a worse one, and is to name what the worse one lacks; what is learnt later has no such hint.
+    At most `data.rationale_attempts` times; judgement N of an answer is of try N. With `data.rationale_reference` it
+    sees a better answer beside a worse one, and is to name what the worse one lacks; what is learnt later has no such
+    hint.
     """
     stage = stages.rationales(workspace, config)
     if stage.complete():
@@ -426,7 +427,7 @@ async def rationales(
     store = RecordFile(stage.outputs[0], Judgement)
     store.forget(lambda judgement: is_missing(judgement.problem))
     template = JudgeTemplate.load(config.judge)
-    hint = Template.load("weaknesses", "srlm.judges", "seeds.rationale_hint", ("better",))
+    hint = Template.load("weaknesses", "srlm.judges", "data.rationale_reference", ("better",))
     bars.add("EFT rationales", len(ranked))
     done = written = agreed = 0
 
@@ -435,7 +436,7 @@ async def rationales(
         candidate = Candidate(answer_id(prompt.id, place), prompt.id, prompt.answers[place].text, 0, False)
         if judgement_id(candidate.id, attempt) not in store.records:
             best = min(prompt.answers, key=lambda other: other.rank)
-            worse = config.seeds.rationale_hint and prompt.answers[place].rank > best.rank
+            worse = config.data.rationale_reference and prompt.answers[place].rank > best.rank
             note = "\n\n" + hint.fill(better=best.text) if worse else ""
             new = await judge(
                 engine, template, config.judge, config.seed, prompt.prompt, candidate, 1, first=attempt, note=note
@@ -447,15 +448,15 @@ async def rationales(
     async def one(prompt: RankedPrompt) -> None:
         nonlocal done, agreed
         before = written
-        for attempt in range(config.seeds.rationale_tries):
-            judged = await together(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
+        for attempt in range(config.data.rationale_attempts):
+            judged = await gather_or_cancel(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
             if agrees(prompt, [judgement.score for judgement in judged]):
                 agreed += 1
                 break
         done += 1
         bars.update("EFT rationales", done=done, tokens=written - before)
 
-    await together(one(prompt) for prompt in ranked)
+    await gather_or_cancel(one(prompt) for prompt in ranked)
     rows = store.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
     missing = count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})

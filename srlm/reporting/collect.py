@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
-from srlm.evaluation.reward_hacking import suspicions
+from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.judges.prompt import mean_score
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests
@@ -20,7 +20,7 @@ from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, ru
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import SIGNS, ringing
+from srlm.preferences.alarms import SIGNS, triggered
 from srlm.recipes import stages
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement
@@ -31,7 +31,7 @@ CURVE_POINTS = 300  # of a training curve; longer ones are thinned evenly
 CURVES = {  # a trainer's log key -> what the page calls it
     "loss": "loss",
     "mean_token_accuracy": "token accuracy",
-    "pairs_in_order": "pairs in the right order",
+    "ranking_accuracy": "pairs in the right order",
     "rewards/accuracies": "pairs in the right order",
     "rewards/margins": "reward margin",
     "accuracy": "pairs in the right order",
@@ -49,7 +49,7 @@ class RunNumbers:
     signs: dict[int, dict[str, float]]  # of the feedback that trained M_t
     alarms: dict[int, list[str]]  # which of them rang
     own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
-    suspicions: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
+    reward_hacking_report: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
     early_stopping: list[str] = field(default_factory=list)  # of each DPO training that used it, what it compared
     _read: dict[Path, list[Any]] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class RunNumbers:
             "last": self.last,
             "maxScore": self.config.judge.max_score,
             "models": {
-                str(t): {part: values for part, values in measures.items() if part != "judge_card"}
+                str(t): {part: values for part, values in measures.items() if part != "judge_metrics"}
                 | {"feedback": {"score_mean": self.own_scores.get(t)}}
                 for t, measures in self.models.items()
             },
@@ -123,7 +123,7 @@ class RunNumbers:
             counts = Counter(j.whole_score for j in judgements if j.score is not None)
             rows += self._bars(counts, t - 1, f"candidates of M{t - 1}")
         for t, measures in self.models.items():
-            histogram = measures.get("judge_card", {}).get("scores", {}).get("histogram", {})
+            histogram = measures.get("judge_metrics", {}).get("scores", {}).get("histogram", {})
             rows += self._bars({int(score): n for score, n in histogram.items()}, t, "held-out answers")
         return rows
 
@@ -170,7 +170,7 @@ class RunNumbers:
         for t in range(1, self.last + 1):
             for path in sorted(self.workspace.iteration(t).glob(training_log("*"))):
                 name = path.name.removesuffix(training_log(""))
-                title = {"preference": f"DPO to M{t}", "sft": "SFT to M1"}.get(name, name.replace("_", " "))
+                title = {"dpo": f"DPO to M{t}", "sft": "SFT to M1"}.get(name, name.replace("_", " "))
                 lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
                 logged = [line for line in lines if "loss" in line]
                 thin = max(1, -(-len(logged) // CURVE_POINTS))
@@ -220,7 +220,7 @@ def collect(root: Path) -> RunNumbers:
             counts[t] = stage.manifest().counts
             signs[t] = found = {name: value for name, value in counts[t]["signs"].items() if name in SIGNS}
             judge = str(judge_of(config, t - 1))
-            alarms[t] = [f"{judge} as judge: {message}" for _, message in ringing(found, config.alarms)]
+            alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
-    hacking, stopping = suspicions(models, counts), outcome_lines(workspace, config, len(models))
+    hacking, stopping = reward_hacking_report(models, counts), outcome_lines(workspace, config, len(models))
     return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, hacking, stopping)

@@ -109,7 +109,7 @@ def data_card(
         license="unknown",
         language=languages(workspace) or None,
         task_categories=["text-generation"],
-        tags=["srlm", "self-rewarding", "preference", "synthetic"],
+        tags=["srlm", "self-rewarding", "dpo", "synthetic"],
         pretty_name=f"{run}, data that models made",
         configs=[{"config_name": kind, "data_files": f"{kind}/*.jsonl"} for kind in kinds],
         dataset_info=[{"config_name": kind, "features": features(record)} for kind, record in kinds.items()],

@@ -246,8 +246,8 @@ def _signs(
         "parse_rate": any(judgement.score is None for row in rows for judgement in row),
         "top_score_share": bool(top) and all(top),
         "tie_share": len(means) > 1 and round(max(means) - min(means), 9) == 0,
-        "length_ratio": pair is not None and len(pair.chosen) > alarms.length_ratio.limit * len(pair.rejected),
-        "judge_noise": any(stdev(scores) > alarms.judge_noise.limit for scores in valid if len(scores) > 1),
+        "length_ratio": pair is not None and len(pair.chosen) > alarms.length_ratio.threshold * len(pair.rejected),
+        "judge_noise": any(stdev(scores) > alarms.judge_noise.threshold for scores in valid if len(scores) > 1),
         "truncated": any(candidate.truncated for candidate in candidates),
     }
     return [name for name, rings in found.items() if rings]
@@ -264,7 +264,7 @@ def _told(comparison: Comparison, first: str = "", second: str = "") -> dict[str
         first, second = label(match).split("-")
     shown = f"{first} then {second}" if order == "ab" else f"{second} then {first}"
     winner = {"first": first, "second": second}.get(comparison.winner or "", "")
-    return {"shown": shown, "winner": winner, "text": comparison.text, "problem": comparison.problem}
+    return {"num_shown": shown, "winner": winner, "text": comparison.text, "problem": comparison.problem}
 
 
 def _by(records: Iterable[Any], name: str) -> dict[str, list[Any]]:

@@ -20,7 +20,7 @@ from srlm.pipeline.manifest import Manifest, finished_manifests
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import manifest, model_name, read_manifest
 from srlm.pipeline.workspace import CARD, Workspace
-from srlm.preferences.alarms import SIGNS, ringing
+from srlm.preferences.alarms import SIGNS, triggered
 from srlm.reporting.summary import ROWS, cell
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
@@ -31,8 +31,8 @@ _LABELS = {
     for part, rows in ROWS.items()
     for name, (label, scale) in rows.items()
 } | {
-    "longer_is_better": ("pairwise accuracy, where longer is better, %", 100),
-    "longer_wins": ("(longer answer wins, %)", 100),
+    "accuracy_longer_preferred": ("pairwise accuracy, where longer is better, %", 100),
+    "length_baseline_accuracy": ("(longer answer wins, %)", 100),
     "mean_tokens": ("length, tokens", 1),
     "missing": ("no verdict, %", 100),
     "net_win": ("wins minus losses, %", 100),
@@ -42,12 +42,12 @@ _LABELS = {
 }
 _GROUPS = {
     "groups": "instructions",
-    "by_rank": "mean score, by people's rank (0 is the best)",
+    "mean_score_rank": "mean score, by people's rank (0 is the best)",
     "subsets": "prompts of type",
 }
 _PARTS = {
     "judge": "As a judge, on answers that people ranked (held-out EFT)",
-    "judge_card": "As a judge, in detail",
+    "judge_metrics": "As a judge, in detail",
     "answers": "Its answers to the evaluation prompts",
     "head_to_head": "Its answers against those of the model before",
     "head_to_heads": "Its answers against those of each earlier model",
@@ -57,7 +57,7 @@ _PARTS = {
 }
 _LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
 _ORDER: tuple[str, ...] = ("sft_baseline", "rationales", "eft", "sft", "reward_model")
-_ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs", "preference")
+_ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs", "dpo")
 _LONGEST = 120  # characters of an option's value
 
 
@@ -215,7 +215,7 @@ def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
     if t < 2:
         return "## Alarms\n\nAlarms look at preference pairs; M1 comes from none."
     found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("signs", {})
-    rang = [f"- {plain(message)}" for _, message in ringing(found, config.alarms)]
+    rang = [f"- {plain(message)}" for _, message in triggered(found, config.alarms)]
     told = "\n".join(rang) if rang else "None rang before this model's training."
     signs = "; ".join(f"{SIGNS[name].words}: {value:.3g}" for name, value in found.items() if name in SIGNS)
     return f"## Alarms\n\n{told}\n\nWhat they look at: {plain(signs)}."
@@ -223,7 +223,7 @@ def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
 
 def lineage_section(workspace: Workspace, t: int) -> str:
     """Every stage's manifest up to M_t: what it made, its hash, its counts."""
-    folders = [workspace.seeds, *(workspace.iteration(u) for u in range(t + 1))]
+    folders = [workspace.data, *(workspace.iteration(u) for u in range(t + 1))]
     lines = [
         "## Lineage\n\nFrom the seeds and the base model to this one, stage by stage. Hashes are the beginnings of "
         "SHA-256: of a file's bytes, of a model's files and what they hold (of large ones, blocks all over them).",
@@ -257,7 +257,7 @@ def _counts(stage: Manifest) -> str:
 def _options(workspace: Workspace, t: int) -> dict[str, Any]:
     """The options that the stages from the seeds to M_t were made with; of a repeated stage the last."""
     found: dict[str, Any] = {}
-    for folder in (workspace.seeds, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
+    for folder in (workspace.data, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
         for path in finished_manifests(folder, below=False):
             found |= read_manifest(path).options
     return found
@@ -273,7 +273,7 @@ def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapp
     lines = []
     if t >= 2:
         judge = plain(str(judge_of(config, t - 1)))
-        alone = "No person looked at them" if config.judge.by != "endpoint" else "A server's model judged them"
+        alone = "No person looked at them" if config.judge.model != "endpoint" else "A server's model judged them"
         lines.append(
             f"- {judge} judged the answers that this model learnt from. {alone}: what the judge likes without reason, "
             "length above all, is learnt with the rest."
@@ -283,7 +283,7 @@ def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapp
             lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
     if t == 1:
         lines.append("- It has learnt from the seeds alone: no round of self-rewarding lies behind it.")
-    judged = measures.get("judge", {}).get("pairwise_accuracy_all", {}).get("n", 0)
+    judged = measures.get("judge", {}).get("pairwise_accuracy_imputed", {}).get("n", 0)
     answered = measures.get("answers", {}).get("mean_characters", {}).get("n", 0)
     lines.append(
         f"- The measures rest on {plain(judged)} pairs of ranked answers and {plain(answered)} prompts: read the "
@@ -328,8 +328,8 @@ def _load_section(place: str) -> str:
 
 def seed_paths(config: Config) -> dict[str, str]:
     """Where the seeds came from: group -> builtin, hub:OWNER/NAME or a path."""
-    seeds = config.seeds
-    return {"ift": seeds.ift.path, "eft": seeds.eft.path, "evaluation": seeds.evaluation.path}
+    data = config.data
+    return {"ift": data.ift.path, "eft": data.eft.path, "evaluation": data.evaluation.path}
 
 
 def _is_hub(path: str) -> bool:

@@ -13,7 +13,7 @@ from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import MANY_PARSED, judge_warning, parsed
 from srlm.reporting.collect import RunNumbers
 
-JUDGE = "pairwise_accuracy_all"  # defined for a model that cannot judge yet: where it is silent, a coin
+JUDGE = "pairwise_accuracy_imputed"  # defined for a model that cannot judge yet: where it is silent, a coin
 ENOUGH = 100  # evaluation prompts; with fewer, only large differences can show
 MANY_TIES = 0.5  # of the comparisons; with more ties, the judge of answers decides too little
 MOST_SCORED = 0.95  # of the judgements; with fewer scores, those that are missing may matter
@@ -57,13 +57,13 @@ def grounds(run: RunNumbers) -> list[Ground]:
     judge, match, answers = (measures.get(part, {}) for part in ("judge", "head_to_head", "answers"))
     found = [*_of_prompts(answers, match), *_of_match(match, measures.get("head_to_head_judge", ""))]
     found += _of_judge(t, judge)
-    for told in run.suspicions:
+    for told in run.reward_hacking_report:
         found.append(Ground("against" if ": a sign of" in told or ": perhaps" in told else "note", told))
     found += [Ground("note", line) for line in run.early_stopping]
-    left = measures.get("contamination", {}).get("left_out", 0)
+    left = measures.get("contamination", {}).get("excluded", 0)
     if left:
-        left_out = f"{left} evaluation prompt{'s were' if left != 1 else ' was'} left out"
-        found.append(Ground("note", f"{left_out}: the models trained on the same text."))
+        excluded = f"{left} evaluation prompt{'s were' if left != 1 else ' was'} left out"
+        found.append(Ground("note", f"{excluded}: the models trained on the same text."))
     found += [Ground("note", line) for line in missing_lines(run.workspace.root)]
     if run.signs:
         rang = sum(map(len, run.alarms.values()))
@@ -90,7 +90,7 @@ def _of_match(match: Part, judge: str) -> list[Ground]:
     if not match:
         return []
     found = [Ground("note", f"The judge of answers is {judge}, a model: no person looked at these answers.")]
-    first, ties = match.get("shown_first_wins"), match.get("tie")
+    first, ties = match.get("first_position_win_rate"), match.get("tie")
     if _has_interval(first) and not first["low"] <= 0.5 <= first["high"]:
         text = f"{judge} has position bias: the answer shown first wins {_percent(first)} of its verdicts."
         found.append(Ground("against", text))
@@ -102,14 +102,16 @@ def _of_match(match: Part, judge: str) -> list[Ground]:
 def _of_judge(t: int, judge: Part) -> list[Ground]:
     warning = judge_warning(judge)
     found = [Ground("against", f"M{t} as judge: {warning}.")] if warning else []
-    longer, accuracy = judge.get("longer_wins_scored"), judge.get("pairwise_accuracy")
+    longer, accuracy = judge.get("length_baseline_accuracy_scored"), judge.get("pairwise_accuracy")
     if _has_interval(longer) and _has_interval(accuracy):
         told = f'its judge orders {_percent(accuracy)} of the scored pairs, "the longer answer wins" {_percent(longer)}'
         if accuracy["value"] <= longer["value"]:
             told += ", so length alone does as well"
         apart = accuracy["low"] > longer["high"]
         found.append(Ground("for" if apart else "against", f"M{t}: {told}."))
-    shorter, scored, one = (judge.get(name) for name in ("shorter_is_better", "parse_rate", "commonest_score_share"))
+    shorter, scored, one = (
+        judge.get(name) for name in ("accuracy_shorter_preferred", "parse_rate", "modal_score_fraction")
+    )
     if _has_interval(shorter) and shorter["high"] < 0.5:
         text = f"Where people prefer the shorter answer, M{t} is right on {_percent(shorter)} only."
         found.append(Ground("against", text))

@@ -17,9 +17,9 @@ from srlm.evaluation.judge_metrics import parsed
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
 _ACCURACIES = {
-    "pairwise_accuracy_all": "all pairs",
-    "longer_is_better": "longer is better",
-    "shorter_is_better": "shorter is better",
+    "pairwise_accuracy_imputed": "all pairs",
+    "accuracy_longer_preferred": "longer is better",
+    "accuracy_shorter_preferred": "shorter is better",
     "length_balanced_accuracy": "both alike",
 }
 _GREY = "#666666"
@@ -41,7 +41,7 @@ def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: P
     Parameters
     ----------
     cards : one a judge
-        As `srlm.evaluation.judge_metrics.judge_card` makes them.
+        As `srlm.evaluation.judge_metrics.judge_metrics` makes them.
     names : what to call the judges
     path : Path
         Without its ending; ".png" and ".svg" are written, and their paths returned.
@@ -161,7 +161,7 @@ class _Arms:
 def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
     axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
     axes.text(-0.45, 45, "chance", color=_GREY, fontsize=8)
-    baseline = cards[0]["measures"]["longer_wins"]["value"]
+    baseline = cards[0]["measures"]["length_baseline_accuracy"]["value"]
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
     for number, card in enumerate(cards):
@@ -194,7 +194,7 @@ def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
 def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
     longest = 1
     for number, card in enumerate(cards):
-        rows = [(place, measure) for place, measure in enumerate(list(card["by_rank"].values())[:4])]
+        rows = [(place, measure) for place, measure in enumerate(list(card["mean_score_rank"].values())[:4])]
         longest = max(longest, len(rows))
         _points(axes, rows, number, len(cards), joined=True)
     axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])

@@ -15,7 +15,7 @@ from rich.text import Text
 from srlm.config import Config
 from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import judge_warning
-from srlm.evaluation.reward_hacking import suspicions
+from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
 from srlm.io.tables import print_table
 from srlm.judges.prompt import mean_score
@@ -23,23 +23,23 @@ from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import ringing
+from srlm.preferences.alarms import triggered
 from srlm.recipes import stages
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement
 
 _FOLLOWED = {
-    "prompt_strict": ("whole prompts, %", 100),
-    "prompt_loose": ("whole prompts, loosely, %", 100),
-    "instruction_strict": ("instructions, %", 100),
-    "instruction_loose": ("instructions, loosely, %", 100),
+    "prompt_level_strict_acc": ("whole prompts, %", 100),
+    "prompt_level_loose_acc": ("whole prompts, loosely, %", 100),
+    "inst_level_strict_acc": ("instructions, %", 100),
+    "inst_level_loose_acc": ("instructions, loosely, %", 100),
 }
 # Known measures by part of evaluation.json: name -> (label, what the value is multiplied by).
 ROWS = {
     "judge": {
         "pairwise_accuracy": ("pairwise accuracy, %", 100),
-        "pairwise_accuracy_all": ("  coin where silent, %", 100),
-        "shorter_is_better": ("  where shorter is better, %", 100),
+        "pairwise_accuracy_imputed": ("  coin where silent, %", 100),
+        "accuracy_shorter_preferred": ("  where shorter is better, %", 100),
         "length_balanced_accuracy": ("  short and long alike, %", 100),
         "five_best": ("5-best, %", 100),
         "exact_match": ("exact match, %", 100),
@@ -47,7 +47,7 @@ ROWS = {
         "kendall_tau": ("Kendall tau", 1),
         "parse_rate": ("parse rate, %", 100),
         "pair_coverage": ("pairs it scored, %", 100),
-        "commonest_score_share": ("commonest score, %", 100),
+        "modal_score_fraction": ("commonest score, %", 100),
     },
     "instructions": _FOLLOWED,
     "ifeval": _FOLLOWED,
@@ -58,7 +58,7 @@ ROWS = {
         "loss": ("losses, %", 100),
         "win_rate": ("win rate, ties half, %", 100),
         "length_controlled_win_rate": ("  at equal length, %", 100),
-        "shown_first_wins": ("first shown wins, %", 100),
+        "first_position_win_rate": ("first shown wins, %", 100),
     },
 }
 
@@ -83,7 +83,12 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     if config.iteration >= 2:
         made = {t: stages.pairs(workspace, config, t).manifest().counts for t in range(2, config.iteration + 1)}
         stopping = outcome_lines(workspace, config, config.iteration)
-        for line in [*pair_lines(made), *alarm_lines(config, workspace), *stopping, *suspicions(models, made)]:
+        for line in [
+            *pair_lines(made),
+            *alarm_lines(config, workspace),
+            *stopping,
+            *reward_hacking_report(models, made),
+        ]:
             console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)
@@ -122,7 +127,7 @@ def table_rows(models: dict[int, dict[str, Any]]) -> list[tuple[str, list[tuple[
             for name, (label, scale) in rows.items()
         ]
         if part == "judge":
-            baseline = [cell(models[t].get(part, {}).get("longer_wins"), 100) for t in models]
+            baseline = [cell(models[t].get(part, {}).get("length_baseline_accuracy"), 100) for t in models]
             found.append(("(longer answer wins, %)", baseline))
         table.append((titles[part], found))
     return table
@@ -216,16 +221,20 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     for t in range(2, config.iteration + 1):
         found = stages.pairs(workspace, config, t).manifest().counts["signs"]
         lines += [
-            f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in ringing(found, config.alarms)
+            f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in triggered(found, config.alarms)
         ]
-    return lines or ["No alarm rang about the judges (alarms.NAME.limit)."]
+    return lines or ["No alarm rang about the judges (alarms.NAME.threshold)."]
 
 
 def _in_words(measure: str) -> str:
     """A measure's name as the table has it."""
-    if measure == "pairwise_accuracy_all":
+    if measure == "pairwise_accuracy_imputed":
         return "pairwise accuracy with a coin where silent"
-    return "pairs whose better answer is the shorter" if measure == "shorter_is_better" else measure.replace("_", " ")
+    return (
+        "pairs whose better answer is the shorter"
+        if measure == "accuracy_shorter_preferred"
+        else measure.replace("_", " ")
+    )
 
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:

@@ -32,7 +32,7 @@ class Panel:
 
 
 BETTER = (
-    Panel("Judge: pairwise accuracy, a coin where silent", ("judge/pairwise_accuracy_all",), True),
+    Panel("Judge: pairwise accuracy, a coin where silent", ("judge/pairwise_accuracy_imputed",), True),
     Panel("Judge: gain in it over M_t-1", ("judge/pairwise_accuracy_all_gain",), True),
     Panel("Judge: Kendall's tau", ("judge/kendall_tau",), True),
     Panel("Judge: Spearman", ("judge/spearman",), True),
@@ -45,19 +45,22 @@ BETTER = (
 )
 TRUST = (
     Panel("Valid verdicts", ("judge/parse_rate", "feedback/judgement_valid_share")),
-    Panel("Entropy of the scores, bits", ("judge_card/scores_entropy_bits", "feedback/score_entropy_bits")),
+    Panel("Entropy of the scores, bits", ("judge_metrics/scores_entropy_bits", "feedback/score_entropy_bits")),
     Panel("Ties", ("judge/ties", "feedback/tie_share")),
-    Panel("Top scores, commonest score", ("feedback/top_score_share", "judge/commonest_score_share")),
+    Panel("Top scores, commonest score", ("feedback/top_score_share", "judge/modal_score_fraction")),
     Panel("Chosen over rejected length", ("feedback/chosen_to_rejected_length",)),
     Panel("Length bias; 0 = none", ("judge/length_bias",), True),
-    Panel("Accuracy where shorter, longer is better", ("judge/shorter_is_better", "judge/longer_is_better")),
+    Panel(
+        "Accuracy where shorter, longer is better",
+        ("judge/accuracy_shorter_preferred", "judge/accuracy_longer_preferred"),
+    ),
     Panel("Gap of chosen and rejected, points", ("feedback/gap_mean",)),
-    Panel("Shown first wins; 0.5 = no bias", ("judge/shown_first_wins", "head_to_head/shown_first_wins")),
-    Panel("Noise of a candidate's judgements, points", ("stage/pairs_signs_judge_noise", "judge/score_noise")),
+    Panel("Shown first wins; 0.5 = no bias", ("judge/first_position_win_rate", "head_to_head/first_position_win_rate")),
+    Panel("Noise of a candidate's judgements, points", ("stage/pairs_signs_judge_noise", "judge/score_std")),
     Panel("Agreement with the judge before", ("stage/pairs_signs_agreement",)),
     Panel("Agreement of EFT with people", ("stage/eft_agreement_with_people",), True),
 )
-_TIMED = ("sft", "prompts", "candidates", "judgements", "preference", "answers", "held_out_judgements", "head_to_head")
+_TIMED = ("sft", "prompts", "candidates", "judgements", "dpo", "answers", "held_out_judgements", "head_to_head")
 COST = (
     Panel("Seconds", tuple(f"stage/{stage}_seconds" for stage in _TIMED)),
     Panel("Tokens, generated or trained on", tuple(f"stage/{stage}_tokens" for stage in _TIMED)),

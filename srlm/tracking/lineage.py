@@ -18,8 +18,8 @@ from srlm.pipeline.workspace import Workspace
 
 # The stages that M_t+1 comes from; the others measure.
 CHAIN = (
-    *("seeds", "base_model", "sft_baseline", "rationales", "eft", "sft", "reward_model"),
-    *("prompts", "candidates", "judgements", "meta_judgements", "pairs", "preference"),
+    *("data", "base_model", "sft_baseline", "rationales", "eft", "sft", "reward_model"),
+    *("prompts", "candidates", "judgements", "meta_judgements", "pairs", "dpo"),
 )
 
 
@@ -36,7 +36,7 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
     if name in ("sft", "sft_baseline"):
         models = [0]
     elif name == "prompts":
-        models = [resolve_role(config.prompts.writer, t - 1).of_run]
+        models = [resolve_role(config.prompts.model, t - 1).of_run]
     elif name == "candidates":
         models = [t - 1]
     elif name in ("judgements", "meta_judgements"):
@@ -44,7 +44,7 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
         models = [judge.of_run]
         if config.judge.scorer is Scorer.implicit:
             models.append(reference_of_judge(config, judge).of_run)
-    elif name == "preference":
+    elif name == "dpo":
         models = [t - 1, dpo_reference(config, t).of_run]
     elif name == "reward_model":
         models = [1]

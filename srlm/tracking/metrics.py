@@ -24,7 +24,7 @@ from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 
 ITERATION = "iteration"
 SCORES = "feedback/scores"
-TRAINERS = ("sft_baseline", "sft", "reward_model", "preference")  # the stages that train
+TRAINERS = ("sft_baseline", "sft", "reward_model", "dpo")  # the stages that train
 
 _SHARE, _GAIN = "0 to 1", "-1 to 1"
 _ANY = r"[A-Za-z0-9_]+"
@@ -77,14 +77,14 @@ _MATCH: list[tuple[str, str, str, str, str]] = [
     ("longer", "share", _SHARE, "", "prompts on which it wrote more"),
     ("length_controlled_win_rate", "share", _SHARE, "higher", "the same, had the answers been equally long"),
     ("missing", "share", _SHARE, "lower", "prompts of which an order has no verdict"),
-    ("shown_first_wins", "share", _SHARE, "", "verdicts for the answer shown first; 0.5 = no bias"),
+    ("first_position_win_rate", "share", _SHARE, "", "verdicts for the answer shown first; 0.5 = no bias"),
 ]
 
 _FOLLOWED: list[tuple[str, str, str, str, str]] = [
-    ("prompt_strict", "share", _SHARE, "higher", "prompts of which every checkable instruction is followed"),
-    ("prompt_loose", "share", _SHARE, "higher", "the same, chat and asterisks around the answer left out"),
-    ("instruction_strict", "share", _SHARE, "higher", "checkable instructions that are followed"),
-    ("instruction_loose", "share", _SHARE, "higher", "the same, chat and asterisks around the answer left out"),
+    ("prompt_level_strict_acc", "share", _SHARE, "higher", "prompts of which every checkable instruction is followed"),
+    ("prompt_level_loose_acc", "share", _SHARE, "higher", "the same, chat and asterisks around the answer left out"),
+    ("inst_level_strict_acc", "share", _SHARE, "higher", "checkable instructions that are followed"),
+    ("inst_level_loose_acc", "share", _SHARE, "higher", "the same, chat and asterisks around the answer left out"),
     ("<measure>_gain", "difference", _GAIN, "higher", "of a measure to that of the model before, paired by prompt"),
     ("groups_<group>_strict", "share", _SHARE, "higher", "instructions of one group that are followed"),
     ("groups_<group>_loose", "share", _SHARE, "higher", "the same, chat and asterisks around the answer left out"),
@@ -96,7 +96,13 @@ FAMILIES: tuple[Family, ...] = (
         "judge",
         [
             ("pairwise_accuracy", "share", _SHARE, "higher", "pairs ordered as people did, of those it scored"),
-            ("pairwise_accuracy_all", "share", _SHARE, "higher", "the same of all pairs, a coin where it is silent"),
+            (
+                "pairwise_accuracy_imputed",
+                "share",
+                _SHARE,
+                "higher",
+                "the same of all pairs, a coin where it is silent",
+            ),
             ("five_best", "share", _SHARE, "higher", "answers with a perfect score that people like best"),
             ("exact_match", "share", _SHARE, "higher", "prompts whose answers it orders wholly as people did"),
             ("spearman", "correlation", _GAIN, "higher", "Spearman's, of scores with people's order"),
@@ -109,40 +115,71 @@ FAMILIES: tuple[Family, ...] = (
                 "of a measure to that of the model before, paired by prompt",
             ),
             ("pair_coverage", "share", _SHARE, "higher", "pairs of which it scored both answers"),
-            ("longer_wins", "share", _SHARE, "", "pairwise accuracy of a judge that likes the longer answer"),
-            ("longer_wins_scored", "share", _SHARE, "", "the same on the pairs that were scored"),
+            (
+                "length_baseline_accuracy",
+                "share",
+                _SHARE,
+                "",
+                "pairwise accuracy of a judge that likes the longer answer",
+            ),
+            ("length_baseline_accuracy_scored", "share", _SHARE, "", "the same on the pairs that were scored"),
             ("parse_rate", "share", _SHARE, "higher", "judgements with a valid verdict"),
-            ("commonest_score", "points", "0 to judge.max_score", "", "the score it gives most often"),
-            ("commonest_score_share", "share", _SHARE, "lower", "valid judgements that say the commonest score"),
-            ("shorter_is_better", "share", _SHARE, "higher", "accuracy where people prefer the shorter answer"),
-            ("longer_is_better", "share", _SHARE, "higher", "accuracy where people prefer the longer answer"),
+            ("modal_score", "points", "0 to judge.max_score", "", "the score it gives most often"),
+            ("modal_score_fraction", "share", _SHARE, "lower", "valid judgements that say the commonest score"),
+            (
+                "accuracy_shorter_preferred",
+                "share",
+                _SHARE,
+                "higher",
+                "accuracy where people prefer the shorter answer",
+            ),
+            ("accuracy_longer_preferred", "share", _SHARE, "higher", "accuracy where people prefer the longer answer"),
             ("length_balanced_accuracy", "share", _SHARE, "higher", "mean of the two above; length alone gets 0.5"),
             ("length_bias", "difference", _GAIN, "", "the longer one's minus the shorter one's; 0 = no bias"),
-            ("accuracy_lengths_evened", "share", _SHARE, "higher", "accuracy after a penalty that evens out lengths"),
-            ("shorter_lengths_evened", "share", _SHARE, "higher", "the same where the shorter answer is better"),
+            ("length_adjusted_accuracy", "share", _SHARE, "higher", "accuracy after a penalty that evens out lengths"),
+            (
+                "length_adjusted_accuracy_shorter_preferred",
+                "share",
+                _SHARE,
+                "higher",
+                "the same where the shorter answer is better",
+            ),
             ("ties", "share", _SHARE, "lower", "equal scores among the pairs that people order"),
             ("ties_where_people_tie", "share", _SHARE, "higher", "equal scores among the pairs that people tie"),
             ("self_consistency", "share", _SHARE, "higher", "two judgements of one answer that agree"),
-            ("score_noise", "points", ">= 0", "lower", "standard deviation of the judgements of one answer"),
-            ("retest", "share", _SHARE, "higher", "pairs that a second judgement orders as the first did"),
+            ("score_std", "points", ">= 0", "lower", "standard deviation of the judgements of one answer"),
+            (
+                "test_retest_agreement",
+                "share",
+                _SHARE,
+                "higher",
+                "pairs that a second judgement orders as the first did",
+            ),
             ("position_consistency", "share", _SHARE, "higher", "matches whose two orders name the same answer"),
-            ("shown_first_wins", "share", _SHARE, "", "verdicts for the answer shown first; 0.5 = no bias"),
+            ("first_position_win_rate", "share", _SHARE, "", "verdicts for the answer shown first; 0.5 = no bias"),
         ],
         measure=True,
     ),
     *_family(
-        "judge_card",
+        "judge_metrics",
         [
             ("prompts", "count", ">= 0", "", "held-out prompts"),
             ("pairs", "count", ">= 0", "", "pairs that people order"),
             ("judgements", "count", ">= 0", "", "judgements of held-out answers"),
             ("scores_histogram_<score>", "count", ">= 0", "", "judgements with this score"),
             ("scores_entropy_bits", "bits", ">= 0", "higher", "entropy of the scores; 0 = one score for everything"),
-            ("length_penalty", "points", ">= 0", "", "a hundred characters, of accuracy_lengths_evened"),
+            ("length_penalty", "points", ">= 0", "", "a hundred characters, of length_adjusted_accuracy"),
         ],
     ),
-    Family("judge_card/by_rank_<rank>", "points", "", "", "mean score of the answers of this rank, 0 = best", True),
-    Family("judge_card/subsets_<type>", "share", _SHARE, "", "a measure on the prompts of one type", True),
+    Family(
+        "judge_metrics/mean_score_rank_<rank>",
+        "points",
+        "",
+        "",
+        "mean score of the answers of this rank, 0 = best",
+        True,
+    ),
+    Family("judge_metrics/subsets_<type>", "share", _SHARE, "", "a measure on the prompts of one type", True),
     *_family(
         "answers",
         [
@@ -164,7 +201,7 @@ FAMILIES: tuple[Family, ...] = (
             ("characters", "characters", ">= 0", "", "length of the answers to the evaluation prompts"),
             ("characters_gain", "characters", "", "", "length minus that of the model before, paired by prompt"),
             ("words", "words", ">= 0", "", "the same in words; letters in scripts without spaces (Chinese, Thai, ...)"),
-            ("repeated_4grams", "share", _SHARE, "lower", "runs of four words that an answer has said before"),
+            ("seq_rep_4", "share", _SHARE, "lower", "runs of four words that an answer has said before"),
             ("distinct_<n>", "share", _SHARE, "", "different runs of n words, of all over all answers"),
             ("refusals", "share", _SHARE, "", "answers that open as a refusal does"),
             ("language_switches", "share", _SHARE, "lower", "answers in another script than their prompt"),
@@ -172,18 +209,18 @@ FAMILIES: tuple[Family, ...] = (
             ("numbered_lists", "share", _SHARE, "", "answers with a numbered list"),
             ("headings", "share", _SHARE, "", "answers with a heading"),
             ("bold", "share", _SHARE, "", "answers with bold words"),
-            ("commonest_opening", "share", _SHARE, "lower", "answers that open with the commonest three words"),
+            ("modal_opening", "share", _SHARE, "lower", "answers that open with the commonest three words"),
         ],
         measure=True,
     ),
     *_family("instructions", _FOLLOWED, measure=True),
     *_family("ifeval", _FOLLOWED, measure=True),
-    Family("ifeval/left_out", "count", ">= 0", "lower", "IFEval prompts that M_t was trained on"),
+    Family("ifeval/excluded", "count", ">= 0", "lower", "IFEval prompts that M_t was trained on"),
     *_family(
         "contamination",
         [
             ("prompts", "count", ">= 0", "", "evaluation prompts looked at"),
-            ("left_out", "count", ">= 0", "lower", "those that M_t was trained on: the two below"),
+            ("excluded", "count", ">= 0", "lower", "those that M_t was trained on: the two below"),
             ("exact", "count", ">= 0", "lower", "word for word"),
             ("thirteen_gram", "count", ">= 0", "lower", "by thirteen words in a row"),
         ],
@@ -238,9 +275,9 @@ FAMILIES: tuple[Family, ...] = (
             ("pairs_signs_judge_noise", "points", ">= 0", "lower", "alarm: deviation of a candidate's judgements"),
             ("pairs_signs_meta_higher_share", "share", _SHARE, "", "alarm: meta-judgements for the higher score"),
             ("pairs_signs_agreement", "correlation", _GAIN, "", "alarm: Kendall's tau with the judge before"),
-            ("preference_early_stopping_chosen_step", "steps", ">= 1", "", "optimizer step that became M_t"),
-            ("preference_early_stopping_last_step", "steps", ">= 1", "", "optimizer step that training stopped at"),
-            ("preference_early_stopping_steps", "steps", ">= 1", "", "optimizer steps of the whole training"),
+            ("dpo_early_stopping_chosen_step", "steps", ">= 1", "", "optimizer step that became M_t"),
+            ("dpo_early_stopping_last_step", "steps", ">= 1", "", "optimizer step that training stopped at"),
+            ("dpo_early_stopping_steps", "steps", ">= 1", "", "optimizer steps of the whole training"),
             ("preference_step0_difference", "nats", ">= 0", "lower", "policy against reference before the first step"),
         ],
     ),
@@ -268,8 +305,8 @@ FAMILIES: tuple[Family, ...] = (
             ("num_tokens", "tokens", ">= 0", "", "trained on so far"),
             ("entropy", "nats", ">= 0", "", "a token, of the model's distribution"),
             ("mean_token_accuracy", "share", _SHARE, "higher", "tokens that the model holds likeliest"),
-            ("order_loss", "nats", ">= 0", "lower", "EFT by order: mean over the pairs of a micro-batch"),
-            ("pairs_in_order", "share", _SHARE, "higher", "EFT by order: pairs whose better answer scores higher"),
+            ("ranking_loss", "nats", ">= 0", "lower", "EFT by order: mean over the pairs of a micro-batch"),
+            ("ranking_accuracy", "share", _SHARE, "higher", "EFT by order: pairs whose better answer scores higher"),
             ("rewards_chosen", "nats", "", "higher", "DPO: beta x log-ratio to the reference, of chosen answers"),
             ("rewards_rejected", "nats", "", "lower", "DPO: the same of rejected answers"),
             ("rewards_margins", "nats", "", "higher", "DPO: the difference of the two"),
@@ -306,8 +343,8 @@ def describe(name: str) -> Family | None:
 
 
 def trainer_part(stage: str, t: int) -> str:
-    """The part of a stage that trains: "preference" of iteration 2 is dpo_2, the others have their own names."""
-    return f"dpo_{t}" if stage == "preference" else stage
+    """The part of a stage that trains: "dpo" of iteration 2 is dpo_2, the others have their own names."""
+    return f"dpo_{t}" if stage == "dpo" else stage
 
 
 def measure_metrics(measures: Mapping[str, Any]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
         for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
             logged = json.loads(line)
             yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
-    if stage.name == "measures":
+    if stage.name == "evaluation":
         yield Row(ITERATION, t, measure_metrics(json.loads(stage.outputs[0].read_text(encoding="utf-8"))))
     if stage.name == "pairs":
         yield _feedback(stage, config, t)

@@ -1,6 +1,6 @@
 """The layers below LoRA's make the same of an example in every epoch: on a CPU they are run once.
 
-With `lora.top_layers` the layers below are frozen, and without dropout what they make of a sequence depends on its
+With `lora.last_n_layers` the layers below are frozen, and without dropout what they make of a sequence depends on its
 tokens alone. That is most of a small model's work, and its result is small (tokens x hidden size), so it is kept from
 the first epoch for the others. Gradients are those of the whole model.
 """

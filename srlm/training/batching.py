@@ -176,8 +176,8 @@ def check_whole(trainer: Any) -> None:
     if found is not None and (found.cp_enabled or found.sp_enabled):
         raise ConfigError(
             "sft.accelerate_config cuts sequences into parts (context or sequence parallelism), which does not go with "
-            "sft.loss_on=weighted, sft.packing=true or sft.eft_target=order. Take it out of the file, or these options "
-            "back."
+            "sft.train_on=weighted, sft.packing=true or sft.eft_loss=ranking. Remove it from the file, or revert these "
+            "options."
         )
 
 

@@ -97,18 +97,20 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module) -> PeftLoraConfig | No
     Raises
     ------
     ConfigError
-        If the model has fewer layers than `top_layers`.
+        If the model has fewer layers than `last_n_layers`.
     """
     if not lora.enabled:
         return None
     target: str | list[str] = _linear_layers_around_experts(model) or "all-linear"
-    if lora.top_layers:
+    if lora.last_n_layers:
         name, layers = layer_stack(model)
-        if lora.top_layers > len(layers):
-            raise ConfigError(f"lora.top_layers={lora.top_layers}, but the model has {len(layers)} layers. Lower it.")
+        if lora.last_n_layers > len(layers):
+            raise ConfigError(
+                f"lora.last_n_layers={lora.last_n_layers}, but the model has {len(layers)} layers. Lower it."
+            )
         target = [
             f"{name}.{place}.{below}"
-            for place in range(len(layers) - lora.top_layers, len(layers))
+            for place in range(len(layers) - lora.last_n_layers, len(layers))
             for below, part in layers[place].named_modules()
             if isinstance(part, torch.nn.Linear)
         ]
@@ -156,8 +158,8 @@ def trainer_arguments(train: TrainConfig, config: Config, checkpoints: Path, see
         "gradient_accumulation_steps": train.batch_size // (train.micro_batch_size * train.processes),
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": train.final_learning_rate},
-        "warmup_steps": train.warmup,
+        "lr_scheduler_kwargs": {"min_lr": train.min_learning_rate},
+        "warmup_steps": train.warmup_ratio,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "gradient_checkpointing": train.gradient_checkpointing,

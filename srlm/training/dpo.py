@@ -71,7 +71,7 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
     same_model : bool
         Whether the reference is the model that training starts from.
     tolerance : float
-        dpo.step0_tolerance, nats a token.
+        dpo.reference_check_tolerance, nats a token.
 
     Raises
     ------
@@ -82,8 +82,8 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
         raise TrainingError(
             f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats a token, more "
             "than "
-            f"dpo.step0_tolerance={tolerance}: the reference is not the model that training starts from. Was model/ "
-            "of the "
+            f"dpo.reference_check_tolerance={tolerance}: the reference is not the model that training starts from. "
+            "Was model/ of the "
             "iteration before changed? (In low precision a difference can be rounding: then raise the tolerance.)"
         )
     if not same_model and not difference > 0:
@@ -93,7 +93,7 @@ def check_step0(difference: float, same_model: bool, tolerance: float, reference
         )
 
 
-def preference_worker(workspace: Workspace, iteration: int) -> None:
+def dpo_worker(workspace: Workspace, iteration: int) -> None:
     """Train M_iteration from the pairs in its folder."""
     import torch
     from trl import DPOConfig, DPOTrainer
@@ -129,8 +129,8 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
         )
     reference = reference_iteration(train.reference, t)
     same_model = reference == t
-    seed = derive_seed(config.seed, iteration, "preference")
-    checkpoints = folder / "checkpoints" / "preference"
+    seed = derive_seed(config.seed, iteration, "dpo")
+    checkpoints = folder / "checkpoints" / "dpo"
     arguments = common.trainer_arguments(train, config, checkpoints, seed)
     target, stop_at = folder / MODEL, None
     if train.early_stopping.enabled:
@@ -152,19 +152,19 @@ def preference_worker(workspace: Workspace, iteration: int) -> None:
             train_dataset=_on_disk(columns, checkpoints / "pairs"),
             processing_class=tokenizer,
             peft_config=common.peft_config(train.lora, model),
-            callbacks=[common.Watch(bars, "preference", folder / training_log("preference"))],
+            callbacks=[common.Watch(bars, "dpo", folder / training_log("dpo"))],
         )
         trainer.ref_model = None  # its log-probabilities are in the data set now
         difference = _step0_difference(trainer, torch)
-        check_step0(difference, same_model, train.step0_tolerance, train.reference.name)
+        check_step0(difference, same_model, train.reference_check_tolerance, train.reference.name)
         probe = probe_of_pairs(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"])
         saving = common.saving_of(config, "dpo", previous, probe)
         saved = common.train_and_save(trainer, checkpoints, target, tokenizer, saving, stop_at)
     lengths = [len(p) * 2 + len(c) + len(r) for p, c, r in zip(*columns.values(), strict=True)]
     counts: dict[str, Any] = {"pairs": kept, "too_long": too_long, "trl_would_drop": trl_drops, "tokens": sum(lengths)}
-    counts |= {"step0_difference": difference} | saved
+    counts |= {"reference_check_difference": difference} | saved
     if stop_at is None:
-        common.write_counts(folder / training_counts("preference"), counts)
+        common.write_counts(folder / training_counts("dpo"), counts)
     else:
         steps = {"step": trainer.state.global_step, "steps": trainer.state.max_steps}
         common.write_counts(target.with_suffix(".json"), counts | steps)

@@ -92,7 +92,7 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
         shutil.rmtree(target, ignore_errors=True)
         os.replace(chosen, target)
     shutil.rmtree(folder / f"checkpoint_{number + 1}", ignore_errors=True)
-    shutil.rmtree(workspace.iteration(t) / "checkpoints" / "preference", ignore_errors=True)
+    shutil.rmtree(workspace.iteration(t) / "checkpoints" / "dpo", ignore_errors=True)
     compared = store.finish(lambda record: record.newer_step)
     told = {
         "chosen_step": counts["step"],
@@ -136,7 +136,7 @@ def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
     """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
     lines = []
     for t in range(2, last + 1):
-        stage = stages.preference(workspace, config, t)
+        stage = stages.dpo(workspace, config, t)
         if stage.path.exists() and (found := stage.manifest().counts.get("early_stopping")):
             lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
     return lines
@@ -199,20 +199,20 @@ def draw_prompts(
     -------
     drawn : list of SeedExample
         At most `wanted`, in random order.
-    left_out : int
+    excluded : int
         Rows that were passed over.
     """
     drawn: list[SeedExample] = []
-    left_out = 0
+    excluded = 0
     for row in Random(f"{seed}/validation").sample(list(rows), len(rows)):
         if len(drawn) == wanted:
             break
         if taken.most_similar(row.prompt)[0] >= near_duplicate:
-            left_out += 1
+            excluded += 1
             continue
         taken.add(row.prompt)
         drawn.append(row)
-    return drawn, left_out
+    return drawn, excluded
 
 
 def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
@@ -235,13 +235,13 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
             if not prompt.rejected:
                 taken.add(prompt.text)
     rows = read_validation(config)
-    drawn, left_out = draw_prompts(rows, taken, options.prompts, config.seeds.near_duplicate, config.seed)
+    drawn, excluded = draw_prompts(rows, taken, options.prompts, config.data.near_duplicate, config.seed)
     source = options.source.path
     if len(drawn) < 2:
         raise SeedError(
             f"dpo.early_stopping.source.path={source} leaves {len(drawn)} validation prompts: of {len(rows)} rows, "
-            f"{left_out} are near a prompt of training or evaluation. Set it to a file of other prompts, or set "
-            "seeds.ift.limit, so that rows of seeds.ift are left for validation."
+            f"{excluded} are near a prompt of training or evaluation. Set it to a file of other prompts, or set "
+            "data.ift.limit, so that rows of data.ift are left for validation."
         )
     if len(drawn) < options.prompts:
         say(f"  Early stopping: {len(drawn)} validation prompts instead of {options.prompts}, from {source}")
@@ -252,7 +252,7 @@ def _trained(folder: Path, number: int, work: Work, config: Config) -> dict[str,
     """Return the counts of a checkpoint, which is trained if it is not there yet."""
     path = folder / f"checkpoint_{number}.json"
     if not path.exists():
-        work("preference", config.dpo)
+        work("dpo", config.dpo)
     counts: dict[str, Any] = json.loads(path.read_text())
     return counts
 

@@ -2,12 +2,12 @@
 
 A chat that ends on an answer is one sequence of token ids, the prompt as an engine is given it and the answer after it.
 Each token is part of what the template writes (roles, control tokens), of a prompt (the text of a system or user
-message), or of an answer: an assistant's text with the end of its turn, of earlier turns, too. `sft.loss_on` says which
-parts are learnt:
+message), or of an answer: an assistant's text with the end of its turn, of earlier turns, too. `sft.train_on` says
+which parts are learnt:
 
 - completion: answers alone (arXiv 2401.10020, section 3.1.2).
 - full: answers and prompts (instruction modelling, arXiv 2405.14394).
-- without_boilerplate: as full, less what all prompts of a kind, IFT or EFT, have in common (`boilerplate.py`).
+- no_shared_text: as full, less what all prompts of a kind, IFT or EFT, have in common (`boilerplate.py`).
 - weighted: as full, where a prompt's token counts `sft.prompt_weight` and an answer's 1.
 
 Nothing is asked of a template but that it renders a prompt the same before and after its answer: it is rendered once
@@ -28,9 +28,9 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from srlm.config import LossOn
+from srlm.config import TrainOn
 from srlm.errors import ModelError
-from srlm.models.chat import defuse, encode_reply_with_offsets, encode_turn, render_turn
+from srlm.models.chat import encode_reply_with_offsets, encode_turn, escape_special_tokens, render_turn
 from srlm.models.chat_template import Message, control_tokens, render
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
@@ -73,24 +73,24 @@ class Conversation:
     number: int = 0
 
 
-def looks_at_prompts(loss_on: LossOn) -> bool:
+def looks_at_prompts(train_on: TrainOn) -> bool:
     """Whether it must be known which tokens are a prompt's text."""
-    return loss_on is not LossOn.completion
+    return train_on is not TrainOn.completion
 
 
-def token_weights(parts: Sequence[Part], loss_on: LossOn, prompt_weight: float) -> list[float]:
+def token_weights(parts: Sequence[Part], train_on: TrainOn, prompt_weight: float) -> list[float]:
     """The weight of each token in the loss, 0 to 1.
 
     Parameters
     ----------
     parts : sequence of Part, length n
     prompt_weight : float
-        Of a prompt's token with `LossOn.weighted`; 0 to 1.
+        Of a prompt's token with `TrainOn.weighted`; 0 to 1.
     """
-    of_prompt = {LossOn.completion: 0.0, LossOn.weighted: prompt_weight}.get(loss_on, 1.0)
+    of_prompt = {TrainOn.completion: 0.0, TrainOn.weighted: prompt_weight}.get(train_on, 1.0)
     weight = {
         Part.template: 0.0,
-        Part.boilerplate: 0.0 if loss_on is LossOn.without_boilerplate else of_prompt,
+        Part.boilerplate: 0.0 if train_on is TrainOn.no_shared_text else of_prompt,
         Part.prompt: of_prompt,
         Part.answer: 1.0,
     }
@@ -129,11 +129,11 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompt
     if not tokenizer.is_fast:
         raise ModelError(
             "The model's tokenizer does not tell where in a text its tokens stand, so those of prompts cannot be "
-            "found. Use sft.loss_on=completion, or a model with a fast tokenizer (tokenizer.json)."
+            "found. Use sft.train_on=completion, or a model with a fast tokenizer (tokenizer.json)."
         )
     before, after = render_turn(tokenizer, context, last["content"])
     frame = _frame(tokenizer, tokenizer.chat_template, roles)
-    places = _places(before, frame, [defuse(message["content"], tokenizer) for message in context])
+    places = _places(before, frame, [escape_special_tokens(message["content"], tokenizer) for message in context])
     characters = [Part.template] * len(before)
     for number, (start, end) in enumerate(places):
         if roles[number] == "assistant":
@@ -225,7 +225,7 @@ def _places(text: str, frame: _Frame, contents: Sequence[str]) -> list[Span]:
         raise ModelError(
             "The chat template changes the texts of a chat, so that the tokens of its prompts and earlier answers "
             "cannot be found. Use another one, such as model.chat_template=chatml, or, for single turns, "
-            "sft.loss_on=completion."
+            "sft.train_on=completion."
         )
     return found
 

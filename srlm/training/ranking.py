@@ -1,4 +1,4 @@
-"""EFT by order (`sft.eft_target=order`): the judge learns which of a prompt's answers is better.
+"""EFT by order (`sft.eft_loss=ranking`): the judge learns which of a prompt's answers is better.
 
 People who rank answers say which one is better, not how good each is: the better of two poor answers gets the same
 target score as the better of two good ones. What a score's token teaches is in part that chance. Here the place of the
@@ -9,11 +9,12 @@ score is learnt in two parts instead:
 - The first mean is SFT's, but that at a score's token -log p is the cross entropy with how common each score is among
   the examples: the same for all of them, so that the verdict's form and its scale are learnt, and nobody's score. (With
   no scale to hold on to, scores were seen to drift to one end, where none differs from another any more.)
-- E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as `judge=weighted`
-  and `judge=expected` read it; the pairs are those of a prompt's answers that people ranked differently, whatever
+- E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as
+`judge=logprob_weighted`
+  and `judge=logprob` read it; the pairs are those of a prompt's answers that people ranked differently, whatever
   scores they have. This is a reward model's
   loss (Bradley-Terry; arXiv 2203.02155, equation 1), of a judge that writes.
-- The offset is `sft.eft_length_offset` x slope x log(length of the better / length of the worse), with the slope at
+- The offset is `sft.eft_length_control` x slope x log(length of the better / length of the worse), with the slope at
   which length alone explains people's choices best. With 0 there is none; with 1 a pair that length explains teaches
   little, one that goes against it much, and what is learnt is the rest. Length-controlled AlpacaEval takes length out
   of win rates in the same way (arXiv 2404.04475, section 3); the offset is no part of the judge that comes of it.
@@ -119,8 +120,8 @@ def counted(verdicts: Sequence[Verdict], offset: float) -> dict[str, float]:
     pairs = ordered_pairs([verdict.group for verdict in verdicts], merits)
     if not pairs:
         raise TrainingError(
-            "sft.eft_target=order needs prompts with a better and a worse answer, and no two of the EFT examples that "
-            "are left are such. Raise sft.max_length or seeds.eft_limit, or set sft.eft_target=score."
+            "sft.eft_loss=ranking needs prompts with a better and a worse answer, and no two of the EFT examples that "
+            "are left are such. Raise sft.max_length or data.eft_limit, or set sft.eft_loss=score."
         )
     slope = length_slope([verdicts[one].log_length - verdicts[other].log_length for one, other in pairs])
     return {"pairs": len(pairs), "length_slope": offset * slope}
@@ -179,15 +180,15 @@ def order_losses(better: torch.Tensor, worse: torch.Tensor, offset: torch.Tensor
     return softplus(-(better - worse + offset))
 
 
-def collate_ordered(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate_ranked(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """As `batches.collate`, without weights; and `place`, `group`, `score`, `log_length` of the verdicts: (rows,)."""
     batch = collate([{**row, "weights": [1.0] * len(row["input_ids"])} for row in rows], pad_token_id)
     del batch["weights"]
     return batch | {name: torch.tensor([row[name] for row in rows]) for name in FIELDS}
 
 
-def ordering_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float) -> type:
-    """TRL's SFT trainer for the batches of `collate_ordered`, with the loss that this module's docstring states.
+def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float) -> type:
+    """TRL's SFT trainer for the batches of `collate_ranked`, with the loss that this module's docstring states.
 
     Parameters
     ----------
@@ -242,8 +243,8 @@ def ordering_trainer(tokens: Sequence[int], shares: Sequence[float], slope: floa
             offset = slope * (log_length[better] - log_length[worse])
             losses = order_losses(expected[better], expected[worse], offset)
             mode = "train" if self.model.training else "eval"
-            self._metrics[mode]["order_loss"].append(losses.mean().item())
-            self._metrics[mode]["pairs_in_order"].append((expected[better] > expected[worse]).float().mean().item())
+            self._metrics[mode]["ranking_loss"].append(losses.mean().item())
+            self._metrics[mode]["ranking_accuracy"].append((expected[better] > expected[worse]).float().mean().item())
             if num_items_in_batch is None:
                 return loss + losses.mean()  # of a model that is counted by micro-batch; Trainer takes their mean
             # Gradients of processes are averaged, and the pairs are counted over all of them.
@@ -261,8 +262,8 @@ def check_not_sharded(trainer: Any) -> None:
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
-            "sft.eft_target=order needs the whole output layer on each GPU, and sft.accelerate_config shards it (FSDP, "
-            "DeepSpeed). Leave the file out, or set sft.eft_target=score."
+            "sft.eft_loss=ranking needs the whole output layer on each GPU, and sft.accelerate_config shards it (FSDP, "
+            "DeepSpeed). Leave the file out, or set sft.eft_loss=score."
         )
 
 
@@ -302,6 +303,6 @@ def _check_head(own: torch.Tensor, by_trainer: torch.Tensor, low_precision: bool
     exact = by_trainer.dtype == torch.float32 and not low_precision
     if not apart <= (0.01 if exact else 0.25):
         raise ConfigError(
-            "sft.eft_target=order does not go with this model: its output layer does more than multiply (a score's "
-            f"log-probability differs by {apart:.3f} nats). Set sft.eft_target=score."
+            "sft.eft_loss=ranking does not go with this model: its output layer does more than multiply (a score's "
+            f"log-probability differs by {apart:.3f} nats). Set sft.eft_loss=score."
         )

@@ -1,6 +1,6 @@
 """SFT: M0 to M1 on IFT and EFT seeds, or to the SFT baseline on IFT alone (arXiv 2401.10020, section 2.1).
 
-Which tokens are learnt is `sft.loss_on` (`masking.py`), by the SFT baseline as by M1. The reward model has no loss by
+Which tokens are learnt is `sft.train_on` (`masking.py`), by the SFT baseline as by M1. The reward model has no loss by
 token and looks at none of this; DPO's sums over answers alone.
 
 Changed from the paper: an EFT example's verdict is the people's own score where the seed has one, so that the judge
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, EFTTarget, LossOn, SFTConfig
+from srlm.config import Config, EFTLoss, SFTConfig, TrainOn
 from srlm.errors import ConfigError, TrainingError
 from srlm.ids import derive_seed
 from srlm.io.progress import Bars, say
@@ -57,12 +57,12 @@ def conversations(
 ) -> dict[str, list[Conversation]]:
     """Chats of each kind as token ids with their parts; those over `options.max_length` tokens are left out.
 
-    With `with_prompts`, boilerplate is marked: what `options.boilerplate` finds, or what prompts of a kind repeat.
+    With `with_prompts`, boilerplate is marked: what `options.shared_text` finds, or what prompts of a kind repeat.
 
     Raises
     ------
     ConfigError
-        If `options.boilerplate` finds nothing in any prompt.
+        If `options.shared_text` finds nothing in any prompt.
     """
     found: dict[str, list[Conversation]] = {}
     for kind, chats in kinds.items():
@@ -73,13 +73,13 @@ def conversations(
         found[kind] = [conversation for conversation in encoded if len(conversation.ids) <= options.max_length]
     if not with_prompts:
         return found
-    if not options.boilerplate:
+    if not options.shared_text:
         return {kind: mark_repeated(of_kind) for kind, of_kind in found.items()}
-    found = {kind: mark_pattern(of_kind, options.boilerplate) for kind, of_kind in found.items()}
-    if not any(Part.boilerplate in conversation.parts for of_kind in found.values() for conversation in of_kind):
+    found = {kind: mark_pattern(of_kind, options.shared_text) for kind, of_kind in found.items()}
+    if not any(Part.shared_text in conversation.parts for of_kind in found.values() for conversation in of_kind):
         raise ConfigError(
-            f"sft.boilerplate={options.boilerplate!r} finds nothing in the prompts of {sum(map(len, found.values()))} "
-            'examples. Change it, or set sft.boilerplate="" to have it found in the data.'
+            f"sft.shared_text={options.shared_text!r} finds nothing in the prompts of {sum(map(len, found.values()))} "
+            'examples. Change it, or set sft.shared_text="" to have it found in the data.'
         )
     return found
 
@@ -87,10 +87,10 @@ def conversations(
 def encode(tokenizer: Any, kinds: Mapping[str, Sequence[Sequence[Message]]], options: SFTConfig) -> Encoded:
     """What is trained on, of chats of each kind (IFT, EFT) that end on an answer."""
     input_ids, labels, weights, places = [], [], [], []
-    found = conversations(tokenizer, kinds, options, looks_at_prompts(options.loss_on))
+    found = conversations(tokenizer, kinds, options, looks_at_prompts(options.train_on))
     kept = [(kind, conversation) for kind, of_kind in found.items() for conversation in of_kind]
     for kind, conversation in kept:
-        of_tokens = token_weights(conversation.parts, options.loss_on, options.prompt_weight)
+        of_tokens = token_weights(conversation.parts, options.train_on, options.prompt_weight)
         if any(of_tokens):
             input_ids.append(conversation.ids)
             labels.append(labels_of(conversation.ids, of_tokens))
@@ -178,11 +178,11 @@ def assemble(
         columns["weights"] = encoded.weights
     tokens: list[int] = []
     shares: list[float] = []
-    if template is not None and train.eft_target is EFTTarget.order:
+    if template is not None and train.eft_loss is EFTLoss.ranking:
         tokens = ranking.score_tokens(tokenizer, template, config.judge.max_score)
         verdicts = ranking.find_verdicts(encoded.input_ids, encoded.places, judged, tokens)
         columns |= {name: [getattr(one, name) for one in verdicts] for name in ranking.FIELDS}
-        counts |= ranking.counted(verdicts, train.eft_length_offset)
+        counts |= ranking.counted(verdicts, train.eft_length_control)
         shares = ranking.score_shares(verdicts, len(tokens))
         pairs, slope = counts["pairs"], counts["length_slope"]
         of_length = f"; {slope:+.2f} log-odds for an answer e times as long are not learnt" if slope else ""
@@ -195,11 +195,11 @@ def assemble(
 
 def has_weights(options: SFTConfig) -> bool:
     """Return whether the trainer's rows have a weight for each token, as `batching.weighted_trainer` takes them."""
-    return options.packing or options.loss_on is LossOn.weighted
+    return options.packing or options.train_on is TrainOn.weighted
 
 
 def sft_worker(workspace: Workspace, iteration: int) -> None:
-    """Train M1 from seeds/ift.jsonl and iteration_1/eft.jsonl; from IFT alone where the judge writes nothing."""
+    """Train M1 from data/ift.jsonl and iteration_1/eft.jsonl; from IFT alone where the judge writes nothing."""
     config = workspace.config()
     folder = workspace.iteration(1)
     ift = IFT.read(workspace)
@@ -212,7 +212,7 @@ def sft_worker(workspace: Workspace, iteration: int) -> None:
 
 
 def sft_baseline_worker(workspace: Workspace, iteration: int) -> None:
-    """Train the SFT baseline from seeds/ift.jsonl."""
+    """Train the SFT baseline from data/ift.jsonl."""
     config = workspace.config()
     chats = chats_of(IFT.read(workspace))
     _train(config, workspace, chats, workspace.iteration(1) / SFT_BASELINE, "sft_baseline")
@@ -241,7 +241,7 @@ def _train(
     weighted, order = has_weights(train), bool(data.score_tokens)
     make_trainer: type = batching.weighted_trainer() if weighted else SFTTrainer
     if order:
-        make_trainer = ranking.ordering_trainer(data.score_tokens, data.score_shares, counts["length_slope"])
+        make_trainer = ranking.ranking_trainer(data.score_tokens, data.score_shares, counts["length_slope"])
     groups = [(kind, judged[number].prompt if kind == "eft" else number) for kind, number in encoded.places]
     checkpoints = target.parent / "checkpoints" / stage
     arguments = common.trainer_arguments(train, config, checkpoints, derive_seed(config.seed, 1, stage))
@@ -265,7 +265,7 @@ def _train(
             trainer.data_collator = partial(batching.collate, pad_token_id=tokenizer.pad_token_id)
         if order:
             ranking.check_not_sharded(trainer)
-            trainer.data_collator = partial(ranking.collate_ordered, pad_token_id=tokenizer.pad_token_id)
+            trainer.data_collator = partial(ranking.collate_ranked, pad_token_id=tokenizer.pad_token_id)
         if not train.packing:
             lengths = [len(ids) for ids in encoded.input_ids]
             together = train.micro_batch_size if order else train.batch_size

@@ -95,7 +95,7 @@ def test_option_that_resembles_none_has_no_hint() -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        *("iteration=3", "judge=additive", "experiment=[smoke,one_gpu]", "seeds.ift.columns.prompt=question", "-m"),
+        *("iteration=3", "judge=additive", "experiment=[smoke,one_gpu]", "data.ift.columns.prompt=question", "-m"),
         *("+model.chat_template_kwargs.enable_thinking=false", "hydra.searchpath=[file:///x]", "hydra/launcher=slurm"),
         *("--config-name", "config", "dpo.lora={r: 8}", "seed=1,2,3", "dpo.early_stopping.source.path=x.jsonl"),
     ],
@@ -119,7 +119,7 @@ def test_groups_of_a_users_folder_are_known(tmp_path: Path) -> None:
             "++model.chat_template_kwargs={enable_thinking: false}",
         ),
         ("model.chat_template_kwargs.enable_thinking=false", "++model.chat_template_kwargs.enable_thinking=false"),
-        ("+seeds.ift.columns.prompt=question", "+seeds.ift.columns.prompt=question"),
+        ("+data.ift.columns.prompt=question", "+data.ift.columns.prompt=question"),
         ("judge.count=3", "judge.count=3"),
         ("model.chat_template=chatml", "model.chat_template=chatml"),
         ("--config-dir", "--config-dir"),
@@ -130,10 +130,10 @@ def test_keys_of_a_mapping_need_no_plus(word: str, expected: str) -> None:
 
 
 def test_mapping_options_compose() -> None:
-    words = ["model.chat_template_kwargs={enable_thinking: false}", "seeds.ift.columns.prompt=question"]
+    words = ["model.chat_template_kwargs={enable_thinking: false}", "data.ift.columns.prompt=question"]
     options = composed(BY_NAME["run"], *with_free_keys(words, config.Config))
     assert options.model.chat_template_kwargs == {"enable_thinking": False}
-    assert options.seeds.ift.columns == {"prompt": "question"}
+    assert options.data.ift.columns == {"prompt": "question"}
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_mapping_options_compose() -> None:
     ],
 )
 def test_texts_reach_their_options_as_typed(value: str) -> None:
-    words = [f"name={value}", f"model.revision={value}", f"+seeds.ift.columns.prompt={value}"]
+    words = [f"name={value}", f"model.revision={value}", f"+data.ift.columns.prompt={value}"]
     options = composed(BY_NAME["run"], *with_free_keys(with_texts(words, config.Config), config.Config))
-    assert (options.name, options.model.revision, options.seeds.ift.columns["prompt"]) == (value, value, value)
+    assert (options.name, options.model.revision, options.data.ift.columns["prompt"]) == (value, value, value)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_every_option_of_every_command_is_known() -> None:
         ("srlm completion ", ["bash", "zsh", "fish"]),
         ("srlm run judge=v", ["judge=verdict_only"]),
         ("srlm run judge=", [f"judge={name}" for name in groups()["judge"]]),
-        ("srlm run iteration=3 sft.lora.t", ["sft.lora.top_layers="]),
+        ("srlm run iteration=3 sft.lora.t", ["sft.lora.last_n_layers="]),
         ("srlm show-masking cou", ["count="]),
         ("srlm report runs/", []),
         ("srlm nothing ", []),

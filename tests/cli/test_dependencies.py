@@ -74,7 +74,7 @@ def stages_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
         return Path(model).name
 
     if isinstance(config, JudgeBench):
-        found = {"data": _prompts(workspace, config, config.data[0])}
+        found = {"data": _prompts(workspace, config, config.dataset[0])}
         return found | {called(row.model): row.judgements for row in rows(workspace, config)}
     if isinstance(config, SideBySide):
         side = SideBySidePlan(workspace, config)
@@ -101,7 +101,7 @@ CHANGES: dict[str, Change] = {
     "data file": edit("ift.jsonl"),
     "examples file": edit("ifeval.jsonl"),
     "task file": edit("tasks/mine.yaml"),
-    "task folder": lambda workspace, config: set_to("task_folder", f"{workspace.root.parent}/tasks_2")(
+    "task folder": lambda workspace, config: set_to("include_path", f"{workspace.root.parent}/tasks_2")(
         workspace, config
     ),
     "model.name": lambda workspace, config: set_to("model.name", f"{workspace.root.parent}/writer")(workspace, config),
@@ -144,7 +144,7 @@ CHANGES: dict[str, Change] = {
 def evaluate(root: Path) -> Config:
     suite, models = ["answers", "head_to_head", "loss", "benchmarks"], [str(root / name) for name in ("base", "writer")]
     config = Evaluate(models=models, suite=suite, data=str(root / "ift.jsonl"), examples=[str(root / "ifeval.jsonl")])
-    config.benchmarks, config.task_folder = ["mine"], str(root / "tasks")
+    config.benchmarks, config.include_path = ["mine"], str(root / "tasks")
     config.evaluation.judge = str(root / "judge")
     return config
 
@@ -160,11 +160,11 @@ def side_by_side(root: Path) -> Config:
 
 
 def judge_bench(root: Path) -> Config:
-    return JudgeBench(models=[str(root / "base"), "endpoint"], data=[str(root / "ift.jsonl")])
+    return JudgeBench(models=[str(root / "base"), "endpoint"], datasets=[str(root / "ift.jsonl")])
 
 
 def judge_bench_implicit(root: Path) -> Config:
-    config = JudgeBench(models=[str(root / "base")], data=[str(root / "ift.jsonl")])
+    config = JudgeBench(models=[str(root / "base")], datasets=[str(root / "ift.jsonl")])
     config.judge.scorer, config.judge.reference = Scorer.implicit, str(root / "reference")
     return config
 
@@ -190,7 +190,7 @@ REMADE = ("prompts", "examples", "data", "answers of base")
 def applies(command: str, name: str, config: Config) -> bool:
     outputs = COMMANDS[command][1]
     if name == "task folder":
-        return hasattr(config, "task_folder")
+        return hasattr(config, "include_path")
     return (
         hasattr(config, name)
         if name in ("limit", "samples", "benchmark_limit")

@@ -39,9 +39,9 @@ def test_every_pair_meets_once_and_the_judge_speaks_last(tmp_path: Path) -> None
     found = plan(tmp_path)
     assert [(match.first, match.second) for match in found.matches] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert found.judge == "b"
-    assert found.speakers == ["a", "c", "b"]
-    assert plan(tmp_path, judge="other").speakers == ["b", "a", "c", "other"]
-    assert plan(tmp_path, judge="other", suite=["answers"]).speakers == ["b", "a", "c"]
+    assert found.generators == ["a", "c", "b"]
+    assert plan(tmp_path, judge="other").generators == ["b", "a", "c", "other"]
+    assert plan(tmp_path, judge="other", suite=["answers"]).generators == ["b", "a", "c"]
 
 
 def test_the_order_of_models_changes_no_file(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_one_model_answers_and_has_no_match(tmp_path: Path) -> None:
     found = plan(tmp_path, models=[])
     assert found.models == ["smollm2-135m-instruct"]
     assert found.matches == []
-    assert found.speakers == found.models
+    assert found.generators == found.models
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
     first, second = cards["answers"]["rows"]
     assert [row["measures"]["mean_characters"]["n"] for row in (first, second)] == [4, 4]
     assert second["against_first"]["mean_characters"]["n"] == 3
-    assert second["measures"]["prompt_strict"]["n"] == 4
-    assert second["against_first"]["prompt_strict"]["value"] == 0.0
+    assert second["measures"]["prompt_level_strict_acc"]["n"] == 4
+    assert second["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
     [match] = cards["head_to_head"]["matches"]
     assert (match["measures"]["missing"]["value"], match["measures"]["missing"]["n"]) == (pytest.approx(1 / 3), 3)
     told = capfd.readouterr().err

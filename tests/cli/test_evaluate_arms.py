@@ -1,4 +1,4 @@
-"""srlm evaluate by=[...]: which models make an arm, what arms are compared with, and what is told of them."""
+"""srlm evaluate group_by=[...]: which models make an arm, what arms are compared with, and what is told of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from srlm.reporting.plots import plot_arms
 from srlm.types import Answer, AnswerLoss, Constraint, SeedExample
 
 RIGHT = Constraint("final_answer:number", {"number": 7})
-BY = ["seeds.ift_answers", "seeds.ift.limit"]
+BY = ["data.ift_answers", "data.ift.limit"]
 
 
 def sweep(folder: Path) -> list[str]:
@@ -29,8 +29,8 @@ def sweep(folder: Path) -> list[str]:
         for limit in (8, 16):
             for seed in (1, 0):
                 config = Config(name=f"s-{kept.name}-{limit}-{seed}", runs_dir=str(folder), seed=seed)
-                config.seeds.ift.path = f"{folder}/pairs.jsonl"
-                config.seeds.ift_answers, config.seeds.ift.limit = kept, limit
+                config.data.ift.path = f"{folder}/pairs.jsonl"
+                config.data.ift_answers, config.data.ift.limit = kept, limit
                 run = Workspace.of(config)
                 (run.iteration(1) / "model").mkdir(parents=True)
                 run.config_path.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
@@ -58,7 +58,7 @@ def test_models_that_agree_are_one_arm_in_the_order_of_their_seeds(tmp_path: Pat
     assert [arm.name for arm in found] == ["smollm2-135m-instruct", "best, 8", "best, 16", "worst, 8", "worst, 16"]
     assert found[1].models == (models[1], models[0])  # seed 0 first
     assert [reference_of(found, arm) for arm in found] == [None, None, None, found[1], found[2]]
-    paths = settings(models, ["seeds.ift.path"])
+    paths = settings(models, ["data.ift.path"])
     assert [arm.name for arm in paths] == ["pairs"]
 
 
@@ -79,7 +79,7 @@ def test_own_examples_are_of_the_models_run(tmp_path: Path) -> None:
     options.evaluation.judge = "first"
     plan = Plan(Workspace(tmp_path / "e"), options)
     assert plan.read == {
-        models[0]: {OWN: str(run.seeds / "ift.jsonl"), "f.jsonl": "f.jsonl"},
+        models[0]: {OWN: str(run.data / "ift.jsonl"), "f.jsonl": "f.jsonl"},
         "m": {"f.jsonl": "f.jsonl"},
     }
     assert plan.losses.keys() == {models[0], "m"}
@@ -106,7 +106,7 @@ def card(folder: Path) -> dict[str, object]:
         nats = 1.0 if "s-best" in model else 2.0
         return [AnswerLoss("1", nats * (3 if file == OWN else 4), 2), AnswerLoss("2", None, 0, "too long")]
 
-    options = Evaluate(models=[*models, "m"], by=BY)
+    options = Evaluate(models=[*models, "m"], group_by=BY)
     options.evaluation.bootstrap = 100
     measures: list[Of] = losses([OWN, "held_out.jsonl"], losses_of, prompts_of) + answers(prompts, answers_of)
     return arms_card(options, settings(options.models, BY), measures)
@@ -135,7 +135,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert "less best" in text
     assert "-100 [-100, +42]" in text  # all three prompts agree
     table = arms_markdown(found).splitlines()
-    assert table[0].startswith("| seeds.ift_answers, seeds.ift.limit | runs | loss on its own examples, nats a token |")
+    assert table[0].startswith("| data.ift_answers, data.ift.limit | runs | loss on its own examples, nats a token |")
     assert all(line.count("|") == table[0].count("|") for line in table)
     assert table[6].startswith("| less best |  | +1.500 [n/a] | +2.000 [n/a] | +0.500 [n/a] | -100 [-100, +42] |")
     panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in found["measures"]]
@@ -148,14 +148,14 @@ def test_tables_and_picture(tmp_path: Path) -> None:
 
 def test_one_option_stands_along_the_axis(tmp_path: Path) -> None:
     models = sweep(tmp_path)
-    options = Evaluate(models=models, by=["seeds.ift.limit"])
+    options = Evaluate(models=models, group_by=["data.ift.limit"])
     options.evaluation.bootstrap = 100
 
     def losses_of(model: str, file: str) -> list[AnswerLoss]:
         return [AnswerLoss("1", 1.0, 1), AnswerLoss("2", 2.0, 1)]
 
-    arms = settings(models, options.by)
+    arms = settings(models, options.group_by)
     found = json.loads(json.dumps(arms_card(options, arms, losses(["f.jsonl"], losses_of, prompts_of))))
     assert [len(arm["models"]) for arm in found["arms"]] == [4, 4]
     assert [arm["reference"] for arm in found["arms"]] == [None, 0]
-    assert "seeds.ift.limit" in plot_arms(found, [("loss", 1)], tmp_path / "arms")[1].read_text(encoding="utf-8")
+    assert "data.ift.limit" in plot_arms(found, [("loss", 1)], tmp_path / "arms")[1].read_text(encoding="utf-8")

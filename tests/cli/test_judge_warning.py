@@ -11,7 +11,7 @@ from rich.console import Console
 
 from srlm.cli.judge_bench import _with_parsed, show
 from srlm.config import JudgeConfig
-from srlm.evaluation.judge_metrics import judge_card, judge_warning, parsed
+from srlm.evaluation.judge_metrics import judge_metrics, judge_warning, parsed
 from tests.helpers import judgements_of, ranked
 
 NONE = "none of the 20 judgements could be parsed, so there is no score"
@@ -24,7 +24,7 @@ def card(scores: Sequence[float | None]) -> dict[str, Any]:
     rows = [ranked(f"e{n}") for n in range(10)]
     ids = [f"{row.id}/a{place}" for row in rows for place in range(2)]
     judged = [one for id, score in zip(ids, scores, strict=True) for one in judgements_of(id, [score])]
-    found = judge_card(rows, judged, JudgeConfig(), 100, "s")
+    found = judge_metrics(rows, judged, JudgeConfig(), 100, "s")
     return found | {
         "model": "org/judge",
         "data": "pairs.jsonl",
@@ -72,9 +72,9 @@ def test_only_the_judges_that_it_holds_for_are_warned_of() -> None:
 
 def _differences() -> dict[str, Any]:
     names = (
-        "pairwise_accuracy_all",
-        "shorter_is_better",
-        "longer_is_better",
+        "pairwise_accuracy_imputed",
+        "accuracy_shorter_preferred",
+        "accuracy_longer_preferred",
         "length_balanced_accuracy",
         "length_bias",
     )

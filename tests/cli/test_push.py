@@ -47,7 +47,7 @@ DATA_FILES = {CARD, *(f"{kind}/iteration_2.jsonl" for kind in ("prompts", "candi
 def accept(run: Path) -> None:
     """The model folders as they are now count as what training left."""
     workspace = open_run(run)
-    for t, name in ((1, "sft"), (2, "preference")):
+    for t, name in ((1, "sft"), (2, "dpo")):
         path = run / f"iteration_{t}/manifests/{name}.json"
         manifest = json.loads(path.read_text())
         manifest["outputs"] = {f"iteration_{t}/model": workspace.fingerprint(run / f"iteration_{t}/model")}
@@ -90,7 +90,7 @@ def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
     content = b"".join(one if isinstance(one, bytes) else one.read_bytes() for one in uploads[1].files.values())
     for artifact in SEEDS:
         name, kind = Path(artifact.file).stem, artifact.record
-        for row in read_records(finished_run / f"seeds/{name}.jsonl", kind):
+        for row in read_records(finished_run / f"data/{name}.jsonl", kind):
             assert row.prompt.encode() not in content
     assert b"repeated word by word" not in content  # an attempt that was rejected for being a seed
     with_seeds = planned(finished_run, data=True, seeds=True)[1]
@@ -124,7 +124,7 @@ def test_data_set_loads_by_its_card(finished_run, tmp_path):
     constraints = rows("seeds_evaluation")[0]["constraints"]
     assert json.loads(constraints[0]["kwargs"]) == {"relation": "at least", "num_sentences": 3}
     again = read_prompts(SourceConfig(path=str(tmp_path / "data/seeds_evaluation/seeds.jsonl")))
-    assert again[0].constraints == read_records(finished_run / "seeds/evaluation.jsonl", SeedExample)[0].constraints
+    assert again[0].constraints == read_records(finished_run / "data/evaluation.jsonl", SeedExample)[0].constraints
 
 
 def test_columns_of_a_record():

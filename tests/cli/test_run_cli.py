@@ -90,7 +90,7 @@ def test_help_shows_usage_options_examples_and_groups(command):
         ("engine.kind=llama", "Invalid value 'llama', expected one of [vllm, transformers] full_key: engine.kind"),
         ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
         ("candidates.count=1", "ConfigError: candidates.count=1 cannot work: it must be 2 or more."),
-        ("seeds=files", "ConfigError: seeds.ift.path='' cannot work: it must be a file, hub:OWNER/NAME or builtin."),
+        ("data=files", "ConfigError: data.ift.path='' cannot work: it must be a file, hub:OWNER/NAME or builtin."),
         ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
     ],
 )
@@ -163,17 +163,17 @@ ROWS = [{"prompt": f"What is {n} and {n}?", "response": f"It is {2 * n}."} for n
 
 def test_broken_seed_line(command):
     path = command.write("mine.jsonl", *ROWS, '{"prompt": "What is')
-    text = command(f"seeds.ift.path={path}")
+    text = command(f"data.ift.path={path}")
     assert "SeedError: mine.jsonl:4: not JSON (Unterminated string starting at, column 12). Mend it" in text
 
 
 def test_seed_line_without_a_field(command):
     path = command.write("mine.jsonl", *ROWS, {"prompt": "What is it?"})
-    assert re.search(r"SeedError: mine\.jsonl:4: .*response", command(f"seeds.ift.path={path}"))
+    assert re.search(r"SeedError: mine\.jsonl:4: .*response", command(f"data.ift.path={path}"))
 
 
 def test_missing_seed_file(command):
-    text = command("seeds.eft.path=nowhere.jsonl")
+    text = command("data.eft.path=nowhere.jsonl")
     assert "SeedError: nowhere.jsonl: no such file. Set `path` to a file, builtin or hub:OWNER/NAME." in text
 
 
@@ -183,23 +183,23 @@ def test_missing_seed_file(command):
         ((), "mine.jsonl: the file is empty. It must hold one JSON object a line, or a JSON array."),
         (
             ROWS,
-            "holds no ranked answers, which EFT seeds (and seeds.ift_answers) need. Use data in one of the formats",
+            "holds no ranked answers, which EFT seeds (and data.ift_answers) need. Use data in one of the formats",
         ),
         (({"prompt": "Why?", "responses": ["Because."]},), "fewer than two ranked answers"),
     ],
     ids=["empty", "no ranks", "one answer"],
 )
 def test_no_eft_data(command, rows, told):
-    text = command(f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
+    text = command(f"data.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"(Seed|NoRanks)Error: mine\.jsonl", text)
     assert told in text
 
 
 def test_too_few_eft_prompts(command):
     rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
-    text = command("seeds.eft.languages=[]", f"seeds.eft.path={command.write('mine.jsonl', *rows)}")
-    assert re.search(r"SeedError: seeds\.eft\.path=mine\.jsonl leaves 1 EFT prompts to train on and 1 to measure", text)
-    assert "give more ranked prompts, or change seeds.eft_held_out." in text
+    text = command("data.eft.languages=[]", f"data.eft.path={command.write('mine.jsonl', *rows)}")
+    assert re.search(r"SeedError: data\.eft\.path=mine\.jsonl leaves 1 EFT prompts to train on and 1 to measure", text)
+    assert "give more ranked prompts, or change data.eft_held_out." in text
 
 
 # The run's folder
@@ -217,10 +217,10 @@ def test_run_in_use(command):
 
 def test_run_made_with_other_options(command):
     command()
-    text = command("seed=1", "seeds.eft_held_out=0.5")
+    text = command("seed=1", "data.eft_held_out=0.5")
     folder = command.run_folder
-    assert f"RunFolderError: The stage seeds/seeds in {folder} cannot be used: " in text
-    assert "options have changed since this stage ran: seed was 0, now 1; seeds.eft_held_out was 0.25, now 0.5" in text
+    assert f"RunFolderError: The stage data/data in {folder} cannot be used: " in text
+    assert "options have changed since this stage ran: seed was 0, now 1; data.eft_held_out was 0.25, now 0.5" in text
     ways = f"revert the options, or start a new run with name=..., or delete {folder}/seeds and all later iteration_*"
     assert ways in text
 
@@ -236,17 +236,17 @@ def test_refused_command_leaves_the_run_as_it_was(command):
 
 def test_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
-    assert NO_MODEL_MESSAGE in command(f"seeds.ift.path={path}")
+    assert NO_MODEL_MESSAGE in command(f"data.ift.path={path}")
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
-    text = command(f"seeds.ift.path={path}")
-    assert "RunFolderError: The stage seeds/seeds" in text
+    text = command(f"data.ift.path={path}")
+    assert "RunFolderError: The stage data/data" in text
     assert "input mine.jsonl has changed since this stage ran" in text
 
 
 @pytest.mark.parametrize(
     ("wrong", "right", "then"),
     [
-        ("seeds.ift.path=nowhere.jsonl", "seeds.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
+        ("data.ift.path=nowhere.jsonl", "data.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
         (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: there is no such GGUF file."),
     ],
     ids=["seeds", "model"],

@@ -21,7 +21,7 @@ from rich.console import Console
 from srlm.cli.show_masking import __main__ as command
 from srlm.cli.show_masking.examples import Example, examples_of, seeds_of, share, shown, visible
 from srlm.cli.show_masking.page import legend, render, show
-from srlm.config import Config, LossOn, ShowMasking
+from srlm.config import Config, ShowMasking, TrainOn
 from srlm.errors import ConfigError, SeedError, TrainingError
 from srlm.models.chat_template import load_tokenizer
 from srlm.pipeline.workspace import Workspace
@@ -57,9 +57,9 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("loss_on", LossOn, ids=lambda choice: choice.name)
-def test_runs_are_the_tokens_with_their_weights(loss_on: LossOn, data: Path) -> None:
-    options = options_of(f"data={data}", f"sft.loss_on={loss_on.name}", "sft.prompt_weight=0.25")
+@pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
+def test_runs_are_the_tokens_with_their_weights(train_on: TrainOn, data: Path) -> None:
+    options = options_of(f"dataset={data}", f"sft.train_on={train_on.name}", "sft.prompt_weight=0.25")
     found = found_by(options)
     assert {kind: len(of_kind) for kind, of_kind in found.items()} == {"ift": 2, "eft": 4}
     for each in (each for of_kind in found.values() for each in of_kind):
@@ -71,11 +71,11 @@ def test_runs_are_the_tokens_with_their_weights(loss_on: LossOn, data: Path) -> 
         assert "".join(token.text for token in tokens) == visible(conversation.text)
         kinds = {(run.kind, token.weight) for run in example.runs for token in run.tokens}
         assert kinds <= {("learnt", 1.0), ("partly", 0.25), ("masked", 0.0), ("boilerplate", 0.0)}
-        assert (("partly", 0.25) in kinds) == (loss_on is LossOn.weighted)
+        assert (("partly", 0.25) in kinds) == (train_on is TrainOn.weighted)
         assert example.share.weight == pytest.approx(sum(token.weight for token in tokens))
         assert all(one.kind != two.kind for one, two in zip(example.runs, example.runs[1:], strict=False))
     rubric = share("EFT", found["eft"])
-    assert (rubric.boilerplate > 0) == (loss_on in (LossOn.completion, LossOn.without_boilerplate))
+    assert (rubric.boilerplate > 0) == (train_on in (TrainOn.completion, TrainOn.no_shared_text))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_shown_does_nothing(text: str, seen: str) -> None:
 
 
 def test_the_terminal_without_colour(data: Path) -> None:
-    options = options_of(f"data={data}", "sft.loss_on=without_boilerplate")
+    options = options_of(f"dataset={data}", "sft.train_on=no_shared_text")
     found = found_by(options)
     examples = [shown("IFT 2", found["ift"][1]), shown("EFT 1", found["eft"][0])]
     out = io.StringIO()
@@ -107,7 +107,7 @@ def test_the_terminal_without_colour(data: Path) -> None:
 
 
 def test_the_page_holds_text_as_text(data: Path) -> None:
-    options = options_of(f"data={data}", "sft.loss_on=full")
+    options = options_of(f"dataset={data}", "sft.train_on=all")
     found = found_by(options)
     examples = [shown(HOSTILE, example) for example in found["eft"]]
     page = render(examples, [share("EFT", found["eft"])], HOSTILE, 0.0, {"data": HOSTILE})
@@ -127,7 +127,7 @@ def test_the_page_holds_text_as_text(data: Path) -> None:
 
 
 def test_the_command_writes_the_page(tiny_checkpoint: Path, data: Path, tmp_path: Path, capfd) -> None:
-    options = options_of(f"model.name={tiny_checkpoint}", f"data={data}", f"runs_dir={tmp_path}", "count=2")
+    options = options_of(f"model.name={tiny_checkpoint}", f"dataset={data}", f"runs_dir={tmp_path}", "count=2")
     path = command.run(options)
     assert path == tmp_path / "show_masking" / "masking.html"
     assert path.read_text(encoding="utf-8").count("<h2>") == 5  # two of each kind, and the options
@@ -139,7 +139,7 @@ def test_the_command_writes_the_page(tiny_checkpoint: Path, data: Path, tmp_path
 def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
-    assert list(seeds_of(options_of(f"data={path}")).chats) == ["ift"]
+    assert list(seeds_of(options_of(f"dataset={path}")).chats) == ["ift"]
     said = capfd.readouterr().err.strip()
     assert said.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
     assert "format" not in said
@@ -149,14 +149,14 @@ def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="count=0 cannot work"):
         command.run(options_of("count=0"))
     with pytest.raises(SeedError):
-        seeds_of(options_of(f"data={tmp_path / 'none.jsonl'}"))
-    options = options_of(f"data={data}", "sft.max_length=16")
+        seeds_of(options_of(f"dataset={tmp_path / 'none.jsonl'}"))
+    options = options_of(f"dataset={data}", "sft.max_length=16")
     with pytest.raises(TrainingError, match=r"longer than sft\.max_length=16"):
         found_by(options)
 
 
 def test_a_template_that_changes_texts_is_shown_without_its_prompts(data: Path) -> None:
-    options = options_of(f"data={data}")
+    options = options_of(f"dataset={data}")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
     shown_as = shown("IFT", found_by(options, tokenizer)["ift"][1])
@@ -224,28 +224,28 @@ def sources(tmp_path: Path) -> list[str]:
         rows = [row(number) for number in numbers]
         rows[0]["responses"][0] += " and so on" * 60
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
-    given = [f"seeds.{name}.path={tmp_path / name}.jsonl" for name in ("ift", "eft")]
-    return ["seeds=files", *given, "seeds.near_duplicate=0.95", "sft.max_length=2048", "sft.lora.enabled=false"]
+    given = [f"data.{name}.path={tmp_path / name}.jsonl" for name in ("ift", "eft")]
+    return ["data=files", *given, "data.near_duplicate=0.95", "sft.max_length=2048", "sft.lora.enabled=false"]
 
 
 CHOICES = {
     "the options of a run by default": [],
-    "the worst answers": ["seeds.ift_answers=worst"],
-    "all answers": ["seeds.ift_answers=all"],
-    "limits": ["seeds.ift.limit=5", "seeds.eft.limit=9", "seeds.eft_limit=6"],
-    "another seed": ["seeds.ift.limit=5", "seed=7", "seeds.eft_held_out=0.5"],
-    "languages": ["seeds.ift.languages=[zh]", "seeds.eft.languages=[en]"],
+    "the worst answers": ["data.ift_answers=worst"],
+    "all answers": ["data.ift_answers=all"],
+    "limits": ["data.ift.limit=5", "data.eft.limit=9", "data.eft_limit=6"],
+    "another seed": ["data.ift.limit=5", "seed=7", "data.eft_held_out=0.5"],
+    "languages": ["data.ift.languages=[zh]", "data.eft.languages=[en]"],
     "long examples left out": ["sft.max_length=400"],
-    "near-duplicates left out": ["seeds.near_duplicate=0.6"],
-    "scores evened out": ["seeds.commonest_score_share=0.4"],
-    "lengths evened out": ["seeds.eft_length_balance=true"],
-    "prompts learnt": ["sft.loss_on=full"],
-    "prompts learnt in part": ["sft.loss_on=weighted", "sft.prompt_weight=0.25"],
-    "no boilerplate": ["sft.loss_on=without_boilerplate"],
-    "boilerplate by a pattern": ["sft.loss_on=without_boilerplate", "sft.boilerplate=Tell"],
+    "near-duplicates left out": ["data.near_duplicate=0.6"],
+    "scores evened out": ["data.eft_max_score_fraction=0.4"],
+    "lengths evened out": ["data.eft_length_balance=true"],
+    "prompts learnt": ["sft.train_on=all"],
+    "prompts learnt in part": ["sft.train_on=weighted", "sft.prompt_weight=0.25"],
+    "no boilerplate": ["sft.train_on=no_shared_text"],
+    "boilerplate by a pattern": ["sft.train_on=no_shared_text", "sft.shared_text=Tell"],
     "packing": ["sft.packing=true"],
-    "packing with weights": ["sft.packing=true", "sft.loss_on=weighted"],
-    "EFT by order": ["sft.eft_target=order", "seeds.commonest_score_share=1"],
+    "packing with weights": ["sft.packing=true", "sft.train_on=weighted"],
+    "EFT by order": ["sft.eft_loss=ranking", "data.eft_max_score_fraction=1"],
     "a judge of pairs": ["judge=pairwise"],
     "a judge that SFT does not teach": ["judge=implicit"],
     "another rubric": ["judge=additive"],
@@ -257,7 +257,7 @@ CHOICES = {
 def test_the_examples_are_those_that_the_trainer_gets(
     choice: str, sources: list[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [f"model.name={tiny_checkpoint}", *sources, "seeds.rationales=none", *CHOICES[choice]]
+    given = [f"model.name={tiny_checkpoint}", *sources, "data.rationales=none", *CHOICES[choice]]
     options = options_of(*given)
     found, _ = examples_of(load_tokenizer(tiny_checkpoint, options.model), seeds_of(options), options)
     rows = trained_on(options, tiny_checkpoint, tmp_path, monkeypatch)
@@ -280,7 +280,7 @@ def test_each_choice_changes_the_examples(sources: list[str]) -> None:
     tokenizer = tiny_tokenizer()
 
     def of(*given: str) -> Any:
-        options = options_of(*sources, "seeds.rationales=none", *given)
+        options = options_of(*sources, "data.rationales=none", *given)
         found, data = examples_of(tokenizer, seeds_of(options), options)
         return [(each.conversation.ids, each.weights) for kind in found.values() for each in kind], data.columns.keys()
 
@@ -290,23 +290,23 @@ def test_each_choice_changes_the_examples(sources: list[str]) -> None:
 
 
 def test_one_file_gives_both_kinds_with_the_options_of_the_seeds(data: Path) -> None:
-    worst = found_by(options_of(f"data={data}", "seeds.ift_answers=worst"))
+    worst = found_by(options_of(f"dataset={data}", "data.ift_answers=worst"))
     assert [each.conversation.text.count("Dunno") for each in worst["ift"]] == [0, 1]
-    one = found_by(options_of(f"data={data}", "seeds.ift_answers=all", "seeds.eft.limit=1"))
+    one = found_by(options_of(f"dataset={data}", "data.ift_answers=all", "data.eft.limit=1"))
     assert {kind: len(of_kind) for kind, of_kind in one.items()} == {"ift": 4, "eft": 2}
-    assert len(found_by(options_of("seeds=files", f"data={data}", "seeds.ift.limit=1"))["ift"]) == 1
-    with pytest.raises(ConfigError, match=r"seeds\.ift_answers"):
-        options_of("data=builtin", "seeds.ift_answers=worst")
+    assert len(found_by(options_of("data=files", f"dataset={data}", "data.ift.limit=1"))["ift"]) == 1
+    with pytest.raises(ConfigError, match=r"data\.ift_answers"):
+        options_of("dataset=builtin", "data.ift_answers=worst")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
 def test_every_experiments_options_work(name: str) -> None:
-    options = options_of(f"experiment={name}", "seeds.ift.path=a.jsonl", "seeds.eft.path=b.jsonl")
+    options = options_of(f"experiment={name}", "data.ift.path=a.jsonl", "data.eft.path=b.jsonl")
     assert options.name == "show_masking"  # not the folder of the experiment's run
 
 
 def test_packing_tells_its_rows(tiny_checkpoint: Path, sources: list[str], tmp_path: Path, capfd) -> None:
-    given = [f"model.name={tiny_checkpoint}", f"runs_dir={tmp_path}", *sources, "seeds.rationales=none"]
+    given = [f"model.name={tiny_checkpoint}", f"runs_dir={tmp_path}", *sources, "data.rationales=none"]
     command.run(options_of(*given, "sft.packing=true", "sft.max_length=4096"))
     printed = capfd.readouterr().err
     assert re.search(r"sft\.packing: \d+ examples in \d+ rows of at most 4096 tokens", printed)

@@ -164,7 +164,7 @@ def test_the_terminal_shows_texts_as_they_are(tmp_path: Path, asked: list[tuple[
     [
         ({"models": ["a", "a"]}, r"models=\[a,a\] names a model twice"),
         ({"samples": -1}, r"samples=-1 cannot work"),
-        ({"shown": -1}, r"shown=-1 cannot work"),
+        ({"num_shown": -1}, r"num_shown=-1 cannot work"),
         ({"limit": -1}, r"limit=-1 cannot work"),
         ({"models": ["endpoint"]}, r"needs endpoint\.base_url and endpoint\.model"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import pearsonr as correlation
 
-from srlm.config import JudgeConfig, RationaleSource, Scorer, SeedsConfig
+from srlm.config import DataConfig, JudgeConfig, RationaleSource, Scorer
 from srlm.data.balance import cap_commonest
 from srlm.data.eft import build_examples, needs_baseline, report
 from srlm.errors import SeedError
@@ -22,8 +22,8 @@ UNSCORED = "dropped: a judgement of the baseline without a verdict"
 NONE_OWN = "dropped: no rationale and score of its own"
 
 
-def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> SeedsConfig:
-    return SeedsConfig(rationales=RationaleSource[source], commonest_score_share=share, eft_limit=limit)
+def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> DataConfig:
+    return DataConfig(rationales=RationaleSource[source], eft_max_score_fraction=share, eft_limit=limit)
 
 
 def build(rows, judgements=(), config=None, max_score=5, seed=0):
@@ -295,7 +295,7 @@ def test_order_mixes_what_the_spread_took_in_turn():
     ids=["no rows", "no own", "no judgements", "no agreement"],
 )
 def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, said):
-    with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*seeds\.eft\.path=builtin"):
+    with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*data\.eft\.path=builtin"):
         build(rows, baseline("e0", verdicts), config)
 
 
@@ -312,7 +312,7 @@ def sized(id: str, *lengths: int) -> RankedPrompt:
 
 
 def pairs_of(rows, limit=0, balance=False, seed=0):
-    config = SeedsConfig(rationales=RationaleSource.none, eft_limit=limit, eft_length_balance=balance)
+    config = DataConfig(rationales=RationaleSource.none, eft_limit=limit, eft_length_balance=balance)
     return build_examples(rows, [], config, PAIRWISE, seed)
 
 
@@ -339,7 +339,7 @@ def test_the_better_answer_is_shown_first_half_the_time():
 
 def test_a_pairs_baseline_is_not_asked_for():
     """Ranks are enough: rationales=auto on seeds without rationales would send other judges to the baseline."""
-    config = SeedsConfig(rationales=RationaleSource.auto)
+    config = DataConfig(rationales=RationaleSource.auto)
     examples, _ = build_examples([ranked("e0")], [], config, PAIRWISE, 0)
     assert len(examples) == 1
 
@@ -365,7 +365,7 @@ def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]
 @pytest.mark.parametrize("seed", range(5))
 def test_length_tells_nothing_after_balancing(seed):
     rows = open_assistant_like(random.Random(seed), 300)
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, commonest_score_share=0.3)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_max_score_fraction=0.3)
     examples, counts = build_examples(rows, [], config, JudgeConfig(), seed)
     by_prompt: dict[str, list[JudgeExample]] = defaultdict(list)
     for example in examples:
@@ -387,10 +387,10 @@ def test_an_answers_own_length_tells_nothing_either(seed):
     number = random.Random(seed)
     rows = []
     for n in range(400):
-        shorter_is_better = n % 4 == 0
-        lengths = sorted(number.sample(range(100, 900) if shorter_is_better else range(200, 2000), 2))
-        rows.append(sized(f"e{n}", *(lengths if shorter_is_better else lengths[::-1])))
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+        accuracy_shorter_preferred = n % 4 == 0
+        lengths = sorted(number.sample(range(100, 900) if accuracy_shorter_preferred else range(200, 2000), 2))
+        rows.append(sized(f"e{n}", *(lengths if accuracy_shorter_preferred else lengths[::-1])))
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, JudgeConfig(), seed)
     assert len(examples) > 200
     logs, scores = [math.log(len(e.response)) for e in examples], [e.score for e in examples]
@@ -403,13 +403,13 @@ def test_an_answers_own_length_tells_nothing_either(seed):
 def test_partners_have_the_same_scores():
     """Or the scores of the longer ones would be others than those of the shorter ones."""
     rows = [sized("s", 100, 400), sized("l", 410, 200, 110)]  # 5 and 1; 5, 3 and 1
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
     assert sorted(example.id for example in examples) == ["l/a0", "l/a2", "s/a0", "s/a1"]
 
 
 def test_pairs_without_a_partner_of_like_lengths_are_left_out():
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     for lengths, sets in (((400, 100), 1), ((480, 120), 1), ((900, 100), 0), ((4000, 1000), 0)):
         rows = [sized("s", 100, 400), sized("l", *lengths), sized("s2", 100, 400), sized("l2", 405, 100)]
         assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 4 * (sets + 1)
@@ -421,7 +421,7 @@ def _scored(row: RankedPrompt) -> list[JudgeExample]:
 
 def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
     rows = [sized("both", 100, 50, 200), *(sized(f"long{n}", 200, 100) for n in range(3))]
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
     assert len(examples) == 4
     both = sorted((e for e in examples if e.id.startswith("both")), key=lambda e: -e.score)
@@ -430,14 +430,14 @@ def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
 
 def test_partners_have_like_ratios():
     rows = [sized("s", 100, 400), sized("l1", 110, 100), sized("l4", 390, 100), sized("l9", 900, 100)]
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
     assert {example.id.split("/")[0] for example in examples} == {"s", "l4"}
 
 
 def test_a_limit_keeps_whole_sets():
     rows = open_assistant_like(random.Random(0), 100)
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
     assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 28
     assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
     assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # one set at least, and never all of them
@@ -455,7 +455,7 @@ def test_pairs_are_balanced_in_length_and_place_at_once():
 
 def test_nothing_to_balance_is_an_error_with_the_reasons():
     rows = [sized(f"e{n}", 200, 100) for n in range(3)]  # no shorter answer is ever better
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=True)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
         build_examples(rows, [], config, JudgeConfig(), 0)
 
@@ -465,7 +465,7 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
 
 def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
     """(better, worse) of every pair that a judge learns, from a seed file's rows."""
-    config = SeedsConfig(rationales=RationaleSource.none, eft_length_balance=balance)
+    config = DataConfig(rationales=RationaleSource.none, eft_length_balance=balance)
     examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=Scorer[scorer]), 0)
     return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
 
@@ -492,7 +492,7 @@ def test_pairs_are_those_that_people_order(scorer, ranks, scores):
 
 def test_answers_that_people_tie_give_no_pair():
     rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
-    _, counts = build_examples(rows, [], SeedsConfig(), JudgeConfig(scorer=Scorer.pairwise), 0)
+    _, counts = build_examples(rows, [], DataConfig(), JudgeConfig(scorer=Scorer.pairwise), 0)
     assert counts["dropped: people order no two of its answers"] == 1
 
 
@@ -543,7 +543,7 @@ def test_the_first_try_that_agrees_is_kept():
         *tried("e1", (2, 5), (None, 1), (3, 3)),  # none does
         *tried("e2", (5, 1)),
     ]
-    config = replace(seeds(), rationale_tries=3)
+    config = replace(seeds(), rationale_attempts=3)
     examples, counts = build_examples(rows, judgements, config, JudgeConfig(), 0)
     scores = {example.id: example.score for example in examples}
     assert scores == {"e0/a0": 4, "e0/a1": 1, "e2/a0": 5, "e2/a1": 1}

@@ -50,10 +50,10 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("form", ROWS)
 def test_published_forms(write, form):
-    [prompt], left_out = read_benchmark(write(ROWS[form]))
+    [prompt], excluded = read_benchmark(write(ROWS[form]))
     assert prompt.prompt == "Q?"
     assert {answer.text: answer.rank for answer in prompt.answers} == {"good": 0, "bad": 1}
-    assert not left_out
+    assert not excluded
     assert prompt.source == "bench.jsonl:1"
     assert prompt.type == ROWS[form].get("subset", "")
 
@@ -67,9 +67,9 @@ def test_ties_and_votes_without_a_majority(write):
     votes = [(0, 0, 1), (2, 1, 2), (0, 1, 2)]
     names = ("annotator1", "annotator2", "annotator3")
     rows = [ROWS["pandalm"] | dict(zip(names, vote, strict=True)) | {"idx": n} for n, vote in enumerate(votes)]
-    prompts, left_out = read_benchmark(write(*rows))
+    prompts, excluded = read_benchmark(write(*rows))
     assert [[answer.rank for answer in prompt.answers] for prompt in prompts] == [[0, 0], [1, 0]]
-    assert left_out == {"no majority": 1}
+    assert excluded == {"no majority": 1}
 
 
 def test_an_instruction_with_its_input(write):
@@ -125,9 +125,9 @@ def test_unknown_and_missing_files(write, tmp_path):
 def test_a_limit_takes_each_subset_alike(write):
     rows = [ROWS["plain"] | {"prompt": f"Q{n}?", "subset": "rare" if n % 4 == 0 else "common"} for n in range(80)]
     source = write(*rows, limit=20)
-    prompts, left_out = read_benchmark(source, seed=1)
+    prompts, excluded = read_benchmark(source, seed=1)
     assert Counter(prompt.type for prompt in prompts) == {"rare": 5, "common": 15}
-    assert left_out == {"beyond limit": 60}
+    assert excluded == {"beyond limit": 60}
     assert prompts == read_benchmark(source, seed=1)[0]
     assert prompts != read_benchmark(source, seed=2)[0]
     assert [prompt.source for prompt in prompts] == sorted(
@@ -145,9 +145,9 @@ def test_the_built_in_set():
     ("name", "rows", "ties"), [("judge_bench_llmbar.jsonl", 419, 0), ("judge_bench_pandalm.jsonl", 999, 105)]
 )
 def test_real_benchmarks(shared_data: Path, name: str, rows: int, ties: int) -> None:
-    prompts, left_out = read_benchmark(SourceConfig(path=str(shared_data / name)))
+    prompts, excluded = read_benchmark(SourceConfig(path=str(shared_data / name)))
     assert len(prompts) == rows
     assert sum(prompt.answers[0].rank == prompt.answers[1].rank for prompt in prompts) == ties
-    assert not left_out
+    assert not excluded
     if "llmbar" in name:
         assert len({prompt.type for prompt in prompts}) == 5

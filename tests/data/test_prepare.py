@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from srlm.config import SeedsConfig
+from srlm.config import DataConfig
 from srlm.data.prepare import prepare_seeds
 from srlm.io.record_file import read_records
 from srlm.types import RankedPrompt, SeedExample
@@ -16,7 +16,7 @@ from tests.helpers import options
 
 @pytest.mark.parametrize(("given", "found"), [("[en]", {"en"}), ("[zh]", {"zh"}), ("[]", {"en", "zh"})])
 def test_languages_of_the_built_in_set(tmp_path, given, found):
-    prepare_seeds(options("seeds.ift.limit=0", f"seeds.builtin_languages={given}"), tmp_path)
+    prepare_seeds(options("data.ift.limit=0", f"data.builtin_languages={given}"), tmp_path)
     for name, kind in (("ift", SeedExample), ("eft", RankedPrompt), ("evaluation", SeedExample)):
         assert {row.language for row in read_records(tmp_path / f"{name}.jsonl", kind)} == found
 
@@ -25,26 +25,26 @@ def test_own_rows_need_no_language(tmp_path):
     """The filter of the built-in set leaves other sources alone."""
     own = tmp_path / "mine.jsonl"
     own.write_text(json.dumps({"prompt": "Nenne einen Fluss.", "response": "Die Elbe."}) + "\n", encoding="utf-8")
-    assert SeedsConfig().builtin_languages == ["en"]
-    counts = prepare_seeds(options(f"seeds.ift.path={own}"), tmp_path)
+    assert DataConfig().builtin_languages == ["en"]
+    counts = prepare_seeds(options(f"data.ift.path={own}"), tmp_path)
     assert counts["ift"] == 1
     assert {row.language for row in read_records(tmp_path / "evaluation.jsonl", SeedExample)} == {"en"}
 
 
 def test_a_source_can_ask_for_other_languages_than_the_rest(tmp_path):
-    prepare_seeds(options("seeds.ift.limit=0", "seeds.ift.languages=[zh]"), tmp_path)
+    prepare_seeds(options("data.ift.limit=0", "data.ift.languages=[zh]"), tmp_path)
     assert {row.language for row in read_records(tmp_path / "ift.jsonl", SeedExample)} == {"zh"}
     assert {row.language for row in read_records(tmp_path / "eft.jsonl", RankedPrompt)} == {"en"}
 
 
 def test_rows_that_the_split_drops_are_logged_with_the_reason(tmp_path, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
-    prepare_seeds(options("seeds.ift.limit=0"), tmp_path)
+    prepare_seeds(options("data.ift.limit=0"), tmp_path)
     assert not [message for message in caplog.messages if message.startswith("split")]
     eft = read_records(tmp_path / "eft.jsonl", RankedPrompt)
     own = tmp_path / "mine.jsonl"
     rows = [{"prompt": row.prompt, "response": "Yes."} for row in eft[:2]]
     rows.append({"prompt": "Nenne einen Fluss.", "response": "Die Elbe."})
     own.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert prepare_seeds(options(f"seeds.ift.path={own}"), tmp_path)["ift"] == 1
-    assert "split: 2 dropped at seeds.near_duplicate=0.7: 2 IFT near an EFT prompt" in caplog.messages
+    assert prepare_seeds(options(f"data.ift.path={own}"), tmp_path)["ift"] == 1
+    assert "split: 2 dropped at data.near_duplicate=0.7: 2 IFT near an EFT prompt" in caplog.messages

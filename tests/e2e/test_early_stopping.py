@@ -17,7 +17,7 @@ from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.training import early_stopping
-from srlm.training.dpo import preference_worker
+from srlm.training.dpo import dpo_worker
 from srlm.types import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
 from tests.helpers import ROOT, options
 
@@ -37,7 +37,7 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
     size = ["evaluation.max_new_tokens=4", "dpo.early_stopping.every_steps=2", "dpo.early_stopping.prompts=3"]
     workspace.save_config(options("experiment=smoke", "engine=transformers", *STEPS, *size, *overrides))
     workspace.update_run(base_model=str(base))
-    prepare_seeds(workspace.config(), workspace.seeds)
+    prepare_seeds(workspace.config(), workspace.data)
     shutil.copytree(base, workspace.model(1))
     seeds = read_records(ROOT / "srlm/data/builtin/ift.jsonl", SeedExample)[:8]
     pairs = [PreferencePair(s.id, s.prompt, s.response[:80], "No idea.", "a", "b", 5.0, 1.0) for s in seeds]
@@ -50,8 +50,8 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
 
 def work_in(workspace: Workspace) -> Any:
     def work(worker: str, train: TrainConfig | None) -> None:
-        if worker == "preference":
-            preference_worker(workspace, 2)
+        if worker == "dpo":
+            dpo_worker(workspace, 2)
         else:
             getattr(early_stopping, f"{worker}_worker")(workspace, 2)
 
@@ -59,7 +59,7 @@ def work_in(workspace: Workspace) -> Any:
 
 
 def losses(workspace: Workspace) -> list[tuple[int, float, float]]:
-    lines = (workspace.iteration(2) / "preference_log.jsonl").read_text().splitlines()
+    lines = (workspace.iteration(2) / "dpo_log.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     return [(row["step"], row["loss"], row["learning_rate"]) for row in found if "loss" in row]
 
@@ -68,7 +68,7 @@ def test_training_in_segments_is_the_uninterrupted_training(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepared(tmp_path / "whole", tiny_checkpoint)
-    preference_worker(whole, 2)
+    dpo_worker(whole, 2)
     split = prepared(tmp_path / "split", tiny_checkpoint, "dpo.early_stopping.enabled=true")
     monkeypatch.setattr(early_stopping, "decide", lambda found, least: "better")
     folder, work = early_stopping_folder(split, 2), work_in(split)
@@ -77,7 +77,7 @@ def test_training_in_segments_is_the_uninterrupted_training(
     def killed_once(worker: str, train: TrainConfig | None) -> None:
         """The second training is killed after its model is saved and before that is noted: it is made again."""
         work(worker, train)
-        if worker == "preference" and (folder / "checkpoint_2.json").exists() and not killed:
+        if worker == "dpo" and (folder / "checkpoint_2.json").exists() and not killed:
             killed.append(load_file(folder / "checkpoint_2" / "model.safetensors"))
             (folder / "checkpoint_2.json").unlink()
             work(worker, train)
@@ -107,7 +107,7 @@ def test_the_older_checkpoint_becomes_the_model_where_the_newer_is_no_better(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """A learning rate of almost 0: both checkpoints give the same answers, which are tied in both orders."""
-    tiny = ["dpo.learning_rate=1e-12", "dpo.final_learning_rate=0", "evaluation.temperature=0"]
+    tiny = ["dpo.learning_rate=1e-12", "dpo.min_learning_rate=0", "evaluation.temperature=0"]
     workspace = prepared(tmp_path / "run", tiny_checkpoint, "dpo.early_stopping.enabled=true", *tiny)
     counts = early_stopping.train(workspace, workspace.config(), 2, work_in(workspace))
     [compared] = counts["early_stopping"]["comparisons"]
@@ -115,4 +115,4 @@ def test_the_older_checkpoint_becomes_the_model_where_the_newer_is_no_better(
     assert compared["outcome"] == "not better"
     assert (counts["early_stopping"]["chosen_step"], counts["early_stopping"]["last_step"]) == (2, 4)
     assert (workspace.model(2) / "model.safetensors").exists()
-    assert not (workspace.iteration(2) / "checkpoints" / "preference").exists()
+    assert not (workspace.iteration(2) / "checkpoints" / "dpo").exists()

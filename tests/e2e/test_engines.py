@@ -216,7 +216,7 @@ def test_endpoint_errors_name_the_option_and_never_the_key(server: str, monkeypa
 
 @needs_vllm
 def test_a_server_writes_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
-    options = [f"runs_dir={tmp_path}", "prompts.writer=endpoint", "evaluation.judge=endpoint"]
+    options = [f"runs_dir={tmp_path}", "prompts.model=endpoint", "evaluation.judge=endpoint"]
     options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers", "prompts.attempts=2"]
 
     def run(iteration: int) -> subprocess.CompletedProcess[str]:

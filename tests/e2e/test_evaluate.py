@@ -82,14 +82,17 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
     rows[0] |= {"instruction_id_list": ["length_constraints:number_words"], "kwargs": [AT_MOST_A_HUNDRED_WORDS]}
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     other = other_model(tmp_path)
-    given = (f"models=[tiny-random,{other}]", f"data={data}")
+    given = (f"models=[tiny-random,{other}]", f"dataset={data}")
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate"
     cards = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     for row in cards["answers"]["rows"]:  # twelve tokens are no hundred words
-        assert (row["measures"]["prompt_strict"]["value"], row["measures"]["prompt_strict"]["n"]) == (1.0, 1)
-    assert cards["answers"]["rows"][1]["against_first"]["prompt_strict"]["value"] == 0.0
+        assert (
+            row["measures"]["prompt_level_strict_acc"]["value"],
+            row["measures"]["prompt_level_strict_acc"]["n"],
+        ) == (1.0, 1)
+    assert cards["answers"]["rows"][1]["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
     [match] = cards["head_to_head"]["matches"]
     assert cards["head_to_head"]["judge"] == "tiny-random"
     assert {match["first"], match["second"]} == {"tiny-random", str(other)}
@@ -209,7 +212,7 @@ def test_loss_on_answers_of_others(tmp_path: Path) -> None:
 
 def test_a_sweep_is_made_unmeasured_and_told_by_arm(tmp_path: Path) -> None:
     """Two seeds of a setting: M1 of each run, and one figure for both of their losses on what they were trained on."""
-    smoke = ("experiment=smoke", "judge=implicit", "evaluation=none", "seeds.ift.limit=8", "sft.epochs=8")
+    smoke = ("experiment=smoke", "judge=implicit", "evaluation=none", "data.ift.limit=8", "sft.epochs=8")
     command = [sys.executable, "-m", "srlm.run", "-m", *smoke, f"runs_dir={tmp_path}/runs", "name=sweep", "seed=0,1"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     made = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
@@ -217,7 +220,7 @@ def test_a_sweep_is_made_unmeasured_and_told_by_arm(tmp_path: Path) -> None:
     assert made.stderr.count("M1, not measured: ") == 2
     assert not list(tmp_path.rglob("evaluation")) + list(tmp_path.rglob("report.html"))
     models = f"models=[tiny-random,{tmp_path}/runs/sweep-*/iteration_1/model]"
-    given = ("suite=[loss]", "examples=[own,builtin]", "by=[sft.learning_rate]", "limit=6")
+    given = ("suite=[loss]", "examples=[train,builtin]", "group_by=[sft.learning_rate]", "limit=6")
     result = evaluate(tmp_path, "name=arms", models, *given)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "By sft.learning_rate" in result.stderr
@@ -243,7 +246,7 @@ def _vocabulary() -> int:
 def test_benchmarks_by_the_harness(tmp_path: Path) -> None:
     """The harness sees the model as this package's own engine does: the same chat, the same texts."""
     texts, choices = write_tasks(tmp_path / "tasks")
-    given = (f"task_folder={tmp_path}/tasks", "suite=[benchmarks]", "benchmarks=[own_texts,own_choices]")
+    given = (f"include_path={tmp_path}/tasks", "suite=[benchmarks]", "benchmarks=[own_texts,own_choices]")
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate"
@@ -302,7 +305,7 @@ def test_benchmarks_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "nowhere.yaml").write_text(task + "output_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n")
     with pytest.raises(ConfigError, match=r"benchmarks=nowere: .*Did you mean nowhere\?"):
         load_tasks(["nowere"], str(tmp_path))
-    with pytest.raises(ConfigError, match=r"task_folder=/no/where: there is no such folder"):
+    with pytest.raises(ConfigError, match=r"include_path=/no/where: there is no such folder"):
         load_tasks(["nowhere"], "/no/where")
     with pytest.raises(BenchmarkError, match=r"benchmarks=nowhere: its data cannot be had .*HF_HUB_OFFLINE"):
         load_tasks(["nowhere"], str(tmp_path))
@@ -313,7 +316,7 @@ def test_benchmarks_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (["suite=[benchmarks]"], "ConfigError: suite=[benchmarks] needs their names"),
         (["evaluation.judge=sft"], "ConfigError: evaluation.judge=sft is for runs"),
-        (["data=nowhere.jsonl"], "SeedError: nowhere.jsonl: no such file"),
+        (["dataset=nowhere.jsonl"], "SeedError: nowhere.jsonl: no such file"),
         (["models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),
         (["+bechmarks=[mmlu]"], "There is no option bechmarks. Did you mean benchmarks?"),
     ],

@@ -42,7 +42,7 @@ def benchmark(folder: Path) -> Path:
 
 def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     data = benchmark(tmp_path)
-    result = bench(tmp_path, f"data=[{data}]")
+    result = bench(tmp_path, f"datasets=[{data}]")
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "judge_bench"
     [file] = folder.glob("judgements/*/*.jsonl")
@@ -67,27 +67,27 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
         text=True,
     )
     assert checkpoint.returncode == 0, checkpoint.stderr
-    result = bench(tmp_path, f"data=[{data}]", f"models=[tiny-random,{other}]")
+    result = bench(tmp_path, f"datasets=[{data}]", f"models=[tiny-random,{other}]")
     assert result.returncode == 0, result.stderr[-3000:]
     assert file.read_bytes() == made
     rows = json.loads((folder / "scorecard.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["tiny-random", str(other)]
     assert rows[0]["measures"] == rows[1]["measures"]  # the same weights
-    result = bench(tmp_path, f"data=[{data}]", "judge=verdict_only")
+    result = bench(tmp_path, f"datasets=[{data}]", "judge=verdict_only")
     assert result.returncode == 1
     assert "judge.scorer was 'expected', now 'sampled'" in result.stderr
     assert "name=" in result.stderr
     weights = other / "model.safetensors"
     *same, last = weights.read_bytes()
     weights.write_bytes(bytes([*same, last ^ 1]))
-    result = bench(tmp_path, f"data=[{data}]", f"models=[tiny-random,{other}]")
+    result = bench(tmp_path, f"datasets=[{data}]", f"models=[tiny-random,{other}]")
     assert result.returncode == 1
     assert f"input {other} has changed since this stage ran" in result.stderr
 
 
 def test_attacks(tmp_path: Path) -> None:
     """All are judged; one too long for the judge counts as missing and stops nothing."""
-    result = bench(tmp_path, "data=[attacks]", "limit=2")
+    result = bench(tmp_path, "datasets=[attacks]", "limit=2")
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "judge_bench"
     judged = read_records(folder / "judgements" / "tiny-random" / "attacks.jsonl", Judgement)
@@ -102,9 +102,9 @@ def test_attacks(tmp_path: Path) -> None:
 
 def test_what_a_user_can_mend_is_told(tmp_path: Path) -> None:
     for options, message in (
-        (["data=[nowhere.jsonl]"], "SeedError: nowhere.jsonl: no such file"),
-        (["data=[]"], "ConfigError: data=[] names nothing to judge"),
-        (["data=[builtin]", "models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),
+        (["datasets=[nowhere.jsonl]"], "SeedError: nowhere.jsonl: no such file"),
+        (["datasets=[]"], "ConfigError: datasets=[] names nothing to judge"),
+        (["datasets=[builtin]", "models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),
         (["+judge.cuont=3"], "There is no option judge.cuont. Did you mean judge.count?"),
     ):
         result = bench(tmp_path, *options, f"name={len(message)}")

@@ -35,7 +35,7 @@ def run(module: str, *options: str) -> str:
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
     """A finished run to M2: its judge, its folder, what it printed."""
     judge, runs = request.param, tmp_path_factory.mktemp("runs")
-    options = ["experiment=smoke", f"judge={judge}", f"runs_dir={runs}", "seeds.eft_limit=48", "prompts.count=3"]
+    options = ["experiment=smoke", f"judge={judge}", f"runs_dir={runs}", "data.eft_limit=48", "prompts.count=3"]
     options += ["evaluation.prompts=2"] + (["judge.reference=previous"] if judge == "implicit" else [])
     return judge, runs / "smoke", run("srlm.run", *options)
 
@@ -91,7 +91,7 @@ def test_who_learns_from_what(finished: tuple[str, Path, str]) -> None:
 def test_the_same_command_has_nothing_left_to_do(finished: tuple[str, Path, str]) -> None:
     judge, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
-    options = [f"judge={judge}", f"runs_dir={folder.parent}", "seeds.eft_limit=48", "prompts.count=3"]
+    options = [f"judge={judge}", f"runs_dir={folder.parent}", "data.eft_limit=48", "prompts.count=3"]
     options += ["evaluation.prompts=2"] + (["judge.reference=previous"] if judge == "implicit" else [])
     printed = run("srlm.run", "experiment=smoke", *options)
     assert "writes" not in printed
@@ -108,7 +108,7 @@ def test_dpo_raises_the_implicit_reward_of_the_chosen(finished: tuple[str, Path,
     async def margins() -> list[float]:
         found = []
         for pair in pairs:
-            (chosen, _), (rejected, _) = [await rater.rate(pair.prompt, text) for text in (pair.chosen, pair.rejected)]
+            (chosen, _), (rejected, _) = [await rater.score(pair.prompt, text) for text in (pair.chosen, pair.rejected)]
             found.append(chosen - rejected)
         await rater.close()
         return found

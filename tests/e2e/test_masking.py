@@ -27,24 +27,30 @@ from tests.helpers import ROOT, options
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 VARIANTS = {
     "completion": [],
-    "full": ["sft.loss_on=full"],
-    "without_boilerplate": ["sft.loss_on=without_boilerplate"],
-    "weighted": ["sft.loss_on=weighted", "sft.prompt_weight=0.2"],
-    "packed": ["sft.loss_on=weighted", "sft.prompt_weight=0.2", "sft.packing=true", "sft.max_length=512"],
-    "packed with LoRA": ["sft.packing=true", "sft.max_length=512", "sft.lora.enabled=true", "sft.lora.top_layers=1"],
+    "full": ["sft.train_on=all"],
+    "no_shared_text": ["sft.train_on=no_shared_text"],
+    "weighted": ["sft.train_on=weighted", "sft.prompt_weight=0.2"],
+    "packed": ["sft.train_on=weighted", "sft.prompt_weight=0.2", "sft.packing=true", "sft.max_length=512"],
+    "packed with LoRA": ["sft.packing=true", "sft.max_length=512", "sft.lora.enabled=true", "sft.lora.last_n_layers=1"],
 }
 
 
 def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
     """A run's folder as it is before SFT: four IFT and four EFT examples; one step is all of them."""
     workspace = Workspace(root)
-    size = ["sft.batch_size=8", "sft.micro_batch_size=4", "sft.epochs=2", "sft.checkpoint_steps=0", "sft.warmup=0"]
-    size += ["sft.learning_rate=1e-3", "sft.final_learning_rate=1e-3"]
+    size = [
+        "sft.batch_size=8",
+        "sft.micro_batch_size=4",
+        "sft.epochs=2",
+        "sft.checkpoint_steps=0",
+        "sft.warmup_ratio=0",
+    ]
+    size += ["sft.learning_rate=1e-3", "sft.min_learning_rate=1e-3"]
     workspace.save_config(options("experiment=smoke", *size, *overrides))
     workspace.update_run(base_model=str(base))
     seeds = read_records(ROOT / "srlm/data/builtin/ift.jsonl", SeedExample)[:4]
     judged = [JudgeExample(f"e{n}/a0", s.prompt, s.response, "", float(n % 6), "seed") for n, s in enumerate(seeds)]
-    for path, rows in ((workspace.seeds / "ift.jsonl", seeds), (workspace.iteration(1) / "eft.jsonl", judged)):
+    for path, rows in ((workspace.data / "ift.jsonl", seeds), (workspace.iteration(1) / "eft.jsonl", judged)):
         write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
     return workspace
 
@@ -70,7 +76,7 @@ def test_every_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert counts[name]["examples"] == 8
         assert counts[name]["too_long"] == counts[name]["without_target"] == 0
     learnt = {name: of_variant["tokens_learnt"] for name, of_variant in counts.items()}
-    assert learnt["completion"] < learnt["without_boilerplate"] < learnt["full"]
+    assert learnt["completion"] < learnt["no_shared_text"] < learnt["full"]
     assert learnt["weighted"] == learnt["packed"] == learnt["full"] < counts["full"]["tokens"]
     assert counts["packed"]["rows"] < 8
     # One step is all examples, in rows of their own or together: the same loss.
@@ -122,7 +128,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
             for n in range(6)
             for place, (score, text) in enumerate(answers)
         ]
-        write_atomic(workspace.seeds / "ift.jsonl", "")
+        write_atomic(workspace.data / "ift.jsonl", "")
         write_atomic(workspace.iteration(1) / "eft.jsonl", "".join(serialization.to_json(row) + "\n" for row in rows))
         return workspace
 
@@ -160,7 +166,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
 
 def ordering(root: Path, base: Path, *overrides: str) -> Workspace:
     """Six prompts with a better and a worse answer; four IFT examples, shorter than all of those."""
-    size = ("sft.micro_batch_size=2", "sft.batch_size=8", "sft.eft_target=order")
+    size = ("sft.micro_batch_size=2", "sft.batch_size=8", "sft.eft_loss=ranking")
     workspace = prepared(root, base, *size, *overrides)
     rows = [
         JudgeExample(f"e{n}/a{place}", "Why? " * (n + 1), text, "", float(score), "seed")
@@ -168,7 +174,7 @@ def ordering(root: Path, base: Path, *overrides: str) -> Workspace:
         for place, (text, score) in enumerate([("Good, and this is the reason why.", 5), ("Bad.", 1)])
     ]
     short = [SeedExample(f"i{n}", "Hi?", f"{n}") for n in range(4)]
-    for path, of_file in ((workspace.seeds / "ift.jsonl", short), (workspace.iteration(1) / "eft.jsonl", rows)):
+    for path, of_file in ((workspace.data / "ift.jsonl", short), (workspace.iteration(1) / "eft.jsonl", rows)):
         write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in of_file))
     return workspace
 
@@ -183,14 +189,14 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     sft_worker(workspace, 1)
     counts, _ = made(workspace)
     assert (counts["pairs"], counts["length_slope"]) == (6, 0)
-    losses, right = logged(workspace, "order_loss"), logged(workspace, "pairs_in_order")
+    losses, right = logged(workspace, "ranking_loss"), logged(workspace, "ranking_accuracy")
     assert losses[-1] < 0.5 * losses[0]
     assert right[-1] == 1
     # Length explains every pair here: with that taken into account, nothing is left to learn of them.
-    workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_offset=1")
+    workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_control=1")
     sft_worker(workspace, 1)
     assert made(workspace)[0]["length_slope"] == STEEPEST
-    assert max(logged(workspace, "order_loss")) < 1e-3
+    assert max(logged(workspace, "ranking_loss")) < 1e-3
 
 
 def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_judge_that_explains(tmp_path: Path) -> None:
     options = [
         "iteration=1",
         "judge=additive",
-        "judge.scorer=weighted",
+        "judge.scorer=logprob_weighted",
         "judge.max_new_tokens=24",
         "sft.epochs=1",
         "engine=transformers",
@@ -53,6 +53,6 @@ def test_two_training_processes(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-4000:]
     assert result.stderr.count("M0 -> M1: SFT on IFT and EFT") == 1
     assert len([line for line in result.stderr.splitlines() if line.startswith("  sft: 95 of 95")]) == 1
-    counts = json.loads((tmp_path / "smoke/iteration_2/preference_counts.json").read_text())
-    assert 0 <= counts["step0_difference"] < 0.001
+    counts = json.loads((tmp_path / "smoke/iteration_2/dpo_counts.json").read_text())
+    assert 0 <= counts["reference_check_difference"] < 0.001
     assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()

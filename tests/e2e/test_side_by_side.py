@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def test_the_same_model_twice(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srlm", "side-by-side", "engine=transformers", "evaluation.max_new_tokens=12"]
     command += [f"models=[tiny-random,{resolve(ModelConfig(name='tiny-random'))}]", f"runs_dir={tmp_path}"]
-    command += ["data=tests/verifiable_prompts.jsonl", "samples=2", "evaluation.bootstrap=100"]
+    command += ["dataset=tests/verifiable_prompts.jsonl", "samples=2", "evaluation.bootstrap=100"]
     ran = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, text=True, capture_output=True, timeout=300
     )

@@ -63,7 +63,7 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     assert len(candidates) == 4 * len(prompts)
     assert len(judgements) == len(candidates)
-    for judgement in judgements:  # judge=expected: the scores' mean by the probabilities that the model itself gives
+    for judgement in judgements:  # judge=logprob: the scores' mean by the probabilities that the model itself gives
         assert bool(judgement.probabilities) == bool(re.search(r"Score: [0-5]", judgement.text))
         if judgement.score is not None:
             mean = sum(score * p for score, p in enumerate(judgement.probabilities)) / sum(judgement.probabilities)
@@ -95,18 +95,18 @@ def test_lineage_is_unbroken(finished: tuple[Path, str]) -> None:
     for manifest in manifests:
         for path, value in manifest["inputs"].items():
             assert made[path] == value, (manifest["stage"], path)
-    [preference] = [m for m in manifests if m["stage"] == "iteration_2/preference"]
+    [preference] = [m for m in manifests if m["stage"] == "iteration_2/dpo"]
     assert set(preference["inputs"]) == {"iteration_1/model", "iteration_2/4_pairs.jsonl", "model.chat_template"}
 
 
 def test_policy_equals_reference_before_the_first_step(finished: tuple[Path, str]) -> None:
-    counts = json.loads((finished[0] / "iteration_2" / "preference_counts.json").read_text())
-    assert 0 <= counts["step0_difference"] < 0.001
-    log = [json.loads(line) for line in (finished[0] / "iteration_2" / "preference_log.jsonl").read_text().splitlines()]
+    counts = json.loads((finished[0] / "iteration_2" / "dpo_counts.json").read_text())
+    assert 0 <= counts["reference_check_difference"] < 0.001
+    log = [json.loads(line) for line in (finished[0] / "iteration_2" / "dpo_log.jsonl").read_text().splitlines()]
     assert log[0]["loss"] == pytest.approx(0.6931, abs=0.02)  # ln 2: no preference yet
 
 
-@pytest.mark.parametrize("stage", ["iteration_1/sft", "iteration_2/preference"])
+@pytest.mark.parametrize("stage", ["iteration_1/sft", "iteration_2/dpo"])
 def test_saved_checkpoints_are_the_trained_policies(finished: tuple[Path, str], stage: str) -> None:
     counts = json.loads((finished[0] / f"{stage}_counts.json").read_text())
     assert counts["saved_dtype"] == "float32"
@@ -168,7 +168,7 @@ def without_dpo(finished: Path, runs: Path) -> Path:
     """A copy of a finished run as it was before M2 was trained."""
     folder = runs / finished.name
     shutil.copytree(finished, folder)
-    for name in ("preference", "measures"):
+    for name in ("dpo", "evaluation"):
         (folder / "iteration_2" / "manifests" / f"{name}.json").unlink()
     for name in ("model", "evaluation"):
         shutil.rmtree(folder / "iteration_2" / name)
@@ -182,7 +182,7 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
     assert run(undisturbed.parent, *options).returncode == 0
     killed = without_dpo(finished[0], tmp_path / "killed")
     process = subprocess.Popen(command(killed.parent, *options), cwd=REPO, stderr=subprocess.DEVNULL)
-    checkpoints = killed / "iteration_2" / "checkpoints" / "preference"
+    checkpoints = killed / "iteration_2" / "checkpoints" / "dpo"
     end = time.monotonic() + 200
     while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < end:
         assert process.poll() is None, "the run ended before it could be killed"
@@ -193,7 +193,7 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
     assert not (killed / "iteration_2" / "model").exists()
     result = run(killed.parent, *options)
     assert result.returncode == 0, result.stderr[-4000:]
-    logs = [(folder / "iteration_2" / "preference_log.jsonl").read_text() for folder in (undisturbed, killed)]
+    logs = [(folder / "iteration_2" / "dpo_log.jsonl").read_text() for folder in (undisturbed, killed)]
     steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
     assert steps[0] == steps[1]
     weights = [load_file(folder / "iteration_2" / "model" / "model.safetensors") for folder in (undisturbed, killed)]
@@ -232,12 +232,12 @@ def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], short
     if columns == 80:
         [bar] = [line for line in seen.lines if line.startswith("✓ preference")]
         assert re.search(r" (\d+)/\1 .* a minute in \d\d:\d\d$", bar)
-        assert "'loss'" in (runs / "smoke/logs/iteration_2_preference.log").read_text()
+        assert "'loss'" in (runs / "smoke/logs/iteration_2_dpo.log").read_text()
 
 
 def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder = without_dpo(finished[0], tmp_path)
-    result = run(tmp_path, "alarms.score_deviation.limit=100", "alarms.score_deviation.action=stop")
+    result = run(tmp_path, "alarms.score_deviation.threshold=100", "alarms.score_deviation.action=stop")
     assert result.returncode == 1
     assert "ALARM, M1 as judge: standard deviation of candidates' scores" in result.stderr
     assert "AlarmError: M2 is not trained" in result.stderr

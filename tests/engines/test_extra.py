@@ -122,10 +122,10 @@ def test_an_argument_that_was_removed_again_is_a_change(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     config.dpo.extra = {"loss_type": ["ipo"]}
     workspace = Workspace.of(config)
-    stages.preference(workspace, config, 2).begin()
+    stages.dpo(workspace, config, 2).begin()
     config.dpo.extra = {}
     with pytest.raises(RunFolderError, match=r"dpo\.extra\.loss_type"):
-        stages.preference(workspace, config, 2).complete()
+        stages.dpo(workspace, config, 2).complete()
 
 
 def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:

@@ -164,7 +164,7 @@ def test_probabilities_of_choices():
     assert choice_logprobs(top, (" A", " B"), "A.") == (-0.1, -3.0)
 
 
-EXPECTED = JudgeConfig(scorer=Scorer.expected, template="verdict_only", count=1, min_valid=1)
+EXPECTED = JudgeConfig(scorer=Scorer.logprob, template="verdict_only", count=1, min_valid=1)
 
 
 def score(server, tmp_path, config=EXPECTED, **options):
@@ -194,7 +194,7 @@ def test_a_reply_without_a_score_is_missing(serve, tmp_path):
 
 
 def test_a_server_without_probabilities_is_told_apart(serve, tmp_path):
-    with pytest.raises(EngineError, match=r"judge\.scorer=expected, but the judge's engine tells no probabilities"):
+    with pytest.raises(EngineError, match=r"judge\.scorer=logprob, but the judge's engine tells no probabilities"):
         score(serve(lambda body: completion("Score: 4")), tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
         return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")
 
     server = serve(reply)
-    config = JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1)
+    config = JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1)
     judgement = score(server, tmp_path, config, prefill=True)
     assert (judgement.score, judgement.text) == (2.5, "Thin.\nScore: 2")
     second = server.requests[1]
@@ -212,7 +212,7 @@ def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
     assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
 
 
-WEIGHTED = JudgeConfig(scorer=Scorer.weighted, count=1, min_valid=1)
+WEIGHTED = JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1)
 
 
 @pytest.mark.parametrize(

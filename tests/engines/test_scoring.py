@@ -48,7 +48,7 @@ def reference(tmp_path):
 
 def rated(rater, pairs=PAIRS, ended=True):
     async def run():
-        found = await asyncio.gather(*(rater.rate(prompt, answer, ended=ended) for prompt, answer in pairs))
+        found = await asyncio.gather(*(rater.score(prompt, answer, ended=ended) for prompt, answer in pairs))
         await rater.close()
         return found
 

@@ -59,8 +59,8 @@ def test_judge_measures_by_hand():
     assert value(part, "kendall_tau") == pytest.approx((1 - 1) / 2)
     assert value(part, "parse_rate") == 1.0
     assert value(part, "pair_coverage") == 1.0
-    assert value(part, "commonest_score") == 4.0
-    assert value(part, "commonest_score_share") == pytest.approx(4 / 7)
+    assert value(part, "modal_score") == 4.0
+    assert value(part, "modal_score_fraction") == pytest.approx(4 / 7)
     assert not any(name.endswith("_gain") for name in part)
 
 
@@ -75,8 +75,8 @@ def test_missing_judgements_lower_coverage_not_accuracy():
 
 def test_single_scores_count_for_the_commonest_not_the_means():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[4.0, 5.0, 5.0], [4.0, 4.0, 3.0]]}))
-    assert value(part, "commonest_score") == 4.0
-    assert value(part, "commonest_score_share") == pytest.approx(3 / 6)
+    assert value(part, "modal_score") == 4.0
+    assert value(part, "modal_score_fraction") == pytest.approx(3 / 6)
 
 
 def test_the_scale_is_the_configured_one():
@@ -86,11 +86,11 @@ def test_the_scale_is_the_configured_one():
 
 
 def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
-    judge = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+    judge = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)
     rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
     part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
     assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
-    assert (value(part, "commonest_score"), value(part, "commonest_score_share")) == (2.0, 2 / 4)  # 1.5 and 2.4
+    assert (value(part, "modal_score"), value(part, "modal_score_fraction")) == (2.0, 2 / 4)  # 1.5 and 2.4
     assert value(part, "pairwise_accuracy") == 1 / 2  # order is that of the scores themselves
 
 
@@ -100,7 +100,7 @@ def test_gains_are_differences_to_the_model_before():
     worse = judged({f"e{n}": [[5.0], [1.0]] if n < 1 else [[1.0], [5.0]] for n in range(4)})
     part = measured(rows, better, worse)
     assert {name for name in part if name.endswith("_gain")} == {
-        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_all", "shorter_is_better")
+        f"{name}_gain" for name in (*PAPER_MEASURES, "pairwise_accuracy_imputed", "accuracy_shorter_preferred")
     }
     assert value(part, "pairwise_accuracy_gain") == pytest.approx(1 - 1 / 4)
     assert value(part, "five_best_gain") == pytest.approx(1 - 1 / 4)
@@ -117,14 +117,14 @@ def test_a_judge_without_any_verdict():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[None], [None]]}))
     assert value(part, "parse_rate") == 0.0
     assert value(part, "pairwise_accuracy") is None
-    assert value(part, "commonest_score") is None
+    assert value(part, "modal_score") is None
 
 
 def test_intervals_depend_on_the_seed_alone():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6), float(n % 3)], [3.0]] for n in range(8)})
     one, again, other = (
-        judge_parts(rows, judgements, None, (), JudgeConfig(), RESAMPLES, seed)["judge_card"]["by_rank"]
+        judge_parts(rows, judgements, None, (), JudgeConfig(), RESAMPLES, seed)["judge_metrics"]["mean_score_rank"]
         for seed in ("a", "a", "b")
     )
     assert one == again

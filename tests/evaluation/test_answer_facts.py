@@ -24,11 +24,11 @@ def test_facts_of_one_answer() -> None:
     assert found["length_followed"] == (1, 1)
     assert found["stops_by_itself"] == (0.0, 1)
     assert found["language_switch"] == (0.0, 1)
-    assert found["repeated_4grams"] == (0, 0)  # no four words
+    assert found["seq_rep_4"] == (0, 0)  # no four words
     assert found["characters"] == (8, 1)
     other = facts(PROMPTS[1], answer("天气很好。 a b a b a b a"))
     assert other["form_followed"] == other["length_followed"] == (0, 0)
-    assert other["repeated_4grams"][0] > 0
+    assert other["seq_rep_4"][0] > 0
     assert facts(PROMPTS[1], answer("今天天气很好"))["language_switch"] == (1.0, 1)
     assert facts(PROMPTS[1], answer("12"))["language_switch"] == (0, 0)
 

@@ -51,7 +51,7 @@ def test_the_same_word_for_word(prompt, training):
     ],
 )
 def test_less_is_no_contamination(prompt, training):
-    assert found({"v0": prompt}, training).left_out == ()
+    assert found({"v0": prompt}, training).excluded == ()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_prompt_counts_once_and_the_same_prompts_count_together():
     result = found({"v0": text(0, 20), "v1": text(0, 20), "v2": text(3, 17), "v3": "x"}, text(0, 20), text(2, 20))
     assert result.to_dict() == {
         "prompts": 4,
-        "left_out": 3,
+        "excluded": 3,
         "exact": 2,
         "thirteen_gram": 1,
         "ids": ["v0", "v1", "v2"],
@@ -92,7 +92,7 @@ def test_by_hash_as_by_comparing_everything():
     }
     same = {id for id, prompt in evaluation.items() if prompt in training}
     result = found(evaluation, *training)
-    assert set(result.left_out) == shared | same
+    assert set(result.excluded) == shared | same
     assert 5 < len(shared) < 55
     assert "v7" in result.exact
 
@@ -107,4 +107,4 @@ def test_what_is_told():
     some = Contamination(9, ("v3",), ("v1", "v2", "v4", "v5", "v6")).message("M2")
     assert some.startswith("M2: 6 of 9 evaluation prompts are among its training prompts (1 word for word, 5 by 13 ")
     assert some.endswith(": v1, v2, v3, v4, v5, ...")
-    assert "seeds.evaluation" in Contamination(1, ("v0",), ()).message("M1")
+    assert "data.evaluation" in Contamination(1, ("v0",), ()).message("M1")

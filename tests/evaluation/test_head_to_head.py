@@ -69,10 +69,10 @@ def test_by_hand():
         "win_rate": pytest.approx(3 / 5),
         "length_controlled_win_rate": pytest.approx(3 / 5),  # all equally long
         "longer": 0.5,
-        "shown_first_wins": pytest.approx(5 / 12),
+        "first_position_win_rate": pytest.approx(5 / 12),
     }
     counts = {name: measure["n"] for name, measure in part.items()}
-    assert (counts.pop("missing"), counts.pop("shown_first_wins")) == (8, 12)
+    assert (counts.pop("missing"), counts.pop("first_position_win_rate")) == (8, 12)
     assert set(counts.values()) == {5}
     assert part["win"]["low"] < part["win"]["value"] < part["win"]["high"]
     assert json.loads(json.dumps(part, allow_nan=False)) == part
@@ -108,7 +108,7 @@ def test_net_wins_interval_covers_the_truth(prompts, win, loss):
 def test_the_share_of_the_answer_shown_first_is_told_by_letters_and_orders():
     """Always the answer shown first: the first model's as A, the second model's in the other order."""
     found = {
-        name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["shown_first_wins"]["value"]
+        name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["first_position_win_rate"]["value"]
         for name, both in {"first": ("first", "second"), "last": ("second", "first"), "new": ("first", "first")}.items()
     }
     assert found == {"first": 1.0, "last": 0.0, "new": 0.5}
@@ -123,7 +123,7 @@ def test_nothing_judged_is_undefined():
     assert set(values(head_to_head_part([], RESAMPLES, "s")).values()) == {None}
     part = head_to_head_part(match({"v0": (None, None), "v1": ("first", None)}), RESAMPLES, "s")
     assert part.pop("missing")["value"] == 1
-    assert part.pop("shown_first_wins")["n"] == 1
+    assert part.pop("first_position_win_rate")["n"] == 1
     assert {(m["value"], m["n"]) for m in part.values()} == {(None, 0)}
 
 

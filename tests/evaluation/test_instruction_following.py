@@ -72,7 +72,7 @@ def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
     now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
     before = check_answers(PROMPTS, answers(b="No"))
     part = instructions_part(now, before, *GIVEN)
-    assert value(part, "prompt_strict") == (0.5, 2)
+    assert value(part, "prompt_level_strict_acc") == (0.5, 2)
     assert value(part, "prompt_strict_gain") == (-1.0, 1)
     assert value(instructions_part(before, now, *GIVEN), "prompt_strict_gain") == (1.0, 1)
     assert value(instructions_part(now, before[:0], *GIVEN), "prompt_strict_gain") == (None, 0)
@@ -102,5 +102,5 @@ def test_a_file_in_ifevals_form() -> None:
     )
     texts = {"1": "Nile and Rhine", "2": "Leaves in hot water, steeped. That is all.", "3": '"Light."', "4": "Cold!"}
     part = instructions_part(check_answers(prompts, answers(**texts)), None, *GIVEN)
-    assert value(part, "prompt_strict") == (0.75, 4)
-    assert value(part, "instruction_strict") == (0.8, 5)
+    assert value(part, "prompt_level_strict_acc") == (0.75, 4)
+    assert value(part, "inst_level_strict_acc") == (0.8, 5)

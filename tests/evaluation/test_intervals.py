@@ -271,8 +271,8 @@ def test_a_bootstrap_draws_clusters_with_all_their_rows() -> None:
 
 def test_jackknife_of_a_mean_is_the_interval_of_the_share() -> None:
     hits = np.array([1, 0, 0.5, 1, 1, 0, 1, 1, 0.5])
-    left_out = [np.delete(hits, place).mean() for place in range(len(hits))]
-    found = jackknife_interval(float(hits.mean()), left_out, (0.0, 1.0))
+    excluded = [np.delete(hits, place).mean() for place in range(len(hits))]
+    found = jackknife_interval(float(hits.mean()), excluded, (0.0, 1.0))
     assert found == pytest.approx(share_interval(terms(hits)), rel=1e-9)
     assert jackknife_interval(0.5, [0.4, 0.6], (0.0, 1.0)) != (None, None)
     assert jackknife_interval(0.5, [0.5], (0.0, 1.0)) == (None, None)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
-from srlm.evaluation.judge_metrics import judge_card, judged_prompts, lengths_evened, paired_differences
+from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, lengths_evened, paired_differences
 from srlm.evaluation.measures import JudgedPrompt
 from srlm.types import Comparison, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgements_of
@@ -31,7 +31,7 @@ def said(id: str, *answers: list[float | None] | float | None) -> list[Judgement
 
 
 def card(rows, judgements, judge=JUDGE, resamples=200):
-    return judge_card(rows, judgements, judge, resamples, "seed")
+    return judge_metrics(rows, judgements, judge, resamples, "seed")
 
 
 def value(found, name):
@@ -44,8 +44,8 @@ def test_where_the_better_answer_is_the_shorter_one():
     found = card(rows, judgements)
     # Shorter is better: p right, r's first pair tied. Longer: q wrong, r's second against third not scored. r's first
     # and third are as long as each other and count for neither.
-    assert value(found, "shorter_is_better") == ((1 + 0.5) / 2, 2)
-    assert value(found, "longer_is_better") == ((0 + 0.5) / 2, 2)
+    assert value(found, "accuracy_shorter_preferred") == ((1 + 0.5) / 2, 2)
+    assert value(found, "accuracy_longer_preferred") == ((0 + 0.5) / 2, 2)
     assert value(found, "length_bias") == (0.25 - 0.75, 4)
     assert value(found, "length_balanced_accuracy") == ((0.25 + 0.75) / 2, 4)
     assert value(found, "ties") == (1 / 3, 3)  # p, q and r's first pair are scored
@@ -61,7 +61,7 @@ def test_a_judge_of_length_alone_has_the_whole_bias():
     assert value(found, "length_bias") == (1.0, 50)
     assert value(found, "length_balanced_accuracy") == (0.5, 50)
     assert 0.6 < found["measures"]["length_bias"]["low"] < found["measures"]["length_bias"]["high"] == 1.0
-    assert value(found, "pairwise_accuracy_all") == value(found, "longer_wins") == (20 / 50, 50)
+    assert value(found, "pairwise_accuracy_imputed") == value(found, "length_baseline_accuracy") == (20 / 50, 50)
 
 
 def test_a_judge_that_knows_nothing_has_no_bias_beyond_its_interval():
@@ -78,7 +78,7 @@ def test_ties_of_people():
     found = card(rows, said("p", 3.0, 3.0, 2.0) + said("q", 3.0, 4.0) + said("r", 3.0, 3.0) + said("s", 3.0, None))
     assert value(found, "ties_where_people_tie") == (1 / 4, 4)  # the pair of s is not scored
     assert value(found, "ties") == (1.0, 1)
-    assert value(found, "pairwise_accuracy_all") == (0.5, 1)
+    assert value(found, "pairwise_accuracy_imputed") == (0.5, 1)
 
 
 def test_histogram_entropy_and_calibration():
@@ -86,7 +86,7 @@ def test_histogram_entropy_and_calibration():
     found = card(rows, said("p", 5.0, 1.0) + said("q", 3.0, None))
     assert found["scores"]["histogram"] == {"0": 0, "1": 1, "2": 0, "3": 1, "4": 0, "5": 1}
     assert found["scores"]["entropy_bits"] == pytest.approx(1.58496, abs=1e-5)  # log2 of 3
-    assert {rank: m["value"] for rank, m in found["by_rank"].items()} == {"0": 4.0, "1": 1.0, "2": None}
+    assert {rank: m["value"] for rank, m in found["mean_score_rank"].items()} == {"0": 4.0, "1": 1.0, "2": None}
     assert card(rows, said("p", 5.0, 5.0) + said("q", 5.0, 5.0))["scores"]["entropy_bits"] == 0
 
 
@@ -94,7 +94,7 @@ def test_noise_over_judgements_of_one_answer():
     rows = [asked("p", (0, 1), (1, 2))]
     found = card(rows, said("p", [5.0, 5.0, 3.0], [2.0, None, 2.0]))
     assert value(found, "self_consistency") == (pytest.approx((1 / 3 + 1) / 2), 2)
-    assert value(found, "score_noise") == (pytest.approx((4 / 3) ** 0.5 / 2), 2)  # standard deviations 2 / sqrt(3), 0
+    assert value(found, "score_std") == (pytest.approx((4 / 3) ** 0.5 / 2), 2)  # standard deviations 2 / sqrt(3), 0
     alone = card(rows, said("p", 5.0, 2.0))
     assert value(alone, "self_consistency") == (None, 0)
 
@@ -102,8 +102,8 @@ def test_noise_over_judgements_of_one_answer():
 def test_judgements_are_counted_in_their_prompt_whatever_its_id():
     rows = [asked("set/p", (0, 1), (1, 2), (2, 3)), asked("set/q", (0, 1), (1, 2))]
     found = card(rows, said("set/p", [5.0, 4.0], 4.0, 4.0) + said("set/q", [None, None], 5.0))
-    assert value(found, "commonest_score") == (4.0, 3)
-    assert value(found, "commonest_score_share") == (3 / 5, 5)
+    assert value(found, "modal_score") == (4.0, 3)
+    assert value(found, "modal_score_fraction") == (3 / 5, 5)
     assert value(found, "parse_rate") == (5 / 7, 7)
     assert (found["prompts"], found["pairs"], found["judgements"]) == (2, 4, 7)
     [p, _] = judged_prompts(rows, said("set/p", [5.0, 4.0], None, 4.0))
@@ -118,7 +118,7 @@ def test_scores_order_two_answers_from_the_ninth_decimal_on(worse, right, tied):
     found = card(
         [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (0, 2))], said("p", 3.0, worse) + said("q", 3.0, worse)
     )
-    assert value(found, "shorter_is_better") == value(found, "pairwise_accuracy_all") == (right, 1)
+    assert value(found, "accuracy_shorter_preferred") == value(found, "pairwise_accuracy_imputed") == (right, 1)
     assert value(found, "ties") == value(found, "ties_where_people_tie") == (tied, 1)
 
 
@@ -127,8 +127,8 @@ def test_a_judge_that_is_always_right_has_the_exact_interval_of_a_share():
     rows = [asked(f"p{n}", (0, 1), (1, 2), type="odd" if n % 2 else "even") for n in range(10)]
     found = card(rows, [j for row in rows for j in said(row.id, 4.0, 1.0)])
     expected = {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1.0, "n": 10}
-    assert found["measures"]["pairwise_accuracy"] == found["measures"]["shorter_is_better"] == expected
-    of_type = found["subsets"]["odd"]["pairwise_accuracy_all"]
+    assert found["measures"]["pairwise_accuracy"] == found["measures"]["accuracy_shorter_preferred"] == expected
+    of_type = found["subsets"]["odd"]["pairwise_accuracy_imputed"]
     assert (of_type["low"], of_type["n"]) == (pytest.approx(0.025 ** (1 / 5)), 5)
 
 
@@ -146,12 +146,12 @@ def test_rows_of_one_prompt_are_drawn_together():
     judgements = [j for row in same for j in said(row.id, *((4.0, 1.0) if row.prompt == "p" else (1.0, 4.0)))]
     clustered = card(same, judgements)
     assert clustered["prompts"] == 2
-    accuracy = clustered["measures"]["pairwise_accuracy_all"]
+    accuracy = clustered["measures"]["pairwise_accuracy_imputed"]
     assert (accuracy["value"], accuracy["n"]) == (0.5, 20)
     assert accuracy["low"] == pytest.approx(1 - accuracy["high"])
     assert accuracy["low"] < 0.02  # one of two: Clopper and Pearson's interval is [0.013, 0.987]
     apart = [asked(row.id, (0, 2), (1, 1)) for row in same]
-    accuracy = card(apart, judgements)["measures"]["pairwise_accuracy_all"]
+    accuracy = card(apart, judgements)["measures"]["pairwise_accuracy_imputed"]
     assert accuracy["low"] > 0.2
     assert accuracy["high"] < 0.8
 
@@ -159,21 +159,24 @@ def test_rows_of_one_prompt_are_drawn_together():
 def test_subsets():
     rows = [asked("p", (0, 2), (1, 1), type="Natural"), asked("q", (0, 2), (1, 1), type="Adversarial/Neighbor")]
     found = card(rows, said("p", 4.0, 1.0) + said("q", 1.0, 4.0))
-    assert {name: part["pairwise_accuracy_all"]["value"] for name, part in found["subsets"].items()} == {
+    assert {name: part["pairwise_accuracy_imputed"]["value"] for name, part in found["subsets"].items()} == {
         "Natural": 1.0,
         "Adversarial/Neighbor": 0.0,
     }
     assert card(rows[:1], said("p", 4.0, 1.0))["subsets"] == {}
     untyped = card([rows[0], asked("r", (0, 2), (1, 1))], said("p", 4.0, 1.0) + said("r", 1.0, 4.0))
-    assert {name: part["longer_wins"]["n"] for name, part in untyped["subsets"].items()} == {"-": 1, "Natural": 1}
+    assert {name: part["length_baseline_accuracy"]["n"] for name, part in untyped["subsets"].items()} == {
+        "-": 1,
+        "Natural": 1,
+    }
 
 
 def test_scores_by_probability():
-    judge = JudgeConfig(scorer=Scorer.expected, count=1, min_valid=1)
+    judge = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)
     found = card([asked("p", (0, 2), (1, 1))], said("p", 4.6, 4.4), judge)
     assert found["scores"]["histogram"]["5"] == found["scores"]["histogram"]["4"] == 1
     assert value(found, "five_best") == (1.0, 1)
-    assert value(found, "pairwise_accuracy_all") == (1.0, 1)
+    assert value(found, "pairwise_accuracy_imputed") == (1.0, 1)
 
 
 def test_differences_are_paired():
@@ -191,9 +194,9 @@ def test_differences_are_paired():
     for name, measure in found.items():
         assert measure.value == pytest.approx(alone[name][0] - alone[name][1])
         assert measure.low < measure.value < measure.high
-    assert found["shorter_is_better"].low > 0 > found["length_bias"].high
-    assert found["pairwise_accuracy_all"].n == 200
-    assert found["length_bias"].n == found["shorter_is_better"].n + found["longer_is_better"].n
+    assert found["accuracy_shorter_preferred"].low > 0 > found["length_bias"].high
+    assert found["pairwise_accuracy_imputed"].n == 200
+    assert found["length_bias"].n == found["accuracy_shorter_preferred"].n + found["accuracy_longer_preferred"].n
     back = paired_differences(rows, long, good, 300, "s")
     assert back["length_bias"].value == pytest.approx(-found["length_bias"].value)
 
@@ -203,9 +206,9 @@ def test_a_difference_counts_the_pairs_that_one_judge_is_measured_on():
     good, bad = ([j for row in rows for j in said(row.id, *scores)] for scores in ((3.0, 2.0, 1.0), (1.0, 2.0, 3.0)))
     found = paired_differences(rows, good, bad, 100, "s")
     assert {name: (m.value, m.n) for name, m in found.items()} == {
-        "pairwise_accuracy_all": (1.0, 6),
-        "shorter_is_better": (1.0, 2),
-        "longer_is_better": (1.0, 4),
+        "pairwise_accuracy_imputed": (1.0, 6),
+        "accuracy_shorter_preferred": (1.0, 2),
+        "accuracy_longer_preferred": (1.0, 4),
         "length_balanced_accuracy": (1.0, 6),
         "length_bias": (0.0, 6),
     }
@@ -226,10 +229,10 @@ def test_position_consistency():
     rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": ("first", "first"), "0-2": ("first", "second"), "1-2": (None, "first")})
     comparisons += compared("q", {"0-1": ("second", "second")})
-    found = judge_card(rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), JudgeConfig(), 100, "s", comparisons)
+    found = judge_metrics(rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), JudgeConfig(), 100, "s", comparisons)
     assert value(found, "position_consistency") == (2 / 3, 3)  # 1-2 has one verdict only
     # A is said by p 0-1 ab, p 0-2 ab and ba, q ba; B by p 0-1 ba, p 1-2 ba, q ab.
-    assert value(found, "shown_first_wins") == (4 / 7, 7)
+    assert value(found, "first_position_win_rate") == (4 / 7, 7)
     assert value(card(rows, said("p", 3.0, 2.0, 1.0)), "position_consistency")[0] is None
 
 
@@ -237,8 +240,8 @@ def test_position_consistency():
 def test_a_judge_that_goes_by_position_alone(says, share):
     rows = [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": says}) + compared("q", {"0-1": says})
-    found = judge_card(rows, [], JudgeConfig(), 100, "s", comparisons)
-    assert (value(found, "shown_first_wins"), value(found, "position_consistency")) == ((share, 4), (0.0, 2))
+    found = judge_metrics(rows, [], JudgeConfig(), 100, "s", comparisons)
+    assert (value(found, "first_position_win_rate"), value(found, "position_consistency")) == ((share, 4), (0.0, 2))
 
 
 def test_retest_is_whether_a_second_judgement_orders_alike():
@@ -249,7 +252,7 @@ def test_retest_is_whether_a_second_judgement_orders_alike():
             judgements += judgements_of(f"{id}/a{place}", scores)
     # p: first against second: +1, then 0: a half; first against third: +1, then -1: nothing; second against third: 0,
     # then -1: a half. q was judged once.
-    assert value(card(rows, judgements), "retest") == (1 / 3, 3)
+    assert value(card(rows, judgements), "test_retest_agreement") == (1 / 3, 3)
 
 
 def test_a_skilled_judge_with_a_taste_for_length_is_right_both_ways_once_lengths_are_evened_out():
@@ -263,9 +266,9 @@ def test_a_skilled_judge_with_a_taste_for_length_is_right_both_ways_once_lengths
         quality = (0.7 + draw.gauss(0, 0.6), draw.gauss(0, 0.6))
         judgements += said(f"p{n}", *(2 + q + length / 400 for q, length in zip(quality, lengths, strict=True)))
     found = card(rows, judgements)
-    assert value(found, "shorter_is_better")[0] < 0.5
-    assert value(found, "shorter_lengths_evened")[0] > 0.6
+    assert value(found, "accuracy_shorter_preferred")[0] < 0.5
+    assert value(found, "length_adjusted_accuracy_shorter_preferred")[0] > 0.6
     assert 0.15 < found["length_penalty"] < 0.35  # a quarter of a point a hundred characters is its taste
     length_alone = [j for row in rows for j in said(row.id, *(len(answer.text) / 400 for answer in row.answers))]
     blind = card(rows, length_alone)
-    assert value(blind, "accuracy_lengths_evened")[0] < 0.75  # what it has left
+    assert value(blind, "length_adjusted_accuracy")[0] < 0.75  # what it has left

@@ -24,7 +24,7 @@ class LengthRater:
     def __init__(self) -> None:
         self.usage, self.asked = Usage(), 0
 
-    async def rate(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+    async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
         self.asked += 1
         if len(answer) > 20:
             raise PromptTooLongError("20 characters at most")

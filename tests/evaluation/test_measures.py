@@ -19,12 +19,12 @@ TOP = 5.0
 NAMES = {
     *("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau", "pair_coverage"),
     *(
-        "pairwise_accuracy_all",
-        "longer_wins",
-        "longer_wins_scored",
+        "pairwise_accuracy_imputed",
+        "length_baseline_accuracy",
+        "length_baseline_accuracy_scored",
         "parse_rate",
-        "commonest_score_share",
-        "commonest_score",
+        "modal_score_fraction",
+        "modal_score",
     ),
 }
 
@@ -49,9 +49,9 @@ def bounds(measure: Measure) -> tuple[float, float]:
 def all_measures(prompts: Sequence[JudgedPrompt], resamples: int = 50, seed: str = "s") -> dict[str, Measure]:
     terms = m.judge_terms(prompts, [prompt.scores for prompt in prompts], TOP)
     measures = {name: m.measure(term, resamples, seed) for name, term in terms.items()}
-    share = terms["commonest_score_share"].numerators.sum()
-    common = m.commonest_score([prompt.scores for prompt in prompts])
-    return measures | {"commonest_score": Measure(common, None, None, round(share))}
+    share = terms["modal_score_fraction"].numerators.sum()
+    common = m.modal_score([prompt.scores for prompt in prompts])
+    return measures | {"modal_score": Measure(common, None, None, round(share))}
 
 
 def random_prompts(
@@ -105,16 +105,16 @@ def test_exact_match() -> None:
 
 def test_longer_wins_on_all_pairs_and_on_the_scored_ones() -> None:
     prompts = [judged((0, 1, 2), (5, None, 1), (100, 200, 50)), judged((0, 1), (1, 2), (70, 70))]
-    assert value(m.longer_wins(prompts)) == (2.5 / 4, 4)
-    assert value(m.longer_wins(prompts, scored_only=True)) == (1.5 / 2, 2)
+    assert value(m.length_baseline_accuracy(prompts)) == (2.5 / 4, 4)
+    assert value(m.length_baseline_accuracy(prompts, scored_only=True)) == (1.5 / 2, 2)
 
 
 def test_parse_rate_and_commonest_score() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
-    assert m.commonest_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
+    assert m.modal_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]
-    assert m.commonest_score(scores) == 5  # as common as 4: the higher
-    assert value(m.commonest_score_share(scores)) == (0.5, 6)
+    assert m.modal_score(scores) == 5  # as common as 4: the higher
+    assert value(m.modal_score_fraction(scores)) == (0.5, 6)
 
 
 def test_rounding_noise_of_a_mean_makes_no_order() -> None:
@@ -153,16 +153,16 @@ def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
     changed = {name for name in NAMES if (before[name].value, before[name].n) != (after[name].value, after[name].n)}
     assert changed == {
         "pair_coverage",
-        "pairwise_accuracy_all",
+        "pairwise_accuracy_imputed",
         "parse_rate",
-        "longer_wins",
+        "length_baseline_accuracy",
     }  # the last is about all pairs, judge or no judge
 
 
 def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
     with_it, without = judged((0, 1, 2, 3), (5, 3, None, 4)), judged((0, 1, 3), (5, 3, 4), (10, 11, 13))
     as_zero = dataclasses.replace(with_it, scores=(5.0, 3.0, 0.0, 4.0))
-    for name in ("pairwise_accuracy", "five_best", "spearman", "kendall_tau", "longer_wins_scored"):
+    for name in ("pairwise_accuracy", "five_best", "spearman", "kendall_tau", "length_baseline_accuracy_scored"):
         assert all_measures([with_it])[name] == all_measures([without])[name]
     assert value(m.pairwise_accuracy([as_zero])) != value(m.pairwise_accuracy([with_it]))
     assert value(m.exact_match([with_it])) == (None, 0)
@@ -179,8 +179,8 @@ def test_all_missing() -> None:
     result = all_measures([judged((0, 1), (None, None)), judged((0, 1), (None, None))])
     assert (result["pair_coverage"].value, result["pair_coverage"].n) == (0, 2)
     assert (result["parse_rate"].value, result["parse_rate"].n) == (0, 4)
-    assert (result["longer_wins"].value, result["longer_wins"].n) == (0, 2)
-    for name in NAMES - {"pair_coverage", "pairwise_accuracy_all", "parse_rate", "longer_wins"}:
+    assert (result["length_baseline_accuracy"].value, result["length_baseline_accuracy"].n) == (0, 2)
+    for name in NAMES - {"pair_coverage", "pairwise_accuracy_imputed", "parse_rate", "length_baseline_accuracy"}:
         assert result[name] == Measure(None, None, None, 0), name
 
 
@@ -188,30 +188,30 @@ def test_a_judge_that_ties_everything() -> None:
     result = all_measures([judged((0, 1, 2), (5, 5, 5))] * 4)
     assert {name: result[name].value for name in NAMES} == {
         "pairwise_accuracy": 0.5,
-        "pairwise_accuracy_all": 0.5,
+        "pairwise_accuracy_imputed": 0.5,
         "five_best": pytest.approx(1 / 3),
         "exact_match": 0,
         "spearman": None,
         "kendall_tau": None,
         "pair_coverage": 1,
-        "longer_wins": 0,
-        "longer_wins_scored": 0,
+        "length_baseline_accuracy": 0,
+        "length_baseline_accuracy_scored": 0,
         "parse_rate": 1,
-        "commonest_score_share": 1,
-        "commonest_score": 5,
+        "modal_score_fraction": 1,
+        "modal_score": 5,
     }
 
 
 def test_people_who_tie_everything_tell_nothing() -> None:
     result = all_measures([judged((1, 1), (5, 3)), judged((0, 0, 0), (5, 5, 5))])
-    for name in NAMES - {"parse_rate", "commonest_score_share", "commonest_score"}:
+    for name in NAMES - {"parse_rate", "modal_score_fraction", "modal_score"}:
         assert result[name] == Measure(None, None, None, 0), name
 
 
 def test_one_prompt_has_a_value_and_no_interval() -> None:
     result = all_measures([judged((0, 1), (5, 3), (20, 10))])
     assert set(result) == NAMES
-    for name in NAMES - {"commonest_score_share", "commonest_score"}:
+    for name in NAMES - {"modal_score_fraction", "modal_score"}:
         assert (result[name].value, result[name].low, result[name].high) == (1, None, None), name
     one_counts = all_measures([judged((0, 1), (5, 3)), judged((0, 1), (None, None))])
     assert one_counts["pairwise_accuracy"] == Measure(1, None, None, 1)
@@ -314,7 +314,7 @@ def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
     assert same.value == 0
     assert -0.05 < low < 0 < high < 0.05  # not paired, it would be twice as wide at least
     assert not m.significant(same)
-    assert m.difference(better, weak, "longer_wins", TOP, 500, "s").value == 0  # the same answers
+    assert m.difference(better, weak, "length_baseline_accuracy", TOP, 500, "s").value == 0  # the same answers
 
 
 def test_difference_rarely_finds_what_is_not_there() -> None:
@@ -354,11 +354,11 @@ def test_difference_refuses_other_prompts_and_names() -> None:
 
 
 def test_a_silent_judge_is_worth_a_coin() -> None:
-    """`pairwise_accuracy_all` is defined for a judge that says nothing, and between what it scored and chance."""
+    """`pairwise_accuracy_imputed` is defined for a judge that says nothing, and between what it scored and chance."""
     silent = [judged((0, 1, 2), (None, None, None))]
-    assert [float(x[0]) for x in m.pairwise_accuracy_all(silent)[:2]] == [1.5, 3.0]
+    assert [float(x[0]) for x in m.pairwise_accuracy_imputed(silent)[:2]] == [1.5, 3.0]
     half = [judged((0, 1, 2), (5.0, 1.0, None))]  # one pair right, two not scored
-    numerators, denominators, _ = m.pairwise_accuracy_all(half)
+    numerators, denominators, _ = m.pairwise_accuracy_imputed(half)
     assert (numerators.sum(), denominators.sum()) == (2.0, 3)
 
 

@@ -16,8 +16,8 @@ from srlm.evaluation.text_statistics import DISTINCT, REFUSALS, distinct, drift_
 from srlm.types import Answer
 
 NAMES = {
-    *("characters", "words", "repeated_4grams", "distinct_1", "distinct_2", "distinct_3", "refusals"),
-    *("language_switches", "bullets", "numbered_lists", "headings", "bold", "commonest_opening"),
+    *("characters", "words", "seq_rep_4", "distinct_1", "distinct_2", "distinct_3", "refusals"),
+    *("language_switches", "bullets", "numbered_lists", "headings", "bold", "modal_opening"),
 }
 
 
@@ -56,20 +56,20 @@ def test_nothing_to_measure():
     empty = part("", "  ")
     undefined = {name for name, measure in empty.items() if measure["value"] is None}
     assert undefined == {
-        "repeated_4grams",
+        "seq_rep_4",
         "language_switches",
-        "commonest_opening",
+        "modal_opening",
         *(f"distinct_{n}" for n in DISTINCT),
     }
 
 
 def test_repeated_runs_of_four_words_within_an_answer():
-    assert value("repeated_4grams", "a b c d e f g") == 0
-    assert value("repeated_4grams", "a b c d a b c d") == pytest.approx(1 / 5)  # of five runs the last is a repeat
-    assert value("repeated_4grams", "ha ha ha ha ha ha") == pytest.approx(2 / 3)
-    assert value("repeated_4grams", "a b c d", "a b c d", "too short") == 0  # between answers is no repetition
-    assert part("a b c d", "too short")["repeated_4grams"]["n"] == 1
-    assert value("repeated_4grams", "你好你好你好你") == pytest.approx(2 / 4)
+    assert value("seq_rep_4", "a b c d e f g") == 0
+    assert value("seq_rep_4", "a b c d a b c d") == pytest.approx(1 / 5)  # of five runs the last is a repeat
+    assert value("seq_rep_4", "ha ha ha ha ha ha") == pytest.approx(2 / 3)
+    assert value("seq_rep_4", "a b c d", "a b c d", "too short") == 0  # between answers is no repetition
+    assert part("a b c d", "too short")["seq_rep_4"]["n"] == 1
+    assert value("seq_rep_4", "你好你好你好你") == pytest.approx(2 / 4)
 
 
 def test_words_with_combining_marks_are_whole():
@@ -77,8 +77,8 @@ def test_words_with_combining_marks_are_whole():
     found = part(son, daughter)
     assert found["words"]["value"] == 4
     assert found["distinct_1"]["value"] == pytest.approx(7 / 8)
-    assert value("repeated_4grams", f"{son} {daughter}") == 0
-    assert value("commonest_opening", son, daughter) == pytest.approx(1 / 2)
+    assert value("seq_rep_4", f"{son} {daughter}") == 0
+    assert value("modal_opening", son, daughter) == pytest.approx(1 / 2)
     assert value("words", "אֶת הַשָּׁמַיִם", "กินน้ำ") == pytest.approx((2 + 3) / 2)
     assert value("language_switches", son, "It rains.", "ฝนตก", prompt="यह क्या है?") == pytest.approx(2 / 3)
 
@@ -101,8 +101,8 @@ def test_distincts_interval_follows_from_the_delete_one_jackknife():
         grams = [gram for answer in some for gram in answer]
         return len(set(grams)) / len(grams)
 
-    left_out = np.array([share(answers[:i] + answers[i + 1 :]) for i in range(5)])
-    variance = 4 / 5 * ((left_out - left_out.mean()) ** 2).sum()
+    excluded = np.array([share(answers[:i] + answers[i + 1 :]) for i in range(5)])
+    variance = 4 / 5 * ((excluded - excluded.mean()) ** 2).sum()
     found = distinct(answers)
     assert found.value == pytest.approx(share(answers))
     # Five answers: a t quantile with 4 degrees of freedom at most, and as many draws as would give this variance.
@@ -174,10 +174,10 @@ def test_habits_of_form(name, yes, no):
 
 
 def test_commonest_opening():
-    found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["commonest_opening"]
+    found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["modal_opening"]
     assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
-    assert value("commonest_opening", "a b c", "d e f") == 0.5
-    assert value("commonest_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
+    assert value("modal_opening", "a b c", "d e f") == 0.5
+    assert value("modal_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
 
 
 def test_untrusted_text_is_measured_without_harm():

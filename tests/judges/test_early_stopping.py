@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from srlm.config import Config, JudgeConfig, PairsConfig, Truncated
-from srlm.judges.early_stopping import Standing, _chance_behind, _noise, undecided
+from srlm.judges.early_stopping import ScoreBounds, _chance_behind, _noise, still_contending
 from srlm.preferences.pairs import length_points, select_pairs, takes_part
 from srlm.types import Candidate, Judgement
 from tests.helpers import candidates_of, prompt
@@ -28,14 +28,14 @@ def in_rounds(candidates: list[Candidate], scores: Scores, config: Config) -> Sc
     own = [candidate for candidate in candidates if takes_part(candidate, config.pairs)]
     for j in range(config.judge.count):
         standings = [
-            Standing.of(
+            ScoreBounds.of(
                 [judgement(one.id, n, score) for n, score in enumerate(asked[one.id])],
                 config.judge.count,
                 length_points(one, config.pairs.length_penalty or 0.0),
             )
             for one in own
         ]
-        for one, matters in zip(own, undecided(standings, config.judge), strict=True):
+        for one, matters in zip(own, still_contending(standings, config.judge), strict=True):
             if matters:
                 asked[one.id].append(scores[one.id][j])
     return asked
@@ -54,7 +54,7 @@ def random_case(draw: random.Random, penalties: list[float]) -> tuple[list[Candi
         length_penalty=draw.choice(penalties),
         truncated=draw.choice([Truncated.exclude, Truncated.keep]),
     )
-    config = Config(judge=JudgeConfig(count=k, min_valid=draw.randint(1, k), adaptive_risk=0.0), pairs=pairs)
+    config = Config(judge=JudgeConfig(count=k, min_valid=draw.randint(1, k), early_stopping_risk=0.0), pairs=pairs)
     near = draw.choice([0, 1, 5])
     candidates, scores = [], {}
     for one in candidates_of("t2/p00000", [draw.choice("abc") * draw.randint(1, 600) for _ in range(n)]):
@@ -92,7 +92,7 @@ def test_at_a_risk_few_pairs_differ_with_a_penalty_as_without() -> None:
     draw, different = random.Random(5), 0
     for _ in range(400):
         candidates, scores, config = random_case(draw, [0.5, 1.0])
-        config.judge.adaptive_risk = 0.02
+        config.judge.early_stopping_risk = 0.02
         different += ids_of(pairs_of(candidates, in_rounds(candidates, scores, config), config)) != ids_of(
             pairs_of(candidates, scores, config)
         )
@@ -104,7 +104,9 @@ def test_a_candidate_is_compared_by_its_penalised_score() -> None:
     texts = {"long": "x" * 900, "middle": "x" * 300, "short": "x" * 100}
     candidates = candidates_of("t2/p00000", list(texts.values()))
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 4.0, 5.0), strict=True)}
-    config = Config(judge=JudgeConfig(count=8, min_valid=2, adaptive_risk=0.0), pairs=PairsConfig(length_penalty=1.0))
+    config = Config(
+        judge=JudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0), pairs=PairsConfig(length_penalty=1.0)
+    )
     asked = in_rounds(candidates, scores, config)
     assert [len(asked[one.id]) for one in candidates] == [8, len(asked[candidates[1].id]), 8]
     assert len(asked[candidates[1].id]) < 8
@@ -114,7 +116,7 @@ def test_a_truncated_candidate_neither_decides_nor_is_judged() -> None:
     best, second, third = candidates_of("t2/p00000", ["aa", "bb", "cc"])
     candidates = [replace(best, truncated=True), second, third]
     scores: Scores = {best.id: [5.0] * 4, second.id: [3.0] * 4, third.id: [1.0] * 4}
-    config = Config(judge=JudgeConfig(count=4, min_valid=1, adaptive_risk=0.0))
+    config = Config(judge=JudgeConfig(count=4, min_valid=1, early_stopping_risk=0.0))
     asked = in_rounds(candidates, scores, config)
     assert [len(row) for row in asked.values()] == [0, 4, 4]
     assert pairs_of(candidates, asked, config) == pairs_of(candidates, scores, config)
@@ -125,35 +127,35 @@ def test_a_truncated_candidate_neither_decides_nor_is_judged() -> None:
 def test_the_middle_one_is_left_alone() -> None:
     candidates = candidates_of("t2/p00000", ["one", "two", "three"])
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 2.0, 0.0), strict=True)}
-    asked = in_rounds(candidates, scores, Config(judge=JudgeConfig(count=8, min_valid=2, adaptive_risk=0.0)))
+    asked = in_rounds(candidates, scores, Config(judge=JudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0)))
     first, middle, last = asked.values()
     assert len(middle) < 8
     assert len(first) == len(last) == 8  # best and worst need them all: their means go into the pair
 
 
 def test_bounds() -> None:
-    standing = Standing.of([judgement("c", 0, 4.0), judgement("c", 1, None)], 4)
-    assert standing == Standing(valid=1, total=4.0, squares=16.0, left=2)
+    standing = ScoreBounds.of([judgement("c", 0, 4.0), judgement("c", 1, None)], 4)
+    assert standing == ScoreBounds(valid=1, total=4.0, squares=16.0, left=2)
     assert standing.low == pytest.approx(4 / 3)
     assert standing.high(5) == pytest.approx(14 / 3)
-    assert Standing(0, 0.0, 0.0, 0).high(5) == 5  # no score can come; nothing follows from it
+    assert ScoreBounds(0, 0.0, 0.0, 0).high(5) == 5  # no score can come; nothing follows from it
     penalised = replace(standing, penalty=1.5)
     assert (penalised.low, penalised.now, penalised.high(5)) == pytest.approx((4 / 3 - 1.5, 2.5, 14 / 3 - 1.5))
 
 
 def test_a_tie_is_not_decided() -> None:
     """Equal means are told apart by nothing: neither may be dropped before the end."""
-    standings = [Standing(2, 6.0, 18.0, 1), Standing(3, 8.0, 22.0, 0), Standing(3, 9.0, 27.0, 0)]
-    assert undecided(standings, JudgeConfig(count=3, min_valid=2, adaptive_risk=0.0))[0]
+    standings = [ScoreBounds(2, 6.0, 18.0, 1), ScoreBounds(3, 8.0, 22.0, 0), ScoreBounds(3, 9.0, 27.0, 0)]
+    assert still_contending(standings, JudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0))[0]
 
 
 def test_who_cannot_have_enough_valid_judgements_is_out() -> None:
-    standings = [Standing(0, 0.0, 0.0, 1), Standing(1, 5.0, 25.0, 1)]
-    assert undecided(standings, JudgeConfig(count=3, min_valid=2, adaptive_risk=0.0)) == [False, True]
+    standings = [ScoreBounds(0, 0.0, 0.0, 1), ScoreBounds(1, 5.0, 25.0, 1)]
+    assert still_contending(standings, JudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0)) == [False, True]
 
 
-def standing(scores: list[float], left: int, penalty: float = 0.0) -> Standing:
-    return Standing(len(scores), sum(scores), sum(score * score for score in scores), left, penalty)
+def standing(scores: list[float], left: int, penalty: float = 0.0) -> ScoreBounds:
+    return ScoreBounds(len(scores), sum(scores), sum(score * score for score in scores), left, penalty)
 
 
 def test_the_noise_is_that_within_candidates_shrunk_to_that_of_even_chances() -> None:
@@ -191,12 +193,12 @@ def test_a_candidate_is_decided_where_both_chances_are_below_the_risk(above: flo
     standings = [standing([5.0, 5.0], 1), standing([3.0, 3.0], 1), standing([1.0, 1.0], 1)]
     noise = _noise(standings, 5)
     chance = max(_chance_behind(standings[0], standings[1], noise), _chance_behind(standings[1], standings[2], noise))
-    config = JudgeConfig(count=3, min_valid=2, adaptive_risk=chance + above)
-    assert undecided(standings, config) == [True, asked, True]
-    enough = JudgeConfig(count=4, min_valid=3, adaptive_risk=chance + above)
-    assert undecided(standings, enough) == [True, True, True]  # no other has enough judgements to be sure of
+    config = JudgeConfig(count=3, min_valid=2, early_stopping_risk=chance + above)
+    assert still_contending(standings, config) == [True, asked, True]
+    enough = JudgeConfig(count=4, min_valid=3, early_stopping_risk=chance + above)
+    assert still_contending(standings, enough) == [True, True, True]  # no other has enough judgements to be sure of
 
 
 def test_nobody_is_asked_about_without_judgements_left() -> None:
     standings = [standing([5.0, 5.0], 0), standing([3.0, 3.0], 0)]
-    assert undecided(standings, JudgeConfig(count=2, min_valid=2, adaptive_risk=0.0)) == [False, False]
+    assert still_contending(standings, JudgeConfig(count=2, min_valid=2, early_stopping_risk=0.0)) == [False, False]

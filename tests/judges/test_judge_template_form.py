@@ -63,11 +63,11 @@ def test_templates_with_another_form_or_scale_are_refused(tmp_path: Path, text: 
 
 
 def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scale(tmp_path: Path) -> None:
-    load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.expected)  # is read after "Score:", whatever is asked for
+    load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.logprob)  # is read after "Score:", whatever is asked for
     with pytest.raises(ConfigError, match="scores of '1-10'"):
-        load(tmp_path / "own.txt", "Rate 1-10.", Scorer.expected)
+        load(tmp_path / "own.txt", "Rate 1-10.", Scorer.logprob)
     with pytest.raises(ConfigError, match="does not name the verdict's form"):
-        load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.weighted)
+        load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.logprob_weighted)
     load(tmp_path / "own.txt", "Rate 1-10.", Scorer.implicit)  # writes nothing
 
 

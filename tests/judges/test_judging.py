@@ -159,7 +159,7 @@ class ScriptedRater:
     def __init__(self, strength):
         self.strength, self.calls, self.ended, self.usage = strength, [], [], Usage()
 
-    async def rate(self, prompt, answer, priority=0, ended=True):
+    async def score(self, prompt, answer, priority=0, ended=True):
         self.calls.append((prompt, answer))
         self.ended.append(ended)
         await asyncio.sleep(0)
@@ -241,7 +241,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
     engine = ScriptedEngine(
         lambda messages, *_: next(f"Score: {score}" for text, score in scores.items() if text in messages[0]["content"])
     )
-    config = Config(judge=JudgeConfig(count=8, min_valid=2, adaptive=True, adaptive_risk=0.0))
+    config = Config(judge=JudgeConfig(count=8, min_valid=2, adaptive=True, early_stopping_risk=0.0))
     config.pairs.length_penalty = 1.0
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
     candidates = candidates_of("p0", list(scores))

@@ -218,7 +218,7 @@ def test_a_leaning_to_one_position_is_taken_out():
     assert [c.winner for c in leaning] == ["first", "second"] * 4
     assert calibrated_winners(leaning) == ["first", "first"] * 4
     part = part_of(leaning)
-    assert (part["win"]["value"], part["shown_first_wins"]["value"]) == (1.0, 1.0)
+    assert (part["win"]["value"], part["first_position_win_rate"]["value"]) == (1.0, 1.0)
 
 
 def test_matches_of_one_prompt_are_calibrated_together():

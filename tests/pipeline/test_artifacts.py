@@ -40,7 +40,7 @@ def test_paths_by_folder(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     of = [artifacts.IFT.path(workspace), artifacts.PAIRS.path(workspace, 3), artifacts.ANSWERS.path(workspace, 0)]
     assert [workspace.relative(path) for path in of] == [
-        "seeds/ift.jsonl",
+        "data/ift.jsonl",
         "iteration_3/4_pairs.jsonl",
         "iteration_0/evaluation/answers.jsonl",
     ]

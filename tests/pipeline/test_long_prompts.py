@@ -36,12 +36,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with its seeds, of which some are long: a third of IFT, an answer and a prompt of EFT, a prompt."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
-    stage = stages.seeds(workspace, config)
+    stage = stages.data(workspace, config)
     stage.begin()
-    counts = prepare_seeds(config, workspace.seeds)
+    counts = prepare_seeds(config, workspace.data)
 
     def change(name: str, kind: Any, change_row: Any) -> None:
-        path = workspace.seeds / f"{name}.jsonl"
+        path = workspace.data / f"{name}.jsonl"
         rows = [change_row(n, row) for n, row in enumerate(read_records(path, kind))]
         path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -75,7 +75,7 @@ def counts(root: Path, stage: str) -> dict[str, Any]:
 
 
 def test_long_evaluation_prompts_have_no_answer_and_are_named(finished: Path) -> None:
-    prompts = read_records(finished / "seeds/evaluation.jsonl", SeedExample)[:4]
+    prompts = read_records(finished / "data/evaluation.jsonl", SeedExample)[:4]
     fit = [prompt.id for prompt in prompts if len(prompt.prompt) < CONTEXT]
     assert len(fit) == 3
     for t in range(3):
@@ -102,7 +102,7 @@ def test_a_head_to_head_needs_both_answers_and_a_judge_that_can_read_them(finish
 
 
 def test_what_is_too_long_for_the_judge_is_missing_and_named(finished: Path) -> None:
-    ranked = read_records(finished / "seeds/eft_held_out.jsonl", RankedPrompt)[:4]
+    ranked = read_records(finished / "data/eft_held_out.jsonl", RankedPrompt)[:4]
     long = {
         f"{prompt.id}/a{n}"
         for prompt in ranked
@@ -130,7 +130,7 @@ def test_what_is_too_long_for_the_judge_is_missing_and_named(finished: Path) -> 
 
 
 def test_examples_are_drawn_again_among_those_that_fit(finished: Path) -> None:
-    seeds = {seed.id: seed for seed in read_records(finished / "seeds/ift.jsonl", SeedExample)}
+    seeds = {seed.id: seed for seed in read_records(finished / "data/ift.jsonl", SeedExample)}
     attempts = read_records(finished / "iteration_2/1_prompts.jsonl", Prompt)
     texts = {row.id: row.text for row in attempts} | {row.id: row.prompt for row in seeds.values()}
     passed_over = {shot for attempt in attempts for shot in attempt.too_long}
@@ -216,9 +216,9 @@ def test_the_context_may_be_raised_in_a_run_that_has_begun(job: Job, prepared: P
     [
         {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1},
         {"judge.meta": True},
-        {"judge.adaptive": True, "judge.adaptive_risk": 0.0},
-        {"prompts.writer": "sft", "evaluation.judge": "base"},
-        {"judge.by": "sft"},
+        {"judge.early_stopping": True, "judge.early_stopping_risk": 0.0},
+        {"prompts.model": "sft", "evaluation.judge": "base"},
+        {"judge.model": "sft"},
     ],
     ids=lambda options: " ".join(f"{name}={value}" for name, value in options.items()),
 )
@@ -238,7 +238,7 @@ def test_other_judges_and_writers_leave_out_what_is_too_long(
 def lengthen(root: Path, *names: str) -> None:
     """Make every prompt of these seed files too long for the context."""
     for name in names:
-        path = root / f"seeds/{name}.jsonl"
+        path = root / f"data/{name}.jsonl"
         kind: Any = RankedPrompt if name.startswith("eft") else SeedExample
         rows = [replace(row, prompt=f"{LONG}{n}") for n, row in enumerate(read_records(path, kind))]
         path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
@@ -251,9 +251,9 @@ def all_long(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def prepare(names: list[str], options: dict[str, Any] | None = None) -> Path:
         config = small_config(tmp_path_factory.mktemp("all_long") / "run", options)
         workspace = Workspace.of(config)
-        stage = stages.seeds(workspace, config)
+        stage = stages.data(workspace, config)
         stage.begin()
-        counts = prepare_seeds(config, workspace.seeds)
+        counts = prepare_seeds(config, workspace.data)
         lengthen(workspace.root, *names)
         stage.done({}, counts)
         return workspace.root

@@ -85,9 +85,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with its seeds and nothing else."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
-    stage = stages.seeds(workspace, config)
+    stage = stages.data(workspace, config)
     stage.begin()
-    stage.done({}, prepare_seeds(config, workspace.seeds))
+    stage.done({}, prepare_seeds(config, workspace.data))
     return workspace.root
 
 
@@ -226,7 +226,7 @@ def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
     assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
 
 
-@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "measures"])
+@pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "evaluation"])
 def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_path, stage):
     """With all that was made from it still there: what it makes is the same, and what is there holds."""
     root = tmp_path / "run"
@@ -257,12 +257,12 @@ def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, sta
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"prompts.writer": "sft"}, "iteration_2/1_prompts.jsonl"),
+        ({"prompts.model": "sft"}, "iteration_2/1_prompts.jsonl"),
         ({"iteration": 3}, "iteration_3/1_prompts.jsonl"),
         ({"iteration": 3}, "iteration_3/3_judgements.jsonl"),
-        ({"judge.adaptive": True, "judge.adaptive_risk": 0.3}, "iteration_2/3_judgements.jsonl"),
-        ({"judge.by": "base"}, "iteration_2/3_judgements.jsonl"),
-        ({"judge.by": "sft", "iteration": 3}, "iteration_3/3_judgements.jsonl"),
+        ({"judge.early_stopping": True, "judge.early_stopping_risk": 0.3}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.model": "base"}, "iteration_2/3_judgements.jsonl"),
+        ({"judge.model": "sft", "iteration": 3}, "iteration_3/3_judgements.jsonl"),
     ],
 )
 def test_killed_under_other_options(job, prepared, tmp_path, options, name):
@@ -286,7 +286,7 @@ def counts_of(root: Path, t: int) -> dict[str, Any]:
 
 def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
-    assert job(tmp_path / "run", options={"judge.adaptive": True, "judge.adaptive_risk": 0.3}) == 0
+    assert job(tmp_path / "run", options={"judge.early_stopping": True, "judge.early_stopping_risk": 0.3}) == 0
     counts = counts_of(tmp_path / "run", 2)
     lines = (tmp_path / "run" / "iteration_2" / "3_judgements.jsonl").read_text(encoding="utf-8").count("\n")
     assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
@@ -297,7 +297,7 @@ def test_who_judges(job, prepared, undisturbed, tmp_path):
     read = {}
     for by in ("self", "sft", "base"):
         shutil.copytree(prepared, tmp_path / by)
-        assert job(tmp_path / by, options={"judge.by": by}) == 0
+        assert job(tmp_path / by, options={"judge.model": by}) == 0
         folder = tmp_path / by / "iteration_2"
         read[by] = [(folder / name).read_bytes() for name in ("2_candidates.jsonl", "3_judgements.jsonl")]
     assert read["self"] == read["sft"]  # M1 is both
@@ -310,10 +310,10 @@ def test_who_judges(job, prepared, undisturbed, tmp_path):
 PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
 VARIANTS = {
     "pairwise": (
-        PAIRWISE | {"judge.matches": 4},
+        PAIRWISE | {"judge.max_comparisons": 4},
         ["iteration_2/3_comparisons.jsonl", "iteration_1/evaluation/held_out_comparisons.jsonl"],
     ),
-    "meta": ({"judge.meta": True, "judge.matches": 2}, ["iteration_2/3_meta_comparisons.jsonl"]),
+    "meta": ({"judge.meta": True, "judge.max_comparisons": 2}, ["iteration_2/3_meta_comparisons.jsonl"]),
     "every opponent": (
         {"iteration": 3},
         ["iteration_3/evaluation/head_to_head_M2.jsonl", "iteration_3/evaluation/head_to_head_M0.jsonl"],
@@ -326,7 +326,7 @@ VARIANTS = {
         {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")},
         ["iteration_0/evaluation/ifeval_answers.jsonl", "iteration_2/evaluation/ifeval_answers.jsonl"],
     ),
-    "tries": ({"seeds.rationale_tries": 3}, ["iteration_1/eft_judgements.jsonl"]),
+    "tries": ({"data.rationale_attempts": 3}, ["iteration_1/eft_judgements.jsonl"]),
 }
 
 
@@ -386,9 +386,9 @@ def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
     for t in range(3):
         assert len(read_records(root / f"iteration_{t}/evaluation/ifeval_answers.jsonl", Answer)) == 4
         found = json.loads((root / f"iteration_{t}/evaluation.json").read_text())["ifeval"]
-        assert found["prompt_strict"]["n"] == 4
+        assert found["prompt_level_strict_acc"]["n"] == 4
         assert ("instruction_strict_gain" in found) == (t > 0)
-        assert found["left_out"] == 0
+        assert found["excluded"] == 0
     for name, value in (("ifeval_prompts", 3), ("ifeval", "other.jsonl")):
         config = small_config(root, options | {f"evaluation.{name}": value})
         with pytest.raises(RunFolderError, match=rf"evaluation\.{name} was .* now {value!r}"):

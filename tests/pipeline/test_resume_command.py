@@ -69,10 +69,10 @@ def started(tmp_path: Path, *words: str) -> tuple[Workspace, Config]:
         ["runs_dir='/a=b/[c]/{d}, e'", "name='true'"],
         ["runs_dir='/x\\'y\"z'"],
         ["runs_dir='007'", "name='1e3'"],
-        ["runs_dir='~/runs'", "seeds.ift.languages=[en,de]"],
-        ["+seeds.ift.columns={prompt: 'the question', response: \"it's\"}"],
-        ["seeds.ift.path='data/a b=c [1].jsonl'", "pairs.length_penalty=null"],
-        ["judge=additive", "judge.scorer=weighted", "++judge.count=2", "+seeds.ift.columns.prompt=question"],
+        ["runs_dir='~/runs'", "data.ift.languages=[en,de]"],
+        ["+data.ift.columns={prompt: 'the question', response: \"it's\"}"],
+        ["data.ift.path='data/a b=c [1].jsonl'", "pairs.length_penalty=null"],
+        ["judge=additive", "judge.scorer=logprob_weighted", "++judge.count=2", "+data.ift.columns.prompt=question"],
         ["endpoint=local", "endpoint.base_url='http://user:pass word@host:1/v1?a=b&c=$d'"],
     ],
 )
@@ -140,7 +140,7 @@ def test_python_is_named_by_its_path_where_the_shell_has_another(tmp_path: Path,
 
 def test_public_command_has_no_path_and_no_address() -> None:
     command = (
-        "/opt/x/python -m srlm.run --config-dir /home/me/conf runs_dir=/home/me/runs seeds.ift.path=/home/me/x.jsonl "
+        "/opt/x/python -m srlm.run --config-dir /home/me/conf runs_dir=/home/me/runs data.ift.path=/home/me/x.jsonl "
     )
     command += "endpoint.base_url=http://user:pass@host 'name=my run' iteration=2"
     shown = public_command(command)

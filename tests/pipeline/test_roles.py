@@ -56,7 +56,7 @@ def test_judge_of_candidates_and_judge_that_is_measured(scorer: Scorer) -> None:
     rewards = scorer is Scorer.reward_model
     assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
     assert measured_judge(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
-    config.judge.by = "owner/judge"
+    config.judge.model = "owner/judge"
     external = ModelRef("external", name="owner/judge")
     assert judge_of(config, 2) == external
     assert measured_judge(config, 2) == (external if rewards else iteration(2))
@@ -75,7 +75,7 @@ def test_judge_of_candidates_and_judge_that_is_measured(scorer: Scorer) -> None:
 )
 def test_reference_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
     config = Config()
-    config.judge.by, config.judge.reference = by, reference
+    config.judge.model, config.judge.reference = by, reference
     assert reference_of_judge(config, judge_of(config, 3)) == expected
 
 

@@ -49,7 +49,7 @@ def test_out_of_memory_says_what_to_lower(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "option"),
-    [("sft", "sft.micro_batch_size"), ("preference", "dpo.micro_batch_size"), ("text", "engine.max_model_len")],
+    [("sft", "sft.micro_batch_size"), ("dpo", "dpo.micro_batch_size"), ("text", "engine.max_model_len")],
 )
 def test_each_stage_names_its_own_options(stage: str, option: str) -> None:
     for error in (RuntimeError("CUDA out of memory."), MemoryError(), RuntimeError("std::bad_alloc")):

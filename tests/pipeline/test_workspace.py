@@ -20,11 +20,13 @@ import pytest
 from srlm.config import Config, Reference, flatten, options_of
 from srlm.errors import RunFolderError
 from srlm.ids import derive_seed
+from srlm.io import files
 from srlm.io.files import write_atomic
 from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
 from srlm.models.resolve import identity, model_id
-from srlm.pipeline import stage
+from srlm.pipeline import stage as stage_module
+from srlm.pipeline import workspace as workspace_module
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
@@ -448,16 +450,16 @@ def test_a_manifest_without_options_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
 def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_present_value(tmp_path, verb):
-    recorded(tmp_path, verb, **OPTIONS, **{"candidates.count": 4, "seeds.ift.columns.prompt": "q"})
+    recorded(tmp_path, verb, **OPTIONS, **{"candidates.count": 4, "data.ift.columns.prompt": "q"})
     config = Config()
-    config.seeds.ift.columns = {"prompt": "q"}
+    config.data.ift.columns = {"prompt": "q"}
     stage = stage_of(tmp_path)
     stage.config = config
     assert stage.complete() == (verb == "made")
     config.candidates.count = 8
     assert "candidates.count was 4, now 8" in refused(stage)
-    config.candidates.count, config.seeds.ift.columns = 4, {}
-    assert "seeds.ift.columns.prompt was 'q', now None" in refused(stage)
+    config.candidates.count, config.data.ift.columns = 4, {}
+    assert "data.ift.columns.prompt was 'q', now None" in refused(stage)
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
@@ -559,7 +561,9 @@ def test_records_without_a_manifest_are_not_resumed(made):
 
 def test_versions_of_libraries_are_recorded_and_reported(tmp_path, monkeypatch):
     installed = {"torch": "2.12.0", "vllm": "0.31.0"}
-    monkeypatch.setattr(stage, "library_versions", lambda names: {n: installed[n] for n in names if n in installed})
+    monkeypatch.setattr(
+        stage_module, "library_versions", lambda names: {n: installed[n] for n in names if n in installed}
+    )
 
     def stage(name: str) -> Stage:
         space = Workspace(tmp_path)
@@ -641,14 +645,14 @@ def test_changed_model_folder_is_refused(tmp_path, change):
 def test_manifest_comes_last(tmp_path, monkeypatch):
     """Hashed outputs, then the manifest in one move, and only then is the note of the stage's begin taken away."""
     order = []
-    replace, unlink, sha256 = os.replace, Path.unlink, workspace.sha256
+    replace, unlink, sha256 = os.replace, Path.unlink, files.sha256
 
     def note(kind: str, path: Path) -> None:
         order.append((kind, path.name))
 
     monkeypatch.setattr(os, "replace", lambda a, b: (replace(a, b), note("replace", b))[0])
     monkeypatch.setattr(Path, "unlink", lambda path, **options: (unlink(path, **options), note("unlink", path))[0])
-    monkeypatch.setattr(stage, "sha256", lambda path: (note("hash", path), sha256(path))[1])
+    monkeypatch.setattr(workspace_module, "sha256", lambda path: (note("hash", path), sha256(path))[1])
     stage = stage_of(tmp_path)
     stage.begin()
     file = RecordFile(stage.outputs[0], Answer)
@@ -767,7 +771,7 @@ def test_flatten():
 def test_options_of_a_config():
     config = Config()
     config.dpo.reference = Reference.sft
-    config.seeds.ift.columns = {"prompt": "question"}
+    config.data.ift.columns = {"prompt": "question"}
     assert options_of(config, "candidates", "seed", "dpo.reference") == {
         "candidates.count": 4,
         "candidates.temperature": 0.7,
@@ -776,7 +780,7 @@ def test_options_of_a_config():
         "seed": 0,
         "dpo.reference": "sft",
     }
-    assert options_of(config, "seeds.ift")["seeds.ift.columns.prompt"] == "question"
+    assert options_of(config, "data.ift")["data.ift.columns.prompt"] == "question"
     whole = options_of(config, *(field.name for field in dataclasses.fields(Config)))
     assert len(whole) > 90
     assert json.loads(json.dumps(whole)) == whole
@@ -851,5 +855,5 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_read_only_folder_is_named(tmp_path, number):
-    with pytest.raises(RunFolderError, match="cannot be written"), workspace.disk_errors(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot be written"), files.disk_errors(tmp_path):
         raise OSError(number, os.strerror(number))

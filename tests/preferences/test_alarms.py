@@ -8,7 +8,7 @@ import pytest
 
 from srlm.config import Alarm, AlarmAction, AlarmsConfig
 from srlm.evaluation.agreement import judges_agree
-from srlm.preferences.alarms import SIGNS, ringing, signs
+from srlm.preferences.alarms import SIGNS, signs, triggered
 from srlm.types import Judgement, PreferencePair
 from tests.helpers import candidates_of, judgements_of, ranked
 
@@ -62,7 +62,7 @@ def test_what_is_not_defined_is_left_out():
 
 def test_a_healthy_judge_rings_nothing():
     healthy = {"p": [[5.0], [3.0], [1.0]], "q": [[4.0], [2.0], [0.0]]}
-    assert ringing(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
+    assert triggered(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
 
 
 @pytest.mark.parametrize("name", SIGNS)
@@ -70,22 +70,22 @@ def test_each_rings_beyond_its_limit_and_not_at_it(name):
     alarms = AlarmsConfig()
     limit = getattr(alarms, name).limit
     step = 0.01 if SIGNS[name].above else -0.01
-    assert ringing({name: limit}, alarms) == []
-    assert ringing({name: limit - step}, alarms) == []
-    [(action, message)] = ringing({name: limit + step}, alarms)
+    assert triggered({name: limit}, alarms) == []
+    assert triggered({name: limit - step}, alarms) == []
+    [(action, message)] = triggered({name: limit + step}, alarms)
     assert action is AlarmAction.warn
     side = "above" if SIGNS[name].above else "below"
-    assert message.startswith(f"{SIGNS[name].words}: {limit + step:.3g}, {side} alarms.{name}.limit={limit:g}. ")
+    assert message.startswith(f"{SIGNS[name].words}: {limit + step:.3g}, {side} alarms.{name}.threshold={limit:g}. ")
     assert message.endswith(f"{SIGNS[name].remedy}.")
     setattr(alarms, name, Alarm(limit, AlarmAction.stop))
-    assert ringing({name: limit + step}, alarms)[0][0] is AlarmAction.stop
+    assert triggered({name: limit + step}, alarms)[0][0] is AlarmAction.stop
     setattr(alarms, name, Alarm(limit, AlarmAction.off))
-    assert ringing({name: limit + step}, alarms) == []
+    assert triggered({name: limit + step}, alarms) == []
 
 
 def test_a_saturated_judge_rings():
     saturated = {f"p{n}": [[5.0, 5.0], [5.0, 5.0], [5.0, 4.0]] for n in range(5)}
-    rung = [message for _, message in ringing(found_in(saturated), AlarmsConfig())]
+    rung = [message for _, message in triggered(found_in(saturated), AlarmsConfig())]
     assert any("alarms.top_score_share" in message for message in rung)
 
 

@@ -39,7 +39,7 @@ JUDGED = {"judge template", "judge.temperature", "judge.max_score"}
 
 # Output -> what it depends on. Of a run that judges, writes and compares with its own models.
 OWN_MODELS = {
-    "seeds": {"seed", "IFT file", "seeds.ift_answers"},
+    "seeds": {"seed", "IFT file", "data.ift_answers"},
     "ifeval": {"seed", "IFEval file"},
     "base_model": {"M0 in its place", "chat template kwargs", "template date", "thought mark"},
     "sft_baseline": TRAINED | {"seeds", "M0", "sft.learning_rate"},
@@ -48,14 +48,14 @@ OWN_MODELS = {
     "sft": TRAINED | {"seeds", "M0", "sft.learning_rate", "EFT examples", "judge template"},
     "2 prompts": WRITTEN | {"seeds", "M1", "prompt template", "prompts.temperature"},
     "2 candidates": WRITTEN | {"M1", "prompts of 2", "candidates.temperature"},
-    "2 judgements": WRITTEN | JUDGED | {"M1", "candidates of 2", "judge.count", "judge.by"},
-    "2 meta_judgements": WRITTEN | {"M1", "candidates of 2", "judgements of 2", "meta template", "judge.by"},
+    "2 judgements": WRITTEN | JUDGED | {"M1", "candidates of 2", "judge.count", "judge.model"},
+    "2 meta_judgements": WRITTEN | {"M1", "candidates of 2", "judgements of 2", "meta template", "judge.model"},
     "2 pairs": {"prompts of 2", "candidates of 2", "judgements of 2", "meta of 2", "judge template", "pairs.min_gap"},
     "2 preference": TRAINED | {"M1", "M0", "pairs of 2", "dpo.beta"},
     "3 prompts": WRITTEN | {"seeds", "M2", "prompts of 2", "prompt template", "prompts.temperature"},
     "3 candidates": WRITTEN | {"M2", "candidates.temperature"},
-    "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count", "judge.by"},
-    "3 meta_judgements": WRITTEN | {"M2", "meta template", "judge.by"},
+    "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count", "judge.model"},
+    "3 meta_judgements": WRITTEN | {"M2", "meta template", "judge.model"},
     "3 preference": TRAINED | {"M2", "M0", "dpo.beta"},
     "0 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M0"},
     "2 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M2"},
@@ -113,7 +113,7 @@ REWARD_MODEL = {
 # DPO whose checkpoints answer validation prompts, and a judge that compares the answers.
 _COMPARED = TRAINED | ENGINE | {"M1", "M0", "pairs of 2", "dpo.beta", "seeds", "prompts of 2", "IFEval prompts"}
 _COMPARED |= {"pairwise template", "evaluation.temperature", "dpo.early_stopping.every_steps"}
-UNUSED_IFT = {"IFT file", "seeds.ift_answers"}
+UNUSED_IFT = {"IFT file", "data.ift_answers"}
 EARLY_STOPPING = {
     "2 preference": _COMPARED | UNUSED_IFT,
     "3 preference": (_COMPARED | UNUSED_IFT | {"M2"}) - {"M1", "pairs of 2"},
@@ -126,9 +126,9 @@ EARLY_STOPPING_EXTERNAL = {
 }
 EARLY_STOPPING_ENDPOINT = {"2 preference": SERVER | ENGINE | {"thought mark", "validation file"}}
 REWARD_MODEL_OUTSIDE = {
-    "2 judgements": {"judge", "judge.by"},
-    "1 held_out_judgements": {"judge", "judge.by"},
-    "2 held_out_judgements": {"judge", "judge.by"},
+    "2 judgements": {"judge", "judge.model"},
+    "1 held_out_judgements": {"judge", "judge.model"},
+    "2 held_out_judgements": {"judge", "judge.model"},
 }
 FOLDER = {"seeds": {"seed", "seeds folder"}, "2 prompts": set()}
 SPEED = {
@@ -222,10 +222,10 @@ CHANGES: dict[str, Change] = {
     "M0 in its place": edit("base/tokenizer.json"),
     "M0": new_base,
     "M1": remake(stages.sft, "model.safetensors"),
-    "M2": remake(of(stages.preference, 2), "chat_template.jinja"),
+    "M2": remake(of(stages.dpo, 2), "chat_template.jinja"),
     "baseline": remake(stages.sft_baseline, "config.json"),
     "reward model": remake(stages.reward_model, "model.safetensors"),
-    "seeds": remake(stages.seeds),
+    "seeds": remake(stages.data),
     "IFEval prompts": remake(stages.ifeval_prompts),
     "rationales": remake(stages.rationales),
     "EFT examples": remake(stages.eft),
@@ -249,7 +249,7 @@ CHANGES: dict[str, Change] = {
     "match judge": edit("match_judge/generation_config.json"),
     "reference": edit("reference/config.json"),
     "validation file": edit("validation.jsonl"),
-    "seeds.ift_answers": set_to("seeds.ift_answers", "best"),
+    "data.ift_answers": set_to("data.ift_answers", "best"),
     "dpo.early_stopping.every_steps": set_to("dpo.early_stopping.every_steps", 7),
     "engine.kind": set_to("engine.kind", "transformers"),
     "engine.dtype": set_to("engine.dtype", "bfloat16"),
@@ -262,7 +262,9 @@ CHANGES: dict[str, Change] = {
     "dpo.beta": set_to("dpo.beta", 0.5),
     "judge.temperature": set_to("judge.temperature", 0.1),
     "judge.count": set_to("judge.count", 5),
-    "judge.by": lambda workspace, config: set_to("judge.by", f"{workspace.root.parent}/writer")(workspace, config),
+    "judge.model": lambda workspace, config: set_to("judge.model", f"{workspace.root.parent}/writer")(
+        workspace, config
+    ),
     "judge.max_score": set_to("judge.max_score", 4),
     "pairs.min_gap": set_to("pairs.min_gap", 1.5),
     "prompts.temperature": set_to("prompts.temperature", 0.1),
@@ -271,12 +273,15 @@ CHANGES: dict[str, Change] = {
     "speed": lambda workspace, config: [set_to(name, value)(workspace, config) for name, value in SPEED.items()][-1],
 }
 SERVER_OPTIONS = ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big", "endpoint.prefill=true")
-BY_SERVER = ("prompts.writer=endpoint", "judge.by=endpoint", "evaluation.judge=endpoint", *SERVER_OPTIONS)
+BY_SERVER = ("prompts.model=endpoint", "judge.model=endpoint", "evaluation.judge=endpoint", *SERVER_OPTIONS)
 EARLY, OTHER_PROMPTS = "dpo.early_stopping.enabled=true", "dpo.early_stopping.source.path=ROOT/validation.jsonl"
 ONCE = ("judge.count=1", "judge.min_valid=1", "judge.meta=false")
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "own models": ((), OWN_MODELS),
-    "external": (("prompts.writer=ROOT/writer", "judge.by=ROOT/judge", "evaluation.judge=ROOT/match_judge"), EXTERNAL),
+    "external": (
+        ("prompts.model=ROOT/writer", "judge.model=ROOT/judge", "evaluation.judge=ROOT/match_judge"),
+        EXTERNAL,
+    ),
     "endpoint": (BY_SERVER, ENDPOINT),
     "implicit": (("judge.scorer=implicit", *ONCE), IMPLICIT),
     "previous": (("judge.scorer=implicit", "judge.reference=previous", *ONCE), PREVIOUS),
@@ -292,8 +297,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
         (EARLY, OTHER_PROMPTS, "dpo.early_stopping.judge=endpoint", *SERVER_OPTIONS),
         EARLY_STOPPING_ENDPOINT,
     ),
-    "reward model outside": (("judge.scorer=reward_model", "judge.by=ROOT/judge", *ONCE), REWARD_MODEL_OUTSIDE),
-    "seeds in a folder": (("seeds.ift.path=hub:ROOT/rows",), FOLDER),
+    "reward model outside": (("judge.scorer=reward_model", "judge.model=ROOT/judge", *ONCE), REWARD_MODEL_OUTSIDE),
+    "seeds in a folder": (("data.ift.path=hub:ROOT/rows",), FOLDER),
 }
 AT_ONCE = ("seeds", "ifeval", "base_model", "eft", "2 pairs", "2 measures")  # no records or checkpoints to resume from
 # What the tables of the other variants leave to that of the first: they hold what is different about them.
@@ -308,7 +313,7 @@ LOOKED_AT = {
     "early stopping by sft": {"M0", "M1", "M2", "judge", "match judge"},
     "early stopping, external": _COMPARED | UNUSED_IFT | {"M2", "match judge", "judge", "validation file"},
     "early stopping, endpoint": SERVER | ENGINE | {"speed", "thought mark", "validation file", "match judge"},
-    "reward model outside": {"M0", "M1", "judge", "judge.by"},
+    "reward model outside": {"M0", "M1", "judge", "judge.model"},
     "seeds in a folder": {"IFT file", "seeds folder"},
 }
 
@@ -327,11 +332,11 @@ def model_at(folder: Path) -> None:
 def config_of(root: Path, *overrides: str) -> Config:
     """Options of a run in `root`/run whose templates, seeds and models are files in `root`."""
     given = [
-        *("name=run", f"runs_dir={root}", "iteration=3", "judge=meta", "judge.count=4", "judge.matches=2"),
+        *("name=run", f"runs_dir={root}", "iteration=3", "judge=meta", "judge.count=4", "judge.max_comparisons=2"),
         *(f"model.name={root}/base", f"model.chat_template={root}/chat.jinja", "dpo.reference=base"),
         *(f"judge.template={root}/judge.txt", f"judge.meta_template={root}/meta.txt"),
         *(f"evaluation.judge_template={root}/pairwise.txt", f"evaluation.ifeval={root}/ifeval.jsonl"),
-        *(f"seeds.ift.path={root}/ift.jsonl", "seeds.ift_answers=all", "engine.kind=vllm"),
+        *(f"data.ift.path={root}/ift.jsonl", "data.ift_answers=all", "engine.kind=vllm"),
         *(override.replace("ROOT", str(root)) for override in overrides),
     ]
     return options(*given)
@@ -450,10 +455,10 @@ def test_the_tables_know_every_change() -> None:
 
 UNMADE = {  # M3 is not trained yet
     "iteration_3/model",
-    "iteration_3/manifests/preference.json",
+    "iteration_3/manifests/dpo.json",
     "iteration_3/evaluation",
     "iteration_3/evaluation.json",
-    "iteration_3/manifests/measures.json",
+    "iteration_3/manifests/evaluation.json",
 }
 
 
@@ -463,10 +468,10 @@ UNMADE = {  # M3 is not trained yet
         ({"iteration_1"}, ["sft.learning_rate"], "iteration_2/prompts", "iteration_1/model", "sft.learning_rate was"),
         (
             {"iteration_1"},
-            ["seeds.eft_limit"],
+            ["data.eft_limit"],
             "iteration_2/prompts",
             "iteration_1/model",
-            "seeds.eft_limit was 0, now 9",
+            "data.eft_limit was 0, now 9",
         ),
         (
             {"iteration_1/model", "iteration_1/manifests"},
@@ -490,7 +495,7 @@ UNMADE = {  # M3 is not trained yet
             "dpo.beta was 0.1, now 0.5",
         ),
         ({"iteration_2"} | UNMADE, ["pairs.min_gap"], "iteration_3/prompts", "iteration_2/model", "pairs.min_gap"),
-        ({"seeds"}, ["IFT file"], "iteration_1/sft_baseline", "seeds/ift.jsonl", "ift.jsonl has changed"),
+        ({"seeds"}, ["IFT file"], "iteration_1/sft_baseline", "data/ift.jsonl", "ift.jsonl has changed"),
         (
             {"iteration_0"},
             ["M0 in its place"],
@@ -573,7 +578,7 @@ def test_an_output_deleted_alone_is_refused(
         check_stages(stages.all_of(workspace, config))
 
 
-SIBLINGS: dict[str, Change] = {"seeds.eft_limit": set_to("seeds.eft_limit", 9)}
+SIBLINGS: dict[str, Change] = {"data.eft_limit": set_to("data.eft_limit", 9)}
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def run(tmp_path: Path):
     """A run to M2 of which only seeds, answers and head to heads are there; M_t's answers have 100 t characters."""
     config = small_config(tmp_path / "run")
     workspace = Workspace.of(config)
-    prepare_seeds(config, workspace.seeds)
+    prepare_seeds(config, workspace.data)
     prompts = evaluation_prompts(workspace, config)
     for t in range(3):
         answers = [Answer(p.id, p.prompt, "x" * (100 * t + n), 1, False) for n, p in enumerate(prompts)]
@@ -76,7 +76,7 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
 def test_parts(run):
     workspace, config, _ = run
     of_m0, of_m2 = (measures(workspace, config, t, NONE) for t in (0, 2))
-    assert set(of_m0) == {"iteration", "judge", "judge_card", "answers", "drift", "contamination", "instructions"}
+    assert set(of_m0) == {"iteration", "judge", "judge_metrics", "answers", "drift", "contamination", "instructions"}
     assert set(of_m2) == set(of_m0) | {"head_to_head", "head_to_heads", "head_to_head_judge"}
     assert list(of_m2["head_to_heads"]) == ["1", "0"]
     assert of_m2["head_to_head"]["win"] == of_m2["head_to_heads"]["0"]["win"]
@@ -102,7 +102,7 @@ def test_prompts_seen_in_training_are_left_out_of_answers_drift_and_matches(run)
     assert found["drift"]["characters"]["n"] == 2
     for part in (found["head_to_head"], found["head_to_heads"]["0"]):
         assert (part["win"]["value"], part["win"]["n"]) == (1.0, 2)
-    assert found["contamination"]["ids"] == sorted(seen.left_out)
+    assert found["contamination"]["ids"] == sorted(seen.excluded)
 
 
 def test_all_left_out_is_undefined_and_can_be_shown(run):
@@ -121,17 +121,17 @@ def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
     RecordFile(stages.prompts(workspace, config, 2).outputs[0], Prompt).append(
         Prompt("t2/p00000", prompts[0].prompt, ()), Prompt("t2/p00001", prompts[1].prompt, (), "overlap")
     )
-    assert [trained_on(workspace, config, t).left_out for t in range(3)] == [(), (), (prompts[0].id,)]
-    ift = workspace.seeds / "ift.jsonl"
+    assert [trained_on(workspace, config, t).excluded for t in range(3)] == [(), (), (prompts[0].id,)]
+    ift = workspace.data / "ift.jsonl"
     RecordFile(ift, SeedExample).append(SeedExample("copy", prompts[2].prompt.upper(), "yes"))
-    assert [len(trained_on(workspace, config, t).left_out) for t in range(3)] == [0, 1, 2]
+    assert [len(trained_on(workspace, config, t).excluded) for t in range(3)] == [0, 1, 2]
     assert read_records(ift, SeedExample)[-1].id == "copy"
 
 
 def test_sources_are_all_that_is_read(run):
     workspace, config, _ = run
     names = [[str(stage) for stage in stages.measure_sources(workspace, config, t)] for t in range(3)]
-    assert names[0] == ["seeds/seeds", *(f"iteration_0/evaluation/{n}" for n in ("held_out_judgements", "answers"))]
+    assert names[0] == ["data/data", *(f"iteration_0/evaluation/{n}" for n in ("held_out_judgements", "answers"))]
     assert "iteration_2/prompts" in names[2]
     assert "iteration_2/prompts" not in names[1]
     assert "iteration_0/evaluation/answers" in names[2]

@@ -20,7 +20,7 @@ ROWS = [ranked("e0", (0, 1)), ranked("e1", (1, 0, 0))]
 def written(tmp_path, reply, *overrides):
     config = options(*ONCE, f"runs_dir={tmp_path}", *overrides)
     workspace = Workspace.of(config)
-    stages.seeds(workspace, config).done({}, {})
+    stages.data(workspace, config).done({}, {})
     engine = ScriptedEngine(reply)
     with Bars() as bars:
         asyncio.run(rationales(engine, workspace, config, ROWS, bars))
@@ -35,7 +35,7 @@ def as_people_do(content: str) -> str:
 
 def test_an_agreeing_judge_is_asked_once(tmp_path):
     engine, rows = written(
-        tmp_path, lambda messages, *_: as_people_do(messages[0]["content"]), "seeds.rationale_tries=4"
+        tmp_path, lambda messages, *_: as_people_do(messages[0]["content"]), "data.rationale_attempts=4"
     )
     assert len(engine.calls) == len(rows) == 5
     assert {row.id for row in rows} == {"e0/a0/j0", "e0/a1/j0", "e1/a0/j0", "e1/a1/j0", "e1/a2/j0"}
@@ -52,7 +52,7 @@ def test_a_prompt_is_judged_anew_until_the_order_agrees_at_most_so_often(tmp_pat
             return "Because.\nScore: 3"  # never in order
         return as_people_do(content) if seen[text] == 2 else "I cannot say."
 
-    _, rows = written(tmp_path, reply, "seeds.rationale_tries=3")
+    _, rows = written(tmp_path, reply, "data.rationale_attempts=3")
     assert sorted(row.id for row in rows if row.id.startswith("e0")) == [
         f"e0/a{a}/j{j}" for a in (0, 1) for j in (0, 1, 2)
     ]
@@ -62,13 +62,13 @@ def test_a_prompt_is_judged_anew_until_the_order_agrees_at_most_so_often(tmp_pat
 
 
 def test_each_try_draws_anew(tmp_path):
-    engine, _ = written(tmp_path, lambda *_: "Score: 3", "seeds.rationale_tries=3")
+    engine, _ = written(tmp_path, lambda *_: "Score: 3", "data.rationale_attempts=3")
     of_one = [sampling.seed for messages, sampling, _ in engine.calls if "e0 answer 1" in messages[0]["content"]]
     assert len(set(of_one)) == 3
 
 
 def test_the_hint_is_for_worse_answers_alone(tmp_path):
-    engine, _ = written(tmp_path, lambda *_: "Score: 3", "seeds.rationale_hint=true")
+    engine, _ = written(tmp_path, lambda *_: "Score: 3", "data.rationale_reference=true")
     hinted = {
         re.search(r"e\d answer \d", content.split("<response>")[1])[0]: content.split("<better_response>")[1]
         for content in engine.contents
@@ -87,10 +87,10 @@ def test_a_better_answer_cannot_leave_its_block(tmp_path):
     bad = trick.answers[0].__class__("</better_response>\nScore: 0", 0)
     engine = ScriptedEngine(lambda *_: "Score: 3")
     config = options(
-        "judge=additive", "judge.count=1", "judge.min_valid=1", f"runs_dir={tmp_path}", "seeds.rationale_hint=true"
+        "judge=additive", "judge.count=1", "judge.min_valid=1", f"runs_dir={tmp_path}", "data.rationale_reference=true"
     )
     workspace = Workspace.of(config)
-    stages.seeds(workspace, config).done({}, {})
+    stages.data(workspace, config).done({}, {})
     row = trick.__class__("e0", "q", (bad, trick.answers[1]))
     with Bars() as bars:
         asyncio.run(rationales(engine, workspace, config, [row], bars))

@@ -29,7 +29,7 @@ from srlm.tracking import NoTracker
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import tiny_llama, tiny_tokenizer
 
-STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "preference", "report")
+STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "dpo", "report")
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_stopped_run_writes_its_report_after_its_state(
     config = Config(name="run", runs_dir=str(tmp_path), iteration=2)
     config.tracking.tracker = Tracker.none
     with pytest.raises(type(error)) as raised:
-        run(config, ["judge=expected"])
+        run(config, ["judge=logprob"])
     assert reported == [(RunState(STOPPED, why), True)]
-    assert "preference" not in done
-    assert "judge=expected" in raised.value.resume_command  # type: ignore[attr-defined]
+    assert "dpo" not in done
+    assert "judge=logprob" in raised.value.resume_command  # type: ignore[attr-defined]
 
 
 def test_completed_run_writes_its_report_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
     prompts = stages.prompts(workspace, config, 2).fingerprints()
     answered.done(prompts, {"candidates": len(rows)})
     judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
-    for made in (stages.pairs(workspace, config, 2), stages.preference(workspace, config, 2)):
+    for made in (stages.pairs(workspace, config, 2), stages.dpo(workspace, config, 2)):
         made.path.unlink()
     return Loop(config, workspace, NoTracker())
 

@@ -14,7 +14,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
 from tests.helpers import options
 
-MASKING = {"sft.loss_on", "sft.prompt_weight", "sft.boilerplate", "sft.packing"}
+MASKING = {"sft.train_on", "sft.prompt_weight", "sft.shared_text", "sft.packing"}
 
 
 def sft(root: Path, *overrides: str) -> Stage:
@@ -25,10 +25,10 @@ def sft(root: Path, *overrides: str) -> Stage:
     ("given", "looked_at"),
     [
         ((), {}),
-        (("sft.prompt_weight=0.5", "sft.boilerplate=x"), {}),
-        (("sft.loss_on=full", "sft.boilerplate=x"), {"sft.loss_on": "full"}),
-        (("sft.loss_on=weighted", "sft.prompt_weight=0.5"), {"sft.loss_on": "weighted", "sft.prompt_weight": 0.5}),
-        (("sft.loss_on=without_boilerplate",), {"sft.loss_on": "without_boilerplate", "sft.boilerplate": ""}),
+        (("sft.prompt_weight=0.5", "sft.shared_text=x"), {}),
+        (("sft.train_on=all", "sft.shared_text=x"), {"sft.train_on": "full"}),
+        (("sft.train_on=weighted", "sft.prompt_weight=0.5"), {"sft.train_on": "weighted", "sft.prompt_weight": 0.5}),
+        (("sft.train_on=no_shared_text",), {"sft.train_on": "no_shared_text", "sft.shared_text": ""}),
         (("sft.packing=true",), {"sft.packing": True}),
     ],
 )
@@ -46,8 +46,8 @@ def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Pat
     made = sft(tmp_path)
     made.begin()
     assert not sft(tmp_path).complete()
-    with pytest.raises(RunFolderError, match=r"sft\.loss_on was 'completion', now 'full'"):
-        sft(tmp_path, "sft.loss_on=full").complete()
+    with pytest.raises(RunFolderError, match=r"sft\.train_on was 'completion', now 'full'"):
+        sft(tmp_path, "sft.train_on=all").complete()
 
 
 def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
     def made_with(make: Callable[..., Stage], *overrides: str) -> dict[str, Any]:
         return dict(make(Workspace(tmp_path), options(*overrides)).options)
 
-    order = ("sft.eft_target=order", "sft.eft_length_offset=0.5")
-    own = {"sft.eft_target", "sft.eft_length_offset", "sft.micro_batch_size"}
+    order = ("sft.eft_loss=ranking", "sft.eft_length_control=0.5")
+    own = {"sft.eft_loss", "sft.eft_length_control", "sft.micro_batch_size"}
     assert not own & made_with(stages.sft).keys()
     assert made_with(stages.sft, *order).keys() - made_with(stages.sft).keys() == own
     assert made_with(stages.sft_baseline, *order) == made_with(stages.sft_baseline)
@@ -65,7 +65,7 @@ def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
 
 def test_the_temperature_of_a_server_counts_only_where_it_is_set(tmp_path: Path) -> None:
     """Runs that were made before the option existed are not refused."""
-    server = ("judge=verdict_only", "judge.by=endpoint", "evaluation.judge=endpoint", "prompts.writer=endpoint")
+    server = ("judge=verdict_only", "judge.model=endpoint", "evaluation.judge=endpoint", "prompts.model=endpoint")
     server += ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
     for make in (stages.judgements, stages.prompts, stages.head_to_head):
         before = make(Workspace(tmp_path), options(*server), 2).options

@@ -27,14 +27,14 @@ def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, f
     found: dict[str, Any] = {
         "iteration": t,
         "judge": {
-            "pairwise_accuracy_all": measure(*accuracy),
+            "pairwise_accuracy_imputed": measure(*accuracy),
             "pairwise_accuracy": measure(*accuracy),
-            "longer_wins": measure(0.46, 0.39, 0.52),
-            "longer_wins_scored": measure(0.46, 0.39, 0.52),
+            "length_baseline_accuracy": measure(0.46, 0.39, 0.52),
+            "length_baseline_accuracy_scored": measure(0.46, 0.39, 0.52),
             "parse_rate": measure(0.99, 0.97, 1.0),
             "pairwise_accuracy_all_gain": measure(accuracy[0] - 0.5, accuracy[1] - 0.5, accuracy[2] - 0.5),
         },
-        "judge_card": {"scores": {"histogram": {"0": 1, "3": 2, "5": 1}}},
+        "judge_metrics": {"scores": {"histogram": {"0": 1, "3": 2, "5": 1}}},
         "answers": {"mean_characters": measure(300.0, 250.0, 350.0), "truncated": measure(0.25, 0.1, 0.4)},
     }
     if net:
@@ -44,7 +44,7 @@ def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, f
             "tie": measure(1 - win - loss, 0.3, 1.0),
             "loss": measure(loss, 0.0, 0.5),
         }
-        found["head_to_head"] = match | {"net_win": measure(*net), "shown_first_wins": measure(0.8, 0.7, 0.9)}
+        found["head_to_head"] = match | {"net_win": measure(*net), "first_position_win_rate": measure(0.8, 0.7, 0.9)}
         found["head_to_heads"] = {str(t - 1): found["head_to_head"]}
         found["head_to_head_judge"] = "M1"
     return found
@@ -87,9 +87,9 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
     }
     stages.pairs(workspace, config, 2).done({}, counts)
 
-    write(workspace.seeds / "evaluation.jsonl", [SeedExample("eval-1", "Describe rain.", "", type="creative")])
+    write(workspace.data / "evaluation.jsonl", [SeedExample("eval-1", "Describe rain.", "", type="creative")])
     answers = (RankedAnswer("It falls.", 0), RankedAnswer("Rain is.", 1))
-    write(workspace.seeds / "eft_held_out.jsonl", [RankedPrompt("eft-1", "What does rain do?", answers, type="facts")])
+    write(workspace.data / "eft_held_out.jsonl", [RankedPrompt("eft-1", "What does rain do?", answers, type="facts")])
     for t in range(3):
         folder = workspace.evaluation(t)
         write(folder / "answers.jsonl", [Answer("eval-1", "Describe rain.", f"Rain, says M{t}.", 4, False)])

@@ -98,7 +98,7 @@ def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
     assert f"iteration_2/4_pairs.jsonl ({pairs['outputs']['iteration_2/4_pairs.jsonl'][:12]})" in text
     stages = re.findall(r"^\| (\S+/\S+) \|", text, re.MULTILINE)
     names = [stage.split("/")[1] for stage in stages]
-    made = ["seeds", "base_model", "eft", "sft", "prompts", "candidates", "judgements", "pairs", "preference"]
+    made = ["seeds", "base_model", "eft", "sft", "prompts", "candidates", "judgements", "pairs", "dpo"]
     assert names == made
     assert "attempts 4, accepted 3, rejected 1" in text
     first = section(card(finished_run, 1).text, "Lineage")
@@ -107,7 +107,9 @@ def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
 
 def test_alarms_options_and_limits(finished_run):
     text = card(finished_run, 2).text
-    assert "- mean gap of chosen and rejected, points: 1, below alarms.mean_gap.limit=4.5." in section(text, "Alarms")
+    assert "- mean gap of chosen and rejected, points: 1, below alarms.mean_gap.threshold=4.5." in section(
+        text, "Alarms"
+    )
     assert "| dpo.beta | 0.1 |" in section(text, "Options")
     assert "| judge.scorer | weighted |" in section(text, "Options")
     limits = section(text, "Limits")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from srlm.config import JudgeConfig
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
-from srlm.evaluation.judge_metrics import judge_card
+from srlm.evaluation.judge_metrics import judge_metrics
 from srlm.reporting import plots
 from srlm.reporting.plots import _points, plot_attacks, plot_judges
 from tests.helpers import judgements_of, ranked
@@ -26,7 +26,7 @@ def card(seed: int, silent: bool = False, prompts: int = 12):
         for place in range(len(row.answers))
         for judgement in judgements_of(f"{row.id}/a{place}", [None if silent else float(number.randint(0, 5))])
     ]
-    return judge_card(rows, judgements, JudgeConfig(), 100, "s")
+    return judge_metrics(rows, judgements, JudgeConfig(), 100, "s")
 
 
 @pytest.mark.parametrize("cards", [1, 2, 7])
@@ -97,7 +97,7 @@ def test_accuracies_are_drawn_in_percent_with_chance_at_fifty() -> None:
     assert abs(text.get_position()[1] - 50) <= 6
     values = [made["measures"][name]["value"] for name in plots._ACCURACIES]
     assert points(axes) == pytest.approx([100 * value for value in values if value is not None])
-    longer = 100 * made["measures"]["longer_wins"]["value"]
+    longer = 100 * made["measures"]["length_baseline_accuracy"]["value"]
     assert [longer, longer] in [pytest.approx(list(line.get_ydata())) for line in axes.lines]
     assert axes.get_ylabel().endswith("%")
 
@@ -116,7 +116,7 @@ def test_scores_and_changes_of_scores_are_drawn_in_points() -> None:
     made = card(0)
     axes = Figure().subplots()
     plots._calibration(axes, [made])
-    means = [measure["value"] for measure in made["by_rank"].values() if measure["value"] is not None]
+    means = [measure["value"] for measure in made["mean_score_rank"].values() if measure["value"] is not None]
     assert points(axes) == pytest.approx(means)
     assert axes.get_ylabel() == "mean score"
 

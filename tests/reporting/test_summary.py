@@ -94,8 +94,8 @@ def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
     assert of_judge(five_best=up, spearman=down, exact_match=up, kendall_tau=same, pairwise_accuracy=down) == (
         "better in five best, exact match but worse in spearman, pairwise accuracy"
     )
-    assert of_judge(pairwise_accuracy_all=up) == "better in pairwise accuracy with a coin where silent"
-    assert of_judge(shorter_is_better=down) == "worse in pairs whose better answer is the shorter"
+    assert of_judge(pairwise_accuracy_imputed=up) == "better in pairwise accuracy with a coin where silent"
+    assert of_judge(accuracy_shorter_preferred=down) == "worse in pairs whose better answer is the shorter"
     assert of_judge(five_best=up, spearman=measure(0.1)) == "better in five best"  # the other has no interval
 
 
@@ -143,18 +143,18 @@ def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
     config = workspace.config()
     for name in vars(config.alarms):
         getattr(config.alarms, name).action = AlarmAction.off
-    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.threshold)."]
     config.alarms.mean_gap.action = AlarmAction.warn
-    config.alarms.mean_gap.limit = 5.0
+    config.alarms.mean_gap.threshold = 5.0
     [line] = alarm_lines(config, workspace)
     assert line.startswith("Alarm, M1 as judge: mean gap of chosen and rejected, points: ")
-    assert "below alarms.mean_gap.limit=5" in line
+    assert "below alarms.mean_gap.threshold=5" in line
     shutil.copytree(own_run / "iteration_2/manifests", own_run / "iteration_3/manifests")
     config.iteration = 3
     lines = alarm_lines(config, workspace)
     assert [each.split(" as judge")[0] for each in lines] == ["Alarm, M1", "Alarm, M2"]
     config.iteration = 1
-    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.limit)."]
+    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.threshold)."]
 
 
 def test_pairs_are_told_with_what_gave_none() -> None:
@@ -195,7 +195,7 @@ def test_differences_show_their_sign() -> None:
 
 
 def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
-    judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "longer_wins": measure(0.4, 0.3, 0.5)}
+    judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
     rows = dict(table_rows({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
     assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", "Against M_t-1, by M1"]
     of_judge = dict(rows["Judge: held-out EFT"])
@@ -203,10 +203,10 @@ def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
     assert of_judge["(longer answer wins, %)"] == ["40 [30,50]", "-"]
     assert len(of_judge) == len(ROWS["judge"]) + 1
     assert "(longer answer wins, %)" not in dict(rows["Evaluation answers"])
-    asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
     assert dict(asked["Followed, of IFEval"])["whole prompts, %"] == ["-", "50 [40,60]"]
     assert "Followed, of what is checkable" not in asked
-    followed = dict(table_rows({0: {"instructions": {"prompt_strict": measure(0.5, 0.4, 0.6)}}}))
+    followed = dict(table_rows({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
     assert dict(followed["Followed, of what is checkable"])["whole prompts, %"] == ["50 [40,60]"]
     assert "Against M_t-1, by ?" in asked
 
@@ -215,7 +215,7 @@ def test_the_table_has_a_column_for_each_model() -> None:
     table = measures_table({0: {}, 1: {}})
     assert [column.header for column in table.columns] == ["", "M0", "M1"]
     assert table.title == "Every model, measured (95 % intervals)"
-    judge = {"longer_wins": measure(0.4, 0.3, 0.5)}
+    judge = {"length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
     table = measures_table({0: {"judge": judge}})
     labels, figures = ([str(cell) for cell in column.cells] for column in table.columns)
     place = labels.index("  (longer answer wins, %)")
@@ -263,7 +263,7 @@ _LOOSELY = ("whole prompts, loosely, %", "instructions, loosely, %")
 
 def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) -> None:
     assert "Early stopping" not in screen(120)
-    path = own_run / "iteration_2/manifests/preference.json"
+    path = own_run / "iteration_2/manifests/dpo.json"
     manifest = json.loads(path.read_text())
     manifest["counts"]["early_stopping"] = {"chosen_step": 4, "last_step": 4, "steps": 4, "comparisons": []}
     path.write_text(json.dumps(manifest))
@@ -288,7 +288,9 @@ def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run:
     assert "Without an answer: judgements (iteration 2): 1 too long (t2/p00000 (more[b].jsonl:3): 900 tokens)." in text
     assert "Pairs for M2: 3 from 3 prompts, without 2 truncated candidates" in text
     assert all(line in text for line in alarm_lines(config, workspace))
-    assert "Alarm, M1 as judge: mean gap of chosen and rejected, points: 1, below alarms.mean_gap.limit=4.5." in text
+    assert (
+        "Alarm, M1 as judge: mean gap of chosen and rejected, points: 1, below alarms.mean_gap.threshold=4.5." in text
+    )
     assert "but so did net wins by judge[b]'s verdicts, 20 % [10, 30]." in text
 
 

@@ -21,12 +21,14 @@ WON, EVEN, LOST = (0.3, 0.1, 0.5), (0.05, -0.2, 0.3), (-0.3, -0.5, -0.1)
 ONE_RUN = Ground("note", "Intervals cover the draw of prompts, not of trainings: this is one run with one seed.")
 
 
-def numbers(*models: dict[str, Any], alarms: list[str] | None = None, suspicions: tuple[str, ...] = ()) -> RunNumbers:
+def numbers(
+    *models: dict[str, Any], alarms: list[str] | None = None, reward_hacking_report: tuple[str, ...] = ()
+) -> RunNumbers:
     """A run whose last model is the last one given; `alarms` of one iteration, None = none were looked at."""
     signs = {} if alarms is None else {2: {"parse_rate": 1.0}}
     rang = {} if alarms is None else {2: alarms}
     workspace, last = Workspace(Path("nowhere")), len(models) - 1
-    return RunNumbers(workspace, Config(), last, dict(enumerate(models)), signs, rang, {}, list(suspicions))
+    return RunNumbers(workspace, Config(), last, dict(enumerate(models)), signs, rang, {}, list(reward_hacking_report))
 
 
 def said_of(part: str, **measures: Any) -> list[Ground]:
@@ -37,7 +39,7 @@ def said_of(part: str, **measures: Any) -> list[Ground]:
 
 
 def judged(t: int, accuracy: dict[str, Any] | None = None, gain: dict[str, Any] | None = None) -> dict[str, Any]:
-    judge = {"pairwise_accuracy_all": accuracy, "pairwise_accuracy_all_gain": gain}
+    judge = {"pairwise_accuracy_imputed": accuracy, "pairwise_accuracy_all_gain": gain}
     return {"iteration": t, "judge": {name: found for name, found in judge.items() if found}}
 
 
@@ -132,7 +134,7 @@ def test_a_judge_with_nothing_to_compare_with_is_told_alone(gain: dict[str, Any]
     assert said.headline == "no difference shown"
 
 
-@pytest.mark.parametrize("model", [{"answers": {}}, {"judge": {"pairwise_accuracy_all": measure(None)}}])
+@pytest.mark.parametrize("model", [{"answers": {}}, {"judge": {"pairwise_accuracy_imputed": measure(None)}}])
 def test_measures_that_are_missing_are_said_to_be(model: dict[str, Any]) -> None:
     said = verdict(numbers({}, {}, model))
     assert said.headline == "no difference shown"
@@ -216,7 +218,7 @@ NOBODY = Ground("note", "The judge of answers is M1, a model: no person looked a
 def test_position_bias_is_a_share_beyond_its_interval_from_one_half(first: tuple[Any, ...], biased: str) -> None:
     text = f"M1 has position bias: the answer shown first wins {biased} of its verdicts."
     expected = [NOBODY, Ground("against", text)] if biased else [NOBODY]
-    assert said_of("head_to_head", shown_first_wins=measure(*first)) == expected
+    assert said_of("head_to_head", first_position_win_rate=measure(*first)) == expected
 
 
 @pytest.mark.parametrize(("ties", "told"), [(0.51, True), (0.5, False), (0.1, False), (None, False)])
@@ -243,30 +245,34 @@ def test_a_judge_against_length_alone(
 ) -> None:
     own, others = ("{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * x for x in each)) for each in (accuracy, longer))
     text = f'M0: its judge orders {own} of the scored pairs, "the longer answer wins" {others}{end}.'
-    found = said_of("judge", pairwise_accuracy=measure(*accuracy), longer_wins_scored=measure(*longer))
+    found = said_of("judge", pairwise_accuracy=measure(*accuracy), length_baseline_accuracy_scored=measure(*longer))
     assert found == [Ground(kind, text)]
 
 
 def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
     for accuracy, longer in ((measure(1.0), measure(0.5, 0.4, 0.6)), (measure(0.7, 0.6, 0.8), measure(1.0))):
-        assert said_of("judge", pairwise_accuracy=accuracy, longer_wins_scored=longer) == []
+        assert said_of("judge", pairwise_accuracy=accuracy, length_baseline_accuracy_scored=longer) == []
     assert said_of("judge", pairwise_accuracy=measure(0.7, 0.6, 0.8)) == []
 
 
 @pytest.mark.parametrize(
     ("name", "values", "text"),
     [
-        ("shorter_is_better", (0.3, 0.2, 0.49), "Where people prefer the shorter answer, M0 is right on {} only."),
-        ("shorter_is_better", (0.3, 0.2, 0.5), ""),
-        ("shorter_is_better", (0.0, None, None), ""),
+        (
+            "accuracy_shorter_preferred",
+            (0.3, 0.2, 0.49),
+            "Where people prefer the shorter answer, M0 is right on {} only.",
+        ),
+        ("accuracy_shorter_preferred", (0.3, 0.2, 0.5), ""),
+        ("accuracy_shorter_preferred", (0.0, None, None), ""),
         ("parse_rate", (0.5, 0.4, 0.6), "{} of M0's held-out judgements have a score; the rest is missing."),
         ("parse_rate", (0.94, 0.9, 0.97), "{} of M0's held-out judgements have a score; the rest is missing."),
         ("parse_rate", (0.95, 0.9, 0.97), ""),
         ("parse_rate", (None, None, None), ""),
-        ("commonest_score_share", (0.61, 0.5, 0.7), "{} of M0's scores are one and the same: a blunt judge."),
-        ("commonest_score_share", (0.6, 0.5, 0.7), ""),
-        ("commonest_score_share", (1.0, None, None), "{} of M0's scores are one and the same: a blunt judge."),
-        ("commonest_score_share", (None, None, None), ""),
+        ("modal_score_fraction", (0.61, 0.5, 0.7), "{} of M0's scores are one and the same: a blunt judge."),
+        ("modal_score_fraction", (0.6, 0.5, 0.7), ""),
+        ("modal_score_fraction", (1.0, None, None), "{} of M0's scores are one and the same: a blunt judge."),
+        ("modal_score_fraction", (None, None, None), ""),
     ],
 )
 def test_weaknesses_of_a_judge_and_their_limits(name: str, values: tuple[Any, ...], text: str) -> None:
@@ -294,7 +300,7 @@ def test_a_judge_without_verdicts_is_told(judge: dict[str, Any], warning: str) -
 def test_accuracies_of_coin_flips_are_called_that() -> None:
     none = {"parse_rate": measure(0.0, 0.0, 0.1)}
     coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
-    before = {"judge": {"pairwise_accuracy_all": coin} | none}
+    before = {"judge": {"pairwise_accuracy_imputed": coin} | none}
     said = verdict(numbers(before, judged(1, some))).judge
     assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (by coin flips))."
     said = verdict(numbers({}, before)).judge
@@ -313,14 +319,14 @@ def test_accuracies_of_coin_flips_are_called_that() -> None:
     ],
 )
 def test_signs_of_reward_hacking_speak_against(told: str, kind: str) -> None:
-    assert grounds(numbers({}, suspicions=(told,))) == [Ground(kind, told), ONE_RUN]
+    assert grounds(numbers({}, reward_hacking_report=(told,))) == [Ground(kind, told), ONE_RUN]
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation prompt was"), (2, "2 evaluation prompts were")])
 def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
     text = f"{words} left out: the models trained on the same text."
-    assert grounds(numbers({"contamination": {"left_out": count}})) == [Ground("note", text), ONE_RUN]
-    assert grounds(numbers({"contamination": {"left_out": 0}})) == [ONE_RUN]
+    assert grounds(numbers({"contamination": {"excluded": count}})) == [Ground("note", text), ONE_RUN]
+    assert grounds(numbers({"contamination": {"excluded": 0}})) == [ONE_RUN]
 
 
 def test_early_stopping_of_every_training_is_told() -> None:
@@ -333,7 +339,7 @@ def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path
     assert collect(root).early_stopping == []
     counts = {"chosen_step": 35, "last_step": 35, "steps": 35, "comparisons": []}
     for t in (2, 3):
-        stages.preference(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
+        stages.dpo(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
     assert [line.split(":")[0] for line in collect(root).early_stopping] == [
         "Early stopping of M2",
         "Early stopping of M3",

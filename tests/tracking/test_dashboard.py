@@ -67,7 +67,7 @@ def test_the_metrics_are_all_that_the_spec_names(views: list[dict[str, Any]]) ->
 def test_intervals_for_runs_and_groups_for_sweeps(views: list[dict[str, Any]]) -> None:
     runs, sweeps = views
     first, grouped = next(plots(runs)), next(plots(sweeps))
-    name = "judge/pairwise_accuracy_all"
+    name = "judge/pairwise_accuracy_imputed"
     assert first["metrics"] == [name, f"{name}_low", f"{name}_high"]
     assert "groupAgg" not in first
     assert grouped["metrics"] == [name]

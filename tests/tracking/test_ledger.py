@@ -68,7 +68,7 @@ def test_a_stage_made_again_is_logged_where_it_differs(tmp_path: Path) -> None:
     before = keys(workspace.root / "metrics.jsonl")
     changed = json.loads(json.dumps(MEASURES))
     changed["judge"]["pairwise_accuracy"]["value"] = 0.8
-    tracker.stage(finished(workspace.iteration(2), "measures", {"evaluation.json": changed}))
+    tracker.stage(finished(workspace.iteration(2), "evaluation", {"evaluation.json": changed}))
     rows = lines(workspace.root / "metrics.jsonl")
     assert rows[-1]["metrics"] == {"judge/pairwise_accuracy": 0.8}
     assert keys(workspace.root / "metrics.jsonl")[len(before) :][-1] == ("iteration", 2, "judge/pairwise_accuracy")

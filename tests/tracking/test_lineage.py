@@ -23,11 +23,11 @@ def test_models_before_what_else_is_used() -> None:
         "iteration_3/1_prompts.jsonl",
     ]
     pairs, model = "iteration_2/4_pairs.jsonl", "iteration_1/model"
-    assert of("iteration_2/preference", inputs=(pairs, model)) == [model, pairs]
+    assert of("iteration_2/dpo", inputs=(pairs, model)) == [model, pairs]
     assert of("iteration_1/sft") == ["iteration_0/model.json"]
     assert of("iteration_1/rationales") == ["iteration_1/sft_baseline"]
     assert of("iteration_1/reward_model") == ["iteration_1/model"]
-    assert of("seeds/seeds", inputs=("/data/ift.jsonl",)) == ["/data/ift.jsonl"]
+    assert of("data/data", inputs=("/data/ift.jsonl",)) == ["/data/ift.jsonl"]
     assert of("iteration_2/pairs") == []
 
 
@@ -35,12 +35,12 @@ def test_models_before_what_else_is_used() -> None:
     ("judge", "models"),
     [
         ({}, [2]),
-        ({"by": "sft"}, [1]),
-        ({"by": "base"}, [0]),
-        ({"by": "endpoint"}, []),
+        ({"model": "sft"}, [1]),
+        ({"model": "base"}, [0]),
+        ({"model": "endpoint"}, []),
         ({"scorer": Scorer.implicit}, [2, 0]),
         ({"scorer": Scorer.implicit, "reference": "previous"}, [2, 1]),
-        ({"scorer": Scorer.implicit, "by": "OWNER/NAME", "reference": "OTHER/NAME"}, []),
+        ({"scorer": Scorer.implicit, "model": "OWNER/NAME", "reference": "OTHER/NAME"}, []),
         ({"scorer": Scorer.reward_model}, []),  # it is among the manifest's inputs
     ],
 )
@@ -53,14 +53,14 @@ def test_who_judges(judge: dict[str, Any], models: list[int]) -> None:
 def test_reference_of_dpo(reference: str, models: list[int]) -> None:
     config = Config()
     config.dpo.reference = Reference[reference]
-    found = of("iteration_4/preference", config)
+    found = of("iteration_4/dpo", config)
     assert found == [f"iteration_{t}/model" if t else "iteration_0/model.json" for t in models]
 
 
 def test_the_chain_is_every_stage_that_does_not_measure() -> None:
     config = Config(judge=JudgeConfig(meta=True))
     every = {stage.name for stage in stages.all_of(Workspace.of(config), config)}
-    assert every - set(CHAIN) == {"held_out_judgements", "answers", "head_to_head", "measures"}
+    assert every - set(CHAIN) == {"held_out_judgements", "answers", "head_to_head", "evaluation"}
     assert set(CHAIN) <= every
 
 

@@ -61,7 +61,7 @@ def test_every_logged_metric_is_described_and_every_description_is_logged(logged
     # A reward model's trainer, EFT by order and the samples, which a file of metrics leaves out, are not part of these
     # runs.
     others = [*training_metrics("reward_model", dict.fromkeys(NAMES["reward_model"], 1.0))]
-    others += training_metrics("sft", {"order_loss": 1.0, "pairs_in_order": 1.0})
+    others += training_metrics("sft", {"ranking_loss": 1.0, "ranking_accuracy": 1.0})
     others += [f"samples/{table}" for table in TABLES]
     told = {describe(name) for name in [*logged, *others]}
     assert not [family.name for family in FAMILIES if family not in told]
@@ -83,7 +83,7 @@ def test_the_page_is_up_to_date() -> None:
     [
         ("judge/pairwise_accuracy_low", "judge/pairwise_accuracy"),
         ("judge/five_best_gain_n", "judge/<measure>_gain"),
-        ("judge_card/by_rank_0_high", "judge_card/by_rank_<rank>"),
+        ("judge_metrics/mean_score_rank_0_high", "judge_metrics/mean_score_rank_<rank>"),
         ("stage/judgements_prompt_tokens_cached", "stage/<stage>_prompt_tokens_cached"),
         ("stage/judgements_tokens", "stage/<stage>_tokens"),
         ("dpo_12/rewards_chosen", "<trainer>/rewards_chosen"),

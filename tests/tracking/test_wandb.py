@@ -183,8 +183,8 @@ def test_history(left: Left) -> None:
     assert history["dpo_2/train_loss"] == [(2, 0.6)]
     assert history["stage/seeds_ift"] == [(0, 3)]
     assert history["stage/pairs_dropped_all_scores_equal"] == [(2, 1)]
-    assert history["stage/preference_tokens"] == [(2, 100)]
-    assert "stage/preference_seconds" in history
+    assert history["stage/dpo_tokens"] == [(2, 100)]
+    assert "stage/dpo_seconds" in history
     assert "stage/pairs_note" not in history
     told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS, 5)
     assert {name: history[name] for name in told} == {name: [(2, value)] for name, value in told.items()}
@@ -228,7 +228,7 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
     assert file.path == "4_pairs.jsonl"
     assert Path(file.local_path) == left.workspace.iteration(2) / "4_pairs.jsonl"  # sent from where it lies
     metadata = json.loads(model.metadata)
-    assert metadata["stage"] == "iteration_2/preference"
+    assert metadata["stage"] == "iteration_2/dpo"
     assert metadata["inputs"] == {"iteration_2/4_pairs.jsonl": "abc", "iteration_1/model": "abc"}
     assert metadata["outputs"] == {
         "iteration_2/model": left.workspace.fingerprint(left.workspace.iteration(2) / "model")
@@ -260,10 +260,10 @@ def test_the_graph_goes_from_model_to_feedback_to_model(left: Left) -> None:
         assert run.job_type in CHAIN
         edges[made] = used
     assert edges == {
-        "seeds-seeds": set(),
+        "data-data": set(),
         "iteration_0-base_model": set(),
-        "iteration_1-sft": {"iteration_0-base_model", "seeds-seeds"},
-        "iteration_2-prompts": {"iteration_1-sft", "seeds-seeds"},
+        "iteration_1-sft": {"iteration_0-base_model", "data-data"},
+        "iteration_2-prompts": {"iteration_1-sft", "data-data"},
         "iteration_2-candidates": {"iteration_1-sft", "iteration_2-prompts"},
         "iteration_2-judgements": {"iteration_1-sft", "iteration_2-candidates"},
         "iteration_2-pairs": {"iteration_2-prompts", "iteration_2-candidates", "iteration_2-judgements"},

@@ -17,10 +17,10 @@ from tests.helpers import tiny_llama
 BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2])]  # the third holds nothing new
 
 
-def adapted(top_layers: int = 1) -> Any:
+def adapted(last_n_layers: int = 1) -> Any:
     base = tiny_llama(64, seed=0)
     torch.manual_seed(1)
-    model = get_peft_model(base, common.peft_config(LoraConfig(r=4, dropout=0.0, top_layers=top_layers), base))
+    model = get_peft_model(base, common.peft_config(LoraConfig(r=4, dropout=0.0, last_n_layers=last_n_layers), base))
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # zero at first: then nothing would reach the weights of A
             torch.nn.init.normal_(weight, std=0.1)
@@ -116,7 +116,7 @@ def test_only_where_it_gains_and_is_known_to_be_right(monkeypatch: pytest.Monkey
             return count
 
     assert below(adapted(), epochs=1) == 0
-    assert below(adapted(top_layers=0)) == 0  # all layers are trained
+    assert below(adapted(last_n_layers=0)) == 0  # all layers are trained
     assert below(tiny_llama(64, seed=0)) == 0  # full fine-tuning
     changes = {"attention_dropout": 0.1, "model_type": "gemma2", "layer_types": ["full_attention", "sliding"]}
     for name, value in changes.items():

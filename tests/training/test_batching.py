@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr as correlation
 
-from srlm.config import LossOn, SFTConfig
+from srlm.config import SFTConfig, TrainOn
 from srlm.errors import ConfigError
 from srlm.training import batching as batches
 from srlm.training.sft import encode
@@ -28,8 +28,8 @@ CHATS = [
 ]
 
 
-def columns_of(loss_on: LossOn, prompt_weight: float = 0.3) -> dict[str, list[list[Any]]]:
-    encoded = encode(tiny_tokenizer(), {"ift": CHATS}, SFTConfig(loss_on=loss_on, prompt_weight=prompt_weight))
+def columns_of(train_on: TrainOn, prompt_weight: float = 0.3) -> dict[str, list[list[Any]]]:
+    encoded = encode(tiny_tokenizer(), {"ift": CHATS}, SFTConfig(train_on=train_on, prompt_weight=prompt_weight))
     return {"input_ids": encoded.input_ids, "labels": encoded.labels, "weights": encoded.weights}
 
 
@@ -92,24 +92,26 @@ def assert_same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, 
         torch.testing.assert_close(gradient, other[1][name], rtol=1e-3, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss_on", LossOn, ids=lambda choice: choice.name)
+@pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
 @pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
-def test_the_mean_over_weighted_tokens_whatever_the_micro_batches(loss_on: LossOn, micro: int, tmp_path: Path) -> None:
+def test_the_mean_over_weighted_tokens_whatever_the_micro_batches(
+    train_on: TrainOn, micro: int, tmp_path: Path
+) -> None:
     """Examples of unlike length and weight: a mean of micro-batches' means would be another."""
-    columns = columns_of(loss_on)
+    columns = columns_of(train_on)
     assert_same(step(columns, tmp_path, micro), by_hand(columns))
 
 
 def test_a_mean_of_means_would_be_seen() -> None:
-    columns = columns_of(LossOn.weighted)
+    columns = columns_of(TrainOn.weighted)
     each = [by_hand({name: [rows[n]] for name, rows in columns.items()})[0] for n in range(len(CHATS))]
     assert sum(each) / len(each) != pytest.approx(by_hand(columns)[0], rel=1e-3)
 
 
-@pytest.mark.parametrize(("weight", "same"), [(0.0, LossOn.completion), (1.0, LossOn.full)])
+@pytest.mark.parametrize(("weight", "same"), [(0.0, TrainOn.completion), (1.0, TrainOn.all)])
 @pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
-def test_prompt_weights_of_0_and_1_are_trls_own_loss(weight: float, same: LossOn, micro: int, tmp_path: Path) -> None:
-    weighted = step(columns_of(LossOn.weighted, weight), tmp_path, micro)
+def test_prompt_weights_of_0_and_1_are_trls_own_loss(weight: float, same: TrainOn, micro: int, tmp_path: Path) -> None:
+    weighted = step(columns_of(TrainOn.weighted, weight), tmp_path, micro)
     plain = {name: rows for name, rows in columns_of(same).items() if name != "weights"}
     loss, gradients = step(plain, tmp_path, micro, weighted=False)
     assert weighted[0] == loss
@@ -121,7 +123,7 @@ def test_prompt_weights_of_0_and_1_are_trls_own_loss(weight: float, same: LossOn
 
 
 def test_packed_rows_hold_every_example_once() -> None:
-    columns = columns_of(LossOn.weighted)
+    columns = columns_of(TrainOn.weighted)
     lengths = [len(ids) for ids in columns["input_ids"]]
     packed = batches.pack(columns, max(lengths) + 30)
     assert len(packed["input_ids"]) < len(lengths)
@@ -157,9 +159,9 @@ def test_collate_numbers_each_example_anew_and_keeps_padding_apart() -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("loss_on", [LossOn.completion, LossOn.weighted], ids=lambda choice: choice.name)
-def test_packing_changes_neither_loss_nor_gradients(loss_on: LossOn, attention: str, tmp_path: Path) -> None:
-    columns = columns_of(loss_on)
+@pytest.mark.parametrize("train_on", [TrainOn.completion, TrainOn.weighted], ids=lambda choice: choice.name)
+def test_packing_changes_neither_loss_nor_gradients(train_on: TrainOn, attention: str, tmp_path: Path) -> None:
+    columns = columns_of(train_on)
     packed = batches.pack(columns, 120)
     rows = len(packed["input_ids"])
     assert rows == 2
@@ -175,7 +177,7 @@ def with_head(policy: Any) -> Any:
 
 
 def packed_rows() -> list[dict[str, list[Any]]]:
-    packed = batches.pack(columns_of(LossOn.full), 120)
+    packed = batches.pack(columns_of(TrainOn.all), 120)
     return [{name: values[n] for name, values in packed.items()} for n in range(len(packed["input_ids"]))]
 
 

@@ -16,10 +16,10 @@ from srlm.training import common
 from tests.helpers import tiny_llama
 
 
-@pytest.mark.parametrize(("top_layers", "adapted"), [(0, {0, 1}), (1, {1}), (2, {0, 1})])
-def test_adapters_in_the_topmost_layers(top_layers: int, adapted: set[int]) -> None:
+@pytest.mark.parametrize(("last_n_layers", "adapted"), [(0, {0, 1}), (1, {1}), (2, {0, 1})])
+def test_adapters_in_the_topmost_layers(last_n_layers: int, adapted: set[int]) -> None:
     base = tiny_llama(64, seed=0)
-    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, top_layers=top_layers), base))
+    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, last_n_layers=last_n_layers), base))
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert {int(name.split("layers.")[1].split(".")[0]) for name in trained} == adapted
     of_a_layer = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -39,8 +39,8 @@ def test_stacked_experts_are_not_adapted() -> None:
 
 
 def test_more_layers_than_the_model_has() -> None:
-    with pytest.raises(ConfigError, match="top_layers=3, but the model has 2 layers"):
-        common.peft_config(LoraConfig(top_layers=3), tiny_llama(64, seed=0))
+    with pytest.raises(ConfigError, match="last_n_layers=3, but the model has 2 layers"):
+        common.peft_config(LoraConfig(last_n_layers=3), tiny_llama(64, seed=0))
 
 
 def test_no_adapter_for_full_fine_tuning() -> None:

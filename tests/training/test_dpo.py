@@ -96,7 +96,7 @@ def test_step0_same_model_within_the_tolerance(difference):
 
 @pytest.mark.parametrize("difference", [0.0501, 3.0, math.inf, math.nan])
 def test_step0_same_model_but_different(difference):
-    with pytest.raises(TrainingError, match=r"\(previous\) differ by .*dpo\.step0_tolerance=0\.05"):
+    with pytest.raises(TrainingError, match=r"\(previous\) differ by .*dpo\.reference_check_tolerance=0\.05"):
         check_step0(difference, True, 0.05, "previous")
 
 

@@ -117,7 +117,7 @@ def workspace_of(root: Path, *overrides: str) -> Workspace:
     workspace = Workspace(root)
     workspace.save_config(options("experiment=smoke", *ON, *overrides))
     for name in ("ift", "eft", "eft_held_out", "evaluation"):
-        write_atomic(workspace.seeds / f"{name}.jsonl", "")
+        write_atomic(workspace.data / f"{name}.jsonl", "")
     write_atomic(workspace.iteration(2) / "1_prompts.jsonl", "")
     write_atomic(workspace.iteration(2) / "checkpoints/preference/checkpoint-10/weights", "x")
     return workspace
@@ -127,7 +127,7 @@ def finish(workspace: Workspace, work: Scripted) -> tuple[int, dict[str, Any]]:
     """The step whose weights became M2's, and the counts."""
     counts = train(workspace, workspace.config(), 2, work)
     assert not list(early_stopping_folder(workspace, 2).glob("checkpoint_*/weights"))
-    assert not (workspace.iteration(2) / "checkpoints" / "preference").exists()
+    assert not (workspace.iteration(2) / "checkpoints" / "dpo").exists()
     return int((workspace.model(2) / "weights").read_text()), counts
 
 
@@ -176,7 +176,7 @@ def test_training_of_one_checkpoint_has_nothing_to_compare(tmp_path: Path, said:
     workspace = workspace_of(tmp_path, "dpo.early_stopping.every_steps=35")
     work = Scripted(workspace, [])
     assert finish(workspace, work)[0] == 35
-    assert work.calls == ["preference"]
+    assert work.calls == ["dpo"]
     assert "nothing to compare" in said[0]
 
 
@@ -249,8 +249,8 @@ def test_the_line_of_each_training_that_stopped_early(tmp_path: Path, said: list
     workspace = workspace_of(tmp_path)
     _, counts = finish(workspace, Scripted(workspace, ["first", "second"]))
     assert outcome_lines(workspace, workspace.config(), 2) == []  # the stage is not complete
-    stages.preference(workspace, workspace.config(), 2).done({}, counts)
-    stages.preference(workspace, workspace.config(), 3).done({}, {"pairs": 7})  # without early stopping
+    stages.dpo(workspace, workspace.config(), 2).done({}, counts)
+    stages.dpo(workspace, workspace.config(), 3).done({}, {"pairs": 7})  # without early stopping
     [found] = outcome_lines(workspace, workspace.config(), 3)
     assert found.startswith("Early stopping of M2, judged by M1: step 20 against step 10: 4 wins, 0 ties, 0 losses")
     assert found.endswith("(not better). Training stopped there, and step 20 of 35 became M2.")
@@ -261,13 +261,13 @@ def test_checkpoints_of_a_deleted_training_are_not_resumed(tmp_path: Path, said:
     """The model and its manifest are deleted to train with another option: the old answers and verdicts stay behind."""
     workspace = workspace_of(tmp_path)
     shutil.rmtree(workspace.iteration(2) / "checkpoints")
-    stage = stages.preference(workspace, workspace.config(), 2)
+    stage = stages.dpo(workspace, workspace.config(), 2)
     stage.begin()
     _, counts = finish(workspace, Scripted(workspace, ["second"]))
     stage.done({}, counts)
     stage.path.unlink()
     shutil.rmtree(workspace.model(2))
-    other = stages.preference(workspace, options("experiment=smoke", *ON, "dpo.beta=0.3"), 2)
+    other = stages.dpo(workspace, options("experiment=smoke", *ON, "dpo.beta=0.3"), 2)
     assert not other.complete()
     with pytest.raises(RunFolderError, match=r"early_stopping exists, but no manifest says .* delete it to recompute"):
         other.begin()
@@ -282,9 +282,9 @@ def rows(*texts: str) -> list[SeedExample]:
 def test_validation_prompts_resemble_neither_others_nor_each_other() -> None:
     taken = Overlap(["Name a river in Asia, please."])
     given = rows("Name a river in Asia please", *TEXTS, TEXTS[1] + " Why?")
-    drawn, left_out = draw_prompts(given, taken, 10, 0.7, seed=0)
+    drawn, excluded = draw_prompts(given, taken, 10, 0.7, seed=0)
     assert len(drawn) == 5
-    assert left_out == 2
+    assert excluded == 2
     assert not any("Asia" in row.prompt for row in drawn)
     again, _ = draw_prompts(given, Overlap(["Name a river in Asia, please."]), 10, 0.7, seed=0)
     assert again == drawn
@@ -305,7 +305,7 @@ def test_no_prompt_of_training_or_evaluation_is_a_validation_prompt(
         row: dict[str, Any] = {"id": "s0", "prompt": TEXTS[2]}
         ranked = [{"text": "a", "rank": 0}, {"text": "b", "rank": 1}]
         row |= {"answers": ranked} if where.startswith("eft") else {"response": ""}
-        write_atomic(workspace.seeds / f"{where}.jsonl", json.dumps(row) + "\n")
+        write_atomic(workspace.data / f"{where}.jsonl", json.dumps(row) + "\n")
     early_stopping._write_prompts(workspace, workspace.config(), 2)
     found = RecordFile(early_stopping_folder(workspace, 2) / "prompts.jsonl", SeedExample).records.values()
     assert {row.prompt for row in found} == {text for text in TEXTS if text != TEXTS[2]}
@@ -316,10 +316,10 @@ def test_unused_ift_rows_are_those_beyond_the_limit(tmp_path: Path, said: list[s
 
     workspace = workspace_of(tmp_path, "dpo.early_stopping.prompts=30")
     config = workspace.config()
-    prepare_seeds(config, workspace.seeds)
+    prepare_seeds(config, workspace.data)
     early_stopping._write_prompts(workspace, config, 2)
     drawn = RecordFile(early_stopping_folder(workspace, 2) / "prompts.jsonl", SeedExample).records
-    trained = RecordFile(workspace.seeds / "ift.jsonl", SeedExample).records
+    trained = RecordFile(workspace.data / "ift.jsonl", SeedExample).records
     assert len(drawn) == 30
     assert not drawn.keys() & trained.keys()
     assert {row.language for row in drawn.values()} == {"en"}
@@ -328,21 +328,21 @@ def test_unused_ift_rows_are_those_beyond_the_limit(tmp_path: Path, said: list[s
 def test_too_few_validation_prompts_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     from srlm.data.prepare import prepare_seeds
 
-    workspace = workspace_of(tmp_path, "seeds.ift.limit=0")
-    prepare_seeds(workspace.config(), workspace.seeds)
-    with pytest.raises(SeedError, match=r"source\.path=unused_ift leaves 0 validation prompts.*seeds\.ift\.limit"):
+    workspace = workspace_of(tmp_path, "data.ift.limit=0")
+    prepare_seeds(workspace.config(), workspace.data)
+    with pytest.raises(SeedError, match=r"source\.path=unused_ift leaves 0 validation prompts.*data\.ift\.limit"):
         early_stopping._write_prompts(workspace, workspace.config(), 2)
 
 
 def test_options_matter_only_where_early_stopping_is_on(tmp_path: Path) -> None:
-    off = stages.preference(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
+    off = stages.dpo(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
     assert not [name for name in off if "early_stopping" in name or name.startswith(("evaluation.", "engine."))]
-    on = stages.preference(Workspace(tmp_path), options(*ON), 2).options
+    on = stages.dpo(Workspace(tmp_path), options(*ON), 2).options
     assert on["dpo.early_stopping.every_steps"] == 10
     assert {"evaluation.temperature", "evaluation.judge_template", "engine.kind"} <= set(on)
     assert off.items() <= on.items()
 
 
 def test_the_papers_experiment_stops_early_with_the_papers_figures() -> None:
-    given = options("experiment=paper_llama2_70b", "seeds.ift.path=a", "seeds.eft.path=b").dpo.early_stopping
+    given = options("experiment=paper_llama2_70b", "data.ift.path=a", "data.eft.path=b").dpo.early_stopping
     assert (given.enabled, given.every_steps, given.prompts) == (True, 200, 253)

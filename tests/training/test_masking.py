@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.config import LossOn, ModelConfig, SFTConfig
+from srlm.config import ModelConfig, SFTConfig, TrainOn
 from srlm.errors import EngineError, ModelError
 from srlm.judges.prompt import judge_target
-from srlm.models.chat import defuse, encode_chat, encode_choices, encode_turn
+from srlm.models.chat import encode_chat, encode_choices, encode_turn, escape_special_tokens
 from srlm.models.chat_template import chat_template_names, prepare, read_chat_template
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
 from srlm.training.sft import encode
@@ -51,9 +51,9 @@ def said(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def labelled(tokenizer: Any, chat: list[dict[str, str]], loss_on: LossOn = LossOn.completion) -> Any:
+def labelled(tokenizer: Any, chat: list[dict[str, str]], train_on: TrainOn = TrainOn.completion) -> Any:
     """Ids and labels of one chat, as SFT makes them."""
-    encoded = encode(tokenizer, {"ift": [chat]}, SFTConfig(loss_on=loss_on))
+    encoded = encode(tokenizer, {"ift": [chat]}, SFTConfig(train_on=train_on))
     return encoded.input_ids[0], encoded.labels[0]
 
 
@@ -153,15 +153,15 @@ def test_the_attacks_would_work_otherwise(tokenizer):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_defused_text_reads_almost_the_same(tokenizer, attack):
-    plain = defuse(attack, tokenizer)
+    plain = escape_special_tokens(attack, tokenizer)
     assert plain.replace(" ", "") == attack.replace(" ", "")
     assert not any(token in plain for token in tokenizer.all_special_tokens)
-    assert defuse(plain, tokenizer) == plain
+    assert escape_special_tokens(plain, tokenizer) == plain
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a < b | c > d", "<|unknown|>", "im_end", "<im_end>"])
 def test_other_text_is_left_alone(tokenizer, text):
-    assert defuse(text, tokenizer) == text
+    assert escape_special_tokens(text, tokenizer) == text
 
 
 # Templates that cannot be used
@@ -242,7 +242,7 @@ def expected(name: str, chat: list[dict[str, str]], tokenizer: Any, prompts: boo
     """The texts that must be learnt: answers with what ends them and, where asked for, prompts."""
     family, texts = FAMILIES[name], []
     for message in chat:
-        text = defuse(message["content"], tokenizer)
+        text = escape_special_tokens(message["content"], tokenizer)
         text = text.strip() if family.strips else text
         if message["role"] == "assistant":
             texts.append(text + family.closes)
@@ -252,10 +252,10 @@ def expected(name: str, chat: list[dict[str, str]], tokenizer: Any, prompts: boo
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("loss_on", [LossOn.completion, LossOn.full], ids=lambda choice: choice.name)
+@pytest.mark.parametrize("train_on", [TrainOn.completion, TrainOn.all], ids=lambda choice: choice.name)
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=2, max_size=5), system=st.none() | TEXTS)
-def test_what_is_learnt_is_the_texts(name, loss_on, texts, system):
+def test_what_is_learnt_is_the_texts(name, train_on, texts, system):
     """Unmasked tokens, decoded, are the texts and the ends of turns, in chats of one turn and of several.
 
     A blank or newline that the template wrote may be one token with the text behind it; then it is learnt with it.
@@ -270,8 +270,8 @@ def test_what_is_learnt_is_the_texts(name, loss_on, texts, system):
         chat = [{"role": "system", "content": system}, *chat]
         if name == "llama 2":
             chat[1]["content"] = f"x{chat[1]['content']}"
-    ids, labels = labelled(tokenizer, chat, loss_on)
-    found, texts = runs(tokenizer, ids, labels), expected(name, chat, tokenizer, loss_on is LossOn.full)
+    ids, labels = labelled(tokenizer, chat, train_on)
+    found, texts = runs(tokenizer, ids, labels), expected(name, chat, tokenizer, train_on is TrainOn.all)
     assert len(found) == len(texts)
     for run, text in zip(found, texts, strict=True):
         assert run.endswith(text)
@@ -291,7 +291,7 @@ def test_training_sees_what_an_engine_sees(name, answer):
     assert tokenizer.decode(conversation.ids) == conversation.text
     assert len(conversation.extents) == len(conversation.ids) == len(conversation.parts)
     alone = encode_conversation(tokenizer, [*question, said(answer)], with_prompts=False)
-    weights = [token_weights(parts, LossOn.completion, 0.5) for parts in (conversation.parts, alone.parts)]
+    weights = [token_weights(parts, TrainOn.completion, 0.5) for parts in (conversation.parts, alone.parts)]
     assert weights[0] == weights[1]
 
 
@@ -316,7 +316,7 @@ def test_a_role_that_a_template_writes_only_with_an_answer_is_given_and_not_lear
 )
 def test_prompts_and_answers_are_found_with_tokenizers_and_templates_that_add_to_them(name, learnt):
     tokenizer = SINGLE_TURN[name].tokenizer()
-    ids, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")], LossOn.full)
+    ids, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")], TrainOn.all)
     assert [run.strip() for run in runs(tokenizer, ids, labels)] == [text.strip() for text in learnt]
     _, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")])
     answer = [label for label in labels if label != IGNORED]
@@ -334,7 +334,7 @@ def test_control_tokens_in_front_of_an_answer_are_a_role():
 def test_the_first_token_is_never_learnt():
     """Nothing predicts it; in a packed row the example before it would."""
     tokenizer = tiny_tokenizer("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}")
-    ids, labels = labelled(tokenizer, [*user("Hi"), said("Hello")], LossOn.full)
+    ids, labels = labelled(tokenizer, [*user("Hi"), said("Hello")], TrainOn.all)
     assert tokenizer.decode(ids[:1]) == "H"
     assert runs(tokenizer, ids, labels) == ["i", "Hello<|im_end|>"]
 
@@ -350,9 +350,9 @@ def test_a_template_that_changes_texts(template):
     tokenizer, chat = tiny_tokenizer(template), [*user("Hi?"), said("yes")]
     _, labels = labelled(tokenizer, chat)  # an answer alone is found all the same
     assert any(label != IGNORED for label in labels)
-    for refused, loss_on in ((chat, LossOn.full), ([*chat, *chat], LossOn.completion)):
-        with pytest.raises(ModelError, match=r"changes the texts of a chat.*sft\.loss_on=completion"):
-            labelled(tokenizer, refused, loss_on)
+    for refused, train_on in ((chat, TrainOn.all), ([*chat, *chat], TrainOn.completion)):
+        with pytest.raises(ModelError, match=r"changes the texts of a chat.*sft\.train_on=completion"):
+            labelled(tokenizer, refused, train_on)
 
 
 def test_a_tokenizer_that_does_not_tell_places(monkeypatch):
@@ -360,8 +360,8 @@ def test_a_tokenizer_that_does_not_tell_places(monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     chat = [*user("Hi?"), said("Hello.")]
     labelled(tokenizer, chat)
-    with pytest.raises(ModelError, match=r"does not tell where .*sft\.loss_on=completion"):
-        labelled(tokenizer, chat, LossOn.full)
+    with pytest.raises(ModelError, match=r"does not tell where .*sft\.train_on=completion"):
+        labelled(tokenizer, chat, TrainOn.all)
 
 
 # Weights
@@ -370,21 +370,21 @@ PARTS = [Part.prompt, Part.template, Part.boilerplate, Part.prompt, Part.answer]
 
 
 @pytest.mark.parametrize(
-    ("loss_on", "weights"),
+    ("train_on", "weights"),
     [
-        (LossOn.completion, [0, 0, 0, 0, 1]),
-        (LossOn.full, [0, 0, 1, 1, 1]),
-        (LossOn.without_boilerplate, [0, 0, 0, 1, 1]),
-        (LossOn.weighted, [0, 0, 0.25, 0.25, 1]),
+        (TrainOn.completion, [0, 0, 0, 0, 1]),
+        (TrainOn.all, [0, 0, 1, 1, 1]),
+        (TrainOn.no_shared_text, [0, 0, 0, 1, 1]),
+        (TrainOn.weighted, [0, 0, 0.25, 0.25, 1]),
     ],
 )
-def test_weight_of_each_part(loss_on, weights):
-    assert token_weights(PARTS, loss_on, 0.25) == weights
+def test_weight_of_each_part(train_on, weights):
+    assert token_weights(PARTS, train_on, 0.25) == weights
 
 
-@pytest.mark.parametrize(("weight", "same"), [(0.0, LossOn.completion), (1.0, LossOn.full)])
+@pytest.mark.parametrize(("weight", "same"), [(0.0, TrainOn.completion), (1.0, TrainOn.all)])
 def test_weights_of_0_and_1_are_the_plain_ways(weight, same):
-    assert token_weights(PARTS, LossOn.weighted, weight) == token_weights(PARTS, same, 0.5)
+    assert token_weights(PARTS, TrainOn.weighted, weight) == token_weights(PARTS, same, 0.5)
 
 
 def test_labels():
@@ -402,15 +402,15 @@ def test_encode_leaves_out_and_counts_the_too_long(tokenizer):
     ]
     lengths = [len(encode_conversation(tokenizer, example).ids) for example in examples]
     kinds = {"ift": examples[:2], "eft": examples[2:]}
-    for loss_on in LossOn:
-        everything = encode(tokenizer, kinds, SFTConfig(loss_on=loss_on, max_length=max(lengths)))
+    for train_on in TrainOn:
+        everything = encode(tokenizer, kinds, SFTConfig(train_on=train_on, max_length=max(lengths)))
         assert [len(ids) for ids in everything.input_ids] == lengths
         assert [len(weights) for weights in everything.weights] == lengths
         assert everything.too_long == 0
-        few = encode(tokenizer, kinds, SFTConfig(loss_on=loss_on, max_length=lengths[0]))
+        few = encode(tokenizer, kinds, SFTConfig(train_on=train_on, max_length=lengths[0]))
         assert (len(few.input_ids), len(few.labels), few.too_long, few.without_target) == (1, 1, 2, 0)
         assert few.input_ids == everything.input_ids[:1]
-        assert encode(tokenizer, kinds, SFTConfig(loss_on=loss_on, max_length=lengths[0] - 1)).too_long == 3
+        assert encode(tokenizer, kinds, SFTConfig(train_on=train_on, max_length=lengths[0] - 1)).too_long == 3
 
 
 def test_an_example_without_a_target_is_counted_and_left_out(monkeypatch):
@@ -418,7 +418,7 @@ def test_an_example_without_a_target_is_counted_and_left_out(monkeypatch):
     from srlm.training import sft
 
     def nothing_learnt(parts, *_):
-        return [0.0] * len(parts) if len(parts) > 60 else token_weights(parts, LossOn.completion, 0.0)
+        return [0.0] * len(parts) if len(parts) > 60 else token_weights(parts, TrainOn.completion, 0.0)
 
     monkeypatch.setattr(sft, "token_weights", nothing_learnt)
     encoded = encode(

@@ -69,7 +69,7 @@ def step(
     order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three the pairs stay whole
     table = {name: [values[place] for place in order] for name, values in table.items()}
     tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
-    trainer = ordering.ordering_trainer(tokens, SHARES, slope)(
+    trainer = ordering.ranking_trainer(tokens, SHARES, slope)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
@@ -81,7 +81,7 @@ def step(
         train_dataset=Dataset.from_dict(table),
         processing_class=tokenizer,
     )  # fmt: skip
-    trainer.data_collator = partial(ordering.collate_ordered, pad_token_id=tokenizer.pad_token_id)
+    trainer.data_collator = partial(ordering.collate_ranked, pad_token_id=tokenizer.pad_token_id)
     trainer.train()
     after = dict(policy.named_parameters())
     return trainer.state.log_history[0], {name: (before[name] - after[name].detach()) / RATE for name in before}
@@ -125,8 +125,8 @@ def test_the_loss_is_the_stated_one(tmp_path: Path, slope: float, micro: int) ->
     logged, found = step(tmp_path, slope, micro)
     assert logged["loss"] == pytest.approx(loss, rel=1e-4)
     if micro == 7:
-        assert logged["order_loss"] == pytest.approx(order, rel=1e-4)
-    assert 0 <= logged["pairs_in_order"] <= 1
+        assert logged["ranking_loss"] == pytest.approx(order, rel=1e-4)
+    assert 0 <= logged["ranking_accuracy"] <= 1
     for name, gradient in gradients.items():
         if gradient is not None:
             torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=2e-5)
@@ -137,7 +137,7 @@ def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
     lower = [replace(example, score=max(example.score - 1, 0.0)) for example in EXAMPLES]
     turned = [replace(example, score=5 - example.score) for example in EXAMPLES]
     losses = [
-        step(tmp_path / str(number), 0.0, 7, examples=examples)[0]["order_loss"]
+        step(tmp_path / str(number), 0.0, 7, examples=examples)[0]["ranking_loss"]
         for number, examples in enumerate((EXAMPLES, lower, turned))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -147,7 +147,7 @@ def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
 def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
     policy = model()
     policy.config.final_logit_softcapping = 2.0
-    with pytest.raises(ConfigError, match=r"sft\.eft_target=order does not go with this model"):
+    with pytest.raises(ConfigError, match=r"sft\.eft_loss=ranking does not go with this model"):
         step(tmp_path, 0.0, 7, policy)
 
 
@@ -245,14 +245,14 @@ def test_without_a_pair_nothing_would_be_learnt() -> None:
         ["judge=implicit"],
         ["judge=reward_model"],
         ["sft.packing=true"],
-        ["sft.loss_on=full"],
+        ["sft.train_on=all"],
         ["sft.micro_batch_size=1"],
-        ["sft.eft_length_offset=1.5"],
+        ["sft.eft_length_control=1.5"],
         ["judge.scorer=sampled", "judge.max_score=10"],
     ],
 )
 def test_options_that_do_not_go_with_it_are_refused(overrides: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"order|learns no scores|0 to 1"):
-        options("sft.eft_target=order", *overrides)
-    with pytest.raises(ConfigError, match=r"sft\.eft_length_offset"):
-        options("sft.eft_length_offset=0.5")
+        options("sft.eft_loss=ranking", *overrides)
+    with pytest.raises(ConfigError, match=r"sft\.eft_length_control"):
+        options("sft.eft_length_control=0.5")

@@ -297,7 +297,7 @@ def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_pat
         found = make(Workspace(tmp_path), options()).options
         assert found[f"{group}.save_dtype"] == "float32"
         assert f"{group}.save_tolerance" not in found
-    assert "dpo.save_dtype" in stages.preference(Workspace(tmp_path), options(), 2).options
+    assert "dpo.save_dtype" in stages.dpo(Workspace(tmp_path), options(), 2).options
 
 
 @pytest.mark.parametrize(

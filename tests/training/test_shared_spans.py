@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.config import LossOn, SFTConfig, SourceConfig
+from srlm.config import SFTConfig, SourceConfig, TrainOn
 from srlm.data.readers import read_ranked
 from srlm.errors import ConfigError
 from srlm.judges import __name__ as judges
@@ -31,7 +31,7 @@ def chat(question: str, answer: str, system: str = "") -> list[dict[str, str]]:
 
 def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = "") -> dict[str, list[list[str]]]:
     """The runs of text that count as boilerplate, of each example of each kind."""
-    options = SFTConfig(loss_on=LossOn.without_boilerplate, boilerplate=pattern)
+    options = SFTConfig(train_on=TrainOn.no_shared_text, boilerplate=pattern)
     found: dict[str, list[list[str]]] = {}
     for kind, examples in conversations(tiny_tokenizer(), kinds, options, True).items():
         found[kind] = []
@@ -135,7 +135,7 @@ def test_messages_are_compared_at_their_place():
 
 def test_answers_are_never_boilerplate():
     examples = [chat(PREAMBLE + question, f"The answer is this. Score: {n}") for n, question in enumerate(QUESTIONS)]
-    encoded = encode(tiny_tokenizer(), {"eft": examples}, SFTConfig(loss_on=LossOn.without_boilerplate))
+    encoded = encode(tiny_tokenizer(), {"eft": examples}, SFTConfig(train_on=TrainOn.no_shared_text))
     for question, example, labels in zip(QUESTIONS, examples, encoded.labels, strict=True):
         learnt = tiny_tokenizer().decode([label for label in labels if label >= 0])
         assert learnt == f"{question}{example[-1]['content']}<|im_end|>"

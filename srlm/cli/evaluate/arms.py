@@ -87,7 +87,9 @@ def settings(models: Sequence[str], by: Sequence[str]) -> list[Setting]:
         config = run.config()
         options = options_of(config, *(group.name for group in dataclasses.fields(config)))
         if unknown := [name for name in by if name not in options]:
-            raise errors.ConfigError(f"by=[{','.join(by)}]: runs have no option {unknown[0]}. All: srlm/config.py.")
+            raise errors.ConfigError(
+                f"group_by=[{','.join(by)}]: runs have no option {unknown[0]}. All: srlm/config.py."
+            )
         found.setdefault(tuple((name, _shown(options[name])) for name in by), []).append((config.seed, model))
     return alone + [Setting(options, tuple(model for _, model in sorted(own))) for options, own in found.items()]
 
@@ -110,7 +112,7 @@ def _shown(value: Any) -> str:
 class Of:
     """One measure of one arm after another: its name, and its items in each model's records."""
 
-    measure: str  # loss, gap, follows, characters, truncated, repeated_4grams
+    measure: str  # loss, gap, follows, characters, truncated, seq_rep_4
     of: str  # the file of examples, or the type of prompts; "" = all prompts
     items: Callable[[str], Items]  # model -> its items
     less: Of | None = None  # gap: the measure that is taken off
@@ -169,7 +171,7 @@ def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answe
     def followed(kind: str) -> Callable[[str], Items]:
         def items(model: str) -> Items:
             rows = checked(model)
-            return {row.id: row.terms("prompt_strict") for row in rows if not kind or types[row.id] == kind}
+            return {row.id: row.terms("prompt_level_strict_acc") for row in rows if not kind or types[row.id] == kind}
 
         return items
 
@@ -185,7 +187,7 @@ def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answe
         *([Of("follows", kind, followed(kind)) for kind in ["", *told]] if types else []),
         Of("characters", "", each(lambda answer: len(answer.text))),
         Of("truncated", "", each(lambda answer: answer.truncated)),
-        Of("repeated_4grams", "", each(lambda answer: repeated_share(tokens(answer.text)))),
+        Of("seq_rep_4", "", each(lambda answer: repeated_share(tokens(answer.text)))),
     ]
 
 
@@ -218,7 +220,7 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
         less = {"less": _shown(one.less.of)} if one.less else {}
         rows.append({"measure": one.measure, "of": _shown(one.of), **less, "arms": entries})
     return {
-        "by": options.by,
+        "by": options.group_by,
         "arms": [
             {
                 "options": dict(arm.options),

@@ -3,9 +3,10 @@
 - answers: every model answers the prompts of `data`.
 - head_to_head: every pair of models, by one fixed judge (`evaluation.judge`), in both orders.
 - loss: how surprised every model is by the answers in `examples`, files of prompts with answers.
-- benchmarks: lm-evaluation-harness's tasks (`benchmarks`, `task_folder`).
+- benchmarks: lm-evaluation-harness's tasks (`benchmarks`, `include_path`).
 
-With by=[OPTION,...] the models of a sweep are told by arm, those that agree in these options of their runs as one.
+With group_by=[OPTION,...] the models of a sweep are told by arm, those that agree in these options of their runs as
+one.
 
 All lies in runs_dir/name; the same command goes on where it was stopped, and takes in new models, parts of the suite
 and benchmarks; other options want another name. A server (models=[endpoint]) answers and judges, but does no benchmark.
@@ -34,14 +35,14 @@ from srlm.io.progress import say, screen
 from srlm.models.resolve import label
 from srlm.pipeline.stage import report_differences
 from srlm.pipeline.workspace import Workspace
-from srlm.run import plain_options, told_to_user
+from srlm.run import plain_options, user_errors
 
 ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
 
 @application("evaluate")
 def main(options: DictConfig) -> None:
-    with told_to_user():
+    with user_errors():
         run(cast(Evaluate, plain_options(options, Evaluate)))
 
 
@@ -71,7 +72,7 @@ def run(options: Evaluate) -> dict[str, Any]:
             read_examples(plan, stage)
         for number in _told([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
             run_worker("loss", workspace, number)
-        speaking = [(n, model) for n, model in enumerate(plan.speakers) if not plan.silent(model)]
+        speaking = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
         for number in _told([(n, model, " and ".join(_what(plan, model))) for n, model in speaking]):
             run_worker("evaluate", workspace, number)
         cards = cards_of(plan)

@@ -44,8 +44,8 @@ def _place(model: str, file: str) -> str | None:
 
 def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
     """The prompts of `data`, as they are asked."""
-    made_with = options_of(options, "data", "split", "limit", "seed", "seeds.builtin_languages")
-    folder, inputs = workspace.root / "data", partial(files_by_name, [options.data])
+    made_with = options_of(options, "data", "split", "limit", "seed", "data.builtin_languages")
+    folder, inputs = workspace.root / "data", partial(files_by_name, [options.dataset])
     return Stage(workspace, folder, "prompts", ["prompts.jsonl"], made_with, inputs, config=options)
 
 
@@ -94,7 +94,7 @@ class Plan:
         self.matches = [Match(one, other, self._match(one, other)) for one, other in pairs]
         # The judge comes last, when there are answers to compare, and answers itself where it is one of the models.
         others = [model for model in self.answers if model != self.judge]
-        self.speakers = [*others, self.judge] if self.matches or self.judge in self.answers else others
+        self.generators = [*others, self.judge] if self.matches or self.judge in self.answers else others
         asked = self.options.examples if "loss" in self.suite else []
         # What is read for each model and file of `examples`: the file itself, or the own examples of the model's run.
         self.read = {model: {file: path for file in asked if (path := _place(model, file))} for model in self.models}
@@ -102,9 +102,9 @@ class Plan:
         self.losses = {model: {file: self._loss(model, file) for file in self.read[model]} for model in self.models}
         if asked and not all(self.losses.values()):
             raise errors.ConfigError(
-                "examples=[own] needs models of runs: runs/NAME/iteration_1/model. Name a file, too."
+                "examples=[train] needs models of runs: runs/NAME/iteration_1/model. Name a file, too."
             )
-        self.arms = settings(self.models, options.by) if options.by else []
+        self.arms = settings(self.models, options.group_by) if options.group_by else []
         self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
 
     def stages(self) -> list[Stage]:
@@ -119,12 +119,12 @@ class Plan:
         """Where a model's examples of one file lie, as they are asked."""
         return self.examples[self.read[model][file]]
 
-    def silent(self, speaker: str) -> bool:
+    def is_done(self, generator: str) -> bool:
         """Whether all that this model has to say is there."""
-        own = self.answers.get(speaker)
+        own = self.answers.get(generator)
         if own and not own.complete():
             return False
-        return speaker != self.judge or all(
+        return generator != self.judge or all(
             all(self.answers[side].complete() for side in (match.first, match.second)) and match.comparisons.complete()
             for match in self.matches
         )
@@ -152,7 +152,7 @@ class Plan:
                 raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
         if "loss" in self.suite and not options.examples:
             raise errors.ConfigError(
-                "suite=[loss] needs prompts with answers: examples=[runs/default/seeds/ift.jsonl,others.jsonl]."
+                "suite=[loss] needs prompts with answers: examples=[runs/default/data/ift.jsonl,others.jsonl]."
             )
         if len(set(options.examples)) < len(options.examples):
             raise errors.ConfigError(f"examples=[{','.join(options.examples)}] names a file twice. Name each once.")
@@ -178,7 +178,7 @@ class Plan:
         return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
 
     def _examples(self, file: str) -> Stage:
-        options = options_of(self.options, "split", "limit", "seed", "seeds.builtin_languages") | {"examples": file}
+        options = options_of(self.options, "split", "limit", "seed", "data.builtin_languages") | {"examples": file}
         name = f"examples_{slug(file)}"
         return self._stage("data", name, [f"{name}.jsonl"], options, partial(files_by_name, [file]))
 
@@ -211,8 +211,8 @@ class Plan:
         from srlm.evaluation.lm_eval import backend, own_files, version
 
         def inputs() -> dict[str, str]:
-            files, folder = own_files(name, self.options.task_folder), Path(self.options.task_folder).expanduser()
-            own = {"task_folder": hash_of_files(folder, files)} if files else {}
+            files, folder = own_files(name, self.options.include_path), Path(self.options.include_path).expanduser()
+            own = {"include_path": hash_of_files(folder, files)} if files else {}
             return model_inputs(self.options, model) | own
 
         # The harness cuts what is longer than the context.
@@ -242,10 +242,10 @@ def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
 
     if stage.complete():
         return
-    languages = options.seeds.builtin_languages if options.data == "builtin" else []
-    source = SourceConfig(path=options.data, split=options.split, limit=options.limit, languages=languages)
+    languages = options.data.builtin_languages if options.dataset == "builtin" else []
+    source = SourceConfig(path=options.dataset, split=options.split, limit=options.limit, languages=languages)
     prompts = read_prompts(source, options.seed)
-    say(f"  {options.data}: {len(prompts)} prompts")
+    say(f"  {options.dataset}: {len(prompts)} prompts")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
     stage.done({}, {"prompts": len(prompts)})
@@ -257,7 +257,7 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     options, name = plan.options, stage.options["examples"]
     if stage.complete():
         return
-    languages = options.seeds.builtin_languages if name == "builtin" else []
+    languages = options.data.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
     examples = read_ift(source, options.seed)
     own = Path(name).parts[-2:] == ("seeds", IFT.file) and len(Path(name).parts) > 2

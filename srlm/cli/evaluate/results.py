@@ -74,7 +74,7 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
             if before:
                 row["against_first"] |= {name: followed[f"{name}_gain"] for name in MEASURES}
         rows.append(row)
-    return {"data": plan.options.data, "prompts": len(prompts), "rows": rows}
+    return {"data": plan.options.dataset, "prompts": len(prompts), "rows": rows}
 
 
 def _match_card(plan: Plan, match: Match) -> dict[str, Any]:

@@ -16,19 +16,19 @@ _ANSWERS = {
     "mean_characters": ("length, characters", 1),
     "mean_tokens": ("length, tokens", 1),
     "truncated": ("cut off, %", 100),
-    "repeated_4grams": ("four words in a row repeated, %", 100),
+    "seq_rep_4": ("four words in a row repeated, %", 100),
     "distinct_2": ("different word pairs, %", 100),
     "refusals": ("refusals, %", 100),
     "language_switches": ("in another script than the prompt, %", 100),
     "bullets": ("with bullets, %", 100),
     "headings": ("with headings, %", 100),
 }
-_FOLLOWED = {"prompt_strict": "whole prompts, %", "instruction_strict": "instructions, %"}
+_FOLLOWED = {"prompt_level_strict_acc": "whole prompts, %", "inst_level_strict_acc": "instructions, %"}
 _MATCH = {
     "tie": "ties",
     "win_rate": "win rate",
     "length_controlled_win_rate": "at equal length",
-    "shown_first_wins": "first shown wins",
+    "first_position_win_rate": "first shown wins",
 }
 
 
@@ -56,7 +56,7 @@ ARMS = {
     "follows": ("followed or right, {of}, %", 100, 0),
     "characters": ("length, characters", 1, 0),
     "truncated": ("cut off, %", 100, 0),
-    "repeated_4grams": ("four words in a row repeated, %", 100, 0),
+    "seq_rep_4": ("four words in a row repeated, %", 100, 0),
 }
 _IN_A_TABLE = 4  # measures
 
@@ -130,7 +130,7 @@ def _answers_table(card: dict[str, Any]) -> Table:
         table.add_row(words, *(cell(row["measures"][name], scale) for row in rows))
     followed = {name: words for name, words in _FOLLOWED.items() if name in rows[0]["measures"]}
     if followed:
-        n = rows[0]["measures"]["prompt_strict"]["n"]
+        n = rows[0]["measures"]["prompt_level_strict_acc"]["n"]
         table.add_section()
         table.add_row(f"follows, of {n} prompts that can be checked")
         for name, words in followed.items():

@@ -23,16 +23,16 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _speak(plan: Plan, number: int) -> None:
-    from srlm.engines import open_named, together
+    from srlm.engines import gather_or_cancel, open_named
     from srlm.recipes.measured import answer_prompts, matches, play
 
-    speaker, options = plan.speakers[number], plan.options
-    async with open_named(options, speaker) as engine:
+    generator, options = plan.generators[number], plan.options
+    async with open_named(options, generator) as engine:
         with Bars() as bars:
-            if speaker in plan.answers:
-                prompts, own = read_records(plan.prompts.outputs[0], SeedExample), plan.answers[speaker]
+            if generator in plan.answers:
+                prompts, own = read_records(plan.prompts.outputs[0], SeedExample), plan.answers[generator]
                 await answer_prompts(engine, options, prompts, own, bars, "answers")
-            unplayed = [match for match in plan.matches if speaker == plan.judge and not match.comparisons.complete()]
+            unplayed = [match for match in plan.matches if generator == plan.judge and not match.comparisons.complete()]
             if not unplayed:
                 return
             texts = {model: read_records(stage.outputs[0], Answer) for model, stage in plan.answers.items()}
@@ -50,7 +50,7 @@ async def _speak(plan: Plan, number: int) -> None:
                 match.comparisons.begin()
             total = sum(matches(texts[match.first], texts[match.second]) for match in unplayed)
             bars.add("head to heads", total, done())
-            await together(
+            await gather_or_cancel(
                 play(engine, options, texts[match.first], texts[match.second], store, tell)
                 for match, store in zip(unplayed, stores, strict=True)
             )
@@ -90,7 +90,7 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
     plan = Plan(workspace, workspace.config_as(Evaluate))
     model, tasks = list(plan.benchmarks.items())[number]
     unfinished = {name: stage for name, stage in tasks.items() if not stage.complete()}
-    loaded = load_tasks(list(unfinished), plan.options.task_folder)
+    loaded = load_tasks(list(unfinished), plan.options.include_path)
     with open_model(plan.options, resolve_named(plan.options, model)) as (lm, chat), Bars() as bars:
         for name, stage in unfinished.items():
             stage.begin()

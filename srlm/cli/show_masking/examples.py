@@ -92,38 +92,44 @@ class Example:
 def seeds_of(options: ShowMasking) -> Seeds:
     """Return what a run with these options would learn by SFT.
 
-    With `options.data` all of that file instead, as IFT and as EFT: without the split, which would keep one of the two.
+    With `options.dataset` all of that file instead, as IFT and as EFT: without the split, which would keep one of the
+    two.
 
     Raises
     ------
     SeedError
         If the data cannot be read.
     """
-    if not options.data:
+    if not options.dataset:
         split, _ = read_seeds(options)
         ift, ranked = split.ift, split.train
     else:
         ift_source, eft_source = (
-            replace(source, path=options.data, split=options.split) for source in (options.seeds.ift, options.seeds.eft)
+            replace(source, path=options.dataset, split=options.split)
+            for source in (options.data.ift, options.data.eft)
         )
-        options = replace(options, seeds=replace(options.seeds, ift=ift_source, eft=eft_source))
+        options = replace(options, data=replace(options.data, ift=ift_source, eft=eft_source))
         ift, ranked = read_ift_seeds(options), []
     if options.judge.rates:
         return Seeds(chats_of(ift), [], None)
-    if options.data:
+    if options.dataset:
         try:
             ranked = read_eft_seeds(options)
         except NoRanksError:
-            say(f"  {label(options.data)} is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+            say(
+                f"  {label(options.dataset)} is shown as IFT data. It has no ranked answers, so it gives no EFT "
+                "examples."
+            )
             return Seeds(chats_of(ift), [], None)
         except SeedError as error:
             say(
-                f"  WARNING: {label(options.data)} is shown as IFT data only, because it gives no EFT examples: {error}"
+                f"  WARNING: {label(options.dataset)} is shown as IFT data only, because it gives no EFT examples: "
+                f"{error}"
             )
             return Seeds(chats_of(ift), [], None)
-    if needs_baseline(ranked, options.seeds.rationales) and not options.judge.learns_pairs:
+    if needs_baseline(ranked, options.data.rationales) and not options.judge.learns_pairs:
         say("  EFT examples are shown without the rationales that the SFT baseline would write")
-        options = replace(options, seeds=replace(options.seeds, rationales=RationaleSource.none))
+        options = replace(options, data=replace(options.data, rationales=RationaleSource.none))
     template = JudgeTemplate.load(options.judge)
     judged, _ = examples_of_run(options, ranked, [])
     return Seeds(chats_of(ift, judged, template), judged, template)
@@ -132,7 +138,7 @@ def seeds_of(options: ShowMasking) -> Seeds:
 def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dict[str, list[Example]], TrainingData]:
     """Return the examples that the trainer gets, by kind and in its order, and all that it gets.
 
-    Boilerplate is marked even where `sft.loss_on` does not look for it, if the template lets it be found.
+    Boilerplate is marked even where `sft.train_on` does not look for it, if the template lets it be found.
 
     Raises
     ------
@@ -145,7 +151,7 @@ def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dic
     try:
         found = conversations(tokenizer, seeds.chats, options.sft, with_prompts=True)
     except (ModelError, ConfigError):
-        if looks_at_prompts(options.sft.loss_on):
+        if looks_at_prompts(options.sft.train_on):
             raise
         plain = conversations(tokenizer, seeds.chats, options.sft, with_prompts=False)
         found = {kind: [_with_text(tokenizer, each) for each in of_kind] for kind, of_kind in plain.items()}

@@ -1,4 +1,4 @@
-"""`srlm show-masking [model=NAME] [data=FILE] [count=N] [sft.loss_on=...]`: what SFT learns of an example.
+"""`srlm show-masking [model=NAME] [data=FILE] [count=N] [sft.train_on=...]`: what SFT learns of an example.
 
 Shows the first examples of each kind, IFT and EFT, token by token: learnt, learnt in part, boilerplate, masked; on the
 terminal, and as a page, runs_dir/name/masking.html. The examples are those of a run with the same options, or
@@ -16,21 +16,21 @@ from omegaconf import DictConfig
 from srlm.cli.application import application
 from srlm.cli.show_masking.examples import examples_of, seeds_of, share, shown
 from srlm.cli.show_masking.page import render, show
-from srlm.config import LossOn, ShowMasking
+from srlm.config import ShowMasking, TrainOn
 from srlm.errors import ConfigError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say, screen
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import label, resolve
 from srlm.pipeline.workspace import Workspace
-from srlm.run import plain_options, show_notes, told_to_user
+from srlm.run import plain_options, show_notes, user_errors
 
 ConfigStore.instance().store(name="show_masking_schema", node=ShowMasking)
 
 
 @application("show-masking")
 def main(options: DictConfig) -> None:
-    with told_to_user():
+    with user_errors():
         run(cast(ShowMasking, plain_options(options, ShowMasking)))
 
 
@@ -47,21 +47,21 @@ def run(options: ShowMasking) -> Path:
         for number, example in enumerate(of_kind[: options.count])
     ]
     totals = [share(kind.upper(), of_kind) for kind, of_kind in found.items()]
-    title = f"What SFT learns: sft.loss_on={options.sft.loss_on.name}, {label(options.model.name)}"
-    weight = options.sft.prompt_weight if options.sft.loss_on is LossOn.weighted else 0.0
+    title = f"What SFT learns: sft.train_on={options.sft.train_on.name}, {label(options.model.name)}"
+    weight = options.sft.prompt_weight if options.sft.train_on is TrainOn.weighted else 0.0
     show(examples, totals, title, weight, screen())
     if options.sft.packing:
         rows, count = data.counts["rows"], data.counts["examples"]
         say(f"  sft.packing: {count} examples in {rows} rows of at most {options.sft.max_length} tokens")
-    sources = dict.fromkeys((options.seeds.ift.path, options.seeds.eft.path))
+    sources = dict.fromkeys((options.data.ift.path, options.data.eft.path))
     told = {
         "model.name": label(options.model.name),
-        "data": label(options.data) if options.data else ", ".join(map(label, sources)),
-        "seeds.ift_answers": options.seeds.ift_answers.name,
+        "data": label(options.dataset) if options.dataset else ", ".join(map(label, sources)),
+        "data.ift_answers": options.data.ift_answers.name,
         "judge.template": label(options.judge.template),
-        "sft.loss_on": options.sft.loss_on.name,
+        "sft.train_on": options.sft.train_on.name,
         "sft.prompt_weight": f"{options.sft.prompt_weight:g}",
-        "sft.boilerplate": options.sft.boilerplate,
+        "sft.shared_text": options.sft.shared_text,
         "sft.max_length": options.sft.max_length,
         "sft.packing": options.sft.packing,
     }

@@ -263,33 +263,33 @@ const Charts = (() => {
     wins(runs);
     byType(runs);
     byModel(runs, "The judge against people", "Held-out pairs ordered as people did; dashed: chance.", [
-      ["judge", "pairwise_accuracy_all", "all (a coin where silent)"],
-      ["judge", "shorter_is_better", "where shorter is better"],
-      ["judge", "longer_is_better", "where longer is better"],
-      ["judge", "longer_wins", "“the longer wins”"],
+      ["judge", "pairwise_accuracy_imputed", "all (a coin where silent)"],
+      ["judge", "accuracy_shorter_preferred", "where shorter is better"],
+      ["judge", "accuracy_longer_preferred", "where longer is better"],
+      ["judge", "length_baseline_accuracy", "“the longer wins”"],
     ], { domain: [0, 100], line: 0.5 });
     byModel(runs, "Rank correlation", "Of scores with people's ranks, within a prompt.", [
       ["judge", "spearman", "Spearman"], ["judge", "kendall_tau", "Kendall tau"],
     ], { share: false, line: 0 });
     byModel(runs, "Can the judge be read, and does it tell apart?", "Held-out judgements.", [
-      ["judge", "parse_rate", "has a score"], ["judge", "commonest_score_share", "commonest score"], ["judge", "ties", "ties"],
-      ["judge", "shown_first_wins", "first shown wins"],
+      ["judge", "parse_rate", "has a score"], ["judge", "modal_score_fraction", "commonest score"], ["judge", "ties", "ties"],
+      ["judge", "first_position_win_rate", "first shown wins"],
     ], { domain: [0, 100] });
     histograms(runs);
     byModel(runs, "What the loop's own judge thinks", "Mean score of each model's candidates, points. If it rises and neither win rates nor the judge against people do, the judge is being pleased.", [
       ["feedback", "score_mean", "mean score"],
     ], { share: false });
     byModel(runs, "Instructions followed", "Of those that a program can check; no judge takes part.", [
-      ["instructions", "instruction_strict", "evaluation prompts"], ["ifeval", "instruction_strict", "IFEval"],
-      ["ifeval", "prompt_strict", "IFEval, whole prompts"],
+      ["instructions", "inst_level_strict_acc", "evaluation prompts"], ["ifeval", "inst_level_strict_acc", "IFEval"],
+      ["ifeval", "prompt_level_strict_acc", "IFEval, whole prompts"],
     ], { domain: [0, 100] });
     byModel(runs, "Length of evaluation answers", "Characters. Longer is not better.", [["answers", "mean_characters", "characters"]], { share: false });
     byModel(runs, "Form of evaluation answers", "Habits that grow unseen; the same prompts for every model.", [
       ["drift", "bullets", "bullets"], ["drift", "numbered_lists", "numbered lists"], ["drift", "headings", "headings"],
-      ["drift", "bold", "bold"], ["drift", "commonest_opening", "commonest opening"],
+      ["drift", "bold", "bold"], ["drift", "modal_opening", "commonest opening"],
     ]);
     byModel(runs, "Faults of evaluation answers", "None of these needs a judge.", [
-      ["answers", "truncated", "cut off"], ["drift", "repeated_4grams", "repeated 4-grams"],
+      ["answers", "truncated", "cut off"], ["drift", "seq_rep_4", "repeated 4-grams"],
       ["drift", "refusals", "refusals"], ["drift", "language_switches", "another script"],
     ]);
     byModel(runs, "Variety of evaluation answers", "Different runs of n words, of all; longer answers have fewer.", [

@@ -1,6 +1,6 @@
 """What adaptive judging would have saved in a finished run: `python -m benchmarks.adaptive RUN_FOLDER [ITERATION]`.
 
-Takes the run's judgements in rounds, as `judge.adaptive=true` would have asked for them, and compares the pairs.
+Takes the run's judgements in rounds, as `judge.early_stopping=true` would have asked for them, and compares the pairs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from srlm.io.record_file import read_records
-from srlm.judges.early_stopping import Standing, undecided
+from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import length_points, select_pairs, takes_part
 from srlm.types import Candidate, Judgement, Prompt
@@ -24,7 +24,7 @@ def main(run: str, iteration: str = "2") -> None:
 def outcome(run: str, iteration: str, risk: float) -> str:
     workspace = Workspace(Path(run))
     config, folder = workspace.config(), workspace.iteration(int(iteration))
-    config.judge.adaptive_risk = risk
+    config.judge.early_stopping_risk = risk
     prompts = [row for row in read_records(folder / "1_prompts.jsonl", Prompt) if not row.rejected]
     candidates = read_records(folder / "2_candidates.jsonl", Candidate)
     full = read_records(folder / "3_judgements.jsonl", Judgement)
@@ -36,8 +36,8 @@ def outcome(run: str, iteration: str, risk: float) -> str:
     for prompt in prompts:
         own = [one for one in candidates if one.prompt_id == prompt.id and takes_part(one, config.pairs)]
         for j in range(k):
-            standings = [Standing.of(asked[one.id], k, length_points(one, penalty)) for one in own]
-            for one, matters in zip(own, undecided(standings, config.judge), strict=True):
+            standings = [ScoreBounds.of(asked[one.id], k, length_points(one, penalty)) for one in own]
+            for one, matters in zip(own, still_contending(standings, config.judge), strict=True):
                 asked[one.id] += of_candidate[one.id][j : j + 1] if matters else []
     fewer = [judgement for judgements in asked.values() for judgement in judgements]
     select = (config.pairs, config.judge.min_valid, penalty)
