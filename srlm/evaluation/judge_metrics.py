@@ -84,7 +84,8 @@ def judge_metrics(
     dict
         "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
         `entropy_bits`; "length_penalty": of `lengths_evened`; "mean_score_rank": people's rank -> mean score;
-        "subsets": a prompt's type -> the few measures that small numbers bear; "prompts", "pairs", "judgements": counts.
+        "subsets": a prompt's type -> the measures that can be computed of few prompts; "prompts", "pairs",
+        "judgements": counts.
     """
     prompts = judged_prompts(ranked, judgements)
     clusters = [prompt.cluster for prompt in prompts]

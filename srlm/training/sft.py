@@ -76,7 +76,7 @@ def conversations(
     if not options.shared_text:
         return {kind: mark_repeated(of_kind) for kind, of_kind in found.items()}
     found = {kind: mark_pattern(of_kind, options.shared_text) for kind, of_kind in found.items()}
-    if not any(Part.shared_text in conversation.parts for of_kind in found.values() for conversation in of_kind):
+    if not any(Part.boilerplate in conversation.parts for of_kind in found.values() for conversation in of_kind):
         raise ConfigError(
             f"sft.shared_text={options.shared_text!r} finds nothing in the prompts of {sum(map(len, found.values()))} "
             'examples. Change it, or set sft.shared_text="" to have it found in the data.'
