@@ -62,7 +62,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def unit_of(module: str) -> str:
-    """ "srlm.data.readers" -> "seeds"; the package's own __init__ is "srlm"."""
+    """ "srlm.data.readers" -> "data"; the package's own __init__ is "srlm"."""
     return module.split(".")[1] if "." in module else module
 
 

@@ -89,7 +89,7 @@ def finished_stages(workspace: Workspace) -> list[Stage]:
     dropped = {"prompts": 2, "pairs": 1, "dropped": {"all scores equal": 1}, "note": "text"}
     of_pairs = [f"iteration_2/{name}.jsonl" for name in ("1_prompts", "2_candidates", "3_judgements")]
     return [
-        finished(workspace.data, "seeds", {"ift.jsonl": [PROMPTS[0]]}, counts={"ift": 3}),
+        finished(workspace.data, "data", {"ift.jsonl": [PROMPTS[0]]}, counts={"ift": 3}),
         finished(zero, "base_model", {"model.json": {"name": str(Path.home() / "m0"), "id": "0"}}),
         finished(one, "sft", {"model": 1}, ["data/ift.jsonl", "iteration_0/model.json"]),
         finished(two, "prompts", {"1_prompts.jsonl": PROMPTS}, ["data/ift.jsonl"]),

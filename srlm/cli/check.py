@@ -136,7 +136,7 @@ def check(config: Config) -> Config:
             f"{name}.min_learning_rate",
             f"0 to {name}.learning_rate={train.learning_rate}",
         )
-        need(0 <= train.warmup_ratio < 1, f"{name}.warmup", "0 up to, but not including, 1")
+        need(0 <= train.warmup_ratio < 1, f"{name}.warmup_ratio", "0 up to, but not including, 1")
         at_least(1, f"{name}.batch_size", f"{name}.micro_batch_size", f"{name}.processes", f"{name}.lora.r")
         at_least(0, f"{name}.lora.last_n_layers")
         at_least(16, f"{name}.max_length")

@@ -256,7 +256,7 @@ def _answers(workspace: Workspace, t: int | None) -> list[tuple[str, dict[str, A
 
 
 def _evaluation_data(workspace: Workspace) -> str:
-    return str(workspace.run()["options"]["seeds"]["evaluation"]["path"])
+    return str(workspace.run()["options"]["data"]["evaluation"]["path"])
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

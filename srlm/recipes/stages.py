@@ -153,7 +153,7 @@ def data(workspace: Workspace, config: Config) -> Stage:
     def inputs() -> dict[str, str]:
         return files_by_name(path for path in sources if path != "builtin")
 
-    return Stage(workspace, workspace.data, "seeds", outputs, options, inputs, config=config)
+    return Stage(workspace, workspace.data, "data", outputs, options, inputs, config=config)
 
 
 def base_model(workspace: Workspace, config: Config) -> Stage:

@@ -249,7 +249,7 @@ def test_changed_seed_file_is_refused(command):
         ("data.ift.path=nowhere.jsonl", "data.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
         (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: there is no such GGUF file."),
     ],
-    ids=["seeds", "model"],
+    ids=["data", "model"],
 )
 def test_mended_option_is_taken(command, wrong, right, then):
     """A message says which option to mend; nothing was made with the wrong value, so nothing forbids the right one."""

@@ -31,7 +31,7 @@ from tests.helpers import options
 Change = Callable[[Workspace, Config], Config | None]
 FILES = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
 PACKAGED = Path(load_pairwise.__code__.co_filename).parent / "templates"
-SEEDS = {"seeds", "seed"}  # all seed files together, and the run's random seed
+SEEDS = {"data", "seed"}  # all seed files together, and the run's random seed
 TRAINED = {"chat template text", "chat template kwargs", "template date", "thought mark", "seed"}
 ENGINE = {"engine.kind", "engine.dtype"}
 WRITTEN = TRAINED | ENGINE
@@ -39,32 +39,32 @@ JUDGED = {"judge template", "judge.temperature", "judge.max_score"}
 
 # Output -> what it depends on. Of a run that judges, writes and compares with its own models.
 OWN_MODELS = {
-    "seeds": {"seed", "IFT file", "data.ift_answers"},
+    "data": {"seed", "IFT file", "data.ift_answers"},
     "ifeval": {"seed", "IFEval file"},
     "base_model": {"M0 in its place", "chat template kwargs", "template date", "thought mark"},
-    "sft_baseline": TRAINED | {"seeds", "M0", "sft.learning_rate"},
-    "rationales": WRITTEN | JUDGED | {"seeds", "baseline"},
-    "eft": {"seeds", "seed", "rationales", "judge.max_score"},
-    "sft": TRAINED | {"seeds", "M0", "sft.learning_rate", "EFT examples", "judge template"},
-    "2 prompts": WRITTEN | {"seeds", "M1", "prompt template", "prompts.temperature"},
+    "sft_baseline": TRAINED | {"data", "M0", "sft.learning_rate"},
+    "rationales": WRITTEN | JUDGED | {"data", "baseline"},
+    "eft": {"data", "seed", "rationales", "judge.max_score"},
+    "sft": TRAINED | {"data", "M0", "sft.learning_rate", "EFT examples", "judge template"},
+    "2 prompts": WRITTEN | {"data", "M1", "prompt template", "prompts.temperature"},
     "2 candidates": WRITTEN | {"M1", "prompts of 2", "candidates.temperature"},
     "2 judgements": WRITTEN | JUDGED | {"M1", "candidates of 2", "judge.count", "judge.model"},
     "2 meta_judgements": WRITTEN | {"M1", "candidates of 2", "judgements of 2", "meta template", "judge.model"},
     "2 pairs": {"prompts of 2", "candidates of 2", "judgements of 2", "meta of 2", "judge template", "pairs.min_gap"},
-    "2 preference": TRAINED | {"M1", "M0", "pairs of 2", "dpo.beta"},
-    "3 prompts": WRITTEN | {"seeds", "M2", "prompts of 2", "prompt template", "prompts.temperature"},
+    "2 dpo": TRAINED | {"M1", "M0", "pairs of 2", "dpo.beta"},
+    "3 prompts": WRITTEN | {"data", "M2", "prompts of 2", "prompt template", "prompts.temperature"},
     "3 candidates": WRITTEN | {"M2", "candidates.temperature"},
     "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count", "judge.model"},
     "3 meta_judgements": WRITTEN | {"M2", "meta template", "judge.model"},
     "3 preference": TRAINED | {"M2", "M0", "dpo.beta"},
-    "0 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M0"},
-    "2 held_out_judgements": WRITTEN | JUDGED | {"seeds", "M2"},
-    "0 answers": WRITTEN | {"seeds", "M0", "evaluation.temperature"},
-    "2 answers": WRITTEN | {"seeds", "M2", "evaluation.temperature"},
+    "0 held_out_judgements": WRITTEN | JUDGED | {"data", "M0"},
+    "2 held_out_judgements": WRITTEN | JUDGED | {"data", "M2"},
+    "0 answers": WRITTEN | {"data", "M0", "evaluation.temperature"},
+    "2 answers": WRITTEN | {"data", "M2", "evaluation.temperature"},
     "2 ifeval_answers": WRITTEN | {"IFEval prompts", "M2"},
     "2 head_to_head": (WRITTEN - {"seed"}) | {"M1", "answers of M2", "answers of M0", "pairwise template"},
-    "2 measures": {
-        "seeds",
+    "2 evaluation": {
+        "data",
         "seed",
         "answers of M2",
         "answers of M0",
@@ -111,26 +111,26 @@ REWARD_MODEL = {
     "2 held_out_judgements": (TRAINED - {"seed"}) | {"reward model"},
 }
 # DPO whose checkpoints answer validation prompts, and a judge that compares the answers.
-_COMPARED = TRAINED | ENGINE | {"M1", "M0", "pairs of 2", "dpo.beta", "seeds", "prompts of 2", "IFEval prompts"}
+_COMPARED = TRAINED | ENGINE | {"M1", "M0", "pairs of 2", "dpo.beta", "data", "prompts of 2", "IFEval prompts"}
 _COMPARED |= {"pairwise template", "evaluation.temperature", "dpo.early_stopping.every_steps"}
 UNUSED_IFT = {"IFT file", "data.ift_answers"}
 EARLY_STOPPING = {
-    "2 preference": _COMPARED | UNUSED_IFT,
+    "2 dpo": _COMPARED | UNUSED_IFT,
     "3 preference": (_COMPARED | UNUSED_IFT | {"M2"}) - {"M1", "pairs of 2"},
     "2 pairs": {"pairs.min_gap", "prompts of 2"},
 }
-EARLY_STOPPING_BY_SFT = {"2 preference": {"M1", "M0"}, "3 preference": {"M1", "M2", "M0"}}
+EARLY_STOPPING_BY_SFT = {"2 dpo": {"M1", "M0"}, "3 preference": {"M1", "M2", "M0"}}
 EARLY_STOPPING_EXTERNAL = {
-    "2 preference": _COMPARED | {"validation file", "match judge"},
+    "2 dpo": _COMPARED | {"validation file", "match judge"},
     "3 preference": (_COMPARED | {"M2", "validation file", "match judge"}) - {"M1", "pairs of 2"},
 }
-EARLY_STOPPING_ENDPOINT = {"2 preference": SERVER | ENGINE | {"thought mark", "validation file"}}
+EARLY_STOPPING_ENDPOINT = {"2 dpo": SERVER | ENGINE | {"thought mark", "validation file"}}
 REWARD_MODEL_OUTSIDE = {
     "2 judgements": {"judge", "judge.model"},
     "1 held_out_judgements": {"judge", "judge.model"},
     "2 held_out_judgements": {"judge", "judge.model"},
 }
-FOLDER = {"seeds": {"seed", "seeds folder"}, "2 prompts": set()}
+FOLDER = {"data": {"seed", "seeds folder"}, "2 prompts": set()}
 SPEED = {
     "engine.max_model_len": 4096,  # what does not fit is counted, and asked again with a longer one
     "engine.max_concurrent": 3,
@@ -225,7 +225,7 @@ CHANGES: dict[str, Change] = {
     "M2": remake(of(stages.dpo, 2), "chat_template.jinja"),
     "baseline": remake(stages.sft_baseline, "config.json"),
     "reward model": remake(stages.reward_model, "model.safetensors"),
-    "seeds": remake(stages.data),
+    "data": remake(stages.data),
     "IFEval prompts": remake(stages.ifeval_prompts),
     "rationales": remake(stages.rationales),
     "EFT examples": remake(stages.eft),
@@ -300,7 +300,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "reward model outside": (("judge.scorer=reward_model", "judge.model=ROOT/judge", *ONCE), REWARD_MODEL_OUTSIDE),
     "seeds in a folder": (("data.ift.path=hub:ROOT/rows",), FOLDER),
 }
-AT_ONCE = ("seeds", "ifeval", "base_model", "eft", "2 pairs", "2 measures")  # no records or checkpoints to resume from
+AT_ONCE = ("data", "ifeval", "base_model", "eft", "2 pairs", "2 evaluation")  # no records or checkpoints to resume from
 # What the tables of the other variants leave to that of the first: they hold what is different about them.
 LOOKED_AT = {
     "external": {"M0", "M1", "M2", "writer", "judge", "match judge", "reference"},
@@ -358,7 +358,7 @@ def outputs_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
     found = {}
     for stage in stages.all_of(workspace, config):
         place = workspace.relative(stage.folder).split("/")[0].removeprefix("iteration_")
-        in_iteration = stage.name not in ("seeds", "ifeval", "base_model", "sft_baseline", "rationales", "eft", "sft")
+        in_iteration = stage.name not in ("data", "ifeval", "base_model", "sft_baseline", "rationales", "eft", "sft")
         found[f"{place} {stage.name}" if in_iteration and stage.name != "reward_model" else stage.name] = stage
     return found
 
@@ -495,7 +495,7 @@ UNMADE = {  # M3 is not trained yet
             "dpo.beta was 0.1, now 0.5",
         ),
         ({"iteration_2"} | UNMADE, ["pairs.min_gap"], "iteration_3/prompts", "iteration_2/model", "pairs.min_gap"),
-        ({"seeds"}, ["IFT file"], "iteration_1/sft_baseline", "data/ift.jsonl", "ift.jsonl has changed"),
+        ({"data"}, ["IFT file"], "iteration_1/sft_baseline", "data/ift.jsonl", "ift.jsonl has changed"),
         (
             {"iteration_0"},
             ["M0 in its place"],
@@ -538,7 +538,7 @@ def test_stages_are_refused_before_a_deleted_input_is_made_differently(
         ({"iteration_2"}, []),
         ({"iteration_1", "iteration_2", "iteration_3"}, ["sft.learning_rate", "dpo.beta"]),
         ({"iteration_2", "iteration_3"}, ["dpo.beta", "pairs.min_gap"]),
-        ({"seeds"}, []),
+        ({"data"}, []),
         ({"iteration_1", "lineage"}, ["sft.learning_rate"]),  # of an older version: contents are compared later
     ],
 )

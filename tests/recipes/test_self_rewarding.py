@@ -29,7 +29,7 @@ from srlm.tracking import NoTracker
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import tiny_llama, tiny_tokenizer
 
-STEPS = ("seeds", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "dpo", "report")
+STEPS = ("data", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "dpo", "report")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monke
     config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
     config.evaluation.enabled = False
     Loop(check(config), Workspace.of(config), NoTracker()).run()
-    assert done == ["seeds", "base_model", "eft", "sft", "reward_model"]
+    assert done == ["data", "base_model", "eft", "sft", "reward_model"]
     config.iteration = 2
     with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
         check(config)

@@ -98,7 +98,7 @@ def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
     assert f"iteration_2/4_pairs.jsonl ({pairs['outputs']['iteration_2/4_pairs.jsonl'][:12]})" in text
     stages = re.findall(r"^\| (\S+/\S+) \|", text, re.MULTILINE)
     names = [stage.split("/")[1] for stage in stages]
-    made = ["seeds", "base_model", "eft", "sft", "prompts", "candidates", "judgements", "pairs", "dpo"]
+    made = ["data", "base_model", "eft", "sft", "prompts", "candidates", "judgements", "pairs", "dpo"]
     assert names == made
     assert "attempts 4, accepted 3, rejected 1" in text
     first = section(card(finished_run, 1).text, "Lineage")

@@ -260,7 +260,7 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     languages = options.data.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
     examples = read_ift(source, options.seed)
-    own = Path(name).parts[-2:] == ("seeds", IFT.file) and len(Path(name).parts) > 2
+    own = Path(name).parts[-2:] == ("data", IFT.file) and len(Path(name).parts) > 2
     say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(serialization.to_json(example) + "\n" for example in examples))
