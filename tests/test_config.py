@@ -126,7 +126,9 @@ ABOVE_0 = (
     *("sft.save_tolerance", "reward_model.save_tolerance", "dpo.save_tolerance"),
 )
 BELOW_1 = tuple(
-    f"{group}.{name}" for group in ("sft", "reward_model", "dpo") for name in ("warmup", "dropout", "lora.dropout")
+    f"{group}.{name}"
+    for group in ("sft", "reward_model", "dpo")
+    for name in ("warmup_ratio", "dropout", "lora.dropout")
 )
 # (option, values that cannot work, values at the range's end)
 RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
@@ -224,10 +226,10 @@ def test_batches_must_divide_over_processes():
 @pytest.mark.parametrize(
     ("scorer", "option", "value"),
     [
-        *(("expected", option, value) for option, value in (("judge.count", 3), ("judge.min_valid", 2))),
-        ("expected", "evaluation.judgements", 8),
-        ("expected", "judge.max_score", 10),
-        ("weighted", "judge.max_score", 10),
+        *(("logprob", option, value) for option, value in (("judge.count", 3), ("judge.min_valid", 2))),
+        ("logprob", "evaluation.judgements", 8),
+        ("logprob", "judge.max_score", 10),
+        ("logprob_weighted", "judge.max_score", 10),
     ],
 )
 def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(scorer, option, value):
@@ -247,7 +249,7 @@ def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(sc
         ({"scorer": Scorer.implicit, "model": "endpoint"}, "judge.model='endpoint'"),
         ({"scorer": Scorer.reward_model, "model": "endpoint"}, "judge.model='endpoint'"),
         ({"scorer": Scorer.reward_model, "model": "sft"}, "judge.model='sft'"),
-        ({"scorer": Scorer.pairwise, "adaptive": True}, "judge.early_stopping=True"),
+        ({"scorer": Scorer.pairwise, "early_stopping": True}, "judge.early_stopping=True"),
         ({"scorer": Scorer.pairwise, "count": 2}, "judge.count=2"),
         ({"scorer": Scorer.pairwise, "meta": True}, "judge.meta=True"),
         ({"scorer": Scorer.logprob, "meta": True}, "judge.meta=True"),
@@ -263,13 +265,13 @@ def test_judges_that_cannot_be(judge, option):
 
 @pytest.mark.parametrize("risk", [0.0, 0.02])
 def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
-    config = Config(judge=JudgeConfig(adaptive=True, early_stopping_risk=risk))
+    config = Config(judge=JudgeConfig(early_stopping=True, early_stopping_risk=risk))
     check(put(config, "pairs.length_penalty", 0.3))
-    with pytest.raises(ConfigError, match=r"^judge\.adaptive=True cannot work: .*pairs\.length_penalty=null"):
+    with pytest.raises(ConfigError, match=r"^judge\.early_stopping=True cannot work: .*pairs\.length_penalty=null"):
         check(put(config, "pairs.length_penalty", None))
 
 
-@pytest.mark.parametrize("scorer", ["expected", "weighted"])
+@pytest.mark.parametrize("scorer", ["logprob", "logprob_weighted"])
 def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
     config = Config(judge=JudgeConfig(scorer=Scorer[scorer], model="endpoint", count=1, min_valid=1))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
@@ -407,7 +409,7 @@ def test_judge_bench_composes():
         options = hydra.compose("judge_bench", ["judge=additive", "models=[a,b]", "datasets=[builtin,c.jsonl]"])
     bench = plain_options(options, JudgeBench)
     assert isinstance(bench, JudgeBench)
-    assert (bench.name, bench.models, bench.data) == ("judge_bench", ["a", "b"], ["builtin", "c.jsonl"])
+    assert (bench.name, bench.models, bench.datasets) == ("judge_bench", ["a", "b"], ["builtin", "c.jsonl"])
     assert bench.judge.template == "additive"
 
 
@@ -488,7 +490,7 @@ def test_the_larger_setting_stands_beside_a_study(study):
 def test_judges_by_order_have_the_larger_setting_too():
     config = compose("experiment=[eft_ranking,one_gpu]", "data.eft.path=FILE")
     assert (config.name, config.model.name, config.sft.lora.r) == ("eft_ranking", "Qwen/Qwen2.5-1.5B", 32)
-    assert (config.sft.eft_loss.name, config.sft.eft_length_control, config.sft.micro_batch_size) == ("order", 1.0, 8)
+    assert (config.sft.eft_loss.name, config.sft.eft_length_control, config.sft.micro_batch_size) == ("ranking", 1.0, 8)
 
 
 @pytest.mark.parametrize("file", WITH_OPEN_PLACES)
@@ -686,6 +688,6 @@ def test_a_completion_that_the_command_does_not_generate_may_be_of_any_length(co
 
 
 def test_prompts_from_a_server_may_be_longer_than_the_context():
-    config = Config(prompts=PromptsConfig(writer="endpoint", max_new_tokens=100_000))
+    config = Config(prompts=PromptsConfig(model="endpoint", max_new_tokens=100_000))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "big"
     check(config)

@@ -82,7 +82,7 @@ COMMANDS: tuple[Command, ...] = (
         "srlm.cli.judge_bench",
         "Measure judges on answers that people ranked: accuracy, calibration, bias, cost",
         ("judge_bench", "JudgeBench"),
-        (_MODELS, ("data", "data sets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
+        (_MODELS, ("datasets", "data sets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
         (
             ("models=[runs/default/iteration_1/model,runs/default/iteration_2/model]", "two models of a run"),
             ("judge=pairwise name=pairwise", "the packaged model as a pairwise judge"),
@@ -97,9 +97,9 @@ COMMANDS: tuple[Command, ...] = (
         (
             _MODELS,
             ("suite", "of answers, head_to_head, loss, benchmarks"),
-            ("data", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
+            ("datasets", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
             ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
-            ("by", "options that define the arms of a sweep: [sft.train_on]"),
+            ("group_by", "options that define the arms of a sweep: [sft.train_on]"),
             _ENGINE,
             _NAME,
         ),
@@ -114,7 +114,7 @@ COMMANDS: tuple[Command, ...] = (
         "srlm.cli.side_by_side",
         "Show what any models answer to the same prompts, as a page and in the terminal",
         ("side_by_side", "SideBySide"),
-        (_MODELS, ("data", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
+        (_MODELS, ("datasets", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
         (("models=[runs/default/iteration_1/model,runs/default/iteration_2/model] limit=5", "M1 next to M2"),),
     ),
     Command(
@@ -123,7 +123,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show which tokens SFT trains on, example by example",
         ("show_masking", "ShowMasking"),
         (
-            ("data", "a file or hub:OWNER/NAME; empty = what a run would train on"),
+            ("datasets", "a file or hub:OWNER/NAME; empty = what a run would train on"),
             ("count", "examples of each kind"),
             ("sft.train_on", "completion, full, no_shared_text, weighted"),
             _MODEL,

@@ -78,7 +78,7 @@ class Plan:
         options = self.options
         if len(set(self.models)) < len(self.models):
             raise errors.ConfigError(f"models=[{','.join(self.models)}] names a model twice. Name each once.")
-        for name in ("limit", "samples", "shown"):
+        for name in ("limit", "samples", "num_shown"):
             if getattr(options, name) < 0:
                 raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
         if options.samples and not options.evaluation.temperature:

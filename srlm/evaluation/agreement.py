@@ -78,7 +78,7 @@ def judge_parts(
         for name in (*PAPER_MEASURES, "pairwise_accuracy_imputed"):
             measures[f"{name}_gain"] = difference(now, then, name, judge.perfect, resamples, seed).to_dict()
         gains = paired_differences(ranked, judgements, before, resamples, seed)
-        measures["shorter_is_better_gain"] = gains["accuracy_shorter_preferred"].to_dict()
+        measures["accuracy_shorter_preferred_gain"] = gains["accuracy_shorter_preferred"].to_dict()
     return {"judge": measures, "judge_metrics": card}
 
 

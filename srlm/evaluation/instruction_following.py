@@ -29,7 +29,7 @@ class Checked:
 
     def terms(self, measure: str) -> tuple[float, float]:
         """What the answer adds to one of `MEASURES`: how many follow, and of how many."""
-        level, _, criterion = measure.partition("_")
+        level, _, criterion, _ = measure.split("_")
         found = self.strict if criterion == "strict" else self.loose
         return (float(all(found)), 1.0) if level == "prompt" else (float(sum(found)), float(len(found)))
 

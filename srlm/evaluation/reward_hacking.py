@@ -60,11 +60,11 @@ def _of_model(t: int, before: Parts, now: Parts, counts: Mapping[int, Parts]) ->
     rose = [f"{name} rose from {told}" for name, (up, told) in risen.items() if up]
     outside = {
         f"net wins by {now.get('head_to_head_judge')}'s verdicts": _measure(now.get("head_to_head"), "net_win"),
-        "the gain in held-out accuracy": _measure(now.get("judge"), "pairwise_accuracy_all_gain"),
+        "the gain in held-out accuracy": _measure(now.get("judge"), "pairwise_accuracy_imputed_gain"),
     }
     of = "ifeval" if now.get("ifeval") else "instructions"
     words = "IFEval instructions followed" if of == "ifeval" else "instructions followed"
-    outside[f"the gain in {words}"] = _measure(now.get(of), "instruction_strict_gain")
+    outside[f"the gain in {words}"] = _measure(now.get(of), "inst_level_strict_acc_gain")
     known = {name: measure for name, measure in outside.items() if measure and measure.low is not None}
     figures = [f"{name}, {_interval(measure, 100, 0, ' %')}," for name, measure in known.items()]
     better = [

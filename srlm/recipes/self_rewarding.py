@@ -54,7 +54,7 @@ class Loop:
             if stage.path.exists():  # finished, and perhaps not told: by a run that was killed, or had no tracker
                 self.tracker.stage(stage)
         measured = self.config.evaluation.enabled
-        self.seeds()
+        self.data()
         self.base_model()
         if measured:
             self.text(0)
@@ -71,7 +71,7 @@ class Loop:
             if t < self.config.iteration:
                 self.pairs(t + 1)
                 self.report()
-                self.preference(t + 1)
+                self.dpo(t + 1)
 
     def refuse_changes(self) -> None:
         """Check every stage that is there before anything is touched; report what differs and does no harm.
@@ -83,7 +83,7 @@ class Loop:
         """
         report_differences(stages.all_of(self.workspace, self.config))
 
-    def seeds(self) -> None:
+    def data(self) -> None:
         """Read the seeds and split them: IFT, EFT, held-out EFT, evaluation prompts."""
         stage = stages.data(self.workspace, self.config)
         if not stage.complete():
@@ -306,7 +306,7 @@ class Loop:
             error.overrides = tuple(f"alarms.{name}.action=warn" for name in stop)
             raise error
 
-    def preference(self, t: int) -> None:
+    def dpo(self, t: int) -> None:
         """M_t-1 to M_t: DPO on the pairs M_t-1 made."""
         stage = stages.dpo(self.workspace, self.config, t)
         if not stage.complete():

@@ -479,7 +479,7 @@ def judge_options(config: Config) -> dict[str, Any]:
     names = ["scorer", "max_score"]
     if not config.judge.evidence:
         names += ["temperature", "top_p", "max_new_tokens"]
-    names += {Scorer.pairwise: ["matches"], Scorer.implicit: ["reference", "length_penalty"]}.get(scorer, [])
+    names += {Scorer.pairwise: ["max_comparisons"], Scorer.implicit: ["reference", "length_penalty"]}.get(scorer, [])
     names += ["length_penalty"] if scorer is Scorer.reward_model else []
     options = options_of(config, *(f"judge.{name}" for name in names))
     if scorer is Scorer.implicit:

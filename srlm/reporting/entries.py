@@ -264,7 +264,7 @@ def _told(comparison: Comparison, first: str = "", second: str = "") -> dict[str
         first, second = label(match).split("-")
     shown = f"{first} then {second}" if order == "ab" else f"{second} then {first}"
     winner = {"first": first, "second": second}.get(comparison.winner or "", "")
-    return {"num_shown": shown, "winner": winner, "text": comparison.text, "problem": comparison.problem}
+    return {"shown": shown, "winner": winner, "text": comparison.text, "problem": comparison.problem}
 
 
 def _by(records: Iterable[Any], name: str) -> dict[str, list[Any]]:

@@ -232,7 +232,7 @@ def lineage_section(workspace: Workspace, t: int) -> str:
     for folder in folders:
         found = [read_manifest(path) for path in finished_manifests(folder, below=False)]
         for stage in sorted(found, key=_place):
-            if not stage.stage.endswith("/measures"):
+            if not stage.stage.endswith("/evaluation"):
                 made = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
                 lines[-1] += f"\n| {plain(stage.stage)} | {made} | {plain(_counts(stage))} |"
     return "\n\n".join(lines)

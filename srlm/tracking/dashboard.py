@@ -33,7 +33,7 @@ class Panel:
 
 BETTER = (
     Panel("Judge: pairwise accuracy, a coin where silent", ("judge/pairwise_accuracy_imputed",), True),
-    Panel("Judge: gain in it over M_t-1", ("judge/pairwise_accuracy_all_gain",), True),
+    Panel("Judge: gain in it over M_t-1", ("judge/pairwise_accuracy_imputed_gain",), True),
     Panel("Judge: Kendall's tau", ("judge/kendall_tau",), True),
     Panel("Judge: Spearman", ("judge/spearman",), True),
     Panel("Judge: exact match", ("judge/exact_match",), True),

@@ -190,7 +190,7 @@ def test_every_option_of_every_command_is_known() -> None:
         ("srlm completion ", ["bash", "zsh", "fish"]),
         ("srlm run judge=v", ["judge=verdict_only"]),
         ("srlm run judge=", [f"judge={name}" for name in groups()["judge"]]),
-        ("srlm run iteration=3 sft.lora.t", ["sft.lora.last_n_layers="]),
+        ("srlm run iteration=3 sft.lora.la", ["sft.lora.last_n_layers="]),
         ("srlm show-masking cou", ["count="]),
         ("srlm report runs/", []),
         ("srlm nothing ", []),

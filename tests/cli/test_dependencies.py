@@ -74,7 +74,7 @@ def stages_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
         return Path(model).name
 
     if isinstance(config, JudgeBench):
-        found = {"data": _prompts(workspace, config, config.dataset[0])}
+        found = {"data": _prompts(workspace, config, config.datasets[0])}
         return found | {called(row.model): row.judgements for row in rows(workspace, config)}
     if isinstance(config, SideBySide):
         side = SideBySidePlan(workspace, config)
@@ -143,20 +143,20 @@ CHANGES: dict[str, Change] = {
 
 def evaluate(root: Path) -> Config:
     suite, models = ["answers", "head_to_head", "loss", "benchmarks"], [str(root / name) for name in ("base", "writer")]
-    config = Evaluate(models=models, suite=suite, data=str(root / "ift.jsonl"), examples=[str(root / "ifeval.jsonl")])
+    config = Evaluate(models=models, suite=suite, dataset=str(root / "ift.jsonl"), examples=[str(root / "ifeval.jsonl")])
     config.benchmarks, config.include_path = ["mine"], str(root / "tasks")
     config.evaluation.judge = str(root / "judge")
     return config
 
 
 def evaluate_server(root: Path) -> Config:
-    config = Evaluate(models=["endpoint", str(root / "base")], data=str(root / "ift.jsonl"))
+    config = Evaluate(models=["endpoint", str(root / "base")], dataset=str(root / "ift.jsonl"))
     config.evaluation.judge = "endpoint"
     return config
 
 
 def side_by_side(root: Path) -> Config:
-    return SideBySide(models=[str(root / "base"), "endpoint"], data=str(root / "ift.jsonl"))
+    return SideBySide(models=[str(root / "base"), "endpoint"], dataset=str(root / "ift.jsonl"))
 
 
 def judge_bench(root: Path) -> Config:

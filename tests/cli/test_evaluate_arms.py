@@ -83,7 +83,7 @@ def test_own_examples_are_of_the_models_run(tmp_path: Path) -> None:
         "m": {"f.jsonl": "f.jsonl"},
     }
     assert plan.losses.keys() == {models[0], "m"}
-    with pytest.raises(ConfigError, match=r"examples=\[own\] needs models of runs"):
+    with pytest.raises(ConfigError, match=r"examples=\[train\] needs models of runs"):
         Plan(Workspace(tmp_path / "e"), Evaluate(models=["m"], suite=["loss"], examples=[OWN]))
 
 
@@ -116,7 +116,7 @@ def test_what_is_told_of_arms(tmp_path: Path) -> None:
     found = json.loads(json.dumps(card(tmp_path)))
     assert [arm["reference"] for arm in found["arms"]] == [None, None, None, 1, 2]
     rows = {(row["measure"], row["of"]): row["arms"] for row in found["measures"]}
-    assert [entry["value"]["value"] for entry in rows["loss", "own"]] == [None, 1.5, 1.5, 3, 3]
+    assert [entry["value"]["value"] for entry in rows["loss", OWN]] == [None, 1.5, 1.5, 3, 3]
     assert [entry["value"]["value"] for entry in rows["gap", "held_out"]] == [None, 0.5, 0.5, 1, 1]
     assert rows["gap", "held_out"][3]["against"]["value"] == 0.5
     assert rows["gap", "held_out"][1]["runs"] == [0.5, 0.5]

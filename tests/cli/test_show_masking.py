@@ -18,7 +18,7 @@ import hydra
 import pytest
 from rich.console import Console
 
-from srlm.cli.show_masking import __main__ as command
+from srlm.cli.show_masking import main as command
 from srlm.cli.show_masking.examples import Example, examples_of, seeds_of, share, shown, visible
 from srlm.cli.show_masking.page import legend, render, show
 from srlm.config import Config, ShowMasking, TrainOn
@@ -184,7 +184,7 @@ def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkey
     workspace.iteration(0).mkdir(parents=True)
     workspace.update_run(base_model=str(tiny_checkpoint))
     loop = Loop(config, workspace, NoTracker())
-    loop.seeds()
+    loop.data()
     loop.eft()
 
     class Trainer:

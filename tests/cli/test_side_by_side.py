@@ -34,7 +34,7 @@ HOSTILE += " [bold]x[/bold]"
 
 
 def options(folder: Path, **given: Any) -> SideBySide:
-    made = SideBySide(models=["a", "b"], runs_dir=str(folder), data=str(ROOT / "tests/verifiable_prompts.jsonl"))
+    made = SideBySide(models=["a", "b"], runs_dir=str(folder), dataset=str(ROOT / "tests/verifiable_prompts.jsonl"))
     made.evaluation.bootstrap, made.samples = 100, 2
     for name, value in given.items():
         assert hasattr(made, name)

@@ -228,7 +228,7 @@ def test_a_sweep_is_made_unmeasured_and_told_by_arm(tmp_path: Path) -> None:
     arms = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["arms"]
     assert [(arm["name"], len(arm["models"])) for arm in arms["arms"]] == [("tiny-random", 1), ("0.005", 2)]
     rows = {(row["measure"], row["of"]): row["arms"] for row in arms["measures"]}
-    untrained, trained = rows["loss", "own"]
+    untrained, trained = rows["loss", "train"]
     assert untrained["value"]["value"] is None  # it has no run, and so no examples of its own
     assert trained["value"]["value"] < math.log(_vocabulary()) - 0.5
     assert len(set(trained["runs"])) == 2

@@ -17,7 +17,7 @@ from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
-from srlm.training import batches
+from srlm.training import batching as batches
 from srlm.training.common import Watch
 from srlm.training.ranking import STEEPEST
 from srlm.training.sft import sft_baseline_worker, sft_worker

@@ -53,13 +53,13 @@ def test_gains_are_paired_by_prompt() -> None:
     before = [Checked(f"{n}", tuple(name for _, name in rows), (n % 3 == 0,), (True,)) for n in range(60)]
     better = [Checked(one.id, one.names, (True,), (True,)) if n < 30 else one for n, one in enumerate(before)]
     part = instructions_part(better, before, 2000, "seed")
-    gain = part["instruction_strict_gain"]
+    gain = part["inst_level_strict_acc_gain"]
     expected = [float(now.strict[0]) - float(then.strict[0]) for now, then in zip(better, before, strict=True)]
     assert gain["value"] == pytest.approx(np.mean(expected))
     error = 1.96 * np.std(expected) / np.sqrt(60)
     assert gain["low"] == pytest.approx(gain["value"] - error, abs=0.02)
     assert gain["high"] == pytest.approx(gain["value"] + error, abs=0.02)
-    assert part["prompt_loose_gain"]["value"] == 0.0
+    assert part["prompt_level_loose_acc_gain"]["value"] == 0.0
 
 
 def test_nothing_to_check_is_undefined() -> None:
@@ -73,17 +73,17 @@ def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
     before = check_answers(PROMPTS, answers(b="No"))
     part = instructions_part(now, before, *GIVEN)
     assert value(part, "prompt_level_strict_acc") == (0.5, 2)
-    assert value(part, "prompt_strict_gain") == (-1.0, 1)
-    assert value(instructions_part(before, now, *GIVEN), "prompt_strict_gain") == (1.0, 1)
-    assert value(instructions_part(now, before[:0], *GIVEN), "prompt_strict_gain") == (None, 0)
+    assert value(part, "prompt_level_strict_acc_gain") == (-1.0, 1)
+    assert value(instructions_part(before, now, *GIVEN), "prompt_level_strict_acc_gain") == (1.0, 1)
+    assert value(instructions_part(now, before[:0], *GIVEN), "prompt_level_strict_acc_gain") == (None, 0)
 
 
 def test_the_count_of_an_instruction_level_gain_is_instructions_and_of_a_prompt_level_one_prompts() -> None:
     now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
     before = check_answers(PROMPTS, answers(a="so, so", b="No"))
     part = instructions_part(now, before, *GIVEN)
-    assert value(part, "instruction_strict_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 against 1 of 3
-    assert value(part, "prompt_strict_gain") == (0.0, 2)
+    assert value(part, "inst_level_strict_acc_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 against 1 of 3
+    assert value(part, "prompt_level_strict_acc_gain") == (0.0, 2)
 
 
 def test_prompts_with_other_constraints_cannot_be_compared() -> None:

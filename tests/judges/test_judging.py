@@ -110,7 +110,7 @@ def test_too_long_for_the_judge_is_missing(tmp_path):
 
 def test_a_budget_is_kept_and_the_rounds_are_the_same_again(tmp_path):
     texts = [f"text {n}" for n in range(6)]
-    config = config_of("pairwise", matches=7)
+    config = config_of("pairwise", max_comparisons=7)
     asked = []
     for scramble in (1, 2):
         engine = ScriptedEngine(prefers(*texts), scramble=scramble)
@@ -241,7 +241,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
     engine = ScriptedEngine(
         lambda messages, *_: next(f"Score: {score}" for text, score in scores.items() if text in messages[0]["content"])
     )
-    config = Config(judge=JudgeConfig(count=8, min_valid=2, adaptive=True, early_stopping_risk=0.0))
+    config = Config(judge=JudgeConfig(count=8, min_valid=2, early_stopping=True, early_stopping_risk=0.0))
     config.pairs.length_penalty = 1.0
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
     candidates = candidates_of("p0", list(scores))

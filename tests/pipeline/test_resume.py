@@ -387,7 +387,7 @@ def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
         assert len(read_records(root / f"iteration_{t}/evaluation/ifeval_answers.jsonl", Answer)) == 4
         found = json.loads((root / f"iteration_{t}/evaluation.json").read_text())["ifeval"]
         assert found["prompt_level_strict_acc"]["n"] == 4
-        assert ("instruction_strict_gain" in found) == (t > 0)
+        assert ("inst_level_strict_acc_gain" in found) == (t > 0)
         assert found["excluded"] == 0
     for name, value in (("ifeval_prompts", 3), ("ifeval", "other.jsonl")):
         config = small_config(root, options | {f"evaluation.{name}": value})

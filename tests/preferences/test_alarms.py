@@ -68,7 +68,7 @@ def test_a_healthy_judge_rings_nothing():
 @pytest.mark.parametrize("name", SIGNS)
 def test_each_rings_beyond_its_limit_and_not_at_it(name):
     alarms = AlarmsConfig()
-    limit = getattr(alarms, name).limit
+    limit = getattr(alarms, name).threshold
     step = 0.01 if SIGNS[name].above else -0.01
     assert triggered({name: limit}, alarms) == []
     assert triggered({name: limit - step}, alarms) == []

@@ -56,7 +56,7 @@ OWN_MODELS = {
     "3 candidates": WRITTEN | {"M2", "candidates.temperature"},
     "3 judgements": WRITTEN | JUDGED | {"M2", "judge.count", "judge.model"},
     "3 meta_judgements": WRITTEN | {"M2", "meta template", "judge.model"},
-    "3 preference": TRAINED | {"M2", "M0", "dpo.beta"},
+    "3 dpo": TRAINED | {"M2", "M0", "dpo.beta"},
     "0 held_out_judgements": WRITTEN | JUDGED | {"data", "M0"},
     "2 held_out_judgements": WRITTEN | JUDGED | {"data", "M2"},
     "0 answers": WRITTEN | {"data", "M0", "evaluation.temperature"},
@@ -116,13 +116,13 @@ _COMPARED |= {"pairwise template", "evaluation.temperature", "dpo.early_stopping
 UNUSED_IFT = {"IFT file", "data.ift_answers"}
 EARLY_STOPPING = {
     "2 dpo": _COMPARED | UNUSED_IFT,
-    "3 preference": (_COMPARED | UNUSED_IFT | {"M2"}) - {"M1", "pairs of 2"},
+    "3 dpo": (_COMPARED | UNUSED_IFT | {"M2"}) - {"M1", "pairs of 2"},
     "2 pairs": {"pairs.min_gap", "prompts of 2"},
 }
-EARLY_STOPPING_BY_SFT = {"2 dpo": {"M1", "M0"}, "3 preference": {"M1", "M2", "M0"}}
+EARLY_STOPPING_BY_SFT = {"2 dpo": {"M1", "M0"}, "3 dpo": {"M1", "M2", "M0"}}
 EARLY_STOPPING_EXTERNAL = {
     "2 dpo": _COMPARED | {"validation file", "match judge"},
-    "3 preference": (_COMPARED | {"M2", "validation file", "match judge"}) - {"M1", "pairs of 2"},
+    "3 dpo": (_COMPARED | {"M2", "validation file", "match judge"}) - {"M1", "pairs of 2"},
 }
 EARLY_STOPPING_ENDPOINT = {"2 dpo": SERVER | ENGINE | {"thought mark", "validation file"}}
 REWARD_MODEL_OUTSIDE = {

@@ -26,7 +26,7 @@ def sft(root: Path, *overrides: str) -> Stage:
     [
         ((), {}),
         (("sft.prompt_weight=0.5", "sft.shared_text=x"), {}),
-        (("sft.train_on=all", "sft.shared_text=x"), {"sft.train_on": "full"}),
+        (("sft.train_on=all", "sft.shared_text=x"), {"sft.train_on": "all"}),
         (("sft.train_on=weighted", "sft.prompt_weight=0.5"), {"sft.train_on": "weighted", "sft.prompt_weight": 0.5}),
         (("sft.train_on=no_shared_text",), {"sft.train_on": "no_shared_text", "sft.shared_text": ""}),
         (("sft.packing=true",), {"sft.packing": True}),
@@ -46,7 +46,7 @@ def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Pat
     made = sft(tmp_path)
     made.begin()
     assert not sft(tmp_path).complete()
-    with pytest.raises(RunFolderError, match=r"sft\.train_on was 'completion', now 'full'"):
+    with pytest.raises(RunFolderError, match=r"sft\.train_on was 'completion', now 'all'"):
         sft(tmp_path, "sft.train_on=all").complete()
 
 

@@ -32,7 +32,7 @@ def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, f
             "length_baseline_accuracy": measure(0.46, 0.39, 0.52),
             "length_baseline_accuracy_scored": measure(0.46, 0.39, 0.52),
             "parse_rate": measure(0.99, 0.97, 1.0),
-            "pairwise_accuracy_all_gain": measure(accuracy[0] - 0.5, accuracy[1] - 0.5, accuracy[2] - 0.5),
+            "pairwise_accuracy_imputed_gain": measure(accuracy[0] - 0.5, accuracy[1] - 0.5, accuracy[2] - 0.5),
         },
         "judge_metrics": {"scores": {"histogram": {"0": 1, "3": 2, "5": 1}}},
         "answers": {"mean_characters": measure(300.0, 250.0, 350.0), "truncated": measure(0.25, 0.1, 0.4)},

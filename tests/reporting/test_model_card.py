@@ -111,7 +111,7 @@ def test_alarms_options_and_limits(finished_run):
         text, "Alarms"
     )
     assert "| dpo.beta | 0.1 |" in section(text, "Options")
-    assert "| judge.scorer | weighted |" in section(text, "Options")
+    assert "| judge.scorer | logprob_weighted |" in section(text, "Options")
     limits = section(text, "Limits")
     assert "M1 judged the answers that this model learnt from." in limits
     assert re.search(r"Chosen answers were \d\.\d\d times as long as rejected ones", limits)

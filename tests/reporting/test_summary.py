@@ -280,7 +280,7 @@ def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run:
     measures = json.loads(path.read_text()) | {"head_to_head_judge": "judge[b]", "ifeval": {}, "instructions": {}}
     measures["drift"]["characters_gain"] = measure(20, 5, 35)
     measures["head_to_head"]["net_win"] = measure(0.2, 0.1, 0.3)
-    measures["judge"]["pairwise_accuracy_all_gain"] = measure(None)
+    measures["judge"]["pairwise_accuracy_imputed_gain"] = measure(None)
     path.write_text(json.dumps(measures))
     text = " ".join(screen(1000).split())
     workspace = open_run(own_run)

@@ -39,7 +39,7 @@ def said_of(part: str, **measures: Any) -> list[Ground]:
 
 
 def judged(t: int, accuracy: dict[str, Any] | None = None, gain: dict[str, Any] | None = None) -> dict[str, Any]:
-    judge = {"pairwise_accuracy_imputed": accuracy, "pairwise_accuracy_all_gain": gain}
+    judge = {"pairwise_accuracy_imputed": accuracy, "pairwise_accuracy_imputed_gain": gain}
     return {"iteration": t, "judge": {name: found for name, found in judge.items() if found}}
 
 

@@ -45,7 +45,7 @@ def test_every_metric_is_described_and_drawn_against_its_step(views: list[dict[s
                 assert describe(name) not in (None, OTHER), name
                 assert plot["xAxis"] == step_of(name), name
                 seen.add(name)
-    assert {"judge/pairwise_accuracy_all_low", "head_to_head/net_win", "sft/loss", "dpo_4/loss"} <= seen
+    assert {"judge/pairwise_accuracy_imputed_low", "head_to_head/net_win", "sft/loss", "dpo_4/loss"} <= seen
     assert "dpo_5/loss" not in seen
 
 

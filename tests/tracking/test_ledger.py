@@ -42,7 +42,7 @@ def test_jsonl_holds_every_number_once(tmp_path: Path) -> None:
     assert last["iteration", 2, "feedback/scores"] == [0, 1, 0, 0, 1, 3]
     assert last["sft/step", 2, "sft/loss"] == 0.5
     assert last["dpo_2/step", 1, "dpo_2/rewards_chosen"] == 0.0
-    assert last["iteration", 0, "stage/seeds_ift"] == 3
+    assert last["iteration", 0, "stage/data_ift"] == 3
     assert not [name for _, _, name in last if name.startswith("samples/")]
     assert len(keys(workspace.root / "metrics.jsonl")) == len(last)
 

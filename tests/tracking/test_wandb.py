@@ -181,7 +181,7 @@ def test_history(left: Left) -> None:
     assert history["sft/loss"] == [(1, 0.69), (2, 0.5)]
     assert history["dpo_2/rewards_chosen"] == [(1, 0.0), (2, 0.1)]
     assert history["dpo_2/train_loss"] == [(2, 0.6)]
-    assert history["stage/seeds_ift"] == [(0, 3)]
+    assert history["stage/data_ift"] == [(0, 3)]
     assert history["stage/pairs_dropped_all_scores_equal"] == [(2, 1)]
     assert history["stage/dpo_tokens"] == [(2, 100)]
     assert "stage/dpo_seconds" in history
@@ -220,8 +220,8 @@ def test_tables_hold_plain_cut_samples(left: Left) -> None:
 
 def test_artifacts_are_files_or_manifests(left: Left) -> None:
     artifacts = left.artifacts()
-    seeds, pairs = artifacts["tiny-seed-3-seeds-seeds"], artifacts["tiny-seed-3-iteration_2-pairs"]
-    model = artifacts["tiny-seed-3-iteration_2-preference"]
+    seeds, pairs = artifacts["tiny-seed-3-data-data"], artifacts["tiny-seed-3-iteration_2-pairs"]
+    model = artifacts["tiny-seed-3-iteration_2-dpo"]
     assert (seeds.type, pairs.type, model.type) == ("data", "data", "model")
     assert artifacts["tiny-seed-3-iteration_0-base_model"].type == "model"
     (file,) = pairs.manifest.contents
@@ -267,7 +267,7 @@ def test_the_graph_goes_from_model_to_feedback_to_model(left: Left) -> None:
         "iteration_2-candidates": {"iteration_1-sft", "iteration_2-prompts"},
         "iteration_2-judgements": {"iteration_1-sft", "iteration_2-candidates"},
         "iteration_2-pairs": {"iteration_2-prompts", "iteration_2-candidates", "iteration_2-judgements"},
-        "iteration_2-preference": {"iteration_1-sft", "iteration_2-pairs"},
+        "iteration_2-dpo": {"iteration_1-sft", "iteration_2-pairs"},
     }
 
 

@@ -69,7 +69,7 @@ class Scripted:
         if len(self.calls) == self.killed_after:
             raise Killed
 
-    def preference(self) -> None:
+    def dpo(self) -> None:
         target, stop_at = next_checkpoint(self.folder, self.config.dpo.early_stopping.every_steps)
         step = min(stop_at, 35)
         write_atomic(target / "weights", str(step))

@@ -252,7 +252,7 @@ def test_without_a_pair_nothing_would_be_learnt() -> None:
     ],
 )
 def test_options_that_do_not_go_with_it_are_refused(overrides: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"order|learns no scores|0 to 1"):
+    with pytest.raises(ConfigError, match=r"ranking|learns no scores|0 to 1"):
         options("sft.eft_loss=ranking", *overrides)
     with pytest.raises(ConfigError, match=r"sft\.eft_length_control"):
         options("sft.eft_length_control=0.5")

@@ -31,7 +31,7 @@ def chat(question: str, answer: str, system: str = "") -> list[dict[str, str]]:
 
 def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = "") -> dict[str, list[list[str]]]:
     """The runs of text that count as boilerplate, of each example of each kind."""
-    options = SFTConfig(train_on=TrainOn.no_shared_text, boilerplate=pattern)
+    options = SFTConfig(train_on=TrainOn.no_shared_text, shared_text=pattern)
     found: dict[str, list[list[str]]] = {}
     for kind, examples in conversations(tiny_tokenizer(), kinds, options, True).items():
         found[kind] = []
@@ -141,11 +141,11 @@ def test_answers_are_never_boilerplate():
         assert learnt == f"{question}{example[-1]['content']}<|im_end|>"
 
 
-@pytest.mark.parametrize("name", ["additive", "verdict_only", "multiple_choice", "weighted", "pairwise"])
+@pytest.mark.parametrize("name", ["additive", "verdict_only", "multiple_choice", "logprob_weighted", "pairwise"])
 def test_the_rubric_is_found_in_eft_examples(name):
     """All of the judge's template but its fields, of the built-in seeds."""
     fields = TWO_ANSWERS if name == "pairwise" else ("instruction", "response")
-    name = "verdict_only" if name == "weighted" else name
+    name = "verdict_only" if name == "logprob_weighted" else name
     template = Template.load(name, judges, "judge.template", fields)
     examples = []
     for prompt in read_ranked(SourceConfig(limit=6)):
@@ -176,5 +176,5 @@ def test_a_token_that_is_partly_matched_is_learnt():
 
 
 def test_a_pattern_that_finds_nothing_is_refused():
-    with pytest.raises(ConfigError, match=r"sft\.boilerplate='Note: ' finds nothing in the prompts of 1 examples"):
+    with pytest.raises(ConfigError, match=r"sft\.shared_text='Note: ' finds nothing in the prompts of 1 examples"):
         boilerplate_of({"ift": [chat("Hi?", "Note: yes")]}, "Note: ")

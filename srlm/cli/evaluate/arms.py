@@ -21,7 +21,7 @@ from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Answer, AnswerLoss, SeedExample
 
-OWN = "own"  # of `examples`: those that each model's run was trained on
+OWN = "train"  # of `examples`: those that each model's run was trained on
 _MOST_TYPES = 8  # of prompts that are told one by one
 
 

@@ -44,7 +44,7 @@ def _place(model: str, file: str) -> str | None:
 
 def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
     """The prompts of `data`, as they are asked."""
-    made_with = options_of(options, "data", "split", "limit", "seed", "data.builtin_languages")
+    made_with = options_of(options, "dataset", "split", "limit", "seed", "data.builtin_languages")
     folder, inputs = workspace.root / "data", partial(files_by_name, [options.dataset])
     return Stage(workspace, folder, "prompts", ["prompts.jsonl"], made_with, inputs, config=options)
 
