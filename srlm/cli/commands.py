@@ -97,7 +97,7 @@ COMMANDS: tuple[Command, ...] = (
         (
             _MODELS,
             ("suite", "of answers, head_to_head, loss, benchmarks"),
-            ("datasets", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
+            ("dataset", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
             ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
             ("group_by", "options that define the arms of a sweep: [sft.train_on]"),
             _ENGINE,
@@ -114,7 +114,7 @@ COMMANDS: tuple[Command, ...] = (
         "srlm.cli.side_by_side",
         "Show what any models answer to the same prompts, as a page and in the terminal",
         ("side_by_side", "SideBySide"),
-        (_MODELS, ("datasets", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
+        (_MODELS, ("dataset", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
         (("models=[runs/default/iteration_1/model,runs/default/iteration_2/model] limit=5", "M1 next to M2"),),
     ),
     Command(
@@ -123,9 +123,9 @@ COMMANDS: tuple[Command, ...] = (
         "Show which tokens SFT trains on, example by example",
         ("show_masking", "ShowMasking"),
         (
-            ("datasets", "a file or hub:OWNER/NAME; empty = what a run would train on"),
+            ("dataset", "a file or hub:OWNER/NAME; empty = what a run would train on"),
             ("count", "examples of each kind"),
-            ("sft.train_on", "completion, full, no_shared_text, weighted"),
+            ("sft.train_on", "completion, all, no_shared_text, weighted"),
             _MODEL,
         ),
         (("count=2", "two examples of each kind"), ("sft.train_on=all", "prompts are trained on as well")),

@@ -230,7 +230,7 @@ def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], short
     assert "python -m srlm.run" in seen.text
     assert seen.cursor_is_visible
     if columns == 80:
-        [bar] = [line for line in seen.lines if line.startswith("✓ preference")]
+        [bar] = [line for line in seen.lines if line.startswith("✓ dpo")]
         assert re.search(r" (\d+)/\1 .* a minute in \d\d:\d\d$", bar)
         assert "'loss'" in (runs / "smoke/logs/iteration_2_dpo.log").read_text()
 

@@ -127,7 +127,7 @@ def test_load_by_name_and_by_path(tmp_path):
 
 
 def test_unknown_template_names_the_option_and_the_known_ones():
-    with pytest.raises(ConfigError, match=r"judge\.template=additve: .*srlm\.feedback \(additive, .*new_prompt"):
+    with pytest.raises(ConfigError, match=r"judge\.template=additve: .*srlm\.judges \(additive, .*weaknesses"):
         load("additve")
 
 

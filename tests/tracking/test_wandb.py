@@ -234,7 +234,7 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
         "iteration_2/model": left.workspace.fingerprint(left.workspace.iteration(2) / "model")
     }
     assert list(metadata["bytes"]) == ["iteration_2/model/model.safetensors"]
-    assert [entry.path for entry in model.manifest.contents] == ["preference.json"]  # the weights stay where they are
+    assert [entry.path for entry in model.manifest.contents] == ["dpo.json"]  # the weights stay where they are
     assert not any(str(left.folder) in name for name in artifacts)
 
 
