@@ -1,35 +1,36 @@
-# make demo | make test | make lint: each first makes .venv if it is missing or out of date.
-#   PYTHON=python3.12     the Python that .venv is made with (3.11 to 3.14)
+# make demo | make test | make lint | make docs: each first creates .venv if it is missing or out of date.
+#   PYTHON=python3.12     the Python for .venv (3.11 to 3.14)
 #   EXTRA=cpu|cuda|none   the vLLM build to install; by default what this machine can run
 #   WORKERS=auto          tests that run at the same time; 0 = one after another, in one process (make test)
 #   ARGS="..."            passed on to srlm.run (make demo) or pytest (make test)
 
 PYTHON ?= python3
-EXTRA ?= auto
 WORKERS ?= auto
 ARGS ?=
-
-ifeq ($(OS),Windows_NT)
-BIN := .venv/Scripts
-else
 BIN := .venv/bin
-endif
+# The extra that .venv was created with, otherwise what this machine can run: vLLM's wheels are for Linux only.
+EXTRA ?= $(shell cat .venv/extra 2>/dev/null || case "$$(uname -s) $$(uname -m)" in \
+	("Linux x86_64" | "Linux aarch64") nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu ;; (*) echo none ;; esac)
+EXTRA := $(EXTRA)
+$(if $(wildcard requirements/$(EXTRA).txt),,$(error EXTRA=$(EXTRA) is unknown. Use cpu, cuda or none))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean-env
+.PHONY: help setup demo test lint docs lock clean-env
 
 help:
-	@echo "make demo       install into .venv, then run the main job (python -m srlm.run)"
+	@echo "make demo       install into .venv, then run the main job (srlm run)"
 	@echo "make test       install into .venv, then run the tests"
 	@echo "make lint       install into .venv, then check format, lint and types"
+	@echo "make docs       install into .venv, then build the documentation in site/"
 	@echo "make setup      install into .venv, nothing else"
+	@echo "make lock       resolve pyproject.toml again, with uv, into requirements/*.txt"
 	@echo "make clean-env  remove .venv"
 	@echo "Options: PYTHON=python3.12  EXTRA=cpu|cuda|none  WORKERS=0  ARGS=\"...\""
 
-setup:
-	@command -v $(PYTHON) >/dev/null || \
-		{ echo "$(PYTHON) is not installed; name Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=..."; exit 1; }
-	@$(PYTHON) tools/setup.py --extra $(EXTRA)
+setup: .venv/complete-$(EXTRA)
+
+.venv/complete-%: requirements/%.txt pyproject.toml
+	@tools/setup.sh $* $(PYTHON)
 
 demo: setup
 	$(BIN)/python -m srlm.run $(ARGS)
@@ -42,6 +43,19 @@ lint: setup
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
+
+# Versions in the lock files are kept as far as pyproject.toml allows. To upgrade one: make lock ARGS="-P trl".
+LOCK = .venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	--custom-compile-command "make lock" --extra eval --extra dev --extra docs $(ARGS) pyproject.toml requirements/model.in
+
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --config-file requirements/uv-cpu.toml -o requirements/none.txt
+	$(LOCK) --config-file requirements/uv-cpu.toml --extra cpu -o requirements/cpu.txt
+	$(LOCK) --config-file requirements/uv-cuda.toml --extra cuda -o requirements/cuda.txt
 
 clean-env:
 	rm -rf .venv .venv-setup.log

@@ -8,8 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tools.setup import gpu_answers
-
 MOST_WORKERS, GIB_OF_A_WORKER = 4, 6  # a worker and what it starts take some 5 GiB
 LONGEST = "test_smoke.py"
 
@@ -29,8 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of workers of `-n auto`; 0 with a GPU, whose memory an engine takes for itself."""
+    import torch
+
     memory = psutil.virtual_memory().total // 2**30
-    return 0 if gpu_answers() else min(os.cpu_count() or 1, memory // GIB_OF_A_WORKER, MOST_WORKERS)
+    return 0 if torch.cuda.is_available() else min(os.cpu_count() or 1, memory // GIB_OF_A_WORKER, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
