@@ -143,7 +143,9 @@ CHANGES: dict[str, Change] = {
 
 def evaluate(root: Path) -> Config:
     suite, models = ["answers", "head_to_head", "loss", "benchmarks"], [str(root / name) for name in ("base", "writer")]
-    config = Evaluate(models=models, suite=suite, dataset=str(root / "ift.jsonl"), examples=[str(root / "ifeval.jsonl")])
+    config = Evaluate(
+        models=models, suite=suite, dataset=str(root / "ift.jsonl"), examples=[str(root / "ifeval.jsonl")]
+    )
     config.benchmarks, config.include_path = ["mine"], str(root / "tasks")
     config.evaluation.judge = str(root / "judge")
     return config
