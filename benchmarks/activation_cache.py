@@ -15,19 +15,20 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from srlm.config import LoraConfig, ModelConfig, TrainConfig
+from srlm.config import ModelConfig
 from srlm.models.resolve import resolve
-from srlm.training import common
+from srlm.training import loading
 from srlm.training.activation_cache import frozen_once
+from srlm.training.config import LoraConfig, TrainConfig
 
 
 def main(epochs: int = 3) -> None:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(resolve(ModelConfig()), dtype=torch.float32)
-    model: Any = get_peft_model(base, common.peft_config(LoraConfig(dropout=0.0, last_n_layers=10), base)).train()
+    model: Any = get_peft_model(base, loading.peft_config(LoraConfig(dropout=0.0, last_n_layers=10), base)).train()
     batches = torch.randint(0, 49152, (12, 4, 160))
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4)
-    low_precision = common.precision(TrainConfig()) == "bfloat16"
+    low_precision = loading.precision(TrainConfig()) == "bfloat16"
 
     def epoch() -> float:
         start = time.perf_counter()

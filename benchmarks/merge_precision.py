@@ -19,13 +19,14 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
-from srlm.config import LoraConfig, ModelConfig
+from srlm.config import ModelConfig
 from srlm.io.record_file import read_records
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import resolve
-from srlm.training import common
+from srlm.training import loading
 from srlm.training.checkpoint_check import Probe, Scores, change, float32_arithmetic, probe_of_pairs, score
+from srlm.training.config import LoraConfig
 from srlm.types import SeedExample
 
 PAIRS, STEPS, BETA = 8, 4, 0.1
@@ -91,7 +92,7 @@ def train(model: Any, probe: Probe, reference: Scores, rate: float) -> tuple[Sco
     for weight in model.parameters():
         weight.data = weight.data.bfloat16().float()
     torch.manual_seed(0)
-    policy: Any = get_peft_model(model, common.peft_config(LoraConfig(dropout=0.0), model))
+    policy: Any = get_peft_model(model, loading.peft_config(LoraConfig(dropout=0.0), model))
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=rate, weight_decay=0)
     for _ in range(STEPS):
         optimizer.zero_grad()

@@ -15,34 +15,24 @@ from enum import Enum
 from functools import reduce
 from typing import Any
 
+from srlm.data.config import SourceConfig
+from srlm.training.methods import METHODS
+from srlm.training.methods.dpo import DPOConfig
+from srlm.training.methods.reward_model import RewardModelConfig
+from srlm.training.methods.sft import SFTConfig
+
+C = typing.TypeVar("C", bound="Config")
+
 
 class EngineKind(Enum):
     vllm = "vllm"
     transformers = "transformers"
 
 
-class Reference(Enum):
-    previous = "previous"
-    sft = "sft"
-    base = "base"
-
-
 class IFTAnswers(Enum):
     best = "best"
     all = "all"
     worst = "worst"
-
-
-class TrainOn(Enum):
-    completion = "completion"
-    all = "all"
-    no_shared_text = "no_shared_text"
-    weighted = "weighted"
-
-
-class EFTLoss(Enum):
-    score = "score"
-    ranking = "ranking"
 
 
 class RationaleSource(Enum):
@@ -140,18 +130,6 @@ class EndpointConfig:
     input_price: float = 0.0  # of a million prompt tokens, in your currency; for the ledger in the run's logs
     output_price: float = 0.0  # of a million completion tokens
     budget: float = 0.0  # stop when the run has spent so much; 0 = no limit
-
-
-@dataclass
-class SourceConfig:
-    """Where seed rows come from."""
-
-    path: str = "builtin"  # builtin, a file (plain or .gz), or hub:OWNER/NAME for a `datasets` hub id
-    format: str = "auto"  # auto, or one of srlm.data.readers.FORMATS
-    split: str = "train"  # hub only
-    columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
-    languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
-    limit: int = 0  # rows to keep, drawn at random with the run's seed; 0 = all
 
 
 @dataclass
@@ -302,102 +280,6 @@ class AlarmsConfig:
 
 
 @dataclass
-class LoraConfig:
-    enabled: bool = True  # false = full fine-tuning
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.1
-    last_n_layers: int = 0  # adapters in this many of the topmost layers alone: less to compute; 0 = in all
-
-
-@dataclass
-class TrainConfig:
-    """What SFT and DPO have in common."""
-
-    epochs: float = 1.0  # passes over the data; > 0
-    learning_rate: float = 5.5e-6  # peak
-    min_learning_rate: float = 1.1e-6  # at the end of the cosine; 0 to learning_rate
-    warmup_ratio: float = 0.0  # share of all steps; [0, 1)
-    batch_size: int = 16  # examples (DPO: pairs) a step, over all processes; >= 1
-    micro_batch_size: int = 4  # of these, at once on one process; divides batch_size
-    max_length: int = 1024  # tokens, prompt and answer; longer ones are dropped and counted
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    dropout: float = 0.1  # of the model where its architecture has such a setting; LoRA has its own
-    # Precision of the arithmetic: float32, bfloat16 or float16; auto = bfloat16 where the GPU or CPU calculates in it,
-    # else float32. Weights are kept in float32, but those below LoRA on a GPU, which have the same precision.
-    dtype: str = "auto"
-    gradient_checkpointing: bool = False  # less memory, more time
-    # precision of the saved checkpoint: float32 keeps every update; bfloat16 and float16 take half the disk and lose
-    # part of it, which is measured
-    save_dtype: str = "float32"
-    # warn if the saved checkpoint shows another change than the policy in memory: mean absolute difference, nats a
-    # token (reward model: log-odds an answer); > 0
-    save_tolerance: float = 0.001
-    checkpoint_steps: int = 50  # a checkpoint to resume from every so many steps; 0 = none
-    processes: int = 1  # training processes (GPUs); more than 1 starts them with accelerate
-    accelerate_config: str = ""  # accelerate's yaml file (FSDP2, DeepSpeed); "" = plain data parallel
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    # further arguments by name, of TRL's SFTConfig, DPOConfig or RewardConfig: {optim: adafactor},
-    # {neftune_noise_alpha: 5}, {model_init_kwargs: {attn_implementation: flash_attention_2}}
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class SFTConfig(TrainConfig):
-    """M0 to M1 on IFT and EFT."""
-
-    # Which tokens are learnt. completion = the answers and the ends of their turns; full = the text of system and user
-    # messages, too; no_shared_text = as full, less what all IFT prompts have in common, and all EFT prompts;
-    # weighted = as full, a prompt's tokens with a weight. Roles and control tokens never are.
-    train_on: TrainOn = TrainOn.completion
-    prompt_weight: float = 0.1  # weighted: of a token of a prompt, where one of an answer has 1; [0, 1]
-    shared_text: str = ""  # no_shared_text: a regular expression that finds it in prompts; "" = from the data
-    # What EFT teaches of a verdict. score = the score's token; order = which of a prompt's answers scores higher, by
-    # the scores' probabilities (srlm/training/ranking.py); then data.eft_max_score_fraction=1 keeps all pairs
-    eft_loss: EFTLoss = EFTLoss.score
-    # order: the share of what length alone tells of it that is taken into account, and so not learnt; [0, 1]
-    eft_length_control: float = 0.0
-    # several examples in a row of max_length tokens, kept apart by attention and positions: less padding; batch_size
-    # then counts rows
-    packing: bool = False
-
-
-@dataclass
-class RewardModelConfig(TrainConfig):
-    """M1 to a reward model, on the ranked seeds (judge=reward_model; arXiv 2203.02155, section 3.4)."""
-
-
-@dataclass
-class EarlyStoppingConfig:
-    """Compare DPO's checkpoints and stop when one is no better than the one before (arXiv 2401.10020, section 3.1).
-
-    Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
-    """
-
-    enabled: bool = False
-    every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
-    prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
-    # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
-    # hub:OWNER/NAME. Prompts near those of training and evaluation are left out
-    source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
-    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
-    # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this; [0, 1)
-    min_net_win: float = 0.0
-
-
-@dataclass
-class DPOConfig(TrainConfig):
-    """M_t to M_t+1 on AIFT(M_t) (arXiv 2305.18290)."""
-
-    beta: float = 0.1  # strength of the pull to the reference model; > 0
-    reference: Reference = Reference.previous
-    # nats a token that policy and reference may differ by before the first step
-    reference_check_tolerance: float = 0.05
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-
-
-@dataclass
 class EvaluationConfig:
     # false = models are made and not measured, up to M1 only: for sweeps whose models srlm evaluate measures
     # together
@@ -430,7 +312,17 @@ class TrackingConfig:
     artifacts: bool = True  # W&B: data as artifacts, models by their manifest, with their lineage
 
 
+def with_methods(kind: type[C]) -> type[C]:
+    """Give a dataclass an option group for each training method that it does not name itself."""
+    for name, method in METHODS.items():
+        if name not in kind.__annotations__:
+            kind.__annotations__[name] = method.config
+            setattr(kind, name, field(default_factory=method.config))
+    return kind
+
+
 @dataclass
+@with_methods
 class Config:
     name: str = "default"  # the run: its folder is runs_dir/name
     runs_dir: str = "runs"
@@ -517,9 +409,6 @@ class SideBySide(Config):
     limit: int = 0  # prompts, drawn with the run's seed; 0 = all
     samples: int = 1  # answers by chance (evaluation.temperature) to each prompt, beside the greedy one; >= 0
     num_shown: int = 3  # prompts with their answers in the terminal; all are in the page; >= 0
-
-
-C = typing.TypeVar("C", bound=Config)
 
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")

@@ -26,17 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from srlm.cli.check import check
-from srlm.config import (
-    Config,
-    EvaluationConfig,
-    ModelConfig,
-    RationaleSource,
-    SourceConfig,
-    Tracker,
-    TrainConfig,
-    options_of,
-)
+from srlm.config import Config, EvaluationConfig, ModelConfig, RationaleSource, Tracker, options_of
 from srlm.data import checkers
+from srlm.data.config import SourceConfig
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.pipeline.worker import WORKERS
@@ -44,6 +36,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.recipes import self_rewarding as loop
 from srlm.recipes import text
 from srlm.tracking import open_tracker
+from srlm.training.config import TrainConfig
 from srlm.types import CheckpointComparison, RankedPrompt
 from tests.scripted import OrderedEngine
 

@@ -34,12 +34,10 @@ from srlm.config import (
     JudgeConfig,
     PromptsConfig,
     RationaleSource,
-    Reference,
     Scorer,
     ShowMasking,
     SideBySide,
     Tracker,
-    TrainOn,
     flatten,
     from_dict,
     option_value,
@@ -51,6 +49,8 @@ from srlm.errors import ConfigError
 from srlm.generation.prompts import rejection
 from srlm.pipeline.workspace import Workspace
 from srlm.run import job_name, plain_options
+from srlm.training.methods.dpo import Reference
+from srlm.training.methods.sft import TrainOn
 from tests.helpers import ROOT, options
 
 CONF = ROOT / "conf"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from srlm.config import CandidatesConfig, Config, JudgeConfig, LoraConfig, PairsConfig, PromptsConfig, Reference
+from srlm.config import CandidatesConfig, Config, JudgeConfig, PairsConfig, PromptsConfig
 from srlm.data.splits import Overlap
 from srlm.errors import EngineError, RunFolderError, TrainingError
 from srlm.evaluation.agreement import judge_parts
@@ -22,11 +22,13 @@ from srlm.io.serialization import to_json
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate, mean_score, parse_verdict
 from srlm.models.resolve import base_model_worker, identity
+from srlm.pipeline.roles import dpo_reference
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import count_reasons, select_pairs
 from srlm.recipes import stages
 from srlm.recipes.text import feedback, new_prompts
-from srlm.training.dpo import check_step0, reference_iteration
+from srlm.training.config import LoraConfig
+from srlm.training.methods.dpo import check_reference
 from srlm.types import Candidate, Judgement, Prompt, SeedExample
 from tests.helpers import (
     ScriptedEngine,
@@ -269,7 +271,7 @@ def test_new_lora_on_the_original_base_is_the_wrong_reference():
     import torch
     from peft import get_peft_model
 
-    from srlm.training.common import peft_config
+    from srlm.training.loading import peft_config
 
     ids = torch.arange(24).reshape(2, 12)
 
@@ -300,7 +302,7 @@ def test_new_lora_on_the_original_base_is_the_wrong_reference():
 
     right = with_adapter(merged, trained=False)
     torch.testing.assert_close(adapter_off(right), log_probs(m_t), rtol=1e-4, atol=1e-4)
-    check_step0(nats_a_token(log_probs(right), adapter_off(right)), True, 0.05, "previous")
+    check_reference(nats_a_token(log_probs(right), adapter_off(right)), True, 0.05, "previous")
     later = with_adapter(merged, trained=True)  # in the midst of training the reference is M_t still
     assert nats_a_token(log_probs(later), log_probs(m_t)) > 0.05
     torch.testing.assert_close(adapter_off(later), log_probs(m_t), rtol=1e-4, atol=1e-4)
@@ -308,5 +310,5 @@ def test_new_lora_on_the_original_base_is_the_wrong_reference():
     wrong = with_adapter(m_0, trained=False)
     assert nats_a_token(adapter_off(wrong), log_probs(m_t)) > 0.05
     with pytest.raises(TrainingError, match="the reference is not the model that training starts from"):
-        check_step0(nats_a_token(log_probs(m_t), adapter_off(wrong)), True, 0.05, "previous")
-    assert [reference_iteration(Reference.previous, t) for t in (1, 2, 3)] == [1, 2, 3]
+        check_reference(nats_a_token(log_probs(m_t), adapter_off(wrong)), True, 0.05, "previous")
+    assert [dpo_reference(Config(), t).of_run for t in (2, 3, 4)] == [1, 2, 3]

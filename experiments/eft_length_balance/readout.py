@@ -26,7 +26,7 @@ from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import resolve
-from srlm.training.ranking import length_slope, order_losses
+from srlm.training.ranking import length_slope, ranking_losses
 from srlm.types import RankedPrompt
 
 LAYERS = {"last": (-1,), "last, -4": (-4, -1), "last, -4, -7, -11": (-11, -7, -4, -1)}  # from the top
@@ -62,7 +62,7 @@ def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, pena
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         gaps = differences @ weights
-        loss = order_losses(gaps, torch.zeros_like(gaps), slope * lengths).mean() + penalty * (weights**2).sum()
+        loss = ranking_losses(gaps, torch.zeros_like(gaps), slope * lengths).mean() + penalty * (weights**2).sum()
         loss.backward()
         return loss
 

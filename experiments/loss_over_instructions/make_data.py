@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift
 from srlm.io import serialization
 from srlm.io.files import write_atomic

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ranked
 from srlm.io import serialization
 from srlm.io.files import write_atomic

@@ -6,21 +6,10 @@ import re
 from datetime import date
 from typing import Any
 
-from srlm.config import (
-    DTYPES,
-    SAVE_DTYPES,
-    Config,
-    EFTLoss,
-    Evaluate,
-    IFTAnswers,
-    JudgeBench,
-    Scorer,
-    ShowMasking,
-    SideBySide,
-    TrainConfig,
-    TrainOn,
-)
+from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, Scorer, ShowMasking, SideBySide
 from srlm.errors import ConfigError
+from srlm.training.config import TrainConfig
+from srlm.training.methods.sft import EFTLoss, TrainOn
 
 
 def _is_date(text: str) -> bool:

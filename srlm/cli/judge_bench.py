@@ -24,7 +24,8 @@ from rich.table import Table
 from srlm import errors
 from srlm.cli.application import application
 from srlm.cli.evaluate.plan import model_inputs, who
-from srlm.config import JudgeBench, Scorer, SourceConfig, options_of
+from srlm.config import JudgeBench, Scorer, options_of
+from srlm.data.config import SourceConfig
 from srlm.engines.missing import missing_lines
 from srlm.io import serialization
 from srlm.io.files import write_atomic

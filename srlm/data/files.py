@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.types import RankedAnswer
 

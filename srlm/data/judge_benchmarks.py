@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.files import Fault, Row, get, keys_of, load_rows, text_of
 from srlm.data.readers import read_ranked
 from srlm.errors import SeedError

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, DataConfig, SourceConfig
+from srlm.config import Config, DataConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.data.splits import Split, split_eft
 from srlm.errors import SeedError

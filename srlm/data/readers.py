@@ -19,9 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from srlm.config import IFTAnswers, SourceConfig
+from srlm.config import IFTAnswers
 from srlm.data import oasst
 from srlm.data.checkers import validate
+from srlm.data.config import SourceConfig
 from srlm.data.files import (
     SPELLINGS,
     Fault,

@@ -1,8 +1,8 @@
-"""Check `engine.extra`, `sft.extra`, `dpo.extra` and `reward_model.extra`: named arguments passed on to the libraries.
+"""Check `engine.extra` and the training groups' `extra`, such as `dpo.extra`: arguments passed on to the libraries.
 
-The names are read from the libraries' source, so that a wrong one is refused at once and without importing them:
-vLLM's AsyncEngineArgs, or what transformers' from_pretrained takes, for the engine; TRL's SFTConfig, DPOConfig and
-RewardConfig for training. An argument that srlm sets itself is refused as well, with the option that sets it.
+The names are read from the libraries' source, so that a wrong one is refused at once and without importing them. For
+the engine they are those of vLLM's AsyncEngineArgs, or of transformers' from_pretrained; for training, those of TRL's
+config class that the group names. An argument that srlm sets itself is refused as well, with the option that sets it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ from pathlib import Path
 
 from srlm.config import Config, EngineKind
 from srlm.errors import ConfigError
+from srlm.training.config import TrainConfig
 
-# Of transformers' from_pretrained, in the engine and in training alike.
-FROM_PRETRAINED = ("attn_implementation",)
-MODEL_ARGUMENTS = "model_init_kwargs"  # of a training: TRL's name for arguments of from_pretrained
+FROM_PRETRAINED = ("attn_implementation",)  # arguments of transformers' from_pretrained, in the engine and in training
+MODEL_ARGUMENTS = "model_init_kwargs"  # TRL's name for arguments of from_pretrained
 
-_TRAINING_ARGUMENTS = ("transformers/training_args.py", "TrainingArguments")
-_TRL = ("trl/trainer/base_config.py", "_BaseConfig")
-_CLASSES = {
-    "engine": (("vllm/engine/arg_utils.py", "EngineArgs"), ("vllm/engine/arg_utils.py", "AsyncEngineArgs")),
-    "sft": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/sft_config.py", "SFTConfig")),
-    "dpo": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/dpo_config.py", "DPOConfig")),
-    "reward_model": (_TRAINING_ARGUMENTS, _TRL, ("trl/trainer/reward_config.py", "RewardConfig")),
-}
-_LIBRARY = {"sft": "trl.SFTConfig", "dpo": "trl.DPOConfig", "reward_model": "trl.RewardConfig"}
+_ENGINE_CLASSES = (("vllm/engine/arg_utils.py", "EngineArgs"), ("vllm/engine/arg_utils.py", "AsyncEngineArgs"))
+_TRAINING_CLASSES = (
+    ("transformers/training_args.py", "TrainingArguments"),
+    ("trl/trainer/base_config.py", "_BaseConfig"),
+)
 
-# What srlm sets itself -> the option that sets it; "" where there is none.
+# Arguments that srlm sets itself -> the option that sets them; "" where there is none.
 SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
     "engine": {
         "model": "model.name",
@@ -54,8 +50,8 @@ SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
         "learning_rate": "learning_rate",
         "lr_scheduler_kwargs": "min_learning_rate",
         "lr_scheduler_type": "min_learning_rate",
-        "warmup_steps": "warmup",
-        "warmup_ratio": "warmup",
+        "warmup_steps": "warmup_ratio",
+        "warmup_ratio": "warmup_ratio",
         "per_device_train_batch_size": "micro_batch_size",
         "gradient_accumulation_steps": "batch_size",
         "max_length": "max_length",
@@ -84,11 +80,13 @@ SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
 
 @cache
 def argument_names(library: str) -> frozenset[str]:
-    """Return the arguments of a library's configuration class: "engine" (vLLM), "sft", "dpo" or "reward_model".
+    """Return the arguments of vLLM ("engine"), or of a config class of TRL, such as "DPOConfig".
 
     Empty where the library is not installed.
     """
-    return frozenset(name for file, of_class in _CLASSES[library] for name in _fields(file, of_class))
+    file = f"trl/trainer/{library.removesuffix('Config').lower()}_config.py"
+    classes = _ENGINE_CLASSES if library == "engine" else (*_TRAINING_CLASSES, (file, library))
+    return frozenset(name for file, of_class in classes for name in _fields(file, of_class))
 
 
 def check_extra(config: Config) -> Config:
@@ -105,11 +103,13 @@ def check_extra(config: Config) -> Config:
     elif engine.extra:
         known = argument_names("engine")
         _check("engine", engine.extra, known, SET_BY_SRLM["engine"], "vLLM's AsyncEngineArgs")
-    for group, library in _LIBRARY.items():
-        extra = getattr(config, group).extra
+    for group, options in vars(config).items():
+        if not isinstance(options, TrainConfig):
+            continue
+        extra, library = options.extra, options.trl_config
         own = {name: f"{group}.{option}" if option else "" for name, option in SET_BY_SRLM["training"].items()}
         if extra:
-            _check(group, extra, argument_names(group), own, library)
+            _check(group, extra, argument_names(library), own, f"trl.{library}")
         model = extra.get(MODEL_ARGUMENTS) or {}
         _check(group, model, FROM_PRETRAINED, {}, "transformers' from_pretrained", f"{MODEL_ARGUMENTS}.")
     return config

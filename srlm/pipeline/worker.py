@@ -25,17 +25,17 @@ from srlm.pipeline import processes
 if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from a worker, such as vLLM's engine core
     processes.join_run()
 
-from srlm.config import TrainConfig
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.progress import show_cursor
 from srlm.pipeline.workspace import Workspace
+from srlm.training.config import TrainConfig
 
 # stage -> module:function(workspace, iteration); one of your own is given as module:function itself
 WORKERS = {
     "base_model": "srlm.models.resolve:base_model_worker",
-    "sft_baseline": "srlm.training.sft:sft_baseline_worker",
-    "sft": "srlm.training.sft:sft_worker",
-    "dpo": "srlm.training.dpo:dpo_worker",
+    "sft_baseline": "srlm.training.stage_workers:sft_baseline_worker",
+    "sft": "srlm.training.stage_workers:sft_worker",
+    "dpo": "srlm.training.stage_workers:dpo_worker",
     "validation_answers": "srlm.training.early_stopping:validation_answers_worker",
     "validation_comparisons": "srlm.training.early_stopping:validation_comparisons_worker",
     "text": "srlm.recipes.text:text_worker",
@@ -43,7 +43,7 @@ WORKERS = {
     "rationales": "srlm.recipes.text:rationales_worker",
     "judgements": "srlm.recipes.text:judgements_worker",
     "held_out": "srlm.recipes.text:held_out_worker",
-    "reward_model": "srlm.training.reward_model:reward_model_worker",
+    "reward_model": "srlm.training.stage_workers:reward_model_worker",
     "judge_bench": "srlm.cli.judge_bench:worker",
     "evaluate": "srlm.cli.evaluate.workers:worker",
     "loss": "srlm.cli.evaluate.workers:loss_worker",

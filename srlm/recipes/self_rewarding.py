@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from srlm.config import AlarmAction, Config, Scorer, TrainConfig
+from srlm.config import AlarmAction, Config, Scorer
 from srlm.data.eft import examples_of_run, needs_baseline, report
 from srlm.data.prepare import prepare_seeds, read_ifeval
 from srlm.errors import AlarmError, NoPairsError
@@ -39,6 +39,7 @@ from srlm.reporting import write_report
 from srlm.reporting.model_card import write_card
 from srlm.tracking import Tracker
 from srlm.training import early_stopping
+from srlm.training.config import TrainConfig
 from srlm.types import Candidate, Comparison, Judgement, Prompt
 
 

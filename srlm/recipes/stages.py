@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, EFTLoss, EngineKind, Opponents, Scorer, SFTConfig, TrainOn, options_of
+from srlm.config import Config, EngineKind, Opponents, Scorer, options_of
 from srlm.io.files import hash_of_files, sha256
 from srlm.judges.meta import load_template as load_meta_template
 from srlm.judges.pairwise import load_template as load_pairwise_template
@@ -32,6 +32,7 @@ from srlm.pipeline.roles import (
 )
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
+from srlm.training.methods.sft import EFTLoss, SFTConfig, TrainOn
 from srlm.types import Judgement
 
 # Not engine.max_model_len: what fits does not depend on it, and what did not fit is counted (srlm/engines/missing.py).

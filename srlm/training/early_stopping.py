@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from srlm.config import Config, TrainConfig
+from srlm.config import Config
 from srlm.data.prepare import read_validation
 from srlm.data.splits import Overlap
 from srlm.engines import open_engine
@@ -46,6 +46,7 @@ from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.recipes import stages
 from srlm.recipes.measured import answer_prompts, play
 from srlm.recipes.text import open_model
+from srlm.training.config import TrainConfig
 from srlm.types import Answer, CheckpointComparison, Comparison, SeedExample
 
 LEAST_JUDGED = 0.5  # share of the prompts that need a verdict for a comparison to decide

@@ -28,10 +28,10 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
-from srlm.config import TrainOn
 from srlm.errors import ModelError
 from srlm.models.chat import encode_reply_with_offsets, encode_turn, escape_special_tokens, render_turn
 from srlm.models.chat_template import Message, control_tokens, render
+from srlm.training.methods.sft import TrainOn
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 Span = tuple[int, int]  # from, up to but not including

@@ -1,26 +1,25 @@
-"""EFT by order (`sft.eft_loss=ranking`): the judge learns which of a prompt's answers is better.
+"""Ranking loss of SFT's EFT part (`sft.eft_loss=ranking`): the judge learns which of a prompt's answers is better.
 
-People who rank answers say which one is better, not how good each is: the better of two poor answers gets the same
-target score as the better of two good ones. What a score's token teaches is in part that chance. Here the place of the
-score is learnt in two parts instead:
+People who rank answers state which one is better, not how good each is. The better of two poor answers gets the same
+target score as the better of two good ones, so part of what a score's token teaches is chance. This loss has two parts
+instead:
 
     loss = mean over tokens of -log p  +  mean over pairs of -log sigmoid(E[better] - E[worse] + offset)
 
-- The first mean is SFT's, but that at a score's token -log p is the cross entropy with how common each score is among
-  the examples: the same for all of them, so that the verdict's form and its scale are learnt, and nobody's score. (With
-  no scale to hold on to, scores were seen to drift to one end, where none differs from another any more.)
-- E is the expected score, the mean of 0 to `judge.max_score` by the probabilities of their tokens, as
-`judge=logprob_weighted`
-  and `judge=logprob` read it; the pairs are those of a prompt's answers that people ranked differently, whatever
-  scores they have. This is a reward model's
-  loss (Bradley-Terry; arXiv 2203.02155, equation 1), of a judge that writes.
-- The offset is `sft.eft_length_control` x slope x log(length of the better / length of the worse), with the slope at
-  which length alone explains people's choices best. With 0 there is none; with 1 a pair that length explains teaches
-  little, one that goes against it much, and what is learnt is the rest. Length-controlled AlpacaEval takes length out
-  of win rates in the same way (arXiv 2404.04475, section 3); the offset is no part of the judge that comes of it.
+- The first mean is SFT's, except at a score's token. There -log p is the cross entropy with the frequencies of the
+  scores among the examples. That target is the same for all examples: the model learns the verdict's form and scale,
+  but no example's score. (Without a scale, scores drifted to one end, where they no longer differ.)
+- E is the expected score, the mean of 0 to `judge.max_score` weighted by the probabilities of their tokens, as
+  `judge=logprob_weighted` and `judge=logprob` compute it. The pairs are answers to one prompt that people ranked
+  differently, whatever their scores. This is a reward model's loss (Bradley-Terry; arXiv 2203.02155, equation 1),
+  applied to a generative judge.
+- The offset is `sft.eft_length_control` x slope x log(length of the better / length of the worse). The slope is the
+  one at which length alone explains people's choices best. With a control of 0 there is no offset. With 1, a pair that
+  length explains has little effect and one that contradicts length has much. Length-controlled AlpacaEval removes
+  length from win rates in the same way (arXiv 2404.04475, section 3). The trained judge itself has no offset.
 
-Both means are over a step's micro-batches and processes; pairs are formed within a micro-batch, where a prompt's
-answers are kept together (`batches.Steps`).
+Both means are taken over a step's micro-batches and processes. Pairs are formed within a micro-batch, where a prompt's
+answers are kept together (`srlm.training.batching.Steps`).
 """
 
 from __future__ import annotations
@@ -39,28 +38,89 @@ from srlm.ids import parent
 from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.training.batching import collate
+from srlm.training.encoding import Samples
 from srlm.types import JudgeExample
 
-STEEPEST = 20.0  # of slopes: length alone would explain every pair
+STEEPEST = 20.0  # limit of the slope, reached where length alone explains every pair
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where an example's score stands, and what it is compared by."""
+    """The position of an example's score, and the values by which examples are compared."""
 
-    place: int  # of the score's token in the example; -1: it has none
+    place: int  # of the score's token in the example; -1 = none
     group: int  # the answers of one ranked prompt have the same number
     score: float  # people's
     log_length: float  # of the judged answer, log(1 + characters)
-    rank: int = -1  # people's, 0 is the best; -1: unknown, then the score decides which answer is better
+    rank: int = -1  # people's, 0 is the best; -1 = unknown: the score decides which answer is better
 
 
 NO_VERDICT = Verdict(-1, -1, 0.0, 0.0)
 FIELDS = tuple(field.name for field in fields(Verdict))
 
 
+@dataclass(frozen=True)
+class RankingLoss:
+    """The ranking loss of one training.
+
+    Parameters
+    ----------
+    verdicts : list of Verdict
+        One per row of the dataset.
+    tokens : list of int
+        The tokens of the scores 0 to judge.max_score.
+    shares : list of float
+        The frequency of each score; the sum is 1.
+    pairs : int
+        Pairs among the verdicts.
+    slope : float
+        Log-odds per unit of log-length that the better answer gets for its length.
+    """
+
+    verdicts: list[Verdict]
+    tokens: list[int]
+    shares: list[float]
+    pairs: int
+    slope: float
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Any,
+        template: JudgeTemplate,
+        samples: Samples,
+        judged: Sequence[JudgeExample],
+        max_score: int,
+        length_control: float,
+    ) -> RankingLoss:
+        """Return the loss for SFT's samples, whose EFT part is made of `judged` in the same order.
+
+        Raises
+        ------
+        EngineError
+            If scores differ in more than one token.
+        TrainingError
+            If there is no pair.
+        """
+        tokens = score_tokens(tokenizer, template, max_score)
+        verdicts = find_verdicts(samples.input_ids, samples.places, judged, tokens)
+        pairs, slope = fit_length(verdicts, length_control)
+        return cls(verdicts, tokens, score_shares(verdicts, len(tokens)), pairs, slope)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns that `collate_ranked` expects next to input_ids and labels."""
+        return {name: [getattr(verdict, name) for verdict in self.verdicts] for name in FIELDS}
+
+    def summary(self) -> str:
+        """Return a line for the log."""
+        text = f"EFT with ranking loss: {self.pairs} pairs"
+        if self.slope:
+            text += f"; {self.slope:+.2f} log-odds for an answer e times as long are taken out of the loss"
+        return text
+
+
 def score_tokens(tokenizer: Any, template: JudgeTemplate, max_score: int) -> list[int]:
-    """The token of each score, 0 to `max_score`, after "Score:".
+    """Return the token of each score, 0 to `max_score`, after "Score:".
 
     Raises
     ------
@@ -77,16 +137,16 @@ def find_verdicts(
     examples: Sequence[JudgeExample],
     tokens: Sequence[int],
 ) -> list[Verdict]:
-    """The verdict that each encoded example ends on; `NO_VERDICT` for IFT.
+    """Return the verdict at the end of each encoded example; `NO_VERDICT` for IFT.
 
     Parameters
     ----------
     ids, places
-        `Encoded.input_ids` and `Encoded.places`, of `srlm.training.sft`.
+        `input_ids` and `places` of `srlm.training.encoding.Samples`.
     examples : sequence of JudgeExample
-        The EFT chats, in their order.
+        The EFT examples, in their order.
     tokens : sequence of int
-        Of `score_tokens`.
+        From `score_tokens`.
     """
     groups: dict[str, int] = {}
     verdicts = []
@@ -96,112 +156,113 @@ def find_verdicts(
             continue
         example = examples[number]
         place = max(place for place, token in enumerate(of_example) if token == tokens[round(example.score)])
-        group = groups.setdefault(parent(example.id), len(groups))  # two rows' scores do not compare
+        group = groups.setdefault(parent(example.id), len(groups))  # scores of two rows are not comparable
         rank = -1 if example.rank is None else example.rank
         verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response)), rank))
     return verdicts
 
 
 def score_shares(verdicts: Sequence[Verdict], count: int) -> list[float]:
-    """How common each of `count` scores is among the verdicts; they add up to 1."""
+    """Return the frequency of each of `count` scores among the verdicts; the sum is 1."""
     scores = [round(verdict.score) for verdict in verdicts if verdict.place >= 0]
     return [scores.count(score) / len(scores) for score in range(count)]
 
 
-def counted(verdicts: Sequence[Verdict], offset: float) -> dict[str, float]:
-    """For the manifest: "pairs" among the examples; "length_slope" of the loss, the share `offset` of `length_slope`.
+def fit_length(verdicts: Sequence[Verdict], control: float) -> tuple[int, float]:
+    """Return the number of pairs among the verdicts, and the share `control` of their `length_slope`.
 
     Raises
     ------
     TrainingError
-        If there is no pair: nothing would be learnt.
+        If there is no pair, so that nothing would be learnt.
     """
     merits = merits_of([verdict.score for verdict in verdicts], [verdict.rank for verdict in verdicts])
     pairs = ordered_pairs([verdict.group for verdict in verdicts], merits)
     if not pairs:
         raise TrainingError(
-            "sft.eft_loss=ranking needs prompts with a better and a worse answer, and no two of the EFT examples that "
-            "are left are such. Raise sft.max_length or data.eft_limit, or set sft.eft_loss=score."
+            "sft.eft_loss=ranking needs prompts with a better and a worse answer, and the EFT examples that are left "
+            "have none. Raise sft.max_length or data.eft_limit, or set sft.eft_loss=score."
         )
     slope = length_slope([verdicts[one].log_length - verdicts[other].log_length for one, other in pairs])
-    return {"pairs": len(pairs), "length_slope": offset * slope}
+    return len(pairs), control * slope
 
 
 def merits_of(scores: Sequence[float], ranks: Sequence[int]) -> list[float]:
-    """What orders the answers of a group, higher is better: their ranks, or their scores where ranks are unknown (-1).
+    """Return what orders the answers of a group, higher is better: ranks, or scores where ranks are unknown (-1).
 
     Whole scores tie answers that people order, and a baseline's scores may order answers that people tie.
     """
     return [score if rank < 0 else -float(rank) for score, rank in zip(scores, ranks, strict=True)]
 
 
-def ordered_pairs(groups: Sequence[int], scores: Sequence[float]) -> list[tuple[int, int]]:
-    """Places of (better, worse) of each pair of one group with different scores; groups below 0 have none.
+def ordered_pairs(groups: Sequence[int], merits: Sequence[float]) -> list[tuple[int, int]]:
+    """Return the indices (better, worse) of all pairs within a group whose merits differ.
 
-    `scores` are those of `merits_of`.
+    Groups below 0 have no pairs. `merits` are those of `merits_of`.
     """
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for place, group in enumerate(groups):
-        found.setdefault(group, []).append(place)
+        members.setdefault(group, []).append(place)
     return [
         (one, other)
-        for group, places in found.items()
+        for group, places in members.items()
         if group >= 0
         for one in places
         for other in places
-        if scores[one] > scores[other]
+        if merits[one] > merits[other]
     ]
 
 
 def length_slope(differences: Sequence[float]) -> float:
-    """How much length alone tells: the b that maximises the sum of log sigmoid(b d), logistic regression without
-    intercept.
+    """Return the effect of length alone: the b that maximises the sum of log sigmoid(b d).
+
+    This is logistic regression without an intercept (arXiv 2404.04475, section 3).
 
     Parameters
     ----------
     differences : sequence of float
-        Of each pair, log-length of the better answer less that of the worse.
+        The d: of each pair, log-length of the better answer minus that of the worse.
 
     Returns
     -------
-    Log-odds a unit of log-length, -STEEPEST to STEEPEST; 0 without pairs.
+    float
+        Log-odds per unit of log-length, -STEEPEST to STEEPEST; 0 without pairs.
     """
     d = np.asarray(differences, dtype=np.float64)
     low, high = -STEEPEST, STEEPEST
     while d.any() and high - low > 1e-9:
         middle = (low + high) / 2
-        rising = float(np.sum(d / (1 + np.exp(np.clip(middle * d, -500, 500))))) > 0  # the sum's derivative there
+        rising = float(np.sum(d / (1 + np.exp(np.clip(middle * d, -500, 500))))) > 0  # the derivative's sign
         low, high = (middle, high) if rising else (low, middle)
     return round((low + high) / 2, 6)
 
 
-def order_losses(better: torch.Tensor, worse: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(better - worse + offset), of each pair; all (pairs,), expected scores in points."""
+def ranking_losses(better: torch.Tensor, worse: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Return -log sigmoid(better - worse + offset) of each pair (arXiv 2203.02155, equation 1, with an offset).
+
+    All have the shape (pairs,). `better` and `worse` are expected scores in points.
+    """
     return softplus(-(better - worse + offset))
 
 
 def collate_ranked(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """As `batches.collate`, without weights; and `place`, `group`, `score`, `log_length` of the verdicts: (rows,)."""
+    """Return a batch as `batching.collate` does, without weights, and with each of `FIELDS`, of shape (rows,)."""
     batch = collate([{**row, "weights": [1.0] * len(row["input_ids"])} for row in rows], pad_token_id)
     del batch["weights"]
     return batch | {name: torch.tensor([row[name] for row in rows]) for name in FIELDS}
 
 
 def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float) -> type:
-    """TRL's SFT trainer for the batches of `collate_ranked`, with the loss that this module's docstring states.
+    """Return TRL's SFT trainer with the loss that this module's docstring states, for batches of `collate_ranked`.
 
     Parameters
     ----------
-    tokens : sequence of int
-        Of `score_tokens`.
-    shares : sequence of float
-        Of `score_shares`.
-    slope : float
-        Log-odds a unit of log-length that the better answer is given for its length, as `counted` tells it.
+    tokens, shares, slope
+        As in `RankingLoss`.
     """
     from trl import SFTTrainer
 
-    class OrderingTrainer(SFTTrainer):
+    class RankingTrainer(SFTTrainer):
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
             counts = [len(_pairs_of(batch)) for batch in batch_samples]
             pairs = torch.tensor(float(sum(counts)), device=device)
@@ -218,15 +279,16 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
             del inputs["group"], inputs["score"], inputs["rank"]
             expected = torch.zeros(len(place), device=place.device)
 
-            def ordered(**given: Any) -> Any:
+            def with_shared_scores(**given: Any) -> Any:
+                """Run the model, note the expected scores, and replace each score's log-probability."""
                 nonlocal expected
                 outputs, hidden = _with_hidden_states(self.accelerator.unwrap_model(model), model, given)
                 rows = torch.nonzero(place >= 0).flatten()
                 if len(rows):
-                    at = (rows, place[rows] - 1)  # what stands before a token tells its probability
+                    at = (rows, place[rows] - 1)  # the position before a token predicts it
                     log_probs = _head(self.accelerator.unwrap_model(model))(hidden[at]).float().log_softmax(-1)
                     own = log_probs.gather(1, given["labels"][rows, place[rows]][:, None])[:, 0]
-                    # The forward pass of a trainer in low precision returns float32: it must be asked for itself.
+                    # The trainer's forward pass returns float32 in low precision, too, so the options decide.
                     low_precision = self.args.bf16 or self.args.fp16
                     _check_head(own.detach(), outputs.log_probs[at].detach(), low_precision)
                     of_scores = log_probs[:, list(tokens)]
@@ -236,12 +298,12 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
                     expected = expected.index_put((rows,), of_scores.softmax(-1) @ scale)
                 return outputs
 
-            loss = super().compute_loss(ordered, inputs, return_outputs, num_items_in_batch)
+            loss = super().compute_loss(with_shared_scores, inputs, return_outputs, num_items_in_batch)
             if not pairs:
                 return loss
             better, worse = torch.tensor(pairs, device=place.device).T
             offset = slope * (log_length[better] - log_length[worse])
-            losses = order_losses(expected[better], expected[worse], offset)
+            losses = ranking_losses(expected[better], expected[worse], offset)
             mode = "train" if self.model.training else "eval"
             self._metrics[mode]["ranking_loss"].append(losses.mean().item())
             self._metrics[mode]["ranking_accuracy"].append((expected[better] > expected[worse]).float().mean().item())
@@ -250,11 +312,11 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
             # Gradients of processes are averaged, and the pairs are counted over all of them.
             return loss + losses.sum() / self._pairs_in_step * self.accelerator.num_processes
 
-    return OrderingTrainer
+    return RankingTrainer
 
 
 def check_not_sharded(trainer: Any) -> None:
-    """Refuse a set-up that keeps a part of the output layer on each GPU.
+    """Refuse a set-up that keeps only a part of the output layer on each GPU.
 
     Raises
     ------
@@ -263,7 +325,7 @@ def check_not_sharded(trainer: Any) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
             "sft.eft_loss=ranking needs the whole output layer on each GPU, and sft.accelerate_config shards it (FSDP, "
-            "DeepSpeed). Leave the file out, or set sft.eft_loss=score."
+            "DeepSpeed). Remove the file, or set sft.eft_loss=score."
         )
 
 
@@ -280,29 +342,29 @@ def _head(model: Any) -> Any:
 
 
 def _with_hidden_states(inside: Any, model: Any, given: dict[str, Any]) -> tuple[Any, torch.Tensor]:
-    """The model's outputs, and its last hidden states: (rows, tokens, hidden size)."""
-    seen: list[torch.Tensor] = []
+    """Return the model's outputs, and its last hidden states: (rows, tokens, hidden size)."""
+    caught: list[torch.Tensor] = []
     hook = _causal(inside).base_model.register_forward_hook(
-        lambda _module, _inputs, output: seen.append(output.last_hidden_state)
+        lambda _module, _inputs, output: caught.append(output.last_hidden_state)
     )
     try:
         outputs = model(**given)
     finally:
         hook.remove()
-    return outputs, seen[-1]
+    return outputs, caught[-1]
 
 
 def _check_head(own: torch.Tensor, by_trainer: torch.Tensor, low_precision: bool) -> None:
-    """Whether the output layer alone makes the probabilities that the model itself tells (Gemma 2 scales and caps).
+    """Check that the output layer alone gives the model's probabilities. (Gemma 2 also scales and caps them.)
 
     Raises
     ------
     ConfigError
     """
-    apart = float((own - by_trainer).abs().max())
+    difference = float((own - by_trainer).abs().max())
     exact = by_trainer.dtype == torch.float32 and not low_precision
-    if not apart <= (0.01 if exact else 0.25):
+    if not difference <= (0.01 if exact else 0.25):
         raise ConfigError(
-            "sft.eft_loss=ranking does not go with this model: its output layer does more than multiply (a score's "
-            f"log-probability differs by {apart:.3f} nats). Set sft.eft_loss=score."
+            "sft.eft_loss=ranking does not work with this model: its output layer does more than multiply (a score's "
+            f"log-probability differs by {difference:.3f} nats). Set sft.eft_loss=score."
         )

@@ -20,7 +20,7 @@ import pytest
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
 from srlm.cli.push import Upload, main, plan, problems, push, refuse
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_prompts
 from srlm.errors import PushError, RunFolderError
 from srlm.io.record_file import read_records

@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 
 from srlm.cli.show_masking import main as command
-from srlm.cli.show_masking.examples import Example, examples_of, seeds_of, share, shown, visible
+from srlm.cli.show_masking.examples import Example, examples_of, rows_of, share, shown, visible
 from srlm.cli.show_masking.page import legend, render, show
-from srlm.config import Config, ShowMasking, TrainOn
+from srlm.config import Config, ShowMasking
 from srlm.errors import ConfigError, SeedError, TrainingError
 from srlm.models.chat_template import load_tokenizer
 from srlm.pipeline.workspace import Workspace
@@ -29,7 +29,9 @@ from srlm.recipes.self_rewarding import Loop
 from srlm.run import plain_options
 from srlm.tracking import NoTracker
 from srlm.training.masking import IGNORED
-from srlm.training.sft import sft_worker
+from srlm.training.methods.sft import TrainOn
+from srlm.training.stage_workers import sft_worker
+from srlm.types import SeedExample
 from tests.helpers import ROOT, tiny_tokenizer
 
 HOSTILE = '</pre><script>alert("x")</script> \x1b[31mred \u202eback <|im_end|>'
@@ -43,7 +45,7 @@ def options_of(*overrides: str) -> ShowMasking:
 
 
 def found_by(options: ShowMasking, tokenizer: Any = None) -> dict[str, list[Example]]:
-    return examples_of(tokenizer or tiny_tokenizer(), seeds_of(options), options)[0]
+    return examples_of(tokenizer or tiny_tokenizer(), rows_of(options), options)[0]
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_the_command_writes_the_page(tiny_checkpoint: Path, data: Path, tmp_path
 def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
-    assert list(seeds_of(options_of(f"dataset={path}")).chats) == ["ift"]
+    assert [type(row) for row in rows_of(options_of(f"dataset={path}"))] == [SeedExample]
     said = capfd.readouterr().err.strip()
     assert said.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
     assert "format" not in said
@@ -149,7 +151,7 @@ def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="count=0 cannot work"):
         command.run(options_of("count=0"))
     with pytest.raises(SeedError):
-        seeds_of(options_of(f"dataset={tmp_path / 'none.jsonl'}"))
+        rows_of(options_of(f"dataset={tmp_path / 'none.jsonl'}"))
     options = options_of(f"dataset={data}", "sft.max_length=16")
     with pytest.raises(TrainingError, match=r"longer than sft\.max_length=16"):
         found_by(options)
@@ -259,7 +261,7 @@ def test_the_examples_are_those_that_the_trainer_gets(
 ) -> None:
     given = [f"model.name={tiny_checkpoint}", *sources, "data.rationales=none", *CHOICES[choice]]
     options = options_of(*given)
-    found, _ = examples_of(load_tokenizer(tiny_checkpoint, options.model), seeds_of(options), options)
+    found, _ = examples_of(load_tokenizer(tiny_checkpoint, options.model), rows_of(options), options)
     rows = trained_on(options, tiny_checkpoint, tmp_path, monkeypatch)
     trained = [example for row in rows for example in examples_in(row)]
     ours = [(tuple(each.conversation.ids), tuple(each.weights)) for of_kind in found.values() for each in of_kind]
@@ -281,7 +283,7 @@ def test_each_choice_changes_the_examples(sources: list[str]) -> None:
 
     def of(*given: str) -> Any:
         options = options_of(*sources, "data.rationales=none", *given)
-        found, data = examples_of(tokenizer, seeds_of(options), options)
+        found, data = examples_of(tokenizer, rows_of(options), options)
         return [(each.conversation.ids, each.weights) for kind in found.values() for each in kind], data.columns.keys()
 
     default = of()

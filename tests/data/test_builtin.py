@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from srlm.config import SourceConfig
 from srlm.data.checkers import follows
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.data.splits import Overlap, rouge_l, split_eft
 

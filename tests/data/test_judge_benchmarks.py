@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.judge_benchmarks import read_benchmark
 from srlm.errors import SeedError
 

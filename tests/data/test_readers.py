@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import IFTAnswers, SourceConfig
+from srlm.config import IFTAnswers
+from srlm.data.config import SourceConfig
 from srlm.data.readers import FORMATS, read_ift, read_prompts, read_ranked
 from srlm.errors import SeedError
 from srlm.io.serialization import to_json
@@ -622,7 +623,8 @@ def test_hub_errors_name_the_data_set_and_the_remedy(hub):
 def test_without_network_or_package_the_hub_error_says_so(tmp_path):
     code = """
 import sys
-from srlm.config import IFTAnswers, SourceConfig
+from srlm.config import IFTAnswers
+from srlm.data.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.data.readers import read_ift
 read_ift(SourceConfig())

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_ranked
 from srlm.data.splits import Overlap, rouge_l, split_eft
 from srlm.data.words import tokens

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from srlm.config import TrainConfig
 from srlm.data.prepare import prepare_seeds
 from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.training import early_stopping
-from srlm.training.dpo import dpo_worker
+from srlm.training.config import TrainConfig
+from srlm.training.stage_workers import dpo_worker
 from srlm.types import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
 from tests.helpers import ROOT, options
 

@@ -17,10 +17,10 @@ from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
-from srlm.training import batching as batches
-from srlm.training.common import Watch
+from srlm.training import batching
 from srlm.training.ranking import STEEPEST
-from srlm.training.sft import sft_baseline_worker, sft_worker
+from srlm.training.stage_workers import sft_baseline_worker, sft_worker
+from srlm.training.worker import StepLog
 from srlm.types import JudgeExample, SeedExample
 from tests.helpers import ROOT, options
 
@@ -108,7 +108,7 @@ def test_the_baseline_learns_the_same_way(tiny_checkpoint: Path, tmp_path: Path)
 
 def test_rows_are_looked_at_before_training(tiny_checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(batches, "check_apart", lambda model, rows, pad: asked.append(len(rows)))
+    monkeypatch.setattr(batching, "check_apart", lambda model, rows, pad: asked.append(len(rows)))
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["packed"], "sft.epochs=1")
     sft_worker(workspace, 1)
     assert asked == [made(workspace)[0]["rows"]]
@@ -147,17 +147,17 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
     assert passes[0] != passes[1] != passes[2]
 
     disturbed = judging("disturbed")
-    on_step_end = Watch.on_step_end
+    on_step_end = StepLog.on_step_end
 
-    def killed(self: Watch, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def killed(self: StepLog, args: Any, state: Any, control: Any, **others: Any) -> None:
         on_step_end(self, args, state, control, **others)
         if state.global_step == 10:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Watch, "on_step_end", killed)
+    monkeypatch.setattr(StepLog, "on_step_end", killed)
     with pytest.raises(KeyboardInterrupt):
         sft_worker(disturbed, 1)
-    monkeypatch.setattr(Watch, "on_step_end", on_step_end)
+    monkeypatch.setattr(StepLog, "on_step_end", on_step_end)
     sft_worker(disturbed, 1)  # from the checkpoint of step 8, in the second pass
     assert tokens(disturbed) == tokens(undisturbed)
     one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (undisturbed, disturbed))

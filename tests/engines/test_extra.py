@@ -11,24 +11,26 @@ from typing import Any
 
 import pytest
 
-from srlm.config import Config, EngineKind, SFTConfig
+from srlm.config import Config, EngineKind
 from srlm.engines.extra import SET_BY_SRLM, argument_names, check_extra
 from srlm.errors import ConfigError, RunFolderError
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
-from srlm.training import common
+from srlm.training import loading, worker
 from srlm.training.activation_cache import frozen_once
+from srlm.training.methods import METHODS
+from srlm.training.methods.sft import SFTConfig
 from tests.helpers import ROOT
 
 
-@pytest.mark.parametrize("group", ["sft", "dpo", "reward_model"])
-def test_names_are_those_of_trl(group: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_names_are_those_of_trl(method: str) -> None:
     import trl
 
-    kind = {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "reward_model": trl.RewardConfig}[group]
-    fields = {field.name for field in dataclasses.fields(kind) if field.init}
-    assert argument_names(group) >= fields
-    assert {"optim", "neftune_noise_alpha", "model_init_kwargs"} <= argument_names(group)
+    library = METHODS[method].config.trl_config
+    fields = {field.name for field in dataclasses.fields(getattr(trl, library)) if field.init}
+    assert argument_names(library) >= fields
+    assert {"optim", "neftune_noise_alpha", "model_init_kwargs"} <= argument_names(library)
 
 
 @pytest.mark.process
@@ -43,7 +45,7 @@ def test_names_are_those_of_vllm() -> None:
 
 def test_arguments_that_srlm_sets_exist() -> None:
     assert set(SET_BY_SRLM["engine"]) <= argument_names("engine")
-    known = argument_names("sft") | argument_names("dpo")
+    known = argument_names("SFTConfig") | argument_names("DPOConfig")
     assert set(SET_BY_SRLM["training"]) - known <= {"warmup_ratio"}
 
 
@@ -88,11 +90,11 @@ def test_arguments_reach_the_trainer_and_the_model(tiny_checkpoint: Path, tmp_pa
         "neftune_noise_alpha": 5,
         "model_init_kwargs": {"attn_implementation": "eager"},
     }
-    arguments = Arguments(**common.trainer_arguments(check_extra(config).sft, config, tmp_path, 0))
+    arguments = Arguments(**worker.trainer_arguments(check_extra(config).sft, config, tmp_path, 0))
     assert (arguments.optim, arguments.neftune_noise_alpha) == ("adafactor", 5)
-    model = common.load_model(tiny_checkpoint, config.sft, config)
+    model = loading.load_model(tiny_checkpoint, config.sft, config)
     assert model.config._attn_implementation == "eager"
-    assert common.load_model(tiny_checkpoint, SFTConfig(), config).config._attn_implementation != "eager"
+    assert loading.load_model(tiny_checkpoint, SFTConfig(), config).config._attn_implementation != "eager"
 
 
 def test_arguments_reach_vllm() -> None:
@@ -132,7 +134,7 @@ def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:
     """With NEFTune the frozen layers see another input in each epoch: `train_and_save` asks for one epoch then."""
     config = Config()
     config.sft.dropout, config.sft.lora.dropout = 0.0, 0.0
-    model = common.load_model(tiny_checkpoint, config.sft, config)
+    model = loading.load_model(tiny_checkpoint, config.sft, config)
     for parameter in model.parameters():
         parameter.requires_grad = False
     model.model.layers[-1].self_attn.q_proj.weight.requires_grad = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srlm.config import SourceConfig
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_prompts
 from srlm.evaluation.instruction_following import MEASURES, Checked, check_answers, instructions_part
 from srlm.types import Answer, Constraint, SeedExample

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from transformers import AddedToken
 
-from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig, PairsConfig, SFTConfig
+from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig, PairsConfig
 from srlm.engines.base import Completion
 from srlm.errors import ModelError
 from srlm.evaluation.answers import answer
@@ -44,9 +44,10 @@ from srlm.models.chat_template import (
     write_stop_tokens,
 )
 from srlm.preferences.pairs import select_pairs
-from srlm.training.dpo import encode_pairs
+from srlm.training.encoding import encode
 from srlm.training.masking import IGNORED
-from srlm.training.sft import encode
+from srlm.training.methods.dpo import encode_pairs
+from srlm.training.methods.sft import SFTConfig
 from srlm.types import SeedExample
 from tests.helpers import ScriptedEngine, prompt, tiny_llama, tiny_tokenizer, user
 from tests.training.families import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.config import Config, Reference, Scorer
+from srlm.config import Config, Scorer
 from srlm.pipeline.roles import (
     ENDPOINT,
     ModelRef,
@@ -17,6 +17,7 @@ from srlm.pipeline.roles import (
     reference_of_judge,
     resolve_role,
 )
+from srlm.training.methods.dpo import Reference
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from srlm import errors
-from srlm.config import TrainConfig
 from srlm.pipeline import worker as launch
 from srlm.pipeline.workspace import Workspace
+from srlm.training.config import TrainConfig
 from tests.helpers import ROOT
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from srlm.config import Config, Reference, flatten, options_of
+from srlm.config import Config, flatten, options_of
 from srlm.errors import RunFolderError
 from srlm.ids import derive_seed
 from srlm.io import files
@@ -30,6 +30,7 @@ from srlm.pipeline import workspace as workspace_module
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
+from srlm.training.methods.dpo import Reference
 from srlm.types import Answer, Candidate
 from tests.helpers import ROOT
 

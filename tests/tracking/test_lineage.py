@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Reference, Scorer
+from srlm.config import Config, JudgeConfig, Scorer
 from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
 from srlm.tracking.lineage import CHAIN, made_from, without_secrets
+from srlm.training.methods.dpo import Reference
 
 
 def of(stage: str, config: Config | None = None, inputs: tuple[str, ...] = ()) -> list[str]:

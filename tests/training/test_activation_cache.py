@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from srlm.config import LoraConfig
 from srlm.training import activation_cache as frozen
-from srlm.training import common
+from srlm.training import loading
+from srlm.training.config import LoraConfig
 from tests.helpers import tiny_llama
 
 BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2])]  # the third holds nothing new
@@ -20,7 +20,7 @@ BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2]
 def adapted(last_n_layers: int = 1) -> Any:
     base = tiny_llama(64, seed=0)
     torch.manual_seed(1)
-    model = get_peft_model(base, common.peft_config(LoraConfig(r=4, dropout=0.0, last_n_layers=last_n_layers), base))
+    model = get_peft_model(base, loading.peft_config(LoraConfig(r=4, dropout=0.0, last_n_layers=last_n_layers), base))
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # zero at first: then nothing would reach the weights of A
             torch.nn.init.normal_(weight, std=0.1)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from scipy.stats import pearsonr as correlation
 
-from srlm.config import SFTConfig, TrainOn
 from srlm.errors import ConfigError
 from srlm.training import batching as batches
-from srlm.training.sft import encode
+from srlm.training.encoding import encode
+from srlm.training.methods.sft import SFTConfig, TrainOn
 from tests.helpers import tiny_llama, tiny_tokenizer, user
 
 RATE = 0.5

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from srlm.config import TrainConfig
 from srlm.data.splits import Overlap
 from srlm.errors import RunFolderError, SeedError
 from srlm.io.files import write_atomic
@@ -24,8 +23,9 @@ from srlm.pipeline.worker import WORKERS
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.recipes import stages
 from srlm.training import early_stopping
-from srlm.training.dpo import next_checkpoint
+from srlm.training.config import TrainConfig
 from srlm.training.early_stopping import decide, draw_prompts, judge_name, outcome_line, outcome_lines, sentence, train
+from srlm.training.stage_workers import next_checkpoint
 from srlm.types import Answer, CheckpointComparison, Comparison, Prompt, SeedExample
 from tests.helpers import options
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.config import ModelConfig, SFTConfig, TrainOn
+from srlm.config import ModelConfig
 from srlm.errors import EngineError, ModelError
 from srlm.judges.prompt import judge_target
 from srlm.models.chat import encode_chat, encode_choices, encode_turn, escape_special_tokens
 from srlm.models.chat_template import chat_template_names, prepare, read_chat_template
+from srlm.training.encoding import encode
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
-from srlm.training.sft import encode
+from srlm.training.methods.sft import SFTConfig, TrainOn
 from tests.helpers import tiny_tokenizer, user
 from tests.training.families import CHATML, FAMILIES, SINGLE_TURN
 
@@ -415,12 +416,12 @@ def test_encode_leaves_out_and_counts_the_too_long(tokenizer):
 
 def test_an_example_without_a_target_is_counted_and_left_out(monkeypatch):
     """No template makes such a one today; a loss over nothing would be 0 / 0."""
-    from srlm.training import sft
+    from srlm.training import encoding
 
     def nothing_learnt(parts, *_):
         return [0.0] * len(parts) if len(parts) > 60 else token_weights(parts, TrainOn.completion, 0.0)
 
-    monkeypatch.setattr(sft, "token_weights", nothing_learnt)
+    monkeypatch.setattr(encoding, "token_weights", nothing_learnt)
     encoded = encode(
         tiny_tokenizer(), {"ift": [[*user("Hi?"), said("a")], [*user("Hi?"), said("b" * 60)]]}, SFTConfig()
     )

@@ -1,4 +1,4 @@
-"""srlm.training.ranking: pairs, the slope of length, where a score stands, and the loss by the real trainer."""
+"""srlm.training.ranking: pairs, the slope of length, the position of a score, and the loss in the real trainer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from srlm.config import JudgeConfig, SFTConfig
+from srlm.config import JudgeConfig
 from srlm.errors import ConfigError, TrainingError
 from srlm.judges.prompt import JudgeTemplate
-from srlm.training import ranking as ordering
-from srlm.training.sft import eft_example, encode
+from srlm.training import ranking
+from srlm.training.encoding import eft_example, encode
+from srlm.training.methods.sft import SFTConfig
 from srlm.types import JudgeExample
 from tests.helpers import options, tiny_llama, tiny_tokenizer, user
 
@@ -44,10 +45,10 @@ def columns(examples: Sequence[JudgeExample] = EXAMPLES) -> dict[str, list[Any]]
     tokenizer = tiny_tokenizer()
     kinds = {"ift": IFT, "eft": [eft_example(example, TEMPLATE) for example in examples]}
     encoded = encode(tokenizer, kinds, SFTConfig())
-    tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
-    verdicts = ordering.find_verdicts(encoded.input_ids, encoded.places, examples, tokens)
+    tokens = ranking.score_tokens(tokenizer, TEMPLATE, 5)
+    verdicts = ranking.find_verdicts(encoded.input_ids, encoded.places, examples, tokens)
     found: dict[str, list[Any]] = {"input_ids": encoded.input_ids, "labels": encoded.labels}
-    return found | {name: [getattr(verdict, name) for verdict in verdicts] for name in ordering.FIELDS}
+    return found | {name: [getattr(verdict, name) for verdict in verdicts] for name in ranking.FIELDS}
 
 
 def model() -> Any:
@@ -68,8 +69,8 @@ def step(
     table = columns(examples)
     order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three the pairs stay whole
     table = {name: [values[place] for place in order] for name, values in table.items()}
-    tokens = ordering.score_tokens(tokenizer, TEMPLATE, 5)
-    trainer = ordering.ranking_trainer(tokens, SHARES, slope)(
+    tokens = ranking.score_tokens(tokenizer, TEMPLATE, 5)
+    trainer = ranking.ranking_trainer(tokens, SHARES, slope)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
@@ -81,7 +82,7 @@ def step(
         train_dataset=Dataset.from_dict(table),
         processing_class=tokenizer,
     )  # fmt: skip
-    trainer.data_collator = partial(ordering.collate_ranked, pad_token_id=tokenizer.pad_token_id)
+    trainer.data_collator = partial(ranking.collate_ranked, pad_token_id=tokenizer.pad_token_id)
     trainer.train()
     after = dict(policy.named_parameters())
     return trainer.state.log_history[0], {name: (before[name] - after[name].detach()) / RATE for name in before}
@@ -90,7 +91,7 @@ def step(
 def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
     """The loss as the module states it, example by example; the part of it that is order; the gradients."""
     policy, table = model(), columns()
-    tokens = ordering.score_tokens(tiny_tokenizer(), TEMPLATE, 5)
+    tokens = ranking.score_tokens(tiny_tokenizer(), TEMPLATE, 5)
     total, count, expected = torch.tensor(0.0), 0, []
     for ids, labels, place in zip(table["input_ids"], table["labels"], table["place"], strict=True):
         log_probs = policy(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -169,8 +170,8 @@ def test_two_rows_of_the_same_prompt_are_not_compared() -> None:
 
 
 def test_shares_are_of_the_examples_that_have_a_score() -> None:
-    verdicts = [ordering.NO_VERDICT, *(ordering.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
-    assert ordering.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
+    verdicts = [ranking.NO_VERDICT, *(ranking.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
+    assert ranking.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
 
 
 def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
@@ -178,22 +179,22 @@ def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
     ranked = [replace(example, rank=rank) for example, rank in zip(EXAMPLES, (2, 1, 1, 0, 3, 0), strict=True)]
     table = columns(ranked)
     assert table["rank"] == [-1, 2, 1, 1, 0, 3, 0]
-    batch = {name: torch.tensor(table[name]) for name in ordering.FIELDS}
-    assert sorted(ordering._pairs_of(batch)) == [(2, 1), (3, 1), (4, 5)]
-    verdicts = [ordering.Verdict(*row) for row in zip(*(table[name] for name in ordering.FIELDS), strict=True)]
-    assert ordering.counted(verdicts, 0.0)["pairs"] == 3
+    batch = {name: torch.tensor(table[name]) for name in ranking.FIELDS}
+    assert sorted(ranking._pairs_of(batch)) == [(2, 1), (3, 1), (4, 5)]
+    verdicts = [ranking.Verdict(*row) for row in zip(*(table[name] for name in ranking.FIELDS), strict=True)]
+    assert ranking.fit_length(verdicts, 0.0) == (3, 0.0)
 
 
 def test_more_ranks_than_scores_lose_no_pair() -> None:
     many = [JudgeExample(f"Why?/a{n}", "Why?", f"answer {n}", "", float(5 - n // 2), "seed", rank=n) for n in range(8)]
-    batch = {name: torch.tensor(columns(many)[name]) for name in ordering.FIELDS}
-    assert sorted(ordering._pairs_of(batch)) == [(i, j) for i in range(1, 9) for j in range(i + 1, 9)]
+    batch = {name: torch.tensor(columns(many)[name]) for name in ranking.FIELDS}
+    assert sorted(ranking._pairs_of(batch)) == [(i, j) for i in range(1, 9) for j in range(i + 1, 9)]
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=8))
 def test_pairs_are_of_one_prompt_and_in_order(rows: list[tuple[int, int]]) -> None:
     groups, scores = [group for group, _ in rows], [float(score) for _, score in rows]
-    found = ordering.ordered_pairs(groups, scores)
+    found = ranking.ordered_pairs(groups, scores)
     assert sorted(found) == [
         (i, j)
         for i in range(len(rows))
@@ -210,32 +211,32 @@ def test_the_slope_is_that_of_logistic_regression(seed: int) -> None:
     won = number.random(4000) < 1 / (1 + np.exp(-1.5 * size))
     d = np.where(won, size, -size)  # better less worse
     best = minimize_scalar(lambda b: np.log1p(np.exp(-b * d)).sum(), bounds=(-20, 20), method="bounded")
-    assert ordering.length_slope(d.tolist()) == pytest.approx(best.x, abs=1e-3)
-    assert ordering.length_slope(d.tolist()) == pytest.approx(1.5, abs=0.2)
+    assert ranking.length_slope(d.tolist()) == pytest.approx(best.x, abs=1e-3)
+    assert ranking.length_slope(d.tolist()) == pytest.approx(1.5, abs=0.2)
 
 
 def test_a_slope_stays_within_its_range() -> None:
-    assert ordering.length_slope([]) == ordering.length_slope([0.0, 0.0]) == 0
-    assert ordering.length_slope([0.1, 2.0]) == ordering.STEEPEST  # the longer one always is the better one
-    assert ordering.length_slope([-0.1]) == -ordering.STEEPEST
-    assert ordering.length_slope([1.0, -1.0]) == pytest.approx(0, abs=1e-6)
+    assert ranking.length_slope([]) == ranking.length_slope([0.0, 0.0]) == 0
+    assert ranking.length_slope([0.1, 2.0]) == ranking.STEEPEST  # the longer one always is the better one
+    assert ranking.length_slope([-0.1]) == -ranking.STEEPEST
+    assert ranking.length_slope([1.0, -1.0]) == pytest.approx(0, abs=1e-6)
 
 
 def test_what_length_explains_teaches_less() -> None:
     equal = torch.zeros(3, requires_grad=True)
     offset = torch.tensor([2.0, 0.0, -2.0])  # the better answer is longer, as long, shorter
-    ordering.order_losses(equal, torch.zeros(3), offset).sum().backward()
+    ranking.ranking_losses(equal, torch.zeros(3), offset).sum().backward()
     push = -equal.grad
     assert push.tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-2))], abs=1e-6)
 
 
 def test_without_a_pair_nothing_would_be_learnt() -> None:
-    lone = [ordering.Verdict(9, group, 3.0, 1.0) for group in range(4)]
+    lone = [ranking.Verdict(9, group, 3.0, 1.0) for group in range(4)]
     with pytest.raises(TrainingError, match="a better and a worse answer"):
-        ordering.counted(lone, 1.0)
-    two = [ordering.Verdict(9, 0, 5.0, 2.0), ordering.Verdict(9, 0, 1.0, 1.0)]
+        ranking.fit_length(lone, 1.0)
+    two = [ranking.Verdict(9, 0, 5.0, 2.0), ranking.Verdict(9, 0, 1.0, 1.0)]
     for offset in (0.0, 0.25, 1.0):
-        assert ordering.counted(two, offset) == {"pairs": 1, "length_slope": offset * ordering.STEEPEST}
+        assert ranking.fit_length(two, offset) == (1, offset * ranking.STEEPEST)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from srlm.config import TrainConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import stages
-from srlm.training import checkpoint_check, common
+from srlm.training import checkpoint_check, loading
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
-from srlm.training.reward_model import load_classifier
+from srlm.training.methods.reward_model import load_classifier
 from srlm.training.saving import Saving, messages, save
 from tests.helpers import options, tiny_llama
 
@@ -312,5 +311,4 @@ def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_pat
 def test_precision_of_the_engine(given: str, on_gpu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     config = options(f"engine.dtype={given}")
-    assert common.engine_dtype(config) == dtype
-    assert common.saving_of(config, "dpo", Path(), PAIRS).dtype == getattr(torch, TrainConfig().save_dtype)
+    assert loading.engine_dtype(config) == dtype

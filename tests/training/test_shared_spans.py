@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.config import SFTConfig, SourceConfig, TrainOn
+from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ranked
 from srlm.errors import ConfigError
 from srlm.judges import __name__ as judges
 from srlm.judges.prompt import TWO_ANSWERS, JudgeTemplate
 from srlm.models.templating import Template
+from srlm.training.encoding import conversations, eft_example, encode
 from srlm.training.masking import Part
-from srlm.training.sft import conversations, eft_example, encode
+from srlm.training.methods.sft import SFTConfig, TrainOn
 from srlm.training.shared_spans import SHORTEST, common_spans
 from srlm.types import JudgeExample
 from tests.helpers import tiny_tokenizer, user

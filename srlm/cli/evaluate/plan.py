@@ -11,7 +11,8 @@ from typing import Any
 
 from srlm import errors
 from srlm.cli.evaluate.arms import OWN, run_of, settings
-from srlm.config import Config, Evaluate, SideBySide, SourceConfig, options_of
+from srlm.config import Config, Evaluate, SideBySide, options_of
+from srlm.data.config import SourceConfig
 from srlm.io import serialization
 from srlm.io.files import hash_of_files, write_atomic
 from srlm.io.progress import say

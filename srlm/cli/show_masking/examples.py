@@ -1,7 +1,7 @@
 """Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked.
 
 What is shown is assembled by the functions that a run uses (`srlm.data.prepare.read_seeds`,
-`srlm.data.eft.examples_of_run`, `srlm.training.sft.assemble`), so that it is what the trainer gets.
+`srlm.data.eft.examples_of_run`, the training method `SFT`), so that it is what the trainer gets.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
 from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
 from srlm.io.progress import say
 from srlm.judges.prompt import JudgeTemplate
-from srlm.models.chat import Message
 from srlm.models.resolve import label
+from srlm.training.encoding import chats_of, conversations
 from srlm.training.masking import Conversation, Part, looks_at_prompts
-from srlm.training.sft import TrainingData, assemble, chats_of, conversations
-from srlm.types import JudgeExample
+from srlm.training.methods.sft import SFT, EncodedSamples
+from srlm.types import JudgeExample, SeedExample
 
 KINDS = {  # what a token is: its marks where there is no colour, and what that means
     "learnt": ("⟦", "⟧", "learnt, weight 1"),
@@ -73,15 +73,6 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """What SFT would learn from: `srlm.training.sft.assemble` takes it."""
-
-    chats: dict[str, list[list[Message]]]  # "ift", and "eft" where the judge is taught by SFT
-    judged: list[JudgeExample]  # of the EFT chats
-    template: JudgeTemplate | None
-
-
-@dataclass(frozen=True)
 class Example:
     """One example as the trainer gets it, with its text."""
 
@@ -89,8 +80,8 @@ class Example:
     weights: list[float]  # of each token
 
 
-def seeds_of(options: ShowMasking) -> Seeds:
-    """Return what a run with these options would learn by SFT.
+def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
+    """Return the IFT and EFT examples that SFT trains on in a run with these options.
 
     With `options.dataset` all of that file instead, as IFT and as EFT: without the split, which would keep one of the
     two.
@@ -111,7 +102,7 @@ def seeds_of(options: ShowMasking) -> Seeds:
         options = replace(options, data=replace(options.data, ift=ift_source, eft=eft_source))
         ift, ranked = read_ift_seeds(options), []
     if options.judge.rates:
-        return Seeds(chats_of(ift), [], None)
+        return [*ift]
     if options.dataset:
         try:
             ranked = read_eft_seeds(options)
@@ -120,23 +111,24 @@ def seeds_of(options: ShowMasking) -> Seeds:
                 f"  {label(options.dataset)} is shown as IFT data. It has no ranked answers, so it gives no EFT "
                 "examples."
             )
-            return Seeds(chats_of(ift), [], None)
+            return [*ift]
         except SeedError as error:
             say(
                 f"  WARNING: {label(options.dataset)} is shown as IFT data only, because it gives no EFT examples: "
                 f"{error}"
             )
-            return Seeds(chats_of(ift), [], None)
+            return [*ift]
     if needs_baseline(ranked, options.data.rationales) and not options.judge.learns_pairs:
         say("  EFT examples are shown without the rationales that the SFT baseline would write")
         options = replace(options, data=replace(options.data, rationales=RationaleSource.none))
-    template = JudgeTemplate.load(options.judge)
     judged, _ = examples_of_run(options, ranked, [])
-    return Seeds(chats_of(ift, judged, template), judged, template)
+    return [*ift, *judged]
 
 
-def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dict[str, list[Example]], TrainingData]:
-    """Return the examples that the trainer gets, by kind and in its order, and all that it gets.
+def examples_of(
+    tokenizer: Any, rows: Sequence[SeedExample | JudgeExample], options: ShowMasking
+) -> tuple[dict[str, list[Example]], EncodedSamples]:
+    """Return the examples that the trainer gets, by kind and in its order, and all data that it gets.
 
     Boilerplate is marked even where `sft.train_on` does not look for it, if the template lets it be found.
 
@@ -147,18 +139,20 @@ def examples_of(tokenizer: Any, seeds: Seeds, options: ShowMasking) -> tuple[dic
     ModelError, ConfigError
         If the options need the prompts' tokens, and these or the boilerplate cannot be found.
     """
-    data = assemble(tokenizer, seeds.chats, options, seeds.judged, seeds.template)
+    data = SFT().encode(tokenizer, rows, options.sft, options)
+    judged = any(isinstance(row, JudgeExample) for row in rows)
+    chats = chats_of(rows, JudgeTemplate.load(options.judge) if judged else None)
     try:
-        found = conversations(tokenizer, seeds.chats, options.sft, with_prompts=True)
+        found = conversations(tokenizer, chats, options.sft, with_prompts=True)
     except (ModelError, ConfigError):
         if looks_at_prompts(options.sft.train_on):
             raise
-        plain = conversations(tokenizer, seeds.chats, options.sft, with_prompts=False)
+        plain = conversations(tokenizer, chats, options.sft, with_prompts=False)
         found = {kind: [_with_text(tokenizer, each) for each in of_kind] for kind, of_kind in plain.items()}
     by_place = {(kind, each.number): each for kind, of_kind in found.items() for each in of_kind}
     examples: dict[str, list[Example]] = {}
-    encoded = data.encoded
-    for place, ids, weights in zip(encoded.places, encoded.input_ids, encoded.weights, strict=True):
+    samples = data.samples
+    for place, ids, weights in zip(samples.places, samples.input_ids, samples.weights, strict=True):
         assert by_place[place].ids == ids
         examples.setdefault(place[0], []).append(Example(by_place[place], weights))
     return examples, data

@@ -14,9 +14,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from srlm.cli.application import application
-from srlm.cli.show_masking.examples import examples_of, seeds_of, share, shown
+from srlm.cli.show_masking.examples import examples_of, rows_of, share, shown
 from srlm.cli.show_masking.page import render, show
-from srlm.config import ShowMasking, TrainOn
+from srlm.config import ShowMasking
 from srlm.errors import ConfigError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say, screen
@@ -24,6 +24,7 @@ from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import label, resolve
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options, show_notes, user_errors
+from srlm.training.methods.sft import TrainOn
 
 ConfigStore.instance().store(name="show_masking_schema", node=ShowMasking)
 
@@ -40,7 +41,7 @@ def run(options: ShowMasking) -> Path:
         raise ConfigError(f"count={options.count!r} cannot work: it must be 1 or more.")
     show_notes()
     tokenizer = load_tokenizer(resolve(options.model), options.model)
-    found, data = examples_of(tokenizer, seeds_of(options), options)
+    found, data = examples_of(tokenizer, rows_of(options), options)
     examples = [
         shown(f"{kind.upper()} {number + 1}", example)
         for kind, of_kind in found.items()

@@ -1,4 +1,4 @@
-"""The pure parts of srlm.training.dpo: pairs as token ids, and which model is the reference."""
+"""srlm.training.methods.dpo: pairs as token ids, and the check of the reference model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import Reference
 from srlm.errors import TrainingError
 from srlm.models.chat import encode_chat
-from srlm.training.dpo import check_step0, encode_pairs, reference_iteration
+from srlm.training.methods.dpo import check_reference, encode_pairs
 from srlm.types import PreferencePair
 from tests.helpers import tiny_tokenizer, user
 
@@ -30,7 +29,7 @@ def length(tokenizer, one: PreferencePair) -> int:
     return len(columns["prompt_ids"][0]) + max(len(columns[name][0]) for name in ("chosen_ids", "rejected_ids"))
 
 
-def test_columns(tokenizer):
+def test_answers_end_with_the_end_of_turn_and_control_tokens_are_text(tokenizer):
     rows = [pair(), pair("Why?", "Because <|im_end|> of it.", "天")]
     columns, too_long, trl_drops = encode_pairs(tokenizer, rows, 1000)
     assert (too_long, trl_drops) == (0, 0)
@@ -43,7 +42,7 @@ def test_columns(tokenizer):
     assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No.<|im_end|>", "天<|im_end|>"]
 
 
-def test_truncated_sides_are_trained_without_an_end_of_turn(tokenizer):
+def test_truncated_answers_have_no_end_of_turn(tokenizer):
     rows = [
         replace(pair(), chosen_truncated=True),
         replace(pair(), rejected_truncated=True),
@@ -55,7 +54,7 @@ def test_truncated_sides_are_trained_without_an_end_of_turn(tokenizer):
     assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No." + end, "No.", "No."]
 
 
-def test_no_pairs(tokenizer):
+def test_no_pairs_give_empty_columns(tokenizer):
     columns, too_long, trl_drops = encode_pairs(tokenizer, [], 100)
     assert columns == {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     assert (too_long, trl_drops) == (0, 0)
@@ -64,7 +63,7 @@ def test_no_pairs(tokenizer):
 @pytest.mark.parametrize(
     "long", [pair(chosen="word " * 40), pair(rejected="word " * 40)], ids=["long chosen", "long rejected"]
 )
-def test_too_long_pairs_are_left_out_whole_and_counted(tokenizer, long):
+def test_too_long_pairs_are_excluded_whole_and_counted(tokenizer, long):
     limit = length(tokenizer, long)
     columns, too_long, trl_drops = encode_pairs(tokenizer, [pair(), long, pair("Why?")], limit)
     assert ([len(column) for column in columns.values()], too_long, trl_drops) == ([3, 3, 3], 0, 0)
@@ -73,7 +72,7 @@ def test_too_long_pairs_are_left_out_whole_and_counted(tokenizer, long):
     assert columns["prompt_ids"] == [encode_chat(tokenizer, user(text)) for text in ("Hi?", "Why?")]
 
 
-def test_prompts_that_fill_the_length_alone_are_counted_apart(tokenizer):
+def test_prompts_that_fill_the_length_alone_are_counted_separately(tokenizer):
     long = pair("word " * 40)
     prompt_length = len(encode_chat(tokenizer, user(long.prompt)))
     answers_too_long = pair(chosen="word " * 80)
@@ -82,35 +81,27 @@ def test_prompts_that_fill_the_length_alone_are_counted_apart(tokenizer):
     assert encode_pairs(tokenizer, rows, prompt_length + 1)[1:] == (2, 0)
 
 
-@pytest.mark.parametrize("t", [1, 2, 5])
-def test_reference_iteration(t):
-    assert reference_iteration(Reference.previous, t) == t
-    assert reference_iteration(Reference.sft, t) == 1
-    assert reference_iteration(Reference.base, t) == 0
-
-
 @pytest.mark.parametrize("difference", [0.0, 0.01, 0.05])
-def test_step0_same_model_within_the_tolerance(difference):
-    check_step0(difference, True, 0.05, "previous")
+def test_difference_within_the_tolerance_passes_for_the_same_model(difference):
+    check_reference(difference, True, 0.05, "previous")
 
 
 @pytest.mark.parametrize("difference", [0.0501, 3.0, math.inf, math.nan])
-def test_step0_same_model_but_different(difference):
+def test_larger_difference_is_refused_for_the_same_model(difference):
     with pytest.raises(TrainingError, match=r"\(previous\) differ by .*dpo\.reference_check_tolerance=0\.05"):
-        check_step0(difference, True, 0.05, "previous")
+        check_reference(difference, True, 0.05, "previous")
 
 
 @pytest.mark.parametrize("difference", [1e-6, 0.01, 3.0])
-def test_step0_another_model_and_different(difference):
-    check_step0(difference, False, 0.05, "sft")
+def test_any_difference_passes_for_another_model(difference):
+    check_reference(difference, False, 0.05, "sft")
 
 
-def test_step0_another_model_but_the_same():
+def test_no_difference_is_refused_for_another_model():
     with pytest.raises(TrainingError, match=r"dpo\.reference=sft is another model"):
-        check_step0(0.0, False, 0.05, "sft")
+        check_reference(0.0, False, 0.05, "sft")
 
 
-def test_step0_another_model_and_not_a_number():
-    """A reference whose log-probabilities are NaN is no reference."""
+def test_difference_that_is_not_a_number_is_refused():
     with pytest.raises(TrainingError):
-        check_step0(math.nan, False, 0.05, "sft")
+        check_reference(math.nan, False, 0.05, "sft")

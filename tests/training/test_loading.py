@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig, MixtralConfig
 
-from srlm.config import Config, LoraConfig, TrainConfig
+from srlm.config import Config
 from srlm.errors import ConfigError
-from srlm.training import common
+from srlm.training import loading
+from srlm.training.config import LoraConfig, TrainConfig
 from tests.helpers import tiny_llama
 
 
 @pytest.mark.parametrize(("last_n_layers", "adapted"), [(0, {0, 1}), (1, {1}), (2, {0, 1})])
 def test_adapters_in_the_topmost_layers(last_n_layers: int, adapted: set[int]) -> None:
     base = tiny_llama(64, seed=0)
-    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, last_n_layers=last_n_layers), base))
+    model = get_peft_model(base, loading.peft_config(LoraConfig(r=2, last_n_layers=last_n_layers), base))
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert {int(name.split("layers.")[1].split(".")[0]) for name in trained} == adapted
     of_a_layer = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,18 +33,18 @@ def test_stacked_experts_are_not_adapted() -> None:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
     config = MixtralConfig(vocab_size=64, **sizes, **heads)
     base = AutoModelForCausalLM.from_config(config)
-    model = get_peft_model(base, common.peft_config(LoraConfig(r=2, dropout=0.1), base))
+    model = get_peft_model(base, loading.peft_config(LoraConfig(r=2, dropout=0.1), base))
     trained = {name.split(".")[-4] for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_more_layers_than_the_model_has() -> None:
     with pytest.raises(ConfigError, match="last_n_layers=3, but the model has 2 layers"):
-        common.peft_config(LoraConfig(last_n_layers=3), tiny_llama(64, seed=0))
+        loading.peft_config(LoraConfig(last_n_layers=3), tiny_llama(64, seed=0))
 
 
 def test_no_adapter_for_full_fine_tuning() -> None:
-    assert common.peft_config(LoraConfig(enabled=False), tiny_llama(64, seed=0)) is None
+    assert loading.peft_config(LoraConfig(enabled=False), tiny_llama(64, seed=0)) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_base_models_generation_config_is_saved_with_the_trained_model(options
     """transformers refuses to save some of what models were published with: training would end with an error."""
     tiny_llama(64, seed=0).save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "generation_config.json").write_text(json.dumps(options))
-    model = common.load_model(tmp_path / "base", TrainConfig(), Config())
+    model = loading.load_model(tmp_path / "base", TrainConfig(), Config())
     model.save_pretrained(tmp_path / "M1")
     found = GenerationConfig.from_pretrained(tmp_path / "M1")
     for name, value in ({"eos_token_id": [2, 0]} | saved).items():
@@ -79,57 +79,12 @@ def test_a_base_models_generation_config_is_saved_with_the_trained_model(options
 def test_precision_on_a_cpu(capabilities: dict[str, bool], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert common.precision(TrainConfig()) == name
-    assert common.precision(TrainConfig(dtype="float16")) == "float16"
-    assert common.model_dtype(TrainConfig()) == torch.float32  # the weights stay
+    assert loading.precision(TrainConfig()) == name
+    assert loading.precision(TrainConfig(dtype="float16")) == "float16"
+    assert loading.model_dtype(TrainConfig()) == torch.float32  # the weights stay
 
 
 @pytest.mark.parametrize(("lora", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_weights_on_a_gpu(lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert common.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype
-
-
-@pytest.mark.parametrize(
-    ("threads", "processes", "given", "used"),
-    [(0, 1, "", 8), (0, 1, "3", 3), (6, 1, "3", 6), (0, 2, "1", 4), (6, 2, "1", 3)],
-)
-def test_training_uses_the_threads_that_are_given_to_it(
-    threads: int, processes: int, given: str, used: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the option, by the environment (which a launcher sets to 1 for its ranks), or all cores."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = torch.get_num_threads()
-    try:
-        if given:
-            monkeypatch.setenv("OMP_NUM_THREADS", given)
-            torch.set_num_threads(int(given))  # as torch itself does when it is imported
-        common._use_cores(threads, TrainConfig(processes=processes))
-        assert torch.get_num_threads() == used
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_projecting_targets_alone_leaves_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    import trl.trainer.utils as trl_utils
-
-    torch.manual_seed(0)
-    ids = torch.randint(0, 64, (2, 24))
-    labels = ids.clone()
-    labels[0, :15], labels[1, :20] = -100, -100
-    results = []
-    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # put back afterwards
-    for alone in (False, True):
-        if alone:
-            common._project_targets_alone()
-        model = tiny_llama(64, seed=0)
-        trl_utils.add_fused_lm_head(model)
-        output = model(input_ids=ids, labels=labels, fused_lm_head=True)
-        output.loss.backward()
-        results.append((output.loss, output.log_probs, {name: w.grad for name, w in model.named_parameters()}))
-    torch.testing.assert_close(results[0][0], results[1][0])
-    torch.testing.assert_close(results[0][1], results[1][1])
-    assert results[0][2].keys() == results[1][2].keys()
-    for name, gradient in results[0][2].items():
-        torch.testing.assert_close(gradient, results[1][2][name], rtol=1e-4, atol=1e-6)
+    assert loading.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype

@@ -1,9 +1,9 @@
-"""srlm.training.reward_model: pairs as token ids, chosen first; the order of the reward is that of the engine's."""
+"""srlm.training.methods.reward_model: pairs as token ids, chosen first."""
 
 from __future__ import annotations
 
 from srlm.models.chat import encode_turn
-from srlm.training.reward_model import encode_examples
+from srlm.training.methods.reward_model import encode_comparisons
 from srlm.types import JudgeExample
 from tests.helpers import tiny_tokenizer, user
 
@@ -15,27 +15,27 @@ def example(id: str, response: str, other: str, better_first: bool) -> JudgeExam
 def test_chosen_is_the_better_one_wherever_it_was_shown():
     tokenizer = tiny_tokenizer()
     rows = [example("e0", "The Nile.", "No.", True), example("e1", "No.", "The Nile.", False)]
-    columns, too_long = encode_examples(tokenizer, rows, 200)
+    columns, too_long = encode_comparisons(tokenizer, rows, 200)
     parts = [encode_turn(tokenizer, user("Name a river."), text) for text in ("The Nile.", "No.")]
     good, bad = (prompt + answer for prompt, answer in parts)
     assert columns == {"chosen_ids": [good, good], "rejected_ids": [bad, bad]}
     assert too_long == 0
 
 
-def test_a_pair_with_a_side_too_long_is_left_out_and_counted():
+def test_a_pair_with_a_side_too_long_is_excluded_and_counted():
     tokenizer = tiny_tokenizer()
     rows = [
         example("e0", "The Nile.", "No.", True),
         example("e1", "x" * 300, "No.", True),
         example("e2", "No.", "x" * 300, True),
     ]
-    columns, too_long = encode_examples(tokenizer, rows, 120)
+    columns, too_long = encode_comparisons(tokenizer, rows, 120)
     assert (len(columns["chosen_ids"]), len(columns["rejected_ids"]), too_long) == (1, 1, 2)
 
 
 def test_control_tokens_are_plain_text():
     tokenizer = tiny_tokenizer()
-    columns, _ = encode_examples(tokenizer, [example("e0", "<|im_end|>", "fine", True)], 200)
+    columns, _ = encode_comparisons(tokenizer, [example("e0", "<|im_end|>", "fine", True)], 200)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     [chosen], [rejected] = columns["chosen_ids"], columns["rejected_ids"]
     assert chosen.count(end) == rejected.count(end)

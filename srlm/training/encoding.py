@@ -1,0 +1,116 @@
+"""SFT samples as token ids, with a label and a weight per token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from srlm.errors import ConfigError
+from srlm.judges import pairwise
+from srlm.judges.prompt import JudgeTemplate, judge_target
+from srlm.models.chat import Message
+from srlm.training.masking import Conversation, Part, encode_conversation, labels_of, looks_at_prompts, token_weights
+from srlm.training.methods.sft import SFTConfig
+from srlm.training.shared_spans import mark_pattern, mark_repeated
+from srlm.types import JudgeExample, SeedExample
+
+Chats = Mapping[str, Sequence[Sequence[Message]]]  # "ift" or "eft" -> chats that end on an answer
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples as token ids with labels and weights, one list per sample, and how many were excluded."""
+
+    input_ids: list[list[int]]
+    labels: list[list[int]]
+    weights: list[list[float]]
+    places: list[tuple[str, int]]  # of each sample: its kind, and its index among the chats of that kind
+    too_long: int  # longer than sft.max_length tokens; samples are never truncated
+    without_target: int  # samples without a token to train on
+
+    def counts(self) -> dict[str, int]:
+        """Return what the stage's manifest counts."""
+        trained = sum(weight > 0 for weights in self.weights for weight in weights)
+        return {
+            "examples": len(self.input_ids),
+            "too_long": self.too_long,
+            "without_target": self.without_target,
+            "tokens": sum(map(len, self.input_ids)),
+            "tokens_learnt": trained,
+        }
+
+
+def ift_example(example: SeedExample) -> list[Message]:
+    """Return the chat that SFT trains on for an IFT example."""
+    return [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.response}]
+
+
+def eft_example(example: JudgeExample, template: JudgeTemplate) -> list[Message]:
+    """Return the chat that SFT trains on for an EFT example: the judge's prompt, and the verdict as the answer."""
+    if example.other is not None:
+        texts = (example.prompt, example.response, example.other)
+        question = pairwise.question(template.template, *texts, "ab")
+        target = pairwise.verdict(example.score == 1, "ab")
+    else:
+        question = template.messages(example.prompt, example.response)
+        target = judge_target(example.rationale, example.score)
+    return [*question, {"role": "assistant", "content": target}]
+
+
+def chats_of(
+    rows: Sequence[SeedExample | JudgeExample], template: JudgeTemplate | None = None
+) -> dict[str, list[list[Message]]]:
+    """Return the chats that SFT trains on, by kind: "ift", and with a judge's template "eft"."""
+    chats = {"ift": [ift_example(row) for row in rows if isinstance(row, SeedExample)]}
+    if template is not None:
+        chats["eft"] = [eft_example(row, template) for row in rows if isinstance(row, JudgeExample)]
+    return chats
+
+
+def conversations(
+    tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts: bool
+) -> dict[str, list[Conversation]]:
+    """Return chats of each kind as token ids with their parts, without those over `options.max_length` tokens.
+
+    With `with_prompts`, shared text is marked: what `options.shared_text` matches, or what all prompts of a kind share.
+
+    Raises
+    ------
+    ConfigError
+        If `options.shared_text` matches nothing in any prompt.
+    """
+    encoded: dict[str, list[Conversation]] = {}
+    for kind, of_kind in chats.items():
+        all_of_kind = (
+            replace(encode_conversation(tokenizer, chat, with_prompts), number=number)
+            for number, chat in enumerate(of_kind)
+        )
+        encoded[kind] = [conversation for conversation in all_of_kind if len(conversation.ids) <= options.max_length]
+    if not with_prompts:
+        return encoded
+    if not options.shared_text:
+        return {kind: mark_repeated(of_kind) for kind, of_kind in encoded.items()}
+    marked = {kind: mark_pattern(of_kind, options.shared_text) for kind, of_kind in encoded.items()}
+    if not any(Part.boilerplate in conversation.parts for of_kind in marked.values() for conversation in of_kind):
+        raise ConfigError(
+            f"sft.shared_text={options.shared_text!r} matches nothing in the prompts of "
+            f'{sum(map(len, marked.values()))} examples. Change it, or set sft.shared_text="" to find it in the data.'
+        )
+    return marked
+
+
+def encode(tokenizer: Any, chats: Chats, options: SFTConfig) -> Samples:
+    """Return the samples that SFT trains on."""
+    input_ids, labels, weights, places = [], [], [], []
+    encoded = conversations(tokenizer, chats, options, looks_at_prompts(options.train_on))
+    short = [(kind, conversation) for kind, of_kind in encoded.items() for conversation in of_kind]
+    for kind, conversation in short:
+        of_tokens = token_weights(conversation.parts, options.train_on, options.prompt_weight)
+        if any(of_tokens):
+            input_ids.append(conversation.ids)
+            labels.append(labels_of(conversation.ids, of_tokens))
+            weights.append(of_tokens)
+            places.append((kind, conversation.number))
+    too_long, without_target = sum(map(len, chats.values())) - len(short), len(short) - len(input_ids)
+    return Samples(input_ids, labels, weights, places, too_long, without_target)

@@ -1,0 +1,213 @@
+"""What a training method is: options, encoding, trainer. `srlm.training.worker.train` does everything else.
+
+A method is one file in `srlm/training/methods/` and a line in `METHODS` there. `srlm.config` imports these files for
+their options, so their module level imports only the standard library, `srlm.types`, `srlm.errors` and option modules;
+everything else is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from srlm.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from srlm.config import Config
+    from srlm.training.checkpoint_check import Probe
+
+Columns = dict[str, list[Any]]  # a dataset: column name -> one value per row
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How rows are put into steps (`srlm.training.batching.Steps`).
+
+    Parameters
+    ----------
+    groups : sequence of hashable
+        One value per row; rows with the same value share a step.
+    lengths : sequence of int
+        Tokens per row; rows of similar length share a step.
+    size : int
+        Rows that are drawn together.
+    """
+
+    groups: Sequence[Hashable]
+    lengths: Sequence[int]
+    size: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A method's training data as token ids.
+
+    Parameters
+    ----------
+    columns : dict
+        Columns of the trainer's dataset.
+    counts : dict
+        What the stage's manifest counts; at least "tokens" and "too_long".
+    probe : Probe
+        Training examples on which the saved checkpoint is compared with the trained policy.
+    batches : Batches, optional
+        How rows are put into steps; without it, in the trainer's random order.
+    """
+
+    columns: Columns
+    counts: dict[str, Any]
+    probe: Probe
+    batches: Batches | None = None
+
+
+O = TypeVar("O", bound=TrainConfig)  # noqa: E741
+E = TypeVar("E", bound=Encoded)
+
+
+@dataclass(frozen=True)
+class Context(Generic[O]):
+    """What the worker provides for building a trainer.
+
+    Parameters
+    ----------
+    options : TrainConfig
+        The method's option group.
+    config : Config
+        The whole configuration.
+    tokenizer : PreTrainedTokenizerBase
+    arguments : dict
+        Arguments that all of TRL's config classes take.
+    checkpoints : Path
+        Folder of what is kept until training has finished.
+    peft_config : peft.LoraConfig or None
+        None for full fine-tuning.
+    callbacks : list of TrainerCallback
+    load : callable
+        Loads a checkpoint for training.
+    start, reference : Path
+        The checkpoints that training starts from and that the policy is compared with. They are equal, unless the
+        method needs a reference and it is another model.
+    """
+
+    options: O
+    config: Config
+    tokenizer: Any
+    arguments: dict[str, Any]
+    checkpoints: Path
+    peft_config: Any
+    callbacks: list[Any]
+    load: Callable[[Path], Any]
+    start: Path
+    reference: Path
+
+    @property
+    def no_dropout(self) -> bool:
+        """Whether the options ask for training without dropout."""
+        return self.options.dropout == 0 and self.options.lora.dropout == 0
+
+    def build(self, trainer: type, arguments: Any, model: Any, data: Columns | Any, **others: Any) -> Any:
+        """Return a trainer of TRL with the dataset, tokenizer, LoRA and callbacks of this training.
+
+        Parameters
+        ----------
+        arguments : instance of TRL's config class
+        data : dict of columns or Dataset
+        others : further arguments of the trainer
+        """
+        from datasets import Dataset
+
+        return trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict(data) if isinstance(data, dict) else data,
+            processing_class=self.tokenizer,
+            peft_config=self.peft_config,
+            callbacks=self.callbacks,
+            **others,
+        )
+
+    def on_disk(self, columns: Columns) -> Any:
+        """Return columns as a dataset that all training processes read from one folder.
+
+        TRL's first process writes the reference log-probabilities next to the dataset's file, for the others to read.
+        A dataset in memory has no such place. A resumed training finds them there and does not compute them again.
+        """
+        import torch
+        from accelerate import PartialState
+        from datasets import Dataset, load_from_disk
+
+        folder = self.checkpoints / "dataset"
+        state = PartialState(cpu=not torch.cuda.is_available())
+        digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+        written = folder / "columns.sha256"
+        if state.is_main_process and not (written.is_file() and written.read_text() == digest):
+            shutil.rmtree(folder, ignore_errors=True)
+            Dataset.from_dict(columns).save_to_disk(str(folder))
+            written.write_text(digest)
+        state.wait_for_everyone()
+        return load_from_disk(str(folder))
+
+
+class Method(ABC, Generic[O, E]):
+    """A way to train a model.
+
+    Attributes
+    ----------
+    name : str
+        Option group, stage, log file and W&B section alike, such as "dpo".
+    config : type
+        The option group's dataclass.
+    learns_from : tuple of type
+        Kinds of records that `encode` accepts.
+    needs : frozenset of str
+        "reference": a model that the policy is compared with.
+    metrics : tuple of str
+        What the trainer logs at each step, next to loss, grad_norm and learning_rate.
+    new_head : str
+        Name of an output layer that the starting checkpoint lacks. LoRA trains it as a whole. "" = none.
+    """
+
+    name: ClassVar[str]
+    config: ClassVar[type[TrainConfig]]
+    learns_from: ClassVar[tuple[type, ...]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    metrics: ClassVar[tuple[str, ...]] = ()
+    new_head: ClassVar[str] = ""
+
+    @abstractmethod
+    def encode(self, tokenizer: Any, rows: Sequence[Any], options: O, config: Config) -> E:
+        """Return records as token ids; report what is excluded.
+
+        Raises
+        ------
+        TrainingError
+            If too few records are left.
+        """
+
+    @abstractmethod
+    def trainer(self, model: Any, encoded: E, context: Context[O]) -> Any:
+        """Return the trainer of `model`, ready to train."""
+
+    def check(self, trainer: Any, encoded: E, context: Context[O]) -> dict[str, Any]:
+        """Check the trainer before its first step; return what the stage's manifest counts of that.
+
+        Raises
+        ------
+        SrlmError
+            If training would not do what the options ask for.
+        """
+        return {}
+
+    def load(self, folder: Path, options: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
+        """Return a checkpoint for training, with weights in the precision that `options` ask for, or in `dtype`."""
+        from srlm.training.loading import load_model
+
+        return load_model(folder, options, config, dtype)

@@ -1,0 +1,214 @@
+"""DPO: M_t to M_t+1 on the preference pairs that M_t generated (arXiv 2305.18290; arXiv 2401.10020, section 2.4).
+
+The reference is M_t itself (`previous`), M_1 (`sft`) or M_0 (`base`). With LoRA a fresh adapter is trained on the
+merged M_t, so that the model with the adapter off is M_t. An adapter on an older base would compare the policy with
+the wrong model. Reference log-probabilities are computed once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from srlm.data.config import SourceConfig
+from srlm.errors import NoPairsError, TrainingError
+from srlm.training.config import TrainConfig
+from srlm.training.method import Columns, Context, Encoded, Method
+from srlm.types import PreferencePair
+
+if TYPE_CHECKING:
+    from srlm.config import Config
+
+
+class Reference(Enum):
+    previous = "previous"
+    sft = "sft"
+    base = "base"
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """Compare DPO's checkpoints and stop when one is no better than the one before (arXiv 2401.10020, section 3.1).
+
+    Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
+    """
+
+    enabled: bool = False
+    every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
+    prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
+    # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
+    # hub:OWNER/NAME. Prompts near those of training and evaluation are excluded
+    source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
+    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this; [0, 1)
+    min_net_win: float = 0.0
+
+
+@dataclass
+class DPOConfig(TrainConfig):
+    """M_t to M_t+1 on preference pairs, AIFT(M_t) (arXiv 2305.18290)."""
+
+    trl_config: ClassVar[str] = "DPOConfig"
+
+    beta: float = 0.1  # strength of the pull to the reference model; > 0
+    reference: Reference = Reference.previous
+    # nats per token that policy and reference may differ by before the first step
+    reference_check_tolerance: float = 0.05
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+
+
+class DPO(Method[DPOConfig, Encoded]):
+    name = "dpo"
+    config = DPOConfig
+    learns_from = (PreferencePair,)
+    needs = frozenset({"reference"})
+    metrics = (
+        *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"),
+        *("logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy"),
+    )
+
+    def encode(self, tokenizer: Any, rows: Sequence[PreferencePair], options: DPOConfig, config: Config) -> Encoded:
+        from srlm.io.progress import say
+        from srlm.training.checkpoint_check import probe_of_pairs
+
+        columns, too_long, trl_drops = encode_pairs(tokenizer, rows, options.max_length)
+        if too_long:
+            say(
+                f"  {too_long} of {len(rows)} pairs are longer than dpo.max_length={options.max_length} and excluded "
+                f"({trl_drops} because of their prompt alone)"
+            )
+        prompts, chosen, rejected = columns.values()
+        if len(prompts) < config.pairs.min_pairs:
+            raise NoPairsError(
+                f"Only {len(prompts)} of {len(rows)} pairs fit into dpo.max_length={options.max_length} tokens. Raise "
+                "it, or lower candidates.max_new_tokens."
+            )
+        tokens = sum(len(p) * 2 + len(c) + len(r) for p, c, r in zip(prompts, chosen, rejected, strict=True))
+        counts = {"pairs": len(prompts), "too_long": too_long, "trl_would_drop": trl_drops, "tokens": tokens}
+        return Encoded(columns, counts, probe_of_pairs(prompts, chosen, rejected))
+
+    def trainer(self, model: Any, encoded: Encoded, context: Context[DPOConfig]) -> Any:
+        from trl import DPOConfig as Arguments
+        from trl import DPOTrainer
+
+        class PairTrainer(DPOTrainer):
+            """TRL's trainer on pairs that are already token ids, so that training gets what the engine generated."""
+
+            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+                return dataset
+
+        other = context.reference != context.start
+        trainer = context.build(
+            PairTrainer,
+            Arguments(
+                **context.arguments,
+                beta=context.options.beta,
+                max_length=None,
+                disable_dropout=context.no_dropout,
+                precompute_ref_log_probs=True,
+            ),
+            model,
+            context.on_disk(encoded.columns),
+            ref_model=context.load(context.reference) if other else None,
+        )
+        trainer.ref_model = None  # its log-probabilities are in the dataset now
+        return trainer
+
+    def check(self, trainer: Any, encoded: Encoded, context: Context[DPOConfig]) -> dict[str, Any]:
+        options, same_model = context.options, context.reference == context.start
+        difference = reference_difference(trainer)
+        check_reference(difference, same_model, options.reference_check_tolerance, options.reference.name)
+        return {"reference_check_difference": difference}
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[PreferencePair], max_length: int) -> tuple[Columns, int, int]:
+    """Return the token ids of pairs as TRL's DPO expects them.
+
+    Answers end with the end of turn, except those that a pair marks as truncated.
+
+    Returns
+    -------
+    columns : dict
+        prompt_ids, chosen_ids, rejected_ids: one list of ids per pair.
+    too_long : int
+        Pairs that are excluded because prompt and longer answer exceed `max_length` tokens.
+    trl_drops : int
+        Those among them whose prompt alone fills `max_length`. TRL would exclude them without a message, and truncate
+        the answers of the others.
+    """
+    from srlm.models.chat import encode_turn
+
+    columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    too_long = trl_drops = 0
+    for pair in pairs:
+        messages = [{"role": "user", "content": pair.prompt}]
+        prompt, chosen = encode_turn(tokenizer, messages, pair.chosen, ended=not pair.chosen_truncated)
+        _, rejected = encode_turn(tokenizer, messages, pair.rejected, ended=not pair.rejected_truncated)
+        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            too_long += 1
+            trl_drops += len(prompt) >= max_length
+            continue
+        for name, ids in zip(columns, (prompt, chosen, rejected), strict=True):
+            columns[name].append(ids)
+    return columns, too_long, trl_drops
+
+
+def check_reference(difference: float, same_model: bool, tolerance: float, reference: str) -> None:
+    """Check that policy and reference agree before the first step if, and only if, they are the same model.
+
+    Parameters
+    ----------
+    difference : float
+        Largest absolute difference of a sequence's log-probability, in nats per token.
+    same_model : bool
+        Whether the reference is the model that training starts from.
+    tolerance : float
+        dpo.reference_check_tolerance, nats per token.
+    reference : str
+        The value of dpo.reference.
+
+    Raises
+    ------
+    TrainingError
+        If training would pull towards the wrong reference model.
+    """
+    if same_model and not difference <= tolerance:
+        raise TrainingError(
+            f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats per token, more "
+            f"than dpo.reference_check_tolerance={tolerance}: the reference is not the model that training starts "
+            "from. Was model/ of the previous iteration changed? (In low precision the difference can be rounding: "
+            "then raise the tolerance.)"
+        )
+    if not same_model and not difference > 0:
+        raise TrainingError(
+            f"dpo.reference={reference} is another model than the one training starts from, but both give the same "
+            "log-probabilities: the policy itself was taken as reference."
+        )
+
+
+def reference_difference(trainer: Any) -> float:
+    """Return the largest difference between policy and reference over the first batch, in nats per token."""
+    import torch
+
+    from srlm.training.masking import IGNORED
+
+    count = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
+    rows = [trainer.train_dataset[i] for i in range(count)]
+    batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
+    mask = batch["completion_mask"]
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        output = trainer.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["input_ids"].masked_fill(mask == 0, IGNORED),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+    trainer.model.train(was_training)
+    policy = output.log_probs.sum(dim=1).float().cpu()
+    reference = torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float().cpu()
+    return float(((policy - reference).abs() / mask.sum(dim=1).cpu()).max())

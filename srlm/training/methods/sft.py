@@ -1,0 +1,155 @@
+"""SFT: M0 to M1 on IFT and EFT data, or to the SFT baseline on IFT data alone (arXiv 2401.10020, section 2.1).
+
+`sft.train_on` selects the tokens that are trained (`srlm.training.masking`). `sft.eft_loss=ranking` adds a ranking loss
+over the judge's scores (`srlm.training.ranking`).
+
+Different from the paper: an EFT example's verdict is the human score where the data has one, so that the judge learns
+from people and not from the baseline's guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from srlm.errors import TrainingError
+from srlm.training.config import TrainConfig
+from srlm.training.method import Batches, Columns, Context, Encoded, Method
+from srlm.types import JudgeExample, SeedExample
+
+if TYPE_CHECKING:
+    from srlm.config import Config
+    from srlm.training.encoding import Samples
+    from srlm.training.ranking import RankingLoss
+
+
+class TrainOn(Enum):
+    completion = "completion"
+    all = "all"
+    no_shared_text = "no_shared_text"
+    weighted = "weighted"
+
+
+class EFTLoss(Enum):
+    score = "score"
+    ranking = "ranking"
+
+
+@dataclass
+class SFTConfig(TrainConfig):
+    """M0 to M1 on IFT and EFT."""
+
+    trl_config: ClassVar[str] = "SFTConfig"
+
+    # Which tokens are trained. completion = answers with their ends of turn; all = the text of system and user
+    # messages, too; no_shared_text = as all, without the text that all IFT prompts share, or all EFT prompts;
+    # weighted = as all, with a weight for prompt tokens. Roles and control tokens never are.
+    train_on: TrainOn = TrainOn.completion
+    prompt_weight: float = 0.1  # weighted: of a prompt token, where an answer's token has 1; [0, 1]
+    shared_text: str = ""  # no_shared_text: a regular expression that matches it in prompts; "" = find it in the data
+    # What an EFT example teaches about the verdict. score = the token of the score; ranking = which of a prompt's
+    # answers scores higher, by the probabilities of the scores (srlm/training/ranking.py); then
+    # data.eft_max_score_fraction=1 keeps all pairs
+    eft_loss: EFTLoss = EFTLoss.score
+    # ranking: share of the effect of length on people's choices that is taken out of the loss; [0, 1]
+    eft_length_control: float = 0.0
+    # several examples in a row of max_length tokens, separated by attention and positions: less padding; batch_size
+    # then counts rows
+    packing: bool = False
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether rows have a weight per token, as `srlm.training.batching.weighted_trainer` expects."""
+        return self.packing or self.train_on is TrainOn.weighted
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSamples(Encoded):
+    """SFT's data: the trainer's columns, and the samples that they are made of."""
+
+    samples: Samples
+    ranking: RankingLoss | None  # with sft.eft_loss=ranking
+
+
+class SFT(Method[SFTConfig, EncodedSamples]):
+    name = "sft"
+    config = SFTConfig
+    learns_from = (SeedExample, JudgeExample)
+    metrics = ("mean_token_accuracy", "entropy", "num_tokens")
+
+    def encode(
+        self, tokenizer: Any, rows: Sequence[SeedExample | JudgeExample], options: SFTConfig, config: Config
+    ) -> EncodedSamples:
+        """Return IFT rows (SeedExample) and EFT rows (JudgeExample) as token ids; report what is excluded."""
+        from srlm.io.progress import say
+        from srlm.judges.prompt import JudgeTemplate
+        from srlm.training import batching, encoding
+        from srlm.training.checkpoint_check import probe_of_answers
+        from srlm.training.ranking import RankingLoss
+
+        judged = [row for row in rows if isinstance(row, JudgeExample)]
+        template = JudgeTemplate.load(config.judge) if judged else None
+        samples = encoding.encode(tokenizer, encoding.chats_of(rows, template), options)
+        if not samples.input_ids:
+            raise TrainingError(
+                f"None of {len(rows)} SFT examples is left: {samples.too_long} are longer than sft.max_length="
+                f"{options.max_length} tokens. Raise it."
+            )
+        if samples.too_long:
+            say(f"  {samples.too_long} of {len(rows)} SFT examples are longer than sft.max_length and excluded")
+        if samples.without_target:
+            say(f"  {samples.without_target} of {len(rows)} SFT examples have no token to train on and are excluded")
+        counts: dict[str, Any] = samples.counts()
+        columns: Columns = {"input_ids": samples.input_ids, "labels": samples.labels}
+        if options.weighs_tokens:
+            columns["weights"] = samples.weights
+        ranking = None
+        if template is not None and options.eft_loss is EFTLoss.ranking:
+            control = options.eft_length_control
+            ranking = RankingLoss.of(tokenizer, template, samples, judged, config.judge.max_score, control)
+            columns |= ranking.columns()
+            counts |= {"pairs": ranking.pairs, "length_slope": ranking.slope}
+            say(f"  {ranking.summary()}")
+        batches = None
+        if options.packing:
+            columns = batching.pack(columns, options.max_length)
+            counts["rows"] = len(columns["input_ids"])
+        else:
+            groups = [(kind, judged[i].prompt if kind == "eft" else i) for kind, i in samples.places]
+            size = options.micro_batch_size if ranking else options.batch_size
+            batches = Batches(groups, [len(ids) for ids in samples.input_ids], size)
+        probe = probe_of_answers(samples.input_ids, samples.labels)
+        return EncodedSamples(columns, counts, probe, batches, samples=samples, ranking=ranking)
+
+    def trainer(self, model: Any, encoded: EncodedSamples, context: Context[SFTConfig]) -> Any:
+        from trl import SFTConfig as Arguments
+        from trl import SFTTrainer
+
+        from srlm.training import batching, ranking
+
+        kind, collate = SFTTrainer, None
+        if context.options.weighs_tokens:
+            kind, collate = batching.weighted_trainer(), batching.collate
+        if loss := encoded.ranking:
+            kind = ranking.ranking_trainer(loss.tokens, loss.shares, loss.slope)
+            collate = ranking.collate_ranked
+        # TRL would remove the columns that it does not use itself.
+        arguments = Arguments(**context.arguments, max_length=None, remove_unused_columns=collate is None)
+        trainer = context.build(kind, arguments, model, encoded.columns)
+        if collate is not None:
+            trainer.data_collator = partial(collate, pad_token_id=context.tokenizer.pad_token_id)
+        return trainer
+
+    def check(self, trainer: Any, encoded: EncodedSamples, context: Context[SFTConfig]) -> dict[str, Any]:
+        from srlm.training import batching, ranking
+
+        if context.options.weighs_tokens or encoded.ranking:
+            batching.check_whole(trainer)
+        if encoded.ranking:
+            ranking.check_not_sharded(trainer)
+        if context.options.packing:
+            batching.check_apart(trainer.model, trainer.train_dataset, context.tokenizer.pad_token_id)
+        return {}
