@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ OWNERS = {
 }
 HEAVY = ("torch", "vllm", "trl", "wandb", "transformers", "tensorboard", "lm_eval")
 
+OPTION_MODULES = re.compile(r"srlm\.(\w+\.config|training\.methods?(\..*)?)")  # srlm.config composes their dataclasses
+
 MODULES = {
     ".".join(("srlm", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -62,8 +65,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 def unit_of(module: str) -> str:
-    """ "srlm.data.readers" -> "data"; the package's own __init__ is "srlm"."""
-    return module.split(".")[1] if "." in module else module
+    """ "srlm.data.readers" -> "data"; the package's own __init__ is "srlm"; "srlm.data.config" holds options."""
+    return "config" if module.endswith(".config") else module.split(".")[1] if "." in module else module
 
 
 def layer_of(module: str) -> int:
@@ -84,15 +87,28 @@ def test_every_module_has_one_layer():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_downward(module):
     upward = {name for name in inner_imports(module) if layer_of(name) > layer_of(module)}
+    if module == "srlm.config":
+        upward = {name for name in upward if not OPTION_MODULES.fullmatch(name)}
     assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
 
 
 def test_nouns_and_errors_stand_alone():
     """What everything rests on rests on nothing but the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}
-    for module in ("srlm", "srlm.errors", "srlm.config", "srlm.types"):
+    for module in ("srlm", "srlm.errors", "srlm.types"):
         roots = {name if name.startswith("srlm") else name.split(".")[0] for name in imports_of(MODULES[module])}
         assert roots <= allowed, module
+
+
+@pytest.mark.parametrize("module", ["srlm.config", *filter(OPTION_MODULES.fullmatch, MODULES)])
+def test_option_modules_import_only_options_at_module_level(module):
+    """srlm.config imports them: they cannot import what imports srlm.config, and nothing heavy."""
+    for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("srlm"):
+            name = str(node.module)
+            assert name in ("srlm.errors", "srlm.types") or OPTION_MODULES.fullmatch(name), f"{name} in {module}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            assert ast.unparse(node).split()[1].split(".")[0] in ("__future__", *sys.stdlib_module_names), module
 
 
 @pytest.mark.parametrize(("library", "owner"), OWNERS.items())

@@ -1,4 +1,4 @@
-"""srlm.training.common: which layers LoRA adapts, and in what precision training calculates."""
+"""srlm.training.loading: which layers LoRA adapts, and the precision of training."""
 
 from __future__ import annotations
 

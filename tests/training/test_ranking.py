@@ -148,7 +148,7 @@ def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
 def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
     policy = model()
     policy.config.final_logit_softcapping = 2.0
-    with pytest.raises(ConfigError, match=r"sft\.eft_loss=ranking does not go with this model"):
+    with pytest.raises(ConfigError, match=r"sft\.eft_loss=ranking does not work with this model"):
         step(tmp_path, 0.0, 7, policy)
 
 

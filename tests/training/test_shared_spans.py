@@ -177,5 +177,5 @@ def test_a_token_that_is_partly_matched_is_learnt():
 
 
 def test_a_pattern_that_finds_nothing_is_refused():
-    with pytest.raises(ConfigError, match=r"sft\.shared_text='Note: ' finds nothing in the prompts of 1 examples"):
+    with pytest.raises(ConfigError, match=r"sft\.shared_text='Note: ' matches nothing in the prompts of 1 examples"):
         boilerplate_of({"ift": [chat("Hi?", "Note: yes")]}, "Note: ")
