@@ -31,7 +31,8 @@ from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
-from srlm.io.tables import print_table
+from srlm.io.tables import cell, print_table, signed
+from srlm.metrics import metric
 from srlm.models.resolve import identity, label, resolve_named, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, report_differences
@@ -234,46 +235,36 @@ def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     return {"model": row.model, "data": row.data, "cost": cost} | card
 
 
-_SHOWN = {
-    "pairwise_accuracy_imputed": ("right, a coin where silent, %", 100),
-    "length_baseline_accuracy": ("  (longer answer wins, %)", 100),
-    "accuracy_shorter_preferred": ("right where shorter is better, %", 100),
-    "accuracy_longer_preferred": ("right where longer is better, %", 100),
-    "length_balanced_accuracy": ("right, both kinds alike, %", 100),
-    "length_bias": ("  length bias, points", 100),
-    "length_adjusted_accuracy": ("right, lengths evened out, %", 100),
-    "length_adjusted_accuracy_shorter_preferred": ("  where shorter is better, %", 100),
-    "pairwise_accuracy": ("right where it scored both, %", 100),
-    "pair_coverage": ("pairs it scored, %", 100),
-    "ties": ("ties, %", 100),
-    "ties_where_people_tie": ("ties where people tie, %", 100),
-    "five_best": ("5-best, %", 100),
-    "exact_match": ("exact match, %", 100),
-    "spearman": ("Spearman", 1),
-    "kendall_tau": ("Kendall tau", 1),
-    "parse_rate": ("parse rate, %", 100),
-    "modal_score_fraction": ("commonest score, %", 100),
-    "self_consistency": ("two judgements agree, %", 100),
-    "test_retest_agreement": ("a second judgement orders alike, %", 100),
-    "score_std": ("score noise, points", 1),
-    "position_consistency": ("both orders say the same, %", 100),
-    "first_position_win_rate": ("first shown wins, %", 100),
-}
-
-
-_AGAINST = {
-    "pairwise_accuracy_imputed": "right, a coin where silent",
-    "accuracy_shorter_preferred": "right where shorter is better",
-    "accuracy_longer_preferred": "right where longer is better",
-    "length_balanced_accuracy": "right, both kinds alike",
-    "length_bias": "length bias",
-}
+_SHOWN = (
+    "pairwise_accuracy_imputed",
+    "length_baseline_accuracy",
+    "accuracy_shorter_preferred",
+    "accuracy_longer_preferred",
+    "length_balanced_accuracy",
+    "length_bias",
+    "length_adjusted_accuracy",
+    "length_adjusted_accuracy_shorter_preferred",
+    "pairwise_accuracy",
+    "pair_coverage",
+    "ties",
+    "ties_where_people_tie",
+    "five_best",
+    "exact_match",
+    "spearman",
+    "kendall_tau",
+    "parse_rate",
+    "modal_score_fraction",
+    "self_consistency",
+    "test_retest_agreement",
+    "score_std",
+    "position_consistency",
+    "first_position_win_rate",
+)
 
 
 def show(cards: dict[str, Any], console: Console) -> None:
-    """What makes a judge's measures worthless; then one table a data set: measures down, models across; the subsets."""
+    """Print, for each data set, warnings about judges with few scores, then a table with a column for each model."""
     from srlm.evaluation.judge_metrics import judge_warning
-    from srlm.reporting.summary import cell, signed
 
     for data in dict.fromkeys(row["data"] for row in cards["rows"]):
         of_data = [row for row in cards["rows"] if row["data"] == data]
@@ -286,31 +277,36 @@ def show(cards: dict[str, Any], console: Console) -> None:
         table.add_column("", no_wrap=True)
         for row in of_data:
             table.add_column(label(row["model"]), justify="right", overflow="fold")
-        for name, (words, scale) in _SHOWN.items():
-            cells = [cell(row["measures"][name], scale) for row in of_data]
+        for name in _SHOWN:
+            one = metric(f"judge/{name}")
+            cells = [cell(row["measures"][name], one.scale) for row in of_data]
             if any(shown != "-" for shown in cells):
-                table.add_row(words, *cells)
+                table.add_row(one.heading, *cells)
         if len(of_data) > 1:
             table.add_section()
-            table.add_row(f"against {label(first['model'])}, points", *([""] * len(of_data)))
-            for name, words in _AGAINST.items():
-                cells = ["", *(signed(row["against_first"][name], 100) for row in of_data[1:])]
-                table.add_row(f"  {words}", *cells)
+            table.add_row(f"difference to {label(first['model'])}, pp", *([""] * len(of_data)))
+            for name in of_data[1]["against_first"]:
+                one = metric(f"judge/{name}")
+                cells = ["", *(signed(row["against_first"][name], one.scale) for row in of_data[1:])]
+                table.add_row(f"  {one.label}", *cells)
         table.add_section()
-        table.add_row("entropy of scores, bits", *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data))
-        table.add_row("score by people's rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
-        table.add_row("tokens a judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
-        table.add_row("milliseconds a judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
+        table.add_row(
+            metric("judge_metrics/scores_entropy_bits").heading,
+            *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data),
+        )
+        table.add_row("mean score by people's rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
+        table.add_row("tokens per judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
+        table.add_row("milliseconds per judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
-            table.add_row("prompt tokens from the prefix cache, %", *(_from_cache(row["cost"]) for row in of_data))
+            table.add_row("prefix-cache hit rate, %", *(_from_cache(row["cost"]) for row in of_data))
         subsets = list(dict.fromkeys(name for row in of_data for name in row["subsets"]))
         if subsets:
             table.add_section()
         for name in subsets:
             parts = [row["subsets"].get(name, {}) for row in of_data]
-            table.add_row(
-                f"right in {name[:28]}, %", *(cell(part.get("pairwise_accuracy_imputed"), 100) for part in parts)
-            )
+            one = metric("judge/pairwise_accuracy_imputed")
+            cells = [cell(part.get("pairwise_accuracy_imputed"), one.scale) for part in parts]
+            table.add_row(f"{one.label}, {name[:28]}, %", *cells)
         console.print()
         for row in of_data:
             if warning := judge_warning(row["measures"]):
@@ -327,7 +323,7 @@ def plot(cards: dict[str, Any], folder: Path) -> None:
         of_data = [row for row in cards["rows"] if row["data"] == data]
         names = [label(row["model"]) for row in of_data]
         if data == ATTACKS:
-            title = "What attacks buy (95 % intervals over prompts)"
+            title = "Attacks on the judge (95 % intervals over prompts)"
             plot_attacks([row["attacks"] for row in of_data], names, title, folder / slug(data))
         else:
             first = of_data[0]
@@ -349,9 +345,7 @@ def _with_parsed(name: str, row: dict[str, Any]) -> str:
 
 
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
-    """What each attack buys: attacks down, models across."""
-    from srlm.reporting.summary import cell
-
+    """Print how much each attack changes the score: a row for each attack, a column for each model."""
     title = "Attacks: change of the score against the plain answer, points (95 % intervals over prompts)"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
@@ -367,8 +361,6 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _change(part: dict[str, Any]) -> str:
-    from srlm.reporting.summary import signed
-
     missing = part["missing"]["value"] or 0.0
     return signed(part["change"], 1) + (f" ({100 * missing:.0f} % not scored)" if missing else "")
 

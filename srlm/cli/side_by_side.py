@@ -29,7 +29,8 @@ from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
-from srlm.io.tables import print_table
+from srlm.io.tables import cell, print_table, signed
+from srlm.metrics import metric
 from srlm.models.resolve import label, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, report_differences
@@ -248,11 +249,10 @@ def _row(plan: Plan, prompt: SeedExample, answers: dict[str, dict[str, dict[str,
 def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, console: Console) -> None:
     """Measures down, models across; then a few prompts, those first on which the models follow differently."""
     from srlm.evaluation.answer_facts import FACTS, counted
-    from srlm.reporting.summary import cell, signed
 
     for way in dict.fromkeys(row["way"] for row in card["rows"]):
         of_way = [row for row in card["rows"] if row["way"] == way]
-        how = "the likeliest words" if way == GREEDY else f"{card['samples']} by chance each"
+        how = "greedy decoding" if way == GREEDY else f"{card['samples']} samples each"
         table = Table(
             title=f"{card['prompts']} prompts of {label(card['data'])}, {how} (95 % intervals over prompts)",
             title_justify="left",
@@ -260,17 +260,17 @@ def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, conso
         table.add_column("", no_wrap=True)
         for row in of_way:
             table.add_column(Text(row["model"]), justify="right")
-        for name, (words, scale) in FACTS.items():
-            cells = [cell(row["measures"][name], scale) for row in of_way]
+        for name in FACTS:
+            cells = [cell(row["measures"][name], metric(name).scale) for row in of_way]
             if any(one != "-" for one in cells):
-                table.add_row(counted(name, words, [row["measures"] for row in of_way]), *cells)
+                table.add_row(counted(name, [row["measures"] for row in of_way]), *cells)
         if len(of_way) > 1:
             table.add_section()
-            table.add_row(Text(f"against {of_way[0]['model']}"), *([""] * len(of_way)))
-            for name, (words, scale) in FACTS.items():
+            table.add_row(Text(f"difference to {of_way[0]['model']}"), *([""] * len(of_way)))
+            for name in FACTS:
                 gaps = [row["against_first"][name] for row in of_way[1:]]
                 if any(gap["value"] is not None for gap in gaps):
-                    table.add_row(f"  {words}", "", *(signed(gap, scale) for gap in gaps))
+                    table.add_row(f"  {metric(name).heading}", "", *(signed(gap, metric(name).scale) for gap in gaps))
         for kind, count in card["types"].items() if len(card["types"]) > 1 else ():
             parts = [row["types"][kind] for row in of_way]
             kept = [name for name in ("form_followed", "length_followed") if parts[0][name]["n"]]
@@ -278,9 +278,8 @@ def show(card: dict[str, Any], rows: Sequence[dict[str, Any]], shown: int, conso
                 table.add_section()
                 table.add_row(Text(f"{kind.replace('_', ' ')} ({count} prompt{'s' * (count != 1)})"))
             for name in kept:
-                words, scale = FACTS[name]
-                cells = [cell(part[name], scale) for part in parts]
-                table.add_row(f"  {counted(name, words, parts)}", *cells)
+                cells = [cell(part[name], metric(name).scale) for part in parts]
+                table.add_row(f"  {counted(name, parts)}", *cells)
         console.print()
         print_table(console, table)
     ordered = sorted(rows, key=lambda row: not _differ(row))
@@ -305,8 +304,8 @@ def _answers_table(models: Sequence[str], row: dict[str, Any]) -> Table:
 
 
 def note(row: dict[str, Any], answer: dict[str, Any]) -> str:
-    """In a few words: its length, whether it was cut off, and how much it follows of what can be checked."""
-    told = [f"{len(answer['text'])} characters"] + (["cut off"] if answer["truncated"] else [])
+    """Return an answer's length, whether it was truncated, and how many verifiable instructions it follows."""
+    told = [f"{len(answer['text'])} characters"] + (["truncated"] if answer["truncated"] else [])
     if row["constraints"]:
         told.append(f"follows {sum(answer['follows'])} of {len(answer['follows'])}")
     return ", ".join(told)

@@ -24,7 +24,7 @@ from srlm.evaluation.measures import (
     ratio_measure,
     share_measure,
 )
-from srlm.judges.prompt import mean_score
+from srlm.judges.prompt import mean_scores
 from srlm.types import Answer, Candidate, Comparison, Judgement, RankedPrompt
 
 PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau")
@@ -98,13 +98,11 @@ def score_mean(candidates: Sequence[Candidate], judgements: Sequence[Judgement],
 
     A candidate's score is the mean of its valid judgements; one without any is left out. `n` counts the candidates.
     """
-    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_candidate[judgement.candidate_id].append(judgement)
+    means = mean_scores(judgements)
     of_prompt: dict[str, list[float]] = defaultdict(list)
     for candidate in candidates:
-        score = mean_score(of_candidate[candidate.id], 1)
-        of_prompt[candidate.prompt_id] += [] if score is None else [score]
+        if candidate.id in means:
+            of_prompt[candidate.prompt_id].append(means[candidate.id])
     sums, counts = [sum(scores) for scores in of_prompt.values()], [len(scores) for scores in of_prompt.values()]
     return ratio_measure(sums, counts, resamples, seed)
 

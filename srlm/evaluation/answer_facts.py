@@ -17,17 +17,11 @@ from srlm.data.words import tokens
 from srlm.evaluation.intervals import Array, Terms
 from srlm.evaluation.measures import Measure, combined_measure, measure
 from srlm.evaluation.text_statistics import repeated_share
+from srlm.metrics import metric
 from srlm.types import Answer, SeedExample
 
-# Name -> words, and what the value is multiplied by; in the order they are shown.
-FACTS = {
-    "form_followed": ("does what is asked, %", 100),
-    "length_followed": ("keeps to the length, %", 100),
-    "stops_by_itself": ("stops by itself, %", 100),
-    "language_switch": ("in another script, %", 100),
-    "seq_rep_4": ("four words in a row repeated, %", 100),
-    "characters": ("length, characters", 1),
-}
+# In the order in which they are shown.
+FACTS = ("form_followed", "length_followed", "stops_by_itself", "language_switch", "seq_rep_4", "characters")
 _LENGTH = "length_constraints:"
 
 Answers = Mapping[str, Sequence[Answer]]  # by the prompt's id
@@ -60,10 +54,10 @@ def facts(prompt: SeedExample, answer: Answer) -> dict[str, tuple[float, float]]
     }
 
 
-def counted(name: str, told: str, measures: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """A fact's words with how many instructions it is about, which few prompts have."""
+def counted(name: str, measures: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return a fact's label; of instructions, which few prompts have, with their number."""
     n = max(one[name]["n"] for one in measures)
-    return f"{told} of {n}" if name.endswith("_followed") else told
+    return f"{metric(name).heading} of {n}" if name.endswith("_followed") else metric(name).heading
 
 
 def terms_of(prompts: Sequence[SeedExample], answers: Answers) -> dict[str, Array]:

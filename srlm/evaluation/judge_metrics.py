@@ -1,23 +1,22 @@
-"""The scorecard of a judge on answers that people ranked: how right, how sure, how biased, how dear.
+"""The metrics of a judge on answers that people ranked: accuracy, calibration, bias, noise.
 
 `judge_measures` (the paper's five and what flatters a judge) and the following, each with a 95 % interval over prompts
 (rows that share a prompt are one cluster):
 
-- where people prefer the **shorter** answer, how often does the judge? Against it the pairs where they prefer the
-  longer one. A judge that only likes length gets 0 and 1; the difference of the two is its **length bias**, and their
-  mean, the **length-balanced accuracy**, is 1/2 for every judge that goes by length alone, whichever way;
+- its accuracy on pairs of which people prefer the **shorter** answer, and on those of which they prefer the longer
+  one. A judge that prefers length alone gets 0 and 1. The difference of the two is its **length bias**; their mean, the
+  **length-balanced accuracy**, is 1/2 for every judge that decides by length alone;
 - its **ties**: among pairs that people order, and among those that they tie;
 - its scores: histogram, entropy, mean by people's rank (calibration);
 - its noise over k judgements of one answer: how often two agree, their standard deviation, and whether a second
   judgement orders two answers as the first did;
-- of a judge that compares, whether it minds which answer is shown first.
+- of a judge that compares, its position bias.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,23 +35,22 @@ from srlm.evaluation.measures import (
     table_terms,
 )
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
-from srlm.judges.prompt import evening_penalty, mean_score
+from srlm.judges.prompt import evening_penalty, mean_scores
+from srlm.preferences.alarms import entropy_bits
 from srlm.types import Comparison, Judgement, RankedPrompt
 
-MANY_PARSED = 0.5  # share of the judgements; with fewer scores, accuracies are mostly those of a coin
+MANY_PARSED = 0.5  # share of the judgements; with fewer scores, accuracies are mostly imputed
 Pairs = list[tuple[int, int]]  # places of (better, worse) answers
 
 
 def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]) -> list[JudgedPrompt]:
     """Ranked prompts with the judge's mean score of each answer; None where no judgement is valid."""
-    of_answer: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_answer[judgement.candidate_id].append(judgement)
+    means = mean_scores(judgements)
     return [
         JudgedPrompt(
             id=prompt.id,
             ranks=tuple(answer.rank for answer in prompt.answers),
-            scores=tuple(mean_score(of_answer[answer_id(prompt.id, i)], 1) for i in range(len(prompt.answers))),
+            scores=tuple(means.get(answer_id(prompt.id, i)) for i in range(len(prompt.answers))),
             lengths=tuple(len(answer.text) for answer in prompt.answers),
             type=prompt.type,
             prompt=prompt.prompt,
@@ -112,8 +110,8 @@ def judge_metrics(
     both = [by_cluster(terms[name], clusters) for name in ("accuracy_longer_preferred", "accuracy_shorter_preferred")]
     for name, weights in _OF_LENGTH.items():
         measures[name] = combined_measure(both, weights, resamples, seed, _pairs(both)).to_dict()
-    commonest, share = modal_score(whole.values()), terms["modal_score_fraction"]
-    measures["modal_score"] = Measure(commonest, None, None, round(share.numerators.sum())).to_dict()
+    most_frequent, share = modal_score(whole.values()), terms["modal_score_fraction"]
+    measures["modal_score"] = Measure(most_frequent, None, None, round(share.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
     for place, prompt in enumerate(prompts):
         of_type[prompt.type or "-"].append(place)
@@ -127,7 +125,7 @@ def judge_metrics(
         "measures": measures,
         "scores": {
             "histogram": {f"{score:.0f}": counts[score] for score in range(judge.max_score + 1)},
-            "entropy_bits": _entropy(counts.values()),
+            "entropy_bits": entropy_bits(counts.values()),
         },
         "length_penalty": penalty,
         "mean_score_rank": measured(_by_rank(prompts), range(len(prompts))),
@@ -152,13 +150,13 @@ def judge_warning(measures: Mapping[str, Any]) -> str:
     scored, total = parsed(measures)
     if total and not scored:
         return (
-            f"none of the {total} judgements could be parsed, so there is no score, and every accuracy that counts a "
-            "missing score as a coin flip is 50 %"
+            f"none of the {total} judgements could be parsed, so there is no score, and accuracies that count an "
+            "unparsed judgement as 0.5 are 50 %"
         )
     found = []
     if scored < MANY_PARSED * total:
         found.append(
-            f"only {scored} of {total} judgements could be parsed, and most accuracies count the others as coin flips"
+            f"only {scored} of {total} judgements could be parsed, and most accuracies count the others as 0.5"
         )
     if (measures.get("ties") or {}).get("value") == 1:
         found.append("all scored pairs are ties, so the judge prefers no answer")
@@ -195,7 +193,7 @@ def _better_worse(prompt: JudgedPrompt) -> Pairs:
 
 
 def _agrees(prompt: JudgedPrompt, better: int, worse: int) -> float:
-    """1 where the judge likes the better answer more, 0 the worse one, 0.5 neither or no score."""
+    """1 if the judge prefers the better answer, 0 if it prefers the worse one, 0.5 for a tie or a missing score."""
     first, second = prompt.scores[better], prompt.scores[worse]
     if first is None or second is None:
         return 0.5
@@ -208,7 +206,7 @@ def _accuracy_where(prompt: JudgedPrompt, holds: Callable[[int, int], bool]) -> 
 
 
 def accuracy_shorter_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
-    """Pairwise accuracy, a coin where the judge is silent, on pairs whose better answer is the shorter one."""
+    """Pairwise accuracy (unparsed = 0.5) on pairs whose better answer is the shorter one."""
     return _accuracy_where(prompt, lambda better, worse: better < worse)
 
 
@@ -252,7 +250,7 @@ def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPromp
 def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
     """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation.
 
-    And the test-test_retest_agreement: of the pairs that people order, how often a second judgement orders them as the
+    And the test-retest agreement: of the pairs that people order, how often a second judgement orders them as the
     first did, a tie in one of the two counting one half.
     """
     agree, spread, test_retest_agreement = [], [], []
@@ -351,9 +349,3 @@ def paired_differences(
 
 def _pairs(terms: Sequence[Terms]) -> int:
     return round(sum(float(term.denominators.sum()) for term in terms))
-
-
-def _entropy(counts: Iterable[int]) -> float:
-    """Of a histogram, in bits; 0 where there is one score or none."""
-    kept = [count for count in counts if count]
-    return sum(count / sum(kept) * math.log2(sum(kept) / count) for count in kept)

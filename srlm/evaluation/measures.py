@@ -1,8 +1,8 @@
 """How well a judge agrees with people: pure functions on small arrays, and `Measure`, a figure with its interval.
 
 The agreement measures are those of Self-Rewarding Language Models (arXiv 2401.10020, section 3.3.2: pairwise accuracy,
-5-best, exact match, Spearman, Kendall tau), on held-out EFT prompts; parse rate, pair coverage, the commonest score's
-share and "the longer answer wins" show when those figures flatter a judge.
+5-best, exact match, Spearman, Kendall tau), on held-out EFT prompts; parse rate, pair coverage, the share of the
+most frequent score and the length baseline show when those figures flatter a judge.
 
 Every measure is a ratio of two sums over prompts, so each is a function to `Terms`, one numerator and one denominator
 a row, and `measure` makes the value and its interval (srlm/evaluation/intervals.py) out of any of them, once the rows
@@ -13,7 +13,7 @@ What the paper leaves open is settled here:
 - A missing score is left out and lowers the coverage; it never counts as a low score.
 - A judge's tie counts one half in the pairwise accuracy, and as no match in the exact match.
 - Correlations are averaged over prompts; a prompt without a defined one is left out.
-- A prompt whose answers people rank all alike holds no order to find: only parse rate and the commonest score use it.
+- A prompt whose answers people rank equally has no order: only parse rate and the most frequent score use it.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
 def pairwise_accuracy_imputed(prompts: Iterable[JudgedPrompt]) -> Terms:
     """`pairwise_accuracy` over all pairs that people order: one that is not scored counts one half, as a tie does.
 
-    What one gets by following the judge and tossing a coin where it says nothing; so a judge that can rarely be parsed
-    can be compared with one that always can. `n` counts all pairs.
+    The expected accuracy with random choices for unscored pairs: it compares a judge that can rarely be parsed with one
+    that always can. `n` counts all pairs.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
     return table_terms((np.nan_to_num(pair, nan=0.5).sum(), len(pair)) for pair in pairs)
@@ -250,7 +250,7 @@ def kendall_tau(prompts: Iterable[JudgedPrompt]) -> Terms:
 
 
 def length_baseline_accuracy(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
-    """Pairwise accuracy of a judge that likes the longer answer; 0 to 1.
+    """Pairwise accuracy of a judge that always prefers the longer answer; 0 to 1.
 
     Equal lengths count one half. `n` counts the pairs that people order: all of them, or with `scored_only` those that
     `pairwise_accuracy` counts, on which a judge should beat it.
@@ -271,7 +271,7 @@ def parse_rate(counts: Iterable[tuple[int, int]]) -> Terms:
 
 
 def modal_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
-    """The commonest score among all valid judgements, the higher of two as common; None where there is none."""
+    """The most frequent score of all valid judgements, the higher one of a draw; None if there is none."""
     counts = Counter(float(score) for scores in judgements for score in scores if score is not None)
     return max(counts, key=lambda score: (counts[score], score), default=None)
 
@@ -286,9 +286,9 @@ def modal_score_fraction(judgements: Sequence[Sequence[float | None]]) -> Terms:
     judgements : P lists
         The single scores of a prompt's judgements, all its answers together; None = not parsed.
     """
-    common = modal_score(judgements)
+    modal = modal_score(judgements)
     valid = [[score for score in scores if score is not None] for scores in judgements]
-    return table_terms((sum(score == common for score in scores), len(scores)) for scores in valid)
+    return table_terms((sum(score == modal for score in scores), len(scores)) for scores in valid)
 
 
 def judge_terms(

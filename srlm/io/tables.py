@@ -1,14 +1,37 @@
-"""Tables on the terminal: columns that do not fit beside each other go into tables below each other."""
+"""Tables on the terminal: cells of measures, and columns that continue below where the terminal is too narrow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+Measured = Mapping[str, Any] | None  # value, low, high, n
+
 _FRAME, _CELL = 1, 3  # columns of the terminal that a table's frame takes, and each of its columns in addition
+
+
+def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str = "") -> str:
+    """Return a measure's value and interval, times `scale`: "12 [3,25]".
+
+    Returns "12 [n/a]" if the data give no interval, and "-" if the measure is undefined.
+    """
+    if not measure or measure["value"] is None:
+        return "-"
+    if digits is None:
+        digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
+    value = f"{measure['value'] * scale:{sign if measure['value'] > 0 else ''}.{digits}f}"
+    if measure["low"] is None:
+        return f"{value} [n/a]"
+    return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
+
+
+def signed(measure: Measured, scale: int = 1, digits: int | None = None) -> str:
+    """Return the `cell` of a difference: with a plus before a value above 0."""
+    return cell(measure, scale, digits, "+")
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from srlm.config import PairsConfig, Truncated
-from srlm.judges.prompt import mean_score
+from srlm.judges.prompt import mean_scores
 from srlm.preferences.length_matching import length_matching_penalty
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt, Unpaired
 
@@ -130,12 +130,10 @@ def _scored(
     candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
 ) -> dict[str, list[Scored]]:
     """Of each prompt, the candidates that take part and have a mean score, by id."""
-    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_candidate[judgement.candidate_id].append(judgement)
+    means = mean_scores(judgements, min_valid)
     of_prompt: dict[str, list[Scored]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: c.id):
-        score = mean_score(of_candidate[candidate.id], min_valid)
+        score = means.get(candidate.id)
         if score is not None and takes_part(candidate, config):
             of_prompt[candidate.prompt_id].append((score, candidate))
     return of_prompt

@@ -30,7 +30,7 @@ from srlm.pipeline.roles import ENDPOINT, iteration, judge_of, match_judge, reso
 from srlm.pipeline.stage import Stage, report_differences
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import signs, triggered
+from srlm.preferences.alarms import feedback_statistics, triggered
 from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
 from srlm.recipes import stages
 from srlm.recipes.measured import held_out, measures, trained_on
@@ -261,7 +261,9 @@ class Loop:
             if not config.judge.evidence:  # else candidates are scored against each other: always the same mean
                 resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
                 counted["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
-            counted["signs"] = signs(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
+            counted["signs"] = feedback_statistics(
+                candidates, judgements, pairs, config.judge.max_score, agreed, higher
+            )
             self._done(stage, counted)
         counts = stage.manifest().counts
         if counts["pairs"] < config.pairs.min_pairs:

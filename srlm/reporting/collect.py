@@ -13,29 +13,23 @@ from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
 from srlm.evaluation.reward_hacking import reward_hacking_report
-from srlm.judges.prompt import mean_score
+from srlm.judges.prompt import mean_scores
+from srlm.metrics import metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import SIGNS, triggered
+from srlm.preferences.alarms import triggered
 from srlm.recipes import stages
+from srlm.tracking.metrics import slug
 from srlm.training.early_stopping import outcome_lines
-from srlm.types import Judgement
 
 R = TypeVar("R")
 
 CURVE_POINTS = 300  # of a training curve; longer ones are thinned evenly
-CURVES = {  # a trainer's log key -> what the page calls it
-    "loss": "loss",
-    "mean_token_accuracy": "token accuracy",
-    "ranking_accuracy": "pairs in the right order",
-    "rewards/accuracies": "pairs in the right order",
-    "rewards/margins": "reward margin",
-    "accuracy": "pairs in the right order",
-}
+CURVES = ("loss", "mean_token_accuracy", "ranking_accuracy", "rewards/accuracies", "rewards/margins", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,8 @@ class RunNumbers:
     config: Config
     last: int  # M_last is the last model that was measured
     models: dict[int, dict[str, Any]]  # evaluation.json of M0..M_last
-    signs: dict[int, dict[str, float]]  # of the feedback that trained M_t
-    alarms: dict[int, list[str]]  # which of them rang
+    signs: dict[int, dict[str, float]]  # statistics of the feedback that trained M_t
+    alarms: dict[int, list[str]]  # those that were triggered
     own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
     reward_hacking_report: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
     early_stopping: list[str] = field(default_factory=list)  # of each DPO training that used it, what it compared
@@ -146,13 +140,8 @@ class RunNumbers:
                 continue
             accepted = [prompt.id for prompt in prompts if not prompt.rejected]
             candidates = self.records(CANDIDATES, t)
-            of_candidate: dict[str, list[Judgement]] = {}
-            for judgement in self.records(JUDGEMENTS, t):
-                of_candidate.setdefault(judgement.candidate_id, []).append(judgement)
-            enough = self.config.judge.min_valid
-            scored = Counter(
-                c.prompt_id for c in candidates if mean_score(of_candidate.get(c.id, []), enough) is not None
-            )
+            means = mean_scores(self.records(JUDGEMENTS, t), self.config.judge.min_valid)
+            scored = Counter(candidate.prompt_id for candidate in candidates if candidate.id in means)
             steps = [
                 ("attempts at a prompt", len(prompts), {}),
                 ("accepted prompts", len(accepted), dict(lost)),
@@ -176,8 +165,8 @@ class RunNumbers:
                 thin = max(1, -(-len(logged) // CURVE_POINTS))
                 for line in logged[::thin]:
                     rows += [
-                        {"training": title, "step": line["step"], "what": words, "value": line[key]}
-                        for key, words in CURVES.items()
+                        {"training": title, "step": line["step"], "value": line[key], "what": _curve(name, key)}
+                        for key in CURVES
                         if isinstance(line.get(key), int | float) and math.isfinite(line[key])  # JSON has no NaN
                     ]
         return rows
@@ -190,6 +179,11 @@ class RunNumbers:
             when = folder.replace("iteration_", "M")
             rows.append({"when": when, "stage": name, "seconds": manifest.seconds, "tokens": manifest.tokens})
         return rows
+
+
+def _curve(stage: str, key: str) -> str:
+    """What the page calls a number of a trainer's log."""
+    return metric(f"{'dpo_2' if stage == 'dpo' else stage}/{slug(key)}").heading
 
 
 def collect(root: Path) -> RunNumbers:
@@ -218,7 +212,7 @@ def collect(root: Path) -> RunNumbers:
         stage = stages.pairs(workspace, config, t)
         if stage.path.exists():
             counts[t] = stage.manifest().counts
-            signs[t] = found = {name: value for name, value in counts[t]["signs"].items() if name in SIGNS}
+            signs[t] = found = counts[t]["signs"]
             judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}

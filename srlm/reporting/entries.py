@@ -37,6 +37,14 @@ from srlm.reporting.collect import RunNumbers
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
 
 RESULTS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
+FLAGS = {  # what the browser can filter prompts by; all but the last one match alarms
+    "parse_rate": "a judgement without a score",
+    "top_score_share": "all scores at the top",
+    "tie_share": "all scores equal",
+    "length_ratio": "chosen far longer",
+    "judge_noise": "judgements disagree",
+    "truncated": "truncated",
+}
 EXCERPT = 96  # characters of a prompt in the list
 
 
@@ -77,7 +85,7 @@ class Entry:
     prompt: str
     outcome: str = ""  # feedback: pair, or why there is none
     gap: float | None = None  # chosen's score minus rejected's
-    signs: list[str] = field(default_factory=list)  # what alarms look at, seen in this prompt
+    flags: list[str] = field(default_factory=list)  # of FLAGS
     answers: list[Shown] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)  # of a judge that compares: first, second, ...
 
@@ -85,7 +93,7 @@ class Entry:
 def row(plain: dict[str, Any]) -> list[Any]:
     """What the list and the filters need of an entry as plain data, `EXCERPT` characters of its prompt last."""
     excerpt = " ".join(plain["prompt"][: 4 * EXCERPT].split())[:EXCERPT]
-    return [*(plain[name] for name in ("id", "source", "iteration", "type", "outcome", "gap", "signs")), excerpt]
+    return [*(plain[name] for name in ("id", "source", "iteration", "type", "outcome", "gap", "flags")), excerpt]
 
 
 def cut(plain: dict[str, Any], limit: int) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
                 )
             )
         entry.comparisons = [_told(comparison) for comparison in comparisons.get(prompt.id, [])]
-        entry.signs = _signs(own, judgements, pair, config)
+        entry.flags = _flags(own, judgements, pair, config)
         made.append(entry)
     return made
 
@@ -226,18 +234,18 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
             as_people = "as people did" if gap > 0 else "tied" if gap == 0 else "against people"
             entry.outcome = f"M{last} orders best and worst {as_people}" if best.rank != worst.rank else ""
         of_last = (judged for answer in entry.answers for judged in answer.judgements if judged.by == f"M{last}")
-        entry.signs = ["parse_rate"] if any(judged.score is None for judged in of_last) else []
+        entry.flags = ["parse_rate"] if any(judged.score is None for judged in of_last) else []
         made.append(entry)
     return made
 
 
-def _signs(
+def _flags(
     candidates: Sequence[Candidate],
     judgements: Mapping[str, Sequence[Judgement]],
     pair: PreferencePair | None,
     config: Config,
 ) -> list[str]:
-    """The alarms (srlm/preferences/alarms.py) that this prompt would ring by itself, and "truncated"."""
+    """Return which of FLAGS hold for one prompt of the feedback."""
     rows = [judgements.get(candidate.id, []) for candidate in candidates]
     valid = [[judgement.score for judgement in row if judgement.score is not None] for row in rows]
     means, alarms = [fmean(scores) for scores in valid if scores], config.alarms
@@ -250,7 +258,7 @@ def _signs(
         "judge_noise": any(stdev(scores) > alarms.judge_noise.threshold for scores in valid if len(scores) > 1),
         "truncated": any(candidate.truncated for candidate in candidates),
     }
-    return [name for name, rings in found.items() if rings]
+    return [name for name, holds in found.items() if holds]
 
 
 def _judged(by: str, judgement: Judgement) -> Judged:

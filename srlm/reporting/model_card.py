@@ -8,53 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
 from srlm.io.files import write_atomic
+from srlm.io.tables import cell
+from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import EVALUATION, IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import manifest, model_name, read_manifest
 from srlm.pipeline.workspace import CARD, Workspace
-from srlm.preferences.alarms import SIGNS, triggered
-from srlm.reporting.summary import ROWS, cell
+from srlm.preferences.alarms import triggered
+from srlm.reporting.summary import ROWS
+from srlm.tracking.metrics import slug
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
-# The closing screen sets kinds of a measure in by two spaces, below it.
-_KINDS_OF = {"judge": "pairwise accuracy, ", "head_to_head": "win rate, "}
-_LABELS = {
-    name: (re.sub("^ +", _KINDS_OF.get(part, ""), label), scale)
-    for part, rows in ROWS.items()
-    for name, (label, scale) in rows.items()
-} | {
-    "accuracy_longer_preferred": ("pairwise accuracy, where longer is better, %", 100),
-    "length_baseline_accuracy": ("(longer answer wins, %)", 100),
-    "mean_tokens": ("length, tokens", 1),
-    "missing": ("no verdict, %", 100),
-    "net_win": ("wins minus losses, %", 100),
-    "ties": ("ties, %", 100),
-    "strict": ("followed, %", 100),
-    "loose": ("followed loosely, %", 100),
-}
-_GROUPS = {
-    "groups": "instructions",
-    "mean_score_rank": "mean score, by people's rank (0 is the best)",
-    "subsets": "prompts of type",
-}
-_PARTS = {
-    "judge": "As a judge, on answers that people ranked (held-out EFT)",
-    "judge_metrics": "As a judge, in detail",
-    "answers": "Its answers to the evaluation prompts",
-    "head_to_head": "Its answers against those of the model before",
-    "head_to_heads": "Its answers against those of each earlier model",
-    "instructions": "Instructions of evaluation prompts that it follows, where a program can check them",
-    "ifeval": "Instructions of IFEval that it follows",
-    "drift": "How far it has moved",
-}
 _LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
 _ORDER: tuple[str, ...] = ("sft_baseline", "rationales", "eft", "sft", "reward_model")
 _ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs", "dpo")
@@ -149,14 +121,11 @@ def _measures(workspace: Workspace, t: int) -> dict[str, Any]:
     return found
 
 
-def _label(path: tuple[str, ...]) -> tuple[str, int]:
-    """A measure's name for readers, and what its value is multiplied by."""
-    *before, name = path
-    gain = name.endswith("_gain")
-    known = name.removesuffix("_gain")
-    label, scale = _LABELS.get(known, (known.replace("_", " "), 1))
-    label += ", difference to the model before" if gain else ""
-    return ": ".join([*(_GROUPS.get(one, one.replace("_", " ")) for one in before), label]), scale
+def _metric(part: str, path: Sequence[str]) -> Metric:
+    """Return the metric at a path within a part of evaluation.json; one that the table lacks keeps its name."""
+    names = [f"M{path[0]}", *path[1:]] if part == "head_to_heads" else path
+    name = "_".join(map(slug, names))
+    return find(f"{part}/{name}") or Metric(name, ": ".join(path).replace("_", " "), "-", "", "")
 
 
 def _measures_section(measures: Mapping[str, Any]) -> str:
@@ -171,14 +140,15 @@ def _measures_section(measures: Mapping[str, Any]) -> str:
         judge = measures.get("head_to_head_judge")
         by = f" (judged by {plain(judge)})" if judge and part.startswith("head_to_head") else ""
         table = [
-            f"| {_PARTS.get(part, plain(part.replace('_', ' ').capitalize()))}{by} | | n |",
+            f"| {PARTS.get(part, plain(part.replace('_', ' ').capitalize()))}{by} | | n |",
             "| --- | ---: | ---: |",
         ]
         for path, measure in rows:
-            label, scale = _label(path)
+            one = _metric(part, path)
             if measure["value"] is not None:
-                table.append(f"| {plain(label)} | {cell(measure, scale)} | {plain(measure.get('n', ''))} |")
-        undefined = [plain(_label(path)[0]) for path, measure in rows if measure["value"] is None]
+                shown = cell(measure, one.scale, one.digits)
+                table.append(f"| {plain(one.heading)} | {shown} | {plain(measure.get('n', ''))} |")
+        undefined = [plain(_metric(part, path).label) for path, measure in rows if measure["value"] is None]
         without = f"\n\nNot defined here: {'; '.join(undefined)}." if undefined else ""
         lines.append("\n".join(table) + without)
     return "\n\n".join(lines)
@@ -204,7 +174,7 @@ def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
                         dataset_type=paths[group].removeprefix("hub:") if _is_hub(paths[group]) else f"srlm-{group}",
                         dataset_name=f"{title} ({_one_line(shown(paths[group]))})",
                         metric_type=name,
-                        metric_name=name.replace("_", " "),
+                        metric_name=metric(f"{part}/{name}").label,
                         metric_value=f"{measure['value']:.4g}{interval}",
                     )
                 )
@@ -213,12 +183,12 @@ def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
 
 def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
     if t < 2:
-        return "## Alarms\n\nAlarms look at preference pairs; M1 comes from none."
+        return "## Alarms\n\nAlarms check preference pairs; M1 is trained on none."
     found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("signs", {})
-    rang = [f"- {plain(message)}" for _, message in triggered(found, config.alarms)]
-    told = "\n".join(rang) if rang else "None rang before this model's training."
-    signs = "; ".join(f"{SIGNS[name].words}: {value:.3g}" for name, value in found.items() if name in SIGNS)
-    return f"## Alarms\n\n{told}\n\nWhat they look at: {plain(signs)}."
+    alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(found, config.alarms))
+    statistics = "; ".join(f"{metric(f'alarms/{name}').label}: {value:.3g}" for name, value in found.items())
+    none = "No alarm was triggered before this model's training."
+    return f"## Alarms\n\n{alarms or none}\n\nFeedback statistics: {plain(statistics)}."
 
 
 def lineage_section(workspace: Workspace, t: int) -> str:

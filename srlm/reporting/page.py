@@ -24,7 +24,8 @@ from markupsafe import Markup
 from srlm import __version__
 from srlm.io.files import write_atomic
 from srlm.reporting.collect import RunNumbers, collect
-from srlm.reporting.entries import all_entries, cut, row
+from srlm.reporting.entries import FLAGS, all_entries, cut, row
+from srlm.reporting.panels import PANELS
 from srlm.reporting.phrases import grounds, verdict
 from srlm.reporting.summary import table_rows
 
@@ -59,7 +60,8 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     runs = [collect(root) for root in roots]
     entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
     rows = [[row(entry) for entry in of_run] for of_run in entries]
-    data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows)}
+    labels = {"panels": [panel.data() for panel in PANELS], "flags": FLAGS}
+    data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows), "labels": pack(labels)}
     assets = {name: asset(name) for name in (*SCRIPTS, *STYLES)}
     fixed = sum(map(len, [*assets.values(), *data.values()])) + FRAME
     pieces = {

@@ -13,7 +13,7 @@ from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import MANY_PARSED, judge_warning, parsed
 from srlm.reporting.collect import RunNumbers
 
-JUDGE = "pairwise_accuracy_imputed"  # defined for a model that cannot judge yet: where it is silent, a coin
+JUDGE = "pairwise_accuracy_imputed"  # also defined for a model that cannot judge yet
 ENOUGH = 100  # evaluation prompts; with fewer, only large differences can show
 MANY_TIES = 0.5  # of the comparisons; with more ties, the judge of answers decides too little
 MOST_SCORED = 0.95  # of the judgements; with fewer scores, those that are missing may matter
@@ -66,9 +66,9 @@ def grounds(run: RunNumbers) -> list[Ground]:
         found.append(Ground("note", f"{excluded}: the models trained on the same text."))
     found += [Ground("note", line) for line in missing_lines(run.workspace.root)]
     if run.signs:
-        rang = sum(map(len, run.alarms.values()))
-        told = f"{rang} alarm{'s' * (rang != 1)} rang about the judges." if rang else "No alarm rang about the judges."
-        found.append(Ground("against" if rang else "for", told))
+        count = sum(map(len, run.alarms.values()))
+        some = f"{count} alarm{'s were' if count != 1 else ' was'} triggered."
+        found.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))
     found.append(
         Ground("note", "Intervals cover the draw of prompts, not of trainings: this is one run with one seed.")
     )
@@ -119,7 +119,7 @@ def _of_judge(t: int, judge: Part) -> list[Ground]:
         text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the rest is missing."
         found.append(Ground("against", text))
     if _has_value(one) and one["value"] > ONE_SCORE:
-        text = f"{_percent(one)} of M{t}'s scores are one and the same: a blunt judge."
+        text = f"{_percent(one)} of M{t}'s scores are equal: the judge does not discriminate."
         found.append(Ground("against", text))
     return found
 
@@ -131,7 +131,7 @@ def _judge_sentence(t: int, models: dict[int, Part]) -> tuple[int, str]:
         return 0, f"The judge of M{t} was not measured."
     before = [(u, models[u].get("judge", {})) for u in reversed(range(t))]
     compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge.get(JUDGE)))
-    told = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _by_coin(now) else ""
+    told = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _unparsed(now) else ""
     told += f"M{t} orders {_accuracy(now)} of the held-out pairs as people did"
     told += f" ({compared})" if compared else ""
     gain = now.get(f"{JUDGE}_gain")
@@ -145,10 +145,10 @@ def _judge_sentence(t: int, models: dict[int, Part]) -> tuple[int, str]:
 
 
 def _accuracy(judge: Part) -> str:
-    return _percent(judge[JUDGE]) + (" (by coin flips)" if _by_coin(judge) else "")
+    return _percent(judge[JUDGE]) + (" (unparsed = 0.5)" if _unparsed(judge) else "")
 
 
-def _by_coin(judge: Part) -> bool:
+def _unparsed(judge: Part) -> bool:
     """Return whether no judgement was parsed."""
     scored, total = parsed(judge)
     return total > 0 and not scored

@@ -1,4 +1,4 @@
-"""Scorecards, one a data set, and the arms of sweeps as pictures: PNG and SVG."""
+"""Plots of judge metrics, one for each data set, and of the arms of sweeps, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from srlm.evaluation.judge_metrics import parsed
+from srlm.metrics import metric
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
-_ACCURACIES = {
-    "pairwise_accuracy_imputed": "all pairs",
-    "accuracy_longer_preferred": "longer is better",
-    "accuracy_shorter_preferred": "shorter is better",
-    "length_balanced_accuracy": "both alike",
-}
+_ACCURACIES = (
+    "pairwise_accuracy_imputed",
+    "accuracy_longer_preferred",
+    "accuracy_shorter_preferred",
+    "length_balanced_accuracy",
+)
 _GREY = "#666666"
 _LINES = ("--", ":", "-.")
 _STYLE = {
@@ -36,7 +37,7 @@ Card = dict[str, Any]
 
 
 def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
-    """How right, how saturated and how calibrated judges are on one data set.
+    """Plot the accuracy, the scores and the calibration of judges on one data set.
 
     Parameters
     ----------
@@ -53,7 +54,12 @@ def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: P
         _histogram(scores, cards)
         _calibration(ranks, cards)
         baseline = Line2D([], [], color=_GREY, linewidth=1.5)
-        _legend(figure, [*map(_handle, range(len(cards))), baseline], [*names, "the longer answer wins"], title)
+        _legend(
+            figure,
+            [*map(_handle, range(len(cards))), baseline],
+            [*names, metric("judge/length_baseline_accuracy").label],
+            title,
+        )
         return _save(figure, path)
 
 
@@ -78,35 +84,34 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
         return _save(figure, path)
 
 
-def plot_arms(card: Card, panels: Sequence[tuple[str, float]], path: Path) -> list[Path]:
-    """The arms of a sweep: colours tell the first option, places along the axis the others.
+def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
+    """Plot the arms of a sweep: colours show the first option, positions along the axis the others.
 
-    Each measure has a panel of values, and below it one of the differences to the arm's reference, which are paired and
-    so tell arms apart where the values' intervals do not. Points are all runs of an arm together with their 95 %
-    interval, small dots its single runs; a model that is of no run, M0 for example, is a line across.
+    Each measure has a panel of values, and below it one of the differences to the arm's reference. Differences are
+    paired, so they separate arms whose intervals overlap. A point is the mean of an arm's runs with its 95 % interval,
+    small dots are single runs. A model without a run, M0 for example, is a line across.
 
     Parameters
     ----------
     card : as `srlm.cli.evaluate.arms.arms_card` makes it
-    panels : one a measure
-        Its words, and what its values are multiplied by.
+    titles : one for each measure
     path : Path
         Without its ending; ".png" and ".svg" are written, and their paths returned.
     """
     layout = _Arms(card)
     kinds = ("value", "against") if any(arm["reference"] is not None for arm in card["arms"]) else ("value",)
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns) * len(kinds)
+    columns = min(4, len(titles))
+    rows = -(-len(titles) // columns) * len(kinds)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(max(5.0, 3.3 * columns), 2.5 * rows + 0.9), layout="constrained")
         every = figure.subplots(rows, columns, squeeze=False)
         for axes in every.flatten():
             axes.set_visible(False)
-        for number, (row, (words, scale)) in enumerate(zip(card["measures"], panels, strict=True)):
+        for number, (row, words) in enumerate(zip(card["measures"], titles, strict=True)):
             for below, kind in enumerate(kinds):
                 axes = every[number // columns * len(kinds) + below, number % columns]
                 axes.set_visible(True)
-                layout.draw(axes, row["arms"], kind, scale)
+                layout.draw(axes, row["arms"], kind, metric(row["measure"], "evaluate").scale)
                 title = words if kind == "value" else f"difference to {layout.references}"
                 axes.set_title(_plain("\n".join(textwrap.wrap(title, 38))), loc="left", fontsize=9)
         _legend(figure, *layout.legend(), f"By {', '.join(card['by'])}")
@@ -166,14 +171,15 @@ def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
     for number, card in enumerate(cards):
         if not parsed(card["measures"])[0]:
-            continue  # no score: its accuracies are those of a coin
+            continue  # without a score, all accuracies are 0.5 by imputation
         rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
         _points(axes, rows, number, len(cards), scale=100)
-    axes.set_xticks(range(len(_ACCURACIES)), list(_ACCURACIES.values()))
+    labels = ["\n".join(textwrap.wrap(metric(f"judge/{name}").label, 18)) for name in _ACCURACIES]
+    axes.set_xticks(range(len(_ACCURACIES)), labels)
     axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
     axes.set_ylim(0, 100)
-    axes.set_ylabel("pairs judged as people do, %")
-    axes.set_title("Right, by which answer is the better one", loc="left", fontsize=9)
+    axes.set_ylabel("accuracy, %")
+    axes.set_title("Accuracy on pairs that people order", loc="left", fontsize=9)
 
 
 def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
@@ -186,9 +192,9 @@ def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
         axes.bar(places, shares, width=0.9 * width, color=COLOURS[number % len(COLOURS)])
     labels = list(cards[0]["scores"]["histogram"])
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel("score, the nearest whole one")
+    axes.set_xlabel("score, rounded")
     axes.set_ylabel("judgements, %")
-    axes.set_title("Scores given", loc="left", fontsize=9)
+    axes.set_title("Distribution of scores", loc="left", fontsize=9)
 
 
 def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
@@ -199,9 +205,9 @@ def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
         _points(axes, rows, number, len(cards), joined=True)
     axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
     axes.set_xlim(-0.5, longest - 0.5)
-    axes.set_xlabel("place that people gave")
+    axes.set_xlabel("people's rank")
     axes.set_ylabel("mean score")
-    axes.set_title("Score by people's rank", loc="left", fontsize=9)
+    axes.set_title("Mean score by people's rank", loc="left", fontsize=9)
 
 
 def _points(

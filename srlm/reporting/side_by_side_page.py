@@ -17,12 +17,13 @@ from markupsafe import Markup
 from srlm import __version__
 from srlm.evaluation.answer_facts import FACTS, counted
 from srlm.io.files import write_atomic
+from srlm.io.tables import cell, signed
+from srlm.metrics import metric
 from srlm.models.resolve import label
 from srlm.reporting.page import asset, fingerprint
-from srlm.reporting.summary import cell, signed
 
 STYLES = ("report.css", "side_by_side.css")
-WAYS = {"greedy": "Likeliest words", "sampled": "By chance"}
+WAYS = {"greedy": "Greedy decoding", "sampled": "Sampled"}
 
 
 def write_side_by_side(card: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], to: Path) -> None:
@@ -62,19 +63,19 @@ def _table(card: Mapping[str, Any], way: str) -> dict[str, Any]:
     of_way = [row for row in card["rows"] if row["way"] == way]
 
     def rows_of(measures: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-        found = [
-            (counted(name, told, measures), [cell(one[name], scale) for one in measures])
-            for name, (told, scale) in FACTS.items()
-        ]
+        found = [(counted(name, measures), [cell(one[name], metric(name).scale) for one in measures]) for name in FACTS]
         return [(told, cells) for told, cells in found if set(cells) != {"-"}]
 
     parts = [("All prompts", rows_of([row["measures"] for row in of_way]))]
     if len(of_way) > 1:
         gaps = [
-            (told, ["", *(signed(row["against_first"][name], scale) for row in of_way[1:])])
-            for name, (told, scale) in FACTS.items()
+            (
+                metric(name).heading,
+                ["", *(signed(row["against_first"][name], metric(name).scale) for row in of_way[1:])],
+            )
+            for name in FACTS
         ]
-        parts.append((f"Against {of_way[0]['model']}", [gap for gap in gaps if set(gap[1]) != {"", "-"}]))
+        parts.append((f"Difference to {of_way[0]['model']}", [gap for gap in gaps if set(gap[1]) != {"", "-"}]))
     types = [
         (
             f"{kind.replace('_', ' ')} ({count} prompt{'s' * (count != 1)})",

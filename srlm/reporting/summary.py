@@ -1,5 +1,4 @@
-"""The closing screen: M0..M_t with their measures and intervals, where everything lies, and one prompt with its
-candidates."""
+"""The closing screen: measures of M0..M_t with intervals, alarms, one prompt with its candidates, where files are."""
 
 from __future__ import annotations
 
@@ -17,8 +16,9 @@ from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import judge_warning
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
-from srlm.io.tables import print_table
+from srlm.io.tables import cell, print_table
 from srlm.judges.prompt import mean_score
+from srlm.metrics import PARTS, metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.roles import judge_of
@@ -28,40 +28,27 @@ from srlm.recipes import stages
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement
 
-_FOLLOWED = {
-    "prompt_level_strict_acc": ("whole prompts, %", 100),
-    "prompt_level_loose_acc": ("whole prompts, loosely, %", 100),
-    "inst_level_strict_acc": ("instructions, %", 100),
-    "inst_level_loose_acc": ("instructions, loosely, %", 100),
-}
-# Known measures by part of evaluation.json: name -> (label, what the value is multiplied by).
-ROWS = {
-    "judge": {
-        "pairwise_accuracy": ("pairwise accuracy, %", 100),
-        "pairwise_accuracy_imputed": ("  coin where silent, %", 100),
-        "accuracy_shorter_preferred": ("  where shorter is better, %", 100),
-        "length_balanced_accuracy": ("  short and long alike, %", 100),
-        "five_best": ("5-best, %", 100),
-        "exact_match": ("exact match, %", 100),
-        "spearman": ("Spearman", 1),
-        "kendall_tau": ("Kendall tau", 1),
-        "parse_rate": ("parse rate, %", 100),
-        "pair_coverage": ("pairs it scored, %", 100),
-        "modal_score_fraction": ("commonest score, %", 100),
-    },
+_FOLLOWED = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
+ROWS = {  # the measures of each part of evaluation.json that the table of models shows
+    "judge": (
+        "pairwise_accuracy",
+        "pairwise_accuracy_imputed",
+        "accuracy_shorter_preferred",
+        "length_balanced_accuracy",
+        "length_baseline_accuracy",
+        "five_best",
+        "exact_match",
+        "spearman",
+        "kendall_tau",
+        "parse_rate",
+        "pair_coverage",
+        "modal_score_fraction",
+    ),
     "instructions": _FOLLOWED,
     "ifeval": _FOLLOWED,
-    "answers": {"mean_characters": ("length, characters", 1), "truncated": ("cut off, %", 100)},
-    "head_to_head": {
-        "win": ("wins, %", 100),
-        "tie": ("ties, %", 100),
-        "loss": ("losses, %", 100),
-        "win_rate": ("win rate, ties half, %", 100),
-        "length_controlled_win_rate": ("  at equal length, %", 100),
-        "first_position_win_rate": ("first shown wins, %", 100),
-    },
+    "answers": ("mean_characters", "truncated"),
+    "head_to_head": ("win", "tie", "loss", "win_rate", "length_controlled_win_rate", "first_position_win_rate"),
 }
-
 OPTIONAL = ("instructions", "ifeval")  # shown where a model has them
 
 
@@ -97,59 +84,32 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
 
 def measures_table(models: dict[int, dict[str, Any]]) -> Table:
     """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
-    table = Table(title="Every model, measured (95 % intervals)", title_justify="left")
+    table = Table(title="Measures of every model (95 % intervals)", title_justify="left")
     table.add_column("", no_wrap=True)
     for t in models:  # where the terminal is narrow, a cell breaks between value and interval
         table.add_column(f"M{t}", justify="right")
     for title, rows in table_rows(models):
         table.add_row(Text(title, style="bold"))
         for label, cells in rows:
-            table.add_row(f"  {label}", *cells, style="dim" if label.startswith("(") else "")
+            table.add_row(f"  {label}", *cells)
         table.add_section()
     return table
 
 
 def table_rows(models: dict[int, dict[str, Any]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-    """What the table of models says: of each part its title and its rows, a row being a label and a cell a model."""
-    titles = {
-        "judge": "Judge: held-out EFT",
-        "instructions": "Followed, of what is checkable",
-        "ifeval": "Followed, of IFEval",
-        "answers": "Evaluation answers",
-        "head_to_head": f"Against M_t-1, by {models[max(models)].get('head_to_head_judge', '?')}",
-    }
+    """Return the table of models: of each part its title and its rows of a label and a cell for each model."""
     table = []
-    for part, rows in ROWS.items():
+    for part, names in ROWS.items():
         if part in OPTIONAL and not any(models[t].get(part) for t in models):
             continue
-        found = [
-            (label, [cell(models[t].get(part, {}).get(name), scale) for t in models])
-            for name, (label, scale) in rows.items()
+        shown = [metric(f"{part}/{name}") for name in names]
+        rows = [
+            (one.heading, [cell(models[t].get(part, {}).get(name), one.scale) for t in models])
+            for name, one in zip(names, shown, strict=True)
         ]
-        if part == "judge":
-            baseline = [cell(models[t].get(part, {}).get("length_baseline_accuracy"), 100) for t in models]
-            found.append(("(longer answer wins, %)", baseline))
-        table.append((titles[part], found))
+        judge = f", judged by {models[max(models)].get('head_to_head_judge', '?')}" if part == "head_to_head" else ""
+        table.append((PARTS[part] + judge, rows))
     return table
-
-
-def cell(measure: dict[str, Any] | None, scale: int) -> str:
-    """Return a measure's value and interval, times `scale`, as a table shows it: "12 [3,25]".
-
-    "12 [n/a]" where the data give no interval, "-" where the measure is undefined.
-    """
-    if not measure or measure["value"] is None:
-        return "-"
-    digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
-    value = f"{measure['value'] * scale:.{digits}f}"
-    if measure["low"] is None:
-        return f"{value} [n/a]"
-    return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
-
-
-def signed(measure: dict[str, Any], scale: int) -> str:
-    """As `cell`, with a plus before what is above 0: for differences."""
-    return ("+" if (measure["value"] or 0) > 0 else "") + cell(measure, scale)
 
 
 def judge_lines(models: Mapping[int, Mapping[str, Any]]) -> list[str]:
@@ -173,8 +133,8 @@ def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
 def _judge_verdict(judge: Mapping[str, Any]) -> str:
     gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain")}
     known = {name: m for name, m in gains.items() if m["low"] is not None}
-    better = [_in_words(name) for name, m in known.items() if m["low"] > 0]
-    worse = [_in_words(name) for name, m in known.items() if m["high"] < 0]
+    better = [metric(f"judge/{name}").label for name, m in known.items() if m["low"] > 0]
+    worse = [metric(f"judge/{name}").label for name, m in known.items() if m["high"] < 0]
     found = [f"better in {', '.join(better)}"] if better else []
     found += [f"worse in {', '.join(worse)}"] if worse else []
     if found:
@@ -216,25 +176,14 @@ def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
 
 
 def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
-    """Which alarms rang before each training (srlm/preferences/alarms.py), or that none did."""
+    """Return a line for each alarm that was triggered before a training, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
         found = stages.pairs(workspace, config, t).manifest().counts["signs"]
         lines += [
             f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in triggered(found, config.alarms)
         ]
-    return lines or ["No alarm rang about the judges (alarms.NAME.threshold)."]
-
-
-def _in_words(measure: str) -> str:
-    """A measure's name as the table has it."""
-    if measure == "pairwise_accuracy_imputed":
-        return "pairwise accuracy with a coin where silent"
-    return (
-        "pairs whose better answer is the shorter"
-        if measure == "accuracy_shorter_preferred"
-        else measure.replace("_", " ")
-    )
+    return lines or ["No alarm was triggered (alarms.NAME.threshold)."]
 
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:

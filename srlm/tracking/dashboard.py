@@ -2,7 +2,7 @@
 
 Two saved views: one for single runs, with the 95 % intervals of what is measured, and one for sweeps, where runs are
 grouped by W&B's group (a sweep's name) and each line is a group's mean with its standard deviation. Every metric is one
-that `srlm.tracking.metrics` describes. `--dry-run FILE` writes both as JSON, and needs no account.
+of srlm/metrics.py. `--dry-run FILE` writes both as JSON, and needs no account.
 """
 
 from __future__ import annotations
@@ -19,68 +19,83 @@ from srlm.config import TrackingConfig
 from srlm.errors import SrlmError, TrackingError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
-from srlm.tracking.metrics import TRAINERS, step_of, trainer_part
+from srlm.metrics import TRAINERS, metric
+from srlm.tracking.metrics import step_of, trainer_part
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: metrics of one unit, against the step that they are logged with; of a measure with its interval."""
+    """One plot: metrics of one unit, against the step that they are logged with; of a measure with its interval.
 
-    title: str
+    Without a title it has the metric's label.
+    """
+
     metrics: tuple[str, ...]
     interval: bool = False
+    title: str = ""
+
+
+def _measure(key: str) -> Panel:
+    return Panel((key,), True)
 
 
 BETTER = (
-    Panel("Judge: pairwise accuracy, a coin where silent", ("judge/pairwise_accuracy_imputed",), True),
-    Panel("Judge: gain in it over M_t-1", ("judge/pairwise_accuracy_imputed_gain",), True),
-    Panel("Judge: Kendall's tau", ("judge/kendall_tau",), True),
-    Panel("Judge: Spearman", ("judge/spearman",), True),
-    Panel("Judge: exact match", ("judge/exact_match",), True),
-    Panel("Judge: 5-best", ("judge/five_best",), True),
-    Panel("Answers: wins minus losses against M_t-1", ("head_to_head/net_win",), True),
-    Panel("Answers: wins, ties, losses", ("head_to_head/win", "head_to_head/tie", "head_to_head/loss")),
-    Panel("Answers: length, characters", ("answers/mean_characters",), True),
-    Panel("Answers: cut off", ("answers/truncated",), True),
+    _measure("judge/pairwise_accuracy_imputed"),
+    _measure("judge/pairwise_accuracy_imputed_gain"),
+    _measure("judge/kendall_tau"),
+    _measure("judge/spearman"),
+    _measure("judge/exact_match"),
+    _measure("judge/five_best"),
+    _measure("head_to_head/net_win"),
+    Panel(("head_to_head/win", "head_to_head/tie", "head_to_head/loss"), title="Wins, ties and losses against M_t-1"),
+    _measure("answers/mean_characters"),
+    _measure("answers/truncated"),
 )
 TRUST = (
-    Panel("Valid verdicts", ("judge/parse_rate", "feedback/judgement_valid_share")),
-    Panel("Entropy of the scores, bits", ("judge_metrics/scores_entropy_bits", "feedback/score_entropy_bits")),
-    Panel("Ties", ("judge/ties", "feedback/tie_share")),
-    Panel("Top scores, commonest score", ("feedback/top_score_share", "judge/modal_score_fraction")),
-    Panel("Chosen over rejected length", ("feedback/chosen_to_rejected_length",)),
-    Panel("Length bias; 0 = none", ("judge/length_bias",), True),
+    Panel(("judge/parse_rate", "alarms/parse_rate"), title="Parse rate"),
+    Panel(("judge_metrics/scores_entropy_bits", "alarms/entropy_bits"), title="Entropy of the scores, bits"),
+    Panel(("judge/ties", "alarms/tie_share"), title="Ties"),
+    Panel(("alarms/top_score_share", "judge/modal_score_fraction"), title="Top score share, most frequent score"),
+    Panel(("alarms/length_ratio",)),
+    _measure("judge/length_bias"),
     Panel(
-        "Accuracy where shorter, longer is better",
         ("judge/accuracy_shorter_preferred", "judge/accuracy_longer_preferred"),
+        title="Accuracy with shorter and with longer preferred",
     ),
-    Panel("Gap of chosen and rejected, points", ("feedback/gap_mean",)),
-    Panel("Shown first wins; 0.5 = no bias", ("judge/first_position_win_rate", "head_to_head/first_position_win_rate")),
-    Panel("Noise of a candidate's judgements, points", ("stage/pairs_signs_judge_noise", "judge/score_std")),
-    Panel("Agreement with the judge before", ("stage/pairs_signs_agreement",)),
-    Panel("Agreement of EFT with people", ("stage/eft_agreement_with_people",), True),
+    Panel(("alarms/mean_gap",)),
+    Panel(
+        ("judge/first_position_win_rate", "head_to_head/first_position_win_rate"),
+        title="First-position win rate; 0.5 = no position bias",
+    ),
+    Panel(("alarms/judge_noise", "judge/score_std"), title="Judge noise, points"),
+    Panel(("alarms/agreement",)),
+    _measure("stage/eft_agreement_with_people"),
 )
 _TIMED = ("sft", "prompts", "candidates", "judgements", "dpo", "answers", "held_out_judgements", "head_to_head")
 COST = (
-    Panel("Seconds", tuple(f"stage/{stage}_seconds" for stage in _TIMED)),
-    Panel("Tokens, generated or trained on", tuple(f"stage/{stage}_tokens" for stage in _TIMED)),
+    Panel(tuple(f"stage/{stage}_seconds" for stage in _TIMED), title="Seconds"),
+    Panel(tuple(f"stage/{stage}_tokens" for stage in _TIMED), title="Tokens, generated or trained on"),
     Panel(
-        "Prompt tokens of judging, and those from the prefix cache",
         ("stage/judgements_prompt_tokens", "stage/judgements_prompt_tokens_cached"),
+        title="Prompt tokens of judging, all and cached",
     ),
-    Panel("Prompts: accepted, rejected", ("feedback/prompts_accepted", "feedback/prompts_rejected")),
-    Panel("Pairs", ("feedback/pairs",)),
+    Panel(("feedback/prompts_accepted", "feedback/prompts_rejected"), title="Accepted and rejected prompts"),
+    Panel(("feedback/pairs",)),
 )
 
 
 def training_panels(iterations: int) -> list[Panel]:
     """SFT, and DPO of M_2 to M_`iterations`."""
     dpo = [trainer_part(TRAINERS[-1], t) for t in range(2, iterations + 1)]
-    panels = [Panel(f"{part}: loss", (f"{part}/loss",)) for part in ("sft", *dpo)]
+    keys: list[tuple[str, ...]] = [(f"{part}/loss",) for part in ("sft", *dpo)]
     for part in dpo:
-        panels.append(Panel(f"{part}: rewards", (f"{part}/rewards_chosen", f"{part}/rewards_rejected")))
-        panels.append(Panel(f"{part}: pairs in order", (f"{part}/rewards_accuracies",)))
-    return panels + [Panel(f"{part}: gradient norm", (f"{part}/grad_norm",)) for part in ("sft", *dpo)]
+        keys += [(f"{part}/rewards_chosen", f"{part}/rewards_rejected"), (f"{part}/rewards_accuracies",)]
+    keys += [(f"{part}/grad_norm",) for part in ("sft", *dpo)]
+    return [Panel(metrics, title=f"{metrics[0].split('/')[0]}: {_labels(metrics)}") for metrics in keys]
+
+
+def _labels(metrics: Sequence[str]) -> str:
+    return ", ".join(metric(key).label for key in metrics)
 
 
 def workspaces(entity: str, project: str, iterations: int) -> list[Any]:
@@ -127,7 +142,7 @@ def _plot(panel: Panel, grouped: bool) -> Any:
     bounds = [f"{name}_{end}" for name in panel.metrics for end in ("low", "high")]
     grouping = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"} if grouped else {}
     return reports.LinePlot(
-        title=panel.title,
+        title=panel.title or _labels(panel.metrics),
         x=step_of(panel.metrics[0]),
         y=[*panel.metrics, *(bounds if panel.interval and not grouped else [])],
         **grouping,

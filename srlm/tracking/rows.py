@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srlm.config import Config
+from srlm.judges.prompt import mean_scores
+from srlm.metrics import TRAINERS
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
 from srlm.pipeline.stage import Stage
 from srlm.tracking.metrics import (
     ITERATION,
     SCORES,
-    TRAINERS,
     feedback_metrics,
-    mean_scores,
     measure_metrics,
     score_counts,
     stage_metrics,
@@ -106,12 +106,12 @@ def _feedback(stage: Stage, config: Config, t: int) -> Row:
     return Row(
         ITERATION,
         t,
-        feedback_metrics(prompts, candidates, judgements, pairs, top),
+        feedback_metrics(prompts, candidates, judgements, pairs),
         {SCORES: score_counts(judgements, top)},
         tables,
     )
 
 
-def _cell(record: Any, name: str, means: Mapping[str, float | None]) -> Any:
+def _cell(record: Any, name: str, means: Mapping[str, float]) -> Any:
     value = means.get(record.id) if name == "mean_score" else getattr(record, name)
     return value[: TEXT_LIMIT - 1] + "…" if isinstance(value, str) and len(value) > TEXT_LIMIT else value

@@ -27,7 +27,7 @@ from srlm.cli.application import application
 from srlm.cli.evaluate.arms import expand
 from srlm.cli.evaluate.plan import Plan, read_asked, read_examples
 from srlm.cli.evaluate.results import cards_of
-from srlm.cli.evaluate.tables import ARMS, arm_words, arms_markdown, show
+from srlm.cli.evaluate.tables import arm_words, arms_markdown, show
 from srlm.config import Evaluate
 from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
@@ -105,8 +105,7 @@ def _measured(plan: Plan, model: str) -> bool:
 def _picture(card: dict[str, Any], workspace: Workspace) -> Path:
     from srlm.reporting.plots import plot_arms
 
-    panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in card["measures"]]
-    return plot_arms(card, panels, workspace.root / "arms")[0]
+    return plot_arms(card, [arm_words(row) for row in card["measures"]], workspace.root / "arms")[0]
 
 
 def _what(plan: Plan, speaker: str) -> list[str]:

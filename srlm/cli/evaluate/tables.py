@@ -9,31 +9,27 @@ from rich.console import Console
 from rich.table import Table
 
 from srlm.cli.evaluate.arms import OWN
-from srlm.io.tables import print_table
+from srlm.io.tables import cell, print_table, signed
+from srlm.metrics import UNITS, metric
 from srlm.models.resolve import label
 
-_ANSWERS = {
-    "mean_characters": ("length, characters", 1),
-    "mean_tokens": ("length, tokens", 1),
-    "truncated": ("cut off, %", 100),
-    "seq_rep_4": ("four words in a row repeated, %", 100),
-    "distinct_2": ("different word pairs, %", 100),
-    "refusals": ("refusals, %", 100),
-    "language_switches": ("in another script than the prompt, %", 100),
-    "bullets": ("with bullets, %", 100),
-    "headings": ("with headings, %", 100),
-}
-_FOLLOWED = {"prompt_level_strict_acc": "whole prompts, %", "inst_level_strict_acc": "instructions, %"}
-_MATCH = {
-    "tie": "ties",
-    "win_rate": "win rate",
-    "length_controlled_win_rate": "at equal length",
-    "first_position_win_rate": "first shown wins",
-}
+_ANSWERS = (
+    "answers/mean_characters",
+    "answers/mean_tokens",
+    "answers/truncated",
+    "drift/seq_rep_4",
+    "drift/distinct_2",
+    "drift/refusals",
+    "drift/language_switches",
+    "drift/bullets",
+    "drift/headings",
+)
+_FOLLOWED = ("instructions/prompt_level_strict_acc", "instructions/inst_level_strict_acc")
+_MATCH = ("tie", "win_rate", "length_controlled_win_rate", "first_position_win_rate")
 
 
 def show(cards: dict[str, Any], console: Console) -> None:
-    """Models as columns: their answers, who beats whom, their benchmarks. Of a sweep, arms as rows."""
+    """Print tables with a column for each model: answers, matches, losses, benchmarks. Of a sweep, arms are rows."""
     tables = arms_tables(cards["arms"]) if "arms" in cards else []
     alone = "arms" not in cards
     if "answers" in cards and alone:
@@ -49,35 +45,29 @@ def show(cards: dict[str, Any], console: Console) -> None:
         print_table(console, table)
 
 
-# How arms' measures are told: words, what a value is multiplied by, and the digits behind its point.
-ARMS = {
-    "loss": ("loss on {of}, nats a token", 1, 3),
-    "gap": ("loss on {of} less loss on {less}", 1, 3),
-    "follows": ("followed or right, {of}, %", 100, 0),
-    "characters": ("length, characters", 1, 0),
-    "truncated": ("cut off, %", 100, 0),
-    "seq_rep_4": ("four words in a row repeated, %", 100, 0),
-}
-_IN_A_TABLE = 4  # measures
+_IN_A_TABLE = 4  # measures of arms
 
 
 def arm_words(row: dict[str, Any]) -> str:
-    """A measure of arms, in words."""
+    """Return the label of a measure of arms: what it is, of which examples or prompts, and its unit."""
     of, less = ("its own examples" if name == OWN else name for name in (row["of"], row.get("less", "")))
-    return " ".join(ARMS[row["measure"]][0].format(of=of, less=less).split()).replace(" ,", ",").replace(",,", ",")
+    one = metric(row["measure"], "evaluate")
+    words = [one.label, f"{of} minus {less}" if less else of, UNITS[one.unit].suffix]
+    return ", ".join(word for word in words if word)
 
 
 def arms_rows(card: dict[str, Any], measures: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The cells of a table: a row an arm, its name, its runs and a cell a measure; below it the difference to the arm
-    that it is compared with, where there is one."""
+    """Return the cells of a table: for each arm its name, its runs and its measures, then the difference to its
+    reference, if it has one."""
     rows = []
     for number, arm in enumerate(card["arms"]):
-        entries = [(row["arms"][number], *ARMS[row["measure"]][1:]) for row in measures]
-        rows.append([arm["name"], str(len(arm["models"])), *(_figure(e["value"], s, d) for e, s, d in entries)])
+        entries = [(row["arms"][number], metric(row["measure"], "evaluate")) for row in measures]
+        values = (cell(entry["value"], one.scale, one.digits) for entry, one in entries)
+        rows.append([arm["name"], str(len(arm["models"])), *values])
         if arm["reference"] is not None:
             than = card["arms"][arm["reference"]]["name"].partition(", ")[0]
-            gaps = (_figure(entry["against"], scale, digits, "+") for entry, scale, digits in entries)
-            rows.append([f"  less {than}", "", *gaps])
+            gaps = (signed(entry["against"], one.scale, one.digits) for entry, one in entries)
+            rows.append([f"  minus {than}", "", *gaps])
     return rows
 
 
@@ -95,21 +85,11 @@ def arms_tables(card: dict[str, Any]) -> list[Table]:
 
 
 def arms_markdown(card: dict[str, Any]) -> str:
-    """The same as one table in Markdown, for a report of one's own."""
+    """Return the same as one table in Markdown, to be copied into a report."""
     heads = [", ".join(card["by"]), "runs", *map(arm_words, card["measures"])]
     rows = [[cell.strip() for cell in row] for row in arms_rows(card, card["measures"])]
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
-
-
-def _figure(measure: dict[str, Any] | None, scale: int, digits: int, sign: str = "") -> str:
-    if not measure or measure["value"] is None:
-        return "-"
-    value, *bounds = (None if measure[k] is None else scale * measure[k] for k in ("value", "low", "high"))
-    shown = f"{value:{sign}.{digits}f}"
-    return (
-        f"{shown} [n/a]" if None in bounds else f"{shown} [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
-    )
 
 
 def _table(title: str | None, columns: Sequence[str]) -> Table:
@@ -121,47 +101,48 @@ def _table(title: str | None, columns: Sequence[str]) -> Table:
 
 
 def _answers_table(card: dict[str, Any]) -> Table:
-    from srlm.reporting.summary import cell, signed
-
     rows = card["rows"]
     title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
     table = _table(title, [label(row["model"]) for row in rows])
-    for name, (words, scale) in _ANSWERS.items():
-        table.add_row(words, *(cell(row["measures"][name], scale) for row in rows))
-    followed = {name: words for name, words in _FOLLOWED.items() if name in rows[0]["measures"]}
+    for key in _ANSWERS:
+        table.add_row(metric(key).heading, *(cell(row["measures"][_name(key)], metric(key).scale) for row in rows))
+    followed = [key for key in _FOLLOWED if _name(key) in rows[0]["measures"]]
     if followed:
         n = rows[0]["measures"]["prompt_level_strict_acc"]["n"]
         table.add_section()
-        table.add_row(f"follows, of {n} prompts that can be checked")
-        for name, words in followed.items():
-            table.add_row(f"  {words}", *(cell(row["measures"][name], 100) for row in rows))
+        table.add_row(f"instructions followed in {n} verifiable prompts")
+        for key in followed:
+            cells = (cell(row["measures"][_name(key)], metric(key).scale) for row in rows)
+            table.add_row(f"  {metric(key).heading}", *cells)
     if len(rows) > 1:
-        longer = ["", *(signed(row["against_first"]["mean_characters"], 1) for row in rows[1:])]
         table.add_section()
-        table.add_row(f"characters more than {_short(rows[0]['model'])}", *longer)
-        for name, words in followed.items():
-            gains = (signed(row["against_first"][name], 100) for row in rows[1:])
-            table.add_row(f"{words.removesuffix(', %')}, points more", "", *gains)
+        table.add_row(f"difference to {_short(rows[0]['model'])}")
+        for key in ("answers/mean_characters", *followed):
+            gains = (signed(row["against_first"][_name(key)], metric(key).scale) for row in rows[1:])
+            table.add_row(f"  {metric(key).heading}", "", *gains)
     return table
 
 
-def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
-    from srlm.reporting.summary import cell
+def _name(key: str) -> str:
+    return key.partition("/")[2]
 
+
+def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
     wins = {}
     for match in card["matches"]:
         wins[match["first"], match["second"]] = match["measures"]["win"]
         wins[match["second"], match["first"]] = match["measures"]["loss"]
-    table = _table(f"Prompts that the row wins against the column, %, by {label(card['judge'])}", [*map(label, models)])
+    table = _table(
+        f"Prompts that the row wins against the column, %, judged by {label(card['judge'])}", [*map(label, models)]
+    )
     for one in models:
         table.add_row(label(one), *(cell(wins.get((one, other)), 100) if one != other else "" for other in models))
     return table
 
 
 def _matches_table(card: dict[str, Any]) -> Table:
-    from srlm.reporting.summary import cell
-
-    table = _table("Match by match, the first against the second, %", list(_MATCH.values()))
+    heads = [metric(f"head_to_head/{name}").label for name in _MATCH]
+    table = _table("Matches, the first model against the second, %", heads)
     for match in card["matches"]:
         cells = (cell(match["measures"][name], 100) for name in _MATCH)
         table.add_row(f"{label(match['first'])} : {label(match['second'])}", *cells)
@@ -169,9 +150,7 @@ def _matches_table(card: dict[str, Any]) -> Table:
 
 
 def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
-    from srlm.reporting.summary import cell
-
-    title = "Loss on answers, nats a token (95 % intervals over prompts)"
+    title = f"{metric('evaluate/loss').heading} (95 % intervals over prompts)"
     table = _table(title, [*map(label, models)])
     files = list(dict.fromkeys(row["examples"] for row in rows))
     for file in files:
@@ -183,16 +162,14 @@ def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
         table.add_row(_short(file))
         table.add_row(f"  {count}{missing}", *(cell(row.get("loss"), 1) for row in of_models))
         if any("against_first" in row for row in known):
-            table.add_row(f"  against {_short(models[0])}", "", *_signed(of_models[1:], "against_first"))
+            table.add_row(f"  minus {_short(models[0])}", "", *_signed(of_models[1:], "against_first"))
         if file != files[0]:
-            table.add_row(f"  less {_short(files[0])}", *_signed(of_models, "gap"))
+            table.add_row(f"  minus {_short(files[0])}", *_signed(of_models, "gap"))
         table.add_section()
     return table
 
 
 def _signed(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
-    from srlm.reporting.summary import signed
-
     return [signed(row[name], 1) if row.get(name) else "-" for row in rows]
 
 
@@ -204,8 +181,6 @@ def _short(name: str, length: int = 24) -> str:
 
 def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     """A group's figures stand for its tasks'; a group without any, or a tag, is shown task by task."""
-    from srlm.reporting.summary import cell, signed
-
     table = _table(f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)", [*map(label, models)])
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         of_models = [row for row in rows if row["benchmark"] == name]
@@ -219,6 +194,6 @@ def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> 
                 if any(measure in row["against_first"].get(task, {}) for row in of_models[1:]):
                     gaps = [row["against_first"][task].get(measure) for row in of_models[1:]]
                     shown = ["-" if gap is None else signed(gap, 1) for gap in gaps]
-                    table.add_row(f"    against {label(models[0])}", "", *shown)
+                    table.add_row(f"    minus {label(models[0])}", "", *shown)
         table.add_section()
     return table

@@ -5,11 +5,7 @@
 (async () => {
   const ROW = 52;  // pixels, as in report.css
   const SOURCES = { feedback: "Feedback (training prompts)", evaluation: "Evaluation answers", held_out: "Held-out judgements" };
-  const SIGNS = {
-    parse_rate: "a judgement without a score", top_score_share: "all scores at the top", tie_share: "all scores equal",
-    length_ratio: "chosen far longer", judge_noise: "judgements far apart", truncated: "cut off",
-  };
-  const FIELDS = ["query", "run", "source", "iteration", "type", "outcome", "sign", "gap"];
+  const FIELDS = ["query", "run", "source", "iteration", "type", "outcome", "flag", "gap"];
   // Control, format and bidirectional characters: invisible, and a way to fool a reader or a judge.
   const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
   const $ = (id) => document.getElementById(id);
@@ -20,9 +16,10 @@
     return;
   }
   const runs = await Report.embedded("charts");
+  const { panels, flags: FLAGS } = await Report.embedded("labels");
   const index = (await Report.embedded("index")).map((rows) =>
-    rows.map(([id, source, iteration, type, outcome, gap, signs, excerpt], place) =>
-      ({ id, source, iteration, type, outcome, gap, signs, excerpt, place })));
+    rows.map(([id, source, iteration, type, outcome, gap, flags, excerpt], place) =>
+      ({ id, source, iteration, type, outcome, gap, flags, excerpt, place })));
   const texts = index.map((rows) => new Array(rows.length));  // lower case, for the search
   const pieces = new Map();
   let found = [], chosen = null, wanted = 0, missing = false;
@@ -71,7 +68,7 @@
     choices("iteration", unique((row) => row.iteration || "", shown).map((t) => [t, `for M${t}`]), "all");
     choices("type", unique((row) => row.type, shown).sort().map((type) => [type, type.replaceAll("_", " ")]), "all");
     choices("outcome", unique((row) => row.outcome, shown).sort().map((outcome) => [outcome, outcome]), "all");
-    choices("sign", [...new Set(shown.flatMap((row) => row.signs))].sort().map((sign) => [sign, SIGNS[sign] ?? sign]), "all");
+    choices("flag", [...new Set(shown.flatMap((row) => row.flags))].sort().map((flag) => [flag, FLAGS[flag]]), "all");
   }
 
   async function filter() {
@@ -84,7 +81,7 @@
       && (!field("iteration") || row.iteration === +field("iteration"))
       && (!field("type") || row.type === field("type"))
       && (!field("outcome") || row.outcome === field("outcome"))
-      && (!field("sign") || row.signs.includes(field("sign")))
+      && (!field("flag") || row.flags.includes(field("flag")))
       && (gap === "" || (row.gap != null && row.gap >= +gap))
       && (!query || texts[run][row.place].includes(query)));
     $("list").scrollTop = 0;
@@ -154,7 +151,7 @@
       entry.type.replaceAll("_", " "), entry.outcome, entry.gap == null ? "" : `gap ${score(entry.gap)}`];
     head.append("span").attr("class", "quiet").text(about.filter(Boolean).join(" · "));
     head.append("a").attr("href", `#${link()}`).text("link to this prompt");
-    if (entry.signs.length) node.append("p").text(`Seen here: ${entry.signs.map((sign) => SIGNS[sign] ?? sign).join(", ")}.`);
+    if (entry.flags.length) node.append("p").text(`Flags: ${entry.flags.map((flag) => FLAGS[flag]).join(", ")}.`);
     textNode(node, "prompt", entry.prompt);
     const order = entry.source === "feedback" ? d3.sort(entry.answers, (a) => -(a.score ?? -Infinity)) : entry.answers;
     for (const answer of order) {
@@ -270,7 +267,7 @@
   if (!(await open())) await filter();
   document.body.dataset.ready = "list";
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
-  Charts(runs);
+  Charts(runs, panels);
   if (chosen) $("panes").scrollIntoView();  // the charts have moved it
   document.body.dataset.ready = "charts";
   for (let run = 0; run < index.length; run++) await searchable(run);  // so that the first search finds texts unpacked

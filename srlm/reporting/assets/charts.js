@@ -64,24 +64,24 @@ const Charts = (() => {
   const palette = (names) => d3.scaleOrdinal(names, COLORS);
   const facets = (runs) => (runs.length > 1 ? { fx: "run" } : {});
 
-  // Measures by model with 95 % intervals; `names` is a list of [part, measure, words].
+  // Measures by model with 95 % intervals; `names` is a list of [part, measure, label].
   function measureRows(runs, names) {
     const rows = [];
     for (const run of runs)
       for (const [t, parts] of Object.entries(run.models))
-        names.forEach(([part, measure, words], i) => {
+        names.forEach(([part, measure, label], i) => {
           const found = parts[part]?.[measure];
           if (found && found.value != null) {
             const place = +t + (i - (names.length - 1) / 2) * 0.09;
-            rows.push({ run: run.name, t: +t, place, measure: words, n: found.n,
+            rows.push({ run: run.name, t: +t, place, measure: label, n: found.n,
               value: found.value, low: found.low, high: found.high });
           }
         });
     return rows;
   }
 
-  // `line` is a value of the measures (a share from 0 to 1, say); `domain` is in the axis's unit (percent, where `share`).
-  function byModel(runs, title, about, names, { share = true, domain, line } = {}) {
+  // A panel of srlm/reporting/panels.py. `line` is a value of the measures; `domain` is in the axis's unit.
+  function byModel(runs, { title, about, metrics: names, share, domain, line }) {
     const rows = measureRows(runs, names);
     if (!rows.length) return;
     const shown = names.map((name) => name[2]).filter((words) => rows.some((row) => row.measure === words));
@@ -89,7 +89,7 @@ const Charts = (() => {
     const svg = Plot.plot({
       width: WIDTH, height: 240, marginLeft: 44, marginBottom: 28,
       x: { domain: [-0.4, models.length - 0.6], ticks: models, tickFormat: (t) => `M${t}`, label: null },
-      y: { domain, nice: true, grid: true, label: null, percent: share, tickFormat: share ? (v) => `${v} %` : undefined },
+      y: { domain: domain ?? undefined, nice: true, grid: true, label: null, percent: share, tickFormat: share ? (v) => `${v} %` : undefined },
       fx: { label: null },
       color: { domain: shown, range: shown.map(color) },
       symbol: { domain: shown, range: SYMBOLS.slice(0, shown.length) },
@@ -140,7 +140,7 @@ const Charts = (() => {
           text: (row) => `net ${d3.format("+.0f")(100 * row.net.value)} [${d3.format("+.0f")(100 * row.net.low)}, ${d3.format("+.0f")(100 * row.net.high)}]` }),
       ],
     });
-    const node = figure("Head to head", `Judged by ${judge}, in both orders; disagreement is a tie. Net: wins less losses, points.`, svg, [
+    const node = figure("Head to head", `Judged by ${judge}, in both orders; disagreement is a tie. Net: wins minus losses, percentage points.`, svg, [
       ["match", (row) => row.match], ["result", (row) => row.result], ["share", (row) => percent(row.value)],
       ["low", (row) => percent(row.low)], ["high", (row) => percent(row.high)], ["n", (row) => row.n],
       ["length-controlled win rate", (row) => percent(row.controlled?.value)],
@@ -159,7 +159,7 @@ const Charts = (() => {
     const types = d3.sort(new Set(rows.map((row) => row.type)));
     const svg = Plot.plot({
       width: WIDTH, height: 50 + 20 * types.length, marginLeft: d3.max(types, (type) => 6 * type.length) + 12, marginRight: 16,
-      x: { domain: [-100, 100], percent: true, label: "wins less losses, points", grid: true }, y: { domain: types, label: null },
+      x: { domain: [-100, 100], percent: true, label: "wins minus losses, percentage points", grid: true }, y: { domain: types, label: null },
       marks: [
         Plot.ruleX([0], { strokeDasharray: "4 3", strokeOpacity: 0.6 }),
         Plot.ruleY(rows, { y: "type", x1: "low", x2: "high", stroke: COLORS[0], strokeOpacity: 0.65 }),
@@ -189,7 +189,7 @@ const Charts = (() => {
         Plot.ruleY([0]),
       ],
     });
-    figure("Scores", "Nearest whole scores. A judge that gives nearly all answers one score cannot tell them apart.", svg, [
+    figure("Scores", "Rounded scores. A judge that gives nearly all answers the same score does not discriminate.", svg, [
       ["judge", (row) => row.what], ["score", (row) => row.score], ["count", (row) => row.count], ["share", (row) => percent(row.share)],
     ], rows);
   }
@@ -253,48 +253,17 @@ const Charts = (() => {
       color: { domain: names, range: names.map(color) },
       marks: [Plot.barX(rows, Plot.groupY({ x: "sum" }, { x: (row) => row.seconds / (minutes ? 60 : 1), y: "of", fill: "shown", order: names }))],
     });
-    const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes in all; stages that one engine writes run at the same time, so bars can add up to more.`, svg, [
+    const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes in all; stages of one engine session overlap, so bars can add up to more.`, svg, [
       ["", (row) => row.of], ["stage", (row) => row.stage], ["seconds", (row) => number(row.seconds)], ["tokens", (row) => d3.format(",")(row.tokens)],
     ], rows);
     legend(node, names, color);
   }
 
-  return (runs) => {
+  return (runs, panels) => {
     wins(runs);
     byType(runs);
-    byModel(runs, "The judge against people", "Held-out pairs ordered as people did; dashed: chance.", [
-      ["judge", "pairwise_accuracy_imputed", "all (a coin where silent)"],
-      ["judge", "accuracy_shorter_preferred", "where shorter is better"],
-      ["judge", "accuracy_longer_preferred", "where longer is better"],
-      ["judge", "length_baseline_accuracy", "“the longer wins”"],
-    ], { domain: [0, 100], line: 0.5 });
-    byModel(runs, "Rank correlation", "Of scores with people's ranks, within a prompt.", [
-      ["judge", "spearman", "Spearman"], ["judge", "kendall_tau", "Kendall tau"],
-    ], { share: false, line: 0 });
-    byModel(runs, "Can the judge be read, and does it tell apart?", "Held-out judgements.", [
-      ["judge", "parse_rate", "has a score"], ["judge", "modal_score_fraction", "commonest score"], ["judge", "ties", "ties"],
-      ["judge", "first_position_win_rate", "first shown wins"],
-    ], { domain: [0, 100] });
+    for (const panel of panels) byModel(runs, panel);
     histograms(runs);
-    byModel(runs, "What the loop's own judge thinks", "Mean score of each model's candidates, points. If it rises and neither win rates nor the judge against people do, the judge is being pleased.", [
-      ["feedback", "score_mean", "mean score"],
-    ], { share: false });
-    byModel(runs, "Instructions followed", "Of those that a program can check; no judge takes part.", [
-      ["instructions", "inst_level_strict_acc", "evaluation prompts"], ["ifeval", "inst_level_strict_acc", "IFEval"],
-      ["ifeval", "prompt_level_strict_acc", "IFEval, whole prompts"],
-    ], { domain: [0, 100] });
-    byModel(runs, "Length of evaluation answers", "Characters. Longer is not better.", [["answers", "mean_characters", "characters"]], { share: false });
-    byModel(runs, "Form of evaluation answers", "Habits that grow unseen; the same prompts for every model.", [
-      ["drift", "bullets", "bullets"], ["drift", "numbered_lists", "numbered lists"], ["drift", "headings", "headings"],
-      ["drift", "bold", "bold"], ["drift", "modal_opening", "commonest opening"],
-    ]);
-    byModel(runs, "Faults of evaluation answers", "None of these needs a judge.", [
-      ["answers", "truncated", "cut off"], ["drift", "seq_rep_4", "repeated 4-grams"],
-      ["drift", "refusals", "refusals"], ["drift", "language_switches", "another script"],
-    ]);
-    byModel(runs, "Variety of evaluation answers", "Different runs of n words, of all; longer answers have fewer.", [
-      ["drift", "distinct_1", "n = 1"], ["drift", "distinct_2", "n = 2"], ["drift", "distinct_3", "n = 3"],
-    ]);
     funnel(runs);
     curves(runs);
     cost(runs);
