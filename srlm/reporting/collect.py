@@ -183,7 +183,7 @@ class RunNumbers:
 
 def _curve(stage: str, key: str) -> str:
     """What the page calls a number of a trainer's log."""
-    return metric(f"{'dpo_2' if stage == 'dpo' else stage}/{slug(key)}").heading
+    return metric(f"{'dpo_2' if stage == 'dpo' else stage}/{slug(key)}").label
 
 
 def collect(root: Path) -> RunNumbers:

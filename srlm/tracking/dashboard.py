@@ -55,7 +55,7 @@ TRUST = (
     Panel(("judge/parse_rate", "alarms/parse_rate"), title="Parse rate"),
     Panel(("judge_metrics/scores_entropy_bits", "alarms/entropy_bits"), title="Entropy of the scores, bits"),
     Panel(("judge/ties", "alarms/tie_share"), title="Ties"),
-    Panel(("alarms/top_score_share", "judge/modal_score_fraction"), title="Top score share, most frequent score"),
+    Panel(("alarms/top_score_share", "judge/modal_score_fraction"), title="Top score share, modal score fraction"),
     Panel(("alarms/length_ratio",)),
     _measure("judge/length_bias"),
     Panel(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from srlm.cli.evaluate.arms import OWN, Of, answers, arms_card, expand, losses, reference_of, run_of, settings
 from srlm.cli.evaluate.plan import Plan
-from srlm.cli.evaluate.tables import ARMS, arm_words, arms_markdown, show
+from srlm.cli.evaluate.tables import arm_words, arms_markdown, show
 from srlm.config import Config, Evaluate, IFTAnswers, to_dict
 from srlm.errors import ConfigError
 from srlm.pipeline.workspace import Workspace
@@ -131,16 +131,16 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     console = Console(record=True, width=160, file=(tmp_path / "screen").open("w", encoding="utf-8"))
     show({"models": [], "arms": found}, console)
     text = console.export_text()
-    assert "followed or right, x, %" in text
-    assert "less best" in text
-    assert "-100 [-100, +42]" in text  # all three prompts agree
+    assert "instructions followed, x, %" in text
+    assert "minus best" in text
+    assert "-100 [-100,42]" in text  # all three prompts agree
     table = arms_markdown(found).splitlines()
-    assert table[0].startswith("| data.ift_answers, data.ift.limit | runs | loss on its own examples, nats a token |")
+    assert table[0].startswith("| data.ift_answers, data.ift.limit | runs | loss, its own examples, nats per token |")
     assert all(line.count("|") == table[0].count("|") for line in table)
-    assert table[6].startswith("| less best |  | +1.500 [n/a] | +2.000 [n/a] | +0.500 [n/a] | -100 [-100, +42] |")
-    panels = [(arm_words(row), ARMS[row["measure"]][1]) for row in found["measures"]]
-    assert ("loss on held_out less loss on its own examples", 1) in panels
-    picture = plot_arms(found, panels, tmp_path / "arms")
+    assert table[6].startswith("| minus best |  | +1.500 [n/a] | +2.000 [n/a] | +0.500 [n/a] | -100 [-100,42] |")
+    titles = [arm_words(row) for row in found["measures"]]
+    assert "loss gap, held_out minus its own examples, nats per token" in titles
+    picture = plot_arms(found, titles, tmp_path / "arms")
     assert [path.suffix for path in picture] == [".png", ".svg"]
     svg = picture[1].read_text(encoding="utf-8")
     assert all(word in svg for word in ("best", "worst", "16", "difference to best"))
@@ -158,4 +158,4 @@ def test_one_option_stands_along_the_axis(tmp_path: Path) -> None:
     found = json.loads(json.dumps(arms_card(options, arms, losses(["f.jsonl"], losses_of, prompts_of))))
     assert [len(arm["models"]) for arm in found["arms"]] == [4, 4]
     assert [arm["reference"] for arm in found["arms"]] == [None, 0]
-    assert "data.ift.limit" in plot_arms(found, [("loss", 1)], tmp_path / "arms")[1].read_text(encoding="utf-8")
+    assert "data.ift.limit" in plot_arms(found, ["loss"], tmp_path / "arms")[1].read_text(encoding="utf-8")

@@ -61,7 +61,7 @@ def test_what_makes_a_judge_worthless_is_told_before_its_measures(
     assert ("WARNING" in text) == bool(warnings)
     if warnings:
         assert text.strip().startswith(f"WARNING: judge on pairs.jsonl: {warnings[0]}")
-        assert text.index(warnings[-1]) < text.index("right, a coin where silent")
+        assert text.index(warnings[-1]) < text.index("accuracy (unparsed = 0.5)")
 
 
 def test_only_the_judges_that_it_holds_for_are_warned_of() -> None:

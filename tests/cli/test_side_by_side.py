@@ -156,7 +156,7 @@ def test_the_terminal_shows_texts_as_they_are(tmp_path: Path, asked: list[tuple[
     assert "[bold]x[/bold]" in told.getvalue()
     assert "\x1b" not in told.getvalue()
     assert told.getvalue().count("follows 1 of 1") >= 1
-    assert "does what is asked, % of 5" in told.getvalue()
+    assert "form instructions followed, % of 5" in told.getvalue()
 
 
 @pytest.mark.parametrize(

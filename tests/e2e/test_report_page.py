@@ -135,8 +135,8 @@ def test_the_search_finds_words_of_prompts_answers_and_judgements(page: Any, que
     [
         ({"source": "held_out"}, ["What does rain do?"]),
         ({"source": "evaluation", "type": "creative"}, ["Describe rain."]),
-        ({"sign": "parse_rate"}, ["Sing a song."]),
-        ({"sign": "tie_share"}, ["What is a fjord?"]),
+        ({"flag": "parse_rate"}, ["Sing a song."]),
+        ({"flag": "tie_share"}, ["What is a fjord?"]),
         ({"outcome": "prompt rejected: keyword: map"}, ["Draw a map."]),
         ({"iteration": "2", "gap": "3.5"}, ["Name three rivers of Asia."]),
     ],
@@ -165,7 +165,7 @@ def test_a_prompt_with_its_candidates_judgements_and_marks(page: Any) -> None:
 
 
 def test_a_missing_score_is_no_zero(page: Any) -> None:
-    page.select_option("#sign", "parse_rate")
+    page.select_option("#flag", "parse_rate")
     page.click("text=Sing a song.")
     page.wait_for_selector(f"#entry[data-id='{SILENT}']")
     text = page.locator("#entry").inner_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from srlm.io.tables import print_table
+from srlm.io.tables import cell, print_table, signed
+from tests.reporting.made_run import measure
 
 
 def printed(table: Table, width: int) -> list[str]:
@@ -73,3 +75,28 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z", "M"))
 def test_no_line_is_wider_than_the_terminal(names: list[str], labels: list[str], width: int) -> None:
     lines = printed(table_of(names, [[label, *names] for label in labels], title=" ".join(labels)), width)
     assert max(map(cell_len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("found", "scale", "shown"),
+    [
+        (measure(0.123, 0.026, 0.254), 100, "12 [3,25]"),
+        (measure(0.123, 0.026, 0.254), 1, "0.12 [0.03,0.25]"),
+        (measure(-9.99, -12.0, 9.0), 1, "-9.99 [-12.00,9.00]"),
+        (measure(10.0, 9.0, 12.4), 1, "10 [9,12]"),
+        (measure(-10.0, -12.0, -9.0), 1, "-10 [-12,-9]"),
+        (measure(1.0), 100, "100 [n/a]"),
+        (measure(0.0, 0.0, 0.14), 100, "0 [0,14]"),
+        (measure(None), 100, "-"),
+        (None, 100, "-"),
+    ],
+)
+def test_cells(found: dict[str, Any] | None, scale: int, shown: str) -> None:
+    assert cell(found, scale) == shown
+
+
+def test_differences_show_their_sign() -> None:
+    assert signed(measure(0.1, -0.1, 0.3), 100) == "+10 [-10,30]"
+    assert signed(measure(0.0, -0.1, 0.1), 100) == "0 [-10,10]"
+    assert signed(measure(-0.1, -0.3, 0.1), 100) == "-10 [-30,10]"
+    assert signed(measure(None), 100) == "-"

@@ -1,4 +1,4 @@
-"""srlm.preferences.alarms: each sign worked out by hand, and rung where its limit says."""
+"""srlm.preferences.alarms: each statistic computed by hand, and alarms triggered beyond their thresholds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from srlm.config import Alarm, AlarmAction, AlarmsConfig
 from srlm.evaluation.agreement import judges_agree
-from srlm.preferences.alarms import SIGNS, signs, triggered
+from srlm.metrics import metric
+from srlm.preferences.alarms import REMEDIES, feedback_statistics, triggered
 from srlm.types import Judgement, PreferencePair
 from tests.helpers import candidates_of, judgements_of, ranked
 
@@ -18,15 +19,15 @@ def pair(chosen: str, rejected: str, gap: float) -> PreferencePair:
 
 
 def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None, higher=None):
-    """Signs of prompts whose candidates have these scores."""
+    """Statistics of prompts whose candidates have these scores."""
     candidates = [c for id, rows in scores.items() for c in candidates_of(id, ["text"] * len(rows))]
     judgements = [
         j for id, rows in scores.items() for n, row in enumerate(rows) for j in judgements_of(f"{id}/c{n}", row)
     ]
-    return signs(candidates, judgements, list(pairs), 5, agreement, higher)
+    return feedback_statistics(candidates, judgements, list(pairs), 5, agreement, higher)
 
 
-def test_signs_by_hand():
+def test_statistics_by_hand():
     scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 3.0]]}
     found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25, 0.9)
     assert found == {
@@ -41,7 +42,7 @@ def test_signs_by_hand():
         "meta_higher_share": 0.9,
         "agreement": 0.25,
     }
-    assert set(found) == set(SIGNS) == {field.name for field in dataclasses.fields(AlarmsConfig)}
+    assert set(found) == {field.name for field in dataclasses.fields(AlarmsConfig)}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_scores_tie_where_they_agree_to_nine_decimals(scores, ties):
     assert found_in({"p": [[score] for score in scores]})["tie_share"] == ties
 
 
-def test_signs_have_six_decimals():
+def test_statistics_have_six_decimals():
     assert found_in({"p": [[5.0], [None], [None]]})["parse_rate"] == 0.333333
 
 
@@ -60,33 +61,35 @@ def test_what_is_not_defined_is_left_out():
     assert found_in({}) == {}
 
 
-def test_a_healthy_judge_rings_nothing():
+def test_a_healthy_judge_triggers_no_alarm():
     healthy = {"p": [[5.0], [3.0], [1.0]], "q": [[4.0], [2.0], [0.0]]}
     assert triggered(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
 
 
-@pytest.mark.parametrize("name", SIGNS)
-def test_each_rings_beyond_its_limit_and_not_at_it(name):
+@pytest.mark.parametrize("name", REMEDIES)
+def test_each_alarm_triggers_beyond_its_threshold_and_not_at_it(name):
     alarms = AlarmsConfig()
     limit = getattr(alarms, name).threshold
-    step = 0.01 if SIGNS[name].above else -0.01
+    step = 0.01 if metric(f"alarms/{name}").better == "lower" else -0.01
     assert triggered({name: limit}, alarms) == []
     assert triggered({name: limit - step}, alarms) == []
     [(action, message)] = triggered({name: limit + step}, alarms)
     assert action is AlarmAction.warn
-    side = "above" if SIGNS[name].above else "below"
-    assert message.startswith(f"{SIGNS[name].words}: {limit + step:.3g}, {side} alarms.{name}.threshold={limit:g}. ")
-    assert message.endswith(f"{SIGNS[name].remedy}.")
+    side = "above" if metric(f"alarms/{name}").better == "lower" else "below"
+    assert message.startswith(
+        f"{metric(f'alarms/{name}').label}: {limit + step:.3g}, {side} alarms.{name}.threshold={limit:g}. "
+    )
+    assert message.endswith(f"{REMEDIES[name]}.")
     setattr(alarms, name, Alarm(limit, AlarmAction.stop))
     assert triggered({name: limit + step}, alarms)[0][0] is AlarmAction.stop
     setattr(alarms, name, Alarm(limit, AlarmAction.off))
     assert triggered({name: limit + step}, alarms) == []
 
 
-def test_a_saturated_judge_rings():
+def test_a_saturated_judge_triggers_an_alarm():
     saturated = {f"p{n}": [[5.0, 5.0], [5.0, 5.0], [5.0, 4.0]] for n in range(5)}
-    rung = [message for _, message in triggered(found_in(saturated), AlarmsConfig())]
-    assert any("alarms.top_score_share" in message for message in rung)
+    messages = [message for _, message in triggered(found_in(saturated), AlarmsConfig())]
+    assert any("alarms.top_score_share" in message for message in messages)
 
 
 def test_agreement_of_two_judges():

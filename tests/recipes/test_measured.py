@@ -90,8 +90,11 @@ def test_the_closing_table_has_the_win_rate_twice(run):
     table = measures_table({t: measures(workspace, config, t, NONE) for t in (0, 1)})
     labels, *models = [list(column.cells) for column in table.columns]
     rows = {str(label): figures for label, *figures in zip(labels, *models, strict=True)}
-    assert rows["  win rate, ties half, %"] == ["-", "50 [7,93]"]
-    assert rows["    at equal length, %"] == ["-", "-"]  # M1's answers are all longer by the same number of characters
+    assert rows["  win rate (tie = 0.5), %"] == ["-", "50 [7,93]"]
+    assert rows["  length-controlled win rate, %"] == [
+        "-",
+        "-",
+    ]  # M1's answers are all longer by the same number of characters
 
 
 def test_prompts_seen_in_training_are_left_out_of_answers_drift_and_matches(run):

@@ -10,7 +10,7 @@ from typing import Any
 from srlm.config import Config, JudgeConfig
 from srlm.io import serialization
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import signs
+from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import count_reasons, select_pairs
 from srlm.recipes import stages
 from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt, RankedAnswer, RankedPrompt, SeedExample
@@ -78,7 +78,7 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
     feedback["4_unpaired"] = unpaired
     for name, rows in feedback.items():
         write(workspace.iteration(2) / f"{name}.jsonl", rows)
-    found = signs(candidates, judgements, pairs, config.judge.max_score, None)
+    found = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, None)
     counts = {
         "pairs": len(pairs),
         "dropped": count_reasons(unpaired),

@@ -71,7 +71,7 @@ def test_the_loops_own_scores_stand_with_the_model_whose_candidates_they_are_of(
 def test_alarms_that_rang_are_told_with_their_judge(root: Path) -> None:
     alarms = collect(root).alarms
     assert list(alarms) == [2]
-    assert any(line.startswith("M1 as judge: chosen over rejected length") for line in alarms[2])
+    assert any(line.startswith("M1 as judge: chosen to rejected length") for line in alarms[2])
 
 
 def test_no_secret_and_no_path_of_the_machine_is_told(tmp_path: Path) -> None:

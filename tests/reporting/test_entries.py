@@ -36,7 +36,7 @@ def test_chosen_and_rejected_are_marked_with_their_gap(entries: dict[str, Entry]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "outcome", "signs"),
+    ("prompt", "outcome", "flags"),
     [
         (RIVERS, "pair", ["length_ratio"]),
         (TIE, "all scores equal", ["tie_share"]),
@@ -45,9 +45,9 @@ def test_chosen_and_rejected_are_marked_with_their_gap(entries: dict[str, Entry]
     ],
 )
 def test_why_there_is_no_pair_and_what_an_alarm_would_see(
-    entries: dict[str, Entry], prompt: str, outcome: str, signs: list[str]
+    entries: dict[str, Entry], prompt: str, outcome: str, flags: list[str]
 ) -> None:
-    assert (entries[prompt].outcome, entries[prompt].signs) == (outcome, signs)
+    assert (entries[prompt].outcome, entries[prompt].flags) == (outcome, flags)
 
 
 def test_a_judgement_without_score_stays_without(entries: dict[str, Entry]) -> None:
@@ -117,7 +117,7 @@ def test_cut_shortens_every_text_and_says_by_how_much() -> None:
 
 
 def test_a_row_has_one_line_of_the_prompt() -> None:
-    names = ("id", "source", "iteration", "type", "outcome", "gap", "signs")
+    names = ("id", "source", "iteration", "type", "outcome", "gap", "flags")
     plain = dict.fromkeys(names) | {"prompt": "one\n\ttwo  three " * 40}
     assert row(plain)[-1].startswith("one two three one")
     assert len(row(plain)[-1]) == 96

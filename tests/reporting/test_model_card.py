@@ -82,12 +82,14 @@ def test_every_measure_is_told_or_said_to_be_undefined(finished_run):
 def test_parts_that_nobody_has_heard_of_are_told_too(own_run):
     measure = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8}
     undefined = measure | {"value": None, "low": None, "high": None}
-    with_measures(own_run, 2, drift={"to_base": {"kl": measure}}, head_to_heads=[{"win": measure}, {"win": undefined}])
+    with_measures(
+        own_run, 2, drift={"to_base": {"kl": measure}}, head_to_heads={"0": {"win": measure}, "1": {"win": undefined}}
+    )
     with_measures(own_run, 2, a_new_part={NASTY: measure})
     text = card(own_run, 2).text
     assert "| to base: kl | 0.25 [0.12,0.50] | 8 |" in text
-    assert "| 0: wins, % | 25 [12,50] | 8 |" in text
-    assert "Not defined here: 1: wins, %." in text
+    assert "| wins, against M0, % | 25 [12,50] | 8 |" in text
+    assert "Not defined here: wins, against M1." in text
     assert "| A new part | | n |" in text
     assert "<script>" not in text
 
@@ -107,16 +109,14 @@ def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
 
 def test_alarms_options_and_limits(finished_run):
     text = card(finished_run, 2).text
-    assert "- mean gap of chosen and rejected, points: 1, below alarms.mean_gap.threshold=4.5." in section(
-        text, "Alarms"
-    )
+    assert "- mean score gap: 1, below alarms.mean_gap.threshold=4.5." in section(text, "Alarms")
     assert "| dpo.beta | 0.1 |" in section(text, "Options")
     assert "| judge.scorer | logprob_weighted |" in section(text, "Options")
     limits = section(text, "Limits")
     assert "M1 judged the answers that this model learnt from." in limits
     assert re.search(r"Chosen answers were \d\.\d\d times as long as rejected ones", limits)
     assert "on 156 pairs of ranked answers and 4 prompts" in limits
-    assert "M1 comes from none" in section(card(finished_run, 1).text, "Alarms")
+    assert "M1 is trained on none" in section(card(finished_run, 1).text, "Alarms")
     assert "times as long" not in section(card(finished_run, 1).text, "Limits")
 
 

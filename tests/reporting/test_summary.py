@@ -15,17 +15,17 @@ from srlm.config import AlarmAction
 from srlm.io import progress
 from srlm.io.record_file import read_records
 from srlm.io.serialization import to_json
+from srlm.metrics import metric
 from srlm.pipeline.resume import python_word
 from srlm.pipeline.run_reader import open_run
 from srlm.reporting.summary import (
+    OPTIONAL,
     ROWS,
     alarm_lines,
-    cell,
     judge_lines,
     measures_table,
     pair_lines,
     print_summary,
-    signed,
     table_rows,
     verdict,
 )
@@ -34,6 +34,7 @@ from tests.helpers import judgements_of
 from tests.reporting.made_run import measure
 
 NONE = measure(None)
+AGAINST, FOLLOWED = "Head to head against M_t-1, judged by ", "Instructions followed: evaluation prompts"
 ANSWERS = "; answers: the head to head gave no verdict."
 JUDGE = "M1 against M0: judge: nothing to compare with; answers: "
 
@@ -78,10 +79,10 @@ def test_a_match_without_verdicts() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.001, 0.2, "better in kendall tau"),
+        (0.001, 0.2, "better in Kendall's tau"),
         (0.0, 0.2, "no measure differs by more than its interval"),
         (-0.2, 0.0, "no measure differs by more than its interval"),
-        (-0.2, -0.001, "worse in kendall tau"),
+        (-0.2, -0.001, "worse in Kendall's tau"),
         (None, None, "too few prompts to compare"),
     ],
 )
@@ -92,11 +93,11 @@ def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_a_gain(low: Any,
 def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
     up, down, same = measure(0.1, 0.05, 0.2), measure(-0.1, -0.2, -0.05), measure(0.0, -0.1, 0.1)
     assert of_judge(five_best=up, spearman=down, exact_match=up, kendall_tau=same, pairwise_accuracy=down) == (
-        "better in five best, exact match but worse in spearman, pairwise accuracy"
+        "better in 5-best, exact match but worse in Spearman correlation, pairwise accuracy"
     )
-    assert of_judge(pairwise_accuracy_imputed=up) == "better in pairwise accuracy with a coin where silent"
-    assert of_judge(accuracy_shorter_preferred=down) == "worse in pairs whose better answer is the shorter"
-    assert of_judge(five_best=up, spearman=measure(0.1)) == "better in five best"  # the other has no interval
+    assert of_judge(pairwise_accuracy_imputed=up) == "better in accuracy (unparsed = 0.5)"
+    assert of_judge(accuracy_shorter_preferred=down) == "worse in accuracy, shorter preferred"
+    assert of_judge(five_best=up, spearman=measure(0.1)) == "better in 5-best"  # the other has no interval
 
 
 def test_a_judge_with_nothing_to_compare_with() -> None:
@@ -121,7 +122,7 @@ def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
     first, second = judge_lines(models)
     assert first.startswith("M0 as judge: none of the 24 judgements could be parsed")
     assert second == (
-        "M2 as judge: only 6 of 24 judgements could be parsed, and most accuracies count the others as coin flips; all "
+        "M2 as judge: only 6 of 24 judgements could be parsed, and most accuracies count the others as 0.5; all "
         "scored pairs are ties, so the judge prefers no answer."
     )
 
@@ -132,7 +133,7 @@ def test_unparsed_judgements_come_before_the_table(screen: Any, own_run: Path) -
     model["judge"]["parse_rate"] = measure(0.0, 0.0, 0.1)
     path.write_text(json.dumps(model))
     text = screen(120)
-    assert -1 < text.find("M0 as judge: none of the 24 judgements") < text.find("Every model, measured")
+    assert -1 < text.find("M0 as judge: none of the 24 judgements") < text.find("Measures of every model")
 
 
 # Alarms and pairs
@@ -143,18 +144,18 @@ def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
     config = workspace.config()
     for name in vars(config.alarms):
         getattr(config.alarms, name).action = AlarmAction.off
-    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.threshold)."]
+    assert alarm_lines(config, workspace) == ["No alarm was triggered (alarms.NAME.threshold)."]
     config.alarms.mean_gap.action = AlarmAction.warn
     config.alarms.mean_gap.threshold = 5.0
     [line] = alarm_lines(config, workspace)
-    assert line.startswith("Alarm, M1 as judge: mean gap of chosen and rejected, points: ")
+    assert line.startswith("Alarm, M1 as judge: mean score gap: ")
     assert "below alarms.mean_gap.threshold=5" in line
     shutil.copytree(own_run / "iteration_2/manifests", own_run / "iteration_3/manifests")
     config.iteration = 3
     lines = alarm_lines(config, workspace)
     assert [each.split(" as judge")[0] for each in lines] == ["Alarm, M1", "Alarm, M2"]
     config.iteration = 1
-    assert alarm_lines(config, workspace) == ["No alarm rang about the judges (alarms.NAME.threshold)."]
+    assert alarm_lines(config, workspace) == ["No alarm was triggered (alarms.NAME.threshold)."]
 
 
 def test_pairs_are_told_with_what_gave_none() -> None:
@@ -169,58 +170,31 @@ def test_pairs_are_told_with_what_gave_none() -> None:
 # The table
 
 
-@pytest.mark.parametrize(
-    ("found", "scale", "shown"),
-    [
-        (measure(0.123, 0.026, 0.254), 100, "12 [3,25]"),
-        (measure(0.123, 0.026, 0.254), 1, "0.12 [0.03,0.25]"),
-        (measure(-9.99, -12.0, 9.0), 1, "-9.99 [-12.00,9.00]"),
-        (measure(10.0, 9.0, 12.4), 1, "10 [9,12]"),
-        (measure(-10.0, -12.0, -9.0), 1, "-10 [-12,-9]"),
-        (measure(1.0), 100, "100 [n/a]"),
-        (measure(0.0, 0.0, 0.14), 100, "0 [0,14]"),
-        (NONE, 100, "-"),
-        (None, 100, "-"),
-    ],
-)
-def test_cells(found: dict[str, Any] | None, scale: int, shown: str) -> None:
-    assert cell(found, scale) == shown
-
-
-def test_differences_show_their_sign() -> None:
-    assert signed(measure(0.1, -0.1, 0.3), 100) == "+10 [-10,30]"
-    assert signed(measure(0.0, -0.1, 0.1), 100) == "0 [-10,10]"
-    assert signed(measure(-0.1, -0.3, 0.1), 100) == "-10 [-30,10]"
-    assert signed(NONE, 100) == "-"
-
-
 def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
     judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
     rows = dict(table_rows({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
-    assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", "Against M_t-1, by M1"]
+    assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", AGAINST + "M1"]
     of_judge = dict(rows["Judge: held-out EFT"])
     assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
-    assert of_judge["(longer answer wins, %)"] == ["40 [30,50]", "-"]
-    assert len(of_judge) == len(ROWS["judge"]) + 1
-    assert "(longer answer wins, %)" not in dict(rows["Evaluation answers"])
+    assert of_judge["length baseline accuracy, %"] == ["40 [30,50]", "-"]
+    assert len(of_judge) == len(ROWS["judge"])
+    assert "length baseline accuracy, %" not in dict(rows["Evaluation answers"])
     asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
-    assert dict(asked["Followed, of IFEval"])["whole prompts, %"] == ["-", "50 [40,60]"]
-    assert "Followed, of what is checkable" not in asked
+    assert dict(asked["Instructions followed: IFEval"])["prompt-level accuracy, %"] == ["-", "50 [40,60]"]
+    assert FOLLOWED not in asked
     followed = dict(table_rows({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
-    assert dict(followed["Followed, of what is checkable"])["whole prompts, %"] == ["50 [40,60]"]
-    assert "Against M_t-1, by ?" in asked
+    assert dict(followed[FOLLOWED])["prompt-level accuracy, %"] == ["50 [40,60]"]
+    assert f"{AGAINST}?" in asked
 
 
 def test_the_table_has_a_column_for_each_model() -> None:
     table = measures_table({0: {}, 1: {}})
     assert [column.header for column in table.columns] == ["", "M0", "M1"]
-    assert table.title == "Every model, measured (95 % intervals)"
+    assert table.title == "Measures of every model (95 % intervals)"
     judge = {"length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
     table = measures_table({0: {"judge": judge}})
     labels, figures = ([str(cell) for cell in column.cells] for column in table.columns)
-    place = labels.index("  (longer answer wins, %)")
-    assert (figures[place], table.rows[place].style) == ("40 [30,50]", "dim")
-    assert table.rows[place - 1].style == ""
+    assert figures[labels.index("  length baseline accuracy, %")] == "40 [30,50]"
     assert labels[0] == "Judge: held-out EFT"
 
 
@@ -249,16 +223,14 @@ def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
     table = text.split("A prompt that M1 wrote")[0].split("M1 against M0")[0]
     assert max(map(len, table.splitlines())) <= width
     assert "…" not in table  # nothing is cut
-    for rows in ROWS.values():
-        for label, _ in rows.values():
-            assert label.strip() in table or label.strip() in ("instructions, %", "whole prompts, %", *_LOOSELY)
+    joined = " ".join(table.split())
+    for part, names in ROWS.items():
+        for name in names if part not in OPTIONAL else ():
+            assert metric(f"{part}/{name}").heading in joined
     for line in ("M1 against M0: judge: ", "M2 against M1: judge: ", "M2 against M1: "):
         assert line in text
     assert "(1.5 min this time)" in text
     assert "iteration_1/model...iteration_2/model" in "".join(text.split())
-
-
-_LOOSELY = ("whole prompts, loosely, %", "instructions, loosely, %")
 
 
 def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) -> None:
@@ -288,9 +260,7 @@ def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run:
     assert "Without an answer: judgements (iteration 2): 1 too long (t2/p00000 (more[b].jsonl:3): 900 tokens)." in text
     assert "Pairs for M2: 3 from 3 prompts, without 2 truncated candidates" in text
     assert all(line in text for line in alarm_lines(config, workspace))
-    assert (
-        "Alarm, M1 as judge: mean gap of chosen and rejected, points: 1, below alarms.mean_gap.threshold=4.5." in text
-    )
+    assert "Alarm, M1 as judge: mean score gap: 1, below alarms.mean_gap.threshold=4.5." in text
     assert "but so did net wins by judge[b]'s verdicts, 20 % [10, 30]." in text
 
 

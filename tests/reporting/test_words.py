@@ -170,7 +170,7 @@ def test_grounds_of_a_whole_run_in_their_order(tmp_path: Path) -> None:
         ("against", found[-2].text[:44]),
         ("note", ONE_RUN.text.split(",")[0][:44]),
     ]
-    assert found[-2].text in ("1 alarm rang about the judges.", "2 alarms rang about the judges.")
+    assert found[-2].text in ("1 alarm was triggered.", "2 alarms were triggered.")
 
 
 @pytest.mark.parametrize(
@@ -269,9 +269,9 @@ def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
         ("parse_rate", (0.94, 0.9, 0.97), "{} of M0's held-out judgements have a score; the rest is missing."),
         ("parse_rate", (0.95, 0.9, 0.97), ""),
         ("parse_rate", (None, None, None), ""),
-        ("modal_score_fraction", (0.61, 0.5, 0.7), "{} of M0's scores are one and the same: a blunt judge."),
+        ("modal_score_fraction", (0.61, 0.5, 0.7), "{} of M0's scores are equal: the judge does not discriminate."),
         ("modal_score_fraction", (0.6, 0.5, 0.7), ""),
-        ("modal_score_fraction", (1.0, None, None), "{} of M0's scores are one and the same: a blunt judge."),
+        ("modal_score_fraction", (1.0, None, None), "{} of M0's scores are equal: the judge does not discriminate."),
         ("modal_score_fraction", (None, None, None), ""),
     ],
 )
@@ -302,10 +302,10 @@ def test_accuracies_of_coin_flips_are_called_that() -> None:
     coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
     before = {"judge": {"pairwise_accuracy_imputed": coin} | none}
     said = verdict(numbers(before, judged(1, some))).judge
-    assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (by coin flips))."
+    assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (unparsed = 0.5))."
     said = verdict(numbers({}, before)).judge
     assert said == (
-        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (by coin flips) of the held-out pairs as "
+        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (unparsed = 0.5) of the held-out pairs as "
         "people did."
     )
 
@@ -349,9 +349,9 @@ def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path
 @pytest.mark.parametrize(
     ("alarms", "expected"),
     [
-        ([], Ground("for", "No alarm rang about the judges.")),
-        (["a"], Ground("against", "1 alarm rang about the judges.")),
-        (["a", "b"], Ground("against", "2 alarms rang about the judges.")),
+        ([], Ground("for", "No alarm was triggered.")),
+        (["a"], Ground("against", "1 alarm was triggered.")),
+        (["a", "b"], Ground("against", "2 alarms were triggered.")),
     ],
 )
 def test_alarms_are_counted(alarms: list[str], expected: Ground) -> None:

@@ -8,15 +8,13 @@ import sys
 
 import pytest
 
-from srlm.preferences.alarms import SIGNS
+from srlm.metrics import METRICS, family_of
+from srlm.pipeline.manifest import Manifest
 from srlm.tracking.metrics import (
-    FAMILIES,
-    OTHER,
-    describe,
     feedback_metrics,
-    markdown,
     measure_metrics,
     numbers,
+    stage_metrics,
     step_of,
     training_metrics,
 )
@@ -26,6 +24,7 @@ from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
+UNLOGGED = ("evaluate/", "side_by_side/", "head_to_heads/M<iteration>_types_")  # shown by commands alone
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 
@@ -57,65 +56,19 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 @pytest.mark.process
 def test_every_logged_metric_is_described_and_every_description_is_logged(logged: dict[str, set[str]]) -> None:
     assert len(logged) > 300
-    assert not [name for name in logged if describe(name) in (None, OTHER)]
+    assert not [name for name in logged if family_of(name) is None]
     # A reward model's trainer, EFT by order and the samples, which a file of metrics leaves out, are not part of these
     # runs.
     others = [*training_metrics("reward_model", dict.fromkeys(NAMES["reward_model"], 1.0))]
     others += training_metrics("sft", {"ranking_loss": 1.0, "ranking_accuracy": 1.0})
     others += [f"samples/{table}" for table in TABLES]
-    told = {describe(name) for name in [*logged, *others]}
-    assert not [family.name for family in FAMILIES if family not in told]
+    found = {family_of(name) for name in [*logged, *others]}
+    assert not [one.key for one in METRICS if one not in found and not one.key.startswith(UNLOGGED)]
 
 
 @pytest.mark.process
 def test_every_logged_metric_is_drawn_against_its_step(logged: dict[str, set[str]]) -> None:
     assert {name: {step_of(name)} for name in logged} == logged
-
-
-def test_the_page_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert page == markdown(), "run `python -m srlm.tracking`"
-    assert all(f"`{family.name}`" in page for family in FAMILIES)
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("judge/pairwise_accuracy_low", "judge/pairwise_accuracy"),
-        ("judge/five_best_gain_n", "judge/<measure>_gain"),
-        ("judge_metrics/mean_score_rank_0_high", "judge_metrics/mean_score_rank_<rank>"),
-        ("stage/judgements_prompt_tokens_cached", "stage/<stage>_prompt_tokens_cached"),
-        ("stage/judgements_tokens", "stage/<stage>_tokens"),
-        ("dpo_12/rewards_chosen", "<trainer>/rewards_chosen"),
-        ("a_new_part/kl", "<part>/<measure>"),
-        ("drift/distinct_2_low", "drift/distinct_<n>"),
-        ("head_to_heads/M0_win_low", "head_to_heads/M<iteration>_win"),
-        ("judge/no_such_measure", None),
-        ("feedback/pairs_low", None),  # no measure: it has no interval
-        ("sft/no_such_number", None),
-        ("judge/a/b", None),
-        ("loss", None),
-    ],
-)
-def test_describe(name: str, family: str | None) -> None:
-    found = describe(name)
-    assert (found and found.name) == family
-
-
-def test_names_have_one_slash_and_no_family_twice() -> None:
-    names = [family.name for family in FAMILIES]
-    assert len(names) == len(set(names))
-    assert all(name.count("/") == 1 for name in names)
-
-
-def test_every_sign_of_an_alarm_is_described() -> None:
-    described = {family.name.removeprefix("stage/pairs_signs_") for family in FAMILIES}
-    assert set(SIGNS) <= described
-
-
-def test_a_measure_of_a_new_part_needs_no_change() -> None:
-    part = {"drift": {"kl": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 7}}, "head_to_head_judge": "M1"}
-    assert measure_metrics(part) == {"drift/kl": 0.1, "drift/kl_low": 0.0, "drift/kl_high": 0.2, "drift/kl_n": 7}
 
 
 def test_numbers_are_flat_and_plain() -> None:
@@ -124,7 +77,7 @@ def test_numbers_are_flat_and_plain() -> None:
 
 
 def test_feedback_metrics() -> None:
-    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS, 5)
+    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
     expected = {
         "prompts_accepted": 2,
         "prompts_rejected": 1,
@@ -134,31 +87,33 @@ def test_feedback_metrics() -> None:
         "pairs": 1,
         "candidate_truncated_share": 0.25,
         "candidate_tokens_mean": 4.0,
-        "judgement_valid_share": 5 / 6,
-        "score_mean": 4.0,
-        "top_score_share": 0.6,
-        "tie_share": 0.5,  # of two pairs of candidates the one of p1
-        "gap_mean": 3.5,
         "chosen_characters_mean": 19,
         "rejected_characters_mean": 10,
-        "chosen_to_rejected_length": 1.9,
-        "score_entropy_bits": 1.3709505944546687,  # of 1/5, 1/5, 3/5
     }
     assert {name: told[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("scores", "ties"), [((3.0, 3.0, 5.0), 1 / 3), ((1.0, 3.0, 5.0), 0), ((3.0, 3.0, 3.0), 1)])
-def test_ties_are_pairs_of_equal_candidates(scores: tuple[float, ...], ties: float) -> None:
-    candidates = [Candidate(f"p/c{n}", "p", "", 1, False) for n in range(len(scores))]
-    judgements = [Judgement(f"p/c{n}/j0", f"p/c{n}", "", score) for n, score in enumerate(scores)]
-    assert feedback_metrics([], candidates, judgements, [], 5)["feedback/tie_share"] == pytest.approx(ties)
-
-
 def test_feedback_metrics_of_nothing() -> None:
-    told = feedback_metrics([], [], [], [], 5)
+    told = feedback_metrics([], [], [], [])
     assert set(told.values()) == {0}
     unparsable = [Judgement("a/j0", "a", "", None, "no verdict")]
-    assert feedback_metrics([], [Candidate("a", "p", "", 1, False)], unparsable, [], 5)["feedback/judgements"] == 1
+    assert feedback_metrics([], [Candidate("a", "p", "", 1, False)], unparsable, [])["feedback/judgements"] == 1
+
+
+def test_alarms_and_the_mean_score_of_the_pairs_stage_have_parts_of_their_own() -> None:
+    mean = {"value": 3.0, "low": 2.5, "high": None, "n": 9}
+    counts = {"pairs": 2, "signs": {"tie_share": 0.25}, "score_mean": mean, "dropped": {"all scores equal": 1}}
+    manifest = Manifest("iteration_2/pairs", {}, {}, {}, counts, 1.5, 0)
+    assert stage_metrics("pairs", manifest) == {
+        "stage/pairs_seconds": 1.5,
+        "stage/pairs_tokens": 0,
+        "stage/pairs_pairs": 2,
+        "stage/pairs_dropped_all_scores_equal": 1,
+        "alarms/tie_share": 0.25,
+        "feedback/score_mean": 3.0,
+        "feedback/score_mean_low": 2.5,
+        "feedback/score_mean_n": 9,
+    }
 
 
 def test_measure_metrics_leaves_out_the_undefined() -> None:

@@ -21,7 +21,8 @@ from srlm.pipeline.workspace import Workspace
 from srlm.tracking import base, open_tracker, rows
 from srlm.tracking import wandb as tracking
 from srlm.tracking.lineage import CHAIN
-from srlm.tracking.metrics import PARTS, feedback_metrics
+from srlm.metrics import PARTS
+from srlm.tracking.metrics import feedback_metrics
 from srlm.tracking.rows import TEXT_LIMIT
 from srlm.tracking.wandb import WandbTracker
 from srlm.types import Prompt
@@ -186,7 +187,7 @@ def test_history(left: Left) -> None:
     assert history["stage/dpo_tokens"] == [(2, 100)]
     assert "stage/dpo_seconds" in history
     assert "stage/pairs_note" not in history
-    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS, 5)
+    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
     assert {name: history[name] for name in told} == {name: [(2, value)] for name, value in told.items()}
 
 
