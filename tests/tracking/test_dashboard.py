@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import wandb
 
-from srlm.tracking import dashboard
 from srlm.metrics import family_of
+from srlm.tracking import dashboard
 from srlm.tracking.metrics import step_of
 
 
