@@ -20,11 +20,12 @@ from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
 from srlm.judges.pointwise import judge
-from srlm.judges.prompt import JudgeTemplate, mean_score, parse_verdict
+from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.resolve import base_model_worker, identity
 from srlm.pipeline.roles import dpo_reference
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import count_reasons, select_pairs
+from srlm.preferences.scores import mean_score
 from srlm.recipes import stages
 from srlm.recipes.text import feedback, new_prompts
 from srlm.training.config import LoraConfig

@@ -24,7 +24,7 @@ from srlm.evaluation.measures import (
     ratio_measure,
     share_measure,
 )
-from srlm.judges.prompt import mean_scores
+from srlm.preferences.scores import mean_scores
 from srlm.types import Answer, Candidate, Comparison, Judgement, RankedPrompt
 
 PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau")

@@ -17,7 +17,7 @@ import numpy as np
 from srlm.evaluation.intervals import Array, Terms, bootstrap_interval, draw
 from srlm.evaluation.measures import Measure, combined_measure, share_measure
 from srlm.ids import match_and_order
-from srlm.judges.pairwise import calibrated_winners
+from srlm.judges.bradley_terry import calibrated_winners
 from srlm.types import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`

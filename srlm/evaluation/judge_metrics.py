@@ -35,8 +35,9 @@ from srlm.evaluation.measures import (
     table_terms,
 )
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
-from srlm.judges.prompt import evening_penalty, mean_scores
 from srlm.preferences.alarms import entropy_bits
+from srlm.preferences.length_matching import unfiltered_matching_penalty
+from srlm.preferences.scores import mean_scores
 from srlm.types import Comparison, Judgement, RankedPrompt
 
 MANY_PARSED = 0.5  # share of the judgements; with fewer scores, accuracies are mostly imputed
@@ -173,7 +174,7 @@ def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt],
         [(score, n / 100) for score, n in zip(prompt.scores, prompt.lengths, strict=True) if score is not None]
         for prompt in prompts
     ]
-    penalty = evening_penalty(([s for s, _ in row], [n for _, n in row]) for row in known)
+    penalty = unfiltered_matching_penalty(([s for s, _ in row], [n for _, n in row]) for row in known)
     evened = [
         replace(
             prompt,

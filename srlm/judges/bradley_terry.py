@@ -9,7 +9,7 @@ as other judges' scores, in the same order as the strengths, and comparable with
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from random import Random
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srlm.ids import ORDERS, match_and_order, members
-from srlm.judges.pairwise import calibrated_winners
 from srlm.types import Comparison
 
 Array = NDArray[np.float64]
@@ -77,11 +76,41 @@ def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[fl
     return scores
 
 
+def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
+    """Return the winner of each comparison, corrected for position bias if all margins are known.
+
+    The position bias b is the mean margin over all comparisons ("batch calibration", arXiv 2309.17249). The answer
+    shown as A wins if its margin exceeds b, and B if it is below; at b itself nobody wins (None). Every match must have
+    both orders, or b would contain differences between the answers. If a comparison is missing, or the margin of a
+    verdict is unknown, the winners are returned uncorrected. Matches with an order without a verdict do not count in
+    b.
+    """
+    matches: dict[str, list[float]] = defaultdict(list)
+    orders = Counter[str]()
+    for comparison in comparisons:
+        match, order = match_and_order(comparison.id)
+        orders[order] += 1
+        if comparison.margin is not None:
+            matches[match].append(comparison.margin)
+        elif comparison.winner is not None:
+            return [comparison.winner for comparison in comparisons]
+    margins = [margin for both in matches.values() if len(both) == len(ORDERS) for margin in both]
+    if orders["ab"] != orders["ba"] or not margins:
+        return [comparison.winner for comparison in comparisons]
+    position_bias = sum(margins) / len(margins)
+    winners: list[str | None] = []
+    for comparison in comparisons:
+        shown_first = 0.0 if comparison.margin is None else comparison.margin - position_bias
+        ahead = shown_first if match_and_order(comparison.id)[1] == ORDERS[0] else -shown_first
+        winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
+    return winners
+
+
 def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
     """Bradley-Terry strengths of every prompt's candidates.
 
     A match counts where both orders gave a verdict: agreement is a win, disagreement a tie. The judge's leaning to a
-    position is taken out first (`srlm.judges.pairwise.calibrated_winners`, over all comparisons together).
+    position is taken out first (`calibrated_winners`, over all comparisons together).
 
     Parameters
     ----------

@@ -20,12 +20,11 @@ import numpy as np
 
 from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine
-from srlm.engines.missing import is_missing
 from srlm.ids import ORDERS, match_and_order, members, parent
-from srlm.io.record_file import RecordFile
-from srlm.judges.bradley_terry import Array, bradley_terry
-from srlm.judges.matchmaking import Tournament
-from srlm.judges.pairwise import calibrated_winners
+from srlm.judges.bradley_terry import Array, bradley_terry, calibrated_winners
+from srlm.judges.evidence import EvidenceFile
+from srlm.judges.matchmaking import matches_of
+from srlm.judges.pairwise import compare_group
 from srlm.judges.prompt import JudgeTemplate, check_letters
 from srlm.models.chat import Message
 from srlm.models.templating import Template
@@ -60,21 +59,21 @@ def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
 
 
 class MetaJudging:
-    """The meta-judge at work on one stage; every prompt goes through `prompt`.
+    """The meta-judge of one stage; every prompt goes through `prompt`.
 
     Parameters
     ----------
-    told : callable
-        (comparisons that are done, tokens).
+    stage : Stage
+        Its output receives the comparisons.
+    on_progress : callable
+        Is called with (comparisons that are done, tokens generated for them).
     """
 
-    def __init__(self, engine: Engine, config: Config, stage: Stage, told: Callable[[int, int], None]):
-        self.template = load_template(config.judge)
-        self.store = RecordFile(stage.outputs[0], Comparison)
-        if not stage.path.exists():
-            self.store.forget(lambda comparison: is_missing(comparison.problem))
-        self.tournament = Tournament(engine, self.store, config.judge.max_comparisons, config.seed, BEFORE, told)
-        self.planned = 0  # comparisons, of the prompts that came so far
+    def __init__(self, engine: Engine, config: Config, stage: Stage, on_progress: Callable[[int, int], None]):
+        self.engine, self.config, self.template = engine, config, load_template(config.judge)
+        self._comparisons = EvidenceFile(stage, stage.outputs[0], Comparison, on_progress)
+        self.store = self._comparisons.file
+        self.planned = 0  # comparisons of the prompts so far
 
     async def prompt(self, prompt: str, candidates: Sequence[Candidate], judgements: Iterable[Judgement]) -> None:
         """Compare the judgements of the prompt's most disputed candidate."""
@@ -83,14 +82,26 @@ class MetaJudging:
             return
         candidate = next(one for one in candidates if one.id == disputed[0].candidate_id)
         texts = [judgement.text for judgement in disputed]
+        budget = self.config.judge.max_comparisons
 
         def ask(i: int, j: int, order: str) -> list[Message]:
             a, b = (texts[i], texts[j]) if order == "ab" else (texts[j], texts[i])
             content = self.template.fill(instruction=prompt, response=candidate.text, judgement_a=a, judgement_b=b)
             return [{"role": "user", "content": content}]
 
-        self.planned += len(ORDERS) * self.tournament.matches(len(texts))
-        await self.tournament.play(candidate.id, len(texts), ask)
+        self.planned += len(ORDERS) * matches_of(len(texts), budget)
+        self._comparisons.resume(candidate.id)
+        await compare_group(
+            self.engine,
+            candidate.id,
+            len(texts),
+            ask,
+            self.store.records,
+            self._comparisons.emit,
+            budget=budget,
+            seed=self.config.seed,
+            before=BEFORE,
+        )
 
 
 def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:

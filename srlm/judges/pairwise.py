@@ -1,32 +1,41 @@
-"""Two answers to one prompt, judged in both orders: for head to heads of models and for the pairwise judge.
+"""Comparisons of two answers to one prompt in both orders: for the pairwise judge and for head to heads of models.
 
-As in the paper (section 3.3.1) an answer wins only if both orders say so; disagreement is a tie. Changed from the
-paper: the judge's verdict is a single letter, and where the engine tells the letters' probabilities, each order's
-verdict is taken against the judge's own leaning to A or B, its mean log-odds over all comparisons ("batch calibration",
-arXiv 2309.17249): a small judge says A whatever is shown, and all would be ties. The raw letter is kept.
+As in the paper (section 3.3.1) an answer wins only if it wins in both orders; disagreement is a tie. Changed from the
+paper: the judge's verdict is a single letter, and if the engine reports the letters' probabilities, each order's
+verdict is corrected for the judge's position bias (`srlm.judges.bradley_terry.calibrated_winners`). Otherwise a small
+judge, which often prefers A whatever is shown, would give ties only. The uncorrected letter is stored.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from srlm.engines.base import Engine, Sampling
 from srlm.engines.missing import problem_of
 from srlm.errors import NoAnswerError
-from srlm.ids import ORDERS, comparison_id, match_and_order
+from srlm.ids import ORDERS, comparison_id, match_id
+from srlm.judges.base import Emit, Judge, JudgeSpec, Known, judgements_of_strengths
+from srlm.judges.bradley_terry import strengths_by_group
+from srlm.judges.matchmaking import matches_of, play
 from srlm.judges.parsing import find_letter
 from srlm.judges.prompt import TWO_ANSWERS, check_letters
 from srlm.models.chat import Message
 from srlm.models.templating import Template
-from srlm.types import Comparison
+from srlm.types import Candidate, Comparison, Judgement
 
-BEFORE = "The better answer is"  # what stands before the letter
-_LEAST = -30.0  # log-probability of a letter that a server does not name among the likely ones
+BEFORE = "The better answer is"  # the beginning of the judge's reply, up to the letter
+_LEAST = -30.0  # log-probability of a letter that a server does not list among the likely ones
 
 
 def load_template(name: str, option: str) -> Template:
-    """Raises ConfigError, naming the option, if there is no such template, or it has other fields or other letters."""
+    """Return a template that compares two answers.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such template, or it has other fields or other letters; the message names the option.
+    """
     template = Template.load(name, "srlm.judges", option, TWO_ANSWERS)
     check_letters(template, option)
     return template
@@ -47,13 +56,13 @@ def parse_letter(completion: str, before: str = BEFORE, truncated: bool = False)
 
 
 def question(template: Template, prompt: str, first: str, second: str, order: str) -> list[Message]:
-    """The judge's chat; order "ab" shows the first answer as A, "ba" the second."""
+    """Return the judge's chat; order "ab" shows the first answer as A, "ba" the second."""
     a, b = (first, second) if order == "ab" else (second, first)
     return [{"role": "user", "content": template.fill(instruction=prompt, answer_a=a, answer_b=b)}]
 
 
 def verdict(first_is_better: bool, order: str) -> str:
-    """What the judge is to write."""
+    """Return the reply that the judge should give."""
     return f"{BEFORE} {'A' if first_is_better == (order == 'ab') else 'B'}"
 
 
@@ -68,13 +77,12 @@ async def compare(
 ) -> Comparison:
     """Judge two texts in one order; id MATCH_ID/ORDER.
 
-    Texts that are too long for the engine's context give a comparison without a winner, and so do those to which a
-    server gives no usable answer.
+    A comparison has no winner if the texts are too long for the engine's context, or a server gives no usable answer.
 
     Parameters
     ----------
     order : {"ab", "ba"}
-        As in `question`, by which `messages` were made.
+        The order in which `messages` show the texts, as in `question`.
     before : str
         The beginning of the judge's reply, up to the letter.
     """
@@ -93,30 +101,69 @@ async def compare(
     return Comparison(*identity, completion.text, winner, "" if winner else "no verdict", margin, completion.tokens)
 
 
-def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
-    """The winner of each comparison, position leaning taken out where all margins are known.
+async def compare_group(
+    engine: Engine,
+    group: str,
+    n: int,
+    ask: Callable[[int, int, str], list[Message]],
+    known: Known,
+    emit: Emit,
+    *,
+    budget: int,
+    seed: int,
+    before: str = BEFORE,
+    priority: int = 0,
+) -> None:
+    """Compare the members of one group; `known` and `emit` as in `Judge.judge`, the rest as in `matchmaking.play`.
 
-    With b the mean margin over all comparisons, the answer shown as A wins where its margin exceeds b, B's where it is
-    below; at b itself neither (None). Every match must be there in both orders, or b would mix the answers' difference
-    into the leaning: with a comparison missing, or the margin of a verdict unknown, the raw winners are returned.
-    Matches with an order that gave no verdict are left out of b.
+    Parameters
+    ----------
+    ask : callable
+        (i, j, order) -> the judge's chat about members i and j, i < j.
     """
-    matches: dict[str, list[float]] = defaultdict(list)
-    orders = Counter[str]()
-    for comparison in comparisons:
-        match, order = match_and_order(comparison.id)
-        orders[order] += 1
-        if comparison.margin is not None:
-            matches[match].append(comparison.margin)
-        elif comparison.winner is not None:
-            return [comparison.winner for comparison in comparisons]
-    margins = [margin for both in matches.values() if len(both) == len(ORDERS) for margin in both]
-    if orders["ab"] != orders["ba"] or not margins:
-        return [comparison.winner for comparison in comparisons]
-    leaning = sum(margins) / len(margins)
-    winners: list[str | None] = []
-    for comparison in comparisons:
-        shown_first = 0.0 if comparison.margin is None else comparison.margin - leaning
-        ahead = shown_first if match_and_order(comparison.id)[1] == ORDERS[0] else -shown_first
-        winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
-    return winners
+
+    async def compared(i: int, j: int, order: str) -> Comparison:
+        match = match_id(group, i, j)
+        found: Comparison | None = known.get(comparison_id(match, order))
+        if found is None:
+            found = await compare(engine, match, group, order, ask(i, j, order), before, priority)
+            emit(found)
+        return found
+
+    await play(group, n, budget, seed, compared)
+
+
+class PairwiseJudge(Judge):
+    """Compares a prompt's candidates two at a time; their scores follow from Bradley-Terry strengths."""
+
+    spec = JudgeSpec(evidence=Comparison, fields=TWO_ANSWERS, eft="pairs", comparable_across_prompts=False)
+    options: ClassVar[tuple[str, ...]] = ("judge.max_comparisons",)
+
+    def pieces(self, candidates: int) -> int:
+        return len(ORDERS) * matches_of(candidates, self.config.judge.max_comparisons)
+
+    async def judge(
+        self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
+    ) -> None:
+        template = self.template.template
+        texts = [candidate.text for candidate in candidates]
+
+        def ask(i: int, j: int, order: str) -> list[Message]:
+            return question(template, prompt, texts[i], texts[j], order)
+
+        await compare_group(
+            engine,
+            candidates[0].prompt_id,
+            len(texts),
+            ask,
+            known,
+            emit,
+            budget=self.config.judge.max_comparisons,
+            seed=self.config.seed,
+            priority=self.priority,
+        )
+
+    def scores(self, candidates: Mapping[str, Sequence[Candidate]], evidence: Known) -> list[Judgement]:
+        ordered = [evidence[record_id] for record_id in sorted(evidence)]
+        strengths = strengths_by_group(ordered, {prompt_id: len(row) for prompt_id, row in candidates.items()})
+        return judgements_of_strengths(candidates, strengths, self.config.judge.max_score, {})

@@ -1,31 +1,35 @@
-"""LLM-as-a-Judge: a candidate's judgements by the model itself (arXiv 2401.10020, section 2.2, step 3).
+"""LLM-as-a-Judge: the model itself judges each candidate separately (arXiv 2401.10020, section 2.2, step 3).
 
 How a judgement becomes a score (`judge.scorer`):
 
-- `sampled`: the judge writes, and the score is the one it ends on. The paper's way; k of them are drawn.
-- `weighted`: the judge writes, and the score is the mean of all scores by the probabilities they had where it wrote
-  its own, spelt as it wrote it (G-Eval, arXiv 2303.16634): the draw of the last token adds no noise, and ties are rare.
-  A local engine reads them in a second request, a server reports them with the judgement.
-- `expected`: the judge writes nothing; the same mean, right after the prompt. So one can measure a model that has not
-  learnt to write a verdict.
+- `sampled`: the judge generates text, and the score is the last one in it, as in the paper. k judgements are drawn.
+- `logprob_weighted`: the judge generates text, and the score is the mean of all scores by their probabilities at the
+  place of the generated score, in its spelling (G-Eval, arXiv 2303.16634). The draw of the last token then adds no
+  noise, and ties are rare. A local engine computes them in a second request, a server returns them with the judgement.
+- `logprob`: the judge generates nothing; the same mean, right after the prompt. So a model that was not trained to
+  generate a verdict can be measured.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any, ClassVar
 
-from srlm.config import JudgeConfig, Scorer
-from srlm.engines.base import Engine, Place, Sampling
+from srlm.config import Config, JudgeConfig, Scorer
+from srlm.engines.base import Engine, Place, Sampling, gather_or_cancel
 from srlm.engines.missing import problem_of
-from srlm.errors import EngineError, NoAnswerError
+from srlm.errors import ConfigError, EngineError, NoAnswerError
 from srlm.ids import derive_seed, judgement_id
+from srlm.judges.base import Emit, Judge, JudgeSpec, Known, Need
+from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.judges.parsing import find_verdict, parse_verdict
 from srlm.judges.prompt import VERDICT, JudgeTemplate, expected_score
 from srlm.models.chat import Message
+from srlm.preferences.pairs import length_points, takes_part
 from srlm.types import Candidate, Judgement
 
 
@@ -41,29 +45,28 @@ async def judge(
     first: int = 0,
     note: str = "",
 ) -> list[Judgement]:
-    """`count` judgements of one candidate, from number `first` on; ids CANDIDATE_ID/jN.
+    """Return `count` judgements of one candidate, from number `first` on; ids CANDIDATE_ID/jN.
 
-    All of them are asked for in one request, so that the engine reads the prompt once. Judgement N draws with the same
-    seed, however many are asked for at once. `priority` as in `Sampling`; `note` goes to the end of the judge's prompt.
-    A candidate that is too long for the engine's context has judgements without a score, and so has one to which a
-    server gives no usable answer.
+    All of them are requested at once, so that the engine processes the prompt once. Judgement N is drawn with the same
+    seed, however many are requested. `priority` as in `Sampling`; `note` is appended to the judge's prompt. Judgements
+    have no score if the candidate is too long for the engine's context, or a server gives no usable answer.
 
     Raises
     ------
     EngineError
-        As `Engine.generate`, and where the scorer needs probabilities and the engine tells none.
+        As `Engine.generate`, or if the scorer needs probabilities and the engine returns none.
     """
     try:
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
         if config.scorer is Scorer.logprob:
-            asked = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to where the score comes
-            return [await _weigh(engine, config, messages, asked, priority)]
+            begun = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to the place of the score
+            return [await _weigh(engine, config, messages, begun, priority)]
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
             max_new_tokens=config.max_new_tokens,
-            seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each one's place
+            seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each completion's number
             n=count,
             priority=priority,
             likely_tokens=config.scorer is Scorer.logprob_weighted,
@@ -100,40 +103,40 @@ async def judge(
 
 
 def score_logprobs(places: Sequence[Place], max_score: int, thought: int = 0) -> tuple[float, ...]:
-    """Return the log-probability of each score, 0 to `max_score`, where a completion gives its own.
+    """Return the log-probability of each score, 0 to `max_score`, at the place of a completion's own score.
 
     Parameters
     ----------
     places : sequence of Place
         The completion, token by token.
     thought : int
-        Characters of the completion that are the judge's thought and hold no verdict.
+        Characters of the judge's thought at the beginning, which contain no verdict.
 
     Returns
     -------
     tuple of float
-        In nats; minus infinity for a score that is not among the likely tokens. Scores are spelt as the completion
-        spells its own (" 4", "4", "4.").
+        In nats; minus infinity for a score that is not among the likely tokens. Scores are spelt as in the completion
+        (" 4", "4", "4.").
     """
     verdict = find_verdict("".join(place.token for place in places)[thought:], max_score)
-    if verdict is None or verdict.score is None:  # the tokens do not add up to the text
+    if verdict is None or verdict.score is None:  # the tokens are not those of the text
         return (-math.inf,) * (max_score + 1)
     digit = thought + verdict.digit
     number = bisect(list(accumulate(len(place.token) for place in places)), digit)
     token = places[number].token
     at = digit - sum(len(place.token) for place in places[:number])
-    spelt = [f"{token[:at]}{score}{token[at + 1 :]}" for score in range(max_score + 1)]
-    return tuple(places[number].logprobs.get(one, -math.inf) for one in spelt)
+    spellings = [f"{token[:at]}{score}{token[at + 1 :]}" for score in range(max_score + 1)]
+    return tuple(places[number].logprobs.get(spelling, -math.inf) for spelling in spellings)
 
 
 async def _weigh(
     engine: Engine, config: JudgeConfig, messages: list[Message], judgement: Judgement, priority: int
 ) -> Judgement:
-    """`judgement` with its score read from a further request, at the place and in the spelling of its own score."""
+    """Return `judgement` with the mean score of a second request, at the place and in the spelling of its own score."""
     verdict = find_verdict(judgement.text, config.max_score)
     before, blank = judgement.text if verdict is None else judgement.text[: verdict.digit], ""
     if verdict is None or before.endswith(" "):
-        before, blank = before.removesuffix(" "), " "  # tokens of words, and of some tokenizers' digits, begin with it
+        before, blank = before.removesuffix(" "), " "  # part of the token: of words, and in some tokenizers of digits
     choices = tuple(f"{blank}{score}" for score in range(config.max_score + 1))
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
     try:
@@ -142,7 +145,7 @@ async def _weigh(
         return replace(judgement, score=None, problem=problem_of(error))
     if not completion.choice_logprobs:
         name = config.scorer.name
-        raise EngineError(f"judge.scorer={name}, but the judge's engine tells no probabilities. Set it to sampled.")
+        raise EngineError(f"judge.scorer={name}, but the judge's engine returns no probabilities. Set it to sampled.")
     judgement = replace(judgement, tokens=judgement.tokens + completion.tokens)
     if judgement.score is None:
         judgement = replace(judgement, text=f"{before}{completion.text}")
@@ -150,7 +153,89 @@ async def _weigh(
 
 
 def _mean(judgement: Judgement, logprobs: Sequence[float]) -> Judgement:
-    """`judgement` with the mean of all scores by their log-probabilities instead of the one it gave."""
+    """Return `judgement` with the mean of all scores by their log-probabilities instead of its own."""
     score, problem = expected_score(logprobs)
     probabilities = tuple(round(math.exp(logprob), 6) for logprob in logprobs)
     return replace(judgement, score=score, problem=problem, probabilities=probabilities)
+
+
+class PointwiseJudge(Judge):
+    """Judges each candidate separately; its subclasses differ in how a judgement becomes a score (`judge.scorer`)."""
+
+    options: ClassVar[tuple[str, ...]] = ("judge.temperature", "judge.top_p", "judge.max_new_tokens")
+
+    async def judge(
+        self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
+    ) -> None:
+
+        async def judged(candidate: Candidate, count: int, first: int = 0) -> None:
+            numbers = range(first, first + count)
+            if any(judgement_id(candidate.id, number) not in known for number in numbers):
+                config, seed = self.config.judge, self.config.seed
+                emit(*await judge(engine, self.template, config, seed, prompt, candidate, count, self.priority, first))
+
+        if self.early_stopping:
+            await self._in_rounds(candidates, known, judged)
+        else:
+            await gather_or_cancel(judged(candidate, self.count) for candidate in candidates)
+
+    async def _in_rounds(
+        self,
+        candidates: Sequence[Candidate],
+        known: Known,
+        judged: Callable[[Candidate, int, int], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Judge once per round the candidates that may still become the best or the worst."""
+        rows: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
+        pairs = self.config.pairs
+        assert pairs.length_penalty is not None, "refused by srlm.config.check"
+        contenders = [candidate for candidate in candidates if takes_part(candidate, pairs)]
+        penalties = [length_points(candidate, pairs.length_penalty) for candidate in contenders]
+        for j in range(self.count):
+            bounds = [
+                ScoreBounds.of(rows[candidate.id], self.count, points)
+                for candidate, points in zip(contenders, penalties, strict=True)
+            ]
+            contending = still_contending(bounds, self.config.judge)
+            still = [candidate for candidate, is_open in zip(contenders, contending, strict=True) if is_open]
+            await gather_or_cancel(judged(candidate, 1, j) for candidate in still)
+            for candidate in still:
+                rows[candidate.id].append(known[judgement_id(candidate.id, j)])
+        self.saved += self.count * len(candidates) - sum(map(len, rows.values()))
+
+
+class SampledJudge(PointwiseJudge):
+    """The paper's judge: the score is the one that the judgement ends with."""
+
+    spec = JudgeSpec(eft="scores", sampled=True, whole_scores=True)
+
+
+class _ByProbabilities(PointwiseJudge):
+    """The score is the mean of all scores by their probabilities."""
+
+    @classmethod
+    def check(cls, config: Config, need: Need) -> None:
+        super().check(config, need)
+        name = cls.name_in(config)
+        need(
+            config.judge.max_score <= 9,
+            "judge.max_score",
+            f"at most 9 with judge.scorer={name}: a score must be one digit",
+        )
+        if config.judge.model == "endpoint" and not config.endpoint.logprobs:
+            raise ConfigError(
+                f"judge.model=endpoint with judge.scorer={name} needs a server that returns log-probabilities: "
+                "endpoint.logprobs=true. Others can do judge=verdict_only or judge=additive."
+            )
+
+
+class LogprobWeightedJudge(_ByProbabilities):
+    """A judgement is generated, and its score is the mean at the place of the generated score."""
+
+    spec = JudgeSpec(eft="scores", sampled=True)
+
+
+class LogprobJudge(_ByProbabilities):
+    """The score is the mean right after the prompt; nothing is generated."""
+
+    spec = JudgeSpec(eft="scores")

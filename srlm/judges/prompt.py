@@ -1,61 +1,56 @@
-"""The judge's prompt and its verdict: what training, judging and measuring share.
+"""The judge's prompt and the form of its verdict, for training, judging and evaluation.
 
 The rubric is additive, 0 to 5 (arXiv 2401.10020, figure 2), in our own words. A verdict is read from the judge's
-completion alone (`srlm.judges.parsing`), never from the candidate. A judgement without a valid verdict counts as
-missing, never as a low score. A candidate's score is the mean of its valid judgements, not rounded.
+completion (`srlm.judges.parsing`), never from the candidate. A judgement without a valid verdict counts as missing,
+never as a low score.
 
-Changed from the paper: the rubric stands first, so that all requests share their beginning and the engine reads it
-once.
+Changed from the paper: the rubric comes before the texts, so that all requests share a prefix, which the engine caches.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
 from srlm.judges.parsing import parse_verdict as parse_verdict
 from srlm.judges.parsing import strip_verdict as strip_verdict
 from srlm.models.templating import Template
-from srlm.types import Judgement
 
 
 def judge_target(rationale: str, score: float) -> str:
-    """What the judge is to write: the rationale, then the verdict on a last line."""
+    """Return the judge's target completion: the rationale, then the verdict on a last line."""
     return f"{rationale}\n{VERDICT} {score:.0f}" if rationale else f"{VERDICT} {score:.0f}"
 
 
-VERDICT = "Score:"  # what stands before the score
-TWO_ANSWERS = ("instruction", "answer_a", "answer_b")  # fields of a template that compares
+VERDICT = "Score:"  # the text before the score
+TWO_ANSWERS = ("instruction", "answer_a", "answer_b")  # fields of a template that compares two answers
 
 
 def expected_score(logprobs: Sequence[float]) -> tuple[float | None, str]:
-    """The mean of the scores 0, 1, ... by the probabilities that a judge gives them (as in G-Eval, arXiv 2303.16634).
+    """Return the mean of the scores 0, 1, ... weighted by their probabilities (as in G-Eval, arXiv 2303.16634).
 
     Parameters
     ----------
     logprobs : sequence of float
-        Of each score after "Score:", in nats, over the whole vocabulary.
+        Log-probability of each score after "Score:", in nats, over the whole vocabulary.
 
     Returns
     -------
     score : float or None
-        0 to len(logprobs) - 1. None where all scores together are less likely than 0.5: a judge that would rather go
-        on with something else has given no verdict.
+        0 to len(logprobs) - 1. None if the scores' probabilities add up to less than 0.5: the judge would rather
+        continue with something else, and gives no verdict.
     problem : str
-        Why there is none; "" if there is one.
+        Why there is no score; "" if there is one.
     """
     probabilities = [math.exp(logprob) for logprob in logprobs]
-    together = sum(probabilities)
-    if not together >= 0.5:
-        return None, f"no verdict: a score has probability {together:.2f}"
-    return sum(score * probability for score, probability in enumerate(probabilities)) / together, ""
+    total = sum(probabilities)
+    if not total >= 0.5:
+        return None, f"no verdict: a score has probability {total:.2f}"
+    return sum(score * probability for score, probability in enumerate(probabilities)) / total, ""
 
 
 @dataclass(frozen=True)
@@ -66,28 +61,35 @@ class JudgeTemplate:
 
     @classmethod
     def load(cls, config: JudgeConfig) -> JudgeTemplate:
-        """Raises ConfigError if there is no such template, it has other fields than the scorer needs, or it asks for
-        another form of verdict or another scale than the one that EFT teaches and `srlm.judges.parsing` reads."""
-        fields = TWO_ANSWERS if config.compares else ("instruction", "response")
-        template = Template.load(config.template, "srlm.judges", "judge.template", fields)
-        if config.compares:
+        """Return the template of a judge, checked.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such template, it has other fields than the judge needs, or it asks for another form of
+            verdict or another scale than EFT teaches and `srlm.judges.parsing` reads.
+        """
+        from srlm.judges import spec_of  # the judges' modules import this one
+
+        spec = spec_of(config)
+        template = Template.load(config.template, "srlm.judges", "judge.template", spec.fields)
+        if spec.fields == TWO_ANSWERS:
             check_letters(template, "judge.template")
-        elif not config.rates:
-            check_scale(template, config)
+        else:
+            check_scale(template, config, by_form=spec.sampled)
         return cls(template)
 
     def messages(self, prompt: str, response: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.template.fill(instruction=prompt, response=response)}]
 
 
-def check_scale(template: Template, config: JudgeConfig) -> None:
-    """Raise ConfigError if a judge template asks for another form or scale of the score than "Score: N", 0 to max."""
+def check_scale(template: Template, config: JudgeConfig, by_form: bool) -> None:
+    """Raise ConfigError if a judge template asks for another form or scale of the score than "Score: N", 0 to max.
+
+    With `by_form=False` the score is read right after "Score:", whatever form the template asks for.
+    """
     option, top = f"judge.template={config.template}", config.max_score
-    asks = config.scorer in (
-        Scorer.sampled,
-        Scorer.logprob_weighted,
-    )  # others are read after "Score:", whatever is asked for
-    if asks and not re.search(rf"\b{VERDICT}", template.text, re.IGNORECASE):
+    if by_form and not re.search(rf"\b{VERDICT}", template.text, re.IGNORECASE):
         raise ConfigError(
             f'{option}: the template does not name the verdict\'s form, "{VERDICT} N", which EFT teaches and in which '
             f'scores are read. Ask for it in the template, such as: End with the line "{VERDICT} N".'
@@ -122,48 +124,3 @@ _RANGE = re.compile(
     r"|\b(?:out\s+of|maximum\s+of|up\s+to)\s+(?P<out_of>\d{1,3})\b(?!\s*(?:words?|sentences?|tokens?|characters?|lines?))",
     re.IGNORECASE,
 )
-
-
-def mean_score(judgements: Iterable[Judgement], min_valid: int) -> float | None:
-    """Mean of the valid scores, not rounded; None with fewer than `min_valid` of them."""
-    scores = [judgement.score for judgement in judgements if judgement.score is not None]
-    return sum(scores) / len(scores) if len(scores) >= max(min_valid, 1) else None
-
-
-def mean_scores(judgements: Iterable[Judgement], min_valid: int = 1) -> dict[str, float]:
-    """Return each candidate's `mean_score` by the candidate's id; a candidate without one is left out."""
-    of_candidate: dict[str, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        of_candidate[judgement.candidate_id].append(judgement)
-    means = {candidate: mean_score(rows, min_valid) for candidate, rows in of_candidate.items()}
-    return {candidate: mean for candidate, mean in means.items() if mean is not None}
-
-
-def evening_penalty(prompts: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """The length penalty at which the best and the worst candidates of prompts are equally long on average.
-
-    A score with penalty p is s - p x length (DICE, arXiv 2406.09760, section 3.2); no label is looked at.
-
-    Parameters
-    ----------
-    prompts : of (scores, lengths), N of each
-
-    Returns
-    -------
-    Points a unit of length, 0 or more: 0 where the best are not the longer ones anyway. To 1e-6.
-    """
-    rows = [(np.asarray(s, dtype=np.float64), np.asarray(t, dtype=np.float64)) for s, t in prompts if len(s) > 1]
-
-    def longer(penalty: float) -> float:
-        gaps = [t[np.argmax(s - penalty * t)] - t[np.argmin(s - penalty * t)] for s, t in rows]
-        return float(np.mean(gaps)) if gaps else 0.0
-
-    low, high = 0.0, 1e-6
-    if longer(low) <= 0:
-        return 0.0
-    while longer(high) > 0 and high < 1e6:
-        low, high = high, 2 * high
-    while high - low > 1e-6 * max(1.0, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if longer(middle) > 0 else (low, middle)
-    return high

@@ -14,8 +14,8 @@ from itertools import combinations
 from statistics import fmean, pstdev, stdev
 
 from srlm.config import AlarmAction, AlarmsConfig
-from srlm.judges.prompt import mean_scores
 from srlm.metrics import metric
+from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair
 
 _MORE_EFT = "Train the judge on more EFT data, or use another judge (judge=...)"

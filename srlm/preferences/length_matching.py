@@ -8,7 +8,7 @@ penalty in each interval finds the best one exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -67,6 +67,38 @@ def length_matching_penalty(
     means = np.where(counts > 0, np.abs(sums) / np.maximum(counts, 1), np.inf)
     best = means <= means.min() + 1e-9
     return float(penalties[best & (counts == counts[best].max())][0])
+
+
+def unfiltered_matching_penalty(prompts: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """Return the penalty at which the best and the worst candidates are equally long on average, without any filter.
+
+    Unlike `length_matching_penalty` this counts every prompt, and finds the first such penalty by bisection.
+
+    Parameters
+    ----------
+    prompts : iterable of (scores, lengths)
+        N scores and N lengths of each prompt's candidates.
+
+    Returns
+    -------
+    float
+        Points per unit of length, to 1e-6; 0 if the best candidates are not longer anyway.
+    """
+    rows = [(np.asarray(s, dtype=np.float64), np.asarray(t, dtype=np.float64)) for s, t in prompts if len(s) > 1]
+
+    def longer(penalty: float) -> float:
+        gaps = [t[np.argmax(s - penalty * t)] - t[np.argmin(s - penalty * t)] for s, t in rows]
+        return float(np.mean(gaps)) if gaps else 0.0
+
+    low, high = 0.0, 1e-6
+    if longer(low) <= 0:
+        return 0.0
+    while longer(high) > 0 and high < 1e6:
+        low, high = high, 2 * high
+    while high - low > 1e-6 * max(1.0, high):
+        middle = (low + high) / 2
+        low, high = (middle, high) if longer(middle) > 0 else (low, middle)
+    return high
 
 
 def _kept(pair: tuple[float, float] | None) -> tuple[float, int]:

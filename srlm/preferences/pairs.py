@@ -15,8 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from srlm.config import PairsConfig, Truncated
-from srlm.judges.prompt import mean_scores
 from srlm.preferences.length_matching import length_matching_penalty
+from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt, Unpaired
 
 Scored = tuple[float, Candidate]

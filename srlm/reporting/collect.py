@@ -13,7 +13,6 @@ from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
 from srlm.evaluation.reward_hacking import reward_hacking_report
-from srlm.judges.prompt import mean_scores
 from srlm.metrics import metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests
@@ -22,6 +21,7 @@ from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
+from srlm.preferences.scores import mean_scores
 from srlm.recipes import stages
 from srlm.tracking.metrics import slug
 from srlm.training.early_stopping import outcome_lines

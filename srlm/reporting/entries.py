@@ -17,7 +17,6 @@ from typing import Any
 from srlm.config import Config
 from srlm.evaluation.head_to_head import played
 from srlm.ids import answer_id, label, match_and_order, number_of
-from srlm.judges.prompt import mean_score
 from srlm.pipeline.artifacts import (
     ANSWERS,
     CANDIDATES,
@@ -31,6 +30,7 @@ from srlm.pipeline.artifacts import (
     UNPAIRED,
     head_to_head,
 )
+from srlm.preferences.scores import mean_score
 from srlm.recipes import stages
 from srlm.recipes.measured import evaluation_prompts, held_out
 from srlm.reporting.collect import RunNumbers

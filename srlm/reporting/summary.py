@@ -17,13 +17,13 @@ from srlm.evaluation.judge_metrics import judge_warning
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
-from srlm.judges.prompt import mean_score
 from srlm.metrics import PARTS, metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
+from srlm.preferences.scores import mean_score
 from srlm.recipes import stages
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srlm.config import Config
-from srlm.judges.prompt import mean_scores
 from srlm.metrics import TRAINERS
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
 from srlm.pipeline.stage import Stage
+from srlm.preferences.scores import mean_scores
 from srlm.tracking.metrics import (
     ITERATION,
     SCORES,

@@ -194,7 +194,7 @@ def test_a_reply_without_a_score_is_missing(serve, tmp_path):
 
 
 def test_a_server_without_probabilities_is_told_apart(serve, tmp_path):
-    with pytest.raises(EngineError, match=r"judge\.scorer=logprob, but the judge's engine tells no probabilities"):
+    with pytest.raises(EngineError, match=r"judge\.scorer=logprob, but the judge's engine returns no probabilities"):
         score(serve(lambda body: completion("Score: 4")), tmp_path)
 
 

@@ -18,7 +18,7 @@ from srlm.judges.bradley_terry import (
     shares_of_wins,
     strengths_by_group,
 )
-from srlm.judges.prompt import evening_penalty
+from srlm.preferences.length_matching import unfiltered_matching_penalty
 from srlm.types import Comparison
 
 
@@ -161,7 +161,7 @@ def test_the_penalty_evens_lengths():
     for _ in range(200):
         tokens = rng.integers(10, 200, size=4)
         prompts.append(((0.05 * tokens + rng.normal(0, 1, 4)).tolist(), tokens.tolist()))
-    penalty = evening_penalty(prompts)
+    penalty = unfiltered_matching_penalty(prompts)
     assert 0.03 < penalty < 0.07
 
     def gap(p):
@@ -170,6 +170,6 @@ def test_the_penalty_evens_lengths():
 
     assert gap(0) > 50
     assert abs(gap(penalty)) < 2
-    assert evening_penalty([([1.0, 0.0], [10, 20])]) == 0.0  # the strongest is the shorter one already
-    assert evening_penalty([]) == 0.0
-    assert evening_penalty([([1.0], [5])]) == 0.0
+    assert unfiltered_matching_penalty([([1.0, 0.0], [10, 20])]) == 0.0  # the strongest is the shorter one already
+    assert unfiltered_matching_penalty([]) == 0.0
+    assert unfiltered_matching_penalty([([1.0], [5])]) == 0.0

@@ -68,7 +68,6 @@ def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scal
         load(tmp_path / "own.txt", "Rate 1-10.", Scorer.logprob)
     with pytest.raises(ConfigError, match="does not name the verdict's form"):
         load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.logprob_weighted)
-    load(tmp_path / "own.txt", "Rate 1-10.", Scorer.implicit)  # writes nothing
 
 
 @pytest.mark.parametrize("name", ["additive", "multiple_choice", "verdict_only"])

@@ -104,7 +104,7 @@ def test_too_long_for_the_judge_is_missing(tmp_path):
     judging, found = judged(ScriptedEngine(reply), config_of("pairwise"), tmp_path, {"p0": TEXTS[:3]})
     assert found["p0/c1"].score is None
     assert found["p0/c0"].score > 2.5 > found["p0/c2"].score  # and the others' leaning is still taken out
-    problems = {c.problem for c in judging.tournament.store.records.values() if c.winner is None}
+    problems = {c.problem for c in judging.evidence.file.records.values() if c.winner is None}
     assert problems == {"too long for the judge: 9 tokens"}
 
 

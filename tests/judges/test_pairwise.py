@@ -13,7 +13,8 @@ from srlm.engines.base import Completion, Sampling
 from srlm.errors import ConfigError, EngineError, PromptTooLongError
 from srlm.evaluation.answers import answer
 from srlm.evaluation.head_to_head import head_to_head_part, played
-from srlm.judges.pairwise import calibrated_winners, compare, load_template, parse_letter, question, verdict
+from srlm.judges.bradley_terry import calibrated_winners
+from srlm.judges.pairwise import compare, load_template, parse_letter, question, verdict
 from srlm.types import Answer, Comparison, SeedExample
 from tests.helpers import ScriptedEngine, user
 

@@ -139,7 +139,7 @@ def test_an_expected_score_on_another_scale():
 
 
 def test_an_expected_score_needs_probabilities():
-    with pytest.raises(EngineError, match=r"judge\.scorer=logprob.*tells no probabilities.*sampled"):
+    with pytest.raises(EngineError, match=r"judge\.scorer=logprob.*returns no probabilities.*sampled"):
         judged(ScriptedEngine(lambda *_: " 4"), candidate(), 1, EXPECTED)
 
 

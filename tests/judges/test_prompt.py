@@ -14,13 +14,13 @@ from srlm.config import JudgeConfig, Scorer
 from srlm.errors import ConfigError
 from srlm.judges.prompt import (
     JudgeTemplate,
-    evening_penalty,
     expected_score,
     judge_target,
-    mean_score,
     parse_verdict,
     strip_verdict,
 )
+from srlm.preferences.length_matching import unfiltered_matching_penalty
+from srlm.preferences.scores import mean_score
 from tests.helpers import judgement_from, judgements_of
 
 TRICKS = [
@@ -137,7 +137,7 @@ def test_expected_score(probabilities, score):
     ],
 )
 def test_the_penalty_is_the_least_at_which_best_and_worst_are_equally_long(prompts, penalty):
-    assert evening_penalty(prompts) == pytest.approx(penalty, rel=2e-6)
+    assert unfiltered_matching_penalty(prompts) == pytest.approx(penalty, rel=2e-6)
 
 
 def test_expected_score_of_broken_probabilities_is_missing():

@@ -1,0 +1,217 @@
+"""What a judge is: a declaration of what it needs (`JudgeSpec`), and an object that judges candidates (`Judge`).
+
+A judge needs no run and no files, so the same object serves a stage of the loop, `srlm judge-bench` and a notebook:
+
+    config = Config(judge=JudgeConfig(template="additive", count=3))
+    async with open_named(config, "smollm2-135m-instruct") as engine:
+        judgements = await judge_answers(make_judge(config), engine, "Why is the sky blue?", ["Scattering.", "Paint."])
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from srlm.config import Config, options_of
+from srlm.ids import candidate_id
+from srlm.judges.bradley_terry import shares_of_wins
+from srlm.judges.prompt import JudgeTemplate
+from srlm.types import Candidate, Judgement
+
+Known = Mapping[str, Any]  # id -> record
+Emit = Callable[..., None]  # takes new records, one or several
+Need = Callable[[bool, str, str], None]  # (condition, option, allowed values): raises ConfigError if it does not hold
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """What a kind of judge needs, and what its judgements can be used for.
+
+    Parameters
+    ----------
+    runs_on : {"text", "logprobs", "classifier", "program"}
+        The `engine` that `Judge.judge` gets: an Engine that generates text, a SequenceScorer of log-likelihoods, a
+        SequenceScorer of a classifier's logits, or anything, because the judge is a program and ignores it.
+    evidence : type, optional
+        The record that `judge` emits and `scores` turns into judgements, such as Comparison. It has the fields `id`,
+        `prompt_id`, `problem` and `tokens`. Without one, `judge` emits judgements.
+    fields : tuple of str
+        The fields of the judge's prompt template; () if the judge has no prompt.
+    eft : {"scores", "pairs", "none"}
+        What the judge learns from the ranked EFT answers: each one's score, the better one of two, or nothing.
+    sampled : bool
+        Whether the judge generates its judgements by sampling. Several judgements of one candidate then differ, and
+        `judge.count`, `judge.max_new_tokens`, `judge.early_stopping` and `judge.meta` can be used.
+    comparable_across_prompts : bool
+        Whether scores of different prompts have the same scale. If not, every prompt has the same mean score.
+    whole_scores : bool
+        Whether each judgement is a whole score, so that a perfect answer reaches the top of the scale.
+    reference : bool
+        Whether a second model is needed (`judge.reference`).
+    trains : {"", "reward_model"}
+        The stage that trains the judge as a separate model, from M1.
+    """
+
+    runs_on: Literal["text", "logprobs", "classifier", "program"] = "text"
+    evidence: type[Any] | None = None
+    fields: tuple[str, ...] = ("instruction", "response")
+    eft: Literal["scores", "pairs", "none"] = "none"
+    sampled: bool = False
+    comparable_across_prompts: bool = True
+    whole_scores: bool = False
+    reference: bool = False
+    trains: Literal["", "reward_model"] = ""
+
+    @property
+    def evidence_name(self) -> str:
+        """Return the evidence's name in file names and progress, such as "comparisons"; "" without evidence."""
+        return f"{self.evidence.__name__.lower()}s" if self.evidence else ""
+
+    @property
+    def scores_sequences(self) -> bool:
+        """Whether the engine is a SequenceScorer, which generates no text."""
+        return self.runs_on in ("logprobs", "classifier")
+
+    @property
+    def eft_in_sft(self) -> bool:
+        """Whether M1 is trained on EFT examples in addition to IFT examples."""
+        return self.eft != "none" and not self.trains
+
+    def perfect(self, max_score: int) -> float:
+        """Return the lowest score of a perfect answer: a mean by probabilities never reaches the top of the scale."""
+        return max_score if self.whole_scores else max_score - 0.5
+
+
+class Judge(ABC):
+    """One kind of judge with its options.
+
+    Parameters
+    ----------
+    config : Config
+        `judge` and `seed` are used, and `pairs` if it decides which judgements are needed.
+    count : int
+        k, judgements of each candidate; 0 = `judge.count`. Judges that are not `sampled` make one.
+    priority : int
+        As in `srlm.engines.base.Sampling`.
+    early_stopping : bool
+        Whether to skip judgements that cannot change the pair, if the judge can.
+    """
+
+    spec: ClassVar[JudgeSpec]
+    options: ClassVar[tuple[str, ...]] = ()  # dotted names of options that only some kinds of judge depend on
+
+    def __init__(self, config: Config, count: int = 0, priority: int = 0, early_stopping: bool = False):
+        self.config, self.count = config, count or config.judge.count
+        self.priority, self.early_stopping = priority, early_stopping
+        self.saved = 0  # records that early stopping skipped
+        self.counted: dict[str, Any] = {}  # what `scores` computed in addition, for a manifest
+
+    @cached_property
+    def template(self) -> JudgeTemplate:
+        """Return the judge's prompt; raises ConfigError if it does not fit the judge."""
+        return JudgeTemplate.load(self.config.judge)
+
+    def pieces(self, candidates: int) -> int:
+        """Return how many records `judge` makes for a prompt with this many candidates, without early stopping."""
+        return candidates * (self.count if self.spec.sampled else 1)
+
+    @abstractmethod
+    async def judge(self, prompt: str, candidates: Sequence[Candidate], engine: Any, known: Known, emit: Emit) -> None:
+        """Judge the candidates of one prompt.
+
+        Parameters
+        ----------
+        engine
+            As `spec.runs_on` declares.
+        known : mapping
+            The records by id that exist already, of this prompt and of others. They are not made again. A record that
+            was emitted is in it afterwards.
+        emit : callable
+            Receives the new records: evidence, or judgements if `spec.evidence` is None.
+        """
+
+    def scores(self, candidates: Mapping[str, Sequence[Candidate]], evidence: Known) -> list[Judgement]:
+        """Return the judgements that follow from the evidence of all prompts.
+
+        Parameters
+        ----------
+        candidates : mapping
+            Prompt id -> its candidates.
+        evidence : mapping
+            Id -> record. Without `spec.evidence` these are the judgements themselves.
+        """
+        return list(evidence.values())
+
+    @classmethod
+    def check(cls, config: Config, need: Need) -> None:
+        """Check the options that this kind of judge restricts; `need` raises ConfigError if a condition fails."""
+        scorer = f"judge.scorer={cls.name_in(config)}"
+        if not cls.spec.sampled:
+            for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
+                value = config.evaluation.judgements if option.startswith("e") else getattr(config.judge, option[6:])
+                need(value == 1, option, f"1 with {scorer}, which is deterministic")
+            need(not config.judge.early_stopping, "judge.early_stopping", f"false with {scorer}: it judges once anyway")
+            need(not config.judge.meta, "judge.meta", f"false with {scorer}")
+        if cls.spec.scores_sequences:
+            need(config.judge.model != "endpoint", "judge.model", f"a local model with {scorer}")
+
+    @classmethod
+    def depends_on(cls, config: Config) -> dict[str, Any]:
+        """Return the options that one judgement depends on, apart from model and engine, as a manifest holds them."""
+        found = options_of(config, "judge.scorer", "judge.max_score", *cls.options)
+        if cls.spec.fields:
+            found["judge.template"] = JudgeTemplate.load(config.judge).template.digest
+        return found
+
+    @classmethod
+    def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of the options of pair selection that the judgements of a run depend on."""
+        return ()
+
+    @classmethod
+    def name_in(cls, config: Config) -> str:
+        """Return the judge's name in messages, as `judge.scorer` gives it."""
+        return config.judge.scorer.name
+
+
+def judgements_of_strengths(
+    candidates: Mapping[str, Sequence[Candidate]],
+    strengths: Mapping[str, Sequence[float | None]],
+    max_score: int,
+    problems: Mapping[str, str],
+) -> list[Judgement]:
+    """Return one judgement of each candidate: its expected share of wins within its prompt, times the top score.
+
+    Parameters
+    ----------
+    candidates : mapping
+        Prompt id -> N candidates.
+    strengths : mapping
+        Prompt id -> N log-odds; None where one is missing.
+    max_score : int
+        The top of the scale.
+    problems : mapping
+        Candidate id -> why its strength is missing.
+    """
+    found = []
+    for prompt_id, row in candidates.items():
+        scores = shares_of_wins(strengths[prompt_id], max_score)
+        for candidate, strength, score in zip(row, strengths[prompt_id], scores, strict=True):
+            problem = "" if score is not None else problems.get(candidate.id) or "nothing to compare it with"
+            found.append(Judgement(f"{candidate.id}/j0", candidate.id, "", score, problem, strength=strength))
+    return found
+
+
+async def judge_answers(judge: Judge, engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:
+    """Return a judge's judgements of some answers to one prompt; the candidate id of answer N is prompt/cN."""
+    candidates = [Candidate(candidate_id("prompt", n), "prompt", text, 0, False) for n, text in enumerate(answers)]
+    known: dict[str, Any] = {}
+
+    def emit(*records: Any) -> None:
+        known.update((record.id, record) for record in records)
+
+    await judge.judge(prompt, candidates, engine, known, emit)
+    return judge.scores({"prompt": candidates}, known)

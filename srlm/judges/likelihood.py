@@ -1,0 +1,42 @@
+"""The implicit reward of DPO as a judge: how much likelier the judge finds an answer than its reference does.
+
+The strength is beta (log p_judge(answer | prompt) - log p_reference(answer | prompt)), arXiv 2305.18290, equation 5; as
+a judge of its own answers: DICE, arXiv 2406.09760.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from srlm.config import Config
+from srlm.judges.base import JudgeSpec, Need
+from srlm.judges.scoring import SequenceJudge
+from srlm.types import Candidate, Rating
+
+
+class ImplicitRewardJudge(SequenceJudge):
+    """Log-likelihoods against those of `judge.reference`; the judge is not trained."""
+
+    spec = JudgeSpec(
+        runs_on="logprobs", evidence=Rating, fields=(), eft="none", comparable_across_prompts=False, reference=True
+    )
+    options: ClassVar[tuple[str, ...]] = ("judge.reference", "judge.length_penalty", "dpo.beta")
+
+    def text_of(self, candidate: Candidate) -> str:
+        """Return all that the model generated, because a likelihood is one of the whole completion."""
+        return candidate.full_text
+
+    @classmethod
+    def check(cls, config: Config, need: Need) -> None:
+        super().check(config, need)
+        model, reference = config.judge.model, config.judge.reference
+        need(
+            model != "base" or reference not in ("base", "previous"),
+            "judge.model",
+            "another model than judge.reference, or all rewards are 0",
+        )
+        need(
+            reference != "previous" or model in ("self", "sft"),
+            "judge.reference",
+            f"base or a model name with judge.model={model}",
+        )

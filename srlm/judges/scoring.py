@@ -1,0 +1,84 @@
+"""Judges that score a sequence without generating text: each answer gets a strength, and is stored as a Rating.
+
+Strengths minus a penalty on length become scores within each prompt (`srlm.judges.bradley_terry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from srlm.config import Config
+from srlm.engines.base import SequenceScorer, gather_or_cancel
+from srlm.engines.missing import problem_of
+from srlm.errors import NoAnswerError
+from srlm.judges.base import Emit, Judge, Known, judgements_of_strengths
+from srlm.preferences.length_matching import length_matching_penalty
+from srlm.preferences.pairs import choose, takes_part
+from srlm.types import Candidate, Judgement, Rating
+
+
+class SequenceJudge(Judge):
+    """Scores each candidate with a SequenceScorer; a subclass declares which one, and the text that it scores."""
+
+    async def judge(
+        self, prompt: str, candidates: Sequence[Candidate], engine: SequenceScorer, known: Known, emit: Emit
+    ) -> None:
+        async def rate(candidate: Candidate) -> None:
+            try:
+                strength, tokens = await engine.score(
+                    prompt, self.text_of(candidate), self.priority, ended=not candidate.truncated
+                )
+                emit(Rating(candidate.id, candidate.prompt_id, strength, tokens))
+            except NoAnswerError as error:
+                emit(Rating(candidate.id, candidate.prompt_id, None, 0, problem_of(error)))
+
+        await gather_or_cancel(rate(candidate) for candidate in candidates if candidate.id not in known)
+
+    def text_of(self, candidate: Candidate) -> str:
+        """Return the part of a candidate that is scored: its answer, without a thought before it."""
+        return candidate.text
+
+    def scores(self, candidates: Mapping[str, Sequence[Candidate]], evidence: Known) -> list[Judgement]:
+        """Return judgements by strength minus the length penalty.
+
+        With `judge.length_penalty=null` the penalty matches the lengths, in tokens, of the strongest and the weakest
+        candidate, averaged over all prompts where these two can form a pair: truncated candidates (unless
+        `pairs.truncated=keep`), ties, empty and identical texts are left out. `pairs.min_gap` and
+        `pairs.length_penalty` apply later, to the scores, and are not considered here.
+        """
+        ratings = {prompt_id: [evidence[candidate.id] for candidate in row] for prompt_id, row in candidates.items()}
+        penalty = self.config.judge.length_penalty
+        if penalty is None:
+            penalty = self._matching_penalty(candidates, ratings)
+        self.counted["length_penalty"] = penalty
+        strengths = {
+            prompt_id: [None if r.strength is None else r.strength - penalty * r.tokens for r in row]
+            for prompt_id, row in ratings.items()
+        }
+        problems = {rating.id: rating.problem for row in ratings.values() for rating in row}
+        return judgements_of_strengths(candidates, strengths, self.config.judge.max_score, problems)
+
+    def _matching_penalty(
+        self, candidates: Mapping[str, Sequence[Candidate]], ratings: Mapping[str, Sequence[Rating]]
+    ) -> float:
+        pairs = replace(self.config.pairs, min_gap=0.0)
+        rows = [
+            [
+                (rating.strength, rating.tokens, candidate)
+                for rating, candidate in zip(of_prompt, candidates[prompt_id], strict=True)
+                if rating.strength is not None and takes_part(candidate, pairs)
+            ]
+            for prompt_id, of_prompt in ratings.items()
+        ]
+        tokens = {candidate.id: tokens for row in rows for _, tokens, candidate in row}
+
+        def lengths(number: int, penalty: float) -> tuple[float, float] | None:
+            pair = choose([(s - penalty * length, candidate) for s, length, candidate in rows[number]], pairs)
+            return None if isinstance(pair, str) else (tokens[pair[0][1].id], tokens[pair[1][1].id])
+
+        return length_matching_penalty([[(s, t) for s, t, _ in row] for row in rows], lengths)
+
+    @classmethod
+    def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
+        return ("pairs.truncated",) if config.judge.length_penalty is None else ()

@@ -1,0 +1,66 @@
+"""srlm.judges: judges by name, judges from outside the package, judging without a stage or files."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from srlm.config import Config, JudgeConfig, Scorer
+from srlm.errors import ConfigError
+from srlm.judges import JUDGES, Judge, JudgeSpec, judge_answers, judge_named, make_judge, spec_of
+from srlm.types import Judgement
+from tests.helpers import ScriptedEngine, candidates_of
+
+
+class LongestWins(Judge):
+    """A judge from outside the package: a program."""
+
+    spec = JudgeSpec(runs_on="program", fields=())
+
+    async def judge(self, prompt, candidates, engine, known, emit):
+        emit(*(Judgement(f"{one.id}/j0", one.id, "", float(len(one.text))) for one in candidates))
+
+
+NO_JUDGE = object()
+
+
+def test_every_scorer_is_a_judge():
+    assert set(JUDGES) == {scorer.name for scorer in Scorer}
+    for scorer in Scorer:
+        assert spec_of(JudgeConfig(scorer=scorer)) is JUDGES[scorer.name].spec
+
+
+def test_a_judge_from_outside_is_named_by_module_and_class():
+    judge = judge_named(f"{__name__}:LongestWins")
+    found = asyncio.run(judge_answers(judge(Config()), None, "Why?", ["Because.", "So."]))
+    assert [(one.candidate_id, one.score) for one in found] == [("prompt/c0", 8.0), ("prompt/c1", 3.0)]
+
+
+@pytest.mark.parametrize("name", ["charm", "nowhere:Judge", f"{__name__}:Missing", f"{__name__}:NO_JUDGE"])
+def test_what_is_no_judge_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^judge.scorer={name}"):
+        judge_named(name)
+
+
+def test_judging_needs_no_stage_and_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine = ScriptedEngine(lambda messages, *_: "Score: 4" if "rain" in messages[0]["content"] else "Score: 1")
+    judge = make_judge(Config(judge=JudgeConfig(count=2)))
+    found = asyncio.run(judge_answers(judge, engine, "What falls?", ["rain", "sun"]))
+    assert [one.score for one in found] == [4.0, 4.0, 1.0, 1.0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_known_comparisons_are_not_made_again():
+    config = Config(judge=JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1))
+    judge, engine = make_judge(config), ScriptedEngine(lambda *_: " A")
+    rows, known = candidates_of("p0", ["rain", "snow", "hail"]), {}
+
+    def emit(*records):
+        known.update((record.id, record) for record in records)
+
+    asyncio.run(judge.judge("What falls?", rows, engine, known, emit))
+    assert len(engine.calls) == judge.pieces(3) == 6
+    asyncio.run(judge.judge("What falls?", rows, engine, dict(list(known.items())[:4]), lambda *_: None))
+    assert len(engine.calls) == 8
