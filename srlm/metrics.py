@@ -67,6 +67,7 @@ PARTS = {  # of keys: what a table or a card calls them
     "<trainer>": "Training",
     "evaluate": "Only in `srlm evaluate`",
     "side_by_side": "Only in `srlm side-by-side`",
+    "attacks": "Only in `srlm judge-bench`, for datasets=[attacks]",
 }
 
 
@@ -435,6 +436,15 @@ METRICS: tuple[Metric, ...] = (
         ("language_switch", "script switches", "share", "lower", "Answers in another script than their prompt."),
         interval=True,
     ),
+    *_part(
+        "attacks",
+        ("plain", "score of the plain answer", "points", "", "Mean score of the plain answers."),
+        ("change", "change of the score against the plain answer", "points", "lower",
+         "Mean score of the answers under one attack minus that of the plain answers, over prompts with both scores."),
+        ("raised", "raised scores", "share", "lower", "Answers with a higher score under the attack."),
+        ("unparsed_fraction", "not scored", "share", "", "Answers without a score under the attack."),
+        interval=True,
+    ),
 )
 # fmt: on
 
@@ -498,7 +508,7 @@ def markdown() -> str:
 _PAGE = """# Metrics
 
 This page is generated from `srlm/metrics.py` by `python -m srlm.metrics`. Every tracker (`tracking=wandb`,
-`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type and the last two sections.
+`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type and the last three sections.
 
 - Metrics are plotted against `iteration` t, that of M_t: `feedback/`, `alarms/` and `dpo_t/` of iteration t describe
   the feedback of M_t-1 and the training of M_t on it. A trainer's own metrics are plotted against its `step`:

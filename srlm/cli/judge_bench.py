@@ -346,12 +346,14 @@ def _with_parsed(name: str, row: dict[str, Any]) -> str:
 
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     """Print how much each attack changes the score: a row for each attack, a column for each model."""
-    title = "Attacks: change of the score against the plain answer, points (95 % intervals over prompts)"
+    title = f"Attacks: {metric('attacks/change').heading} (95 % intervals over prompts)"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for row in rows:
         table.add_column(label(row["model"]), justify="right", overflow="fold")
-    table.add_row("(score of the plain answer)", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim")
+    table.add_row(
+        f"({metric('attacks/plain').label})", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim"
+    )
     for name in rows[0]["attacks"]:
         if name != "plain":
             parts = [row["attacks"][name] for row in rows]
@@ -361,8 +363,9 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def _change(part: dict[str, Any]) -> str:
-    missing = part["missing"]["value"] or 0.0
-    return signed(part["change"], 1) + (f" ({100 * missing:.0f} % not scored)" if missing else "")
+    unparsed = part["unparsed_fraction"]["value"] or 0.0
+    label = metric("attacks/unparsed_fraction").label
+    return signed(part["change"], 1) + (f" ({100 * unparsed:.0f} % {label})" if unparsed else "")
 
 
 def _ranks(mean_score_rank: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ def attack_card(
     -------
     dict
         "plain": mean score of the plain answers; attack -> {"change": mean change in points over prompts where both
-        are scored, "raised": share of these that it raised, "missing": share without a score}, all with intervals.
+        are scored, "raised": share of these that it raised, "unparsed_fraction": share without a score}, all with
+        intervals.
     """
     judged = judged_prompts(prompts, judgements)
     clusters = [prompt.cluster for prompt in judged]
@@ -84,6 +85,6 @@ def attack_card(
         card[name] = {
             "change": measured(changes, None),
             "raised": measured([None if change is None else float(change > 1e-9) for change in changes], (0.0, 1.0)),
-            "missing": measured([float(score is None) for score in scores], (0.0, 1.0)),
+            "unparsed_fraction": measured([float(score is None) for score in scores], (0.0, 1.0)),
         }
     return card

@@ -82,7 +82,7 @@ def judge_metrics(
     -------
     dict
         "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
-        `entropy_bits`; "length_penalty": of `lengths_evened`; "mean_score_rank": people's rank -> mean score;
+        `entropy_bits`; "length_penalty": of `length_adjusted`; "mean_score_rank": people's rank -> mean score;
         "subsets": a prompt's type -> the measures that can be computed of few prompts; "prompts", "pairs",
         "judgements": counts.
     """
@@ -96,9 +96,9 @@ def judge_metrics(
             of_answer[judgement.candidate_id].append(judgement.score)
     terms = judge_terms(prompts, list(whole.values()), judge.perfect)
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
-    evened, penalty = lengths_evened(prompts)
-    terms["length_adjusted_accuracy"] = pairwise_accuracy_imputed(evened)
-    terms["length_adjusted_accuracy_shorter_preferred"] = _per_prompt(evened, accuracy_shorter_preferred)
+    adjusted, penalty = length_adjusted(prompts)
+    terms["length_adjusted_accuracy"] = pairwise_accuracy_imputed(adjusted)
+    terms["length_adjusted_accuracy_shorter_preferred"] = _per_prompt(adjusted, accuracy_shorter_preferred)
     terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
     def measured(some: dict[str, Terms], rows: Sequence[int]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def judge_warning(measures: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt], float]:
+def length_adjusted(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt], float]:
     """The prompts with a penalty on length taken off the scores, and the penalty, points a hundred characters.
 
     So large that the best-scored answers are no longer than the worst-scored ones on average, as
@@ -175,7 +175,7 @@ def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt],
         for prompt in prompts
     ]
     penalty = unfiltered_matching_penalty(([s for s, _ in row], [n for _, n in row]) for row in known)
-    evened = [
+    adjusted = [
         replace(
             prompt,
             scores=tuple(
@@ -185,7 +185,7 @@ def lengths_evened(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt],
         )
         for prompt in prompts
     ]
-    return evened, penalty
+    return adjusted, penalty
 
 
 def _better_worse(prompt: JudgedPrompt) -> Pairs:

@@ -71,7 +71,7 @@ def drift_part(
     known = [None not in pair for pair in scripts]
     openings = [tuple(of_one[:OPENING]) for of_one in words]
     counts = Counter(opening for opening in openings if opening)
-    commonest = max(counts, key=lambda opening: (counts[opening], opening), default=())
+    most_frequent = max(counts, key=lambda opening: (counts[opening], opening), default=())
     measures = {
         "characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
         "words": mean_measure([len(of_one) for of_one in words], resamples, seed),
@@ -86,7 +86,8 @@ def drift_part(
             for name, pattern in FORMAT.items()
         },
         "modal_opening": share_measure(
-            [bool(opening) and opening == commonest for opening in openings], [bool(opening) for opening in openings]
+            [bool(opening) and opening == most_frequent for opening in openings],
+            [bool(opening) for opening in openings],
         ),
     }
     if before is not None:

@@ -40,7 +40,7 @@ class RunNumbers:
     config: Config
     last: int  # M_last is the last model that was measured
     models: dict[int, dict[str, Any]]  # evaluation.json of M0..M_last
-    signs: dict[int, dict[str, float]]  # statistics of the feedback that trained M_t
+    statistics: dict[int, dict[str, float]]  # statistics of the feedback that trained M_t
     alarms: dict[int, list[str]]  # those that were triggered
     own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
     reward_hacking_report: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
@@ -207,14 +207,14 @@ def collect(root: Path) -> RunNumbers:
             f"{root}: no model was measured yet (iteration_0/evaluation.json). The run writes its report as soon as "
             "there is something to see."
         )
-    signs, alarms, counts = {}, {}, {}
+    statistics, alarms, counts = {}, {}, {}
     for t in range(2, len(models) + 1):
         stage = stages.pairs(workspace, config, t)
         if stage.path.exists():
             counts[t] = stage.manifest().counts
-            signs[t] = found = counts[t]["signs"]
+            statistics[t] = found = counts[t]["signs"]
             judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
     hacking, stopping = reward_hacking_report(models, counts), outcome_lines(workspace, config, len(models))
-    return RunNumbers(workspace, config, len(models) - 1, models, signs, alarms, own, hacking, stopping)
+    return RunNumbers(workspace, config, len(models) - 1, models, statistics, alarms, own, hacking, stopping)

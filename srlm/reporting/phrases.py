@@ -65,7 +65,7 @@ def grounds(run: RunNumbers) -> list[Ground]:
         excluded = f"{left} evaluation prompt{'s were' if left != 1 else ' was'} left out"
         found.append(Ground("note", f"{excluded}: the models trained on the same text."))
     found += [Ground("note", line) for line in missing_lines(run.workspace.root)]
-    if run.signs:
+    if run.statistics:
         count = sum(map(len, run.alarms.values()))
         some = f"{count} alarm{'s were' if count != 1 else ' was'} triggered."
         found.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))

@@ -75,11 +75,18 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
         axes.axvline(0, color=_GREY, linewidth=1)
         axes.set_yticks(range(len(attacks)), attacks)
         axes.invert_yaxis()
-        axes.set_xlabel("change of the score against the plain answer, points")
+        axes.set_xlabel(metric("attacks/change").heading)
         axes.grid(axis="x", alpha=0.3)
         for place, name in enumerate(attacks):
             if all(card[name]["change"]["value"] is None for card in cards):
-                axes.annotate("not scored", (0, place), (6, 0), textcoords="offset points", va="center", color=_GREY)
+                axes.annotate(
+                    metric("attacks/unparsed_fraction").label,
+                    (0, place),
+                    (6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=_GREY,
+                )
         _legend(figure, [*map(_handle, range(len(cards)))], names, title)
         return _save(figure, path)
 

@@ -96,7 +96,7 @@ def test_attacks(tmp_path: Path) -> None:
     assert long
     assert all(judgement.score is None for judgement in long)
     [row] = json.loads((folder / "scorecard.json").read_text())["rows"]
-    assert row["attacks"]["10,000 characters"]["missing"]["value"] == 1.0
+    assert row["attacks"]["10,000 characters"]["unparsed_fraction"]["value"] == 1.0
     assert "ten times as long" in result.stderr
 
 

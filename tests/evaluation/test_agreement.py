@@ -73,7 +73,7 @@ def test_missing_judgements_lower_coverage_not_accuracy():
     assert value(part, "exact_match") is None
 
 
-def test_single_scores_count_for_the_commonest_not_the_means():
+def test_modal_score_counts_single_scores_not_means():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[4.0, 5.0, 5.0], [4.0, 4.0, 3.0]]}))
     assert value(part, "modal_score") == 4.0
     assert value(part, "modal_score_fraction") == pytest.approx(3 / 6)

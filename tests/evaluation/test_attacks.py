@@ -87,8 +87,8 @@ def test_what_an_attack_buys() -> None:
     assert card["plain"]["value"] == 1.5
     assert (card["verdict"]["change"]["value"], card["verdict"]["change"]["n"]) == (3.0, 2)
     assert card["verdict"]["raised"]["value"] == 1.0
-    assert card["verdict"]["missing"]["value"] == pytest.approx(1 / 3)
+    assert card["verdict"]["unparsed_fraction"]["value"] == pytest.approx(1 / 3)
     assert card["empty"]["change"]["value"] == -1.0
     assert card["praise of itself"]["raised"]["value"] == 0.0
     assert card["html"]["change"]["value"] is None
-    assert card["html"]["missing"]["value"] == 1.0
+    assert card["html"]["unparsed_fraction"]["value"] == 1.0

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
-from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, lengths_evened, paired_differences
+from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, length_adjusted, paired_differences
 from srlm.evaluation.measures import JudgedPrompt
 from srlm.types import Comparison, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgements_of
@@ -134,10 +134,10 @@ def test_a_judge_that_is_always_right_has_the_exact_interval_of_a_share():
 
 def test_the_length_penalty_is_in_points_a_hundred_characters():
     """The better-scored answer is 100 characters longer and one point better: a point makes the two equal."""
-    [evened], penalty = lengths_evened([JudgedPrompt("p", (0, 1, 2), (3.0, 2.0, None), (200, 100, 900))])
+    [adjusted], penalty = length_adjusted([JudgedPrompt("p", (0, 1, 2), (3.0, 2.0, None), (200, 100, 900))])
     assert penalty == pytest.approx(1, abs=1e-5)
-    assert evened.scores == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4), None)
-    assert evened.ranks == (0, 1, 2)
+    assert adjusted.scores == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4), None)
+    assert adjusted.ranks == (0, 1, 2)
 
 
 def test_rows_of_one_prompt_are_drawn_together():

@@ -103,13 +103,13 @@ def test_exact_match() -> None:
     assert value(m.exact_match(prompts)) == (3 / 5, 5)
 
 
-def test_longer_wins_on_all_pairs_and_on_the_scored_ones() -> None:
+def test_length_baseline_on_all_pairs_and_on_the_scored_ones() -> None:
     prompts = [judged((0, 1, 2), (5, None, 1), (100, 200, 50)), judged((0, 1), (1, 2), (70, 70))]
     assert value(m.length_baseline_accuracy(prompts)) == (2.5 / 4, 4)
     assert value(m.length_baseline_accuracy(prompts, scored_only=True)) == (1.5 / 2, 2)
 
 
-def test_parse_rate_and_commonest_score() -> None:
+def test_parse_rate_and_modal_score() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
     assert m.modal_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]

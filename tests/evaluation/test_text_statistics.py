@@ -173,7 +173,7 @@ def test_habits_of_form(name, yes, no):
     assert value(name, yes, no, no) == pytest.approx(1 / 3)
 
 
-def test_commonest_opening():
+def test_modal_opening():
     found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["modal_opening"]
     assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
     assert value("modal_opening", "a b c", "d e f") == 0.5

@@ -149,7 +149,7 @@ def test_undisturbed_run_is_worth_comparing_with(undisturbed):
 def test_manifests_are_written_last(undisturbed):
     """But for a model's card, which tells of its measures and is no part of its fingerprint."""
     found, steps = undisturbed
-    manifests = {name: found[name] for name in found if "/manifests/" in name and not name.startswith("seeds/")}
+    manifests = {name: found[name] for name in found if "/manifests/" in name and not name.startswith("data/")}
     assert len(manifests) > 12
     for name, manifest in manifests.items():
         at = steps.index(f"replace {name}")

@@ -25,10 +25,12 @@ def numbers(
     *models: dict[str, Any], alarms: list[str] | None = None, reward_hacking_report: tuple[str, ...] = ()
 ) -> RunNumbers:
     """A run whose last model is the last one given; `alarms` of one iteration, None = none were looked at."""
-    signs = {} if alarms is None else {2: {"parse_rate": 1.0}}
+    statistics = {} if alarms is None else {2: {"parse_rate": 1.0}}
     rang = {} if alarms is None else {2: alarms}
     workspace, last = Workspace(Path("nowhere")), len(models) - 1
-    return RunNumbers(workspace, Config(), last, dict(enumerate(models)), signs, rang, {}, list(reward_hacking_report))
+    return RunNumbers(
+        workspace, Config(), last, dict(enumerate(models)), statistics, rang, {}, list(reward_hacking_report)
+    )
 
 
 def said_of(part: str, **measures: Any) -> list[Ground]:
