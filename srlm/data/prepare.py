@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, DataConfig
+from srlm.config import Config, DataConfig, options_of
 from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.data.splits import Split, split_eft
 from srlm.errors import SeedError
-from srlm.io import serialization
-from srlm.io.files import write_atomic
+from srlm.io.files import files_by_name
+from srlm.io.record_file import write_records
+from srlm.pipeline.artifacts import IFEVAL_PROMPTS, SEEDS
+from srlm.pipeline.stage import LocalStage
 from srlm.types import RankedPrompt, SeedExample
 
 _log = logging.getLogger("srlm.data")
@@ -36,7 +38,7 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
         "evaluation": evaluation,
     }
     for name, rows in files.items():
-        write_atomic(folder / f"{name}.jsonl", "".join(serialization.to_json(row) + "\n" for row in rows))
+        write_records(folder / f"{name}.jsonl", rows)
     return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
 
 
@@ -116,3 +118,47 @@ def read_validation(config: Config) -> list[SeedExample]:
 def _source(data: DataConfig, source: SourceConfig) -> SourceConfig:
     builtin = source.path == "builtin" and not source.languages
     return replace(source, languages=data.builtin_languages) if builtin else source
+
+
+class PrepareData(LocalStage):
+    """Read the run's data and split it: IFT, EFT, held-out EFT, evaluation prompts."""
+
+    name, place = "data", "data"
+
+    def writes(self) -> list[str]:
+        return [artifact.file for artifact in SEEDS]
+
+    def depends_on(self) -> dict[str, Any]:
+        names = ("ift", "eft", "evaluation", "eft_held_out", "ift_answers", "near_duplicate", "builtin_languages")
+        return options_of(self.config, *(f"data.{name}" for name in names), "seed")
+
+    def made_from(self) -> dict[str, str]:
+        data = self.config.data
+        paths = (data.ift.path, data.eft.path, data.evaluation.path)
+        return files_by_name(path for path in paths if path != "builtin")
+
+    def caption(self) -> str:
+        return "Reading the data"
+
+    def work(self) -> dict[str, Any]:
+        return prepare_seeds(self.config, self.folder)
+
+
+class PrepareIFEval(LocalStage):
+    """Read the IFEval prompts that every model answers."""
+
+    name, place = "ifeval", "data"
+
+    def writes(self) -> list[str]:
+        return [IFEVAL_PROMPTS.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        return options_of(self.config, "evaluation.ifeval", "evaluation.ifeval_prompts", "seed")
+
+    def made_from(self) -> dict[str, str]:
+        return files_by_name([self.config.evaluation.ifeval])
+
+    def work(self) -> dict[str, Any]:
+        prompts = read_ifeval(self.config)
+        write_records(self.outputs[0], prompts)
+        return {"prompts": len(prompts), "instructions": sum(len(prompt.constraints) for prompt in prompts)}

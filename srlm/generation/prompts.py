@@ -14,19 +14,27 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from srlm.config import PromptsConfig
+from srlm.config import PromptsConfig, options_of
 from srlm.data.languages import in_languages, script
 from srlm.data.splits import Overlap
 from srlm.data.words import contains_word, tokens
 from srlm.engines.base import Completion, Engine, Sampling
-from srlm.engines.missing import NO_ANSWER, problem_of
+from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.missing import NO_ANSWER, RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
+from srlm.engines.session import Generator
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
+from srlm.generation.chain import SourceStage
 from srlm.ids import derive_seed, prompt_id
+from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile
 from srlm.models.templating import Template
+from srlm.pipeline.artifacts import EFT, EFT_HELD_OUT, EVALUATION_PROMPTS, IFT, PROMPTS, SEEDS
+from srlm.pipeline.roles import resolve_role
+from srlm.pipeline.stage import recorded
 from srlm.types import Prompt, RecordId
 
 _REDRAWS = 20  # draws of an attempt's examples before fewer are shown
@@ -215,3 +223,92 @@ async def write_prompts(
             "command. To write prompts with other options (prompts.attempts, prompts.model; prompts.max_overlap, "
             f"prompts.languages or prompts.keywords, which filter them), delete {store.path.parent} first."
         )
+
+
+def load_writer_template() -> Template:
+    """Return the template of the request for a new prompt."""
+    return Template.load("new_prompt", "srlm.generation", "prompts", ("count", "examples"))
+
+
+class WritePrompts(SourceStage):
+    """New prompts for M_t, by M_t-1 or by the model that `prompts.model` names."""
+
+    name = "prompts"
+
+    def writes(self) -> list[str]:
+        return [PROMPTS.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        options = options_of(self.config, "prompts", "seed") | generation_options(self.config, self.generator().model)
+        return options | {"prompts.template": load_writer_template().digest}
+
+    def made_from(self) -> dict[str, str]:
+        workspace, writer = self.workspace, self.generator().model
+        data = [artifact.path(workspace) for artifact in SEEDS]
+        found = recorded(workspace, *data, *(PROMPTS.path(workspace, u) for u in range(2, self.t)))
+        return found | model_input(workspace, writer) | chat_template(self.config, writer)
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        return engine_libraries(self.config, self.generator().model)
+
+    def generator(self) -> Generator:
+        return Generator(resolve_role(self.config.prompts.model, self.t - 1))
+
+    def caption(self) -> str:
+        return f"New prompts for M{self.t}, by {self.generator().model}"
+
+    async def items(self, engine: Engine, bars: Bars) -> AsyncIterator[Prompt]:
+        workspace, options, complete = self.workspace, self.config.prompts, self.complete()
+        store = RecordFile(self.outputs[0], Prompt)
+        seeds = IFT.read(workspace)
+        ift = {row.id: row.prompt for row in seeds}
+        earlier = {
+            prompt.id: prompt.text
+            for u in range(2, self.t)
+            for prompt in PROMPTS.read(workspace, u)
+            if not prompt.rejected
+        }
+        seen = Overlap()
+        for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS):
+            for row in artifact.read(workspace):
+                seen.add(row.prompt)
+        for text in [*ift.values(), *earlier.values()]:
+            seen.add(text)
+        if not complete:
+            self.begin()
+            bars.add("new prompts", options.count)
+            if all(attempt.rejected for attempt in store.records.values()):  # else later attempts were drawn from these
+                store.forget(has_no_answer)
+        accepted = written = 0
+
+        def on_progress(attempts: int, tokens: int) -> None:
+            nonlocal written
+            written += tokens
+            if not complete:
+                bars.update("new prompts", done=accepted, tokens=tokens)
+
+        async for prompt in write_prompts(
+            engine, load_writer_template(), options, self.config.seed, self.t, ift, earlier, seen, store, on_progress
+        ):
+            accepted += 1
+            on_progress(len(store.records), 0)
+            yield prompt
+        if not complete:
+            rows = store.finish()
+            reasons = Counter(row.rejected.split(":")[0] for row in rows if row.rejected)
+            counts = {"attempts": len(rows), "accepted": accepted, "rejected": dict(reasons.most_common())}
+            counts |= _examples_too_long(rows, {row.id: row.source for row in seeds})
+            self.done({}, counts, written)
+            bars.update("new prompts", total=accepted)
+
+
+def _examples_too_long(attempts: Sequence[Prompt], sources: Mapping[str, str]) -> dict[str, Any]:
+    """Log and count the examples that were replaced by others, because the writer's request was too long."""
+    replaced = Counter(shot for attempt in attempts for shot in attempt.too_long)
+    problems = {
+        named(shot, sources.get(shot, "")): f"{TOO_LONG}: left out of the examples of {times} requests for new prompts"
+        for shot, times in replaced.items()
+    }
+    options = "prompts.shots_ift, prompts.shots_generated or prompts.max_new_tokens"
+    report_missing("Examples for new prompts", problems, f"{RAISE}; or lower {options}")
+    return missing_counts(problems)

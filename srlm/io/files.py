@@ -105,3 +105,18 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunFolderError(f"{path} is damaged (it holds no JSON object). {remedy}")
     return found
+
+
+def files_by_name(names: Iterable[str]) -> dict[str, str]:
+    """Return name -> hash of the files and local data set folders (`hub:FOLDER`) that exist on this machine.
+
+    Names of anything else, such as data sets on the Hub, are left out.
+    """
+    found = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_file():
+            found[name] = sha256(path)
+        elif name.startswith("hub:") and (folder := Path(name.removeprefix("hub:"))).is_dir():
+            found[name] = hash_of_files(folder, (path for path in folder.rglob("*") if path.is_file()))
+    return found

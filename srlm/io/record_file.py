@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -77,6 +77,11 @@ class RecordFile(Generic[R]):
         ordered = sorted(self.records.values(), key=order)
         write_atomic(self.path, "".join(serialization.to_json(record) + "\n" for record in ordered))
         return ordered
+
+
+def write_records(path: Path, rows: Iterable[Any]) -> None:
+    """Write records as JSON Lines, in this order; the file is replaced in one move."""
+    write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -27,15 +27,10 @@ from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
 from srlm.io.files import content_hash, disk_errors, sha256, write_atomic
 from srlm.io.progress import say
-from srlm.models.chat import encode_turn
-from srlm.models.chat_template import has_chat_template, load_tokenizer, notes
-from srlm.models.checkpoint_files import check_trainable, check_vocabulary, check_weights
-from srlm.pipeline.artifacts import BASE_MODEL
+from srlm.models.chat_template import has_chat_template, load_tokenizer
+from srlm.models.checkpoint_files import check_weights
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import CARD, Workspace
-
-if TYPE_CHECKING:
-    pass
 
 _FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)  # a hub card's metadata
 
@@ -340,18 +335,3 @@ def _cached_commit(name: str, options: ModelConfig | None) -> str | None:
     revision = options.revision if options and options.name == name else ""
     file = try_to_load_from_cache(name, "config.json", revision=revision or None)
     return Path(file).parent.name if isinstance(file, str) else None
-
-
-def base_model_worker(workspace: Workspace, iteration: int) -> None:
-    """Find or make M0 and check its chat template; its identity goes to model.json, its place to run.json."""
-    config = workspace.config()
-    folder = resolve(config.model)
-    check_trainable(folder, config.model.name, config.model.trust_remote_code)
-    tokenizer: Any = load_tokenizer(folder, config.model)
-    prompt_ids, reply_ids = encode_turn(tokenizer, [{"role": "user", "content": "Hello?"}], "Hello.")
-    check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
-    for note in notes(tokenizer, folder):
-        say(f"  Note on {config.model.name}: {note}")
-    found = {"name": config.model.name, "id": model_id(folder)}
-    write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))
-    workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))

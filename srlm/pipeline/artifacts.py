@@ -89,6 +89,7 @@ EVIDENCE: dict[tuple[str, str], Artifact[Comparison] | Artifact[Rating]] = {
 
 MODEL = "model"  # a folder of an iteration: the checkpoint of M_t
 SFT_BASELINE = "sft_baseline"  # a folder of iteration 1: M0 after SFT on IFT alone
+REWARD_MODEL = "reward_model"  # a folder of iteration 1
 BASE_MODEL = "model.json"  # of iteration 0: which model M0 is
 EVALUATION = "evaluation.json"  # of an iteration: the measures of M_t
 
@@ -106,3 +107,13 @@ def training_log(stage: str) -> str:
 def training_counts(stage: str) -> str:
     """Return the file in an iteration's folder that holds a training's counts until its manifest is written."""
     return f"{stage}_counts.json"
+
+
+def model_output(workspace: Workspace, t: int) -> Path:
+    """Return the output of the stage that makes M_t: its checkpoint, or for M0 the file that names it."""
+    return workspace.iteration(t) / (MODEL if t else BASE_MODEL)
+
+
+def reward_model_output(workspace: Workspace) -> Path:
+    """Return the folder of the reward model that the run trains."""
+    return workspace.iteration(1) / REWARD_MODEL

@@ -50,3 +50,9 @@ def finished_manifests(folder: Path, below: bool = True) -> list[Path]:
     """Return the manifests of all finished stages in a folder, and in those `below` it, sorted by path."""
     pattern = "**/manifests/*.json" if below else "manifests/*.json"
     return sorted(path for path in folder.glob(pattern) if not path.name.endswith(BEGUN))
+
+
+def read_manifest(folder: Path, stage: str) -> Manifest | None:
+    """Return the manifest of a stage in an iteration's folder; None if the stage has not finished."""
+    path = folder / "manifests" / f"{stage}.json"
+    return Manifest.load(path) if path.exists() else None

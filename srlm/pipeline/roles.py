@@ -17,7 +17,7 @@ from srlm.config import Config, Scorer
 class ModelRef:
     """One model: M_iteration of this run, its reward model, the server, or an external model by name."""
 
-    kind: Literal["iteration", "reward_model", "endpoint", "external"]
+    kind: Literal["iteration", "sft_baseline", "reward_model", "endpoint", "external"]
     iteration: int = 0
     name: str = ""
 
@@ -33,12 +33,12 @@ class ModelRef:
 
     def __str__(self) -> str:
         """Return the model's name in messages and reports."""
-        return {"iteration": f"M{self.iteration}", "reward_model": "the reward model", "endpoint": "endpoint"}.get(
-            self.kind, self.name
-        )
+        names = {"iteration": f"M{self.iteration}", "sft_baseline": "the SFT baseline", "endpoint": "endpoint"}
+        return (names | {"reward_model": "the reward model"}).get(self.kind, self.name)
 
 
 ENDPOINT = ModelRef("endpoint")
+SFT_BASELINE = ModelRef("sft_baseline")
 
 
 def iteration(t: int) -> ModelRef:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from srlm.config import Config
 from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
-from srlm.pipeline.manifest import BEGUN, Manifest
+from srlm.pipeline.manifest import BEGUN, Manifest, finished_manifests
 from srlm.pipeline.provenance import (
     OptionChanges,
     describe_changes,
@@ -265,6 +266,96 @@ class Stage:
             return f"{self.folder} and the evaluation folders of later iterations"
         of_run = self.folder.name == "data" or "iteration_" in str(self)
         return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
+
+
+class RunStage(Stage):
+    """A stage of a run, declared by its class: a name, what it writes, reads and depends on, and the work.
+
+    Subclasses set `name` and define `writes`, `depends_on` and `made_from`. The record of the stage (`complete`,
+    `begin`, `done`) is that of `Stage`.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    config : Config
+    t : int
+        The iteration whose folder the stage writes to.
+    """
+
+    name: str
+    place: Literal["data", "iteration", "evaluation"] = "iteration"
+
+    def __init__(self, workspace: Workspace, config: Config, t: int = 0):
+        self.workspace, self.config, self.t = workspace, config, t
+        folders = {"data": lambda t: workspace.data, "iteration": workspace.iteration, "evaluation": workspace.evaluation}
+        super().__init__(
+            workspace, folders[self.place](t), self.name, self.writes(), self.depends_on(), self.made_from,
+            self.depends_on_libraries(), config, self.resumes_from(),
+        )  # fmt: skip
+
+    def writes(self) -> Sequence[str]:
+        """Return the names of the output files and folders."""
+        raise NotImplementedError
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the options that the outcome depends on: dotted name -> value."""
+        return {}
+
+    def made_from(self) -> dict[str, str]:
+        """Return the inputs that exist now: name -> hash."""
+        return {}
+
+    def depends_on_libraries(self) -> Sequence[str]:
+        """Return the packages whose version can change the outcome."""
+        return ()
+
+    def resumes_from(self) -> Sequence[str]:
+        """Return the folders that hold what an interrupted stage resumes from, such as checkpoints."""
+        return ()
+
+    def wanted(self) -> bool:
+        """Return whether the run needs the stage, where that depends on earlier outputs."""
+        return True
+
+    def caption(self) -> str:
+        """Return what the stage does, for the terminal; "" = the stage is not announced."""
+        return ""
+
+    def finish(self, counts: Mapping[str, Any]) -> None:
+        """Write the manifest; `counts["tokens"]`, if there, is the number of tokens trained on."""
+        self.done({}, counts, int(counts.get("tokens", 0)))
+
+
+class LocalStage(RunStage):
+    """A stage that is computed at once, in the process of the command, without a model."""
+
+    def work(self) -> dict[str, Any]:
+        """Write the outputs and return the counts for the manifest."""
+        raise NotImplementedError
+
+
+def recorded(workspace: Workspace, *paths: Path) -> dict[str, str]:
+    """Return the hashes that finished stages recorded for these outputs; a path that no stage has finished is left out.
+
+    Returns
+    -------
+    dict
+        Path in the run -> hash, as in manifests.
+    """
+    found = {}
+    for path in paths:
+        name = workspace.relative(path)
+        for manifest in finished_manifests(path.parent, below=False):
+            outputs = _outputs(manifest, manifest.stat().st_mtime_ns)
+            if name in outputs:
+                found[name] = outputs[name]
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _outputs(path: Path, modified: int) -> dict[str, str]:
+    """Return the outputs in a manifest; `modified` is part of the cache's key."""
+    return Manifest.load(path).outputs
 
 
 def report_differences(stages: Iterable[Stage]) -> None:

@@ -1,6 +1,6 @@
 """A stage in a process of its own: what it took of memory, CUDA state and threads is gone when it ends.
 
-The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker STAGE RUN ITERATION`; the worker reads the run's
+The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION`; the worker reads the run's
 config, keeps the terminal for its progress and sends what libraries print to a log. An error that a user can mend
 travels back by name; anything else is reported with the end of the log. No process of a stage outlives it
 (srlm/pipeline/processes.py).
@@ -30,28 +30,6 @@ from srlm.io.progress import show_cursor
 from srlm.pipeline.workspace import Workspace
 from srlm.training.config import TrainConfig
 
-# stage -> module:function(workspace, iteration); one of your own is given as module:function itself
-WORKERS = {
-    "base_model": "srlm.models.resolve:base_model_worker",
-    "sft_baseline": "srlm.training.stage_workers:sft_baseline_worker",
-    "sft": "srlm.training.stage_workers:sft_worker",
-    "dpo": "srlm.training.stage_workers:dpo_worker",
-    "validation_answers": "srlm.training.early_stopping:validation_answers_worker",
-    "validation_comparisons": "srlm.training.early_stopping:validation_comparisons_worker",
-    "text": "srlm.recipes.text:text_worker",
-    "prompts": "srlm.recipes.text:prompts_worker",
-    "rationales": "srlm.recipes.text:rationales_worker",
-    "judgements": "srlm.recipes.text:judgements_worker",
-    "held_out": "srlm.recipes.text:held_out_worker",
-    "reward_model": "srlm.training.stage_workers:reward_model_worker",
-    "judge_bench": "srlm.cli.judge_bench:worker",
-    "evaluate": "srlm.cli.evaluate.workers:worker",
-    "loss": "srlm.cli.evaluate.workers:loss_worker",
-    "side_by_side": "srlm.cli.side_by_side:worker",
-    "benchmarks": "srlm.cli.evaluate.workers:benchmarks_worker",
-    "head_to_head": "srlm.recipes.text:head_to_head_worker",
-}
-
 _REPORT_BYTES = 65536
 PATIENCE_SECONDS = (
     2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
@@ -76,8 +54,20 @@ class WorkerCrashed(errors.SrlmError):
     """A worker ended in a way nobody foresaw; the message holds the end of its log."""
 
 
-def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None) -> None:
-    """Run one stage and wait for it; all its processes have ended on return.
+def run_worker(
+    target: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None, name: str = ""
+) -> None:
+    """Run a function in a process of its own and wait for it; all its processes have ended on return.
+
+    Parameters
+    ----------
+    target : str
+        module:function, called as function(workspace, iteration), or function(workspace, iteration, argument) if it is
+        given as module:function:argument.
+    train : TrainConfig, optional
+        Of a training: says how many processes to start, and by which launcher.
+    name : str
+        In the names of the log and in messages; by default that of the function.
 
     Raises
     ------
@@ -86,13 +76,15 @@ def run_worker(stage: str, workspace: Workspace, iteration: int, train: TrainCon
     KeyboardInterrupt
         On Ctrl-C (Stopped on other signals), after all processes of the stage have ended.
     """
+    stage = name or target.split(":")[1]
     workspace.logs.mkdir(parents=True, exist_ok=True)
     log = workspace.logs / f"iteration_{iteration}_{stage}.log"
     report = workspace.logs / f".{stage}.{os.getpid()}.json"
     for left in workspace.logs.glob(".*.json"):  # by a coordinator that was killed
         left.unlink()
     write_atomic(report, " " * _REPORT_BYTES)  # room for the worker's error, also when the disk is full by then
-    command = [*launcher(train), "-m", "srlm.pipeline.worker", stage, str(workspace.root), str(iteration), str(report)]
+    command = [*launcher(train), "-m", "srlm.pipeline.worker", target, stage, str(workspace.root)]
+    command += [str(iteration), str(report)]
     terminal_fd = os.dup(sys.stderr.fileno())
     mark = processes.mark_environment(workspace.root)
     environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
@@ -226,13 +218,13 @@ def _write_report(path: Path, found: dict[str, str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """The worker's side. Exit code 0, or 1 with the error in the report file, or 130 when interrupted."""
-    stage, root, iteration, report = arguments
+    target, stage, root, iteration, report = arguments
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell script starts with `&`
     processes.join_run()
     os.register_at_fork(after_in_child=processes.join_run)  # a fork has none of its parent's threads
     try:
-        module, function = WORKERS.get(stage, stage).split(":")
-        getattr(importlib.import_module(module), function)(Workspace(Path(root)), int(iteration))
+        module, function, *argument = target.split(":")
+        getattr(importlib.import_module(module), function)(Workspace(Path(root)), int(iteration), *argument)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -67,6 +67,11 @@ class Workspace:
         return self.iteration(t) / "model"
 
     @property
+    def sft_baseline(self) -> Path:
+        """M0 after SFT on IFT alone, where the run trained it."""
+        return self.iteration(1) / "sft_baseline"
+
+    @property
     def reward_model(self) -> Path:
         """The reward model that this run trained, where it did."""
         return self.iteration(1) / "reward_model"

@@ -32,23 +32,26 @@ from srlm.data.prepare import read_validation
 from srlm.data.splits import Overlap
 from srlm.engines import open_engine
 from srlm.engines.missing import count_missing, is_missing
+from srlm.engines.session import open_model
 from srlm.errors import SeedError
+from srlm.evaluation.answers import answer_prompts
 from srlm.evaluation.head_to_head import head_to_head_part, played
+from srlm.evaluation.matches import play
 from srlm.ids import ORDERS
-from srlm.io import serialization
-from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say
-from srlm.io.record_file import RecordFile, read_records
+from srlm.io.record_file import RecordFile, read_records, write_records
+from srlm.pipeline.manifest import read_manifest
 from srlm.pipeline.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
 from srlm.pipeline.roles import ModelRef, resolve_role
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
-from srlm.recipes import stages
-from srlm.recipes.measured import answer_prompts, play
-from srlm.recipes.text import open_model
 from srlm.training.config import TrainConfig
 from srlm.types import Answer, CheckpointComparison, Comparison, SeedExample
 
+WORKERS = {
+    "validation_answers": "srlm.training.early_stopping:validation_answers_worker",
+    "validation_comparisons": "srlm.training.early_stopping:validation_comparisons_worker",
+}
 LEAST_JUDGED = 0.5  # share of the prompts that need a verdict for a comparison to decide
 Work = Callable[[str, TrainConfig | None], None]  # runs a worker process: its name, the training's options
 
@@ -137,8 +140,8 @@ def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
     """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
     lines = []
     for t in range(2, last + 1):
-        stage = stages.dpo(workspace, config, t)
-        if stage.path.exists() and (found := stage.manifest().counts.get("early_stopping")):
+        made = read_manifest(workspace.iteration(t), "dpo")
+        if made and (found := made.counts.get("early_stopping")):
             lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
     return lines
 
@@ -246,7 +249,7 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
         )
     if len(drawn) < options.prompts:
         say(f"  Early stopping: {len(drawn)} validation prompts instead of {options.prompts}, from {source}")
-    write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in drawn))
+    write_records(path, drawn)
 
 
 def _trained(folder: Path, number: int, work: Work, config: Config) -> dict[str, Any]:

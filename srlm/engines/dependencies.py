@@ -1,0 +1,72 @@
+"""What the text of a model depends on: options, inputs and libraries, as manifests record them.
+
+Options that change speed or memory alone (concurrency, batch sizes, threads) are not among them: a run may be resumed
+on another machine. `engine.max_model_len` is not among them either: requests that did not fit are counted as missing
+(srlm/engines/missing.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from srlm.config import Config, EngineKind, options_of
+from srlm.models.chat_template import chat_template_names, read_chat_template
+from srlm.models.resolve import identity
+from srlm.pipeline.artifacts import model_output, reward_model_output
+from srlm.pipeline.provenance import TRANSFORMERS, VLLM
+from srlm.pipeline.roles import ModelRef
+from srlm.pipeline.stage import recorded
+from srlm.pipeline.workspace import Workspace
+
+_ENGINE = ("engine.kind", "engine.dtype", "engine.extra")
+# The model itself is an input by its contents, and so is its chat template.
+_BY_CONTENTS = ("model.name", "model.revision", "model.trust_remote_code", "model.chat_template")
+
+
+def chat_template(config: Config, ref: ModelRef | None = None) -> dict[str, str]:
+    """Return the hash of the text of `model.chat_template`, as an input; a server (`ref`) has its own template."""
+    if ref is not None and not ref.local:
+        return {}
+    name = config.model.chat_template
+    if not name:
+        return {"model.chat_template": "the model's own"}
+    if name not in chat_template_names() and not Path(name).expanduser().is_file():
+        return {}  # the engine that needs it reports that it is gone
+    return {"model.chat_template": hashlib.sha256(read_chat_template(name).encode()).hexdigest()[:16]}
+
+
+def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
+    """Return the fingerprint of a model, as an input; a server's model has none."""
+    if ref.kind == "iteration":
+        return recorded(workspace, model_output(workspace, ref.iteration))
+    if ref.kind == "reward_model":
+        return recorded(workspace, reward_model_output(workspace))
+    return identity(ref.name) if ref.kind == "external" else {}
+
+
+def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str, Any]:
+    """Return the options that a model's text depends on, apart from the request; `ref` None = a model of the run."""
+    if ref is not None and not ref.local:
+        return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
+    return model_options(config) | options_of(config, *_ENGINE)
+
+
+def model_options(config: Config) -> dict[str, Any]:
+    """Return the options of the group `model` that change texts or token ids."""
+    options = options_of(config, "model")
+    return {name: value for name, value in options.items() if name not in _BY_CONTENTS}
+
+
+def endpoint_options(config: Config) -> dict[str, Any]:
+    """Return the options of a server that change its answers or the requests to it."""
+    options = options_of(config, *(f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs")))
+    return options | ({} if config.endpoint.temperature is None else options_of(config, "endpoint.temperature"))
+
+
+def engine_libraries(config: Config, ref: ModelRef | None = None, scoring: bool = False) -> tuple[str, ...]:
+    """Return the libraries whose version can change what a model generates or, with `scoring`, how it scores."""
+    if ref is not None and not ref.local:
+        return ()
+    return VLLM if config.engine.kind is EngineKind.vllm and not scoring else TRANSFORMERS

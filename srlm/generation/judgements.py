@@ -1,0 +1,161 @@
+"""The stages that judge candidates: the judge's scores, and the meta-judge's comparisons of judgements."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from srlm.config import options_of
+from srlm.engines.base import Engine, SequenceScorer
+from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
+from srlm.engines.missing import count_missing, refuse_without_any
+from srlm.engines.session import Generator
+from srlm.generation.chain import Feedback, ItemStage
+from srlm.io.progress import Bars
+from srlm.judges.dependencies import judge_generator, judge_input, judge_options, judged_files
+from srlm.judges.judging import Judging
+from srlm.judges.meta import MetaJudging
+from srlm.judges.meta import load_template as load_meta_template
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, META_COMPARISONS
+from srlm.pipeline.roles import judge_of
+from srlm.pipeline.stage import recorded
+from srlm.types import Candidate, Judgement
+
+
+class JudgeCandidates(ItemStage):
+    """Judgements of M_t-1's candidates, by M_t-1 or by the model that `judge.model` names."""
+
+    name = "judgements"
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return self.config.judge.evidence or "judgements"
+
+    def writes(self) -> list[str]:
+        return judged_files(self.config, JUDGEMENTS)
+
+    def depends_on(self) -> dict[str, Any]:
+        config = self.config
+        options = options_of(
+            config, "judge.count", "judge.model", "judge.early_stopping", "judge.early_stopping_risk", "seed"
+        )
+        options |= generation_options(config, self.generator().model) | judge_options(config)
+        if config.judge.early_stopping:  # whether a judgement is needed depends on what makes a pair
+            options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
+        if config.judge.rates and config.judge.length_penalty is None:
+            options |= options_of(config, "pairs.truncated")
+        return options
+
+    def made_from(self) -> dict[str, str]:
+        by = self.generator().model
+        found = recorded(self.workspace, CANDIDATES.path(self.workspace, self.t))
+        return found | judge_input(self.workspace, self.config, by) | chat_template(self.config, by)
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        return engine_libraries(self.config, self.generator().model, self.config.judge.rates)
+
+    def generator(self) -> Generator:
+        return judge_generator(self.config, judge_of(self.config, self.t - 1))
+
+    def caption(self) -> str:
+        return f"{self.generator().model} judges M{self.t - 1}'s candidates"
+
+    def open(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
+        self._bars, self._done, self._tokens = bars, 0, 0
+        self._engine, self._before = engine, replace(engine.usage)
+        self._stored: dict[str, list[Candidate]] = defaultdict(list)  # of candidates that another session sampled
+        for candidate in CANDIDATES.peek(self.workspace, self.t):
+            self._stored[candidate.prompt_id].append(candidate)
+        if not self.complete():
+            self.begin()
+        judge = self.config.judge
+        self._judge = Judging(
+            engine, self.config, self, judge.count, self._on_progress, adaptive=judge.early_stopping
+        )
+
+    def planned(self, items: int) -> int:
+        return items * self._judge.pieces(self.config.candidates.count) - self._judge.saved
+
+    async def process(self, item: Feedback) -> bool:
+        item.candidates = item.candidates or self._stored[item.prompt.id]
+        if not item.candidates:
+            return False
+        await self._judge.prompt(item.prompt.id, item.prompt.text, item.candidates)
+        item.judgements = [judgement for one in item.candidates for judgement in self._judge.of(one.id)]
+        return True
+
+    def close(self) -> None:
+        judgements = self._judge.finish()
+        problems = Counter(row.problem.split(":")[0] for row in judgements if row.score is None)
+        candidates = len(CANDIDATES.read(self.workspace, self.t))
+        counts: dict[str, Any] = {
+            "judgements": len(judgements),
+            "saved": candidates * self.config.judge.count - len(judgements),
+            "valid": len(judgements) - problems.total(),
+            "candidates_judged_validly": valid_candidates(judgements, self.config.judge.min_valid),
+            "candidates": candidates,
+            "problems": dict(problems.most_common()),
+        }
+        missing = self._judge.count_missing("Candidates to judge")
+        refuse_without_any("candidate could be judged", counts["valid"], missing)
+        read = self._engine.usage.since(self._before)
+        self.done({}, counts | self._judge.counted | missing, self._tokens, read)
+
+    def _on_progress(self, new: int, tokens: int) -> None:
+        self._done, self._tokens = self._done + new, self._tokens + tokens
+        self._bars.update(self.unit, done=self._done, tokens=tokens)
+
+
+class MetaJudge(ItemStage):
+    """Comparisons of the judgements of each prompt's most disputed candidate (arXiv 2407.19594, section 2.2)."""
+
+    name, unit = "meta_judgements", "meta-judgements"
+
+    def writes(self) -> list[str]:
+        return [META_COMPARISONS.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        options = options_of(self.config, "judge.max_comparisons", "judge.model", "seed")
+        options |= generation_options(self.config, self.generator().model)
+        return options | {"judge.meta_template": load_meta_template(self.config.judge).digest}
+
+    def made_from(self) -> dict[str, str]:
+        by, workspace = self.generator().model, self.workspace
+        found = recorded(workspace, *(artifact.path(workspace, self.t) for artifact in (CANDIDATES, JUDGEMENTS)))
+        return found | judge_input(workspace, self.config, by) | chat_template(self.config, by)
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        return engine_libraries(self.config, self.generator().model)
+
+    def generator(self) -> Generator:
+        return judge_generator(self.config, judge_of(self.config, self.t - 1))
+
+    def open(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
+        self._bars, self._done, self._tokens = bars, 0, 0
+        if not self.complete():
+            self.begin()
+        self._meta = MetaJudging(cast(Engine, engine), self.config, self, self._on_progress)
+
+    def planned(self, items: int) -> int:
+        return self._meta.planned
+
+    async def process(self, item: Feedback) -> bool:
+        await self._meta.prompt(item.prompt.text, item.candidates, item.judgements)
+        return True
+
+    def close(self) -> None:
+        rows = self._meta.store.finish()
+        counts = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+        self.done({}, counts | count_missing("Meta-judge", rows), self._tokens)
+
+    def _on_progress(self, new: int, tokens: int) -> None:
+        self._done, self._tokens = self._done + new, self._tokens + tokens
+        self._bars.update(self.unit, done=self._done, tokens=tokens, total=self._meta.planned)
+
+
+def valid_candidates(judgements: Sequence[Judgement], min_valid: int) -> int:
+    """Return how many candidates have at least `min_valid` valid judgements."""
+    valid = Counter(judgement.candidate_id for judgement in judgements if judgement.score is not None)
+    return sum(count >= min_valid for count in valid.values())

@@ -1,0 +1,140 @@
+"""The stage that selects preference pairs, and the check of the feedback before training."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from srlm.config import AlarmAction, Config, Scorer, options_of
+from srlm.errors import AlarmError, NoPairsError
+from srlm.evaluation.agreement import judges_agree, score_mean
+from srlm.evaluation.held_out import held_out_prompts
+from srlm.io.progress import say
+from srlm.io.record_file import write_records
+from srlm.judges.dependencies import judged_files
+from srlm.judges.meta import judgement_pairs
+from srlm.judges.prompt import JudgeTemplate
+from srlm.pipeline.artifacts import (
+    CANDIDATES,
+    HELD_OUT_JUDGEMENTS,
+    JUDGEMENT_PAIRS,
+    JUDGEMENTS,
+    META_COMPARISONS,
+    PAIRS,
+    PROMPTS,
+    UNPAIRED,
+)
+from srlm.pipeline.manifest import read_manifest
+from srlm.pipeline.roles import judge_of
+from srlm.pipeline.stage import LocalStage, recorded
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.alarms import signs, triggered
+from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
+
+
+class SelectPairs(LocalStage):
+    """Preference pairs for M_t: the highest against the lowest mean score of each prompt's candidates.
+
+    With `judge.meta`, also the best against the worst judgement of each prompt's most disputed candidate.
+    """
+
+    name = "pairs"
+
+    def writes(self) -> list[str]:
+        return [PAIRS.file, UNPAIRED.file, *([JUDGEMENT_PAIRS.file] if self.config.judge.meta else [])]
+
+    def depends_on(self) -> dict[str, Any]:
+        names = ("pairs.min_gap", "pairs.length_penalty", "pairs.truncated", "judge.min_valid", "judge.meta")
+        return options_of(self.config, *names, *(["judge.meta_max_tokens"] if self.config.judge.meta else []))
+
+    def made_from(self) -> dict[str, str]:
+        workspace, t = self.workspace, self.t
+        judged = [workspace.iteration(t) / file for file in judged_files(self.config, JUDGEMENTS)]
+        found = recorded(workspace, PROMPTS.path(workspace, t), CANDIDATES.path(workspace, t), *judged)
+        if not self.config.judge.meta:
+            return found
+        found |= recorded(workspace, META_COMPARISONS.path(workspace, t))
+        return found | {"judge.template": JudgeTemplate.load(self.config.judge).template.digest}
+
+    def work(self) -> dict[str, Any]:
+        workspace, config, t = self.workspace, self.config, self.t
+        prompts = [prompt for prompt in PROMPTS.read(workspace, t) if not prompt.rejected]
+        candidates, judgements = CANDIDATES.read(workspace, t), JUDGEMENTS.read(workspace, t)
+        penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
+        pairs, unpaired = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty)
+        write_records(self.outputs[0], pairs)
+        write_records(self.outputs[1], unpaired)
+        counts: dict[str, Any] = {
+            "prompts": len(prompts),
+            "pairs": len(pairs),
+            "dropped": count_reasons(unpaired),
+            "length_penalty": penalty,
+            "truncated_candidates": sum(not takes_part(one, config.pairs) for one in candidates),
+        }
+        higher = None
+        if config.judge.meta:
+            texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
+            comparisons = META_COMPARISONS.read(workspace, t)
+            of_judgements, dropped, higher = judgement_pairs(
+                template, texts, candidates, judgements, comparisons, config.judge.meta_max_tokens
+            )
+            write_records(self.outputs[2], of_judgements)
+            counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}
+        agreed = self._agreement()
+        if not config.judge.evidence:  # else candidates are scored against each other, and the mean is always the same
+            resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
+            counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
+        counts["signs"] = signs(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
+        return counts
+
+    def _agreement(self) -> float | None:
+        """Return how M_t-1's held-out judgements agree with M_t-2's; None where another model judges candidates."""
+        config = self.config
+        if config.judge.model != "self" or config.judge.scorer is Scorer.reward_model:
+            return None
+        now, before = (HELD_OUT_JUDGEMENTS.read(self.workspace, u) for u in (self.t - 1, self.t - 2))
+        return judges_agree(held_out_prompts(self.workspace, config), now, before)
+
+
+class CheckFeedback:
+    """Refuse to train M_t on too few pairs, or on feedback for which an alarm says stop; report the other alarms."""
+
+    def __init__(self, workspace: Workspace, config: Config, t: int):
+        self.workspace, self.config, self.t = workspace, config, t
+
+    def run(self) -> None:
+        """Check the counts of the stage `pairs`.
+
+        Raises
+        ------
+        NoPairsError
+            If there are fewer than `pairs.min_pairs`.
+        AlarmError
+            If a triggered alarm's action is stop, and M_t is not trained yet.
+        """
+        made = read_manifest(self.workspace.iteration(self.t), "pairs")
+        assert made is not None
+        self._check_number(made.counts)
+        if read_manifest(self.workspace.iteration(self.t), "dpo") is None:
+            self._check_alarms(made.counts["signs"])
+
+    def _check_number(self, counts: dict[str, Any]) -> None:
+        if counts["pairs"] >= self.config.pairs.min_pairs:
+            return
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
+        error = NoPairsError(
+            f"Iteration {self.t} has {counts['pairs']} preference pairs of {counts['prompts']} prompts, and "
+            f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
+            "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
+            "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
+            "data. If candidates are truncated, raise candidates.max_new_tokens, or train on them without an end "
+            "of turn (pairs.truncated=keep). "
+            f"Read {JUDGEMENTS.path(self.workspace, self.t)} first. To generate its feedback again with other options, "
+            f"delete {self.workspace.iteration(self.t)}."
+        )
+        if counts["pairs"]:
+            error.overrides = (f"pairs.min_pairs={counts['pairs']}",)
+        raise error
+
+    def _check_alarms(self, found: dict[str, float]) -> None:
+        raise NotImplementedError

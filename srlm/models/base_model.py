@@ -1,0 +1,69 @@
+"""The stage that finds or makes the checkpoint of M0."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from srlm.config import options_of
+from srlm.io.files import write_atomic
+from srlm.io.progress import say
+from srlm.models.chat import encode_turn
+from srlm.models.chat_template import load_tokenizer, notes
+from srlm.models.checkpoint_files import check_trainable, check_vocabulary
+from srlm.models.resolve import identity, licence_of, model_id, resolve
+from srlm.pipeline.artifacts import BASE_MODEL
+from srlm.pipeline.stage import RunStage
+from srlm.pipeline.worker import run_worker
+from srlm.pipeline.workspace import Workspace
+
+
+class BaseModel(RunStage):
+    """Find, download or convert M0, and check that it can be trained.
+
+    M0 is not copied into the run: run.json holds its place, and model.json its identity.
+    """
+
+    name = "base_model"
+
+    def writes(self) -> list[str]:
+        return [BASE_MODEL]
+
+    def depends_on(self) -> dict[str, Any]:
+        return options_of(self.config, "model")
+
+    def made_from(self) -> dict[str, str]:
+        name, place = self.config.model.name, self.workspace.run().get("base_model")
+        found = {key.replace(place, name, 1): hash_ for key, hash_ in identity(place).items()} if place else {}
+        if name.endswith(".gguf"):  # converted once: the run keeps the checkpoint that was made from it
+            found |= {f"{name} (file)": hash_ for hash_ in identity(name).values()}
+        return found
+
+    def complete(self, inputs: Any = None) -> bool:
+        """Return whether the stage holds; a checkpoint outside the run may have been removed since."""
+        place = self.workspace.run().get("base_model")
+        return super().complete(inputs) and bool(place) and Path(place).is_dir()
+
+    def caption(self) -> str:
+        return f"M0: {self.config.model.name}"
+
+    def run(self) -> dict[str, Any]:
+        """Do the work in a process of its own."""
+        run_worker("srlm.models.base_model:worker", self.workspace, 0, name=self.name)
+        return {}
+
+
+def worker(workspace: Workspace, t: int) -> None:
+    """Resolve M0, check its files and its chat template, and write its identity."""
+    config = workspace.config()
+    folder = resolve(config.model)
+    check_trainable(folder, config.model.name, config.model.trust_remote_code)
+    tokenizer: Any = load_tokenizer(folder, config.model)
+    prompt_ids, reply_ids = encode_turn(tokenizer, [{"role": "user", "content": "Hello?"}], "Hello.")
+    check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
+    for note in notes(tokenizer, folder):
+        say(f"  Note on {config.model.name}: {note}")
+    found = {"name": config.model.name, "id": model_id(folder)}
+    write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))
+    workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))
