@@ -22,11 +22,11 @@ from playwright.sync_api import Page, sync_playwright
 
 from srlm.config import Config, JudgeConfig
 from srlm.data.readers import read_ift
+from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import signs
 from srlm.preferences.pairs import select_pairs
-from srlm.recipes import stages
 from srlm.reporting import write_report
 from srlm.types import Candidate, Judgement, Prompt
 
@@ -86,7 +86,7 @@ def make_run(root: Path, prompts: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
     found = signs(of_kind[1], of_kind[2], pairs, config.judge.max_score, None)
-    stages.pairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "signs": found})
+    SelectPairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "signs": found})
     for t in range(3):
         workspace.iteration(t).mkdir(exist_ok=True)
         (workspace.iteration(t) / "evaluation.json").write_text(json.dumps({"iteration": t}))

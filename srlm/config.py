@@ -325,6 +325,7 @@ def with_methods(kind: type[C]) -> type[C]:
 @with_methods
 class Config:
     name: str = "default"  # the run: its folder is runs_dir/name
+    recipe: str = "self_rewarding"  # the method: a name in srlm/recipes, or module:Class
     runs_dir: str = "runs"
     iteration: int = 2  # bring the run to M_iteration; >= 1
     seed: int = 0  # every random choice derives from it

@@ -123,7 +123,9 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
     """
     from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
     from srlm.pipeline.workspace import Workspace
-    from srlm.recipes.self_rewarding import Loop
+    from srlm.recipes import find_recipe
+    from srlm.recipes.runner import Runner
+    from srlm.reporting.run_report import update_report
     from srlm.reporting.summary import print_summary
     from srlm.tracking import NoTracker, open_tracker
 
@@ -132,7 +134,8 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
-        Loop(options, workspace, NoTracker()).refuse_changes()
+        recipe = find_recipe(options.recipe)
+        Runner(recipe, workspace, options, NoTracker()).refuse_changes()
         workspace.save_config(options)
         workspace.update_run(
             name=options.name,
@@ -147,9 +150,9 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
         before = state_of(workspace)
         RunState(RUNNING).save(workspace)
         tracker = open_tracker(options, workspace)
-        loop, end = Loop(options, workspace, tracker), RunState(COMPLETED)
+        end = RunState(COMPLETED)
         try:
-            loop.run()
+            Runner(recipe, workspace, options, tracker).run()
         except BaseException as error:
             further = getattr(error, "overrides", ())
             end = RunState(STOPPED, " ".join(f"{type(error).__name__}: {error}".split()), further)
@@ -159,7 +162,7 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
             with contextlib.suppress(errors.RunFolderError):  # a full disk: the error above says so
                 end.save(workspace)
             tracker.close(end.state != COMPLETED)
-            loop.report(again=end != before)
+            update_report(workspace, again=end != before)
         if options.evaluation.enabled:
             print_summary(options, workspace, time.monotonic() - start)
         else:

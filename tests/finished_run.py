@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, to_dict
-from srlm.data.prepare import prepare_seeds
+from srlm.data.prepare import PrepareData, prepare_seeds
+from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
+from srlm.evaluation.held_out import JudgeHeldOut
+from srlm.evaluation.held_out import held_out_prompts as held_out
+from srlm.evaluation.matches import HeadToHead
+from srlm.generation.candidates import SampleCandidates
+from srlm.generation.eft import BuildEFT
+from srlm.generation.judgements import JudgeCandidates
+from srlm.generation.pairs import SelectPairs
+from srlm.generation.prompts import WritePrompts
 from srlm.io import serialization
 from srlm.io.files import write_atomic
+from srlm.models.base_model import BaseModel
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
-from srlm.recipes.measured import evaluation_prompts, held_out
-from srlm.recipes.self_rewarding import Loop
 from srlm.reporting.model_card import write_card
-from srlm.tracking import NoTracker
+from srlm.training.stages import TrainDPO, TrainSFT
 from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt
-from tests.helpers import options
+from tests.helpers import options, run_step
 
 NASTY = (
     "<script>alert('x')</script> | a \\ `b` [c](http://evil.example) <|im_end|>\u2028\x07\n---\nlicense: mit\n# d 说"
@@ -46,21 +53,20 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
     workspace = Workspace.of(config)
     workspace.save_config(config)
     workspace.update_run(name=root.name, version="0.1.0", options=to_dict(config), base_model=str(checkpoint))
-    seeds = stages.data(workspace, config)
+    seeds = PrepareData(workspace, config)
     seeds.done({}, prepare_seeds(config, workspace.data))
     write_atomic(workspace.iteration(0) / "model.json", json.dumps({"name": "tiny-random", "id": "0" * 16}))
-    stages.base_model(workspace, config).done({}, {})
-    loop = Loop(config, workspace, NoTracker())
-    loop.eft()
+    BaseModel(workspace, config).done({}, {})
+    run_step(BuildEFT(workspace, config, 1))
     for t in range(3):
         _measured(workspace, config, t)
-    sft = stages.sft(workspace, config)
+    sft = TrainSFT(workspace, config, 1)
     ift = {"data/ift.jsonl": seeds.fingerprints()["data/ift.jsonl"]}
-    _trained(sft, checkpoint, ift | stages.eft(workspace, config).fingerprints())
+    _trained(sft, checkpoint, ift | BuildEFT(workspace, config, 1).fingerprints())
     _feedback(workspace, config)
-    loop.pairs(2)
-    inputs = stages.pairs(workspace, config, 2).fingerprints() | sft.fingerprints()
-    _trained(stages.dpo(workspace, config, 2), checkpoint, inputs)
+    run_step(SelectPairs(workspace, config, 2))
+    inputs = SelectPairs(workspace, config, 2).fingerprints() | sft.fingerprints()
+    _trained(TrainDPO(workspace, config, 2), checkpoint, inputs)
     for t in range(3):
         loop.measure(t)
     for t in (1, 2):
@@ -73,8 +79,8 @@ def _write(stage: Stage, rows: list[Any], place: int = 0) -> None:
 
 
 def _measured(workspace: Workspace, config: Config, t: int) -> None:
-    inputs = stages.data(workspace, config).fingerprints()
-    judged = stages.held_out_judgements(workspace, config, t)
+    inputs = PrepareData(workspace, config).fingerprints()
+    judged = JudgeHeldOut(workspace, config, t)
     rows = []
     for number, prompt in enumerate(held_out(workspace, config)):
         for n, answer in enumerate(prompt.answers):
@@ -82,15 +88,15 @@ def _measured(workspace: Workspace, config: Config, t: int) -> None:
             rows.append(Judgement(f"{prompt.id}/a{n}/j0", f"{prompt.id}/a{n}", NASTY, score, "", 3))
     _write(judged, rows)
     judged.done(inputs, {"judgements": len(rows)})
-    answered = stages.answers(workspace, config, t)
+    answered = AnswerPrompts(workspace, config, t)
     prompts = evaluation_prompts(workspace, config)
     _write(answered, [Answer(one.id, one.prompt, f"{t} {NASTY}", 9, t == 1) for one in prompts])
     answered.done(inputs, {"answers": len(prompts)})
     if t:
-        match = stages.head_to_head(workspace, config, t)
+        match = HeadToHead(workspace, config, t)
         orders = [(one.id, order) for one in prompts for order in ("ab", "ba")]
         _write(match, [Comparison(f"{i}/{order}", i, NASTY, "first") for i, order in orders])
-        before = stages.answers(workspace, config, t - 1).fingerprints()
+        before = AnswerPrompts(workspace, config, t - 1).fingerprints()
         match.done(answered.fingerprints() | before, {"comparisons": len(orders)})
 
 
@@ -110,11 +116,11 @@ def _feedback(workspace: Workspace, config: Config) -> None:
     ]
     judgements = [Judgement(f"{one.id}/j0", one.id, NASTY, float(one.id.endswith("c0")), "", 3) for one in candidates]
     prompts, answered, judged = (
-        make(workspace, config, 2) for make in (stages.prompts, stages.candidates, stages.judgements)
+        make(workspace, config, 2) for make in (WritePrompts, SampleCandidates, JudgeCandidates)
     )
     _write(prompts, attempts)
     prompts.done(
-        stages.data(workspace, config).fingerprints(),
+        PrepareData(workspace, config).fingerprints(),
         {"attempts": 4, "accepted": 3, "rejected": {"too near to a seed": 1}},
     )
     _write(answered, candidates)

@@ -12,7 +12,12 @@ from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
 from srlm.judges.prompt import parse_verdict
 from srlm.models.chat_template import Message, read_chat_template
+from srlm.pipeline.stage import RunStage
+from srlm.pipeline.workspace import Workspace
+from srlm.recipes import find_recipe
+from srlm.recipes.runner import Runner, Step
 from srlm.run import plain_options
+from srlm.tracking import NoTracker
 from srlm.types import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,3 +177,14 @@ def ranked(
         for n, (rank, score, rationale) in enumerate(zip(ranks, scores, rationales, strict=True))
     )
     return RankedPrompt(id, prompt or f"{id} question", answers)
+
+
+def all_stages(workspace: Workspace, config: Config) -> list[RunStage]:
+    """Every stage of a run, as the runner checks them."""
+    return Runner(find_recipe(config.recipe), workspace, config, NoTracker()).stages()
+
+
+def run_step(step: Step) -> None:
+    """Run one step of a recipe without a tracker."""
+    assert isinstance(step, RunStage)
+    Runner(find_recipe(step.config.recipe), step.workspace, step.config, NoTracker()).run_step(step)

@@ -29,13 +29,15 @@ from srlm.cli.check import check
 from srlm.config import Config, EvaluationConfig, ModelConfig, RationaleSource, Tracker, options_of
 from srlm.data import checkers
 from srlm.data.config import SourceConfig
+from srlm.engines import session
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
-from srlm.pipeline.worker import WORKERS
+from srlm.models import base_model
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import self_rewarding as loop
-from srlm.recipes import text
+from srlm.recipes import find_recipe, runner
+from srlm.reporting.run_report import update_report
 from srlm.tracking import open_tracker
+from srlm.training import stages
 from srlm.training.config import TrainConfig
 from srlm.types import CheckpointComparison, RankedPrompt
 from tests.scripted import OrderedEngine
@@ -131,10 +133,11 @@ def run(job: Mapping[str, Any]) -> None:
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
         yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0), refused)
 
-    def run_worker(stage: str, workspace: Workspace, t: int, train: TrainConfig | None = None) -> None:
-        module, function = WORKERS[stage].split(":")
-        if module == "srlm.recipes.text":
-            getattr(text, function)(workspace, t)
+    def run_worker(target: str, workspace: Workspace, t: int, train: TrainConfig | None = None, name: str = "") -> None:
+        module, function, *argument = target.split(":")
+        stage = name
+        if function == "session_worker":
+            getattr(import_module(module), function)(workspace, t, *argument)
         elif stage == "base_model":
             write_atomic(workspace.iteration(0) / "model.json", '{"id": "base"}')
             base = workspace.iteration(0) / "model"
@@ -154,15 +157,15 @@ def run(job: Mapping[str, Any]) -> None:
                 counts["early_stopping"] = stopped
             (folder / f"{stage}_counts.json").write_text(json.dumps(counts))
 
-    text.open_engine = open_engine
-    loop.run_worker = run_worker
+    session.open_engine = open_engine
+    for module in (runner, base_model, stages):
+        module.run_worker = run_worker
     Fate(root, job.get("log"), job.get("kill"))
     with workspace.lock():
         workspace.save_config(config)
         tracker = open_tracker(config, workspace)
-        one = loop.Loop(config, workspace, tracker)
-        one.run()
-        one.report()  # as srlm.run does at its end
+        runner.Runner(find_recipe(config.recipe), workspace, config, tracker).run()
+        update_report(workspace)  # as srlm.run does at its end
         tracker.close(failed=False)
 
 

@@ -9,13 +9,16 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from srlm.recipes.text import feedback, new_prompts
 
 from srlm.config import CandidatesConfig, Config, JudgeConfig, PairsConfig, PromptsConfig
+from srlm.data.prepare import PrepareData
 from srlm.data.splits import Overlap
 from srlm.errors import EngineError, RunFolderError, TrainingError
 from srlm.evaluation.agreement import judge_parts
 from srlm.generation.candidates import sample_candidates
-from srlm.generation.prompts import write_prompts
+from srlm.generation.judgements import JudgeCandidates
+from srlm.generation.prompts import WritePrompts, load_writer_template, write_prompts
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
@@ -26,8 +29,6 @@ from srlm.pipeline.roles import dpo_reference
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import count_reasons, select_pairs
 from srlm.preferences.scores import mean_score
-from srlm.recipes import stages
-from srlm.recipes.text import feedback, new_prompts
 from srlm.training.config import LoraConfig
 from srlm.training.methods.dpo import check_reference
 from srlm.types import Candidate, Judgement, Prompt, SeedExample
@@ -50,7 +51,7 @@ IFT = {f"i{n}": f"Seed instruction of number {n}: {chr(97 + n) * 5}." for n in r
 def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[Candidate], list[Judgement]]:
     """The feedback for M2, as the worker makes it, with `engine` in the model's place."""
     workspace = Workspace.of(config)
-    stage = stages.data(workspace, config)
+    stage = PrepareData(workspace, config)
     workspace.data.mkdir(parents=True)
     for path in stage.outputs:
         path.touch()
@@ -139,7 +140,7 @@ def test_break_on_a_tie_skips_the_rest():
 def test_few_shot_template_grows_on_every_call(tmp_path):
     """Examples were appended to the one template in memory, so that each request held those of all before it."""
     engine = ScriptedEngine()
-    template = stages.load_writer_template()
+    template = load_writer_template()
 
     async def write(t: int) -> None:
         store = RecordFile(tmp_path / f"{t}.jsonl", Prompt)
@@ -177,7 +178,7 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
     (judge / "config.json").write_text("{}")
     config = options("judge=additive", "prompts.count=3", f"judge.model={judge}", f"runs_dir={tmp_path}/runs")
     workspace, _, judgements = feed_back(ScriptedEngine(writes_answers_and_judges), config)
-    stage = stages.judgements(workspace, config, 2)
+    stage = JudgeCandidates(workspace, config, 2)
     assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
     stage.path.rename(stage.path.with_suffix(".begun.json"))  # as after a kill in the middle
     stage.outputs[0].write_text("".join(to_json(judgement) + "\n" for judgement in judgements[:2]))
@@ -194,7 +195,7 @@ def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
     (writer / "config.json").write_text("{}")
     config = options("judge=additive", "prompts.count=3", f"prompts.model={writer}", f"runs_dir={tmp_path}/runs")
     workspace, _, _ = feed_back(ScriptedEngine(writes_answers_and_judges), config)
-    stage = stages.prompts(workspace, config, 2)
+    stage = WritePrompts(workspace, config, 2)
     assert stage.manifest().inputs[str(writer)] == identity(str(writer))[str(writer)]
     stage.path.rename(stage.path.with_suffix(".begun.json"))
     (writer / "config.json").write_text('{"trained": "anew"}')
@@ -245,7 +246,7 @@ def test_exceptions_are_swallowed(tmp_path, failing):
     with pytest.raises(EngineError, match="the engine is gone"):
         feed_back(ScriptedEngine(reply), config)
     workspace = Workspace.of(config)
-    assert not stages.judgements(workspace, config, 2).complete()
+    assert not JudgeCandidates(workspace, config, 2).complete()
     with pytest.raises(ZeroDivisionError):  # not only our own errors
         asyncio.run(sample_candidates(ScriptedEngine(lambda *_: str(1 // 0)), CandidatesConfig(), 0, prompt()))
 

@@ -26,18 +26,19 @@ from srlm.cli.application import application
 from srlm.cli.evaluate.plan import model_inputs, who
 from srlm.config import JudgeBench, Scorer, options_of
 from srlm.data.config import SourceConfig
+from srlm.engines.dependencies import engine_libraries
 from srlm.engines.missing import missing_lines
 from srlm.io import serialization
-from srlm.io.files import write_atomic
+from srlm.io.files import files_by_name, write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
 from srlm.io.tables import cell, print_table, signed
 from srlm.metrics import metric
+from srlm.judges.dependencies import judge_options
 from srlm.models.resolve import identity, label, resolve_named, slug
 from srlm.pipeline.roles import by_name
-from srlm.pipeline.stage import Stage, report_differences
+from srlm.pipeline.stage import Stage, outputs_of, report_differences
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes.stages import engine_libraries, files_by_name, judge_options, made_by
 from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
 
@@ -84,7 +85,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
         for number, model in enumerate(_models(options)):
             if not all(row.judgements.complete() for row in table if row.model == model):
                 say(f"{model} judges")
-                run_worker("judge_bench", workspace, number)
+                run_worker("srlm.cli.judge_bench:worker", workspace, number, name="judge_bench")
         cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())
@@ -112,7 +113,7 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
 
     def inputs() -> dict[str, str]:
         compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
-        return model_inputs(options, model) | identity(*compared, options=options.model) | made_by(prompts)
+        return model_inputs(options, model) | identity(*compared, options=options.model) | outputs_of(prompts)
 
     evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
@@ -129,7 +130,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _judge(workspace: Workspace, number: int) -> None:
-    from srlm.recipes.measured import judge_ranked
+    from srlm.evaluation.held_out import judge_ranked
 
     options = workspace.config_as(JudgeBench)
     model = _models(options)[number]
@@ -214,8 +215,8 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
 
 def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     from srlm.evaluation.attacks import attack_card
+    from srlm.evaluation.held_out import read_comparisons
     from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
-    from srlm.recipes.measured import read_comparisons
 
     ranked = read_records(row.prompts, RankedPrompt)
     judged = read_records(row.judgements.outputs[0], Judgement)

@@ -25,6 +25,7 @@ from srlm import errors
 from srlm.cli.application import application
 from srlm.cli.evaluate.plan import model_inputs, prompts_stage, read_asked, who
 from srlm.config import SideBySide, options_of
+from srlm.engines.dependencies import engine_libraries
 from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
@@ -33,9 +34,8 @@ from srlm.io.tables import cell, print_table, signed
 from srlm.metrics import metric
 from srlm.models.resolve import label, slug
 from srlm.pipeline.roles import by_name
-from srlm.pipeline.stage import Stage, report_differences
+from srlm.pipeline.stage import Stage, outputs_of, report_differences
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes.stages import engine_libraries, made_by
 from srlm.run import plain_options, user_errors
 from srlm.types import Answer, SeedExample
 
@@ -98,7 +98,7 @@ class Plan:
         libraries = engine_libraries(self.options, by_name(model))
 
         def inputs() -> dict[str, str]:
-            return model_inputs(self.options, model) | made_by(self.prompts)
+            return model_inputs(self.options, model) | outputs_of(self.prompts)
 
         return Stage(self.workspace, folder, way, [f"{way}.jsonl"], options, inputs, libraries, self.options)
 
@@ -119,7 +119,7 @@ def run(options: SideBySide) -> dict[str, Any]:
         for number, model in enumerate(plan.models):
             if plan.unfinished(model):
                 say(f"{model} answers")
-                run_worker("side_by_side", workspace, number)
+                run_worker("srlm.cli.side_by_side:worker", workspace, number, name="side_by_side")
         prompts = read_records(plan.prompts.outputs[0], SeedExample)
         answers = {model: _by_prompt(plan, model) for model in plan.models}
         card = card_of(plan, prompts, answers)
@@ -136,7 +136,7 @@ def run(options: SideBySide) -> dict[str, Any]:
     return card
 
 
-# The worker: it runs in a process of its own (launch.py).
+# The worker: it runs in a process of its own (srlm/pipeline/worker.py).
 
 
 def worker(workspace: Workspace, number: int) -> None:
@@ -146,7 +146,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 async def _answer(plan: Plan, number: int) -> None:
     from srlm.engines import gather_or_cancel, open_named
-    from srlm.recipes.measured import answer_prompts, greedy
+    from srlm.evaluation.answers import answer_prompts, greedy
 
     options, model = plan.options, plan.models[number]
     prompts = read_records(plan.prompts.outputs[0], SeedExample)

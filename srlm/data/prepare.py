@@ -140,7 +140,7 @@ class PrepareData(LocalStage):
     def caption(self) -> str:
         return "Reading the data"
 
-    def work(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         return prepare_seeds(self.config, self.folder)
 
 
@@ -158,7 +158,7 @@ class PrepareIFEval(LocalStage):
     def made_from(self) -> dict[str, str]:
         return files_by_name([self.config.evaluation.ifeval])
 
-    def work(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         prompts = read_ifeval(self.config)
         write_records(self.outputs[0], prompts)
         return {"prompts": len(prompts), "instructions": sum(len(prompt.constraints) for prompt in prompts)}

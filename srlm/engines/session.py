@@ -101,7 +101,10 @@ class Session:
 
     async def run(self, workspace: Workspace, config: Config) -> None:
         """Start the engine and run what is not complete."""
-        async with open_generator(workspace, config, self.generator) as engine, Engines(config, self, engine) as engines:
+        async with (
+            open_generator(workspace, config, self.generator) as engine,
+            Engines(config, self, engine) as engines,
+        ):
             with Bars() as bars:
                 for step in self.steps:
                     await gather_or_cancel(job.run(engines, bars) for job in step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from srlm.engines.base import Engine, SequenceScorer
 from srlm.engines.session import Engines, GenerationStage
@@ -30,8 +31,7 @@ class SourceStage(GenerationStage):
         raise NotImplementedError
 
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
-        assert not isinstance(engine, SequenceScorer)
-        async for _ in self.items(engine, bars):
+        async for _ in self.items(cast(Engine, engine), bars):
             pass
 
 
@@ -85,7 +85,7 @@ class Chain:
             if source and not source.complete():  # its output was deleted; what was made from it is kept
                 await source.generate(engines.of(source), bars)
             return
-        prompts = source.items(engines.of(source), bars) if source else None  # type: ignore[arg-type]
+        prompts = source.items(cast(Engine, engines.of(source)), bars) if source else None
         await self.process(rest, prompts, bars)
 
     async def process(

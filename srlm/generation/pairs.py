@@ -24,11 +24,11 @@ from srlm.pipeline.artifacts import (
     PROMPTS,
     UNPAIRED,
 )
-from srlm.pipeline.manifest import read_manifest
+from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import signs, triggered
+from srlm.preferences.alarms import feedback_statistics, triggered
 from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
 
 
@@ -56,7 +56,7 @@ class SelectPairs(LocalStage):
         found |= recorded(workspace, META_COMPARISONS.path(workspace, t))
         return found | {"judge.template": JudgeTemplate.load(self.config.judge).template.digest}
 
-    def work(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         workspace, config, t = self.workspace, self.config, self.t
         prompts = [prompt for prompt in PROMPTS.read(workspace, t) if not prompt.rejected]
         candidates, judgements = CANDIDATES.read(workspace, t), JUDGEMENTS.read(workspace, t)
@@ -84,7 +84,9 @@ class SelectPairs(LocalStage):
         if not config.judge.evidence:  # else candidates are scored against each other, and the mean is always the same
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
-        counts["signs"] = signs(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
+        counts["signs"] = feedback_statistics(
+            candidates, judgements, pairs, config.judge.max_score, agreed, higher
+        )
         return counts
 
     def _agreement(self) -> float | None:
@@ -112,10 +114,10 @@ class CheckFeedback:
         AlarmError
             If a triggered alarm's action is stop, and M_t is not trained yet.
         """
-        made = read_manifest(self.workspace.iteration(self.t), "pairs")
+        made = stage_manifest(self.workspace.iteration(self.t), "pairs")
         assert made is not None
         self._check_number(made.counts)
-        if read_manifest(self.workspace.iteration(self.t), "dpo") is None:
+        if stage_manifest(self.workspace.iteration(self.t), "dpo") is None:
             self._check_alarms(made.counts["signs"])
 
     def _check_number(self, counts: dict[str, Any]) -> None:
@@ -137,4 +139,15 @@ class CheckFeedback:
         raise error
 
     def _check_alarms(self, found: dict[str, float]) -> None:
-        raise NotImplementedError
+        alarms, judge = triggered(found, self.config.alarms), judge_of(self.config, self.t - 1)
+        for _, message in alarms:
+            say(f"  ALARM, {judge} as judge: {message}")
+        if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
+            error = AlarmError(
+                f"M{self.t} is not trained, because of the judgements of {judge}: {' '.join(stopping)} The feedback is "
+                f"in {self.workspace.iteration(self.t)}. To train all the same: alarms.NAME.action=warn."
+            )
+            names = (one.name for one in fields(self.config.alarms))
+            stop = (name for name in names if getattr(self.config.alarms, name).action is AlarmAction.stop)
+            error.overrides = tuple(f"alarms.{name}.action=warn" for name in stop)
+            raise error

@@ -26,6 +26,7 @@ class BaseModel(RunStage):
     """
 
     name = "base_model"
+    resumable = False
 
     def writes(self) -> list[str]:
         return [BASE_MODEL]
@@ -43,7 +44,7 @@ class BaseModel(RunStage):
     def complete(self, inputs: Any = None) -> bool:
         """Return whether the stage holds; a checkpoint outside the run may have been removed since."""
         place = self.workspace.run().get("base_model")
-        return super().complete(inputs) and bool(place) and Path(place).is_dir()
+        return super().complete(inputs) and place is not None and Path(place).is_dir()
 
     def caption(self) -> str:
         return f"M0: {self.config.model.name}"

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -25,9 +24,9 @@ import yaml
 
 from srlm.config import Config, ModelConfig
 from srlm.errors import ModelError
-from srlm.io.files import content_hash, disk_errors, sha256, write_atomic
+from srlm.io.files import content_hash, disk_errors, sha256
 from srlm.io.progress import say
-from srlm.models.chat_template import has_chat_template, load_tokenizer
+from srlm.models.chat_template import has_chat_template
 from srlm.models.checkpoint_files import check_weights
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import CARD, Workspace

@@ -52,7 +52,7 @@ def finished_manifests(folder: Path, below: bool = True) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.endswith(BEGUN))
 
 
-def read_manifest(folder: Path, stage: str) -> Manifest | None:
+def stage_manifest(folder: Path, stage: str) -> Manifest | None:
     """Return the manifest of a stage in an iteration's folder; None if the stage has not finished."""
     path = folder / "manifests" / f"{stage}.json"
     return Manifest.load(path) if path.exists() else None

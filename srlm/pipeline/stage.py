@@ -284,12 +284,17 @@ class RunStage(Stage):
 
     name: str
     place: Literal["data", "iteration", "evaluation"] = "iteration"
+    resumable = True  # whether an interrupted stage continues from what it has written
 
     def __init__(self, workspace: Workspace, config: Config, t: int = 0):
         self.workspace, self.config, self.t = workspace, config, t
-        folders = {"data": lambda t: workspace.data, "iteration": workspace.iteration, "evaluation": workspace.evaluation}
+        folders = {
+            "data": lambda t: workspace.data,
+            "iteration": workspace.iteration,
+            "evaluation": workspace.evaluation,
+        }
         super().__init__(
-            workspace, folders[self.place](t), self.name, self.writes(), self.depends_on(), self.made_from,
+            workspace, folders.get(self.place, workspace.iteration)(t), self.name, self.writes(), self.depends_on(), self.made_from,
             self.depends_on_libraries(), config, self.resumes_from(),
         )  # fmt: skip
 
@@ -321,6 +326,10 @@ class RunStage(Stage):
         """Return what the stage does, for the terminal; "" = the stage is not announced."""
         return ""
 
+    def run(self) -> dict[str, Any]:
+        """Do the work, write the outputs, and return the counts for the manifest."""
+        raise NotImplementedError
+
     def finish(self, counts: Mapping[str, Any]) -> None:
         """Write the manifest; `counts["tokens"]`, if there, is the number of tokens trained on."""
         self.done({}, counts, int(counts.get("tokens", 0)))
@@ -329,9 +338,12 @@ class RunStage(Stage):
 class LocalStage(RunStage):
     """A stage that is computed at once, in the process of the command, without a model."""
 
-    def work(self) -> dict[str, Any]:
-        """Write the outputs and return the counts for the manifest."""
-        raise NotImplementedError
+    resumable = False
+
+
+def outputs_of(*stages: Stage) -> dict[str, str]:
+    """Return the recorded hashes of what these stages have made; a stage that is not complete has made nothing yet."""
+    return {path: hash_ for stage in stages if stage.path.exists() for path, hash_ in stage.fingerprints().items()}
 
 
 def recorded(workspace: Workspace, *paths: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A stage in a process of its own: what it took of memory, CUDA state and threads is gone when it ends.
 
-The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION`; the worker reads the run's
-config, keeps the terminal for its progress and sends what libraries print to a log. An error that a user can mend
+The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION`; the worker reads the
+run's config, keeps the terminal for its progress and sends what libraries print to a log. An error that a user can mend
 travels back by name; anything else is reported with the end of the log. No process of a stage outlives it
 (srlm/pipeline/processes.py).
 """

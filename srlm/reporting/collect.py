@@ -15,14 +15,13 @@ from srlm.errors import RunFolderError
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.metrics import metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
-from srlm.pipeline.manifest import finished_manifests
+from srlm.pipeline.manifest import finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_scores
-from srlm.recipes import stages
 from srlm.tracking.metrics import slug
 from srlm.training.early_stopping import outcome_lines
 
@@ -147,9 +146,8 @@ class RunNumbers:
                 ("accepted prompts", len(accepted), dict(lost)),
                 ("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}),
             ]
-            pairing = stages.pairs(self.workspace, self.config, t)
-            if pairing.path.exists():
-                counts = pairing.manifest().counts
+            if made := stage_manifest(self.workspace.iteration(t), "pairs"):
+                counts = made.counts
                 steps.append(("pairs", counts["pairs"], counts["dropped"]))
             rows += [{"iteration": f"M{t}", "step": step, "count": n, "lost": why} for step, n, why in steps]
         return rows
@@ -209,9 +207,8 @@ def collect(root: Path) -> RunNumbers:
         )
     statistics, alarms, counts = {}, {}, {}
     for t in range(2, len(models) + 1):
-        stage = stages.pairs(workspace, config, t)
-        if stage.path.exists():
-            counts[t] = stage.manifest().counts
+        if made := stage_manifest(workspace.iteration(t), "pairs"):
+            counts[t] = made.counts
             statistics[t] = found = counts[t]["signs"]
             judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]

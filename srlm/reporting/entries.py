@@ -15,7 +15,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from srlm.config import Config
+from srlm.evaluation.answers import evaluation_prompts
 from srlm.evaluation.head_to_head import played
+from srlm.evaluation.held_out import held_out_prompts
 from srlm.ids import answer_id, label, match_and_order, number_of
 from srlm.pipeline.artifacts import (
     ANSWERS,
@@ -31,8 +33,7 @@ from srlm.pipeline.artifacts import (
     head_to_head,
 )
 from srlm.preferences.scores import mean_score
-from srlm.recipes import stages
-from srlm.recipes.measured import evaluation_prompts, held_out
+from srlm.pipeline.manifest import stage_manifest
 from srlm.reporting.collect import RunNumbers
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
 
@@ -131,7 +132,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     comparisons = _by(run.records(COMPARISONS, t), "prompt_id")
     pairs = {pair.id: pair for pair in run.records(PAIRS, t)}
     reasons = {one.id: one.reason for one in run.records(UNPAIRED, t)}
-    paired = stages.pairs(run.workspace, config, t).path.exists()
+    paired = stage_manifest(run.workspace.iteration(t), "pairs") is not None
     made = []
     for prompt in prompts:
         own = sorted(candidates.get(prompt.id, []), key=lambda candidate: number_of(candidate.id))
@@ -214,7 +215,7 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
     workspace, config, last = run.workspace, run.config, run.last
     if not EFT_HELD_OUT.path(workspace).exists():
         return []
-    ranked: Sequence[RankedPrompt] = held_out(workspace, config)
+    ranked: Sequence[RankedPrompt] = held_out_prompts(workspace, config)
     of_model = {t: _by(run.records(HELD_OUT_JUDGEMENTS, t), "candidate_id") for t in range(last + 1)}
     made = []
     for prompt in ranked:

@@ -19,12 +19,12 @@ from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
 from srlm.metrics import PARTS, metric
 from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
+from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
-from srlm.recipes import stages
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement
 
@@ -68,7 +68,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     for line in missing_lines(workspace.root):
         console.print(line, markup=False)
     if config.iteration >= 2:
-        made = {t: stages.pairs(workspace, config, t).manifest().counts for t in range(2, config.iteration + 1)}
+        made = {t: pair_counts(workspace, t) for t in range(2, config.iteration + 1)}
         stopping = outcome_lines(workspace, config, config.iteration)
         for line in [
             *pair_lines(made),
@@ -175,11 +175,18 @@ def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def pair_counts(workspace: Workspace, t: int) -> dict[str, Any]:
+    """Return the counts of the finished stage that selected M_t's pairs."""
+    made = stage_manifest(workspace.iteration(t), "pairs")
+    assert made is not None, f"the pairs of iteration {t} are not selected"
+    return made.counts
+
+
 def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     """Return a line for each alarm that was triggered before a training, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
-        found = stages.pairs(workspace, config, t).manifest().counts["signs"]
+        found = pair_counts(workspace, t)["signs"]
         lines += [
             f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in triggered(found, config.alarms)
         ]

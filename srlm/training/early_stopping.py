@@ -40,8 +40,8 @@ from srlm.evaluation.matches import play
 from srlm.ids import ORDERS
 from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, read_records, write_records
-from srlm.pipeline.manifest import read_manifest
 from srlm.pipeline.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
+from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.roles import ModelRef, resolve_role
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
@@ -140,7 +140,7 @@ def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
     """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
     lines = []
     for t in range(2, last + 1):
-        made = read_manifest(workspace.iteration(t), "dpo")
+        made = stage_manifest(workspace.iteration(t), "dpo")
         if made and (found := made.counts.get("early_stopping")):
             lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
     return lines

@@ -22,17 +22,17 @@ from srlm.cli.show_masking import main as command
 from srlm.cli.show_masking.examples import Example, examples_of, rows_of, share, shown, visible
 from srlm.cli.show_masking.page import legend, render, show
 from srlm.config import Config, ShowMasking
+from srlm.data.prepare import PrepareData
 from srlm.errors import ConfigError, SeedError, TrainingError
+from srlm.generation.eft import BuildEFT
 from srlm.models.chat_template import load_tokenizer
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes.self_rewarding import Loop
 from srlm.run import plain_options
-from srlm.tracking import NoTracker
 from srlm.training.masking import IGNORED
 from srlm.training.methods.sft import TrainOn
 from srlm.training.stage_workers import sft_worker
 from srlm.types import SeedExample
-from tests.helpers import ROOT, tiny_tokenizer
+from tests.helpers import ROOT, run_step, tiny_tokenizer
 
 HOSTILE = '</pre><script>alert("x")</script> \x1b[31mred \u202eback <|im_end|>'
 
@@ -185,9 +185,8 @@ def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkey
     workspace.save_config(config)
     workspace.iteration(0).mkdir(parents=True)
     workspace.update_run(base_model=str(tiny_checkpoint))
-    loop = Loop(config, workspace, NoTracker())
-    loop.data()
-    loop.eft()
+    run_step(PrepareData(workspace, config))
+    run_step(BuildEFT(workspace, config, 1))
 
     class Trainer:
         def __init__(self, *_: Any, train_dataset: Any, **__: Any) -> None:

@@ -14,12 +14,13 @@ import pytest
 from srlm.config import Config, EngineKind
 from srlm.engines.extra import SET_BY_SRLM, argument_names, check_extra
 from srlm.errors import ConfigError, RunFolderError
+from srlm.generation.candidates import SampleCandidates
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.training import loading, worker
 from srlm.training.activation_cache import frozen_once
 from srlm.training.methods import METHODS
 from srlm.training.methods.sft import SFTConfig
+from srlm.training.stages import TrainDPO, TrainSFT
 from tests.helpers import ROOT
 
 
@@ -109,25 +110,25 @@ def test_arguments_reach_vllm() -> None:
 def test_outputs_depend_on_them(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     workspace = Workspace.of(config)
-    stages.sft(workspace, config).begin()
+    TrainSFT(workspace, config, 1).begin()
     config.sft.extra = {"optim": "adafactor"}
-    assert stages.sft(workspace, config).options["sft.extra.optim"] == "adafactor"
+    assert TrainSFT(workspace, config, 1).options["sft.extra.optim"] == "adafactor"
     with pytest.raises(RunFolderError, match=r"sft\.extra\.optim"):
-        stages.sft(workspace, config).complete()
-    stages.candidates(workspace, config, 2).begin()
+        TrainSFT(workspace, config, 1).complete()
+    SampleCandidates(workspace, config, 2).begin()
     config.engine.extra = {"kv_cache_dtype": "fp8"}
     with pytest.raises(RunFolderError, match=r"engine\.extra\.kv_cache_dtype"):
-        stages.candidates(workspace, config, 2).complete()
+        SampleCandidates(workspace, config, 2).complete()
 
 
 def test_an_argument_that_was_removed_again_is_a_change(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     config.dpo.extra = {"loss_type": ["ipo"]}
     workspace = Workspace.of(config)
-    stages.dpo(workspace, config, 2).begin()
+    TrainDPO(workspace, config, 2).begin()
     config.dpo.extra = {}
     with pytest.raises(RunFolderError, match=r"dpo\.extra\.loss_type"):
-        stages.dpo(workspace, config, 2).complete()
+        TrainDPO(workspace, config, 2).complete()
 
 
 def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:

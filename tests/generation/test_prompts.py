@@ -12,9 +12,16 @@ from srlm.config import PromptsConfig
 from srlm.data.splits import Overlap
 from srlm.engines.base import Completion
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
-from srlm.generation.prompts import _REDRAWS, choose_shots, clean, rejection, repeats, write_prompts
+from srlm.generation.prompts import (
+    _REDRAWS,
+    choose_shots,
+    clean,
+    load_writer_template,
+    rejection,
+    repeats,
+    write_prompts,
+)
 from srlm.io.record_file import RecordFile, read_records
-from srlm.recipes.stages import load_writer_template
 from srlm.types import Prompt
 from tests.helpers import ScriptedEngine, scripted_number, scripted_words
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from srlm.data.prepare import prepare_seeds
+from srlm.data.prepare import PrepareData, prepare_seeds
 from srlm.engines.missing import describe, missing_lines
 from srlm.io import serialization
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt, RankedPrompt, SeedExample
 from tests.pipeline.test_resume import Job, assert_same, files, job  # noqa: F401
@@ -36,7 +35,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with its seeds, of which some are long: a third of IFT, an answer and a prompt of EFT, a prompt."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
-    stage = stages.data(workspace, config)
+    stage = PrepareData(workspace, config)
     stage.begin()
     counts = prepare_seeds(config, workspace.data)
 
@@ -251,7 +250,7 @@ def all_long(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def prepare(names: list[str], options: dict[str, Any] | None = None) -> Path:
         config = small_config(tmp_path_factory.mktemp("all_long") / "run", options)
         workspace = Workspace.of(config)
-        stage = stages.data(workspace, config)
+        stage = PrepareData(workspace, config)
         stage.begin()
         counts = prepare_seeds(config, workspace.data)
         lengthen(workspace.root, *names)

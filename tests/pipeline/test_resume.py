@@ -18,14 +18,15 @@ from typing import Any
 
 import pytest
 
-from srlm.data.prepare import prepare_seeds
+from srlm.data.prepare import PrepareData, PrepareIFEval, prepare_seeds
 from srlm.errors import RunFolderError
+from srlm.evaluation.answers import AnswerIFEval
+from srlm.evaluation.matches import HeadToHead
 from srlm.io.record_file import read_records
 from srlm.io.serialization import from_json
 from srlm.pipeline.workspace import CARD, Workspace
-from srlm.recipes import stages
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt
-from tests.helpers import ROOT
+from tests.helpers import ROOT, all_stages
 from tests.scripted_text import small_config
 
 # Every file that a model's text goes to -> its records.
@@ -85,7 +86,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with its seeds and nothing else."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
-    stage = stages.data(workspace, config)
+    stage = PrepareData(workspace, config)
     stage.begin()
     stage.done({}, prepare_seeds(config, workspace.data))
     return workspace.root
@@ -233,7 +234,7 @@ def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_pa
     shutil.copytree(prepared, root)
     assert job(root) == 0
     config = small_config(root)
-    [deleted] = [one for one in stages.all_of(Workspace.of(config), config) if str(one) == f"iteration_2/{stage}"]
+    [deleted] = [one for one in all_stages(Workspace.of(config), config) if str(one) == f"iteration_2/{stage}"]
     for path in (deleted.path, *deleted.outputs):
         path.unlink()
     assert job(root) == 0
@@ -249,7 +250,7 @@ def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, sta
     assert job(root) == 1
     config = small_config(root)
     with pytest.raises(RunFolderError, match="exists, but no manifest says how it was made"):
-        getattr(stages, stage)(Workspace.of(config), config, 2).begin()
+        STAGES[stage](Workspace.of(config), config, 2).begin()
 
 
 # Prompts and judgements by a fixed model are made in a process of their own; those of iteration 3 build on those of
@@ -374,7 +375,7 @@ def test_other_opponents_are_refused_by_name_from_m2_on(job, prepared, tmp_path)
     assert job(tmp_path / "run", options={"iteration": 2, "evaluation.opponents": "previous"}) == 0
     config = small_config(tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"evaluation\.opponents was 'previous', now 'all'"):
-        stages.head_to_head(Workspace.of(config), config, 2).complete()
+        HeadToHead(Workspace.of(config), config, 2).complete()
 
 
 def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
@@ -392,10 +393,10 @@ def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
     for name, value in (("ifeval_prompts", 3), ("ifeval", "other.jsonl")):
         config = small_config(root, options | {f"evaluation.{name}": value})
         with pytest.raises(RunFolderError, match=rf"evaluation\.{name} was .* now {value!r}"):
-            stages.ifeval_prompts(Workspace.of(config), config).complete()
+            PrepareIFEval(Workspace.of(config), config).complete()
     config = small_config(root, options | {"evaluation.ifeval_max_new_tokens": 64})
     with pytest.raises(RunFolderError, match=r"evaluation\.ifeval_max_new_tokens was 1280, now 64"):
-        stages.ifeval_answers(Workspace.of(config), config, 1).complete()
+        AnswerIFEval(Workspace.of(config), config, 1).complete()
 
 
 def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path):
@@ -439,6 +440,6 @@ def test_feedback_of_a_replaced_model_is_not_reused(job, prepared, undisturbed, 
     with pytest.raises(
         RunFolderError, match=rf"input iteration_1/model has changed since this stage {since}.*iteration_2"
     ):
-        getattr(stages, stage)(Workspace.of(config), config, 2).complete()
+        STAGES[stage](Workspace.of(config), config, 2).complete()
     shutil.rmtree(root / "iteration_2")  # as the message says
     assert job(root, options=changed) == 0

@@ -29,10 +29,9 @@ from srlm.pipeline import stage as stage_module
 from srlm.pipeline import workspace as workspace_module
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.training.methods.dpo import Reference
 from srlm.types import Answer, Candidate
-from tests.helpers import ROOT
+from tests.helpers import ROOT, all_stages
 
 
 def row(id: str, text: str = "Text.") -> Answer:
@@ -414,7 +413,7 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do(own_run, damaged):
     """Manifests, notes of begun stages, and run.json."""
     workspace = Workspace(own_run)
     config = workspace.config()
-    every = stages.all_of(workspace, config)
+    every = all_stages(workspace, config)
     manifests = [path for stage in every for path in (stage.path, stage.path.with_suffix(".begun.json"))]
     assert len(manifests) > 20
     for path in manifests:

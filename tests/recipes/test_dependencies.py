@@ -19,14 +19,23 @@ from typing import Any
 import pytest
 
 from srlm.config import Config, option_value
+from srlm.data.prepare import PrepareData, PrepareIFEval
 from srlm.errors import RunFolderError
+from srlm.evaluation.answers import AnswerPrompts
+from srlm.generation import prompts as prompts_module
+from srlm.generation.candidates import SampleCandidates
+from srlm.generation.eft import BuildEFT, WriteRationales
+from srlm.generation.judgements import JudgeCandidates, MetaJudge
+from srlm.generation.pairs import SelectPairs
+from srlm.generation.prompts import WritePrompts, load_writer_template
 from srlm.io.files import write_atomic
 from srlm.judges.pairwise import load_template as load_pairwise
+from srlm.models.base_model import BaseModel
 from srlm.models.resolve import identity, model_id
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
-from tests.helpers import options
+from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT, TrainSFTBaseline
+from tests.helpers import all_stages, options
 
 Change = Callable[[Workspace, Config], Config | None]
 FILES = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
@@ -206,12 +215,12 @@ def of(make: Callable[..., Stage], *t: int) -> Callable[[Workspace, Config], Sta
 def new_base(workspace: Workspace, config: Config) -> None:
     edit("base/model.safetensors")(workspace, config)
     base_is(workspace, workspace.root.parent / "base")
-    stages.base_model(workspace, config).done({}, {})
+    BaseModel(workspace, config).done({}, {})
 
 
 def new_prompt_template(workspace: Workspace, config: Config) -> None:
     """The writer's template comes with the package: another version has another one."""
-    stages.load_writer_template = lambda: load_pairwise("pairwise", "x")  # undone by the test
+    prompts_module.load_writer_template = lambda: load_pairwise("pairwise", "x")  # undone by the test
 
 
 CHANGES: dict[str, Change] = {
@@ -221,21 +230,21 @@ CHANGES: dict[str, Change] = {
     "IFEval file": edit("ifeval.jsonl"),
     "M0 in its place": edit("base/tokenizer.json"),
     "M0": new_base,
-    "M1": remake(stages.sft, "model.safetensors"),
-    "M2": remake(of(stages.dpo, 2), "chat_template.jinja"),
-    "baseline": remake(stages.sft_baseline, "config.json"),
-    "reward model": remake(stages.reward_model, "model.safetensors"),
-    "data": remake(stages.data),
-    "IFEval prompts": remake(stages.ifeval_prompts),
-    "rationales": remake(stages.rationales),
-    "EFT examples": remake(stages.eft),
-    "prompts of 2": remake(of(stages.prompts, 2)),
-    "candidates of 2": remake(of(stages.candidates, 2)),
-    "judgements of 2": remake(of(stages.judgements, 2)),
-    "meta of 2": remake(of(stages.meta_judgements, 2)),
-    "pairs of 2": remake(of(stages.pairs, 2)),
-    "answers of M2": remake(of(stages.answers, 2)),
-    "answers of M0": remake(of(stages.answers, 0)),
+    "M1": remake(TrainSFT, "model.safetensors"),
+    "M2": remake(of(TrainDPO, 2), "chat_template.jinja"),
+    "baseline": remake(TrainSFTBaseline, "config.json"),
+    "reward model": remake(TrainRewardModel, "model.safetensors"),
+    "data": remake(PrepareData),
+    "IFEval prompts": remake(PrepareIFEval),
+    "rationales": remake(WriteRationales),
+    "EFT examples": remake(BuildEFT),
+    "prompts of 2": remake(of(WritePrompts, 2)),
+    "candidates of 2": remake(of(SampleCandidates, 2)),
+    "judgements of 2": remake(of(JudgeCandidates, 2)),
+    "meta of 2": remake(of(MetaJudge, 2)),
+    "pairs of 2": remake(of(SelectPairs, 2)),
+    "answers of M2": remake(of(AnswerPrompts, 2)),
+    "answers of M0": remake(of(AnswerPrompts, 0)),
     "chat template text": edit("chat.jinja"),
     "chat template kwargs": set_to("model.chat_template_kwargs", {"enable_thinking": False}),
     "template date": set_to("model.template_date", "2025-01-01"),
@@ -356,7 +365,7 @@ def files_at(root: Path) -> None:
 def outputs_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
     """Every stage, by its name in the tables."""
     found = {}
-    for stage in stages.all_of(workspace, config):
+    for stage in all_stages(workspace, config):
         place = workspace.relative(stage.folder).split("/")[0].removeprefix("iteration_")
         in_iteration = stage.name not in ("data", "ifeval", "base_model", "sft_baseline", "rationales", "eft", "sft")
         found[f"{place} {stage.name}" if in_iteration and stage.name != "reward_model" else stage.name] = stage
@@ -376,7 +385,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
         workspace = Workspace.of(config)
         workspace.save_config(config)
         base_is(workspace, root / "base")
-        for stage in stages.all_of(workspace, config):
+        for stage in all_stages(workspace, config):
             for output in stage.outputs:
                 if output.name in ("model", "sft_baseline", "reward_model"):
                     model_at(output)
@@ -421,7 +430,7 @@ def test_exactly_what_depends_on_it_refuses(
 ) -> None:
     root, given = made(variant)
     table, backup = VARIANTS[variant][1], tmp_path / "backup"
-    monkeypatch.setattr(stages, "load_writer_template", stages.load_writer_template)
+    monkeypatch.setattr(prompts_module, "load_writer_template", load_writer_template)
     shutil.copytree(root, backup)  # the run's options hold paths, so that it is changed where it lies
     try:
         workspace, config = Workspace.of(given), copy.deepcopy(given)
@@ -518,7 +527,7 @@ def test_stages_are_refused_before_a_deleted_input_is_made_differently(
         for name in changes:
             config = (CHANGES | SIBLINGS)[name](workspace, config) or config
         with pytest.raises(RunFolderError) as refusal:
-            check_stages(stages.all_of(workspace, config))
+            check_stages(all_stages(workspace, config))
         message = str(refusal.value)
         assert f"The stage {stage} in" in message
         assert (
@@ -548,23 +557,23 @@ def test_a_deleted_stage_is_made_again_where_nothing_builds_on_another_one(
     with run_without(made("own models"), deleted, tmp_path) as (workspace, config):
         for name in changes:
             config = CHANGES[name](workspace, config) or config
-        check_stages(stages.all_of(workspace, config))
+        check_stages(all_stages(workspace, config))
 
 
 def test_a_stage_that_has_begun_is_refused_too(made: Callable[[str], tuple[Path, Config]], tmp_path: Path) -> None:
     with run_without(made("own models"), {"iteration_1", "iteration_3"}, tmp_path) as (workspace, config):
-        prompts = stages.prompts(workspace, config, 2)
+        prompts = WritePrompts(workspace, config, 2)
         for path in workspace.iteration(2).iterdir():
             if path.name not in ("manifests", "1_prompts.jsonl"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in prompts.path.parent.iterdir():
             os.rename(path, path.with_suffix(".begun.json")) if path == prompts.path else path.unlink()
-        check_stages(stages.all_of(workspace, config))
+        check_stages(all_stages(workspace, config))
         config = set_to("sft.learning_rate", 1e-3)(workspace, config) or config
         with pytest.raises(
             RunFolderError, match=r"prompts .* input iteration_1/model has changed since this stage began"
         ):
-            check_stages(stages.all_of(workspace, config))
+            check_stages(all_stages(workspace, config))
 
 
 @pytest.mark.parametrize("file", ["model", "1_prompts.jsonl"])
@@ -575,7 +584,7 @@ def test_an_output_deleted_alone_is_refused(
         run_without(made("own models"), {f"iteration_2/{file}"}, tmp_path) as (workspace, config),
         pytest.raises(RunFolderError, match=f"output iteration_2/{file} is missing or has changed"),
     ):
-        check_stages(stages.all_of(workspace, config))
+        check_stages(all_stages(workspace, config))
 
 
 SIBLINGS: dict[str, Change] = {"data.eft_limit": set_to("data.eft_limit", 9)}

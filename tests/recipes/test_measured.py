@@ -11,13 +11,17 @@ import pytest
 from srlm.config import Opponents
 from srlm.data.prepare import prepare_seeds
 from srlm.errors import RunFolderError
+from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
 from srlm.evaluation.contamination import Contamination
+
+# TODO from srlm.recipes.measured import head_to_head
+from srlm.evaluation.evaluate import measures, trained_on
+from srlm.evaluation.matches import HeadToHead
+from srlm.generation.prompts import WritePrompts
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile, read_records
 from srlm.models.resolve import identity
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
-from srlm.recipes.measured import evaluation_prompts, head_to_head, measures, trained_on
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Comparison, Prompt, SeedExample
 from tests.helpers import ScriptedEngine
@@ -33,8 +37,8 @@ def run(tmp_path: Path):
     prompts = evaluation_prompts(workspace, config)
     for t in range(3):
         answers = [Answer(p.id, p.prompt, "x" * (100 * t + n), 1, False) for n, p in enumerate(prompts)]
-        RecordFile(stages.answers(workspace, config, t).outputs[0], Answer).append(*answers)
-        for path in stages.head_to_head(workspace, config, t).outputs:
+        RecordFile(AnswerPrompts(workspace, config, t).outputs[0], Answer).append(*answers)
+        for path in HeadToHead(workspace, config, t).outputs:
             winners = ["first" if n < 2 else "second" for n in range(len(prompts))]
             rows = [
                 Comparison(f"{p.id}/{order}", p.id, "", winner)
@@ -56,8 +60,8 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
     (judge / "config.json").write_text("{}")
     config = replace(config, evaluation=replace(config.evaluation, judge=str(judge)))
     for t in range(2):
-        stages.answers(workspace, config, t).done({}, {})
-    stage = stages.head_to_head(workspace, config, 1)
+        AnswerPrompts(workspace, config, t).done({}, {})
+    stage = HeadToHead(workspace, config, 1)
     stage.outputs[0].unlink()
     engine = ScriptedEngine(lambda *_: "Better: A")
 
@@ -121,7 +125,7 @@ def test_all_left_out_is_undefined_and_can_be_shown(run):
 
 def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
     workspace, config, prompts = run
-    RecordFile(stages.prompts(workspace, config, 2).outputs[0], Prompt).append(
+    RecordFile(WritePrompts(workspace, config, 2).outputs[0], Prompt).append(
         Prompt("t2/p00000", prompts[0].prompt, ()), Prompt("t2/p00001", prompts[1].prompt, (), "overlap")
     )
     assert [trained_on(workspace, config, t).excluded for t in range(3)] == [(), (), (prompts[0].id,)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 
+from srlm.recipes.text import rationales
+
+from srlm.data.prepare import PrepareData
+from srlm.generation.eft import WriteRationales
 from srlm.io.progress import Bars
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
-from srlm.recipes.text import rationales
 from srlm.types import Judgement
 from tests.helpers import ScriptedEngine, options, ranked
 
@@ -20,11 +22,11 @@ ROWS = [ranked("e0", (0, 1)), ranked("e1", (1, 0, 0))]
 def written(tmp_path, reply, *overrides):
     config = options(*ONCE, f"runs_dir={tmp_path}", *overrides)
     workspace = Workspace.of(config)
-    stages.data(workspace, config).done({}, {})
+    PrepareData(workspace, config).done({}, {})
     engine = ScriptedEngine(reply)
     with Bars() as bars:
         asyncio.run(rationales(engine, workspace, config, ROWS, bars))
-    return engine, read_records(stages.rationales(workspace, config).outputs[0], Judgement)
+    return engine, read_records(WriteRationales(workspace, config, 1).outputs[0], Judgement)
 
 
 def as_people_do(content: str) -> str:
@@ -90,7 +92,7 @@ def test_a_better_answer_cannot_leave_its_block(tmp_path):
         "judge=additive", "judge.count=1", "judge.min_valid=1", f"runs_dir={tmp_path}", "data.rationale_reference=true"
     )
     workspace = Workspace.of(config)
-    stages.data(workspace, config).done({}, {})
+    PrepareData(workspace, config).done({}, {})
     row = trick.__class__("e0", "q", (bad, trick.answers[1]))
     with Bars() as bars:
         asyncio.run(rationales(engine, workspace, config, [row], bars))

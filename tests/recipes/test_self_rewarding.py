@@ -11,6 +11,10 @@ import pytest
 from srlm.cli.check import check
 from srlm.config import Config, Tracker, Truncated
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
+from srlm.generation.candidates import SampleCandidates
+from srlm.generation.judgements import JudgeCandidates
+from srlm.generation.pairs import SelectPairs
+from srlm.generation.prompts import WritePrompts
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.io.serialization import to_json
@@ -21,11 +25,11 @@ from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, state_of
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import TRUNCATED
 from srlm.recipes import self_rewarding as loop
-from srlm.recipes import stages
 from srlm.recipes.self_rewarding import Loop
 from srlm.reporting.summary import pair_lines
 from srlm.run import run
 from srlm.tracking import NoTracker
+from srlm.training.stages import TrainDPO
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import tiny_llama, tiny_tokenizer
 
@@ -94,26 +98,26 @@ def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monke
         check(config)
 
 
-def truncate(root: Path, ids: set[str], *overrides: str) -> Loop:
-    """A loop over a finished run's feedback for M2 in which these candidates are truncated; its pairs are gone."""
+def truncate(root: Path, ids: set[str], *overrides: str) -> SelectPairs:
+    """The pairs stage of a finished run's feedback for M2 in which these candidates are truncated; its pairs are gone."""
     workspace = Workspace(root)
     config = workspace.config()
     config.pairs.truncated = Truncated[overrides[0]] if overrides else config.pairs.truncated
-    answered, judged = (make(workspace, config, 2) for make in (stages.candidates, stages.judgements))
+    answered, judged = (make(workspace, config, 2) for make in (SampleCandidates, JudgeCandidates))
     rows = [replace(one, truncated=one.id in ids) for one in read_records(answered.outputs[0], Candidate)]
     write_atomic(answered.outputs[0], "".join(to_json(one) + "\n" for one in rows))
-    prompts = stages.prompts(workspace, config, 2).fingerprints()
+    prompts = WritePrompts(workspace, config, 2).fingerprints()
     answered.done(prompts, {"candidates": len(rows)})
     judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
-    for made in (stages.pairs(workspace, config, 2), stages.dpo(workspace, config, 2)):
+    for made in (SelectPairs(workspace, config, 2), TrainDPO(workspace, config, 2)):
         made.path.unlink()
-    return Loop(config, workspace, NoTracker())
+    return SelectPairs(workspace, config, 2)
 
 
 def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> None:
     made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c0", "t2/p00001/c1"})
-    made.pairs(2)
-    counts = stages.pairs(made.workspace, made.config, 2).manifest().counts
+    run_step(made)
+    counts = made.manifest().counts
     assert (counts["pairs"], counts["truncated_candidates"], counts["dropped"]) == (1, 3, {TRUNCATED: 2})
     unpaired = UNPAIRED.read(made.workspace, 2)
     assert {one.reason for one in unpaired} == {TRUNCATED}
@@ -125,8 +129,8 @@ def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> N
 
 def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -> None:
     made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c1"}, "keep")
-    made.pairs(2)
-    stage = stages.pairs(made.workspace, made.config, 2)
+    run_step(made)
+    stage = made
     assert stage.manifest().counts["truncated_candidates"] == 0
     assert stage.manifest().options["pairs.truncated"] == "keep"
     pairs = read_records(stage.outputs[0], PreferencePair)
@@ -140,7 +144,8 @@ def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -
 def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
     made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
     with pytest.raises(NoPairsError, match=r"0 preference pairs of 3 prompts") as caught:
-        made.pairs(2)
+        run_step(made)
+        CheckFeedback(made.workspace, made.config, 2).run()
     for words in (f"{TRUNCATED}: 3", "candidates.max_new_tokens", "pairs.truncated=keep"):
         assert words in str(caught.value)
 

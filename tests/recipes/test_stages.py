@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from srlm.errors import RunFolderError
+from srlm.evaluation.matches import HeadToHead
+from srlm.generation.judgements import JudgeCandidates
+from srlm.generation.prompts import WritePrompts
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
+from srlm.training.stages import TrainRewardModel, TrainSFT, TrainSFTBaseline
 from tests.helpers import options
 
 MASKING = {"sft.train_on", "sft.prompt_weight", "sft.shared_text", "sft.packing"}
 
 
 def sft(root: Path, *overrides: str) -> Stage:
-    return stages.sft(Workspace(root), options(*overrides))
+    return TrainSFT(Workspace(root), options(*overrides), 1)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,10 @@ def sft(root: Path, *overrides: str) -> Stage:
 def test_masking_that_is_looked_at_is_noted(
     given: tuple[str, ...], looked_at: dict[str, object], tmp_path: Path
 ) -> None:
-    for make in (stages.sft, stages.sft_baseline):
+    for make in (TrainSFT, TrainSFTBaseline):
         found = make(Workspace(tmp_path), options(*given)).options
         assert {name: value for name, value in found.items() if name in MASKING} == looked_at
-    other = stages.reward_model(Workspace(tmp_path), options(*given)).options
+    other = TrainRewardModel(Workspace(tmp_path), options(*given), 1).options
     assert not MASKING & set(other)
 
 
@@ -58,18 +61,18 @@ def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
 
     order = ("sft.eft_loss=ranking", "sft.eft_length_control=0.5")
     own = {"sft.eft_loss", "sft.eft_length_control", "sft.micro_batch_size"}
-    assert not own & made_with(stages.sft).keys()
-    assert made_with(stages.sft, *order).keys() - made_with(stages.sft).keys() == own
-    assert made_with(stages.sft_baseline, *order) == made_with(stages.sft_baseline)
+    assert not own & made_with(TrainSFT).keys()
+    assert made_with(TrainSFT, *order).keys() - made_with(TrainSFT).keys() == own
+    assert made_with(TrainSFTBaseline, *order) == made_with(TrainSFTBaseline)
 
 
 def test_the_temperature_of_a_server_counts_only_where_it_is_set(tmp_path: Path) -> None:
     """Runs that were made before the option existed are not refused."""
     server = ("judge=verdict_only", "judge.model=endpoint", "evaluation.judge=endpoint", "prompts.model=endpoint")
     server += ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
-    for make in (stages.judgements, stages.prompts, stages.head_to_head):
+    for make in (JudgeCandidates, WritePrompts, HeadToHead):
         before = make(Workspace(tmp_path), options(*server), 2).options
         after = make(Workspace(tmp_path), options(*server, "endpoint.temperature=1"), 2).options
         assert "endpoint.temperature" not in before
         assert after == before | {"endpoint.temperature": 1.0}
-    assert "endpoint.temperature" not in stages.judgements(Workspace(tmp_path), options(*server[:1]), 2).options
+    assert "endpoint.temperature" not in JudgeCandidates(Workspace(tmp_path), options(*server[:1]), 2).options

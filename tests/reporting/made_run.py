@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, JudgeConfig
+from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import count_reasons, select_pairs
-from srlm.recipes import stages
 from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt, RankedAnswer, RankedPrompt, SeedExample
 
 RIVERS, TIE, SILENT, REFUSED = "t2/p00000", "t2/p00001", "t2/p00002", "t2/p00003"
@@ -85,7 +85,7 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
         "signs": found,
         "score_mean": measure(3.0, 2.5, 3.5),
     }
-    stages.pairs(workspace, config, 2).done({}, counts)
+    SelectPairs(workspace, config, 2).done({}, counts)
 
     write(workspace.data / "evaluation.jsonl", [SeedExample("eval-1", "Describe rain.", "", type="creative")])
     answers = (RankedAnswer("It falls.", 0), RankedAnswer("Rain is.", 1))

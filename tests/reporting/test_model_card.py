@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard
 
 from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import CARD
-from srlm.recipes.self_rewarding import Loop
+from srlm.recipes import find_recipe
+from srlm.recipes.runner import Runner
 from srlm.reporting.model_card import measures_in, model_card, plain, shown, write_card
 from srlm.tracking import NoTracker
 from tests.finished_run import NASTY
@@ -218,8 +219,8 @@ def test_a_resume_minds_no_card_and_writes_a_missing_one(own_run):
     (cards[1].parent / f".{CARD}.123.tmp").write_text("half of a ca")  # what a kill leaves
     others = [path for path in own_run.rglob("*") if path.is_file() and path.name != CARD]
     before = {path: path.stat().st_mtime_ns for path in others}
-    loop = Loop(workspace.config(), workspace, NoTracker())
-    loop.refuse_changes()
-    loop.run()
+    runner = Runner(find_recipe("self_rewarding"), workspace, workspace.config(), NoTracker())
+    runner.refuse_changes()
+    runner.run()
     assert [path.read_text(encoding="utf-8") for path in cards] == text
     assert {path: path.stat().st_mtime_ns for path in others} == before

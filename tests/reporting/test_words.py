@@ -10,10 +10,10 @@ import pytest
 
 from srlm.config import Config
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.reporting import phrases as words
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.phrases import ENOUGH, Ground, grounds, verdict
+from srlm.training.stages import TrainDPO
 from tests.reporting.made_run import evaluation, make_run, measure, write_measures
 
 UP, SAME, DOWN = (0.7, 0.62, 0.78), (0.5, 0.45, 0.55), (0.3, 0.2, 0.4)
@@ -341,7 +341,7 @@ def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path
     assert collect(root).early_stopping == []
     counts = {"chosen_step": 35, "last_step": 35, "steps": 35, "comparisons": []}
     for t in (2, 3):
-        stages.dpo(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
+        TrainDPO(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
     assert [line.split(":")[0] for line in collect(root).early_stopping] == [
         "Early stopping of M2",
         "Early stopping of M3",

@@ -9,9 +9,9 @@ import pytest
 from srlm.config import Config, JudgeConfig, Scorer
 from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.tracking.lineage import CHAIN, made_from, without_secrets
 from srlm.training.methods.dpo import Reference
+from tests.helpers import all_stages
 
 
 def of(stage: str, config: Config | None = None, inputs: tuple[str, ...] = ()) -> list[str]:
@@ -60,7 +60,7 @@ def test_reference_of_dpo(reference: str, models: list[int]) -> None:
 
 def test_the_chain_is_every_stage_that_does_not_measure() -> None:
     config = Config(judge=JudgeConfig(meta=True))
-    every = {stage.name for stage in stages.all_of(Workspace.of(config), config)}
+    every = {stage.name for stage in all_stages(Workspace.of(config), config)}
     assert every - set(CHAIN) == {"held_out_judgements", "answers", "head_to_head", "evaluation"}
     assert set(CHAIN) <= every
 

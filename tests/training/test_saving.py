@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes import stages
 from srlm.training import checkpoint_check, loading
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
 from srlm.training.methods.reward_model import load_classifier
 from srlm.training.saving import Saving, messages, save
+from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT
 from tests.helpers import options, tiny_llama
 
 PROMPTS, CHOSEN, REJECTED = [[3, 9], [8, 30, 2]], [[27, 41, 5], [12, 50]], [[60, 2], [33, 44, 17]]
@@ -292,11 +292,11 @@ def test_a_message_names_unit_share_and_remedy() -> None:
 
 
 def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_path: Path) -> None:
-    for group, make in (("sft", stages.sft), ("reward_model", stages.reward_model)):
+    for group, make in (("sft", TrainSFT), ("reward_model", TrainRewardModel)):
         found = make(Workspace(tmp_path), options()).options
         assert found[f"{group}.save_dtype"] == "float32"
         assert f"{group}.save_tolerance" not in found
-    assert "dpo.save_dtype" in stages.dpo(Workspace(tmp_path), options(), 2).options
+    assert "dpo.save_dtype" in TrainDPO(Workspace(tmp_path), options(), 2).options
 
 
 @pytest.mark.parametrize(

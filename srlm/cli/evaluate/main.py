@@ -67,14 +67,14 @@ def run(options: Evaluate) -> dict[str, Any]:
             if not all(stage.complete() for stage in tasks.values())
         ]
         for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
-            run_worker("benchmarks", workspace, number)
+            run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, number, name="benchmarks")
         for stage in plan.examples.values():
             read_examples(plan, stage)
         for number in _told([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
-            run_worker("loss", workspace, number)
+            run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, number, name="loss")
         speaking = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
         for number in _told([(n, model, " and ".join(_what(plan, model))) for n, model in speaking]):
-            run_worker("evaluate", workspace, number)
+            run_worker("srlm.cli.evaluate.workers:worker", workspace, number, name="evaluate")
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())

@@ -13,24 +13,17 @@ from srlm import errors
 from srlm.cli.evaluate.arms import OWN, run_of, settings
 from srlm.config import Config, Evaluate, SideBySide, options_of
 from srlm.data.config import SourceConfig
+from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_options
 from srlm.io import serialization
-from srlm.io.files import hash_of_files, write_atomic
+from srlm.io.files import files_by_name, hash_of_files, write_atomic
 from srlm.io.progress import say
 from srlm.judges.pairwise import load_template
 from srlm.models.resolve import identity, slug
 from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.provenance import TRANSFORMERS, VLLM
 from srlm.pipeline.roles import by_name
-from srlm.pipeline.stage import Stage
+from srlm.pipeline.stage import Stage, outputs_of
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes.stages import (
-    chat_template,
-    engine_libraries,
-    files_by_name,
-    generation_options,
-    made_by,
-    model_options,
-)
 
 SUITE = ("answers", "head_to_head", "loss", "benchmarks")
 
@@ -171,7 +164,7 @@ class Plan:
 
     def _answers(self, model: str) -> Stage:
         def inputs() -> dict[str, str]:
-            return model_inputs(self.options, model) | made_by(self.prompts)
+            return model_inputs(self.options, model) | outputs_of(self.prompts)
 
         names = ("temperature", "top_p", "max_new_tokens")
         options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
@@ -185,7 +178,7 @@ class Plan:
 
     def _loss(self, model: str, file: str) -> Stage:
         def inputs() -> dict[str, str]:
-            return model_inputs(self.options, model) | made_by(self.examples_of(model, file))
+            return model_inputs(self.options, model) | outputs_of(self.examples_of(model, file))
 
         options = options_of(self.options, "engine.dtype", "engine.max_model_len", "model.chat_template")
         options |= model_options(self.options) | {"model": model, "examples": file}
@@ -194,7 +187,7 @@ class Plan:
 
     def _match(self, first: str, second: str) -> Stage:
         def inputs() -> dict[str, str]:
-            return model_inputs(self.options, self.judge) | made_by(self.answers[first], self.answers[second])
+            return model_inputs(self.options, self.judge) | outputs_of(self.answers[first], self.answers[second])
 
         template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
         options = who(self.options, self.judge) | {"evaluation.judge_template": template.digest}

@@ -24,7 +24,8 @@ def worker(workspace: Workspace, number: int) -> None:
 
 async def _speak(plan: Plan, number: int) -> None:
     from srlm.engines import gather_or_cancel, open_named
-    from srlm.recipes.measured import answer_prompts, matches, play
+    from srlm.evaluation.answers import answer_prompts
+    from srlm.evaluation.matches import matches, play
 
     generator, options = plan.generators[number], plan.options
     async with open_named(options, generator) as engine:

@@ -1,0 +1,141 @@
+"""The stage that computes evaluation.json of a model from its evaluation outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from srlm.config import Config, options_of
+from srlm.evaluation.agreement import answers_part, judge_parts
+from srlm.evaluation.answers import evaluation_prompts, ifeval_prompts
+from srlm.evaluation.contamination import Contamination, contamination
+from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
+from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
+from srlm.evaluation.instruction_following import check_answers, instructions_part
+from srlm.evaluation.matches import opponents
+from srlm.evaluation.text_statistics import drift_part
+from srlm.io.files import write_atomic
+from srlm.io.progress import say
+from srlm.judges.dependencies import judged_files
+from srlm.pipeline.artifacts import (
+    ANSWERS,
+    EFT,
+    EVALUATION,
+    HELD_OUT_JUDGEMENTS,
+    IFEVAL_ANSWERS,
+    IFEVAL_PROMPTS,
+    IFT,
+    PROMPTS,
+    SEEDS,
+    head_to_head,
+)
+from srlm.pipeline.roles import match_judge
+from srlm.pipeline.stage import LocalStage, recorded
+from srlm.pipeline.workspace import Workspace
+from srlm.types import SeedExample
+
+
+class Evaluate(LocalStage):
+    """evaluation.json of M_t."""
+
+    name = "evaluation"
+
+    def writes(self) -> list[str]:
+        return [EVALUATION]
+
+    def depends_on(self) -> dict[str, Any]:
+        names = ["evaluation.bootstrap", "judge.max_score", "judge.scorer", "seed"]
+        return options_of(self.config, *names, *(["evaluation.ifeval"] if self.config.evaluation.ifeval else []))
+
+    def made_from(self) -> dict[str, str]:
+        workspace, config, t = self.workspace, self.config, self.t
+        judged = [u for u in _lately(t) if judge_is_measured(config, u)]
+        files = [artifact.path(workspace) for artifact in SEEDS]
+        files += [PROMPTS.path(workspace, u) for u in range(2, t + 1)]
+        files += [workspace.evaluation(u) / f for u in judged for f in judged_files(config, HELD_OUT_JUDGEMENTS)]
+        files += [ANSWERS.path(workspace, u) for u in (t, *opponents(config, t))]
+        if config.evaluation.ifeval:
+            files += [IFEVAL_PROMPTS.path(workspace), *(IFEVAL_ANSWERS.path(workspace, u) for u in _lately(t))]
+        files += [head_to_head(u).path(workspace, t) for u in opponents(config, t)]
+        return recorded(workspace, *files)
+
+    def run(self) -> dict[str, Any]:
+        seen = trained_on(self.workspace, self.config, self.t)
+        if message := seen.message(f"M{self.t}"):
+            say(f"  {message}")
+        found = measures(self.workspace, self.config, self.t, seen)
+        write_atomic(self.outputs[0], json.dumps(found, indent=1, ensure_ascii=False))
+        return {"prompts": seen.prompts, "excluded": len(seen.excluded)}
+
+
+def _lately(t: int) -> tuple[int, ...]:
+    """M_t and the model before it."""
+    return (t, t - 1) if t else (t,)
+
+
+def trained_on(
+    workspace: Workspace, config: Config, t: int, prompts: Sequence[SeedExample] | None = None
+) -> Contamination:
+    """The evaluation prompts among M_t's training prompts: the IFT and EFT seeds', and the new ones up to iteration t.
+
+    M0 has none. An earlier model's are among M_t's, so that their match needs no more than these left out. `prompts`
+    are looked for where they are given, in the evaluation prompts' place.
+    """
+
+    def training() -> Iterator[str]:
+        if t:
+            yield from (row.prompt for row in IFT.read(workspace))
+            yield from (row.prompt for row in EFT.read(workspace))
+        for u in range(2, t + 1):
+            rows = PROMPTS.read(workspace, u)
+            yield from (row.text for row in rows if not row.rejected)
+
+    return contamination(evaluation_prompts(workspace, config) if prompts is None else prompts, training())
+
+
+def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, seed: str) -> dict[str, Any]:
+    """What M_t follows of IFEval's instructions; "excluded" counts prompts that it was trained on."""
+    prompts = ifeval_prompts(workspace, config)
+    excluded = set(trained_on(workspace, config, t, prompts).excluded)
+    of_both = [
+        check_answers(prompts, [row for row in IFEVAL_ANSWERS.read(workspace, u) if row.id not in excluded])
+        for u in _lately(t)
+    ]
+    part = instructions_part(of_both[0], of_both[1] if t else None, resamples, seed)
+    return part | {"excluded": len(excluded)}
+
+
+def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) -> dict[str, Any]:
+    """Return what evaluation.json of M_t holds, without the prompts in `seen`."""
+    resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
+    found: dict[str, Any] = {"iteration": t}
+    if judge_is_measured(config, t):
+        now = HELD_OUT_JUDGEMENTS.read(workspace, t)
+        before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if t and judge_is_measured(config, t - 1) else None
+        comparisons = read_comparisons(JudgeHeldOut(workspace, config, t))
+        ranked = held_out_prompts(workspace, config)
+        found |= judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
+    rivals = opponents(config, t)
+    found["contamination"], excluded = seen.to_dict(), set(seen.excluded)
+    answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
+    found["answers"] = answers_part(answered[t], resamples, seed)
+    found["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
+    prompts = evaluation_prompts(workspace, config)
+    if any(prompt.constraints for prompt in prompts):
+        of_both = [check_answers(prompts, answered[u]) for u in _lately(t)]
+        found["instructions"] = instructions_part(of_both[0], of_both[1] if t else None, resamples, seed)
+    if config.evaluation.ifeval:
+        found["ifeval"] = ifeval_part(workspace, config, t, resamples, seed)
+    if t:
+        types = {prompt.id: prompt.type for prompt in prompts}
+        found["head_to_heads"] = {}
+        for u in rivals:
+            compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
+            match = played(compared, answered[t], answered[u])
+            part = head_to_head_part(match, resamples, seed)
+            if u == t - 1:
+                found["head_to_head"] = part
+            found["head_to_heads"][str(u)] = part | {"types": by_type(match, types, resamples, seed)}
+        found["head_to_head_judge"] = str(match_judge(config))
+    return found

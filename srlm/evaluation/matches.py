@@ -1,0 +1,114 @@
+"""Head to heads: a fixed judge compares M_t's answers with those of earlier models, in both orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from srlm.config import Config, Opponents, options_of
+from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
+from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.missing import count_missing, is_missing
+from srlm.engines.session import GenerationStage, Generator
+from srlm.ids import ORDERS
+from srlm.io.progress import Bars
+from srlm.io.record_file import RecordFile
+from srlm.judges.pairwise import compare, load_template, question
+from srlm.pipeline.artifacts import ANSWERS, head_to_head
+from srlm.pipeline.roles import match_judge
+from srlm.pipeline.stage import recorded
+from srlm.types import Answer, Comparison
+
+
+def opponents(config: Config, t: int) -> list[int]:
+    """Return the earlier models whose answers M_t's are compared with, the last one first."""
+    return list(range(t - 1, -1, -1))[: 1 if config.evaluation.opponents is Opponents.previous else None]
+
+
+async def play(
+    engine: Engine,
+    config: Config,
+    first: Sequence[Answer],
+    second: Sequence[Answer],
+    store: RecordFile[Comparison],
+    on_progress: Callable[[], None],
+) -> None:
+    """Compare two models' answers to the same prompts in both orders, except what `store` holds already.
+
+    A prompt that one of them did not answer is not compared.
+
+    Parameters
+    ----------
+    on_progress : callable
+        Called after each new comparison.
+    """
+    template = load_template(config.evaluation.judge_template, "evaluation.judge_template")
+    others = {answer.id: answer.text for answer in second}
+
+    async def one(answer: Answer, order: str) -> None:
+        if f"{answer.id}/{order}" not in store.records:
+            shown = question(template, answer.prompt, answer.text, others[answer.id], order)
+            store.append(await compare(engine, answer.id, answer.id, order, shown))
+            on_progress()
+
+    await gather_or_cancel(one(answer, order) for answer in first if answer.id in others for order in ORDERS)
+
+
+def matches(first: Sequence[Answer], second: Sequence[Answer]) -> int:
+    """Return how many comparisons a match takes: the prompts that both have answered, in both orders."""
+    return len({answer.id for answer in first} & {answer.id for answer in second}) * len(ORDERS)
+
+
+class HeadToHead(GenerationStage):
+    """Comparisons of M_t's answers with each opponent's, by the judge that `evaluation.judge` names."""
+
+    name, place = "head_to_head", "evaluation"
+
+    def writes(self) -> list[str]:
+        return [head_to_head(u).file for u in opponents(self.config, self.t)]
+
+    def depends_on(self) -> dict[str, Any]:
+        options = options_of(self.config, "evaluation.judge") | generation_options(self.config, self.generator().model)
+        template = load_template(self.config.evaluation.judge_template, "evaluation.judge_template")
+        options["evaluation.judge_template"] = template.digest
+        if self.t >= 2:  # M1 has one opponent in any case
+            options |= options_of(self.config, "evaluation.opponents")
+        return options
+
+    def made_from(self) -> dict[str, str]:
+        workspace, by = self.workspace, self.generator().model
+        answered = (ANSWERS.path(workspace, u) for u in (self.t, *opponents(self.config, self.t)))
+        return recorded(workspace, *answered) | model_input(workspace, by) | chat_template(self.config, by)
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        return engine_libraries(self.config, self.generator().model)
+
+    def generator(self) -> Generator:
+        return Generator(match_judge(self.config))
+
+    def caption(self) -> str:
+        rivals = ", ".join(f"M{u}" for u in opponents(self.config, self.t))
+        return f"M{self.t} against {rivals}, judged by {self.generator().model}"
+
+    async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
+        if self.complete():
+            return
+        self.begin()
+        workspace, rivals = self.workspace, opponents(self.config, self.t)
+        stores = {u: RecordFile(path, Comparison) for u, path in zip(rivals, self.outputs, strict=True)}
+        texts = {u: ANSWERS.read(workspace, u) for u in (self.t, *rivals)}
+        for store in stores.values():
+            store.forget(lambda comparison: is_missing(comparison.problem))
+        done = sum(len(store.records) for store in stores.values())
+        bars.add("head to head", sum(matches(texts[self.t], texts[u]) for u in rivals), done)
+
+        def on_progress() -> None:
+            bars.update("head to head", done=sum(len(store.records) for store in stores.values()))
+
+        await gather_or_cancel(
+            play(cast(Engine, engine), self.config, texts[self.t], texts[u], stores[u], on_progress) for u in rivals
+        )
+        rows = [row for store in stores.values() for row in store.finish()]
+        counts: dict[str, Any] = {"comparisons": len(rows), "unparsable": sum(row.winner is None for row in rows)}
+        counts |= count_missing("Head to head: answers to judge", rows)
+        self.done({}, counts)

@@ -1,0 +1,156 @@
+"""The stages that make the EFT training examples: rationales by the SFT baseline, and the examples themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srlm.config import Scorer, options_of
+from srlm.data.eft import agrees, examples_of_run, needs_baseline, report
+from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
+from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
+from srlm.engines.missing import count_missing, is_missing, refuse_without_any
+from srlm.engines.session import GenerationStage, Generator
+from srlm.evaluation.agreement import agreement
+from srlm.ids import answer_id, judgement_id
+from srlm.io.progress import Bars, say
+from srlm.io.record_file import RecordFile, write_records
+from srlm.judges.dependencies import judge_options
+from srlm.judges.pointwise import judge
+from srlm.judges.prompt import JudgeTemplate
+from srlm.models.templating import Template
+from srlm.pipeline.artifacts import EFT, EFT_EXAMPLES, EFT_JUDGEMENTS, SEEDS
+from srlm.pipeline.roles import SFT_BASELINE
+from srlm.pipeline.stage import LocalStage, recorded
+from srlm.types import Candidate, Judgement, RankedPrompt
+
+
+def _reference_template() -> Template:
+    return Template.load("weaknesses", "srlm.judges", "data.rationale_reference", ("better",))
+
+
+class WriteRationales(GenerationStage):
+    """The SFT baseline judges the EFT prompts, each until its scores order the answers as people did.
+
+    It makes at most `data.rationale_attempts` attempts; judgement N of an answer is of attempt N. With
+    `data.rationale_reference` it sees a better answer next to a worse one, and is asked to name what the worse one
+    lacks; the examples that are made from it do not contain that.
+    """
+
+    name = "rationales"
+
+    def writes(self) -> list[str]:
+        return [EFT_JUDGEMENTS.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        options = options_of(self.config, "data.rationale_attempts", "seed")
+        options |= generation_options(self.config) | judge_options(self.config)
+        if self.config.data.rationale_reference:
+            options["data.rationale_reference"] = _reference_template().digest
+        return options
+
+    def made_from(self) -> dict[str, str]:
+        workspace = self.workspace
+        data = (artifact.path(workspace) for artifact in SEEDS)
+        return recorded(workspace, *data, workspace.sft_baseline) | chat_template(self.config)
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        return engine_libraries(self.config)
+
+    def wanted(self) -> bool:
+        ranked = EFT.read(self.workspace)
+        return needs_baseline(ranked, self.config.data.rationales) and not self.config.judge.learns_pairs
+
+    def generator(self) -> Generator:
+        return Generator(SFT_BASELINE)
+
+    def caption(self) -> str:
+        return "The SFT baseline judges the EFT answers"
+
+    async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
+        if self.complete():
+            return
+        ranked = EFT.read(self.workspace)
+        self.begin()
+        store = RecordFile(self.outputs[0], Judgement)
+        store.forget(lambda judgement: is_missing(judgement.problem))
+        template = JudgeTemplate.load(self.config.judge)
+        hint = _reference_template()
+        bars.add("EFT rationales", len(ranked))
+        done = written = agreed = 0
+
+        async def answer(prompt: RankedPrompt, place: int, attempt: int) -> Judgement:
+            nonlocal written
+            candidate = Candidate(answer_id(prompt.id, place), prompt.id, prompt.answers[place].text, 0, False)
+            if judgement_id(candidate.id, attempt) not in store.records:
+                best = min(prompt.answers, key=lambda other: other.rank)
+                worse = self.config.data.rationale_reference and prompt.answers[place].rank > best.rank
+                note = "\n\n" + hint.fill(better=best.text) if worse else ""
+                new = await judge(
+                    engine,
+                    template,
+                    self.config.judge,
+                    self.config.seed,
+                    prompt.prompt,
+                    candidate,
+                    1,
+                    first=attempt,
+                    note=note,
+                )
+                store.append(*new)
+                written += sum(judgement.tokens for judgement in new)
+            return store.records[judgement_id(candidate.id, attempt)]
+
+        async def one(prompt: RankedPrompt) -> None:
+            nonlocal done, agreed
+            before = written
+            for attempt in range(self.config.data.rationale_attempts):
+                judged = await gather_or_cancel(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
+                if agrees(prompt, [judgement.score for judgement in judged]):
+                    agreed += 1
+                    break
+            done += 1
+            bars.update("EFT rationales", done=done, tokens=written - before)
+
+        await gather_or_cancel(one(prompt) for prompt in ranked)
+        rows = store.finish()
+        counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
+        missing = count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
+        refuse_without_any("EFT prompt has judgements that order its answers as people did", agreed, missing)
+        counts |= missing
+        self.done({}, counts, written)
+
+
+class BuildEFT(LocalStage):
+    """EFT training examples: from people's rationales, from those of the SFT baseline, or scores alone."""
+
+    name = "eft"
+
+    def writes(self) -> list[str]:
+        return [EFT_EXAMPLES.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        names = ("rationales", "eft_max_score_fraction", "eft_limit", "eft_length_balance", "rationale_attempts")
+        options = options_of(self.config, *(f"data.{name}" for name in names), "judge.max_score", "seed")
+        return options | ({"judge.learns_pairs": True} if self.config.judge.learns_pairs else {})
+
+    def made_from(self) -> dict[str, str]:
+        workspace = self.workspace
+        rationales = [] if self.config.judge.learns_pairs else [EFT_JUDGEMENTS.path(workspace, 1)]
+        return recorded(workspace, *(artifact.path(workspace) for artifact in SEEDS), *rationales)
+
+    def wanted(self) -> bool:
+        return self.config.judge.scorer is not Scorer.implicit  # a judge that is not trained
+
+    def run(self) -> dict[str, Any]:
+        workspace, config, ranked = self.workspace, self.config, EFT.read(self.workspace)
+        by_baseline = WriteRationales(workspace, config, 1).wanted()
+        judgements = EFT_JUDGEMENTS.read(workspace, 1) if by_baseline else []
+        examples, counts = examples_of_run(config, ranked, judgements)
+        write_records(self.outputs[0], examples)
+        # The baseline's judgements, before those that disagree with people are dropped; otherwise the targets.
+        given = judgements or [Judgement(one.id, one.id, "", one.score) for one in examples if one.other is None]
+        found = agreement(ranked, given, config.evaluation.bootstrap, f"{config.seed}/eft")
+        counts["agreement with people"] = found.to_dict()
+        for line in report(counts):
+            say(f"  {line}")
+        return counts

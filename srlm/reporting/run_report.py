@@ -1,0 +1,28 @@
+"""Keep a run's report page up to date while the run goes on."""
+
+from __future__ import annotations
+
+import shlex
+
+from srlm.io.progress import say
+from srlm.pipeline.artifacts import EVALUATION
+from srlm.pipeline.manifest import finished_manifests
+from srlm.pipeline.resume import python_word
+from srlm.pipeline.workspace import Workspace
+from srlm.reporting import write_report
+
+
+def update_report(workspace: Workspace, again: bool = False) -> None:
+    """Write report.html from what is finished; if nothing has finished since, the old page stays unless `again`."""
+    root, to = workspace.root, workspace.root / "report.html"
+    if not (workspace.iteration(0) / EVALUATION).exists():
+        return
+    newest = max(path.stat().st_mtime for path in finished_manifests(root))
+    if not again and to.exists() and to.stat().st_mtime >= newest:
+        return
+    try:
+        write_report([root], to)
+    # Whatever is wrong with a page, training continues: the page can be made again at any time.
+    except Exception as error:
+        retry = shlex.join([python_word(), "-m", "srlm", "report", str(root)])
+        say(f"No report: {type(error).__name__}: {error}. The run continues. To try again:", command=retry)
