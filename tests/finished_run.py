@@ -10,6 +10,7 @@ from typing import Any
 from srlm.config import Config, to_dict
 from srlm.data.prepare import PrepareData, prepare_seeds
 from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
+from srlm.evaluation.evaluate import Evaluate
 from srlm.evaluation.held_out import JudgeHeldOut
 from srlm.evaluation.held_out import held_out_prompts as held_out
 from srlm.evaluation.matches import HeadToHead
@@ -68,7 +69,7 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
     inputs = SelectPairs(workspace, config, 2).fingerprints() | sft.fingerprints()
     _trained(TrainDPO(workspace, config, 2), checkpoint, inputs)
     for t in range(3):
-        loop.measure(t)
+        run_step(Evaluate(workspace, config, t))
     for t in (1, 2):
         write_card(workspace, config, t)
     return workspace, config

@@ -10,6 +10,11 @@ from typing import Any
 
 from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
+from srlm.generation.candidates import SampleCandidates
+from srlm.generation.chain import Chain
+from srlm.generation.judgements import JudgeCandidates, MetaJudge
+from srlm.generation.prompts import WritePrompts
+from srlm.io.progress import Bars
 from srlm.judges.prompt import parse_verdict
 from srlm.models.chat_template import Message, read_chat_template
 from srlm.pipeline.stage import RunStage
@@ -188,3 +193,15 @@ def run_step(step: Step) -> None:
     """Run one step of a recipe without a tracker."""
     assert isinstance(step, RunStage)
     Runner(find_recipe(step.config.recipe), step.workspace, step.config, NoTracker()).run_step(step)
+
+
+async def generate_feedback(engine: Any, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
+    """Prompts, candidates and judgements of iteration `t` in one chain, all by the same engine."""
+    parts = [make(workspace, config, t) for make in (WritePrompts, SampleCandidates, JudgeCandidates)]
+    parts += [MetaJudge(workspace, config, t)] if config.judge.meta else []
+
+    class OneEngine:
+        def of(self, stage: Any) -> Any:
+            return engine
+
+    await Chain(tuple(parts)).run(OneEngine(), bars)  # type: ignore[arg-type]

@@ -15,19 +15,20 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
-    ("srlm", "errors", "config", "ids", "types", "metrics"),
+    ("srlm", "errors", "config", "ids", "types"),
     ("io",),
+    ("pipeline",),
     ("models",),
     ("engines",),
-    ("pipeline",),
     ("data",),
     ("preferences",),
     ("judges",),
-    ("generation",),
     ("evaluation",),
+    ("generation",),
     ("training",),
     ("tracking",),
-    ("recipes", "reporting"),
+    ("reporting",),
+    ("recipes",),
     ("cli", "run"),
     ("__main__",),
 )

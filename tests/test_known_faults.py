@@ -9,7 +9,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from srlm.recipes.text import feedback, new_prompts
 
 from srlm.config import CandidatesConfig, Config, JudgeConfig, PairsConfig, PromptsConfig
 from srlm.data.prepare import PrepareData
@@ -25,6 +24,9 @@ from srlm.io.serialization import to_json
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.resolve import base_model_worker, identity
+from srlm.judges.prompt import JudgeTemplate, mean_score, parse_verdict
+from srlm.models.base_model import worker as base_model_worker
+from srlm.models.resolve import identity
 from srlm.pipeline.roles import dpo_reference
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import count_reasons, select_pairs
@@ -35,6 +37,7 @@ from srlm.types import Candidate, Judgement, Prompt, SeedExample
 from tests.helpers import (
     ScriptedEngine,
     candidates_of,
+    generate_feedback,
     judgement_from,
     judgements_of,
     options,
@@ -59,7 +62,7 @@ def feed_back(engine: ScriptedEngine, config: Config) -> tuple[Workspace, list[C
     stage.outputs[0].write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
     stage.done({}, {})
     with Bars() as bars:
-        asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
+        asyncio.run(generate_feedback(engine, workspace, config, 2, bars))
     folder = workspace.iteration(2)
     return (
         workspace,
@@ -185,7 +188,7 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(tmp_path):
     (judge / "config.json").write_text('{"trained": "anew"}')
     engine = ScriptedEngine(writes_answers_and_judges)
     with Bars() as bars, pytest.raises(RunFolderError, match=f"input {judge} has changed since this stage began"):
-        asyncio.run(feedback(engine, engine, engine, workspace, config, 2, bars))
+        asyncio.run(generate_feedback(engine, workspace, config, 2, bars))
 
 
 def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
@@ -203,8 +206,7 @@ def test_a_writer_of_elsewhere_is_told_by_its_weights(tmp_path):
 
     async def write() -> None:
         with Bars() as bars:
-            async for _ in new_prompts(engine, workspace, config, 2, bars):
-                pass
+            await WritePrompts(workspace, config, 2).generate(engine, bars)
 
     with pytest.raises(RunFolderError, match=f"input {writer} has changed since this stage began"):
         asyncio.run(write())

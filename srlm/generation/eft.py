@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from srlm.config import Scorer, options_of
 from srlm.data.eft import agrees, examples_of_run, needs_baseline, report
@@ -86,7 +86,7 @@ class WriteRationales(GenerationStage):
                 worse = self.config.data.rationale_reference and prompt.answers[place].rank > best.rank
                 note = "\n\n" + hint.fill(better=best.text) if worse else ""
                 new = await judge(
-                    engine,
+                    cast(Engine, engine),
                     template,
                     self.config.judge,
                     self.config.seed,

@@ -288,13 +288,10 @@ class RunStage(Stage):
 
     def __init__(self, workspace: Workspace, config: Config, t: int = 0):
         self.workspace, self.config, self.t = workspace, config, t
-        folders = {
-            "data": lambda t: workspace.data,
-            "iteration": workspace.iteration,
-            "evaluation": workspace.evaluation,
-        }
+        folder = workspace.evaluation(t) if self.place == "evaluation" else workspace.iteration(t)
+        folder = workspace.data if self.place == "data" else folder
         super().__init__(
-            workspace, folders.get(self.place, workspace.iteration)(t), self.name, self.writes(), self.depends_on(), self.made_from,
+            workspace, folder, self.name, self.writes(), self.depends_on(), self.made_from,
             self.depends_on_libraries(), config, self.resumes_from(),
         )  # fmt: skip
 

@@ -22,6 +22,10 @@ from srlm.data.prepare import PrepareData, PrepareIFEval, prepare_seeds
 from srlm.errors import RunFolderError
 from srlm.evaluation.answers import AnswerIFEval
 from srlm.evaluation.matches import HeadToHead
+from srlm.generation.candidates import SampleCandidates
+from srlm.generation.judgements import JudgeCandidates
+from srlm.generation.pairs import SelectPairs
+from srlm.generation.prompts import WritePrompts
 from srlm.io.record_file import read_records
 from srlm.io.serialization import from_json
 from srlm.pipeline.workspace import CARD, Workspace
@@ -55,6 +59,8 @@ MANIFESTS = {
 }
 Job = Callable[..., int]
 pytestmark = pytest.mark.process
+
+STAGES = {stage.name: stage for stage in (WritePrompts, SampleCandidates, JudgeCandidates, SelectPairs)}
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,18 @@ import pytest
 from srlm.config import Opponents
 from srlm.data.prepare import prepare_seeds
 from srlm.errors import RunFolderError
+from srlm.evaluation import evaluate
 from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
 from srlm.evaluation.contamination import Contamination
 
 # TODO from srlm.recipes.measured import head_to_head
-from srlm.evaluation.evaluate import measures, trained_on
+from srlm.evaluation.evaluate import Evaluate, measures, trained_on
 from srlm.evaluation.matches import HeadToHead
 from srlm.generation.prompts import WritePrompts
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile, read_records
 from srlm.models.resolve import identity
+from srlm.pipeline.artifacts import SEEDS
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Comparison, Prompt, SeedExample
@@ -67,7 +69,7 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
 
     def play() -> None:
         with Bars() as bars:
-            asyncio.run(head_to_head(engine, workspace, config, 1, bars))
+            asyncio.run(HeadToHead(workspace, config, 1).generate(engine, bars))
 
     play()
     assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
@@ -135,12 +137,21 @@ def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
     assert read_records(ift, SeedExample)[-1].id == "copy"
 
 
-def test_sources_are_all_that_is_read(run):
+def test_the_inputs_are_all_files_that_are_read(run, monkeypatch):
     workspace, config, _ = run
-    names = [[str(stage) for stage in stages.measure_sources(workspace, config, t)] for t in range(3)]
-    assert names[0] == ["data/data", *(f"iteration_0/evaluation/{n}" for n in ("held_out_judgements", "answers"))]
-    assert "iteration_2/prompts" in names[2]
-    assert "iteration_2/prompts" not in names[1]
-    assert "iteration_0/evaluation/answers" in names[2]
+
+    def inputs(t: int) -> list[str]:
+        found: list[str] = []
+        monkeypatch.setattr(evaluate, "recorded", lambda _, *paths: found.extend(map(workspace.relative, paths)) or {})
+        Evaluate(workspace, config, t).made_from()
+        return found
+
+    assert set(inputs(0)) == {
+        *(f"data/{artifact.file}" for artifact in SEEDS),
+        *(f"iteration_0/evaluation/{name}.jsonl" for name in ("held_out_judgements", "answers")),
+    }
+    assert "iteration_2/1_prompts.jsonl" in inputs(2)
+    assert "iteration_2/1_prompts.jsonl" not in inputs(1)
+    assert "iteration_0/evaluation/answers.jsonl" in inputs(2)
     config.evaluation.opponents = Opponents.previous
-    assert "iteration_0/evaluation/answers" not in [str(s) for s in stages.measure_sources(workspace, config, 2)]
+    assert "iteration_0/evaluation/answers.jsonl" not in inputs(2)

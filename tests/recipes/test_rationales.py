@@ -1,16 +1,15 @@
-"""srlm.recipes.text.rationales: the SFT baseline judges until it agrees with people, with or without a hint."""
+"""srlm.generation.eft.WriteRationales: the SFT baseline judges until it agrees with people, with or without a hint."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 
-from srlm.recipes.text import rationales
-
 from srlm.data.prepare import PrepareData
 from srlm.generation.eft import WriteRationales
 from srlm.io.progress import Bars
-from srlm.io.record_file import read_records
+from srlm.io.record_file import read_records, write_records
+from srlm.pipeline.artifacts import EFT, SEEDS
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Judgement
 from tests.helpers import ScriptedEngine, options, ranked
@@ -22,10 +21,12 @@ ROWS = [ranked("e0", (0, 1)), ranked("e1", (1, 0, 0))]
 def written(tmp_path, reply, *overrides):
     config = options(*ONCE, f"runs_dir={tmp_path}", *overrides)
     workspace = Workspace.of(config)
+    for artifact in SEEDS:
+        write_records(artifact.path(workspace), ROWS if artifact is EFT else [])
     PrepareData(workspace, config).done({}, {})
     engine = ScriptedEngine(reply)
     with Bars() as bars:
-        asyncio.run(rationales(engine, workspace, config, ROWS, bars))
+        asyncio.run(WriteRationales(workspace, config, 1).generate(engine, bars))
     return engine, read_records(WriteRationales(workspace, config, 1).outputs[0], Judgement)
 
 
@@ -92,10 +93,12 @@ def test_a_better_answer_cannot_leave_its_block(tmp_path):
         "judge=additive", "judge.count=1", "judge.min_valid=1", f"runs_dir={tmp_path}", "data.rationale_reference=true"
     )
     workspace = Workspace.of(config)
-    PrepareData(workspace, config).done({}, {})
     row = trick.__class__("e0", "q", (bad, trick.answers[1]))
+    for artifact in SEEDS:
+        write_records(artifact.path(workspace), [row] if artifact is EFT else [])
+    PrepareData(workspace, config).done({}, {})
     with Bars() as bars:
-        asyncio.run(rationales(engine, workspace, config, [row], bars))
+        asyncio.run(WriteRationales(workspace, config, 1).generate(engine, bars))
     [content] = [content for content in engine.contents if "<better_response>" in content]
     assert content.count("</better_response>") == 1
     assert "Score: 0" not in content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,27 +14,55 @@ from srlm.config import Config, Tracker, Truncated
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.judgements import JudgeCandidates
-from srlm.generation.pairs import SelectPairs
+from srlm.generation.pairs import CheckFeedback, SelectPairs
 from srlm.generation.prompts import WritePrompts
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.io.serialization import to_json
-from srlm.models.resolve import base_model_worker
+from srlm.models import base_model
+from srlm.models.base_model import BaseModel, worker
 from srlm.pipeline.artifacts import UNPAIRED
 from srlm.pipeline.processes import Stopped
 from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, state_of
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import TRUNCATED
-from srlm.recipes import self_rewarding as loop
-from srlm.recipes.self_rewarding import Loop
+from srlm.recipes.runner import Action, Step
+from srlm.recipes.self_rewarding import SelfRewarding
 from srlm.reporting.summary import pair_lines
 from srlm.run import run
-from srlm.tracking import NoTracker
 from srlm.training.stages import TrainDPO
 from srlm.types import Candidate, PreferencePair
-from tests.helpers import tiny_llama, tiny_tokenizer
+from tests.helpers import run_step, tiny_llama, tiny_tokenizer
 
-STEPS = ("data", "base_model", "text", "eft", "sft", "reward_model", "measure", "pairs", "dpo", "report")
+
+class Scripted:
+    """A recipe of one stage, which raises an error or does nothing."""
+
+    def __init__(self, error: BaseException | None = None):
+        self.error, self.done = error, list[str]()
+
+    def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:
+        def stop() -> None:
+            assert state_of(workspace) == RunState(RUNNING)
+            self.done.append("before")
+            if self.error:
+                raise self.error
+
+        yield Action(stop)
+        yield Action(lambda: self.done.append("after"))
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunState, bool]]:
+    """The calls that update the report page: the run's state then, and whether the page is written in any case."""
+    calls: list[tuple[RunState, bool]] = []
+
+    def update(workspace: Workspace, again: bool = False) -> None:
+        calls.append((state_of(workspace), again))
+
+    monkeypatch.setattr("srlm.reporting.run_report.update_report", update)
+    monkeypatch.setattr("srlm.reporting.summary.print_summary", lambda *given: None)
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -47,36 +76,27 @@ STEPS = ("data", "base_model", "text", "eft", "sft", "reward_model", "measure", 
     ids=["alarm", "no pairs", "signal", "fault"],
 )
 def test_stopped_run_writes_its_report_after_its_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, why: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reported: list[tuple[RunState, bool]],
+    error: BaseException,
+    why: str,
 ) -> None:
-    done: list[str] = []
-    for step in STEPS:
-        monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
-
-    def stops(self: Loop, t: int) -> None:
-        assert state_of(self.workspace) == RunState(RUNNING)
-        raise error
-
-    reported: list[tuple[RunState, bool]] = []
-    monkeypatch.setattr(Loop, "pairs", stops)
-    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
-    monkeypatch.setattr(loop, "write_card", lambda *given: None)
+    recipe = Scripted(error)
+    monkeypatch.setattr("srlm.recipes.find_recipe", lambda name: recipe)
     config = Config(name="run", runs_dir=str(tmp_path), iteration=2)
     config.tracking.tracker = Tracker.none
     with pytest.raises(type(error)) as raised:
         run(config, ["judge=logprob"])
     assert reported == [(RunState(STOPPED, why), True)]
-    assert "dpo" not in done
+    assert recipe.done == ["before"]
     assert "judge=logprob" in raised.value.resume_command  # type: ignore[attr-defined]
 
 
-def test_completed_run_writes_its_report_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for step in STEPS:
-        monkeypatch.setattr(Loop, step, lambda self, *t: None)
-    reported: list[tuple[RunState, bool]] = []
-    monkeypatch.setattr(Loop, "report", lambda self, again=False: reported.append((state_of(self.workspace), again)))
-    monkeypatch.setattr(loop, "write_card", lambda *given: None)
-    monkeypatch.setattr("srlm.reporting.summary.print_summary", lambda *given: None)
+def test_completed_run_writes_its_report_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: list[tuple[RunState, bool]]
+) -> None:
+    monkeypatch.setattr("srlm.recipes.find_recipe", lambda name: Scripted())
     config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
     config.tracking.tracker = Tracker.none
     for again in (True, False):  # the second command makes nothing, and the page may stay
@@ -85,21 +105,30 @@ def test_completed_run_writes_its_report_once(tmp_path: Path, monkeypatch: pytes
         assert reported == [(RunState(COMPLETED), again)]
 
 
-def test_a_run_that_is_not_measured_ends_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    for step in STEPS:
-        monkeypatch.setattr(Loop, step, lambda self, *t, step=step: done.append(step))
-    config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
+def names_of(config: Config) -> list[str]:
+    """The steps of the recipe, by the names of their stages and sessions."""
+    steps = SelfRewarding().steps(Workspace.of(config), config, config.iteration)
+    return [step.name for step in steps if not isinstance(step, Action)]
+
+
+def test_the_order_of_the_steps_is_that_of_the_paper(tmp_path: Path) -> None:
+    config = Config(runs_dir=str(tmp_path), iteration=2)
+    start = ["data", "base_model", "generation", "sft_baseline", "rationales", "eft", "sft", "reward_model"]
+    first = ["generation", "evaluation", "evaluation", "pairs", "dpo"]
+    assert names_of(config) == [*start, *first, "generation", "head_to_head", "evaluation", "evaluation"]
+
+
+def test_a_run_that_is_not_evaluated_ends_with_its_training(tmp_path: Path) -> None:
+    config = Config(runs_dir=str(tmp_path), iteration=1)
     config.evaluation.enabled = False
-    Loop(check(config), Workspace.of(config), NoTracker()).run()
-    assert done == ["data", "base_model", "eft", "sft", "reward_model"]
+    assert names_of(check(config)) == ["data", "base_model", "sft_baseline", "rationales", "eft", "sft", "reward_model"]
     config.iteration = 2
     with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
         check(config)
 
 
 def truncate(root: Path, ids: set[str], *overrides: str) -> SelectPairs:
-    """The pairs stage of a finished run's feedback for M2 in which these candidates are truncated; its pairs are gone."""
+    """The pairs stage of a finished run in which these candidates are truncated; its pairs are deleted."""
     workspace = Workspace(root)
     config = workspace.config()
     config.pairs.truncated = Truncated[overrides[0]] if overrides else config.pairs.truncated
@@ -143,8 +172,8 @@ def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -
 
 def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
     made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
+    run_step(made)
     with pytest.raises(NoPairsError, match=r"0 preference pairs of 3 prompts") as caught:
-        run_step(made)
         CheckFeedback(made.workspace, made.config, 2).run()
     for words in (f"{TRUNCATED}: 3", "candidates.max_new_tokens", "pairs.truncated=keep"):
         assert words in str(caught.value)
@@ -159,21 +188,19 @@ def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch:
     config.model.name = str(base)
     workspace = Workspace.of(config)
     workspace.save_config(config)
-    of_run = Loop(config, workspace, NoTracker())
     made: list[str] = []
 
-    def work(self: Loop, stage: str, t: int) -> None:
-        made.append(stage)
-        base_model_worker(workspace, t)
+    def run_worker(target: str, workspace: Workspace, t: int, name: str) -> None:
+        made.append(name)
+        worker(workspace, t)
 
-    monkeypatch.setattr(Loop, "_work", work)
-    monkeypatch.setattr(Loop, "_done", lambda self, stage, counts: stage.done({}, counts))
-    of_run.base_model()
-    of_run.base_model()
+    monkeypatch.setattr(base_model, "run_worker", run_worker)
+    for _ in range(2):
+        run_step(BaseModel(workspace, config))
     (base / "README.md").write_text("A card.")
-    of_run.base_model()
+    run_step(BaseModel(workspace, config))
     assert made == ["base_model"]
     tiny_llama(len(tokenizer), seed=1).save_pretrained(base)
     with pytest.raises(RunFolderError, match=rf"input {base} has changed since this stage ran"):
-        of_run.base_model()
+        run_step(BaseModel(workspace, config))
     assert made == ["base_model"]
