@@ -141,7 +141,7 @@ def start_ranks(arguments: list[str]) -> int:
     for rank in range(RANKS):
         environment = os.environ | {"RANK": str(rank)}
         started.append(subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True))
-    folder = Path(arguments[3])  # -m srlm.pipeline.worker STAGE FOLDER
+    folder = Path(arguments[4])  # -m srlm.pipeline.worker TARGET NAME FOLDER
     note(folder, "launcher")
     while all(rank.poll() is None for rank in started):
         time.sleep(0.05)

@@ -293,6 +293,7 @@ def test_process_that_starts_after_its_coordinator_died_does_nothing(tmp_path):
             "-m",
             "srlm.pipeline.worker",
             "tests.launch_workers:fine",
+            "fine",
             str(tmp_path),
             "2",
             "report",

@@ -68,6 +68,7 @@ def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
         "-m",
         "srlm.pipeline.worker",
         "tests.launch_workers:disk_full",
+        "disk_full",
         str(tmp_path),
         "2",
         str(report),

@@ -230,14 +230,14 @@ CHANGES: dict[str, Change] = {
     "IFEval file": edit("ifeval.jsonl"),
     "M0 in its place": edit("base/tokenizer.json"),
     "M0": new_base,
-    "M1": remake(TrainSFT, "model.safetensors"),
+    "M1": remake(of(TrainSFT, 1), "model.safetensors"),
     "M2": remake(of(TrainDPO, 2), "chat_template.jinja"),
-    "baseline": remake(TrainSFTBaseline, "config.json"),
-    "reward model": remake(TrainRewardModel, "model.safetensors"),
+    "baseline": remake(of(TrainSFTBaseline, 1), "config.json"),
+    "reward model": remake(of(TrainRewardModel, 1), "model.safetensors"),
     "data": remake(PrepareData),
     "IFEval prompts": remake(PrepareIFEval),
-    "rationales": remake(WriteRationales),
-    "EFT examples": remake(BuildEFT),
+    "rationales": remake(of(WriteRationales, 1)),
+    "EFT examples": remake(of(BuildEFT, 1)),
     "prompts of 2": remake(of(WritePrompts, 2)),
     "candidates of 2": remake(of(SampleCandidates, 2)),
     "judgements of 2": remake(of(JudgeCandidates, 2)),
@@ -596,7 +596,6 @@ def run_without(run: tuple[Path, Config], deleted: set[str], tmp_path: Path) -> 
     root, config = run
     shutil.copytree(root, tmp_path / "backup")
     try:
-        (root / "run/iteration_0/evaluation/manifests/head_to_head.json").unlink()  # real runs do not have it
         for name in deleted:
             path = root / "run" / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
