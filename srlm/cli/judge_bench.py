@@ -33,8 +33,8 @@ from srlm.io.files import files_by_name, write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
 from srlm.io.tables import cell, print_table, signed
-from srlm.metrics import metric
 from srlm.judges.dependencies import judge_options
+from srlm.metrics import metric
 from srlm.models.resolve import identity, label, resolve_named, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, outputs_of, report_differences

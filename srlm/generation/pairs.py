@@ -84,9 +84,7 @@ class SelectPairs(LocalStage):
         if not config.judge.evidence:  # else candidates are scored against each other, and the mean is always the same
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
-        counts["signs"] = feedback_statistics(
-            candidates, judgements, pairs, config.judge.max_score, agreed, higher
-        )
+        counts["signs"] = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
         return counts
 
     def _agreement(self) -> float | None:

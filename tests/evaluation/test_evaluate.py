@@ -1,4 +1,4 @@
-"""srlm.recipes.measured: evaluation.json from records on disk, without the prompts that a model was trained on."""
+"""srlm.evaluation.evaluate: evaluation.json from records on disk, without the prompts that a model was trained on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from srlm.errors import RunFolderError
 from srlm.evaluation import evaluate
 from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
 from srlm.evaluation.contamination import Contamination
-
-# TODO from srlm.recipes.measured import head_to_head
 from srlm.evaluation.evaluate import Evaluate, measures, trained_on
 from srlm.evaluation.matches import HeadToHead
 from srlm.generation.prompts import WritePrompts

@@ -1,4 +1,4 @@
-"""srlm.recipes.stages: the options of training that a stage depends on."""
+"""srlm.training.stages: the options of training that a stage depends on."""
 
 from __future__ import annotations
 
