@@ -485,7 +485,7 @@ UNMADE = {  # M3 is not trained yet
         (
             {"iteration_1/model", "iteration_1/manifests"},
             ["sft.learning_rate"],
-            "iteration_1/evaluation/held_out_judgements",
+            "iteration_1/evaluation/answers",
             "iteration_1/model",
             "sft.learning_rate",
         ),
@@ -504,7 +504,7 @@ UNMADE = {  # M3 is not trained yet
             "dpo.beta was 0.1, now 0.5",
         ),
         ({"iteration_2"} | UNMADE, ["pairs.min_gap"], "iteration_3/prompts", "iteration_2/model", "pairs.min_gap"),
-        ({"data"}, ["IFT file"], "iteration_1/sft_baseline", "data/ift.jsonl", "ift.jsonl has changed"),
+        ({"data"}, ["IFT file"], "iteration_0/evaluation/answers", "data/ift.jsonl", "ift.jsonl has changed"),
         (
             {"iteration_0"},
             ["M0 in its place"],
