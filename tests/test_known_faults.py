@@ -23,8 +23,6 @@ from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
-from srlm.models.resolve import base_model_worker, identity
-from srlm.judges.prompt import JudgeTemplate, mean_score, parse_verdict
 from srlm.models.base_model import worker as base_model_worker
 from srlm.models.resolve import identity
 from srlm.pipeline.roles import dpo_reference

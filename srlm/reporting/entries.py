@@ -32,8 +32,8 @@ from srlm.pipeline.artifacts import (
     UNPAIRED,
     head_to_head,
 )
-from srlm.preferences.scores import mean_score
 from srlm.pipeline.manifest import stage_manifest
+from srlm.preferences.scores import mean_score
 from srlm.reporting.collect import RunNumbers
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
 
