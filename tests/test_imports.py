@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
-    ("srlm", "errors", "config", "ids", "types"),
+    ("srlm", "errors", "config", "ids", "types", "metrics"),
     ("io",),
     ("pipeline",),
     ("models",),
