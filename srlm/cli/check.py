@@ -6,8 +6,9 @@ import re
 from datetime import date
 from typing import Any
 
-from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, Scorer, ShowMasking, SideBySide
+from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, ShowMasking, SideBySide
 from srlm.errors import ConfigError
+from srlm.judges import judge_of_config, spec_of
 from srlm.training.config import TrainConfig
 from srlm.training.methods.sft import EFTLoss, TrainOn
 
@@ -82,18 +83,7 @@ def check(config: Config) -> Config:
     fixed = config.endpoint.temperature
     need(fixed is None or 0 <= fixed <= 2, "endpoint.temperature", "0 (greedy) to 2, or null: as each request has it")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
-    scorer = config.judge.scorer
-    if scorer not in (Scorer.sampled, Scorer.logprob_weighted):
-        for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
-            need(_get(config, option) == 1, option, f"1 with judge.scorer={scorer.name}, which has no chance in it")
-        need(
-            not config.judge.early_stopping,
-            "judge.early_stopping",
-            f"false with judge.scorer={scorer.name}: it asks once anyway",
-        )
-    if scorer in (Scorer.logprob_weighted, Scorer.logprob):
-        one_digit = f"at most 9 with judge.scorer={config.judge.scorer.name}: a score must be one digit"
-        need(config.judge.max_score <= 9, "judge.max_score", one_digit)
+    judge_of_config(config.judge).check(config, need)
     if config.pairs.length_penalty is None:
         known_late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
         need(not config.judge.early_stopping, "judge.early_stopping", known_late)
@@ -140,8 +130,9 @@ def check(config: Config) -> Config:
     need(_is_pattern(config.sft.shared_text), "sft.shared_text", "a regular expression")
     if config.sft.eft_loss is EFTLoss.ranking:
         for_order = "with sft.eft_loss=ranking"
-        writes = not (config.judge.learns_pairs or config.judge.rates)
-        need(writes, "sft.eft_loss", f"score with judge.scorer={scorer.name}, which learns no scores")
+        learns_scores = spec_of(config.judge).eft == "scores"
+        name = config.judge.scorer.name
+        need(learns_scores, "sft.eft_loss", f"score with judge.scorer={name}, which learns no scores")
         need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {for_order}: a score must be one digit")
         need(config.sft.train_on is TrainOn.completion, "sft.train_on", f"completion {for_order}")
         need(not config.sft.packing, "sft.packing", f"false {for_order}")
@@ -161,44 +152,18 @@ def check(config: Config) -> Config:
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
     at_least(0, "judge.max_comparisons", "judge.meta_max_tokens")
     if config.judge.meta:
-        need(
-            scorer in (Scorer.sampled, Scorer.logprob_weighted), "judge.meta", f"false with judge.scorer={scorer.name}"
-        )
         need(config.judge.count > 1, "judge.count", "2 or more with judge.meta=true: judgements are compared")
     need(config.judge.length_penalty is None or config.judge.length_penalty >= 0, "judge.length_penalty", "0 or more")
     need(config.pairs.length_penalty is None or config.pairs.length_penalty >= 0, "pairs.length_penalty", "0 or more")
     need(config.judge.reference not in ("", "self", "endpoint"), "judge.reference", "base, previous or a model name")
-    if config.judge.rates:
-        need(config.judge.model != "endpoint", "judge.model", f"a local model with judge.scorer={scorer.name}")
-    if scorer is Scorer.implicit:
-        need(
-            config.judge.model != "base" or config.judge.reference not in ("base", "previous"),
-            "judge.model",
-            "another model than judge.reference, or all rewards are 0",
-        )
-        need(
-            config.judge.reference != "previous" or config.judge.model in ("self", "sft"),
-            "judge.reference",
-            f"base or a model name with judge.model={config.judge.model}",
-        )
-    if scorer is Scorer.reward_model:
-        need(
-            config.judge.model not in ("base", "sft"), "judge.model", "self (the run's reward model) or a reward model"
-        )
     at_least(0, *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")))
-    by_logprobs = scorer in (Scorer.logprob_weighted, Scorer.logprob)
-    if config.judge.model == "endpoint" and by_logprobs and not config.endpoint.logprobs:
-        raise ConfigError(
-            f"judge.model=endpoint with judge.scorer={scorer.name} needs a server that returns log-probabilities: "
-            "endpoint.logprobs=true. Others can do judge=verdict_only or judge=additive."
-        )
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
 
 
 def _longest_completions(config: Config) -> list[str]:
     """Return the options that say how long a completion of a local model may be, as far as the command uses them."""
-    writes = config.judge.scorer in (Scorer.sampled, Scorer.logprob_weighted)
+    writes = spec_of(config.judge).sampled
     local = any(model != "endpoint" for model in getattr(config, "models", []) or [config.model.name])
     if isinstance(config, JudgeBench):
         return ["judge.max_new_tokens"] if writes and local else []

@@ -24,7 +24,7 @@ from rich.table import Table
 from srlm import errors
 from srlm.cli.application import application
 from srlm.cli.evaluate.plan import model_inputs, who
-from srlm.config import JudgeBench, Scorer, options_of
+from srlm.config import JudgeBench, options_of
 from srlm.data.config import SourceConfig
 from srlm.engines.dependencies import engine_libraries
 from srlm.engines.missing import missing_lines
@@ -33,6 +33,7 @@ from srlm.io.files import files_by_name, write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
 from srlm.io.tables import cell, print_table, signed
+from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.metrics import metric
 from srlm.models.resolve import identity, label, resolve_named, slug
@@ -112,15 +113,16 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     """A model's judgements of one data set."""
 
     def inputs() -> dict[str, str]:
-        compared = [_reference_name(options)] if options.judge.scorer is Scorer.implicit else []
+        compared = [_reference_name(options)] if spec_of(options.judge).reference else []
         return model_inputs(options, model) | identity(*compared, options=options.model) | outputs_of(prompts)
 
-    evidence = [f"{prompts.name}.{options.judge.evidence}.jsonl"] if options.judge.evidence else []
+    spec = spec_of(options.judge)
+    evidence = [f"{prompts.name}.{spec.evidence_name}.jsonl"] if spec.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
     made_with = _judge_options(options) | who(options, model)
-    if options.judge.scorer is Scorer.implicit and options.judge.reference == "base":
+    if spec.reference and options.judge.reference == "base":
         made_with |= options_of(options, "model.name")
-    libraries = engine_libraries(options, by_name(model), options.judge.rates)
+    libraries = engine_libraries(options, by_name(model), spec.scores_sequences)
     return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
 
 
@@ -153,8 +155,9 @@ async def _judge(workspace: Workspace, number: int) -> None:
 async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | SequenceScorer]:
     from srlm.engines import open_named, open_sequence_scorer
 
-    if options.judge.rates and model != "endpoint":
-        reference = _reference(options, model) if options.judge.scorer is Scorer.implicit else None
+    spec = spec_of(options.judge)
+    if spec.scores_sequences and model != "endpoint":
+        reference = _reference(options, model) if spec.reference else None
         async with open_sequence_scorer(options, resolve_named(options, model), reference) as rater:
             yield rater
         return

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from srlm.config import Config, EngineKind, ModelConfig, Scorer
+from srlm.config import Config, EngineKind, ModelConfig
 from srlm.errors import PromptTooLongError
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.models.resolve import resolve_named
@@ -35,6 +35,8 @@ class Sampling:
     stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
     priority: int = 0  # what waits longest for others goes first: lower numbers are served before higher ones
     choices: tuple[str, ...] = ()  # if given, the completion is one of these; they differ in one token
+    # (reply, prefill, truncated) -> where a reply of a server, which cannot be forced to a choice, makes its choice
+    find_choice: Callable[[str, str, bool], int | None] | None = field(default=None, compare=False)
     likely_tokens: bool = False  # report the likely tokens at each place, where the engine is a server that can
 
 
@@ -197,23 +199,22 @@ async def open_named(config: Config, name: str) -> AsyncIterator[Engine]:
 async def open_sequence_scorer(
     config: Config, folder: Path, reference: Path | None, model: ModelConfig | None = None
 ) -> AsyncIterator[SequenceScorer]:
-    """The judge that `judge.scorer` names: a reward model, or a model's likelihoods against `reference`'s.
+    """Open a reward model, or with a `reference` a model's likelihoods against the reference's.
 
     `model` as in `open_engine`.
     """
     model = model or config.model
     from srlm.engines.scoring import ImplicitReward, RewardModel
 
-    rater: SequenceScorer
-    if config.judge.scorer is Scorer.reward_model:
-        rater = RewardModel(config.engine, folder, model)
+    scorer: SequenceScorer
+    if reference is None:
+        scorer = RewardModel(config.engine, folder, model)
     else:
-        assert reference is not None
-        rater = ImplicitReward(config.engine, folder, reference, config.dpo.beta, model)
+        scorer = ImplicitReward(config.engine, folder, reference, config.dpo.beta, model)
     try:
-        yield rater
+        yield scorer
     finally:
-        await rater.close()
+        await scorer.close()
 
 
 @asynccontextmanager

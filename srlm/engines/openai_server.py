@@ -15,7 +15,6 @@ from srlm.engines.cost import AnswerCache, Ledger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server
 from srlm.io.progress import say
-from srlm.judges.parsing import find_letter, find_verdict
 from srlm.models.chat import Message, ThoughtMarks
 from srlm.models.resolve import cache_folder
 
@@ -92,12 +91,12 @@ class EndpointEngine:
         places = (reply.get("logprobs") or {}).get("content") or []
         if sampling.choices and places:
             reply_tokens = [place["token"] for place in places]
-            place = choice_at(reply_tokens, sampling.choices, prefill, continued, is_cut_off(reply))
+            place = choice_at(reply_tokens, sampling, prefill, continued, is_cut_off(reply))
             logprobs = (-float("inf"),) * len(sampling.choices)
             if place is not None:
                 text = places[place]["token"]
                 logprobs = choice_logprobs(places[place]["top_logprobs"], sampling.choices, text)
-        elif sampling.choices and choice_at([text], sampling.choices, prefill, continued) == 0 and continued:
+        elif sampling.choices and continued and choice_at([text], sampling, prefill, continued) == 0:
             text = text.strip()[:1]
         likely = tuple(
             Place(place["token"], {top["token"]: top["logprob"] for top in place["top_logprobs"]})
@@ -177,35 +176,30 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def choice_at(
-    tokens: Sequence[str], choices: Sequence[str], after: str, continued: bool = False, truncated: bool = False
+    tokens: Sequence[str], sampling: Sampling, prefill: str, continued: bool = False, truncated: bool = False
 ) -> int | None:
-    """Return the place in `tokens` where a reply makes its choice, by the rules of `srlm.judges.parsing`; None without
-    one.
+    """Return the index of the token in which a reply makes its choice; None without one.
 
     Parameters
     ----------
     tokens : sequence of str
         The reply, token by token.
-    choices : sequence of str
-        The scores " 0", " 1", ..., or the letters " A", " B".
-    after : str
-        What comes before a choice, such as "Score:". A reply may leave it out if it is the score alone.
+    sampling : Sampling
+        Its `choices`; its `find_choice` locates the choice in a reply that may say more.
+    prefill : str
+        What comes before a choice, such as "Score:".
     continued : bool
-        Whether the server was given `after` as the beginning of the reply: then the choice comes first.
+        Whether the server was given `prefill` as the beginning of the reply: then the choice comes first.
     truncated : bool
-        Whether the reply hit the token limit: then only a letter in a required form counts.
+        Whether the reply hit the token limit.
     """
     reply = "".join(tokens)
-    names = [choice.strip() for choice in choices]
-    if continued:
+    if continued or sampling.find_choice is None:
         at = len(reply) - len(reply.lstrip())
+        names = [choice.strip() for choice in sampling.choices]
         found = at if reply[at : at + 1] in names and not reply[at + 1 : at + 2].isalnum() else None
-    elif names[0].isdigit():
-        begun = "" if after and after.casefold() in reply.casefold() else f"{after or 'Score:'} "
-        verdict = find_verdict(f"{begun}{reply}", len(names) - 1)
-        found = None if verdict is None or verdict.score is None else verdict.digit - len(begun)
     else:
-        found = find_letter(reply, after, truncated)
+        found = sampling.find_choice(reply, prefill, truncated)
     return None if found is None else bisect(list(accumulate(map(len, tokens))), found)
 
 

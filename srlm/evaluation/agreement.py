@@ -24,6 +24,7 @@ from srlm.evaluation.measures import (
     ratio_measure,
     share_measure,
 )
+from srlm.judges import spec_of
 from srlm.preferences.scores import mean_scores
 from srlm.types import Answer, Candidate, Comparison, Judgement, RankedPrompt
 
@@ -75,8 +76,9 @@ def judge_parts(
     measures = card.pop("measures")
     if before is not None:
         now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
+        perfect = spec_of(judge).perfect(judge.max_score)
         for name in (*PAPER_MEASURES, "pairwise_accuracy_imputed"):
-            measures[f"{name}_gain"] = difference(now, then, name, judge.perfect, resamples, seed).to_dict()
+            measures[f"{name}_gain"] = difference(now, then, name, perfect, resamples, seed).to_dict()
         gains = paired_differences(ranked, judgements, before, resamples, seed)
         measures["accuracy_shorter_preferred_gain"] = gains["accuracy_shorter_preferred"].to_dict()
     return {"judge": measures, "judge_metrics": card}

@@ -35,6 +35,7 @@ from srlm.evaluation.measures import (
     table_terms,
 )
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
+from srlm.judges import spec_of
 from srlm.preferences.alarms import entropy_bits
 from srlm.preferences.length_matching import unfiltered_matching_penalty
 from srlm.preferences.scores import mean_scores
@@ -94,7 +95,7 @@ def judge_metrics(
         whole[parent(judgement.candidate_id)].append(judgement.whole_score)
         if judgement.score is not None:
             of_answer[judgement.candidate_id].append(judgement.score)
-    terms = judge_terms(prompts, list(whole.values()), judge.perfect)
+    terms = judge_terms(prompts, list(whole.values()), spec_of(judge).perfect(judge.max_score))
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
     adjusted, penalty = length_adjusted(prompts)
     terms["length_adjusted_accuracy"] = pairwise_accuracy_imputed(adjusted)

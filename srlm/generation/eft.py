@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from srlm.config import Scorer, options_of
-from srlm.data.eft import agrees, examples_of_run, needs_baseline, report
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
 from srlm.engines.missing import count_missing, is_missing, refuse_without_any
@@ -15,6 +14,7 @@ from srlm.ids import answer_id, judgement_id
 from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, write_records
 from srlm.judges.dependencies import judge_options
+from srlm.judges.eft import agrees, examples_of_run, needs_baseline, report
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.templating import Template

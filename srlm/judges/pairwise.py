@@ -86,7 +86,15 @@ async def compare(
     before : str
         The beginning of the judge's reply, up to the letter.
     """
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=8, seed=0, choices=(" A", " B"), priority=priority)
+    sampling = Sampling(
+        temperature=0.0,
+        top_p=1.0,
+        max_new_tokens=8,
+        seed=0,
+        choices=(" A", " B"),
+        find_choice=find_letter,
+        priority=priority,
+    )
     identity = (comparison_id(match_id, order), prompt_id)
     try:
         [completion] = await engine.generate(messages, sampling, before)

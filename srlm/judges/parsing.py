@@ -163,6 +163,16 @@ def find_verdict(completion: str, max_score: int, truncated: bool = False) -> Ve
     return last
 
 
+def find_score(reply: str, begun: str, truncated: bool = False, max_score: int = 5) -> int | None:
+    """Return where a reply has its score, which may come without the beginning `begun` that was asked for.
+
+    As `srlm.engines.base.Sampling.find_choice`; a truncated reply is read like others.
+    """
+    before = "" if begun and begun.casefold() in reply.casefold() else f"{begun or 'Score:'} "
+    verdict = find_verdict(f"{before}{reply}", max_score)
+    return None if verdict is None or verdict.score is None else verdict.digit - len(before)
+
+
 def strip_verdict(completion: str) -> str:
     """Return the rationale of a judge's completion: what comes before its last verdict, without a thought."""
     verdicts = _verdicts(completion, 0)

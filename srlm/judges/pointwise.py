@@ -16,6 +16,7 @@ import math
 from bisect import bisect
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from srlm.errors import ConfigError, EngineError, NoAnswerError
 from srlm.ids import derive_seed, judgement_id
 from srlm.judges.base import Emit, Judge, JudgeSpec, Known, Need
 from srlm.judges.early_stopping import ScoreBounds, still_contending
-from srlm.judges.parsing import find_verdict, parse_verdict
+from srlm.judges.parsing import find_score, find_verdict, parse_verdict
 from srlm.judges.prompt import VERDICT, JudgeTemplate, expected_score
 from srlm.models.chat import Message
 from srlm.preferences.pairs import length_points, takes_part
@@ -138,7 +139,15 @@ async def _weigh(
     if verdict is None or before.endswith(" "):
         before, blank = before.removesuffix(" "), " "  # part of the token: of words, and in some tokenizers of digits
     choices = tuple(f"{blank}{score}" for score in range(config.max_score + 1))
-    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1, seed=0, choices=choices, priority=priority)
+    sampling = Sampling(
+        temperature=0.0,
+        top_p=1.0,
+        max_new_tokens=1,
+        seed=0,
+        choices=choices,
+        find_choice=partial(find_score, max_score=config.max_score),
+        priority=priority,
+    )
     try:
         [completion] = await engine.generate(messages, sampling, judgement.thought + before)
     except NoAnswerError as error:

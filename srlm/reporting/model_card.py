@@ -15,6 +15,7 @@ from typing import Any
 from srlm.config import Config
 from srlm.io.files import write_atomic
 from srlm.io.tables import cell
+from srlm.judges import spec_of
 from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import EVALUATION, IFT
@@ -74,7 +75,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         f"answers, which {plain(str(judge_of(config, t - 1)))} judged."
         if t >= 2
         else "SFT of M0 on IFT examples (instructions with people's answers)"
-        + ("" if config.judge.rates else " and EFT examples (judgements of answers)")
+        + (" and EFT examples (judgements of answers)" if spec_of(config.judge).eft_in_sft else "")
         + "."
     )
     sections = [

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from srlm.config import Config, Scorer
+from srlm.config import Config
+from srlm.judges import spec_of
 from srlm.pipeline.artifacts import BASE_MODEL, MODEL
 from srlm.pipeline.manifest import Manifest, finished_manifests
 from srlm.pipeline.roles import dpo_reference, judge_of, reference_of_judge, resolve_role
@@ -42,7 +43,7 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
     elif name in ("judgements", "meta_judgements"):
         judge = judge_of(config, t - 1)
         models = [judge.of_run]
-        if config.judge.scorer is Scorer.implicit:
+        if spec_of(config.judge).reference:
             models.append(reference_of_judge(config, judge).of_run)
     elif name == "dpo":
         models = [t - 1, dpo_reference(config, t).of_run]

@@ -10,6 +10,7 @@ from typing import Any
 
 from srlm.ids import derive_seed
 from srlm.io.files import write_atomic
+from srlm.judges import spec_of
 from srlm.pipeline.artifacts import (
     EFT_EXAMPLES,
     IFT,
@@ -29,7 +30,7 @@ from srlm.types import JudgeExample, SeedExample
 def sft_worker(workspace: Workspace, iteration: int) -> None:
     """Train M1 from IFT and EFT examples; from IFT alone where the judge generates nothing."""
     rows: list[SeedExample | JudgeExample] = [*IFT.read(workspace)]
-    if not workspace.config().judge.rates:
+    if spec_of(workspace.config().judge).eft_in_sft:
         rows += EFT_EXAMPLES.read(workspace, 1)
     _train(workspace, 1, "sft", rows, workspace.model(0), MODEL)
 

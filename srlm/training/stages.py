@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.data.eft import needs_baseline
 from srlm.engines.dependencies import (
     chat_template,
     engine_libraries,
@@ -16,6 +15,7 @@ from srlm.engines.dependencies import (
 )
 from srlm.io.files import files_by_name
 from srlm.judges.dependencies import judge_options
+from srlm.judges.eft import needs_baseline
 from srlm.judges.pairwise import load_template as load_pairwise_template
 from srlm.pipeline.artifacts import (
     EFT,

@@ -25,6 +25,7 @@ from srlm.config import Config, ShowMasking
 from srlm.data.prepare import PrepareData
 from srlm.errors import ConfigError, SeedError, TrainingError
 from srlm.generation.eft import BuildEFT
+from srlm.judges import spec_of
 from srlm.models.chat_template import load_tokenizer
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options
@@ -269,7 +270,7 @@ def test_the_examples_are_those_that_the_trainer_gets(
         trained, ours = sorted(trained), sorted(ours)
     assert ours == trained
     assert len(found["ift"]) > 1
-    assert ("eft" in found) == (not options.judge.rates)
+    assert ("eft" in found) == spec_of(options.judge).eft_in_sft
     runs = [shown("one", each).runs for of_kind in found.values() for each in of_kind]
     seen = [[(token.id, token.weight) for run in of_one for token in run.tokens] for of_one in runs]
     pairs = [list(zip(*each, strict=True)) for each in ours]

@@ -9,11 +9,12 @@ import re
 import pytest
 
 from srlm.config import JudgeConfig, Scorer
-from srlm.engines.base import Place
+from srlm.engines.base import Place, Sampling
 from srlm.engines.cost import AnswerCache
 from srlm.engines.openai_server import choice_at, choice_logprobs
 from srlm.errors import EngineError, RunFolderError
 from srlm.judges.pairwise import compare
+from srlm.judges.parsing import find_letter, find_score
 from srlm.judges.pointwise import judge, score_logprobs
 from srlm.judges.prompt import JudgeTemplate
 from srlm.types import Candidate
@@ -121,7 +122,8 @@ def test_requests_keep_their_distance(serve, tmp_path):
     ],
 )
 def test_where_a_reply_makes_its_choice(tokens, after, place):
-    assert choice_at(tokens, tuple(f" {n}" for n in range(6)), after) == place
+    choices = tuple(f" {n}" for n in range(6))
+    assert choice_at(tokens, Sampling(0, 1, 8, 0, choices=choices, find_choice=find_score), after) == place
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,8 @@ def test_where_a_reply_makes_its_choice(tokens, after, place):
     ],
 )
 def test_where_a_reply_names_the_better_answer(tokens, place):
-    assert choice_at(tokens, (" A", " B"), "The better answer is") == place
+    sampling = Sampling(0, 1, 8, 0, choices=(" A", " B"), find_choice=find_letter)
+    assert choice_at(tokens, sampling, "The better answer is") == place
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,8 @@ def test_where_a_reply_names_the_better_answer(tokens, place):
     ],
 )
 def test_a_continued_reply_begins_with_its_choice(tokens, choices, place):
-    assert choice_at(tokens, choices.split(","), "Score:", continued=True) == place
+    sampling = Sampling(0, 1, 8, 0, choices=tuple(choices.split(",")), find_choice=find_letter)
+    assert choice_at(tokens, sampling, "Score:", continued=True) == place
 
 
 def test_probabilities_of_choices():

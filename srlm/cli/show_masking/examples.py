@@ -1,7 +1,7 @@
 """Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked.
 
 What is shown is assembled by the functions that a run uses (`srlm.data.prepare.read_seeds`,
-`srlm.data.eft.examples_of_run`, the training method `SFT`), so that it is what the trainer gets.
+`srlm.judges.eft.examples_of_run`, the training method `SFT`), so that it is what the trainer gets.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srlm.config import RationaleSource, ShowMasking
-from srlm.data.eft import examples_of_run, needs_baseline
 from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
 from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
 from srlm.io.progress import say
+from srlm.judges import spec_of
+from srlm.judges.eft import examples_of_run, needs_baseline
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.resolve import label
 from srlm.training.encoding import chats_of, conversations
@@ -101,7 +102,8 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
         )
         options = replace(options, data=replace(options.data, ift=ift_source, eft=eft_source))
         ift, ranked = read_ift_seeds(options), []
-    if options.judge.rates:
+    spec = spec_of(options.judge)
+    if not spec.eft_in_sft:
         return [*ift]
     if options.dataset:
         try:
@@ -118,7 +120,7 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
                 f"{error}"
             )
             return [*ift]
-    if needs_baseline(ranked, options.data.rationales) and not options.judge.learns_pairs:
+    if needs_baseline(ranked, options.data.rationales) and spec.eft == "scores":
         say("  EFT examples are shown without the rationales that the SFT baseline would write")
         options = replace(options, data=replace(options.data, rationales=RationaleSource.none))
     judged, _ = examples_of_run(options, ranked, [])

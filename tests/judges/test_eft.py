@@ -1,4 +1,4 @@
-"""srlm.data.eft: whose rationales and scores become EFT examples, and how they are balanced and spread."""
+"""srlm.judges.eft: whose rationales and scores become EFT examples, and how they are balanced and spread."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy.stats import pearsonr as correlation
 
 from srlm.config import DataConfig, JudgeConfig, RationaleSource, Scorer
 from srlm.data.balance import cap_commonest
-from srlm.data.eft import build_examples, needs_baseline, report
 from srlm.errors import SeedError
+from srlm.judges.eft import build_examples, needs_baseline, report
 from srlm.types import JudgeExample, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgement_from, ranked
 

@@ -16,7 +16,8 @@ from srlm.config import Config, DataConfig, JudgeConfig, RationaleSource
 from srlm.data.balance import cap_commonest, is_better, length_balanced
 from srlm.errors import SeedError
 from srlm.ids import answer_id, derive_seed, judgement_id, label
-from srlm.judges.prompt import strip_verdict
+from srlm.judges import spec_of
+from srlm.judges.parsing import strip_verdict
 from srlm.types import JudgeExample, Judgement, RankedPrompt
 
 
@@ -68,14 +69,15 @@ def build_examples(
     SeedError
         If no example is left.
     """
-    by_baseline = needs_baseline(ranked, config.rationales) and not judge.learns_pairs
+    learns_pairs = spec_of(judge).eft == "pairs"
+    by_baseline = needs_baseline(ranked, config.rationales) and not learns_pairs
     judged = {judgement.id: judgement for judgement in judgements}
     counts: Counter[str] = Counter(prompts=len(ranked))
     grouped: dict[str, list[JudgeExample]] = {}
     for prompt in ranked:
         if by_baseline:
             examples, reason = _of_baseline(prompt, judged, config.rationale_attempts)
-        elif judge.learns_pairs:
+        elif learns_pairs:
             ordered = len({answer.rank for answer in prompt.answers}) > 1
             examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
             reason = "people order no two of its answers"
@@ -92,14 +94,14 @@ def build_examples(
     number = random.Random(seed)
     before = [example for examples in grouped.values() for example in examples]
     if config.eft_length_balance:
-        per_set = 2 if judge.learns_pairs else 4
-        sets = length_balanced(grouped, number, judge.learns_pairs)
+        per_set = 2 if learns_pairs else 4
+        sets = length_balanced(grouped, number, learns_pairs)
         sets = sets[: max(1, config.eft_limit // per_set)] if config.eft_limit else sets
         balanced = [example for four in sets for example in four]
-        if judge.learns_pairs:
+        if learns_pairs:
             balanced = [_pair(*two) for four in sets for two in (four[:2], four[2:])]
         counts["dropped: not in a length-balanced set"] = len(before) - 4 * len(sets)
-    elif judge.learns_pairs:
+    elif learns_pairs:
         pairs = {
             prompt_id: [_pair(one, other) for one in examples for other in examples if is_better(one, other)]
             for prompt_id, examples in grouped.items()
@@ -112,7 +114,7 @@ def build_examples(
         balanced = cap_commonest(whole, config.eft_max_score_fraction)
         counts["dropped: beyond the limit"] = len(before) - len(whole)
         counts["dropped: commonest score"] = len(whole) - len(balanced)
-    if judge.learns_pairs:
+    if learns_pairs:
         # 0 1 1 0 ...: a length-balanced set always begins with the same kind of pair, which must not show in the place.
         balanced = [_turned(pair) if (place + place // 2) % 2 else pair for place, pair in enumerate(balanced)]
     counts["examples before balancing"] = len(before)
