@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
+from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.metrics import metric
-from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PROMPTS, Artifact, training_log
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.pipeline.roles import judge_of
@@ -198,8 +199,8 @@ def collect(root: Path) -> RunNumbers:
     except KeyError as error:  # a value that this version does not know
         raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
     models: dict[int, dict[str, Any]] = {}
-    while (path := workspace.iteration(len(models)) / EVALUATION).exists():
-        models[len(models)] = json.loads(path.read_text(encoding="utf-8"))
+    while (path := evaluation_path(workspace, len(models))).exists():
+        models[len(models)] = read_evaluation(path)
     if not models:
         raise RunFolderError(
             f"{root}: no model was measured yet (iteration_0/evaluation.json). The run writes its report as soon as "

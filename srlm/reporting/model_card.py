@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
+from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
 from srlm.io.tables import cell
 from srlm.judges import spec_of
 from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
-from srlm.pipeline.artifacts import EVALUATION, IFT
+from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
 from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import manifest, model_name, read_manifest
@@ -54,7 +55,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    run, measures = workspace.run(), _measures(workspace, t)
+    run, measures = workspace.run(), read_evaluation(evaluation_path(workspace, t))
     name, base = model_name(workspace, t), config.model.name
     licence = {key: _one_line(value) for key, value in run.get("base_licence", {}).items()}
     data = ModelCardData(
@@ -115,11 +116,6 @@ def measures_in(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     elif isinstance(part, dict | list):
         for name, inner in part.items() if isinstance(part, dict) else enumerate(part):
             yield from measures_in(inner, (*path, str(name)))
-
-
-def _measures(workspace: Workspace, t: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
-    return found
 
 
 def _metric(part: str, path: Sequence[str]) -> Metric:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from srlm.evaluation.record import evaluation_path
 from srlm.io.progress import say
-from srlm.pipeline.artifacts import EVALUATION
 from srlm.pipeline.manifest import finished_manifests
 from srlm.pipeline.resume import python_word
 from srlm.pipeline.workspace import Workspace
@@ -15,7 +15,7 @@ from srlm.reporting import write_report
 def update_report(workspace: Workspace, again: bool = False) -> None:
     """Write report.html from what is finished; if nothing has finished since, the old page stays unless `again`."""
     root, to = workspace.root, workspace.root / "report.html"
-    if not (workspace.iteration(0) / EVALUATION).exists():
+    if not evaluation_path(workspace, 0).exists():
         return
     newest = max(path.stat().st_mtime for path in finished_manifests(root))
     if not again and to.exists() and to.stat().st_mtime >= newest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +13,12 @@ from rich.text import Text
 from srlm.config import Config
 from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import judge_warning
+from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
 from srlm.metrics import PARTS, metric
-from srlm.pipeline.artifacts import CANDIDATES, EVALUATION, JUDGEMENTS, PAIRS
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.roles import judge_of
@@ -55,10 +55,7 @@ OPTIONAL = ("instructions", "ifeval")  # shown where a model has them
 def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     """Print the closing screen to the user's terminal."""
     console = screen()
-    models = {
-        t: json.loads((workspace.iteration(t) / EVALUATION).read_text(encoding="utf-8"))
-        for t in range(config.iteration + 1)
-    }
+    models = {t: read_evaluation(evaluation_path(workspace, t)) for t in range(config.iteration + 1)}
     console.print()
     for line in judge_lines(models):
         console.print(line, style="bold", markup=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srlm.config import Config
+from srlm.evaluation.record import read_evaluation
 from srlm.metrics import TRAINERS
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
 from srlm.pipeline.stage import Stage
@@ -79,7 +80,7 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
             logged = json.loads(line)
             yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
     if stage.name == "evaluation":
-        yield Row(ITERATION, t, measure_metrics(json.loads(stage.outputs[0].read_text(encoding="utf-8"))))
+        yield Row(ITERATION, t, measure_metrics(read_evaluation(stage.outputs[0])))
     if stage.name == "pairs":
         yield _feedback(stage, config, t)
 
