@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from srlm.config import Config
 from srlm.engines.session import GenerationStage, Generator, Job, Session, Single
@@ -17,7 +17,9 @@ from srlm.pipeline.roles import iteration
 from srlm.pipeline.workspace import Workspace
 
 
-def generate(workspace: Workspace, config: Config, t: int, feedback: bool) -> Iterator[Session]:
+def generate(
+    workspace: Workspace, config: Config, t: int, feedback: bool, further: Sequence[Job] = ()
+) -> Iterator[Session]:
     """Yield the sessions of M_t, so that each model's engine starts once.
 
     M_t's own session holds everything that M_t or the server generates. Other writers and judges have sessions of their
@@ -27,6 +29,8 @@ def generate(workspace: Workspace, config: Config, t: int, feedback: bool) -> It
     ----------
     feedback : bool
         Whether M_t generates prompts and candidates for M_t+1.
+    further : sequence of Job
+        Further jobs of M_t's own session, of other recipes.
     """
     own = Generator(iteration(t))
     jobs: list[Job] = [Single(AnswerPrompts(workspace, config, t))]
@@ -44,6 +48,7 @@ def generate(workspace: Workspace, config: Config, t: int, feedback: bool) -> It
             yield _alone("prompts", t + 1, Single(writer))
         chain = [*([writer] if _shares(writer, own) else []), SampleCandidates(workspace, config, t + 1)]
         jobs.append(Chain((*chain, *(judge for judge in judges if _shares(judge, own)))))
+    jobs += further
     match = HeadToHead(workspace, config, t) if t else None
     steps = [tuple(jobs), *([(Single(match),)] if match and match.generator() == own else [])]
     names = (stage.name.replace("_", " ") for job in jobs for stage in job.stages())
