@@ -10,9 +10,11 @@ from srlm.errors import ConfigError
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes.runner import Recipe
 from srlm.recipes.self_rewarding import SelfRewarding
+from srlm.recipes.spin import SPIN
 
 RECIPES: dict[str, type[Recipe]] = {
     "self_rewarding": SelfRewarding,
+    "spin": SPIN,
 }
 
 

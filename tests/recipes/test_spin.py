@@ -1,0 +1,50 @@
+"""SPIN: human answers are chosen, own samples are rejected, and no judge takes part."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from srlm.pipeline.artifacts import CANDIDATES, IFT, JUDGEMENTS, PAIRS, UNPAIRED
+from srlm.pipeline.manifest import stage_manifest
+from srlm.pipeline.workspace import Workspace
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run to M3 on a scripted engine."""
+    root = tmp_path_factory.mktemp("spin") / "run"
+    job = {"root": str(root), "options": {"recipe": "spin", "iteration": 3}, "errors": str(root.parent / "errors")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert ended.stdout.strip() == "0", ended.stderr[-4000:]
+    return Workspace(root)
+
+
+def test_the_human_answer_is_chosen_and_the_own_sample_rejected(run: Workspace) -> None:
+    human = {row.prompt: row.response for row in IFT.read(run)}
+    own = {one.id: one.text for one in CANDIDATES.read(run, 2)}
+    pairs = PAIRS.read(run, 2)
+    assert len(pairs) + len(UNPAIRED.read(run, 2)) == len(human) == len(own)
+    assert len(pairs) > 20
+    for pair in pairs:
+        assert (pair.chosen, pair.rejected) == (human[pair.prompt], own[pair.rejected_id])
+
+
+def test_pairs_of_the_previous_iteration_are_trained_on_again(run: Workspace) -> None:
+    now = PAIRS.read(run, 3)
+    assert [pair.id.split("/")[0] for pair in now].count("t2") == len(PAIRS.read(run, 2))
+    assert stage_manifest(run.iteration(3), "pairs").counts["new_pairs"] + len(PAIRS.read(run, 2)) == len(now)  # type: ignore[union-attr]
+
+
+def test_no_candidate_is_judged_and_every_model_is_made(run: Workspace) -> None:
+    assert not JUDGEMENTS.path(run, 2).exists()
+    for t in (2, 3):
+        assert stage_manifest(run.iteration(t), "dpo")
+        assert (run.iteration(t) / "evaluation.json").exists()
