@@ -25,7 +25,7 @@ from srlm.data.readers import read_ift
 from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import signs
+from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import select_pairs
 from srlm.reporting import write_report
 from srlm.types import Candidate, Judgement, Prompt
@@ -85,7 +85,7 @@ def make_run(root: Path, prompts: int) -> None:
         path = workspace.iteration(2) / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
-    found = signs(of_kind[1], of_kind[2], pairs, config.judge.max_score, None)
+    found = feedback_statistics(of_kind[1], of_kind[2], pairs, config.judge.max_score, None)
     SelectPairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "signs": found})
     for t in range(3):
         workspace.iteration(t).mkdir(exist_ok=True)

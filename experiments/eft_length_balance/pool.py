@@ -20,7 +20,7 @@ from srlm.evaluation.judge_metrics import (
     accuracy_longer_preferred,
     accuracy_shorter_preferred,
     judged_prompts,
-    lengths_evened,
+    length_adjusted,
 )
 from srlm.evaluation.measures import JudgedPrompt, Measure, length_baseline_accuracy, pairwise_accuracy_imputed
 from srlm.io.record_file import read_records
@@ -33,7 +33,7 @@ def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
     """Measure -> prompt -> what it adds to the numerator and to the denominator."""
     judged = read_records(row.judgements.outputs[0], Judgement)
     prompts = judged_prompts(read_records(row.prompts, RankedPrompt), judged)
-    evened, _ = lengths_evened(prompts)
+    evened, _ = length_adjusted(prompts)
 
     def of_all(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
         terms = measure(some)
