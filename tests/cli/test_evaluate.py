@@ -171,7 +171,9 @@ def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
         yield ScriptedEngine(reply)
 
     monkeypatch.setattr(engines, "open_named", open_named)
-    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number: workers.worker(workspace, number))
+    monkeypatch.setattr(
+        launch, "run_worker", lambda _, workspace, number, **_options: workers.worker(workspace, number)
+    )
     options = Evaluate(models=["a", "b"], dataset=str(data), runs_dir=str(tmp_path / "runs"))
     options.evaluation.bootstrap = 100
     cards = run(options)

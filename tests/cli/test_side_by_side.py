@@ -62,7 +62,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         yield ScriptedEngine(reply)
 
     monkeypatch.setattr(engines, "open_named", open_named)
-    monkeypatch.setattr(launch, "run_worker", lambda _, workspace, number: side_by_side.worker(workspace, number))
+    monkeypatch.setattr(
+        launch, "run_worker", lambda _, workspace, number, **_options: side_by_side.worker(workspace, number)
+    )
     return requests
 
 

@@ -52,7 +52,7 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     [row] = json.loads((folder / "scorecard.json").read_text())["rows"]
     assert (row["pairs"], row["prompts"], set(row["subsets"])) == (6, 6, {"Natural", "Adversarial"})
     assert row["cost"]["judgements"] == 12
-    assert "right where shorter is better, %" in result.stderr
+    assert "accuracy, shorter preferred, %" in result.stderr
     # Half of the judgements are lost, as by a kill: they are made again and equal.
     made = file.read_bytes()
     manifest = next(folder.glob("judgements/*/manifests/*.json"))
@@ -60,7 +60,11 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     file.write_bytes(b"".join(made.splitlines(keepends=True)[:6]) + b'{"id": "to')
     other = tmp_path / "other"
     checkpoint = subprocess.run(
-        [sys.executable, "-c", f"from srlm import tiny; from pathlib import Path; tiny.build(Path({str(other)!r}))"],
+        [
+            sys.executable,
+            "-c",
+            f"from srlm.models import tiny; from pathlib import Path; tiny.build(Path({str(other)!r}))",
+        ],
         cwd=ROOT,
         check=False,
         capture_output=True,
@@ -75,7 +79,7 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     assert rows[0]["measures"] == rows[1]["measures"]  # the same weights
     result = bench(tmp_path, f"datasets=[{data}]", "judge=verdict_only")
     assert result.returncode == 1
-    assert "judge.scorer was 'expected', now 'sampled'" in result.stderr
+    assert "judge.scorer was 'logprob', now 'sampled'" in result.stderr
     assert "name=" in result.stderr
     weights = other / "model.safetensors"
     *same, last = weights.read_bytes()
