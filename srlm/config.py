@@ -42,15 +42,6 @@ class RationaleSource(Enum):
     none = "none"
 
 
-class Scorer(Enum):
-    sampled = "sampled"
-    logprob_weighted = "logprob_weighted"
-    logprob = "logprob"
-    pairwise = "pairwise"
-    implicit = "implicit"
-    reward_model = "reward_model"
-
-
 class Truncated(Enum):
     exclude = "exclude"
     keep = "keep"
@@ -189,21 +180,22 @@ class CandidatesConfig:
 class JudgeConfig:
     """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2); or other judges."""
 
-    # who judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any model name
+    # the model that judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any
+    # model name
     model: str = "self"
-    # sampled = k judgements are drawn, a score is what each says; weighted = the same, but a score is the mean of all
-    # scores by their probabilities where the judgement says its own; expected = that mean right after the prompt,
-    # whether or not the judge would write a score there; pairwise = candidates are compared two at a time; implicit =
-    # by their likelihood against a reference model's; reward_model = a classifier trained on the ranked seeds
-    scorer: Scorer = Scorer.sampled
+    # sampled = k judgements are generated, and each one's score is its verdict; logprob_weighted = the same, but the
+    # score is the mean of all scores by their probabilities at the place of the verdict; logprob = that mean right
+    # after the prompt, without generating; pairwise = candidates are compared two at a time; implicit = by their
+    # likelihood against a reference model's; reward_model = a classifier trained on the ranked answers; or module:Class
+    scorer: str = "sampled"
     template: str = "additive"  # a name in srlm/judges/templates or a .txt file
-    # k, judgements a candidate; >= 1; 1 with scorers that have no chance in them: expected and those below
+    # k, judgements of each candidate; >= 1; 1 with judges that do not sample: logprob, pairwise, implicit, reward_model
     count: int = 3
     min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
     early_stopping: bool = False  # no more judgements of a candidate that will become neither best nor worst
     early_stopping_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
-    max_score: int = 5  # scores range from 0 to this; weighted and expected: at most 9
-    temperature: float = 0.7  # expected does without, and without the next two
+    max_score: int = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
+    temperature: float = 0.7  # logprob does not use it, nor the next two
     top_p: float = 0.9
     max_new_tokens: int = 192  # tokens, rationale and verdict together
     # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
@@ -213,36 +205,11 @@ class JudgeConfig:
     # strongest and the weakest candidates are equally long on average
     length_penalty: float | None = 0.0
 
-    # sampled, weighted: judgements are judged as well, two at a time, and give further pairs for DPO (Meta-Rewarding);
-    # `matches` holds for them too
+    # sampled, logprob_weighted: judgements are judged as well, two at a time, and give further pairs for DPO
+    # (Meta-Rewarding); `max_comparisons` applies to them too
     meta: bool = False
     meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
     meta_max_tokens: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
-
-    @property
-    def compares(self) -> bool:
-        """Whether it compares two candidates at a time."""
-        return self.scorer is Scorer.pairwise
-
-    @property
-    def learns_pairs(self) -> bool:
-        """Whether its EFT examples are pairs of answers."""
-        return self.scorer in (Scorer.pairwise, Scorer.reward_model)
-
-    @property
-    def rates(self) -> bool:
-        """Whether it writes nothing: M1 is then trained on IFT alone."""
-        return self.scorer in (Scorer.implicit, Scorer.reward_model)
-
-    @property
-    def evidence(self) -> str:
-        """What its scores are made of beside its judgements: "comparisons", "ratings", or "" where nothing else is."""
-        return "comparisons" if self.compares else "ratings" if self.rates else ""
-
-    @property
-    def perfect(self) -> float:
-        """The least score of an answer that counts as perfect: a mean by probabilities never reaches the very top."""
-        return self.max_score if self.scorer is Scorer.sampled else self.max_score - 0.5
 
 
 @dataclass

@@ -34,7 +34,6 @@ from srlm.config import (
     JudgeConfig,
     PromptsConfig,
     RationaleSource,
-    Scorer,
     ShowMasking,
     SideBySide,
     Tracker,
@@ -233,27 +232,27 @@ def test_batches_must_divide_over_processes():
     ],
 )
 def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(scorer, option, value):
-    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], count=1, min_valid=1, max_score=9))
+    config = Config(judge=JudgeConfig(scorer=scorer, count=1, min_valid=1, max_score=9))
     check(config)
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
         check(put(config, option, value))
-    config.judge.scorer, config.judge.count = Scorer.sampled, 3
+    config.judge.scorer, config.judge.count = "sampled", 3
     check(config)  # all of them are fine where scores are sampled
 
 
 @pytest.mark.parametrize(
     ("judge", "option"),
     [
-        ({"scorer": Scorer.implicit, "model": "base"}, "judge.model='base'"),
-        ({"scorer": Scorer.implicit, "model": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
-        ({"scorer": Scorer.implicit, "model": "endpoint"}, "judge.model='endpoint'"),
-        ({"scorer": Scorer.reward_model, "model": "endpoint"}, "judge.model='endpoint'"),
-        ({"scorer": Scorer.reward_model, "model": "sft"}, "judge.model='sft'"),
-        ({"scorer": Scorer.pairwise, "early_stopping": True}, "judge.early_stopping=True"),
-        ({"scorer": Scorer.pairwise, "count": 2}, "judge.count=2"),
-        ({"scorer": Scorer.pairwise, "meta": True}, "judge.meta=True"),
-        ({"scorer": Scorer.logprob, "meta": True}, "judge.meta=True"),
-        ({"scorer": Scorer.sampled, "meta": True}, "judge.count=1"),
+        ({"scorer": "implicit", "model": "base"}, "judge.model='base'"),
+        ({"scorer": "implicit", "model": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
+        ({"scorer": "implicit", "model": "endpoint"}, "judge.model='endpoint'"),
+        ({"scorer": "reward_model", "model": "endpoint"}, "judge.model='endpoint'"),
+        ({"scorer": "reward_model", "model": "sft"}, "judge.model='sft'"),
+        ({"scorer": "pairwise", "early_stopping": True}, "judge.early_stopping=True"),
+        ({"scorer": "pairwise", "count": 2}, "judge.count=2"),
+        ({"scorer": "pairwise", "meta": True}, "judge.meta=True"),
+        ({"scorer": "logprob", "meta": True}, "judge.meta=True"),
+        ({"scorer": "sampled", "meta": True}, "judge.count=1"),
     ],
 )
 def test_judges_that_cannot_be(judge, option):
@@ -273,7 +272,7 @@ def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
 
 @pytest.mark.parametrize("scorer", ["logprob", "logprob_weighted"])
 def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
-    config = Config(judge=JudgeConfig(scorer=Scorer[scorer], model="endpoint", count=1, min_valid=1))
+    config = Config(judge=JudgeConfig(scorer=scorer, model="endpoint", count=1, min_valid=1))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     put(config, "endpoint.logprobs", False)
     with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.logprobs=true"):
@@ -351,7 +350,6 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
         ("dpo.reference", Reference),
         ("sft.train_on", TrainOn),
         ("data.rationales", RationaleSource),
-        ("judge.scorer", Scorer),
         ("alarms.tie_share.action", AlarmAction),
         ("tracking.tracker", Tracker),
     ],
@@ -626,7 +624,6 @@ def test_the_value_of_an_option_by_name() -> None:
     config.data.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
     values = {
         "judge.scorer": "sampled",
-        "judge.learns_pairs": False,
         "evaluation.judge": "first",
         "benchmark_shots": None,
         "prompts.languages": ["en", "zh"],
@@ -675,7 +672,7 @@ def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, op
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "evaluation.max_new_tokens"),
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
         (Config(), "evaluation.ifeval_max_new_tokens"),
-        (Config(judge=JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)), "judge.max_new_tokens"),
+        (Config(judge=JudgeConfig(scorer="logprob", count=1, min_valid=1)), "judge.max_new_tokens"),
         (JudgeBench(), "candidates.max_new_tokens"),
         (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
         (Evaluate(), "judge.max_new_tokens"),

@@ -93,6 +93,19 @@ def test_imports_run_downward(module):
     assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
 
 
+def test_only_judges_name_a_kind_of_judge():
+    """Other modules ask the judge's spec, so that a new judge needs no change outside srlm/judges."""
+    compared = re.compile(r"\bscorer (?:==|!=|is|in|not)\s|(?:==|!=|is|in) \w*\.?judge\.scorer\b|isinstance\(.*Judge\b")
+    found = {
+        f"{path.relative_to(ROOT)}:{number}"
+        for module, path in MODULES.items()
+        if unit_of(module) != "judges"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if compared.search(line)
+    }
+    assert not found
+
+
 def test_nouns_and_errors_stand_alone():
     """What everything rests on rests on nothing but the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}

@@ -131,8 +131,7 @@ def check(config: Config) -> Config:
     if config.sft.eft_loss is EFTLoss.ranking:
         for_order = "with sft.eft_loss=ranking"
         learns_scores = spec_of(config.judge).eft == "scores"
-        name = config.judge.scorer.name
-        need(learns_scores, "sft.eft_loss", f"score with judge.scorer={name}, which learns no scores")
+        need(learns_scores, "sft.eft_loss", f"score with judge.scorer={config.judge.scorer}, which learns no scores")
         need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {for_order}: a score must be one digit")
         need(config.sft.train_on is TrainOn.completion, "sft.train_on", f"completion {for_order}")
         need(not config.sft.packing, "sft.packing", f"false {for_order}")

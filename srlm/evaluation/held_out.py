@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import Config, Scorer, options_of
+from srlm.config import Config, options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
 from srlm.engines.session import GenerationStage, Generator
 from srlm.ids import answer_id
 from srlm.io.progress import Bars
 from srlm.io.record_file import read_records
+from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_generator, judge_input, judge_options, judged_files
 from srlm.judges.judging import Judging
+from srlm.judges.roles import measured_judge
 from srlm.pipeline.artifacts import EFT_HELD_OUT, HELD_OUT_JUDGEMENTS, SEEDS
-from srlm.pipeline.roles import measured_judge
 from srlm.pipeline.stage import Stage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Comparison, RankedPrompt
@@ -29,7 +30,7 @@ def held_out_prompts(workspace: Workspace, config: Config) -> list[RankedPrompt]
 
 def judge_is_measured(config: Config, t: int) -> bool:
     """Return whether M_t has a judge to measure; a reward model is trained after M0."""
-    return t >= (1 if config.judge.scorer is Scorer.reward_model else 0)
+    return t >= (1 if spec_of(config.judge).trains else 0)
 
 
 def read_comparisons(stage: Stage) -> list[Comparison]:
@@ -86,7 +87,7 @@ class JudgeHeldOut(GenerationStage):
         config = self.config
         options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
         options |= generation_options(config) | judge_options(config)
-        if config.judge.scorer is Scorer.reward_model:  # the same one judges for every M_t
+        if spec_of(config.judge).trains:  # the same one judges for every M_t
             options |= options_of(config, "judge.model")
         return options
 
@@ -96,7 +97,7 @@ class JudgeHeldOut(GenerationStage):
         return found | judge_input(self.workspace, self.config, judge) | chat_template(self.config)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, scoring=self.config.judge.rates)
+        return engine_libraries(self.config, scoring=self.generator().scores)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, measured_judge(self.config, self.t))

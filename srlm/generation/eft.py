@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from srlm.config import Scorer, options_of
+from srlm.config import options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
 from srlm.engines.missing import count_missing, is_missing, refuse_without_any
@@ -13,6 +13,7 @@ from srlm.evaluation.agreement import agreement
 from srlm.ids import answer_id, judgement_id
 from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, write_records
+from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.eft import agrees, examples_of_run, needs_baseline, report
 from srlm.judges.pointwise import judge
@@ -58,7 +59,7 @@ class WriteRationales(GenerationStage):
 
     def wanted(self) -> bool:
         ranked = EFT.read(self.workspace)
-        return needs_baseline(ranked, self.config.data.rationales) and not self.config.judge.learns_pairs
+        return needs_baseline(ranked, self.config.data.rationales) and spec_of(self.config.judge).eft == "scores"
 
     def generator(self) -> Generator:
         return Generator(SFT_BASELINE)
@@ -131,15 +132,15 @@ class BuildEFT(LocalStage):
     def depends_on(self) -> dict[str, Any]:
         names = ("rationales", "eft_max_score_fraction", "eft_limit", "eft_length_balance", "rationale_attempts")
         options = options_of(self.config, *(f"data.{name}" for name in names), "judge.max_score", "seed")
-        return options | ({"judge.learns_pairs": True} if self.config.judge.learns_pairs else {})
+        return options | ({"judge.learns_pairs": True} if spec_of(self.config.judge).eft == "pairs" else {})
 
     def made_from(self) -> dict[str, str]:
         workspace = self.workspace
-        rationales = [] if self.config.judge.learns_pairs else [EFT_JUDGEMENTS.path(workspace, 1)]
+        rationales = [] if spec_of(self.config.judge).eft == "pairs" else [EFT_JUDGEMENTS.path(workspace, 1)]
         return recorded(workspace, *(artifact.path(workspace) for artifact in SEEDS), *rationales)
 
     def wanted(self) -> bool:
-        return self.config.judge.scorer is not Scorer.implicit  # a judge that is not trained
+        return spec_of(self.config.judge).eft != "none"
 
     def run(self) -> dict[str, Any]:
         workspace, config, ranked = self.workspace, self.config, EFT.read(self.workspace)

@@ -14,12 +14,13 @@ from srlm.engines.missing import count_missing, refuse_without_any
 from srlm.engines.session import Generator
 from srlm.generation.chain import Feedback, ItemStage
 from srlm.io.progress import Bars
+from srlm.judges import judge_of_config, spec_of
 from srlm.judges.dependencies import judge_generator, judge_input, judge_options, judged_files
 from srlm.judges.judging import Judging
 from srlm.judges.meta import MetaJudging
 from srlm.judges.meta import load_template as load_meta_template
+from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, META_COMPARISONS
-from srlm.pipeline.roles import judge_of
 from srlm.pipeline.stage import recorded
 from srlm.types import Candidate, Judgement
 
@@ -31,7 +32,7 @@ class JudgeCandidates(ItemStage):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        return self.config.judge.evidence or "judgements"
+        return spec_of(self.config.judge).evidence_name or "judgements"
 
     def writes(self) -> list[str]:
         return judged_files(self.config, JUDGEMENTS)
@@ -44,9 +45,7 @@ class JudgeCandidates(ItemStage):
         options |= generation_options(config, self.generator().model) | judge_options(config)
         if config.judge.early_stopping:  # whether a judgement is needed depends on what makes a pair
             options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
-        if config.judge.rates and config.judge.length_penalty is None:
-            options |= options_of(config, "pairs.truncated")
-        return options
+        return options | options_of(config, *judge_of_config(config.judge).depends_on_pairs(config))
 
     def made_from(self) -> dict[str, str]:
         by = self.generator().model
@@ -54,7 +53,7 @@ class JudgeCandidates(ItemStage):
         return found | judge_input(self.workspace, self.config, by) | chat_template(self.config, by)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model, self.config.judge.rates)
+        return engine_libraries(self.config, self.generator().model, self.generator().scores)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, judge_of(self.config, self.t - 1))

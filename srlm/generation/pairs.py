@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from srlm.config import AlarmAction, Config, Scorer, options_of
+from srlm.config import AlarmAction, Config, options_of
 from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.agreement import judges_agree, score_mean
 from srlm.evaluation.held_out import held_out_prompts
 from srlm.io.progress import say
 from srlm.io.record_file import write_records
+from srlm.judges import spec_of
 from srlm.judges.dependencies import judged_files
 from srlm.judges.meta import judgement_pairs
 from srlm.judges.prompt import JudgeTemplate
+from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
     CANDIDATES,
     HELD_OUT_JUDGEMENTS,
@@ -25,7 +27,6 @@ from srlm.pipeline.artifacts import (
     UNPAIRED,
 )
 from srlm.pipeline.manifest import stage_manifest
-from srlm.pipeline.roles import judge_of
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics, triggered
@@ -81,7 +82,7 @@ class SelectPairs(LocalStage):
             write_records(self.outputs[2], of_judgements)
             counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}
         agreed = self._agreement()
-        if not config.judge.evidence:  # else candidates are scored against each other, and the mean is always the same
+        if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is always the same
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
         counts["signs"] = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
@@ -90,7 +91,7 @@ class SelectPairs(LocalStage):
     def _agreement(self) -> float | None:
         """Return how M_t-1's held-out judgements agree with M_t-2's; None where another model judges candidates."""
         config = self.config
-        if config.judge.model != "self" or config.judge.scorer is Scorer.reward_model:
+        if config.judge.model != "self" or spec_of(config.judge).trains:
             return None
         now, before = (HELD_OUT_JUDGEMENTS.read(self.workspace, u) for u in (self.t - 1, self.t - 2))
         return judges_agree(held_out_prompts(self.workspace, config), now, before)

@@ -48,7 +48,7 @@ def judge_named(name: str) -> type[Judge]:
 
 def judge_of_config(judge: JudgeConfig) -> type[Judge]:
     """Return the class of the judge that `judge.scorer` names."""
-    return judge_named(judge.scorer.name)
+    return judge_named(judge.scorer)
 
 
 def spec_of(judge: JudgeConfig) -> JudgeSpec:

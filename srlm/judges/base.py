@@ -148,7 +148,7 @@ class Judge(ABC):
     @classmethod
     def check(cls, config: Config, need: Need) -> None:
         """Check the options that this kind of judge restricts; `need` raises ConfigError if a condition fails."""
-        scorer = f"judge.scorer={cls.name_in(config)}"
+        scorer = f"judge.scorer={config.judge.scorer}"
         if not cls.spec.sampled:
             for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
                 value = config.evaluation.judgements if option.startswith("e") else getattr(config.judge, option[6:])
@@ -170,11 +170,6 @@ class Judge(ABC):
     def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
         """Return the names of the options of pair selection that the judgements of a run depend on."""
         return ()
-
-    @classmethod
-    def name_in(cls, config: Config) -> str:
-        """Return the judge's name in messages, as `judge.scorer` gives it."""
-        return config.judge.scorer.name
 
 
 def judgements_of_strengths(

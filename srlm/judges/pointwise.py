@@ -20,7 +20,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from srlm.config import Config, JudgeConfig, Scorer
+from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Engine, Place, Sampling, gather_or_cancel
 from srlm.engines.missing import problem_of
 from srlm.errors import ConfigError, EngineError, NoAnswerError
@@ -60,7 +60,7 @@ async def judge(
     try:
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
-        if config.scorer is Scorer.logprob:
+        if config.scorer == "logprob":
             begun = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to the place of the score
             return [await _weigh(engine, config, messages, begun, priority)]
         sampling = Sampling(
@@ -70,7 +70,7 @@ async def judge(
             seed=derive_seed(run_seed, "judgements", candidate.id) + first,  # the engine adds each completion's number
             n=count,
             priority=priority,
-            likely_tokens=config.scorer is Scorer.logprob_weighted,
+            likely_tokens=config.scorer == "logprob_weighted",
         )
         completions = await engine.generate(messages, sampling)
         if len(completions) != count:
@@ -90,7 +90,7 @@ async def judge(
                 truncated=completion.truncated,
                 thought=completion.thought.lstrip(),
             )
-            if config.scorer is Scorer.logprob_weighted and score is not None:
+            if config.scorer == "logprob_weighted" and score is not None:
                 if completion.places:
                     logprobs = score_logprobs(completion.places, config.max_score, len(completion.thought))
                     judgement = _mean(judgement, logprobs)
@@ -153,7 +153,7 @@ async def _weigh(
     except NoAnswerError as error:
         return replace(judgement, score=None, problem=problem_of(error))
     if not completion.choice_logprobs:
-        name = config.scorer.name
+        name = config.scorer
         raise EngineError(f"judge.scorer={name}, but the judge's engine returns no probabilities. Set it to sampled.")
     judgement = replace(judgement, tokens=judgement.tokens + completion.tokens)
     if judgement.score is None:
@@ -225,7 +225,7 @@ class _ByProbabilities(PointwiseJudge):
     @classmethod
     def check(cls, config: Config, need: Need) -> None:
         super().check(config, need)
-        name = cls.name_in(config)
+        name = config.judge.scorer
         need(
             config.judge.max_score <= 9,
             "judge.max_score",

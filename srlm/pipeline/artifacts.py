@@ -66,8 +66,8 @@ EFT_EXAMPLES = Artifact("eft.jsonl", JudgeExample)
 PROMPTS = Artifact("1_prompts.jsonl", Prompt)
 CANDIDATES = Artifact("2_candidates.jsonl", Candidate)
 JUDGEMENTS = Artifact("3_judgements.jsonl", Judgement)
-COMPARISONS = Artifact("3_comparisons.jsonl", Comparison)  # of judges that compare
-RATINGS = Artifact("3_ratings.jsonl", Rating)  # of judges that rate
+COMPARISONS = Artifact("3_comparisons.jsonl", Comparison)  # of pairwise judges
+RATINGS = Artifact("3_ratings.jsonl", Rating)  # of judges that score sequences
 META_COMPARISONS = Artifact("3_meta_comparisons.jsonl", Comparison)
 PAIRS = Artifact("4_pairs.jsonl", PreferencePair)
 UNPAIRED = Artifact("4_unpaired.jsonl", Unpaired)
@@ -76,16 +76,6 @@ JUDGEMENT_PAIRS = Artifact("4_judgement_pairs.jsonl", PreferencePair)
 ANSWERS = Artifact("answers.jsonl", Answer, "evaluation")
 IFEVAL_ANSWERS = Artifact("ifeval_answers.jsonl", Answer, "evaluation")
 HELD_OUT_JUDGEMENTS = Artifact("held_out_judgements.jsonl", Judgement, "evaluation")
-HELD_OUT_COMPARISONS = Artifact("held_out_comparisons.jsonl", Comparison, "evaluation")
-HELD_OUT_RATINGS = Artifact("held_out_ratings.jsonl", Rating, "evaluation")
-
-# What a judge's scores are computed from (`JudgeConfig.evidence`), stored next to its judgements.
-EVIDENCE: dict[tuple[str, str], Artifact[Comparison] | Artifact[Rating]] = {
-    (JUDGEMENTS.file, "comparisons"): COMPARISONS,
-    (JUDGEMENTS.file, "ratings"): RATINGS,
-    (HELD_OUT_JUDGEMENTS.file, "comparisons"): HELD_OUT_COMPARISONS,
-    (HELD_OUT_JUDGEMENTS.file, "ratings"): HELD_OUT_RATINGS,
-}
 
 MODEL = "model"  # a folder of an iteration: the checkpoint of M_t
 SFT_BASELINE = "sft_baseline"  # a folder of iteration 1: M0 after SFT on IFT alone

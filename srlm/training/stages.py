@@ -14,9 +14,11 @@ from srlm.engines.dependencies import (
     model_options,
 )
 from srlm.io.files import files_by_name
+from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.eft import needs_baseline
 from srlm.judges.pairwise import load_template as load_pairwise_template
+from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
     EFT,
     EFT_EXAMPLES,
@@ -32,7 +34,7 @@ from srlm.pipeline.artifacts import (
     training_counts,
 )
 from srlm.pipeline.provenance import TRAINING
-from srlm.pipeline.roles import dpo_reference, iteration, judge_of, resolve_role
+from srlm.pipeline.roles import dpo_reference, iteration, resolve_role
 from srlm.pipeline.stage import RunStage, recorded
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import early_stopping_folder
@@ -91,7 +93,7 @@ class TrainSFTBaseline(TrainingStage):
 
     def wanted(self) -> bool:
         ranked = EFT.read(self.workspace)
-        return needs_baseline(ranked, self.config.data.rationales) and not self.config.judge.learns_pairs
+        return needs_baseline(ranked, self.config.data.rationales) and spec_of(self.config.judge).eft == "scores"
 
     def caption(self) -> str:
         return "The SFT baseline: SFT on IFT alone"
@@ -113,12 +115,12 @@ class TrainSFT(TrainingStage):
         return options | {"judge.template": judge_options(self.config).get("judge.template")}
 
     def made_from(self) -> dict[str, str]:
-        examples = [] if self.config.judge.rates else [EFT_EXAMPLES.path(self.workspace, 1)]
+        examples = [EFT_EXAMPLES.path(self.workspace, 1)] if spec_of(self.config.judge).eft_in_sft else []
         found = recorded(self.workspace, IFT.path(self.workspace), *examples)
         return found | model_input(self.workspace, iteration(0)) | chat_template(self.config)
 
     def caption(self) -> str:
-        return "M0 -> M1: SFT on IFT" + ("" if self.config.judge.rates else " and EFT")
+        return "M0 -> M1: SFT on IFT" + (" and EFT" if spec_of(self.config.judge).eft_in_sft else "")
 
     def _ranks(self) -> bool:
         return self.config.sft.eft_loss is EFTLoss.ranking

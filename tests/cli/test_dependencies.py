@@ -13,7 +13,7 @@ import pytest
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.judge_bench import _prompts, rows
 from srlm.cli.side_by_side import Plan as SideBySidePlan
-from srlm.config import Config, Evaluate, JudgeBench, Scorer, SideBySide
+from srlm.config import Config, Evaluate, JudgeBench, SideBySide
 from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
 from srlm.pipeline.stage import Stage
@@ -167,7 +167,7 @@ def judge_bench(root: Path) -> Config:
 
 def judge_bench_implicit(root: Path) -> Config:
     config = JudgeBench(models=[str(root / "base")], datasets=[str(root / "ift.jsonl")])
-    config.judge.scorer, config.judge.reference = Scorer.implicit, str(root / "reference")
+    config.judge.scorer, config.judge.reference = "implicit", str(root / "reference")
     return config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srlm.cli.judge_bench import _reference, rows, run
-from srlm.config import JudgeBench, Scorer
+from srlm.config import JudgeBench
 from srlm.errors import ConfigError
 from srlm.models.resolve import label, slug
 from srlm.pipeline.workspace import Workspace
@@ -48,7 +48,7 @@ def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
 
 def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
     options = JudgeBench()
-    options.judge.scorer, options.judge.template = Scorer.pairwise, "pairwise"
+    options.judge.scorer, options.judge.template = "pairwise", "pairwise"
     [row] = rows(Workspace(tmp_path), options)
     assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.engines.base import Place, Sampling
 from srlm.engines.cost import AnswerCache
 from srlm.engines.openai_server import choice_at, choice_logprobs
@@ -168,7 +168,7 @@ def test_probabilities_of_choices():
     assert choice_logprobs(top, (" A", " B"), "A.") == (-0.1, -3.0)
 
 
-EXPECTED = JudgeConfig(scorer=Scorer.logprob, template="verdict_only", count=1, min_valid=1)
+EXPECTED = JudgeConfig(scorer="logprob", template="verdict_only", count=1, min_valid=1)
 
 
 def score(server, tmp_path, config=EXPECTED, **options):
@@ -208,7 +208,7 @@ def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
         return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")
 
     server = serve(reply)
-    config = JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1)
+    config = JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
     judgement = score(server, tmp_path, config, prefill=True)
     assert (judgement.score, judgement.text) == (2.5, "Thin.\nScore: 2")
     second = server.requests[1]
@@ -216,7 +216,7 @@ def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
     assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
 
 
-WEIGHTED = JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1)
+WEIGHTED = JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
 
 
 @pytest.mark.parametrize(

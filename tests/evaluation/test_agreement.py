@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.evaluation.agreement import PAPER_MEASURES, answers_part, judge_parts, score_mean
 from srlm.evaluation.judge_metrics import judged_prompts
 from srlm.evaluation.measures import JudgedPrompt
@@ -86,7 +86,7 @@ def test_the_scale_is_the_configured_one():
 
 
 def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
-    judge = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)
+    judge = JudgeConfig(scorer="logprob", count=1, min_valid=1)
     rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
     part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
     assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62

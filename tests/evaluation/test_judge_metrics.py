@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, length_adjusted, paired_differences
 from srlm.evaluation.measures import JudgedPrompt
 from srlm.types import Comparison, Judgement, RankedAnswer, RankedPrompt
@@ -172,7 +172,7 @@ def test_subsets():
 
 
 def test_scores_by_probability():
-    judge = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)
+    judge = JudgeConfig(scorer="logprob", count=1, min_valid=1)
     found = card([asked("p", (0, 2), (1, 1))], said("p", 4.6, 4.4), judge)
     assert found["scores"]["histogram"]["5"] == found["scores"]["histogram"]["4"] == 1
     assert value(found, "five_best") == (1.0, 1)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import pearsonr as correlation
 
-from srlm.config import DataConfig, JudgeConfig, RationaleSource, Scorer
+from srlm.config import DataConfig, JudgeConfig, RationaleSource
 from srlm.data.balance import cap_commonest
 from srlm.errors import SeedError
 from srlm.judges.eft import build_examples, needs_baseline, report
@@ -302,7 +302,7 @@ def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, s
 # Pairs of answers, for judges that learn from pairs
 
 
-PAIRWISE = JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1)
+PAIRWISE = JudgeConfig(scorer="pairwise", template="pairwise", count=1, min_valid=1)
 
 
 def sized(id: str, *lengths: int) -> RankedPrompt:
@@ -466,7 +466,7 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
 def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
     """(better, worse) of every pair that a judge learns, from a seed file's rows."""
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=balance)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=Scorer[scorer]), 0)
+    examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=scorer), 0)
     return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
 
 
@@ -492,7 +492,7 @@ def test_pairs_are_those_that_people_order(scorer, ranks, scores):
 
 def test_answers_that_people_tie_give_no_pair():
     rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
-    _, counts = build_examples(rows, [], DataConfig(), JudgeConfig(scorer=Scorer.pairwise), 0)
+    _, counts = build_examples(rows, [], DataConfig(), JudgeConfig(scorer="pairwise"), 0)
     assert counts["dropped: people order no two of its answers"] == 1
 
 

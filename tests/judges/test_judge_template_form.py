@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
 from srlm.judges.meta import load_template as load_meta_template
 from srlm.judges.pairwise import load_template
@@ -17,7 +17,7 @@ FIELDS = "\n{{instruction}}\n{{response}}\n"
 FORM = 'End with the line "Score: N".'
 
 
-def load(path: Path, text: str, scorer: Scorer = Scorer.sampled, max_score: int = 5) -> JudgeTemplate:
+def load(path: Path, text: str, scorer: str = "sampled", max_score: int = 5) -> JudgeTemplate:
     path.write_text(text + FIELDS, encoding="utf-8")
     return JudgeTemplate.load(JudgeConfig(scorer=scorer, template=str(path), max_score=max_score))
 
@@ -63,11 +63,11 @@ def test_templates_with_another_form_or_scale_are_refused(tmp_path: Path, text: 
 
 
 def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scale(tmp_path: Path) -> None:
-    load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.logprob)  # is read after "Score:", whatever is asked for
+    load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob")  # is read after "Score:", whatever is asked for
     with pytest.raises(ConfigError, match="scores of '1-10'"):
-        load(tmp_path / "own.txt", "Rate 1-10.", Scorer.logprob)
+        load(tmp_path / "own.txt", "Rate 1-10.", "logprob")
     with pytest.raises(ConfigError, match="does not name the verdict's form"):
-        load(tmp_path / "own.txt", "Rate from 0 to 5.", Scorer.logprob_weighted)
+        load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob_weighted")
 
 
 @pytest.mark.parametrize("name", ["additive", "multiple_choice", "verdict_only"])
@@ -94,7 +94,7 @@ def test_templates_that_compare_by_other_letters_are_refused(tmp_path: Path, tex
     ):
         load_template(str(path), "evaluation.judge_template")
     with pytest.raises(ConfigError, match=rf"judge\.template=.*\(it lacks {lacks}\)"):
-        JudgeTemplate.load(JudgeConfig(scorer=Scorer.pairwise, template=str(path)))
+        JudgeTemplate.load(JudgeConfig(scorer="pairwise", template=str(path)))
     path.write_text(text + "{{instruction}}{{response}}{{judgement_a}}{{judgement_b}}", encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\(it lacks {lacks}\)"):
         load_meta_template(JudgeConfig(meta_template=str(path)))

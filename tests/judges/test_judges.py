@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Scorer
+from srlm.config import Config, JudgeConfig
 from srlm.errors import ConfigError
 from srlm.judges import JUDGES, Judge, JudgeSpec, judge_answers, judge_named, make_judge, spec_of
 from srlm.types import Judgement
@@ -25,10 +25,9 @@ class LongestWins(Judge):
 NO_JUDGE = object()
 
 
-def test_every_scorer_is_a_judge():
-    assert set(JUDGES) == {scorer.name for scorer in Scorer}
-    for scorer in Scorer:
-        assert spec_of(JudgeConfig(scorer=scorer)) is JUDGES[scorer.name].spec
+@pytest.mark.parametrize("name", JUDGES)
+def test_every_judge_has_its_spec(name):
+    assert spec_of(JudgeConfig(scorer=name)) is JUDGES[name].spec
 
 
 def test_a_judge_from_outside_is_named_by_module_and_class():
@@ -53,7 +52,7 @@ def test_judging_needs_no_stage_and_no_files(tmp_path, monkeypatch):
 
 
 def test_known_comparisons_are_not_made_again():
-    config = Config(judge=JudgeConfig(scorer=Scorer.pairwise, template="pairwise", count=1, min_valid=1))
+    config = Config(judge=JudgeConfig(scorer="pairwise", template="pairwise", count=1, min_valid=1))
     judge, engine = make_judge(config), ScriptedEngine(lambda *_: " A")
     rows, known = candidates_of("p0", ["rain", "snow", "hail"]), {}
 

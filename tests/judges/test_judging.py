@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Scorer, Truncated
+from srlm.config import Config, JudgeConfig, Truncated
 from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.io.record_file import read_records
@@ -23,7 +23,7 @@ NAMES = ("judgements.jsonl", "evidence.jsonl")
 
 
 def config_of(scorer: str, **judge) -> Config:
-    return Config(judge=JudgeConfig(scorer=Scorer[scorer], template="pairwise", count=1, min_valid=1, **judge))
+    return Config(judge=JudgeConfig(scorer=scorer, template="pairwise", count=1, min_valid=1, **judge))
 
 
 def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None, truncated=()):

@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from srlm.config import CandidatesConfig, Config, EngineConfig, EngineKind, JudgeConfig, Scorer
+from srlm.config import CandidatesConfig, Config, EngineConfig, EngineKind, JudgeConfig
 from srlm.engines.base import Completion, encode_request, open_engine
 from srlm.errors import EngineError
 from srlm.generation.candidates import sample_candidates
@@ -100,7 +100,7 @@ def test_the_scale_is_the_configured_one():
     assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
 
 
-EXPECTED = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1)
+EXPECTED = JudgeConfig(scorer="logprob", count=1, min_valid=1)
 
 
 def telling(*probabilities: float, text: str = " 4"):
@@ -131,7 +131,7 @@ def test_an_expected_score_is_missing_where_the_judge_would_rather_write_somethi
 
 
 def test_an_expected_score_on_another_scale():
-    config = JudgeConfig(scorer=Scorer.logprob, count=1, min_valid=1, max_score=2)
+    config = JudgeConfig(scorer="logprob", count=1, min_valid=1, max_score=2)
     engine = telling(0.25, 0.25, 0.5)
     [found] = judged(engine, candidate(), 1, config)
     assert found.score == pytest.approx(1.25)
@@ -153,7 +153,7 @@ def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
         logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities[prefill])
         return Completion(" 4", 1, False, 20, logprobs)
 
-    config = JudgeConfig(scorer=Scorer.logprob_weighted, count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+    config = JudgeConfig(scorer="logprob_weighted", count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
     engine = ScriptedEngine(reply)
     found = judged(engine, candidate(), 3, config)
     assert [j.score for j in found] == [pytest.approx(4.0), None, pytest.approx(0.5)]
@@ -187,7 +187,7 @@ def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
     engine = ScriptedEngine(
         lambda _, sampling, *rest: Completion("4", 1, False, 0, logprobs) if sampling.choices else text
     )
-    judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1))
+    judged(engine, candidate(), 1, JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
     _, (messages, sampling, prefill) = engine.calls
     before, allowed = encode_request(tokenizer, messages, prefill, sampling)
     written = encode_chat(tokenizer, messages, text[: text.rindex("4") + 1])
@@ -203,7 +203,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
     template = tmp_path / "short.txt"
     template.write_text("Score: N {{instruction}}{{response}}")
     config = Config(
-        judge=JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1, template=str(template)),
+        judge=JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1, template=str(template)),
         engine=EngineConfig(kind=EngineKind.transformers, max_model_len=128),
     )
 
@@ -229,7 +229,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
 
 def test_a_weighted_score_out_of_range_is_not_asked_for_again():
     engine = ScriptedEngine(lambda *_: "Score: 7")
-    [found] = judged(engine, candidate(), 1, JudgeConfig(scorer=Scorer.logprob_weighted, count=1, min_valid=1))
+    [found] = judged(engine, candidate(), 1, JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
     assert (found.score, found.problem) == (None, "out of range: 7")
     assert len(engine.calls) == 1
 

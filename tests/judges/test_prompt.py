@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import JudgeConfig, Scorer
+from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
 from srlm.judges.prompt import (
     JudgeTemplate,
@@ -59,7 +59,7 @@ def test_messages_hold_both_texts_once():
 
 
 def test_a_judge_that_compares_needs_a_template_of_two_answers():
-    comparing = JudgeConfig(scorer=Scorer.pairwise, template="pairwise")
+    comparing = JudgeConfig(scorer="pairwise", template="pairwise")
     assert JudgeTemplate.load(comparing).template.fill(instruction="Q", answer_a="one", answer_b="two")
     for wrong in (replace(comparing, template="additive"), JudgeConfig(template="pairwise")):
         with pytest.raises(ConfigError, match=r"judge\.template="):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.config import Config, Scorer
+from srlm.config import Config
+from srlm.judges import JUDGES
+from srlm.judges.roles import judge_of, measured_judge, reference_of_judge
 from srlm.pipeline.roles import (
     ENDPOINT,
     ModelRef,
     by_name,
     dpo_reference,
     iteration,
-    judge_of,
     match_judge,
-    measured_judge,
-    reference_of_judge,
     resolve_role,
 )
 from srlm.training.methods.dpo import Reference
@@ -50,11 +49,11 @@ def test_names_in_messages() -> None:
     assert [ref.local for ref in shown] == [True, False, True, True]
 
 
-@pytest.mark.parametrize("scorer", list(Scorer))
-def test_judge_of_candidates_and_judge_that_is_measured(scorer: Scorer) -> None:
+@pytest.mark.parametrize("scorer", list(JUDGES))
+def test_judge_of_candidates_and_judge_that_is_measured(scorer: str) -> None:
     config = Config()
     config.judge.scorer = scorer
-    rewards = scorer is Scorer.reward_model
+    rewards = scorer == "reward_model"
     assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
     assert measured_judge(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
     config.judge.model = "owner/judge"
@@ -76,6 +75,7 @@ def test_judge_of_candidates_and_judge_that_is_measured(scorer: Scorer) -> None:
 )
 def test_reference_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
     config = Config()
+    config.judge.scorer = "implicit"
     config.judge.model, config.judge.reference = by, reference
     assert reference_of_judge(config, judge_of(config, 3)) == expected
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Scorer
+from srlm.config import Config, JudgeConfig
 from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.lineage import CHAIN, made_from, without_secrets
@@ -39,10 +39,10 @@ def test_models_before_what_else_is_used() -> None:
         ({"model": "sft"}, [1]),
         ({"model": "base"}, [0]),
         ({"model": "endpoint"}, []),
-        ({"scorer": Scorer.implicit}, [2, 0]),
-        ({"scorer": Scorer.implicit, "reference": "previous"}, [2, 1]),
-        ({"scorer": Scorer.implicit, "model": "OWNER/NAME", "reference": "OTHER/NAME"}, []),
-        ({"scorer": Scorer.reward_model}, []),  # it is among the manifest's inputs
+        ({"scorer": "implicit"}, [2, 0]),
+        ({"scorer": "implicit", "reference": "previous"}, [2, 1]),
+        ({"scorer": "implicit", "model": "OWNER/NAME", "reference": "OTHER/NAME"}, []),
+        ({"scorer": "reward_model"}, []),  # it is among the manifest's inputs
     ],
 )
 def test_who_judges(judge: dict[str, Any], models: list[int]) -> None:
