@@ -1,7 +1,7 @@
 """From comparisons to strengths to scores: how judges that compare a prompt's candidates score them.
 
 A **strength** is a log-odds: candidate i is preferred to j with probability sigmoid(s_i - s_j), the model of Bradley
-and Terry (1952). Three judges tell strengths: the pairwise judge (fitted to its wins), a trained reward model (its
+and Terry (1952). Three judges return strengths: the pairwise judge (fitted to its wins), a trained reward model (its
 logit, arXiv 2203.02155, section 3.4) and the implicit reward of DPO (arXiv 2305.18290, equation 5). A candidate's
 **score** is its expected share of wins against the other candidates of its prompt, times the top of the scale: 0 to 5
 as other judges' scores, in the same order as the strengths, and comparable within a prompt alone.
@@ -22,11 +22,11 @@ from srlm.types import Comparison
 
 Array = NDArray[np.float64]
 
-PRIOR = 1.0  # precision of the normal prior on a strength: without it one who always wins would be infinitely strong
+PRIOR = 1.0  # precision of the normal prior on a strength: without it, whoever always wins would be infinitely strong
 
 
 def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
-    """The most likely strengths, given who won against whom.
+    """Return the most likely strengths, given who won against whom.
 
     Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2 by Newton's method; strictly concave,
     so there is one solution, and it sums to 0.
@@ -34,7 +34,7 @@ def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
     Parameters
     ----------
     wins : shape (N, N)
-        How often i won against j; a tie is half a win for each. Not negative; the diagonal is not looked at.
+        How often i won against j; a tie is half a win for each. Not negative; the diagonal is ignored.
     precision : float
         Above 0.
 
@@ -58,10 +58,9 @@ def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
 
 
 def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[float | None]:
-    """Scores from strengths: each candidate's mean chance against the others, times `max_score`.
+    """Return scores: each candidate's mean probability of winning against the others, times `max_score`.
 
-    A missing strength has no score and is no opponent; with fewer than two strengths there is nobody to win against,
-    and no score.
+    A candidate without a strength has no score and is no opponent. With fewer than two strengths there are no scores.
     """
     known = [strength for strength in strengths if strength is not None]
     if len(known) < 2:
@@ -107,7 +106,7 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
 
 
 def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
-    """Bradley-Terry strengths of every prompt's candidates.
+    """Return Bradley-Terry strengths of every prompt's candidates.
 
     A match counts where both orders gave a verdict: agreement is a win, disagreement a tie. The judge's leaning to a
     position is taken out first (`calibrated_winners`, over all comparisons together).
@@ -144,12 +143,12 @@ def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]
 def next_matches(
     standing: Sequence[float], met: Iterable[tuple[int, int]], left: int, number: Random
 ) -> list[tuple[int, int]]:
-    """The next round of a Swiss-style tournament: who stands alike meets, nobody twice.
+    """Return the next round of a Swiss-style tournament: members of similar standing meet, nobody twice.
 
     Parameters
     ----------
     standing : N strengths so far
-    met : pairs (i, j), i < j, that were asked about
+    met : pairs (i, j), i < j, that were compared already
     left : int
         Matches that the budget still allows.
     number : random.Random

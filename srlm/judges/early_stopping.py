@@ -1,21 +1,21 @@
-"""Adaptive judging: a candidate that will become neither the best nor the worst of its prompt needs no more judgements.
+"""Early stopping: a candidate that will become neither the best nor the worst of its prompt is not judged any more.
 
-Two bounds, by `judge.early_stopping_risk`:
+`judge.early_stopping_risk` selects one of two bounds:
 
-- 0: what is sure. Of v valid scores with sum s and r judgements still to come, the mean over valid ones ends between
-  s / (v + r), all others being 0, and (s + r * max_score) / (v + r), all others at the top; judgements that turn out
-  invalid only bring it nearer to s / v. Then the pairs are those of full judging, whatever comes.
-- above 0: what is likely. The mean of the r to come is taken as normal around s / v with variance
-  sigma^2 (1 / r + 1 / v), sigma being the scores' standard deviation within candidates of the prompt, shrunk to that of
-  a judge who knows nothing. A candidate is ahead of another one for good where the chance of the contrary is below the
-  risk.
+- 0: certain bounds. With v valid scores of sum s and r judgements left, the mean of the valid scores ends between
+  s / (v + r), if all others are 0, and (s + r * max_score) / (v + r), if all others are at the top. Invalid judgements
+  only move it towards s / v. The pairs are then always those of full judging.
+- above 0: probable bounds. The mean of the r judgements left is taken as normal around s / v with variance
+  sigma^2 (1 / r + 1 / v). Here sigma is the scores' standard deviation within candidates of the prompt, shrunk to that
+  of a judge that draws scores at random. A candidate is ahead of another one if the probability of the opposite is
+  below the risk.
 
-A candidate cannot become the best if another one that already has enough valid judgements is ahead of it for good, nor
-the worst if it is ahead of such a one; who can become neither is asked about no more.
+A candidate cannot become the best if another one that already has enough valid judgements is ahead of it. It cannot
+become the worst if it is ahead of such a candidate. If it can become neither, it is not judged again.
 
-Pairs compare scores minus the length penalty, so the bounds do, too: a candidate's text is known, and with it the
-points that `pairs.length_penalty` subtracts. (With null the penalty is known only after judging; `srlm.config.check`
-refuses the combination.) Candidates that cannot form a pair because they are truncated are not judged.
+Pairs compare scores minus the length penalty, and so do the bounds: a candidate's text determines the points that
+`pairs.length_penalty` subtracts. (With null the penalty is known only after judging; `srlm.cli.check` refuses the
+combination.) Candidates that cannot form a pair because they are truncated are not judged.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ from srlm.types import Judgement
 
 @dataclass(frozen=True)
 class ScoreBounds:
-    """What is known of a candidate's mean score minus its length penalty."""
+    """Bounds of a candidate's final mean score minus its length penalty."""
 
     valid: int  # judgements with a score
     total: float  # their sum
     squares: float  # the sum of their squares
-    left: int  # judgements still to come
+    left: int  # judgements that are not made yet
     penalty: float = 0.0  # points that its length costs
 
     @classmethod
     def of(cls, judgements: Sequence[Judgement], count: int, penalty: float = 0.0) -> ScoreBounds:
-        """After these judgements, of `count` at most."""
+        """Return the bounds after these judgements, of `count` at most."""
         scores = [judgement.score for judgement in judgements if judgement.score is not None]
         squares = sum(score * score for score in scores)
         return cls(len(scores), sum(scores), squares, count - len(judgements), penalty)
 
     @property
     def now(self) -> float:
-        """The penalised mean of the valid scores so far; there must be one."""
+        """Return the penalised mean of the valid scores so far; there must be one."""
         return self.total / self.valid - self.penalty
 
     @property
     def low(self) -> float:
-        """The least its penalised mean can end at; that of a mean of 0 where nothing is known."""
+        """Return the lowest possible penalised mean; that of a mean of 0 if there is no valid score."""
         sure = self.valid + self.left
         return (self.total / sure if sure else 0.0) - self.penalty
 
     def high(self, max_score: int) -> float:
-        """The most its penalised mean can end at."""
+        """Return the highest possible penalised mean."""
         sure = self.valid + self.left
         return ((self.total + self.left * max_score) / sure if sure else float(max_score)) - self.penalty
 
 
-def still_contending(standings: Sequence[ScoreBounds], config: JudgeConfig) -> list[bool]:
-    """For each candidate of one prompt, whether more judgements of it can matter to the pair.
+def still_contending(bounds: Sequence[ScoreBounds], config: JudgeConfig) -> list[bool]:
+    """Return for each candidate of one prompt whether further judgements of it can change the pair.
 
-    They cannot where none are left, where too few of them can still be valid (`judge.min_valid`), and where the bound
-    says that it is neither the best nor the worst.
+    They cannot if none are left, if too few can still become valid (`judge.min_valid`), or if the candidate can become
+    neither the best nor the worst.
     """
     need = max(config.min_valid, 1)
-    noise = _noise(standings, config.max_score)
+    noise = _noise(bounds, config.max_score)
 
     def ahead(one: ScoreBounds, other: ScoreBounds) -> bool:
         if config.early_stopping_risk and one.valid and other.valid:
@@ -77,27 +77,27 @@ def still_contending(standings: Sequence[ScoreBounds], config: JudgeConfig) -> l
         return one.low > other.high(config.max_score) + _EQUAL
 
     found = []
-    for place, one in enumerate(standings):
-        sure = [other for n, other in enumerate(standings) if n != place and other.valid >= need]
+    for place, one in enumerate(bounds):
+        sure = [other for n, other in enumerate(bounds) if n != place and other.valid >= need]
         neither = any(ahead(other, one) for other in sure) and any(ahead(one, other) for other in sure)
         found.append(one.left > 0 and one.valid + one.left >= need and not neither)
     return found
 
 
 _EQUAL = 1e-9  # means that differ by rounding are equal, and equal ones are not decided
-_PRIOR = 4.0  # judgements that the ignorant judge's spread counts for
+_PRIOR = 4.0  # judgements that the random judge's spread counts for
 
 
-def _noise(standings: Sequence[ScoreBounds], max_score: int) -> float:
+def _noise(bounds: Sequence[ScoreBounds], max_score: int) -> float:
     """Standard deviation of a candidate's scores: pooled within candidates, shrunk to that of even chances."""
-    ignorant = ((max_score + 1) ** 2 - 1) / 12
-    inside = sum(one.squares - one.total**2 / one.valid for one in standings if one.valid)
-    free = sum(max(one.valid - 1, 0) for one in standings)
-    return math.sqrt((inside + _PRIOR * ignorant) / (free + _PRIOR))
+    at_random = ((max_score + 1) ** 2 - 1) / 12
+    inside = sum(one.squares - one.total**2 / one.valid for one in bounds if one.valid)
+    free = sum(max(one.valid - 1, 0) for one in bounds)
+    return math.sqrt((inside + _PRIOR * at_random) / (free + _PRIOR))
 
 
 def _chance_behind(one: ScoreBounds, other: ScoreBounds, noise: float) -> float:
-    """That `one`'s penalised mean ends at or below `other`'s."""
+    """Return the probability that `one`'s penalised mean ends at or below `other`'s."""
     gap = one.now - other.now
     variance = sum(
         (side.left / (side.valid + side.left)) ** 2 * (1 / side.left + 1 / side.valid)

@@ -1,7 +1,7 @@
 """EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2).
 
-Which of two answers is better is always decided by the ranks that people gave, also where there are scores: whole
-scores tie answers that people order, and may contradict the ranks. Answers of equal rank give no pair.
+People's ranks always decide which of two answers is better, even if there are scores: whole scores tie answers that
+people order, and may contradict the ranks. Answers of equal rank give no pair.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from srlm.types import JudgeExample, Judgement, RankedPrompt
 
 
 def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
-    """Whether the SFT baseline must write rationales, since the seed has none (or the option says so)."""
+    """Return whether the SFT baseline must generate rationales, because the data has none (or by the option)."""
     if source is RationaleSource.auto:
         return not any(_has_own(prompt) for prompt in ranked)
     return source is RationaleSource.baseline
@@ -42,24 +42,28 @@ def build_examples(
     judge: JudgeConfig,
     seed: int,
 ) -> tuple[list[JudgeExample], dict[str, Any]]:
-    """EFT examples from ranked seeds.
+    """Return EFT examples of ranked prompts.
 
-    Targets are the seed's own rationale and score where it has them; else (`judgements` given) those of the SFT
-    baseline, kept only where its scores order all of a prompt's answers as people did, without a tie: the first try
-    that does; else (`rationales: none`) a score alone: the seed's own where all of a prompt's answers have one and none
-    contradicts the ranks, otherwise spread evenly from `judge.max_score` for the best rank down to 1 for the last. A
-    prompt whose own rationales give a worse answer the higher score is left out. For judges that learn from pairs, an
-    example is a pair of answers of different rank, the better one shown first in every other example.
+    The target of an example is one of these:
+
+    - The row's own rationale and score. A prompt is excluded if a worse answer has the higher score.
+    - The SFT baseline's judgement, if the rows have none (or `rationales: baseline`): the first attempt whose scores
+      order all of the prompt's answers as people did, without a tie.
+    - A score alone (`rationales: none`): the row's own if all of the prompt's answers have one and none contradicts the
+      ranks; otherwise evenly spread from `judge.max_score` for the best rank to 1 for the last.
+
+    For judges that learn from pairs, an example is a pair of answers of different rank. The better one is shown first
+    in every other example.
 
     Parameters
     ----------
     judgements : sequence of Judgement
-        The baseline's, one an answer and try, ids RANKED_PROMPT_ID/aN/jTRY.
+        The baseline's, one per answer and attempt, ids RANKED_PROMPT_ID/aN/jATTEMPT.
 
     Returns
     -------
     examples : list of JudgeExample
-        In random order by `seed`. No score makes up more than `config.eft_max_score_fraction` where that can be had;
+        In random order by `seed`. No score makes up more than `config.eft_max_score_fraction` if that is possible;
         or, with `config.eft_length_balance`, they are `srlm.data.balance.length_balanced`.
     counts : dict
         Prompts and examples kept and dropped, by reason; the scores' histogram before and after balancing.
@@ -132,7 +136,7 @@ def build_examples(
 
 
 def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
-    """Whether all answers have a score and the scores order them as people did, without a tie where people see none."""
+    """Return whether all answers have scores that order them as people did, without a tie between different ranks."""
     if None in scores:
         return False
     ranks = [answer.rank for answer in prompt.answers]
@@ -146,7 +150,7 @@ def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
 
 
 def report(counts: Mapping[str, Any]) -> list[str]:
-    """What a user is told of the examples: kept and dropped, scores before and after, agreement with people."""
+    """Return lines about the examples: kept and dropped, scores before and after, agreement with people."""
     dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped") and n}
     lines = [f"EFT: {counts['examples']} examples of {counts['prompts']} prompts"]
     lines[0] += f"; left out: {', '.join(f'{n} ({reason})' for reason, n in dropped.items())}" if dropped else ""
@@ -169,7 +173,7 @@ def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
 
 
 def _turned(pair: JudgeExample) -> JudgeExample:
-    """The same comparison with the other answer shown first."""
+    """Return the same comparison with the other answer shown first."""
     assert pair.other is not None
     return replace(pair, response=pair.other, other=pair.response, score=1.0 - pair.score)
 
@@ -197,7 +201,7 @@ def _in_range(prompt: RankedPrompt, place: int, score: float, max_score: int) ->
     if score != round(score) or not 0 <= score <= max_score:
         raise SeedError(
             f"{prompt.source or prompt.id}: the score {score:g} of answer {place + 1} is not a whole number from 0 to "
-            f"judge.max_score={max_score}. Mend the row, or set judge.max_score."
+            f"judge.max_score={max_score}. Fix the row, or set judge.max_score."
         )
     return score
 
@@ -207,7 +211,7 @@ def _with_scores(prompt: RankedPrompt, scores: Sequence[float]) -> list[JudgeExa
 
 
 def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
-    """The answers' own scores, or scores by rank where one is missing or contradicts the ranks."""
+    """Return the answers' own scores, or scores by rank if one is missing or contradicts the ranks."""
     own = [answer.score for answer in prompt.answers if answer.score is not None]
     if len(own) < len(prompt.answers):
         return _spread_scores(prompt, max_score)
@@ -216,7 +220,7 @@ def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
 
 
 def _spread_scores(prompt: RankedPrompt, max_score: int) -> list[float]:
-    """Whole scores from `max_score` for the best rank to 1 for the last; close ranks may share one."""
+    """Return whole scores from `max_score` for the best rank to 1 for the last; close ranks may share one."""
     ranks = sorted({answer.rank for answer in prompt.answers})
     step = (max_score - 1) / max(len(ranks) - 1, 1)
     return [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
@@ -246,14 +250,14 @@ def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int)
 
 
 def _whole(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
-    """All examples, or `limit` of them: prompt by prompt, the better answers beside the worse."""
+    """Return all examples, or `limit` of them prompt by prompt, so that better and worse answers stay together."""
     groups = number.sample(list(grouped.values()), len(grouped))
     flat = [example for examples in groups for example in number.sample(examples, len(examples))]
     return flat[:limit] if limit else flat
 
 
 def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
-    """All pairs, or `limit` of them: one a prompt in turn, so that as many prompts as possible are seen."""
+    """Return all pairs, or `limit` of them: one per prompt in turn, so that as many prompts as possible are used."""
     groups = [number.sample(examples, len(examples)) for examples in grouped.values()]
     number.shuffle(groups)
     rounds = max(map(len, groups), default=0)

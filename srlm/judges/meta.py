@@ -1,12 +1,12 @@
 """The meta-judge: judgements judged, so that the judge learns too (Meta-Rewarding, arXiv 2407.19594, section 2.2).
 
-Of each prompt one candidate is taken, that whose judgements disagree most; its judgements are compared two at a time,
-in both orders, and get Elo ratings in which a win counts the less the more often that position wins. The best and the
-worst judgement become a preference pair, whose prompt is the judge's prompt: further data for DPO.
+Of each prompt, the candidate whose judgements disagree most is selected. Its judgements are compared two at a time in
+both orders, and get Elo ratings in which a win counts less the more often its position wins. The best and the worst
+judgement become a preference pair, whose prompt is the judge's prompt: additional data for DPO.
 
-Changed from the paper: letters are read at one place, without a rationale of the meta-judge; and where the engine tells
-their probabilities, the judge's leaning to a place is taken out before (`srlm.judges.pairwise.calibrated_winners`): a
-small judge says A whatever is shown, and all would be rated alike.
+Changed from the paper: the meta-judge gives a letter without a rationale. If the engine reports the letters'
+probabilities, winners are first corrected for position bias (`srlm.judges.bradley_terry.calibrated_winners`). Otherwise
+a small judge, which often prefers A whatever is shown, would rate all judgements alike.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BEFORE = "The better judgement is"
 
 
 def load_template(config: JudgeConfig) -> Template:
-    """Raises ConfigError if there is no such template, or it has other fields or other letters."""
+    """Return the meta-judge's template; raises ConfigError if it does not exist, or has other fields or letters."""
     fields = ("instruction", "response", "judgement_a", "judgement_b")
     template = Template.load(config.meta_template, "srlm.judges", "judge.meta_template", fields)
     check_letters(template, "judge.meta_template")
@@ -43,10 +43,10 @@ def load_template(config: JudgeConfig) -> Template:
 
 
 def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """Of one prompt's judgements, the valid ones of the candidate whose scores vary most (the first of equals).
+    """Return the valid judgements of the candidate whose scores vary most (the first of equals), of one prompt.
 
-    In the order of their ids, whatever order they come in; two of the same text are one. Truncated ones are left out:
-    DPO would train an end of turn that the judge never wrote. Empty where no candidate has two different scores.
+    They are in the order of their ids, and each text occurs once. Truncated ones are excluded: DPO would train an end
+    of turn that the judge never generated. The list is empty if no candidate has two different scores.
     """
     of_candidate: dict[str, dict[str, Judgement]] = defaultdict(dict)
     for judgement in sorted(judgements, key=lambda judgement: judgement.id):
@@ -105,7 +105,7 @@ class MetaJudging:
 
 
 def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:
-    """What a win in the first and in the second place counts: the share of wins of the other place (section 2.2)."""
+    """Return the weights of a win in the first and in the second position: the other one's share of wins."""
     decided = [comparison for comparison in comparisons if comparison.winner is not None]
     first = [(one.winner == "first") == (match_and_order(one.id)[1] == ORDERS[0]) for one in decided]
     share = sum(first) / len(first) if first else 0.5
@@ -113,7 +113,7 @@ def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:
 
 
 def elo(comparisons: Sequence[Comparison], weights: tuple[float, float], n: int) -> Array:
-    """Ratings of a candidate's `n` judgements in log-odds, wins weighted by position.
+    """Return the ratings of a candidate's `n` judgements in log-odds, with wins weighted by position (section 2.2).
 
     Shape (n,); as `srlm.judges.bradley_terry.bradley_terry` fits them.
     """
@@ -136,13 +136,13 @@ def judgement_pairs(
     comparisons: Sequence[Comparison],
     longest: int,
 ) -> tuple[list[PreferencePair], dict[str, int], float | None]:
-    """The best against the worst judgement of every candidate whose judgements were compared.
+    """Return pairs of the best and the worst judgement of every candidate whose judgements were compared.
 
     Parameters
     ----------
     prompts : prompt id -> text
     longest : int
-        A chosen judgement of more tokens gives no pair: meta-judges like length; 0 = no limit.
+        A chosen judgement of more tokens gives no pair, because meta-judges prefer length; 0 = no limit.
 
     Returns
     -------
@@ -151,8 +151,8 @@ def judgement_pairs(
     dropped : dict
         Reason -> candidates that gave no pair for it.
     follows_score : float or None
-        Share of the matches, of judgements with different scores, that the higher score won in both orders, among those
-        where both orders agree: near 1, the meta-judge does no more than like high scores.
+        Of the matches between different scores in which both orders agree, the share that the higher score won. Near 1
+        the meta-judge only prefers high scores.
     """
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
