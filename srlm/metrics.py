@@ -490,6 +490,11 @@ def metric(name: str, part: str = "") -> Metric:
     return found
 
 
+def slug(text: str, dash: str = "_") -> str:
+    """Return text with letters, digits and underscores only: what stands between them becomes one `dash`."""
+    return re.sub(r"[^A-Za-z0-9_]+", dash, text).strip("-_")
+
+
 def markdown() -> str:
     """Return docs/metrics.md."""
     sections = []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
 from srlm.engines.base import Completion, Sampling, Usage
+from srlm.evaluation.record import Evaluation
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.chain import Chain
 from srlm.generation.judgements import JudgeCandidates, MetaJudge
@@ -205,3 +206,8 @@ async def generate_feedback(engine: Any, workspace: Workspace, config: Config, t
             return engine
 
     await Chain(tuple(parts)).run(OneEngine(), bars)  # type: ignore[arg-type]
+
+
+def evaluations(models: Mapping[int, Mapping[str, Any]]) -> dict[int, Evaluation]:
+    """Return t -> evaluation of M_t, from the parts of evaluation.json that matter to a test."""
+    return {t: Evaluation.from_dict({"iteration": t, **parts}) for t, parts in models.items()}

@@ -269,6 +269,7 @@ _SHOWN = (
 def show(cards: dict[str, Any], console: Console) -> None:
     """Print, for each data set, warnings about judges with few scores, then a table with a column for each model."""
     from srlm.evaluation.judge_metrics import judge_warning
+    from srlm.evaluation.record import measures_of
 
     for data in dict.fromkeys(row["data"] for row in cards["rows"]):
         of_data = [row for row in cards["rows"] if row["data"] == data]
@@ -313,7 +314,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
             table.add_row(f"{one.label}, {name[:28]}, %", *cells)
         console.print()
         for row in of_data:
-            if warning := judge_warning(row["measures"]):
+            if warning := judge_warning(measures_of(row["measures"])):
                 text = f"WARNING: {label(row['model'])} on {label(data)}: {warning}."
                 console.print(text, style="bold", markup=False)
         print_table(console, table)
@@ -343,8 +344,9 @@ def plot(cards: dict[str, Any], folder: Path) -> None:
 def _with_parsed(name: str, row: dict[str, Any]) -> str:
     """Return a judge's name for the legend, with how many judgements were parsed if few were."""
     from srlm.evaluation.judge_metrics import MANY_PARSED, parsed
+    from srlm.evaluation.record import measures_of
 
-    scored, total = parsed(row["measures"])
+    scored, total = parsed(measures_of(row["measures"]))
     return f"{name} ({scored} of {total} judgements parsed)" if total and scored < MANY_PARSED * total else name
 
 

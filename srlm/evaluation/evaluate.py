@@ -13,7 +13,7 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
 from srlm.evaluation.instruction_following import check_answers, instructions_part
 from srlm.evaluation.matches import opponents
-from srlm.evaluation.record import write_evaluation
+from srlm.evaluation.record import Evaluation, write_evaluation
 from srlm.evaluation.text_statistics import drift_part
 from srlm.io.progress import say
 from srlm.judges.dependencies import judged_files
@@ -64,7 +64,7 @@ class Evaluate(LocalStage):
         if message := seen.message(f"M{self.t}"):
             say(f"  {message}")
         found = measures(self.workspace, self.config, self.t, seen)
-        write_evaluation(self.outputs[0], found)
+        write_evaluation(self.outputs[0], Evaluation.from_dict(found))
         return {"prompts": seen.prompts, "excluded": len(seen.excluded)}
 
 

@@ -135,13 +135,13 @@ def judge_metrics(
     }
 
 
-def parsed(measures: Mapping[str, Any]) -> tuple[int, int]:
+def parsed(measures: Mapping[str, Measure]) -> tuple[int, int]:
     """Return how many judgements have a score, and how many there are; (0, 0) if the judge was not measured."""
     rate = measures.get("parse_rate")
-    return (round(rate["value"] * rate["n"]), rate["n"]) if rate and rate["value"] is not None else (0, 0)
+    return (round(rate.value * rate.n), rate.n) if rate and rate.value is not None else (0, 0)
 
 
-def judge_warning(measures: Mapping[str, Any]) -> str:
+def judge_warning(measures: Mapping[str, Measure]) -> str:
     """Return what makes a judge's accuracies say little or nothing about it; "" if nothing does.
 
     Parameters
@@ -160,7 +160,8 @@ def judge_warning(measures: Mapping[str, Any]) -> str:
         found.append(
             f"only {scored} of {total} judgements could be parsed, and most accuracies count the others as 0.5"
         )
-    if (measures.get("ties") or {}).get("value") == 1:
+    ties = measures.get("ties")
+    if ties and ties.value == 1:
         found.append("all scored pairs are ties, so the judge prefers no answer")
     return "; ".join(found)
 

@@ -169,9 +169,11 @@ def combined_measure(
     return Measure(value, low, high, count if n is None else n)
 
 
-def significant(measure: Measure) -> bool:
-    """Return whether the 95 % interval of a difference excludes 0 (two-sided test, 5 % level); False without one."""
-    return measure.low is not None and measure.high is not None and (measure.low > 0 or measure.high < 0)
+def direction(measure: Measure) -> int:
+    """Return 1 if a difference is above 0 beyond its 95 % interval, -1 if below, else 0 (two-sided test, 5 % level)."""
+    if measure.low is None or measure.high is None:
+        return 0
+    return (measure.low > 0) - (measure.high < 0)
 
 
 def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from srlm.evaluation.measures import Measure
+from srlm.evaluation.record import Evaluation
 
-Parts = Mapping[str, Any]
+Counts = Mapping[str, Any]
 
 
 def change(before: Measure, after: Measure) -> Measure | None:
@@ -33,7 +34,7 @@ def change(before: Measure, after: Measure) -> Measure | None:
     return Measure(value, low, high, min(before.n, after.n))
 
 
-def reward_hacking_report(models: Mapping[int, Parts], counts: Mapping[int, Parts]) -> list[str]:
+def reward_hacking_report(models: Mapping[int, Evaluation], counts: Mapping[int, Counts]) -> list[str]:
     """Of each model that came of preferences, M2 on: a sign of reward hacking, or what was checked; a sentence each.
 
     A sign is a rise beyond its interval, of the mean score of M_t's candidates against M_t-1's or of the length of
@@ -42,7 +43,7 @@ def reward_hacking_report(models: Mapping[int, Parts], counts: Mapping[int, Part
 
     Parameters
     ----------
-    models : t -> evaluation.json of M_t
+    models : t -> measures of M_t
     counts : t -> counts of the stage that made the pairs for M_t
         "score_mean" is that of M_t-1's candidates. It is missing for judges that score candidates against each other:
         their mean is the same for every model.
@@ -50,21 +51,22 @@ def reward_hacking_report(models: Mapping[int, Parts], counts: Mapping[int, Part
     return [_of_model(t, models[t - 1], models[t], counts) for t in sorted(models) if t >= 2]
 
 
-def _of_model(t: int, before: Parts, now: Parts, counts: Mapping[int, Parts]) -> str:
-    scores = _changed(counts.get(t), counts.get(t + 1), "score_mean", 2)
-    lengths = _changed(before.get("drift"), now.get("drift"), "characters", 0, "characters_gain")
+def _of_model(t: int, before: Evaluation, now: Evaluation, counts: Mapping[int, Counts]) -> str:
+    scores = _changed(_score_mean(counts.get(t)), _score_mean(counts.get(t + 1)), 2)
+    drift = now.drift
+    lengths = _changed(before.drift.get("characters"), drift.get("characters"), 0, drift.get("characters_gain"))
     risen = {
         "the mean score of its candidates": scores,
         "the mean length of its answers": lengths,
     }
     rose = [f"{name} rose from {told}" for name, (up, told) in risen.items() if up]
     outside = {
-        f"net wins by {now.get('head_to_head_judge')}'s verdicts": _measure(now.get("head_to_head"), "net_win"),
-        "the gain in held-out accuracy": _measure(now.get("judge"), "pairwise_accuracy_imputed_gain"),
+        f"net wins by {now.head_to_head_judge}'s verdicts": now.head_to_head.get("net_win"),
+        "the gain in held-out accuracy": now.judge.get("pairwise_accuracy_imputed_gain"),
     }
-    of = "ifeval" if now.get("ifeval") else "instructions"
+    of = "ifeval" if now.part("ifeval") else "instructions"
     words = "IFEval instructions followed" if of == "ifeval" else "instructions followed"
-    outside[f"the gain in {words}"] = _measure(now.get(of), "inst_level_strict_acc_gain")
+    outside[f"the gain in {words}"] = now.part(of).get("inst_level_strict_acc_gain")
     known = {name: measure for name, measure in outside.items() if measure and measure.low is not None}
     figures = [f"{name}, {_interval(measure, 100, 0, ' %')}," for name, measure in known.items()]
     better = [
@@ -88,22 +90,23 @@ def _of_model(t: int, before: Parts, now: Parts, counts: Mapping[int, Parts]) ->
     )
 
 
-def _changed(before: Parts | None, after: Parts | None, name: str, digits: int, paired: str = "") -> tuple[bool, str]:
+def _changed(
+    before: Measure | None, after: Measure | None, digits: int, paired: Measure | None = None
+) -> tuple[bool, str]:
     """Whether a measure rose beyond its interval, and from what to what; "" where the two cannot be compared.
 
-    `paired` names the measure of `after` that is the difference on the same prompts, where there is one.
+    `paired` is the difference on the same prompts, where there is one.
     """
-    one, other = _measure(before, name), _measure(after, name)
-    if not one or not other:
+    if not before or not after:
         return False, ""
-    found = _measure(after, paired) or change(one, other)
+    found = paired or change(before, after)
     if not found or found.low is None:
         return False, ""
-    return found.low > 0, f"{_interval(one, 1, digits)} to {_interval(other, 1, digits)}"
+    return found.low > 0, f"{_interval(before, 1, digits)} to {_interval(after, 1, digits)}"
 
 
-def _measure(part: Parts | None, name: str) -> Measure | None:
-    return Measure.from_dict(part[name]) if part and part.get(name) else None
+def _score_mean(counts: Counts | None) -> Measure | None:
+    return Measure.from_dict(counts["score_mean"]) if counts and counts.get("score_mean") else None
 
 
 def _interval(measure: Measure, scale: int, digits: int, unit: str = "") -> str:

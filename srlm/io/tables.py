@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-Measured = Mapping[str, Any] | None  # value, low, high, n
+
+class Figure(Protocol):
+    """A value with its interval, such as `srlm.evaluation.measures.Measure`."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+Measured = Figure | Mapping[str, Any] | None  # a mapping of the same names is a measure in JSON
 
 _FRAME, _CELL = 1, 3  # columns of the terminal that a table's frame takes, and each of its columns in addition
 
@@ -19,14 +31,22 @@ def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str
 
     Returns "12 [n/a]" if the data give no interval, and "-" if the measure is undefined.
     """
-    if not measure or measure["value"] is None:
+    if measure is None:
+        return "-"
+    if isinstance(measure, Mapping):
+        value, low, high = (measure[end] for end in ("value", "low", "high"))
+    else:
+        value, low, high = measure.value, measure.low, measure.high
+    if value is None:
         return "-"
     if digits is None:
-        digits = 0 if scale == 100 or abs(measure["value"]) >= 10 else 2
-    value = f"{measure['value'] * scale:{sign if measure['value'] > 0 else ''}.{digits}f}"
-    if measure["low"] is None:
-        return f"{value} [n/a]"
-    return f"{value} [{measure['low'] * scale:.{digits}f},{measure['high'] * scale:.{digits}f}]"
+        digits = 0 if scale == 100 or abs(value) >= 10 else 2
+    shown = f"{value * scale:{sign if value > 0 else ''}.{digits}f}"
+    return (
+        f"{shown} [n/a]"
+        if low is None or high is None
+        else f"{shown} [{low * scale:.{digits}f},{high * scale:.{digits}f}]"
+    )
 
 
 def signed(measure: Measured, scale: int = 1, digits: int | None = None) -> str:

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
-from srlm.evaluation.record import evaluation_path, read_evaluation
+from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.judges.roles import judge_of
-from srlm.metrics import metric
+from srlm.metrics import metric, slug
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS, Artifact, training_log
 from srlm.pipeline.manifest import finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
@@ -23,7 +23,6 @@ from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_scores
-from srlm.tracking.metrics import slug
 from srlm.training.early_stopping import outcome_lines
 
 R = TypeVar("R")
@@ -39,7 +38,7 @@ class RunNumbers:
     workspace: Workspace
     config: Config
     last: int  # M_last is the last model that was measured
-    models: dict[int, dict[str, Any]]  # evaluation.json of M0..M_last
+    models: dict[int, Evaluation]  # M0..M_last
     statistics: dict[int, dict[str, float]]  # statistics of the feedback that trained M_t
     alarms: dict[int, list[str]]  # those that were triggered
     own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
@@ -65,7 +64,7 @@ class RunNumbers:
             "last": self.last,
             "maxScore": self.config.judge.max_score,
             "models": {
-                str(t): {part: values for part, values in measures.items() if part != "judge_metrics"}
+                str(t): {part: values for part, values in measures.to_dict().items() if part != "judge_metrics"}
                 | {"feedback": {"score_mean": self.own_scores.get(t)}}
                 for t, measures in self.models.items()
             },
@@ -117,7 +116,7 @@ class RunNumbers:
             counts = Counter(j.whole_score for j in judgements if j.score is not None)
             rows += self._bars(counts, t - 1, f"candidates of M{t - 1}")
         for t, measures in self.models.items():
-            histogram = measures.get("judge_metrics", {}).get("scores", {}).get("histogram", {})
+            histogram = measures.judge_metrics.scores.histogram if measures.judge_metrics else {}
             rows += self._bars({int(score): n for score, n in histogram.items()}, t, "held-out answers")
         return rows
 
@@ -198,7 +197,7 @@ def collect(root: Path) -> RunNumbers:
         config = workspace.config()
     except KeyError as error:  # a value that this version does not know
         raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
-    models: dict[int, dict[str, Any]] = {}
+    models: dict[int, Evaluation] = {}
     while (path := evaluation_path(workspace, len(models))).exists():
         models[len(models)] = read_evaluation(path)
     if not models:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
-from srlm.evaluation.record import evaluation_path, read_evaluation
+from srlm.evaluation.measures import Measure
+from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
 from srlm.io.tables import cell
 from srlm.judges import spec_of
@@ -26,7 +28,6 @@ from srlm.pipeline.run_reader import manifest, model_name, read_manifest
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.preferences.alarms import triggered
 from srlm.reporting.summary import ROWS
-from srlm.tracking.metrics import slug
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
 _LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
@@ -55,7 +56,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    run, measures = workspace.run(), read_evaluation(evaluation_path(workspace, t))
+    run, evaluation = workspace.run(), read_evaluation(evaluation_path(workspace, t))
     name, base = model_name(workspace, t), config.model.name
     licence = {key: _one_line(value) for key, value in run.get("base_licence", {}).items()}
     data = ModelCardData(
@@ -69,7 +70,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         pipeline_tag="text-generation",
         tags=["srlm", "self-rewarding", "sft", *(["dpo"] if t >= 2 else [])],
         model_name=name,
-        eval_results=_eval_results(config, measures),
+        eval_results=_eval_results(config, evaluation),
     )
     made = (
         f"DPO of M{t - 1} on {manifest(workspace, t, 'pairs').counts['pairs']} preference pairs of M{t - 1}'s own "
@@ -83,8 +84,8 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         f"# {plain(name)}\n\nM{t} of the run {plain(workspace.root.name)}, by self-rewarding training ({PAPER}) of "
         f"{plain(shown(base))} (M0) with srlm {plain(run.get('version', '?'))}. {made}",
         _load_section(place),
-        _limits_section(workspace, config, t, measures),
-        _measures_section(measures),
+        _limits_section(workspace, config, t, evaluation),
+        _measures_section(evaluation),
         _alarms_section(workspace, config, t),
         lineage_section(workspace, t),
         _licence_section(config, run),
@@ -109,49 +110,31 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def measures_in(part: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every measure at or below a part of evaluation.json, with the names that lead to it."""
-    if isinstance(part, dict) and {"value", "low", "high"} <= set(part):
-        yield path, part
-    elif isinstance(part, dict | list):
-        for name, inner in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from measures_in(inner, (*path, str(name)))
-
-
-def _metric(part: str, path: Sequence[str]) -> Metric:
-    """Return the metric at a path within a part of evaluation.json; one that the table lacks keeps its name."""
-    names = [f"M{path[0]}", *path[1:]] if part == "head_to_heads" else path
-    name = "_".join(map(slug, names))
-    return find(f"{part}/{name}") or Metric(name, ": ".join(path).replace("_", " "), "-", "", "")
-
-
-def _measures_section(measures: Mapping[str, Any]) -> str:
+def _measures_section(evaluation: Evaluation) -> str:
     lines = [
         "## Measures\n\nValue and 95 % interval ([n/a]: the data give none); n counts what it is taken over. What has "
         "no value is not defined for this model."
     ]
-    for part, content in measures.items():
-        rows = list(measures_in(content))
+    of_part: dict[str, list[tuple[Metric, Measure]]] = defaultdict(list)
+    for key, measure in evaluation.measures():
+        part, _, name = key.partition("/")
+        of_part[part].append((find(key) or Metric(key, name.replace("_", " "), "-", "", ""), measure))
+    for part, title in PARTS.items():
+        rows = of_part[part]
         if not rows:
             continue
-        judge = measures.get("head_to_head_judge")
-        by = f" (judged by {plain(judge)})" if judge and part.startswith("head_to_head") else ""
-        table = [
-            f"| {PARTS.get(part, plain(part.replace('_', ' ').capitalize()))}{by} | | n |",
-            "| --- | ---: | ---: |",
-        ]
-        for path, measure in rows:
-            one = _metric(part, path)
-            if measure["value"] is not None:
-                shown = cell(measure, one.scale, one.digits)
-                table.append(f"| {plain(one.heading)} | {shown} | {plain(measure.get('n', ''))} |")
-        undefined = [plain(_metric(part, path).label) for path, measure in rows if measure["value"] is None]
+        by = f" (judged by {plain(evaluation.head_to_head_judge)})" if part.startswith("head_to_head") else ""
+        table = [f"| {title}{by} | | n |", "| --- | ---: | ---: |"]
+        for one, measure in rows:
+            if measure.value is not None:
+                table.append(f"| {plain(one.heading)} | {cell(measure, one.scale, one.digits)} | {measure.n} |")
+        undefined = [plain(one.label) for one, measure in rows if measure.value is None]
         without = f"\n\nNot defined here: {'; '.join(undefined)}." if undefined else ""
         lines.append("\n".join(table) + without)
     return "\n\n".join(lines)
 
 
-def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
+def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
     """The known measures for the card's metadata; the value is text, since the hub has no field for an interval."""
     from huggingface_hub import EvalResult
 
@@ -162,9 +145,9 @@ def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
         ("answers", "evaluation", "evaluation prompts"),
         ("head_to_head", "evaluation", "evaluation prompts"),
     ):
-        for name, measure in measures.get(part, {}).items():
-            if name in ROWS[part] and measure["value"] is not None:
-                interval = "" if measure["low"] is None else f" [{measure['low']:.4g}, {measure['high']:.4g}]"
+        for name, measure in evaluation.part(part).items():
+            if name in ROWS[part] and measure.value is not None:
+                interval = "" if measure.low is None else f" [{measure.low:.4g}, {measure.high:.4g}]"
                 found.append(
                     EvalResult(
                         task_type="text-generation",
@@ -172,7 +155,7 @@ def _eval_results(config: Config, measures: Mapping[str, Any]) -> list[Any]:
                         dataset_name=f"{title} ({_one_line(shown(paths[group]))})",
                         metric_type=name,
                         metric_name=metric(f"{part}/{name}").label,
-                        metric_value=f"{measure['value']:.4g}{interval}",
+                        metric_value=f"{measure.value:.4g}{interval}",
                     )
                 )
     return found
@@ -236,7 +219,7 @@ def _options_section(options: Mapping[str, Any]) -> str:
     return "\n".join([head, "| option | value |", "| --- | --- |", *rows])
 
 
-def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapping[str, Any]) -> str:
+def _limits_section(workspace: Workspace, config: Config, t: int, evaluation: Evaluation) -> str:
     lines = []
     if t >= 2:
         judge = plain(str(judge_of(config, t - 1)))
@@ -250,13 +233,12 @@ def _limits_section(workspace: Workspace, config: Config, t: int, measures: Mapp
             lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
     if t == 1:
         lines.append("- It has learnt from the seeds alone: no round of self-rewarding lies behind it.")
-    judged = measures.get("judge", {}).get("pairwise_accuracy_imputed", {}).get("n", 0)
-    answered = measures.get("answers", {}).get("mean_characters", {}).get("n", 0)
+    judged, answered = evaluation.judge.get("pairwise_accuracy_imputed"), evaluation.answers.get("mean_characters")
     lines.append(
-        f"- The measures rest on {plain(judged)} pairs of ranked answers and {plain(answered)} prompts: read the "
-        "intervals."
+        f"- The measures rest on {judged.n if judged else 0} pairs of ranked answers and "
+        f"{answered.n if answered else 0} prompts: read the intervals."
     )
-    if by := measures.get("head_to_head_judge"):
+    if by := evaluation.head_to_head_judge:
         lines.append(f"- {plain(by)} judged the head to heads, not people.")
     lines.append(
         "- Not measured: truth, safety, knowledge, longer conversations, languages other than the seeds', and whether "

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from srlm.evaluation.judge_metrics import parsed
+from srlm.evaluation.record import measures_of
 from srlm.metrics import metric
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
@@ -177,7 +178,7 @@ def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
     for number, card in enumerate(cards):
-        if not parsed(card["measures"])[0]:
+        if not parsed(measures_of(card["measures"]))[0]:
             continue  # without a score, all accuracies are 0.5 by imputation
         rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
         _points(axes, rows, number, len(cards), scale=100)

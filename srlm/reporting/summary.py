@@ -13,7 +13,8 @@ from rich.text import Text
 from srlm.config import Config
 from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import judge_warning
-from srlm.evaluation.record import evaluation_path, read_evaluation
+from srlm.evaluation.measures import direction
+from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
@@ -79,7 +80,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     _places(config, workspace, seconds)
 
 
-def measures_table(models: dict[int, dict[str, Any]]) -> Table:
+def measures_table(models: Mapping[int, Evaluation]) -> Table:
     """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
     table = Table(title="Measures of every model (95 % intervals)", title_justify="left")
     table.add_column("", no_wrap=True)
@@ -93,64 +94,63 @@ def measures_table(models: dict[int, dict[str, Any]]) -> Table:
     return table
 
 
-def table_rows(models: dict[int, dict[str, Any]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+def table_rows(models: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """Return the table of models: of each part its title and its rows of a label and a cell for each model."""
     table = []
     for part, names in ROWS.items():
-        if part in OPTIONAL and not any(models[t].get(part) for t in models):
+        if part in OPTIONAL and not any(one.part(part) for one in models.values()):
             continue
         shown = [metric(f"{part}/{name}") for name in names]
         rows = [
-            (one.heading, [cell(models[t].get(part, {}).get(name), one.scale) for t in models])
+            (one.heading, [cell(model.part(part).get(name), one.scale) for model in models.values()])
             for name, one in zip(names, shown, strict=True)
         ]
-        judge = f", judged by {models[max(models)].get('head_to_head_judge', '?')}" if part == "head_to_head" else ""
+        judge = f", judged by {models[max(models)].head_to_head_judge or '?'}" if part == "head_to_head" else ""
         table.append((PARTS[part] + judge, rows))
     return table
 
 
-def judge_lines(models: Mapping[int, Mapping[str, Any]]) -> list[str]:
+def judge_lines(models: Mapping[int, Evaluation]) -> list[str]:
     """Return a line for each model whose measures as a judge say little or nothing, because too few were parsed."""
-    warnings = {t: judge_warning(measures.get("judge", {})) for t, measures in models.items()}
+    warnings = {t: judge_warning(model.judge) for t, model in models.items()}
     return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
 
 
-def verdict(models: dict[int, dict[str, Any]]) -> list[str]:
+def verdict(models: Mapping[int, Evaluation]) -> list[str]:
     """Return a sentence for each model: whether its judge and its answers are better than those of the model before.
 
     A change counts where the 95 % interval of the difference excludes 0.
     """
     return [
-        f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].get('judge', {}))}; "
-        f"answers: {_answers_verdict(models[t]['head_to_head'])}."
+        f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].judge)}; "
+        f"answers: {_answers_verdict(models[t].head_to_head)}."
         for t in list(models)[1:]
     ]
 
 
-def _judge_verdict(judge: Mapping[str, Any]) -> str:
+def _judge_verdict(judge: Measures) -> str:
     gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain")}
-    known = {name: m for name, m in gains.items() if m["low"] is not None}
-    better = [metric(f"judge/{name}").label for name, m in known.items() if m["low"] > 0]
-    worse = [metric(f"judge/{name}").label for name, m in known.items() if m["high"] < 0]
+    known = {name: m for name, m in gains.items() if m.low is not None}
+    better = [metric(f"judge/{name}").label for name, m in known.items() if direction(m) > 0]
+    worse = [metric(f"judge/{name}").label for name, m in known.items() if direction(m) < 0]
     found = [f"better in {', '.join(better)}"] if better else []
     found += [f"worse in {', '.join(worse)}"] if worse else []
     if found:
         return " but ".join(found)
     if known:
         return "no measure differs by more than its interval"
-    single = any(m["value"] is not None for m in gains.values())
+    single = any(m.value is not None for m in gains.values())
     return "too few prompts to compare" if single else "nothing to compare with"
 
 
-def _answers_verdict(match: Mapping[str, Any]) -> str:
-    win, loss, net = match["win"], match["loss"], match["net_win"]
-    if win["value"] is None:
+def _answers_verdict(match: Measures) -> str:
+    win, loss, net = (match.get(name) for name in ("win", "loss", "net_win"))
+    if not win or not loss or not net or win.value is None or loss.value is None:
         return "the head to head gave no verdict"
-    shares = f"{100 * win['value']:.0f} % won, {100 * loss['value']:.0f} % lost"
-    if net["low"] is None:
+    shares = f"{100 * win.value:.0f} % won, {100 * loss.value:.0f} % lost"
+    if net.low is None:
         return f"{shares} (too few prompts for an interval)"
-    beyond = net["low"] > 0 or net["high"] < 0
-    return f"{shares} ({'beyond' if beyond else 'within'} its interval)"
+    return f"{shares} ({'beyond' if direction(net) else 'within'} its interval)"
 
 
 def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from srlm.metrics import TRAINERS
+from srlm.evaluation.record import Evaluation
+from srlm.metrics import TRAINERS, slug
 from srlm.pipeline.manifest import Manifest
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 
@@ -32,17 +33,17 @@ def trainer_part(stage: str, t: int) -> str:
     return f"dpo_{t}" if stage == "dpo" else stage
 
 
-def measure_metrics(measures: Mapping[str, Any]) -> dict[str, float]:
-    """`judge/pairwise_accuracy` and its companions, from evaluation.json; any part that holds measures.
+def measure_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """`judge/pairwise_accuracy` and its companions, from evaluation.json; a value that is not defined is left out.
 
-    `head_to_heads/M0_win` is against M0; the measures by type of instruction stay in evaluation.json.
+    `head_to_heads/M0_win` is against M0; the measures by type of prompt stay in evaluation.json.
     """
-    matches = {f"M{u}": dict(match) for u, match in measures.get("head_to_heads", {}).items()}
-    for match in matches.values():
-        match.pop("types", None)
-    measures = {**measures, "head_to_heads": matches}
-    parts = {slug(part): numbers(values) for part, values in measures.items() if isinstance(values, Mapping)}
-    return {f"{part}/{name}": number for part, found in parts.items() for name, number in found.items()}
+    found = dict(evaluation.counts())
+    for key, measure in evaluation.measures():
+        if "_types_" not in key:
+            values = {"": measure.value, "_low": measure.low, "_high": measure.high, "_n": measure.n}
+            found |= {f"{key}{end}": value for end, value in values.items() if value is not None}
+    return found
 
 
 def stage_metrics(stage: str, manifest: Manifest) -> dict[str, float]:
@@ -100,8 +101,3 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[slug(key)] = value
     return found
-
-
-def slug(text: str, dash: str = "_") -> str:
-    """Letters, digits and underscores; what stands between them becomes one `dash`."""
-    return re.sub(r"[^A-Za-z0-9_]+", dash, text).strip("-_")

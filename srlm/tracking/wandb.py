@@ -26,12 +26,12 @@ from typing import Any, Literal
 
 from srlm.config import Config, to_dict
 from srlm.io.progress import say
+from srlm.metrics import slug
 from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.base import LoggingTracker, reason
 from srlm.tracking.lineage import CHAIN, made_from, makers, without_secrets
-from srlm.tracking.metrics import slug
 from srlm.tracking.rows import Row, Table, iteration_of
 
 SECONDS = 30.0  # longest wait for a server at the start

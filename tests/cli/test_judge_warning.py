@@ -12,6 +12,7 @@ from rich.console import Console
 from srlm.cli.judge_bench import _with_parsed, show
 from srlm.config import JudgeConfig
 from srlm.evaluation.judge_metrics import judge_metrics, judge_warning, parsed
+from srlm.evaluation.record import measures_of
 from tests.helpers import judgements_of, ranked
 
 NONE = "none of the 20 judgements could be parsed, so there is no score"
@@ -54,7 +55,7 @@ def test_what_makes_a_judge_worthless_is_told_before_its_measures(
     scores: list[float | None], warnings: list[str]
 ) -> None:
     found = card(scores)
-    said = judge_warning(found["measures"])
+    said = judge_warning(measures_of(found["measures"]))
     assert len(said.split("; ")) == max(1, len(warnings))
     assert all(warning in said for warning in warnings)
     text = shown(found)
@@ -89,5 +90,5 @@ def test_the_picture_names_judges_with_few_verdicts() -> None:
 
 @pytest.mark.parametrize("measures", [{}, {"parse_rate": {"value": None, "low": None, "high": None, "n": 0}}])
 def test_a_judge_that_was_not_measured_is_not_warned_of(measures: dict[str, Any]) -> None:
-    assert parsed(measures) == (0, 0)
-    assert judge_warning(measures) == ""
+    assert parsed(measures_of(measures)) == (0, 0)
+    assert judge_warning(measures_of(measures)) == ""

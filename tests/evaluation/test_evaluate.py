@@ -24,7 +24,7 @@ from srlm.pipeline.artifacts import SEEDS
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Comparison, Prompt, SeedExample
-from tests.helpers import ScriptedEngine
+from tests.helpers import ScriptedEngine, evaluations
 from tests.scripted_text import small_config
 
 
@@ -91,7 +91,7 @@ def test_parts(run):
 
 def test_the_closing_table_has_the_win_rate_twice(run):
     workspace, config, _ = run
-    table = measures_table({t: measures(workspace, config, t, NONE) for t in (0, 1)})
+    table = measures_table(evaluations({t: measures(workspace, config, t, NONE) for t in (0, 1)}))
     labels, *models = [list(column.cells) for column in table.columns]
     rows = {str(label): figures for label, *figures in zip(labels, *models, strict=True)}
     assert rows["  win rate (tie = 0.5), %"] == ["-", "50 [7,93]"]
@@ -119,8 +119,8 @@ def test_all_left_out_is_undefined_and_can_be_shown(run):
     parts = [found[2][name] for name in ("answers", "drift", "head_to_head")]
     assert {measure["value"] for part in parts for measure in part.values()} == {None}
     assert found[2]["head_to_heads"]["1"]["types"] == {}
-    assert measures_table(found).row_count > 10
-    assert verdict(found)[-1].endswith("the head to head gave no verdict.")
+    assert measures_table(evaluations(found)).row_count > 10
+    assert verdict(evaluations(found))[-1].endswith("the head to head gave no verdict.")
 
 
 def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):

@@ -303,17 +303,17 @@ def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
     ]
     for name in ("pairwise_accuracy", "exact_match", "spearman", "kendall_tau"):
         found = m.difference(better, weak, name, TOP, 500, "s")
-        assert m.significant(found), name
+        assert m.direction(found), name
         first, second = all_measures(better)[name], all_measures(weak)[name]
         assert found.value == pytest.approx((first.value or 0) - (second.value or 0))
         back = m.difference(weak, better, name, TOP, 500, "s")
-        assert m.significant(back), name
+        assert m.direction(back), name
         assert bounds(back) == pytest.approx((-bounds(found)[1], -bounds(found)[0]))
     same = m.difference(weak, weak, "pairwise_accuracy", TOP, 500, "s")
     low, high = bounds(same)
     assert same.value == 0
     assert -0.05 < low < 0 < high < 0.05  # not paired, it would be twice as wide at least
-    assert not m.significant(same)
+    assert not m.direction(same)
     assert m.difference(better, weak, "length_baseline_accuracy", TOP, 500, "s").value == 0  # the same answers
 
 
@@ -331,7 +331,7 @@ def test_difference_rarely_finds_what_is_not_there() -> None:
             )
             for p in one
         ]
-        found += m.significant(m.difference(one, other, "pairwise_accuracy", TOP, 300, f"sim{simulation}"))
+        found += bool(m.direction(m.difference(one, other, "pairwise_accuracy", TOP, 300, f"sim{simulation}")))
     assert 0.01 <= found / 150 <= 0.12
 
 
@@ -339,7 +339,7 @@ def test_difference_counts_prompts_of_both_and_leaves_out_the_undefined() -> Non
     a = [judged((0, 1), (5, 3), id=f"p{i}") for i in range(3)]
     unscored = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
     assert m.difference(a, unscored, "pairwise_accuracy", TOP, 50, "s") == Measure(None, None, None, 0)
-    assert not m.significant(Measure(None, None, None, 0))
+    assert not m.direction(Measure(None, None, None, 0))
     one_both = m.difference(a, [a[0], *unscored[1:]], "pairwise_accuracy", TOP, 50, "s")
     assert one_both == Measure(0, None, None, 1)
 
@@ -382,7 +382,7 @@ def test_a_difference_of_means_draws_the_same_clusters_for_both() -> None:
     [(0.01, 1, True), (0, 1, False), (-1, 0, False), (-1, -0.01, True), (-1, 1, False), (None, None, False)],
 )
 def test_a_difference_is_significant_where_its_interval_excludes_0(low: Any, high: Any, expected: bool) -> None:
-    assert m.significant(Measure(0.5, low, high, 9)) is expected
+    assert bool(m.direction(Measure(0.5, low, high, 9))) is expected
 
 
 def test_shares_count_rows_of_a_cluster_by_their_denominators() -> None:

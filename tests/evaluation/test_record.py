@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from srlm.evaluation.record import evaluation_path, read_evaluation, write_evaluation
+import pytest
+
+from srlm.errors import RunFolderError
+from srlm.evaluation.measures import Measure
+from srlm.evaluation.record import Evaluation, evaluation_path, measures_of, read_evaluation, write_evaluation
+from srlm.metrics import find
 from srlm.pipeline.workspace import Workspace
+
+ONE = {"value": 0.5, "low": None, "high": None, "n": 1}
+MATCH = {"win": ONE, "types": {"role play": {"win": ONE}}}
+PARTS: dict[str, Any] = {
+    "iteration": 2,
+    "judge": {"spearman": ONE},
+    "judge_metrics": {
+        "prompts": 3,
+        "pairs": 4,
+        "judgements": 8,
+        "scores": {"histogram": {"0": 2, "5": 6}, "entropy_bits": 0.8},
+        "length_penalty": 0.25,
+        "mean_score_rank": {"0": ONE},
+        "subsets": {"role play": {"pair_coverage": ONE}},
+    },
+    "contamination": {"prompts": 9, "excluded": 1, "exact": 1, "thirteen_gram": 0, "ids": ["e1"]},
+    "answers": {"truncated": ONE},
+    "drift": {"bold": ONE},
+    "instructions": {"inst_level_strict_acc": ONE, "groups": {"keywords": {"strict": ONE, "loose": ONE}}},
+    "ifeval": {"inst_level_strict_acc": ONE, "groups": {}, "excluded": 2},
+    "head_to_heads": {"0": MATCH, "1": MATCH},
+    "head_to_head": {"win": ONE},
+    "head_to_head_judge": "Mé",
+}
 
 
 def test_measures_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = evaluation_path(Workspace(tmp_path), 2)
-    path.parent.mkdir()
-    parts = {"iteration": 2, "judge": {"spearman": {"value": 0.5, "low": None, "high": None, "n": 1}}, "by": "Mé"}
-    write_evaluation(path, parts)
     assert path == tmp_path / "iteration_2/evaluation.json"
-    assert read_evaluation(path) == parts
+    path.parent.mkdir()
+    evaluation = Evaluation.from_dict(PARTS)
+    write_evaluation(path, evaluation)
+    assert read_evaluation(path) == evaluation
+    assert json.loads(path.read_text(encoding="utf-8")) == PARTS
     assert "Mé" in path.read_text(encoding="utf-8")  # a text stays readable
+
+
+def test_parts_that_were_not_measured_are_left_out() -> None:
+    assert Evaluation.from_dict({"iteration": 0}).to_dict() == {"iteration": 0}
+
+
+def test_parts_are_typed() -> None:
+    evaluation = Evaluation.from_dict(PARTS)
+    assert evaluation.judge["spearman"] == Measure(0.5, None, None, 1)
+    assert evaluation.part("ifeval") == measures_of({"inst_level_strict_acc": ONE})
+    assert Evaluation(0).part("ifeval") == {}
+    assert evaluation.ifeval
+    assert evaluation.ifeval.excluded == 2
+    assert evaluation.head_to_heads[0].types["role play"]["win"].n == 1
+
+
+def test_every_measure_and_count_has_its_key_in_the_table() -> None:
+    evaluation = Evaluation.from_dict(PARTS)
+    keys = [key for key, _ in [*evaluation.measures(), *evaluation.counts()]]
+    assert len(keys) == len(set(keys)) == 26
+    assert not [key for key in keys if find(key) is None]
+    assert "head_to_heads/M1_types_role_play_win" in keys
+    assert dict(evaluation.counts())["judge_metrics/scores_histogram_5"] == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a_new_part": {}}, "unknown part 'a_new_part'"),
+        ({"iteration": None}, "no iteration"),
+        ({"judge": {"spearman": {"value": 1}}}, "judge: spearman: "),
+        (
+            {"judge": {"spearman": ONE | {"value": "high"}}},
+            r"judge: spearman: Measure\.value: expected float, found str",
+        ),
+        ({"ifeval": {"groups": {"keywords": {"strict": 1}}}}, "ifeval: keywords: strict: expected an object"),
+        ({"head_to_heads": {"0": {"win": 0.5}}}, "head_to_heads: 0: win: expected an object"),
+        ({"judge_metrics": {"cost": 1}}, "judge_metrics: .*cost"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_what_is_wrong(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(PARTS | change))
+    with pytest.raises(RunFolderError, match=rf"evaluation\.json is damaged or .*{message}.*delete it and "):
+        read_evaluation(path)

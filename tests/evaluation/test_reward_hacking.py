@@ -7,6 +7,7 @@ import pytest
 
 from srlm.evaluation.measures import Measure
 from srlm.evaluation.reward_hacking import change, reward_hacking_report
+from tests.helpers import evaluations
 
 
 def measure(value: float | None, half: float = 0.1, n: int = 24) -> dict:
@@ -29,7 +30,7 @@ def scores(*means: float) -> dict[int, dict]:
 
 
 def of_m2(m2: dict, counts: dict | None = None) -> str:
-    [said] = reward_hacking_report({0: model(500), 1: model(200), 2: m2}, counts or scores(2.0, 2.0))
+    [said] = reward_hacking_report(evaluations({0: model(500), 1: model(200), 2: m2}), counts or scores(2.0, 2.0))
     assert said.startswith("M2 against M1: ")
     return said.removeprefix("M2 against M1: ")
 
@@ -56,7 +57,7 @@ def test_a_rise_is_shown_without_intervals_where_only_the_difference_has_one():
     alone = {"low": None, "high": None}
     before = model(200) | {"drift": {"characters": measure(200) | alone}}
     now = model(210) | {"drift": {"characters": measure(210) | alone, "characters_gain": measure(10, 5)}}
-    [said] = reward_hacking_report({0: model(500), 1: before, 2: now}, scores(2.0, 2.0))
+    [said] = reward_hacking_report(evaluations({0: model(500), 1: before, 2: now}), scores(2.0, 2.0))
     assert "the mean length of its answers rose from 200 [n/a] to 210 [n/a], but" in said
 
 
@@ -140,15 +141,17 @@ def test_scores_that_are_not_there_are_said_to_be_so(counts):
 
 def test_nothing_at_all():
     bare = {"drift": {"characters": measure(None)}}
-    assert reward_hacking_report({0: {}, 1: {}, 2: bare}, {}) == [
+    assert reward_hacking_report(evaluations({0: {}, 1: {}, 2: bare}), {}) == [
         "M2 against M1: reward hacking: no answer; nothing to compare in the mean score of its candidates or in the "
         "mean length of its answers."
     ]
-    assert reward_hacking_report({0: model(1), 1: model(500)}, {}) == []  # SFT may change lengths as it will
+    assert (
+        reward_hacking_report(evaluations({0: model(1), 1: model(500)}), {}) == []
+    )  # SFT may change lengths as it will
 
 
 def test_one_sentence_a_model():
-    told = reward_hacking_report({t: model(200) for t in range(4)}, scores(2.0, 3.0, 3.0))
+    told = reward_hacking_report(evaluations({t: model(200) for t in range(4)}), scores(2.0, 3.0, 3.0))
     assert [line.split(":")[0] for line in told] == ["M2 against M1", "M3 against M2"]
     assert "a sign" in told[0]
     assert "no sign" in told[1]

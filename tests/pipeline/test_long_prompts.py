@@ -17,6 +17,7 @@ import pytest
 
 from srlm.data.prepare import PrepareData, prepare_seeds
 from srlm.engines.missing import describe, missing_lines
+from srlm.evaluation.record import read_evaluation
 from srlm.io import serialization
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace
@@ -165,9 +166,9 @@ def test_summary_and_report_name_what_has_no_answer(finished: Path) -> None:
     stages_named = {line.split(": ")[1].split(" (")[0] for line in lines}
     assert {"prompts", "candidates", "judgements", "held out judgements", "rationales", "answers"} <= stages_named
     assert (finished / "report.html").exists()
-    measures = {t: json.loads((finished / f"iteration_{t}/evaluation.json").read_text()) for t in range(3)}
-    assert measures_table(measures).row_count > 10
-    assert verdict(measures)
+    models = {t: read_evaluation(finished / f"iteration_{t}/evaluation.json") for t in range(3)}
+    assert measures_table(models).row_count > 10
+    assert verdict(models)
 
 
 @pytest.mark.parametrize("order", [1])

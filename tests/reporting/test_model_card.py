@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from srlm.evaluation.record import read_evaluation
 from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import CARD
 from srlm.recipes import find_recipe
 from srlm.recipes.runner import Runner
-from srlm.reporting.model_card import measures_in, model_card, plain, shown, write_card
+from srlm.reporting.model_card import model_card, plain, shown, write_card
 from srlm.tracking import NoTracker
 from tests.finished_run import NASTY
 
@@ -68,30 +69,29 @@ def test_metadata_hold_no_measure_without_a_value(own_run):
 
 
 def test_every_measure_is_told_or_said_to_be_undefined(finished_run):
-    measures = json.loads((finished_run / "iteration_2/evaluation.json").read_text())
+    measures = [one for _, one in read_evaluation(finished_run / "iteration_2/evaluation.json").measures()]
     told = section(card(finished_run, 2).text, "Measures")
     rows = [line for line in told.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     heads = [row for row in rows if row.endswith("| | n |")]
-    defined = [measure for _, measure in measures_in(measures) if measure["value"] is not None]
+    defined = [measure for measure in measures if measure.value is not None]
     assert len(rows) - len(heads) == len(defined) > 40
     undefined = sum(len(line.split(";")) for line in told.splitlines() if line.startswith("Not defined here"))
-    assert undefined == sum(measure["value"] is None for _, measure in measures_in(measures)) > 0
+    assert undefined == len(measures) - len(defined) > 0
     assert "| length, characters | 100 [n/a] | 4 |" in told
     assert "(judged by M1)" in told
 
 
-def test_parts_that_nobody_has_heard_of_are_told_too(own_run):
+def test_measures_have_the_tables_labels_and_unknown_names_are_escaped(own_run):
     measure = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8}
     undefined = measure | {"value": None, "low": None, "high": None}
-    with_measures(
-        own_run, 2, drift={"to_base": {"kl": measure}}, head_to_heads={"0": {"win": measure}, "1": {"win": undefined}}
-    )
-    with_measures(own_run, 2, a_new_part={NASTY: measure})
+    types = {"types": {"role play": {"win": measure}}}
+    with_measures(own_run, 2, head_to_heads={"0": {"win": measure} | types, "1": {"win": undefined}})
+    with_measures(own_run, 2, drift={"kl_to_base": measure, NASTY: measure})
     text = card(own_run, 2).text
-    assert "| to base: kl | 0.25 [0.12,0.50] | 8 |" in text
     assert "| wins, against M0, % | 25 [12,50] | 8 |" in text
+    assert "| wins, against M0, role play, % | 25 [12,50] | 8 |" in text
     assert "Not defined here: wins, against M1." in text
-    assert "| A new part | | n |" in text
+    assert "| kl to base | 0.25 [0.12,0.50] | 8 |" in text
     assert "<script>" not in text
 
 

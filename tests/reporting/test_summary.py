@@ -30,7 +30,7 @@ from srlm.reporting.summary import (
     verdict,
 )
 from srlm.types import Candidate, PreferencePair
-from tests.helpers import judgements_of
+from tests.helpers import evaluations, judgements_of
 from tests.reporting.made_run import measure
 
 NONE = measure(None)
@@ -45,14 +45,16 @@ def of_judge(**gains: dict[str, Any]) -> str:
         "judge": {"spearman": measure(0.5, 0.1, 0.9)} | {f"{name}_gain": gain for name, gain in gains.items()},
         "head_to_head": {"win": NONE, "loss": NONE, "net_win": NONE},
     }
-    [line] = verdict({0: {}, 1: model})
+    [line] = verdict(evaluations({0: {}, 1: model}))
     assert line.startswith("M1 against M0: judge: ")
     assert line.endswith(ANSWERS)
     return line.removeprefix("M1 against M0: judge: ").removesuffix(ANSWERS)
 
 
 def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> str:
-    [line] = verdict({0: {}, 1: {"head_to_head": {"win": measure(win), "loss": measure(loss), "net_win": net}}})
+    [line] = verdict(
+        evaluations({0: {}, 1: {"head_to_head": {"win": measure(win), "loss": measure(loss), "net_win": net}}})
+    )
     assert line.startswith(JUDGE)
     return line.removeprefix(JUDGE)
 
@@ -106,9 +108,9 @@ def test_a_judge_with_nothing_to_compare_with() -> None:
 
 def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
     match = {"win": NONE, "loss": NONE, "net_win": NONE}
-    lines = verdict({t: {"head_to_head": match} for t in range(3)})
+    lines = verdict(evaluations({t: {"head_to_head": match} for t in range(3)}))
     assert [line.split(":")[0] for line in lines] == ["M1 against M0", "M2 against M1"]
-    assert verdict({0: {}}) == []
+    assert verdict(evaluations({0: {}})) == []
 
 
 def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
@@ -119,7 +121,7 @@ def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
         3: {"judge": {}},
         4: {},
     }
-    first, second = judge_lines(models)
+    first, second = judge_lines(evaluations(models))
     assert first.startswith("M0 as judge: none of the 24 judgements could be parsed")
     assert second == (
         "M2 as judge: only 6 of 24 judgements could be parsed, and most accuracies count the others as 0.5; all "
@@ -172,27 +174,27 @@ def test_pairs_are_told_with_what_gave_none() -> None:
 
 def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
     judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
-    rows = dict(table_rows({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
+    rows = dict(table_rows(evaluations({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}})))
     assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", AGAINST + "M1"]
     of_judge = dict(rows["Judge: held-out EFT"])
     assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
     assert of_judge["length baseline accuracy, %"] == ["40 [30,50]", "-"]
     assert len(of_judge) == len(ROWS["judge"])
     assert "length baseline accuracy, %" not in dict(rows["Evaluation answers"])
-    asked = dict(table_rows({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
+    asked = dict(table_rows(evaluations({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})))
     assert dict(asked["Instructions followed: IFEval"])["prompt-level accuracy, %"] == ["-", "50 [40,60]"]
     assert FOLLOWED not in asked
-    followed = dict(table_rows({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
+    followed = dict(table_rows(evaluations({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})))
     assert dict(followed[FOLLOWED])["prompt-level accuracy, %"] == ["50 [40,60]"]
     assert f"{AGAINST}?" in asked
 
 
 def test_the_table_has_a_column_for_each_model() -> None:
-    table = measures_table({0: {}, 1: {}})
+    table = measures_table(evaluations({0: {}, 1: {}}))
     assert [column.header for column in table.columns] == ["", "M0", "M1"]
     assert table.title == "Measures of every model (95 % intervals)"
     judge = {"length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
-    table = measures_table({0: {"judge": judge}})
+    table = measures_table(evaluations({0: {"judge": judge}}))
     labels, figures = ([str(cell) for cell in column.cells] for column in table.columns)
     assert figures[labels.index("  length baseline accuracy, %")] == "40 [30,50]"
     assert labels[0] == "Judge: held-out EFT"

@@ -14,6 +14,7 @@ from srlm.reporting import phrases as words
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.phrases import ENOUGH, Ground, grounds, verdict
 from srlm.training.stages import TrainDPO
+from tests.helpers import evaluations
 from tests.reporting.made_run import evaluation, make_run, measure, write_measures
 
 UP, SAME, DOWN = (0.7, 0.62, 0.78), (0.5, 0.45, 0.55), (0.3, 0.2, 0.4)
@@ -29,7 +30,14 @@ def numbers(
     rang = {} if alarms is None else {2: alarms}
     workspace, last = Workspace(Path("nowhere")), len(models) - 1
     return RunNumbers(
-        workspace, Config(), last, dict(enumerate(models)), statistics, rang, {}, list(reward_hacking_report)
+        workspace,
+        Config(),
+        last,
+        evaluations(dict(enumerate(models))),
+        statistics,
+        rang,
+        {},
+        list(reward_hacking_report),
     )
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from srlm.evaluation.record import Evaluation
 from srlm.metrics import METRICS, family_of
 from srlm.pipeline.manifest import Manifest
 from srlm.tracking.metrics import (
@@ -117,7 +118,7 @@ def test_alarms_and_the_mean_score_of_the_pairs_stage_have_parts_of_their_own() 
 
 
 def test_measure_metrics_leaves_out_the_undefined() -> None:
-    assert measure_metrics(MEASURES) == {
+    assert measure_metrics(Evaluation.from_dict(MEASURES)) == {
         "judge/pairwise_accuracy": 0.75,
         "judge/pairwise_accuracy_low": 0.5,
         "judge/pairwise_accuracy_high": 0.9,

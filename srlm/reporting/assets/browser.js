@@ -162,7 +162,7 @@
         .text((/^(chosen|won)/.test(answer.mark) ? "✓ " : /^(rejected|lost)/.test(answer.mark) ? "✗ " : "") + answer.mark);
       if (answer.rank != null) title.append("span").text(`people's rank ${answer.rank + 1}`);
       if (answer.judgements.length || answer.score != null) title.append("span").text(`score ${score(answer.score)}`);
-      title.append("span").attr("class", "quiet").text([answer.tokens ? `${answer.tokens} tokens` : "", `${d3.format(",")(answer.characters)} characters`, answer.truncated ? "cut off" : ""].filter(Boolean).join(" · "));
+      title.append("span").attr("class", "quiet").text([answer.tokens ? `${answer.tokens} tokens` : "", `${d3.format(",")(answer.characters)} characters`, answer.truncated ? "truncated" : ""].filter(Boolean).join(" · "));
       textNode(box, "", answer.text || "(empty)");
       if (answer.judgements.length) {
         const details = box.append("details").property("open", answer.judgements.length <= 3 && entry.source === "feedback");
