@@ -45,7 +45,7 @@ lint: setup
 	$(BIN)/python -m mypy
 
 docs: setup
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Versions in the lock files are kept as far as pyproject.toml allows. To upgrade one: make lock ARGS="-P trl".
 LOCK = .venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-annotate \

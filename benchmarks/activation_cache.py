@@ -1,4 +1,4 @@
-"""What it saves to run the layers below LoRA's once a sequence: `python -m benchmarks.frozen_layers [epochs]`.
+"""What it saves to run the layers below LoRA's once a sequence: `python -m benchmarks.activation_cache [epochs]`.
 
 The default model with the default run's LoRA, 12 batches of 4 sequences of 160 tokens, the verdict alone learnt;
 epochs with and without are taken in turn, and the ratio is of their medians.

@@ -1,4 +1,4 @@
-"""What adaptive judging would have saved in a finished run: `python -m benchmarks.adaptive RUN_FOLDER [ITERATION]`.
+"""What early stopping would have saved in a run: `python -m benchmarks.judge_early_stopping RUN_FOLDER [ITERATION]`.
 
 Takes the run's judgements in rounds, as `judge.early_stopping=true` would have asked for them, and compares the pairs.
 """

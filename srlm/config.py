@@ -86,7 +86,7 @@ class ModelConfig:
 class EngineConfig:
     """Who writes text for the models of the run."""
 
-    kind: EngineKind = EngineKind.vllm
+    kind: EngineKind = EngineKind.vllm  # the engine; engine=vllm and engine=transformers set it
     dtype: str = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU; else float32, bfloat16, float16
     max_model_len: int = 2048  # tokens, prompt and completion together; >= 64
     max_concurrent: int = 64  # sequences decoded at once; >= 1
@@ -152,12 +152,12 @@ class PromptsConfig:
     shots_ift: int = 6  # examples from IFT; >= 1
     shots_generated: int = 2  # examples from prompts accepted before (from IFT while there are none); >= 0
     round_size: int = 16  # attempts that share one view of what was accepted so far; >= 1
-    temperature: float = 0.6
-    top_p: float = 0.9
+    temperature: float = 0.6  # of sampling
+    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
     max_new_tokens: int = 96  # tokens
     max_overlap: float = 0.7  # reject from this ROUGE-L F1 with any prompt seen; (0, 1]
     min_words: int = 4  # words (characters in scripts written without spaces: Chinese, Japanese, Thai, ...)
-    max_words: int = 120
+    max_words: int = 120  # words, counted as for min_words
     languages: list[str] = field(default_factory=lambda: ["en", "zh"])  # accepted, by script; empty = all
     keywords: list[str] = field(
         default_factory=lambda: [
@@ -171,8 +171,8 @@ class PromptsConfig:
 @dataclass
 class CandidatesConfig:
     count: int = 4  # N, candidates a prompt; >= 2
-    temperature: float = 0.7
-    top_p: float = 0.9
+    temperature: float = 0.7  # of sampling
+    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
     max_new_tokens: int = 128  # tokens
 
 
@@ -196,7 +196,7 @@ class JudgeConfig:
     early_stopping_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
     max_score: int = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
     temperature: float = 0.7  # logprob does not use it, nor the next two
-    top_p: float = 0.9
+    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
     max_new_tokens: int = 192  # tokens, rationale and verdict together
     # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
     max_comparisons: int = 0
@@ -253,8 +253,8 @@ class EvaluationConfig:
     enabled: bool = True
     prompts: int = 24  # evaluation prompts answered by every model; 0 = all
     eft_prompts: int = 0  # held-out EFT prompts judged by every model; 0 = all
-    temperature: float = 0.7
-    top_p: float = 0.9
+    temperature: float = 0.7  # of sampling
+    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
     max_new_tokens: int = 128  # tokens
     judgements: int = 1  # judgements a held-out answer; >= 1
     judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
@@ -271,7 +271,7 @@ class EvaluationConfig:
 
 @dataclass
 class TrackingConfig:
-    tracker: Tracker = Tracker.wandb
+    tracker: Tracker = Tracker.wandb  # where metrics go; tracking=NAME sets it
     mode: str = "auto"  # W&B: auto = online where a key is found, else offline; online; offline
     project: str = "srlm"  # W&B
     entity: str = ""  # W&B: "" = the account's default
@@ -293,7 +293,7 @@ def with_methods(kind: type[C]) -> type[C]:
 class Config:
     name: str = "default"  # the run: its folder is runs_dir/name
     recipe: str = "self_rewarding"  # the method: a name in srlm/recipes, or module:Class
-    runs_dir: str = "runs"
+    runs_dir: str = "runs"  # the folder of all runs
     iteration: int = 2  # bring the run to M_iteration; >= 1
     seed: int = 0  # every random choice derives from it
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 @dataclass
 class LoraConfig:
     enabled: bool = True  # false = full fine-tuning
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.1
+    r: int = 16  # rank of the adapters
+    alpha: int = 32  # scale of the adapters: they are multiplied by alpha / r
+    dropout: float = 0.1  # of the adapters' inputs; [0, 1)
     last_n_layers: int = 0  # adapt only this many of the last layers, which takes less compute; 0 = all layers
 
 
@@ -28,8 +28,8 @@ class TrainConfig:
     batch_size: int = 16  # examples (DPO: pairs) per step, over all processes; >= 1
     micro_batch_size: int = 4  # examples per process and forward pass; divides batch_size
     max_length: int = 1024  # tokens of prompt and answer; longer examples are excluded and counted
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0  # of AdamW
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     dropout: float = 0.1  # the model's own, where its architecture has such a setting; LoRA's is lora.dropout
     # Precision of the arithmetic: float32, bfloat16 or float16; auto = bfloat16 where the GPU or CPU supports it,
     # otherwise float32. Weights are kept in float32, except below LoRA on a GPU, where they have the same precision.

@@ -35,7 +35,7 @@ class EarlyStoppingConfig:
     Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
     """
 
-    enabled: bool = False
+    enabled: bool = False  # false = train on all pairs to the end
     every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
     prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
     # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
@@ -53,7 +53,7 @@ class DPOConfig(TrainConfig):
     trl_config: ClassVar[str] = "DPOConfig"
 
     beta: float = 0.1  # strength of the pull to the reference model; > 0
-    reference: Reference = Reference.previous
+    reference: Reference = Reference.previous  # previous = M_t; sft = M1; base = M0
     # nats per token that policy and reference may differ by before the first step
     reference_check_tolerance: float = 0.05
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)

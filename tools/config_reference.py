@@ -1,0 +1,172 @@
+"""The configuration reference: type, default and meaning of every option, from the dataclasses and their comments.
+
+`python tools/config_reference.py` prints the page; the documentation site contains it as configuration.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import srlm.run  # noqa: F401  (registers the schema)
+from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+COMMANDS = {"judge-bench": JudgeBench, "evaluate": Evaluate, "show-masking": ShowMasking, "side-by-side": SideBySide}
+HEAD = """# Configuration
+
+This page is generated from the dataclasses and yaml files. "Default" is the value that `srlm run` uses without any
+argument; `srlm run --cfg job` prints all of them. Set an option with `GROUP.OPTION=VALUE`, and choose a group's file
+with `GROUP=CHOICE`.
+"""
+
+
+def comments(kind: type) -> dict[str, str]:
+    """Return the comment of each field of a dataclass, inherited ones included: the one above it and the one beside it.
+
+    A comment above a field also holds for the fields directly below that have none of their own.
+    """
+    found: dict[str, str] = {}
+    for base in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
+        above: list[str] = []
+        shared, inside, name = "", False, ""
+        for line in inspect.getsource(base).splitlines():
+            text = line.strip()
+            if text.startswith("#"):
+                above.append(text.lstrip("# "))
+                continue
+            match = re.match(r"    (\w+): ", line)
+            if match and not inside:
+                name = match[1]
+                own = " ".join(above)
+                shared = own or ("" if "#" in line else shared)
+                found[name] = "; ".join(part for part in (own or shared, _beside(line)) if part)
+                inside, above = line.rstrip().endswith(("(", "[")), []
+            elif inside and line.startswith("    )"):
+                found[name] = found[name] or _beside(line)
+                inside = False
+            elif not text:
+                above, shared = [], ""
+    return found
+
+
+def _beside(line: str) -> str:
+    code, mark, comment = line.partition("  # ")
+    return comment.partition("  # ")[0].strip() if mark and code.strip() else ""
+
+
+def type_name(kind: Any) -> str:
+    """Return a type as the reference shows it: an Enum by its values, `str | None` as is."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(member.name for member in kind)
+    if typing.get_origin(kind) in (UnionType, typing.Union):
+        return " or ".join("null" if part is type(None) else type_name(part) for part in typing.get_args(kind))
+    if origin := typing.get_origin(kind):
+        return str(origin.__name__)
+    return {"bool": "true, false"}.get(kind.__name__, kind.__name__)
+
+
+def default_run() -> Config:
+    """Return the options of `srlm run` as they are without any argument."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return typing.cast(Config, OmegaConf.to_object(compose("config")))
+
+
+def option_rows(kind: type, value: Any, prefix: str) -> list[str]:
+    """Return a table row for each option of a dataclass instance; nested dataclasses follow with dotted names."""
+    hints, notes, rows, nested = typing.get_type_hints(kind), comments(kind), [], []
+    for field in dataclasses.fields(kind):
+        name, inner = f"{prefix}{field.name}", getattr(value, field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            nested += option_rows(hints[field.name], inner, f"{name}.") if prefix else []
+            continue
+        meaning = notes.get(field.name, "") if kind.__name__ != "Alarm" else ""
+        rows.append(_row(name, type_name(hints[field.name]), inner, meaning))
+    return rows + nested
+
+
+def _row(name: str, kind: str, value: Any, meaning: str) -> str:
+    shown = (
+        value.name if isinstance(value, Enum) else yaml.safe_dump(value, default_flow_style=True, allow_unicode=True)
+    )
+    shown = shown.removesuffix("\n...\n").strip().replace("\n", " ")
+    shown = shown if len(shown) < 60 else shown[:50] + " …"
+    cells = (f"`{name}`", kind, f"`{shown}`", escape(meaning))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def escape(text: str) -> str:
+    """Return a comment as Markdown shows it word for word."""
+    return re.sub(r"([*_<>\[\]{}])", r"\\\1", text)
+
+
+def table(rows: list[str]) -> str:
+    return "\n".join(["| option | type or values | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def choices(group: str) -> str:
+    """Return the yaml files of a group with their first comments, as a table; "" if the group has one file at most."""
+    rows = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        head = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            head.append(line.lstrip("# "))
+        text = " ".join(line for line in head if not line.startswith("@package"))
+        meaning = re.sub(rf"^{group}={path.stem}[^:]*: ", "", text)
+        rows.append(f"| `{group}={path.stem}` | {escape(meaning)} |")
+    return "\n".join(["| choice | meaning |", "|---|---|", *rows]) + "\n" if len(rows) > 1 else ""
+
+
+def page() -> str:
+    """Return configuration.md."""
+    config = default_run()
+    hints, notes = typing.get_type_hints(Config), comments(Config)
+    top = [
+        _row(field.name, type_name(hints[field.name]), getattr(config, field.name), notes[field.name])
+        for field in dataclasses.fields(Config)
+        if not dataclasses.is_dataclass(hints[field.name])
+    ]
+    parts = [HEAD, "## The run\n", table(top), "## experiment\n", choices("experiment")]
+    for field in dataclasses.fields(Config):
+        kind, value = hints[field.name], getattr(config, field.name)
+        if dataclasses.is_dataclass(kind):
+            intro = inspect.getdoc(kind) or ""
+            parts += [f"## {field.name}\n", "" if intro.startswith(f"{kind.__name__}(") else intro + "\n"]
+            parts += [choices(field.name), _alarm_table(kind, value) if field.name == "alarms" else ""]
+            parts += [table(option_rows(kind, value, f"{field.name}."))] if field.name != "alarms" else []
+    for command, kind in COMMANDS.items():
+        own = [row for row in option_rows(kind, kind(), "") if row.split("`")[1] in _own(kind)]
+        parts += [f"## srlm {command}\n", (inspect.getdoc(kind) or "") + "\n", table(own)]
+    return "\n".join(part for part in parts if part)
+
+
+def _own(kind: type) -> set[str]:
+    """Return the names of a command's options that `srlm run` does not have."""
+    return {field.name for field in dataclasses.fields(kind)} - {field.name for field in dataclasses.fields(Config)}
+
+
+def _alarm_table(kind: type, value: Any) -> str:
+    notes = comments(kind)
+    rows = [
+        f"| `alarms.{field.name}.threshold` | `{getattr(value, field.name).threshold:g}` "
+        f"| `{getattr(value, field.name).action.name}` | {escape(notes[field.name])} |"
+        for field in dataclasses.fields(kind)
+    ]
+    head = "| option | default | `.action` (off, warn, stop) | meaning |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(page())
