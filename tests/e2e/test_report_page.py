@@ -73,10 +73,10 @@ def found(page: Any) -> list[str]:
 def test_opens_with_verdict_charts_and_list(page: Any) -> None:
     assert page.locator(".headline strong").first.inner_text() == "M2: better"
     titles = [caption.inner_text().split("\n")[0] for caption in page.locator("figcaption").all()]
-    assert titles[:2] == ["Head to head", "The judge against people"]
+    assert titles[:2] == ["Head to head", "Judge accuracy"]
     assert {
         "Scores",
-        "What the loop's own judge thinks",
+        "Mean score by the run's own judge",
         "From prompts to pairs",
         "Training: SFT, loss",
         "Time by stage",
@@ -95,13 +95,13 @@ def test_figures_without_an_interval_say_so_in_charts_and_table(browser: Any, tm
     write_report([root], tmp_path / "report.html")
     with opened(browser, tmp_path / "report.html") as page:
         for title, told in (
-            ("The judge against people", "M2: 70 % [n/a], n = 1"),
+            ("Judge accuracy", "M2: 70 % [n/a], n = 1"),
             ("Head to head", "win 30 % [n/a], n = 1"),
         ):
             figure = page.locator("figure", has_text=title).first
             tips = [tip.text_content() for tip in figure.locator("svg title").all()]
             assert any(told in tip for tip in tips), tips
-        judged = page.locator("figure", has_text="The judge against people").first
+        judged = page.locator("figure", has_text="Judge accuracy").first
         lines = judged.locator("g[aria-label=rule] line").count()
         dots = judged.locator("g[aria-label=dot] > *").count()
         assert (dots > 0, lines < dots) == (True, True)
@@ -302,7 +302,7 @@ def drawn(page: Any, title: str) -> tuple[Any, dict[str, Any]]:
 
 
 def test_chance_line_is_at_chance(page: Any) -> None:
-    on_axis, found = drawn(page, "The judge against people")
+    on_axis, found = drawn(page, "Judge accuracy")
     assert found["ticks"][0][0].endswith("%")
     assert [on_axis(y) for y in found["rules"]] == [pytest.approx(50, abs=0.5)] * len(found["rules"])
     assert found["rules"]
@@ -311,10 +311,10 @@ def test_chance_line_is_at_chance(page: Any) -> None:
 def test_every_point_is_where_its_label_says(page: Any) -> None:
     """All charts of measures by model: the number in a point's label is the height at which it is drawn."""
     charts = (
-        "The judge against people",
-        "Can the judge be read",
+        "Judge accuracy",
+        "Judge health",
         "Length of evaluation answers",
-        "Faults of evaluation",
+        "Defects of evaluation",
     )
     points = 0
     for title in charts:
