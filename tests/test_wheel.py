@@ -47,7 +47,7 @@ def start(installed: Path, cwd: Path, *words: str, timeout: float = 120) -> subp
 
 
 def run(installed: Path, cwd: Path, command: str, *words: str, timeout: float = 120) -> str:
-    ran = start(installed, cwd, "-m", f"srlm.{command}", *words, timeout=timeout)
+    ran = start(installed, cwd, "-m", "srlm", command.replace("_", "-"), *words, timeout=timeout)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout + ran.stderr
 
@@ -85,7 +85,7 @@ def test_help(installed: Path, tmp_path: Path, command: str) -> None:
 def test_options_are_those_of_the_checkout(installed: Path, tmp_path: Path, command: str) -> None:
     shown = yaml.safe_load(run(installed, tmp_path, command, "--cfg", "job"))
     ours = subprocess.run(
-        [sys.executable, "-m", f"srlm.{command}", "--cfg", "job"],
+        [sys.executable, "-m", "srlm", command.replace("_", "-"), "--cfg", "job"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
