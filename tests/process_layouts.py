@@ -158,7 +158,7 @@ def main(folder: str, layout: str) -> None:
     workspace = Workspace(Path(folder))
     with user_errors(), workspace.lock():
         if layout == "sft":
-            launch.run_worker("sft", workspace, 1, train=workspace.config().sft)
+            launch.run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
             return
         launch.run_worker(f"tests.process_layouts:{layout}", workspace, 1)
 

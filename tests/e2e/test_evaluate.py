@@ -103,7 +103,7 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
     gap = cards["answers"]["rows"][1]["against_first"]["mean_characters"]
     assert gap["value"] == pytest.approx(two["mean_characters"]["value"] - one["mean_characters"]["value"])
     assert gap["n"] == len(QUESTIONS)
-    for words in ("characters more than tiny-random", "Prompts that the row wins", "at equal"):
+    for words in ("difference to tiny-random", "Prompts that the row wins", "length-controlled"):
         assert words in result.stderr
 
     # Half of the verdicts and of one model's answers are lost, as by a kill: they are made again and equal.

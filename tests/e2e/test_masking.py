@@ -91,7 +91,7 @@ def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> 
         size = [f"sft.processes={processes}", f"sft.micro_batch_size={4 // processes}"]
         workspace = prepared(tmp_path / str(processes), tiny_checkpoint, *VARIANTS["weighted"], *size)
         workspace.iteration(1).mkdir(exist_ok=True)
-        run_worker("sft", workspace, 1, train=workspace.config().sft)
+        run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
         found.append(made(workspace)[1])
     assert found[0][1] < 0.99 * found[0][0]
     assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second step's has the first one's gradients in it
@@ -203,6 +203,6 @@ def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: P
     found = []
     for processes in (1, 2):
         workspace = ordering(tmp_path / str(processes), tiny_checkpoint, f"sft.processes={processes}")
-        run_worker("sft", workspace, 1, train=workspace.config().sft)
+        run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
         found.append(made(workspace)[1])
     assert found[1] == pytest.approx(found[0], rel=1e-4)

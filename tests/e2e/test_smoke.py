@@ -239,7 +239,7 @@ def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Pa
     folder = without_dpo(finished[0], tmp_path)
     result = run(tmp_path, "alarms.score_deviation.threshold=100", "alarms.score_deviation.action=stop")
     assert result.returncode == 1
-    assert "ALARM, M1 as judge: standard deviation of candidates' scores" in result.stderr
+    assert "ALARM, M1 as judge: spread of candidates' scores" in result.stderr
     assert "AlarmError: M2 is not trained" in result.stderr
     assert not (folder / "iteration_2" / "model").exists()
 
