@@ -11,7 +11,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests import test_readme
+from tests import test_docs
 from tests.helpers import ROOT
 from tools.notebooks import LARGEST, METADATA, cleaned, main, problems, shows
 
@@ -41,7 +41,7 @@ def test_kept_as_they_should_be(path) -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if len(shlex.split(command)) > 3])
 def test_command_in_prose_composes(command: str) -> None:
-    test_readme.test_command_composes(command)
+    test_docs.test_command_composes(command)
 
 
 @pytest.mark.parametrize(

@@ -137,5 +137,5 @@ def test_the_bench_takes_every_kind_of_judge(tmp_path: Path) -> None:
         [row] = json.loads((tmp_path / "runs" / judge / "scorecard.json").read_text())["rows"]
         assert row["measures"]["pair_coverage"]["value"] == 1.0
         assert row["judgements"] == row["cost"]["judgements"]
-        assert ("both orders say the same, %" in printed) == (judge == "pairwise")
+        assert ("position consistency, %" in printed) == (judge == "pairwise")
         assert {path.suffix for path in (tmp_path / "runs" / judge / "plots").iterdir()} == {".png", ".svg"}
