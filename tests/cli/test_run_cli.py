@@ -221,7 +221,7 @@ def test_run_made_with_other_options(command):
     folder = command.run_folder
     assert f"RunFolderError: The stage data/data in {folder} cannot be used: " in text
     assert "options have changed since this stage ran: data.eft_held_out was 0.25, now 0.5; seed was 0, now 1" in text
-    ways = f"revert the options, or start a new run with name=..., or delete {folder}/seeds and all later iteration_*"
+    ways = f"revert the options, or start a new run with name=..., or delete {folder}/data and all later iteration_*"
     assert ways in text
 
 
