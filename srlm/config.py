@@ -16,6 +16,7 @@ from functools import reduce
 from typing import Any
 
 from srlm.data.config import SourceConfig
+from srlm.preferences.config import AlarmsConfig, PairsConfig
 from srlm.training.methods import METHODS
 from srlm.training.methods.dpo import DPOConfig
 from srlm.training.methods.reward_model import RewardModelConfig
@@ -42,20 +43,9 @@ class RationaleSource(Enum):
     none = "none"
 
 
-class Truncated(Enum):
-    exclude = "exclude"
-    keep = "keep"
-
-
 class Opponents(Enum):
     all = "all"
     previous = "previous"
-
-
-class AlarmAction(Enum):
-    off = "off"
-    warn = "warn"
-    stop = "stop"
 
 
 class Tracker(Enum):
@@ -210,40 +200,6 @@ class JudgeConfig:
     meta: bool = False
     meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
     meta_max_tokens: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
-
-
-@dataclass
-class PairsConfig:
-    min_gap: float = 0.0  # chosen's mean minus rejected's must exceed this; >= 0
-    # points subtracted from a candidate's score for each hundred characters; >= 0; unset = so that the chosen and the
-    # rejected answers of the kept pairs are equally long on average
-    length_penalty: float | None = 0.0
-    # candidates that hit candidates.max_new_tokens. exclude = they are neither chosen nor rejected; keep = they can be,
-    # and DPO trains on their text without an end of turn
-    truncated: Truncated = Truncated.exclude
-    min_pairs: int = 1  # stop before training with fewer; >= 1
-
-
-@dataclass
-class Alarm:
-    threshold: float
-    action: AlarmAction = AlarmAction.warn  # off; warn; stop = end the run before training
-
-
-@dataclass
-class AlarmsConfig:
-    """Signs that a judge has gone blind or is being gamed; what each is: srlm/preferences/alarms.py."""
-
-    parse_rate: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; share
-    top_score_share: Alarm = field(default_factory=lambda: Alarm(0.8))  # rings above; share
-    entropy_bits: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; bits
-    tie_share: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings above; share
-    mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # rings below; points
-    length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # rings above
-    score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # rings below; points
-    judge_noise: Alarm = field(default_factory=lambda: Alarm(1.5))  # rings above; points
-    meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # rings above; share
-    agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # rings below; Kendall's tau, -1 to 1
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
     t2/p00003         attempt 3 at a new prompt, in the feedback for M2
     t2/p00003/c1      candidate 1 of that prompt
+    t2/p00003/pair1   the second preference pair of that prompt; the first one has the prompt's id
     ROW/a1            answer 1 of the ranked prompt ROW of the data
     t2/p00003/c1/j0   judgement 0 of that candidate; of an answer ROW/a1/j0
     t2/p00003/0-2     the match of members 0 and 2 of a group: a prompt's candidates, or a candidate's judgements
@@ -23,6 +24,11 @@ def prompt_id(iteration: int, attempt: int) -> str:
 
 def candidate_id(prompt: str, number: int) -> str:
     return f"{prompt}/c{number}"
+
+
+def pair_id(prompt: str, number: int) -> str:
+    """Return the id of a prompt's preference pair `number`; pair 0 has the prompt's own id."""
+    return f"{prompt}/pair{number}" if number else prompt
 
 
 def answer_id(ranked_prompt: str, place: int) -> str:

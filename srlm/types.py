@@ -122,9 +122,9 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Highest against lowest mean score of one prompt's candidates."""
+    """Two answers to one prompt, of which the chosen one is preferred."""
 
-    id: str  # the prompt's id
+    id: str  # the prompt's id; of a prompt's further pairs PROMPT_ID/pairN
     prompt: str
     chosen: str
     rejected: str
@@ -134,6 +134,8 @@ class PreferencePair:
     rejected_score: float
     chosen_truncated: bool = False  # the chosen text hit the token limit, so no end of turn is trained after it
     rejected_truncated: bool = False  # the same for the rejected text
+    weight: float = 1.0  # of the pair's loss, relative to other pairs; above 0
+    target: float = 1.0  # probability that the chosen answer is the better one; 0 to 1
 
 
 @dataclass(frozen=True, slots=True)

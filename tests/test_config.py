@@ -25,7 +25,6 @@ from srlm.cli.judge_bench import main as bench_main  # registers its schema  # n
 from srlm.cli.side_by_side import main as side_by_side_main  # registers its schema  # noqa: F401
 from srlm.config import (
     MISSING,
-    AlarmAction,
     Config,
     EngineKind,
     Evaluate,
@@ -47,6 +46,7 @@ from srlm.data.splits import Overlap
 from srlm.errors import ConfigError
 from srlm.generation.prompts import rejection
 from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import AlarmAction
 from srlm.run import job_name, plain_options
 from srlm.training.methods.dpo import Reference
 from srlm.training.methods.sft import TrainOn

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from srlm.config import CandidatesConfig, Config, JudgeConfig, PairsConfig, PromptsConfig
+from srlm.config import CandidatesConfig, Config, JudgeConfig, PromptsConfig
 from srlm.data.prepare import PrepareData
 from srlm.data.splits import Overlap
 from srlm.errors import EngineError, RunFolderError, TrainingError
@@ -27,6 +27,7 @@ from srlm.models.base_model import worker as base_model_worker
 from srlm.models.resolve import identity
 from srlm.pipeline.roles import dpo_reference
 from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import count_reasons, select_pairs
 from srlm.preferences.scores import mean_score
 from srlm.training.config import LoraConfig

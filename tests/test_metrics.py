@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from srlm.config import AlarmsConfig
 from srlm.metrics import METRICS, PARTS, UNITS, family_of, find, markdown, metric
 from srlm.preferences.alarms import REMEDIES
+from srlm.preferences.config import AlarmsConfig
 from tests.helpers import ROOT
 
 

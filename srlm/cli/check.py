@@ -9,6 +9,7 @@ from typing import Any
 from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, ShowMasking, SideBySide
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
+from srlm.preferences.policy import policy_named
 from srlm.training.config import TrainConfig
 from srlm.training.methods.sft import EFTLoss, TrainOn
 
@@ -84,6 +85,9 @@ def check(config: Config) -> Config:
     need(fixed is None or 0 <= fixed <= 2, "endpoint.temperature", "0 (greedy) to 2, or null: as each request has it")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
     judge_of_config(config.judge).check(config, need)
+    if policy_named(config.pairs.policy).needs_all_scores:
+        all_scores = f"false with pairs.policy={config.pairs.policy}, which needs all scores"
+        need(not config.judge.early_stopping, "judge.early_stopping", all_scores)
     if config.pairs.length_penalty is None:
         known_late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
         need(not config.judge.early_stopping, "judge.early_stopping", known_late)

@@ -191,6 +191,8 @@ def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
             "rejected_score": pair.rejected_score,
             "chosen_truncated": pair.chosen_truncated,
             "rejected_truncated": pair.rejected_truncated,
+            "weight": pair.weight,
+            "target": pair.target,
         }
         for pair in pairs
     ]
@@ -282,7 +284,7 @@ def _save_dataset(item: Item) -> None:
     message = List({"role": Value("string"), "content": Value("string")})
     features = {name: message for name in ("prompt", "chosen", "rejected")}
     features |= {name: Value("string") for name in ("id", "chosen_id", "rejected_id")}
-    features |= {name: Value("float64") for name in ("chosen_score", "rejected_score")}
+    features |= {name: Value("float64") for name in ("chosen_score", "rejected_score", "weight", "target")}
     features |= {name: Value("bool") for name in ("chosen_truncated", "rejected_truncated")}
     temporary = item.folder.with_name(f".{item.folder.name}.{os.getpid()}.partial")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from srlm.config import AlarmAction, Config, options_of
+from srlm.config import Config, options_of
 from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.agreement import judges_agree, score_mean
 from srlm.evaluation.held_out import held_out_prompts
@@ -30,11 +30,12 @@ from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics, triggered
+from srlm.preferences.config import AlarmAction
 from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
 
 
 class SelectPairs(LocalStage):
-    """Preference pairs for M_t: the highest against the lowest mean score of each prompt's candidates.
+    """Preference pairs for M_t, which the policy `pairs.policy` selects from each prompt's candidates.
 
     With `judge.meta`, also the best against the worst judgement of each prompt's most disputed candidate.
     """
@@ -45,7 +46,8 @@ class SelectPairs(LocalStage):
         return [PAIRS.file, UNPAIRED.file, *([JUDGEMENT_PAIRS.file] if self.config.judge.meta else [])]
 
     def depends_on(self) -> dict[str, Any]:
-        names = ("pairs.min_gap", "pairs.length_penalty", "pairs.truncated", "judge.min_valid", "judge.meta")
+        names = [f"pairs.{name}" for name in ("policy", "min_gap", "length_penalty", "truncated")]
+        names += ["judge.min_valid", "judge.meta"]
         return options_of(self.config, *names, *(["judge.meta_max_tokens"] if self.config.judge.meta else []))
 
     def made_from(self) -> dict[str, str]:

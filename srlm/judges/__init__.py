@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
 from srlm.config import Config, JudgeConfig
-from srlm.errors import ConfigError
+from srlm.io.components import component
 from srlm.judges.base import Judge, JudgeSpec
 from srlm.judges.base import judge_answers as judge_answers
 from srlm.judges.classifier import RewardModelJudge
@@ -24,26 +22,8 @@ JUDGES: dict[str, type[Judge]] = {
 
 
 def judge_named(name: str) -> type[Judge]:
-    """Return a judge of `JUDGES`, or one from outside the package, which is named "module:Class".
-
-    Raises
-    ------
-    ConfigError
-        If there is no such judge.
-    """
-    if name in JUDGES:
-        return JUDGES[name]
-    module, _, attribute = name.partition(":")
-    try:
-        judge = getattr(importlib.import_module(module), attribute) if attribute else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"judge.scorer={name} cannot be imported: {error}") from None
-    if not (isinstance(judge, type) and issubclass(judge, Judge)):
-        raise ConfigError(
-            f"judge.scorer={name}: there is no such judge. Use one of {', '.join(JUDGES)}, or module:Class for a "
-            "subclass of srlm.judges.base.Judge."
-        )
-    return judge
+    """Return a judge of `JUDGES`, or one from outside the package; raises ConfigError if there is none."""
+    return component("judge.scorer", name, JUDGES, Judge)  # type: ignore[type-abstract]
 
 
 def judge_of_config(judge: JudgeConfig) -> type[Judge]:

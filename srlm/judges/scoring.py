@@ -6,7 +6,6 @@ Strengths minus a penalty on length become scores within each prompt (`srlm.judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from srlm.config import Config
 from srlm.engines.base import SequenceScorer, gather_or_cancel
@@ -14,7 +13,8 @@ from srlm.engines.missing import problem_of
 from srlm.errors import NoAnswerError
 from srlm.judges.base import Emit, Judge, Known, judgements_of_strengths
 from srlm.preferences.length_matching import length_matching_penalty
-from srlm.preferences.pairs import choose, takes_part
+from srlm.preferences.pairs import takes_part
+from srlm.preferences.policy import highest_and_lowest
 from srlm.types import Candidate, Judgement, Rating
 
 
@@ -62,20 +62,19 @@ class SequenceJudge(Judge):
     def _matching_penalty(
         self, candidates: Mapping[str, Sequence[Candidate]], ratings: Mapping[str, Sequence[Rating]]
     ) -> float:
-        pairs = replace(self.config.pairs, min_gap=0.0)
         rows = [
             [
                 (rating.strength, rating.tokens, candidate)
                 for rating, candidate in zip(of_prompt, candidates[prompt_id], strict=True)
-                if rating.strength is not None and takes_part(candidate, pairs)
+                if rating.strength is not None and takes_part(candidate, self.config.pairs)
             ]
             for prompt_id, of_prompt in ratings.items()
         ]
         tokens = {candidate.id: tokens for row in rows for _, tokens, candidate in row}
 
-        def lengths(number: int, penalty: float) -> tuple[float, float] | None:
-            pair = choose([(s - penalty * length, candidate) for s, length, candidate in rows[number]], pairs)
-            return None if isinstance(pair, str) else (tokens[pair[0][1].id], tokens[pair[1][1].id])
+        def lengths(number: int, penalty: float) -> list[tuple[float, float]]:
+            pair = highest_and_lowest([(s - penalty * length, candidate) for s, length, candidate in rows[number]], 0.0)
+            return [] if isinstance(pair, str) else [(tokens[pair[0][1].id], tokens[pair[1][1].id])]
 
         return length_matching_penalty([[(s, t) for s, t, _ in row] for row in rows], lengths)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, pstdev, stdev
 
-from srlm.config import AlarmAction, AlarmsConfig
 from srlm.metrics import metric
+from srlm.preferences.config import AlarmAction, AlarmsConfig
 from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair
 

@@ -1,9 +1,9 @@
 """Length penalties at which the chosen and the rejected answers of the kept pairs are equally long on average.
 
 A candidate's score at penalty p is s - p t, with its score s and its length t (DICE, arXiv 2406.09760, section 3.2).
-The penalty decides which candidates form a prompt's pair, and whether a filter drops it. Both change only where two of
-the prompt's lines s - p t cross or come to the minimum gap. Between two such points nothing changes, so trying one
-penalty in each interval finds the best one exactly.
+The penalty decides which candidates form a prompt's pairs. With a pair policy that compares scores with each other and
+with the minimum gap, this changes only where two of the prompt's lines s - p t cross or come to the minimum gap.
+Between two such points nothing changes, so trying one penalty in each interval finds the best one exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NARROWEST = 1e-9  # of intervals: in a narrower one, rounding may decide which 
 
 def length_matching_penalty(
     prompts: Sequence[Sequence[tuple[float, float]]],
-    lengths: Callable[[int, float], tuple[float, float] | None],
+    lengths: Callable[[int, float], Sequence[tuple[float, float]]],
     min_gap: float = 0.0,
 ) -> float:
     """Return the penalty at which the mean length difference of the kept pairs is nearest to 0.
@@ -30,8 +30,8 @@ def length_matching_penalty(
     prompts : P sequences of (score, length)
         The candidates of each prompt.
     lengths : callable
-        (prompt's place, penalty) -> the lengths of the chosen and the rejected answer of its pair, in any unit; None
-        where a filter drops the pair.
+        (prompt's place, penalty) -> the lengths of the chosen and the rejected answer of each of its pairs, in any
+        unit.
     min_gap : float
         Pairs whose penalised scores differ by no more are dropped by `lengths`; >= 0, in points.
 
@@ -101,9 +101,9 @@ def unfiltered_matching_penalty(prompts: Iterable[tuple[Sequence[float], Sequenc
     return high
 
 
-def _kept(pair: tuple[float, float] | None) -> tuple[float, int]:
-    """The length difference of a prompt's pair, and how many pairs it gives."""
-    return (0.0, 0) if pair is None else (pair[0] - pair[1], 1)
+def _kept(pairs: Sequence[tuple[float, float]]) -> tuple[float, int]:
+    """Return the sum of the length differences of a prompt's pairs, and the number of pairs."""
+    return sum(chosen - rejected for chosen, rejected in pairs), len(pairs)
 
 
 def _breakpoints(lines: Sequence[tuple[float, float]], min_gap: float) -> list[float]:

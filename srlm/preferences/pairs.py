@@ -1,12 +1,11 @@
-"""Preference pairs: highest against lowest mean score (arXiv 2401.10020, section 2.3), minus a penalty on length.
+"""Preference pairs of candidates, by a pair policy (`srlm.preferences.policy`) on mean scores minus a length penalty.
 
-Judges prefer long answers, and answers grow with every round. A length penalty subtracts points for each hundred
-characters: as many as `pairs.length_penalty` says, or so many that the chosen and the rejected answers of the kept
-pairs are equally long on average (`pairs.length_penalty=null`), as DICE does with its rewards (arXiv 2406.09760,
-section 3.2). There is none by default, as in the paper.
+Judges prefer long answers, and answers grow with every iteration. The length penalty is in points per hundred
+characters. With `pairs.length_penalty=null` it makes the chosen and the rejected answers of the kept pairs equally long
+on average, as DICE does with its rewards (arXiv 2406.09760, section 3.2). By default there is none, as in the paper.
 
-Changed from the paper: truncated candidates take no part (`pairs.truncated=exclude`). Training on one would teach
-either an end of turn that the model never wrote, or an answer that stops in mid-sentence.
+Changed from the paper: truncated candidates are excluded (`pairs.truncated=exclude`). Training on one would teach
+either an end of turn that the model never generated, or an answer that stops in mid-sentence.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from srlm.config import PairsConfig, Truncated
+from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.length_matching import length_matching_penalty
+from srlm.preferences.policy import Scored, policy_named
 from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt, Unpaired
-
-Scored = tuple[float, Candidate]
 
 TRUNCATED = "fewer than two candidates are left without the truncated ones"
 
@@ -39,13 +37,14 @@ def length_penalty(
     if config.length_penalty is not None:
         return config.length_penalty
     scored = _scored(candidates, judgements, config, min_valid)
-    rows = [scored[prompt.id] for prompt in prompts]
+    policy = policy_named(config.policy)(config)
+    characters = {candidate.id: len(candidate.text) for candidate in candidates}
 
-    def lengths(place: int, penalty: float) -> tuple[float, float] | None:
-        pair = choose(_penalised(rows[place], penalty), config)
-        return None if isinstance(pair, str) else (len(pair[0][1].text), len(pair[1][1].text))
+    def lengths(number: int, penalty: float) -> list[tuple[float, float]]:
+        selection = policy.select(prompts[number], _penalised(scored[prompts[number].id], penalty))
+        return [(characters[pair.chosen_id], characters[pair.rejected_id]) for pair in selection.pairs]
 
-    lines = [[(score, len(candidate.text) / 100) for score, candidate in row] for row in rows]
+    lines = [[(score, len(candidate.text) / 100) for score, candidate in scored[prompt.id]] for prompt in prompts]
     return length_matching_penalty(lines, lengths, config.min_gap)
 
 
@@ -57,16 +56,15 @@ def select_pairs(
     min_valid: int,
     penalty: float = 0.0,
 ) -> tuple[list[PreferencePair], list[Unpaired]]:
-    """Select one pair per prompt, where its candidates' scores differ.
+    """Select each prompt's pairs by the policy `config.policy`.
 
-    Among candidates of equal mean the first by id is taken. A candidate with fewer than `min_valid` valid judgements
-    takes no part, on either side; nor does a truncated one with `config.truncated=exclude`. With `keep` the pair says
-    which of its sides is truncated.
+    Candidates with fewer than `min_valid` valid judgements are excluded, and truncated ones with
+    `config.truncated=exclude`. With `keep`, `chosen_truncated` and `rejected_truncated` mark them in the pair.
 
     Parameters
     ----------
     penalty : float
-        As `length_penalty` returns it; it is subtracted from the scores that the pairs hold.
+        Points per hundred characters, as `length_penalty` returns it. The pairs have the scores after the penalty.
 
     Returns
     -------
@@ -78,15 +76,15 @@ def select_pairs(
     scored = _scored(candidates, judgements, config, min_valid)
     of_prompt = Counter(candidate.prompt_id for candidate in candidates)
     complete = Counter(candidate.prompt_id for candidate in candidates if takes_part(candidate, config))
+    policy = policy_named(config.policy)(config)
     pairs: list[PreferencePair] = []
     unpaired: list[Unpaired] = []
     for prompt in prompts:
-        pair = choose(_penalised(scored[prompt.id], penalty), config)
-        if isinstance(pair, str):
-            reason = TRUNCATED if complete[prompt.id] < 2 <= of_prompt[prompt.id] else pair
-            unpaired.append(Unpaired(prompt.id, reason))
-        else:
-            pairs.append(_pair(prompt, *pair))
+        selection = policy.select(prompt, _penalised(scored[prompt.id], penalty))
+        pairs += selection.pairs
+        if selection.reason:
+            truncated = complete[prompt.id] < 2 <= of_prompt[prompt.id]
+            unpaired.append(Unpaired(prompt.id, TRUNCATED if truncated else selection.reason))
     return pairs, unpaired
 
 
@@ -95,29 +93,8 @@ def count_reasons(unpaired: Iterable[Unpaired]) -> dict[str, int]:
     return dict(Counter(one.reason for one in unpaired))
 
 
-def choose(row: Sequence[Scored], config: PairsConfig) -> tuple[Scored, Scored] | str:
-    """Return the chosen and the rejected of one prompt's scored candidates, or the reason why they give no pair.
-
-    `row` holds the candidates that take part, with their scores after the length penalty.
-    """
-    if len(row) < 2:
-        return "fewer than two candidates with enough valid judgements"
-    high = max(row, key=lambda one: one[0])
-    low = min(row, key=lambda one: one[0])
-    if high[0] == low[0]:
-        return "all scores equal"
-    if round(high[0] - low[0], 9) <= config.min_gap:
-        return "gap too small"
-    texts = [high[1].text.strip(), low[1].text.strip()]
-    if not all(texts):
-        return "empty text"
-    if texts[0] == texts[1]:
-        return "identical texts"
-    return high, low
-
-
 def takes_part(candidate: Candidate, config: PairsConfig) -> bool:
-    """Whether a candidate may be chosen or rejected, as far as truncation goes."""
+    """Whether a candidate can form a pair, truncated as it is or not."""
     return config.truncated is Truncated.keep or not candidate.truncated
 
 
@@ -129,7 +106,7 @@ def length_points(candidate: Candidate, penalty: float) -> float:
 def _scored(
     candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
 ) -> dict[str, list[Scored]]:
-    """Of each prompt, the candidates that take part and have a mean score, by id."""
+    """Return each prompt's candidates that can form a pair and have a mean score, in the order of their ids."""
     means = mean_scores(judgements, min_valid)
     of_prompt: dict[str, list[Scored]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: c.id):
@@ -141,18 +118,3 @@ def _scored(
 
 def _penalised(row: Sequence[Scored], penalty: float) -> list[Scored]:
     return [(score - length_points(candidate, penalty), candidate) for score, candidate in row]
-
-
-def _pair(prompt: Prompt, high: Scored, low: Scored) -> PreferencePair:
-    return PreferencePair(
-        id=prompt.id,
-        prompt=prompt.text,
-        chosen=high[1].full_text,
-        rejected=low[1].full_text,
-        chosen_id=high[1].id,
-        rejected_id=low[1].id,
-        chosen_score=high[0],
-        rejected_score=low[0],
-        chosen_truncated=high[1].truncated,
-        rejected_truncated=low[1].truncated,
-    )

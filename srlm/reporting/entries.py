@@ -18,7 +18,7 @@ from srlm.config import Config
 from srlm.evaluation.answers import evaluation_prompts
 from srlm.evaluation.head_to_head import played
 from srlm.evaluation.held_out import held_out_prompts
-from srlm.ids import answer_id, label, match_and_order, number_of
+from srlm.ids import answer_id, label, match_and_order, number_of, parent
 from srlm.pipeline.artifacts import (
     ANSWERS,
     CANDIDATES,
@@ -130,21 +130,22 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     candidates = _by(run.records(CANDIDATES, t), "prompt_id")
     judgements = _by(run.records(JUDGEMENTS, t), "candidate_id")
     comparisons = _by(run.records(COMPARISONS, t), "prompt_id")
-    pairs = {pair.id: pair for pair in run.records(PAIRS, t)}
+    pairs: dict[str, list[PreferencePair]] = defaultdict(list)
+    for pair in run.records(PAIRS, t):
+        pairs[parent(pair.rejected_id)].append(pair)
     reasons = {one.id: one.reason for one in run.records(UNPAIRED, t)}
     paired = stage_manifest(run.workspace.iteration(t), "pairs") is not None
     made = []
     for prompt in prompts:
         own = sorted(candidates.get(prompt.id, []), key=lambda candidate: number_of(candidate.id))
-        pair = pairs.get(prompt.id)
-        marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"} if pair else {}
-        entry = Entry(
-            prompt.id, "feedback", t, "", prompt.text, gap=pair.chosen_score - pair.rejected_score if pair else None
-        )
+        selected = pairs[prompt.id]
+        marks = {pair.rejected_id: "rejected" for pair in selected} | {pair.chosen_id: "chosen" for pair in selected}
+        gap = max((pair.chosen_score - pair.rejected_score for pair in selected), default=None)
+        entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap)
         if prompt.rejected:
             entry.outcome = f"prompt rejected: {prompt.rejected}"
-        elif pair:
-            entry.outcome = "pair"
+        elif selected:
+            entry.outcome = "pair" if len(selected) == 1 else f"{len(selected)} pairs"
         elif paired:
             entry.outcome = reasons.get(prompt.id, "no pair")  # runs of older versions have no reasons
         else:
@@ -164,7 +165,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
                 )
             )
         entry.comparisons = [_told(comparison) for comparison in comparisons.get(prompt.id, [])]
-        entry.flags = _flags(own, judgements, pair, config)
+        entry.flags = _flags(own, judgements, selected, config)
         made.append(entry)
     return made
 
@@ -243,7 +244,7 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
 def _flags(
     candidates: Sequence[Candidate],
     judgements: Mapping[str, Sequence[Judgement]],
-    pair: PreferencePair | None,
+    pairs: Sequence[PreferencePair],
     config: Config,
 ) -> list[str]:
     """Return which of FLAGS hold for one prompt of the feedback."""
@@ -255,7 +256,7 @@ def _flags(
         "parse_rate": any(judgement.score is None for row in rows for judgement in row),
         "top_score_share": bool(top) and all(top),
         "tie_share": len(means) > 1 and round(max(means) - min(means), 9) == 0,
-        "length_ratio": pair is not None and len(pair.chosen) > alarms.length_ratio.threshold * len(pair.rejected),
+        "length_ratio": any(len(p.chosen) > alarms.length_ratio.threshold * len(p.rejected) for p in pairs),
         "judge_noise": any(stdev(scores) > alarms.judge_noise.threshold for scores in valid if len(scores) > 1),
         "truncated": any(candidate.truncated for candidate in candidates),
     }

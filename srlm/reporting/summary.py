@@ -16,6 +16,7 @@ from srlm.evaluation.judge_metrics import judge_warning
 from srlm.evaluation.measures import direction
 from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
+from srlm.ids import parent
 from srlm.io.progress import say, screen
 from srlm.io.tables import cell, print_table
 from srlm.judges.roles import judge_of
@@ -204,7 +205,7 @@ def _sample(console: Console, workspace: Workspace, t: int) -> None:
     table.add_column("", no_wrap=True)
     table.add_column(_plain(pair.prompt, 300))
     for candidate in CANDIDATES.read(workspace, t):
-        if candidate.prompt_id == pair.id:
+        if candidate.prompt_id == parent(pair.rejected_id):
             score = mean_score(judgements[candidate.id], 1)
             marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
             style = {"chosen": "green", "rejected": "red"}.get(mark := marks.get(candidate.id, ""), "")

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from srlm.config import Config, JudgeConfig, PairsConfig, Truncated
+from srlm.config import Config, JudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, _chance_behind, _noise, still_contending
+from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.pairs import length_points, select_pairs, takes_part
 from srlm.types import Candidate, Judgement
 from tests.helpers import candidates_of, prompt

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import Config, JudgeConfig, Truncated
+from srlm.config import Config, JudgeConfig
 from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.io.record_file import read_records
@@ -16,6 +16,7 @@ from srlm.judges.bradley_terry import bradley_terry, shares_of_wins
 from srlm.judges.judging import Judging
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import Truncated
 from srlm.types import Comparison, Judgement, Rating
 from tests.helpers import ScriptedEngine, candidates_of
 

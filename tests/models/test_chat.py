@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from transformers import AddedToken
 
-from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig, PairsConfig
+from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig
 from srlm.engines.base import Completion
 from srlm.errors import ModelError
 from srlm.evaluation.answers import answer
@@ -43,6 +43,7 @@ from srlm.models.chat_template import (
     stop_token_ids,
     write_stop_tokens,
 )
+from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import select_pairs
 from srlm.training.encoding import encode
 from srlm.training.masking import IGNORED

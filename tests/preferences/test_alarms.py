@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from srlm.config import Alarm, AlarmAction, AlarmsConfig
 from srlm.evaluation.agreement import judges_agree
 from srlm.metrics import metric
 from srlm.preferences.alarms import REMEDIES, feedback_statistics, triggered
+from srlm.preferences.config import Alarm, AlarmAction, AlarmsConfig
 from srlm.types import Judgement, PreferencePair
 from tests.helpers import candidates_of, judgements_of, ranked
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from srlm.config import PairsConfig, Truncated
+from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.pairs import TRUNCATED, count_reasons, length_penalty, select_pairs
 from srlm.types import Candidate, Prompt, Unpaired
 from tests.helpers import candidates_of, judgements_of, prompt

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srlm.cli.check import check
-from srlm.config import Config, Tracker, Truncated
+from srlm.config import Config, Tracker
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.judgements import JudgeCandidates
@@ -25,6 +25,7 @@ from srlm.pipeline.artifacts import UNPAIRED
 from srlm.pipeline.processes import Stopped
 from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, state_of
 from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import Truncated
 from srlm.preferences.pairs import TRUNCATED
 from srlm.recipes.runner import Action, Step
 from srlm.recipes.self_rewarding import SelfRewarding

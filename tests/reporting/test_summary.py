@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from srlm.config import AlarmAction
 from srlm.io import progress
 from srlm.io.record_file import read_records
 from srlm.io.serialization import to_json
 from srlm.metrics import metric
 from srlm.pipeline.resume import python_word
 from srlm.pipeline.run_reader import open_run
+from srlm.preferences.config import AlarmAction
 from srlm.reporting.summary import (
     OPTIONAL,
     ROWS,

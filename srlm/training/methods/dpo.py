@@ -73,6 +73,7 @@ class DPO(Method[DPOConfig, Encoded]):
         from srlm.io.progress import say
         from srlm.training.checkpoint_check import probe_of_pairs
 
+        _refuse_weights(rows)
         columns, too_long, trl_drops = encode_pairs(tokenizer, rows, options.max_length)
         if too_long:
             say(
@@ -121,6 +122,15 @@ class DPO(Method[DPOConfig, Encoded]):
         difference = reference_difference(trainer)
         check_reference(difference, same_model, options.reference_check_tolerance, options.reference.name)
         return {"reference_check_difference": difference}
+
+
+def _refuse_weights(pairs: Sequence[PreferencePair]) -> None:
+    """Raise TrainingError if a pair has a weight or a target other than 1, which the loss does not use."""
+    if pair := next((pair for pair in pairs if (pair.weight, pair.target) != (1, 1)), None):
+        raise TrainingError(
+            f"The preference pair {pair.id} has weight={pair.weight:g} and target={pair.target:g}, and the method dpo "
+            "uses neither. Choose a pair policy that gives every pair weight 1 and target 1 (pairs.policy)."
+        )
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[PreferencePair], max_length: int) -> tuple[Columns, int, int]:

@@ -1,0 +1,43 @@
+"""Components that an option names: one of a registry, or a class from outside the package as "module:Class"."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from srlm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def component(option: str, name: str, registry: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    """Return the class that an option names.
+
+    Parameters
+    ----------
+    option : str
+        The option, for the error.
+    name : str
+        The option's value: a key of `registry`, or "module:Class".
+    base : type
+        The class that an external one must inherit from.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class.
+    """
+    if name in registry:
+        return registry[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute) if attribute else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{option}={name} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(
+            f"{option}={name} does not exist. Use one of {', '.join(registry)}, or module:Class for a subclass of "
+            f"{base.__module__}.{base.__name__}."
+        )
+    return found
