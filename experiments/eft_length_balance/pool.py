@@ -2,7 +2,7 @@
 
     python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
 
-Each folder is one of srlm.cli.judge_bench, with as many models as the others, in the same order: the first models of
+Each folder was written by srlm judge-bench, with as many models as the others, in the same order: the first models of
 all are one arm, the second models another, told by itself and less the first. The intervals cover both kinds of chance,
 seeds and prompts (srlm/evaluation/arms.py).
 """
