@@ -13,7 +13,7 @@ fail() {
 run() { # append the output of a command to the log; show the end of the log when the command fails
     echo "\$ $*" >>$log
     "$@" >>$log 2>&1 </dev/null || { tail -n 30 $log >&2; fail "" "The set-up failed. The complete log: $log" \
-        "Rerun the command to continue. It needs the package index and about 5 GB of disk (cuda: 15 GB)."; }
+        "Rerun the command to continue. It needs the package index and about 5 GB of disk, more for CUDA."; }
 }
 
 "$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null ||

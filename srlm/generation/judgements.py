@@ -70,7 +70,9 @@ class JudgeCandidates(ItemStage):
         if not self.complete():
             self.begin()
         judge = self.config.judge
-        self._judge = Judging(engine, self.config, self, judge.count, self._on_progress, adaptive=judge.early_stopping)
+        self._judge = Judging(
+            engine, self.config, self, judge.count, self._on_progress, early_stopping=judge.early_stopping
+        )
 
     def planned(self, items: int) -> int:
         return items * self._judge.pieces(self.config.candidates.count) - self._judge.saved

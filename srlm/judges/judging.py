@@ -33,7 +33,7 @@ class Judging:
     on_progress : callable
         Is called with (records that are done, tokens generated for them). Over all prompts the records add up to their
         `pieces`, minus `saved`.
-    adaptive : bool
+    early_stopping : bool
         As `judge.early_stopping`.
     """
 
@@ -45,10 +45,10 @@ class Judging:
         count: int,
         on_progress: OnProgress,
         priority: int = 0,
-        adaptive: bool = False,
+        early_stopping: bool = False,
     ):
         self.engine, self.count = engine, count
-        self.judge = make_judge(config, count, priority, adaptive)
+        self.judge = make_judge(config, count, priority, early_stopping)
         spec = self.judge.spec
         path, kind = (stage.outputs[1], spec.evidence) if spec.evidence else (stage.outputs[0], Judgement)
         self.evidence = EvidenceFile(stage, path, kind, on_progress, generates=not spec.scores_sequences)

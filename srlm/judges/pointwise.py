@@ -169,8 +169,9 @@ def _mean(judgement: Judgement, logprobs: Sequence[float]) -> Judgement:
 
 
 class PointwiseJudge(Judge):
-    """Judges each candidate separately; its subclasses differ in how a judgement becomes a score (`judge.scorer`)."""
+    """Judges each candidate separately; its subclasses differ in how a judgement becomes a score."""
 
+    scorer: ClassVar[str]  # how; also for subclasses from outside, whose `judge.scorer` is module:Class
     options: ClassVar[tuple[str, ...]] = ("judge.temperature", "judge.top_p", "judge.max_new_tokens")
 
     async def judge(
@@ -180,7 +181,7 @@ class PointwiseJudge(Judge):
         async def judged(candidate: Candidate, count: int, first: int = 0) -> None:
             numbers = range(first, first + count)
             if any(judgement_id(candidate.id, number) not in known for number in numbers):
-                config, seed = self.config.judge, self.config.seed
+                config, seed = replace(self.config.judge, scorer=self.scorer), self.config.seed
                 emit(*await judge(engine, self.template, config, seed, prompt, candidate, count, self.priority, first))
 
         if self.early_stopping:
@@ -216,6 +217,7 @@ class PointwiseJudge(Judge):
 class SampledJudge(PointwiseJudge):
     """The paper's judge: the score is the one that the judgement ends with."""
 
+    scorer = "sampled"
     spec = JudgeSpec(eft="scores", sampled=True, whole_scores=True)
 
 
@@ -241,10 +243,12 @@ class _ByProbabilities(PointwiseJudge):
 class LogprobWeightedJudge(_ByProbabilities):
     """A judgement is generated, and its score is the mean at the place of the generated score."""
 
+    scorer = "logprob_weighted"
     spec = JudgeSpec(eft="scores", sampled=True)
 
 
 class LogprobJudge(_ByProbabilities):
     """The score is the mean right after the prompt; nothing is generated."""
 
+    scorer = "logprob"
     spec = JudgeSpec(eft="scores")

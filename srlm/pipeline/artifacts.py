@@ -1,6 +1,6 @@
 """The files of a run: name, kind of record, and folder of each, spelled here and nowhere else.
 
-seeds/                     the data of the run, as it was read and split
+data/                      the data of the run, as it was read and split
 iteration_t/               what M_t-1 generated and M_t was trained on, and M_t itself
 iteration_t/evaluation/    what M_t generated when it was evaluated
 """

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 
 from srlm.engines.session import Session
-from srlm.errors import ConfigError
+from srlm.io.components import component
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes.runner import Recipe
 from srlm.recipes.self_rewarding import SelfRewarding
@@ -19,24 +18,8 @@ RECIPES: dict[str, type[Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return a recipe by its name, or one from outside the package as "module:Class".
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    if name in RECIPES:
-        return RECIPES[name]()
-    module, _, attribute = name.partition(":")
-    try:
-        found: Recipe = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"recipe={name!r} is not a recipe ({error}). Choose one of {', '.join(RECIPES)}, or name a class of your "
-            "own as module:Class."
-        ) from error
-    return found
+    """Return a recipe of `RECIPES`, or one from outside the package; raises ConfigError if there is none."""
+    return component("recipe", name, RECIPES, Recipe)()  # type: ignore[type-abstract]
 
 
 def session_worker(workspace: Workspace, t: int, name: str) -> None:

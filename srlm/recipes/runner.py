@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from srlm.config import Config
 from srlm.engines.session import Session
@@ -25,16 +25,16 @@ class Action:
 Step = RunStage | Session | Action
 
 
-class Recipe(Protocol):
-    """A method as a sequence of steps.
+class Recipe(ABC):
+    """A method as a sequence of steps. One from outside the package is named "module:Class" (`recipe`).
 
     `steps` constructs the steps lazily and reads no records: what depends on earlier outputs is asked of the stage
     when its turn comes (`RunStage.wanted`).
     """
 
+    @abstractmethod
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:
         """Yield the steps that bring a run to M_last, in order."""
-        ...
 
 
 class Runner:

@@ -17,14 +17,14 @@ from srlm.generation.eft import BuildEFT, WriteRationales
 from srlm.generation.pairs import CheckFeedback, SelectPairs
 from srlm.models.base_model import BaseModel
 from srlm.pipeline.workspace import Workspace
-from srlm.recipes.runner import Action, Step
+from srlm.recipes.runner import Action, Recipe, Step
 from srlm.recipes.turn import generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
 from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT, TrainSFTBaseline
 
 
-class SelfRewarding:
+class SelfRewarding(Recipe):
     """The paper's recipe."""
 
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:

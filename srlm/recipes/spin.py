@@ -23,9 +23,8 @@ from srlm.models.base_model import BaseModel
 from srlm.pipeline.artifacts import CANDIDATES, IFT, PAIRS, PROMPTS, UNPAIRED
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
-from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import TRUNCATED, count_reasons, takes_part
-from srlm.recipes.runner import Action, Step
+from srlm.recipes.runner import Action, Recipe, Step
 from srlm.recipes.turn import generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
@@ -40,6 +39,9 @@ class CopyPrompts(LocalStage):
 
     def writes(self) -> list[str]:
         return [PROMPTS.file]
+
+    def depends_on(self) -> dict[str, Any]:
+        return options_of(self.config, "recipe")
 
     def made_from(self) -> dict[str, str]:
         return recorded(self.workspace, IFT.path(self.workspace))
@@ -67,7 +69,7 @@ class PairWithHuman(LocalStage):
         return [PAIRS.file, UNPAIRED.file]
 
     def depends_on(self) -> dict[str, Any]:
-        return options_of(self.config, "pairs.truncated")
+        return options_of(self.config, "recipe", "pairs.truncated")
 
     def made_from(self) -> dict[str, str]:
         workspace, t = self.workspace, self.t
@@ -100,7 +102,7 @@ class PairWithHuman(LocalStage):
             "dropped": count_reasons(unpaired),
             "length_penalty": 0.0,
             "truncated_candidates": sum(not takes_part(one, self.config.pairs) for one in candidates),
-            "signs": feedback_statistics(candidates, [], pairs, self.config.judge.max_score, None),
+            "signs": {},  # alarms are about a judge, and none takes part
         }
 
     def _reason(self, chosen: str, candidate: Candidate) -> str:
@@ -109,7 +111,7 @@ class PairWithHuman(LocalStage):
         return "" if candidate.text.strip() not in ("", chosen.strip()) else "empty or identical text"
 
 
-class SPIN:
+class SPIN(Recipe):
     """Self-play fine-tuning: SFT on IFT alone, then DPO of human answers against own answers."""
 
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:

@@ -200,7 +200,9 @@ def _sample(console: Console, workspace: Workspace, t: int) -> None:
     judgements: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in JUDGEMENTS.read(workspace, t):
         judgements[judgement.candidate_id].append(judgement)
-    table = Table(title=f"A prompt that M{t - 1} wrote, and its answers to it", title_justify="left", show_lines=True)
+    table = Table(
+        title=f"A prompt of the feedback for M{t}, and the answers of M{t - 1}", title_justify="left", show_lines=True
+    )
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column(_plain(pair.prompt, 300))

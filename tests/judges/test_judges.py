@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from srlm.config import Config, JudgeConfig
-from srlm.errors import ConfigError
+from srlm.errors import ConfigError, EngineError
 from srlm.judges import JUDGES, Judge, JudgeSpec, judge_answers, judge_named, make_judge, spec_of
+from srlm.judges.pointwise import LogprobJudge
 from srlm.types import Judgement
 from tests.helpers import ScriptedEngine, candidates_of
 
@@ -40,6 +41,23 @@ def test_a_judge_from_outside_is_named_by_module_and_class():
 def test_what_is_no_judge_is_refused(name):
     with pytest.raises(ConfigError, match=f"^judge.scorer={name}"):
         judge_named(name)
+
+
+class OwnLogprob(LogprobJudge):
+    """A judge from outside the package that inherits how a score is read."""
+
+
+def test_a_subclass_from_outside_reads_probabilities_as_its_base_does():
+    config = Config(judge=JudgeConfig(template="verdict_only", count=1, min_valid=1))
+    calls = []
+    for kind in (LogprobJudge, OwnLogprob):
+        config.judge.scorer = "logprob" if kind is LogprobJudge else f"{__name__}:OwnLogprob"
+        engine = ScriptedEngine(lambda *_: "Score: 4")
+        with pytest.raises(EngineError, match="returns no probabilities"):  # a scripted engine has none
+            asyncio.run(judge_answers(kind(config), engine, "Why?", ["Because."]))
+        calls.append([sampling.choices for _, sampling, _ in engine.calls])
+    assert calls[0] == calls[1]
+    assert calls[0][0]
 
 
 def test_judging_needs_no_stage_and_no_files(tmp_path, monkeypatch):

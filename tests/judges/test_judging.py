@@ -249,7 +249,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
     candidates[3] = replace(candidates[3], truncated=True)
 
     async def run():
-        judging = Judging(engine, config, stage, 8, lambda *_: None, adaptive=True)
+        judging = Judging(engine, config, stage, 8, lambda *_: None, early_stopping=True)
         await judging.prompt("p0", "question", candidates)
         return judging
 

@@ -66,16 +66,25 @@ def test_a_healthy_judge_triggers_no_alarm():
     assert triggered(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
 
 
-@pytest.mark.parametrize("name", REMEDIES)
-def test_each_alarm_triggers_beyond_its_threshold_and_not_at_it(name):
+SIDES = {
+    **dict.fromkeys(("parse_rate", "entropy_bits", "mean_gap", "score_deviation", "agreement"), "below"),
+    **dict.fromkeys(("top_score_share", "tie_share", "length_ratio", "judge_noise", "meta_higher_share"), "above"),
+}
+
+
+def test_every_alarm_has_a_side():
+    assert SIDES.keys() == REMEDIES.keys()
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES.items())
+def test_each_alarm_triggers_beyond_its_threshold_and_not_at_it(name, side):
     alarms = AlarmsConfig()
     limit = getattr(alarms, name).threshold
-    step = 0.01 if metric(f"alarms/{name}").better == "lower" else -0.01
+    step = 0.01 if side == "above" else -0.01
     assert triggered({name: limit}, alarms) == []
     assert triggered({name: limit - step}, alarms) == []
     [(action, message)] = triggered({name: limit + step}, alarms)
     assert action is AlarmAction.warn
-    side = "above" if metric(f"alarms/{name}").better == "lower" else "below"
     assert message.startswith(
         f"{metric(f'alarms/{name}').label}: {limit + step:.3g}, {side} alarms.{name}.threshold={limit:g}. "
     )

@@ -222,7 +222,7 @@ def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> An
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
     text = screen(width)
-    table = text.split("A prompt that M1 wrote")[0].split("M1 against M0")[0]
+    table = text.split("A prompt of the feedback")[0].split("M1 against M0")[0]
     assert max(map(len, table.splitlines())) <= width
     assert "…" not in table  # nothing is cut
     joined = " ".join(table.split())
@@ -283,7 +283,7 @@ def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: A
     for name, rows in {"4_pairs": [other, found], "2_candidates": candidates, "3_judgements": judgements}.items():
         path = own_run / f"iteration_2/{name}.jsonl"
         path.write_text("".join(to_json(row) + "\n" for row in rows))
-    sample = screen(1000).split("A prompt that M1 wrote, and its answers to it")[1]
+    sample = screen(1000).split("A prompt of the feedback for M2, and the answers of M1")[1]
     assert "Other?" not in sample
     rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in sample.splitlines()]
     assert [row for row in rows if len(row) == 3] == [
@@ -323,7 +323,7 @@ def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) 
     text = screen(200)
     pairs = read_records(own_run / "iteration_2/4_pairs.jsonl", PreferencePair)
     widest = max(pairs, key=lambda pair: pair.chosen_score - pair.rejected_score)
-    sample = text.split("A prompt that M1 wrote, and its answers to it")[1]
+    sample = text.split("A prompt of the feedback for M2, and the answers of M1")[1]
     assert widest.prompt[:20] in sample
     lines = sample.splitlines()
     chosen, rejected = (next(line for line in lines if f" {mark} " in line) for mark in ("chosen", "rejected"))
