@@ -86,7 +86,7 @@ def make_run(root: Path, prompts: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(serialization.to_json(row) + "\n" for row in rows), encoding="utf-8")
     found = feedback_statistics(of_kind[1], of_kind[2], pairs, config.judge.max_score, None)
-    SelectPairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "signs": found})
+    SelectPairs(workspace, config, 2).done({}, {"pairs": len(pairs), "dropped": dropped, "alarms": found})
     for t in range(3):
         workspace.iteration(t).mkdir(exist_ok=True)
         (workspace.iteration(t) / "evaluation.json").write_text(json.dumps({"iteration": t}))

@@ -250,7 +250,7 @@ METRICS: tuple[Metric, ...] = (
         ("longer", "longer answers", "share", "", "Prompts with the longer answer; equal lengths count one half."),
         ("length_controlled_win_rate", "length-controlled win rate", "share", "higher",
          "The win rate to expect if the answers were equally long.", "arXiv 2404.04475, section 3"),
-        ("missing", "without a verdict", "share", "lower", "Prompts of which an order has no verdict."),
+        ("unparsed_fraction", "without a verdict", "share", "lower", "Prompts of which an order has no verdict."),
         ("first_position_win_rate", "first-position win rate", "share", "",
          "Verdicts for the answer that is shown first; 0.5 = no position bias.", _BIAS),
         interval=True,

@@ -81,8 +81,8 @@ def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Par
     Returns
     -------
     dict
-        - "win", "tie", "loss": shares of the judged prompts, which `n` counts; "missing": share of all prompts, which
-          its `n` counts, of which an order gave no verdict.
+        - "win", "tie", "loss": shares of the judged prompts, which `n` counts.
+        - "unparsed_fraction": share of all prompts, which its `n` counts, of which an order gave no verdict.
         - "net_win": wins minus losses as a share of the judged prompts, -1 to 1. Its interval says whether one model is
           ahead; those of win and loss hang together.
         - "win_rate": wins and half of the ties; "length_controlled_win_rate": see `length_controlled`.
@@ -94,7 +94,7 @@ def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Par
     scores, longer = np.array(judged, dtype=np.float64).reshape(-1, 2).T
     measures = {
         **{name: share_measure(scores == score) for name, score in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))},
-        "missing": share_measure([one.score is None for one in match]),
+        "unparsed_fraction": share_measure([one.score is None for one in match]),
         "net_win": net_win(scores),
         "win_rate": win_rate(scores),
         "length_controlled_win_rate": length_controlled(scores, longer, resamples, seed),

@@ -87,7 +87,7 @@ class SelectPairs(LocalStage):
         if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is always the same
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
-        counts["signs"] = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
+        counts["alarms"] = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
         return counts
 
     def _agreement(self) -> float | None:
@@ -119,7 +119,7 @@ class CheckFeedback:
         assert made is not None
         self._check_number(made.counts)
         if stage_manifest(self.workspace.iteration(self.t), "dpo") is None:
-            self._check_alarms(made.counts["signs"])
+            self._check_alarms(made.counts["alarms"])
 
     def _check_number(self, counts: dict[str, Any]) -> None:
         if counts["pairs"] >= self.config.pairs.min_pairs:

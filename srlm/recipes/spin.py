@@ -102,7 +102,7 @@ class PairWithHuman(LocalStage):
             "dropped": count_reasons(unpaired),
             "length_penalty": 0.0,
             "truncated_candidates": sum(not takes_part(one, self.config.pairs) for one in candidates),
-            "signs": {},  # alarms are about a judge, and none takes part
+            "alarms": {},  # alarms are about a judge, and none takes part
         }
 
     def _reason(self, chosen: str, candidate: Candidate) -> str:

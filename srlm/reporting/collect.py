@@ -209,7 +209,7 @@ def collect(root: Path) -> RunNumbers:
     for t in range(2, len(models) + 1):
         if made := stage_manifest(workspace.iteration(t), "pairs"):
             counts[t] = made.counts
-            statistics[t] = found = counts[t]["signs"]
+            statistics[t] = found = counts[t]["alarms"]
             judge = str(judge_of(config, t - 1))
             alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]
     own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}

@@ -164,7 +164,7 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
 def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
     if t < 2:
         return "## Alarms\n\nAlarms check preference pairs; M1 is trained on none."
-    found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("signs", {})
+    found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("alarms", {})
     alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(found, config.alarms))
     statistics = "; ".join(f"{metric(f'alarms/{name}').label}: {value:.3g}" for name, value in found.items())
     none = "No alarm was triggered before this model's training."
@@ -228,7 +228,7 @@ def _limits_section(workspace: Workspace, config: Config, t: int, evaluation: Ev
             f"- {judge} judged the answers that this model learnt from. {alone}: what the judge likes without reason, "
             "length above all, is learnt with the rest."
         )
-        ratio = manifest(workspace, t, "pairs").counts.get("signs", {}).get("length_ratio")
+        ratio = manifest(workspace, t, "pairs").counts.get("alarms", {}).get("length_ratio")
         if ratio is not None:
             lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
     if t == 1:

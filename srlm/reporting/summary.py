@@ -184,7 +184,7 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     """Return a line for each alarm that was triggered before a training, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
-        found = pair_counts(workspace, t)["signs"]
+        found = pair_counts(workspace, t)["alarms"]
         lines += [
             f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in triggered(found, config.alarms)
         ]

@@ -52,7 +52,7 @@ def stage_metrics(stage: str, manifest: Manifest) -> dict[str, float]:
     The counts of the pairs stage hold what alarms look at, `alarms/tie_share`, and `feedback/score_mean`.
     """
     counts = dict(manifest.counts)
-    alarms, score_mean = counts.pop("signs", {}), counts.pop("score_mean", None)
+    alarms, score_mean = counts.pop("alarms", {}), counts.pop("score_mean", None)
     found = {"seconds": manifest.seconds, "tokens": manifest.tokens} | manifest.read | numbers(counts)
     named = {f"stage/{stage}_{name}": number for name, number in found.items()}
     named |= {f"alarms/{name}": number for name, number in numbers(alarms).items()}

@@ -184,7 +184,10 @@ def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
     assert second["measures"]["prompt_level_strict_acc"]["n"] == 4
     assert second["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
     [match] = cards["head_to_head"]["matches"]
-    assert (match["measures"]["missing"]["value"], match["measures"]["missing"]["n"]) == (pytest.approx(1 / 3), 3)
+    assert (match["measures"]["unparsed_fraction"]["value"], match["measures"]["unparsed_fraction"]["n"]) == (
+        pytest.approx(1 / 3),
+        3,
+    )
     told = capfd.readouterr().err
     assert "(prompts.jsonl:1): a prompt of 5000 tokens" in told.replace(str(tmp_path) + "/", "")
     assert "Head to head: answers to judge without an answer: 1 too long for the judge" in told

@@ -64,7 +64,7 @@ def test_by_hand():
         "win": pytest.approx(2 / 5),
         "tie": pytest.approx(2 / 5),
         "loss": pytest.approx(1 / 5),
-        "missing": pytest.approx(3 / 8),
+        "unparsed_fraction": pytest.approx(3 / 8),
         "net_win": pytest.approx(1 / 5),
         "win_rate": pytest.approx(3 / 5),
         "length_controlled_win_rate": pytest.approx(3 / 5),  # all equally long
@@ -72,7 +72,7 @@ def test_by_hand():
         "first_position_win_rate": pytest.approx(5 / 12),
     }
     counts = {name: measure["n"] for name, measure in part.items()}
-    assert (counts.pop("missing"), counts.pop("first_position_win_rate")) == (8, 12)
+    assert (counts.pop("unparsed_fraction"), counts.pop("first_position_win_rate")) == (8, 12)
     assert set(counts.values()) == {5}
     assert part["win"]["low"] < part["win"]["value"] < part["win"]["high"]
     assert json.loads(json.dumps(part, allow_nan=False)) == part
@@ -116,13 +116,16 @@ def test_the_share_of_the_answer_shown_first_is_told_by_letters_and_orders():
 
 def test_one_order_alone_is_missing():
     rows = [c for c in comparisons({"v0": ("first", "first"), "v1": ("first", "first")}) if c.id != "v1/ba"]
-    assert values(head_to_head_part(match(rows), RESAMPLES, "s"), "win", "missing") == {"win": 1.0, "missing": 0.5}
+    assert values(head_to_head_part(match(rows), RESAMPLES, "s"), "win", "unparsed_fraction") == {
+        "win": 1.0,
+        "unparsed_fraction": 0.5,
+    }
 
 
 def test_nothing_judged_is_undefined():
     assert set(values(head_to_head_part([], RESAMPLES, "s")).values()) == {None}
     part = head_to_head_part(match({"v0": (None, None), "v1": ("first", None)}), RESAMPLES, "s")
-    assert part.pop("missing")["value"] == 1
+    assert part.pop("unparsed_fraction")["value"] == 1
     assert part.pop("first_position_win_rate")["n"] == 1
     assert {(m["value"], m["n"]) for m in part.values()} == {(None, 0)}
 
@@ -285,5 +288,5 @@ def test_types_have_the_same_measures_over_their_own_prompts():
     assert list(parts) == ["code", "writing"]
     assert values(parts["writing"], "win", "net_win") == {"win": 1.0, "net_win": 1.0}
     assert values(parts["code"], "win", "loss") == {"win": 0.0, "loss": pytest.approx(1 / 3)}
-    assert parts["code"]["missing"]["n"] == 3
+    assert parts["code"]["unparsed_fraction"]["n"] == 3
     assert set(parts["code"]) == set(head_to_head_part(match(RESULTS), RESAMPLES, "seed"))

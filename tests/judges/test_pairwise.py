@@ -30,7 +30,7 @@ def asked(engine, new: Answer, old: Answer, order: str):
     return compare(engine, new.id, new.id, order, messages)
 
 
-SHARES = ("win", "tie", "loss", "missing")
+SHARES = ("win", "tie", "loss", "unparsed_fraction")
 
 
 def match(judge, count: int = 5, scramble: int | None = None):
@@ -63,20 +63,20 @@ def prefers(name: str):
 def test_a_judge_that_always_says_a_gives_ties():
     comparisons, _ = match(lambda *_: " A")
     assert [c.winner for c in comparisons] == ["first", "second"] * 5
-    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "missing": 0.0}
+    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "unparsed_fraction": 0.0}
 
 
 def test_a_judge_that_always_says_b_gives_ties():
     comparisons, _ = match(lambda *_: " B")
     assert [c.winner for c in comparisons] == ["second", "first"] * 5
-    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "missing": 0.0}
+    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "unparsed_fraction": 0.0}
 
 
 @pytest.mark.parametrize(("name", "winner", "share"), [("NEW", "first", "win"), ("OLD", "second", "loss")])
 def test_a_judge_that_knows_what_it_likes(name, winner, share):
     comparisons, _ = match(prefers(name), scramble=1)
     assert {c.winner for c in comparisons} == {winner}
-    assert shares(comparisons) == {"win": 0.0, "tie": 0.0, "loss": 0.0, "missing": 0.0} | {share: 1.0}
+    assert shares(comparisons) == {"win": 0.0, "tie": 0.0, "loss": 0.0, "unparsed_fraction": 0.0} | {share: 1.0}
 
 
 def test_ids_tell_prompt_and_order():
@@ -106,7 +106,7 @@ def test_the_judge_is_greedy_and_offered_two_letters():
 def test_an_unparsable_verdict_is_missing():
     comparisons, _ = match(lambda messages, *_: " neither" if "question 0" in messages[0]["content"] else " A")
     assert [(c.winner, c.problem, c.text) for c in comparisons[:2]] == [(None, "no verdict", " neither")] * 2
-    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "missing": 0.2}
+    assert shares(comparisons) == {"win": 0.0, "tie": 1.0, "loss": 0.0, "unparsed_fraction": 0.2}
 
 
 def test_answers_cannot_open_or_close_blocks():

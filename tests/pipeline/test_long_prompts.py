@@ -97,7 +97,7 @@ def test_a_head_to_head_needs_both_answers_and_a_judge_that_can_read_them(finish
         assert all(row.winner is None for row in rows if row.problem)
     assert missing > 0
     measures = json.loads((finished / "iteration_2/evaluation.json").read_text())
-    assert measures["head_to_head"]["missing"]["n"] == 3
+    assert measures["head_to_head"]["unparsed_fraction"]["n"] == 3
     assert measures["answers"]["mean_characters"]["n"] == 3
 
 

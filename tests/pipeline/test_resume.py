@@ -416,7 +416,7 @@ def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path)
     for pair in pairs:
         assert judgements[pair.chosen_id].text == pair.chosen != pair.rejected == judgements[pair.rejected_id].text
         assert "<response>" in pair.prompt
-    assert 0 <= counts["signs"]["meta_higher_share"] <= 1
+    assert 0 <= counts["alarms"]["meta_higher_share"] <= 1
 
 
 # A model made again

@@ -82,7 +82,7 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
     counts = {
         "pairs": len(pairs),
         "dropped": count_reasons(unpaired),
-        "signs": found,
+        "alarms": found,
         "score_mean": measure(3.0, 2.5, 3.5),
     }
     SelectPairs(workspace, config, 2).done({}, counts)

@@ -103,7 +103,7 @@ def test_feedback_metrics_of_nothing() -> None:
 
 def test_alarms_and_the_mean_score_of_the_pairs_stage_have_parts_of_their_own() -> None:
     mean = {"value": 3.0, "low": 2.5, "high": None, "n": 9}
-    counts = {"pairs": 2, "signs": {"tie_share": 0.25}, "score_mean": mean, "dropped": {"all scores equal": 1}}
+    counts = {"pairs": 2, "alarms": {"tie_share": 0.25}, "score_mean": mean, "dropped": {"all scores equal": 1}}
     manifest = Manifest("iteration_2/pairs", {}, {}, {}, counts, 1.5, 0)
     assert stage_metrics("pairs", manifest) == {
         "stage/pairs_seconds": 1.5,
