@@ -12,7 +12,7 @@ import hydra
 import pytest
 import yaml
 
-from srlm.cli.search_path import conf_folder
+from srlm.cli.help import conf_folder
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.process
@@ -70,7 +70,7 @@ def test_wheel_has_all_data_and_no_tests(wheel: Path) -> None:
 
 
 def test_package_is_the_installed_one(installed: Path, tmp_path: Path) -> None:
-    code = "import srlm; from srlm.cli.search_path import conf_folder; print(srlm.__file__); print(conf_folder())"
+    code = "import srlm; from srlm.cli.help import conf_folder; print(srlm.__file__); print(conf_folder())"
     lines = start(installed, tmp_path, "-c", code).stdout.splitlines()
     assert lines == [str(installed / "srlm/__init__.py"), str(installed / "srlm/conf")]
 

@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files with Hydra)
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help

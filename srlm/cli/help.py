@@ -1,18 +1,19 @@
-"""Help texts of `srlm` and of the commands that take options; they import no heavy library."""
+"""Help texts of `srlm` and of the commands that take options. Nothing here imports Hydra, so that help is fast."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from srlm import __version__, config
 from srlm.cli.commands import COMMANDS, Command
-from srlm.cli.search_path import conf_folder
 
 _WIDTH = 100
+_PACKAGE = Path(__file__).parents[1]
 
 
 def overview() -> str:
@@ -31,6 +32,12 @@ def overview() -> str:
             "Shell completion: srlm completion bash|zsh|fish",
         ]
     )
+
+
+def conf_folder() -> Path:
+    """Return the folder of the commands' yaml files: srlm/conf if the package is installed, conf/ in a checkout."""
+    packaged = _PACKAGE / "conf"
+    return packaged if (packaged / "config.yaml").is_file() else _PACKAGE.parent / "conf"
 
 
 def groups() -> dict[str, list[str]]:

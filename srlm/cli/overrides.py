@@ -13,10 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
-
 from srlm.cli.help import groups
 
 _HYDRA = ("hydra", "hydra.")
@@ -83,6 +79,11 @@ def _with_text(word: str, kind: Any) -> str:
 
 def _as_text(value: str) -> str:
     """Return a value that Hydra reads as this text; sweeps, null and texts that it reads so are returned unchanged."""
+    # Here, because completion and help use this module and must not wait for Hydra.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
     try:
         override = OverridesParser.create().parse_override(f"x={value}")
         if override.is_sweep_override() or not isinstance(override.value(), (bool, int, float)):

@@ -18,9 +18,8 @@ from srlm.__main__ import main
 from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
-from srlm.cli.help import chosen_groups, command_help, default_of, groups
+from srlm.cli.help import chosen_groups, command_help, conf_folder, default_of, groups
 from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_texts
-from srlm.cli.search_path import conf_folder
 from tests.helpers import ROOT
 
 OF_OPTIONS = [command for command in COMMANDS if command.config]
@@ -239,7 +238,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_completion_import_nothing_heavy(words: str) -> None:
     code = (
         f"import sys; from srlm.__main__ import main; main({shlex.split(words)!r})\n"
-        "heavy = {'torch', 'transformers', 'trl', 'vllm', 'wandb', 'datasets', 'scipy', 'numpy', 'matplotlib'}\n"
+        "heavy = {'torch', 'transformers', 'trl', 'vllm', 'wandb', 'datasets', 'scipy', 'numpy', 'matplotlib',"
+        "'hydra', 'omegaconf'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
+import psutil
 import pytest
 
 from srlm.errors import RunFolderError
@@ -247,7 +248,8 @@ def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
     ranks = [run.pid_of("rank_0"), run.pid_of("rank_1")]
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
-    for role in ("launcher", "guard", "coordinator"):
+    wait_for(lambda: all(psutil.Process(rank).status() == psutil.STATUS_STOPPED for rank in ranks))
+    for role in ("guard", "coordinator", "launcher"):  # the coordinator kills the ranks when it sees the launcher end
         os.kill(run.pid_of(role), signal.SIGKILL)
     run.coordinator.wait()
     wait_for(lambda: {process.pid for process in run.members()} == set(ranks))
