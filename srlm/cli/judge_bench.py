@@ -153,9 +153,12 @@ async def _judge(workspace: Workspace, number: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | SequenceScorer]:
-    from srlm.engines import open_named, open_sequence_scorer
+    from srlm.engines.base import NoEngine, open_named, open_sequence_scorer
 
     spec = spec_of(options.judge)
+    if spec.runs_on == "program":
+        yield NoEngine()
+        return
     if spec.scores_sequences and model != "endpoint":
         reference = _reference(options, model) if spec.reference else None
         async with open_sequence_scorer(options, resolve_named(options, model), reference) as rater:

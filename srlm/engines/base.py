@@ -114,6 +114,18 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
 
+class NoEngine:
+    """Takes the place of an engine where nothing is generated: for judges that are programs, and complete stages."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        raise AssertionError("a stage that needs no engine has requested text")
+
+    async def close(self) -> None: ...
+
+
 class SequenceScorer(Protocol):
     """Anything that tells how strong an answer is, without a word."""
 

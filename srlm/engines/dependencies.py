@@ -16,7 +16,7 @@ from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output, reward_model_output
 from srlm.pipeline.provenance import TRANSFORMERS, VLLM
-from srlm.pipeline.roles import ModelRef
+from srlm.pipeline.roles import PROGRAM, ModelRef
 from srlm.pipeline.stage import recorded
 from srlm.pipeline.workspace import Workspace
 
@@ -48,6 +48,8 @@ def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
 
 def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str, Any]:
     """Return the options that a model's text depends on, apart from the request; `ref` None = a model of the run."""
+    if ref == PROGRAM:
+        return {}
     if ref is not None and not ref.local:
         return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
     return model_options(config) | options_of(config, *_ENGINE)

@@ -15,6 +15,7 @@ from typing import Protocol
 from srlm.config import Config, ModelConfig
 from srlm.engines.base import (
     Engine,
+    NoEngine,
     SequenceScorer,
     gather_or_cancel,
     open_endpoint,
@@ -23,7 +24,7 @@ from srlm.engines.base import (
 )
 from srlm.io.progress import Bars, say
 from srlm.models.resolve import external_options, resolve
-from srlm.pipeline.roles import ModelRef
+from srlm.pipeline.roles import ENDPOINT, PROGRAM, ModelRef
 from srlm.pipeline.stage import RunStage
 from srlm.pipeline.workspace import Workspace
 
@@ -81,7 +82,8 @@ class Session:
     t : int
         Iteration, for the log's name.
     generator : Generator
-        What is started; stages whose model is the server use its client instead.
+        What is started, if one of its stages is not complete. Stages whose model is the server use its client instead,
+        and a judge that is a program uses no engine.
     steps : sequence of sequence of Job
         The jobs of a step run concurrently; a step starts when the step before it has ended.
     caption : str
@@ -100,9 +102,11 @@ class Session:
                 yield from job.stages()
 
     async def run(self, workspace: Workspace, config: Config) -> None:
-        """Start the engine and run what is not complete."""
+        """Start the engine, if it is needed, and run what is not complete."""
+        own = (stage for stage in self.stages() if stage.generator() == self.generator)
+        needed = not all(stage.complete() for stage in own)
         async with (
-            open_generator(workspace, config, self.generator) as engine,
+            open_generator(workspace, config, self.generator if needed else Generator(PROGRAM)) as engine,
             Engines(config, self, engine) as engines,
         ):
             with Bars() as bars:
@@ -120,7 +124,9 @@ class Engines:
     def __init__(self, config: Config, session: Session, engine: Engine | SequenceScorer):
         self._config, self._own, self._engine = config, session.generator, engine
         self._clients = contextlib.AsyncExitStack()
-        self._needs_client = any(self._is_remote(stage) for stage in session.stages())
+        self._needs_client = any(
+            self._is_remote(stage) and stage.generator().model == ENDPOINT for stage in session.stages()
+        )
         self._client: Engine | None = None
 
     def _is_remote(self, stage: GenerationStage) -> bool:
@@ -137,6 +143,8 @@ class Engines:
     def of(self, stage: GenerationStage) -> Engine | SequenceScorer:
         """Return the engine that a stage of the session runs on."""
         if self._is_remote(stage):
+            if stage.generator().model == PROGRAM:
+                return NoEngine()
             assert self._client is not None
             return self._client
         assert stage.generator() == self._own, f"{stage} does not run on {self._own.model}"
@@ -147,7 +155,7 @@ class Engines:
 async def open_generator(
     workspace: Workspace, config: Config, generator: Generator
 ) -> AsyncIterator[Engine | SequenceScorer]:
-    """Open an engine, a sequence scorer, or the client of the server."""
+    """Open an engine, a sequence scorer, or the client of the server, as far as the generator needs one."""
     if generator.scores:
         folder, model = model_files(workspace, config, generator.model)
         reference = model_files(workspace, config, generator.reference)[0] if generator.reference else None
@@ -160,7 +168,10 @@ async def open_generator(
 
 @contextlib.asynccontextmanager
 async def open_model(workspace: Workspace, config: Config, ref: ModelRef) -> AsyncIterator[Engine]:
-    """Open the engine of a model, or the client of the server."""
+    """Open the engine of a model, or the client of the server; for a program there is nothing to open."""
+    if ref == PROGRAM:
+        yield NoEngine()
+        return
     if not ref.local:
         async with open_endpoint(config) as engine:
             yield engine

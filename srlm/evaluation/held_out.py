@@ -76,7 +76,7 @@ async def judge_ranked(
 
 
 class JudgeHeldOut(GenerationStage):
-    """Judgements of the held-out EFT answers, by M_t or by the reward model."""
+    """Judgements of the held-out EFT answers, by M_t, by the reward model or by a program."""
 
     name, place = "held_out_judgements", "evaluation"
 
@@ -86,7 +86,7 @@ class JudgeHeldOut(GenerationStage):
     def depends_on(self) -> dict[str, Any]:
         config = self.config
         options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
-        options |= generation_options(config) | judge_options(config)
+        options |= generation_options(config, self.generator().model) | judge_options(config)
         if spec_of(config.judge).trains:  # the same one judges for every M_t
             options |= options_of(config, "judge.model")
         return options
@@ -94,10 +94,10 @@ class JudgeHeldOut(GenerationStage):
     def made_from(self) -> dict[str, str]:
         found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
         judge = self.generator().model
-        return found | judge_input(self.workspace, self.config, judge) | chat_template(self.config)
+        return found | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, scoring=self.generator().scores)
+        return engine_libraries(self.config, self.generator().model, self.generator().scores)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, measured_judge(self.config, self.t))

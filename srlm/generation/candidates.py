@@ -73,7 +73,8 @@ class SampleCandidates(ItemStage):
         self._store = RecordFile(self.outputs[0], Candidate)
         self._unanswered: dict[str, str] = {}  # accepted prompts without a candidate -> why
         self._tokens = self._count = 0
-        if not self.complete():
+        self._finished = self.complete()
+        if not self._finished:
             self.begin()
 
     def planned(self, items: int) -> int:
@@ -82,7 +83,7 @@ class SampleCandidates(ItemStage):
     async def process(self, item: Feedback) -> bool:
         ids = [candidate_id(item.prompt.id, number) for number in range(self.config.candidates.count)]
         tokens = 0
-        if any(id not in self._store.records for id in ids):
+        if not self._finished and any(id not in self._store.records for id in ids):
             try:
                 new = await sample_candidates(self._engine, self.config.candidates, self.config.seed, item.prompt)
             except NoAnswerError as error:

@@ -91,9 +91,9 @@ class SelectPairs(LocalStage):
         return counts
 
     def _agreement(self) -> float | None:
-        """Return how M_t-1's held-out judgements agree with M_t-2's; None where another model judges candidates."""
+        """Return how M_t-1's held-out judgements agree with M_t-2's; None where M_t-1 does not judge candidates."""
         config = self.config
-        if config.judge.model != "self" or spec_of(config.judge).trains:
+        if config.judge.model != "self" or judge_of(config, self.t - 1).of_run is None:
             return None
         now, before = (HELD_OUT_JUDGEMENTS.read(self.workspace, u) for u in (self.t - 1, self.t - 2))
         return judges_agree(held_out_prompts(self.workspace, config), now, before)

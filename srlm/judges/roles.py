@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from srlm.config import Config
 from srlm.judges import spec_of
-from srlm.pipeline.roles import ModelRef, iteration, resolve_role
+from srlm.pipeline.roles import PROGRAM, ModelRef, iteration, resolve_role
 
 
 def judge_of(config: Config, t: int) -> ModelRef:
     """Return the judge of M_t's candidates."""
-    trained = spec_of(config.judge).trains
-    return ModelRef(trained) if trained and config.judge.model == "self" else resolve_role(config.judge.model, t)
+    spec = spec_of(config.judge)
+    if spec.runs_on == "program":
+        return PROGRAM
+    own = spec.trains and config.judge.model == "self"
+    return ModelRef(spec.trains) if spec.trains and own else resolve_role(config.judge.model, t)
 
 
 def measured_judge(config: Config, t: int) -> ModelRef:
-    """Return the judge that is evaluated with M_t: M_t itself, or the trained judge of its candidates."""
-    return judge_of(config, t) if spec_of(config.judge).trains else iteration(t)
+    """Return the judge that is evaluated with M_t: M_t itself, or the trained judge or program of its candidates."""
+    spec = spec_of(config.judge)
+    return judge_of(config, t) if spec.trains or spec.runs_on == "program" else iteration(t)
 
 
 def reference_of_judge(config: Config, judge: ModelRef) -> ModelRef | None:

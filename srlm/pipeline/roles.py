@@ -15,9 +15,12 @@ from srlm.config import Config
 
 @dataclass(frozen=True)
 class ModelRef:
-    """One model: M_iteration of this run, its reward model, the server, or an external model by name."""
+    """One model: M_iteration of this run, its reward model, the server, or an external model by name.
 
-    kind: Literal["iteration", "sft_baseline", "reward_model", "endpoint", "external"]
+    A judge that is a program has the kind "program": there is no model.
+    """
+
+    kind: Literal["iteration", "sft_baseline", "reward_model", "endpoint", "external", "program"]
     iteration: int = 0
     name: str = ""
 
@@ -29,16 +32,17 @@ class ModelRef:
     @property
     def local(self) -> bool:
         """Whether the model is loaded on this machine, and so has files whose hashes can be compared."""
-        return self.kind != "endpoint"
+        return self.kind not in ("endpoint", "program")
 
     def __str__(self) -> str:
         """Return the model's name in messages and reports."""
         names = {"iteration": f"M{self.iteration}", "sft_baseline": "the SFT baseline", "endpoint": "endpoint"}
-        return (names | {"reward_model": "the reward model"}).get(self.kind, self.name)
+        return (names | {"reward_model": "the reward model", "program": "a program"}).get(self.kind, self.name)
 
 
 ENDPOINT = ModelRef("endpoint")
 SFT_BASELINE = ModelRef("sft_baseline")
+PROGRAM = ModelRef("program")
 
 
 def iteration(t: int) -> ModelRef:

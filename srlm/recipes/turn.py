@@ -22,8 +22,8 @@ def generate(
 ) -> Iterator[Session]:
     """Yield the sessions of M_t, so that each model's engine starts once.
 
-    M_t's own session holds everything that M_t or the server generates. Other writers and judges have sessions of their
-    own: a writer before it, judges after it.
+    M_t's own session holds everything that M_t, the server or a judge without an engine makes. Other writers and judges
+    have sessions of their own: a writer before it, judges after it.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def generate(
     if config.evaluation.ifeval:
         jobs.append(Single(AnswerIFEval(workspace, config, t)))
     held_out = JudgeHeldOut(workspace, config, t) if judge_is_measured(config, t) else None
-    if held_out and held_out.generator() == own:
+    if held_out and _shares(held_out, own):
         jobs.append(Single(held_out))
     judges: list[GenerationStage] = []
     if feedback:
@@ -53,7 +53,7 @@ def generate(
     steps = [tuple(jobs), *([(Single(match),)] if match and match.generator() == own else [])]
     names = (stage.name.replace("_", " ") for job in jobs for stage in job.stages())
     yield Session("generation", t, own, tuple(steps), f"M{t} generates: {', '.join(names)}")
-    if held_out and held_out.generator() != own:
+    if held_out and not _shares(held_out, own):
         yield _alone("held_out", t, Single(held_out))
     if judges and not _shares(judges[0], own):
         yield _alone("judgements", t + 1, Chain(tuple(judges)))
@@ -62,7 +62,7 @@ def generate(
 
 
 def _shares(stage: GenerationStage, own: Generator) -> bool:
-    """Return whether a stage runs in M_t's session: on its engine, or on the server."""
+    """Return whether a stage runs in M_t's session: on its engine, on the server, or without an engine."""
     return stage.generator() == own or not stage.generator().model.local
 
 
