@@ -300,11 +300,22 @@ class Evaluate(Config):
     limit: int = 0
     # loss: files of prompts with answers, builtin, hub:OWNER/NAME, own = the IFT that a model's run was trained on
     examples: list[str] = field(default_factory=list)
+    num_shown: int = 0  # prompts whose answers are shown in the terminal; side_by_side.html has all; >= 0
     benchmarks: list[str] = field(default_factory=list)  # lm-evaluation-harness's names: arc_easy, gsm8k, mmlu, ...
     benchmark_limit: int = 0  # documents of each of their tasks, from the first; 0 = all
     benchmark_shots: int | None = None  # examples before each question; unset = as each task has it
     include_path: str = ""  # the harness's yaml tasks of your own; "" = none
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(judge="first"))
+
+
+@dataclass
+class SideBySide(Evaluate):
+    """`srlm side-by-side`: `srlm evaluate suite=[answers]` with greedy answers, some of them in the terminal."""
+
+    name: str = "side_by_side"
+    suite: list[str] = field(default_factory=lambda: ["answers"])
+    num_shown: int = 3
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(judge="first", temperature=0.0))
 
 
 @dataclass
@@ -317,22 +328,6 @@ class ShowMasking(Config):
     dataset: str = ""
     split: str = "train"  # of `data`, hub only
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
-
-
-@dataclass
-class SideBySide(Config):
-    """`srlm side-by-side`: what any models answer to the same prompts; the other options as for a run.
-
-    evaluation.prompts and evaluation.judge are not looked at.
-    """
-
-    name: str = "side_by_side"
-    models: list[str] = field(default_factory=list)  # names, hub ids, folders or files; empty = model.name alone
-    dataset: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
-    split: str = "train"  # hub only
-    limit: int = 0  # prompts, drawn with the run's seed; 0 = all
-    samples: int = 1  # answers by chance (evaluation.temperature) to each prompt, beside the greedy one; >= 0
-    num_shown: int = 3  # prompts with their answers in the terminal; all are in the page; >= 0
 
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")

@@ -66,7 +66,6 @@ PARTS = {  # of keys: what a table or a card calls them
     "stage": "Stages: cost, and counts of their manifests",
     "<trainer>": "Training",
     "evaluate": "Only in `srlm evaluate`",
-    "side_by_side": "Only in `srlm side-by-side`",
     "attacks": "Only in `srlm judge-bench`, for datasets=[attacks]",
 }
 
@@ -424,16 +423,10 @@ METRICS: tuple[Metric, ...] = (
         ("gap", "loss gap", "nats per token", "", "Loss on one file of examples minus loss on the first file."),
         ("follows", "instructions followed", "share", "higher",
          "Prompts of which every verifiable instruction is followed, or whose final answer is right.", _IFEVAL),
-        interval=True,
-    ),
-    *_part(
-        "side_by_side",
         ("form_followed", "form instructions followed", "share", "higher",
          "Verifiable instructions about form that are followed.", _IFEVAL),
         ("length_followed", "length instructions followed", "share", "higher",
          "Verifiable instructions about length that are followed.", _IFEVAL),
-        ("stops_by_itself", "not truncated", "share", "higher", "Answers that end before the token limit."),
-        ("language_switch", "script switches", "share", "lower", "Answers in another script than their prompt."),
         interval=True,
     ),
     *_part(
@@ -513,7 +506,7 @@ def markdown() -> str:
 _PAGE = """# Metrics
 
 This page is generated from `srlm/metrics.py` by `python -m srlm.metrics`. Every tracker (`tracking=wandb`,
-`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type and the last three sections.
+`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type and the last two sections.
 
 - Metrics are plotted against `iteration` t, that of M_t: `feedback/`, `alarms/` and `dpo_t/` of iteration t describe
   the feedback of M_t-1 and the training of M_t on it. A trainer's own metrics are plotted against its `step`:

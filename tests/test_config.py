@@ -412,10 +412,11 @@ def test_judge_bench_composes():
 
 
 def test_side_by_side_composes(tmp_path):
-    given = ["models=[a,b]", "dataset=prompts.jsonl", "samples=4", "engine=transformers"]
+    given = ["models=[a,b]", "dataset=prompts.jsonl", "num_shown=4", "engine=transformers"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         options = plain_options(hydra.compose("side_by_side", given), SideBySide)
-    assert (options.models, options.samples, options.engine.kind) == (["a", "b"], 4, EngineKind.transformers)
+    assert (options.models, options.num_shown, options.engine.kind) == (["a", "b"], 4, EngineKind.transformers)
+    assert (options.suite, options.evaluation.temperature, options.evaluation.judge) == (["answers"], 0.0, "first")
     Workspace(tmp_path).save_config(options)
     assert Workspace(tmp_path).config_as(SideBySide) == options
 

@@ -96,7 +96,7 @@ def test_a_name_alone_is_looked_up_in_the_given_part_first() -> None:
     assert metric("loss").key == "head_to_head/loss"
     assert metric("loss", "evaluate").key == "evaluate/loss"
     assert metric("characters", "evaluate").key == "drift/characters"
-    assert metric("form_followed").key == "side_by_side/form_followed"
+    assert metric("form_followed").key == "evaluate/form_followed"
     with pytest.raises(KeyError, match=r"no metric 'no_such' in srlm/metrics\.py"):
         metric("no_such")
 

@@ -6,7 +6,7 @@ import re
 from datetime import date
 from typing import Any
 
-from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, ShowMasking, SideBySide
+from srlm.config import DTYPES, SAVE_DTYPES, Config, Evaluate, IFTAnswers, JudgeBench, ShowMasking
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.preferences.policy import policy_named
@@ -170,8 +170,6 @@ def _longest_completions(config: Config) -> list[str]:
     local = any(model != "endpoint" for model in getattr(config, "models", []) or [config.model.name])
     if isinstance(config, JudgeBench):
         return ["judge.max_new_tokens"] if writes and local else []
-    if isinstance(config, SideBySide):
-        return ["evaluation.max_new_tokens"] if local else []
     if isinstance(config, Evaluate):
         return ["evaluation.max_new_tokens"] if local and {"answers", "head_to_head"} & set(config.suite) else []
     if isinstance(config, ShowMasking):

@@ -114,7 +114,15 @@ COMMANDS: tuple[Command, ...] = (
         "srlm.cli.side_by_side",
         "Show what any models answer to the same prompts, as a page and in the terminal",
         ("side_by_side", "SideBySide"),
-        (_MODELS, ("dataset", "prompts to answer"), ("limit", "number of prompts; 0 = all"), _ENGINE, _NAME),
+        (
+            _MODELS,
+            ("dataset", "prompts to answer"),
+            ("limit", "number of prompts; 0 = all"),
+            ("evaluation.temperature", "above 0: sampled answers"),
+            ("num_shown", "prompts in the terminal"),
+            _ENGINE,
+            _NAME,
+        ),
         (("models=[runs/default/iteration_1/model,runs/default/iteration_2/model] limit=5", "M1 next to M2"),),
     ),
     Command(

@@ -1,20 +1,22 @@
-"""How a model's answers change from model to model, whatever a judge says: length, repetition, variety, habits of form.
+"""Measures of a model's answers that need no judge: length, repetition, diversity, format, and instructions followed.
 
-All are read from the answers to the evaluation prompts, which are the same for every M_t, so that the models compare.
-Words are those of `srlm.data.words`; scripts written without spaces count by character.
+Models compare because they answer the same prompts. Words are those of `srlm.data.words`; scripts written without
+spaces count by character.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
+from srlm.data.checkers import follows
 from srlm.data.languages import script
 from srlm.data.words import tokens
-from srlm.evaluation.intervals import jackknife_interval
-from srlm.evaluation.measures import Measure, mean_measure, share_measure
-from srlm.types import Answer
+from srlm.evaluation.intervals import Terms, jackknife_interval
+from srlm.evaluation.measures import Measure, combined_measure, mean_measure, measure, share_measure, table_terms
+from srlm.types import Answer, Constraint, SeedExample
 
 Ngrams = list[tuple[str, ...]]
 
@@ -36,7 +38,79 @@ FORMAT = {
     "headings": re.compile(r"^#{1,6}[ \t]+\S", re.MULTILINE),
     "bold": re.compile(r"\*\*[^*\n]+\*\*"),
 }
+# The facts that `facts_part` compares between models, in the order in which tables show them.
+FACTS = ("mean_characters", "truncated", "seq_rep_4", "language_switches", "form_followed", "length_followed")
 _REFUSALS = {tuple(tokens(opening)) for opening in REFUSALS}
+
+
+def facts(answer: Answer, constraints: Sequence[Constraint] = ()) -> dict[str, tuple[float, float]]:
+    """Return what one answer adds to each of `FACTS`: a numerator and a denominator, (0, 0) where it does not count.
+
+    Returns
+    -------
+    dict
+        - "mean_characters": its length.
+        - "truncated": 1 if the token limit cut it off.
+        - "seq_rep_4": the share of its runs of four words that occurred in it before, if it has such runs.
+        - "language_switches": 1 if it is written in another script than its prompt, if both have one.
+        - "form_followed", "length_followed": how many of the constraints it follows (strictly), and their number; those
+          of the group length_constraints are about length, all others about form.
+    """
+    repeated, asked, written = repeated_share(tokens(answer.text)), script(answer.prompt), script(answer.text)
+    followed: dict[bool, list[bool]] = {True: [], False: []}
+    for constraint in constraints:
+        followed[constraint.id.startswith("length_constraints:")].append(follows(constraint, answer.text))
+    return {
+        "mean_characters": (len(answer.text), 1),
+        "truncated": (float(answer.truncated), 1),
+        "seq_rep_4": (0, 0) if repeated is None else (repeated, 1),
+        "language_switches": (float(asked != written), 1) if asked and written else (0, 0),
+        "form_followed": (sum(followed[False]), len(followed[False])),
+        "length_followed": (sum(followed[True]), len(followed[True])),
+    }
+
+
+def facts_part(
+    prompts: Sequence[SeedExample], answers: Sequence[Answer], first: Sequence[Answer] | None, resamples: int, seed: str
+) -> dict[str, Any]:
+    """Return `FACTS` over one model's answers, each a measure with a 95 % interval over prompts.
+
+    Parameters
+    ----------
+    first : sequence of Answer or None
+        The answers of the model that this one is compared with.
+
+    Returns
+    -------
+    dict
+        "measures": by fact. "types": the same for each type of prompt. "against_first", with `first`: the difference to
+        the first model's measures, paired by prompt, over the prompts that both have answered.
+    """
+    of_prompt = {prompt.id: prompt for prompt in prompts}
+
+    def terms(rows: Sequence[Answer]) -> dict[str, Terms]:
+        found = [facts(row, of_prompt[row.id].constraints) for row in rows]
+        bounds = {name: None if name == "mean_characters" else (0.0, 1.0) for name in FACTS}
+        return {name: table_terms((row[name] for row in found), bounds[name]) for name in FACTS}
+
+    def measures(rows: Sequence[Answer]) -> dict[str, Any]:
+        return {name: measure(table, resamples, seed).to_dict() for name, table in terms(rows).items()}
+
+    of_type: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        of_type[of_prompt[answer.id].type].append(answer)
+    part = {
+        "measures": measures(answers),
+        "types": {kind: measures(some) for kind, some in sorted(of_type.items()) if kind},
+    }
+    if first is not None:
+        of_first = {answer.id: answer for answer in first}
+        both = [answer for answer in answers if answer.id in of_first]
+        own, others = terms(both), terms([of_first[answer.id] for answer in both])
+        part["against_first"] = {
+            name: combined_measure([own[name], others[name]], (1, -1), resamples, seed).to_dict() for name in FACTS
+        }
+    return part
 
 
 def drift_part(
@@ -66,21 +140,17 @@ def drift_part(
           answers; those without a word are left out.
     """
     words = [tokens(answer.text) for answer in answers]
-    repeated = [repeated_share(of_one) for of_one in words]
-    scripts = [(script(answer.prompt), script(answer.text)) for answer in answers]
-    known = [None not in pair for pair in scripts]
+    found = [facts(answer) for answer in answers]
     openings = [tuple(of_one[:OPENING]) for of_one in words]
     counts = Counter(opening for opening in openings if opening)
     most_frequent = max(counts, key=lambda opening: (counts[opening], opening), default=())
     measures = {
         "characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
         "words": mean_measure([len(of_one) for of_one in words], resamples, seed),
-        "seq_rep_4": share_measure([share or 0.0 for share in repeated], [share is not None for share in repeated]),
+        "seq_rep_4": measure(table_terms(row["seq_rep_4"] for row in found), resamples, seed),
         **{f"distinct_{n}": distinct([_ngrams(of_one, n) for of_one in words]) for n in DISTINCT},
         "refusals": share_measure([_refuses(of_one) for of_one in words]),
-        "language_switches": share_measure(
-            [both and pair[0] != pair[1] for pair, both in zip(scripts, known, strict=True)], known
-        ),
+        "language_switches": measure(table_terms(row["language_switches"] for row in found), resamples, seed),
         **{
             name: share_measure([pattern.search(answer.text) is not None for answer in answers])
             for name, pattern in FORMAT.items()
@@ -94,7 +164,7 @@ def drift_part(
         lengths = {answer.id: len(answer.text) for answer in before}
         longer = [len(answer.text) - lengths[answer.id] for answer in answers if answer.id in lengths]
         measures["characters_gain"] = mean_measure(longer, resamples, seed)
-    return {name: measure.to_dict() for name, measure in measures.items()}
+    return {name: one.to_dict() for name, one in measures.items()}
 
 
 def distinct(answers: Sequence[Ngrams]) -> Measure:

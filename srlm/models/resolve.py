@@ -15,7 +15,7 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,12 @@ def label(name: str) -> str:
         return f"{own[1]} reward model"
     of_run = re.search(r"([^/]+)/iteration_(\d+)(?:/model)?/?$", name)
     return f"{of_run[1]} M{of_run[2]}" if of_run else name.rstrip("/").rpartition("/")[2]
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Return what tables call these models: the label of each, or the whole names where two labels are equal."""
+    shown = [label(name) for name in names]
+    return shown if len(set(shown)) == len(shown) else list(names)
 
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*")  # that make up a checkpoint

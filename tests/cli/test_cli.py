@@ -158,8 +158,8 @@ def test_texts_reach_their_options_as_typed(value: str) -> None:
     ],
 )
 def test_texts_of_a_list_reach_their_option_as_typed(value: str, expected: list[str]) -> None:
-    words = with_texts([f"models={value}"], config.SideBySide)
-    assert composed(BY_NAME["side-by-side"], *words).models == expected
+    words = with_texts([f"models={value}"], config.Evaluate)
+    assert composed(BY_NAME["evaluate"], *words).models == expected
 
 
 @pytest.mark.parametrize(

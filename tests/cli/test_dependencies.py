@@ -1,4 +1,4 @@
-"""What every output of judge_bench, evaluate and side_by_side depends on; see tests/recipes/test_dependencies.py."""
+"""What every output of judge_bench and evaluate depends on; see tests/recipes/test_dependencies.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.judge_bench import _prompts, rows
-from srlm.cli.side_by_side import Plan as SideBySidePlan
-from srlm.config import Config, Evaluate, JudgeBench, SideBySide
+from srlm.config import Config, Evaluate, JudgeBench
 from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
 from srlm.pipeline.stage import Stage
@@ -48,12 +47,6 @@ BY_SERVER = {
     "answers of base": WRITTEN | SPOKEN | {"prompts", "base"},
     "match": SERVER | {"answers of base", "pairwise template", "chat template"},
 }
-SIDE_BY_SIDE = {
-    "prompts": {"data file", "seed", "limit"},
-    "greedy of base": WRITTEN | {"prompts", "base", "evaluation.max_new_tokens"},
-    "sampled of base": WRITTEN | SPOKEN | {"prompts", "base", "samples"},
-    "sampled of endpoint": SERVER | SPOKEN | {"prompts", "samples", "chat template"},
-}
 BENCH = {
     "data": {"data file", "seed", "limit"},
     "base": WRITTEN | JUDGED | {"data", "base"},
@@ -76,10 +69,6 @@ def stages_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
     if isinstance(config, JudgeBench):
         found = {"data": _prompts(workspace, config, config.datasets[0])}
         return found | {called(row.model): row.judgements for row in rows(workspace, config)}
-    if isinstance(config, SideBySide):
-        side = SideBySidePlan(workspace, config)
-        of_models = {f"{way} of {called(m)}": stage for m, ways in side.answers.items() for way, stage in ways.items()}
-        return {"prompts": side.prompts} | of_models
     assert isinstance(config, Evaluate)
     plan = Plan(workspace, config)
     found = {"prompts": plan.prompts} | dict(zip(["examples"], plan.examples.values(), strict=False))
@@ -129,7 +118,6 @@ CHANGES: dict[str, Change] = {
     "temperature of the server": set_to("endpoint.temperature", 1.0),
     "judge.temperature": set_to("judge.temperature", 0.1),
     "dpo.beta": set_to("dpo.beta", 0.5),
-    "samples": set_to("samples", 3),
     "benchmark_limit": set_to("benchmark_limit", 3),
     "evaluation.judgements": set_to("evaluation.judgements", 2),
     "evaluation.temperature": set_to("evaluation.temperature", 0.1),
@@ -157,10 +145,6 @@ def evaluate_server(root: Path) -> Config:
     return config
 
 
-def side_by_side(root: Path) -> Config:
-    return SideBySide(models=[str(root / "base"), "endpoint"], dataset=str(root / "ift.jsonl"))
-
-
 def judge_bench(root: Path) -> Config:
     return JudgeBench(models=[str(root / "base"), "endpoint"], datasets=[str(root / "ift.jsonl")])
 
@@ -181,7 +165,6 @@ def judge_bench_implicit_base(root: Path) -> Config:
 COMMANDS: dict[str, tuple[Callable[[Path], Config], dict[str, set[str]]]] = {
     "evaluate": (evaluate, EVALUATE),
     "evaluate, server": (evaluate_server, BY_SERVER),
-    "side_by_side": (side_by_side, SIDE_BY_SIDE),
     "judge_bench": (judge_bench, BENCH),
     "judge_bench, implicit": (judge_bench_implicit, IMPLICIT),
     "judge_bench, implicit, base": (judge_bench_implicit_base, IMPLICIT_BASE),
@@ -193,11 +176,7 @@ def applies(command: str, name: str, config: Config) -> bool:
     outputs = COMMANDS[command][1]
     if name == "task folder":
         return hasattr(config, "include_path")
-    return (
-        hasattr(config, name)
-        if name in ("limit", "samples", "benchmark_limit")
-        else (name not in REMADE or name in outputs)
-    )
+    return hasattr(config, name) if name in ("limit", "benchmark_limit") else (name not in REMADE or name in outputs)
 
 
 @pytest.fixture(params=COMMANDS)

@@ -36,13 +36,13 @@ def ranks(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[StartedRun]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[StartedRun]:
     """A model answers in the layout of a GPU: AsyncLLM, with the engine core and its worker in other processes."""
-    options = [f"runs_dir={tmp_path}", "name=run", "models=[tiny-random]", "samples=100", "engine.kv_cache_gib=0.5"]
+    options = [f"runs_dir={tmp_path}", "name=run", "models=[tiny-random]", "engine.kv_cache_gib=0.5"]
     options += ["evaluation.max_new_tokens=900", "engine.max_model_len=1024", "engine.max_concurrent=4"]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     folder = tmp_path / "run"
     run = StartedRun(folder, [sys.executable, "-m", "srlm", "side-by-side", *options], environment)
     try:
-        run.wait_until((folder / "answers/tiny-random/greedy.jsonl").exists)
+        run.wait_until((folder / "answers/tiny-random.jsonl").exists)
         yield run
     finally:
         run.kill()
@@ -76,5 +76,5 @@ def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, numb
     assert engine.coordinator.returncode == (-number if victim == "coordinator" else 1)
     message = {"coordinator": "", "worker": "was killed by the system", "engine core": "EngineError: vLLM "}[victim]
     assert message in engine.text()
-    answers = engine.folder / "answers/tiny-random/greedy.jsonl"
+    answers = engine.folder / "answers/tiny-random.jsonl"
     assert all(answer.tokens for answer in peek_records(answers, Answer)), "an aborted request was taken for an answer"

@@ -15,20 +15,16 @@ import pytest
 from srlm.cli.evaluate.arms import losses
 from srlm.config import JudgeConfig
 from srlm.evaluation.agreement import agreement, judge_parts, score_mean
-from srlm.evaluation.answer_facts import differences, measures_of, terms_of
 from srlm.evaluation.attacks import ATTACKS, attack_card
 from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
 from srlm.types import (
-    Answer,
     AnswerLoss,
     Candidate,
     Comparison,
-    Constraint,
     Judgement,
     RankedAnswer,
     RankedPrompt,
-    SeedExample,
 )
 
 PROMPTS, GIVEN = 8, (300, "seed")
@@ -101,21 +97,6 @@ def candidates_scores(times: int) -> Any:
     return score_mean(candidates, judgements, *GIVEN).to_dict()
 
 
-def facts_of_answers(times: int) -> Any:
-    """Here the rows are samples of one prompt's answer."""
-    no_comma = (Constraint("punctuation:no_comma"),)
-    prompts = [SeedExample(f"p{p}", f"Prompt {p}", "", constraints=no_comma) for p in range(PROMPTS)]
-
-    def of_model(*texts: str) -> Any:
-        answers = [Answer("", "", texts[n % len(texts)], 1, n % 3 == 0) for n in range(PROMPTS)]
-        return terms_of(prompts, {row.id: [one] * times for row, one in zip(prompts, answers, strict=True)})
-
-    one = of_model("a", "b, c", "d e f g d e f g", "h" * 30, "i")
-    other = of_model("a, b", "b", "d", "e" * 9, "f, g")
-    found = measures_of(one, *GIVEN), differences(one, other, *GIVEN)
-    return [{name: measure.to_dict() for name, measure in part.items()} for part in found]
-
-
 def losses_of_answers(times: int) -> Any:
     """Several answers to one prompt, as IFT seeds can have them."""
     examples = [(f"e{p}-{n}", f"Prompt {p}") for p in range(PROMPTS) for n in range(times)]
@@ -136,7 +117,7 @@ def measures(found: Any) -> Iterator[tuple[float | None, float | None, float | N
 
 EVERY = [
     *(a_judge, its_gains, two_judges, agreement_with_people, attacks),
-    *(candidates_scores, facts_of_answers, losses_of_answers),
+    *(candidates_scores, losses_of_answers),
 ]
 
 

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from srlm.evaluation.measures import Measure
-from srlm.evaluation.text_statistics import DISTINCT, REFUSALS, distinct, drift_part
-from srlm.types import Answer
+from srlm.evaluation.text_statistics import DISTINCT, FACTS, REFUSALS, distinct, drift_part, facts, facts_part
+from srlm.types import Answer, Constraint, SeedExample
 
 NAMES = {
     *("characters", "words", "seq_rep_4", "distinct_1", "distinct_2", "distinct_3", "refusals"),
@@ -192,3 +192,47 @@ def test_untrusted_text_is_measured_without_harm():
     found = part(*wild)
     assert found["characters"]["n"] == len(wild)
     assert json.dumps(found, allow_nan=False)
+
+
+FORM = Constraint("punctuation:no_comma")
+SHORT = Constraint("length_constraints:number_words", {"relation": "less than", "num_words": 4})
+
+
+def test_facts_of_one_answer():
+    found = facts(Answer("a", "Say it.", "one, two", 1, True), (FORM, SHORT))
+    assert tuple(found) == FACTS
+    assert (found["form_followed"], found["length_followed"]) == ((0, 1), (1, 1))
+    assert (found["truncated"], found["mean_characters"]) == ((1.0, 1), (8, 1))
+    assert found["language_switches"] == (0.0, 1)
+    assert found["seq_rep_4"] == (0, 0)  # no four words
+    other = facts(Answer("b", "Say on.", "天气很好。 a b a b a b a", 1, False))
+    assert other["form_followed"] == other["length_followed"] == (0, 0)
+    assert other["seq_rep_4"][0] > 0
+    assert facts(Answer("b", "Say on.", "今天天气很好", 1, False))["language_switches"] == (1.0, 1)
+    assert facts(Answer("b", "Say on.", "12", 1, False))["language_switches"] == (0, 0)
+
+
+def test_facts_are_measured_by_type_too():
+    prompts = [SeedExample("a", "Say it.", "", type="list", constraints=(FORM,)), SeedExample("b", "Say on.", "")]
+    found = facts_part(prompts, [Answer("a", "Say it.", "x" * 10, 1, False)], None, 100, "s")
+    assert found["measures"] == found["types"]["list"]
+    assert found["measures"]["form_followed"]["value"] == 1.0
+    assert "against_first" not in found
+
+
+def test_differences_of_facts_are_paired_by_prompt():
+    """Answers are 5 or 6 characters longer than the first model's: the difference hardly varies, the lengths do."""
+    rng = np.random.default_rng(0)
+    prompts = [SeedExample(str(n), "Say.", "") for n in range(30)]
+    lengths = rng.integers(1, 500, 30)
+    first, longer = (
+        [Answer(str(n), "Say.", "x" * (size + more * (5 + n % 2)), 1, False) for n, size in enumerate(lengths)]
+        for more in (0, 1)
+    )
+    found = facts_part(prompts, longer[1:], first, 300, "seed")["against_first"]
+    longer_by = found["mean_characters"]
+    assert (longer_by["value"], longer_by["n"]) == (pytest.approx(5.5, abs=0.02), 29)
+    assert 5.2 < longer_by["low"] < 5.5 < longer_by["high"] < 5.8
+    same = facts_part(prompts, first, first, 300, "seed")["against_first"]["mean_characters"]
+    assert same["low"] is None  # no spread, no interval
+    assert found["form_followed"]["value"] is None  # no prompt has an instruction

@@ -25,7 +25,7 @@ from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
-UNLOGGED = ("evaluate/", "side_by_side/", "attacks/", "head_to_heads/M<iteration>_types_")  # shown by commands alone
+UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_")  # shown by commands alone
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 

@@ -1,15 +1,14 @@
-"""`srlm evaluate models=[NAME,...] suite=[answers,head_to_head,loss,benchmarks]`: any models, side by side.
+"""`srlm evaluate models=[NAME,...] suite=[answers,head_to_head,loss,benchmarks]`: compare any models.
 
-- answers: every model answers the prompts of `data`.
+- answers: every model answers the prompts of `dataset`; side_by_side.html shows the answers in columns.
 - head_to_head: every pair of models, by one fixed judge (`evaluation.judge`), in both orders.
-- loss: how surprised every model is by the answers in `examples`, files of prompts with answers.
-- benchmarks: lm-evaluation-harness's tasks (`benchmarks`, `include_path`).
+- loss: the loss of every model on the answers in `examples`, files of prompts with answers.
+- benchmarks: tasks of lm-evaluation-harness (`benchmarks`, `include_path`).
 
-With group_by=[OPTION,...] the models of a sweep are told by arm, those that agree in these options of their runs as
-one.
+With group_by=[OPTION,...] the models of a sweep are grouped by arm: models whose runs agree in these options.
 
-All lies in runs_dir/name; the same command goes on where it was stopped, and takes in new models, parts of the suite
-and benchmarks; other options want another name. A server (models=[endpoint]) answers and judges, but does no benchmark.
+Everything is stored in runs_dir/name. The same command resumes, and accepts new models, parts of the suite and
+benchmarks. Other options need another name. A server (models=[endpoint]) answers and judges, but runs no benchmark.
 """
 
 from __future__ import annotations
@@ -27,15 +26,24 @@ from srlm.cli.application import application
 from srlm.cli.evaluate.arms import expand
 from srlm.cli.evaluate.plan import Plan, read_asked, read_examples
 from srlm.cli.evaluate.results import cards_of
-from srlm.cli.evaluate.tables import arm_words, arms_markdown, show
+from srlm.cli.evaluate.tables import (
+    answers_sections,
+    arm_words,
+    arms_markdown,
+    show,
+    show_answers,
+    types_sections,
+)
 from srlm.config import Evaluate
 from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import say, screen
-from srlm.models.resolve import label
+from srlm.io.record_file import read_records
+from srlm.models.resolve import label, labels
 from srlm.pipeline.stage import report_differences
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options, user_errors
+from srlm.types import Answer, SeedExample
 
 ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
 
@@ -47,7 +55,7 @@ def main(options: DictConfig) -> None:
 
 
 def run(options: Evaluate) -> dict[str, Any]:
-    """Make what is missing, write evaluation.json and print it. Raises SrlmError for what a user can mend."""
+    """Compute what is missing, write evaluation.json and print it. Raises SrlmError for what a user can fix."""
     from srlm.pipeline.worker import run_worker
 
     options.models = expand(options.models)  # once, for the workers too: a sweep that goes on makes more of them
@@ -80,7 +88,10 @@ def run(options: Evaluate) -> dict[str, Any]:
         show(cards, screen())
         for line in missing_lines(workspace.root):
             say(line)
+        page = _side_by_side(plan, cards["answers"]) if "answers" in cards and not plan.arms else None
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
+        if page:
+            say(f"Page      {page}")
         if plan.arms and cards["arms"]["measures"]:
             table = workspace.root / "arms.md"
             write_atomic(table, arms_markdown(cards["arms"]))
@@ -106,6 +117,21 @@ def _picture(card: dict[str, Any], workspace: Workspace) -> Path:
     from srlm.reporting.plots import plot_arms
 
     return plot_arms(card, [arm_words(row) for row in card["measures"]], workspace.root / "arms")[0]
+
+
+def _side_by_side(plan: Plan, card: dict[str, Any]) -> Path:
+    """Write the page of all answers, print some of them, and return the page's path."""
+    from srlm.reporting.side_by_side_page import write_side_by_side
+
+    prompts = read_records(plan.prompts.outputs[0], SeedExample)
+    answers = [read_records(stage.outputs[0], Answer) for stage in plan.answers.values()]
+    by_id = [{answer.id: answer for answer in own} for own in answers]
+    models = dict(zip(labels(plan.models), by_id, strict=True))
+    show_answers(models, prompts, plan.options.num_shown, screen())
+    tables = {"all": answers_sections(card), "types": types_sections(card)}
+    page = plan.workspace.root / "side_by_side.html"
+    write_side_by_side(models, prompts, label(plan.options.dataset), tables, page)
+    return page
 
 
 def _what(plan: Plan, speaker: str) -> list[str]:

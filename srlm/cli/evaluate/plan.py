@@ -11,7 +11,7 @@ from typing import Any
 
 from srlm import errors
 from srlm.cli.evaluate.arms import OWN, run_of, settings
-from srlm.config import Config, Evaluate, SideBySide, options_of
+from srlm.config import Config, Evaluate, options_of
 from srlm.data.config import SourceConfig
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_options
 from srlm.io import serialization
@@ -36,7 +36,7 @@ def _place(model: str, file: str) -> str | None:
     return str(IFT.path(run)) if run else None
 
 
-def prompts_stage(workspace: Workspace, options: Evaluate | SideBySide) -> Stage:
+def prompts_stage(workspace: Workspace, options: Evaluate) -> Stage:
     """The prompts of `data`, as they are asked."""
     made_with = options_of(options, "dataset", "split", "limit", "seed", "data.builtin_languages")
     folder, inputs = workspace.root / "data", partial(files_by_name, [options.dataset])
@@ -141,7 +141,7 @@ class Plan:
         asked = [*self.models, *([self.judge] if "head_to_head" in self.suite else [])]
         if "endpoint" in asked and not (options.endpoint.base_url and options.endpoint.model):
             raise errors.ConfigError("endpoint as a model or judge needs endpoint.base_url and endpoint.model.")
-        for name in ("limit", "benchmark_limit", "benchmark_shots"):
+        for name in ("limit", "num_shown", "benchmark_limit", "benchmark_shots"):
             if (getattr(options, name) or 0) < 0:
                 raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
         if "loss" in self.suite and not options.examples:
@@ -230,7 +230,7 @@ class Plan:
         return Stage(self.workspace, place, name, outputs, options, inputs, libraries, self.options)
 
 
-def read_asked(stage: Stage, options: Evaluate | SideBySide) -> None:
+def read_asked(stage: Stage, options: Evaluate) -> None:
     """Lay down the prompts of `data`, where they are not there yet."""
     from srlm.data.readers import read_prompts
 

@@ -52,8 +52,7 @@ def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
 def _answers_card(plan: Plan) -> dict[str, Any]:
     from srlm.evaluation.agreement import answers_part
     from srlm.evaluation.instruction_following import MEASURES, check_answers, instructions_part
-    from srlm.evaluation.measures import mean_measure
-    from srlm.evaluation.text_statistics import drift_part
+    from srlm.evaluation.text_statistics import drift_part, facts_part
 
     given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
     answers = {model: read_records(stage.outputs[0], Answer) for model, stage in plan.answers.items()}
@@ -61,16 +60,13 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
     prompts = read_records(plan.prompts.outputs[0], SeedExample)
     rows = []
     for model, own in answers.items():
-        measures: dict[str, Any] = answers_part(own, *given) | drift_part(own, *given)
-        row: dict[str, Any] = {"model": model, "measures": measures}
-        if model != plan.models[0]:
-            of_first = {one.id: one for one in first}
-            longer = [len(one.text) - len(of_first[one.id].text) for one in own if one.id in of_first]
-            row["against_first"] = {"mean_characters": mean_measure(longer, *given).to_dict()}
+        others = None if model == plan.models[0] else first
+        row: dict[str, Any] = {"model": model} | facts_part(prompts, own, others, *given)
+        row["measures"] |= answers_part(own, *given) | drift_part(own, *given)
         if checked := check_answers(prompts, own):
-            before = check_answers(prompts, first) if model != plan.models[0] else None
+            before = None if others is None else check_answers(prompts, others)
             followed = instructions_part(checked, before, *given)
-            measures |= {name: followed[name] for name in MEASURES}
+            row["measures"] |= {name: followed[name] for name in MEASURES}
             if before:
                 row["against_first"] |= {name: followed[f"{name}_gain"] for name in MEASURES}
         rows.append(row)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from srlm.cli.evaluate.arms import OWN
+from srlm.data.checkers import follows
 from srlm.io.tables import cell, print_table, signed
 from srlm.metrics import UNITS, metric
-from srlm.models.resolve import label
+from srlm.models.resolve import label, labels
+from srlm.types import Answer, SeedExample
 
 _ANSWERS = (
     "answers/mean_characters",
@@ -24,7 +27,13 @@ _ANSWERS = (
     "drift/bullets",
     "drift/headings",
 )
-_FOLLOWED = ("instructions/prompt_level_strict_acc", "instructions/inst_level_strict_acc")
+_FOLLOWED = (
+    "instructions/prompt_level_strict_acc",
+    "instructions/inst_level_strict_acc",
+    "evaluate/form_followed",
+    "evaluate/length_followed",
+)
+_CUT = 320  # characters of an answer in the terminal
 _MATCH = ("tie", "win_rate", "length_controlled_win_rate", "first_position_win_rate")
 
 
@@ -100,27 +109,105 @@ def _table(title: str | None, columns: Sequence[str]) -> Table:
     return table
 
 
-def _answers_table(card: dict[str, Any]) -> Table:
+def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Return the table of answers as sections: each a title, and rows of a label and a cell for each model."""
     rows = card["rows"]
-    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
-    table = _table(title, [label(row["model"]) for row in rows])
-    for key in _ANSWERS:
-        table.add_row(metric(key).heading, *(cell(row["measures"][_name(key)], metric(key).scale) for row in rows))
-    followed = [key for key in _FOLLOWED if _name(key) in rows[0]["measures"]]
-    if followed:
-        n = rows[0]["measures"]["prompt_level_strict_acc"]["n"]
-        table.add_section()
-        table.add_row(f"instructions followed in {n} verifiable prompts")
-        for key in followed:
-            cells = (cell(row["measures"][_name(key)], metric(key).scale) for row in rows)
-            table.add_row(f"  {metric(key).heading}", *cells)
+
+    def of_all(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
+        known = [key for key in keys if _name(key) in rows[0]["measures"]]
+        return [
+            (metric(key).heading, [cell(row["measures"][_name(key)], metric(key).scale) for row in rows])
+            for key in known
+        ]
+
+    sections = [("", of_all(_ANSWERS))]
+    checked = rows[0]["measures"].get("prompt_level_strict_acc")
+    if checked:
+        sections.append((f"instructions followed in {checked['n']} verifiable prompts", of_all(_FOLLOWED)))
     if len(rows) > 1:
-        table.add_section()
-        table.add_row(f"difference to {_short(rows[0]['model'])}")
-        for key in ("answers/mean_characters", *followed):
-            gains = (signed(row["against_first"][_name(key)], metric(key).scale) for row in rows[1:])
-            table.add_row(f"  {metric(key).heading}", "", *gains)
+        gains = [
+            (metric(name).heading, ["", *(signed(row["against_first"][name], metric(name).scale) for row in rows[1:])])
+            for name in rows[1]["against_first"]
+        ]
+        sections.append((f"difference to {_short(rows[0]['model'])}", _defined(gains)))
+    return sections
+
+
+def types_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Return the facts of the answers by type of prompt, as `answers_sections` returns them."""
+    sections = []
+    for kind in dict.fromkeys(kind for row in card["rows"] for kind in row["types"]):
+        parts = [row["types"].get(kind, {}) for row in card["rows"]]
+        names = dict.fromkeys(name for part in parts for name in part)
+        n = max(part["truncated"]["n"] for part in parts if part)
+        rows = [(metric(name).heading, [cell(part.get(name), metric(name).scale) for part in parts]) for name in names]
+        sections.append((f"{kind.replace('_', ' ')} ({n} prompt{'s' * (n != 1)})", _defined(rows)))
+    return sections
+
+
+def _defined(rows: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    return [(told, cells) for told, cells in rows if not set(cells) <= {"", "-"}]
+
+
+def _answers_table(card: dict[str, Any]) -> Table:
+    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
+    table = _table(title, labels([row["model"] for row in card["rows"]]))
+    for title, rows in answers_sections(card):
+        if title:
+            table.add_section()
+            table.add_row(title)
+        for told, cells in rows:
+            table.add_row(f"  {told}" if title else told, *cells)
     return table
+
+
+def show_answers(
+    models: Mapping[str, Mapping[str, Answer]], prompts: Sequence[SeedExample], count: int, console: Console
+) -> None:
+    """Print `count` prompts with every model's answer, first those of which the models follow different instructions.
+
+    Parameters
+    ----------
+    models : mapping
+        Each model's name and its answers by the prompt's id; a prompt may lack an answer.
+    """
+
+    def agree(prompt: SeedExample) -> bool:
+        own = [answers[prompt.id] for answers in models.values() if prompt.id in answers]
+        return len({tuple(follows(one, answer.text) for one in prompt.constraints) for answer in own}) < 2
+
+    for prompt in sorted(prompts, key=agree)[:count]:
+        table = Table(title=_as_text(prompt.prompt, 2 * _CUT), title_justify="left", title_style="bold", expand=True)
+        for name in models:
+            table.add_column(Text(name), ratio=1)
+        found = [answers.get(prompt.id) for answers in models.values()]
+        table.add_row(
+            *(
+                _as_text(answer.text, _CUT)
+                if answer
+                else Text("no answer (the prompt is too long, or the server gave none)", "dim")
+                for answer in found
+            )
+        )
+        table.add_section()
+        table.add_row(*(Text(_note(prompt, answer) if answer else "", "dim") for answer in found))
+        console.print()
+        console.print(table)
+
+
+def _note(prompt: SeedExample, answer: Answer) -> str:
+    """Return an answer's length, whether it was truncated, and how many verifiable instructions it follows."""
+    words = [f"{len(answer.text)} characters"] + (["truncated"] if answer.truncated else [])
+    if prompt.constraints:
+        followed = sum(follows(one, answer.text) for one in prompt.constraints)
+        words.append(f"follows {followed} of {len(prompt.constraints)}")
+    return ", ".join(words)
+
+
+def _as_text(text: str, limit: int) -> Text:
+    """Return untrusted text for a terminal: with its lines, without control characters and markup."""
+    shown = "".join(one if one.isprintable() or one == "\n" else " " for one in text) or "(nothing)"
+    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
 
 
 def _name(key: str) -> str:
