@@ -313,8 +313,8 @@ class SideBySide(Evaluate):
     """`srlm side-by-side`: `srlm evaluate suite=[answers]` with greedy answers, some of them in the terminal."""
 
     name: str = "side_by_side"
-    suite: list[str] = field(default_factory=lambda: ["answers"])
-    num_shown: int = 3
+    suite: list[str] = field(default_factory=lambda: ["answers"])  # answers alone
+    num_shown: int = 3  # as for evaluate
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(judge="first", temperature=0.0))
 
 
