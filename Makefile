@@ -2,7 +2,7 @@
 #   PYTHON=python3.12     the Python for .venv (3.11 to 3.14)
 #   EXTRA=cpu|cuda|none   the vLLM build to install; by default what this machine can run
 #   WORKERS=auto          tests that run at the same time; 0 = one after another, in one process (make test)
-#   ARGS="..."            passed on to srlm.run (make demo) or pytest (make test)
+#   ARGS="..."            passed on to srlm.run (make demo) or pytest (make test, make test-all)
 
 PYTHON ?= python3
 WORKERS ?= auto
@@ -15,11 +15,12 @@ EXTRA := $(EXTRA)
 $(if $(wildcard requirements/$(EXTRA).txt),,$(error EXTRA=$(EXTRA) is unknown. Use cpu, cuda or none))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs lock clean-env
+.PHONY: help setup demo test test-all lint docs lock clean-env
 
 help:
 	@echo "make demo       install into .venv, then run the main job (srlm run)"
 	@echo "make test       install into .venv, then run the tests"
+	@echo "make test-all   the same, with all end-to-end variants; what CI runs"
 	@echo "make lint       install into .venv, then check format, lint and types"
 	@echo "make docs       install into .venv, then build the documentation in site/"
 	@echo "make setup      install into .venv, nothing else"
@@ -36,8 +37,13 @@ demo: setup
 	$(BIN)/python -m srlm.run $(ARGS)
 
 # A file's tests run in one worker, which makes their fixtures once. The order of files is that of tests/conftest.py.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not variant" $(ARGS)
+
+test-all: setup
+	$(PYTEST) --durations 40 $(ARGS)
 
 lint: setup
 	$(BIN)/python -m ruff format --check .

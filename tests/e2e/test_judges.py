@@ -31,7 +31,10 @@ def run(module: str, *options: str) -> str:
     return result.stderr
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "pairwise" else pytest.param(name, marks=pytest.mark.variant) for name in KINDS],
+)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
     """A finished run to M2: its judge, its folder, what it printed."""
     judge, runs = request.param, tmp_path_factory.mktemp("runs")

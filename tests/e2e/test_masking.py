@@ -84,6 +84,7 @@ def test_every_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert losses["packed with LoRA"][0] == pytest.approx(losses["completion"][0], rel=1e-4)
 
 
+@pytest.mark.variant
 def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Weights and lengths differ from process to process; the mean over all of a step's tokens does not."""
     found = []
@@ -97,6 +98,7 @@ def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> 
     assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second step's has the first one's gradients in it
 
 
+@pytest.mark.variant
 def test_the_baseline_learns_the_same_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["full"])
     sft_baseline_worker(workspace, 1)
@@ -199,6 +201,7 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert max(logged(workspace, "ranking_loss")) < 1e-3
 
 
+@pytest.mark.variant
 def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):

@@ -11,7 +11,7 @@ from srlm.io.record_file import read_records
 from srlm.types import JudgeExample, Judgement
 from tests.e2e.test_smoke import run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def test_a_judge_that_explains(tmp_path: Path) -> None:
