@@ -232,7 +232,7 @@ class TrackingConfig:
     project: str = "srlm"  # W&B
     entity: str = ""  # W&B: "" = the account's default
     sample_rows: int = 50  # rows a table of samples; W&B and TensorBoard
-    artifacts: bool = True  # W&B: data as artifacts, models by their manifest, with their lineage
+    artifacts: bool = True  # W&B: store data as artifacts, and models by their manifests
 
 
 def with_methods(kind: type[C]) -> type[C]:

@@ -1,4 +1,4 @@
-"""A run's folder with a few finished stages, made by hand: what trackers are told of."""
+"""A run's folder with a few finished stages, as the input of trackers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def log(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def finished_stages(workspace: Workspace) -> list[Stage]:
-    """A run to M2, in the order it is made."""
+    """Return the finished stages of a run to M2, in order."""
     zero, one, two = (workspace.iteration(t) for t in range(3))
     log(one, "sft", ROWS)
     log(two, "dpo", DPO_ROWS)
@@ -102,7 +102,7 @@ def finished_stages(workspace: Workspace) -> list[Stage]:
 
 
 def track(tracker: Any, workspace: Workspace, failed: bool = False) -> None:
-    """All that a loop tells of a run to M2."""
+    """Track a run to M2 and close the tracker."""
     for stage in finished_stages(workspace):
         tracker.stage(stage)
     tracker.close(failed)

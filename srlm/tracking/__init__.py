@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its folder: W&B, TensorBoard, a JSONL file, or nowhere."""
+"""Trackers: log a run's metrics to W&B, TensorBoard or a JSONL file."""
 
 from srlm.tracking.base import NoTracker, Tracker, open_tracker
 

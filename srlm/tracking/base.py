@@ -1,4 +1,4 @@
-"""What trackers share: they are told of finished stages, log each thing once, and never fail a run."""
+"""The trackers' protocol and common base: log each completed stage once, and never fail a run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Method = TypeVar("Method", bound=Callable[..., None])
 
 
 class Tracker(Protocol):
-    """What the loop tells."""
+    """The interface that the runner calls."""
 
     def stage(self, stage: Stage) -> None:
-        """A stage is complete; what it has to tell is in its files. It may be told any number of times."""
+        """Log a complete stage from its files. The runner may call it several times for one stage."""
 
     def close(self, failed: bool) -> None:
-        """The run ends here, for now."""
+        """End logging, when the command ends."""
 
 
 class NoTracker:
-    """tracking.tracker=none."""
+    """Log nothing (tracking.tracker=none)."""
 
     def stage(self, stage: Stage) -> None: ...
 
@@ -36,7 +36,7 @@ class NoTracker:
 
 
 def guarded(method: Method) -> Method:
-    """A method of a LoggingTracker that nothing gets out of: what goes wrong is said once, and tracking is off."""
+    """Return the method of a LoggingTracker, changed so that an error is reported once and turns tracking off."""
 
     @wraps(method)
     def call(self: LoggingTracker, *args: Any, **kwargs: Any) -> None:
@@ -44,20 +44,19 @@ def guarded(method: Method) -> Method:
             return
         try:
             method(self, *args, **kwargs)
-        # The one boundary with what a tracker writes to. Whatever happens behind it (no package, no disk, no server, a
-        # bug), a run of hours or days must not end for its diary's sake.
+        # A missing package, a full disk, a server's error or a bug of a tracker must not end a run of hours or days.
         except Exception as error:
             self.off = True
-            off = f"Tracking is off for the rest; the run goes on in {self.workspace.root}."
+            off = f"Tracking is off from now on; the run continues in {self.workspace.root}."
             say(f"{self.title}: {reason(error).rstrip('.')}. {off}")
 
     return cast(Method, call)
 
 
 class LoggingTracker:
-    """The protocol for a tracker that logs rows; `start`, `log`, `flush`, `keep` and `finish` are its own.
+    """A tracker that logs rows. Subclasses implement `start`, `log`, `flush`, `keep` and `finish`.
 
-    Rows go to the tracker first, then to its ledger: a kill between the two logs them twice, and loses none.
+    Rows are logged first and then noted in the ledger, so a kill between the two logs them twice and loses none.
     """
 
     title: str  # for messages
@@ -69,10 +68,10 @@ class LoggingTracker:
 
     @guarded
     def stage(self, stage: Stage) -> None:
-        for told in self.rows(stage):
-            if row := self.ledger.new(told):
-                self.log(row)
-                self.ledger.add(row)
+        for row in self.rows(stage):
+            if new := self.ledger.new(row):
+                self.log(new)
+                self.ledger.add(new)
         self.keep(stage)
         self.flush()
         self.ledger.flush()
@@ -87,32 +86,32 @@ class LoggingTracker:
         self.start()
 
     def rows(self, stage: Stage) -> Iterator[Row]:
-        """What it logs of a stage."""
+        """Return the rows to log for a stage."""
         return rows_of(stage, self.config)
 
     def start(self) -> None:
-        """Open what is logged to."""
+        """Open the tracker's output."""
 
     def log(self, row: Row) -> None:
-        """Log one row that was not logged before."""
+        """Log one row; everything in it is new."""
 
     def flush(self) -> None:
-        """See to it that what was logged outlives this process."""
+        """Write what was logged to disk."""
 
     def keep(self, stage: Stage) -> None:
-        """Keep the stage's data or model, where the tracker does so."""
+        """Store the stage's outputs, if the tracker stores files."""
 
     def finish(self, failed: bool) -> None:
-        """Close what is logged to."""
+        """Close the tracker's output."""
 
 
 def reason(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def open_tracker(config: Config, workspace: Workspace) -> Tracker:
-    """The configured tracker."""
+    """Return the configured tracker."""
     kind = config.tracking.tracker
     if kind is TrackerKind.jsonl:
         from srlm.tracking.jsonl import JsonlTracker

@@ -1,8 +1,8 @@
-"""`srlm dashboard`: the project's workspace in W&B, as code.
+"""`srlm dashboard`: create a W&B workspace for the project.
 
-Two saved views: one for single runs, with the 95 % intervals of what is measured, and one for sweeps, where runs are
-grouped by W&B's group (a sweep's name) and each line is a group's mean with its standard deviation. Every metric is one
-of srlm/metrics.py. `--dry-run FILE` writes both as JSON, and needs no account.
+It saves two views. One is for single runs and plots measures with their 95 % intervals. The other is for sweeps: runs
+are grouped by W&B's group (the sweep's name), and each line is a group's mean with its standard deviation. All metrics
+are in srlm/metrics.py. `--dry-run FILE` writes both views as JSON and needs no account.
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ from srlm.tracking.metrics import step_of, trainer_part
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: metrics of one unit, against the step that they are logged with; of a measure with its interval.
+    """One plot of metrics with the same unit, against their step.
 
-    Without a title it has the metric's label.
+    Parameters
+    ----------
+    metrics : tuple of str
+        Keys of srlm/metrics.py.
+    interval : bool
+        Whether to plot the 95 % interval.
+    title : str
+        "" = the metrics' labels.
     """
 
     metrics: tuple[str, ...]
@@ -85,7 +92,7 @@ COST = (
 
 
 def training_panels(iterations: int) -> list[Panel]:
-    """SFT, and DPO of M_2 to M_`iterations`."""
+    """Return the panels of SFT and of the DPO of M_2 to M_`iterations`."""
     dpo = [trainer_part(TRAINERS[-1], t) for t in range(2, iterations + 1)]
     keys: list[tuple[str, ...]] = [(f"{part}/loss",) for part in ("sft", *dpo)]
     for part in dpo:
@@ -99,7 +106,7 @@ def _labels(metrics: Sequence[str]) -> str:
 
 
 def workspaces(entity: str, project: str, iterations: int) -> list[Any]:
-    """The two views, as `wandb_workspaces.workspaces.Workspace`; nothing is sent.
+    """Return the two views, as `wandb_workspaces.workspaces.Workspace`; nothing is sent.
 
     Raises
     ------
@@ -127,10 +134,7 @@ def workspaces(entity: str, project: str, iterations: int) -> list[Any]:
                     ws.Section(name=title, panels=[_plot(panel, grouped) for panel in panels], is_open=True)
                     for title, panels in sections.items()
                 ],
-                # The stages' own small runs, which W&B's lineage graph is made of, have nothing to plot.
-                runset_settings=ws.RunsetSettings(
-                    filters="Metric('JobType') = 'loop'", groupby=[ws.Metric("Group")] if grouped else []
-                ),
+                runset_settings=ws.RunsetSettings(groupby=[ws.Metric("Group")] if grouped else []),
             )
         )
     return views
@@ -150,7 +154,7 @@ def _plot(panel: Panel, grouped: bool) -> Any:
 
 
 def save(views: Sequence[Any]) -> None:
-    """Send the views to W&B as new ones, and tell where they are.
+    """Save the views in W&B as new ones and print their addresses.
 
     Raises
     ------
@@ -162,12 +166,12 @@ def save(views: Sequence[Any]) -> None:
     from srlm.tracking.wandb import key_is_found
 
     try:
-        found = key_is_found()
+        has_key = key_is_found()
     except wandb.Error as error:
         raise TrackingError(f"W&B's key cannot be used: {error}") from error
-    if not found:
+    if not has_key:
         raise TrackingError(
-            "No W&B key is found: `wandb login`, or WANDB_API_KEY; or see the views with --dry-run FILE."
+            "No W&B key was found. Run `wandb login` or set WANDB_API_KEY, or write the views with --dry-run FILE."
         )
     for view in views:
         try:
@@ -175,20 +179,20 @@ def save(views: Sequence[Any]) -> None:
             view.save()
         except (wandb.Error, OSError, RuntimeError, ValueError) as error:
             where = f"{view.entity or 'your account'}/{view.project}"
-            raise TrackingError(f"W&B did not take the view {view.name!r} of {where}: {error}") from error
+            raise TrackingError(f"W&B refused the view {view.name!r} of {where}: {error}") from error
         say(f"{view.name}: {view.url}")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    made = argparse.ArgumentParser("srlm dashboard", description="Build the W&B workspace of a project.")
-    made.add_argument("--entity", default="", help="team or user; the account's default unless given")
-    made.add_argument("--project", default=TrackingConfig.project, help="tracking.project (default: %(default)s)")
-    made.add_argument(
-        "--iterations", type=int, default=3, help="panels of training up to this M_t (default: %(default)s)"
+    """Return the parser of the command's options."""
+    options = argparse.ArgumentParser("srlm dashboard", description="Create the W&B workspace of a project.")
+    options.add_argument("--entity", default="", help="team or user (default: the account's)")
+    options.add_argument("--project", default=TrackingConfig.project, help="tracking.project (default: %(default)s)")
+    options.add_argument(
+        "--iterations", type=int, default=3, help="show training panels up to this M_t (default: %(default)s)"
     )
-    made.add_argument("--dry-run", metavar="FILE", type=Path, help="write the views to FILE as JSON, send nothing")
-    return made
+    options.add_argument("--dry-run", metavar="FILE", type=Path, help="write the views to FILE as JSON, send nothing")
+    return options
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -204,7 +208,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 for view in views
             ]
             write_atomic(asked.dry_run, json.dumps(specs, indent=1, ensure_ascii=False) + "\n")
-            say(f"Both views are in {asked.dry_run}; nothing was sent.")
+            say(f"Both views were written to {asked.dry_run}; nothing was sent.")
         else:
             save(views)
     except SrlmError as error:

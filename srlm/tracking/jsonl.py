@@ -1,7 +1,7 @@
-"""A run's metrics in one plain file, metrics.jsonl in its folder: a line a log call, for any tool or notebook.
+"""The JSONL tracker: metrics.jsonl in the run's folder, one line for each row.
 
 `{"time": "2026-01-31T12:00:00Z", "against": "iteration", "step": 2, "metrics": {"judge/pairwise_accuracy": 0.67}}`.
-Samples are left out: the records themselves lie beside the file.
+Samples are left out, because the records are in the same folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from srlm.tracking.rows import Row
 
 
 class JsonlTracker(LoggingTracker):
-    """tracking.tracker=jsonl: the ledger is all there is."""
+    """Write the ledger, and nothing else."""
 
     title = "metrics.jsonl"
     ledger_path = "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""What a tracker has logged, one JSON line a log call; a key that stands there with the same value is logged once."""
+"""The ledger of a tracker: a JSON Lines file of what it has logged, so that a resumed run logs each value once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from srlm.errors import RunFolderError
 from srlm.io.files import disk_errors
 from srlm.tracking.rows import Row
 
-Key = tuple[str, int, str]  # what it is drawn against, its step, its name
+Key = tuple[str, int, str]  # the step's metric, the step, the name
 
 
 class Ledger:
     """An append-only file of `{"time", "against", "step", "metrics"}`.
 
-    The rule for a run that is killed, resumed and tells a stage twice: the same key at the same step with the same
-    value is written once. A value that changed, as of a stage that was deleted and made again, is written again, and
-    the last line holds. A histogram stands as its counts, a table as its hash, what is not a finite number as null.
+    The same key at the same step with the same value is written once. A changed value, for example of a stage that was
+    deleted and recomputed, is written again, and the last line is valid. A histogram is stored as its counts, a table
+    as its hash, and a number that is not finite as null.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Ledger:
         self._waiting: list[dict[str, Any]] = []
         data = path.read_bytes() if path.exists() else b""
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a kill in the midst of a write: its rows will be told again
+        if whole < len(data):  # a kill during a write: its rows will be logged again
             os.truncate(path, whole)
         for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
             try:
@@ -51,30 +51,28 @@ class Ledger:
                 raise RunFolderError(f"{path}:{number} is damaged ({error!r}). Delete that line.") from error
 
     def new(self, row: Row) -> Row | None:
-        """What of a row is not logged yet; None where all of it is."""
+        """Return the part of a row that is not logged yet; None if there is none."""
 
         def fresh(values: Any) -> dict[str, Any]:
-            told = self._known
             return {
                 name: value
                 for name, value in values.items()
-                if told.get((row.against, row.step, name), _NEVER) != _plain(value)
+                if self._known.get((row.against, row.step, name), _NEVER) != _plain(value)
             }
 
         left = replace(row, metrics=fresh(row.metrics), histograms=fresh(row.histograms), tables=fresh(row.tables))
         return left if left.metrics or left.histograms or left.tables else None
 
     def add(self, row: Row) -> None:
-        """Note a row; it is on disk after `flush`."""
-        told = {
-            name: _plain(value) for part in (row.metrics, row.histograms, row.tables) for name, value in part.items()
-        }
+        """Note a row as logged; `flush` writes it to disk."""
+        values = {**row.metrics, **row.histograms, **row.tables}
+        metrics = {name: _plain(value) for name, value in values.items()}
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "against": row.against, "step": row.step}
-        self._waiting.append(line | {"metrics": told})
+        self._waiting.append(line | {"metrics": metrics})
         self._note(self._waiting[-1])
 
     def flush(self) -> None:
-        """Append all rows that wait, in one write."""
+        """Append all noted rows to the file, in one write."""
         if not self._waiting:
             return
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in self._waiting)
@@ -84,6 +82,11 @@ class Ledger:
                 file.write(text)
         self._waiting = []
 
+    def final(self) -> dict[str, float]:
+        """Return the value of each metric at its last step; histograms, tables and undefined numbers are left out."""
+        in_order = sorted(self._known.items(), key=lambda entry: entry[0][1])
+        return {name: value for (_, _, name), value in in_order if isinstance(value, int | float)}
+
     def _note(self, line: dict[str, Any]) -> None:
         self._known |= {(line["against"], line["step"], name): value for name, value in line["metrics"].items()}
 
@@ -92,7 +95,7 @@ _NEVER = object()
 
 
 def _plain(value: Any) -> Any:
-    """A value as a line holds it."""
+    """Return a value as it is stored in a line."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""The numbers that trackers log, under the keys of srlm/metrics.py.
+"""The numbers that trackers log, with the keys of srlm/metrics.py.
 
-A part is plotted against `iteration`; a trainer's part (sft, sft_baseline, reward_model, dpo_2, dpo_3, ...) against the
-trainer's own PART/step. What is undefined is left out.
+A key is PART/NAME. Parts are plotted against `iteration`, and those of trainers (sft, sft_baseline, reward_model,
+dpo_2, dpo_3, ...) against PART/step. Undefined values are left out.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ SCORES = "feedback/scores"
 
 
 def step_of(name: str) -> str:
-    """`iteration`, or PART/step where a trainer logs the metric."""
+    """Return the metric that `name` is plotted against: `iteration`, or PART/step if a trainer logs it."""
     part = name.split("/")[0]
     trained = part in ("<trainer>", *TRAINERS) or re.fullmatch(r"dpo_\d+", part)
     return f"{part}/step" if trained else ITERATION
 
 
 def trainer_part(stage: str, t: int) -> str:
-    """The part of a stage that trains: "dpo" of iteration 2 is dpo_2, the others have their own names."""
+    """Return the part of a training stage: dpo_2 for "dpo" in iteration 2, otherwise the stage's name."""
     return f"dpo_{t}" if stage == "dpo" else stage
 
 
 def measure_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """`judge/pairwise_accuracy` and its companions, from evaluation.json; a value that is not defined is left out.
+    """Return the measures of evaluation.json, such as `judge/pairwise_accuracy` with its interval and n.
 
-    `head_to_heads/M0_win` is against M0; the measures by type of prompt stay in evaluation.json.
+    `head_to_heads/M0_win` is against M0. Measures by prompt type are left out.
     """
     found = dict(evaluation.counts())
     for key, measure in evaluation.measures():
@@ -47,9 +47,9 @@ def measure_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def stage_metrics(stage: str, manifest: Manifest) -> dict[str, float]:
-    """`stage/pairs_seconds`, from a manifest: time, tokens, and every number among its counts.
+    """Return `stage/pairs_seconds` and the like from a manifest: time, tokens, and every number among its counts.
 
-    The counts of the pairs stage hold what alarms look at, `alarms/tie_share`, and `feedback/score_mean`.
+    The counts of the pairs stage also contain `alarms/*`, such as `alarms/tie_share`, and `feedback/score_mean`.
     """
     counts = dict(manifest.counts)
     alarms, score_mean = counts.pop("alarms", {}), counts.pop("score_mean", None)
@@ -60,7 +60,7 @@ def stage_metrics(stage: str, manifest: Manifest) -> dict[str, float]:
 
 
 def training_metrics(part: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """`sft/loss`, from one logged step of a trainer."""
+    """Return `sft/loss` and the like from one logged step of a trainer."""
     return {f"{part}/{name}": number for name, number in numbers(row).items()}
 
 
@@ -70,7 +70,7 @@ def feedback_metrics(
     judgements: Sequence[Judgement],
     pairs: Sequence[PreferencePair],
 ) -> dict[str, float]:
-    """Counts and mean lengths of what M_t-1 generated; a mean of nothing is left out."""
+    """Return counts and mean lengths of what M_t-1 generated; means of no records are left out."""
     reasons = Counter(prompt.rejected.split(":")[0] for prompt in prompts)
     averaged: dict[str, Sequence[float]] = {
         "candidate_truncated_share": [candidate.truncated for candidate in candidates],
@@ -87,13 +87,13 @@ def feedback_metrics(
 
 
 def score_counts(judgements: Sequence[Judgement], max_score: int) -> list[int]:
-    """Valid judgements of each whole score, from 0 to `max_score`: shape (max_score + 1,)."""
+    """Return the number of valid judgements with each whole score from 0 to `max_score`, shape (max_score + 1,)."""
     counts = Counter(judgement.whole_score for judgement in judgements)
     return [counts[score] for score in range(max_score + 1)]
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among `values`, nested ones too, under names without a slash; a measure's value has its own name."""
+    """Return the numbers in nested `values` by names without a slash; a measure's value has the measure's name."""
     found: dict[str, float] = {}
     for key, value in values.items():
         for inner, number in numbers(value if isinstance(value, Mapping) else {}).items():

@@ -1,7 +1,6 @@
-"""What a finished stage has to tell, read from its files: so nothing needs to be held in memory or told in time.
+"""The rows that trackers log for a finished stage, read from its files.
 
-A run that was killed between a stage's manifest and its telling tells it when it goes on, and a run that was made
-without a tracker can be given one later.
+So a run that was killed before it logged a stage logs it when it resumes, and a tracker can be added to a finished run.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from srlm.tracking.metrics import (
     training_metrics,
 )
 
-TABLES = {  # samples/TABLE: its columns
+TABLES = {  # samples/TABLE -> its columns
     "prompts": ("id", "text", "rejected"),
     "candidates": ("id", "text", "tokens", "truncated", "mean_score"),
     "judgements": ("id", "text", "score", "problem"),
@@ -44,14 +43,14 @@ Table = list[dict[str, Any]]  # rows by column
 
 @dataclass(frozen=True)
 class Row:
-    """One log call: numbers, histograms and tables at one step of one step metric.
+    """One log call: numbers, histograms and tables at one step.
 
     Parameters
     ----------
     against : str
-        "iteration" or "sft/step".
+        The step's metric: "iteration" or, for example, "sft/step".
     histograms : mapping
-        Name -> counts of the scores 0, 1, ...
+        Name -> number of judgements with score 0, 1, ...
     tables : mapping
         Name -> rows, each by column.
     """
@@ -64,13 +63,13 @@ class Row:
 
 
 def iteration_of(stage: Stage) -> int:
-    """The t of a stage in iteration_t; 0 for the seeds."""
+    """Return the t of a stage in iteration_t; 0 for the data stages."""
     found = re.match(r"iteration_(\d+)", str(stage))
     return int(found[1]) if found else 0
 
 
 def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
-    """Everything that a complete stage tells, in order."""
+    """Yield everything to log for a complete stage, in order."""
     t = iteration_of(stage)
     yield Row(ITERATION, t, stage_metrics(stage.name, stage.manifest()))
     if stage.name in TRAINERS:
@@ -92,14 +91,9 @@ def _feedback(stage: Stage, config: Config, t: int) -> Row:
     judgements = JUDGEMENTS.read(stage.workspace, t)
     pairs = PAIRS.read(stage.workspace, t)
     means = mean_scores(judgements)
-    kinds: dict[str, Sequence[Any]] = {
-        "prompts": prompts,
-        "candidates": candidates,
-        "judgements": judgements,
-        "pairs": pairs,
-    }
+    sources: dict[str, Sequence[Any]] = dict(zip(TABLES, (prompts, candidates, judgements, pairs), strict=True))
     tables: dict[str, Table] = {}
-    for table, records in kinds.items():
+    for table, records in sources.items():
         rng = random.Random(f"{config.seed}/{t}/samples/{table}")
         drawn = rng.sample(range(len(records)), min(config.tracking.sample_rows, len(records)))
         rows = [{name: _cell(records[i], name, means) for name in TABLES[table]} for i in sorted(drawn)]

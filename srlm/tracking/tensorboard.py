@@ -1,8 +1,7 @@
-"""A run in TensorBoard: `tensorboard --logdir runs` shows all runs of a folder beside each other.
+"""The TensorBoard tracker: `tensorboard --logdir runs` shows all runs of a folder.
 
-Steps are iterations, and of trainers their own steps. Samples are texts, shown as they are: TensorBoard takes texts for
-Markdown, and a model's text is no one's markup. TensorBoard's own writer is used, not torch's, since the process that
-waits for its workers does without torch.
+Steps are iterations, or a trainer's own steps. TensorBoard renders texts as Markdown, so samples are indented to be
+shown as they are. The writer is TensorBoard's, not torch's, because the coordinator does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from srlm.tracking.rows import Row, Table
 
 
 class TensorBoardTracker(LoggingTracker):
-    """tracking.tracker=tensorboard: event files in the run's folder `tensorboard`."""
+    """Write event files to the folder `tensorboard` of the run."""
 
     title = "TensorBoard"
     ledger_path = "tensorboard/logged.jsonl"
@@ -38,16 +37,13 @@ class TensorBoardTracker(LoggingTracker):
         from tensorboard.plugins.text.summary_v2 import text_pb
         from tensorboard.util.tensor_util import make_tensor_proto
 
-        found = [scalar_pb(name, value) for name, value in row.metrics.items()]
-        found += [text_pb(name, text_of(rows)) for name, rows in row.tables.items()]
-        values = [value for summary in found for value in summary.value]
-        kind = metadata.create_summary_metadata(display_name=None, description=None)
-        for (
-            name,
-            counts,
-        ) in row.histograms.items():  # one bucket a score, which TensorBoard's own function has no way to say
+        summaries = [scalar_pb(name, value) for name, value in row.metrics.items()]
+        summaries += [text_pb(name, text_of(rows)) for name, rows in row.tables.items()]
+        values = [value for summary in summaries for value in summary.value]
+        histogram = metadata.create_summary_metadata(display_name=None, description=None)
+        for name, counts in row.histograms.items():  # by hand, because histogram_pb cannot have one bucket per score
             buckets = np.array([(score - 0.5, score + 0.5, count) for score, count in enumerate(counts)], np.float64)
-            values.append(Summary.Value(tag=name, metadata=kind, tensor=make_tensor_proto(buckets)))
+            values.append(Summary.Value(tag=name, metadata=histogram, tensor=make_tensor_proto(buckets)))
         self._writer.add_event(Event(wall_time=time.time(), step=row.step, summary=Summary(value=values)))
 
     def flush(self) -> None:
@@ -58,12 +54,12 @@ class TensorBoardTracker(LoggingTracker):
 
 
 def text_of(rows: Table) -> str:
-    """A table as one text: every line indented by four, which is Markdown's way to say "as it is"."""
+    """Return a table as one text whose lines are indented by four, which Markdown shows unchanged."""
     blocks = ["\n".join(_lines(name, value) for name, value in row.items()) for row in rows]
     return "\n\n".join(blocks)
 
 
 def _lines(name: str, value: Any) -> str:
     plain = "".join(c if c.isprintable() or c == "\n" else " " for c in str(value))
-    # Blank lines would end the indented block, and what follows a carriage return would start a line of its own.
+    # A blank line would end the indented block, and a carriage return would start a new line.
     return "\n".join(f"    {line}" for line in f"{name}: {plain}".split("\n") if line.strip())

@@ -1,26 +1,20 @@
-"""A run in Weights & Biases: measures against the iteration, the trainers' losses, samples, data and models.
+"""The Weights & Biases tracker: one W&B run for each srlm run, resumed by the id in run.json.
 
-Online where a key is found, else offline in the run's folder, to be sent later with `wandb sync`, one folder after the
-other (it sends several at once, and an artifact should come before who uses it); WANDB_MODE wins.
+Metrics have a section for each part (judge, sft, dpo_2, ...), plotted against the iteration or the trainer's step.
+The run's summary has the last value of every metric, so that a sweep is a table of final results. Samples are tables.
+Each stage's outputs are an artifact; a model is represented by its manifest. An artifact's metadata contain the stage's
+inputs with their hashes, which is the lineage: W&B's own graph is between runs, and `use_artifact` needs the server.
 
-Lineage: W&B draws its graph from the artifacts that runs use and log, a run being one node. In one run everything
-would hang together with everything, so each stage of the chain M_t -> feedback -> pairs -> M_t+1 is a small W&B run of
-its own (job type: the stage's name; group: the run's) that uses what it was made from and logs what it made; measures,
-losses and samples are in the run of job type `loop`. An artifact that is used is described again, and W&B knows it by
-its content. The public `use_artifact` is refused offline and waits for the server without limit online, hence the
-method below it. Lineage stands in each artifact's metadata as well (`inputs`: path and hash).
-
-What is written offline is tested by reading it back: who logs, who uses, and that both are of one content. Not tested
-is a real server: that it joins them into one graph rests on wandb's source, where an artifact of known content is
-committed already and is then only noted as used.
+The run is online if a key is found, otherwise offline in the run's folder; WANDB_MODE overrides both. A run that is
+continued offline has one folder for each start. `wandb sync` uploads those of one id in the order of their start.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,27 +25,43 @@ from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.base import LoggingTracker, reason
-from srlm.tracking.lineage import CHAIN, made_from, makers, without_secrets
 from srlm.tracking.rows import Row, Table, iteration_of
 
-SECONDS = 30.0  # longest wait for a server at the start
-# and at the end, where SLURM kills a command 30 s after it asked it to stop; what is not sent by then stays on disk
-FINISH_SECONDS = 15.0
+INIT_SECONDS = 30.0  # longest wait for a server at the start
+FINISH_SECONDS = 15.0  # and at the end: SLURM kills 30 s after its signal. What is not sent by then stays on disk.
 
 
 class WandbTracker(LoggingTracker):
-    """The tracker's protocol on one W&B run for one srlm run, resumed with it. Nothing here raises."""
+    """Log to one W&B run. No method raises."""
 
     title = "W&B"
     ledger_path = "wandb/logged.jsonl"
 
     def __init__(self, config: Config, workspace: Workspace):
-        self._folder = slug(workspace.root.name, "-")[:48]
+        self._name = slug(workspace.root.name, "-")[:48]
         self._run: Any = None
-        self._mode: Literal["online", "offline"] = "offline"
-        self._defined: set[str] = set()
-        self._last = 0.0  # when a stage's run was begun, seconds since the epoch
+        self._sections: set[str] = set()
         super().__init__(config, workspace, off=os.environ.get("WANDB_MODE") == "disabled")
+
+    def start(self) -> None:
+        import wandb
+
+        # Everything that W&B writes is in the run's folder, so the home folder need not be writable.
+        folder = f"{self.workspace.root.resolve()}/wandb"
+        os.environ |= {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": f"{folder}/cache", "WANDB_SILENT": "true"}
+        self._wandb, mode = wandb, os.environ.get("WANDB_MODE") or self.config.tracking.mode
+        if mode not in ("offline", "dryrun"):
+            try:
+                if key_is_found():
+                    self._run = self._init("online")
+                    say(f"W&B: {self._run.url}")
+                    return
+            except wandb.Error as error:
+                say(f"W&B: {reason(error)}.")
+                wandb.teardown()  # otherwise the run's id is in use
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline means that nothing is sent to anyone
+        self._run = self._init("offline")
+        say(f'W&B: offline. To upload the run: `wandb login`, then `wandb sync "{folder}"/offline-run-*`')
 
     def log(self, row: Row) -> None:
         found: dict[str, Any] = dict(row.metrics)
@@ -59,83 +69,43 @@ class WandbTracker(LoggingTracker):
             edges = [score - 0.5 for score in range(len(counts) + 1)]
             found[name] = self._wandb.Histogram(np_histogram=(counts, edges))
         found |= {name: self._table(row.step, rows) for name, rows in row.tables.items()}
-        for part in sorted({name.split("/")[0] for name in found} - self._defined):
+        for section in sorted({name.split("/")[0] for name in found} - self._sections):
             self._run.define_metric(row.against)
-            self._run.define_metric(f"{part}/*", step_metric=row.against)
-            self._defined.add(part)
+            self._run.define_metric(f"{section}/*", step_metric=row.against)
+            self._sections.add(section)
         self._run.log({**found, row.against: row.step})
 
     def keep(self, stage: Stage) -> None:
         manifest = stage.manifest()
-        told = Row("artifact", iteration_of(stage), {manifest.stage: manifest.finished})
-        if not (self.config.tracking.artifacts and stage.outputs and self.ledger.new(told)):
-            return
-        artifact = self._artifact(manifest)
-        if stage.name in CHAIN:
-            self._made(manifest, artifact)
-        else:
-            self._run.log_artifact(artifact)
-        self.ledger.add(told)
+        row = Row("artifact", iteration_of(stage), {manifest.stage: manifest.finished})
+        if self.config.tracking.artifacts and stage.outputs and self.ledger.new(row):
+            self._run.log_artifact(self._artifact(manifest))
+            self.ledger.add(row)
 
     def finish(self, failed: bool) -> None:
+        # An earlier iteration may have been recomputed and logged after a later one, or by an earlier process.
+        self._run.summary.update(self.ledger.final())
         self._run.finish(exit_code=int(failed))
 
-    def start(self) -> None:
-        import wandb
-
-        # What waits to be sent lies in the run's folder; a home that cannot be written to is no hindrance then.
-        place = f"{self.workspace.root.resolve()}/wandb"
-        os.environ |= {"WANDB_DATA_DIR": place, "WANDB_CACHE_DIR": f"{place}/cache", "WANDB_SILENT": "true"}
-        self._wandb, mode = wandb, os.environ.get("WANDB_MODE") or self.config.tracking.mode
-        if mode not in ("offline", "dryrun"):
-            try:
-                if key_is_found():
-                    self._mode = "online"
-                    self._run = self._init()
-                    say(f"W&B: {self._run.url}")
-            except wandb.Error as error:
-                say(f"W&B: {reason(error)}.")
-                wandb.teardown()  # the run's id is taken until then
-        if self._run is None:
-            self._mode = "offline"
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline means no request to anyone
-            self._run = self._init()
-            each = f'for run in "{place}"/offline-run-*; do wandb sync "$run"; done'
-            say(f"W&B: offline; `wandb login`, then `{each}` sends the run")
-
-    def _made(self, manifest: Manifest, artifact: Any) -> None:
-        """One node of the graph: a W&B run that uses what the stage was made from, and logs what it made."""
-        made = makers(self.workspace)
-        used = {made[path].stage: made[path] for path in made_from(manifest, self.config) if path in made}
-        if self._mode == "offline":  # a folder is named by its second, and must be sent after those it builds on
-            time.sleep(max(0.0, int(self._last) + 1 - time.time()))
-            self._last = time.time()
-        run = self._init(manifest.stage)
-        for other in used.values():
-            run._log_artifact(self._artifact(other), aliases=[], is_user_created=True, use_after_commit=True)
-        run.log_artifact(artifact)
-        run.finish()
-
     def _artifact(self, manifest: Manifest) -> Any:
-        """A stage's outputs; of a model, which may be large and stays where it is, the manifest stands for it."""
-        root = self.workspace.root
-        place, _, name = manifest.stage.rpartition("/")
+        """Return a stage's outputs as an artifact; models, which may be large, are represented by the manifest."""
+        root, home = self.workspace.root, str(Path.home())
+        folder, _, stage = manifest.stage.rpartition("/")
         paths = [root / path for path in manifest.outputs]
         models = [path for path in paths if path.is_dir()]
         metadata = {key: getattr(manifest, key) for key in ("stage", "inputs", "outputs", "counts")}
         if models:
-            metadata["bytes"] = {
-                f"{p.relative_to(root)}": p.stat().st_size for m in models for p in sorted(m.iterdir())
-            }
+            files = [file for model in models for file in sorted(model.iterdir())]
+            metadata["bytes"] = {f"{file.relative_to(root)}": file.stat().st_size for file in files}
         artifact = self._wandb.Artifact(
-            f"{self._folder}-{slug(manifest.stage, '-')}",
-            "model" if models or name == "base_model" else "data",
-            metadata=without_secrets(metadata, _home()),
+            f"{self._name}-{slug(manifest.stage, '-')}",
+            "model" if models or stage == "base_model" else "data",
+            metadata=without_secrets(metadata, home),
         )
-        files = [path for path in paths if path not in models]
-        for path in [*files, *([root / place / "manifests" / f"{name}.json"] if models else [])]:
+        uploaded = [path for path in paths if path not in models]
+        for path in [*uploaded, *([root / folder / "manifests" / f"{stage}.json"] if models else [])]:
             text = path.read_text(encoding="utf-8") if path.suffix == ".json" else ""
-            if (clean := without_secrets(text, _home())) != text:
+            if (clean := without_secrets(text, home)) != text:
                 with artifact.new_file(path.name, encoding="utf-8") as file:
                     file.write(clean)
             else:
@@ -146,37 +116,33 @@ class WandbTracker(LoggingTracker):
         columns = list(rows[0])
         return self._wandb.Table(["iteration", *columns], [[t, *(row[name] for name in columns)] for row in rows])
 
-    def _init(self, stage: str = "") -> Any:
-        """The run's W&B run, or that of one of its stages."""
+    def _init(self, mode: Literal["online", "offline"]) -> Any:
         name, tracking, run = self.config.name, self.config.tracking, self.workspace.run()
-        if "wandb_id" not in run:  # drawn once: from the name alone, all runs of that name in a project would be one
-            self.workspace.update_run(wandb_id=f"{self._folder}-{uuid.uuid4().hex[:8]}")
-        id_ = self.workspace.run()["wandb_id"]
-        override = re.search(r"-[^-=]*=", name)  # a sweep's run is NAME-OPTION=VALUE,...
-        settings = self._wandb.Settings(console="off", init_timeout=SECONDS, finish_timeout=FINISH_SECONDS)
+        if "wandb_id" not in run:  # random, because runs of one project may have the same name
+            self.workspace.update_run(wandb_id=f"{self._name}-{uuid.uuid4().hex[:8]}")
+        override = re.search(r"-[^-=]*=", name)  # a sweep's runs are named NAME-OPTION=VALUE,...
+        settings = self._wandb.Settings(console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS)
         settings.save_code, settings.disable_code, settings.disable_git = False, True, True
-        # Versions and hardware are in the config, without the paths and arguments that W&B would collect.
+        # The config contains versions and hardware, without the paths and arguments that W&B would collect.
         settings.x_disable_machine_info, settings.x_disable_stats, settings.x_save_requirements = True, True, False
         options = to_dict(self.config) | {key: run.get(key) for key in ("version", "python", "packages", "machine")}
         return self._wandb.init(
-            mode=self._mode,
+            mode=mode,
             project=tracking.project,
             entity=tracking.entity or None,
-            id=f"{id_[-8:]}-{slug(stage, '-')}" if stage else id_,
+            id=self.workspace.run()["wandb_id"],
             resume="allow",
-            reinit="create_new" if stage else None,
-            name=f"{name}: {stage}" if stage else name,
+            name=name,
             group=name[: override.start()] if override else name,
-            job_type=stage.rpartition("/")[2] if stage else "loop",
-            config=None if stage else without_secrets(options, _home()),
-            allow_val_change=True,  # a resumed run may ask for more iterations
-            dir=str(self.workspace.root),  # W&B makes `wandb` in it
+            config=without_secrets(options, str(Path.home())),
+            allow_val_change=True,  # a resumed run may have more iterations
+            dir=str(self.workspace.root),  # W&B adds the folder `wandb`
             settings=settings,
         )
 
 
 def key_is_found() -> bool:
-    """Whether W&B itself finds a key (environment, netrc, its settings); it asks nobody and shows nothing.
+    """Return whether W&B finds a key (environment, netrc, its settings), without a prompt or a request.
 
     Raises
     ------
@@ -190,5 +156,13 @@ def key_is_found() -> bool:
     return bool(wbauth.authenticate_session(host=host, source="srlm", prompt=False, update_session=False))
 
 
-def _home() -> str:
-    return str(Path.home())
+def without_secrets(value: Any, home: str) -> Any:
+    """Return plain data in which the home folder's path is ~ and URLs have no user and password."""
+    if isinstance(value, Mapping):
+        return {without_secrets(key, home): without_secrets(inner, home) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner, home) for inner in value]
+    if not isinstance(value, str):
+        return value
+    value = re.sub(rf"{re.escape(home)}(?![^/\s\"'])", "~", value) if len(home) > 1 else value
+    return re.sub(r"(?<=://)[^/@\s]+@", "", value)

@@ -1,4 +1,4 @@
-"""What is logged once stays logged once, whenever a run is stopped; and nothing that goes wrong stops a run."""
+"""Each value is logged once, whenever a run is stopped, and no error of a tracker stops a run."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_jsonl_holds_every_number_once(tmp_path: Path) -> None:
     assert len(keys(workspace.root / "metrics.jsonl")) == len(last)
 
 
-def test_told_again_is_not_logged_again(tmp_path: Path) -> None:
+def test_a_stage_that_is_reported_again_is_not_logged_again(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     stages = finished_stages(workspace)
     path = workspace.root / "metrics.jsonl"
-    for _ in range(2):  # one process, told twice; then another
+    for _ in range(2):  # one process, twice; then another process
         tracker = open_tracker(config, workspace)
         for stage in [*stages, *stages]:
             tracker.stage(stage)
@@ -61,7 +61,7 @@ def test_told_again_is_not_logged_again(tmp_path: Path) -> None:
     assert len(keys(path)) == len(set(keys(path)))
 
 
-def test_a_stage_made_again_is_logged_where_it_differs(tmp_path: Path) -> None:
+def test_a_recomputed_stage_is_logged_where_it_differs(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     tracker = open_tracker(config, workspace)
     track(tracker, workspace)
@@ -74,25 +74,25 @@ def test_a_stage_made_again_is_logged_where_it_differs(tmp_path: Path) -> None:
     assert keys(workspace.root / "metrics.jsonl")[len(before) :][-1] == ("iteration", 2, "judge/pairwise_accuracy")
 
 
-def test_torn_line_is_cut_off_and_written_again(tmp_path: Path) -> None:
+def test_a_torn_line_is_removed_and_written_again(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     stages = finished_stages(workspace)
     path = workspace.root / "metrics.jsonl"
 
-    def tell() -> None:
+    def log_all() -> None:
         tracker = open_tracker(config, workspace)
         for stage in stages:
             tracker.stage(stage)
 
-    tell()
+    log_all()
     whole = set(keys(path))
     for cut in (1, 30, len(path.read_bytes()) // 2, len(path.read_bytes()) - 1):
         path.write_bytes(path.read_bytes()[:-cut])
-        tell()
+        log_all()
         assert sorted(keys(path)) == sorted(whole), cut
 
 
-def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "metrics.jsonl")
     row = Row("sft/step", 1, {"sft/loss": math.nan, "sft/grad_norm": math.inf})
     ledger.add(row)
@@ -102,7 +102,7 @@ def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["{", "[]", '{"step": 1}', '{"against": "a", "step": 1, "metrics": 3}', "\udcff"])
-def test_damaged_line_is_named_and_the_run_goes_on(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_line_is_named_and_the_run_continues(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(base, "say", said.append)
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
@@ -114,17 +114,17 @@ def test_damaged_line_is_named_and_the_run_goes_on(bad: str, tmp_path: Path, mon
     track(open_tracker(config, workspace), workspace)
     (line,) = said
     assert line.startswith("metrics.jsonl: RunFolderError: ")
-    assert line.endswith(f"Tracking is off for the rest; the run goes on in {workspace.root}.")
+    assert line.endswith(f"Tracking is off from now on; the run continues in {workspace.root}.")
 
 
-def test_no_tracker() -> None:
+def test_tracking_none_logs_nothing() -> None:
     config = Config(tracking=TrackingConfig(tracker=Tracker.none))
     assert isinstance(open_tracker(config, Workspace.of(config)), NoTracker)
 
 
 @pytest.mark.process
-def test_killed_runs_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Kills about every kind of write: what is finished and not told is told when the run goes on."""
+def test_killed_runs_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Kill the run at every kind of write: a finished stage that is not logged yet is logged when the run resumes."""
     options = {"tracking.tracker": "jsonl"}
     jobs: list[dict[str, Any]] = [{"root": str(tmp_path / "whole"), "options": options, "log": str(tmp_path / "log")}]
     killed = {"root": str(tmp_path / "killed"), "options": options}

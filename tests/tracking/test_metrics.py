@@ -31,7 +31,7 @@ IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """All metrics of two runs to M2, the second with a meta-judge, and what they are drawn against."""
+    """All metrics of two runs to M2, the second with a meta-judge, and their step metrics."""
     folder = tmp_path_factory.mktemp("runs")
     jobs = [
         {"root": str(folder / name), "options": {"tracking.tracker": "jsonl", "judge.meta": meta} | IFEVAL}
@@ -68,7 +68,7 @@ def test_every_logged_metric_is_described_and_every_description_is_logged(logged
 
 
 @pytest.mark.process
-def test_every_logged_metric_is_drawn_against_its_step(logged: dict[str, set[str]]) -> None:
+def test_every_logged_metric_is_plotted_against_its_step(logged: dict[str, set[str]]) -> None:
     assert {name: {step_of(name)} for name in logged} == logged
 
 
@@ -77,8 +77,8 @@ def test_numbers_are_flat_and_plain() -> None:
     assert numbers(values) == {"a_b_c_d": 1, "a_b_e": 2.5, "a_b_e_n": 3, "x": 4}
 
 
-def test_feedback_metrics() -> None:
-    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
+def test_feedback_metrics_are_counts_and_means() -> None:
+    metrics = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
     expected = {
         "prompts_accepted": 2,
         "prompts_rejected": 1,
@@ -91,12 +91,12 @@ def test_feedback_metrics() -> None:
         "chosen_characters_mean": 19,
         "rejected_characters_mean": 10,
     }
-    assert {name: told[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
+    assert {name: metrics[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
 
 
-def test_feedback_metrics_of_nothing() -> None:
-    told = feedback_metrics([], [], [], [])
-    assert set(told.values()) == {0}
+def test_feedback_metrics_without_records_are_counts_of_0() -> None:
+    metrics = feedback_metrics([], [], [], [])
+    assert set(metrics.values()) == {0}
     unparsable = [Judgement("a/j0", "a", "", None, "no verdict")]
     assert feedback_metrics([], [Candidate("a", "p", "", 1, False)], unparsable, [])["feedback/judgements"] == 1
 

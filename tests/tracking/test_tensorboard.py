@@ -73,4 +73,4 @@ def test_without_tensorboard_the_run_goes_on(tmp_path: Path, monkeypatch: pytest
     track(open_tracker(config, workspace), workspace)
     (line,) = said
     assert "pip install 'srlm[tensorboard]'" in line
-    assert "off for the rest" in line
+    assert "off from now on" in line

@@ -1,10 +1,11 @@
-"""The W&B tracker for real, offline: what it leaves in .wandb files, and that nothing it meets stops a run."""
+"""The W&B tracker, offline with the real library: the content of .wandb files, and that no error stops a run."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,12 +22,12 @@ from srlm.metrics import PARTS
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking import base, open_tracker, rows
 from srlm.tracking import wandb as tracking
-from srlm.tracking.lineage import CHAIN
 from srlm.tracking.metrics import feedback_metrics
 from srlm.tracking.rows import TEXT_LIMIT
-from srlm.tracking.wandb import WandbTracker
+from srlm.tracking.wandb import WandbTracker, without_secrets
 from srlm.types import Prompt
 from tests.tracked import CANDIDATES, JUDGEMENTS, LONG, PAIRS, PROMPTS, finished, finished_stages, make, track
+from tests.tracking.wandb_server import WandbServer
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # has the length of a key, belongs to nobody
 VARIABLES = (
@@ -56,28 +57,19 @@ def read(path: Path) -> list[Record]:
 
 
 def run_files(workspace: Workspace) -> list[Path]:
-    """The .wandb files of the run itself, complete: W&B writes them in a process of its own."""
+    """The .wandb files of a run, complete: W&B writes them in a process of its own."""
     wandb.teardown()
-    id_ = workspace.run()["wandb_id"]
-    return sorted((workspace.root / "wandb").glob(f"offline-run-*-{id_}/run-*.wandb"))
-
-
-def stage_files(workspace: Workspace) -> list[Path]:
-    """Those of its stages, in the order in which `wandb sync wandb/offline-run-*` sends them."""
-    of_run = run_files(workspace)
-    files = sorted((workspace.root / "wandb").glob("offline-run-*/run-*.wandb"))
-    return [file for file in files if file not in of_run]
+    return sorted((workspace.root / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
 @dataclass
 class Left:
-    """What a tracked run left."""
+    """The output of a tracked run."""
 
     folder: Path
     workspace: Workspace
     config: Config
     records: list[Record]
-    stages: list[list[Record]]
     said: list[str] = field(default_factory=list)
 
     def history(self) -> dict[str, list[tuple[float, Any]]]:
@@ -92,13 +84,13 @@ class Left:
         return found
 
     def artifacts(self) -> dict[str, Any]:
-        """All that were logged, by the run or by its stages."""
-        found = [*self.records, *(record for stage in self.stages for record in stage)]
-        return {
-            record.artifact.name: record.artifact
-            for record in found
-            if record.HasField("artifact") and not record.artifact.use_after_commit
-        }
+        """The logged artifacts by name."""
+        return {record.artifact.name: record.artifact for record in self.records if record.HasField("artifact")}
+
+    def summary(self) -> dict[str, Any]:
+        """The run's summary, as its last updates left it."""
+        updates = [update for record in self.records for update in record.summary.update]
+        return {update.key or update.nested_key[0]: json.loads(update.value_json) for update in updates}
 
     def table(self, name: str) -> dict[str, Any]:
         (path,) = (self.folder / "runs").rglob(f"media/table/samples/{name}_*.table.json")
@@ -106,7 +98,7 @@ class Left:
 
 
 def environment(patch: pytest.MonkeyPatch, folder: Path) -> list[str]:
-    """No account, no home that can be written to; returns the list that what the user is told goes to."""
+    """Set up an environment without an account and a writable home; return the list of messages to the user."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         patch.delenv(name)
     for name in VARIABLES:  # noted, so that what the tracker sets is taken back
@@ -133,7 +125,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
         config, workspace = make(folder, mode="offline", sample_rows=2)
         track(WandbTracker(config, workspace), workspace, failed=True)
         (file,) = run_files(workspace)
-        yield Left(folder, workspace, config, read(file), [read(file) for file in stage_files(workspace)], said)
+        yield Left(folder, workspace, config, read(file), said)
 
 
 @pytest.fixture
@@ -142,12 +134,11 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     wandb.teardown()
 
 
-def test_run_and_config(left: Left) -> None:
+def test_run_has_name_group_and_config(left: Left) -> None:
     (run,) = [record.run for record in left.records if record.HasField("run")]
     assert run.run_id == left.workspace.run()["wandb_id"]
     assert run.run_id.startswith("tiny-seed-3-")
     assert (run.display_name, run.project, run.run_group) == ("tiny-seed=3", "srlm", "tiny")
-    assert run.job_type == "loop"
     config = {update.key: json.loads(update.value_json) for update in run.config.update}
     assert config.items() >= to_dict(left.config).items()
     assert config["packages"] == {"trl": "1.16"}
@@ -159,7 +150,7 @@ def test_run_and_config(left: Left) -> None:
     assert exit_code == 1
 
 
-def test_step_metrics(left: Left) -> None:
+def test_every_section_has_its_step_metric(left: Left) -> None:
     metrics = [record.metric for record in left.records if record.HasField("metric")]
     steps = {metric.glob_name: metric.step_metric for metric in metrics if metric.glob_name}
     assert {name: steps.pop(name) for name in ("sft/*", "dpo_2/*")} == {"sft/*": "sft/step", "dpo_2/*": "dpo_2/step"}
@@ -171,7 +162,7 @@ def test_step_metrics(left: Left) -> None:
     assert all(name.count("/") <= 1 for name in left.history())
 
 
-def test_history(left: Left) -> None:
+def test_history_has_every_metric_at_its_step(left: Left) -> None:
     history = left.history()
     assert history["judge/pairwise_accuracy"] == [(2, 0.75)]
     assert history["judge/pairwise_accuracy_low"] == [(2, 0.5)]
@@ -187,8 +178,8 @@ def test_history(left: Left) -> None:
     assert history["stage/dpo_tokens"] == [(2, 100)]
     assert "stage/dpo_seconds" in history
     assert "stage/pairs_note" not in history
-    told = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
-    assert {name: history[name] for name in told} == {name: [(2, value)] for name, value in told.items()}
+    found = feedback_metrics(PROMPTS, CANDIDATES, JUDGEMENTS, PAIRS)
+    assert {name: history[name] for name in found} == {name: [(2, value)] for name, value in found.items()}
 
 
 def test_score_histogram_counts_each_score(left: Left) -> None:
@@ -227,7 +218,7 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
     assert artifacts["tiny-seed-3-iteration_0-base_model"].type == "model"
     (file,) = pairs.manifest.contents
     assert file.path == "4_pairs.jsonl"
-    assert Path(file.local_path) == left.workspace.iteration(2) / "4_pairs.jsonl"  # sent from where it lies
+    assert Path(file.local_path) == left.workspace.iteration(2) / "4_pairs.jsonl"  # not copied
     metadata = json.loads(model.metadata)
     assert metadata["stage"] == "iteration_2/dpo"
     assert metadata["inputs"] == {"iteration_2/4_pairs.jsonl": "abc", "iteration_1/model": "abc"}
@@ -239,40 +230,30 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
     assert not any(str(left.folder) in name for name in artifacts)
 
 
-def test_the_graph_goes_from_model_to_feedback_to_model(left: Left) -> None:
-    """W&B's graph: who logs an artifact, and who uses one of the same content."""
-    edges, contents = {}, {}
-    for records in left.stages:
-        (run,) = [record.run for record in records if record.HasField("run")]
-        assert (run.run_group, run.project) == ("tiny", "srlm")
-        logged, used = [], set()
-        for artifact in [record.artifact for record in records if record.HasField("artifact")]:
-            assert artifact.run_id == run.run_id
-            name = artifact.name.removeprefix("tiny-seed-3-")
-            if artifact.use_after_commit:
-                used.add(name)
-                assert artifact.digest == contents[name], "it would be another version"
-            else:
-                logged.append(name)
-                contents[name] = artifact.digest
-        (made,) = logged
-        assert run.display_name == f"tiny-seed=3: {made.replace('-', '/')}"
-        assert run.job_type == made.rpartition("-")[2]
-        assert run.job_type in CHAIN
-        edges[made] = used
-    assert edges == {
-        "data-data": set(),
-        "iteration_0-base_model": set(),
-        "iteration_1-sft": {"iteration_0-base_model", "data-data"},
-        "iteration_2-prompts": {"iteration_1-sft", "data-data"},
-        "iteration_2-candidates": {"iteration_1-sft", "iteration_2-prompts"},
-        "iteration_2-judgements": {"iteration_1-sft", "iteration_2-candidates"},
-        "iteration_2-pairs": {"iteration_2-prompts", "iteration_2-candidates", "iteration_2-judgements"},
-        "iteration_2-dpo": {"iteration_1-sft", "iteration_2-pairs"},
-    }
+def test_one_run_with_the_final_metrics_in_its_summary(left: Left) -> None:
+    assert len(run_files(left.workspace)) == 1
+    summary = left.summary()
+    assert summary["judge/pairwise_accuracy"] == 0.75
+    assert summary["sft/loss"] == 0.5
+    assert summary["dpo_2/train_loss"] == 0.6
+    assert summary["stage/data_ift"] == 3
+    numbers = {name: values[-1][1] for name, values in left.history().items() if "/" in name and "step" not in name}
+    assert summary.items() >= {name: value for name, value in numbers.items() if isinstance(value, int | float)}.items()
 
 
-def test_no_home_and_no_password_in_what_is_logged(tmp_path: Path, said: list[str]) -> None:
+def test_summary_has_the_last_iteration_when_an_earlier_one_is_logged_later(tmp_path: Path, said: list[str]) -> None:
+    config, workspace = make(tmp_path, mode="offline", artifacts=False)
+    stages = [finished(workspace.iteration(t), "data", {"a.jsonl": []}, counts={"ift": t}) for t in (1, 2)]
+    for stage in reversed(stages):  # each in a process of its own, as far as W&B is concerned
+        tracker = WandbTracker(config, workspace)
+        tracker.stage(stage)
+        tracker.close(False)
+    *_, last = [Left(tmp_path, workspace, config, read(file)) for file in run_files(workspace)]
+    assert last.history()["stage/data_ift"] == [(1, 1)]
+    assert last.summary()["stage/data_ift"] == 2
+
+
+def test_home_folder_and_passwords_are_not_logged(tmp_path: Path, said: list[str]) -> None:
     home = tmp_path / "home"
     home.unlink()
     config, workspace = make(home, mode="offline")
@@ -281,23 +262,40 @@ def test_no_home_and_no_password_in_what_is_logged(tmp_path: Path, said: list[st
     track(tracker, workspace)
     assert not tracker.off
     contents = []
-    for record in [record for file in [*run_files(workspace), *stage_files(workspace)] for record in read(file)]:
-        told = [update.value_json for update in record.run.config.update] if record.HasField("run") else []
+    for record in [record for file in run_files(workspace) for record in read(file)]:
+        found = [update.value_json for update in record.run.config.update] if record.HasField("run") else []
         if record.HasField("artifact"):
-            told += [record.artifact.metadata, *(entry.ref for entry in record.artifact.manifest.contents)]
+            found += [record.artifact.metadata, *(entry.ref for entry in record.artifact.manifest.contents)]
             contents += [Path(entry.local_path).read_text() for entry in record.artifact.manifest.contents]
-        assert not [text for text in told if "hunter2" in text or str(home) in text]
+        assert not [text for text in found if "hunter2" in text or str(home) in text]
     assert not [content for content in contents if str(home) in content]
     assert [content for content in contents if '"~/m0"' in content]
 
 
-def test_no_key_on_disk(left: Left) -> None:
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        ("/home/u", "~"),
+        ("/home/u/models/x", "~/models/x"),
+        ("/home/user/x", "/home/user/x"),
+        ('{"a": "/home/u"}', '{"a": "~"}'),
+        ("https://me:secret@host/v1", "https://host/v1"),
+        ("https://host/a@b", "https://host/a@b"),
+        ({"/home/u/a": ["/home/u/b", 1, None, True]}, {"~/a": ["~/b", 1, None, True]}),
+    ],
+)
+def test_without_secrets_hides_home_and_passwords(value: Any, clean: Any) -> None:
+    assert without_secrets(value, "/home/u") == clean
+    assert without_secrets("/x", "/") == "/x"
+
+
+def test_the_key_is_not_written_to_disk(left: Left) -> None:
     files = [path for path in left.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_all_files_lie_in_the_run(left: Left) -> None:
+def test_all_files_are_in_the_runs_folder(left: Left) -> None:
     assert {path.name for path in left.folder.iterdir()} == {"home", "runs"}
     assert (left.folder / "home").is_file()
 
@@ -316,15 +314,41 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, said: list[str]) -> None:
     runs = [record.run for records in files for record in records if record.HasField("run")]
     assert [run.run_id for run in runs] == [workspace.run()["wandb_id"]] * 2
     assert all(run.resume for run in runs)
-    assert len(said) == 2  # where to find it, each time
-    one, two = (Left(tmp_path, workspace, config, records, []).history() for records in files)
+    assert len(said) == 2  # one at each start
+    one, two = (Left(tmp_path, workspace, config, records).history() for records in files)
     assert {name for name in set(one) & set(two) if "/" in name} == set()  # each number once
     assert two["judge/pairwise_accuracy"] == [(2, 0.75)]
-    ids = [record.run.run_id for file in stage_files(workspace) for record in read(file) if record.HasField("run")]
-    assert len(ids) == len(set(ids)) == len(stages) - 1  # nor is a stage's own run made anew; one stage only measures
+    names = [record.artifact.name for records in files for record in records if record.HasField("artifact")]
+    names = [name for name in names if "samples" not in name]
+    assert len(names) == len(set(names)) == len(stages)  # each artifact once
 
 
-def test_another_run_of_that_name_is_another(tmp_path: Path, said: list[str]) -> None:
+def test_one_sync_command_uploads_all_starts_of_a_run_in_order(tmp_path: Path, said: list[str]) -> None:
+    config, workspace = make(tmp_path, mode="offline", artifacts=False, sample_rows=0)
+    stages = finished_stages(workspace)
+    for done in (stages[:3], stages):  # a run that stopped, and its continuation
+        tracker = WandbTracker(config, workspace)
+        for stage in done:
+            tracker.stage(stage)
+        tracker.close(False)
+    files = run_files(workspace)
+    logged = [row for file in files for row in read(file) if row.HasField("history")]
+    server = WandbServer()
+    command = [sys.executable, "-m", "wandb", "sync", *(str(file.parent) for file in reversed(files))]
+    try:
+        environment = os.environ | {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
+        synced = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    finally:
+        server.close()
+    assert synced.returncode == 0, synced.stderr
+    assert set(server.ids) == {workspace.run()["wandb_id"]}
+    assert [row["_step"] for row in server.history] == list(range(len(logged)))
+    assert next(row["sft/loss"] for row in server.history if "sft/loss" in row) == 0.69
+    assert server.history[-1]["judge/pairwise_accuracy"] == 0.75
+    assert (server.summary["sft/loss"], server.summary["judge/pairwise_accuracy"]) == (0.5, 0.75)
+
+
+def test_two_runs_of_one_name_have_different_ids(tmp_path: Path, said: list[str]) -> None:
     ids = set()
     for place in ("here", "there"):
         config, workspace = make(tmp_path / place, name="default", mode="offline")
@@ -338,8 +362,7 @@ def test_no_samples_and_no_artifacts(tmp_path: Path, said: list[str]) -> None:
     tracker = WandbTracker(config, workspace)
     track(tracker, workspace)
     assert not tracker.off
-    left = Left(tmp_path, workspace, config, read(run_files(workspace)[0]), [])
-    assert not stage_files(workspace)
+    left = Left(tmp_path, workspace, config, read(run_files(workspace)[0]))
     assert left.artifacts() == {}
     assert left.history()["feedback/pairs"] == [(2, 1)]
 
@@ -351,35 +374,36 @@ def broken(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize(
     "part", ["init", "Run.log", "Run.log_artifact", "Run.define_metric", "Run.finish", "Artifact.add_file"]
 )
-def test_a_broken_wandb_is_told_once(
+def test_an_error_of_wandb_is_reported_once(
     part: str, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"wandb.{part}", broken)
     config, workspace = make(tmp_path, mode="offline")
     track(WandbTracker(config, workspace), workspace)
-    told = [line for line in said if "off for the rest" in line]
-    assert told == [
-        f"W&B: RuntimeError: disk on fire. Tracking is off for the rest; the run goes on in {workspace.root}."
+    found = [line for line in said if "off from now on" in line]
+    assert found == [
+        f"W&B: RuntimeError: disk on fire. Tracking is off from now on; the run continues in {workspace.root}."
     ]
 
 
-def test_without_wandb(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wandb_turns_tracking_off(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
         config, workspace = make(tmp_path)
         track(WandbTracker(config, workspace), workspace)
     (line,) = said
     assert "wandb" in line
-    assert "off for the rest" in line
+    assert "off from now on" in line
 
 
 class Online:
-    """Stands where a run on a server would be."""
+    """A stand-in for a run on a server."""
 
     url = "https://example.org/srlm/runs/1"
 
     def __init__(self) -> None:
         self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
 
     def log(self, row: dict[str, Any]) -> None:
         self.logged.append(row)
@@ -417,7 +441,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("auto", "malformed", "", "offline"),
     ],
 )
-def test_mode(
+def test_option_key_and_variable_decide_the_mode(
     option: str,
     key: str,
     variable: str,
@@ -440,7 +464,7 @@ def test_mode(
     assert modes == ([mode] if mode else [])
     assert ("wandb_id" in workspace.run()) == bool(mode)
     assert KEY not in "".join([*said, *capfd.readouterr()])
-    assert not any("off for the rest" in line for line in said)
+    assert not any("off from now on" in line for line in said)
     assert bool(said) == bool(mode)
 
 
@@ -449,7 +473,7 @@ def test_no_server_means_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(tracking, "SECONDS", 2.0)
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
     config, workspace = make(tmp_path)
     track(WandbTracker(config, workspace), workspace)
     assert len(said) == 2
