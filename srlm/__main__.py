@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ def main(words: Sequence[str] | None = None) -> int | None:
     if name in ("--help", "-h", "help"):
         from srlm.cli.help import overview
 
-        print(overview())
+        _print(overview())
         return 0 if given else 2
     if name == "--version":
         from srlm import __version__
@@ -27,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int | None:
     if name == "--complete":
         from srlm.cli.completion import complete
 
-        print("\n".join(complete(given[1] if len(given) > 1 else "srlm ")))
+        _print("\n".join(complete(given[1] if len(given) > 1 else "srlm ")))
         return 0
     if name == "completion":
         from srlm.cli.completion import SCRIPTS
@@ -35,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int | None:
         if len(given) != 2 or given[1] not in SCRIPTS:
             print(f"usage: srlm completion {'|'.join(SCRIPTS)}", file=sys.stderr)
             return 2
-        print(SCRIPTS[given[1]], end="")
+        _print(SCRIPTS[given[1]].removesuffix("\n"))
         return 0
     command = BY_NAME.get(name) or BY_NAME.get(name.replace("_", "-"))
     if command is None:
@@ -46,11 +47,19 @@ def main(words: Sequence[str] | None = None) -> int | None:
     if command.config and {"--help", "-h"} & set(given[1:]):
         from srlm.cli.help import command_help
 
-        print(command_help(command))
+        _print(command_help(command))
         return 0
     sys.argv = [f"srlm {command.name}", *given[1:]]
     code: int | None = importlib.import_module(command.module).main()
     return code
+
+
+def _print(text: str) -> None:
+    """Print a text; a reader that closes the pipe early, such as `head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more at its end
 
 
 if __name__ == "__main__":

@@ -251,3 +251,10 @@ def test_every_command_starts(name: str) -> None:
     ran = subprocess.run([sys.executable, "-m", "srlm", name, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "usage: srlm " + name in ran.stdout
+
+
+@pytest.mark.process
+def test_help_into_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m srlm run --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
