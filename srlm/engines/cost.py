@@ -1,4 +1,4 @@
-"""What requests to a server cost, and answers kept so that none is paid for twice."""
+"""The cache of a server's answers, so that none is paid for twice, and the ledger of a run's expenses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from srlm.io.files import disk_errors
 
 
 class AnswerCache:
-    """Answers by their request, in an SQLite file that several runs may share.
+    """A cache of answers in an SQLite file that several runs may share.
 
-    A key is a hash of the server's address, model and whole request, its seed included; prompts are not stored.
+    A key is a hash of the server's address and the whole request with its model and seed. Prompts are not stored.
+    Values are texts, so a manipulated file cannot execute code, and no answer is ever evicted.
     """
 
     def __init__(self, path: Path):
@@ -41,7 +42,7 @@ class AnswerCache:
         return hashlib.sha256(json.dumps([base_url, request], sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str) -> str | None:
-        """Return the answer as text, for the reader to check; None where there is none."""
+        """Return the answer as text, which the caller must check; None if there is none."""
         try:
             row = self._rows.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
@@ -53,8 +54,8 @@ class AnswerCache:
             self._rows.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
         except sqlite3.Error as error:
             raise RunFolderError(
-                f"An answer could not be kept in {self.path} ({error}). Free some space, or set endpoint.cache=false; "
-                "then give the same command again."
+                f"An answer could not be stored in {self.path} ({error}). Free some space, or set "
+                "endpoint.cache=false. Then rerun the same command."
             ) from error
 
     def close(self) -> None:
@@ -63,24 +64,24 @@ class AnswerCache:
 
 @dataclass(frozen=True)
 class Expense:
-    """One request; a line of the ledger."""
+    """One request, a line of the ledger."""
 
     time: str  # UTC
     model: str
     prompt_tokens: int
-    cached_tokens: int  # of these, what the server read from its prefix cache
+    cached_tokens: int  # of these, from the server's prefix cache
     completion_tokens: int
     cost: float  # in the currency of the prices; 0 for answers from our own cache
     from_cache: bool
 
 
 class Ledger:
-    """A run's expenses, one JSON line a request, over all its processes and resumes.
+    """The expenses of a run with all its processes and restarts, one JSON line per request.
 
     Parameters
     ----------
     path : Path
-        Appended to; what is there counts as spent.
+        Lines are appended. Those in the file count as spent.
     """
 
     def __init__(self, path: Path, config: EndpointConfig):
@@ -94,24 +95,17 @@ class Ledger:
         return self.before + sum(row.cost for row in self.rows)
 
     def check(self) -> None:
-        """Raises EngineError where the budget is spent."""
+        """Raise EngineError if the budget is spent."""
         if 0 < self.config.budget <= self.spent:
             raise EngineError(
                 f"This run has spent {self.spent:.4f} on {self.config.model}, and endpoint.budget="
-                f"{self.config.budget:g}. What was answered is kept; raise the budget to go on. Ledger: {self.path}"
+                f"{self.config.budget:g}. Answers so far are stored. To continue, raise the budget. Ledger: {self.path}"
             )
 
     def add(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int, from_cache: bool) -> None:
         price = (prompt_tokens * self.config.input_price + completion_tokens * self.config.output_price) / 1e6
-        row = Expense(
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            self.config.model,
-            prompt_tokens,
-            cached_tokens,
-            completion_tokens,
-            0.0 if from_cache else price,
-            from_cache,
-        )
+        now, cost = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), 0.0 if from_cache else price
+        row = Expense(now, self.config.model, prompt_tokens, cached_tokens, completion_tokens, cost, from_cache)
         self.rows.append(row)
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,13 +113,12 @@ class Ledger:
                 file.write(json.dumps(asdict(row)) + "\n")
 
     def summary(self) -> str:
-        """One line on the requests of this process."""
+        """Return one line about the requests of this process."""
         paid = [row for row in self.rows if not row.from_cache]
-        prompt, cached, written = (
-            sum(getattr(row, name) for row in paid) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
-        )
+        tokens = ("prompt_tokens", "cached_tokens", "completion_tokens")
+        prompt, cached, generated = (sum(getattr(row, name) for row in paid) for name in tokens)
         text = f"{self.config.model}: {len(paid)} requests, {len(self.rows) - len(paid)} more from our cache; "
-        text += f"{prompt:,} tokens read ({cached:,} from the server's prefix cache), {written:,} written"
+        text += f"{prompt:,} prompt tokens ({cached:,} from the server's prefix cache), {generated:,} generated"
         priced = self.config.input_price or self.config.output_price
         return f"{text}; this run has spent {self.spent:.4f}" if priced else text
 

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server as the engine: a fixed prompt writer or a fixed judge, never the model in training."""
+"""The engine for an OpenAI-compatible server: an external prompt generator or judge, never the trained model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from srlm.io.progress import say
 from srlm.models.chat import Message, ThoughtMarks
 from srlm.models.resolve import cache_folder
 
-_TOP = 20  # the most likely tokens that servers tell of each place
+_TOP = 20  # most likely tokens requested for each position
 
 
 class EndpointEngine:
-    """Chat completions over HTTP; the key comes from the environment alone and is never logged.
+    """Chat completions over HTTP. The key is read from the environment only and never logged.
 
-    Only complete, valid responses are cached (`srlm.engines.responses`), and what an older version cached is checked
-    when it is read.
+    Only complete, valid responses are cached. They are checked again when they are read (`srlm.engines.responses`).
 
     Parameters
     ----------
     ledger : Path
-        The run's expenses are appended to it.
+        The file that the run's expenses are appended to.
     """
 
     def __init__(self, config: EndpointConfig, ledger: Path, thoughts: ThoughtMarks | None = None):
@@ -42,11 +41,11 @@ class EndpointEngine:
         self._one_by_one = False  # whether the server has given fewer answers than were requested at once
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
-        """As `Engine.generate`.
+        """Return completions, as `Engine.generate` does.
 
-        A server that cannot go on with a begun reply (`endpoint.prefill`) is asked for the whole of it, as the
-        templates say it in words. `sampling.choices` are not forced: the reply's choice is where `choice_at` finds it,
-        and their probabilities are read there if the server reports them.
+        A server that cannot continue a prefilled reply (`endpoint.prefill`) generates the whole reply, whose form the
+        templates describe in words. `sampling.choices` are not forced: `choice_at` finds the reply's choice, and the
+        probabilities are read there if the server reports them.
         """
         request: dict[str, Any] = {
             "model": self.config.model,
@@ -63,7 +62,7 @@ class EndpointEngine:
             request["messages"] = [*messages, {"role": "assistant", "content": prefill}]
             request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
         if sampling.choices:
-            # A continued reply may begin with a blank of its own, as a token.
+            # A continued reply may begin with a space, as a token of its own.
             request["max_tokens"] = max(sampling.max_new_tokens, 3 if continued else 16)
         if (sampling.choices or sampling.likely_tokens) and self.config.logprobs:
             request |= {"logprobs": True, "top_logprobs": _TOP}
@@ -83,7 +82,7 @@ class EndpointEngine:
         tokens: int,
         prompt_tokens: int,
     ) -> Completion:
-        # JSON can hold half a character, which no file can.
+        # JSON can contain unpaired surrogates, which cannot be written to a file.
         text = reply["message"]["content"].encode("utf-8", "replace").decode("utf-8")
         cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
         text = text if cut is None else text[:cut]  # not every server obeys `stop`
@@ -105,10 +104,10 @@ class EndpointEngine:
         return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs, likely)
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return a response with as many choices as the request's `n`, from the cache where it is there.
+        """Return a response with as many choices as the request's `n`, from the cache if possible.
 
-        A server that gives fewer is asked for the rest one by one: number i with the request's seed plus i, as local
-        engines draw it.
+        If the server returns fewer, the others are requested one by one: number i with the request's seed plus i, as
+        local engines sample it.
         """
         n = request["n"]
         known = self._known(request)
@@ -137,7 +136,7 @@ class EndpointEngine:
         return _joined([*parts, *await gather_or_cancel(rest)])
 
     def _known(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the cached response to a request; None where there is none, or it is not valid and complete."""
+        """Return the cached response to a request; None if there is none that is valid and complete."""
         row = self._cache.get(AnswerCache.key(self.config.base_url, request)) if self._cache else None
         try:
             answer = parse_response(row) if row is not None else None
@@ -158,19 +157,19 @@ class EndpointEngine:
 
 
 def _single(request: dict[str, Any], place: int) -> dict[str, Any]:
-    """Return the request for one answer alone, number `place` of those that `request` asks for."""
+    """Return the request for only one of the answers that `request` asks for, number `place`."""
     return {**request, "n": 1, "seed": (request["seed"] + place) % 2**31}
 
 
 def _split(response: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a response of one choice each; completion tokens are divided evenly, and each has read the prompt."""
+    """Return one response for each choice. Each counts the prompt and an equal share of the completion tokens."""
     choices, usage = response["choices"], response["usage"]
     each = usage | {"completion_tokens": round(usage["completion_tokens"] / len(choices))}
     return [{"choices": [choice], "usage": each} for choice in choices]
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return several responses to the same prompt as one; its prompt counts once, as where a server obeys `n`."""
+    """Merge responses to the same prompt into one that counts the prompt once, as a server that supports `n` does."""
     usage = parts[0]["usage"] | {"completion_tokens": sum(part["usage"]["completion_tokens"] for part in parts)}
     return {"choices": [choice for part in parts for choice in part["choices"]], "usage": usage}
 
@@ -178,18 +177,18 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def choice_at(
     tokens: Sequence[str], sampling: Sampling, prefill: str, continued: bool = False, truncated: bool = False
 ) -> int | None:
-    """Return the index of the token in which a reply makes its choice; None without one.
+    """Return the index of the token with a reply's choice; None without one.
 
     Parameters
     ----------
     tokens : sequence of str
         The reply, token by token.
     sampling : Sampling
-        Its `choices`; its `find_choice` locates the choice in a reply that may say more.
+        Has the `choices`, and `find_choice`, which finds the choice in a longer reply.
     prefill : str
-        What comes before a choice, such as "Score:".
+        The text before a choice, such as "Score:".
     continued : bool
-        Whether the server was given `prefill` as the beginning of the reply: then the choice comes first.
+        Whether the server continued `prefill`, so that the reply begins with the choice.
     truncated : bool
         Whether the reply hit the token limit.
     """
@@ -204,14 +203,14 @@ def choice_at(
 
 
 def choice_logprobs(top: Sequence[dict[str, Any]], choices: Sequence[str], written: str = "") -> tuple[float, ...]:
-    """Return the log-probability of each choice among the most likely tokens of one place; blanks do not matter.
+    """Return the log-probability of each choice among the most likely tokens of one position, ignoring spaces.
 
-    A choice that is not among them is less likely than all of them, and gets minus infinity.
+    A choice that is not among them gets minus infinity, because it is less likely than all of them.
 
     Parameters
     ----------
     written : str
-        The token of the reply's choice, which may hold a sign as well, such as "A."; "" = the choice alone.
+        The token of the reply's choice, which may include punctuation, such as "A."; "" = the choice alone.
     """
     names = [choice.strip() for choice in choices]
     own = next((name for name in names if name in written), "")

@@ -1,8 +1,8 @@
-"""Request parameters that a model behind a server refuses, and what is sent to it instead.
+"""Request parameters that a server refuses, and their replacements.
 
-Models refuse parameters by HTTP 400 or 422: OpenAI's reasoning models take `max_completion_tokens` only and one
-temperature, other servers do not know `seed` or `n`. A parameter is left out where the answers stay what was asked for;
-otherwise the error names the option to change.
+Servers refuse parameters by HTTP 400 or 422: OpenAI's reasoning models accept only `max_completion_tokens` and one
+temperature, other servers have no `seed` or `n`. A parameter is left out if that does not change what is asked for.
+Otherwise the error names the option to change.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from srlm.errors import EngineError
 
-# What leaving a parameter out means for the answers, where it changes nothing else.
+# Parameters that can be left out -> the consequence for the answers.
 _LEFT_OUT = {
     "seed": "its answers differ from one run to the next, except those that are cached",
     "stop": "its text is cut at the stop strings here",
     "n": "several answers are requested one by one",
 }
-_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "n": 1}  # the API's own: the same whether they are sent or not
+_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "n": 1}  # of the API, so that sending them makes no difference
 _ADVICE = {
     "temperature": (
-        "Set the temperature of what this model does (prompts.temperature, judge.temperature or "
-        "evaluation.temperature) to one that it accepts, or set endpoint.temperature for all its requests: comparisons "
-        "of two answers are otherwise requested with temperature 0."
+        "Set prompts.temperature, judge.temperature or evaluation.temperature, whichever this model is used for, to a "
+        "value that it accepts, or set endpoint.temperature for all its requests: comparisons of two answers are "
+        "otherwise requested with temperature 0."
     ),
     "top_p": "Set prompts.top_p, judge.top_p or evaluation.top_p, whichever this model is used for, to 1.",
     "logprobs": "Set endpoint.logprobs=false: verdicts are then read from the text alone.",
@@ -32,7 +32,7 @@ _ADVICE = {
     "continue_final_message": "Set endpoint.prefill=false.",
     "add_generation_prompt": "Set endpoint.prefill=false.",
 }
-_NAMES = ("max_tokens", "seed", "stop", *_ADVICE)  # "n" is looked for apart: it is a letter as well
+_NAMES = ("max_tokens", "seed", "stop", *_ADVICE)  # "n" is a letter as well, so it has a pattern of its own
 _REFUSAL = re.compile(
     r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|deprecated|"
     r"(?:does not|doesn't|do not) (?:support|accept)|only .{0,80}(?:supported|allowed|accepted)|extra|invalid|must be",
@@ -44,14 +44,14 @@ _REFUSES_N = re.compile(
 
 
 class Parameters:
-    """The parameters that a server accepts, learnt from its refusals and kept until the engine closes."""
+    """The parameters that a server accepts, learnt from its refusals until the engine is closed."""
 
     def __init__(self) -> None:
         self._left_out: set[str] = set()
         self._renamed = False
 
     def apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the request as the server accepts it, as far as is known."""
+        """Return the request without the parameters that the server is known to refuse."""
         sent = {name: value for name, value in request.items() if name not in self._left_out}
         if self._renamed and "max_tokens" in sent:
             sent["max_completion_tokens"] = sent.pop("max_tokens")
@@ -60,19 +60,19 @@ class Parameters:
     def learn(self, sent: Mapping[str, Any], param: str | None, message: str) -> str | None:
         """Learn from a refusal; return what to log about it.
 
-        That is "" where another request has learnt it already, and None where the server refuses something else.
+        That is "" if another request has learnt it already, and None if no parameter is refused.
 
         Parameters
         ----------
         sent : mapping
             The refused request, as `apply` returned it.
         param : str or None
-            The parameter that the server names apart from its message.
+            The parameter that the response names outside its message.
 
         Raises
         ------
         EngineError
-            If a parameter is refused that answers depend on; the message names the option to change.
+            If answers depend on the refused parameter. The message names the option to change.
         """
         names = {**sent, **sent.get("extra_body", {})}
         name = refused(names, param, message)
@@ -90,13 +90,13 @@ class Parameters:
 
 
 def refused(sent: Mapping[str, Any], param: str | None, message: str) -> str | None:
-    """Return which of the sent parameters an HTTP 400 or 422 refuses; None where it is about something else."""
+    """Return the sent parameter that an HTTP 400 or 422 refuses; None if it is about something else."""
     known = [name for name in (*_NAMES, "n") if sent.get(name) is not None]
     if not _REFUSAL.search(message) and not _REFUSES_N.search(message):
         return None
     if param in known:
         return param
-    # A message may name the parameter to send instead: the one named first is the one refused.
+    # A message may also name the parameter to send instead. The refused one is named first.
     places = {name: found.start() for name in known if (found := re.search(rf"\b{name}\b", message)) and name != "n"}
     if places:
         return min(places, key=lambda name: places[name])

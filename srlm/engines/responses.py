@@ -1,7 +1,7 @@
-"""What a server's response must hold to be used: checked before it is cached, counted or read.
+"""Validation of responses of OpenAI-compatible servers, before they are cached, counted or read.
 
-A response is the JSON object of an OpenAI-compatible chat completion. Servers, and proxies in front of them, also send
-HTML, half a response, an error with status 200, or choices that are null, all of them seen in practice.
+Servers and proxies also send HTML, incomplete responses, errors with status 200, and choices that are null. All of
+these occur in practice.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import math
 import re
 from typing import Any
 
-_CUT = 200  # characters of a response that an error message shows
-_LENGTH = ("length", "max_tokens", "model_length", "MAX_TOKENS")  # finish reasons of a text cut off by the token limit
-_FAILED = ("error", "abort", "insufficient_system_resource")  # finish reasons of servers that gave up in mid-text
+_CUT = 200  # characters of a response in an error message
+_LENGTH = ("length", "max_tokens", "model_length", "MAX_TOKENS")  # finish reasons for the token limit
+_FAILED = ("error", "abort", "insufficient_system_resource")  # finish reasons for an incomplete text
 
 
 class BadResponseError(ValueError):
-    """A response that cannot be used; the message says why."""
+    """A response cannot be used. The message says why."""
 
 
 class WithheldError(BadResponseError):
-    """A response whose text a content filter withholds: the same request would give the same again."""
+    """A content filter withheld the text. A retry would give the same result."""
 
 
 def parse_response(text: str) -> dict[str, Any]:
-    """Return the response that a body or a cache row holds, as `check_response` does."""
+    """Return the response in a body or a cache row, as `check_response` does."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -34,16 +34,16 @@ def parse_response(text: str) -> dict[str, Any]:
 
 
 def check_response(data: Any) -> dict[str, Any]:
-    """Return the parts of a response that are used, all of the right types.
+    """Return the used parts of a response, with their types checked.
 
     Returns
     -------
     dict
-        - "choices": at least one dict with "message" {"content": str}, "finish_reason" str, and where the server gives
-          log-probabilities "logprobs" {"content": list of {"token": str, "top_logprobs": list of {"token": str,
-          "logprob": float}}}. A refusal is the content where there is no other. A text that was cut off by the token
-          limit may be empty: then the model spent all tokens on its reasoning.
-        - "usage": "prompt_tokens", "completion_tokens", "cached_tokens", each an int from 0; 0 where it is not given.
+        - "choices": at least one dict with "message" {"content": str}, "finish_reason" str, and, if the server returns
+          log-probabilities, "logprobs" {"content": list of {"token": str, "top_logprobs": list of {"token": str,
+          "logprob": float}}}. Without another content, it is the refusal. A text that was cut off by the token limit
+          may be empty, if the model spent all tokens on its reasoning.
+        - "usage": "prompt_tokens", "completion_tokens", "cached_tokens", each an int >= 0; 0 if it is not given.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def check_response(data: Any) -> dict[str, Any]:
 
 
 def read_usage(data: Any) -> dict[str, int]:
-    """Return the token counts of any response, usable or not, for it may have been paid for; 0 where none is given."""
+    """Return the token counts of a response, 0 where not given. Unusable responses may have been paid for, too."""
     usage = _dict(_dict(data).get("usage"))
     details = _dict(usage.get("prompt_tokens_details"))
     return {
@@ -109,7 +109,7 @@ def _choice(choice: Any) -> dict[str, Any]:
 
 
 def _places(places: Any) -> list[dict[str, Any]]:
-    """Return the tokens of a reply with the likeliest tokens of each place; none where the server lists none at all."""
+    """Return a reply's tokens with the most likely tokens of each position; [] if the server lists none at all."""
     try:
         found = [
             {
@@ -130,7 +130,7 @@ def _places(places: Any) -> list[dict[str, Any]]:
 
 def _logprob(value: Any) -> float:
     found = float(value)
-    if not found < math.inf:  # NaN is not, either
+    if not found < math.inf:  # also true for NaN
         raise ValueError(f"not a log-probability: {value!r}")
     return found
 

@@ -1,8 +1,9 @@
-"""Requests to an OpenAI-compatible server until there is a usable response: pauses, retries, refusals, expenses."""
+"""Requests to an OpenAI-compatible server: pace, retries, refused parameters and expenses."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
+from aiolimiter import AsyncLimiter
 
 from srlm.config import EndpointConfig
 from srlm.engines.base import Usage
@@ -23,8 +25,8 @@ from srlm.io.progress import say
 
 PAUSE = 1.0  # seconds before the first retry; doubled before each further one
 LONGEST_PAUSE = 60.0  # seconds, where the server does not ask for more
-LONGEST_WAIT = 600.0  # seconds that a server may ask for (Retry-After); beyond, the run stops
-_AGAIN = (408, 409, 425, 429)  # and all from 500
+LONGEST_WAIT = 600.0  # seconds that a server may ask for (Retry-After); if it asks for more, the run stops
+_RETRIED = (408, 409, 425, 429)  # and all from 500
 _RESUME = "Completed work is saved. Rerun the same command to resume."
 _TOO_LONG = (
     "context_length_exceeded",
@@ -39,12 +41,12 @@ _TOO_LONG = (
 
 
 class _RetryError(Exception):
-    """A request failed in a way that may pass.
+    """A request failed, and a retry may succeed.
 
     Parameters
     ----------
     wait : float
-        Seconds that the server asks to wait at least.
+        The least time in seconds that the server asks to wait.
     """
 
     def __init__(self, reason: str, wait: float = 0.0):
@@ -53,14 +55,14 @@ class _RetryError(Exception):
 
 
 class Server:
-    """One server and model.
+    """A client of one server and model.
 
     Parameters
     ----------
     ledger : Ledger
-        Every response that the server counted tokens for is added, usable or not.
+        Every response with token counts is added, usable or not.
     usage : Usage
-        Likewise.
+        Counts the same responses.
     """
 
     def __init__(self, config: EndpointConfig, ledger: Ledger, usage: Usage):
@@ -68,29 +70,32 @@ class Server:
         self._key = os.environ.get(config.api_key_env, "")
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
-            api_key=self._key or "none",  # a local server needs no key, but the client insists on one
+            api_key=self._key or "none",  # a local server needs no key, but the client does
             timeout=config.timeout_s,
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # the key and prompts stay here
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # no other server gets the key
         )
         self._parameters = Parameters()
         self._free = asyncio.Semaphore(config.max_concurrent)
-        self._next = 0.0  # when the next request may be sent, by the monotonic clock
-        self._answered = float("-inf")  # when the last usable response came, by the same clock
+        per_minute = config.requests_per_minute
+        self._pace: contextlib.AbstractAsyncContextManager[None] = (
+            AsyncLimiter(1, 60 / per_minute) if per_minute else contextlib.nullcontext()
+        )
+        self._answered = float("-inf")  # when the last usable response came, by the monotonic clock
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a response as `check_response` does; it has at least one choice.
+        """Return a response with at least one choice, as `check_response` does.
 
-        What may pass is tried again `endpoint.retries` times, with growing pauses and as late as Retry-After says.
+        Failures that may pass are retried `endpoint.retries` times, with growing pauses, but not before Retry-After.
 
         Raises
         ------
         PromptTooLongError
-            If the server says that the prompt exceeds the model's context.
+            If the prompt exceeds the model's context.
         NoAnswerError
-            If there is no usable response to this request, though the server answers others.
+            If there is no usable response to this request, but the server answers others.
         EngineError
-            If there is none to any request, or the request is refused.
+            If the server answers no request, or refuses this one.
         """
         started, tries, last = time.monotonic(), self.config.retries + 1, ""
         for attempt in range(tries):
@@ -100,7 +105,7 @@ class Server:
                 last = str(error)
                 if error.wait > LONGEST_WAIT:
                     raise EngineError(
-                        f"{self} asks to wait {error.wait:.0f} seconds ({last}). Wait as long. {_RESUME}"
+                        f"{self} asks to wait {error.wait:.0f} seconds ({last}). Wait that long. {_RESUME}"
                     ) from error
                 if attempt + 1 < tries:
                     pause = min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.75, 1.25)
@@ -110,7 +115,7 @@ class Server:
             raise NoAnswerError(f"{found} from {self.config.model}: {last}")
         raise EngineError(
             f"{self} gave {found}. The last one: {last}. Check endpoint.base_url (the address of an OpenAI-compatible "
-            f"API, which often ends in /v1), endpoint.model, and what stands between here and there. {_RESUME}"
+            f"API, which often ends in /v1), endpoint.model and proxies. {_RESUME}"
         )
 
     async def close(self) -> None:
@@ -120,7 +125,7 @@ class Server:
         return f"The server at {self.config.base_url} with endpoint.model={self.config.model}"
 
     async def _works(self, request: Mapping[str, Any]) -> bool:
-        """Whether the server answers a simple request, so that the failed one is at fault."""
+        """Return whether the server answers a simple request, which means that the failed one is at fault."""
         simple = {name: request[name] for name in ("model", "temperature", "top_p", "max_tokens") if name in request}
         try:
             await self._send(simple | {"messages": [{"role": "user", "content": "Say yes."}], "n": 1})
@@ -129,7 +134,7 @@ class Server:
         return True
 
     async def _send(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send one request, again where the server refuses a parameter that it can do without."""
+        """Send one request; repeat it without each optional parameter that the server refuses."""
         while True:
             sent = self._parameters.apply(request)
             try:
@@ -152,9 +157,8 @@ class Server:
             return answer
 
     async def _post(self, sent: Mapping[str, Any]) -> str:
-        """Return the body of a response with a status below 300, its expenses counted."""
-        async with self._free:
-            await self._pace()
+        """Return the body of a response with a status below 300, and count its expenses."""
+        async with self._free, self._pace:
             self.ledger.check()
             create: Any = self._client.chat.completions.with_raw_response.create
             async with asyncio.timeout(self.config.timeout_s):  # the client's own limit starts again with each byte
@@ -168,24 +172,16 @@ class Server:
         self.ledger.add(usage["prompt_tokens"], usage["cached_tokens"], usage["completion_tokens"], from_cache=False)
         return text
 
-    async def _pace(self) -> None:
-        """Wait for this request's turn under `endpoint.requests_per_minute`."""
-        if self.config.requests_per_minute:
-            now = time.monotonic()
-            turn = max(now, self._next)
-            self._next = turn + 60 / self.config.requests_per_minute
-            await asyncio.sleep(turn - now)
-
     def _raise_unless_learnt(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> None:
-        """Raise the error that an HTTP status means, unless the request can be sent again without what it refuses."""
+        """Raise the error for an HTTP status, unless the server only refuses a parameter that can be left out."""
         status, body = error.status_code, error.response.text
         message = error.body.get("message") if isinstance(error.body, dict) else None
         said = self._hide(f"HTTP {status}: {shorten(message or body)}")
         if status < 400:
             target = self._hide(error.response.headers.get("location", "nowhere"))
             raise EngineError(
-                f"{self} redirects to {target}, and redirects are not followed, so that the key stays with the server "
-                "that you named. If the new address is right, set endpoint.base_url to it."
+                f"{self} redirects to {target}. Redirects are not followed, so that no other server gets the key. If "
+                "the new address is right, set endpoint.base_url to it."
             ) from error
         if status in (401, 403):
             raise EngineError(
@@ -198,7 +194,7 @@ class Server:
             ) from error
         if error.code == "insufficient_quota":
             raise EngineError(f"{self} has no quota left ({said}). Add credit. {_RESUME}") from error
-        if status in _AGAIN or status >= 500:
+        if status in _RETRIED or status >= 500:
             raise _RetryError(f"{type(error).__name__}, {said}", _retry_after(error.response.headers)) from error
         if status == 413 or any(mark in body.lower() for mark in _TOO_LONG):
             raise PromptTooLongError(f"a request does not fit into the context of {self.config.model} ({said})")
@@ -210,7 +206,7 @@ class Server:
             raise EngineError(f"{self} {refusal} ({said})") from error
         if learnt is None:
             raise EngineError(
-                f"{self} answered, but refused the request ({said}). Change what it names, or choose another model."
+                f"{self} answered, but refused the request ({said}). Change what it refuses, or use another model."
             ) from error
         if learnt:
             say(f"  {self.config.model} refuses a parameter ({said}). From now on {learnt}.")
@@ -220,7 +216,7 @@ class Server:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a Retry-After header asks for, given as a number or as a date; 0 where there is none."""
+    """Return the seconds that a Retry-After header asks for, as a number or as a date; 0 without one."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)

@@ -442,7 +442,7 @@ def test_text_is_cut_at_stop_strings_where_the_server_is_not_told(serve, tmp_pat
 def test_a_refused_temperature_is_an_error_that_names_the_option(serve, tmp_path):
     words = "Unsupported value: '{name}' does not support 0.7 with this model. Only the default (1) value is supported."
     server = serve(refusing("temperature", words=words))
-    with pytest.raises(EngineError, match=r"refuses temperature=0\.7\. Set the .*judge\.temperature"):
+    with pytest.raises(EngineError, match=r"refuses temperature=0\.7\. Set .*judge\.temperature"):
         asked(server, tmp_path, hello())
     assert len(server.requests) == 1
 
