@@ -15,7 +15,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from srlm.config import ModelConfig
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.training import loading
 from srlm.training.activation_cache import frozen_once

@@ -19,10 +19,10 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
-from srlm.config import ModelConfig
 from srlm.io.record_file import read_records
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.training import loading
 from srlm.training.checkpoint_check import Probe, Scores, change, float32_arithmetic, probe_of_pairs, score

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.data.readers import read_ift
 from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
+from srlm.judges.config import JudgeConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import select_pairs

@@ -1,7 +1,7 @@
-"""Every option, typed, with its unit and range; yaml files hold values only.
+"""The option groups of every command. Each group's dataclass stands next to the code that reads it.
 
-Hydra checks names and types against these dataclasses. `check` tests the ranges and what options say together, once,
-after composition; the rest of the package gets plain frozen-by-habit dataclasses and never sees Hydra.
+Hydra checks names and types against these dataclasses, whose values come from the yaml files in conf/. `srlm.cli.check`
+tests ranges (`srlm.ranges`) and combinations once, after composition. Nothing else in the package depends on Hydra.
 """
 
 from __future__ import annotations
@@ -13,226 +13,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
-from typing import Any
+from typing import Annotated, Any
 
-from srlm.data.config import SourceConfig
+from srlm.data.config import DataConfig
+from srlm.engines.config import EndpointConfig, EngineConfig
+from srlm.evaluation.config import EvaluationConfig
+from srlm.generation.config import CandidatesConfig, PromptsConfig
+from srlm.judges.config import JudgeConfig
+from srlm.models.config import ModelConfig
 from srlm.preferences.config import AlarmsConfig, PairsConfig
+from srlm.ranges import DTYPES as DTYPES
+from srlm.ranges import SAVE_DTYPES as SAVE_DTYPES
+from srlm.ranges import Range, at_least
+from srlm.tracking.config import TrackingConfig
 from srlm.training.methods import METHODS
 from srlm.training.methods.dpo import DPOConfig
 from srlm.training.methods.reward_model import RewardModelConfig
 from srlm.training.methods.sft import SFTConfig
 
 C = typing.TypeVar("C", bound="Config")
-
-
-class EngineKind(Enum):
-    vllm = "vllm"
-    transformers = "transformers"
-
-
-class IFTAnswers(Enum):
-    best = "best"
-    all = "all"
-    worst = "worst"
-
-
-class RationaleSource(Enum):
-    auto = "auto"
-    seed = "seed"
-    baseline = "baseline"
-    none = "none"
-
-
-class Opponents(Enum):
-    all = "all"
-    previous = "previous"
-
-
-class Tracker(Enum):
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-    jsonl = "jsonl"
-    none = "none"
-
-
-@dataclass
-class ModelConfig:
-    """The base model M0, or any fixed model beside it."""
-
-    name: str = "smollm2-135m-instruct"  # packaged name, hub id, local folder, or a .gguf file
-    revision: str = ""  # hub revision; "" = the default branch
-    chat_template: str = ""  # "" = the model's own; else a name in srlm/models/chat_templates or a .jinja file
-    # variables for the chat template, such as {enable_thinking: false}, in training and generation alike
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    template_date: str = "2024-07-26"  # YYYY-MM-DD, for templates that write today's date: no prompt reads the clock
-    # What a model writes from thought_start to thought_end, before its answer: not judged, measured or checked, but
-    # trained on by DPO. An empty thought_start: whatever stands before thought_end; an empty thought_end: no thoughts.
-    thought_start: str = "<think>"
-    thought_end: str = "</think>"
-    trust_remote_code: bool = False  # run code that a hub repository ships: only for repositories you trust
-
-
-@dataclass
-class EngineConfig:
-    """Who writes text for the models of the run."""
-
-    kind: EngineKind = EngineKind.vllm  # the engine; engine=vllm and engine=transformers set it
-    dtype: str = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU; else float32, bfloat16, float16
-    max_model_len: int = 2048  # tokens, prompt and completion together; >= 64
-    max_concurrent: int = 64  # sequences decoded at once; >= 1
-    kv_cache_gib: float = 2.0  # CPU only: memory for the key-value cache, GiB; > 0
-    gpu_memory_utilization: float = 0.9  # GPU only: share of memory the engine may take; (0, 1]
-    tensor_parallel_size: int = 1  # GPUs a model is split over; >= 1
-    data_parallel_size: int = 1  # copies of the model; >= 1
-    # torch.compile and CUDA graphs; unset = off on a CPU (start takes minutes), on on a GPU
-    compile: bool | None = None
-    threads: int = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
-    # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
-    # ({attn_implementation: sdpa})
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class EndpointConfig:
-    """An OpenAI-compatible server: a fixed prompt writer or a fixed judge (`writer: endpoint`, `judge: endpoint`)."""
-
-    base_url: str = ""  # such as http://127.0.0.1:8000/v1
-    model: str = ""  # the server's name for the model
-    api_key_env: str = "OPENAI_API_KEY"  # environment variable that holds the key; the key itself is never stored
-    max_concurrent: int = 16  # requests under way at once; >= 1
-    timeout_s: float = 120.0  # seconds for one request; > 0
-    retries: int = 5  # retries after the first try, with growing pauses; >= 0
-    requests_per_minute: float = 0.0  # 0 = as fast as it answers
-    cache: bool = True  # answers are kept, and a request that was answered once is not sent again
-    # sent instead of each request's own, for models that accept one value only; 0 to 2; unset = as requested
-    temperature: float | None = None
-    logprobs: bool = True  # the server tells probabilities (top_logprobs); false: verdicts are read from the text alone
-    prefill: bool = False  # the server goes on with a begun reply (vLLM's continue_final_message)
-    input_price: float = 0.0  # of a million prompt tokens, in your currency; for the ledger in the run's logs
-    output_price: float = 0.0  # of a million completion tokens
-    budget: float = 0.0  # stop when the run has spent so much; 0 = no limit
-
-
-@dataclass
-class DataConfig:
-    ift: SourceConfig = field(default_factory=SourceConfig)
-    eft: SourceConfig = field(default_factory=SourceConfig)
-    evaluation: SourceConfig = field(default_factory=SourceConfig)
-    ift_answers: IFTAnswers = IFTAnswers.best  # of ranked answers: an example of the best, of each, or of the worst
-    builtin_languages: list[str] = field(default_factory=lambda: ["en"])  # of the built-in set (en, zh); empty = all
-    eft_held_out: float = 0.25  # share of the EFT prompts kept for measuring judges; (0, 1)
-    near_duplicate: float = 0.7  # ROUGE-L F1 from which two prompts count as the same; (0, 1]
-    rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
-    eft_max_score_fraction: float = 0.3  # no score may make up more than this share of the EFT examples; (0, 1]
-    rationale_attempts: int = 1  # the baseline judges a prompt's answers until it orders them as people did; >= 1
-    # the baseline sees a better answer beside a worse one, and names what the worse lacks
-    rationale_reference: bool = False
-    # EFT examples in which length tells nothing about the score; then the share above is not looked at
-    eft_length_balance: bool = False
-    eft_limit: int = 0  # EFT examples to train on, of whole prompts (pairs: one a prompt in turn); 0 = all
-
-
-@dataclass
-class PromptsConfig:
-    """New prompts (arXiv 2401.10020, section 2.2; filters as in Self-Instruct, arXiv 2212.10560)."""
-
-    count: int = 24  # accepted prompts an iteration; >= 1
-    attempts: int = 4  # give up after count x this many attempts; >= 1
-    model: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
-    shots_ift: int = 6  # examples from IFT; >= 1
-    shots_generated: int = 2  # examples from prompts accepted before (from IFT while there are none); >= 0
-    round_size: int = 16  # attempts that share one view of what was accepted so far; >= 1
-    temperature: float = 0.6  # of sampling
-    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
-    max_new_tokens: int = 96  # tokens
-    max_overlap: float = 0.7  # reject from this ROUGE-L F1 with any prompt seen; (0, 1]
-    min_words: int = 4  # words (characters in scripts written without spaces: Chinese, Japanese, Thai, ...)
-    max_words: int = 120  # words, counted as for min_words
-    languages: list[str] = field(default_factory=lambda: ["en", "zh"])  # accepted, by script; empty = all
-    keywords: list[str] = field(
-        default_factory=lambda: [
-            "image", "images", "picture", "pictures", "photo", "graph", "graphs", "chart", "diagram", "file", "files",
-            "map", "draw", "plot", "video", "audio", "music score", "go to", "website link", "url", "attached",
-            "图片", "照片", "附件", "视频", "文件",
-        ]
-    )  # a prompt that contains one of these (whole words) asks for what text cannot do  # fmt: skip
-
-
-@dataclass
-class CandidatesConfig:
-    count: int = 4  # N, candidates a prompt; >= 2
-    temperature: float = 0.7  # of sampling
-    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
-    max_new_tokens: int = 128  # tokens
-
-
-@dataclass
-class JudgeConfig:
-    """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2); or other judges."""
-
-    # the model that judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any
-    # model name
-    model: str = "self"
-    # sampled = k judgements are generated, and each one's score is its verdict; logprob_weighted = the same, but the
-    # score is the mean of all scores by their probabilities at the place of the verdict; logprob = that mean right
-    # after the prompt, without generating; pairwise = candidates are compared two at a time; implicit = by their
-    # likelihood against a reference model's; reward_model = a classifier trained on the ranked answers; or module:Class
-    scorer: str = "sampled"
-    template: str = "additive"  # a name in srlm/judges/templates or a .txt file
-    # k, judgements of each candidate; >= 1; 1 with judges that do not sample: logprob, pairwise, implicit, reward_model
-    count: int = 3
-    min_valid: int = 2  # valid judgements a candidate needs to take part in pairs; 1 to count
-    early_stopping: bool = False  # no more judgements of a candidate that will become neither best nor worst
-    early_stopping_risk: float = 0.02  # chance to err in that, for each comparison; 0 = only where it is sure; [0, 0.5)
-    max_score: int = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
-    temperature: float = 0.7  # logprob does not use it, nor the next two
-    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
-    max_new_tokens: int = 192  # tokens, rationale and verdict together
-    # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
-    max_comparisons: int = 0
-    reference: str = "base"  # implicit: base = M0; previous = the model before the judge; or any model name
-    # implicit, reward_model: strength taken off for each token of an answer, log-odds; >= 0; unset = so that the
-    # strongest and the weakest candidates are equally long on average
-    length_penalty: float | None = 0.0
-
-    # sampled, logprob_weighted: judgements are judged as well, two at a time, and give further pairs for DPO
-    # (Meta-Rewarding); `max_comparisons` applies to them too
-    meta: bool = False
-    meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
-    meta_max_tokens: int = 0  # tokens; a longer chosen judgement gives no pair; 0 = no limit
-
-
-@dataclass
-class EvaluationConfig:
-    # false = models are made and not measured, up to M1 only: for sweeps whose models srlm evaluate measures
-    # together
-    enabled: bool = True
-    prompts: int = 24  # evaluation prompts answered by every model; 0 = all
-    eft_prompts: int = 0  # held-out EFT prompts judged by every model; 0 = all
-    temperature: float = 0.7  # of sampling
-    top_p: float = 0.9  # nucleus sampling: total probability of the tokens drawn from; (0, 1]
-    max_new_tokens: int = 128  # tokens
-    judgements: int = 1  # judgements a held-out answer; >= 1
-    judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
-    judge_template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
-    # whom M_t is compared with, two judgements a prompt and opponent: all = every earlier model; previous = M_t-1
-    opponents: Opponents = Opponents.all
-    # IFEval's prompts, answered greedily by every model: a file with `instruction_id_list` and `kwargs`, or
-    # hub:google/IFEval; "" = none
-    ifeval: str = ""
-    ifeval_prompts: int = 0  # of these, drawn with the run's seed; 0 = all (541)
-    ifeval_max_new_tokens: int = 1280  # tokens; some prompts ask for 600 words and more
-    bootstrap: int = 2000  # resamples for 95 % intervals of lengths, scores and losses (shares need none); >= 100
-
-
-@dataclass
-class TrackingConfig:
-    tracker: Tracker = Tracker.wandb  # where metrics go; tracking=NAME sets it
-    mode: str = "auto"  # W&B: auto = online where a key is found, else offline; online; offline
-    project: str = "srlm"  # W&B
-    entity: str = ""  # W&B: "" = the account's default
-    sample_rows: int = 50  # rows a table of samples; W&B and TensorBoard
-    artifacts: bool = True  # W&B: store data as artifacts, and models by their manifests
 
 
 def with_methods(kind: type[C]) -> type[C]:
@@ -244,14 +43,17 @@ def with_methods(kind: type[C]) -> type[C]:
     return kind
 
 
+_FOLDER = Range(lambda name: bool(name) and ".." not in name.split("/"), "a folder name")
+
+
 @dataclass
 @with_methods
 class Config:
-    name: str = "default"  # the run: its folder is runs_dir/name
+    name: Annotated[str, _FOLDER] = "default"  # the run: its folder is runs_dir/name
     recipe: str = "self_rewarding"  # the method: a name in srlm/recipes, or module:Class
     runs_dir: str = "runs"  # the folder of all runs
-    iteration: int = 2  # bring the run to M_iteration; >= 1
-    seed: int = 0  # every random choice derives from it
+    iteration: Annotated[int, at_least(1)] = 2  # bring the run to M_iteration
+    seed: Annotated[int, at_least(0)] = 0  # every random choice derives from it
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -328,10 +130,6 @@ class ShowMasking(Config):
     dataset: str = ""
     split: str = "train"  # of `data`, hub only
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
-
-
-SAVE_DTYPES = ("float32", "bfloat16", "float16")
-DTYPES = ("auto", *SAVE_DTYPES)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

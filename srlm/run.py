@@ -103,7 +103,7 @@ def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
         if name not in hints:
             near = difflib.get_close_matches(name, hints, 1)
             hint = f" Did you mean {prefix}{near[0]}?" if near else ""
-            raise errors.ConfigError(f"There is no option {prefix}{name}.{hint} All options: srlm/config.py.")
+            raise errors.ConfigError(f"There is no option {prefix}{name}.{hint} To list all options: --cfg job.")
         if dataclasses.is_dataclass(hints[name]):
             _refuse_unknown(options[name], hints[name], f"{prefix}{name}.")
 
@@ -127,7 +127,7 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
     from srlm.recipes.runner import Runner
     from srlm.reporting.run_report import update_report
     from srlm.reporting.summary import print_summary
-    from srlm.tracking import NoTracker, open_tracker
+    from srlm.tracking.base import NoTracker, open_tracker
 
     start = time.monotonic()
     show_notes()

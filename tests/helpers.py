@@ -23,7 +23,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.recipes import find_recipe
 from srlm.recipes.runner import Runner, Step
 from srlm.run import plain_options
-from srlm.tracking import NoTracker
+from srlm.tracking.base import NoTracker
 from srlm.types import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 
 ROOT = Path(__file__).resolve().parent.parent

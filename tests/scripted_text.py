@@ -26,17 +26,20 @@ from pathlib import Path
 from typing import Any
 
 from srlm.cli.check import check
-from srlm.config import Config, EvaluationConfig, ModelConfig, RationaleSource, Tracker, options_of
+from srlm.config import Config, options_of
 from srlm.data import checkers
-from srlm.data.config import SourceConfig
+from srlm.data.config import RationaleSource, SourceConfig
 from srlm.engines import session
+from srlm.evaluation.config import EvaluationConfig
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
 from srlm.models import base_model
+from srlm.models.config import ModelConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import find_recipe, runner
 from srlm.reporting.run_report import update_report
-from srlm.tracking import open_tracker
+from srlm.tracking.base import open_tracker
+from srlm.tracking.config import Tracker
 from srlm.training import stages
 from srlm.training.config import TrainConfig
 from srlm.types import CheckpointComparison, RankedPrompt

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from srlm.cli.judge_bench import rows as judge_rows
-from srlm.config import IFTAnswers, JudgeBench
+from srlm.config import JudgeBench
 from srlm.data.checkers import follows, validate
-from srlm.data.config import SourceConfig
+from srlm.data.config import IFTAnswers, SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.io.files import write_atomic
 from srlm.io.serialization import to_json

@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "srlm"
 # From the bottom up. A unit is a module or a folder of srlm/; it may import its own layer and those before it.
 LAYERS = (
-    ("srlm", "errors", "config", "ids", "types", "metrics"),
+    ("srlm", "errors", "config", "ids", "types", "metrics", "ranges"),
     ("io",),
     ("pipeline",),
     ("models",),
@@ -109,7 +109,7 @@ def test_only_judges_name_a_kind_of_judge():
 def test_nouns_and_errors_stand_alone():
     """What everything rests on rests on nothing but the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}
-    for module in ("srlm", "srlm.errors", "srlm.types"):
+    for module in ("srlm", "srlm.errors", "srlm.ranges", "srlm.types"):
         roots = {name if name.startswith("srlm") else name.split(".")[0] for name in imports_of(MODULES[module])}
         assert roots <= allowed, module
 
@@ -120,7 +120,9 @@ def test_option_modules_import_only_options_at_module_level(module):
     for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("srlm"):
             name = str(node.module)
-            assert name in ("srlm.errors", "srlm.types") or OPTION_MODULES.fullmatch(name), f"{name} in {module}"
+            assert name in ("srlm.errors", "srlm.ranges", "srlm.types") or OPTION_MODULES.fullmatch(name), (
+                f"{name} in {module}"
+            )
         elif isinstance(node, ast.Import | ast.ImportFrom):
             assert ast.unparse(node).split()[1].split(".")[0] in ("__future__", *sys.stdlib_module_names), module
 

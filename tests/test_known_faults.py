@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from srlm.config import CandidatesConfig, Config, JudgeConfig, PromptsConfig
+from srlm.config import Config
 from srlm.data.prepare import PrepareData
 from srlm.data.splits import Overlap
 from srlm.errors import EngineError, RunFolderError, TrainingError
 from srlm.evaluation.agreement import judge_parts
 from srlm.generation.candidates import sample_candidates
+from srlm.generation.config import CandidatesConfig, PromptsConfig
 from srlm.generation.judgements import JudgeCandidates
 from srlm.generation.prompts import WritePrompts, load_writer_template, write_prompts
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile, read_records
 from srlm.io.serialization import to_json
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.base_model import worker as base_model_worker

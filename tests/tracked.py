@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, TrackingConfig
+from srlm.config import Config
 from srlm.io import serialization
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
+from srlm.tracking.config import TrackingConfig
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt
 
 LONG = "<b>long</b> " * 400

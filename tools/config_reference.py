@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 import srlm.run  # noqa: F401  (registers the schema)
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
+from srlm.ranges import Range
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COMMANDS = {"judge-bench": JudgeBench, "evaluate": Evaluate, "show-masking": ShowMasking, "side-by-side": SideBySide}
@@ -60,6 +61,16 @@ def comments(kind: type) -> dict[str, str]:
     return found
 
 
+def meanings(kind: type) -> dict[str, str]:
+    """Return the meaning of each field of a dataclass: its comment, and its ranges."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+
+    def ranges(name: str) -> list[str]:
+        return [note.allowed for note in getattr(hints[name], "__metadata__", ()) if isinstance(note, Range)]
+
+    return {name: "; ".join(part for part in (note, *ranges(name)) if part) for name, note in comments(kind).items()}
+
+
 def _beside(line: str) -> str:
     code, mark, comment = line.partition("  # ")
     return comment.partition("  # ")[0].strip() if mark and code.strip() else ""
@@ -84,7 +95,7 @@ def default_run() -> Config:
 
 def option_rows(kind: type, value: Any, prefix: str) -> list[str]:
     """Return a table row for each option of a dataclass instance; nested dataclasses follow with dotted names."""
-    hints, notes, rows, nested = typing.get_type_hints(kind), comments(kind), [], []
+    hints, notes, rows, nested = typing.get_type_hints(kind), meanings(kind), [], []
     for field in dataclasses.fields(kind):
         name, inner = f"{prefix}{field.name}", getattr(value, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
@@ -132,7 +143,7 @@ def choices(group: str) -> str:
 def page() -> str:
     """Return configuration.md."""
     config = default_run()
-    hints, notes = typing.get_type_hints(Config), comments(Config)
+    hints, notes = typing.get_type_hints(Config), meanings(Config)
     top = [
         _row(field.name, type_name(hints[field.name]), getattr(config, field.name), notes[field.name])
         for field in dataclasses.fields(Config)

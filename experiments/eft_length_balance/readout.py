@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.evaluation.judge_metrics import accuracy_longer_preferred, accuracy_shorter_preferred
 from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_imputed
 from srlm.io.record_file import read_records
+from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.models.chat_template import load_tokenizer

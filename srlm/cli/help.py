@@ -96,7 +96,7 @@ def command_help(command: Command) -> str:
             *_columns([(name, ", ".join(files)) for name, files in choices.items()]),
             "",
             f"All options with their values: srlm {command.name} --cfg job",
-            "Meaning, unit and range of each: srlm/config.py",
+            "Meaning, unit and range of each: the page Configuration of the documentation",
             f"Flags of Hydra: srlm {command.name} --hydra-help",
         ]
     )

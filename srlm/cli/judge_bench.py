@@ -44,7 +44,7 @@ from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
 
 if TYPE_CHECKING:
-    from srlm.engines import Engine, SequenceScorer
+    from srlm.engines.base import Engine, SequenceScorer
 
 ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)

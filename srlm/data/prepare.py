@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, DataConfig, options_of
-from srlm.data.config import SourceConfig
+from srlm.config import Config, options_of
+from srlm.data.config import DataConfig, SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
 from srlm.data.splits import Split, split_eft
 from srlm.errors import SeedError

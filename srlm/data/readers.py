@@ -19,10 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from srlm.config import IFTAnswers
 from srlm.data import oasst
 from srlm.data.checkers import validate
-from srlm.data.config import SourceConfig
+from srlm.data.config import IFTAnswers, SourceConfig
 from srlm.data.files import (
     SPELLINGS,
     Fault,

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from srlm.config import Config, EngineKind, ModelConfig
+from srlm.config import Config
+from srlm.engines.config import EngineKind
 from srlm.errors import PromptTooLongError
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
 from srlm.pipeline.workspace import Workspace
 

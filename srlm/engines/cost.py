@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srlm.config import EndpointConfig
+from srlm.engines.config import EndpointConfig
 from srlm.errors import EngineError, RunFolderError
 from srlm.io.files import disk_errors
 

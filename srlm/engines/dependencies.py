@@ -11,7 +11,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, EngineKind, options_of
+from srlm.config import Config, options_of
+from srlm.engines.config import EngineKind
 from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output, reward_model_output

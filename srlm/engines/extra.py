@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from srlm.config import Config, EngineKind
+from srlm.config import Config
+from srlm.engines.config import EngineKind
 from srlm.errors import ConfigError
 from srlm.training.config import TrainConfig
 

@@ -9,8 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from srlm.config import EndpointConfig
 from srlm.engines.base import Completion, Place, Sampling, Usage, gather_or_cancel, split_thoughts
+from srlm.engines.config import EndpointConfig
 from srlm.engines.cost import AnswerCache, Ledger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server

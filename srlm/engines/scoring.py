@@ -14,12 +14,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Usage
 from srlm.engines.batching import Batches
+from srlm.engines.config import EngineConfig
 from srlm.errors import ModelError, PromptTooLongError
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
+from srlm.models.config import ModelConfig
 
 _TOKENS = 4096  # padded tokens a batch: what logits over a large vocabulary leave room for
 

@@ -15,8 +15,8 @@ from typing import Any
 import openai
 from aiolimiter import AsyncLimiter
 
-from srlm.config import EndpointConfig
 from srlm.engines.base import Usage
+from srlm.engines.config import EndpointConfig
 from srlm.engines.cost import Ledger
 from srlm.engines.parameters import Parameters
 from srlm.engines.responses import BadResponseError, WithheldError, parse_response, read_usage, shorten

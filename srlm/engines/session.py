@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from srlm.config import Config, ModelConfig
+from srlm.config import Config
 from srlm.engines.base import (
     Engine,
     NoEngine,
@@ -23,6 +23,7 @@ from srlm.engines.base import (
     open_sequence_scorer,
 )
 from srlm.io.progress import Bars, say
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import external_options, resolve
 from srlm.pipeline.roles import ENDPOINT, PROGRAM, ModelRef
 from srlm.pipeline.stage import RunStage

@@ -21,11 +21,12 @@ from transformers import (
     StopStringCriteria,
 )
 
-from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Sampling, Usage, check_length, encode_request, split_thoughts
 from srlm.engines.batching import Batches
+from srlm.engines.config import EngineConfig
 from srlm.models.chat import Message, thought_marks
 from srlm.models.chat_template import load_tokenizer, stop_token_ids
+from srlm.models.config import ModelConfig
 
 
 @dataclass

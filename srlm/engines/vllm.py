@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Engine, Sampling, Usage, check_length, encode_request, split_thoughts
+from srlm.engines.config import EngineConfig
 from srlm.errors import EngineError
 from srlm.models.chat import Message, thought_marks
 from srlm.models.chat_template import load_tokenizer, stop_token_ids
+from srlm.models.config import ModelConfig
 
 
 async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engine:

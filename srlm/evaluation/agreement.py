@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, paired_differences
 from srlm.evaluation.measures import (
@@ -25,6 +24,7 @@ from srlm.evaluation.measures import (
     share_measure,
 )
 from srlm.judges import spec_of
+from srlm.judges.config import JudgeConfig
 from srlm.preferences.scores import mean_scores
 from srlm.types import Answer, Candidate, Comparison, Judgement, RankedPrompt
 

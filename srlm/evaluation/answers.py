@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from srlm.config import C, Config, EvaluationConfig, options_of
+from srlm.config import C, Config, options_of
 from srlm.engines.base import Engine, Sampling, SequenceScorer, gather_or_cancel
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.engines.session import GenerationStage, Generator
 from srlm.errors import NoAnswerError
+from srlm.evaluation.config import EvaluationConfig
 from srlm.ids import derive_seed
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.intervals import Terms, by_cluster
 from srlm.evaluation.measures import (
     JudgedPrompt,
@@ -36,6 +35,7 @@ from srlm.evaluation.measures import (
 )
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
 from srlm.judges import spec_of
+from srlm.judges.config import JudgeConfig
 from srlm.preferences.alarms import entropy_bits
 from srlm.preferences.length_matching import unfiltered_matching_penalty
 from srlm.preferences.scores import mean_scores

@@ -27,7 +27,8 @@ from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
-from srlm.config import EngineKind, Evaluate
+from srlm.config import Evaluate
+from srlm.engines.config import EngineKind
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, combined_measure, mean_measure, share_measure, table_terms
 from srlm.io.record_file import RecordFile

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from srlm.engines import SequenceScorer, gather_or_cancel
+from srlm.engines.base import SequenceScorer, gather_or_cancel
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.errors import PromptTooLongError
 from srlm.evaluation.intervals import by_cluster

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from srlm.config import Config, Opponents, options_of
+from srlm.config import Config, options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
 from srlm.engines.missing import count_missing, is_missing
 from srlm.engines.session import GenerationStage, Generator
+from srlm.evaluation.config import Opponents
 from srlm.ids import ORDERS
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from srlm.config import CandidatesConfig, options_of
+from srlm.config import options_of
 from srlm.engines.base import Engine, Sampling, SequenceScorer
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, problem_of, refuse_without_any, report_missing
 from srlm.engines.session import Generator
 from srlm.errors import NoAnswerError
 from srlm.generation.chain import Feedback, ItemStage
+from srlm.generation.config import CandidatesConfig
 from srlm.ids import candidate_id, derive_seed
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import PromptsConfig, options_of
+from srlm.config import options_of
 from srlm.data.languages import in_languages, script
 from srlm.data.splits import Overlap
 from srlm.data.words import contains_word, tokens
@@ -28,6 +28,7 @@ from srlm.engines.missing import NO_ANSWER, RAISE, TOO_LONG, missing_counts, nam
 from srlm.engines.session import Generator
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.generation.chain import SourceStage
+from srlm.generation.config import PromptsConfig
 from srlm.ids import derive_seed, prompt_id
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile

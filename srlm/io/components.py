@@ -11,7 +11,7 @@ from srlm.errors import ConfigError
 T = TypeVar("T")
 
 
-def component(option: str, name: str, registry: Mapping[str, type[T]], base: type[T]) -> type[T]:
+def component(option: str, name: str, registry: Mapping[str, type[T] | str], base: type[T]) -> type[T]:
     """Return the class that an option names.
 
     Parameters
@@ -20,6 +20,8 @@ def component(option: str, name: str, registry: Mapping[str, type[T]], base: typ
         The option, for the error.
     name : str
         The option's value: a key of `registry`, or "module:Class".
+    registry : mapping
+        Name -> class, or "module:Class" of a class that is imported when it is used.
     base : type
         The class that an external one must inherit from.
 
@@ -28,9 +30,10 @@ def component(option: str, name: str, registry: Mapping[str, type[T]], base: typ
     ConfigError
         If there is no such class.
     """
-    if name in registry:
-        return registry[name]
-    module, _, attribute = name.partition(":")
+    target = registry.get(name, name)
+    if isinstance(target, type):
+        return target
+    module, _, attribute = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute) if attribute else None
     except (ImportError, AttributeError) as error:

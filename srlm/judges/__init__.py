@@ -1,28 +1,30 @@
-"""Judges by name. Each is a class in one module of this folder (`srlm.judges.base`)."""
+"""Judges by name. Each is a class (`srlm.judges.base`) in a module of this folder that is imported when it is used."""
 
 from __future__ import annotations
 
-from srlm.config import Config, JudgeConfig
-from srlm.io.components import component
-from srlm.judges.base import Judge, JudgeSpec
-from srlm.judges.base import judge_answers as judge_answers
-from srlm.judges.classifier import RewardModelJudge
-from srlm.judges.likelihood import ImplicitRewardJudge
-from srlm.judges.pairwise import PairwiseJudge
-from srlm.judges.pointwise import LogprobJudge, LogprobWeightedJudge, SampledJudge
+from typing import TYPE_CHECKING
 
-JUDGES: dict[str, type[Judge]] = {
-    "sampled": SampledJudge,
-    "logprob_weighted": LogprobWeightedJudge,
-    "logprob": LogprobJudge,
-    "pairwise": PairwiseJudge,
-    "implicit": ImplicitRewardJudge,
-    "reward_model": RewardModelJudge,
+from srlm.io.components import component
+
+if TYPE_CHECKING:
+    from srlm.config import Config
+    from srlm.judges.base import Judge, JudgeSpec
+    from srlm.judges.config import JudgeConfig
+
+JUDGES = {
+    "sampled": "srlm.judges.pointwise:SampledJudge",
+    "logprob_weighted": "srlm.judges.pointwise:LogprobWeightedJudge",
+    "logprob": "srlm.judges.pointwise:LogprobJudge",
+    "pairwise": "srlm.judges.pairwise:PairwiseJudge",
+    "implicit": "srlm.judges.likelihood:ImplicitRewardJudge",
+    "reward_model": "srlm.judges.classifier:RewardModelJudge",
 }
 
 
 def judge_named(name: str) -> type[Judge]:
     """Return a judge of `JUDGES`, or one from outside the package; raises ConfigError if there is none."""
+    from srlm.judges.base import Judge
+
     return component("judge.scorer", name, JUDGES, Judge)  # type: ignore[type-abstract]
 
 

@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srlm.config import JudgeConfig
+from srlm.judges.config import JudgeConfig
 from srlm.types import Judgement
 
 

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from srlm.config import Config, DataConfig, JudgeConfig, RationaleSource
+from srlm.config import Config
 from srlm.data.balance import cap_commonest, is_better, length_balanced
+from srlm.data.config import DataConfig, RationaleSource
 from srlm.errors import SeedError
 from srlm.ids import answer_id, derive_seed, judgement_id, label
 from srlm.judges import spec_of
+from srlm.judges.config import JudgeConfig
 from srlm.judges.parsing import strip_verdict
 from srlm.types import JudgeExample, Judgement, RankedPrompt
 

@@ -20,12 +20,13 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.engines.base import Engine, Place, Sampling, gather_or_cancel
 from srlm.engines.missing import problem_of
 from srlm.errors import ConfigError, EngineError, NoAnswerError
 from srlm.ids import derive_seed, judgement_id
 from srlm.judges.base import Emit, Judge, JudgeSpec, Known, Need
+from srlm.judges.config import JudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.judges.parsing import find_score, find_verdict, parse_verdict
 from srlm.judges.prompt import VERDICT, JudgeTemplate, expected_score
@@ -198,7 +199,7 @@ class PointwiseJudge(Judge):
         """Judge once per round the candidates that may still become the best or the worst."""
         rows: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
         pairs = self.config.pairs
-        assert pairs.length_penalty is not None, "refused by srlm.config.check"
+        assert pairs.length_penalty is not None, "refused by srlm.cli.check"
         contenders = [candidate for candidate in candidates if takes_part(candidate, pairs)]
         penalties = [length_points(candidate, pairs.length_penalty) for candidate in contenders]
         for j in range(self.count):

@@ -14,8 +14,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.parsing import parse_verdict as parse_verdict
 from srlm.judges.parsing import strip_verdict as strip_verdict
 from srlm.models.templating import Template

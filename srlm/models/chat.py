@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from srlm.config import ModelConfig
 from srlm.errors import EngineError, ModelError
 from srlm.models.chat_template import Message as Message
 from srlm.models.chat_template import around_answer, control_tokens, render
+from srlm.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -26,9 +26,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srlm.config import ModelConfig
 from srlm.errors import ModelError
 from srlm.io.files import write_atomic
+from srlm.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

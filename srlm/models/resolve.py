@@ -22,12 +22,13 @@ from typing import Any
 
 import yaml
 
-from srlm.config import Config, ModelConfig
+from srlm.config import Config
 from srlm.errors import ModelError
 from srlm.io.files import content_hash, disk_errors, sha256
 from srlm.io.progress import say
 from srlm.models.chat_template import has_chat_template
 from srlm.models.checkpoint_files import check_weights
+from srlm.models.config import ModelConfig
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import CARD, Workspace
 

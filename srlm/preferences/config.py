@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated
+
+from srlm.ranges import at_least
 
 
 class Truncated(Enum):
@@ -21,14 +24,14 @@ class AlarmAction(Enum):
 class PairsConfig:
     """Which candidates become preference pairs."""
 
-    min_gap: float = 0.0  # chosen's mean minus rejected's must exceed this; >= 0
-    # points subtracted from a candidate's score for each hundred characters; >= 0; unset = so that the chosen and the
+    min_gap: Annotated[float, at_least(0)] = 0.0  # chosen's mean minus rejected's must exceed this
+    # points subtracted from a candidate's score for each hundred characters; unset = so that the chosen and the
     # rejected answers of the kept pairs are equally long on average
-    length_penalty: float | None = 0.0
+    length_penalty: Annotated[float | None, at_least(0)] = 0.0
     # candidates that hit candidates.max_new_tokens. exclude = they are neither chosen nor rejected; keep = they can be,
     # and DPO trains on their text without an end of turn
     truncated: Truncated = Truncated.exclude
-    min_pairs: int = 1  # stop before training with fewer; >= 1
+    min_pairs: Annotated[int, at_least(1)] = 1  # stop before training with fewer
     policy: str = "highest_lowest"  # one of srlm.preferences.policy.POLICIES, or module:Class
 
 

@@ -12,7 +12,7 @@ from srlm.io.progress import say
 from srlm.pipeline.stage import RunStage, report_differences
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
-from srlm.tracking import Tracker
+from srlm.tracking.base import Tracker
 
 
 @dataclass(frozen=True)

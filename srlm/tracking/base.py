@@ -7,10 +7,10 @@ from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
 from srlm.config import Config
-from srlm.config import Tracker as TrackerKind
 from srlm.io.progress import say
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
+from srlm.tracking.config import Tracker as TrackerKind
 from srlm.tracking.ledger import Ledger
 from srlm.tracking.rows import Row, rows_of
 

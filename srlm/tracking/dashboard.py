@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srlm.config import TrackingConfig
 from srlm.errors import SrlmError, TrackingError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
 from srlm.metrics import TRAINERS, metric
+from srlm.tracking.config import TrackingConfig
 from srlm.tracking.metrics import step_of, trainer_part
 
 

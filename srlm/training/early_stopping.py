@@ -30,7 +30,7 @@ from typing import Any
 from srlm.config import Config
 from srlm.data.prepare import read_validation
 from srlm.data.splits import Overlap
-from srlm.engines import open_engine
+from srlm.engines.base import open_engine
 from srlm.engines.missing import count_missing, is_missing
 from srlm.engines.session import open_model
 from srlm.errors import SeedError

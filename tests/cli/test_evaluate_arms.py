@@ -12,7 +12,8 @@ from rich.console import Console
 from srlm.cli.evaluate.arms import OWN, Of, answers, arms_card, expand, losses, reference_of, run_of, settings
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.evaluate.tables import arm_words, arms_markdown, show
-from srlm.config import Config, Evaluate, IFTAnswers, to_dict
+from srlm.config import Config, Evaluate, to_dict
+from srlm.data.config import IFTAnswers
 from srlm.errors import ConfigError
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.plots import plot_arms

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from srlm.cli.judge_bench import _with_parsed, show
-from srlm.config import JudgeConfig
 from srlm.evaluation.judge_metrics import judge_metrics, judge_warning, parsed
 from srlm.evaluation.record import measures_of
+from srlm.judges.config import JudgeConfig
 from tests.helpers import judgements_of, ranked
 
 NONE = "none of the 20 judgements could be parsed, so there is no score"

@@ -19,9 +19,10 @@ from srlm import engines
 from srlm.cli.evaluate import main, workers
 from srlm.cli.evaluate.main import run
 from srlm.cli.evaluate.plan import Plan
-from srlm.config import Evaluate, ModelConfig, SideBySide
+from srlm.config import Evaluate, SideBySide
 from srlm.engines.base import Completion
 from srlm.errors import ConfigError, ModelError, PromptTooLongError, RunFolderError
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import label, labels, resolve
 from srlm.pipeline import worker as launch
 from srlm.pipeline.workspace import Workspace

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from srlm.config import DataConfig
+from srlm.data.config import DataConfig
 from srlm.data.prepare import prepare_seeds
 from srlm.io.record_file import read_records
 from srlm.types import RankedPrompt, SeedExample

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import IFTAnswers
-from srlm.data.config import SourceConfig
+from srlm.data.config import IFTAnswers, SourceConfig
 from srlm.data.readers import FORMATS, read_ift, read_prompts, read_ranked
 from srlm.errors import SeedError
 from srlm.io.serialization import to_json

@@ -20,11 +20,14 @@ from unittest import mock
 import pytest
 from transformers import AutoTokenizer
 
-from srlm.config import Config, EngineKind, ModelConfig
-from srlm.engines import Completion, Sampling, open_endpoint, open_engine, vllm
+from srlm.config import Config
+from srlm.engines import vllm
+from srlm.engines.base import Completion, Sampling, open_endpoint, open_engine
+from srlm.engines.config import EngineKind
 from srlm.errors import EngineError
 from srlm.io.record_file import read_records
 from srlm.models.chat_template import load_tokenizer
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import PACKAGED, resolve
 from srlm.types import Comparison, Prompt
 

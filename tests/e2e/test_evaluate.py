@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from srlm.config import EngineConfig, EngineKind, Evaluate, ModelConfig
-from srlm.engines import Sampling, open_engine
+from srlm.config import Evaluate
+from srlm.engines.base import Sampling, open_engine
+from srlm.engines.config import EngineConfig, EngineKind
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.lm_eval import Response, keep_answers, load_tasks, open_model
 from srlm.io.record_file import RecordFile, read_records
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.types import Answer, Comparison
 from tests.helpers import ROOT, options, user

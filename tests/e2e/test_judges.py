@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from srlm.config import EngineConfig, ModelConfig
+from srlm.engines.config import EngineConfig
 from srlm.engines.scoring import ImplicitReward, RewardModel
 from srlm.io.record_file import read_records
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.types import Candidate, Comparison, JudgeExample, Judgement, PreferencePair, Rating
 from tests.helpers import ROOT

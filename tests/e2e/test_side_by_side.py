@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import ModelConfig
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from tests.helpers import ROOT
 

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from srlm.config import EndpointConfig
 from srlm.engines.base import Sampling
+from srlm.engines.config import EndpointConfig
 from srlm.engines.openai_server import EndpointEngine
 from tests.helpers import user
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from srlm.config import Config, EngineKind
+from srlm.config import Config
+from srlm.engines.config import EngineKind
 from srlm.engines.extra import SET_BY_SRLM, argument_names, check_extra
 from srlm.errors import ConfigError, RunFolderError
 from srlm.generation.candidates import SampleCandidates

@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.engines.base import Place, Sampling
 from srlm.engines.cost import AnswerCache
 from srlm.engines.openai_server import choice_at, choice_logprobs
 from srlm.errors import EngineError, RunFolderError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pairwise import compare
 from srlm.judges.parsing import find_letter, find_score
 from srlm.judges.pointwise import judge, score_logprobs

@@ -10,12 +10,13 @@ import asyncio
 import pytest
 import torch
 
-from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.batching import Batches
+from srlm.engines.config import EngineConfig
 from srlm.engines.scoring import ImplicitReward, Likelihood, RewardModel
 from srlm.errors import ModelError, PromptTooLongError
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
+from srlm.models.config import ModelConfig
 from tests.helpers import tiny_llama, tiny_tokenizer, user
 
 ENGINE = EngineConfig(max_model_len=96, max_concurrent=8)

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.engines import server as requests
 from srlm.engines.cost import AnswerCache
 from srlm.engines.parameters import refused
 from srlm.engines.responses import BadResponseError, check_response, parse_response
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pairwise import compare
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate

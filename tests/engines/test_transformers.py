@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import EngineConfig, ModelConfig
 from srlm.engines.base import Completion, Sampling
+from srlm.engines.config import EngineConfig
 from srlm.engines.transformers import TransformersEngine
+from srlm.models.config import ModelConfig
 from tests.helpers import user
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.agreement import PAPER_MEASURES, answers_part, judge_parts, score_mean
 from srlm.evaluation.judge_metrics import judged_prompts
 from srlm.evaluation.measures import JudgedPrompt
+from srlm.judges.config import JudgeConfig
 from srlm.types import Answer
 from tests.helpers import candidates_of, judgements_of, ranked
 

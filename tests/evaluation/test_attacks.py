@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
+from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.chat import encode_chat
 from srlm.types import Judgement, RankedAnswer, RankedPrompt

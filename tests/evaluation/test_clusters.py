@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from srlm.cli.evaluate.arms import losses
-from srlm.config import JudgeConfig
 from srlm.evaluation.agreement import agreement, judge_parts, score_mean
 from srlm.evaluation.attacks import ATTACKS, attack_card
 from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
+from srlm.judges.config import JudgeConfig
 from srlm.types import (
     AnswerLoss,
     Candidate,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import Opponents
 from srlm.data.prepare import prepare_seeds
 from srlm.errors import RunFolderError
 from srlm.evaluation import evaluate
 from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
+from srlm.evaluation.config import Opponents
 from srlm.evaluation.contamination import Contamination
 from srlm.evaluation.evaluate import Evaluate, measures, trained_on
 from srlm.evaluation.matches import HeadToHead

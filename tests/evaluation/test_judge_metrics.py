@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, length_adjusted, paired_differences
 from srlm.evaluation.measures import JudgedPrompt
+from srlm.judges.config import JudgeConfig
 from srlm.types import Comparison, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgements_of
 

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from srlm.config import PromptsConfig
 from srlm.data.splits import Overlap
 from srlm.engines.base import Completion
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
+from srlm.generation.config import PromptsConfig
 from srlm.generation.prompts import (
     _REDRAWS,
     choose_shots,

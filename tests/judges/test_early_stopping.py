@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
+from srlm.judges.config import JudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, _chance_behind, _noise, still_contending
 from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.pairs import length_points, select_pairs, takes_part

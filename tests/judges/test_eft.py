@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 from scipy.stats import pearsonr as correlation
 
-from srlm.config import DataConfig, JudgeConfig, RationaleSource
 from srlm.data.balance import cap_commonest
+from srlm.data.config import DataConfig, RationaleSource
 from srlm.errors import SeedError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.eft import build_examples, needs_baseline, report
 from srlm.types import JudgeExample, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgement_from, ranked

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.meta import load_template as load_meta_template
 from srlm.judges.pairwise import load_template
 from srlm.judges.parsing import parse_verdict

@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.errors import ConfigError, EngineError
-from srlm.judges import JUDGES, Judge, JudgeSpec, judge_answers, judge_named, make_judge, spec_of
+from srlm.judges import JUDGES, judge_named, make_judge, spec_of
+from srlm.judges.base import Judge, JudgeSpec, judge_answers
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pointwise import LogprobJudge
 from srlm.types import Judgement
 from tests.helpers import ScriptedEngine, candidates_of

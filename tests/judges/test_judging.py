@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.io.record_file import read_records
 from srlm.judges.bradley_terry import bradley_terry, shares_of_wins
+from srlm.judges.config import JudgeConfig
 from srlm.judges.judging import Judging
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.engines.base import Completion
 from srlm.errors import ConfigError
 from srlm.ids import match_id
+from srlm.judges.config import JudgeConfig
 from srlm.judges.meta import (
     MetaJudging,
     elo,

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import EvaluationConfig
 from srlm.engines.base import Completion, Sampling
 from srlm.errors import ConfigError, EngineError, PromptTooLongError
 from srlm.evaluation.answers import answer
+from srlm.evaluation.config import EvaluationConfig
 from srlm.evaluation.head_to_head import head_to_head_part, played
 from srlm.judges.bradley_terry import calibrated_winners
 from srlm.judges.pairwise import compare, load_template, parse_letter, question, verdict

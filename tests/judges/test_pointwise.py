@@ -9,10 +9,13 @@ import random
 import pytest
 import torch
 
-from srlm.config import CandidatesConfig, Config, EngineConfig, EngineKind, JudgeConfig
+from srlm.config import Config
 from srlm.engines.base import Completion, encode_request, open_engine
+from srlm.engines.config import EngineConfig, EngineKind
 from srlm.errors import EngineError
 from srlm.generation.candidates import sample_candidates
+from srlm.generation.config import CandidatesConfig
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.chat import encode_chat

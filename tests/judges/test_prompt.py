@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.config import JudgeConfig
 from srlm.errors import ConfigError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import (
     JudgeTemplate,
     expected_score,

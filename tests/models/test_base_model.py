@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from gguf import GGUFWriter
 
-from srlm.config import Config, ModelConfig
+from srlm.config import Config
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import external_options, hub_id, licence_of
 from tests.helpers import tiny_tokenizer
 

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from transformers import AddedToken
 
-from srlm.config import CandidatesConfig, EvaluationConfig, JudgeConfig, ModelConfig
 from srlm.engines.base import Completion
 from srlm.errors import ModelError
 from srlm.evaluation.answers import answer
+from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.candidates import sample_candidates
+from srlm.generation.config import CandidatesConfig
+from srlm.judges.config import JudgeConfig
 from srlm.judges.pairwise import BEFORE
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
@@ -43,6 +45,7 @@ from srlm.models.chat_template import (
     stop_token_ids,
     write_stop_tokens,
 )
+from srlm.models.config import ModelConfig
 from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import select_pairs
 from srlm.training.encoding import encode

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from srlm.config import ModelConfig
 from srlm.errors import ModelError
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.checkpoint_files import check_trainable, check_vocabulary
+from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 
 

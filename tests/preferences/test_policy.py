@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from srlm.cli.check import check
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.errors import ConfigError, TrainingError
+from srlm.judges.config import JudgeConfig
 from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import length_penalty, select_pairs
 from srlm.preferences.policy import POLICIES, HighestLowest, PairPolicy, Selection, policy_named, preference_pair

@@ -15,7 +15,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.recipes import RECIPES, find_recipe
 from srlm.recipes.runner import Action, Recipe, Runner, Step
 from srlm.recipes.spin import CopyPrompts
-from srlm.tracking import NoTracker
+from srlm.tracking.base import NoTracker
 from srlm.types import SeedExample
 from tests.helpers import run_step
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srlm.cli.check import check
-from srlm.config import Config, Tracker
+from srlm.config import Config
 from srlm.errors import AlarmError, ConfigError, NoPairsError, RunFolderError
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.judgements import JudgeCandidates
@@ -31,6 +31,7 @@ from srlm.recipes.runner import Action, Step
 from srlm.recipes.self_rewarding import SelfRewarding
 from srlm.reporting.summary import pair_lines
 from srlm.run import run
+from srlm.tracking.config import Tracker
 from srlm.training.stages import TrainDPO
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import run_step, tiny_llama, tiny_tokenizer

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from srlm.config import Config, JudgeConfig
+from srlm.config import Config
 from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
+from srlm.judges.config import JudgeConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import count_reasons, select_pairs

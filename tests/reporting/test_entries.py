@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.config import JudgeConfig
+from srlm.judges.config import JudgeConfig
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting.collect import collect
 from srlm.reporting.entries import Entry, all_entries, cut, row

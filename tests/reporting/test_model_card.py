@@ -21,7 +21,7 @@ from srlm.pipeline.workspace import CARD
 from srlm.recipes import find_recipe
 from srlm.recipes.runner import Runner
 from srlm.reporting.model_card import model_card, plain, shown, write_card
-from srlm.tracking import NoTracker
+from srlm.tracking.base import NoTracker
 from tests.finished_run import NASTY
 
 

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from srlm.config import JudgeConfig
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
 from srlm.evaluation.judge_metrics import judge_metrics
+from srlm.judges.config import JudgeConfig
 from srlm.reporting import plots
 from srlm.reporting.plots import _points, plot_attacks, plot_judges
 from tests.helpers import judgements_of, ranked

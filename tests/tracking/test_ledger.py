@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from srlm.config import Config, Tracker, TrackingConfig
+from srlm.config import Config
 from srlm.errors import RunFolderError
 from srlm.pipeline.workspace import Workspace
-from srlm.tracking import NoTracker, base, open_tracker
+from srlm.tracking import base
+from srlm.tracking.base import NoTracker, open_tracker
+from srlm.tracking.config import Tracker, TrackingConfig
 from srlm.tracking.jsonl import JsonlTracker
 from srlm.tracking.ledger import Ledger
 from srlm.tracking.rows import Row

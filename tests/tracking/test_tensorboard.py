@@ -10,9 +10,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from srlm.config import Tracker
 from srlm.pipeline.workspace import Workspace
-from srlm.tracking import base, open_tracker
+from srlm.tracking import base
+from srlm.tracking.base import open_tracker
+from srlm.tracking.config import Tracker
 from srlm.tracking.tensorboard import TensorBoardTracker, text_of
 from tests.tracked import finished_stages, make, track
 

@@ -20,8 +20,9 @@ from srlm.config import Config, to_dict
 from srlm.io.serialization import to_json
 from srlm.metrics import PARTS
 from srlm.pipeline.workspace import Workspace
-from srlm.tracking import base, open_tracker, rows
+from srlm.tracking import base, rows
 from srlm.tracking import wandb as tracking
+from srlm.tracking.base import open_tracker
 from srlm.tracking.metrics import feedback_metrics
 from srlm.tracking.rows import TEXT_LIMIT
 from srlm.tracking.wandb import WandbTracker, without_secrets

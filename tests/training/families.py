@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srlm.config import ModelConfig
 from srlm.models.chat_template import prepare
+from srlm.models.config import ModelConfig
 from tests.helpers import tiny_tokenizer
 
 CHATML = (

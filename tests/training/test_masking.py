@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srlm.config import ModelConfig
 from srlm.errors import EngineError, ModelError
 from srlm.judges.prompt import judge_target
 from srlm.models.chat import encode_chat, encode_choices, encode_turn, escape_special_tokens
 from srlm.models.chat_template import chat_template_names, prepare, read_chat_template
+from srlm.models.config import ModelConfig
 from srlm.training.encoding import encode
 from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
 from srlm.training.methods.sft import SFTConfig, TrainOn

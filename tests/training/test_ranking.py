@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from srlm.config import JudgeConfig
 from srlm.errors import ConfigError, TrainingError
+from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import JudgeTemplate
 from srlm.training import ranking
 from srlm.training.encoding import eft_example, encode

@@ -88,7 +88,7 @@ def settings(models: Sequence[str], by: Sequence[str]) -> list[Setting]:
         options = options_of(config, *(group.name for group in dataclasses.fields(config)))
         if unknown := [name for name in by if name not in options]:
             raise errors.ConfigError(
-                f"group_by=[{','.join(by)}]: runs have no option {unknown[0]}. All: srlm/config.py."
+                f"group_by=[{','.join(by)}]: runs have no option {unknown[0]}. To list all options: srlm run --cfg job."
             )
         found.setdefault(tuple((name, _shown(options[name])) for name in by), []).append((config.seed, model))
     return alone + [Setting(options, tuple(model for _, model in sorted(own))) for options, own in found.items()]

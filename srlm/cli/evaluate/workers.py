@@ -23,7 +23,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _speak(plan: Plan, number: int) -> None:
-    from srlm.engines import gather_or_cancel, open_named
+    from srlm.engines.base import gather_or_cancel, open_named
     from srlm.evaluation.answers import answer_prompts
     from srlm.evaluation.matches import matches, play
 
@@ -68,7 +68,7 @@ def loss_worker(workspace: Workspace, number: int) -> None:
 
 
 async def _losses(plan: Plan, number: int) -> None:
-    from srlm.engines import open_likelihood
+    from srlm.engines.base import open_likelihood
     from srlm.evaluation.loss import answer_losses
 
     model, stages = list(plan.losses.items())[number]

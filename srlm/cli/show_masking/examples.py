@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from srlm.config import RationaleSource, ShowMasking
+from srlm.config import ShowMasking
+from srlm.data.config import RationaleSource
 from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
 from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
 from srlm.io.progress import say
