@@ -30,7 +30,8 @@ NO_JUDGE = object()
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_every_judge_has_its_spec(name):
-    assert spec_of(JudgeConfig(scorer=name)) is JUDGES[name].spec
+    assert spec_of(JudgeConfig(scorer=name)) is judge_named(name).spec
+    assert isinstance(judge_named(name).spec, JudgeSpec)
 
 
 def test_a_judge_from_outside_is_named_by_module_and_class():
