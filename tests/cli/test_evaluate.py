@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from srlm import engines
 from srlm.cli.evaluate import workers
 from srlm.cli.evaluate.main import run
 from srlm.cli.evaluate.plan import Plan
 from srlm.config import Evaluate
+from srlm.engines import base as engines
 from srlm.errors import ConfigError, PromptTooLongError, RunFolderError
 from srlm.io.files import write_atomic
 from srlm.pipeline import worker as launch

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from srlm import engines
 from srlm.cli.evaluate import main, workers
 from srlm.cli.evaluate.main import run
 from srlm.cli.evaluate.plan import Plan
 from srlm.config import Evaluate, SideBySide
+from srlm.engines import base as engines
 from srlm.engines.base import Completion
 from srlm.errors import ConfigError, ModelError, PromptTooLongError, RunFolderError
 from srlm.models.config import ModelConfig
