@@ -26,7 +26,8 @@ from srlm.ranges import DTYPES as DTYPES
 from srlm.ranges import SAVE_DTYPES as SAVE_DTYPES
 from srlm.ranges import Range, at_least
 from srlm.tracking.config import TrackingConfig
-from srlm.training.methods import METHODS
+from srlm.training.config import LoopConfig
+from srlm.training.methods import METHODS, method_of, training_options
 from srlm.training.methods.dpo import DPOConfig
 from srlm.training.methods.reward_model import RewardModelConfig
 from srlm.training.methods.sft import SFTConfig
@@ -50,7 +51,11 @@ _FOLDER = Range(lambda name: bool(name) and ".." not in name.split("/"), "a fold
 @with_methods
 class Config:
     name: Annotated[str, _FOLDER] = "default"  # the run: its folder is runs_dir/name
-    recipe: str = "self_rewarding"  # the method: a name in srlm/recipes, or module:Class
+    recipe: str = "self_rewarding"  # the stages and their order: a name in srlm/recipes, or module:Class
+    # what trains M_t+1 on the feedback of M_t: a name in srlm/training/methods (dpo), or module:Class
+    method: str = "dpo"
+    # options that a method from outside the package has of its own, by name: {margin: 0.5}
+    method_options: dict[str, Any] = field(default_factory=dict)
     runs_dir: str = "runs"  # the folder of all runs
     iteration: Annotated[int, at_least(1)] = 2  # bring the run to M_iteration
     seed: Annotated[int, at_least(0)] = 0  # every random choice derives from it
@@ -68,6 +73,11 @@ class Config:
     dpo: DPOConfig = field(default_factory=DPOConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def training(self) -> LoopConfig:
+        """Return the options of `method`."""
+        return typing.cast(LoopConfig, training_options(self, method_of(self)))
 
 
 @dataclass
@@ -158,7 +168,7 @@ def from_dict_as(kind: type[C], data: Mapping[str, Any]) -> C:
     `data` may come from another version: a missing option has its default value, and an option that does not exist in
     this version is left out (`unknown_options` names it).
     """
-    return typing.cast(C, _updated(kind(), data))
+    return typing.cast(C, updated(kind(), data))
 
 
 def unknown_options(kind: Any, data: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -198,11 +208,11 @@ def _entry(values: dict[str, Any], name: str) -> Any:
     return _entry(inner, rest) if rest and isinstance(inner, dict) else None
 
 
-def _updated(default: Any, data: Mapping[str, Any]) -> Any:
-    """The dataclass instance `default` with the values that `data` gives."""
+def updated(default: Any, data: Mapping[str, Any]) -> Any:
+    """Return the dataclass instance `default` with the values that `data` gives."""
     hints = typing.get_type_hints(type(default))
     given = {
-        name: _updated(getattr(default, name), value)
+        name: updated(getattr(default, name), value)
         if dataclasses.is_dataclass(hints[name])
         else _build(hints[name], value)
         for name, value in data.items()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-TRAINERS = ("sft_baseline", "sft", "reward_model", "dpo")  # the stages that train
+TRAINER = r"sft_baseline|sft|reward_model|[a-z]\w*_\d+"  # the parts of trainers; METHOD_t is what trained M_t
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Metric:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches a whole key of this family, or of a companion (_low, _high, _n)."""
-        words = {"trainer": r"sft_baseline|sft|reward_model|dpo_\d+", "iteration": r"\d+", "rank": r"\d+", "n": r"\d+"}
+        words = {"trainer": TRAINER, "iteration": r"\d+", "rank": r"\d+", "n": r"\d+"}
         if self.base:
             words["measure"] = "|".join(_names_in(self.base.partition("/")[0], self.key))
         text = re.escape(self.key)
@@ -318,8 +318,10 @@ METRICS: tuple[Metric, ...] = (
         ("judgements", "judgements", "count", "", "Judgements of the candidates."),
         ("scores", "scores", "count", "", "A histogram: valid judgements of each whole score."),
         ("pairs", "pairs", "count", "higher", "Preference pairs for M_t."),
-        ("chosen_characters_mean", "chosen length", "characters", "", "Mean length of a chosen answer."),
-        ("rejected_characters_mean", "rejected length", "characters", "", "Mean length of a rejected answer."),
+        ("labelled_answers", "labelled answers", "count", "higher", "Desirable and undesirable answers for M_t."),
+        ("chosen_characters_mean", "chosen length", "characters", "", "Mean length of a chosen or desirable answer."),
+        ("rejected_characters_mean", "rejected length", "characters", "",
+         "Mean length of a rejected or undesirable answer."),
     ),
     *_part(
         "feedback",
@@ -334,7 +336,8 @@ METRICS: tuple[Metric, ...] = (
         ("entropy_bits", "entropy of the scores", "bits", "higher",
          "Entropy of the whole scores; 0 = one score for all answers."),
         ("tie_share", "tie share", "share", "lower", "Pairs of candidates of one prompt with equal mean scores."),
-        ("mean_gap", "mean score gap", "points", "higher", "Mean of the chosen score minus the rejected score."),
+        ("mean_gap", "mean score gap", "points", "higher",
+         "Mean score of chosen or desirable answers minus that of the others."),
         ("length_ratio", "chosen to rejected length", "ratio", "lower",
          "Mean length of chosen answers over that of rejected ones; far above 1 = length is rewarded."),
         ("score_deviation", "spread of candidates' scores", "points", "higher",
@@ -352,6 +355,7 @@ METRICS: tuple[Metric, ...] = (
         ("candidates", "candidates", "table", "", "Candidates with their mean scores."),
         ("judgements", "judgements", "table", "", "Judgements."),
         ("pairs", "pairs", "table", "", "Preference pairs."),
+        ("labelled_answers", "labelled answers", "table", "", "Desirable and undesirable answers."),
     ),
     *_part(
         "stage",
@@ -360,12 +364,13 @@ METRICS: tuple[Metric, ...] = (
         ("<stage>_tokens", "tokens: <stage>", "tokens", "", "Tokens that were generated, or trained on."),
         ("<stage>_prompt_tokens_cached", "cached prompt tokens: <stage>", "tokens", "higher",
          "Prompt tokens that the prefix cache served."),
-        ("dpo_early_stopping_chosen_step", "early stopping: chosen step", "steps", "",
+        ("<stage>_early_stopping_chosen_step", "early stopping: chosen step", "steps", "",
          "Optimizer step of the checkpoint that became M_t."),
-        ("dpo_early_stopping_last_step", "early stopping: last step", "steps", "",
+        ("<stage>_early_stopping_last_step", "early stopping: last step", "steps", "",
          "Optimizer step at which training stopped."),
-        ("dpo_early_stopping_steps", "early stopping: steps", "steps", "", "Optimizer steps of the whole training."),
-        ("dpo_reference_check_difference", "reference check difference", "nats per token", "",
+        ("<stage>_early_stopping_steps", "early stopping: steps", "steps", "",
+         "Optimizer steps of the whole training."),
+        ("<stage>_reference_check_difference", "reference check difference", "nats per token", "",
          "Largest difference of the log-probabilities of policy and reference before the first step."),
         ("<stage>_saved_difference", "saved checkpoint difference: <stage>", "nats per token", "lower",
          "Difference of the trained policy and the saved checkpoint."),
@@ -385,7 +390,7 @@ METRICS: tuple[Metric, ...] = (
     *_part("stage", ("<stage>_<count>", "<stage>: <count>", "-", "", "Any other count of a stage's manifest.")),
     *_part(
         "<trainer>",
-        ("step", "step", "steps", "", "Optimizer steps so far; dpo_t trains M_t."),
+        ("step", "step", "steps", "", "Optimizer steps so far; dpo_t trains M_t by DPO."),
         ("epoch", "epoch", "number", "", "Passes over the data so far."),
         ("loss", "loss", "nats", "lower", "Training loss of the step."),
         ("learning_rate", "learning rate", "number", "", "Learning rate of the step."),
@@ -511,7 +516,7 @@ This page is generated from `srlm/metrics.py` by `python -m srlm.metrics`. Every
 - Metrics are plotted against `iteration` t, that of M_t: `feedback/`, `alarms/` and `dpo_t/` of iteration t describe
   the feedback of M_t-1 and the training of M_t on it. A trainer's own metrics are plotted against its `step`:
   `sft/loss` against `sft/step`.
-- `<word>` stands for what differs; `<trainer>` is sft_baseline, sft, reward_model, or dpo_2, dpo_3, ...
+- `<word>` stands for what differs; `<trainer>` is sft_baseline, sft, reward_model, or METHOD_t: dpo_2, dpo_3, ...
 - A metric marked ± is logged with `_low` and `_high`, its 95 % interval (docs/statistics.md), and `_n`, the number of
   prompts, pairs or judgements that it counts.
 - Tables and plots show shares in percent and differences of shares in percentage points (pp); trackers get the numbers

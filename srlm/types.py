@@ -139,8 +139,21 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledAnswer:
+    """One answer to a prompt, which is desirable or undesirable by itself."""
+
+    id: str  # the candidate's id
+    prompt: str
+    completion: str
+    label: bool  # True = desirable
+    score: float
+    truncated: bool = False  # the text hit the token limit, so no end of turn is trained after it
+    weight: float = 1.0  # of the answer's loss, relative to other answers; above 0
+
+
+@dataclass(frozen=True, slots=True)
 class Unpaired:
-    """A prompt whose candidates gave no preference pair."""
+    """A prompt whose candidates gave nothing to train on."""
 
     id: str  # the prompt's id
     reason: str

@@ -25,7 +25,7 @@ from srlm.models.base_model import BaseModel
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.model_card import write_card
-from srlm.training.stages import TrainDPO, TrainSFT
+from srlm.training.stages import Train, TrainSFT
 from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt
 from tests.helpers import options, run_step
 
@@ -67,7 +67,7 @@ def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, 
     _feedback(workspace, config)
     run_step(SelectPairs(workspace, config, 2))
     inputs = SelectPairs(workspace, config, 2).fingerprints() | sft.fingerprints()
-    _trained(TrainDPO(workspace, config, 2), checkpoint, inputs)
+    _trained(Train(workspace, config, 2), checkpoint, inputs)
     for t in range(3):
         run_step(Evaluate(workspace, config, t))
     for t in (1, 2):

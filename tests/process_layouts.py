@@ -152,13 +152,14 @@ def start_ranks(arguments: list[str]) -> int:
 
 def main(folder: str, layout: str) -> None:
     from srlm.run import user_errors  # here, because it imports Hydra, and the other processes need none
+    from srlm.training.stages import TrainSFT
 
     if layout == "ranks":
         launch.launcher = lambda train: [sys.executable, "-m", "tests.process_layouts", "launcher"]
     workspace = Workspace(Path(folder))
     with user_errors(), workspace.lock():
         if layout == "sft":
-            launch.run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
+            TrainSFT(workspace, workspace.config(), 1).start_processes()
             return
         launch.run_worker(f"tests.process_layouts:{layout}", workspace, 1)
 

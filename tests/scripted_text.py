@@ -42,19 +42,22 @@ from srlm.tracking.base import open_tracker
 from srlm.tracking.config import Tracker
 from srlm.training import stages
 from srlm.training.config import TrainConfig
+from srlm.training.methods import METHODS
 from srlm.types import CheckpointComparison, RankedPrompt
 from tests.scripted import OrderedEngine
 
-_GROUPS = {"sft": "sft", "sft_baseline": "sft", "reward_model": "reward_model", "dpo": "dpo"}
 _LOGGED = ("loss", "grad_norm", "learning_rate", "num_tokens", "epoch", "entropy", "mean_token_accuracy")
-_DPO = [f"{of}/{side}" for of in ("rewards", "logps", "logits") for side in ("chosen", "rejected")]
 _ENDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss", "epoch")
 # What TRL's trainers log: the names are theirs, the numbers are none.
 NAMES = {
     "sft": _LOGGED,
     "sft_baseline": _LOGGED,
     "reward_model": (*_LOGGED[:5], "min_reward", "mean_reward", "max_reward", "accuracy", "margin"),
-    "dpo": (*_LOGGED, *_DPO, "rewards/margins", "rewards/accuracies"),
+    **{
+        name: dict.fromkeys((*_LOGGED, *METHODS[name].metrics))
+        for name in METHODS
+        if name not in ("sft", "reward_model")
+    },
 }
 LOGS = {
     stage: "".join(
@@ -136,7 +139,9 @@ def run(job: Mapping[str, Any]) -> None:
         verdicts = {answer.text: 5 - answer.rank for prompt in ranked for answer in prompt.answers}
         yield OrderedEngine(workspace.relative(model), job.get("order", 0), verdicts, job.get("context", 0), refused)
 
-    def run_worker(target: str, workspace: Workspace, t: int, train: TrainConfig | None = None, name: str = "") -> None:
+    def run_worker(
+        target: str, workspace: Workspace, t: int, train: TrainConfig | None = None, name: str = "", group: str = ""
+    ) -> None:
         module, function, *argument = target.split(":")
         stage = name
         if function == "session_worker":
@@ -150,11 +155,11 @@ def run(job: Mapping[str, Any]) -> None:
             folder = workspace.iteration(t)
             model = folder / ("sft_baseline" if stage == "sft_baseline" else "model")
             model.mkdir(parents=True, exist_ok=True)
-            (model / "config.json").write_text(json.dumps({"made with": options_of(config, _GROUPS[stage])}))
+            (model / "config.json").write_text(json.dumps({"made with": options_of(config, group)}))
             (folder / f"{stage}_log.jsonl").write_text(LOGS[stage])
-            counts: dict[str, Any] = {"reference_check_difference": 0.0} if stage == "dpo" else {}
+            counts: dict[str, Any] = {"reference_check_difference": 0.0} if t > 1 else {}
             counts |= {f"{which}_{name}": 1.0 for which in ("saved", "served") for name in ("difference", "kept")}
-            if stage == "dpo":
+            if t > 1:
                 compared = [asdict(CheckpointComparison("4-2", 4, 2, 3, 3, 1, 0, 2, -0.33, None, None, "not better"))]
                 stopped = {"chosen_step": 2, "last_step": 4, "steps": 6, "comparisons": compared}
                 counts["early_stopping"] = stopped

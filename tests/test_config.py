@@ -48,7 +48,8 @@ from srlm.preferences.config import AlarmAction
 from srlm.ranges import ranges_of
 from srlm.run import job_name, plain_options
 from srlm.tracking.config import Tracker
-from srlm.training.methods.dpo import Reference
+from srlm.training.config import LoopConfig, Reference
+from srlm.training.methods import METHODS
 from srlm.training.methods.sft import TrainOn
 from tests.helpers import ROOT, options
 
@@ -83,21 +84,14 @@ def put(config: Config, option: str, value: Any) -> Config:
 
 # Ranges
 
+OF_THE_LOOP = [name for name, method in METHODS.items() if issubclass(method.config, LoopConfig)]
 COUNTS_FROM_1 = (
     *("iteration", "engine.max_concurrent", "engine.tensor_parallel_size", "engine.data_parallel_size"),
     *("endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift", "prompts.round_size"),
     *("prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens", "judge.count", "judge.min_valid"),
     *("judge.max_score", "judge.max_new_tokens", "pairs.min_pairs", "evaluation.judgements"),
-    *(
-        "evaluation.max_new_tokens",
-        "evaluation.ifeval_max_new_tokens",
-        "sft.batch_size",
-        "sft.micro_batch_size",
-        "sft.processes",
-        "sft.lora.r",
-    ),
-    *("dpo.batch_size", "dpo.micro_batch_size", "dpo.processes", "dpo.lora.r", "data.rationale_attempts"),
-    *(f"reward_model.{name}" for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
+    *("evaluation.max_new_tokens", "evaluation.ifeval_max_new_tokens", "data.rationale_attempts"),
+    *(f"{group}.{name}" for group in METHODS for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
 COUNTS_FROM_0 = (
     *("seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "evaluation.prompts"),
@@ -109,9 +103,8 @@ COUNTS_FROM_0 = (
         "data.eft.limit",
         "data.evaluation.limit",
     ),
-    *("tracking.sample_rows", "sft.checkpoint_steps", "dpo.checkpoint_steps"),
-    *("sft.lora.last_n_layers", "dpo.lora.last_n_layers", "judge.max_comparisons"),
-    *("reward_model.checkpoint_steps", "reward_model.lora.last_n_layers", "judge.meta_max_tokens"),
+    *("tracking.sample_rows", "judge.max_comparisons", "judge.meta_max_tokens"),
+    *(f"{group}.{name}" for group in METHODS for name in ("checkpoint_steps", "lora.last_n_layers")),
     *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")),
 )
 SHARES = (
@@ -119,16 +112,11 @@ SHARES = (
     *("prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p"),
 )
 ABOVE_0 = (
-    *("engine.kv_cache_gib", "endpoint.timeout_s", "dpo.beta", "dpo.reference_check_tolerance"),
-    *("sft.epochs", "dpo.epochs", "sft.learning_rate", "dpo.learning_rate"),
-    *("reward_model.epochs", "reward_model.learning_rate"),
-    *("sft.save_tolerance", "reward_model.save_tolerance", "dpo.save_tolerance"),
+    *("engine.kv_cache_gib", "endpoint.timeout_s"),
+    *(f"{group}.{name}" for group in METHODS for name in ("epochs", "learning_rate", "save_tolerance")),
+    *(f"{group}.{name}" for group in OF_THE_LOOP for name in ("beta", "reference_check_tolerance")),
 )
-BELOW_1 = tuple(
-    f"{group}.{name}"
-    for group in ("sft", "reward_model", "dpo")
-    for name in ("warmup_ratio", "dropout", "lora.dropout")
-)
+BELOW_1 = tuple(f"{group}.{name}" for group in METHODS for name in ("warmup_ratio", "dropout", "lora.dropout"))
 # (option, values that cannot work, values at the range's end)
 RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *((option, (0, -1), (1,)) for option in COUNTS_FROM_1 if "batch_size" not in option and option != "judge.count"),
@@ -141,20 +129,11 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
         (f"{group}.temperature", (-0.1, 2.1, math.nan), (2.0,))
         for group in ("prompts", "candidates", "judge", "evaluation")
     ),
-    *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in ("sft", "reward_model", "dpo")),
-    *((f"{group}.max_length", (15, 0), (16,)) for group in ("sft", "reward_model", "dpo")),
-    *(
-        (f"{group}.min_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6))
-        for group in ("sft", "reward_model", "dpo")
-    ),
-    *(
-        (f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16"))
-        for group in ("engine", "sft", "reward_model", "dpo")
-    ),
-    *(
-        (f"{group}.save_dtype", ("", "auto", "int8"), ("float32", "bfloat16", "float16"))
-        for group in ("sft", "reward_model", "dpo")
-    ),
+    *((f"{group}.weight_decay", (-0.1, math.nan), (0.0,)) for group in METHODS),
+    *((f"{group}.max_length", (15, 0), (16,)) for group in METHODS),
+    *((f"{group}.min_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6)) for group in METHODS),
+    *((f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16")) for group in ("engine", *METHODS)),
+    *((f"{group}.save_dtype", ("", "auto", "int8"), ("float32", "bfloat16", "float16")) for group in METHODS),
     ("sft.prompt_weight", (-0.1, 1.1, math.nan), (0.0, 1.0)),
     ("sft.shared_text", ("(", "*a"), ("", "### .*")),
     *((f"data.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
@@ -175,11 +154,9 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("judge.early_stopping_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
     ("data.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
     ("tracking.mode", ("", "on"), ("online", "offline")),
-    ("sft.batch_size", (6,), (4,)),  # sft.micro_batch_size is 4
-    ("dpo.batch_size", (6,), (4,)),
-    ("dpo.early_stopping.every_steps", (0, -1), (1, 200)),
-    ("dpo.early_stopping.prompts", (0, 1), (2, 253)),
-    ("reward_model.batch_size", (6,), (4,)),
+    *((f"{group}.batch_size", (6,), (4,)) for group in METHODS),  # micro_batch_size is 4
+    *((f"{group}.early_stopping.every_steps", (0, -1), (1, 200)) for group in OF_THE_LOOP),
+    *((f"{group}.early_stopping.prompts", (0, 1), (2, 253)) for group in OF_THE_LOOP),
     ("judge.length_penalty", (-0.1, math.nan), (0.0, None)),
     ("pairs.length_penalty", (-0.1, math.nan), (0.0, None)),
     ("judge.reference", ("", "self", "endpoint"), ("base", "previous", "OWNER/NAME")),
@@ -209,7 +186,8 @@ def test_value_at_the_end_of_its_range_passes(option, value):
 def test_every_range_is_tried():
     with_range = {option for option, _, _ in ranges_of(Config())}
     assert len(with_range) > 50
-    assert with_range - {"dpo.early_stopping.source.limit"} <= {option for option, bad, _ in RANGES if bad}
+    untried = {f"{group}.early_stopping.source.limit" for group in OF_THE_LOOP}
+    assert with_range - untried <= {option for option, bad, _ in RANGES if bad}
 
 
 def test_batches_must_divide_over_processes():

@@ -27,13 +27,13 @@ from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.base_model import worker as base_model_worker
 from srlm.models.resolve import identity
-from srlm.pipeline.roles import dpo_reference
+from srlm.pipeline.roles import training_reference
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import count_reasons, select_pairs
 from srlm.preferences.scores import mean_score
 from srlm.training.config import LoraConfig
-from srlm.training.methods.dpo import check_reference
+from srlm.training.reference import check_reference
 from srlm.types import Candidate, Judgement, Prompt, SeedExample
 from tests.helpers import (
     ScriptedEngine,
@@ -316,4 +316,4 @@ def test_new_lora_on_the_original_base_is_the_wrong_reference():
     assert nats_a_token(adapter_off(wrong), log_probs(m_t)) > 0.05
     with pytest.raises(TrainingError, match="the reference is not the model that training starts from"):
         check_reference(nats_a_token(log_probs(m_t), adapter_off(wrong)), True, 0.05, "previous")
-    assert [dpo_reference(Config(), t).of_run for t in (2, 3, 4)] == [1, 2, 3]
+    assert [training_reference(Config(), t).of_run for t in (2, 3, 4)] == [1, 2, 3]

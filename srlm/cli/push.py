@@ -119,7 +119,7 @@ def plan(workspace: Workspace, place: str, t: int | None, data: bool, seeds: boo
         )
     t = measured[-1] if t is None else t
     config, title = workspace.config(), f"{model_name(workspace, t)}, srlm {__version__}"
-    folder = finished_output(workspace, t, model_stage(t), "model")
+    folder = finished_output(workspace, t, model_stage(workspace, t), "model")
     files: dict[str, Path | bytes] = {CARD: model_card(workspace, config, t, place).encode()}
     left: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CARD):

@@ -105,11 +105,11 @@ def read_ifeval(config: Config) -> list[SeedExample]:
 
 
 def read_validation(config: Config) -> list[SeedExample]:
-    """Rows that `dpo.early_stopping` may draw validation prompts from; some may be prompts of training or evaluation.
+    """Return the rows that early stopping may draw from; some may be prompts of training or evaluation.
 
     Raises SeedError where they cannot be read.
     """
-    source = config.dpo.early_stopping.source
+    source = config.training.early_stopping.source
     if source.path == "unused_ift":
         return read_ift(replace(_source(config.data, config.data.ift), limit=0), config.seed)
     return read_prompts(source, config.seed)

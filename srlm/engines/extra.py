@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -61,8 +62,6 @@ SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
         "gradient_checkpointing": "gradient_checkpointing",
         "bf16": "dtype",
         "fp16": "dtype",
-        "beta": "beta",
-        "packing": "packing",
         "disable_dropout": "dropout",
         "save_strategy": "checkpoint_steps",
         "save_steps": "checkpoint_steps",
@@ -108,7 +107,8 @@ def check_extra(config: Config) -> Config:
         if not isinstance(options, TrainConfig):
             continue
         extra, library = options.extra, options.trl_config
-        own = {name: f"{group}.{option}" if option else "" for name, option in SET_BY_SRLM["training"].items()}
+        own = {field.name: f"{group}.{field.name}" for field in fields(options)}
+        own |= {name: f"{group}.{option}" if option else "" for name, option in SET_BY_SRLM["training"].items()}
         if extra:
             _check(group, extra, argument_names(library), own, f"trl.{library}")
         model = extra.get(MODEL_ARGUMENTS) or {}

@@ -18,24 +18,29 @@ from srlm.judges.prompt import JudgeTemplate
 from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
     CANDIDATES,
+    FEEDBACK,
     HELD_OUT_JUDGEMENTS,
     JUDGEMENT_PAIRS,
     JUDGEMENTS,
+    LABELLED,
     META_COMPARISONS,
     PAIRS,
     PROMPTS,
     UNPAIRED,
 )
 from srlm.pipeline.manifest import stage_manifest
+from srlm.pipeline.run_reader import model_manifest
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics, triggered
 from srlm.preferences.config import AlarmAction
-from srlm.preferences.pairs import count_reasons, length_penalty, select_pairs, takes_part
+from srlm.preferences.pairs import count_reasons, describe_feedback, length_penalty, select, takes_part, unpaired_of
+from srlm.preferences.policies import policy_named
+from srlm.types import LabelledAnswer
 
 
 class SelectPairs(LocalStage):
-    """Preference pairs for M_t, which the policy `pairs.policy` selects from each prompt's candidates.
+    """Preference pairs or labelled answers for M_t, which the policy `pairs.policy` selects from the candidates.
 
     With `judge.meta`, also the best against the worst judgement of each prompt's most disputed candidate.
     """
@@ -43,7 +48,9 @@ class SelectPairs(LocalStage):
     name = "pairs"
 
     def writes(self) -> list[str]:
-        return [PAIRS.file, UNPAIRED.file, *([JUDGEMENT_PAIRS.file] if self.config.judge.meta else [])]
+        others = [LABELLED.file] if self._labels() else []
+        others += [JUDGEMENT_PAIRS.file] if self.config.judge.meta else []
+        return [PAIRS.file, UNPAIRED.file, *others]
 
     def depends_on(self) -> dict[str, Any]:
         names = [f"pairs.{name}" for name in ("policy", "min_gap", "length_penalty", "truncated")]
@@ -64,7 +71,12 @@ class SelectPairs(LocalStage):
         prompts = [prompt for prompt in PROMPTS.read(workspace, t) if not prompt.rejected]
         candidates, judgements = CANDIDATES.read(workspace, t), JUDGEMENTS.read(workspace, t)
         penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
-        pairs, unpaired = select_pairs(prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty)
+        selected = select(prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty)
+        pairs = [pair for selection in selected.values() for pair in selection.pairs]
+        answers = [answer for selection in selected.values() for answer in selection.answers]
+        unpaired = unpaired_of(selected)
+        for artifact in FEEDBACK:  # a file of other options would be trained on
+            artifact.path(workspace, t).unlink(missing_ok=True)
         write_records(self.outputs[0], pairs)
         write_records(self.outputs[1], unpaired)
         counts: dict[str, Any] = {
@@ -74,6 +86,9 @@ class SelectPairs(LocalStage):
             "length_penalty": penalty,
             "truncated_candidates": sum(not takes_part(one, config.pairs) for one in candidates),
         }
+        if self._labels():
+            write_records(LABELLED.path(workspace, t), answers)
+            counts |= {"labelled_answers": len(answers), "desirable_answers": sum(one.label for one in answers)}
         higher = None
         if config.judge.meta:
             texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
@@ -81,14 +96,19 @@ class SelectPairs(LocalStage):
             of_judgements, dropped, higher = judgement_pairs(
                 template, texts, candidates, judgements, comparisons, config.judge.meta_max_tokens
             )
-            write_records(self.outputs[2], of_judgements)
+            write_records(JUDGEMENT_PAIRS.path(workspace, t), of_judgements)
             counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}
         agreed = self._agreement()
         if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is always the same
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
-        counts["alarms"] = feedback_statistics(candidates, judgements, pairs, config.judge.max_score, agreed, higher)
+        counts["alarms"] = feedback_statistics(
+            candidates, judgements, [*pairs, *answers], config.judge.max_score, agreed, higher
+        )
         return counts
+
+    def _labels(self) -> bool:
+        return policy_named(self.config.pairs.policy).gives is LabelledAnswer
 
     def _agreement(self) -> float | None:
         """Return how M_t-1's held-out judgements agree with M_t-2's; None where M_t-1 does not judge candidates."""
@@ -118,15 +138,16 @@ class CheckFeedback:
         made = stage_manifest(self.workspace.iteration(self.t), "pairs")
         assert made is not None
         self._check_number(made.counts)
-        if stage_manifest(self.workspace.iteration(self.t), "dpo") is None:
+        if model_manifest(self.workspace, self.t) is None:
             self._check_alarms(made.counts["alarms"])
 
     def _check_number(self, counts: dict[str, Any]) -> None:
-        if counts["pairs"] >= self.config.pairs.min_pairs:
+        found = counts["pairs"] + counts.get("labelled_answers", 0)
+        if found >= self.config.pairs.min_pairs:
             return
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
         error = NoPairsError(
-            f"Iteration {self.t} has {counts['pairs']} preference pairs of {counts['prompts']} prompts, and "
+            f"Iteration {self.t} has {describe_feedback(counts)} of {counts['prompts']} prompts, and "
             f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
             "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
             "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
@@ -135,8 +156,8 @@ class CheckFeedback:
             f"Read {JUDGEMENTS.path(self.workspace, self.t)} first. To generate its feedback again with other options, "
             f"delete {self.workspace.iteration(self.t)}."
         )
-        if counts["pairs"]:
-            error.overrides = (f"pairs.min_pairs={counts['pairs']}",)
+        if found:
+            error.overrides = (f"pairs.min_pairs={found}",)
         raise error
 
     def _check_alarms(self, found: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from srlm.errors import NoAnswerError
 from srlm.judges.base import Emit, Judge, Known, judgements_of_strengths
 from srlm.preferences.length_matching import length_matching_penalty
 from srlm.preferences.pairs import takes_part
-from srlm.preferences.policy import highest_and_lowest
+from srlm.preferences.policies.highest_lowest import highest_and_lowest
 from srlm.types import Candidate, Judgement, Rating
 
 

@@ -19,6 +19,7 @@ from srlm.types import (
     Comparison,
     JudgeExample,
     Judgement,
+    LabelledAnswer,
     PreferencePair,
     Prompt,
     RankedPrompt,
@@ -71,7 +72,10 @@ RATINGS = Artifact("3_ratings.jsonl", Rating)  # of judges that score sequences
 META_COMPARISONS = Artifact("3_meta_comparisons.jsonl", Comparison)
 PAIRS = Artifact("4_pairs.jsonl", PreferencePair)
 UNPAIRED = Artifact("4_unpaired.jsonl", Unpaired)
+LABELLED = Artifact("4_labelled_answers.jsonl", LabelledAnswer)  # of pair policies that label single answers
 JUDGEMENT_PAIRS = Artifact("4_judgement_pairs.jsonl", PreferencePair)
+# What M_t can be trained on; the files that a run's options do not ask for are not there.
+FEEDBACK: tuple[Artifact[PreferencePair] | Artifact[LabelledAnswer], ...] = (PAIRS, LABELLED, JUDGEMENT_PAIRS)
 
 ANSWERS = Artifact("answers.jsonl", Answer, "evaluation")
 IFEVAL_ANSWERS = Artifact("ifeval_answers.jsonl", Answer, "evaluation")

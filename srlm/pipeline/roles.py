@@ -66,6 +66,6 @@ def match_judge(config: Config) -> ModelRef:
     return resolve_role(config.evaluation.judge, 0)
 
 
-def dpo_reference(config: Config, t: int) -> ModelRef:
+def training_reference(config: Config, t: int) -> ModelRef:
     """Return the reference model of the training that makes M_t (dpo.reference)."""
-    return resolve_role(config.dpo.reference.name, t)
+    return resolve_role(config.training.reference.name, t)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from srlm.errors import RunFolderError
-from srlm.pipeline.manifest import Manifest
+from srlm.pipeline.manifest import Manifest, finished_manifests
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import Workspace
 
@@ -26,9 +26,17 @@ def open_run(folder: str | Path) -> Workspace:
     return workspace
 
 
-def model_stage(t: int) -> str:
-    """The stage that makes M_t, t from 1."""
-    return "sft" if t == 1 else "dpo"
+def model_manifest(workspace: Workspace, t: int) -> Manifest | None:
+    """Return the manifest of the stage that made M_t, t from 1; None if it is not finished."""
+    model, folder = workspace.relative(workspace.model(t)), workspace.iteration(t)
+    found = (Manifest.load(path) for path in finished_manifests(folder, below=False))
+    return next((manifest for manifest in found if model in manifest.outputs), None)
+
+
+def model_stage(workspace: Workspace, t: int) -> str:
+    """Return the name of the stage that made M_t, t from 1; "sft" for M1 and "dpo" for others that are not finished."""
+    made = model_manifest(workspace, t)
+    return made.stage.rpartition("/")[2] if made else "sft" if t == 1 else "dpo"
 
 
 def model_name(workspace: Workspace, t: int) -> str:

@@ -34,7 +34,6 @@ _REPORT_BYTES = 65536
 PATIENCE_SECONDS = (
     2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
 )
-TRAINING = ("sft", "sft_baseline", "reward_model", "dpo")
 _OUT_OF_MEMORY = (
     "out of memory",
     "outofmemory",
@@ -55,7 +54,7 @@ class WorkerCrashed(errors.SrlmError):
 
 
 def run_worker(
-    target: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None, name: str = ""
+    target: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None, name: str = "", group: str = ""
 ) -> None:
     """Run a function in a process of its own and wait for it; all its processes have ended on return.
 
@@ -68,6 +67,8 @@ def run_worker(
         Of a training: says how many processes to start, and by which launcher.
     name : str
         In the names of the log and in messages; by default that of the function.
+    group : str
+        Of a training: its option group, for messages.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def run_worker(
         left.unlink()
     write_atomic(report, " " * _REPORT_BYTES)  # room for the worker's error, also when the disk is full by then
     command = [*launcher(train), "-m", "srlm.pipeline.worker", target, stage, str(workspace.root)]
-    command += [str(iteration), str(report)]
+    command += [str(iteration), str(report), group]
     terminal_fd = os.dup(sys.stderr.fileno())
     mark = processes.mark_environment(workspace.root)
     environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
@@ -139,7 +140,7 @@ def run_worker(
         raise errors.EngineError(
             f"The {stage} process of iteration {iteration} was killed by the system after {time.time() - start:.0f} "
             "s, most "
-            f"likely because memory ran out. {_lower(stage)} Then give the same command again. Log: {log}"
+            f"likely because memory ran out. {_lower(group)} Then give the same command again. Log: {log}"
         )
     ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     of_what = f"The end of {log}"
@@ -176,9 +177,9 @@ def _interrupt(worker: subprocess.Popen[bytes]) -> None:
         worker.wait(PATIENCE_SECONDS)
 
 
-def _lower(stage: str) -> str:
-    if stage in TRAINING:
-        group = {"dpo": "dpo", "reward_model": "reward_model"}.get(stage, "sft")
+def _lower(group: str) -> str:
+    """Return which options to lower if memory runs out; `group` is that of a training, "" if the stage is none."""
+    if group:
         return (
             f"Lower {group}.micro_batch_size or {group}.max_length, or set {group}.gradient_checkpointing=true or "
             f"{group}.lora.enabled=true."
@@ -186,15 +187,15 @@ def _lower(stage: str) -> str:
     return "Lower engine.max_concurrent, engine.max_model_len, engine.kv_cache_gib or engine.gpu_memory_utilization."
 
 
-def as_user_error(error: BaseException, stage: str, iteration: int, log: str = "its log") -> errors.SrlmError | None:
-    """What a user can mend in `error`: out of memory, a full disk; None where it is something else."""
+def as_user_error(error: BaseException, stage: str, iteration: int, group: str = "") -> errors.SrlmError | None:
+    """Return what a user can fix in `error`: out of memory, a full disk; None where it is something else."""
     if isinstance(error, errors.SrlmError):
         return error
     text = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        kind = errors.TrainingError if stage in TRAINING else errors.EngineError
+        kind = errors.TrainingError if group else errors.EngineError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return kind(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(stage)}")
+        return kind(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(group)}")
     if any(sign in text for sign in _DISK_FULL):
         return errors.RunFolderError(
             f"No space left on disk in the {stage} of iteration {iteration} ({error}). Free some space, then give the "
@@ -218,7 +219,7 @@ def _write_report(path: Path, found: dict[str, str]) -> None:
 
 def main(arguments: list[str]) -> int:
     """The worker's side. Exit code 0, or 1 with the error in the report file, or 130 when interrupted."""
-    target, stage, root, iteration, report = arguments
+    target, stage, root, iteration, report, group = arguments
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell script starts with `&`
     processes.join_run()
     os.register_at_fork(after_in_child=processes.join_run)  # a fork has none of its parent's threads
@@ -228,7 +229,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        told = as_user_error(error, stage, int(iteration))
+        told = as_user_error(error, stage, int(iteration), group)
         found = {"type": type(told).__name__, "message": str(told)} if told else {"traceback": traceback.format_exc()}
         _write_report(Path(report), found)
         with contextlib.suppress(OSError):  # the log's disk is full

@@ -1,4 +1,5 @@
-"""Alarms: statistics of the feedback that show a collapsed or exploited judge, checked before every DPO training.
+"""Alarms: statistics of the feedback that show a collapsed or exploited judge, checked before every
+training on feedback.
 
 A run's loss falls and its own scores rise even if the judge saturates, prefers length alone or gives no verdicts. Each
 statistic is computed once per iteration and compared with a threshold (`alarms.NAME.threshold`). An alarm beyond its
@@ -16,7 +17,7 @@ from statistics import fmean, pstdev, stdev
 from srlm.metrics import metric
 from srlm.preferences.config import AlarmAction, AlarmsConfig
 from srlm.preferences.scores import mean_scores
-from srlm.types import Candidate, Judgement, PreferencePair
+from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair
 
 _MORE_EFT = "Train the judge on more EFT data, or use another judge (judge=...)"
 _LESS_NOISE = "Raise judge.count, or set judge=logprob_weighted"
@@ -37,7 +38,7 @@ REMEDIES = {
 def feedback_statistics(
     candidates: Sequence[Candidate],
     judgements: Sequence[Judgement],
-    pairs: Sequence[PreferencePair],
+    feedback: Sequence[PreferencePair | LabelledAnswer],
     max_score: int,
     agreement: float | None,
     meta_higher_share: float | None = None,
@@ -48,6 +49,8 @@ def feedback_statistics(
 
     Parameters
     ----------
+    feedback : sequence of PreferencePair or LabelledAnswer
+        What M_t is trained on. A desirable answer counts as chosen, and an undesirable one as rejected.
     agreement : float or None
         -1 to 1, from `srlm.evaluation.agreement.judges_agree`.
     meta_higher_share : float or None
@@ -66,14 +69,24 @@ def feedback_statistics(
     ties = [round(a - b, 9) == 0 for of_one in of_prompt.values() for a, b in combinations(of_one, 2)]
     noise = [stdev(of_one) for of_one in scores.values() if len(of_one) > 1]
     spread = [mean for of_one in of_prompt.values() for mean in of_one]
-    rejected = fmean(len(pair.rejected) for pair in pairs) if pairs else 0
+    pairs = [one for one in feedback if isinstance(one, PreferencePair)]
+    answers = [one for one in feedback if isinstance(one, LabelledAnswer)]
+    chosen = [(pair.chosen_score, len(pair.chosen)) for pair in pairs]
+    chosen += [(one.score, len(one.completion)) for one in answers if one.label]
+    rejected = [(pair.rejected_score, len(pair.rejected)) for pair in pairs]
+    rejected += [(one.score, len(one.completion)) for one in answers if not one.label]
+    gap, ratio = None, None
+    if chosen and rejected:
+        gap = fmean(score for score, _ in chosen) - fmean(score for score, _ in rejected)
+        length = fmean(length for _, length in rejected)
+        ratio = fmean(length for _, length in chosen) / length if length else None
     found: dict[str, float | None] = {
         "parse_rate": len(whole) / len(judgements) if judgements else None,
         "top_score_share": whole.count(max_score) / len(whole) if whole else None,
         "entropy_bits": entropy_bits(Counter(whole).values()) if whole else None,
         "tie_share": fmean(ties) if ties else None,
-        "mean_gap": fmean(pair.chosen_score - pair.rejected_score for pair in pairs) if pairs else None,
-        "length_ratio": fmean(len(pair.chosen) for pair in pairs) / rejected if rejected else None,
+        "mean_gap": gap,
+        "length_ratio": ratio,
         "score_deviation": pstdev(spread) if spread else None,
         "judge_noise": fmean(noise) if noise else None,
         "meta_higher_share": meta_higher_share,

@@ -32,7 +32,7 @@ class PairsConfig:
     # and DPO trains on their text without an end of turn
     truncated: Truncated = Truncated.exclude
     min_pairs: Annotated[int, at_least(1)] = 1  # stop before training with fewer
-    policy: str = "highest_lowest"  # one of srlm.preferences.policy.POLICIES, or module:Class
+    policy: str = "highest_lowest"  # a name in srlm/preferences/policies, or module:Class
 
 
 @dataclass

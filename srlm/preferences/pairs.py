@@ -11,11 +11,13 @@ either an end of turn that the model never generated, or an answer that stops in
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.length_matching import length_matching_penalty
-from srlm.preferences.policy import Scored, policy_named
+from srlm.preferences.policies import policy_named
+from srlm.preferences.policy import Scored, Selection
 from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt, Unpaired
 
@@ -48,6 +50,37 @@ def length_penalty(
     return length_matching_penalty(lines, lengths, config.min_gap)
 
 
+def select(
+    prompts: Sequence[Prompt],
+    candidates: Sequence[Candidate],
+    judgements: Sequence[Judgement],
+    config: PairsConfig,
+    min_valid: int,
+    penalty: float = 0.0,
+) -> dict[str, Selection]:
+    """Return what the policy `config.policy` selects, by the prompt's id, in the prompts' order.
+
+    Candidates with fewer than `min_valid` valid judgements are excluded, and truncated ones with
+    `config.truncated=exclude`. With `keep`, pairs and labelled answers mark them.
+
+    Parameters
+    ----------
+    penalty : float
+        Points per hundred characters, as `length_penalty` returns it. The selected records have the scores after the
+        penalty.
+    """
+    scored = _scored(candidates, judgements, config, min_valid)
+    of_prompt = Counter(candidate.prompt_id for candidate in candidates)
+    complete = Counter(candidate.prompt_id for candidate in candidates if takes_part(candidate, config))
+    policy = policy_named(config.policy)(config)
+    found = {}
+    for prompt in prompts:
+        selection = policy.select(prompt, _penalised(scored[prompt.id], penalty))
+        truncated = selection.reason and complete[prompt.id] < 2 <= of_prompt[prompt.id]
+        found[prompt.id] = Selection(reason=TRUNCATED) if truncated else selection
+    return found
+
+
 def select_pairs(
     prompts: Sequence[Prompt],
     candidates: Sequence[Candidate],
@@ -56,41 +89,28 @@ def select_pairs(
     min_valid: int,
     penalty: float = 0.0,
 ) -> tuple[list[PreferencePair], list[Unpaired]]:
-    """Select each prompt's pairs by the policy `config.policy`.
+    """Return the pairs that `select` selects, and the prompts without any, with the reason; both in the prompts' order.
 
-    Candidates with fewer than `min_valid` valid judgements are excluded, and truncated ones with
-    `config.truncated=exclude`. With `keep`, `chosen_truncated` and `rejected_truncated` mark them in the pair.
-
-    Parameters
-    ----------
-    penalty : float
-        Points per hundred characters, as `length_penalty` returns it. The pairs have the scores after the penalty.
-
-    Returns
-    -------
-    pairs : list of PreferencePair
-        In the prompts' order.
-    unpaired : list of Unpaired
-        The other prompts, in their order, each with the reason why it gave no pair.
+    Parameters as for `select`.
     """
-    scored = _scored(candidates, judgements, config, min_valid)
-    of_prompt = Counter(candidate.prompt_id for candidate in candidates)
-    complete = Counter(candidate.prompt_id for candidate in candidates if takes_part(candidate, config))
-    policy = policy_named(config.policy)(config)
-    pairs: list[PreferencePair] = []
-    unpaired: list[Unpaired] = []
-    for prompt in prompts:
-        selection = policy.select(prompt, _penalised(scored[prompt.id], penalty))
-        pairs += selection.pairs
-        if selection.reason:
-            truncated = complete[prompt.id] < 2 <= of_prompt[prompt.id]
-            unpaired.append(Unpaired(prompt.id, TRUNCATED if truncated else selection.reason))
-    return pairs, unpaired
+    found = select(prompts, candidates, judgements, config, min_valid, penalty)
+    return [pair for selection in found.values() for pair in selection.pairs], unpaired_of(found)
+
+
+def unpaired_of(selections: Mapping[str, Selection]) -> list[Unpaired]:
+    """Return the prompts that gave nothing to train on, each with the reason."""
+    return [Unpaired(prompt, selection.reason) for prompt, selection in selections.items() if selection.reason]
 
 
 def count_reasons(unpaired: Iterable[Unpaired]) -> dict[str, int]:
     """Return reason -> number of prompts that gave no pair for it, as a manifest counts them."""
     return dict(Counter(one.reason for one in unpaired))
+
+
+def describe_feedback(counts: Mapping[str, Any]) -> str:
+    """Return what a pairs stage selected, from its counts: "12 preference pairs" or "20 labelled answers"."""
+    labelled = counts.get("labelled_answers")
+    return f"{counts['pairs']} preference pairs" if labelled is None else f"{labelled} labelled answers"
 
 
 def takes_part(candidate: Candidate, config: PairsConfig) -> bool:

@@ -1,6 +1,7 @@
-"""Pair policies: which of a prompt's scored candidates become preference pairs.
+"""What a pair policy is: it selects which of a prompt's scored candidates M_t+1 learns from, and as what.
 
-A policy is a class with one method. One from outside the package is named "module:Class" (`pairs.policy`):
+A policy gives preference pairs, or labels single answers. It is a class with one method, and a line in the table of
+`srlm.preferences.policies`. One from outside the package is named "module:Class" (`pairs.policy`):
 
     class EveryTwo(PairPolicy):
         def select(self, prompt, scored):
@@ -17,28 +18,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from srlm.ids import pair_id
-from srlm.io.components import component
 from srlm.preferences.config import PairsConfig
-from srlm.types import Candidate, PreferencePair, Prompt
+from srlm.types import Candidate, LabelledAnswer, PreferencePair, Prompt
 
 Scored = tuple[float, Candidate]  # a candidate's score, after the length penalty
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The preference pairs of one prompt, or the reason why there are none."""
+    """The preference pairs or labelled answers of one prompt, or the reason why there are none."""
 
     pairs: tuple[PreferencePair, ...] = ()
     reason: str = ""
+    answers: tuple[LabelledAnswer, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.pairs) == bool(self.reason):
+        if bool(self.pairs or self.answers) == bool(self.reason):
             raise ValueError(f"a selection needs pairs or a reason why there are none, and not both: {self}")
 
 
 class PairPolicy(ABC):
-    """A way to select pairs."""
+    """A way to select pairs, or to label answers."""
 
+    gives: ClassVar[type[PreferencePair] | type[LabelledAnswer]] = PreferencePair
     needs_all_scores: ClassVar[bool] = True  # False: the highest and the lowest, so judging may stop early for others
 
     def __init__(self, config: PairsConfig):
@@ -46,7 +48,7 @@ class PairPolicy(ABC):
 
     @abstractmethod
     def select(self, prompt: Prompt, scored: Sequence[Scored]) -> Selection:
-        """Return the pairs of one prompt.
+        """Return the pairs or the labelled answers of one prompt.
 
         Parameters
         ----------
@@ -54,48 +56,6 @@ class PairPolicy(ABC):
             In the order of the candidates' ids. Candidates without enough valid judgements are left out, and so are
             truncated ones with `pairs.truncated=exclude`.
         """
-
-
-class HighestLowest(PairPolicy):
-    """One pair of the highest and the lowest score (arXiv 2401.10020, section 2.3); of equal ones the first by id."""
-
-    needs_all_scores = False
-
-    def select(self, prompt: Prompt, scored: Sequence[Scored]) -> Selection:
-        pair = highest_and_lowest(scored, self.config.min_gap)
-        return Selection(reason=pair) if isinstance(pair, str) else Selection((preference_pair(prompt, *pair),))
-
-
-POLICIES: dict[str, type[PairPolicy]] = {"highest_lowest": HighestLowest}
-
-
-def policy_named(name: str) -> type[PairPolicy]:
-    """Return a policy of `POLICIES`, or one from outside the package; raises ConfigError if there is none."""
-    return component("pairs.policy", name, POLICIES, PairPolicy)  # type: ignore[type-abstract]
-
-
-def highest_and_lowest(scored: Sequence[Scored], min_gap: float) -> tuple[Scored, Scored] | str:
-    """Return the candidates with the highest and the lowest score, or the reason why they cannot form a pair.
-
-    Parameters
-    ----------
-    min_gap : float
-        The difference of the two scores must exceed this; >= 0.
-    """
-    if len(scored) < 2:
-        return "fewer than two candidates with enough valid judgements"
-    high = max(scored, key=lambda one: one[0])
-    low = min(scored, key=lambda one: one[0])
-    if high[0] == low[0]:
-        return "all scores equal"
-    if round(high[0] - low[0], 9) <= min_gap:
-        return "gap too small"
-    texts = [high[1].text.strip(), low[1].text.strip()]
-    if not all(texts):
-        return "empty text"
-    if texts[0] == texts[1]:
-        return "identical texts"
-    return high, low
 
 
 def preference_pair(
@@ -126,3 +86,9 @@ def preference_pair(
         weight=weight,
         target=target,
     )
+
+
+def labelled_answer(prompt: Prompt, one: Scored, label: bool, weight: float = 1.0) -> LabelledAnswer:
+    """Return the labelled answer of a scored candidate; `label` is True if it is desirable."""
+    score, candidate = one
+    return LabelledAnswer(candidate.id, prompt.text, candidate.full_text, label, score, candidate.truncated, weight)

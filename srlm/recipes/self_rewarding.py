@@ -21,7 +21,7 @@ from srlm.recipes.runner import Action, Recipe, Step
 from srlm.recipes.turn import generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
-from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT, TrainSFTBaseline
+from srlm.training.stages import Train, TrainRewardModel, TrainSFT, TrainSFTBaseline
 
 
 class SelfRewarding(Recipe):
@@ -52,4 +52,4 @@ class SelfRewarding(Recipe):
                 yield SelectPairs(workspace, config, t + 1)
                 yield Action(CheckFeedback(workspace, config, t + 1).run)
                 yield Action(partial(update_report, workspace))
-                yield TrainDPO(workspace, config, t + 1)
+                yield Train(workspace, config, t + 1)

@@ -28,7 +28,7 @@ from srlm.recipes.runner import Action, Recipe, Step
 from srlm.recipes.turn import generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
-from srlm.training.stages import TrainDPO, TrainSFT
+from srlm.training.stages import Train, TrainSFT
 from srlm.types import Candidate, PreferencePair, Prompt, Unpaired
 
 
@@ -132,7 +132,7 @@ class SPIN(Recipe):
                 yield PairWithHuman(workspace, config, t + 1)
                 yield Action(CheckFeedback(workspace, config, t + 1).run)
                 yield Action(partial(update_report, workspace))
-                yield TrainDPO(workspace, config, t + 1)
+                yield Train(workspace, config, t + 1)
 
 
 def _pair(prompt: Prompt, chosen: str, candidate: Candidate) -> PreferencePair:

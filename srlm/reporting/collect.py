@@ -23,6 +23,7 @@ from srlm.pipeline.run_reader import open_run, read_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_scores
+from srlm.tracking.metrics import trainer_part
 from srlm.training.early_stopping import outcome_lines
 
 R = TypeVar("R")
@@ -148,7 +149,8 @@ class RunNumbers:
             ]
             if made := stage_manifest(self.workspace.iteration(t), "pairs"):
                 counts = made.counts
-                steps.append(("pairs", counts["pairs"], counts["dropped"]))
+                kind = "labelled answers" if "labelled_answers" in counts else "pairs"
+                steps.append((kind, counts[kind.replace(" ", "_")], counts["dropped"]))
             rows += [{"iteration": f"M{t}", "step": step, "count": n, "lost": why} for step, n, why in steps]
         return rows
 
@@ -157,13 +159,18 @@ class RunNumbers:
         for t in range(1, self.last + 1):
             for path in sorted(self.workspace.iteration(t).glob(training_log("*"))):
                 name = path.name.removesuffix(training_log(""))
-                title = {"dpo": f"DPO to M{t}", "sft": "SFT to M1"}.get(name, name.replace("_", " "))
+                title = f"{name.upper()} to M{t}" if t > 1 or name == "sft" else name.replace("_", " ")
                 lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
                 logged = [line for line in lines if "loss" in line]
                 thin = max(1, -(-len(logged) // CURVE_POINTS))
                 for line in logged[::thin]:
                     rows += [
-                        {"training": title, "step": line["step"], "value": line[key], "what": _curve(name, key)}
+                        {
+                            "training": title,
+                            "step": line["step"],
+                            "value": line[key],
+                            "what": _curve(trainer_part(name, t), key),
+                        }
                         for key in CURVES
                         if isinstance(line.get(key), int | float) and math.isfinite(line[key])  # JSON has no NaN
                     ]
@@ -179,9 +186,9 @@ class RunNumbers:
         return rows
 
 
-def _curve(stage: str, key: str) -> str:
-    """What the page calls a number of a trainer's log."""
-    return metric(f"{'dpo_2' if stage == 'dpo' else stage}/{slug(key)}").label
+def _curve(part: str, key: str) -> str:
+    """Return what the page calls a number of a trainer's log."""
+    return metric(f"{part}/{slug(key)}").label
 
 
 def collect(root: Path) -> RunNumbers:

@@ -46,6 +46,7 @@ KINDS = (
     Kind("ratings", "judgements", artifacts.RATINGS, False),
     Kind("meta_comparisons", "meta_judgements", artifacts.META_COMPARISONS, False),
     Kind("pairs", "pairs", artifacts.PAIRS),
+    Kind("labelled_answers", "pairs", artifacts.LABELLED, False),
     Kind("judgement_pairs", "pairs", artifacts.JUDGEMENT_PAIRS, False),
 )
 

@@ -27,6 +27,7 @@ from srlm.pipeline.artifacts import (
     EVALUATION_PROMPTS,
     HELD_OUT_JUDGEMENTS,
     JUDGEMENTS,
+    LABELLED,
     PAIRS,
     PROMPTS,
     UNPAIRED,
@@ -67,7 +68,7 @@ class Shown:
     label: str  # c0, c1, ... of candidates; M0, M1, ... of evaluation answers; a0, a1, ... of ranked answers
     text: str
     score: float | None = None  # the mean of its judgements
-    mark: str = ""  # chosen, rejected; won, tied, lost against the model before
+    mark: str = ""  # chosen, rejected; desirable, undesirable; won, tied, lost against the model before
     tokens: int = 0
     characters: int = 0
     truncated: bool = False
@@ -133,6 +134,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     pairs: dict[str, list[PreferencePair]] = defaultdict(list)
     for pair in run.records(PAIRS, t):
         pairs[parent(pair.rejected_id)].append(pair)
+    labelled = {one.id: one for one in run.records(LABELLED, t)}
     reasons = {one.id: one.reason for one in run.records(UNPAIRED, t)}
     paired = stage_manifest(run.workspace.iteration(t), "pairs") is not None
     made = []
@@ -140,12 +142,16 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         own = sorted(candidates.get(prompt.id, []), key=lambda candidate: number_of(candidate.id))
         selected = pairs[prompt.id]
         marks = {pair.rejected_id: "rejected" for pair in selected} | {pair.chosen_id: "chosen" for pair in selected}
+        answers = [labelled[candidate.id] for candidate in own if candidate.id in labelled]
+        marks |= {one.id: "desirable" if one.label else "undesirable" for one in answers}
         gap = max((pair.chosen_score - pair.rejected_score for pair in selected), default=None)
         entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap)
         if prompt.rejected:
             entry.outcome = f"prompt rejected: {prompt.rejected}"
         elif selected:
             entry.outcome = "pair" if len(selected) == 1 else f"{len(selected)} pairs"
+        elif answers:
+            entry.outcome = f"{len(answers)} labelled answers"
         elif paired:
             entry.outcome = reasons.get(prompt.id, "no pair")  # runs of older versions have no reasons
         else:

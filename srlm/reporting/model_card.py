@@ -24,15 +24,16 @@ from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
-from srlm.pipeline.run_reader import manifest, model_name, read_manifest
+from srlm.pipeline.run_reader import manifest, model_name, model_stage, read_manifest
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.preferences.alarms import triggered
+from srlm.preferences.pairs import describe_feedback
 from srlm.reporting.summary import ROWS
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
 _LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
 _ORDER: tuple[str, ...] = ("sft_baseline", "rationales", "eft", "sft", "reward_model")
-_ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs", "dpo")
+_ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs")
 _LONGEST = 120  # characters of an option's value
 
 
@@ -57,7 +58,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
     from huggingface_hub import ModelCard, ModelCardData
 
     run, evaluation = workspace.run(), read_evaluation(evaluation_path(workspace, t))
-    name, base = model_name(workspace, t), config.model.name
+    name, base, method = model_name(workspace, t), config.model.name, model_stage(workspace, t)
     licence = {key: _one_line(value) for key, value in run.get("base_licence", {}).items()}
     data = ModelCardData(
         license=licence.get("license", "unknown"),
@@ -68,13 +69,13 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         language=languages(workspace) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["srlm", "self-rewarding", "sft", *(["dpo"] if t >= 2 else [])],
+        tags=["srlm", "self-rewarding", "sft", *([method] if t >= 2 else [])],
         model_name=name,
         eval_results=_eval_results(config, evaluation),
     )
     made = (
-        f"DPO of M{t - 1} on {manifest(workspace, t, 'pairs').counts['pairs']} preference pairs of M{t - 1}'s own "
-        f"answers, which {plain(str(judge_of(config, t - 1)))} judged."
+        f"{method.upper()} of M{t - 1} on {describe_feedback(manifest(workspace, t, 'pairs').counts)} of M{t - 1}'s "
+        f"own answers, which {plain(str(judge_of(config, t - 1)))} judged."
         if t >= 2
         else "SFT of M0 on IFT examples (instructions with people's answers)"
         + (" and EFT examples (judgements of answers)" if spec_of(config.judge).eft_in_sft else "")

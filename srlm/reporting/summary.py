@@ -163,7 +163,9 @@ def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
     """
     lines = []
     for t, counts in made.items():
-        line = f"Pairs for M{t}: {counts['pairs']} from {counts['prompts']} prompts"
+        kind = "Labelled answers" if "labelled_answers" in counts else "Pairs"
+        number = counts.get("labelled_answers", counts["pairs"])
+        line = f"{kind} for M{t}: {number} from {counts['prompts']} prompts"
         if truncated := counts.get("truncated_candidates"):
             line += f", without {truncated} truncated candidates"
         if counts["dropped"]:

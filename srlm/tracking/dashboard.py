@@ -18,7 +18,7 @@ from typing import Any
 from srlm.errors import SrlmError, TrackingError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
-from srlm.metrics import TRAINERS, metric
+from srlm.metrics import metric
 from srlm.tracking.config import TrackingConfig
 from srlm.tracking.metrics import step_of, trainer_part
 
@@ -91,13 +91,13 @@ COST = (
 )
 
 
-def training_panels(iterations: int) -> list[Panel]:
-    """Return the panels of SFT and of the DPO of M_2 to M_`iterations`."""
-    dpo = [trainer_part(TRAINERS[-1], t) for t in range(2, iterations + 1)]
-    keys: list[tuple[str, ...]] = [(f"{part}/loss",) for part in ("sft", *dpo)]
-    for part in dpo:
+def training_panels(iterations: int, method: str = "dpo") -> list[Panel]:
+    """Return the panels of SFT, and of the training of M_2 to M_`iterations`."""
+    loop = [trainer_part(method, t) for t in range(2, iterations + 1)]
+    keys: list[tuple[str, ...]] = [(f"{part}/loss",) for part in ("sft", *loop)]
+    for part in loop:
         keys += [(f"{part}/rewards_chosen", f"{part}/rewards_rejected"), (f"{part}/rewards_accuracies",)]
-    keys += [(f"{part}/grad_norm",) for part in ("sft", *dpo)]
+    keys += [(f"{part}/grad_norm",) for part in ("sft", *loop)]
     return [Panel(metrics, title=f"{metrics[0].split('/')[0]}: {_labels(metrics)}") for metrics in keys]
 
 
@@ -105,7 +105,7 @@ def _labels(metrics: Sequence[str]) -> str:
     return ", ".join(metric(key).label for key in metrics)
 
 
-def workspaces(entity: str, project: str, iterations: int) -> list[Any]:
+def workspaces(entity: str, project: str, iterations: int, method: str = "dpo") -> list[Any]:
     """Return the two views, as `wandb_workspaces.workspaces.Workspace`; nothing is sent.
 
     Raises
@@ -120,7 +120,7 @@ def workspaces(entity: str, project: str, iterations: int) -> list[Any]:
     sections = {
         "Does it get better?": BETTER,
         "Can the judge be trusted?": TRUST,
-        "Training": training_panels(iterations),
+        "Training": training_panels(iterations, method),
         "Cost": COST,
     }
     views = []
@@ -191,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--iterations", type=int, default=3, help="show training panels up to this M_t (default: %(default)s)"
     )
+    options.add_argument("--method", default="dpo", help="what trains M_t+1 (default: %(default)s)")
     options.add_argument("--dry-run", metavar="FILE", type=Path, help="write the views to FILE as JSON, send nothing")
     return options
 
@@ -198,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> None:
     asked = parser().parse_args(words)
     try:
-        views = workspaces(asked.entity, asked.project, asked.iterations)
+        views = workspaces(asked.entity, asked.project, asked.iterations, asked.method)
         if asked.dry_run:
             specs = [
                 {

@@ -13,9 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from srlm.evaluation.record import Evaluation
-from srlm.metrics import TRAINERS, slug
+from srlm.metrics import TRAINER, slug
 from srlm.pipeline.manifest import Manifest
-from srlm.types import Candidate, Judgement, PreferencePair, Prompt
+from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair, Prompt
 
 ITERATION = "iteration"
 SCORES = "feedback/scores"
@@ -24,13 +24,13 @@ SCORES = "feedback/scores"
 def step_of(name: str) -> str:
     """Return the metric that `name` is plotted against: `iteration`, or PART/step if a trainer logs it."""
     part = name.split("/")[0]
-    trained = part in ("<trainer>", *TRAINERS) or re.fullmatch(r"dpo_\d+", part)
+    trained = part == "<trainer>" or re.fullmatch(TRAINER, part)
     return f"{part}/step" if trained else ITERATION
 
 
 def trainer_part(stage: str, t: int) -> str:
-    """Return the part of a training stage: dpo_2 for "dpo" in iteration 2, otherwise the stage's name."""
-    return f"dpo_{t}" if stage == "dpo" else stage
+    """Return the part of a training stage: dpo_2 for "dpo" in iteration 2, and the stage's name in iteration 1."""
+    return f"{stage}_{t}" if t > 1 else stage
 
 
 def measure_metrics(evaluation: Evaluation) -> dict[str, float]:
@@ -69,6 +69,7 @@ def feedback_metrics(
     candidates: Sequence[Candidate],
     judgements: Sequence[Judgement],
     pairs: Sequence[PreferencePair],
+    answers: Sequence[LabelledAnswer] = (),
 ) -> dict[str, float]:
     """Return counts and mean lengths of what M_t-1 generated; means of no records are left out."""
     reasons = Counter(prompt.rejected.split(":")[0] for prompt in prompts)
@@ -76,13 +77,17 @@ def feedback_metrics(
         "candidate_truncated_share": [candidate.truncated for candidate in candidates],
         "candidate_tokens_mean": [candidate.tokens for candidate in candidates],
         "candidate_characters_mean": [len(candidate.text) for candidate in candidates],
-        "chosen_characters_mean": [len(pair.chosen) for pair in pairs],
-        "rejected_characters_mean": [len(pair.rejected) for pair in pairs],
+        "chosen_characters_mean": [*(len(p.chosen) for p in pairs), *(len(a.completion) for a in answers if a.label)],
+        "rejected_characters_mean": [
+            *(len(pair.rejected) for pair in pairs),
+            *(len(answer.completion) for answer in answers if not answer.label),
+        ],
     }
     found: dict[str, float] = {name: fmean(values) for name, values in averaged.items() if values}
     found |= {"prompts_accepted": reasons.pop("", 0), "prompts_rejected": reasons.total()}
     found |= {f"prompts_rejected_{slug(reason)}": count for reason, count in reasons.items()}
     found |= {"candidates": len(candidates), "judgements": len(judgements), "pairs": len(pairs)}
+    found |= {"labelled_answers": len(answers)} if answers else {}
     return {f"feedback/{name}": value for name, value in found.items()}
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from srlm.config import Config
 from srlm.evaluation.record import read_evaluation
-from srlm.metrics import TRAINERS
-from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS, PROMPTS, training_log
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS, PROMPTS, training_log
 from srlm.pipeline.stage import Stage
 from srlm.preferences.scores import mean_scores
 from srlm.tracking.metrics import (
@@ -35,6 +34,7 @@ TABLES = {  # samples/TABLE -> its columns
     "candidates": ("id", "text", "tokens", "truncated", "mean_score"),
     "judgements": ("id", "text", "score", "problem"),
     "pairs": ("id", "prompt", "chosen", "rejected", "chosen_score", "rejected_score"),
+    "labelled_answers": ("id", "prompt", "completion", "label", "score"),
 }
 TEXT_LIMIT = 2000  # characters of a text in a table
 
@@ -72,10 +72,10 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
     """Yield everything to log for a complete stage, in order."""
     t = iteration_of(stage)
     yield Row(ITERATION, t, stage_metrics(stage.name, stage.manifest()))
-    if stage.name in TRAINERS:
+    log = stage.folder / training_log(stage.name)
+    if log.exists():
         part = trainer_part(stage.name, t)
-        log = stage.folder / training_log(stage.name)
-        for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        for line in log.read_text(encoding="utf-8").splitlines():
             logged = json.loads(line)
             yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
     if stage.name == "evaluation":
@@ -89,9 +89,10 @@ def _feedback(stage: Stage, config: Config, t: int) -> Row:
     prompts = PROMPTS.read(stage.workspace, t)
     candidates = CANDIDATES.read(stage.workspace, t)
     judgements = JUDGEMENTS.read(stage.workspace, t)
-    pairs = PAIRS.read(stage.workspace, t)
+    pairs, answers = PAIRS.read(stage.workspace, t), LABELLED.peek(stage.workspace, t)
     means = mean_scores(judgements)
-    sources: dict[str, Sequence[Any]] = dict(zip(TABLES, (prompts, candidates, judgements, pairs), strict=True))
+    found = (prompts, candidates, judgements, pairs, answers)
+    sources: dict[str, Sequence[Any]] = dict(zip(TABLES, found, strict=True))
     tables: dict[str, Table] = {}
     for table, records in sources.items():
         rng = random.Random(f"{config.seed}/{t}/samples/{table}")
@@ -101,7 +102,7 @@ def _feedback(stage: Stage, config: Config, t: int) -> Row:
     return Row(
         ITERATION,
         t,
-        feedback_metrics(prompts, candidates, judgements, pairs),
+        feedback_metrics(prompts, candidates, judgements, pairs, answers),
         {SCORES: score_counts(judgements, top)},
         tables,
     )

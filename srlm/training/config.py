@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from enum import Enum
+from typing import Annotated, Any, ClassVar
+
+from srlm.data.config import SourceConfig
+from srlm.ranges import DTYPES, SAVE_DTYPES, above, at_least, below, one_of
+
+
+class Reference(Enum):
+    previous = "previous"
+    sft = "sft"
+    base = "base"
 
 
 @dataclass
 class LoraConfig:
     enabled: bool = True  # false = full fine-tuning
-    r: int = 16  # rank of the adapters
+    r: Annotated[int, at_least(1)] = 16  # rank of the adapters
     alpha: int = 32  # scale of the adapters: they are multiplied by alpha / r
-    dropout: float = 0.1  # of the adapters' inputs; [0, 1)
-    last_n_layers: int = 0  # adapt only this many of the last layers, which takes less compute; 0 = all layers
+    dropout: Annotated[float, below(1)] = 0.1  # of the adapters' inputs
+    # adapt only this many of the last layers, which takes less compute; 0 = all layers
+    last_n_layers: Annotated[int, at_least(0)] = 0
 
 
 @dataclass
@@ -21,30 +32,60 @@ class TrainConfig:
 
     trl_config: ClassVar[str] = ""  # the class of trl that takes the arguments in `extra`, such as "DPOConfig"
 
-    epochs: float = 1.0  # passes over the data; > 0
-    learning_rate: float = 5.5e-6  # peak
+    epochs: Annotated[float, above(0)] = 1.0  # passes over the data
+    learning_rate: Annotated[float, above(0)] = 5.5e-6  # peak
     min_learning_rate: float = 1.1e-6  # at the end of the cosine schedule; 0 to learning_rate
-    warmup_ratio: float = 0.0  # share of all steps; [0, 1)
-    batch_size: int = 16  # examples (DPO: pairs) per step, over all processes; >= 1
-    micro_batch_size: int = 4  # examples per process and forward pass; divides batch_size
-    max_length: int = 1024  # tokens of prompt and answer; longer examples are excluded and counted
-    weight_decay: float = 0.0  # of AdamW
+    warmup_ratio: Annotated[float, below(1)] = 0.0  # share of all steps
+    batch_size: Annotated[int, at_least(1)] = 16  # examples (DPO: pairs) per step, over all processes
+    micro_batch_size: Annotated[int, at_least(1)] = 4  # examples per process and forward pass; divides batch_size
+    # tokens of prompt and answer; longer examples are excluded and counted
+    max_length: Annotated[int, at_least(16)] = 1024
+    weight_decay: Annotated[float, at_least(0)] = 0.0  # of AdamW
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    dropout: float = 0.1  # the model's own, where its architecture has such a setting; LoRA's is lora.dropout
-    # Precision of the arithmetic: float32, bfloat16 or float16; auto = bfloat16 where the GPU or CPU supports it,
+    # the model's own, where its architecture has such a setting; LoRA's is lora.dropout
+    dropout: Annotated[float, below(1)] = 0.1
+    # Precision of the arithmetic: auto = bfloat16 where the GPU or CPU supports it,
     # otherwise float32. Weights are kept in float32, except below LoRA on a GPU, where they have the same precision.
-    dtype: str = "auto"
+    dtype: Annotated[str, one_of(*DTYPES)] = "auto"
     gradient_checkpointing: bool = False  # less memory, more time
     # precision of the saved checkpoint: float32 keeps every update; bfloat16 and float16 take half the disk space and
     # lose part of the update, which is measured
-    save_dtype: str = "float32"
+    save_dtype: Annotated[str, one_of(*SAVE_DTYPES)] = "float32"
     # warn if the saved checkpoint differs more from the trained policy: mean absolute difference, nats per token
-    # (reward model: log-odds per answer); > 0
-    save_tolerance: float = 0.001
-    checkpoint_steps: int = 50  # save a checkpoint to resume from every so many steps; 0 = none
-    processes: int = 1  # training processes (GPUs); more than 1 are started with torchrun
+    # (reward model: log-odds per answer)
+    save_tolerance: Annotated[float, above(0)] = 0.001
+    checkpoint_steps: Annotated[int, at_least(0)] = 50  # save a checkpoint to resume from every so many steps; 0 = none
+    processes: Annotated[int, at_least(1)] = 1  # training processes (GPUs); more than 1 are started with torchrun
     accelerate_config: str = ""  # accelerate's yaml file (FSDP2, DeepSpeed); "" = plain data parallel
     lora: LoraConfig = field(default_factory=LoraConfig)
-    # further arguments by name, of TRL's SFTConfig, DPOConfig or RewardConfig: {optim: adafactor},
+    # further arguments by name, of the method's config class in TRL, such as DPOConfig: {optim: adafactor},
     # {neftune_noise_alpha: 5}, {model_init_kwargs: {attn_implementation: flash_attention_2}}
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """Compare a training's checkpoints and stop when one is no better than the one before (arXiv 2401.10020, 3.1).
+
+    Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
+    """
+
+    enabled: bool = False  # false = train on all data to the end
+    every_steps: Annotated[int, at_least(1)] = 200  # optimizer steps from one checkpoint to the next
+    prompts: Annotated[int, at_least(2)] = 253  # validation prompts that each checkpoint answers
+    # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
+    # hub:OWNER/NAME. Prompts near those of training and evaluation are excluded
+    source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
+    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this
+    min_net_win: Annotated[float, below(1)] = 0.0
+
+
+@dataclass
+class LoopConfig(TrainConfig):
+    """Options of every method that trains M_t+1 on the feedback of M_t (`method`)."""
+
+    reference: Reference = Reference.previous  # previous = M_t; sft = M1; base = M0
+    # nats per token that policy and reference may differ by before the first step
+    reference_check_tolerance: Annotated[float, above(0)] = 0.05
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)

@@ -1,4 +1,4 @@
-"""Early stopping of DPO (arXiv 2401.10020, section 3.1): a checkpoint every N steps, compared with the one before it.
+"""Early stopping (arXiv 2401.10020, section 3.1): a checkpoint every N steps, compared with the one before it.
 
 Each checkpoint answers the same validation prompts, and a judge compares the answers of two consecutive checkpoints in
 both orders. If the newer one is not better, training stops and the older one becomes M_t+1; otherwise training
@@ -41,11 +41,12 @@ from srlm.ids import ORDERS
 from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, read_records, write_records
 from srlm.pipeline.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
-from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.roles import ModelRef, resolve_role
+from srlm.pipeline.run_reader import model_manifest
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.training.config import TrainConfig
+from srlm.training.methods import group_of, method_of
 from srlm.types import Answer, CheckpointComparison, Comparison, SeedExample
 
 WORKERS = {
@@ -96,7 +97,7 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
         shutil.rmtree(target, ignore_errors=True)
         os.replace(chosen, target)
     shutil.rmtree(folder / f"checkpoint_{number + 1}", ignore_errors=True)
-    shutil.rmtree(workspace.iteration(t) / "checkpoints" / "dpo", ignore_errors=True)
+    shutil.rmtree(workspace.iteration(t) / "checkpoints" / method_of(config).name, ignore_errors=True)
     compared = store.finish(lambda record: record.newer_step)
     told = {
         "chosen_step": counts["step"],
@@ -105,6 +106,14 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
         "comparisons": [asdict(record) for record in compared],
     }
     return {name: value for name, value in counts.items() if name not in ("step", "steps")} | {"early_stopping": told}
+
+
+def next_checkpoint(folder: Path, every_steps: int) -> tuple[Path, int]:
+    """Return the folder of the next checkpoint, and the optimizer step to train to."""
+    number = 1
+    while (folder / f"checkpoint_{number}.json").exists():
+        number += 1
+    return folder / f"checkpoint_{number}", number * every_steps
 
 
 def validation_answers_worker(workspace: Workspace, t: int) -> None:
@@ -140,7 +149,7 @@ def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
     """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
     lines = []
     for t in range(2, last + 1):
-        made = stage_manifest(workspace.iteration(t), "dpo")
+        made = model_manifest(workspace, t)
         if made and (found := made.counts.get("early_stopping")):
             lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
     return lines
@@ -177,8 +186,8 @@ def _result(c: CheckpointComparison) -> str:
 
 
 def validation_judge(config: Config, t: int) -> ModelRef:
-    """Return the judge of M_t's checkpoints (dpo.early_stopping.judge)."""
-    return resolve_role(config.dpo.early_stopping.judge, t - 1)
+    """Return the judge of M_t's checkpoints (`early_stopping.judge` of the training)."""
+    return resolve_role(config.training.early_stopping.judge, t - 1)
 
 
 def judge_name(config: Config, t: int) -> str:
@@ -227,7 +236,7 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     SeedError
         If fewer than two prompts are left that are neither trained nor evaluated on.
     """
-    path, options = early_stopping_folder(workspace, t) / "prompts.jsonl", config.dpo.early_stopping
+    path, options = early_stopping_folder(workspace, t) / "prompts.jsonl", config.training.early_stopping
     if path.exists():
         return
     taken = Overlap()
@@ -243,9 +252,9 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     source = options.source.path
     if len(drawn) < 2:
         raise SeedError(
-            f"dpo.early_stopping.source.path={source} leaves {len(drawn)} validation prompts: of {len(rows)} rows, "
-            f"{excluded} are near a prompt of training or evaluation. Set it to a file of other prompts, or set "
-            "data.ift.limit, so that rows of data.ift are left for validation."
+            f"{group_of(method_of(config))}.early_stopping.source.path={source} leaves {len(drawn)} validation "
+            f"prompts: of {len(rows)} rows, {excluded} are near a prompt of training or evaluation. Set it to a file "
+            "of other prompts, or set data.ift.limit, so that rows of data.ift are left for validation."
         )
     if len(drawn) < options.prompts:
         say(f"  Early stopping: {len(drawn)} validation prompts instead of {options.prompts}, from {source}")
@@ -256,7 +265,7 @@ def _trained(folder: Path, number: int, work: Work, config: Config) -> dict[str,
     """Return the counts of a checkpoint, which is trained if it is not there yet."""
     path = folder / f"checkpoint_{number}.json"
     if not path.exists():
-        work("dpo", config.dpo)
+        work(method_of(config).name, config.training)
     counts: dict[str, Any] = json.loads(path.read_text())
     return counts
 
@@ -341,4 +350,6 @@ def _compared(
         high=net["high"],
         outcome="",
     )
-    return CheckpointComparison(**asdict(found) | {"outcome": decide(found, config.dpo.early_stopping.min_net_win)})
+    return CheckpointComparison(
+        **asdict(found) | {"outcome": decide(found, config.training.early_stopping.min_net_win)}
+    )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from srlm.training.config import TrainConfig
+from srlm.training.config import LoopConfig, TrainConfig
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from srlm.training.checkpoint_check import Probe
 
 Columns = dict[str, list[Any]]  # a dataset: column name -> one value per row
+Need = Callable[[bool, str, str], None]  # (condition, option, allowed values): raises ConfigError if it does not hold
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ class Context(Generic[O]):
     Parameters
     ----------
     options : TrainConfig
-        The method's option group.
+        The method's options.
+    group : str
+        The name of their option group.
     config : Config
         The whole configuration.
     tokenizer : PreTrainedTokenizerBase
@@ -98,6 +101,7 @@ class Context(Generic[O]):
     """
 
     options: O
+    group: str
     config: Config
     tokenizer: Any
     arguments: dict[str, Any]
@@ -157,14 +161,15 @@ class Context(Generic[O]):
 
 
 class Method(ABC, Generic[O, E]):
-    """A way to train a model.
+    """A way to train a model. One that trains M_t+1 can be named "module:Class" (`method`).
 
     Attributes
     ----------
     name : str
-        Option group, stage, log file and W&B section alike, such as "dpo".
+        Stage, log file and W&B section alike, such as "dpo"; of a registered method also the option group. Letters,
+        digits and underscores.
     config : type
-        The option group's dataclass.
+        The dataclass of the options; of a method that trains M_t+1 a subclass of LoopConfig.
     learns_from : tuple of type
         Kinds of records that `encode` accepts.
     needs : frozenset of str
@@ -206,8 +211,34 @@ class Method(ABC, Generic[O, E]):
         """
         return {}
 
+    @classmethod
+    def check_options(cls, options: O, group: str, config: Config, need: Need) -> None:
+        """Check what the options say together, and together with other groups; ranges are checked already.
+
+        Parameters
+        ----------
+        group : str
+            The option group, for the names in errors.
+        need : callable
+            (condition, option, allowed values): raises ConfigError if the condition does not hold.
+        """
+        check_together(options, group, need)
+
     def load(self, folder: Path, options: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
         """Return a checkpoint for training, with weights in the precision that `options` ask for, or in `dtype`."""
         from srlm.training.loading import load_model
 
         return load_model(folder, options, config, dtype)
+
+
+def check_together(options: TrainConfig, group: str, need: Need) -> None:
+    """Check the ranges of the options that all methods share."""
+    highest = f"0 to {group}.learning_rate={options.learning_rate}"
+    need(0 <= options.min_learning_rate <= options.learning_rate, f"{group}.min_learning_rate", highest)
+    step = options.micro_batch_size * options.processes
+    need(options.batch_size % step == 0, f"{group}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
+    if isinstance(options, LoopConfig):
+        source, place = options.early_stopping.source, f"{group}.early_stopping"
+        other = "unused_ift, a file or hub:OWNER/NAME: validation prompts are no evaluation prompts"
+        need(source.path not in ("", "builtin"), f"{place}.source.path", other)
+        need(source.limit == 0, f"{place}.source.limit", f"0: {place}.prompts sets the number")

@@ -1,8 +1,12 @@
-"""The stages that train: the SFT baseline, M1, the reward model, and M_t+1 by DPO."""
+"""The stages that train: the SFT baseline, M1, the reward model, and M_t+1 on the feedback of M_t."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, options_of
@@ -13,7 +17,9 @@ from srlm.engines.dependencies import (
     model_input,
     model_options,
 )
-from srlm.io.files import files_by_name
+from srlm.errors import RunFolderError
+from srlm.ids import derive_seed
+from srlm.io.files import files_by_name, write_atomic
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.eft import needs_baseline
@@ -22,36 +28,55 @@ from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
     EFT,
     EFT_EXAMPLES,
+    FEEDBACK,
     IFEVAL_PROMPTS,
     IFT,
-    JUDGEMENT_PAIRS,
     MODEL,
-    PAIRS,
     PROMPTS,
     REWARD_MODEL,
     SEEDS,
     SFT_BASELINE,
     training_counts,
+    training_log,
 )
 from srlm.pipeline.provenance import TRAINING
-from srlm.pipeline.roles import dpo_reference, iteration, resolve_role
+from srlm.pipeline.roles import iteration, resolve_role, training_reference
+from srlm.pipeline.run_reader import model_manifest
 from srlm.pipeline.stage import RunStage, recorded
 from srlm.pipeline.worker import run_worker
-from srlm.pipeline.workspace import early_stopping_folder
+from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.training import early_stopping
-from srlm.training.config import TrainConfig
-from srlm.training.methods.sft import EFTLoss, SFTConfig, TrainOn
+from srlm.training.config import EarlyStoppingConfig, TrainConfig
+from srlm.training.method import Method
+from srlm.training.methods import METHODS, group_of, method_of, training_options
+from srlm.training.methods.reward_model import RewardModel
+from srlm.training.methods.sft import SFT, EFTLoss, SFTConfig, TrainOn
+from srlm.types import JudgeExample, SeedExample
 
 _SPEED = ("micro_batch_size", "gradient_checkpointing", "checkpoint_steps", "processes", "accelerate_config")
 _CHECKS = ("save_tolerance",)
 
 
 class TrainingStage(RunStage):
-    """A stage that trains a model in processes of its own."""
+    """A stage that trains a model in processes of its own.
 
-    group: str  # of the options: sft, dpo, reward_model
+    Attributes
+    ----------
+    method : type
+        The training method.
+    start : int
+        Training starts from M_start.
+    output : str
+        The folder of the model that it makes.
+    """
+
+    method: type[Method[Any, Any]]
+    start: int
     output: str = MODEL
-    worker: str  # module:function
+
+    def rows(self) -> Sequence[Any]:
+        """Return the records that the model learns from."""
+        raise NotImplementedError
 
     def writes(self) -> list[str]:
         return [self.output]
@@ -66,26 +91,73 @@ class TrainingStage(RunStage):
         return [f"checkpoints/{self.name}"]
 
     def run(self) -> dict[str, Any]:
-        """Train; return the counts that the training stored."""
-        run_worker(self.worker, self.workspace, self.t, self.train, self.name)
-        found: dict[str, Any] = json.loads((self.folder / training_counts(self.name)).read_text())
+        """Train in other processes; return the counts that the training stored."""
+        self.start_processes()
+        found: dict[str, Any] = json.loads(self.counts_file.read_text())
         return found
+
+    def start_processes(self) -> None:
+        """Start the processes of the training, which call `work`, and wait for them."""
+        target = f"{__name__}:train_worker:{type(self).__module__}:{type(self).__qualname__}"
+        run_worker(target, self.workspace, self.t, self.train, self.name, self.group)
+
+    def work(self) -> None:
+        """Train in this process, and store the counts."""
+        from srlm.training.worker import train
+
+        arguments: dict[str, Any] = {"target": self.outputs[0], "counts": self.counts_file} | self.arguments()
+        counts = arguments.pop("counts")
+        found = train(
+            self.method(),
+            self.rows(),
+            self.workspace.model(self.start),
+            arguments.pop("target"),
+            self.config,
+            options=self.train,
+            seed=derive_seed(self.config.seed, self.t, self.name),
+            name=self.name,
+            log=self.folder / training_log(self.name),
+            **arguments,
+        )
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_atomic(counts, json.dumps(found, indent=1))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return further arguments of `srlm.training.worker.train`, and "counts", the file of the counts."""
+        return {}
+
+    @property
+    def group(self) -> str:
+        """Return the name of the training's option group."""
+        return group_of(self.method)
 
     @property
     def train(self) -> TrainConfig:
-        """The options of the training."""
-        found: TrainConfig = getattr(self.config, self.group)
-        return found
+        """Return the options of the training."""
+        return training_options(self.config, self.method)
+
+    @property
+    def counts_file(self) -> Path:
+        """Return the file that holds the training's counts until the manifest is written."""
+        return self.folder / training_counts(self.name)
 
     def _unused(self) -> set[str]:
         return set()
 
 
+def train_worker(workspace: Workspace, t: int, module: str, name: str) -> None:
+    """Do the work of the training stage of this class, in a process that was started for it."""
+    stage: TrainingStage = getattr(importlib.import_module(module), name)(workspace, workspace.config(), t)
+    stage.work()
+
+
 class TrainSFTBaseline(TrainingStage):
     """M0 to the SFT baseline: SFT on IFT alone, to write rationales for EFT data that has none."""
 
-    name, group, output = "sft_baseline", "sft", SFT_BASELINE
-    worker = "srlm.training.stage_workers:sft_baseline_worker"
+    name, method, start, output = "sft_baseline", SFT, 0, SFT_BASELINE
+
+    def rows(self) -> list[SeedExample]:
+        return IFT.read(self.workspace)
 
     def made_from(self) -> dict[str, str]:
         found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
@@ -103,10 +175,13 @@ class TrainSFTBaseline(TrainingStage):
 
 
 class TrainSFT(TrainingStage):
-    """M0 to M1: SFT on IFT and EFT (arXiv 2401.10020, section 2.1)."""
+    """M0 to M1: SFT on IFT and EFT; on IFT alone where the judge generates nothing (arXiv 2401.10020, section 2.1)."""
 
-    name, group = "sft", "sft"
-    worker = "srlm.training.stage_workers:sft_worker"
+    name, method, start = "sft", SFT, 0
+
+    def rows(self) -> list[SeedExample | JudgeExample]:
+        eft = EFT_EXAMPLES.read(self.workspace, 1) if spec_of(self.config.judge).eft_in_sft else []
+        return [*IFT.read(self.workspace), *eft]
 
     def depends_on(self) -> dict[str, Any]:
         options = super().depends_on()
@@ -132,8 +207,10 @@ class TrainSFT(TrainingStage):
 class TrainRewardModel(TrainingStage):
     """M1 to a reward model on the ranked answers, where that is the judge (arXiv 2203.02155, section 3.4)."""
 
-    name, group, output = "reward_model", "reward_model", REWARD_MODEL
-    worker = "srlm.training.stage_workers:reward_model_worker"
+    name, method, start, output = "reward_model", RewardModel, 1, REWARD_MODEL
+
+    def rows(self) -> list[JudgeExample]:
+        return EFT_EXAMPLES.read(self.workspace, 1)
 
     def made_from(self) -> dict[str, str]:
         found = recorded(self.workspace, EFT_EXAMPLES.path(self.workspace, 1))
@@ -145,24 +222,37 @@ class TrainRewardModel(TrainingStage):
     def caption(self) -> str:
         return "M1 -> reward model, on the ranked answers"
 
-    def _unused(self) -> set[str]:
-        return set(_RANKING)
 
+class Train(TrainingStage):
+    """M_t-1 to M_t on the feedback of M_t-1, by the method that `method` names (arXiv 2401.10020, section 2.3).
 
-class TrainDPO(TrainingStage):
-    """M_t-1 to M_t: DPO on the pairs that M_t-1 made (arXiv 2401.10020, section 2.3; 2305.18290)."""
+    With early stopping, the processes train up to the next checkpoint only.
+    """
 
-    name, group = "dpo", "dpo"
-    worker = "srlm.training.stage_workers:dpo_worker"
+    def __init__(self, workspace: Workspace, config: Config, t: int):
+        self.method, self.start = method_of(config), t - 1
+        self.name = self.method.name
+        super().__init__(workspace, config, t)
+
+    @property
+    def early(self) -> EarlyStoppingConfig:
+        """Return the options of early stopping."""
+        return self.config.training.early_stopping
+
+    def rows(self) -> list[Any]:
+        found = [artifact for artifact in FEEDBACK if artifact.path(self.workspace, self.t).exists()]
+        return [row for artifact in found for row in artifact.read(self.workspace, self.t)]
 
     def depends_on(self) -> dict[str, Any]:
-        config, early = self.config, self.config.dpo.early_stopping
-        options = super().depends_on()
-        options = {name: value for name, value in options.items() if not name.startswith("dpo.early_stopping.")}
+        config, early, group = self.config, self.early, f"{self.group}.early_stopping"
+        options = super().depends_on() | options_of(config, "method_options")
+        if self.method not in METHODS.values():  # the name of the stage is that of the others
+            options |= options_of(config, "method")
+        options = {name: value for name, value in options.items() if not name.startswith(f"{group}.")}
         if not early.enabled:
             return options
         names = (f"evaluation.{name}" for name in ("temperature", "top_p", "max_new_tokens"))
-        options |= options_of(config, "dpo.early_stopping", "data.near_duplicate", *names)
+        options |= options_of(config, group, "data.near_duplicate", *names)
         if early.source.path == "unused_ift":
             options |= options_of(config, "data.ift", "data.ift_answers", "data.builtin_languages")
         options |= generation_options(config) | generation_options(config, resolve_role(early.judge, self.t - 1))
@@ -171,10 +261,10 @@ class TrainDPO(TrainingStage):
 
     def made_from(self) -> dict[str, str]:
         workspace, config, t = self.workspace, self.config, self.t
-        pairs = [artifact.path(workspace, t) for artifact in (PAIRS, JUDGEMENT_PAIRS)]
-        found = recorded(workspace, *pairs) | model_input(workspace, iteration(t - 1))
-        found |= model_input(workspace, dpo_reference(config, t)) | chat_template(config)
-        early = config.dpo.early_stopping
+        files = [artifact.path(workspace, t) for artifact in FEEDBACK]
+        found = recorded(workspace, *files) | model_input(workspace, iteration(t - 1))
+        found |= model_input(workspace, training_reference(config, t)) | chat_template(config)
+        early = self.early
         if early.enabled:  # validation prompts differ from those of training and evaluation
             known = [artifact.path(workspace) for artifact in (*SEEDS, IFEVAL_PROMPTS)]
             found |= recorded(workspace, *known, *(PROMPTS.path(workspace, u) for u in range(2, t + 1)))
@@ -183,27 +273,50 @@ class TrainDPO(TrainingStage):
         return found
 
     def depends_on_libraries(self) -> tuple[str, ...]:
-        early = self.config.dpo.early_stopping.enabled
-        return tuple(dict.fromkeys((*TRAINING, *(engine_libraries(self.config) if early else ()))))
+        return tuple(dict.fromkeys((*TRAINING, *(engine_libraries(self.config) if self.early.enabled else ()))))
 
     def resumes_from(self) -> list[str]:
-        early = [early_stopping_folder(self.workspace, self.t).name] if self.config.dpo.early_stopping.enabled else []
+        early = [early_stopping_folder(self.workspace, self.t).name] if self.early.enabled else []
         return [*super().resumes_from(), *early]
 
+    def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
+        made = model_manifest(self.workspace, self.t)
+        if made and made.stage != str(self):
+            raise RunFolderError(
+                f"M{self.t} in {self.workspace.root} was made by the stage {made.stage}, not by {self.name} "
+                f"(method={self.config.method}). To continue: revert the option method, or start a new run with "
+                f"name=..., or delete {self._to_delete()} to recompute it."
+            )
+        return super().complete(inputs)
+
     def caption(self) -> str:
-        return f"M{self.t - 1} -> M{self.t}: DPO, reference {self.config.dpo.reference.name}"
+        name, reference = self.name.upper(), self.config.training.reference.name
+        return f"M{self.t - 1} -> M{self.t}: {name}" + (f", reference {reference}" if self._has_reference() else "")
 
     def run(self) -> dict[str, Any]:
-        if not self.config.dpo.early_stopping.enabled:
+        if not self.early.enabled:
             return super().run()
         return early_stopping.train(self.workspace, self.config, self.t, self._work)
 
     def _work(self, name: str, train: TrainConfig | None) -> None:
-        targets = {self.name: self.worker, **early_stopping.WORKERS}
-        run_worker(targets[name], self.workspace, self.t, train, name)
+        if name == self.name:
+            self.start_processes()
+        else:
+            run_worker(early_stopping.WORKERS[name], self.workspace, self.t, train, name)
 
-    def _unused(self) -> set[str]:
-        return set(_RANKING)
+    def arguments(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self._has_reference():
+            found["reference"] = self.workspace.model(training_reference(self.config, self.t).iteration)
+        if self.early.enabled:
+            folder = early_stopping_folder(self.workspace, self.t)
+            target, stop_at = early_stopping.next_checkpoint(folder, self.early.every_steps)
+            found |= {"target": target, "counts": target.with_suffix(".json"), "stop_at": stop_at}
+            found["checkpoints"] = self.folder / "checkpoints" / self.name
+        return found
+
+    def _has_reference(self) -> bool:
+        return "reference" in self.method.needs
 
 
 _RANKING = {"sft.eft_loss", "sft.eft_length_control"}

@@ -27,6 +27,7 @@ from srlm.training.batching import Steps
 from srlm.training.config import TrainConfig
 from srlm.training.loading import engine_dtype, peft_config, precision
 from srlm.training.method import Context, Method
+from srlm.training.methods import group_of, training_options
 from srlm.training.saving import Saving, save
 
 
@@ -56,7 +57,7 @@ def train(
     start : Path
         Checkpoint that training starts from.
     options : TrainConfig, optional
-        The method's options; by default, its group in `config`.
+        The method's options; by default, those in `config`.
     seed : int
         Seeds the order of the data and dropout.
     name : str
@@ -82,7 +83,8 @@ def train(
     SrlmError
         If the data are too few, or a check of the method or of the options fails.
     """
-    options = options or getattr(config, method.name)
+    group = group_of(type(method))
+    options = options or training_options(config, type(method))
     name = name or method.name
     checkpoints = checkpoints or target.parent / "checkpoints" / name
     tokenizer = load_tokenizer(start, config.model)
@@ -94,6 +96,7 @@ def train(
     with Bars() as bars:
         context = Context(
             options=options,
+            group=group,
             config=config,
             tokenizer=tokenizer,
             arguments=arguments,
@@ -115,7 +118,7 @@ def train(
             dtype=getattr(torch, options.save_dtype),
             served=engine_dtype(config),
             tolerance=options.save_tolerance,
-            group=method.name,
+            group=group,
         )
         counts |= train_and_save(trainer, checkpoints, target, tokenizer, saving, stop_at)
     if stop_at is not None:

@@ -31,7 +31,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options
 from srlm.training.masking import IGNORED
 from srlm.training.methods.sft import TrainOn
-from srlm.training.stage_workers import sft_worker
+from srlm.training.stages import TrainSFT
 from srlm.types import SeedExample
 from tests.helpers import ROOT, run_step, tiny_tokenizer
 
@@ -195,7 +195,7 @@ def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkey
 
     monkeypatch.setattr(trl, "SFTTrainer", Trainer)
     with pytest.raises(Stop) as stopped:
-        sft_worker(workspace, 1)
+        TrainSFT(workspace, workspace.config(), 1).work()
     return list(stopped.value.args[0])
 
 

@@ -17,7 +17,7 @@ from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
 from srlm.training import early_stopping
 from srlm.training.config import TrainConfig
-from srlm.training.stage_workers import dpo_worker
+from srlm.training.stages import Train
 from srlm.types import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
 from tests.helpers import ROOT, options
 
@@ -51,7 +51,7 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
 def work_in(workspace: Workspace) -> Any:
     def work(worker: str, train: TrainConfig | None) -> None:
         if worker == "dpo":
-            dpo_worker(workspace, 2)
+            Train(workspace, workspace.config(), 2).work()
         else:
             getattr(early_stopping, f"{worker}_worker")(workspace, 2)
 
@@ -68,7 +68,7 @@ def test_training_in_segments_is_the_uninterrupted_training(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepared(tmp_path / "whole", tiny_checkpoint)
-    dpo_worker(whole, 2)
+    Train(whole, whole.config(), 2).work()
     split = prepared(tmp_path / "split", tiny_checkpoint, "dpo.early_stopping.enabled=true")
     monkeypatch.setattr(early_stopping, "decide", lambda found, least: "better")
     folder, work = early_stopping_folder(split, 2), work_in(split)

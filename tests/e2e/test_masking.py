@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
-from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
 from srlm.training import batching
 from srlm.training.ranking import STEEPEST
-from srlm.training.stage_workers import sft_baseline_worker, sft_worker
+from srlm.training.stages import TrainSFT, TrainSFTBaseline
 from srlm.training.worker import StepLog
 from srlm.types import JudgeExample, SeedExample
 from tests.helpers import ROOT, options
@@ -66,7 +65,7 @@ def test_every_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
     counts, losses = {}, {}
     for name, overrides in VARIANTS.items():
         workspace = prepared(tmp_path / name, tiny_checkpoint, *overrides)
-        sft_worker(workspace, 1)
+        TrainSFT(workspace, workspace.config(), 1).work()
         counts[name], losses[name] = made(workspace)
         assert all(math.isfinite(loss) for loss in losses[name])
         assert losses[name][-1] < losses[name][0]  # random weights learn something at once
@@ -92,7 +91,7 @@ def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> 
         size = [f"sft.processes={processes}", f"sft.micro_batch_size={4 // processes}"]
         workspace = prepared(tmp_path / str(processes), tiny_checkpoint, *VARIANTS["weighted"], *size)
         workspace.iteration(1).mkdir(exist_ok=True)
-        run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
+        TrainSFT(workspace, workspace.config(), 1).start_processes()
         found.append(made(workspace)[1])
     assert found[0][1] < 0.99 * found[0][0]
     assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second step's has the first one's gradients in it
@@ -101,7 +100,7 @@ def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> 
 @pytest.mark.variant
 def test_the_baseline_learns_the_same_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["full"])
-    sft_baseline_worker(workspace, 1)
+    TrainSFTBaseline(workspace, workspace.config(), 1).work()
     counts = json.loads((workspace.iteration(1) / "sft_baseline_counts.json").read_text())
     assert counts["examples"] == 4
     assert counts["tokens_learnt"] > counts["tokens"] / 2
@@ -112,7 +111,7 @@ def test_rows_are_looked_at_before_training(tiny_checkpoint: Path, tmp_path: Pat
     asked = []
     monkeypatch.setattr(batching, "check_apart", lambda model, rows, pad: asked.append(len(rows)))
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["packed"], "sft.epochs=1")
-    sft_worker(workspace, 1)
+    TrainSFT(workspace, workspace.config(), 1).work()
     assert asked == [made(workspace)[0]["rows"]]
 
 
@@ -142,7 +141,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
         return [after - before if after > before else after for before, after in counted]  # a resume counts from 0
 
     undisturbed = judging("undisturbed")
-    sft_worker(undisturbed, 1)
+    TrainSFT(undisturbed, undisturbed.config(), 1).work()
     passes = [tokens(undisturbed)[start : start + 6] for start in (0, 6, 12)]
     assert len(set(passes[0])) == 6
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
@@ -158,9 +157,9 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
 
     monkeypatch.setattr(StepLog, "on_step_end", killed)
     with pytest.raises(KeyboardInterrupt):
-        sft_worker(disturbed, 1)
+        TrainSFT(disturbed, disturbed.config(), 1).work()
     monkeypatch.setattr(StepLog, "on_step_end", on_step_end)
-    sft_worker(disturbed, 1)  # from the checkpoint of step 8, in the second pass
+    TrainSFT(disturbed, disturbed.config(), 1).work()  # from the checkpoint of step 8, in the second pass
     assert tokens(disturbed) == tokens(undisturbed)
     one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (undisturbed, disturbed))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -188,7 +187,7 @@ def logged(workspace: Workspace, name: str) -> list[float]:
 
 def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = ordering(tmp_path / "plain", tiny_checkpoint, "sft.epochs=12")
-    sft_worker(workspace, 1)
+    TrainSFT(workspace, workspace.config(), 1).work()
     counts, _ = made(workspace)
     assert (counts["pairs"], counts["length_slope"]) == (6, 0)
     losses, right = logged(workspace, "ranking_loss"), logged(workspace, "ranking_accuracy")
@@ -196,7 +195,7 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert right[-1] == 1
     # Length explains every pair here: with that taken into account, nothing is left to learn of them.
     workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_control=1")
-    sft_worker(workspace, 1)
+    TrainSFT(workspace, workspace.config(), 1).work()
     assert made(workspace)[0]["length_slope"] == STEEPEST
     assert max(logged(workspace, "ranking_loss")) < 1e-3
 
@@ -206,6 +205,6 @@ def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: P
     found = []
     for processes in (1, 2):
         workspace = ordering(tmp_path / str(processes), tiny_checkpoint, f"sft.processes={processes}")
-        run_worker("srlm.training.stage_workers:sft_worker", workspace, 1, workspace.config().sft, "sft")
+        TrainSFT(workspace, workspace.config(), 1).start_processes()
         found.append(made(workspace)[1])
     assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -21,7 +21,7 @@ from srlm.training import loading, worker
 from srlm.training.activation_cache import frozen_once
 from srlm.training.methods import METHODS
 from srlm.training.methods.sft import SFTConfig
-from srlm.training.stages import TrainDPO, TrainSFT
+from srlm.training.stages import Train, TrainSFT
 from tests.helpers import ROOT
 
 
@@ -126,10 +126,10 @@ def test_an_argument_that_was_removed_again_is_a_change(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     config.dpo.extra = {"loss_type": ["ipo"]}
     workspace = Workspace.of(config)
-    TrainDPO(workspace, config, 2).begin()
+    Train(workspace, config, 2).begin()
     config.dpo.extra = {}
     with pytest.raises(RunFolderError, match=r"dpo\.extra\.loss_type"):
-        TrainDPO(workspace, config, 2).complete()
+        Train(workspace, config, 2).complete()
 
 
 def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:

@@ -11,12 +11,12 @@ from srlm.pipeline.roles import (
     ENDPOINT,
     ModelRef,
     by_name,
-    dpo_reference,
     iteration,
     match_judge,
     resolve_role,
+    training_reference,
 )
-from srlm.training.methods.dpo import Reference
+from srlm.training.config import Reference
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_reference_of_dpo_and_judge_of_head_to_heads() -> None:
     config = Config()
     expected = {Reference.previous: iteration(2), Reference.sft: iteration(1), Reference.base: iteration(0)}
     for config.dpo.reference, reference in expected.items():
-        assert dpo_reference(config, 3) == reference
+        assert training_reference(config, 3) == reference
     for config.evaluation.judge, judge in (("sft", iteration(1)), ("base", iteration(0)), ("endpoint", ENDPOINT)):
         assert match_judge(config) == judge

@@ -48,15 +48,15 @@ def test_out_of_memory_says_what_to_lower(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "option"),
-    [("sft", "sft.micro_batch_size"), ("dpo", "dpo.micro_batch_size"), ("text", "engine.max_model_len")],
+    ("group", "option"),
+    [("sft", "sft.micro_batch_size"), ("dpo", "dpo.micro_batch_size"), ("", "engine.max_model_len")],
 )
-def test_each_stage_names_its_own_options(stage: str, option: str) -> None:
+def test_each_stage_names_its_own_options(group: str, option: str) -> None:
     for error in (RuntimeError("CUDA out of memory."), MemoryError(), RuntimeError("std::bad_alloc")):
-        told = launch.as_user_error(error, stage, 1)
+        told = launch.as_user_error(error, "some_stage", 1, group)
         assert told is not None
         assert option in str(told)
-    assert launch.as_user_error(KeyError("x"), stage, 1) is None
+    assert launch.as_user_error(KeyError("x"), "some_stage", 1, group) is None
 
 
 def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
@@ -72,6 +72,7 @@ def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
         str(tmp_path),
         "2",
         str(report),
+        "",
     ]
     with open("/dev/full", "w") as full:
         assert subprocess.run(command, stdout=full, stderr=full, cwd=ROOT).returncode == 1

@@ -29,7 +29,7 @@ from srlm.pipeline import stage as stage_module
 from srlm.pipeline import workspace as workspace_module
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
-from srlm.training.methods.dpo import Reference
+from srlm.training.config import Reference
 from srlm.types import Answer, Candidate
 from tests.helpers import ROOT, all_stages
 

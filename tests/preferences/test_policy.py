@@ -12,7 +12,9 @@ from srlm.errors import ConfigError, TrainingError
 from srlm.judges.config import JudgeConfig
 from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import length_penalty, select_pairs
-from srlm.preferences.policy import POLICIES, HighestLowest, PairPolicy, Selection, policy_named, preference_pair
+from srlm.preferences.policies import POLICIES, policy_named
+from srlm.preferences.policies.highest_lowest import HighestLowest
+from srlm.preferences.policy import PairPolicy, Selection, preference_pair
 from srlm.training.methods.dpo import DPO, DPOConfig
 from srlm.types import Unpaired
 from tests.helpers import candidates_of, judgements_of, prompt
@@ -78,7 +80,7 @@ def test_the_matching_length_penalty_counts_all_pairs_of_the_policy():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lowest", "pairs.policy=lowest does not exist. Use one of highest_lowest, or module:Class for a subclass of "),
+        ("lowest", "pairs.policy=lowest does not exist. Use one of highest_lowest, "),
         (f"{HERE}:Missing", "has no attribute 'Missing'"),
         ("no_such_module:Policy", "No module named 'no_such_module'"),
         (f"{HERE}:prompt", "does not exist"),

@@ -34,7 +34,7 @@ from srlm.models.base_model import BaseModel
 from srlm.models.resolve import identity, model_id
 from srlm.pipeline.stage import Stage, check_stages
 from srlm.pipeline.workspace import Workspace
-from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT, TrainSFTBaseline
+from srlm.training.stages import Train, TrainRewardModel, TrainSFT, TrainSFTBaseline
 from tests.helpers import all_stages, options
 
 Change = Callable[[Workspace, Config], Config | None]
@@ -231,7 +231,7 @@ CHANGES: dict[str, Change] = {
     "M0 in its place": edit("base/tokenizer.json"),
     "M0": new_base,
     "M1": remake(of(TrainSFT, 1), "model.safetensors"),
-    "M2": remake(of(TrainDPO, 2), "chat_template.jinja"),
+    "M2": remake(of(Train, 2), "chat_template.jinja"),
     "baseline": remake(of(TrainSFTBaseline, 1), "config.json"),
     "reward model": remake(of(TrainRewardModel, 1), "model.safetensors"),
     "data": remake(PrepareData),

@@ -32,7 +32,7 @@ from srlm.recipes.self_rewarding import SelfRewarding
 from srlm.reporting.summary import pair_lines
 from srlm.run import run
 from srlm.tracking.config import Tracker
-from srlm.training.stages import TrainDPO
+from srlm.training.stages import Train
 from srlm.types import Candidate, PreferencePair
 from tests.helpers import run_step, tiny_llama, tiny_tokenizer
 
@@ -140,7 +140,7 @@ def truncate(root: Path, ids: set[str], *overrides: str) -> SelectPairs:
     prompts = WritePrompts(workspace, config, 2).fingerprints()
     answered.done(prompts, {"candidates": len(rows)})
     judged.done(answered.fingerprints(), {"judgements": 6, "valid": 6})
-    for made in (SelectPairs(workspace, config, 2), TrainDPO(workspace, config, 2)):
+    for made in (SelectPairs(workspace, config, 2), Train(workspace, config, 2)):
         made.path.unlink()
     return SelectPairs(workspace, config, 2)
 

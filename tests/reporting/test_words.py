@@ -13,7 +13,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.reporting import phrases as words
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.phrases import ENOUGH, Ground, grounds, verdict
-from srlm.training.stages import TrainDPO
+from srlm.training.stages import Train
 from tests.helpers import evaluations
 from tests.reporting.made_run import evaluation, make_run, measure, write_measures
 
@@ -349,7 +349,7 @@ def test_early_stopping_is_collected_before_its_model_is_measured(tmp_path: Path
     assert collect(root).early_stopping == []
     counts = {"chosen_step": 35, "last_step": 35, "steps": 35, "comparisons": []}
     for t in (2, 3):
-        TrainDPO(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
+        Train(Workspace(root), Workspace(root).config(), t).done({}, {"early_stopping": counts})
     assert [line.split(":")[0] for line in collect(root).early_stopping] == [
         "Early stopping of M2",
         "Early stopping of M3",

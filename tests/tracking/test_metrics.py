@@ -20,7 +20,8 @@ from srlm.tracking.metrics import (
     training_metrics,
 )
 from srlm.tracking.rows import TABLES
-from srlm.types import Candidate, Judgement
+from srlm.training.methods import METHODS
+from srlm.types import Candidate, Judgement, LabelledAnswer
 from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
@@ -58,9 +59,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 def test_every_logged_metric_is_described_and_every_description_is_logged(logged: dict[str, set[str]]) -> None:
     assert len(logged) > 300
     assert not [name for name in logged if family_of(name) is None]
-    # A reward model's trainer, EFT by order and the samples, which a file of metrics leaves out, are not part of these
-    # runs.
-    others = [*training_metrics("reward_model", dict.fromkeys(NAMES["reward_model"], 1.0))]
+    # Other trainers, labelled answers, EFT by order, and the samples, which a file of metrics leaves out, are not in
+    # these runs.
+    others = [name for method in METHODS for name in training_metrics(f"{method}_2", dict.fromkeys(NAMES[method], 1.0))]
+    others += feedback_metrics([], [], [], [], [LabelledAnswer("t2/p00000/c0", "Why?", "Because.", True, 4.0)])
     others += training_metrics("sft", {"ranking_loss": 1.0, "ranking_accuracy": 1.0})
     others += [f"samples/{table}" for table in TABLES]
     found = {family_of(name) for name in [*logged, *others]}

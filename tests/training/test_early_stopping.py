@@ -27,13 +27,13 @@ from srlm.training.early_stopping import (
     decide,
     draw_prompts,
     judge_name,
+    next_checkpoint,
     outcome_line,
     outcome_lines,
     sentence,
     train,
 )
-from srlm.training.stage_workers import next_checkpoint
-from srlm.training.stages import TrainDPO
+from srlm.training.stages import Train
 from srlm.types import Answer, CheckpointComparison, Comparison, Prompt, SeedExample
 from tests.helpers import options
 
@@ -257,8 +257,8 @@ def test_the_line_of_each_training_that_stopped_early(tmp_path: Path, said: list
     workspace = workspace_of(tmp_path)
     _, counts = finish(workspace, Scripted(workspace, ["first", "second"]))
     assert outcome_lines(workspace, workspace.config(), 2) == []  # the stage is not complete
-    TrainDPO(workspace, workspace.config(), 2).done({}, counts)
-    TrainDPO(workspace, workspace.config(), 3).done({}, {"pairs": 7})  # without early stopping
+    Train(workspace, workspace.config(), 2).done({}, counts)
+    Train(workspace, workspace.config(), 3).done({}, {"pairs": 7})  # without early stopping
     [found] = outcome_lines(workspace, workspace.config(), 3)
     assert found.startswith("Early stopping of M2, judged by M1: step 20 against step 10: 4 wins, 0 ties, 0 losses")
     assert found.endswith("(not better). Training stopped there, and step 20 of 35 became M2.")
@@ -269,13 +269,13 @@ def test_checkpoints_of_a_deleted_training_are_not_resumed(tmp_path: Path, said:
     """The model and its manifest are deleted to train with another option: the old answers and verdicts stay behind."""
     workspace = workspace_of(tmp_path)
     shutil.rmtree(workspace.iteration(2) / "checkpoints")
-    stage = TrainDPO(workspace, workspace.config(), 2)
+    stage = Train(workspace, workspace.config(), 2)
     stage.begin()
     _, counts = finish(workspace, Scripted(workspace, ["second"]))
     stage.done({}, counts)
     stage.path.unlink()
     shutil.rmtree(workspace.model(2))
-    other = TrainDPO(workspace, options("experiment=smoke", *ON, "dpo.beta=0.3"), 2)
+    other = Train(workspace, options("experiment=smoke", *ON, "dpo.beta=0.3"), 2)
     assert not other.complete()
     with pytest.raises(RunFolderError, match=r"early_stopping exists, but no manifest says .* delete it to recompute"):
         other.begin()
@@ -343,9 +343,9 @@ def test_too_few_validation_prompts_are_an_error_that_says_what_to_do(tmp_path: 
 
 
 def test_options_matter_only_where_early_stopping_is_on(tmp_path: Path) -> None:
-    off = TrainDPO(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
+    off = Train(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
     assert not [name for name in off if "early_stopping" in name or name.startswith(("evaluation.", "engine."))]
-    on = TrainDPO(Workspace(tmp_path), options(*ON), 2).options
+    on = Train(Workspace(tmp_path), options(*ON), 2).options
     assert on["dpo.early_stopping.every_steps"] == 10
     assert {"evaluation.temperature", "evaluation.judge_template", "engine.kind"} <= set(on)
     assert off.items() <= on.items()

@@ -18,7 +18,7 @@ from srlm.training import checkpoint_check, loading
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
 from srlm.training.methods.reward_model import load_classifier
 from srlm.training.saving import Saving, messages, save
-from srlm.training.stages import TrainDPO, TrainRewardModel, TrainSFT
+from srlm.training.stages import Train, TrainRewardModel, TrainSFT
 from tests.helpers import options, tiny_llama
 
 PROMPTS, CHOSEN, REJECTED = [[3, 9], [8, 30, 2]], [[27, 41, 5], [12, 50]], [[60, 2], [33, 44, 17]]
@@ -296,7 +296,7 @@ def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_pat
         found = make(Workspace(tmp_path), options()).options
         assert found[f"{group}.save_dtype"] == "float32"
         assert f"{group}.save_tolerance" not in found
-    assert "dpo.save_dtype" in TrainDPO(Workspace(tmp_path), options(), 2).options
+    assert "dpo.save_dtype" in Train(Workspace(tmp_path), options(), 2).options
 
 
 @pytest.mark.parametrize(

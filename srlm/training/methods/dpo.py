@@ -8,13 +8,12 @@ the wrong model. Reference log-probabilities are computed once, before the first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from srlm.data.config import SourceConfig
 from srlm.errors import NoPairsError, TrainingError
-from srlm.training.config import TrainConfig
+from srlm.ranges import above
+from srlm.training.config import LoopConfig
 from srlm.training.method import Columns, Context, Encoded, Method
 from srlm.types import PreferencePair
 
@@ -22,41 +21,13 @@ if TYPE_CHECKING:
     from srlm.config import Config
 
 
-class Reference(Enum):
-    previous = "previous"
-    sft = "sft"
-    base = "base"
-
-
 @dataclass
-class EarlyStoppingConfig:
-    """Compare DPO's checkpoints and stop when one is no better than the one before (arXiv 2401.10020, section 3.1).
-
-    Answers are sampled and compared with evaluation.temperature, top_p, max_new_tokens and judge_template.
-    """
-
-    enabled: bool = False  # false = train on all pairs to the end
-    every_steps: int = 200  # optimizer steps from one checkpoint to the next; >= 1
-    prompts: int = 253  # validation prompts that each checkpoint answers; >= 2
-    # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
-    # hub:OWNER/NAME. Prompts near those of training and evaluation are excluded
-    source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
-    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
-    # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this; [0, 1)
-    min_net_win: float = 0.0
-
-
-@dataclass
-class DPOConfig(TrainConfig):
+class DPOConfig(LoopConfig):
     """M_t to M_t+1 on preference pairs, AIFT(M_t) (arXiv 2305.18290)."""
 
     trl_config: ClassVar[str] = "DPOConfig"
 
-    beta: float = 0.1  # strength of the pull to the reference model; > 0
-    reference: Reference = Reference.previous  # previous = M_t; sft = M1; base = M0
-    # nats per token that policy and reference may differ by before the first step
-    reference_check_tolerance: float = 0.05
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    beta: Annotated[float, above(0)] = 0.1  # strength of the pull to the reference model
 
 
 class DPO(Method[DPOConfig, Encoded]):
@@ -118,10 +89,9 @@ class DPO(Method[DPOConfig, Encoded]):
         return trainer
 
     def check(self, trainer: Any, encoded: Encoded, context: Context[DPOConfig]) -> dict[str, Any]:
-        options, same_model = context.options, context.reference == context.start
-        difference = reference_difference(trainer)
-        check_reference(difference, same_model, options.reference_check_tolerance, options.reference.name)
-        return {"reference_check_difference": difference}
+        from srlm.training.reference import check_trainer
+
+        return check_trainer(trainer, context, ("ref_chosen_logps", "ref_rejected_logps"))
 
 
 def _refuse_weights(pairs: Sequence[PreferencePair]) -> None:
@@ -163,62 +133,3 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[PreferencePair], max_length: in
         for name, ids in zip(columns, (prompt, chosen, rejected), strict=True):
             columns[name].append(ids)
     return columns, too_long, trl_drops
-
-
-def check_reference(difference: float, same_model: bool, tolerance: float, reference: str) -> None:
-    """Check that policy and reference agree before the first step if, and only if, they are the same model.
-
-    Parameters
-    ----------
-    difference : float
-        Largest absolute difference of a sequence's log-probability, in nats per token.
-    same_model : bool
-        Whether the reference is the model that training starts from.
-    tolerance : float
-        dpo.reference_check_tolerance, nats per token.
-    reference : str
-        The value of dpo.reference.
-
-    Raises
-    ------
-    TrainingError
-        If training would pull towards the wrong reference model.
-    """
-    if same_model and not difference <= tolerance:
-        raise TrainingError(
-            f"Before the first step policy and reference ({reference}) differ by {difference:.4f} nats per token, more "
-            f"than dpo.reference_check_tolerance={tolerance}: the reference is not the model that training starts "
-            "from. Was model/ of the previous iteration changed? (In low precision the difference can be rounding: "
-            "then raise the tolerance.)"
-        )
-    if not same_model and not difference > 0:
-        raise TrainingError(
-            f"dpo.reference={reference} is another model than the one training starts from, but both give the same "
-            "log-probabilities: the policy itself was taken as reference."
-        )
-
-
-def reference_difference(trainer: Any) -> float:
-    """Return the largest difference between policy and reference over the first batch, in nats per token."""
-    import torch
-
-    from srlm.training.masking import IGNORED
-
-    count = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
-    rows = [trainer.train_dataset[i] for i in range(count)]
-    batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
-    mask = batch["completion_mask"]
-    was_training = trainer.model.training
-    trainer.model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
-        output = trainer.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=batch["input_ids"].masked_fill(mask == 0, IGNORED),
-            use_cache=False,
-            fused_lm_head=True,
-        )
-    trainer.model.train(was_training)
-    policy = output.log_probs.sum(dim=1).float().cpu()
-    reference = torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float().cpu()
-    return float(((policy - reference).abs() / mask.sum(dim=1).cpu()).max())

@@ -9,15 +9,17 @@ from people and not from the baseline's guess.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import TrainingError
+from srlm.ranges import Range
 from srlm.training.config import TrainConfig
-from srlm.training.method import Batches, Columns, Context, Encoded, Method
+from srlm.training.method import Batches, Columns, Context, Encoded, Method, Need
 from srlm.types import JudgeExample, SeedExample
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ class EFTLoss(Enum):
     ranking = "ranking"
 
 
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
 @dataclass
 class SFTConfig(TrainConfig):
     """M0 to M1 on IFT and EFT."""
@@ -48,8 +58,10 @@ class SFTConfig(TrainConfig):
     # messages, too; no_shared_text = as all, without the text that all IFT prompts share, or all EFT prompts;
     # weighted = as all, with a weight for prompt tokens. Roles and control tokens never are.
     train_on: TrainOn = TrainOn.completion
-    prompt_weight: float = 0.1  # weighted: of a prompt token, where an answer's token has 1; [0, 1]
-    shared_text: str = ""  # no_shared_text: a regular expression that matches it in prompts; "" = find it in the data
+    # weighted: of a prompt token, where an answer's token has 1
+    prompt_weight: Annotated[float, Range(lambda weight: 0 <= weight <= 1, "0 to 1")] = 0.1
+    # no_shared_text: a regular expression that matches it in prompts; "" = find it in the data
+    shared_text: Annotated[str, Range(_is_pattern, "a regular expression")] = ""
     # What an EFT example teaches about the verdict. score = the token of the score; ranking = which of a prompt's
     # answers scores higher, by the probabilities of the scores (srlm/training/ranking.py); then
     # data.eft_max_score_fraction=1 keeps all pairs
@@ -153,3 +165,20 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         if context.options.packing:
             batching.check_apart(trainer.model, trainer.train_dataset, context.tokenizer.pad_token_id)
         return {}
+
+    @classmethod
+    def check_options(cls, options: SFTConfig, group: str, config: Config, need: Need) -> None:
+        from srlm.judges import spec_of
+
+        super().check_options(options, group, config, need)
+        if options.eft_loss is not EFTLoss.ranking:
+            need(options.eft_length_control == 0, "sft.eft_length_control", "0 with sft.eft_loss=score")
+            return
+        ranking = "with sft.eft_loss=ranking"
+        learns_scores = spec_of(config.judge).eft == "scores"
+        need(learns_scores, "sft.eft_loss", f"score with judge.scorer={config.judge.scorer}, which learns no scores")
+        need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {ranking}: a score must be one digit")
+        need(options.train_on is TrainOn.completion, "sft.train_on", f"completion {ranking}")
+        need(not options.packing, "sft.packing", f"false {ranking}")
+        need(options.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {ranking}: answers are compared")
+        need(0 <= options.eft_length_control <= 1, "sft.eft_length_control", "0 to 1")

@@ -9,7 +9,8 @@ import pytest
 
 from srlm.errors import TrainingError
 from srlm.models.chat import encode_chat
-from srlm.training.methods.dpo import check_reference, encode_pairs
+from srlm.training.methods.dpo import encode_pairs
+from srlm.training.reference import check_reference
 from srlm.types import PreferencePair
 from tests.helpers import tiny_tokenizer, user
 
