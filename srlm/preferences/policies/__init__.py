@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from srlm.io.components import component
+from srlm.preferences.policies.above_mean import AboveMean
 from srlm.preferences.policies.highest_lowest import HighestLowest
 from srlm.preferences.policy import PairPolicy
 
 POLICIES: dict[str, type[PairPolicy]] = {
     "highest_lowest": HighestLowest,
+    "above_mean": AboveMean,
 }
 
 

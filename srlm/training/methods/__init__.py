@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from srlm.training.config import TrainConfig
 from srlm.training.method import Method
 from srlm.training.methods.dpo import DPO
+from srlm.training.methods.kto import KTO
 from srlm.training.methods.reward_model import RewardModel
 from srlm.training.methods.sft import SFT
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[Method[Any, Any]]] = {
     "sft": SFT,
     "dpo": DPO,
+    "kto": KTO,
     "reward_model": RewardModel,
 }
 OWN = "method_options"  # the group of the options that a method from outside the package adds

@@ -1,0 +1,149 @@
+"""A run with KTO: answers above the prompt's mean score are desirable, those below it undesirable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from srlm.cli.check import check
+from srlm.config import Config
+from srlm.errors import ConfigError, RunFolderError
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS, PROMPTS, UNPAIRED
+from srlm.pipeline.manifest import stage_manifest
+from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import PairsConfig
+from srlm.preferences.policies.above_mean import AboveMean
+from srlm.preferences.scores import mean_scores
+from srlm.reporting.collect import collect
+from srlm.reporting.entries import feedback_entries
+from srlm.training.methods.kto import KTOConfig
+from srlm.training.stages import Train
+from tests.e2e.test_smoke import run as run_smoke
+from tests.helpers import ROOT, candidates_of, options, prompt
+
+KTO = {"method": "kto", "pairs.policy": "above_mean"}
+
+
+def labels(texts: list[str], scores: list[float], min_gap: float = 0.0) -> dict[str, bool] | str:
+    """What the policy makes of one prompt's candidates: their labels, or the reason why there are none."""
+    scored = list(zip(scores, candidates_of("t2/p00000", texts), strict=True))
+    selection = AboveMean(PairsConfig(min_gap=min_gap)).select(prompt("t2/p00000"), scored)
+    assert all(answer.score == scores[texts.index(answer.completion)] for answer in selection.answers)
+    return selection.reason or {answer.completion: answer.label for answer in selection.answers}
+
+
+def test_answers_above_the_mean_are_desirable() -> None:
+    assert labels(["a", "b", "c", "d"], [5, 1, 1, 1]) == {"a": True, "b": False, "c": False, "d": False}
+    assert labels(["a", "b", "c"], [4, 3, 2]) == {"a": True, "c": False}  # b has the mean
+    assert labels(["a", "b", "c", "d"], [4, 3.1, 2.9, 2], min_gap=0.5) == {"a": True, "d": False}
+
+
+def test_empty_texts_have_no_label_and_the_first_of_equal_texts_counts() -> None:
+    assert labels(["a", "", "b", "c"], [5, 0, 1, 2]) == {"a": True, "b": False}
+    assert labels(["a", "b", "a"], [5, 1, 1]) == {"a": True, "b": False}
+
+
+@pytest.mark.parametrize(
+    ("texts", "scores", "reason"),
+    [
+        (["a"], [5], "fewer than two candidates with enough valid judgements"),
+        (["a", "b"], [3, 3], "all scores equal"),
+        (["a", ""], [5, 1], "no answer on one side of the mean"),
+    ],
+)
+def test_prompts_without_labels_have_a_reason(texts: list[str], scores: list[float], reason: str) -> None:
+    assert labels(texts, scores) == reason
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("method=dpo",), r"pairs\.policy='above_mean' .*dpo does not learn from LabelledAnswer"),
+        (("pairs.length_penalty=null",), r"pairs\.length_penalty=None .*gives no pairs to match in length"),
+        (("judge=verdict_only", "judge.early_stopping=true"), r"judge\.early_stopping=True .*needs all scores"),
+        (("kto.desirable_weight=0",), r"kto\.desirable_weight=0\.0 .*above 0"),
+        (("+kto.extra.train_sampling_strategy=random",), r"kto\.extra=.*train_sampling_strategy"),
+        (("+kto.extra.beta=0.2",), r"kto\.extra\.beta cannot be set.*Use kto\.beta instead"),
+        (("method=sft",), r"method='sft' .*a method that trains M_t\+1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        options("experiment=kto", *given)
+
+
+def test_kto_learns_from_preference_pairs_as_well() -> None:
+    assert check(Config(method="kto")).training == KTOConfig()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run to M3 on a scripted engine."""
+    root = tmp_path_factory.mktemp("kto") / "run"
+    job = {"root": str(root), "options": KTO | {"iteration": 3}, "errors": str(root.parent / "errors")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert ended.stdout.strip() == "0", ended.stderr[-4000:]
+    return Workspace(root)
+
+
+def test_all_scored_candidates_of_a_prompt_are_labelled_by_its_mean(run: Workspace) -> None:
+    means = mean_scores(JUDGEMENTS.read(run, 2), 2)
+    of_prompt: dict[str, list[float]] = defaultdict(list)
+    for candidate in CANDIDATES.read(run, 2):
+        if candidate.id in means:
+            of_prompt[candidate.prompt_id].append(means[candidate.id])
+    answers = LABELLED.read(run, 2)
+    assert len(answers) >= 10
+    for answer in answers:
+        assert answer.label is (means[answer.id] > fmean(of_prompt[answer.id.rpartition("/")[0]]))
+    assert PAIRS.read(run, 2) == []
+    labelled = {answer.id.rpartition("/")[0] for answer in answers}
+    accepted = {one.id for one in PROMPTS.read(run, 2) if not one.rejected}
+    assert labelled | {one.id for one in UNPAIRED.read(run, 2)} == accepted
+
+
+def test_the_training_stage_is_named_after_the_method(run: Workspace) -> None:
+    for t in (2, 3):
+        made = stage_manifest(run.iteration(t), "kto")
+        assert made
+        assert f"iteration_{t}/4_labelled_answers.jsonl" in made.inputs
+        assert made.options["kto.beta"] == 0.1
+        assert not any(name.startswith("dpo.") for name in made.options)
+        counts = stage_manifest(run.iteration(t), "pairs").counts  # type: ignore[union-attr]
+        assert counts["labelled_answers"] == len(LABELLED.read(run, t)) > counts["desirable_answers"] > 0
+        assert {"mean_gap", "length_ratio"} <= counts["alarms"].keys()
+
+
+def test_reports_and_cards_name_method_and_labels(run: Workspace) -> None:
+    numbers = collect(run.root)
+    marks = [shown.mark for entry in feedback_entries(numbers, 2) for shown in entry.answers]
+    assert marks.count("desirable") + marks.count("undesirable") == len(LABELLED.read(run, 2))
+    assert f"KTO of M1 on {len(LABELLED.read(run, 2))} labelled answers" in (run.model(2) / "README.md").read_text()
+
+
+def test_a_model_of_another_method_is_not_trained_again_in_its_place(run: Workspace) -> None:
+    config = run.config()
+    config.method = "dpo"
+    with pytest.raises(RunFolderError, match=r"M2 .* was made by the stage iteration_2/kto, not by dpo"):
+        Train(run, config, 2).complete()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_kto_trains_in_a_real_run(tmp_path: Path) -> None:
+    result = run_smoke(tmp_path, "engine=transformers", "method=kto", "pairs=above_mean", "kto.learning_rate=1e-3")
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "M1 -> M2: KTO, reference previous" in result.stderr
+    counts = json.loads((tmp_path / "smoke/iteration_2/kto_counts.json").read_text())
+    assert counts["answers"] > counts["desirable"] > 0
+    assert 0 <= counts["reference_check_difference"] < 0.001
+    assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()
