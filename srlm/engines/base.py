@@ -1,7 +1,7 @@
-"""The engine's protocol: chat messages and sampling options in, completions out, as coroutines.
+"""The protocols of engines and sequence scorers, and functions that open them.
 
-Requests run concurrently; the engine batches them as it likes. What comes out for a request depends on the request and
-its seed, not on what else is under way.
+Requests are coroutines that run concurrently, and the engine batches them. A completion depends on its request and
+seed, not on other requests.
 """
 
 from __future__ import annotations
@@ -27,53 +27,53 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw a completion."""
+    """How to sample a completion."""
 
     temperature: float  # 0 = greedy
     top_p: float
     max_new_tokens: int
     seed: int
-    n: int = 1  # completions of the one prompt
+    n: int = 1  # completions of the prompt
     stop: tuple[str, ...] = ()  # strings that end a completion; they are not part of it
-    priority: int = 0  # what waits longest for others goes first: lower numbers are served before higher ones
-    choices: tuple[str, ...] = ()  # if given, the completion is one of these; they differ in one token
-    # (reply, prefill, truncated) -> where a reply of a server, which cannot be forced to a choice, makes its choice
+    priority: int = 0  # lower numbers are served first
+    choices: tuple[str, ...] = ()  # if given, the completion is one of these, which differ in one token
+    # (reply, prefill, truncated) -> index of the choice in a reply of a server, which cannot be forced to make one
     find_choice: Callable[[str, str, bool], int | None] | None = field(default=None, compare=False)
-    likely_tokens: bool = False  # report the likely tokens at each place, where the engine is a server that can
+    likely_tokens: bool = False  # report the likely tokens of each position; servers only
 
 
 @dataclass(frozen=True)
 class Place:
-    """One token of a completion and what could have stood there."""
+    """One token of a completion, and the most likely tokens at its position."""
 
     token: str
-    logprobs: dict[str, float]  # of the likeliest tokens, in nats
+    logprobs: dict[str, float]  # of the most likely tokens, in nats
 
 
 @dataclass(frozen=True)
 class Completion:
     text: str
     tokens: int  # generated
-    truncated: bool  # ended by max_new_tokens
+    truncated: bool  # by max_new_tokens
     prompt_tokens: int = 0
-    choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, where the engine can tell
-    places: tuple[Place, ...] = ()  # with `likely_tokens`: the completion token by token, where the server reports it
-    thought: str = ""  # what stands before `text`, marks included: `srlm.models.chat.ThoughtMarks`
+    choice_logprobs: tuple[float, ...] = ()  # log-probability of each of `choices`, if the engine returns them
+    places: tuple[Place, ...] = ()  # with `likely_tokens`: the tokens, if the server reports them
+    thought: str = ""  # before `text`, with its marks (`srlm.models.chat.ThoughtMarks`)
 
 
 @dataclass
 class Usage:
-    """What an engine has read since its start."""
+    """Prompt tokens since the engine's start."""
 
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of these, read before and kept: the prefix cache
+    cached_tokens: int = 0  # of these, from the prefix cache
 
     def add(self, prompt_tokens: int, cached_tokens: int) -> None:
         self.prompt_tokens += prompt_tokens
         self.cached_tokens += cached_tokens
 
     def since(self, before: Usage) -> dict[str, int]:
-        """What was read after `before`, for a manifest's counts."""
+        """Return the tokens since `before`, for a manifest's counts."""
         return {
             "prompt_tokens": self.prompt_tokens - before.prompt_tokens,
             "prompt_tokens_cached": self.cached_tokens - before.cached_tokens,
@@ -81,33 +81,33 @@ class Usage:
 
 
 def split_thoughts(completions: Sequence[Completion], marks: ThoughtMarks) -> list[Completion]:
-    """Return whole replies with their thoughts apart from their answers."""
+    """Return completions whose thoughts are separated from their texts."""
     split = [(completion, *marks.split(completion.text)) for completion in completions]
     return [replace(completion, text=answer, thought=thought) for completion, thought, answer in split]
 
 
 class Engine(Protocol):
-    """Anything that completes chats."""
+    """A model that generates text."""
 
     usage: Usage
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
-        """`sampling.n` completions of a chat.
+        """Return `sampling.n` completions of a chat.
 
         Parameters
         ----------
         messages : sequence of {"role", "content"}
-            Contents are plain text: control tokens in them are not obeyed.
+            Contents are plain text, in which control tokens have no effect.
         sampling : Sampling
         prefill : str
-            The beginning of the reply, given to the model and not part of the completion's text.
+            The beginning of the reply, which is not part of the completion's text.
 
         Raises
         ------
         PromptTooLongError
             If prompt and completion may exceed the engine's context.
         NoAnswerError
-            If this request has no usable answer, though others have.
+            If this request has no usable answer, but others have.
         EngineError
             If the engine failed.
         """
@@ -129,14 +129,14 @@ class NoEngine:
 
 
 class SequenceScorer(Protocol):
-    """Anything that tells how strong an answer is, without a word."""
+    """A model that scores answers without generating text."""
 
     usage: Usage
 
     async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
-        """The strength (log-odds) of an answer, and its length in tokens, its end of turn included.
+        """Return an answer's strength (log-odds) and its number of tokens, end of turn included.
 
-        With `ended=False` the answer hit a token limit: likelihoods are of its text alone, without an end of turn.
+        With `ended=False` the answer was truncated, so likelihoods are of its text without an end of turn.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class SequenceScorer(Protocol):
 
 
 async def gather_or_cancel(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; the first error cancels the rest and is raised as it is."""
+    """Return all results. The first error cancels the other jobs and is raised."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         return list(await asyncio.gather(*tasks))
@@ -163,14 +163,14 @@ async def gather_or_cancel(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def encode_request(
     tokenizer: Any, messages: Sequence[Message], prefill: str, sampling: Sampling
 ) -> tuple[list[int], list[int]]:
-    """The prompt's token ids, and the tokens that `sampling.choices` allow (none: any)."""
+    """Return the prompt's token ids, and the tokens that `sampling.choices` allow ([] = all)."""
     if sampling.choices:
         return encode_choices(tokenizer, messages, prefill, sampling.choices)
     return encode_chat(tokenizer, messages, prefill), []
 
 
 def check_length(ids: Sequence[int], sampling: Sampling, max_model_len: int) -> None:
-    """Raise PromptTooLongError if a prompt's tokens and the longest completion exceed the context."""
+    """Raise PromptTooLongError if the prompt and the longest completion exceed the context."""
     if len(ids) + sampling.max_new_tokens > max_model_len:
         raise PromptTooLongError(
             f"a prompt of {len(ids)} tokens and max_new_tokens={sampling.max_new_tokens} do not fit into "
@@ -180,9 +180,9 @@ def check_length(ids: Sequence[int], sampling: Sampling, max_model_len: int) -> 
 
 @asynccontextmanager
 async def open_engine(config: Config, folder: Path, model: ModelConfig | None = None) -> AsyncIterator[Engine]:
-    """Start the configured engine on a checkpoint; it is gone when the block ends.
+    """Open the configured engine on a checkpoint, and close it at the end of the block.
 
-    `model` says how the checkpoint is used (its chat template); unset, as the run's own models are.
+    `model` has the checkpoint's options, such as its chat template; default: those of the run's models.
     """
     model = model or config.model
     if config.engine.threads:
@@ -204,19 +204,17 @@ async def open_engine(config: Config, folder: Path, model: ModelConfig | None = 
 
 @asynccontextmanager
 async def open_named(config: Config, name: str) -> AsyncIterator[Engine]:
-    """The engine of a model by its name, hub id, folder or file; "endpoint" is the server of `config.endpoint`."""
-    async with open_endpoint(config) if name == "endpoint" else open_engine(config, resolve_named(config, name)) as one:
-        yield one
+    """Open the engine of a model by its name, Hub id, folder or file; "endpoint" is the server of `config.endpoint`."""
+    opened = open_endpoint(config) if name == "endpoint" else open_engine(config, resolve_named(config, name))
+    async with opened as engine:
+        yield engine
 
 
 @asynccontextmanager
 async def open_sequence_scorer(
     config: Config, folder: Path, reference: Path | None, model: ModelConfig | None = None
 ) -> AsyncIterator[SequenceScorer]:
-    """Open a reward model, or with a `reference` a model's likelihoods against the reference's.
-
-    `model` as in `open_engine`.
-    """
+    """Open a reward model or, with a `reference`, the implicit reward of two models. `model` as in `open_engine`."""
     model = model or config.model
     from srlm.engines.scoring import ImplicitReward, RewardModel
 
@@ -233,19 +231,19 @@ async def open_sequence_scorer(
 
 @asynccontextmanager
 async def open_likelihood(config: Config, model: Path) -> AsyncIterator[SequenceScorer]:
-    """A model's log-likelihoods of answers, in nats."""
+    """Open a scorer that returns a model's log-likelihoods of answers, in nats."""
     from srlm.engines.scoring import Likelihood
 
-    rater = Likelihood(config.engine, model, config.model)
+    scorer = Likelihood(config.engine, model, config.model)
     try:
-        yield rater
+        yield scorer
     finally:
-        await rater.close()
+        await scorer.close()
 
 
 @asynccontextmanager
 async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
-    """The OpenAI-compatible server of `config.endpoint`."""
+    """Open the client of the OpenAI-compatible server of `config.endpoint`."""
     from srlm.engines.openai_server import EndpointEngine
 
     marks = ThoughtMarks(config.model.thought_start, config.model.thought_end)

@@ -1,4 +1,4 @@
-"""Requests that wait are worked on together: coroutines ask one by one, a thread answers whole batches."""
+"""Dynamic batching: coroutines send single requests, and a thread processes them in batches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class _Waiting(Generic[Q, A]):
 
 
 class Batches(Generic[Q, A]):
-    """Gathers requests into batches.
+    """Collect requests into batches and process them.
 
     Parameters
     ----------
     work : callable
-        A batch to its answers, one for each in order; runs in a thread, one batch at a time. What it raises is raised
-        to all who asked in that batch.
+        Batch -> its answers, in order. It runs in a thread, one batch at a time. If it raises an error, each request of
+        the batch gets it.
     fits : callable
-        (request, batch) -> whether it may join; the first of a batch always may.
+        (request, batch) -> whether the request may be added; the first request of a batch is always added.
     order : callable
-        Who waits with the lowest key goes first.
+        Request -> sort key; the lowest key is processed first.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Batches(Generic[Q, A]):
         self._task: asyncio.Task[None] | None = None
 
     async def ask(self, request: Q) -> A:
+        """Return the answer to a request, after its batch has been processed."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
@@ -50,30 +51,30 @@ class Batches(Generic[Q, A]):
         while True:
             if not waiting:
                 waiting.append(await self._queue.get())
-            await asyncio.sleep(0.01)  # let those that were sent together arrive together
+            await asyncio.sleep(0.01)  # so that requests that are sent together are in one batch
             while not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
-            waiting = [one for one in waiting if not one.answer.done()]  # who was cancelled no longer waits
-            waiting.sort(key=lambda one: self._order(one.request))
+            waiting = [item for item in waiting if not item.answer.done()]  # without cancelled requests
+            waiting.sort(key=lambda item: self._order(item.request))
             batch: list[_Waiting[Q, A]] = []
-            for one in list(waiting):
-                if not batch or self._fits(one.request, [other.request for other in batch]):
-                    batch.append(one)
-                    waiting.remove(one)
+            for item in list(waiting):
+                if not batch or self._fits(item.request, [other.request for other in batch]):
+                    batch.append(item)
+                    waiting.remove(item)
             if not batch:
                 continue
             try:
-                answers = await asyncio.to_thread(self._work, [one.request for one in batch])
+                answers = await asyncio.to_thread(self._work, [item.request for item in batch])
             except BaseException as error:
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(error)
+                for item in batch:
+                    if not item.answer.done():
+                        item.answer.set_exception(error)
                 if not isinstance(error, Exception):
                     raise
                 continue
-            for one, answer in zip(batch, answers, strict=True):
-                if not one.answer.done():
-                    one.answer.set_result(answer)
+            for item, answer in zip(batch, answers, strict=True):
+                if not item.answer.done():
+                    item.answer.set_result(answer)
 
     def close(self) -> None:
         if self._task is not None:

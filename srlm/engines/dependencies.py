@@ -1,7 +1,7 @@
-"""What the text of a model depends on: options, inputs and libraries, as manifests record them.
+"""The options, inputs and libraries that a model's text depends on, as manifests record them.
 
-Options that change speed or memory alone (concurrency, batch sizes, threads) are not among them: a run may be resumed
-on another machine. `engine.max_model_len` is not among them either: requests that did not fit are counted as missing
+Options that only change speed or memory (concurrency, batch sizes, threads) are left out, so that a run can be resumed
+on another machine. So is `engine.max_model_len`, because requests that do not fit are counted as missing
 (srlm/engines/missing.py).
 """
 
@@ -22,7 +22,7 @@ from srlm.pipeline.stage import recorded
 from srlm.pipeline.workspace import Workspace
 
 _ENGINE = ("engine.kind", "engine.dtype", "engine.extra")
-# The model itself is an input by its contents, and so is its chat template.
+# The model and its chat template are inputs instead, by their contents.
 _BY_CONTENTS = ("model.name", "model.revision", "model.trust_remote_code", "model.chat_template")
 
 
@@ -48,7 +48,7 @@ def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
 
 
 def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str, Any]:
-    """Return the options that a model's text depends on, apart from the request; `ref` None = a model of the run."""
+    """Return the options besides the request that a model's text depends on; `ref` None = a model of the run."""
     if ref == PROGRAM:
         return {}
     if ref is not None and not ref.local:

@@ -20,7 +20,7 @@ from srlm.engines.config import EngineKind
 from srlm.errors import ConfigError
 from srlm.training.config import TrainConfig
 
-FROM_PRETRAINED = ("attn_implementation",)  # arguments of transformers' from_pretrained, in the engine and in training
+FROM_PRETRAINED = ("attn_implementation",)  # allowed arguments of transformers' from_pretrained
 MODEL_ARGUMENTS = "model_init_kwargs"  # TRL's name for arguments of from_pretrained
 
 _ENGINE_CLASSES = (("vllm/engine/arg_utils.py", "EngineArgs"), ("vllm/engine/arg_utils.py", "AsyncEngineArgs"))
@@ -29,7 +29,7 @@ _TRAINING_CLASSES = (
     ("trl/trainer/base_config.py", "_BaseConfig"),
 )
 
-# Arguments that srlm sets itself -> the option that sets them; "" where there is none.
+# Arguments that srlm sets itself -> the option that sets them, "" = none.
 SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
     "engine": {
         "model": "model.name",
@@ -95,7 +95,7 @@ def check_extra(config: Config) -> Config:
     Raises
     ------
     ConfigError
-        Naming the argument and near ones of the library, or the option of srlm that sets it.
+        With the argument and similar ones of the library, or the option of srlm that sets it.
     """
     engine = config.engine
     if engine.kind is EngineKind.transformers:

@@ -1,6 +1,6 @@
-"""Requests without an answer, most of them too long for the context: counted, named and reported.
+"""Count and report requests without an answer, most of them too long for the context.
 
-A stage continues without them, and measures treat them as missing, never as a bad answer.
+A stage continues without them. Measures treat them as missing, never as bad answers.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ TOO_LONG = "too long"
 UNJUDGED = "too long for the judge"
 NO_ANSWER = "no answer"
 _KINDS = (TOO_LONG, UNJUDGED, NO_ANSWER)
-_EXAMPLES = 100  # that a manifest names
+_EXAMPLES = 100  # records named in a manifest
 RAISE = "To include them in later stages, raise engine.max_model_len (no finished stage is recomputed for that)"
 
 
 def problem_of(error: NoAnswerError, too_long: str = UNJUDGED) -> str:
-    """Return the problem of a record that is missing for this error; its kind stands before the first colon."""
+    """Return the problem of a record that is missing because of this error: "KIND: details"."""
     return f"{too_long if isinstance(error, PromptTooLongError) else NO_ANSWER}: {error}"
 
 
 def is_missing(problem: str) -> bool:
-    """Return whether a record's problem is that its request had no answer; an unparsed answer is none of these."""
+    """Return whether a record's request had no answer. An answer that could not be parsed is another problem."""
     return problem.split(":")[0] in _KINDS
 
 
 def named(record_id: str, source: str = "") -> str:
-    """Return a record's name for messages: its id, and where it was read, FILE:LINE, if that is known."""
+    """Return a record's name for messages: its id and, if known, its source (FILE:LINE)."""
     return f"{record_id} ({source})" if source else record_id
 
 
 def problems_of(
     records: Iterable[Judgement | Comparison | Rating], sources: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return name -> problem of what is missing, each judged text or match once.
+    """Return name -> problem of the missing records, once for each judged text or match.
 
     Parameters
     ----------
     sources : mapping, optional
-        Id of a judged text, or of its prompt -> where it was read.
+        Id of a judged text or of its prompt -> FILE:LINE.
     """
     found: dict[str, str] = {}
     for record in records:
@@ -60,7 +60,7 @@ def problems_of(
 
 
 def missing_counts(problems: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a manifest's counts hold of missing records: by kind, and by name up to a hundred; {} for none."""
+    """Return a manifest's counts of missing records, by kind, with up to 100 names; {} for none."""
     if not problems:
         return {}
     kinds = Counter(problem.split(":")[0] for problem in problems.values())
@@ -69,7 +69,7 @@ def missing_counts(problems: Mapping[str, str]) -> dict[str, Any]:
 
 
 def report_missing(what: str, problems: Mapping[str, str], advice: str) -> None:
-    """Log how many of `what` have no answer, the first by name, and what to do about length; nothing if all have."""
+    """Log how many of `what` have no answer, with an example and advice about length; nothing if all have one."""
     counts = missing_counts(problems)
     if counts:
         too_long = any(not problem.startswith(NO_ANSWER) for problem in problems.values())
@@ -77,28 +77,28 @@ def report_missing(what: str, problems: Mapping[str, str], advice: str) -> None:
 
 
 def refuse_without_any(what: str, usable: int, counts: Mapping[str, Any]) -> None:
-    """Refuse to complete a stage that has nothing to continue with, because requests have no answer.
+    """Raise an error if a stage has no usable record because requests have no answer.
 
-    The stage stays open, so the same command asks again for what is missing, also with a larger context.
+    The stage stays incomplete, so the same command repeats these requests, also with a larger context.
 
     Parameters
     ----------
     what : str
-        What there is none of, for the message.
+        The records, for the message.
     usable : int
-        How many the stage has.
+        How many usable records the stage has.
     counts : mapping
-        As `missing_counts` returns it.
+        As returned by `missing_counts`.
 
     Raises
     ------
     EngineError
-        If there are none, and some requests have no answer.
+        If there is no usable record, and some requests have no answer.
     """
     if counts and not usable:
         raise EngineError(
-            f"No {what}: {describe(counts)}. If texts are too long, raise engine.max_model_len. Then rerun the "
-            "command: the same run continues, and asks again for what has no answer. Shorter texts or a lower "
+            f"No {what}: {describe(counts)}. If texts are too long, raise engine.max_model_len and rerun the "
+            "command: the run continues with the requests that have no answer. Shorter texts or a lower "
             "max_new_tokens need a new run (name=...)."
         )
 
@@ -106,14 +106,14 @@ def refuse_without_any(what: str, usable: int, counts: Mapping[str, Any]) -> Non
 def count_missing(
     what: str, records: Sequence[Judgement | Comparison | Rating], sources: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Log what is missing among a judge's records, and return it for a manifest's counts; see `problems_of`."""
+    """Log the missing ones of a judge's records, and return their counts for a manifest; see `problems_of`."""
     problems = problems_of(records, sources)
-    report_missing(what, problems, f"{RAISE}; or lower the judge's max_new_tokens or what makes its prompts long")
+    report_missing(what, problems, f"{RAISE}; or lower the judge's max_new_tokens, or shorten its prompts")
     return missing_counts(problems)
 
 
 def describe(counts: Mapping[str, Any]) -> str:
-    """Return the missing records of a manifest's counts in words; "" for none."""
+    """Return a description of the missing records in a manifest's counts; "" for none."""
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.get("unanswered", {}).items())
     examples = counts.get("unanswered_examples", [])
     more = sum(counts.get("unanswered", {}).values()) - 1
@@ -121,10 +121,10 @@ def describe(counts: Mapping[str, Any]) -> str:
 
 
 def missing_lines(root: Path) -> list[str]:
-    """Return what the finished stages in a folder have no answer to, in words; stages with the same share a line."""
+    """Return descriptions of the missing records of a folder's finished stages; equal ones share a line."""
     stages: dict[tuple[str, str], list[str]] = {}
     for path in finished_manifests(root):
-        if told := describe(Manifest.load(path).counts):
+        if missing := describe(Manifest.load(path).counts):
             folder = path.relative_to(root).parts[0].replace("_", " ")
-            stages.setdefault((path.stem.replace("_", " "), told), []).append(folder)
-    return [f"Without an answer: {name} ({', '.join(where)}): {told}." for (name, told), where in stages.items()]
+            stages.setdefault((path.stem.replace("_", " "), missing), []).append(folder)
+    return [f"Without an answer: {name} ({', '.join(where)}): {missing}." for (name, missing), where in stages.items()]

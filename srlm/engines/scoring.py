@@ -1,7 +1,7 @@
-"""Judges that write nothing: a model's own likelihoods, alone or against a reference's, and a trained reward model.
+"""Sequence scorers: log-likelihoods of a model, implicit rewards of two models, and reward models.
 
-Judges tell a **strength** (see `srlm.judges.bradley_terry`) for each answer by itself. Prompt and answer are encoded as
-DPO encodes them, the end of turn included, so that the implicit reward is the very quantity that DPO trained.
+They return a **strength** (see `srlm.judges.bradley_terry`) for each answer. Prompt and answer are encoded as in DPO,
+end of turn included, so that the implicit reward is the quantity that DPO trains.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
 
-_TOKENS = 4096  # padded tokens a batch: what logits over a large vocabulary leave room for
+_TOKENS = 4096  # padded tokens in a batch; logits over a large vocabulary need most of the memory
 
 Row = tuple[list[int], list[int], int]  # token ids of prompt and answer, priority
 
 
-class _Rater:
-    """What both share: encoding, batches, padding; see `srlm.engines.base.SequenceScorer`."""
+class _Scorer:
+    """The common part of scorers: encoding, batches and padding; see `srlm.engines.base.SequenceScorer`."""
 
-    reads_end = False  # whether the score is read at the end of turn, which a truncated answer then needs as well
+    reads_end = False  # whether the score is read at the end of turn, so that a truncated answer needs one, too
 
     def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         if config.threads:
@@ -39,7 +39,7 @@ class _Rater:
         self.tokenizer: Any = load_tokenizer(model, options)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.usage = Usage()
-        self._batches = Batches(self._rate, self._fits, lambda row: row[2])
+        self._batches = Batches(self._scores, self._fits, lambda row: row[2])
 
     async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
         ended = ended or self.reads_end
@@ -64,7 +64,7 @@ class _Rater:
         )
 
     def _padded(self, rows: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, width) token ids, padded at the right, where a causal model cannot see it; and which ones count."""
+        """Return right-padded token ids and their attention mask, both of shape (batch, width)."""
         width = max(len(prompt) + len(answer) for prompt, answer, _ in rows)
         ids = torch.full((len(rows), width), pad)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -73,15 +73,15 @@ class _Rater:
             mask[place, : len(prompt) + len(answer)] = 1
         return ids.to(self.device), mask.to(self.device)
 
-    def _rate(self, rows: list[Row]) -> list[float]:
+    def _scores(self, rows: list[Row]) -> list[float]:
         raise NotImplementedError
 
 
-class _Likelihoods(_Rater):
-    """What raters by likelihood share."""
+class _Likelihoods(_Scorer):
+    """The common part of scorers by likelihood."""
 
     def _load(self, config: EngineConfig, folder: Path, options: ModelConfig) -> Any:
-        """A causal model, in float32 unless `engine.dtype` says otherwise."""
+        """Return a causal model, in float32 if `engine.dtype` is auto."""
         dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=options.trust_remote_code, use_safetensors=True
@@ -90,13 +90,13 @@ class _Likelihoods(_Rater):
 
     @torch.inference_mode()
     def _log_probabilities(self, model: Any, rows: list[Row]) -> list[float]:
-        """log pi(answer | prompt) of each row, in nats."""
+        """Return log pi(answer | prompt) of each row, in nats."""
         ids, mask = self._padded(rows, 0)
-        first = min(len(prompt) for prompt, _, _ in rows)  # the first answer token of all; its logits stand before it
+        first = min(len(prompt) for prompt, _, _ in rows)  # earliest answer token; its logits are one before
         kept = ids.shape[1] - first + 1
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=kept).logits
         totals = []
-        # Row by row: over a whole batch the logits, the largest thing here by far, would be copied once more.
+        # Row by row, because float32 copies of the whole batch's logits would need the most memory of all.
         for row, (prompt, answer, _) in enumerate(rows):
             begin, end = len(prompt) - first, len(prompt) - first + len(answer)
             targets = ids[row, first + begin : first + end]
@@ -111,21 +111,21 @@ class Likelihood(_Likelihoods):
         super().__init__(config, model, options)
         self.model = self._load(config, model, options)
 
-    def _rate(self, rows: list[Row]) -> list[float]:
+    def _scores(self, rows: list[Row]) -> list[float]:
         return self._log_probabilities(self.model, rows)
 
 
 class ImplicitReward(_Likelihoods):
     """beta (log pi(answer | prompt) - log pi_ref(answer | prompt)), summed over the answer's tokens.
 
-    The reward that a DPO-trained policy stands for, up to a term of the prompt alone (arXiv 2305.18290, equation 5); as
-    a judge of new answers: DICE (arXiv 2406.09760). Both models are held at once, in float32 unless `engine.dtype`
-    says otherwise: a small step of DPO is lost in bfloat16.
+    This is the implicit reward of a DPO-trained policy, up to a term that depends on the prompt only (arXiv 2305.18290,
+    equation 5). DICE uses it as a judge of new answers (arXiv 2406.09760). Both models are loaded at the same time, in
+    float32 if `engine.dtype` is auto, because a small DPO step is lost in bfloat16.
 
     Parameters
     ----------
     policy, reference : Path
-        Checkpoints of one model family: the policy's tokenizer is used for both.
+        Checkpoints of one model family; the policy's tokenizer is used for both.
     beta : float
     """
 
@@ -147,20 +147,20 @@ class ImplicitReward(_Likelihoods):
                 f"{sizes[1]} tokens). Set judge.reference to a model of the same family."
             )
 
-    def _rate(self, rows: list[Row]) -> list[float]:
+    def _scores(self, rows: list[Row]) -> list[float]:
         policy, reference = (self._log_probabilities(model, rows) for model in self.models)
         return [self.beta * (p - r) for p, r in zip(policy, reference, strict=True)]
 
 
-class RewardModel(_Rater):
+class RewardModel(_Scorer):
     """A sequence classifier with one output, its logit: the frozen judge of RLHF (arXiv 2203.02155, section 3.4).
 
-    It is trained to read the logit at the end of turn, so truncated answers are encoded with one, too.
+    It was trained with the logit at the end of turn, so truncated answers are encoded with one, too.
 
     Raises
     ------
     ModelError
-        If the checkpoint is no sequence classifier with one label.
+        If the checkpoint is not a sequence classifier with one label.
     """
 
     reads_end = True
@@ -168,12 +168,12 @@ class RewardModel(_Rater):
     def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         super().__init__(config, model, options)
         settings = AutoConfig.from_pretrained(model, trust_remote_code=options.trust_remote_code)
-        kinds = settings.architectures or []
-        if settings.num_labels != 1 or not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        classes = settings.architectures or []
+        if settings.num_labels != 1 or not any(name.endswith("ForSequenceClassification") for name in classes):
             raise ModelError(
-                f"{model} is no reward model: it is {', '.join(kinds) or 'of no known kind'} with "
-                f"{settings.num_labels} labels, and a sequence classifier with one label is needed. Give the folder "
-                "of one, such as a run's iteration_1/reward_model."
+                f"{model} is not a reward model: it is {', '.join(classes) or 'of unknown class'} with "
+                f"{settings.num_labels} labels, but a reward model is a sequence classifier with one label. Give the "
+                "folder of one, such as a run's iteration_1/reward_model."
             )
         on_gpu = self.device == "cuda"
         dtype = ("bfloat16" if on_gpu else "float32") if config.dtype == "auto" else config.dtype
@@ -184,11 +184,13 @@ class RewardModel(_Rater):
             .to(self.device)
             .eval()
         )
-        if self.model.config.get_text_config().pad_token_id is None:  # by it the model finds each row's last token
+        if (
+            self.model.config.get_text_config().pad_token_id is None
+        ):  # the model uses it to find the last token of each row
             self.model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
 
     @torch.inference_mode()
-    def _rate(self, rows: list[Row]) -> list[float]:
+    def _scores(self, rows: list[Row]) -> list[float]:
         ids, mask = self._padded(rows, self.model.config.get_text_config().pad_token_id)
         rewards: list[float] = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
         return rewards

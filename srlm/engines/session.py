@@ -1,7 +1,7 @@
-"""Sessions: the generation stages of one model, run in a single start of its engine, in a process of its own.
+"""Sessions: the generation stages of one model, run in one start of its engine.
 
-Requests of all stages run as coroutines against the engine's own scheduler. Records are appended as they arrive, and
-what is stored already is not requested again.
+The requests of all stages are coroutines, which the engine schedules. Records are appended as they arrive, and a
+resumed session requests only the missing ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from srlm.pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class Generator:
-    """What a generation stage runs on: a model's engine, or a sequence scorer (with the model it is compared with)."""
+    """The model that a generation stage uses, as an engine or, with `scores`, as a sequence scorer."""
 
     model: ModelRef
     scores: bool = False
@@ -47,7 +47,7 @@ class GenerationStage(RunStage):
         raise NotImplementedError
 
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
-        """Generate what is missing and write the manifest; a complete stage is left as it is."""
+        """Generate the missing records and write the manifest; do nothing if the stage is complete."""
         raise NotImplementedError
 
 
@@ -79,16 +79,16 @@ class Session:
     Parameters
     ----------
     name : str
-        Of the worker process and its log: logs/iteration_T_NAME.log.
+        The name of the worker process and its log, logs/iteration_T_NAME.log.
     t : int
-        Iteration, for the log's name.
+        The iteration, for the log's name.
     generator : Generator
-        What is started, if one of its stages is not complete. Stages whose model is the server use its client instead,
+        The model to start, unless all its stages are complete. Stages whose model is the server use its client instead,
         and a judge that is a program uses no engine.
     steps : sequence of sequence of Job
         The jobs of a step run concurrently; a step starts when the step before it has ended.
     caption : str
-        What the session does, for the terminal.
+        The session's description for the terminal.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Session:
                 yield from job.stages()
 
     async def run(self, workspace: Workspace, config: Config) -> None:
-        """Start the engine, if it is needed, and run what is not complete."""
+        """Start the engine, if it is needed, and run the stages that are not complete."""
         own = (stage for stage in self.stages() if stage.generator() == self.generator)
         needed = not all(stage.complete() for stage in own)
         async with (

@@ -1,7 +1,7 @@
-"""transformers' own generation as the engine, for where vLLM cannot be installed.
+"""The engine for transformers' `generate`, for machines without vLLM.
 
-Requests that wait are put into one left-padded batch. Each row draws from a generator of its own, seeded by its
-request, so that a text does not depend on its batch.
+Waiting requests form a left-padded batch. Each row is sampled with a generator of its own, seeded by its request, so
+that a text does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class _Request:
 
 
 class SeededSampling(LogitsProcessor):
-    """Temperature, top-p and the draw itself, row by row; what is left is one token that greedy decoding takes.
+    """Sample one token per row with temperature and top-p, and mask all others, so that greedy decoding selects it.
 
     Parameters
     ----------
     rows : sequence of (Sampling, allowed token ids, torch.Generator)
-        One for each row of the batch.
+        One entry for each row of the batch.
     """
 
     def __init__(self, rows: Sequence[tuple[Sampling, list[int], torch.Generator]]):
@@ -50,13 +50,13 @@ class SeededSampling(LogitsProcessor):
         self.choice_logprobs: dict[int, tuple[float, ...]] = {}  # row -> of its allowed tokens, at the first step
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores: (batch, vocabulary) logits -> the same shape, -inf everywhere but at the drawn token."""
+        """Return scores of shape (batch, vocabulary): 0 for the sampled token, -inf for the others."""
         picked = torch.full_like(scores, float("-inf"))
         for row, (sampling, allowed, generator) in enumerate(self.rows):
             logits = scores[row].float()
             if allowed:
-                told = torch.log_softmax(logits, dim=-1)[allowed].tolist()
-                self.choice_logprobs.setdefault(row, tuple(told))
+                logprobs = torch.log_softmax(logits, dim=-1)[allowed].tolist()
+                self.choice_logprobs.setdefault(row, tuple(logprobs))
                 masked = torch.full_like(logits, float("-inf"))
                 masked[allowed] = logits[allowed]
                 logits = masked
@@ -65,7 +65,7 @@ class SeededSampling(LogitsProcessor):
 
 
 def draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One token from (vocabulary,) logits: greedy at temperature 0, else nucleus sampling (arXiv 1904.09751)."""
+    """Sample a token from (vocabulary,) logits: greedily at temperature 0, else by nucleus (arXiv 1904.09751)."""
     if temperature == 0:
         return int(logits.argmax())
     probabilities, order = torch.softmax(logits / temperature, dim=-1).cpu().sort(descending=True)
@@ -75,7 +75,7 @@ def draw(logits: torch.Tensor, temperature: float, top_p: float, generator: torc
 
 
 class TransformersEngine:
-    """Batches of `model.generate`; see `srlm.engines.base.Engine`."""
+    """Run `model.generate` on batches; see `srlm.engines.base.Engine`."""
 
     def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         on_gpu = torch.cuda.is_available()
@@ -93,7 +93,7 @@ class TransformersEngine:
             use_safetensors=True,
             **config.extra,
         ).eval()
-        self.model.generation_config = GenerationConfig()  # the model's own, such as a repetition penalty, not mixed in
+        self.model.generation_config = GenerationConfig()  # ignore the checkpoint's, such as a repetition penalty
         self._end = set(stop_token_ids(self.tokenizer, model))
         self._thoughts = thought_marks(self.tokenizer, options)
         self.usage = Usage()
@@ -102,12 +102,12 @@ class TransformersEngine:
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
         check_length(ids, sampling, self.max_model_len)
-        self.usage.add(len(ids), 0)  # each request is read anew
+        self.usage.add(len(ids), 0)  # there is no prefix cache
         completions = await self._batches.ask(_Request(ids, sampling, allowed))
         return completions if prefill or allowed else split_thoughts(completions, self._thoughts)
 
     def _fits(self, request: _Request, batch: list[_Request]) -> bool:
-        return _alike(request, batch[0]) and _rows(batch) < self.max_concurrent
+        return _batch_together(request, batch[0]) and _rows(batch) < self.max_concurrent
 
     @torch.inference_mode()
     def _complete(self, batch: list[_Request]) -> list[list[Completion]]:
@@ -119,7 +119,7 @@ class TransformersEngine:
             [(request.sampling, request.allowed, g) for (request, _), g in zip(rows, generators, strict=True)]
         )
         limits = [1 if request.allowed else request.sampling.max_new_tokens for request, _ in rows]
-        stops = batch[0].sampling.stop  # the same for the whole batch, see _alike
+        stops = batch[0].sampling.stop  # the same for the whole batch, see _batch_together
         output = self.model.generate(
             **inputs,
             do_sample=False,
@@ -160,7 +160,7 @@ def _rows(batch: list[_Request]) -> int:
     return sum(request.sampling.n for request in batch)
 
 
-def _alike(one: _Request, other: _Request) -> bool:
-    """Whether two requests go well into one batch: the same stops, and about as long to generate."""
+def _batch_together(one: _Request, other: _Request) -> bool:
+    """Return whether two requests can be in one batch: equal stop strings, and token limits within a factor of 2."""
     limits = sorted((one.sampling.max_new_tokens, other.sampling.max_new_tokens))
     return one.sampling.stop == other.sampling.stop and limits[1] <= 2 * limits[0]

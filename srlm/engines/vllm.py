@@ -1,9 +1,9 @@
-"""vLLM as the engine.
+"""The engine for vLLM.
 
-On a GPU: `AsyncLLM`, whose scheduler runs in a process of its own (tensor and data parallelism are vLLM's own). On a
-CPU that second process would compete for the cores that do the arithmetic (measured on 2 cores: 30 % fewer tokens a
-second, twice the start-up), so there the engine is stepped in this process by one thread. With vLLM's own environment
-variable VLLM_ENABLE_V1_MULTIPROCESSING=1, and with several copies of the model, a CPU has the layout of a GPU.
+On a GPU it is `AsyncLLM`, whose scheduler has a process of its own; tensor and data parallelism are vLLM's. On a CPU
+such a process would compete for the cores (on 2 cores: 30 % fewer tokens per second, twice the start-up time). So one
+thread steps the engine in this process, unless vLLM's environment variable VLLM_ENABLE_V1_MULTIPROCESSING is 1 or there
+are several copies of the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
-            "engine.kind=vllm, but vLLM is not installed here. Install it (make setup EXTRA=cpu or EXTRA=cuda), or use "
+            "engine.kind=vllm, but vLLM is not installed. Install it (make setup EXTRA=cpu or EXTRA=cuda), or use "
             "engine.kind=transformers, which is slower on a GPU."
         )
     import torch
@@ -54,7 +54,7 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
         return _AsyncEngine(options, folder, model, config.max_model_len)
     except (ValueError, RuntimeError) as error:
         if "memory" in str(error).lower():
-            raise  # told apart as "out of memory", with what to lower
+            raise  # the worker reports it as "out of memory", with options to lower
         raise EngineError(f"vLLM could not start on {folder}: {error}") from error
 
 
@@ -72,14 +72,14 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "tensor_parallel_size": config.tensor_parallel_size,
         "data_parallel_size": config.data_parallel_size,
-        "generation_config": "vllm",  # the model's own sampling defaults must not mix into ours
+        "generation_config": "vllm",  # ignore the checkpoint's sampling defaults
         "scheduling_policy": "priority",
         **(
             {
-                "enable_chunked_prefill": False,  # a seeded request whose prefill is split fails on a CPU
+                "enable_chunked_prefill": False,  # seeded requests with chunked prefill fail on a CPU
                 "max_num_batched_tokens": max(config.max_model_len, 4096),
-                # What requests share is cached in whole blocks: with 128 tokens, vLLM's size for CPUs, each of a
-                # prompt's judgements read the rest of it anew (measured: half as fast). 32 is the least it takes.
+                # A shared prefix is cached in whole blocks. With vLLM's 128 tokens for CPUs, judging was half as fast,
+                # because each judgement recomputed the rest of its prompt. 32 is the smallest size.
                 "block_size": 32,
             }
             if on_cpu
@@ -90,30 +90,30 @@ def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu:
 
 
 def check_finished(output: Any) -> None:
-    """Refuse what vLLM returns for a request that it gave up, such as when its engine core was asked to end.
+    """Raise an error if vLLM aborted a request, for example because its engine core was asked to end.
 
     Raises
     ------
     EngineError
-        If one of the completions was aborted or failed. Its text, often empty, is not the model's answer.
+        If a completion was aborted or failed. Its text, often empty, is not the model's answer.
     """
     reasons = {one.finish_reason for one in output.outputs} & {"abort", "error", None}
     if reasons:
         raise EngineError(
-            f"vLLM ended a request before it was finished (finish_reason={reasons.pop()}): it was told to end, "
+            f"vLLM ended a request before it was finished (finish_reason={reasons.pop()}): it was stopped "
             "or failed. Completed stages are saved. Rerun the same command to resume."
         )
 
 
 class _VllmEngine:
-    """What both ways of running vLLM share: from our requests to vLLM's and back."""
+    """The common part of both ways to run vLLM: convert requests and outputs."""
 
     def __init__(self, folder: Path, model: ModelConfig, max_model_len: int):
         self.tokenizer: Any = load_tokenizer(folder, model)
         self.stop_token_ids = stop_token_ids(self.tokenizer, folder)
         self.thoughts, self.max_model_len = thought_marks(self.tokenizer, model), max_model_len
         self._requests = 0
-        self.failed = False  # whether vLLM itself died or was told to end
+        self.failed = False  # whether vLLM ended or was stopped
         self.usage = Usage()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
@@ -128,19 +128,19 @@ class _VllmEngine:
             max_tokens=1 if allowed else sampling.max_new_tokens,
             seed=sampling.seed,
             stop=list(sampling.stop) or None,
-            stop_token_ids=self.stop_token_ids,  # vLLM itself knows only those of the checkpoint
+            stop_token_ids=self.stop_token_ids,  # by itself, vLLM uses only those of the checkpoint
             allowed_token_ids=allowed or None,
             logprob_token_ids=allowed or None,
         )
         self._requests += 1
         prompt = TokensPrompt(prompt_token_ids=ids)
         output = await self._run(str(self._requests), prompt, params, sampling.priority)
-        # Of several completions vLLM tells what the last one found; the first may have read all of it.
         try:
             check_finished(output)
         except EngineError:
             self.failed = True
             raise
+        # Of several completions, vLLM reports the last one's cached tokens; the first may have had none.
         cached = output.num_cached_tokens or 0
         self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
         completions = [
@@ -183,13 +183,13 @@ class _AsyncEngine(_VllmEngine):
         return outputs[-1]
 
     async def close(self) -> None:
-        # After the death of one engine, vLLM waits for the others' requests; the coordinator ends them at once instead.
+        # If one engine has failed, vLLM waits for the others' requests. The coordinator kills them instead.
         if not self.failed:
             self._engine.shutdown()
 
 
 class _SteppedEngine(_VllmEngine):
-    """`LLMEngine` in this process: one thread steps it, requests come and go as coroutines."""
+    """`LLMEngine` in this process: one thread steps it, and requests are coroutines."""
 
     def __init__(self, options: dict[str, Any], folder: Path, model: ModelConfig, max_model_len: int):
         from vllm.engine.arg_utils import EngineArgs

@@ -149,7 +149,7 @@ def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
 @pytest.mark.parametrize("kind", ["two labels", "a language model"])
 def test_what_is_no_reward_model_is_refused(tmp_path, policy, kind):
     folder = classifier(tmp_path / "rm", labels=2) if kind == "two labels" else policy
-    with pytest.raises(ModelError, match=r"is no reward model: .*iteration_1/reward_model"):
+    with pytest.raises(ModelError, match=r"is not a reward model: .*iteration_1/reward_model"):
         RewardModel(ENGINE, folder, ModelConfig())
 
 
