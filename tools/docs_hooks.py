@@ -26,7 +26,8 @@ OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/*.md", "experiments/**
 LINK = re.compile(r"(!?)\[((?:[^\[\]`]|`[^`]*`)*)\]\(([^()\s]+)\)")
 API = """# Python API
 
-`import srlm` works in notebooks and scripts. Every package has a page with the docstrings of its public names.
+[Python functions](../python_api.md) introduces `import srlm`, whose functions are in `srlm.api`. Every package has a
+page with the docstrings of its public names.
 
 | package | contents |
 |---|---|

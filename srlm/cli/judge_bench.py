@@ -8,13 +8,11 @@ where it was stopped, and takes in new models and data sets; other judges get ot
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
@@ -35,16 +33,14 @@ from srlm.io.record_file import read_records
 from srlm.io.tables import cell, print_table, signed
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
+from srlm.judges.opening import open_judge, reference_name
 from srlm.metrics import metric
-from srlm.models.resolve import identity, label, resolve_named, slug
+from srlm.models.resolve import identity, label, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, outputs_of, report_differences
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
-
-if TYPE_CHECKING:
-    from srlm.engines.base import Engine, SequenceScorer
 
 ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
@@ -113,7 +109,7 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     """A model's judgements of one data set."""
 
     def inputs() -> dict[str, str]:
-        compared = [_reference_name(options)] if spec_of(options.judge).reference else []
+        compared = [reference_name(options)] if spec_of(options.judge).reference else []
         return model_inputs(options, model) | identity(*compared, options=options.model) | outputs_of(prompts)
 
     spec = spec_of(options.judge)
@@ -136,7 +132,7 @@ async def _judge(workspace: Workspace, number: int) -> None:
 
     options = workspace.config_as(JudgeBench)
     model = _models(options)[number]
-    async with _open_judge(options, model) as engine:
+    async with open_judge(options, model) as engine:
         with Bars() as bars:
             for row in rows(workspace, options):  # one after another, so that each one's seconds are its own
                 if row.model == model:
@@ -149,39 +145,6 @@ async def _judge(workspace: Workspace, number: int) -> None:
                         bars,
                         slug(row.data),
                     )
-
-
-@contextlib.asynccontextmanager
-async def _open_judge(options: JudgeBench, model: str) -> AsyncIterator[Engine | SequenceScorer]:
-    from srlm.engines.base import NoEngine, open_named, open_sequence_scorer
-
-    spec = spec_of(options.judge)
-    if spec.runs_on == "program":
-        yield NoEngine()
-        return
-    if spec.scores_sequences and model != "endpoint":
-        reference = _reference(options, model) if spec.reference else None
-        async with open_sequence_scorer(options, resolve_named(options, model), reference) as rater:
-            yield rater
-        return
-    async with open_named(options, model) as engine:
-        yield engine
-
-
-def _reference(options: JudgeBench, model: str) -> Path:
-    """The model that judge=implicit compares with: model.name, or the one that judge.reference names."""
-    if options.judge.reference == "previous":
-        raise errors.ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
-    if model == _reference_name(options):
-        raise errors.ConfigError(
-            f"judge=implicit compares {model} with itself, and all rewards are 0. Give models=[...] trained from it, "
-            "or another judge.reference."
-        )
-    return resolve_named(options, _reference_name(options))
-
-
-def _reference_name(options: JudgeBench) -> str:
-    return options.model.name if options.judge.reference == "base" else options.judge.reference
 
 
 def _models(options: JudgeBench) -> list[str]:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from srlm.evaluation.intervals import Array, Terms, bootstrap_interval, draw
 from srlm.evaluation.measures import Measure, combined_measure, share_measure
 from srlm.ids import match_and_order
 from srlm.judges.bradley_terry import calibrated_winners
-from srlm.judges.logistic import logistic_fits
 from srlm.types import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`
@@ -182,10 +181,10 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
     drawn = draw(prompts, resamples, seed) + prompts * np.arange(resamples)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=resamples * prompts).reshape(resamples, prompts)
     thetas, _ = fit_length(scores, x, weights.astype(np.float64))
-    value, plain = float(expit(theta)), win_rate(scores)
+    value, plain = float(_sigmoid(theta)), win_rate(scores)
     if plain.value is None or plain.low is None or plain.high is None:
         return Measure(value, None, None, prompts)
-    low, high = bootstrap_interval(expit(thetas), prompts)
+    low, high = bootstrap_interval(_sigmoid(thetas), prompts)
     below, above = value - (plain.value - plain.low), value + (plain.high - plain.value)
     low, high = min(below, value if low is None else low), max(above, value if high is None else high)
     return Measure(value, max(0.0, low), min(1.0, high), prompts)
@@ -209,9 +208,40 @@ def fit_length(scores: Array, x: Array, weights: Array) -> tuple[Array, Array]:
     Returns
     -------
     theta, phi : shape (R,) each
+        By Newton's method with halved steps, all fits at once.
     """
     mean = weights @ scores / weights.sum(axis=1)
     inner = (mean > 0) & (mean < 1)
     theta, phi = np.where(mean > 0, np.inf, -np.inf), np.zeros(len(weights))
-    theta[inner], phi[inner] = logistic_fits(np.c_[np.ones(len(x)), x], scores, weights[inner], [0.0, RIDGE]).T
+    w = weights[inner]
+    a, b = np.log(mean[inner] / (1 - mean[inner])), np.zeros(len(w))
+
+    def loss(a: Array, b: Array) -> Array:
+        eta = a[:, None] + b[:, None] * x
+        total: Array = (w * (np.logaddexp(0, eta) - scores * eta)).sum(axis=1) + RIDGE / 2 * b**2
+        return total
+
+    for _ in range(100):
+        p = _sigmoid(a[:, None] + b[:, None] * x)
+        residual, curvature = w * (p - scores), w * p * (1 - p)
+        slope_a, slope_b = residual.sum(axis=1), residual @ x + RIDGE * b
+        if not len(w) or max(np.abs(slope_a).max(), np.abs(slope_b).max()) < 1e-8 * w.sum(axis=1).max():
+            break
+        aa, ab, bb = curvature.sum(axis=1), curvature @ x, curvature @ x**2 + RIDGE
+        determinant = aa * bb - ab**2
+        step_a = (bb * slope_a - ab * slope_b) / determinant
+        step_b = (aa * slope_b - ab * slope_a) / determinant
+        before, size, gain = loss(a, b), np.ones(len(w)), step_a * slope_a + step_b * slope_b
+        for _ in range(40):
+            far = loss(a - size * step_a, b - size * step_b) > before - 1e-4 * size * gain + 1e-12 * np.abs(before)
+            if not far.any():
+                break
+            size = np.where(far, size / 2, size)
+        a, b = a - size * step_a, b - size * step_b
+    theta[inner], phi[inner] = a, b
     return theta, phi
+
+
+def _sigmoid(x: Any) -> Array:
+    found: Array = np.exp(-np.logaddexp(0, -np.asarray(x, dtype=np.float64)))
+    return found

@@ -7,12 +7,14 @@ progress is one line every few seconds. Libraries' output is not shown: it stays
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from rich.cells import cell_len
@@ -73,6 +75,37 @@ def terminal() -> TextIO:
             return open(os.environ["SRLM_TERMINAL"], "a", buffering=1, errors="replace")
         return sys.stderr
     return os.fdopen(int(fd), "w", buffering=1, closefd=False, errors="replace")
+
+
+@contextlib.contextmanager
+def descriptor_for_workers() -> Iterator[int]:
+    """Yield the file descriptor on which worker processes show messages and progress.
+
+    It is the user's terminal. In a notebook, what workers write becomes output of the cell, line by line.
+    """
+    try:
+        if type(sys.stderr).__module__.startswith("ipykernel"):  # its descriptor is the terminal of the server
+            raise io.UnsupportedOperation
+        descriptor = os.dup(sys.stderr.fileno())
+    except (AttributeError, io.UnsupportedOperation):
+        source, descriptor = os.pipe()
+        relays = [threading.Thread(target=_print_lines, args=(source,))]
+    else:
+        relays = []
+    for relay in relays:
+        relay.start()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        for relay in relays:
+            relay.join()
+
+
+def _print_lines(source: int) -> None:
+    with open(source, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            print(line, end="")
 
 
 def screen() -> Screen:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from srlm.config import Config, options_of
+from srlm.engines.base import gather_or_cancel
 from srlm.ids import candidate_id
 from srlm.judges.bradley_terry import shares_of_wins
 from srlm.judges.prompt import JudgeTemplate
@@ -203,10 +204,34 @@ def judgements_of_strengths(
 async def judge_answers(judge: Judge, engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:
     """Return a judge's judgements of some answers to one prompt; the candidate id of answer N is prompt/cN."""
     candidates = [Candidate(candidate_id("prompt", n), "prompt", text, 0, False) for n, text in enumerate(answers)]
+    return await judge_candidates(judge, engine, {"prompt": prompt}, {"prompt": candidates})
+
+
+async def judge_candidates(
+    judge: Judge,
+    engine: Any,
+    prompts: Mapping[str, str],
+    candidates: Mapping[str, Sequence[Candidate]],
+    on_records: Callable[[Sequence[Any]], None] = lambda records: None,
+) -> list[Judgement]:
+    """Return a judge's judgements of the candidates of several prompts, which are judged concurrently.
+
+    Parameters
+    ----------
+    engine
+        As `judge.spec.runs_on` declares.
+    prompts : mapping
+        Prompt id -> the prompt's text.
+    candidates : mapping
+        Prompt id -> its candidates.
+    on_records : callable
+        Is called with new records: evidence, or judgements if the judge has no evidence.
+    """
     known: dict[str, Any] = {}
 
     def emit(*records: Any) -> None:
         known.update((record.id, record) for record in records)
+        on_records(records)
 
-    await judge.judge(prompt, candidates, engine, known, emit)
-    return judge.scores({"prompt": candidates}, known)
+    await gather_or_cancel(judge.judge(prompts[prompt], row, engine, known, emit) for prompt, row in candidates.items())
+    return judge.scores(candidates, known)

@@ -15,10 +15,12 @@ from itertools import combinations
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 
 from srlm.ids import ORDERS, match_and_order, members
-from srlm.judges.logistic import Array, logistic_fits
 from srlm.types import Comparison
+
+Array = NDArray[np.float64]
 
 PRIOR = 1.0  # precision of the normal prior on a strength: without it, whoever always wins would be infinitely strong
 
@@ -26,8 +28,8 @@ PRIOR = 1.0  # precision of the normal prior on a strength: without it, whoever 
 def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
     """Return the most likely strengths, given who won against whom.
 
-    Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2, which is strictly concave: there is
-    one solution, and it sums to 0.
+    Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2 by Newton's method; strictly concave,
+    so there is one solution, and it sums to 0.
 
     Parameters
     ----------
@@ -40,11 +42,18 @@ def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
     -------
     shape (N,), log-odds.
     """
-    first, second = np.triu_indices(len(wins), k=1)
-    won, compared = wins[first, second], wins[first, second] + wins[second, first]
-    shares = np.divide(won, compared, out=np.zeros(len(won)), where=compared > 0)
-    sides = np.eye(len(wins))
-    [strengths] = logistic_fits(sides[first] - sides[second], shares, compared[None], [precision] * len(wins))
+    wins = np.where(np.eye(len(wins), dtype=bool), 0.0, wins)
+    played = wins + wins.T
+    strengths = np.zeros(len(wins))
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(strengths[None, :] - strengths[:, None]))  # of i against j
+        gradient = (wins - played * chance).sum(axis=1) - precision * strengths
+        weight = played * chance * (1 - chance)
+        curvature = np.diag(weight.sum(axis=1) + precision) - weight
+        step = np.linalg.solve(curvature, gradient)
+        strengths = strengths + step / max(1.0, float(np.abs(step).max()))  # no step beyond 1: Newton may overshoot
+        if np.abs(step).max() < 1e-12:
+            break
     return strengths
 
 

@@ -21,10 +21,9 @@ import numpy as np
 from srlm.config import Config
 from srlm.engines.base import Engine
 from srlm.ids import ORDERS, match_and_order, members, parent
-from srlm.judges.bradley_terry import bradley_terry, calibrated_winners
+from srlm.judges.bradley_terry import Array, bradley_terry, calibrated_winners
 from srlm.judges.config import JudgeConfig
 from srlm.judges.evidence import EvidenceFile
-from srlm.judges.logistic import Array
 from srlm.judges.matchmaking import matches_of
 from srlm.judges.pairwise import compare_group
 from srlm.judges.prompt import JudgeTemplate, check_letters

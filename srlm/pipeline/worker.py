@@ -26,7 +26,7 @@ if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from
     processes.join_run()
 
 from srlm.io.files import disk_errors, write_atomic
-from srlm.io.progress import show_cursor
+from srlm.io.progress import descriptor_for_workers, show_cursor
 from srlm.pipeline.workspace import Workspace
 from srlm.training.config import TrainConfig
 
@@ -34,6 +34,7 @@ _REPORT_BYTES = 65536
 PATIENCE_SECONDS = (
     2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
 )
+RESUME = "Completed stages are saved. Rerun the same command to resume."
 _OUT_OF_MEMORY = (
     "out of memory",
     "outofmemory",
@@ -86,7 +87,8 @@ def run_worker(
     write_atomic(report, " " * _REPORT_BYTES)  # room for the worker's error, also when the disk is full by then
     command = [*launcher(train), "-m", "srlm.pipeline.worker", target, stage, str(workspace.root)]
     command += [str(iteration), str(report), group]
-    terminal_fd = os.dup(sys.stderr.fileno())
+    terminal = contextlib.ExitStack()
+    terminal_fd = terminal.enter_context(descriptor_for_workers())
     mark = processes.mark_environment(workspace.root)
     environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
     environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
@@ -123,7 +125,7 @@ def run_worker(
         for process in started:
             process.wait()
         show_cursor()
-        os.close(terminal_fd)
+        terminal.close()
     times = workspace.logs / "workers.jsonl"
     with disk_errors(times), times.open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
@@ -146,10 +148,7 @@ def run_worker(
     of_what = f"The end of {log}"
     if launched and "traceback" in told:  # the log ends with the launcher's own
         end, of_what = _last_lines(told["traceback"]), f"Log: {log}. Its first error"
-    raise WorkerCrashed(
-        f"The {stage} process of iteration {iteration} {ended}. {of_what}:\n{end}\n"
-        "Completed stages are saved. Rerun the same command to resume."
-    )
+    raise WorkerCrashed(f"The {stage} process of iteration {iteration} {ended}. {of_what}:\n{end}\n{RESUME}")
 
 
 def launcher(train: TrainConfig | None) -> list[str]:

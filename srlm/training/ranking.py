@@ -35,7 +35,6 @@ from torch.nn.functional import softplus
 
 from srlm.errors import ConfigError, TrainingError
 from srlm.ids import parent
-from srlm.judges.logistic import logistic_fits
 from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.training.batching import collate
@@ -230,10 +229,12 @@ def length_slope(differences: Sequence[float]) -> float:
         Log-odds per unit of log-length, -STEEPEST to STEEPEST; 0 without pairs.
     """
     d = np.asarray(differences, dtype=np.float64)
-    if (d >= 0).all() or (d <= 0).all():  # length alone explains every pair, or there are no differences
-        return STEEPEST * float(np.sign(d.sum()))
-    [[slope]] = logistic_fits(d[:, None], np.ones(len(d)), np.ones((1, len(d))), [0.0])
-    return round(float(np.clip(slope, -STEEPEST, STEEPEST)), 6)
+    low, high = -STEEPEST, STEEPEST
+    while d.any() and high - low > 1e-9:
+        middle = (low + high) / 2
+        rising = float(np.sum(d / (1 + np.exp(np.clip(middle * d, -500, 500))))) > 0  # the derivative's sign
+        low, high = (middle, high) if rising else (low, middle)
+    return round((low + high) / 2, 6)
 
 
 def ranking_losses(better: torch.Tensor, worse: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

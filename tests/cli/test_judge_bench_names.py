@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.cli.judge_bench import _reference, rows, run
+from srlm.cli.judge_bench import rows, run
 from srlm.config import JudgeBench
 from srlm.errors import ConfigError
+from srlm.judges.opening import _reference
 from srlm.models.resolve import label, slug
 from srlm.pipeline.workspace import Workspace
 

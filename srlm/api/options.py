@@ -1,0 +1,57 @@
+"""The options of a command, composed in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+
+from srlm.cli.help import conf_folder
+from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.config import Config
+from srlm.errors import ConfigError
+from srlm.run import plain_options
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
+    """Return the options that `srlm run OVERRIDES` would run with.
+
+    Parameters
+    ----------
+    overrides : str
+        As on the command line: "engine=transformers", "judge=logprob", "experiment=smoke", "dpo.beta=0.2".
+    config_dir : str or Path, optional
+        A folder of yaml files of your own, as `--config-dir`.
+
+    Returns
+    -------
+    Config
+        A dataclass; docs/configuration.md lists its fields with units and ranges.
+
+    Raises
+    ------
+    ConfigError
+        If an option does not exist, or a value cannot work.
+
+    Examples
+    --------
+    >>> srlm.compose("judge=pairwise", "candidates.count=8").judge.scorer
+    'pairwise'
+    """
+    words = with_free_keys(with_texts(overrides, Config), Config)
+    folder = Path(config_dir).expanduser().absolute() if config_dir else conf_folder()
+    if message := unknown_option(words, Config, [folder]):
+        raise ConfigError(message)
+    hydra = GlobalHydra.instance()
+    outer, hydra.hydra = hydra.hydra, None  # of a program that uses Hydra itself
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            options = hydra_compose("config", words)
+    except HydraException as error:
+        raise ConfigError(": ".join(str(one) for one in (error, error.__cause__) if one)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+    return plain_options(options)

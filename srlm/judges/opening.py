@@ -1,0 +1,58 @@
+"""Open the engine of a judge outside a run, where models have names and no roles."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from srlm.config import Config
+from srlm.engines.base import Engine, NoEngine, SequenceScorer, open_named, open_sequence_scorer
+from srlm.errors import ConfigError
+from srlm.judges import spec_of
+from srlm.models.resolve import resolve_named
+
+
+@asynccontextmanager
+async def open_judge(config: Config, model: str) -> AsyncIterator[Engine | SequenceScorer]:
+    """Open what the judge of `config.judge` runs on.
+
+    Parameters
+    ----------
+    model : str
+        A model's name, Hub id, folder or file; "endpoint" is the server of `config.endpoint`.
+
+    Raises
+    ------
+    ConfigError
+        If the judge compares its model with a reference, and the reference is no other model.
+    ModelError
+        If there is no such model.
+    """
+    spec = spec_of(config.judge)
+    if spec.runs_on == "program":
+        yield NoEngine()
+        return
+    if spec.scores_sequences and model != "endpoint":
+        reference = _reference(config, model) if spec.reference else None
+        async with open_sequence_scorer(config, resolve_named(config, model), reference) as scorer:
+            yield scorer
+        return
+    async with open_named(config, model) as engine:
+        yield engine
+
+
+def reference_name(config: Config) -> str:
+    """Return the name of the model that a judge with a reference is compared with; base is model.name."""
+    return config.model.name if config.judge.reference == "base" else config.judge.reference
+
+
+def _reference(config: Config, model: str) -> Path:
+    if config.judge.reference == "previous":
+        raise ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
+    if model == reference_name(config):
+        raise ConfigError(
+            f"judge=implicit compares {model} with itself, and all rewards are 0. Give a model that was trained from "
+            "it, or another judge.reference."
+        )
+    return resolve_named(config, reference_name(config))
