@@ -1,1 +1,1 @@
-"""Files of records, progress bars and tables for the terminal."""
+"""Record files, and messages, progress bars and tables on the terminal."""

@@ -1,4 +1,4 @@
-"""Components that an option names: one of a registry, or a class from outside the package as "module:Class"."""
+"""Find the class that an option names, in a registry or outside the package as "module:Class"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written atomically, hashes of files, and readable errors of the disk."""
+"""Atomic writes, hashes of files, and readable disk errors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_WHOLE = 16 * 2**20  # bytes up to which `content_hash` reads a whole file
-_BLOCKS, _BLOCK = 1024, 4096  # of a larger one, and bytes of each
+_WHOLE = 16 * 2**20  # largest size in bytes of a file that `content_hash` reads completely
+_BLOCKS, _BLOCK = 1024, 4096  # number of blocks of a larger file that it reads, and their size in bytes
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes; of a large one, of its size and of blocks evenly spaced over it, the ends among them.
+    """Return the SHA-256 of a file or, above 16 MiB, of its size and of evenly spaced blocks, both ends included.
 
-    That is for weights: training changes nearly all of them, and those of a 70B model are not read again at each start.
+    Large files are weights. Training changes nearly all of them, and reading those of a 70B model takes minutes.
     """
     size = path.stat().st_size
     if size <= _WHOLE:
@@ -41,37 +41,37 @@ def content_hash(path: Path) -> str:
 
 _UNWRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),  # no permission
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),  # no folder's path
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),  # not the path of a folder
 )
 
 
 def hash_of_files(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the names in `folder` and the `content_hash`es of these files in it."""
+    """Return the SHA-256 of the names and `content_hash`es of these files in `folder`."""
     found = sorted(f"{path.relative_to(folder)}:{content_hash(path)}" for path in files)
     return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left", and a folder that cannot be written, into a RunFolderError that says what to do."""
+    """Turn errors of a full disk or an unwritable folder into a RunFolderError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in _UNWRITABLE:
             raise RunFolderError(
-                f"{path} cannot be written ({error.strerror}). Make it a folder that you may write to, or "
-                "choose another one (of a run: runs_dir and name)."
+                f"{path} cannot be written ({error.strerror}). Make its folder writable, or choose another one (for a "
+                "run: runs_dir and name)."
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunFolderError(
-            f"No space left on disk while writing {path}. What was finished before is kept: free some space (old runs, "
-            "iteration_*/checkpoints) or move the run to a larger disk, then give the same command again."
+            f"No space left on disk while writing {path}. Free some space (old runs, iteration_*/checkpoints) or move "
+            "the run to a larger disk. Completed stages are saved. Rerun the same command to resume."
         ) from error
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either the old or the new content, whenever the process dies."""
+    """Write `text` so that `path` has the old or the new content whenever the process is killed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with disk_errors(path):
@@ -86,7 +86,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """Return the JSON object in a file of a run.
+    """Read a JSON object from a file of a run.
 
     Parameters
     ----------
@@ -96,21 +96,21 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     Raises
     ------
     RunFolderError
-        If the file holds anything else.
+        If the file contains anything else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are such
+    except ValueError as error:  # such as UnicodeDecodeError and JSONDecodeError
         raise RunFolderError(f"{path} is damaged ({error}). {remedy}") from error
     if not isinstance(found, dict):
-        raise RunFolderError(f"{path} is damaged (it holds no JSON object). {remedy}")
+        raise RunFolderError(f"{path} is damaged (it is not a JSON object). {remedy}")
     return found
 
 
 def files_by_name(names: Iterable[str]) -> dict[str, str]:
-    """Return name -> hash of the files and local data set folders (`hub:FOLDER`) that exist on this machine.
+    """Return name -> hash of the files and local dataset folders (`hub:FOLDER`) among these names.
 
-    Names of anything else, such as data sets on the Hub, are left out.
+    Other names, such as datasets on the Hub, are left out.
     """
     found = {}
     for name in names:

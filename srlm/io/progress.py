@@ -1,7 +1,7 @@
-"""The user's terminal: messages, and progress bars with done, total, rate and time left.
+"""The user's terminal: messages, and progress bars with rate and remaining time.
 
-On a terminal, messages wrap at words and bars redraw themselves. In a file or pipe, messages keep their lines and
-progress is one line every few seconds. Libraries' output is not shown: it stays in the log of its process.
+On a terminal, messages wrap at words and bars are redrawn. In a file or pipe, messages keep their lines, and progress
+is one line every few seconds. Libraries' output is in the log of its process.
 """
 
 from __future__ import annotations
@@ -25,24 +25,21 @@ from rich.table import Column
 from rich.text import Text
 
 LINE_SECONDS = 10.0
-NAME_WIDTH = 28  # columns for a bar's name at most; a longer name is cut
-BAR_WIDTH = 16  # columns; a line then fits into 80, also after a wide window was made narrower
-RATE_SECONDS = 1800.0  # the time left is estimated from this much of the past, so that slow steps have one, too
-_WITH_BAR, _WITH_RATE = 72, 66  # columns of a terminal that shows these
+NAME_WIDTH = 28  # maximal columns of a bar's name; a longer name is cut
+BAR_WIDTH = 16  # columns, so that a line fits into 80 after a wide window was made narrower
+RATE_SECONDS = 1800.0  # the remaining time is estimated from this period, long enough for slow steps
+_WITH_BAR, _WITH_RATE = 72, 66  # minimal columns of a terminal for these
 _HANG = 2  # columns by which the second line of a message is indented more than the first
 
-# A worker process keeps the real terminal under this file descriptor, while libraries write to the log.
+# In a worker process, the file descriptor of the terminal; its standard streams are the log.
 _TERMINAL_FD = "SRLM_TERMINAL_FD"
 
 _lock = threading.Lock()
-_live: list[Progress] = []  # the bars that are on the screen; a message must be printed above them
+_live: list[Progress] = []  # visible bars; messages must be printed above them
 
 
 class Screen(Console):
-    """A console with the size of the terminal that it writes to.
-
-    Rich asks the standard streams, but in a worker process those are a pipe and a log.
-    """
+    """A console with the size of its own terminal. Rich uses the standard streams, which are a log in a worker."""
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -56,7 +53,7 @@ class Screen(Console):
 
 
 def _window(file: Any) -> os.terminal_size | None:
-    """The size of the terminal behind `file`; None where there is none, or it gives no size."""
+    """Return the size of the terminal that `file` writes to; None if it is not a terminal or has no size."""
     try:
         size = os.get_terminal_size(file.fileno())
     except (AttributeError, OSError, ValueError):
@@ -65,12 +62,12 @@ def _window(file: Any) -> os.terminal_size | None:
 
 
 def terminal() -> TextIO:
-    """The stream that the user sees."""
-    if int(os.environ.get("RANK", "0")) > 0:  # of several training processes the first one speaks
+    """Return the stream of the user's terminal."""
+    if int(os.environ.get("RANK", "0")) > 0:  # of several training processes, only the first one writes
         return open(os.devnull, "w")
     if (fd := os.environ.get(_TERMINAL_FD)) is None:
         return sys.stderr
-    if "RANK" in os.environ:  # a launcher stands in between and has closed it: its number may be another file by now
+    if "RANK" in os.environ:  # the launcher has closed the descriptor, whose number may be another file
         with contextlib.suppress(OSError):
             return open(os.environ["SRLM_TERMINAL"], "a", buffering=1, errors="replace")
         return sys.stderr
@@ -109,7 +106,7 @@ def _print_lines(source: int) -> None:
 
 
 def screen() -> Screen:
-    """A console on the stream that the user sees, for tables."""
+    """Return a console on the user's terminal, for tables."""
     return Screen(file=terminal(), highlight=False)
 
 
@@ -119,16 +116,16 @@ def say(message: str, command: str = "") -> None:
     Parameters
     ----------
     message : str
-        On a terminal its lines wrap at words. A word that is wider than the terminal, a path for example, is left in
-        one piece, so that it can be copied.
+        On a terminal, lines wrap at words. Words that are wider than the terminal, such as paths, are not broken, so
+        that they can be copied.
     command : str
-        A command for a shell, shown below the message. Where it is too long for the terminal, it continues on the
-        next line after a backslash, so that it can be copied, too. In a file or pipe it ends the message's line.
+        A shell command to show below the message. If it is too long for the terminal, lines end with a backslash, so
+        that it can be copied, too. In a file or pipe it is on the message's line.
     """
     with _lock:
         console = _live[-1].console if _live else screen()
     width = console.size.width if _is_terminal(console.file) else None
-    text = "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in message)
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in message)
     lines = [line for paragraph in text.split("\n") for line in wrapped(paragraph, width)]
     if command and width is None:
         lines[-1] += f" {command}"
@@ -138,7 +135,7 @@ def say(message: str, command: str = "") -> None:
 
 
 def wrapped(line: str, width: int | None) -> list[str]:
-    """`line`, wrapped at words to `width` columns, what follows indented a little more; None does not wrap."""
+    """Wrap `line` at words to `width` columns, with a hanging indent; None = do not wrap."""
     if width is None or cell_len(line) <= width:
         return [line]
     indent = " " * (len(line) - len(line.lstrip(" ")) + _HANG)
@@ -152,7 +149,7 @@ def wrapped(line: str, width: int | None) -> list[str]:
 
 
 def shell_lines(command: str, width: int | None) -> list[str]:
-    """A shell command of one or more lines, each at most `width` columns where its words allow; None: one line."""
+    """Break a shell command at words into lines of at most `width` columns; None = one line."""
     words = [shlex.quote(word) for word in shlex.split(command)]
     lines = [""]
     for word in words:
@@ -174,7 +171,7 @@ def show_cursor() -> None:
 
 
 def _is_terminal(file: Any) -> bool:
-    # Not what Rich says: FORCE_COLOR makes it take a pipe for a terminal, and bars must not be redrawn in a log file.
+    # Rich treats a pipe as a terminal if FORCE_COLOR is set, but bars must not be redrawn in a log file.
     try:
         return bool(file.isatty())
     except (AttributeError, ValueError):
@@ -182,7 +179,7 @@ def _is_terminal(file: Any) -> bool:
 
 
 class _Time(TimeLeft):
-    """The time left, and of finished work the time it took."""
+    """The remaining time or, if finished, the elapsed time."""
 
     def __init__(self) -> None:
         super().__init__(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True))
@@ -195,14 +192,14 @@ class _Time(TimeLeft):
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """The columns of a bar in a terminal `width` columns wide: a narrow one has no bar, a very narrow one no rate."""
+    """Return the columns of a progress line; narrow terminals have no bar, very narrow ones no rate."""
     name = Column(min_width=min(22, width // 3), max_width=min(NAME_WIDTH, width // 3 + 2), no_wrap=True)
     columns: list[ProgressColumn] = [
         SpinnerColumn(finished_text="✓", table_column=Column(width=1)),
         TextColumn("{task.description}", markup=False, table_column=name),
     ]
     if width >= _WITH_BAR:
-        columns.append(BarColumn(bar_width=BAR_WIDTH))  # gives way to longer numbers
+        columns.append(BarColumn(bar_width=BAR_WIDTH))  # shrinks if numbers are longer
     columns.append(MofNCompleteColumn(table_column=Column(no_wrap=True)))
     if width >= _WITH_RATE:
         columns.append(TextColumn("{task.fields[rate]}", justify="right", table_column=Column(no_wrap=True)))
@@ -210,9 +207,9 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 class Bars:
-    """Several bars at once, as stages overlap; a context manager.
+    """Progress bars of concurrent stages, as a context manager.
 
-    `add(name, total)` makes one, `update(name, done=..., tokens=...)` moves it, `total=None` means not known yet.
+    `add(name, total)` adds a bar, and `update(name, done=..., tokens=...)` moves it. `total=None` means unknown.
     """
 
     def __init__(self) -> None:
@@ -221,7 +218,7 @@ class Bars:
         self._state: dict[str, dict[str, Any]] = {}
         self._printed: dict[str, float] = {}
         columns = _columns(console.size.width)
-        # Without redirection: or what libraries print in this process would go to the screen instead of the log.
+        # No redirection, which would show the libraries' output on the screen instead of in the log.
         self._progress = (
             Progress(
                 *columns,
@@ -270,7 +267,7 @@ class Bars:
 
     @staticmethod
     def _rate(state: dict[str, Any]) -> str:
-        """Tokens a second; where a piece of work has one token or none is counted, pieces a minute."""
+        """Return tokens per second, or items per minute if items have at most one token."""
         seconds = max(time.monotonic() - state["start"], 1e-3)
         made = state["done"] - state["first"]
         if state["tokens"] <= made:

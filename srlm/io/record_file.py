@@ -1,4 +1,4 @@
-"""Append-only JSON Lines files of records, which survive a kill at any moment."""
+"""Append-only JSON Lines files of records, which stay readable when the process is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RecordFile(Generic[R]):
     Raises
     ------
     RunFolderError
-        If a line other than a torn last one is broken, or the disk is full.
+        If a line is damaged, unless it is an incomplete last line, or if the disk is full.
     """
 
     def __init__(self, path: Path, kind: type[R]):
@@ -40,13 +40,13 @@ class RecordFile(Generic[R]):
     def _load(self) -> None:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a kill in the midst of a write: the record will be made again
+        if whole < len(data):  # a kill during a write; the record is generated again
             with self.path.open("r+b") as file:
                 file.truncate(whole)
         self.records = _whole_lines(self.path, data, self.kind)
 
     def append(self, *new: R) -> None:
-        """Add records that are not there yet; those whose id is known are passed over."""
+        """Append records; those whose id exists are skipped."""
         new = tuple(record for record in new if record.id not in self.records)  # type: ignore[attr-defined]
         if not new:
             return
@@ -60,17 +60,17 @@ class RecordFile(Generic[R]):
                 while line:
                     line = line[os.write(self._fd, line) :]
             except OSError:
-                os.ftruncate(self._fd, length)  # what was written of it must not stand before the next record
+                os.ftruncate(self._fd, length)  # remove the incomplete line
                 raise
         for record in new:
             self.records[record.id] = record  # type: ignore[attr-defined]
 
     def forget(self, when: Callable[[R], bool]) -> None:
-        """Forget records, so that they are made again; on disk the last one of an id counts."""
+        """Forget records, so that they are generated again. On disk, the last record of an id is valid."""
         self.records = {record_id: record for record_id, record in self.records.items() if not when(record)}
 
     def finish(self, order: Callable[[R], Any] = lambda record: record.id) -> list[R]:  # type: ignore[attr-defined]
-        """Put the file in its final order, whatever the order of completion was; returns the records in it."""
+        """Sort the file, whatever the order of completion was, and return the records."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -80,32 +80,32 @@ class RecordFile(Generic[R]):
 
 
 def write_records(path: Path, rows: Iterable[Any]) -> None:
-    """Write records as JSON Lines, in this order; the file is replaced in one move."""
+    """Write records as JSON Lines, in this order. The file is replaced atomically."""
     write_atomic(path, "".join(serialization.to_json(row) + "\n" for row in rows))
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """All records of a file that a stage has finished, in its order."""
+    """Return all records of a finished file, in its order."""
     return list(RecordFile(path, kind).records.values())
 
 
 def peek_records(path: Path, kind: type[R]) -> list[R]:
-    """The records that are there by now, of a file that another process may be writing; nothing is touched.
+    """Return the records so far of a file that another process may be writing, without changing it.
 
-    A file that is not there has none, and a torn last line is left out.
+    A missing file has none, and an incomplete last line is left out.
     """
     return list(_whole_lines(path, path.read_bytes(), kind).values()) if path.exists() else []
 
 
 def _whole_lines(path: Path, data: bytes, kind: type[R]) -> dict[str, R]:
     found = {}
-    # Not splitlines: JSON may hold U+2028 and other characters that it takes for line ends.
+    # Not splitlines, which also splits at U+2028 and other characters that JSON can contain.
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1], 1):
         try:
             record = serialization.from_json(kind, line.decode("utf-8"))
-        except ValueError as error:  # UnicodeDecodeError is one
+        except ValueError as error:  # such as UnicodeDecodeError
             raise RunFolderError(
-                f"{path}:{number} is damaged ({error}). Delete that line; the next run makes its record again."
+                f"{path}:{number} is damaged ({error}). Delete that line; the next run generates its record again."
             ) from error
         found[record.id] = record  # type: ignore[attr-defined]
     return found

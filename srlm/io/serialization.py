@@ -1,4 +1,4 @@
-"""Records as JSON and back, with their types checked."""
+"""Convert records to JSON and back, with type checks."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ R = TypeVar("R")
 
 
 def to_json(record: Any) -> str:
-    """A record as one line of JSON (no newline inside), keys in field order."""
+    """Return a record as one line of JSON, with keys in field order."""
     return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
 
 
 def from_json(cls: type[R], line: str) -> R:
-    """The record that `to_json` wrote.
+    """Return the record in a line that `to_json` wrote.
 
     Raises
     ------
     ValueError
-        If the line is no JSON object, lacks a field, has an unknown one, or holds a value of the wrong type.
+        If the line is not a JSON object, has a missing or unknown field, or a value of the wrong type.
     """
     return from_dict(cls, json.loads(line))
 
 
 def from_dict(cls: type[R], data: Any) -> R:
-    """A record from a plain dict, nested records included. Raises ValueError as `from_json` does."""
+    """Return a record with its nested records from a plain dict. Raise ValueError as `from_json` does."""
     if not isinstance(data, dict):
         raise ValueError(f"expected an object for {cls.__name__}, found {type(data).__name__}")
     hints = _hints(typing.cast(Any, cls))

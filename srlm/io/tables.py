@@ -1,4 +1,4 @@
-"""Tables on the terminal: cells of measures, and columns that continue below where the terminal is too narrow."""
+"""Tables on the terminal: cells for measures, and tables that are split if the terminal is too narrow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
-Measured = Figure | Mapping[str, Any] | None  # a mapping of the same names is a measure in JSON
+Measured = Figure | Mapping[str, Any] | None  # a mapping with these names is a measure in JSON
 
-_FRAME, _CELL = 1, 3  # columns of the terminal that a table's frame takes, and each of its columns in addition
+_FRAME, _CELL = 1, 3  # terminal columns for a table's frame, and for the padding and border of each column
 
 
 def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str = "") -> str:
-    """Return a measure's value and interval, times `scale`: "12 [3,25]".
+    """Return a measure's value and interval multiplied by `scale`, such as "12 [3,25]".
 
-    Returns "12 [n/a]" if the data give no interval, and "-" if the measure is undefined.
+    Return "12 [n/a]" if there is no interval, and "-" if the measure is undefined.
     """
     if measure is None:
         return "-"
@@ -50,15 +50,15 @@ def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str
 
 
 def signed(measure: Measured, scale: int = 1, digits: int | None = None) -> str:
-    """Return the `cell` of a difference: with a plus before a value above 0."""
+    """Return the `cell` of a difference, with a plus sign for values above 0."""
     return cell(measure, scale, digits, "+")
 
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table whose first column names the rows.
 
-    Every cell is at least as wide as its longest word, so that no number is cut. Where the terminal is too narrow for
-    all columns, those that do not fit follow in further tables, each with the first column.
+    Every cell is at least as wide as its longest word, so that no number is cut. Columns that do not fit into the
+    terminal follow in further tables, each with the first column.
     """
     wanted = [_measure(console, table, place) for place in range(len(table.columns))]
     name = min(wanted[0].maximum, max(wanted[0].minimum, console.width // 2 - 2 * _CELL))
@@ -70,14 +70,14 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _measure(console: Console, table: Table, place: int) -> Measurement:
-    """The least and the natural width of a column."""
+    """Return the minimal and the natural width of a column."""
     column = table.columns[place]
     cells = [Measurement.get(console, console.options, cell) for cell in [column.header, *column.cells]]
     return Measurement(max(cell.minimum for cell in cells), max(cell.maximum for cell in cells))
 
 
 def _groups(least: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that fit beside each other into `room`, in their order; the first one has place 1."""
+    """Group columns in order, so that each group fits into `room`. The first column has number 1."""
     groups: list[list[int]] = [[]]
     used = 0
     for place, width in enumerate(least, 1):
@@ -90,7 +90,7 @@ def _groups(least: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _widen(columns: Sequence[Measurement], room: int) -> list[int]:
-    """The width of each column: as wide as it would like to be, where there is room."""
+    """Return the width of each column, up to its natural width if there is room."""
     widths = [column.minimum for column in columns]
     left = room - sum(widths) - _CELL * len(widths)
     while left > 0 and any(width < column.maximum for width, column in zip(widths, columns, strict=True)):
@@ -102,7 +102,7 @@ def _widen(columns: Sequence[Measurement], room: int) -> list[int]:
 
 
 def _part(table: Table, places: Sequence[int], widths: Sequence[int]) -> Table:
-    """The table with these columns only."""
+    """Return the table with only these columns."""
     part = Table(title=table.title, title_justify=table.title_justify, title_style=table.title_style, box=table.box)
     for place, width in zip(places, widths, strict=True):
         column = table.columns[place]

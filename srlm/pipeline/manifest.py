@@ -1,4 +1,4 @@
-"""The manifest that a finished stage leaves: its options, inputs, outputs and counts."""
+"""The manifest of a finished stage: its options, inputs, outputs and counts."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from srlm import __version__
 from srlm.errors import RunFolderError
 from srlm.io.files import read_object
 
-BEGUN = ".begun.json"  # of a stage that is not finished
+BEGUN = ".begun.json"  # ending of the manifest of a stage that has begun
 
 
 @dataclass
 class Manifest:
-    """What a finished stage leaves: enough to skip it, to refuse it, and to trace it."""
+    """The record of a finished stage, by which it is skipped, refused or traced."""
 
     stage: str
-    options: dict[str, Any]  # dotted name -> value, those its outcome depends on
-    inputs: dict[str, str]  # what it was made from -> hash: paths in the run, external models and files by name
+    options: dict[str, Any]  # dotted name -> value, of those that the outcome depends on
+    inputs: dict[str, str]  # path in the run, or name of an external model or file -> hash
     outputs: dict[str, str]  # path in the run -> hash
     counts: dict[str, Any] = field(default_factory=dict)  # in, out, dropped and why
     seconds: float = 0.0
     tokens: int = 0  # generated or trained on
-    read: dict[str, int] = field(default_factory=dict)  # prompt tokens meanwhile, and those from the engine's cache
+    read: dict[str, int] = field(default_factory=dict)  # prompt tokens, and those from the prefix cache
     version: str = __version__
     finished: str = ""  # UTC
-    libraries: dict[str, str] = field(default_factory=dict)  # package -> version, those that can change the outcome
+    libraries: dict[str, str] = field(default_factory=dict)  # package -> version, of those that can change the outcome
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read a manifest, or the note of a stage that has begun; fields of newer versions are left out.
+        """Read the manifest of a stage that has finished or begun; unknown fields of newer versions are ignored.
 
         Raises
         ------

@@ -1,14 +1,14 @@
-"""End all processes of a run together, and keep the run locked until the last one is gone.
+"""End all processes of a run together, and keep the run locked until the last one has ended.
 
-The coordinator is the process that the user started. It marks each worker in its environment, and everything that the
-worker's libraries start inherits the mark: launchers, training ranks, vLLM's engine cores. On that rest four rules:
+The coordinator is the process that the user started. It marks each worker by an environment variable, which all child
+processes inherit: launchers, training ranks, vLLM's engine cores. There are four rules:
 
-1. When a worker ends, for whatever reason, the coordinator kills everything with the worker's mark.
-2. When the coordinator ends, for whatever reason, the guard kills everything with the mark. The guard is a small
+1. When a worker ends, for whatever reason, the coordinator kills all processes with the worker's mark.
+2. When the coordinator ends, for whatever reason, the guard kills all processes with the mark. The guard is a small
    process of its own, so no library can block it.
 3. The guard can be killed, too. So each process that called `join_run` ends itself and its children when the
    coordinator or its own parent has ended. `srlm.pipeline.worker` calls it in workers, in ranks and in the processes
-   that Python libraries start from them.
+   that Python libraries start.
 4. The coordinator and all processes that called `join_run` share the lock of the run's folder. A new coordinator needs
    the lock exclusively, so it cannot start while one of them is alive.
 
@@ -39,10 +39,10 @@ MARK = "SRLM_MARK"  # environment variable: the coordinator's pid, its start tim
 FOLDER = "SRLM_RUN_FOLDER"  # environment variable: the run's folder
 LOCK = ".lock"  # file in the run's folder
 CHECK_SECONDS = 0.2  # between two checks whether the coordinator is alive
-TRACKER_SECONDS = 1.0  # for Python's resource trackers to end by themselves, before they are killed
-GRACE_SECONDS = 5.0  # after the death of a coordinator a new one waits this long for the processes it left
+TRACKER_SECONDS = 1.0  # until Python's resource trackers, which end by themselves, are killed
+GRACE_SECONDS = 5.0  # a new coordinator waits this long for processes of one that has ended
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_REPEAT_SECONDS = 0.5  # closing a terminal or a wrapper such as `uv run` can send the same signal twice at once
+_REPEAT_SECONDS = 0.5  # wrappers such as `uv run`, and closing a terminal, can send a signal twice
 _numbers = itertools.count()
 
 
@@ -62,10 +62,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Raise Stopped on SIGINT, SIGTERM or SIGHUP. A second signal ends this process at once.
+    """Raise Stopped on SIGINT, SIGTERM or SIGHUP. A second signal ends this process immediately.
 
-    A signal that is ignored, such as SIGHUP under nohup, stays ignored. Outside the main thread, where Python allows no
-    handlers, nothing changes.
+    Ignored signals, such as SIGHUP under nohup, stay ignored. Outside the main thread, where Python allows no signal
+    handlers, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -100,37 +100,37 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# The coordinator's side
+# In the coordinator
 
 
 def mark_environment(folder: Path) -> dict[str, str]:
-    """Return the environment variables that mark a new worker of this process, and all that it starts."""
+    """Return the environment variables that mark a new worker of this process and its child processes."""
     me = psutil.Process()
     return {
         MARK: f"{me.pid} {me.create_time():.2f} {next(_numbers)}",
         FOLDER: str(folder),
-        "SPT_NOENV": "1",  # vLLM sets the titles of its processes; without this, that overwrites their environment
+        "SPT_NOENV": "1",  # otherwise the process titles that vLLM sets overwrite the environment
     }
 
 
 def start_guard(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start the process that kills everything with the mark in `environment` when this process has ended."""
+    """Start the process that kills all processes with the mark in `environment` when this process has ended."""
     quiet = subprocess.DEVNULL
     command = [sys.executable, "-m", "srlm.pipeline.processes"]
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, env=environment, start_new_session=True)
 
 
 def kill_marked(mark: str, seconds: float = 10.0) -> None:
-    """Kill all processes with this mark except the caller, and return when they are gone.
+    """Kill all processes with this mark except the caller, and return when they have ended.
 
-    A process in an uninterruptible system call is waited for `seconds` at most; it still holds the lock. Resource
-    trackers end by themselves, after they have unlinked the shared memory of what was killed: vLLM's segments in
-    /dev/shm, hundreds of MB each, would stay until the machine restarts.
+    A process in an uninterruptible system call is waited for at most `seconds`; it still holds the lock. Resource
+    trackers may end by themselves, because they unlink the shared memory of the killed processes. Otherwise vLLM's
+    segments in /dev/shm, hundreds of MB each, would stay until the machine restarts.
     """
     deadline = time.monotonic() + seconds
     trackers_until: float | None = None
-    # A process may be starting another one while it is killed, so look until none is found. One that is ending has no
-    # environment any more, but may still hold files and memory of a GPU.
+    # A process may start another one while it is killed, so repeat until none is found. A process that is ending has no
+    # environment any more, but may still hold files and GPU memory.
     killed: list[psutil.Process] = []
     while (found := processes_with(MARK, mark) + [p for p in killed if _is_alive(p)]) and time.monotonic() < deadline:
         others = [process for process in found if not _is_resource_tracker(process)]
@@ -152,7 +152,7 @@ def processes_with(name: str, value: str) -> list[psutil.Process]:
 def _has(process: psutil.Process, name: str, value: str) -> bool:
     try:
         return process.environ().get(name) == value and _is_alive(process)
-    except (psutil.Error, OSError):  # it has ended meanwhile, or belongs to another user
+    except (psutil.Error, OSError):  # the process has ended, or belongs to another user
         return False
 
 
@@ -160,15 +160,15 @@ def _is_resource_tracker(process: psutil.Process) -> bool:
     """Return whether this is the process by which Python's multiprocessing unlinks shared memory and semaphores."""
     try:
         return "resource_tracker" in " ".join(process.cmdline())
-    except psutil.Error:  # it has ended meanwhile
+    except psutil.Error:  # the process has ended
         return False
 
 
 def is_alive(pid: int, started: float | None = None) -> bool:
-    """Return whether the process runs and, if `started` (seconds since the epoch) is given, is the one started then."""
+    """Return whether the process runs and, if given, `started` (seconds since the epoch) is its start time."""
     try:
         process = psutil.Process(pid)
-        # The start time is counted from the boot, and the boot's time moves when the clock is set.
+        # The start time is relative to the boot time, which changes when the clock is set.
         return _is_alive(process) and (started is None or abs(process.create_time() - started) < 2)
     except psutil.NoSuchProcess:
         return False
@@ -183,17 +183,17 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def lock_exclusively(fd: int, folder: Path) -> None:
-    """Take the lock of a run's folder, waiting up to `GRACE_SECONDS` for the processes of a coordinator that is gone.
+    """Lock a run's folder, waiting up to `GRACE_SECONDS` for processes of a coordinator that has ended.
 
     Parameters
     ----------
     fd : int
-        The open lock file. It holds "process PID on HOST" of the last coordinator.
+        The open lock file. Its content is "process PID on HOST" of the last coordinator.
 
     Raises
     ------
     RunFolderError
-        If a process holds it. The message names one that is alive.
+        If a process holds the lock. The message names one that is alive.
     """
     deadline = time.monotonic() + GRACE_SECONDS
     here = socket.gethostname()
@@ -214,12 +214,12 @@ def lock_exclusively(fd: int, folder: Path) -> None:
 
 
 def share_lock(fd: int, folder: Path) -> None:
-    """Take the lock of a run's folder together with others, or turn an exclusive lock into a shared one.
+    """Lock a run's folder together with other processes, or change an exclusive lock to a shared one.
 
     Raises
     ------
     RunFolderError
-        If a new coordinator has it exclusively.
+        If a new coordinator holds the lock exclusively.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -237,24 +237,24 @@ def _in_use(folder: Path, holder: str) -> RunFolderError:
     )
 
 
-# The side of workers and of what they start
+# In workers and their child processes
 
 
 def join_run() -> None:
     """Share the lock of the run's folder, and end this process when the coordinator or its own parent has ended.
 
-    Its children end with it. If the coordinator has ended already, this process ends here, before it can write
-    anything. A process without a mark is left as it is.
+    Its children end with it. If the coordinator has ended already, this process ends immediately, before it can write
+    anything. Without a mark, this does nothing.
     """
     if MARK not in os.environ:
         return
     try:
         _share_lock()
-    except RunFolderError:  # a new coordinator is starting, so ours has ended
+    except RunFolderError:  # a new coordinator is starting, so this one's has ended
         os._exit(1)
     if not _coordinator_is_alive():
         os._exit(1)
-    threading.Thread(target=_end_if_left, args=(os.getppid(),), daemon=True, name="srlm-join-run").start()
+    threading.Thread(target=_end_if_orphaned, args=(os.getppid(),), daemon=True, name="srlm-join-run").start()
 
 
 def _share_lock() -> None:
@@ -267,10 +267,10 @@ def _coordinator_is_alive() -> bool:
     return is_alive(int(pid), float(started))
 
 
-def _end_if_left(parent: int) -> None:
+def _end_if_orphaned(parent: int) -> None:
     while os.getppid() == parent and _coordinator_is_alive():
         time.sleep(CHECK_SECONDS)
-    # Only the guard kills by mark: two processes that did so could kill each other and miss a third.
+    # Only the guard kills by mark. Two processes that did so could kill each other and miss a third one.
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):

@@ -1,6 +1,6 @@
-"""A run's folder as other commands read it: what is finished there, and that it still is what its manifest says.
+"""Read the finished stages of a run's folder, and check that their outputs are unchanged.
 
-Nothing here asks with which options the run would be made today, so that any finished run can be read.
+The run's options are not compared with the current ones, so that any finished run can be read.
 """
 
 from __future__ import annotations
@@ -16,41 +16,40 @@ ANSWERS = "evaluation/answers"
 
 
 def open_run(folder: str | Path) -> Workspace:
-    """The run that lies in `folder`. Raises RunFolderError where none does."""
+    """Return the run in `folder`. Raise RunFolderError if there is none."""
     workspace = Workspace(Path(folder).expanduser().resolve())
     if not (workspace.config_path.is_file() and workspace.run_path.is_file()):
         raise RunFolderError(
-            f"{folder} is no run: config.yaml and run.json are not both there. Give a run's folder, such as "
-            "runs/default."
+            f"{folder} is not a run: it has no config.yaml or no run.json. Give a run's folder, such as runs/default."
         )
     return workspace
 
 
 def model_manifest(workspace: Workspace, t: int) -> Manifest | None:
-    """Return the manifest of the stage that made M_t, t from 1; None if it is not finished."""
+    """Return the manifest of the stage that trained M_t, t >= 1; None if it is not finished."""
     model, folder = workspace.relative(workspace.model(t)), workspace.iteration(t)
     found = (Manifest.load(path) for path in finished_manifests(folder, below=False))
     return next((manifest for manifest in found if model in manifest.outputs), None)
 
 
 def model_stage(workspace: Workspace, t: int) -> str:
-    """Return the name of the stage that made M_t, t from 1; "sft" for M1 and "dpo" for others that are not finished."""
+    """Return the stage that trained M_t, t >= 1; if none has finished, "sft" for M1, otherwise "dpo"."""
     made = model_manifest(workspace, t)
     return made.stage.rpartition("/")[2] if made else "sft" if t == 1 else "dpo"
 
 
 def model_name(workspace: Workspace, t: int) -> str:
-    """NAME-Mt, as other tools know the model."""
+    """Return the model's name for other tools, NAME-Mt."""
     return f"{workspace.root.name}-M{t}"
 
 
 def finished_iterations(workspace: Workspace, stage: str) -> list[int]:
-    """Every t whose stage of this name is finished, ascending.
+    """Return the iterations in which this stage is finished, ascending.
 
     Parameters
     ----------
     stage : str
-        Such as "pairs", or "evaluation/answers" for one in a folder of the iteration.
+        Such as "pairs", or "evaluation/answers" for a stage in a subfolder of the iteration.
     """
     folder, _, name = stage.rpartition("/")
     found = workspace.root.glob(str(Path("iteration_*") / folder / "manifests" / f"{name}.json"))
@@ -59,20 +58,20 @@ def finished_iterations(workspace: Workspace, stage: str) -> list[int]:
 
 
 def manifest(workspace: Workspace, t: int, stage: str) -> Manifest:
-    """A finished stage's manifest.
+    """Return the manifest of a finished stage.
 
     Raises
     ------
     RunFolderError
-        If the iteration is not there or its stage is not finished; which are is told.
+        If the stage is not finished. The message lists the iterations in which it is.
     """
     folder, _, name = stage.rpartition("/")
     path = workspace.iteration(t) / folder / "manifests" / f"{name}.json"
     if not path.is_file():
-        there = ", ".join(map(str, finished_iterations(workspace, stage))) or "none"
+        finished = ", ".join(map(str, finished_iterations(workspace, stage))) or "none"
         raise RunFolderError(
-            f"{workspace.root} has no finished {stage} in iteration {t}; it is finished in: {there}. Take one of "
-            f"these, or bring the run there first: {command_to(workspace, t)}"
+            f"{workspace.root} has no finished {stage} in iteration {t}; it is finished in: {finished}. Use one of "
+            f"these, or run this command first: {command_to(workspace, t)}"
         )
     return read_manifest(path)
 
@@ -82,7 +81,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def finished_output(workspace: Workspace, t: int, stage: str, file: str) -> Path:
-    """A file or folder that a finished stage of iteration t left.
+    """Return the path of an output of a finished stage of iteration t.
 
     Parameters
     ----------
@@ -92,13 +91,13 @@ def finished_output(workspace: Workspace, t: int, stage: str, file: str) -> Path
     Raises
     ------
     RunFolderError
-        If the stage is not finished, or what it left is gone or was changed since.
+        If the stage is not finished, or its output is missing or has changed since.
     """
     path = workspace.iteration(t) / file
     expected = manifest(workspace, t, stage).outputs.get(workspace.relative(path))
     if expected is None or workspace.fingerprint(path) != expected:
         raise RunFolderError(
-            f"{path} is gone or was changed since its stage left it. Put it back, or give the run's command again: it "
-            "says what can be done."
+            f"{path} is missing or has changed since its stage finished. Restore it, or rerun the run's command, which "
+            "says how to continue."
         )
     return path

@@ -1,7 +1,4 @@
-"""One stage of a run: complete, begun or untouched.
-
-Its manifest is written last and refuses changed options or inputs.
-"""
+"""The stages of a run, and the checks of their options, inputs and outputs against their manifests."""
 
 from __future__ import annotations
 
@@ -29,28 +26,28 @@ from srlm.pipeline.workspace import LINEAGE, Workspace
 
 
 class Stage:
-    """One stage: complete, begun, or untouched.
+    """A stage of a run, which is complete, begun or untouched. Its manifest is written last.
 
     Parameters
     ----------
     workspace : Workspace
     folder : Path
-        The iteration's folder, as a rule.
+        Usually the iteration's.
     name : str
         Such as "judgements".
     outputs : sequence of str
         Files or folders in `folder`.
     options : mapping
-        Dotted names and values that the outcome depends on.
+        Dotted name -> value, of the options that the outcome depends on.
     inputs : callable, optional
-        Returns what the outcome is made from, name -> hash. It is asked each time, because an earlier stage may have
-        finished since; what is not there yet, or not any more, is left out.
+        Returns the current inputs, name -> hash, without those that do not exist. It is called at each check, because
+        earlier stages may have finished since.
     libraries : iterable of str
-        Packages whose version can change the outcome: recorded, and reported when they differ.
+        Packages whose version can change the outcome. Versions are recorded, and differences are reported.
     config : Config, optional
-        All options, for those that the manifest has and the stage does not depend on any more; default: all defaults.
+        All options, for those in the manifest that the stage no longer depends on; default: all defaults.
     unfinished : iterable of str
-        Folders in `folder` that hold what the stage resumes from, such as checkpoints of a training.
+        Folders in `folder` from which the stage resumes, such as checkpoints.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Stage:
         self.unfinished = [self.folder / path for path in unfinished]
         self.path = self.folder / "manifests" / f"{name}.json"
         self._begun = self.folder / "manifests" / f"{name}{BEGUN}"
-        # Kept when an iteration's folder is deleted, so that what was made of it is not mixed with other results.
+        # Outside the iteration's folder: if that is deleted, later stages are checked against what it contained.
         self._lineage = workspace.root / LINEAGE / f"{self}.json"
         self._start = time.monotonic()
 
@@ -80,12 +77,12 @@ class Stage:
         return f"{self.workspace.relative(self.folder)}/{self.name}"
 
     def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
-        """Whether the stage's manifest is there and still holds.
+        """Return whether the stage is complete, after a check of its options, inputs and outputs.
 
         Parameters
         ----------
         inputs : mapping, optional
-            Hashes of further inputs, beside those that the stage declares.
+            Hashes of inputs in addition to those that the stage declares.
 
         Raises
         ------
@@ -105,13 +102,18 @@ class Stage:
         return True
 
     def begin(self, in_pieces: bool = True, inputs: Mapping[str, str] | None = None) -> None:
-        """Start the stage; one that is made `in_pieces` (records, checkpoints) notes the options and inputs they are
-        made with, so that a resume cannot mix two settings.
+        """Begin the stage.
+
+        Parameters
+        ----------
+        in_pieces : bool
+            Whether the stage writes records or checkpoints that it can resume from. Then their options and inputs are
+            written first, so that a resumed stage cannot mix two settings.
 
         Raises
         ------
         RunFolderError
-            If records or checkpoints are there and nothing says what they were made with.
+            If there are records or checkpoints of unknown options and inputs.
         """
         self._start = time.monotonic()
         if not in_pieces:
@@ -128,8 +130,7 @@ class Stage:
         if record is not None:
             begun.inputs |= record.inputs
             begun.libraries = _of_both(record.libraries, begun.libraries)
-        kept = ("stage", "options", "inputs", "libraries", "version")
-        note = {name: value for name, value in asdict(begun).items() if name in kept}
+        note = {name: getattr(begun, name) for name in ("stage", "options", "inputs", "libraries", "version")}
         write_atomic(self._begun, json.dumps(note, indent=1, sort_keys=True))
 
     def done(
@@ -139,13 +140,13 @@ class Stage:
         tokens: int = 0,
         read: Mapping[str, int] | None = None,
     ) -> Manifest:
-        """Write the manifest: the stage is complete.
+        """Write the manifest, which completes the stage.
 
         Parameters
         ----------
         inputs : mapping
-            Hashes of further inputs, beside those that the stage declares. An input that was known when the stage began
-            keeps the hash that it had then.
+            Hashes of inputs in addition to those that the stage declares. An input that was known when the stage began
+            keeps its hash from then.
         """
         outputs = {self.workspace.relative(path): self.workspace.fingerprint(path) for path in self.outputs}
         manifest = Manifest(
@@ -164,10 +165,8 @@ class Stage:
             begun = Manifest.load(self._begun)
             manifest.inputs |= begun.inputs
             manifest.libraries = _of_both(begun.libraries, manifest.libraries)
-        made = {
-            name: value for name, value in asdict(manifest).items() if name in ("stage", "options", "inputs", "outputs")
-        }
-        write_atomic(self._lineage, json.dumps(made, indent=1, ensure_ascii=False))
+        lineage = {name: getattr(manifest, name) for name in ("stage", "options", "inputs", "outputs")}
+        write_atomic(self._lineage, json.dumps(lineage, indent=1, ensure_ascii=False))
         write_atomic(self.path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
         self._begun.unlink(missing_ok=True)
         return manifest
@@ -176,12 +175,11 @@ class Stage:
         return Manifest.load(self.path)
 
     def fingerprints(self) -> dict[str, str]:
-        """The outputs' hashes as recorded, for the next stage's inputs."""
+        """Return the recorded hashes of the outputs."""
         return self.manifest().outputs
 
     def differences(self) -> list[str]:
-        """What differs from when the stage ran or began and is reported, not refused: versions of libraries, and
-        options that do not exist any more."""
+        """Return changes that are only reported: library versions, and options that no longer exist."""
         record = self._record()
         if record is None:
             return []
@@ -191,31 +189,29 @@ class Stage:
         return [*found, *([f"library versions: {versions}"] if versions else [])]
 
     def refuse_deleted_sources(self, sources: Mapping[str, Stage]) -> None:
-        """Refuse before anything is made again, if a deleted input would be made with other options or inputs.
+        """Raise an error if a deleted input would be recomputed with other options or inputs.
 
         Parameters
         ----------
         sources : mapping
-            Output, as in manifests -> the stage that makes it.
+            Output, as in manifests -> the stage that writes it.
 
         Raises
         ------
         RunFolderError
-            Naming the input, and what about it would be different. If nothing would, the input is made again, and its
-            content is compared when it is there.
+            With the input and the changes. Without changes the input is recomputed, and its content is compared then.
         """
         record = self._record()
         for name, expected in (record.inputs if record else {}).items():
             if name in sources and (change := sources[name]._change_since(name, expected, sources)):
                 details, revert = change
-                self._refuse(
-                    f"input {name} has changed", revert, f" (it was deleted and would be made differently: {details})"
-                )
+                details = f" (it was deleted and would be recomputed with changes: {details})"
+                self._refuse(f"input {name} has changed", revert, details)
 
     def _change_since(self, output: str, expected: str, sources: Mapping[str, Stage]) -> tuple[str, str] | None:
-        """What is different from when this stage made `output`, and how to revert it.
+        """Return what has changed since this stage wrote `output`, and how to revert it.
 
-        None where nothing is known to be, or the stage is complete, so that contents tell.
+        None if no change is known, or if the stage is complete, so that contents can be compared.
         """
         if self.path.exists() or not self._lineage.exists():
             return None
@@ -233,7 +229,7 @@ class Stage:
         return None
 
     def _record(self) -> Manifest | None:
-        """The manifest, or the note of its begin; None if the stage is untouched."""
+        """Return the manifest of the finished or begun stage; None if it is untouched."""
         path = next((path for path in (self.path, self._begun) if path.exists()), None)
         return Manifest.load(path) if path else None
 
@@ -259,8 +255,8 @@ class Stage:
         )
 
     def _to_delete(self) -> str:
-        """What to delete so that this stage and those that build on it are made again."""
-        if self.name == "evaluation":  # nothing builds on it
+        """Return what to delete to recompute this stage and those that depend on it."""
+        if self.name == "evaluation":  # no stage depends on it
             return f"{self.path} and {self.outputs[0]}"
         if self.folder.name == "evaluation":
             return f"{self.folder} and the evaluation folders of later iterations"
@@ -269,10 +265,9 @@ class Stage:
 
 
 class RunStage(Stage):
-    """A stage of a run, declared by its class: a name, what it writes, reads and depends on, and the work.
+    """A stage of a run that is declared by its class: name, outputs, inputs, options and the work.
 
-    Subclasses set `name` and define `writes`, `depends_on` and `made_from`. The record of the stage (`complete`,
-    `begin`, `done`) is that of `Stage`.
+    Subclasses set `name` and define `writes`, `depends_on`, `made_from` and `run`.
 
     Parameters
     ----------
@@ -312,7 +307,7 @@ class RunStage(Stage):
         return ()
 
     def resumes_from(self) -> Sequence[str]:
-        """Return the folders that hold what an interrupted stage resumes from, such as checkpoints."""
+        """Return the folders that an interrupted stage resumes from, such as checkpoints."""
         return ()
 
     def wanted(self) -> bool:
@@ -339,12 +334,12 @@ class LocalStage(RunStage):
 
 
 def outputs_of(*stages: Stage) -> dict[str, str]:
-    """Return the recorded hashes of what these stages have made; a stage that is not complete has made nothing yet."""
+    """Return the recorded hashes of the outputs of these stages, without those that are not complete."""
     return {path: hash_ for stage in stages if stage.path.exists() for path, hash_ in stage.fingerprints().items()}
 
 
 def recorded(workspace: Workspace, *paths: Path) -> dict[str, str]:
-    """Return the hashes that finished stages recorded for these outputs; a path that no stage has finished is left out.
+    """Return the hashes that finished stages recorded for these outputs; other paths are left out.
 
     Returns
     -------
@@ -368,7 +363,7 @@ def _outputs(path: Path, modified: int) -> dict[str, str]:
 
 
 def report_differences(stages: Iterable[Stage]) -> None:
-    """Check every stage that is there, before anything is touched; show the user what differs and is not refused.
+    """Check all stages before anything is changed, and report what differs without being refused.
 
     Raises
     ------
@@ -380,17 +375,17 @@ def report_differences(stages: Iterable[Stage]) -> None:
 
 
 def check_stages(stages: Iterable[Stage]) -> list[str]:
-    """Check every stage that is there.
+    """Check all stages that have begun.
 
     Returns
     -------
     list of str
-        What differs and is to be reported, one line each with the stages that it holds for.
+        The differences to report, each with its stages.
 
     Raises
     ------
     RunFolderError
-        Naming the first stage with a changed option, input or output, and the ways to continue.
+        With the first stage that has a changed option, input or output, and how to continue.
     """
     found: dict[str, list[str]] = {}
     stages = list(stages)
@@ -404,8 +399,8 @@ def check_stages(stages: Iterable[Stage]) -> list[str]:
 
 
 def _of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Versions of libraries of a stage that was made in two goes: "2.12.0, 2.13.0" where they differ."""
+    """Return the library versions of a resumed stage, "2.12.0, 2.13.0" if they differ."""
     if not before:
         return dict(now)
-    goes = {name: [*before.get(name, "absent").split(", "), now.get(name, "absent")] for name in {**before, **now}}
-    return {name: ", ".join(dict.fromkeys(versions)) for name, versions in goes.items()}
+    both = {name: [*before.get(name, "absent").split(", "), now.get(name, "absent")] for name in {**before, **now}}
+    return {name: ", ".join(dict.fromkeys(versions)) for name, versions in both.items()}

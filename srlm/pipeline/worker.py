@@ -1,8 +1,8 @@
-"""A stage in a process of its own: what it took of memory, CUDA state and threads is gone when it ends.
+"""Run a stage in a process of its own, which frees its memory, CUDA state and threads when it ends.
 
-The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION`; the worker reads the
-run's config, keeps the terminal for its progress and sends what libraries print to a log. An error that a user can mend
-travels back by name; anything else is reported with the end of the log. No process of a stage outlives it
+The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION REPORT GROUP`. The
+worker shows its progress on the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the
+coordinator, and any other error is reported with the end of the log. No process of a stage outlives it
 (srlm/pipeline/processes.py).
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from srlm import errors
 from srlm.pipeline import processes
 
-if __name__ == "__mp_main__":  # a process that multiprocessing has spawned from a worker, such as vLLM's engine core
+if __name__ == "__mp_main__":  # a process that multiprocessing spawned from a worker, such as vLLM's engine core
     processes.join_run()
 
 from srlm.io.files import disk_errors, write_atomic
@@ -31,9 +31,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.training.config import TrainConfig
 
 _REPORT_BYTES = 65536
-PATIENCE_SECONDS = (
-    2.0  # for an interrupted worker to end, before it is killed; vLLM with thousands of requests takes longer
-)
+PATIENCE_SECONDS = 2.0  # until an interrupted worker is killed; vLLM with thousands of requests takes longer to end
 RESUME = "Completed stages are saved. Rerun the same command to resume."
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -42,6 +40,7 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "no available memory for the cache",
 )
+# By default glibc returns large blocks to the system and gets them back zeroed, a fifth of a training's time on a CPU.
 _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -51,25 +50,25 @@ _DISK_FULL = ("no space left on device", "disk quota exceeded", "disk is full")
 
 
 class WorkerCrashed(errors.SrlmError):
-    """A worker ended in a way nobody foresaw; the message holds the end of its log."""
+    """A worker ended with an unexpected error. The message contains the end of its log."""
 
 
 def run_worker(
     target: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None, name: str = "", group: str = ""
 ) -> None:
-    """Run a function in a process of its own and wait for it; all its processes have ended on return.
+    """Run a function in a process of its own, and return when all its processes have ended.
 
     Parameters
     ----------
     target : str
-        module:function, called as function(workspace, iteration), or function(workspace, iteration, argument) if it is
-        given as module:function:argument.
+        module:function, called as function(workspace, iteration), or module:function:argument, called as
+        function(workspace, iteration, argument).
     train : TrainConfig, optional
-        Of a training: says how many processes to start, and by which launcher.
+        The options of a training, which say how many processes to start and with which launcher.
     name : str
-        In the names of the log and in messages; by default that of the function.
+        The stage's name in messages and in the log's name; default: the function's.
     group : str
-        Of a training: its option group, for messages.
+        The option group of a training, for messages.
 
     Raises
     ------
@@ -82,9 +81,9 @@ def run_worker(
     workspace.logs.mkdir(parents=True, exist_ok=True)
     log = workspace.logs / f"iteration_{iteration}_{stage}.log"
     report = workspace.logs / f".{stage}.{os.getpid()}.json"
-    for left in workspace.logs.glob(".*.json"):  # by a coordinator that was killed
-        left.unlink()
-    write_atomic(report, " " * _REPORT_BYTES)  # room for the worker's error, also when the disk is full by then
+    for old_report in workspace.logs.glob(".*.json"):  # of a coordinator that was killed
+        old_report.unlink()
+    write_atomic(report, " " * _REPORT_BYTES)  # so that there is space for the error when the disk is full
     command = [*launcher(train), "-m", "srlm.pipeline.worker", target, stage, str(workspace.root)]
     command += [str(iteration), str(report), group]
     terminal = contextlib.ExitStack()
@@ -92,11 +91,8 @@ def run_worker(
     mark = processes.mark_environment(workspace.root)
     environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
     environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
-    environment.setdefault("PYTHONUNBUFFERED", "1")  # the log has all that was printed before a crash or a kill
-    # glibc gives large blocks back to the system at once and gets them zeroed again at the next step: a fifth of the
-    # time of training on a CPU. What the user has set stays.
-    for name, value in _KEEP_MEMORY.items():
-        environment.setdefault(name, value)
+    # Unbuffered, so that the log is complete when the process is killed. The user's own values take precedence.
+    environment = _KEEP_MEMORY | {"PYTHONUNBUFFERED": "1"} | environment
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
     )
@@ -111,7 +107,7 @@ def run_worker(
                 stdout=out,
                 stderr=out,
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches the coordinator alone, which interrupts the worker
+                start_new_session=True,  # Ctrl-C reaches only the coordinator, which interrupts the worker
                 pass_fds=[terminal_fd],
             )
         started.append(worker)
@@ -130,25 +126,25 @@ def run_worker(
     with disk_errors(times), times.open("a", encoding="utf-8") as file:
         row = {"stage": stage, "iteration": iteration, "seconds": round(time.time() - start, 2), "exit_code": code}
         file.write(json.dumps(row) + "\n")
-    told = json.loads(report.read_bytes().decode(errors="replace").strip() or "{}")
+    error = json.loads(report.read_bytes().decode(errors="replace").strip() or "{}")
     report.unlink(missing_ok=True)
     if code == 0:
         return
-    if "type" in told:
-        raise getattr(errors, told["type"], WorkerCrashed)(told["message"])
+    if "type" in error:
+        raise getattr(errors, error["type"], WorkerCrashed)(error["message"])
     launched = command[1:3] != ["-m", "srlm.pipeline.worker"]
     end = _last_lines(log.read_text(errors="replace"))
-    if code == -signal.SIGKILL or (launched and "Signal 9 (SIGKILL)" in end):  # as torch.distributed.run reports a rank
+    if code == -signal.SIGKILL or (launched and "Signal 9 (SIGKILL)" in end):  # of a rank
         raise errors.EngineError(
-            f"The {stage} process of iteration {iteration} was killed by the system after {time.time() - start:.0f} "
-            "s, most "
-            f"likely because memory ran out. {_lower(group)} Then give the same command again. Log: {log}"
+            f"The {stage} process of iteration {iteration} was killed by the system after "
+            f"{time.time() - start:.0f} s, most likely because memory ran out. {_lower(group)} Then rerun the same "
+            f"command. Log: {log}"
         )
     ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    of_what = f"The end of {log}"
-    if launched and "traceback" in told:  # the log ends with the launcher's own
-        end, of_what = _last_lines(told["traceback"]), f"Log: {log}. Its first error"
-    raise WorkerCrashed(f"The {stage} process of iteration {iteration} {ended}. {of_what}:\n{end}\n{RESUME}")
+    source = f"The end of {log}"
+    if launched and "traceback" in error:  # the log ends with the launcher's own error
+        end, source = _last_lines(error["traceback"]), f"Log: {log}. Its first error"
+    raise WorkerCrashed(f"The {stage} process of iteration {iteration} {ended}. {source}:\n{end}\n{RESUME}")
 
 
 def launcher(train: TrainConfig | None) -> list[str]:
@@ -169,7 +165,7 @@ def _last_lines(text: str) -> str:
 def _interrupt(worker: subprocess.Popen[bytes]) -> None:
     """Ask the worker to end, and wait `PATIENCE_SECONDS` for it.
 
-    The signal goes to the worker alone: an engine core that receives it returns unfinished requests as finished.
+    The signal goes only to the worker, because an engine core that receives it returns unfinished requests as finished.
     """
     worker.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,7 +173,7 @@ def _interrupt(worker: subprocess.Popen[bytes]) -> None:
 
 
 def _lower(group: str) -> str:
-    """Return which options to lower if memory runs out; `group` is that of a training, "" if the stage is none."""
+    """Return advice for a stage that ran out of memory; `group` is the option group of a training, otherwise ""."""
     if group:
         return (
             f"Lower {group}.micro_batch_size or {group}.max_length, or set {group}.gradient_checkpointing=true or "
@@ -187,28 +183,27 @@ def _lower(group: str) -> str:
 
 
 def as_user_error(error: BaseException, stage: str, iteration: int, group: str = "") -> errors.SrlmError | None:
-    """Return what a user can fix in `error`: out of memory, a full disk; None where it is something else."""
+    """Return the SrlmError for out of memory or a full disk; None for an error that a user cannot fix."""
     if isinstance(error, errors.SrlmError):
         return error
     text = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-        kind = errors.TrainingError if group else errors.EngineError
+        error_type = errors.TrainingError if group else errors.EngineError
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return kind(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(group)}")
+        return error_type(f"Memory ran out in the {stage} of iteration {iteration} ({first}). {_lower(group)}")
     if any(sign in text for sign in _DISK_FULL):
         return errors.RunFolderError(
-            f"No space left on disk in the {stage} of iteration {iteration} ({error}). Free some space, then give the "
-            "same "
-            "command again: what was finished before is kept."
+            f"No space left on disk in the {stage} of iteration {iteration} ({error}). Free some space, then rerun the "
+            "same command. Completed stages are saved."
         )
     return None
 
 
-def _write_report(path: Path, found: dict[str, str]) -> None:
-    """Write an error into the room that is left for it; of several processes the first one has the cause."""
-    longest = _REPORT_BYTES // 8  # a character takes six bytes at most, "\\u20ac"
+def _write_report(path: Path, report: dict[str, str]) -> None:
+    """Write an error into the reserved space, unless another process did: the first error is the cause."""
+    longest = _REPORT_BYTES // 8  # a character has at most six bytes in JSON, "\\u20ac"
     data = json.dumps(
-        {name: text[-longest:] if name == "traceback" else text[:longest] for name, text in found.items()}
+        {name: text[-longest:] if name == "traceback" else text[:longest] for name, text in report.items()}
     )
     with path.open("r+b") as file:
         if not file.read().strip():
@@ -217,20 +212,21 @@ def _write_report(path: Path, found: dict[str, str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The worker's side. Exit code 0, or 1 with the error in the report file, or 130 when interrupted."""
+    """Run the worker. Return 0, or 1 with the error in the report file, or 130 when interrupted."""
     target, stage, root, iteration, report, group = arguments
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell script starts with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` ignores it
     processes.join_run()
-    os.register_at_fork(after_in_child=processes.join_run)  # a fork has none of its parent's threads
+    os.register_at_fork(after_in_child=processes.join_run)  # a fork does not have its parent's threads
     try:
         module, function, *argument = target.split(":")
         getattr(importlib.import_module(module), function)(Workspace(Path(root)), int(iteration), *argument)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        told = as_user_error(error, stage, int(iteration), group)
-        found = {"type": type(told).__name__, "message": str(told)} if told else {"traceback": traceback.format_exc()}
-        _write_report(Path(report), found)
+        if known := as_user_error(error, stage, int(iteration), group):
+            _write_report(Path(report), {"type": type(known).__name__, "message": str(known)})
+        else:
+            _write_report(Path(report), {"traceback": traceback.format_exc()})
         with contextlib.suppress(OSError):  # the log's disk is full
             traceback.print_exc()
         return 1
@@ -238,7 +234,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # vLLM and friends leave threads behind that would hold the process: end it at once, with everything flushed.
+    # Flush and end without waiting for threads: some libraries, such as vLLM, leave threads that never end.
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()

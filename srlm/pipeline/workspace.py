@@ -1,4 +1,4 @@
-"""The folder of a run: its paths, its options, its description and its lock."""
+"""The folder of a run: its paths, options, run.json and lock."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from srlm.io.files import disk_errors, hash_of_files, read_object, sha256, write
 from srlm.io.progress import say
 from srlm.pipeline.processes import LOCK, lock_exclusively, share_lock
 
-LINEAGE = "lineage"  # folder in a run: how each stage was made last
-_WRITTEN_AGAIN = "Restore it, or delete it: the next command writes it again."
+LINEAGE = "lineage"  # folder in a run: the last manifest of each stage
+_REWRITTEN = "Restore it, or delete it: the next command writes it again."
 CARD = "README.md"  # a model's card, in the model's folder
 
 
 class Workspace:
-    """All paths of one run.
+    """The folder of one run.
 
     Parameters
     ----------
@@ -54,30 +54,30 @@ class Workspace:
 
     @property
     def data(self) -> Path:
-        """The seeds as this run split them: ift, eft, eft_held_out, evaluation (.jsonl)."""
+        """The run's data after its split: ift, eft, eft_held_out, evaluation (.jsonl)."""
         return self.root / "data"
 
     def iteration(self, t: int) -> Path:
         return self.root / f"iteration_{t}"
 
     def model(self, t: int) -> Path:
-        """Full checkpoint of M_t; M_0's place is in run.json, since it is not copied."""
+        """Return the full checkpoint of M_t. M_0 is not copied; its path is in run.json."""
         if t == 0:
             return Path(self.run()["base_model"])
         return self.iteration(t) / "model"
 
     @property
     def sft_baseline(self) -> Path:
-        """M0 after SFT on IFT alone, where the run trained it."""
+        """M0 after SFT on IFT alone, if the run trained it."""
         return self.iteration(1) / "sft_baseline"
 
     @property
     def reward_model(self) -> Path:
-        """The reward model that this run trained, where it did."""
+        """The reward model, if the run trained one."""
         return self.iteration(1) / "reward_model"
 
     def evaluation(self, t: int) -> Path:
-        """What M_t said when it was measured."""
+        """Return the folder of M_t's evaluation outputs."""
         return self.iteration(t) / "evaluation"
 
     def relative(self, path: Path) -> str:
@@ -90,9 +90,9 @@ class Workspace:
         return self.config_as(Config)
 
     def config_as(self, kind: type[C]) -> C:
-        """The options of another command than `srlm.run`, whose folder this is.
+        """Return the options of the command whose folder this is, as a dataclass of this kind.
 
-        Options that only another version of srlm has are reported and left out; missing ones have their defaults.
+        Options that this version of srlm does not have are reported and ignored. Missing ones have their defaults.
         """
         saved = self._read_config()
         if unknown := unknown_options(kind, saved):
@@ -100,34 +100,34 @@ class Workspace:
         return from_dict_as(kind, saved)
 
     def saved_options(self) -> dict[str, Any]:
-        """config.yaml as nested dicts: the options of the last command; empty if there is none."""
+        """Return config.yaml, the options of the last command, as nested dicts; {} if there is none."""
         return self._read_config() if self.config_path.exists() else {}
 
     def _read_config(self) -> dict[str, Any]:
         try:
             found = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"{self.config_path} is damaged ({error}). {_WRITTEN_AGAIN}") from error
+            raise RunFolderError(f"{self.config_path} is damaged ({error}). {_REWRITTEN}") from error
         if not isinstance(found, dict):
-            raise RunFolderError(f"{self.config_path} is damaged (it holds no options). {_WRITTEN_AGAIN}")
+            raise RunFolderError(f"{self.config_path} is damaged (it contains no options). {_REWRITTEN}")
         return found
 
     def run(self) -> dict[str, Any]:
-        """run.json: versions, hardware, seed, lineage."""
-        return read_object(self.run_path, _WRITTEN_AGAIN) if self.run_path.exists() else {}
+        """Return run.json: versions, hardware, seed, lineage."""
+        return read_object(self.run_path, _REWRITTEN) if self.run_path.exists() else {}
 
     def update_run(self, **entries: Any) -> None:
         write_atomic(self.run_path, json.dumps(self.run() | entries, indent=1, ensure_ascii=False))
 
     def fingerprint(self, path: Path) -> str:
-        """Hash of a file; of a model folder the hash of its files' names and `content_hash`es.
+        """Return the hash of a file, or of the names and `content_hash`es of a model folder's files.
 
-        A model's card is no part of the model: it is written after the model is measured.
+        A model's card is not hashed, because it is written after the model is evaluated.
         """
         if not path.exists():
             return "missing"
         if path.is_dir():
-            of_card = {path / CARD, *path.glob(f".{CARD}.*.tmp")}  # what a kill may leave of `write_atomic`
+            of_card = {path / CARD, *path.glob(f".{CARD}.*.tmp")}  # temporary files of `write_atomic` that a kill left
             return hash_of_files(path, (p for p in path.rglob("*") if p.is_file() and p not in of_card))
         return sha256(path)
 
@@ -147,12 +147,12 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run: no other command can use it before this process and all its workers have ended.
+        """Lock the run, so that no other command can use it before this process and all its workers have ended.
 
         Raises
         ------
         RunFolderError
-            If another process holds it: its process id and host are named.
+            If another process uses the run. The message names its process id and host.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -169,5 +169,5 @@ class Workspace:
 
 
 def early_stopping_folder(workspace: Workspace, t: int) -> Path:
-    """Checkpoints of M_t's training with their answers and comparisons (srlm/training/early_stopping.py)."""
+    """Return the folder of M_t's early stopping: checkpoints, answers and comparisons."""
     return workspace.iteration(t) / "early_stopping"

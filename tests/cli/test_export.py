@@ -204,7 +204,7 @@ def test_a_data_set_that_was_cut_short_is_made_anew(finished_run, tmp_path):
 
 
 def test_what_is_not_there_is_told(own_run, tmp_path):
-    with pytest.raises(RunFolderError, match=r"is no run: config\.yaml and run\.json"):
+    with pytest.raises(RunFolderError, match=r"is not a run: it has no config\.yaml or no run\.json"):
         open_run(tmp_path)
     run = open_run(own_run)
     with pytest.raises(RunFolderError, match=r"no finished evaluation/answers in iteration 7; .*: 0, 1, 2\."):

@@ -60,7 +60,7 @@ def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int)
     assert ranks.coordinator.returncode == (128 + number if victim == "coordinator" else 1)
     message = "Stopped by SIGTERM." if victim == "coordinator" else "was killed by the system"
     assert message in ranks.text()
-    assert "Rerun the same command to resume." in ranks.text() or "give the same command again" in ranks.text()
+    assert "Rerun the same command to resume." in ranks.text() or "rerun the same command" in ranks.text()
 
 
 @needs_vllm

@@ -81,7 +81,7 @@ def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
 
 
 def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
-    with pytest.raises(errors.RunFolderError, match=r"No space left on disk.*kept"):
+    with pytest.raises(errors.RunFolderError, match=r"No space left on disk.*stages are saved"):
         start(workspace, "disk_full")
 
 

@@ -46,7 +46,7 @@ def no_space(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-ADVICE = r"No space left on disk.*finished before is kept: free some space.*same command again"
+ADVICE = r"No space left on disk.*Free some space.*Rerun the same command to resume"
 
 
 # Record files
@@ -106,7 +106,7 @@ def test_damaged_line_is_named(tmp_path, damaged):
     with pytest.raises(RunFolderError) as caught:
         RecordFile(path, Answer)
     assert f"{path}:2 is damaged" in str(caught.value)
-    assert "Delete that line; the next run makes its record again." in str(caught.value)
+    assert "Delete that line; the next run generates its record again." in str(caught.value)
     assert path.read_bytes() == line("a") + damaged + line("c")
 
 
@@ -191,7 +191,7 @@ def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypa
         with expected as caught:
             write_atomic(path, "new")
     if error != errno.EIO:
-        assert "free some space" in str(caught.value)
+        assert "Free some space" in str(caught.value)
         assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
@@ -846,7 +846,7 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
     with (
         pytest.raises(
             RunFolderError,
-            match=rf"{name} cannot be written \(.*\)\. .*choose another one \(of a run: runs_dir and name",
+            match=rf"{name} cannot be written \(.*\)\. .*choose another one \(for a run: runs_dir and name",
         ),
         Workspace(tmp_path / name).lock(),
     ):

@@ -531,7 +531,7 @@ def test_stages_are_refused_before_a_deleted_input_is_made_differently(
         message = str(refusal.value)
         assert f"The stage {stage} in" in message
         assert (
-            f"input {input_name} has changed since this stage ran (it was deleted and would be made differently"
+            f"input {input_name} has changed since this stage ran (it was deleted and would be recomputed with changes"
             in message
         )
         assert details in message

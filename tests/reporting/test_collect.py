@@ -89,7 +89,7 @@ def test_no_secret_and_no_path_of_the_machine_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"is no run: config\.yaml and run\.json"):
+    with pytest.raises(RunFolderError, match=r"is not a run: it has no config\.yaml or no run\.json"):
         collect(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(root), "--to", str(tmp_path / "elsewhere.html")]) == 0
     assert (tmp_path / "elsewhere.html").exists()
     assert main([str(tmp_path / "nothing")]) == 1
-    assert "is no run:" in capsys.readouterr().err
+    assert "is not a run:" in capsys.readouterr().err
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
