@@ -163,10 +163,8 @@ def save(views: Sequence[Any]) -> None:
     """
     import wandb
 
-    from srlm.tracking.wandb import key_is_found
-
     try:
-        has_key = key_is_found()
+        has_key = wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
         raise TrackingError(f"W&B's key cannot be used: {error}") from error
     if not has_key:

@@ -52,7 +52,7 @@ class WandbTracker(LoggingTracker):
         self._wandb, mode = wandb, os.environ.get("WANDB_MODE") or self.config.tracking.mode
         if mode not in ("offline", "dryrun"):
             try:
-                if key_is_found():
+                if wandb.login(prompt=False, verify=False):
                     self._run = self._init("online")
                     say(f"W&B: {self._run.url}")
                     return
@@ -139,21 +139,6 @@ class WandbTracker(LoggingTracker):
             dir=str(self.workspace.root),  # W&B adds the folder `wandb`
             settings=settings,
         )
-
-
-def key_is_found() -> bool:
-    """Return whether W&B finds a key (environment, netrc, its settings), without a prompt or a request.
-
-    Raises
-    ------
-    wandb.Error
-        If there is one that cannot be a key.
-    """
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib import wbauth
-
-    host = wandb_setup.singleton().settings.base_url
-    return bool(wbauth.authenticate_session(host=host, source="srlm", prompt=False, update_session=False))
 
 
 def without_secrets(value: Any, home: str) -> Any:
