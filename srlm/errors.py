@@ -1,14 +1,14 @@
-"""Errors that a user can mend, one type for each boundary.
+"""Errors that a user can fix, one type for each module boundary.
 
-Every message says what was found, where (file and line, option, folder) and what to do about it. Anything else that
-is raised is a fault of this package, and is left to show its traceback.
+Every message gives the problem, its location (file and line, option, folder) and the remedy. Every other exception is a
+bug of this package and shows its traceback.
 """
 
 
 class SrlmError(Exception):
-    """Base of all errors that a user can mend; the command line prints its message without a traceback."""
+    """Base class of all errors that a user can fix; the command line prints its message without a traceback."""
 
-    overrides: tuple[str, ...] = ()  # options with which the same command gets further, such as "pairs.min_pairs=1"
+    overrides: tuple[str, ...] = ()  # options with which the same command can continue, such as "pairs.min_pairs=1"
 
 
 class ConfigError(SrlmError):
@@ -52,11 +52,11 @@ class TrainingError(SrlmError):
 
 
 class BenchmarkError(SrlmError):
-    """A public benchmark, its data or the package that runs it cannot be had."""
+    """A public benchmark, its data or the package that runs it is not available."""
 
 
 class AlarmError(SrlmError):
-    """An alarm about the judge rang whose action is to stop before training."""
+    """An alarm about the judge was triggered whose action is to stop before training."""
 
 
 class NoPairsError(SrlmError):

@@ -48,7 +48,7 @@ def main(options: DictConfig) -> None:
     with user_errors():
         plain = plain_options(options)
         hydra_options = HydraConfig.get()
-        if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep in a run folder of its own
+        if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep has a separate run folder
             plain.name = job_name(plain.name, hydra_options.job.override_dirname)
         run(plain, arguments())
 
@@ -72,8 +72,8 @@ def user_errors() -> Iterator[None]:
             yield
         except errors.SrlmError as error:
             command = getattr(error, "resume_command", None)
-            told = str(error).removesuffix(RESUME).rstrip() if command else str(error)
-            say(f"\n{type(error).__name__}: {told}")
+            message = str(error).removesuffix(RESUME).rstrip() if command else str(error)
+            say(f"\n{type(error).__name__}: {message}")
             if command:
                 say("Completed stages are saved. To resume:", command=command)
             sys.exit(1)
@@ -97,7 +97,7 @@ def plain_options(options: DictConfig, kind: type[Config] = Config) -> Config:
 
 
 def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
-    """Hydra lets `+group.option=value` add what no dataclass knows, and it would be ignored."""
+    """Refuse `+group.option=value` for options that no dataclass has: Hydra would accept and ignore them."""
     hints = typing.get_type_hints(kind)
     for name in map(str, options):
         if name not in hints:
@@ -170,7 +170,7 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
             say(f"M1, not measured: {model}")
             say("Measure it:", command=evaluate_command(model))
             if command := run_command(workspace, options, 2):
-                say("Go on:", command=command)
+                say("Continue:", command=command)
 
 
 def evaluate_command(model: Path) -> str:

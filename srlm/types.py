@@ -180,7 +180,7 @@ class Comparison:
     text: str  # the judge's completion
     winner: str | None  # "first" or "second" of the match (not position); None where unparsable
     problem: str = ""
-    margin: float | None = None  # log-odds of the answer shown as A over the one shown as B, where the engine can tell
+    margin: float | None = None  # log-odds of the answer shown as A over B, if the engine returns them
     tokens: int = 0
 
 

@@ -1,13 +1,13 @@
-"""`srlm export RUN`: what a run made, in the forms that other tools read.
+"""`srlm export RUN`: export a run's answers and preference pairs in the formats of other tools.
 
-`alpaca_eval`: each model's answers to the evaluation prompts, as AlpacaEval's `model_outputs.json`. `mt_bench`: the
-same as FastChat's `question.jsonl` and `model_answer/MODEL.jsonl`, each prompt a question of one turn. `pairs`: the
-preference pairs that M_t was trained on (and a meta-judge's pairs of judgements) in TRL's conversational format, as
-JSON Lines and as a folder for `datasets.load_from_disk`.
+- `alpaca_eval`: each model's answers to the evaluation prompts, as AlpacaEval's `model_outputs.json`.
+- `mt_bench`: the same as FastChat's `question.jsonl` and `model_answer/MODEL.jsonl`, one turn per question.
+- `pairs`: the preference pairs that M_t was trained on (and a meta-judge's pairs of judgements) in TRL's conversational
+  format, as JSON Lines and as a folder for `datasets.load_from_disk`.
 
-Texts are what people and models wrote, control tokens such as <|im_end|> included: srlm spells these apart where it
-encodes a text, other tools may not. Files are ASCII (other characters escaped), so that no tool's default encoding or
-idea of a line's end matters.
+Texts are not changed and may contain control tokens such as <|im_end|>. srlm escapes these when it encodes a text;
+other tools may not. Files are ASCII with escaped characters, so that default encodings and line separators of other
+tools do not matter.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from srlm.run import user_errors
 from srlm.types import Answer, PreferencePair, SeedExample
 
 FORMS = ("alpaca_eval", "mt_bench", "pairs")
-# FastChat's judge wants a reference answer for questions of these categories (llm_judge/common.py, NEED_REF_CATS).
+# FastChat's judge needs a reference answer for questions of these categories (llm_judge/common.py, NEED_REF_CATS).
 _WANTS_REFERENCE = ("math", "reasoning", "coding", "arena-hard-200")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to write; `rows` are those of a data set that goes beside it, in a folder of its name less .jsonl."""
+    """A file to write; with `rows`, also a dataset folder with the file's name without .jsonl."""
 
     path: Path
     text: str
@@ -62,15 +62,15 @@ class Item:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
-        prog="srlm export", description="What a run made, in the forms that other tools read."
+        prog="srlm export", description="Export a run's answers and pairs in the formats of other tools."
     )
     options.add_argument("run", metavar="RUN", help="a run's folder, such as runs/default")
-    options.add_argument("--to", metavar="FOLDER", help="where the files go (default: RUN/export)")
+    options.add_argument("--to", metavar="FOLDER", help="the output folder (default: RUN/export)")
     options.add_argument(
-        "--what", type=_forms, default=FORMS, metavar="LIST", help=f"of {','.join(FORMS)} (default: all)"
+        "--what", type=_forms, default=FORMS, metavar="LIST", help=f"formats, of {','.join(FORMS)} (default: all)"
     )
-    options.add_argument("--model", type=int, metavar="t", help="M_t alone, and the pairs it was trained on")
-    options.add_argument("--force", action="store_true", help="replace what an earlier export left")
+    options.add_argument("--model", type=int, metavar="t", help="only M_t and the pairs that it was trained on")
+    options.add_argument("--force", action="store_true", help="replace files of an earlier export")
     return options
 
 
@@ -84,51 +84,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | None, force: bool) -> list[Path]:
-    """Write the files; those that are there already with the same content stay as they are.
+    """Write the files; existing files with the same content are not rewritten.
 
     Parameters
     ----------
     what : iterable of str
-        Of FORMS.
+        Names of FORMS.
     t : int or None
-        M_t alone, and the pairs it was trained on; None = all that are finished.
+        Only M_t and the pairs that it was trained on; None = all finished models.
     force : bool
-        Replace files and data sets that are there with another content.
+        Replace existing files and datasets with other content.
 
     Returns
     -------
-    The files and data sets' folders, in order.
+    The paths of the files and of the datasets' folders, in order.
 
     Raises
     ------
     ExportError
-        If a target is there with another content, or the run has nothing of what is asked for.
+        If a target exists with other content, or the run has none of the requested data.
     RunFolderError
-        If M_t's answers or pairs are not finished, or were changed since.
+        If M_t's answers or pairs are not complete, or were changed later.
     """
     make = {"alpaca_eval": _alpaca_eval, "mt_bench": _mt_bench, "pairs": _pairs}
     items = [item for form in FORMS if form in what for item in make[form](workspace, target / form, t)]
     if not items:
         raise ExportError(
-            f"{workspace.root} has nothing finished of {', '.join(what)}: no measured model, no pairs. Bring it to M2 "
-            f"first: {command_to(workspace, 2)}"
+            f"{workspace.root} has no finished data for {', '.join(what)}: no evaluated model and no pairs. Continue "
+            f"the run to M2 first: {command_to(workspace, 2)}"
         )
     new = [item for item in items if not _there(item)]
     if not force and (taken := [item.path for item in new if item.path.exists() or _has_folder(item)]):
         raise ExportError(
-            f"{taken[0]} is there already, with another content. --force replaces it ({len(taken)} in all); --to names "
-            "another folder."
+            f"{taken[0]} already exists with other content. To replace it, use --force ({len(taken)} in total); to "
+            "write to another folder, use --to."
         )
     for item in new:
         if item.rows is not None:
-            item.path.unlink(missing_ok=True)  # the file comes last: where it is, the data set is whole
+            item.path.unlink(missing_ok=True)  # the file is written last: if it exists, the dataset is complete
             _save_dataset(item)
         write_atomic(item.path, item.text)
     return [path for item in items for path in ([item.path] if item.rows is None else [item.path, item.folder])]
 
 
 def alpaca_eval_rows(answers: Sequence[Answer], generator: str, data: str) -> list[dict[str, str]]:
-    """Rows of AlpacaEval's `model_outputs.json`: instruction, output, generator, dataset."""
+    """Return the rows of AlpacaEval's `model_outputs.json`: instruction, output, generator, dataset."""
     return [
         {"instruction": answer.prompt, "output": answer.text, "generator": generator, "dataset": data}
         for answer in answers
@@ -136,10 +136,10 @@ def alpaca_eval_rows(answers: Sequence[Answer], generator: str, data: str) -> li
 
 
 def mt_bench_questions(prompts: Sequence[SeedExample]) -> list[dict[str, Any]]:
-    """Rows of FastChat's `question.jsonl`: question_id counts from 1, category is the prompt's type.
+    """Return the rows of FastChat's `question.jsonl`: question_id counts from 1, category is the prompt's type.
 
-    A type for which FastChat's judge would want a reference answer, which a run does not have, gets
-    "_without_reference" behind it; a prompt without a type is "general".
+    Runs have no reference answers. Types for which FastChat's judge needs one get the suffix "_without_reference". The
+    category of a prompt without a type is "general".
     """
     rows = []
     for number, prompt in enumerate(prompts, 1):
@@ -199,7 +199,7 @@ def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
 
 
 def data_name(path: str) -> str:
-    """What others may know of where data came from: OWNER/NAME of hub data, else the file's name without folders."""
+    """Return the public name of data: OWNER/NAME of a Hub dataset, otherwise the file's name without folders."""
     if path.startswith("hub:"):
         return path.removeprefix("hub:")
     return "srlm_builtin" if path == "builtin" else Path(path).name
@@ -223,8 +223,8 @@ def _mt_bench(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     known = {prompt.id for prompt in prompts}
     if not questions or any(set(answers) - known for _, answers, _ in models):
         raise ExportError(
-            f"The models of {workspace.root} answered other prompts than those in data/evaluation.jsonl. Export one "
-            "at a time with --model, or bring the run to its end."
+            f"Models of {workspace.root} answered other prompts than those in data/evaluation.jsonl. Export one model "
+            "at a time with --model, or finish the run."
         )
     items = [Item(target / "question.jsonl", _lines(questions))]
     for model, answers, answered in models:
@@ -247,14 +247,14 @@ def _pairs(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
 
 
 def _answers(workspace: Workspace, t: int | None) -> list[tuple[str, dict[str, Answer], float]]:
-    """Every model's name, its answers by the prompt's id, and when the last one was written."""
-    found = []
+    """Return each model's name, its answers by prompt id, and the time of the last answer (Unix time)."""
+    models = []
     for u in finished_iterations(workspace, ANSWERS) if t is None else [t]:
         answers = read_records(finished_output(workspace, u, ANSWERS, f"{ANSWERS}.jsonl"), Answer)
         ended = time.strptime(manifest(workspace, u, ANSWERS).finished, "%Y-%m-%dT%H:%M:%SZ")
         by_id = {answer.id: answer for answer in answers}
-        found.append((model_name(workspace, u), by_id, float(calendar.timegm(ended))))
-    return found
+        models.append((model_name(workspace, u), by_id, float(calendar.timegm(ended))))
+    return models
 
 
 def _evaluation_data(workspace: Workspace) -> str:
@@ -266,7 +266,7 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _there(item: Item) -> bool:
-    """Whether the target is there with this very content."""
+    """Return whether the target exists with the same content."""
     same = item.path.is_file() and item.path.read_text(encoding="utf-8") == item.text
     return same and (item.rows is None or (item.folder / "dataset_info.json").is_file())
 
@@ -280,7 +280,7 @@ def _save_dataset(item: Item) -> None:
 
     assert item.rows is not None
     if item.folder.exists() and not (item.folder / "dataset_info.json").is_file():
-        raise ExportError(f"{item.folder} is there already and is no data set: --force leaves it alone. Give --to.")
+        raise ExportError(f"{item.folder} exists and is not a dataset, so --force does not replace it. Use --to.")
     message = List({"role": Value("string"), "content": Value("string")})
     features = {name: message for name in ("prompt", "chosen", "rejected")}
     features |= {name: Value("string") for name in ("id", "chosen_id", "rejected_id")}
@@ -291,7 +291,7 @@ def _save_dataset(item: Item) -> None:
         with disk_errors(item.folder):
             item.folder.parent.mkdir(parents=True, exist_ok=True)
             columns = {name: [row[name] for row in item.rows] for name in features}
-            shards = None if item.rows else 1  # left to itself it saves no file, which it then cannot load
+            shards = None if item.rows else 1  # without shards, an empty dataset could not be loaded again
             Dataset.from_dict(columns, Features(features)).save_to_disk(str(temporary), num_shards=shards)
             shutil.rmtree(item.folder, ignore_errors=True)
             os.replace(temporary, item.folder)
@@ -300,10 +300,10 @@ def _save_dataset(item: Item) -> None:
 
 
 def _forms(text: str) -> tuple[str, ...]:
-    given = tuple(text.split(","))
-    if unknown := sorted(set(given) - set(FORMS)):
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FORMS)}")
-    return given
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(FORMS)):
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(FORMS)}")
+    return names
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`srlm judge-bench datasets=[FILE,...] models=[NAME,...] judge=NAME`: judges on answers that people ranked.
+"""`srlm judge-bench datasets=[FILE,...] models=[NAME,...] judge=NAME`: measure judges on answers with human ranks.
 
-Every model (a server is models=[endpoint]) judges every data set in the way that `judge` says, and gets a row of the
-scorecard: so M0, M1 and M2 stand side by side. Judgements lie in runs_dir/name as records; the same command goes on
-where it was stopped, and takes in new models and data sets; other judges get other names.
+Every model (models=[endpoint] is a server) judges every dataset with the judge that `judge` names. A table compares the
+models, such as M0, M1 and M2. Judgements are stored in runs_dir/name. The same command resumes, and accepts new models
+and datasets. Other judges need another name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from srlm import errors
 from srlm.cli.application import application
-from srlm.cli.evaluate.plan import model_inputs, who
+from srlm.cli.evaluate.plan import model_dependencies, model_inputs
 from srlm.config import JudgeBench, options_of
 from srlm.data.config import SourceConfig
 from srlm.engines.dependencies import engine_libraries
@@ -42,7 +42,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
 
-ATTACKS = "attacks"  # the data set that srlm.evaluation.attacks makes of the built-in one
+ATTACKS = "attacks"  # the dataset that srlm.evaluation.attacks builds from the built-in one
 ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
 
 
@@ -54,20 +54,20 @@ def main(options: DictConfig) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one data set."""
+    """The judgements of one model on one dataset."""
 
-    model: str  # as it was given
+    model: str  # as in `models`
     data: str
     judgements: Stage
     prompts: Path
 
 
 def run(options: JudgeBench) -> dict[str, Any]:
-    """Make what is missing, write scorecard.json and print it. Raises SrlmError for what a user can mend."""
+    """Run missing judgements, write scorecard.json and print it. Raises SrlmError for errors that a user can fix."""
     from srlm.pipeline.worker import run_worker
 
     if not options.datasets:
-        raise errors.ConfigError("datasets=[] names nothing to judge. Give files, builtin, or hub:OWNER/NAME.")
+        raise errors.ConfigError("datasets=[] is empty. Use files, builtin, or hub:OWNER/NAME.")
     if "endpoint" in options.models and not (options.endpoint.base_url and options.endpoint.model):
         raise errors.ConfigError("models=[endpoint] needs endpoint.base_url and endpoint.model.")
     workspace = Workspace.of(options)
@@ -75,14 +75,14 @@ def run(options: JudgeBench) -> dict[str, Any]:
         say(f"judge_bench: {workspace.root}")
         sources = {data: _prompts(workspace, options, data) for data in options.datasets}
         table = rows(workspace, options)
-        report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is touched
+        report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is changed
         workspace.save_config(options)
         for data, stage in sources.items():
             _read(options, data, stage)
-        for number, model in enumerate(_models(options)):
+        for index, model in enumerate(_models(options)):
             if not all(row.judgements.complete() for row in table if row.model == model):
                 say(f"{model} judges")
-                run_worker("srlm.cli.judge_bench:worker", workspace, number, name="judge_bench")
+                run_worker("srlm.cli.judge_bench:worker", workspace, index, name="judge_bench")
         cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
         write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())
@@ -95,18 +95,18 @@ def run(options: JudgeBench) -> dict[str, Any]:
 
 
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
-    """Every model on every data set, data set by data set."""
-    found = []
+    """Return a row for every dataset and model, ordered by dataset."""
+    table = []
     for data in options.datasets:
         prompts = _prompts(workspace, options, data)
-        found += [
+        table += [
             Row(model, data, _judgements(options, model, prompts), prompts.outputs[0]) for model in _models(options)
         ]
-    return found
+    return table
 
 
 def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
-    """A model's judgements of one data set."""
+    """Return the stage of a model's judgements of one dataset."""
 
     def inputs() -> dict[str, str]:
         compared = [reference_name(options)] if spec_of(options.judge).reference else []
@@ -115,26 +115,26 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     spec = spec_of(options.judge)
     evidence = [f"{prompts.name}.{spec.evidence_name}.jsonl"] if spec.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
-    made_with = _judge_options(options) | who(options, model)
+    dependencies = _judge_options(options) | model_dependencies(options, model)
     if spec.reference and options.judge.reference == "base":
-        made_with |= options_of(options, "model.name")
+        dependencies |= options_of(options, "model.name")
     libraries = engine_libraries(options, by_name(model), spec.scores_sequences)
-    return Stage(prompts.workspace, folder, prompts.name, outputs, made_with, inputs, libraries, options)
+    return Stage(prompts.workspace, folder, prompts.name, outputs, dependencies, inputs, libraries, options)
 
 
-def worker(workspace: Workspace, number: int) -> None:
-    """All judgements of one of the models."""
-    asyncio.run(_judge(workspace, number))
+def worker(workspace: Workspace, index: int) -> None:
+    """Run all judgements of the model with this index in `models`."""
+    asyncio.run(_judge(workspace, index))
 
 
-async def _judge(workspace: Workspace, number: int) -> None:
+async def _judge(workspace: Workspace, index: int) -> None:
     from srlm.evaluation.held_out import judge_ranked
 
     options = workspace.config_as(JudgeBench)
-    model = _models(options)[number]
+    model = _models(options)[index]
     async with open_judge(options, model) as engine:
         with Bars() as bars:
-            for row in rows(workspace, options):  # one after another, so that each one's seconds are its own
+            for row in rows(workspace, options):  # sequentially, so that each row has its own time
                 if row.model == model:
                     await judge_ranked(
                         engine,
@@ -159,8 +159,8 @@ def _judge_options(options: JudgeBench) -> dict[str, Any]:
 def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
     name = slug(data)
     limits = options_of(options, "split", "limit", "seed", "data.builtin_languages")
-    folder, made_with, inputs = workspace.root / "data", limits | {"data": data}, partial(files_by_name, [data])
-    return Stage(workspace, folder, name, [f"{name}.jsonl"], made_with, inputs, config=options)
+    folder, inputs = workspace.root / "data", partial(files_by_name, [data])
+    return Stage(workspace, folder, name, [f"{name}.jsonl"], limits | {"data": data}, inputs, config=options)
 
 
 def _read(options: JudgeBench, data: str, stage: Stage) -> None:
@@ -194,7 +194,7 @@ def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
         card = {"attacks": attack_card(ranked, judged, resamples, seed)}
     else:
         card = judge_metrics(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
-        first = next(other for other in table if other.data == row.data)
+        first = next(candidate for candidate in table if candidate.data == row.data)
         if first != row:
             others = read_records(first.judgements.outputs[0], Judgement)
             differences = paired_differences(ranked, judged, others, resamples, seed)
@@ -233,7 +233,7 @@ _SHOWN = (
 
 
 def show(cards: dict[str, Any], console: Console) -> None:
-    """Print, for each data set, warnings about judges with few scores, then a table with a column for each model."""
+    """Print, for each dataset, warnings about judges with few scores, then a table with a column for each model."""
     from srlm.evaluation.judge_metrics import judge_warning
     from srlm.evaluation.record import measures_of
 
@@ -249,23 +249,23 @@ def show(cards: dict[str, Any], console: Console) -> None:
         for row in of_data:
             table.add_column(label(row["model"]), justify="right", overflow="fold")
         for name in _SHOWN:
-            one = metric(f"judge/{name}")
-            cells = [cell(row["measures"][name], one.scale) for row in of_data]
-            if any(shown != "-" for shown in cells):
-                table.add_row(one.heading, *cells)
+            measure = metric(f"judge/{name}")
+            cells = [cell(row["measures"][name], measure.scale) for row in of_data]
+            if any(text != "-" for text in cells):
+                table.add_row(measure.heading, *cells)
         if len(of_data) > 1:
             table.add_section()
             table.add_row(f"difference to {label(first['model'])}, pp", *([""] * len(of_data)))
             for name in of_data[1]["against_first"]:
-                one = metric(f"judge/{name}")
-                cells = ["", *(signed(row["against_first"][name], one.scale) for row in of_data[1:])]
-                table.add_row(f"  {one.label}", *cells)
+                measure = metric(f"judge/{name}")
+                cells = ["", *(signed(row["against_first"][name], measure.scale) for row in of_data[1:])]
+                table.add_row(f"  {measure.label}", *cells)
         table.add_section()
         table.add_row(
             metric("judge_metrics/scores_entropy_bits").heading,
             *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data),
         )
-        table.add_row("mean score by people's rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
+        table.add_row("mean score by human rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
         table.add_row("tokens per judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds per judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
@@ -275,9 +275,9 @@ def show(cards: dict[str, Any], console: Console) -> None:
             table.add_section()
         for name in subsets:
             parts = [row["subsets"].get(name, {}) for row in of_data]
-            one = metric("judge/pairwise_accuracy_imputed")
-            cells = [cell(part.get("pairwise_accuracy_imputed"), one.scale) for part in parts]
-            table.add_row(f"{one.label}, {name[:28]}, %", *cells)
+            measure = metric("judge/pairwise_accuracy_imputed")
+            cells = [cell(part.get("pairwise_accuracy_imputed"), measure.scale) for part in parts]
+            table.add_row(f"{measure.label}, {name[:28]}, %", *cells)
         console.print()
         for row in of_data:
             if warning := judge_warning(measures_of(row["measures"])):
@@ -287,7 +287,7 @@ def show(cards: dict[str, Any], console: Console) -> None:
 
 
 def plot(cards: dict[str, Any], folder: Path) -> None:
-    """One picture a data set, as PNG and SVG."""
+    """Write a plot for each dataset, as PNG and SVG."""
     from srlm.reporting.plots import plot_attacks, plot_judges
 
     for data in dict.fromkeys(row["data"] for row in cards["rows"]):

@@ -1,6 +1,6 @@
-"""Prepare the words of a command line, GROUP.OPTION=VALUE, before Hydra reads them.
+"""Preparation of command line overrides, GROUP.OPTION=VALUE, before Hydra parses them.
 
-A mistyped name is answered with a near one, keys of mappings need no "++", and texts reach the option as typed.
+Unknown option names get a suggestion, keys of mappings need no "++", and strings are passed unchanged.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from typing import Any
 from srlm.cli.help import groups
 
 _HYDRA = ("hydra", "hydra.")
-_SYNTAX = ("'", '"', "\\", "${")  # what a user who knows Hydra's grammar writes: such a value is left as it is
+_SYNTAX = ("'", '"', "\\", "${")  # values with Hydra's own syntax are not changed
 
 
-def option_names(kind: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of all options of a configuration dataclass, groups of options included."""
-    hints = typing.get_type_hints(kind)
-    found: list[str] = []
-    for field in dataclasses.fields(kind):
+def option_names(schema: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of all options of a configuration dataclass, including groups of options."""
+    hints = typing.get_type_hints(schema)
+    names: list[str] = []
+    for field in dataclasses.fields(schema):
         name = f"{prefix}{field.name}"
-        found.append(name)
+        names.append(name)
         if dataclasses.is_dataclass(hints[field.name]):
-            found += option_names(hints[field.name], f"{name}.")
-    return found
+            names += option_names(hints[field.name], f"{name}.")
+    return names
 
 
-def free_prefixes(kind: Any, prefix: str = "") -> tuple[str, ...]:
-    """Return "NAME." of every option that is a mapping, whose keys are free."""
-    hints = typing.get_type_hints(kind)
-    found: tuple[str, ...] = ()
-    for field in dataclasses.fields(kind):
+def free_prefixes(schema: Any, prefix: str = "") -> tuple[str, ...]:
+    """Return "NAME." for every option that is a mapping with free keys."""
+    hints = typing.get_type_hints(schema)
+    prefixes: tuple[str, ...] = ()
+    for field in dataclasses.fields(schema):
         name, hint = f"{prefix}{field.name}.", hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found += free_prefixes(hint, name)
+            prefixes += free_prefixes(hint, name)
         elif typing.get_origin(hint) is dict:
-            found += (name,)
-    return found
+            prefixes += (name,)
+    return prefixes
 
 
-def with_free_keys(words: Sequence[str], kind: Any) -> list[str]:
-    """Return the words with "++" before those that set keys of a mapping, which Hydra takes for new options."""
-    free = free_prefixes(kind)
+def with_free_keys(words: Sequence[str], schema: Any) -> list[str]:
+    """Return the words with "++" before those that set keys of a mapping, because Hydra treats these as new options."""
+    free = free_prefixes(schema)
 
     def sets_keys(word: str) -> bool:
         name, equals, _ = word.partition("=")
@@ -55,18 +55,18 @@ def with_free_keys(words: Sequence[str], kind: Any) -> list[str]:
     return [f"++{word}" if sets_keys(word) else word for word in words]
 
 
-def with_texts(words: Sequence[str], kind: Any) -> list[str]:
-    """Return the words with quotes around the texts that Hydra's grammar reads differently, or not at all.
+def with_texts(words: Sequence[str], schema: Any) -> list[str]:
+    """Return the words with quotes around string values that Hydra's grammar would change or reject.
 
-    Hydra reads name=2026_11_28 as 20261128 and model.revision=2e51234 as infinity, and it refuses letters beyond ASCII,
-    "~" and "=" in a value. Sweeps (a,b), null and values that hold quotes, backslashes or "${" are left as they are.
+    Hydra parses name=2026_11_28 as 20261128 and model.revision=2e51234 as infinity. It rejects non-ASCII letters, "~"
+    and "=" in a value. Sweeps (a,b), null and values with quotes, backslashes or "${" are not changed.
     """
-    return [_with_text(word, kind) for word in words]
+    return [_with_text(word, schema) for word in words]
 
 
-def _with_text(word: str, kind: Any) -> str:
+def _with_text(word: str, schema: Any) -> str:
     name, equals, value = word.partition("=")
-    hint = _type_of(name.lstrip("+"), kind) if equals and not word.startswith("-") else None
+    hint = _type_of(name.lstrip("+"), schema) if equals and not word.startswith("-") else None
     if any(mark in value for mark in _SYNTAX):
         return word
     if hint is str:
@@ -78,8 +78,8 @@ def _with_text(word: str, kind: Any) -> str:
 
 
 def _as_text(value: str) -> str:
-    """Return a value that Hydra reads as this text; sweeps, null and texts that it reads so are returned unchanged."""
-    # Here, because completion and help use this module and must not wait for Hydra.
+    """Return a value that Hydra parses as this string; sweeps, null and ordinary strings are returned unchanged."""
+    # Imported here, because completion and help use this module, and importing Hydra is slow.
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -88,14 +88,14 @@ def _as_text(value: str) -> str:
         override = OverridesParser.create().parse_override(f"x={value}")
         if override.is_sweep_override() or not isinstance(override.value(), (bool, int, float)):
             return value
-    except HydraException:  # the value is no word of Hydra's grammar
+    except HydraException:  # the value does not match Hydra's grammar
         pass
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
-def _type_of(name: str, kind: Any) -> Any:
-    """Return the type of the option with this dotted name, of keys of a mapping too; None where there is none."""
-    hint = kind
+def _type_of(name: str, schema: Any) -> Any:
+    """Return the type of the option, or key of a mapping, with this dotted name; None if it does not exist."""
+    hint = schema
     for part in name.split("."):
         if dataclasses.is_dataclass(hint):
             hint = typing.get_type_hints(hint).get(part)
@@ -106,35 +106,35 @@ def _type_of(name: str, kind: Any) -> Any:
     return hint
 
 
-def unknown_option(words: Sequence[str], kind: Any, folders: Sequence[Path] = ()) -> str | None:
-    """Return a message about the first word that sets an option which does not exist; None where all exist.
+def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = ()) -> str | None:
+    """Return a message about the first word that sets an option which does not exist; None if all options exist.
 
     Parameters
     ----------
     words : sequence of str
-        The words of a command line behind the command, flags of Hydra among them.
-    kind : type
+        The words of a command line after the command, including Hydra's flags.
+    schema : type
         The command's configuration dataclass.
     folders : sequence of Path
-        Folders of yaml files besides those of the package; their subfolders are groups.
+        Folders of yaml files in addition to the package's; their subfolders are groups.
     """
-    known, free = option_names(kind), (*free_prefixes(kind), *_HYDRA)
-    own = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
-    choices = {*groups(), *own}
+    known, free = option_names(schema), (*free_prefixes(schema), *_HYDRA)
+    custom = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
+    choices = {*groups(), *custom}
     for word in words:
         name, equals, _ = word.lstrip("+~").partition("=")
         name = name.partition("@")[0]
         if word.startswith("-") or not (equals or word.startswith("~")) or name in known or name in choices:
             continue
-        if "/" in name or name.startswith(free) or name == "hydra":  # a group in a group, or of a user's own folder
+        if "/" in name or name.startswith(free) or name == "hydra":  # a nested group, or one of the user's folder
             continue
         near = difflib.get_close_matches(name, [*known, *choices], 1) or _by_last_part(name, known)
         hint = f" Did you mean {near[0]}?" if near else ""
-        return f"There is no option {name}.{hint} To list all options: --cfg job. Most used ones: --help."
+        return f"There is no option {name}.{hint} To list all options: --cfg job. For the most used ones: --help."
     return None
 
 
 def _by_last_part(name: str, known: Sequence[str]) -> list[str]:
-    """Return the options whose last part is that of `name`: learning_rate is sft.learning_rate, for one."""
+    """Return the options with the same last part as `name`, such as sft.learning_rate for learning_rate."""
     last = name.rpartition(".")[2]
     return [option for option in known if option.rpartition(".")[2] == last]

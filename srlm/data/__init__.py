@@ -1,1 +1,1 @@
-"""Human seeds: readers for the formats people have, the split, EFT examples, and the built-in set."""
+"""Human seed data: readers for common dataset formats, splits, balancing of EFT examples, and the built-in dataset."""

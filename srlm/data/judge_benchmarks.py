@@ -1,9 +1,8 @@
-"""Judge benchmarks, as ranked prompts: what people preferred among answers to a prompt.
+"""Readers of judge benchmarks: prompts with answers and human preferences, as ranked prompts.
 
-Read are the published forms of LLMBar, PandaLM, RewardBench and JudgeBench, a plain form {prompt, response_a,
-response_b, human_preference: a | b | tie}, and all that `srlm.data.readers.read_ranked` reads. A row that cannot be
-understood is an error that names its file and line; one that says nothing (no majority of annotators) is left out and
-counted.
+Supported are the published formats of LLMBar, PandaLM, RewardBench and JudgeBench, a plain format {prompt, response_a,
+response_b, human_preference: a | b | tie}, and all formats of `srlm.data.readers.read_ranked`. A row that cannot be
+parsed raises an error with its file and line. Rows without a majority of annotators are left out and counted.
 """
 
 from __future__ import annotations
@@ -24,25 +23,26 @@ _Pair = tuple[str, str, str, str]  # prompt, answer a, answer b, "a" | "b" | "ti
 
 
 def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedPrompt], dict[str, int]]:
-    """Prompts with their answers and people's ranks; two answers in the order of the source, more from best to worst.
+    """Return prompts with answers and human ranks.
 
     Parameters
     ----------
     source : SourceConfig
-        `path`, `split` (hub only) and `limit` count; rows to keep are drawn with `seed`, subset by subset alike.
+        `path`, `split` (Hub only) and `limit` are used. Rows are drawn with `seed`, in proportion to the subsets.
     seed : int, default 0
 
     Returns
     -------
     prompts : list of RankedPrompt
-        `type` is the row's subset. Two answers that people tie have the rank 0 both.
+        `type` is the row's subset. Two answers are in the order of the source, more from best to worst. Two answers
+        that people tie both have rank 0.
     excluded : dict
-        Reason -> rows.
+        Reason -> number of rows.
 
     Raises
     ------
     SeedError
-        If the source is missing, unreadable, of no known form, or leaves no row.
+        If the source is missing or unreadable, has an unknown format, or no row is left.
     """
     name = source.path.removeprefix("hub:") if source.path.startswith("hub:") else Path(source.path).name
     rows = [] if source.path == "builtin" else list(load_rows(source, source.path, name))
@@ -58,10 +58,11 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
             prompt, a, b, preferred = parse(data)
             if not prompt:
                 raise Fault("the prompt is empty", "Write it, or delete the row")
-            own = get(data, "id")
-            row_id = str(own) if isinstance(own, str | int) and str(own) else f"{Path(name).stem}-{line:05d}"
+            given_id = get(data, "id")
+            has_id = isinstance(given_id, str | int) and str(given_id)
+            row_id = str(given_id) if has_id else f"{Path(name).stem}-{line:05d}"
             if row_id in prompts:
-                raise Fault(f"the id {row_id!r} is that of {prompts[row_id].source} too", "Give each row its own id")
+                raise Fault(f"duplicate id {row_id!r}, also in {prompts[row_id].source}", "Use different ids")
         except Fault as fault:
             raise SeedError(f"{name}:{line}: {fault.args[0]}. {fault.args[1]}.") from fault
         if not preferred:
@@ -70,8 +71,8 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
         ranks = {"a": (0, 1), "b": (1, 0), "tie": (0, 0)}[preferred]
         answers = (RankedAnswer(a, ranks[0]), RankedAnswer(b, ranks[1]))
         subset = data.get("subset")
-        kind = subset if isinstance(subset, str) else ""
-        prompts[row_id] = RankedPrompt(row_id, prompt, answers, kind, "", f"{name}:{line}")
+        row_type = subset if isinstance(subset, str) else ""
+        prompts[row_id] = RankedPrompt(row_id, prompt, answers, row_type, "", f"{name}:{line}")
     if not prompts:
         raise SeedError(f"{name}: no row is left ({dict(excluded)}). Use another file.")
     chosen = _draw(list(prompts.values()), source.limit, f"{seed}/{source.path.rpartition('/')[2]}/limit")
@@ -81,19 +82,19 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
 
 
 def _draw(prompts: list[RankedPrompt], limit: int, seed: str) -> list[RankedPrompt]:
-    """`limit` of them in their order, each subset's share as in the whole; all where limit is 0."""
+    """Return a sample of `limit` prompts in their order, stratified by subset; all prompts if limit is 0."""
     if not 0 < limit < len(prompts):
         return prompts
-    places: dict[str, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        places.setdefault(prompt.type, []).append(place)
+    by_type: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_type.setdefault(prompt.type, []).append(index)
     rng = Random(seed)
     spread = sorted(
-        ((n + rng.random()) / len(of), place)
-        for of in places.values()
-        for n, place in enumerate(rng.sample(of, len(of)))
+        ((n + rng.random()) / len(indices), index)
+        for indices in by_type.values()
+        for n, index in enumerate(rng.sample(indices, len(indices)))
     )
-    return [prompts[place] for place in sorted(place for _, place in spread[:limit])]
+    return [prompts[index] for index in sorted(index for _, index in spread[:limit])]
 
 
 def _form_of(row: Row) -> Callable[[Row], _Pair] | None:
@@ -101,7 +102,7 @@ def _form_of(row: Row) -> Callable[[Row], _Pair] | None:
 
 
 def _plain_texts(row: Row, keys: set[str]) -> bool:
-    """A preference in HH-RLHF's form has dialogues: those are for the readers of seeds."""
+    """Return False for dialogues in HH-RLHF's format, which `read_ranked` reads."""
     return "chosen" not in keys or not str(row["chosen"]).lstrip().startswith("Human:")
 
 
@@ -120,12 +121,12 @@ def _llmbar(data: Row) -> _Pair:
 
 
 def _pandalm(data: Row) -> _Pair:
-    """Votes of three annotators: 0 = tie, 1, 2."""
+    """Parse the votes of three annotators: 0 = tie, 1 = first answer, 2 = second answer."""
     meaning = {0: "tie", 1: "a", 2: "b"}
     votes = Counter(_one_of(data, f"annotator{n}", meaning) for n in (1, 2, 3))
     [(preferred, count)] = votes.most_common(1)
-    prompt, more = text_of(data, "instruction"), text_of(data, "input") if "input" in data else ""
-    prompt = f"{prompt}\n\n{more}" if prompt and more else prompt
+    prompt, context = text_of(data, "instruction"), text_of(data, "input") if "input" in data else ""
+    prompt = f"{prompt}\n\n{context}" if prompt and context else prompt
     return prompt, text_of(data, "response1"), text_of(data, "response2"), preferred if count > 1 else ""
 
 

@@ -1,4 +1,4 @@
-"""Detect the script that a text is written in. By script alone: English and Spanish are not distinguished."""
+"""Detection of a text's script, such as Latin or Han; languages of one script are not distinguished."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import regex
 
-# Scripts by Unicode's names, and "kana", which is two.
+# Unicode's names of scripts, and "kana" for hiragana and katakana.
 _SCRIPTS = [
     "latin", "han", "kana", "hangul", "cyrillic", "arabic", "devanagari", "greek", "hebrew", "thai", "lao", "khmer",
     "myanmar", "bengali", "gurmukhi", "gujarati", "oriya", "tamil", "telugu", "kannada", "malayalam", "sinhala",
     "tibetan", "georgian", "armenian", "ethiopic", "thaana", "mongolian",
 ]  # fmt: skip
-# ISO 639-1 codes of the languages that are not written in Latin letters, or not in these alone.
+# ISO 639-1 codes of the languages that use other scripts than Latin.
 _SCRIPTS_OF_LANGUAGE = {
     "am": "ethiopic", "ar": "arabic", "as": "bengali", "be": "cyrillic", "bg": "cyrillic", "bn": "bengali",
     "bo": "tibetan", "bs": "latin cyrillic", "dv": "thaana", "dz": "tibetan", "el": "greek", "fa": "arabic",
@@ -26,11 +26,11 @@ _SCRIPTS_OF_LANGUAGE = {
     "ti": "ethiopic", "tk": "latin cyrillic", "tt": "cyrillic", "ug": "arabic", "uk": "cyrillic", "ur": "arabic",
     "uz": "latin cyrillic", "yi": "hebrew", "zh": "han",
 }  # fmt: skip
-_KANA = 0.1  # share of kana among Japanese letters from which a text is taken for Japanese
+_KANA = 0.1  # minimum fraction of kana among kana and Han letters of a Japanese text
 
 
 def _letters_of(script: str) -> str:
-    """Return a pattern with one group, named as the script, that matches runs of its letters."""
+    """Return a pattern that matches runs of a script's letters, as a group with the script's name."""
     names = ("hiragana", "katakana") if script == "kana" else (script,)
     characters = "".join(rf"\p{{Script_Extensions={name}}}" for name in names)
     return rf"(?P<{script}>[[{characters}]&&\p{{L}}]+)"
@@ -42,7 +42,7 @@ _LETTERS = regex.compile("(?V1)" + "|".join(map(_letters_of, _SCRIPTS)))
 def in_languages(text: str, languages: Sequence[str]) -> bool:
     """Return whether at least 70 % of the letters belong to a script of `languages` (ISO 639-1; empty = any).
 
-    A language that is not listed here counts as one in Latin letters.
+    Languages without an entry in this module are taken to use Latin letters.
     """
     if not languages:
         return True
@@ -53,9 +53,9 @@ def in_languages(text: str, languages: Sequence[str]) -> bool:
 
 
 def script(text: str) -> str | None:
-    """Return the script of most letters: "latin", "han", "kana" (Japanese), ...; None without a letter of a known one.
+    """Return the script of most letters: "latin", "han", "kana" (Japanese), ...; None without letters of known scripts.
 
-    Chinese and Japanese share characters; a text of both with a tenth of kana or more is Japanese.
+    Chinese and Japanese share characters. A text with kana and Han letters is Japanese if at least 10 % are kana.
     """
     counts = _count_letters(text)
     if counts["kana"] and counts["kana"] >= _KANA * (counts["kana"] + counts["han"]):

@@ -1,18 +1,17 @@
-"""Open Assistant's exports: root prompts with their direct replies, without what people or the project ruled out.
+"""Reader of Open Assistant's exports: root prompts with their direct replies, without rejected messages.
 
-Every field of the export that says "do not use" counts:
+A message is rejected by these fields of the export:
 
-- `tree_state`: only trees in ready_for_export are finished and ranked. Aborted (aborted_low_grade), halted
-  (halted_by_moderator) and unfinished ones are left out. For prompts alone, prompt_lottery_waiting is enough: such a
-  prompt passed its review and waits for replies, and the project's own export of prompts has both states. Files without
-  the field are taken as they are.
-- `deleted`, `review_result` (false), `synthetic` and `model_name` (the model that wrote it) of each message; flags may
-  be booleans, 0 and 1, or their names, as other programs export them.
-- `labels`: reviewers' flags, each 0 or 1, of which the export gives the mean. A message is left out from 0.5 on, where
-  at least half of its reviewers set the flag. `fails_task` and the scales (quality, toxicity, violence, ...) do not
-  rule a message out: ranks express them, and a judge has to see bad answers.
+- `tree_state`: only trees in state ready_for_export are finished and ranked. Aborted (aborted_low_grade), halted
+  (halted_by_moderator) and unfinished trees are left out. If only prompts are read, prompt_lottery_waiting is accepted,
+  too: such a prompt passed its review and has no replies yet. Trees of files without this field are accepted.
+- `deleted`, `review_result` (false), `synthetic` and `model_name` (the model that wrote the message). Flags may be
+  booleans, 0 and 1, or strings.
+- `labels`: the mean of the reviewers' flags, each 0 or 1. A message is left out if at least half of its reviewers set a
+  flag. `fails_task` and the scales (quality, toxicity, violence, ...) are ignored: ranks express them, and judges need
+  examples of bad answers.
 
-Source: the data set cards of OpenAssistant/oasst1 and oasst2 on the Hugging Face Hub.
+Source: the dataset cards of OpenAssistant/oasst1 and oasst2 on the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ FLAGGED = 0.5  # mean of the reviewers' votes
 def find_prompts(objects: list[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
     """Yield the root prompts with their line numbers.
 
-    Each has as "replies" its direct replies with their line numbers, whether nested or rows of their own, and the state
-    of its tree as "tree_state".
+    "replies" of each prompt has its direct replies with their line numbers, whether they are nested or separate rows.
+    "tree_state" has the state of its tree.
     """
     roots: list[tuple[int, Row]] = []
     replies: dict[str, list[tuple[int, Row]]] = {}
@@ -54,18 +53,18 @@ def find_prompts(objects: list[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
     for line, root in roots:
         nested = items_of(root, "replies") if root.get("replies") is not None else []
         if not all(isinstance(reply, dict) for reply in nested):
-            raise Fault("'replies' does not hold objects only", "Write {...} for each message", line)
-        own = replies.get(str(root.get("message_id")), [])
-        yield line, root | {"replies": [*((line, reply) for reply in nested), *own]}
+            raise Fault("'replies' contains other values than objects", "Write {...} for each message", line)
+        separate = replies.get(str(root.get("message_id")), [])
+        yield line, root | {"replies": [*((line, reply) for reply in nested), *separate]}
 
 
 def check_tree(prompt: Row, with_answers: bool) -> None:
-    """Raise LeftOut where a prompt's tree is in a state that gives no seeds.
+    """Raise LeftOut if the state of a prompt's tree excludes it from the seeds.
 
     Parameters
     ----------
     with_answers : bool
-        Whether the prompt's replies are used, too.
+        Whether the prompt's replies are used as well.
     """
     state = prompt.get("tree_state")
     if state not in ((None, FINISHED) if with_answers else (None, FINISHED, REVIEWED)):
@@ -73,12 +72,12 @@ def check_tree(prompt: Row, with_answers: bool) -> None:
 
 
 def parse(prompt: Row) -> Parsed:
-    """Yield the text of a root prompt, then each reply, or why it is left out.
+    """Yield the text of a root prompt, then each reply as `RankedAnswer`, or the reason why it is left out.
 
     Raises
     ------
     LeftOut
-        If the prompt itself is ruled out.
+        If the prompt itself is rejected.
     """
     text_of(prompt, "message_id")
     if reason := why_unusable(prompt):
@@ -96,7 +95,7 @@ def parse(prompt: Row) -> Parsed:
 
 
 def why_unusable(message: Row) -> str:
-    """Return why a message must not be used, "" if it can be."""
+    """Return the reason why a message is rejected; "" if it can be used."""
     if _flag(message, "deleted") is True:
         return "deleted"
     if _flag(message, "review_result") is False:
@@ -108,14 +107,14 @@ def why_unusable(message: Row) -> str:
 
 
 def _flag(message: Row, name: str) -> bool | None:
-    """Return a flag in any spelling; None where it is not given."""
+    """Return a flag in any spelling; None if it is missing."""
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(
         str(message.get(name)).strip().lower()
     )
 
 
 def _label_values(labels: Any) -> dict[str, float]:
-    """Return each label's mean, from any of the three forms that the exports and the Hub have."""
+    """Return each label's mean, from any of the three formats of the exports and the Hub."""
     if isinstance(labels, dict) and all(isinstance(labels.get(key), list) for key in ("name", "value")):
         pairs = list(zip(labels["name"], labels["value"], strict=False))
     elif isinstance(labels, dict):  # by name: the value, or {value, count}

@@ -1,4 +1,4 @@
-"""Read a run's seeds, split them, and write them into its folder."""
+"""Stages that read a run's seed data, split them, and write them to the run's folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _log = logging.getLogger("srlm.data")
 
 
 def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
-    """Write ift, eft, eft_held_out and evaluation (.jsonl) into `folder`; returns the counts.
+    """Write ift, eft, eft_held_out and evaluation (.jsonl) to `folder` and return their sizes.
 
     Raises
     ------
     SeedError
-        As `read_seeds`.
+        See `read_seeds`.
     """
     split, evaluation = read_seeds(config)
     files: dict[str, Sequence[Any]] = {
@@ -43,12 +43,12 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
-    """Return what a run with these options trains and measures with: the split seeds, and the evaluation prompts.
+    """Return the split seed data and the evaluation prompts of a run with these options.
 
     Raises
     ------
     SeedError
-        If a source cannot be read, or nothing is left on one of the sides.
+        If a source cannot be read, or a part of the split is empty.
     """
     data = config.data
     ift = read_ift_seeds(config)
@@ -69,45 +69,51 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
         )
     if len(split.train) < 1 or len(split.held_out) < 2:
         raise SeedError(
-            f"data.eft.path={data.eft.path} leaves {len(split.train)} EFT prompts to train on and "
-            f"{len(split.held_out)} to "
-            f"measure with (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 are needed: give more "
-            "ranked "
-            "prompts, or change data.eft_held_out."
+            f"data.eft.path={data.eft.path} gives {len(split.train)} EFT prompts for training and "
+            f"{len(split.held_out)} held-out ones (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 "
+            "are needed: add ranked prompts, or change data.eft_held_out."
         )
     if not split.ift:
-        raise SeedError(f"data.ift.path={data.ift.path} leaves no IFT example (dropped: {split.dropped}). Give more.")
+        raise SeedError(
+            f"data.ift.path={data.ift.path} gives no IFT example (dropped: {split.dropped}). Add more examples."
+        )
     if not evaluation:
-        raise SeedError(f"data.evaluation.path={data.evaluation.path} holds no evaluation prompt.")
+        raise SeedError(f"data.evaluation.path={data.evaluation.path} contains no evaluation prompt.")
     return split, evaluation
 
 
 def read_ift_seeds(config: Config) -> list[SeedExample]:
-    """Return the IFT seeds before the split, as `srlm.data.readers.read_ift` does."""
+    """Return the IFT seeds before the split; see `srlm.data.readers.read_ift`."""
     return read_ift(_source(config.data, config.data.ift), config.seed, config.data.ift_answers)
 
 
 def read_eft_seeds(config: Config) -> list[RankedPrompt]:
-    """Return the EFT seeds before the split, as `srlm.data.readers.read_ranked` does."""
+    """Return the EFT seeds before the split; see `srlm.data.readers.read_ranked`."""
     return read_ranked(_source(config.data, config.data.eft), config.seed)
 
 
 def read_ifeval(config: Config) -> list[SeedExample]:
-    """The prompts of `evaluation.ifeval`. Raises SeedError where they cannot be read, or one has nothing to check."""
-    given = config.evaluation
-    prompts = read_prompts(SourceConfig(path=given.ifeval, limit=given.ifeval_prompts), config.seed)
-    if bare := [prompt.source for prompt in prompts if not prompt.constraints]:
+    """Return the prompts of `evaluation.ifeval`.
+
+    Raises
+    ------
+    SeedError
+        If they cannot be read, or a prompt has no verifiable instruction.
+    """
+    options = config.evaluation
+    prompts = read_prompts(SourceConfig(path=options.ifeval, limit=options.ifeval_prompts), config.seed)
+    if unchecked := [prompt.source for prompt in prompts if not prompt.constraints]:
         raise SeedError(
-            f"evaluation.ifeval={given.ifeval}: {bare[0]} has no `instruction_id_list` and `kwargs`, so that there is "
-            "nothing to check. Give IFEval's own file, or another in its format."
+            f"evaluation.ifeval={options.ifeval}: {unchecked[0]} has no `instruction_id_list` and `kwargs`, so its "
+            "answers cannot be checked. Use IFEval's file, or a file in the same format."
         )
     return prompts
 
 
 def read_validation(config: Config) -> list[SeedExample]:
-    """Return the rows that early stopping may draw from; some may be prompts of training or evaluation.
+    """Return the rows from which early stopping draws validation prompts.
 
-    Raises SeedError where they cannot be read.
+    They may include prompts of training or evaluation. Raises SeedError if they cannot be read.
     """
     source = config.training.early_stopping.source
     if source.path == "unused_ift":

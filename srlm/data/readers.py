@@ -1,10 +1,9 @@
-"""Seed data from the formats people have, as records.
+"""Readers of seed data in common dataset formats.
 
-A row with an empty answer, a deleted message and the like are left out, counted and logged (logger "srlm.data"); a row
-that cannot be understood is an error that names its file and line. Texts are stripped. Messages that a model wrote are
-left out where the source marks them (Open Assistant's `synthetic`): seeds come from people. So are answers that people
-marked as bad (a false `label` or `kto_tag`, as in data for KTO). Which of Open Assistant's
-trees and messages are seeds: `srlm.data.oasst`.
+Rows without a usable prompt or answer are left out, counted and logged (logger "srlm.data"). A row that cannot be
+parsed raises an error with its file and line. Texts are stripped. Seeds are human data, so messages that a model wrote
+are left out if the source marks them (Open Assistant's `synthetic`). Answers that people marked as bad are left out,
+too (a false `label` or `kto_tag`, as in KTO data). `srlm.data.oasst` selects Open Assistant's trees and messages.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from srlm.ids import answer_id
 from srlm.io.serialization import from_dict, to_json
 from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample
 
-FORMATS = (  # a file is JSON Lines or one JSON array, in any format
-    "oasst_trees",  # Open Assistant, one message tree a line, its replies nested
-    "oasst_messages",  # Open Assistant, one message a line; replies may be nested as well
+FORMATS = (  # every format may be JSON Lines or a JSON array
+    "oasst_trees",  # Open Assistant, one message tree per line with nested replies
+    "oasst_messages",  # Open Assistant, one message per line; replies may be nested as well
     "alpaca",  # instruction, input, output
     "dolly",  # instruction, context, response, category
-    "self_instruct",  # instruction, instances[input, output]; the first instance counts
+    "self_instruct",  # instruction, instances[input, output]; the first instance is used
     "hh_rlhf",  # chosen, rejected: "\n\nHuman: ...\n\nAssistant: ..."
-    "chat",  # messages[role, content] or conversations[from, value]; the first exchange counts
+    "chat",  # messages[role, content] or conversations[from, value]; the first turn of user and assistant is used
     "prompt_response",  # prompt (instruction, question) and response (output, answer)
     "prompt_responses",  # prompt and responses: [{text, rank}], [{text, score}], or texts from best to worst
     "builtin",  # this package's own records: SeedExample or RankedPrompt, without `source`
@@ -67,25 +66,25 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
     Parameters
     ----------
     source : SourceConfig
-        Where the rows are, their format, and which to keep.
+        Path, format and filters of the rows.
     seed : int, default 0
         The run's seed. With `source.limit`, rows are drawn by `random.Random(f"{seed}/{name}/limit")`, where `name` is
-        the last part of the path: the same file in another folder, or on another machine, gives the same rows.
+        the last part of the path. The same file in another folder or on another machine gives the same rows.
     answers : IFTAnswers
-        Of ranked answers: an example of the best one, of each, or of the worst (the last of the lowest rank). With all
-        and worst, rows with fewer than two answers are left out, as by `read_ranked`.
+        Which of ranked answers become examples: the best one, all, or the worst (the last of the lowest rank). With
+        all and worst, rows with fewer than two answers are left out, as in `read_ranked`.
 
     Returns
     -------
     list of SeedExample
-        In the source's order. `id` is the source's own or FILE_STEM-NNNNN by line, with /aN behind it for each answer
-        (0 = the best) where all are taken; `source` is FILE:LINE, or OWNER/NAME:ROW (rows count from 0) for a hub data
-        set.
+        In the source's order. `id` is the source's id, or FILE_STEM-NNNNN with the line number. If `answers` is all,
+        it ends with /aN (0 = the best answer). `source` is FILE:LINE, or OWNER/NAME:ROW for a Hub dataset (rows count
+        from 0).
 
     Raises
     ------
     SeedError
-        If the source is missing, unreadable, holds a row that cannot be understood, or leaves no row.
+        If the source is missing or unreadable, a row cannot be parsed, or no row is left.
     """
     rows = _read(source, seed, need=1 if answers is IFTAnswers.best else 2)
     if answers is IFTAnswers.all:
@@ -94,8 +93,8 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
             for r in rows
             for n, answer in enumerate(r.answers)
         ]
-    place = 0 if answers is IFTAnswers.best else -1
-    return [SeedExample(r.id, r.prompt, r.answers[place].text, r.type, r.language, r.source) for r in rows]
+    index = 0 if answers is IFTAnswers.best else -1
+    return [SeedExample(r.id, r.prompt, r.answers[index].text, r.type, r.language, r.source) for r in rows]
 
 
 def read_ranked(source: SourceConfig, seed: int = 0) -> list[RankedPrompt]:
@@ -109,24 +108,24 @@ def read_ranked(source: SourceConfig, seed: int = 0) -> list[RankedPrompt]:
     Returns
     -------
     list of RankedPrompt
-        Answers from best to worst. Each prompt's best rank becomes 0, also where the source counts from 1 or its best
-        answer was left out. Scores of `prompt_responses` only order the answers, for their scale is unknown; `builtin`
-        rows keep theirs (0 to 5).
+        Answers from best to worst. Each prompt's best rank becomes 0, even if the source counts from 1 or its best
+        answer was left out. Scores of `prompt_responses` are only used as an order, because their scale is unknown;
+        `builtin` rows keep their scores (0 to 5).
 
     Raises
     ------
     SeedError
-        As `read_ift`, and for a format without ranks.
+        As for `read_ift`, and for a format without ranks.
     """
     rows = _read(source, seed, need=2)
     return [RankedPrompt(r.id, r.prompt, r.answers, r.type, r.language, r.source) for r in rows]
 
 
 def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
-    """Read evaluation prompts: as `read_ift`, with `response` "" whether or not the source has answers.
+    """Read evaluation prompts like `read_ift`, with an empty `response`, whether or not the source has answers.
 
-    Where rows of any format have IFEval's `instruction_id_list` and `kwargs`, these are the prompt's constraints; an
-    argument that is null counts as not given.
+    Rows of any format may have IFEval's `instruction_id_list` and `kwargs`: they become the prompt's constraints.
+    Arguments that are null are ignored.
     """
     rows = _read(source, seed, need=0)
     return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source, r.constraints) for r in rows]
@@ -134,13 +133,13 @@ def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
 
 @dataclass(frozen=True, slots=True)
 class _Row(RankedPrompt):
-    """What is read of a row, whatever it is read for."""
+    """Prompt, answers, labels and constraints of a row, for all three readers."""
 
     constraints: tuple[Constraint, ...] = ()
 
 
 def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
-    """Rows with the answers asked for: none (`need` 0), the best one (1), or two and more (2)."""
+    """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2)."""
     if source.format not in (*FORMATS, "auto"):
         raise SeedError(f"{source.path}: unknown format {source.format!r}. Set auto or one of {', '.join(FORMATS)}.")
     if unknown := sorted(set(source.columns) - set(_COLUMNS)):
@@ -158,13 +157,13 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
         for line, data in load_rows(source, path, name):
             objects.append((line, renamed(data, source.columns)))
         if not objects:
-            raise SeedError(f"{name}: the file is empty. It must hold one JSON object a line, or a JSON array.")
+            raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
         line = objects[0][0]
         form = "builtin" if source.path == "builtin" else source.format
         form = _detect(objects[0][1], need) if form == "auto" else form
         if need == 2 and form not in _RANKED:
-            found = f"{name}: format {form} holds no ranked answers, which EFT seeds (and data.ift_answers) need"
-            raise NoRanksError(f"{found}. Use data in one of the formats {', '.join(_RANKED)}.")
+            problem = f"{name}: format {form} has no ranked answers, which EFT seeds (and data.ift_answers) need"
+            raise NoRanksError(f"{problem}. Use data in one of the formats {', '.join(_RANKED)}.")
         for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
             try:
                 if form.startswith("oasst"):
@@ -172,7 +171,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
                 if need and get(data, "desirable") is False:
                     raise LeftOut("answer marked as bad")
                 prompt, answers, reasons = _parse(_PARSERS[form](data), need)
-                if not prompt and path.startswith("hub:"):  # nobody can mend the row there
+                if not prompt and path.startswith("hub:"):  # users cannot fix rows of a Hub dataset
                     raise LeftOut("prompt empty")
                 key = (prompt, *(answer.text for answer in answers))
                 if key in seen:
@@ -182,38 +181,39 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
                 continue
             if not prompt:
                 raise Fault("the prompt is empty", "Write it, or delete the row")
-            row_id, kind, language = _labels(data)
+            row_id, row_type, language = _labels(data)
             row_id = row_id or f"{stem}-{line:05d}"
             if row_id in rows:
-                found = f"the id {row_id!r} is that of {rows[row_id].source} too"
-                raise Fault(found, "Give each row its own id, or none of them")
+                problem = f"duplicate id {row_id!r}, also in {rows[row_id].source}"
+                raise Fault(problem, "Use a different id for each row, or no ids")
             constraints = _constraints(data) if need == 0 else ()
-            row = _Row(row_id, prompt, tuple(answers), kind, language, f"{name}:{line}", constraints)
+            row = _Row(row_id, prompt, tuple(answers), row_type, language, f"{name}:{line}", constraints)
             if re.search("[\ud800-\udfff]", to_json(row)):
-                raise Fault("a text holds half a character (a lone surrogate)", "Write the whole character")
+                raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")
             rows[row_id] = row
             seen.add(key)
             dropped.update(reasons)
     except Fault as fault:
-        found, remedy, *elsewhere = fault.args
-        raise SeedError(f"{name}:{elsewhere[0] if elsewhere else line}: {found}. {remedy}.") from fault
+        problem, remedy, *other_line = fault.args
+        raise SeedError(f"{name}:{other_line[0] if other_line else line}: {problem}. {remedy}.") from fault
     chosen = _choose(list(rows.values()), source, seed, name, excluded)
     message = f"{name}: {len(chosen)} read, {excluded.total()} left out{_tally(excluded)}"
     if dropped and (need == 2 or form.startswith("oasst")):
         message += f"; of single answers, {dropped.total()} left out{_tally(dropped)}"
     if not chosen:
-        raise SeedError(f"{message}. No row is left: mend the data or use others.")
+        raise SeedError(f"{message}. No row is left: fix the data, or use another file.")
     _log.info("%s", message)
     return chosen
 
 
 def _parse(parts: Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str]]:
-    """The prompt, the answers needed (best first, the best rank 0), and why other answers were dropped."""
+    """Return the prompt, the answers (best first, the best rank 0), and the reasons of dropped answers."""
     prompt = str(next(parts))
-    given = list(parts) if need else []
-    reasons = [part for part in given if isinstance(part, str)]
+    answers_and_reasons = list(parts) if need else []
+    reasons = [part for part in answers_and_reasons if isinstance(part, str)]
     best: dict[str, RankedAnswer] = {}
-    for answer in sorted((part for part in given if isinstance(part, RankedAnswer)), key=lambda part: part.rank):
+    ranked = (part for part in answers_and_reasons if isinstance(part, RankedAnswer))
+    for answer in sorted(ranked, key=lambda answer: answer.rank):
         answer = replace(answer, text=answer.text.strip())
         if not answer.text or answer.text in best:
             reasons.append("repeated" if answer.text else "empty")
@@ -230,46 +230,50 @@ def _parse(parts: Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str]
 
 
 def _labels(data: Row) -> tuple[str, str, str]:
-    """A row's id, type and language, "" where it has none."""
-    own, kind, language = (get(data, name) for name in ("id", "type", "language"))
-    if isinstance(own, bool) or not isinstance(own, str | int | None):
-        raise Fault(f"the id is of type {type(own).__name__}", "Write a text or a whole number")
-    kind, language = (value.strip() if isinstance(value, str) else "" for value in (kind, language))
-    return "" if own is None else str(own).strip(), kind, iso(language)
+    """Return a row's id, type and language, "" if missing."""
+    row_id, row_type, language = (get(data, name) for name in ("id", "type", "language"))
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int | None):
+        raise Fault(f"the id is of type {type(row_id).__name__}", "Use a string or an integer")
+    row_type, language = (value.strip() if isinstance(value, str) else "" for value in (row_type, language))
+    return "" if row_id is None else str(row_id).strip(), row_type, iso(language)
 
 
 def _constraints(data: Row) -> tuple[Constraint, ...]:
-    """What a program can check of the answers: in IFEval's form, or in that of this package's records."""
+    """Return a row's verifiable instructions, from IFEval's fields or from those of this package's records."""
     ids, arguments = data.get("instruction_id_list") or [], data.get("kwargs") or []
     try:
         if not isinstance(ids, list) or not isinstance(arguments, list) or len(ids) != len(arguments):
-            raise ValueError("'instruction_id_list' and 'kwargs' are no lists of the same length")
+            raise ValueError("'instruction_id_list' and 'kwargs' are not lists of the same length")
         pairs = list(zip(ids, arguments, strict=True))
-        own = data.get("constraints") or []
-        if not isinstance(own, list) or not all(isinstance(row, dict) for row in own):
-            raise ValueError("'constraints' is no list of objects")
-        pairs += [(row.get("id"), row.get("kwargs")) for row in own]
-        found = tuple(_constraint(name, given) for name, given in pairs)
-        for constraint in found:
+        rows = data.get("constraints") or []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("'constraints' is not a list of objects")
+        pairs += [(row.get("id"), row.get("kwargs")) for row in rows]
+        constraints = tuple(_constraint(name, arguments) for name, arguments in pairs)
+        for constraint in constraints:
             validate(constraint)
     except ValueError as error:
-        raise Fault(str(error), "Mend the row, or delete these fields") from error
-    return found
+        raise Fault(str(error), "Fix the row, or delete these fields") from error
+    return constraints
 
 
-def _constraint(name: Any, given: Any) -> Constraint:
-    arguments = json.loads(given) if isinstance(given, str) else given or {}  # as text in data sets that srlm push made
-    found = from_dict(Constraint, {"id": name, "kwargs": arguments})
-    return replace(found, kwargs={key: value for key, value in found.kwargs.items() if value is not None})
+def _constraint(name: Any, arguments: Any) -> Constraint:
+    # Datasets of `srlm push` store the arguments as a JSON string.
+    arguments = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
+    constraint = from_dict(Constraint, {"id": name, "kwargs": arguments})
+    return replace(constraint, kwargs={key: value for key, value in constraint.kwargs.items() if value is not None})
 
 
 def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, excluded: Counter[str]) -> list[_Row]:
     if source.languages:
         kept = [row for row in rows if row.language in map(iso, source.languages)]
         if rows and not kept:
-            found = ", ".join(sorted({row.language for row in rows if row.language})) or "none"
-            raise SeedError(f"{name}: `languages` is {', '.join(source.languages)}, the rows name {found}. Change it.")
-        excluded += Counter({"another language": len(rows) - len(kept)})  # += leaves zeros out
+            present = ", ".join(sorted({row.language for row in rows if row.language})) or "none"
+            raise SeedError(
+                f"{name}: no row is in `languages` ({', '.join(source.languages)}); the rows' languages are {present}. "
+                "Change `languages`."
+            )
+        excluded += Counter({"another language": len(rows) - len(kept)})  # += drops zeros
         rows = kept
     if 0 < source.limit < len(rows):
         excluded["beyond limit"] = len(rows) - source.limit
@@ -294,27 +298,27 @@ def _detect(row: Row, need: int) -> str:
         "chat": messages,
         "prompt_response": prompt and (response or need == 0),
     }
-    for name, holds in tests.items():
-        if holds:
+    for name, matches in tests.items():
+        if matches:
             return name
-    remedy = f"Set `format` to one of {', '.join(FORMATS)}, or map fields by `columns`"
+    remedy = f"Set `format` to one of {', '.join(FORMATS)}, or map fields with `columns`"
     raise Fault(f"no known format has the fields {keys_of(row)}", remedy)
 
 
-# From objects to prompts and answers, format by format
+# One parser for each format: from a row to its prompt and answers
 
 
 def _instruction(data: Row, context: str, answer: str, instruction: str = "instruction") -> Parsed:
     prompt = text_of(data, instruction)
-    more = text_of(data, context) if context in data else ""
-    yield f"{prompt}\n\n{more}" if prompt and more else prompt
+    context_text = text_of(data, context) if context in data else ""
+    yield f"{prompt}\n\n{context_text}" if prompt and context_text else prompt
     yield RankedAnswer(text_of(data, answer), 0)
 
 
 def _self_instruct(data: Row) -> Parsed:
     first = items_of(data, "instances")[:1]
     if not first or not isinstance(first[0], dict):
-        raise Fault("'instances' does not begin with an object", "Give it one with input and output")
+        raise Fault("'instances' does not begin with an object", "Add an object with input and output")
     return _instruction(first[0] | data, "input", "output")
 
 
@@ -324,7 +328,7 @@ def _hh_rlhf(data: Row) -> Parsed:
     if chosen[2:3] == ["Assistant"]:
         yield RankedAnswer(chosen[3], 0)
     if len(chosen) > 4 or len(rejected) > 4:
-        yield "more than one turn"  # what people compared is a later answer
+        yield "more than one turn"  # people compared the last answers, not the first
     elif rejected[:3] != [*chosen[:2], "Assistant"]:
         yield "prompts differ"
     else:
@@ -332,7 +336,7 @@ def _hh_rlhf(data: Row) -> Parsed:
 
 
 def _dialogue(data: Row, key: str) -> list[str]:
-    """Role, text, role, text ..., the first role being Human."""
+    """Return [role, text, role, text, ...]; the first role is Human."""
     before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text_of(data, key))
     if before or parts[:1] != ["Human"]:
         raise Fault(f"{key!r} does not begin with 'Human:'", "Write a dialogue, or set `format`")
@@ -363,13 +367,13 @@ def _prompt_responses(data: Row) -> Parsed:
         items = [{"text": item, "rank": rank} for rank, item in enumerate(items)]
     key = next((k for k in ("rank", "score") if all(isinstance(item, dict) and k in item for item in items)), "")
     if not key:
-        raise Fault("'responses' are not ranked", "Give each {text, rank} or {text, score}, or only texts")
+        raise Fault("'responses' are not ranked", "Write {text, rank} or {text, score} for each, or only texts")
     values = [number(item[key], key) for item in items]
     for item, value in zip(items, values, strict=True):
         if value is None:
             yield f"no {key}"
         else:
-            better = sum(other > value for other in values if other is not None)
+            better = sum(score > value for score in values if score is not None)
             yield RankedAnswer(text_of(item, "text"), better if key == "score" else int(value))
 
 
@@ -381,7 +385,7 @@ def _builtin(data: Row) -> Parsed:
             return
         answers = from_dict(RankedPrompt, {"id": ""} | data).answers
     except (ValueError, OverflowError) as error:
-        raise Fault(str(error), "Mend the row, or set another `format`") from error
+        raise Fault(str(error), "Fix the row, or set another `format`") from error
     for answer in answers:
         number(answer.score, "score")
     yield from answers

@@ -1,8 +1,8 @@
-"""Which prompts count as the same, and splits in which no prompt is on two sides.
+"""Near-duplicate detection by ROUGE-L, and splits of the seed data without shared prompts.
 
-Two texts are near-duplicates from a ROUGE-L F1 of `near_duplicate` on (Lin 2004, "ROUGE: A Package for Automatic
-Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, filters at 0.7). Words are those of
-`srlm.data.words`, which counts scripts written without spaces by character.
+Two texts are near-duplicates if their ROUGE-L F1 is at least `near_duplicate` (Lin 2004, "ROUGE: A Package for
+Automatic Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, uses the threshold 0.7). Words are those
+of `srlm.data.words`, which counts scripts without spaces by character.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from srlm.data.words import tokens
 from srlm.errors import SeedError
 from srlm.types import RankedPrompt, SeedExample
 
-_DIGITS = 12  # similarities are rounded, so that one that equals a bound reaches it: 1 - 0.9 < 0.1 in floats
+_DIGITS = 12  # similarities are rounded before the comparison with a threshold: 1 - 0.9 < 0.1 in floats
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
 
 def rouge_l(a: str, b: str) -> float:
-    """ROUGE-L F1 of two texts, 0 to 1: 2 LCS / (m + n) for m and n words (Lin 2004, section 3.1, with beta = 1).
+    """Return ROUGE-L F1 of two texts, 0 to 1: 2 LCS / (m + n) for m and n words (Lin 2004, section 3.1, beta = 1).
 
-    LCS is the length of the longest common subsequence of words. 0.0 where either text is blank.
+    LCS is the length of the longest common subsequence of words. The result is 0.0 if a text is blank.
     """
     left, right = tokens(a), tokens(b)
     return round(Indel.normalized_similarity(left, right), _DIGITS) if left and right else 0.0
 
 
 class Overlap:
-    """Texts to compare new ones with by ROUGE-L.
+    """A growing list of texts that new texts are compared with by ROUGE-L.
 
     Parameters
     ----------
     texts : iterable of str
-        The first texts; `add` appends more. Each has its place in this order as its index.
+        The first texts; `add` appends more. Texts are numbered in this order, from 0.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -53,23 +53,23 @@ class Overlap:
         self._texts.append(self._codes.encode(text))
 
     def most_similar(self, text: str) -> tuple[float, int]:
-        """The highest ROUGE-L F1 with any text and that text's index, the first among equals.
+        """Return the highest ROUGE-L F1 with any text, and the index of the first such text.
 
-        (0.0, -1) where nothing has a word in common.
+        The result is (0.0, -1) if no text has a word in common.
         """
         query = self._codes.encode(text)
-        found = process.extractOne(query, self._texts, scorer=Indel.normalized_similarity) if query else None
-        return (round(found[1], _DIGITS), found[2]) if found and found[1] > 0 else (0.0, -1)
+        best = process.extractOne(query, self._texts, scorer=Indel.normalized_similarity) if query else None
+        return (round(best[1], _DIGITS), best[2]) if best and best[1] > 0 else (0.0, -1)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Seeds of which no two sides share a prompt. Each list keeps the order it came in."""
+    """Parts of the seed data that share no prompt, in their original order."""
 
-    train: list[RankedPrompt]  # EFT to train on
-    held_out: list[RankedPrompt]  # EFT to measure judges with
+    train: list[RankedPrompt]  # EFT prompts for training
+    held_out: list[RankedPrompt]  # EFT prompts for measuring judges
     ift: list[SeedExample]
-    dropped: dict[str, int]  # reason -> seeds
+    dropped: dict[str, int]  # reason -> number of seeds
 
 
 def split_eft(
@@ -80,23 +80,23 @@ def split_eft(
     near_duplicate: float,
     seed: int,
 ) -> Split:
-    """Hold out EFT prompts, so that EFT train, EFT held-out, IFT and evaluation share no prompt, nor a near-duplicate.
+    """Split the EFT seeds, so that EFT train, EFT held-out, IFT and evaluation share no prompt or near-duplicate.
 
-    EFT seeds near an evaluation prompt are dropped. The others are grouped, near-duplicates of near-duplicates too, and
-    whole groups held out in random order while they fit. IFT seeds near any remaining EFT or any evaluation prompt are
-    dropped. IFT seeds may be near each other.
+    EFT seeds near an evaluation prompt are dropped. The others are grouped by near-duplicates, transitively. Complete
+    groups are held out in random order as long as they fit. IFT seeds near a remaining EFT or an evaluation prompt are
+    dropped. IFT seeds may be near-duplicates of each other.
 
     Parameters
     ----------
     ranked : sequence of RankedPrompt
         The EFT seeds.
     held_out_share : float
-        Share of the remaining EFT seeds to hold out, (0, 1); at least one, and never all. Fewer are held out where no
-        whole group fits the rest of it, more only where the smallest group is larger than all of it.
+        Fraction of the remaining EFT seeds to hold out, in (0, 1); at least one seed, and never all. Fewer are held out
+        if no further group fits. More are held out only if the smallest group is larger than the fraction.
     ift_prompts, evaluation_prompts : sequence of SeedExample
         The IFT seeds and the evaluation prompts.
     near_duplicate : float
-        ROUGE-L F1 from which two prompts count as the same, (0, 1].
+        ROUGE-L F1 from which two prompts are near-duplicates, in (0, 1].
     seed : int
         The run's seed; groups are shuffled by `random.Random(f"{seed}/split")`.
 
@@ -107,7 +107,7 @@ def split_eft(
     Raises
     ------
     SeedError
-        If the remaining EFT seeds are not at least two distinct prompts.
+        If the remaining EFT seeds have fewer than two distinct prompts.
     """
     codes = _Codes()
     eft = [codes.encode(row.prompt) for row in ranked]
@@ -120,9 +120,9 @@ def split_eft(
     groups = [[kept[i] for i in group] for group in _components(len(kept), _near(texts, texts, near_duplicate))]
     if len(groups) < 2:
         raise SeedError(
-            f"EFT seeds: {len(ranked)} prompts, {len(leaked)} of them near an evaluation prompt, the others "
-            f"{len(groups)} distinct at data.near_duplicate={near_duplicate}: two are needed, one to train on and one "
-            "to hold out. Add prompts to data.eft or raise data.near_duplicate."
+            f"EFT seeds: of {len(ranked)} prompts, {len(leaked)} are near an evaluation prompt, and the others have "
+            f"{len(groups)} distinct prompts at data.near_duplicate={near_duplicate}. Two are needed, for training and "
+            "for the held-out set. Add prompts to data.eft or raise data.near_duplicate."
         )
     Random(f"{seed}/split").shuffle(groups)
     target = min(round(held_out_share * len(kept)), len(kept) - 1)
@@ -148,7 +148,7 @@ def split_eft(
 
 
 class _Codes:
-    """Lists of words as strings with one character for each distinct word: what rapidfuzz compares fastest."""
+    """Encoder of word lists as strings, one character per distinct word, which rapidfuzz compares fastest."""
 
     def __init__(self) -> None:
         self._codes: dict[str, str] = {}
@@ -158,18 +158,18 @@ class _Codes:
 
 
 def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[tuple[int, int]]:
-    """Indices of all pairs with a ROUGE-L F1 of `bound` or more."""
-    cutoff = bound - 1e-6  # rapidfuzz loses some results that are just at its cutoff
+    """Yield the indices of all pairs with a ROUGE-L F1 of at least `bound`."""
+    cutoff = bound - 1e-6  # rapidfuzz drops some results that equal its cutoff
     for start in range(0, len(left) if right else 0, _BLOCK):
         block = left[start : start + _BLOCK]
         scores = process.cdist(block, right, scorer=Indel.normalized_similarity, score_cutoff=cutoff, dtype=np.float64)
         for i, j in np.argwhere(scores.round(_DIGITS) >= bound).tolist():
-            if block[i] and right[j]:  # blank texts are like nothing
+            if block[i] and right[j]:  # blank texts are no near-duplicates
                 yield start + i, j
 
 
 def _components(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The groups that `pairs` connect (union-find), by their first member."""
+    """Return the connected components of 0..count-1 under `pairs` (union-find), ordered by their first member."""
     parent = list(range(count))
 
     def root(i: int) -> int:

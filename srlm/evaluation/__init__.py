@@ -1,1 +1,1 @@
-"""How good each M_t is, with intervals: a place to grow."""
+"""Evaluation of each model M_t: judge metrics, head-to-head matches, text statistics and benchmarks, with intervals."""

@@ -1,7 +1,7 @@
-"""A model's measures from what it wrote: evaluation.json, one a model. A place to grow: add a part, name its measures.
+"""Parts of a model's evaluation.json: agreement of its judge with human ranks, and statistics of its answers.
 
-Parts: `judge` (held-out EFT against people's ranks, and the difference to the model before), `judge_metrics` (its
-scores, by people's rank and by type), `answers` (mean length); matches of two models are in `head_to_head.py`.
+`judge` has the measures on held-out EFT prompts and the differences to the previous model. `judge_metrics` has the
+scores, by human rank and by type of prompt. `answers` has mean lengths. Head-to-head matches are in `head_to_head.py`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "
 Part = dict[str, dict[str, float | int | None]]
 
 
-def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other: Sequence[Judgement]) -> float | None:
-    """Kendall's tau-b between two judges' scores of the same answers, averaged over prompts; -1 to 1.
+def judges_agree(ranked: Sequence[RankedPrompt], a: Sequence[Judgement], b: Sequence[Judgement]) -> float | None:
+    """Return Kendall's tau-b between two judges' scores of the same answers, averaged over prompts; -1 to 1.
 
-    Over prompts whose answers both have scored; None where no prompt has a defined one.
+    Only prompts whose answers are all scored by both judges are used. None if no prompt has a defined correlation.
     """
     prompts = []
-    for prompt, before in zip(judged_prompts(ranked, one), judged_prompts(ranked, other), strict=True):
-        scores = [score for score in before.scores if score is not None]
-        if None not in prompt.scores and len(scores) == len(before.scores):
+    for prompt, of_b in zip(judged_prompts(ranked, a), judged_prompts(ranked, b), strict=True):
+        scores = [score for score in of_b.scores if score is not None]
+        if None not in prompt.scores and len(scores) == len(of_b.scores):
             order = tuple(sum(score < higher for higher in scores) for score in scores)
             prompts.append(replace(prompt, ranks=order))
     terms = kendall_tau(prompts)
@@ -49,7 +49,7 @@ def judges_agree(ranked: Sequence[RankedPrompt], one: Sequence[Judgement], other
 
 
 def agreement(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement], resamples: int, seed: str) -> Measure:
-    """Return the `pairwise_accuracy` of judgements with people's ranks, over the pairs that were scored."""
+    """Return the `pairwise_accuracy` of judgements on answers with human ranks, over the scored pairs."""
     prompts = judged_prompts(ranked, judgements)
     return measure(by_cluster(pairwise_accuracy(prompts), [prompt.cluster for prompt in prompts]), resamples, seed)
 
@@ -63,17 +63,22 @@ def judge_parts(
     resamples: int,
     seed: str,
 ) -> dict[str, Any]:
-    """The judge's scorecard, with the paired difference to the model before (`..._gain`).
+    """Return the judge's metrics, with the paired differences to the previous model (`..._gain`).
 
-    Gains are of the paper's five, of `pairwise_accuracy_imputed`, which is defined for a model that cannot judge yet,
-    and of the pairs whose better answer is the shorter one.
+    Gains are computed for the paper's five measures, for `pairwise_accuracy_imputed`, which is defined for a model
+    that cannot judge yet, and for `accuracy_shorter_preferred`.
+
+    Parameters
+    ----------
+    before : sequence of Judgement or None
+        The previous model's judgements of the same answers; None = no gains.
 
     Returns
     -------
-    "judge": the measures by name; "judge_metrics": the rest of `srlm.evaluation.judge_metrics.judge_metrics`.
+    "judge": the measures by name; "judge_metrics": the other results of `judge_metrics`.
     """
-    card = judge_metrics(ranked, judgements, judge, resamples, seed, comparisons)
-    measures = card.pop("measures")
+    metrics = judge_metrics(ranked, judgements, judge, resamples, seed, comparisons)
+    measures = metrics.pop("measures")
     if before is not None:
         now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
         perfect = spec_of(judge).perfect(judge.max_score)
@@ -81,11 +86,11 @@ def judge_parts(
             measures[f"{name}_gain"] = difference(now, then, name, perfect, resamples, seed).to_dict()
         gains = paired_differences(ranked, judgements, before, resamples, seed)
         measures["accuracy_shorter_preferred_gain"] = gains["accuracy_shorter_preferred"].to_dict()
-    return {"judge": measures, "judge_metrics": card}
+    return {"judge": measures, "judge_metrics": metrics}
 
 
 def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
-    """Mean length in characters and tokens, and the share cut off by the token limit."""
+    """Return the mean length in characters and tokens, and the fraction of answers cut off by the token limit."""
     return _plain(
         {
             "mean_characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
@@ -96,9 +101,9 @@ def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
 
 
 def score_mean(candidates: Sequence[Candidate], judgements: Sequence[Judgement], resamples: int, seed: str) -> Measure:
-    """The mean score of one iteration's candidates, points; the bootstrap draws prompts.
+    """Return the mean score of one iteration's candidates in points; the bootstrap resamples prompts.
 
-    A candidate's score is the mean of its valid judgements; one without any is left out. `n` counts the candidates.
+    A candidate's score is the mean of its valid judgements. Candidates without one are excluded. `n` counts candidates.
     """
     means = mean_scores(judgements)
     of_prompt: dict[str, list[float]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Answers to the evaluation prompts and to IFEval's prompts, one per model and prompt."""
+"""Stages that generate each model's answers to the evaluation prompts and to IFEval's prompts."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ def evaluation_prompts(workspace: Workspace, config: Config) -> list[SeedExample
 
 
 def ifeval_prompts(workspace: Workspace, config: Config) -> list[SeedExample]:
-    """Return IFEval's prompts; none if the run does not use them."""
+    """Return IFEval's prompts; an empty list if the run does not use IFEval."""
     return IFEVAL_PROMPTS.read(workspace) if config.evaluation.ifeval else []
 
 
 def greedy(config: C, max_new_tokens: int) -> C:
-    """Return the same options with greedy decoding of the evaluation answers, and so many tokens."""
+    """Return the options with greedy decoding of the evaluation answers and the given token limit."""
     evaluation = replace(config.evaluation, temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
     return replace(config, evaluation=evaluation)
 
 
 async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt: SeedExample) -> Answer:
-    """The model's answer; the seed is the same for every model, so that they differ by the model alone.
+    """Return the model's answer to one prompt; the sampling seed is the same for every model.
 
     Raises
     ------
     NoAnswerError
-        If there is none: the prompt is too long, most often.
+        If the engine returns no answer, usually because the prompt is too long.
     """
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         seed=derive_seed(run_seed, "evaluation", prompt.id),
-        priority=1,  # nothing waits for it
+        priority=1,  # lower than the feedback stages, whose outputs other requests need
     )
     [completion] = await engine.generate([{"role": "user", "content": prompt.prompt}], sampling)
     text, thought = completion.text.strip(), completion.thought.lstrip()
@@ -68,7 +68,7 @@ async def answer_prompts(
     name: str,
     length_option: str = "evaluation.max_new_tokens",
 ) -> None:
-    """Generate a model's answer to every prompt; a prompt without an answer, usually a too long one, has no record."""
+    """Generate a model's answer to every prompt; a prompt that is too long or gets no answer has no record."""
     if stage.complete():
         return
     stage.begin()
@@ -76,7 +76,7 @@ async def answer_prompts(
     bars.add(name, len(prompts), len(store.records))
     unanswered: dict[str, str] = {}
 
-    async def one(prompt: SeedExample) -> None:
+    async def generate_answer(prompt: SeedExample) -> None:
         if prompt.id not in store.records:
             try:
                 new = await answer(engine, config.evaluation, config.seed, prompt)
@@ -86,7 +86,7 @@ async def answer_prompts(
             store.append(new)
             bars.update(name, done=len(store.records), tokens=new.tokens)
 
-    await gather_or_cancel(one(prompt) for prompt in prompts)
+    await gather_or_cancel(generate_answer(prompt) for prompt in prompts)
     rows = store.finish()
     bars.update(name, total=len(rows))
     counts = {"answers": len(rows), "truncated": sum(row.truncated for row in rows)}
@@ -95,7 +95,7 @@ async def answer_prompts(
 
 
 class AnswerPrompts(GenerationStage):
-    """M_t's answers to the evaluation prompts."""
+    """Generate M_t's answers to the evaluation prompts."""
 
     name, place = "answers", "evaluation"
 
@@ -108,8 +108,8 @@ class AnswerPrompts(GenerationStage):
         return options | generation_options(self.config)
 
     def made_from(self) -> dict[str, str]:
-        found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
-        return found | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
+        inputs = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
+        return inputs | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config)
@@ -123,7 +123,7 @@ class AnswerPrompts(GenerationStage):
 
 
 class AnswerIFEval(GenerationStage):
-    """M_t's greedy answers to IFEval's prompts (arXiv 2311.07911)."""
+    """Generate M_t's greedy answers to IFEval's prompts (arXiv 2311.07911)."""
 
     name, place = "ifeval_answers", "evaluation"
 
@@ -135,8 +135,8 @@ class AnswerIFEval(GenerationStage):
         return options | generation_options(self.config)
 
     def made_from(self) -> dict[str, str]:
-        found = recorded(self.workspace, IFEVAL_PROMPTS.path(self.workspace))
-        return found | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
+        inputs = recorded(self.workspace, IFEVAL_PROMPTS.path(self.workspace))
+        return inputs | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config)

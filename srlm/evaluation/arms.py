@@ -1,10 +1,10 @@
-"""The arms of a sweep: a figure over all runs of an arm, with an interval for both kinds of chance, runs and items.
+"""Pooled values of the arms of a sweep, with intervals that cover the variance of runs and of items.
 
-An arm is a setting that was run with several seeds. Items are what every model is measured on: prompts, with all their
-examples or answers. The variance is the two-way cluster-robust one (Cameron, Gelbach and Miller 2011, doi
-10.1198/jbes.2010.07136): that of runs, plus that of items, minus that of single cells, which both contain. Each part
-has its own t quantile, so that three runs that differ give a wide interval. Two arms are compared seed by seed and item
-by item. A single run of an arm says nothing about another run, and has no interval.
+An arm is a configuration that was run with several seeds. Items are what every model is measured on: prompts, with all
+their examples or answers. The variance is the two-way cluster-robust one (Cameron, Gelbach and Miller 2011, doi
+10.1198/jbes.2010.07136): the variance of runs, plus that of items, minus that of single cells, which both contain. Each
+term has its own t quantile, so that a few runs with different values give a wide interval. Two arms are compared paired
+by seed and by item. An arm with a single run has no interval.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from srlm.evaluation.intervals import effective_size_interval, t_quantile, unseen_interval
 from srlm.evaluation.measures import Measure
 
-Items = Mapping[str, tuple[float, float]]  # item -> what it adds to the numerator and to the denominator
+Items = Mapping[str, tuple[float, float]]  # item -> (numerator, denominator)
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A figure of one arm, or a difference of two figures."""
+    """A value of one arm, or a difference of two arms' values."""
 
-    value: float | None  # over all runs; None where nothing counts
-    of_runs: tuple[float | None, ...]  # of each run alone, shape (R,); () for a difference of two arms
-    items: int  # different items that count in any run; of a difference the smaller number
-    runs: int  # of a difference the smaller number; 0 = the arm is one model, and no sample of runs
-    cells: Mapping[tuple[Hashable, Hashable], float]  # (run, item) -> its part in the value's deviation
-    bounds: tuple[float, float] | None  # of the figure; None = unknown
+    value: float | None  # over all runs; None if all denominators are 0
+    of_runs: tuple[float | None, ...]  # value of each run, shape (R,); () for a difference that is not paired by run
+    items: int  # different items that count in any run; for a difference, the smaller of the two numbers
+    runs: int  # for a difference, the smaller of the two numbers; 0 = the arm is one model, not a sample of runs
+    cells: Mapping[tuple[Hashable, Hashable], float]  # (run, item) -> contribution to the value's deviation
+    bounds: tuple[float, float] | None  # range of the value; None = unknown
 
     def measure(self) -> Measure:
         """Return the value with its 95 % interval; `n` counts the items."""
@@ -37,7 +37,7 @@ class Pooled:
         return Measure(self.value, low, high, self.items)
 
     def minus(self, other: Pooled) -> Pooled:
-        """Return the difference to another figure, paired by run (where both have as many) and by item."""
+        """Return this value minus another, paired by item, and by run if both have the same number of runs."""
         paired = len(self.of_runs) == len(other.of_runs)
         cells = dict(self.cells)
         for (run, item), part in other.cells.items():
@@ -79,21 +79,21 @@ def pooled(runs: Sequence[Items], bounds: tuple[float, float] | None = None, sam
     Parameters
     ----------
     runs : sequence of Items
-        One entry a run, R of them, one or more, in the order of their seeds. Runs may have the same items, items of
-        their own (the examples that each was trained on), or some in common.
+        R >= 1 entries, one per run, in the order of their seeds. Runs may have the same items, different items (such
+        as each run's training examples), or some in common.
     bounds : (low, high) or None
-        Of numerator / denominator of every item: (0, 1) of a share. None = unknown.
+        Range of numerator / denominator of every item, such as (0, 1) for a fraction. None = unknown.
     sampled : bool
-        Whether the runs are some of many possible ones. False for one model that is no run, such as M0: its interval
-        covers items alone.
+        True if the runs are a sample of possible runs. False for a single model without runs, such as M0: its interval
+        covers the variance of items only.
     """
-    every = [terms for run in runs for terms in run.values()]
-    top, bottom = (sum(column) for column in zip(*every, strict=True)) if every else (0.0, 0.0)
+    all_terms = [terms for run in runs for terms in run.values()]
+    top, bottom = (sum(column) for column in zip(*all_terms, strict=True)) if all_terms else (0.0, 0.0)
     value = _ratio(top, bottom)
     cells: dict[tuple[Hashable, Hashable], float] = {}
-    for number, run in enumerate(runs):
-        for item, (part, counts) in run.items():
-            cells[number, item] = (part - (value or 0.0) * counts) / bottom if bottom else 0.0
+    for index, run in enumerate(runs):
+        for item, (numerator, denominator) in run.items():
+            cells[index, item] = (numerator - (value or 0.0) * denominator) / bottom if bottom else 0.0
     return Pooled(
         value,
         tuple(_ratio(*map(sum, zip(*run.values(), strict=True))) if run else None for run in runs),
@@ -105,7 +105,7 @@ def pooled(runs: Sequence[Items], bounds: tuple[float, float] | None = None, sam
 
 
 def _variance(parts: Iterable[tuple[Hashable, float]]) -> float:
-    """The sum of squares of the parts' sums by key."""
+    """Return the sum over keys of the squared sum of each key's parts."""
     sums: dict[Hashable, float] = defaultdict(float)
     for key, part in parts:
         sums[key] += part
@@ -116,5 +116,5 @@ def _ratio(top: float, bottom: float) -> float | None:
     return float(top / bottom) if bottom > 0 else None
 
 
-def _minus(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one - other
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

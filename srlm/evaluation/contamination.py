@@ -1,10 +1,10 @@
-"""Evaluation prompts that a model was trained on: found by hash, and left out of what is said about its answers.
+"""Contamination check: evaluation prompts that occur in a model's training prompts are excluded from its measures.
 
-The rule of GPT-3 (arXiv 2005.14165, appendix C): an evaluation prompt is contaminated by any run of 13 words that it
-shares with a training prompt; a shorter one only where the two are the same word for word. Changed from there: words
-are those of `srlm.data.words`, so that scripts written without spaces count by character. The seeds' split and the
-filter of new prompts keep near-duplicates out by ROUGE-L; this finds what they let through, such as a long passage with
-another question behind it.
+The rule is that of GPT-3 (arXiv 2005.14165, appendix C). An evaluation prompt is contaminated if it shares a 13-gram
+with a training prompt. A prompt of fewer words is contaminated if a training prompt has exactly the same words. Unlike
+GPT-3, words are those of `srlm.data.words`, so that scripts without spaces are counted by character. The split of the
+seed data and the filter of new prompts exclude near-duplicates by ROUGE-L. This check finds the rest, such as a long
+passage with a different question after it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any
 from srlm.data.words import tokens
 from srlm.types import RecordId, SeedExample
 
-GRAM = 13  # words in a row
-NAMED = 5  # ids that the message names
+GRAM = 13  # n of the n-grams, in words
+NAMED = 5  # maximum number of ids in the message
 
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """Which of the evaluation prompts are in a model's training data."""
+    """Evaluation prompts that are in a model's training data."""
 
-    prompts: int  # evaluation prompts looked at
-    exact: tuple[RecordId, ...]  # the same, word for word
-    thirteen_gram: tuple[RecordId, ...]  # of the others, those that share 13 words in a row
+    prompts: int  # number of evaluation prompts checked
+    exact: tuple[RecordId, ...]  # a training prompt has the same words
+    thirteen_gram: tuple[RecordId, ...]  # no exact match, but a shared 13-gram
 
     @property
     def excluded(self) -> tuple[RecordId, ...]:
         return self.exact + self.thirteen_gram
 
     def to_dict(self) -> dict[str, Any]:
-        """As evaluation.json has it: counts, and the ids that are left out."""
+        """Return the part of evaluation.json: counts, and the ids of the excluded prompts."""
         exact, gram = len(self.exact), len(self.thirteen_gram)
         return {
             "prompts": self.prompts,
@@ -45,50 +45,50 @@ class Contamination:
         }
 
     def message(self, model: str) -> str:
-        """What to tell the user; "" where nothing is left out."""
+        """Return the log message; "" if no prompt is excluded."""
         excluded = sorted(self.excluded)
         if not excluded:
             return ""
         ids = ", ".join(excluded[:NAMED]) + (", ..." if len(excluded) > NAMED else "")
-        why = f"{len(self.exact)} word for word, {len(self.thirteen_gram)} by {GRAM} words in a row"
+        why = f"{len(self.exact)} exact, {len(self.thirteen_gram)} with a shared {GRAM}-gram"
         if len(excluded) == self.prompts:
             return (
-                f"{model}: all {self.prompts} evaluation prompts are among its training prompts ({why}): its answers "
-                "and its head to heads have no measures. Give others with data.evaluation."
+                f"{model}: all {self.prompts} evaluation prompts are in its training prompts ({why}), so its answers "
+                "and its head to heads have no measures. Use other prompts: data.evaluation=FILE."
             )
         return (
-            f"{model}: {len(excluded)} of {self.prompts} evaluation prompts are among its training prompts ({why}) and "
-            f"left out of the measures of its answers: {ids}"
+            f"{model}: {len(excluded)} of {self.prompts} evaluation prompts are in its training prompts ({why}) and "
+            f"excluded from the measures of its answers: {ids}"
         )
 
 
 def contamination(evaluation: Sequence[SeedExample], training: Iterable[str]) -> Contamination:
-    """The evaluation prompts that occur in a model's training prompts.
+    """Return the evaluation prompts that occur in a model's training prompts.
 
-    Time and memory grow with the words on either side, not with their product: the runs of the evaluation prompts are
-    hashed, and the training prompts, of which one at a time is looked at, are looked up in them.
+    Time is linear in the number of words. The n-grams of the evaluation prompts are stored in a hash table, and the
+    training prompts are read one by one.
 
     Parameters
     ----------
     evaluation : P prompts
-    training : texts
-        Of all prompts that the model was trained on.
+    training : iterable of str
+        The texts of all prompts that the model was trained on.
     """
-    whole: dict[tuple[str, ...], list[RecordId]] = defaultdict(list)
-    holders: dict[tuple[str, ...], set[RecordId]] = defaultdict(set)
+    by_words: dict[tuple[str, ...], list[RecordId]] = defaultdict(list)
+    by_gram: dict[tuple[str, ...], set[RecordId]] = defaultdict(set)
     for prompt in evaluation:
         words = tuple(tokens(prompt.prompt))
         if words:
-            whole[words].append(prompt.id)
+            by_words[words].append(prompt.id)
         for gram in _grams(words):
-            holders[gram].add(prompt.id)
+            by_gram[gram].add(prompt.id)
     exact: set[RecordId] = set()
     shared: set[RecordId] = set()
     for text in training:
         words = tuple(tokens(text))
-        exact.update(whole.get(words, ()))
+        exact.update(by_words.get(words, ()))
         for gram in _grams(words):
-            shared |= holders.get(gram, set())
+            shared |= by_gram.get(gram, set())
     return Contamination(len(evaluation), tuple(sorted(exact)), tuple(sorted(shared - exact)))
 
 

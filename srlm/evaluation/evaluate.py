@@ -1,4 +1,4 @@
-"""The stage that computes evaluation.json of a model from its evaluation outputs."""
+"""Stage that computes a model's evaluation.json from its evaluation outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from srlm.types import SeedExample
 
 
 class Evaluate(LocalStage):
-    """evaluation.json of M_t."""
+    """Compute evaluation.json of M_t."""
 
     name = "evaluation"
 
@@ -49,37 +49,42 @@ class Evaluate(LocalStage):
 
     def made_from(self) -> dict[str, str]:
         workspace, config, t = self.workspace, self.config, self.t
-        judged = [u for u in _lately(t) if judge_is_measured(config, u)]
+        judged = [u for u in _with_previous(t) if judge_is_measured(config, u)]
         files = [artifact.path(workspace) for artifact in SEEDS]
         files += [PROMPTS.path(workspace, u) for u in range(2, t + 1)]
         files += [workspace.evaluation(u) / f for u in judged for f in judged_files(config, HELD_OUT_JUDGEMENTS)]
         files += [ANSWERS.path(workspace, u) for u in (t, *opponents(config, t))]
         if config.evaluation.ifeval:
-            files += [IFEVAL_PROMPTS.path(workspace), *(IFEVAL_ANSWERS.path(workspace, u) for u in _lately(t))]
+            files += [IFEVAL_PROMPTS.path(workspace), *(IFEVAL_ANSWERS.path(workspace, u) for u in _with_previous(t))]
         files += [head_to_head(u).path(workspace, t) for u in opponents(config, t)]
         return recorded(workspace, *files)
 
     def run(self) -> dict[str, Any]:
-        seen = trained_on(self.workspace, self.config, self.t)
-        if message := seen.message(f"M{self.t}"):
+        contaminated = trained_on(self.workspace, self.config, self.t)
+        if message := contaminated.message(f"M{self.t}"):
             say(f"  {message}")
-        found = measures(self.workspace, self.config, self.t, seen)
-        write_evaluation(self.outputs[0], Evaluation.from_dict(found))
-        return {"prompts": seen.prompts, "excluded": len(seen.excluded)}
+        parts = measures(self.workspace, self.config, self.t, contaminated)
+        write_evaluation(self.outputs[0], Evaluation.from_dict(parts))
+        return {"prompts": contaminated.prompts, "excluded": len(contaminated.excluded)}
 
 
-def _lately(t: int) -> tuple[int, ...]:
-    """M_t and the model before it."""
+def _with_previous(t: int) -> tuple[int, ...]:
+    """Return the iterations of M_t and of the previous model, if there is one."""
     return (t, t - 1) if t else (t,)
 
 
 def trained_on(
     workspace: Workspace, config: Config, t: int, prompts: Sequence[SeedExample] | None = None
 ) -> Contamination:
-    """The evaluation prompts among M_t's training prompts: the IFT and EFT seeds', and the new ones up to iteration t.
+    """Return the evaluation prompts that are in M_t's training prompts: IFT, EFT and new prompts up to iteration t.
 
-    M0 has none. An earlier model's are among M_t's, so that their match needs no more than these left out. `prompts`
-    are looked for where they are given, in the evaluation prompts' place.
+    M0 has no training prompts. M_t's training prompts include those of earlier models, so excluding M_t's is enough
+    for a head to head.
+
+    Parameters
+    ----------
+    prompts : sequence of SeedExample or None
+        Prompts to check; None = the evaluation prompts.
     """
 
     def training() -> Iterator[str]:
@@ -94,47 +99,47 @@ def trained_on(
 
 
 def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, seed: str) -> dict[str, Any]:
-    """What M_t follows of IFEval's instructions; "excluded" counts prompts that it was trained on."""
+    """Return IFEval's measures of M_t's answers; "excluded" counts prompts that it was trained on."""
     prompts = ifeval_prompts(workspace, config)
     excluded = set(trained_on(workspace, config, t, prompts).excluded)
-    of_both = [
+    checked = [
         check_answers(prompts, [row for row in IFEVAL_ANSWERS.read(workspace, u) if row.id not in excluded])
-        for u in _lately(t)
+        for u in _with_previous(t)
     ]
-    part = instructions_part(of_both[0], of_both[1] if t else None, resamples, seed)
+    part = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
     return part | {"excluded": len(excluded)}
 
 
-def measures(workspace: Workspace, config: Config, t: int, seen: Contamination) -> dict[str, Any]:
-    """Return what evaluation.json of M_t holds, without the prompts in `seen`."""
+def measures(workspace: Workspace, config: Config, t: int, contaminated: Contamination) -> dict[str, Any]:
+    """Return the content of evaluation.json of M_t; measures of its answers exclude the prompts in `contaminated`."""
     resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
-    found: dict[str, Any] = {"iteration": t}
+    parts: dict[str, Any] = {"iteration": t}
     if judge_is_measured(config, t):
         now = HELD_OUT_JUDGEMENTS.read(workspace, t)
         before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if t and judge_is_measured(config, t - 1) else None
         comparisons = read_comparisons(JudgeHeldOut(workspace, config, t))
         ranked = held_out_prompts(workspace, config)
-        found |= judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
+        parts |= judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
     rivals = opponents(config, t)
-    found["contamination"], excluded = seen.to_dict(), set(seen.excluded)
+    parts["contamination"], excluded = contaminated.to_dict(), set(contaminated.excluded)
     answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
-    found["answers"] = answers_part(answered[t], resamples, seed)
-    found["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
+    parts["answers"] = answers_part(answered[t], resamples, seed)
+    parts["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
-        of_both = [check_answers(prompts, answered[u]) for u in _lately(t)]
-        found["instructions"] = instructions_part(of_both[0], of_both[1] if t else None, resamples, seed)
+        checked = [check_answers(prompts, answered[u]) for u in _with_previous(t)]
+        parts["instructions"] = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
     if config.evaluation.ifeval:
-        found["ifeval"] = ifeval_part(workspace, config, t, resamples, seed)
+        parts["ifeval"] = ifeval_part(workspace, config, t, resamples, seed)
     if t:
         types = {prompt.id: prompt.type for prompt in prompts}
-        found["head_to_heads"] = {}
+        parts["head_to_heads"] = {}
         for u in rivals:
             compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
             match = played(compared, answered[t], answered[u])
             part = head_to_head_part(match, resamples, seed)
             if u == t - 1:
-                found["head_to_head"] = part
-            found["head_to_heads"][str(u)] = part | {"types": by_type(match, types, resamples, seed)}
-        found["head_to_head_judge"] = str(match_judge(config))
-    return found
+                parts["head_to_head"] = part
+            parts["head_to_heads"][str(u)] = part | {"types": by_type(match, types, resamples, seed)}
+        parts["head_to_head_judge"] = str(match_judge(config))
+    return parts

@@ -1,4 +1,4 @@
-"""Judgements of answers that people ranked: of the held-out EFT prompts, and of the data sets of judge-bench."""
+"""Judgements of answers with human ranks: the held-out EFT prompts, and the datasets of judge-bench."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def judge_is_measured(config: Config, t: int) -> bool:
 
 
 def read_comparisons(stage: Stage) -> list[Comparison]:
-    """Return the comparisons that a pairwise judge stored next to its judgements; none for other judges."""
+    """Return the comparisons that a pairwise judge stored with its judgements; an empty list for other judges."""
     files = [path for path in stage.outputs if path.name.endswith("comparisons.jsonl")]
     return read_records(files[0], Comparison) if files else []
 
@@ -48,7 +48,7 @@ async def judge_ranked(
     bars: Bars,
     name: str,
 ) -> None:
-    """Judge every answer of ranked prompts `count` times; candidate ids RANKED_PROMPT_ID/aN."""
+    """Judge every answer of ranked prompts `count` times; candidate ids are RANKED_PROMPT_ID/aN."""
     if stage.complete():
         return
     stage.begin()
@@ -63,20 +63,21 @@ async def judge_ranked(
     judge = Judging(engine, config, stage, count, on_progress, priority=1)
     bars.add(name, sum(judge.pieces(len(prompt.answers)) for prompt in ranked))
 
-    async def one(prompt: RankedPrompt) -> None:
+    async def judge_prompt(prompt: RankedPrompt) -> None:
         answers = enumerate(prompt.answers)
         candidates = [Candidate(answer_id(prompt.id, n), prompt.id, answer.text, 0, False) for n, answer in answers]
         await judge.prompt(prompt.id, prompt.prompt, candidates)
 
-    await gather_or_cancel(one(prompt) for prompt in ranked)
+    await gather_or_cancel(judge_prompt(prompt) for prompt in ranked)
     rows = judge.finish()
     counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
-    counts |= judge.counted | judge.count_missing(f"{name}: answers to judge", {one.id: one.source for one in ranked})
+    sources = {prompt.id: prompt.source for prompt in ranked}
+    counts |= judge.counted | judge.count_missing(f"{name}: answers to judge", sources)
     stage.done({}, counts, written, engine.usage.since(before))
 
 
 class JudgeHeldOut(GenerationStage):
-    """Judgements of the held-out EFT answers, by M_t, by the reward model or by a program."""
+    """Judge the held-out EFT answers with M_t, the reward model or a program."""
 
     name, place = "held_out_judgements", "evaluation"
 
@@ -87,14 +88,14 @@ class JudgeHeldOut(GenerationStage):
         config = self.config
         options = options_of(config, "evaluation.eft_prompts", "evaluation.judgements", "seed")
         options |= generation_options(config, self.generator().model) | judge_options(config)
-        if spec_of(config.judge).trains:  # the same one judges for every M_t
+        if spec_of(config.judge).trains:  # one reward model judges for every M_t
             options |= options_of(config, "judge.model")
         return options
 
     def made_from(self) -> dict[str, str]:
-        found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
+        inputs = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
         judge = self.generator().model
-        return found | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
+        return inputs | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config, self.generator().model, self.generator().scores)

@@ -1,8 +1,7 @@
-"""Does a model do what a prompt says, where a program can check it? IFEval's measures (arXiv 2311.07911, section 2.3).
+"""Instruction following on verifiable instructions: IFEval's measures (arXiv 2311.07911, section 2.3).
 
-No judge takes part, so a model that has learnt to please its judge gains nothing here. The instructions and the two
-criteria, strict and loose, are those of `srlm.data.checkers`; the prompts are the evaluation prompts that carry
-constraints, or IFEval's own.
+Programs check the answers, so a model cannot gain by exploiting a judge. The instructions and the two criteria, strict
+and loose, are in `srlm.data.checkers`. The prompts are evaluation prompts with constraints, or IFEval's prompts.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ MEASURES = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_str
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One answer under the C constraints of its prompt."""
+    """Results of the C checks of one answer."""
 
-    id: RecordId  # the prompt's
-    names: tuple[str, ...]  # of the instructions, shape (C,), C >= 1
+    id: RecordId  # id of the prompt
+    names: tuple[str, ...]  # ids of the instructions, shape (C,), C >= 1
     strict: tuple[bool, ...]  # shape (C,)
     loose: tuple[bool, ...]  # shape (C,)
 
     def terms(self, measure: str) -> tuple[float, float]:
-        """What the answer adds to one of `MEASURES`: how many follow, and of how many."""
+        """Return the answer's (numerator, denominator) of one of `MEASURES`."""
         level, _, criterion, _ = measure.split("_")
-        found = self.strict if criterion == "strict" else self.loose
-        return (float(all(found)), 1.0) if level == "prompt" else (float(sum(found)), float(len(found)))
+        followed = self.strict if criterion == "strict" else self.loose
+        return (float(all(followed)), 1.0) if level == "prompt" else (float(sum(followed)), float(len(followed)))
 
 
 def check_answers(prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> list[Checked]:
-    """Each answer whose prompt has constraints, checked; in the answers' order."""
+    """Return the checks of each answer whose prompt has constraints, in the order of the answers."""
     constraints = {prompt.id: prompt.constraints for prompt in prompts}
     return [
         Checked(
             answer.id,
-            tuple(one.id for one in own),
-            tuple(follows(one, answer.text) for one in own),
-            tuple(follows_loosely(one, answer.text) for one in own),
+            tuple(constraint.id for constraint in required),
+            tuple(follows(constraint, answer.text) for constraint in required),
+            tuple(follows_loosely(constraint, answer.text) for constraint in required),
         )
         for answer in answers
-        if (own := constraints[answer.id])
+        if (required := constraints[answer.id])
     ]
 
 
@@ -57,46 +56,45 @@ def instructions_part(
     Parameters
     ----------
     before : sequence of Checked or None
-        The model before; a gain is over the prompts that both have answered.
+        The previous model's answers. Gains use the prompts that both models answered.
 
     Returns
     -------
     dict
-        - "prompt_level_strict_acc", "prompt_level_loose_acc": share of the prompts of which every
-          instruction is followed; `n` counts them.
-        - "inst_level_strict_acc", "inst_level_loose_acc": share of the instructions that are; `n` counts them.
-        - each of the four with "_gain": the difference to the model before, paired by prompt.
-        - "groups": by group of instructions ("keywords", "length_constraints", ...), "strict" and "loose".
+        - "prompt_level_strict_acc", "prompt_level_loose_acc": fraction of prompts whose instructions are all followed;
+          `n` counts the prompts.
+        - "inst_level_strict_acc", "inst_level_loose_acc": fraction of instructions followed; `n` counts them.
+        - each of the four with "_gain": the difference to the previous model, paired by prompt.
+        - "groups": group of instructions ("keywords", "length_constraints", ...) -> "strict" and "loose".
 
     Raises
     ------
     ValueError
-        If a prompt has other constraints for one model than for the other.
+        If a prompt's constraints differ between the two models.
     """
-    of_before = {one.id: one for one in before or ()}
-    paired = [(one, of_before[one.id]) for one in now if one.id in of_before]
-    if any(one.names != other.names for one, other in paired):
-        raise ValueError("a prompt has other constraints for one model than for the other; give the same prompts")
-    found: dict[str, Any] = {}
+    of_before = {row.id: row for row in before or ()}
+    paired = [(row, of_before[row.id]) for row in now if row.id in of_before]
+    if any(row.names != previous.names for row, previous in paired):
+        raise ValueError("a prompt's constraints differ between the two models; pass answers to the same prompts")
+    part: dict[str, Any] = {}
     for name in MEASURES:
-        own = table_terms(one.terms(name) for one in now)
-        found[name] = measure(own, resamples, seed).to_dict()
+        part[name] = measure(table_terms(row.terms(name) for row in now), resamples, seed).to_dict()
         if before is not None:
             both = [table_terms(pair[side].terms(name) for pair in paired) for side in (0, 1)]
             n = round(float(both[0].denominators.sum()))
-            found[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n).to_dict()
-    groups = dict.fromkeys(name.partition(":")[0] for one in now for name in one.names)
-    found["groups"] = {
+            part[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n).to_dict()
+    groups = dict.fromkeys(name.partition(":")[0] for row in now for name in row.names)
+    part["groups"] = {
         group: {criterion: _of_group(now, group, criterion).to_dict() for criterion in ("strict", "loose")}
         for group in sorted(groups)
     }
-    return found
+    return part
 
 
 def _of_group(rows: Sequence[Checked], group: str, criterion: str) -> Measure:
-    inside = [[name.startswith(f"{group}:") for name in row.names] for row in rows]
+    in_group = [[name.startswith(f"{group}:") for name in row.names] for row in rows]
     followed = [
-        sum(good for good, counts in zip(getattr(row, criterion), own, strict=True) if counts)
-        for row, own in zip(rows, inside, strict=True)
+        sum(good for good, counts in zip(getattr(row, criterion), mask, strict=True) if counts)
+        for row, mask in zip(rows, in_group, strict=True)
     ]
-    return share_measure(followed, [sum(own) for own in inside])
+    return share_measure(followed, [sum(mask) for mask in in_group])

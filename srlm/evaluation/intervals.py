@@ -1,28 +1,30 @@
-"""95 % intervals of shares, of means and of their differences, for data that come in independent clusters.
+"""95 % intervals of fractions, means and their differences, for data in independent clusters.
 
-A cluster is a prompt with everything that was measured on it: its rows depend on each other, two prompts do not. All
-figures are ratios of two sums over clusters (`Terms`), or weighted sums of such ratios. Two kinds of interval:
+A cluster is a prompt with all its measured rows. Rows of one prompt depend on each other; prompts are independent.
+Every value is a ratio of two sums over clusters (`Terms`), or a weighted sum of such ratios. Intervals are of two
+types:
 
-- **Shares and other ratios with known bounds** (0 to 1, or -1 to 1 for correlations): the Clopper-Pearson interval on
-  an effective sample size (Korn and Graubard 1998, Survey Methodology 24, 193-201). The effective size follows from
-  the variance between clusters; a t quantile allows for the fact that this variance is estimated. Its degrees of
-  freedom come from the kurtosis of the clusters' residuals, since the variance of rare events is known less well, and
-  are below the effective number of clusters. A large cluster pulls the ratio towards itself, which makes its residual
-  too small; each is divided by the square root of the other clusters' share of the data (the correction CR2 of Bell
-  and McCaffrey 2002, Survey Methodology 28, 169-181). The effective size is never below the number of clusters
-  (Kish's, where they differ in size), because no ratio within the bounds can vary more than that. Where all clusters
-  agree, the interval allows for kinds of clusters that were not drawn: a kind of probability p is missing from all C
-  clusters with probability (1 - p)^C.
-- **Everything else** (lengths, losses, scores): the percentile interval of a bootstrap that draws clusters, expanded
-  for small samples (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 5.3). Without any spread between the
-  clusters there is no interval.
+- **Fractions and other ratios with known bounds** (0 to 1, or -1 to 1 for correlations): the Clopper-Pearson interval
+  on an effective sample size (Korn and Graubard 1998, Survey Methodology 24, 193-201).
+  The effective size follows from the variance between clusters. A t quantile accounts for the estimation error of this
+  variance. Its degrees of freedom come from the kurtosis of the clusters' residuals, because the variance of rare
+  events is estimated less precisely. They are below the effective number of clusters.
+  A large cluster pulls the ratio towards its own value, which makes its residual too small. Each residual is therefore
+  divided by the square root of the other clusters' fraction of the data (correction CR2: Bell and McCaffrey 2002,
+  Survey Methodology 28, 169-181).
+  The effective size is at least the number of clusters (Kish's effective number for unequal sizes), because no ratio
+  within the bounds can vary more. If all clusters agree, the interval accounts for types of clusters that were not
+  sampled: a type of probability p is missing from all C clusters with probability (1 - p)^C.
+- **All other values** (lengths, losses, scores): the percentile interval of a cluster bootstrap, expanded for small
+  samples (Hesterberg 2015, doi 10.1080/00031305.2015.1089789, section 5.3). Without variance between the clusters
+  there is no interval.
 
-A difference of two shares, or any other weighted sum of them, has two intervals, and the result covers both: one from
-the clusters' residuals of the sum itself, which knows what a pairing cancels out, and one recovered from the intervals
-of the parts (MOVER with correlations: Zou and Donner 2008, doi 10.1002/sim.3095), which knows that a part near its
-bound is uncertain although its clusters all agree.
+A weighted sum of fractions, such as a difference, combines two intervals and covers both. One uses the clusters'
+residuals of the sum itself, so it benefits from pairing. The other is recovered from the intervals of the parts (MOVER
+with correlations: Zou and Donner 2008, doi 10.1002/sim.3095). It accounts for the uncertainty of a part near its bound
+whose clusters all agree.
 
-docs/statistics.md shows how often the intervals cover the truth, by simulation (benchmarks/coverage.py).
+docs/statistics.md reports the simulated coverage of the intervals (benchmarks/coverage.py).
 """
 
 from __future__ import annotations
@@ -37,23 +39,23 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, ndtr, stdtrit
 
 Array = NDArray[np.float64]
-Interval = tuple[float | None, float | None]  # twice None where the data do not give one
+Interval = tuple[float | None, float | None]  # (low, high); (None, None) = no interval
 
 TAIL = 0.025  # on each side
 _NORMAL = 1.959964  # the normal distribution's quantile at 1 - TAIL
-_NO_SPREAD = 1e-18  # a sum of squares at or below is rounding noise
+_NO_SPREAD = 1e-18  # a sum of squares up to this is rounding noise
 
 
 class Terms(NamedTuple):
-    """What each of C clusters adds to a ratio: sum(numerators) / sum(denominators)."""
+    """Numerator and denominator of each of C clusters, for the ratio sum(numerators) / sum(denominators)."""
 
     numerators: Array  # shape (C,)
-    denominators: Array  # shape (C,), not negative; 0 = the cluster does not count
-    bounds: tuple[float, float] | None = (0.0, 1.0)  # of numerator / denominator in any cluster; None = unknown
+    denominators: Array  # shape (C,), not negative; 0 = the cluster is excluded
+    bounds: tuple[float, float] | None = (0.0, 1.0)  # range of numerator / denominator of a cluster; None = unknown
 
 
 def by_cluster(terms: Terms, clusters: Sequence[Hashable]) -> Terms:
-    """Sum rows that belong together.
+    """Return the sums of the rows of each cluster.
 
     Parameters
     ----------
@@ -63,30 +65,30 @@ def by_cluster(terms: Terms, clusters: Sequence[Hashable]) -> Terms:
 
     Returns
     -------
-    Terms of C clusters, in the order in which they first occur.
+    Terms of C clusters, in the order of their first rows.
 
     Raises
     ------
     ValueError
-        If there is not one key for each row.
+        If the number of keys differs from the number of rows.
     """
     if len(clusters) != len(terms.denominators):
         raise ValueError(f"{len(clusters)} cluster keys for {len(terms.denominators)} rows; give one for each row")
-    numbers: dict[Hashable, int] = {}
-    of_row = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
-    top, bottom = np.zeros(len(numbers)), np.zeros(len(numbers))
-    np.add.at(top, of_row, terms.numerators)
-    np.add.at(bottom, of_row, terms.denominators)
+    indices: dict[Hashable, int] = {}
+    cluster_of_row = np.array([indices.setdefault(cluster, len(indices)) for cluster in clusters], dtype=np.int64)
+    top, bottom = np.zeros(len(indices)), np.zeros(len(indices))
+    np.add.at(top, cluster_of_row, terms.numerators)
+    np.add.at(bottom, cluster_of_row, terms.denominators)
     return Terms(top, bottom, terms.bounds)
 
 
 def ratio(terms: Terms) -> float | None:
-    """sum(numerators) / sum(denominators); None where the denominators sum to 0."""
+    """Return sum(numerators) / sum(denominators); None if the denominators sum to 0."""
     return float(terms.numerators.sum() / terms.denominators.sum()) if terms.denominators.any() else None
 
 
 def share_interval(terms: Terms) -> Interval:
-    """The interval of one ratio with known bounds, such as a share; twice None below two clusters that count."""
+    """Return the interval of a ratio with known bounds; (None, None) for fewer than two non-zero denominators."""
     assert terms.bounds is not None
     count = int((terms.denominators > 0).sum())
     value = ratio(terms)
@@ -97,7 +99,7 @@ def share_interval(terms: Terms) -> Interval:
 
 
 def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Interval:
-    """The interval of sum_k weights[k] * ratio(terms[k]), of ratios with known bounds over the same clusters.
+    """Return the interval of sum_k weights[k] * ratio(terms[k]), for ratios with known bounds over the same clusters.
 
     Parameters
     ----------
@@ -107,7 +109,7 @@ def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Inter
 
     Returns
     -------
-    low, high; twice None where one of the ratios counts fewer than two clusters.
+    low, high; None each if a ratio has fewer than two non-zero denominators.
     """
     parts = [share_interval(term) for term in terms]
     if any(low is None for low, _ in parts):
@@ -115,7 +117,7 @@ def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Inter
     weight = np.asarray(weights, dtype=np.float64)[:, None]  # shape (K, 1)
     values = weight[:, 0] * [ratio(term) or 0.0 for term in terms]
     value = float(values.sum())
-    ends = np.sort(weight * np.asarray(parts, dtype=np.float64), axis=1)  # shape (K, 2), as the next
+    ends = np.sort(weight * np.asarray(parts, dtype=np.float64), axis=1)  # shape (K, 2)
     limits = np.sort(weight * np.asarray([term.bounds for term in terms]), axis=1).sum(axis=0)
     bounds = (float(limits[0]), float(limits[1]))
     residuals = weight * [_residuals(term) for term in terms]  # shape (K, C)
@@ -136,9 +138,10 @@ def combined_interval(terms: Sequence[Terms], weights: Sequence[float]) -> Inter
 
 
 def jackknife_interval(value: float, excluded: Sequence[float], bounds: tuple[float, float]) -> Interval:
-    """The interval of any statistic with known bounds, from its values without each of the C clusters in turn.
+    """Return the interval of a statistic with known bounds, from its C leave-one-cluster-out values.
 
-    As `share_interval`, with the delete-one jackknife's residuals. Twice None below two clusters.
+    The method is that of `share_interval`, with the residuals of the delete-one jackknife. (None, None) for fewer than
+    two clusters.
     """
     count = len(excluded)
     if count < 2:
@@ -151,22 +154,22 @@ def jackknife_interval(value: float, excluded: Sequence[float], bounds: tuple[fl
 def _bounded(
     value: float, residuals: Array, bounds: tuple[float, float], clusters: float, known: float | None = None
 ) -> tuple[float, float]:
-    """The interval of an estimate within bounds; the module's docstring gives the method.
+    """Return the interval of an estimate within bounds; see the module's docstring for the method.
 
     Parameters
     ----------
     residuals : shape (C,), C >= 2
-        Each cluster's part in the estimate's deviation (its linearisation).
+        Each cluster's contribution to the estimate's deviation (its linearisation).
     clusters : float
-        How many clusters of equal size are worth as much: the least effective sample size.
+        Effective number of clusters of equal size: the smallest effective sample size.
     known : float or None
-        How many clusters of equal size the variance is known from; None = `clusters`.
+        Effective number of clusters that the variance is estimated from; None = `clusters`.
     """
     squares = float(residuals @ residuals)
     if squares <= _NO_SPREAD:
         return unseen_interval(value, bounds, clusters)
     count = len(residuals)
-    # The sample variance s^2 of `count` values varies by s^4 (kurtosis - (count - 3) / (count - 1)) / count.
+    # The variance of the sample variance s^2 of `count` values is s^4 (kurtosis - (count - 3) / (count - 1)) / count.
     kurtosis = count * float((residuals**4).sum()) / squares**2
     freedom = min(count - 1.0, max((known or clusters) - 1, 1.0), 2 * count / (kurtosis - (count - 3) / (count - 1)))
     reach = t_quantile(freedom) * math.sqrt(count / (count - 1) * squares)
@@ -174,9 +177,9 @@ def _bounded(
 
 
 def unseen_interval(value: float, bounds: tuple[float, float], clusters: float) -> tuple[float, float]:
-    """Return the interval of a figure within bounds on which all clusters agree.
+    """Return the interval of a value within bounds on which all clusters agree.
 
-    Clusters that were not drawn may make up a share 1 - TAIL^(1 / clusters) of all, with any value within the bounds.
+    Unsampled clusters may be a fraction 1 - TAIL^(1 / clusters) of the population, with any value within the bounds.
     """
     unseen = 1 - TAIL ** (1 / clusters)
     return value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value)
@@ -185,14 +188,14 @@ def unseen_interval(value: float, bounds: tuple[float, float], clusters: float) 
 def effective_size_interval(
     value: float, reach: float, bounds: tuple[float, float], least: float
 ) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a figure within bounds on its effective sample size.
+    """Return the Clopper-Pearson interval of a value within bounds, for its effective sample size.
 
     Parameters
     ----------
     reach : float
         Half the width of the t interval: the quantile times the standard error of `value`; above 0.
     least : float
-        The effective size is at least this.
+        Smallest effective sample size.
     """
     low, high = bounds
     share, error = (value - low) / (high - low), reach / _NORMAL / (high - low)
@@ -209,46 +212,46 @@ def t_quantile(freedom: float) -> float:
 
 
 def _residuals(terms: Terms) -> Array:
-    """Shape (C,): each cluster's part in the ratio's deviation, (y_c - ratio m_c) / sum(m), corrected for its size.
+    """Return each cluster's contribution to the ratio's deviation, (y_c - ratio m_c) / sum(m), corrected for its size.
 
-    The correction is 1 for clusters of equal size; there must be two that count.
+    Shape (C,). The correction is 1 for clusters of equal size. At least two denominators must be above 0.
     """
     total, count = terms.denominators.sum(), (terms.denominators > 0).sum()
     others = np.maximum(1 - terms.denominators / total, 1e-12)
     size = np.sqrt((count - 1) / count / others)
-    found: Array = size * (terms.numerators - (ratio(terms) or 0.0) * terms.denominators) / total
-    return found
+    residuals: Array = size * (terms.numerators - (ratio(terms) or 0.0) * terms.denominators) / total
+    return residuals
 
 
 def _equal_clusters(terms: Terms) -> float:
-    """Kish's effective number of clusters: C where they are equally large, less otherwise."""
+    """Return Kish's effective number of clusters: C for equal sizes, otherwise less."""
     return float(terms.denominators.sum() ** 2 / (terms.denominators**2).sum())
 
 
 def draw(clusters: int, resamples: int, seed: str) -> NDArray[np.int64]:
-    """The clusters that each resample draws, with replacement, by number: shape (resamples, clusters), 1 or more.
+    """Return the indices of the clusters of each resample, drawn with replacement: shape (resamples, clusters).
 
-    It depends on the three arguments alone: two calls that share them draw the same clusters.
+    `clusters` is at least 1. Calls with equal arguments return the same indices.
     """
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
     return rng.integers(0, clusters, size=(resamples, clusters))
 
 
 def bootstrap(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Array:
-    """A ratio of sums on resampled clusters (cluster bootstrap: a prompt's rows are drawn or left together).
+    """Return a ratio of sums for each resample of a cluster bootstrap.
 
     Parameters
     ----------
     numerators, denominators : shape (C,)
-        One entry a cluster; C clusters are drawn with replacement in each resample.
+        One entry per cluster. Each resample draws C clusters with replacement.
     resamples : int
-        How many, at least 0.
+        Number of resamples, at least 0.
     seed : str
-        As for `draw`.
+        See `draw`.
 
     Returns
     -------
-    shape (resamples,); NaN where the drawn clusters' denominators sum to 0.
+    shape (resamples,); NaN if the drawn clusters' denominators sum to 0.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not len(top):
@@ -261,17 +264,17 @@ def bootstrap(numerators: ArrayLike, denominators: ArrayLike, resamples: int, se
 
 
 def bootstrap_interval(statistics: Array, clusters: int) -> Interval:
-    """The expanded percentile interval of a bootstrap's statistics, NaN left out.
+    """Return the expanded percentile interval of a bootstrap's statistics, without NaN.
 
-    A bootstrap of n clusters spreads too little by sqrt((n - 1) / n) and has normal tails where a t distribution's are
-    due; the quantiles are taken as much farther out. Twice None below two clusters, and where all statistics are
-    equal: the data then show no spread, which is no proof that there is none.
+    A bootstrap of n clusters is too narrow by a factor sqrt((n - 1) / n), and has normal tails instead of those of a t
+    distribution. The percentiles are moved outwards accordingly. The interval is (None, None) for fewer than two
+    clusters, and if all statistics are equal: a sample without variance does not show that there is none.
 
     Parameters
     ----------
     statistics : shape (resamples,)
     clusters : int
-        How many clusters count.
+        Number of clusters with a non-zero denominator.
     """
     defined = statistics[~np.isnan(statistics)]
     if clusters < 2 or not len(defined) or np.ptp(defined) <= 1e-9 * float(np.abs(defined).max()):

@@ -1,16 +1,16 @@
-"""The metrics of a judge on answers that people ranked: accuracy, calibration, bias, noise.
+"""Metrics of a judge on answers with human ranks: accuracy, calibration, bias, noise.
 
-`judge_measures` (the paper's five and what flatters a judge) and the following, each with a 95 % interval over prompts
-(rows that share a prompt are one cluster):
+The metrics are those of `srlm.evaluation.measures` and the following. Each has a 95 % interval over prompts (rows that
+share a prompt are one cluster):
 
-- its accuracy on pairs of which people prefer the **shorter** answer, and on those of which they prefer the longer
-  one. A judge that prefers length alone gets 0 and 1. The difference of the two is its **length bias**; their mean, the
-  **length-balanced accuracy**, is 1/2 for every judge that decides by length alone;
-- its **ties**: among pairs that people order, and among those that they tie;
-- its scores: histogram, entropy, mean by people's rank (calibration);
-- its noise over k judgements of one answer: how often two agree, their standard deviation, and whether a second
-  judgement orders two answers as the first did;
-- of a judge that compares, its position bias.
+- Accuracy on pairs whose **shorter** answer people prefer, and on pairs whose longer answer they prefer. A judge that
+  always prefers the longer answer gets 0 and 1. The difference of the two accuracies is the **length bias**. Their
+  mean is the **length-balanced accuracy**; it is 0.5 for every judge that decides by length alone.
+- **Ties**: the fraction of ties among pairs that people order, and among pairs that people tie.
+- Scores: histogram, entropy, and mean by human rank (calibration).
+- Noise over k judgements of one answer: how often two of them agree, their standard deviation, and how often a second
+  judgement orders two answers like the first one.
+- Position bias of a pairwise judge.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from srlm.preferences.length_matching import unfiltered_matching_penalty
 from srlm.preferences.scores import mean_scores
 from srlm.types import Comparison, Judgement, RankedPrompt
 
-MANY_PARSED = 0.5  # share of the judgements; with fewer scores, accuracies are mostly imputed
-Pairs = list[tuple[int, int]]  # places of (better, worse) answers
+MANY_PARSED = 0.5  # fraction of parsed judgements; below it, accuracies are mostly imputed
+Pairs = list[tuple[int, int]]  # indices of (better, worse) answers
 
 
 def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]) -> list[JudgedPrompt]:
-    """Ranked prompts with the judge's mean score of each answer; None where no judgement is valid."""
+    """Return the ranked prompts with the judge's mean score of each answer; None = no valid judgement."""
     means = mean_scores(judgements)
     return [
         JudgedPrompt(
@@ -69,57 +69,59 @@ def judge_metrics(
     seed: str,
     comparisons: Sequence[Comparison] = (),
 ) -> dict[str, Any]:
-    """All measures of one judge on one set of ranked answers.
+    """Return all metrics of one judge on one set of ranked answers.
 
     Parameters
     ----------
     ranked : P prompts
-    judgements : of their answers
+    judgements : sequence of Judgement
         Candidate ids are RANKED_PROMPT_ID/aN.
-    comparisons : of their answers
-        Of a judge that compares.
+    comparisons : sequence of Comparison
+        The comparisons of a pairwise judge; () for other judges.
 
     Returns
     -------
     dict
-        "measures": name -> {value, low, high, n}; "scores": the histogram, whole score -> judgements, and its
-        `entropy_bits`; "length_penalty": of `length_adjusted`; "mean_score_rank": people's rank -> mean score;
-        "subsets": a prompt's type -> the measures that can be computed of few prompts; "prompts", "pairs",
-        "judgements": counts.
+        - "measures": name -> {value, low, high, n}.
+        - "scores": the histogram, integer score -> judgements, and its `entropy_bits`.
+        - "length_penalty": see `length_adjusted`; points per 100 characters.
+        - "mean_score_rank": human rank -> mean score.
+        - "subsets": type of prompt -> the measures that need few prompts.
+        - "prompts", "pairs", "judgements": counts.
     """
     prompts = judged_prompts(ranked, judgements)
     clusters = [prompt.cluster for prompt in prompts]
-    whole: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
+    integer_scores: dict[str, list[float | None]] = {prompt.id: [] for prompt in ranked}
     of_answer: dict[str, list[float]] = defaultdict(list)
     for judgement in judgements:
-        whole[parent(judgement.candidate_id)].append(judgement.whole_score)
+        integer_scores[parent(judgement.candidate_id)].append(judgement.whole_score)
         if judgement.score is not None:
             of_answer[judgement.candidate_id].append(judgement.score)
-    terms = judge_terms(prompts, list(whole.values()), spec_of(judge).perfect(judge.max_score))
+    terms = judge_terms(prompts, list(integer_scores.values()), spec_of(judge).perfect(judge.max_score))
     terms |= {name: _per_prompt(prompts, function) for name, function in _MEASURES.items()}
     adjusted, penalty = length_adjusted(prompts)
     terms["length_adjusted_accuracy"] = pairwise_accuracy_imputed(adjusted)
     terms["length_adjusted_accuracy_shorter_preferred"] = _per_prompt(adjusted, accuracy_shorter_preferred)
     terms |= _noise(ranked, of_answer) | _position(ranked, comparisons)
 
-    def measured(some: dict[str, Terms], rows: Sequence[int]) -> dict[str, Any]:
+    def measured(selected: dict[str, Terms], rows: Sequence[int]) -> dict[str, Any]:
         return {
             name: measure(by_cluster(_rows(term, rows), [clusters[row] for row in rows]), resamples, seed).to_dict()
-            for name, term in some.items()
+            for name, term in selected.items()
         }
 
     measures = measured(terms, range(len(prompts)))
     both = [by_cluster(terms[name], clusters) for name in ("accuracy_longer_preferred", "accuracy_shorter_preferred")]
     for name, weights in _OF_LENGTH.items():
         measures[name] = combined_measure(both, weights, resamples, seed, _pairs(both)).to_dict()
-    most_frequent, share = modal_score(whole.values()), terms["modal_score_fraction"]
-    measures["modal_score"] = Measure(most_frequent, None, None, round(share.numerators.sum())).to_dict()
+    most_frequent, fraction = modal_score(integer_scores.values()), terms["modal_score_fraction"]
+    measures["modal_score"] = Measure(most_frequent, None, None, round(fraction.numerators.sum())).to_dict()
     of_type: dict[str, list[int]] = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        of_type[prompt.type or "-"].append(place)
+    for row, prompt in enumerate(prompts):
+        of_type[prompt.type or "-"].append(row)
     subsets = sorted(of_type.items()) if len(of_type) > 1 else []
     few = {name: terms[name] for name in ("pairwise_accuracy_imputed", "pair_coverage", "length_baseline_accuracy")}
-    counts = Counter(score for scores in whole.values() for score in scores if score is not None)
+    counts = Counter(score for scores in integer_scores.values() for score in scores if score is not None)
     return {
         "prompts": len(set(clusters)),
         "pairs": int(terms["length_baseline_accuracy"].denominators.sum()),
@@ -131,18 +133,18 @@ def judge_metrics(
         },
         "length_penalty": penalty,
         "mean_score_rank": measured(_by_rank(prompts), range(len(prompts))),
-        "subsets": {name: measured(few, places) for name, places in subsets},
+        "subsets": {name: measured(few, rows) for name, rows in subsets},
     }
 
 
 def parsed(measures: Mapping[str, Measure]) -> tuple[int, int]:
-    """Return how many judgements have a score, and how many there are; (0, 0) if the judge was not measured."""
+    """Return (number of judgements with a score, number of judgements); (0, 0) if the judge was not measured."""
     rate = measures.get("parse_rate")
     return (round(rate.value * rate.n), rate.n) if rate and rate.value is not None else (0, 0)
 
 
 def judge_warning(measures: Mapping[str, Measure]) -> str:
-    """Return what makes a judge's accuracies say little or nothing about it; "" if nothing does.
+    """Return why a judge's accuracies are not meaningful; "" if they are.
 
     Parameters
     ----------
@@ -155,28 +157,28 @@ def judge_warning(measures: Mapping[str, Measure]) -> str:
             f"none of the {total} judgements could be parsed, so there is no score, and accuracies that count an "
             "unparsed judgement as 0.5 are 50 %"
         )
-    found = []
+    warnings = []
     if scored < MANY_PARSED * total:
-        found.append(
+        warnings.append(
             f"only {scored} of {total} judgements could be parsed, and most accuracies count the others as 0.5"
         )
     ties = measures.get("ties")
     if ties and ties.value == 1:
-        found.append("all scored pairs are ties, so the judge prefers no answer")
-    return "; ".join(found)
+        warnings.append("all scored pairs are ties, so the judge prefers no answer")
+    return "; ".join(warnings)
 
 
 def length_adjusted(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt], float]:
-    """The prompts with a penalty on length taken off the scores, and the penalty, points a hundred characters.
+    """Return the prompts with a length penalty subtracted from the scores, and the penalty.
 
-    So large that the best-scored answers are no longer than the worst-scored ones on average, as
-    `pairs.length_penalty=null` has it for candidates; people's ranks are not looked at.
+    The penalty is in points per 100 characters. It is the smallest with which the best-scored answers are, on average,
+    no longer than the worst-scored ones, as with `pairs.length_penalty=null`. It does not depend on the human ranks.
     """
-    known = [
+    scored = [
         [(score, n / 100) for score, n in zip(prompt.scores, prompt.lengths, strict=True) if score is not None]
         for prompt in prompts
     ]
-    penalty = unfiltered_matching_penalty(([s for s, _ in row], [n for _, n in row]) for row in known)
+    penalty = unfiltered_matching_penalty(([s for s, _ in row], [n for _, n in row]) for row in scored)
     adjusted = [
         replace(
             prompt,
@@ -191,47 +193,50 @@ def length_adjusted(prompts: Sequence[JudgedPrompt]) -> tuple[list[JudgedPrompt]
 
 
 def _better_worse(prompt: JudgedPrompt) -> Pairs:
-    places = range(len(prompt.ranks))
-    return [(i, j) for i in places for j in places if prompt.ranks[i] < prompt.ranks[j]]
+    answers = range(len(prompt.ranks))
+    return [(i, j) for i in answers for j in answers if prompt.ranks[i] < prompt.ranks[j]]
 
 
 def _agrees(prompt: JudgedPrompt, better: int, worse: int) -> float:
-    """1 if the judge prefers the better answer, 0 if it prefers the worse one, 0.5 for a tie or a missing score."""
+    """Return 1 if the judge prefers the better answer, 0 if the worse one, 0.5 for a tie or a missing score."""
     first, second = prompt.scores[better], prompt.scores[worse]
     if first is None or second is None:
         return 0.5
     return (1 + float(np.sign(round(first - second, 9)))) / 2
 
 
-def _accuracy_where(prompt: JudgedPrompt, holds: Callable[[int, int], bool]) -> tuple[float, float]:
-    chosen = [(i, j) for i, j in _better_worse(prompt) if holds(prompt.lengths[i], prompt.lengths[j])]
-    return sum(_agrees(prompt, i, j) for i, j in chosen), len(chosen)
+def _accuracy_where(prompt: JudgedPrompt, condition: Callable[[int, int], bool]) -> tuple[float, float]:
+    pairs = [(i, j) for i, j in _better_worse(prompt) if condition(prompt.lengths[i], prompt.lengths[j])]
+    return sum(_agrees(prompt, i, j) for i, j in pairs), len(pairs)
 
 
 def accuracy_shorter_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
-    """Pairwise accuracy (unparsed = 0.5) on pairs whose better answer is the shorter one."""
+    """Return the terms of the pairwise accuracy (unparsed = 0.5) on pairs whose better answer is shorter."""
     return _accuracy_where(prompt, lambda better, worse: better < worse)
 
 
 def accuracy_longer_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
-    """As `accuracy_shorter_preferred`, on pairs whose better answer is the longer one."""
+    """Return the terms of the pairwise accuracy (unparsed = 0.5) on pairs whose better answer is longer."""
     return _accuracy_where(prompt, lambda better, worse: better > worse)
 
 
 def ties(prompt: JudgedPrompt) -> tuple[float, float]:
-    """Share of equal scores among the scored pairs that people order."""
-    scores = [(prompt.scores[i], prompt.scores[j]) for i, j in _better_worse(prompt)]
-    scored = [(one, other) for one, other in scores if one is not None and other is not None]
-    return sum(round(one - other, 9) == 0 for one, other in scored), len(scored)
+    """Return the terms of the fraction of equal scores among the scored pairs that people order."""
+    return _ties_among(prompt, _better_worse(prompt))
 
 
 def ties_where_people_tie(prompt: JudgedPrompt) -> tuple[float, float]:
-    """Share of equal scores among the scored pairs that people tie."""
-    places = range(len(prompt.ranks))
-    tied = [(i, j) for i in places for j in places if i < j and prompt.ranks[i] == prompt.ranks[j]]
-    scores = [(prompt.scores[i], prompt.scores[j]) for i, j in tied]
-    scored = [(one, other) for one, other in scores if one is not None and other is not None]
-    return sum(round(one - other, 9) == 0 for one, other in scored), len(scored)
+    """Return the terms of the fraction of equal scores among the scored pairs that people tie."""
+    answers = range(len(prompt.ranks))
+    return _ties_among(
+        prompt, [(i, j) for i in answers for j in answers if i < j and prompt.ranks[i] == prompt.ranks[j]]
+    )
+
+
+def _ties_among(prompt: JudgedPrompt, pairs: Pairs) -> tuple[float, float]:
+    scores = [(prompt.scores[i], prompt.scores[j]) for i, j in pairs]
+    scored = [(first, second) for first, second in scores if first is not None and second is not None]
+    return sum(round(first - second, 9) == 0 for first, second in scored), len(scored)
 
 
 _MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
@@ -242,7 +247,7 @@ _MEASURES: dict[str, Callable[[JudgedPrompt], tuple[float, float]]] = {
 }
 
 
-# Weighted sums of the accuracies where the longer and where the shorter answer is the better one.
+# Weights of accuracy_longer_preferred and accuracy_shorter_preferred.
 _OF_LENGTH = {"length_balanced_accuracy": (0.5, 0.5), "length_bias": (1.0, -1.0)}
 
 
@@ -251,25 +256,27 @@ def _per_prompt(prompts: Sequence[JudgedPrompt], function: Callable[[JudgedPromp
 
 
 def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) -> dict[str, Terms]:
-    """Over answers with two or more valid judgements: how often two of them agree, and their standard deviation.
+    """Return the terms of self-consistency, score standard deviation and test-retest agreement.
 
-    And the test-retest agreement: of the pairs that people order, how often a second judgement orders them as the
-    first did, a tie in one of the two counting one half.
+    The first two use answers with two or more valid judgements: how often two of them agree, and their standard
+    deviation. Test-retest agreement uses the pairs that people order: how often a second judgement orders a pair like
+    the first one. A tie in one of the two counts 0.5.
     """
     agree, spread, test_retest_agreement = [], [], []
     for prompt in ranked:
         scores = [of_answer[answer_id(prompt.id, n)] for n in range(len(prompt.answers))]
-        several = [of_one for of_one in scores if len(of_one) > 1]
-        pairs = [[one == other for n, one in enumerate(of_one) for other in of_one[n + 1 :]] for of_one in several]
-        agree.append((sum(float(np.mean(pair)) for pair in pairs), len(pairs)))
-        spread.append((sum(float(np.std(of_one, ddof=1)) for of_one in several), len(several)))
-        again = [
+        repeated = [judged for judged in scores if len(judged) > 1]
+        equal = [[a == b for n, a in enumerate(judged) for b in judged[n + 1 :]] for judged in repeated]
+        agree.append((sum(float(np.mean(pairs)) for pairs in equal), len(equal)))
+        spread.append((sum(float(np.std(judged, ddof=1)) for judged in repeated), len(repeated)))
+        preferences = [
             [float(np.sign(scores[i][j] - scores[k][j])) for j in (0, 1)]
-            for i, one in enumerate(prompt.answers)
-            for k, other in enumerate(prompt.answers)
-            if one.rank < other.rank and len(scores[i]) > 1 and len(scores[k]) > 1
+            for i, better in enumerate(prompt.answers)
+            for k, worse in enumerate(prompt.answers)
+            if better.rank < worse.rank and len(scores[i]) > 1 and len(scores[k]) > 1
         ]
-        test_retest_agreement.append((sum(1 - abs(test - second) / 2 for test, second in again), len(again)))
+        agreements = sum(1 - abs(first - second) / 2 for first, second in preferences)
+        test_retest_agreement.append((agreements, len(preferences)))
     return {
         "self_consistency": table_terms(agree),
         "score_std": table_terms(spread, None),
@@ -278,10 +285,10 @@ def _noise(ranked: Sequence[RankedPrompt], of_answer: dict[str, list[float]]) ->
 
 
 def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison]) -> dict[str, Terms]:
-    """Does the place where an answer is shown matter? Of the letters as they were written, before any calibration.
+    """Return the terms of the position bias of a pairwise judge, from its verdicts before calibration.
 
-    `position_consistency`: share of the matches with two verdicts where both orders say the same answer;
-    `first_position_win_rate`: share of the verdicts for the answer shown first, 0.5 for a judge that does not care.
+    "position_consistency" is the fraction of matches with two verdicts whose two orders have the same winner.
+    "first_position_win_rate" is the fraction of verdicts for the answer shown first; 0.5 = no position bias.
     """
     winners: dict[str, dict[str, dict[str, str]]] = {prompt.id: defaultdict(dict) for prompt in ranked}
     for comparison in comparisons:
@@ -300,24 +307,24 @@ def _position(ranked: Sequence[RankedPrompt], comparisons: Sequence[Comparison])
 
 
 def _by_rank(prompts: Sequence[JudgedPrompt]) -> dict[str, Terms]:
-    """People's rank -> the scores of the answers with this rank, in points."""
-    found = {}
+    """Return human rank -> terms of the mean score, in points, of the answers with this rank."""
+    terms = {}
     for rank in sorted({rank for prompt in prompts for rank in prompt.ranks}):
         rows = []
         for prompt in prompts:
             scores = [
                 score
-                for score, other in zip(prompt.scores, prompt.ranks, strict=True)
-                if other == rank and score is not None
+                for score, answer_rank in zip(prompt.scores, prompt.ranks, strict=True)
+                if answer_rank == rank and score is not None
             ]
             rows.append((sum(scores), len(scores)))
-        found[str(rank)] = table_terms(rows, None)
-    return found
+        terms[str(rank)] = table_terms(rows, None)
+    return terms
 
 
 def _rows(terms: Terms, rows: Sequence[int]) -> Terms:
-    places = np.asarray(rows, dtype=np.int64)
-    return Terms(terms.numerators[places], terms.denominators[places], terms.bounds)
+    indices = np.asarray(rows, dtype=np.int64)
+    return Terms(terms.numerators[indices], terms.denominators[indices], terms.bounds)
 
 
 def paired_differences(
@@ -327,10 +334,10 @@ def paired_differences(
     resamples: int,
     seed: str,
 ) -> dict[str, Measure]:
-    """Return how much higher one judge is than another on the same answers, paired by prompt.
+    """Return one judge's accuracies minus another's on the same answers, paired by prompt.
 
-    Of `pairwise_accuracy_imputed`, `accuracy_shorter_preferred`, `accuracy_longer_preferred`, and of the length bias
-    and the length-balanced accuracy, which are made of them.
+    The accuracies are `pairwise_accuracy_imputed`, `accuracy_shorter_preferred`, `accuracy_longer_preferred`,
+    `length_balanced_accuracy` and `length_bias`.
     """
     sides = []
     for judged in (judged_prompts(ranked, judgements), judged_prompts(ranked, others)):
@@ -339,15 +346,15 @@ def paired_differences(
         terms["accuracy_longer_preferred"] = _per_prompt(judged, accuracy_longer_preferred)
         clusters = [prompt.cluster for prompt in judged]
         sides.append({name: by_cluster(term, clusters) for name, term in terms.items()})
-    one, other = sides
-    found = {
-        name: combined_measure([one[name], other[name]], (1, -1), resamples, seed, _pairs([one[name]])) for name in one
+    a, b = sides
+    differences = {
+        name: combined_measure([a[name], b[name]], (1, -1), resamples, seed, _pairs([a[name]])) for name in a
     }
     four = [side[name] for side in sides for name in ("accuracy_longer_preferred", "accuracy_shorter_preferred")]
     for name, weights in _OF_LENGTH.items():
         both = (*weights, *(-weight for weight in weights))
-        found[name] = combined_measure(four, both, resamples, seed, _pairs(four[:2]))
-    return found
+        differences[name] = combined_measure(four, both, resamples, seed, _pairs(four[:2]))
+    return differences
 
 
 def _pairs(terms: Sequence[Terms]) -> int:

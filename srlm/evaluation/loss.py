@@ -1,8 +1,7 @@
-"""How surprised a model is by answers that it did not write: the loss that SFT lowers, on answers of one's choice.
+"""Cross-entropy loss of a model on given answers, such as training and held-out examples.
 
-On the examples that it was trained on and on others, the difference is what it has learnt by heart (the overfitting gap
-of arXiv 2405.14394, section 5). The loss is of the answer alone, whatever `sft.train_on` was, so that models trained on
-different tokens compare.
+The difference between held-out and training examples is the overfitting gap (arXiv 2405.14394, section 5). The loss
+covers the answer's tokens only, whatever `sft.train_on` was, so that models trained on different tokens are comparable.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from srlm.types import AnswerLoss, SeedExample
 async def answer_losses(
     rater: SequenceScorer, examples: Sequence[SeedExample], stage: Stage, bars: Bars, name: str
 ) -> None:
-    """The loss of each example's answer, records of `AnswerLoss`; one that is too long for the engine has none."""
+    """Compute the loss of each example's answer as `AnswerLoss` records; `nats` is None for too long examples."""
     stage.begin()
     store, before = RecordFile(stage.outputs[0], AnswerLoss), replace(rater.usage)
     store.forget(lambda row: row.nats is None)
     bars.add(name, len(examples), len(store.records))
 
-    async def one(example: SeedExample) -> None:
+    async def score_example(example: SeedExample) -> None:
         if example.id in store.records:
             return
         try:
@@ -41,7 +40,7 @@ async def answer_losses(
         store.append(new)
         bars.update(name, done=len(store.records), tokens=new.tokens)
 
-    await gather_or_cancel(one(example) for example in examples)
+    await gather_or_cancel(score_example(example) for example in examples)
     rows = store.finish()
     counts = {"examples": len(rows), "missing": sum(row.nats is None for row in rows)}
     sources = {example.id: example.source for example in examples}
@@ -51,12 +50,12 @@ async def answer_losses(
 
 
 def loss(rows: Sequence[AnswerLoss], resamples: int, seed: str, prompts: Mapping[str, str] | None = None) -> Measure:
-    """Return nats a token, over all tokens of all answers; the bootstrap draws prompts, `n` counts tokens.
+    """Return the loss in nats per token over all answers; the bootstrap resamples prompts, `n` counts tokens.
 
     Parameters
     ----------
     prompts : mapping or None
-        Example id -> prompt. Several answers to one prompt are drawn together. None = each example has its own prompt.
+        Example id -> prompt. Answers to one prompt form one cluster. None = each example is a cluster.
     """
     terms = table_terms(((row.nats, row.tokens) if row.nats is not None else (0, 0) for row in rows), None)
     return measure(by_cluster(terms, _clusters(rows, prompts)), resamples, seed)
@@ -69,9 +68,9 @@ def loss_difference(
     seed: str,
     prompts: Mapping[str, str] | None = None,
 ) -> Measure:
-    """Return how much higher `now`'s loss is on the answers that both models have, nats a token; paired by prompt.
+    """Return `now`'s loss minus `other`'s in nats per token, on the answers that both scored, paired by prompt.
 
-    Tokens are counted as the first model's: models of one family count alike. `prompts` as for `loss`.
+    Tokens are counted with the first model's tokenizer. `prompts` as for `loss`.
     """
     of_other = {row.id: row.nats for row in other}
     both = [(row, theirs) for row in now if row.nats is not None and (theirs := of_other.get(row.id)) is not None]

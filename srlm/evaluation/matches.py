@@ -1,4 +1,4 @@
-"""Head to heads: a fixed judge compares M_t's answers with those of earlier models, in both orders."""
+"""Head-to-head stage: a fixed judge compares M_t's answers with those of earlier models, in both orders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from srlm.types import Answer, Comparison
 
 
 def opponents(config: Config, t: int) -> list[int]:
-    """Return the earlier models whose answers M_t's are compared with, the last one first."""
+    """Return the iterations of the earlier models that M_t's answers are compared with, latest first."""
     return list(range(t - 1, -1, -1))[: 1 if config.evaluation.opponents is Opponents.previous else None]
 
 
@@ -34,9 +34,9 @@ async def play(
     store: RecordFile[Comparison],
     on_progress: Callable[[], None],
 ) -> None:
-    """Compare two models' answers to the same prompts in both orders, except what `store` holds already.
+    """Compare two models' answers to the same prompts in both orders, except comparisons in `store`.
 
-    A prompt that one of them did not answer is not compared.
+    Prompts that only one model answered are skipped.
 
     Parameters
     ----------
@@ -44,24 +44,26 @@ async def play(
         Called after each new comparison.
     """
     template = load_template(config.evaluation.judge_template, "evaluation.judge_template")
-    others = {answer.id: answer.text for answer in second}
+    second_texts = {answer.id: answer.text for answer in second}
 
-    async def one(answer: Answer, order: str) -> None:
+    async def compare_answers(answer: Answer, order: str) -> None:
         if f"{answer.id}/{order}" not in store.records:
-            shown = question(template, answer.prompt, answer.text, others[answer.id], order)
-            store.append(await compare(engine, answer.id, answer.id, order, shown))
+            prompt = question(template, answer.prompt, answer.text, second_texts[answer.id], order)
+            store.append(await compare(engine, answer.id, answer.id, order, prompt))
             on_progress()
 
-    await gather_or_cancel(one(answer, order) for answer in first if answer.id in others for order in ORDERS)
+    await gather_or_cancel(
+        compare_answers(answer, order) for answer in first if answer.id in second_texts for order in ORDERS
+    )
 
 
 def matches(first: Sequence[Answer], second: Sequence[Answer]) -> int:
-    """Return how many comparisons a match takes: the prompts that both have answered, in both orders."""
+    """Return the number of comparisons of a match: the prompts that both models answered, in both orders."""
     return len({answer.id for answer in first} & {answer.id for answer in second}) * len(ORDERS)
 
 
 class HeadToHead(GenerationStage):
-    """Comparisons of M_t's answers with each opponent's, by the judge that `evaluation.judge` names."""
+    """Compare M_t's answers with each opponent's, with the judge that `evaluation.judge` names."""
 
     name, place = "head_to_head", "evaluation"
 
@@ -72,14 +74,14 @@ class HeadToHead(GenerationStage):
         options = options_of(self.config, "evaluation.judge") | generation_options(self.config, self.generator().model)
         template = load_template(self.config.evaluation.judge_template, "evaluation.judge_template")
         options["evaluation.judge_template"] = template.digest
-        if self.t >= 2:  # M1 has one opponent in any case
+        if self.t >= 2:  # M1 has one opponent with either value
             options |= options_of(self.config, "evaluation.opponents")
         return options
 
     def made_from(self) -> dict[str, str]:
-        workspace, by = self.workspace, self.generator().model
+        workspace, judge = self.workspace, self.generator().model
         answered = (ANSWERS.path(workspace, u) for u in (self.t, *opponents(self.config, self.t)))
-        return recorded(workspace, *answered) | model_input(workspace, by) | chat_template(self.config, by)
+        return recorded(workspace, *answered) | model_input(workspace, judge) | chat_template(self.config, judge)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config, self.generator().model)

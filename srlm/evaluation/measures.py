@@ -1,19 +1,20 @@
-"""How well a judge agrees with people: pure functions on small arrays, and `Measure`, a figure with its interval.
+"""Agreement of a judge with human rankings, as pure functions, and `Measure`, a value with its 95 % interval.
 
-The agreement measures are those of Self-Rewarding Language Models (arXiv 2401.10020, section 3.3.2: pairwise accuracy,
-5-best, exact match, Spearman, Kendall tau), on held-out EFT prompts; parse rate, pair coverage, the share of the
-most frequent score and the length baseline show when those figures flatter a judge.
+The five agreement measures are those of Self-Rewarding Language Models (arXiv 2401.10020, section 3.3.2: pairwise
+accuracy, 5-best, exact match, Spearman, Kendall tau), computed on held-out EFT prompts. Parse rate, pair coverage, the
+fraction of the most frequent score and the length baseline show when those five overstate a judge's quality.
 
-Every measure is a ratio of two sums over prompts, so each is a function to `Terms`, one numerator and one denominator
-a row, and `measure` makes the value and its interval (srlm/evaluation/intervals.py) out of any of them, once the rows
-of one prompt are summed (`by_cluster`). A new measure of a judge is one such function and its line in `_of_a_judge`.
+Every measure is a ratio of two sums over prompts. Each function therefore returns `Terms`: one numerator and one
+denominator per row. `by_cluster` sums the rows of one prompt, and `measure` computes the value and its interval
+(srlm/evaluation/intervals.py). To add a measure of a judge, write such a function and add a line to
+`_judge_functions`.
 
-What the paper leaves open is settled here:
+The paper does not define these cases. We define them as follows:
 
-- A missing score is left out and lowers the coverage; it never counts as a low score.
-- A judge's tie counts one half in the pairwise accuracy, and as no match in the exact match.
-- Correlations are averaged over prompts; a prompt without a defined one is left out.
-- A prompt whose answers people rank equally has no order: only parse rate and the most frequent score use it.
+- A missing score is excluded and lowers the coverage. It never counts as a low score.
+- A tie by the judge counts 0.5 in the pairwise accuracy, and as no match in the exact match.
+- Correlations are averaged over prompts. A prompt whose correlation is undefined is excluded.
+- If people rank all answers of a prompt equally, only the parse rate and the most frequent score use the prompt.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from srlm.evaluation.intervals import (
 from srlm.io import serialization
 
 _CORRELATION = (-1.0, 1.0)
-DECIMALS = 9  # scores that agree to so many decimals are equal: means over k carry rounding noise
+DECIMALS = 9  # scores are compared after rounding to 9 decimals: means over k judgements carry rounding noise
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedPrompt:
-    """One held-out EFT prompt with N answers, as people ranked them and as the judge scored them.
+    """One held-out EFT prompt with N answers, their human ranks and the judge's scores.
 
     Raises
     ------
@@ -57,15 +58,15 @@ class JudgedPrompt:
     """
 
     id: str
-    ranks: tuple[int, ...]  # by people: 0 is the best; equal ranks are ties; gaps are allowed
+    ranks: tuple[int, ...]  # human ranks: 0 is the best; equal ranks are ties; gaps are allowed
     scores: tuple[float | None, ...]  # the judge's mean score of each answer; None = no valid judgement
-    lengths: tuple[int, ...]  # of the answers, in characters
+    lengths: tuple[int, ...]  # characters of each answer
     type: str = ""
-    prompt: str = ""  # the prompt's text: rows that share it are one cluster; "" = the row is a cluster of its own
+    prompt: str = ""  # the prompt's text: rows with the same text form one cluster; "" = a separate cluster
 
     @property
     def cluster(self) -> str:
-        """The key of the rows that depend on each other."""
+        """Return the key that all rows of the same prompt share."""
         return self.prompt or self.id
 
     def __post_init__(self) -> None:
@@ -78,12 +79,12 @@ class JudgedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure with its 95 % interval."""
+    """A value with its 95 % interval."""
 
-    value: float | None  # None where undefined: nothing to count
-    low: float | None  # None, as `high`, where the data give no interval: a single prompt, or (means) no spread at all
+    value: float | None  # None = undefined: the denominator is 0
+    low: float | None  # `low` and `high` are None if there is no interval: a single prompt, or a mean without variance
     high: float | None
-    n: int  # the function that returns the measure says what it counts
+    n: int  # the count that the function's docstring names: prompts, pairs, judgements, ...
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return a plain dict, for JSON."""
@@ -96,14 +97,14 @@ class Measure:
 
 
 def measure(terms: Terms, resamples: int, seed: str) -> Measure:
-    """Return a ratio with its interval: of a ratio with known bounds by `share_interval`, else by bootstrap.
+    """Return a ratio with its 95 % interval: `share_interval` for a ratio with known bounds, otherwise a bootstrap.
 
     Parameters
     ----------
     terms : Terms of C clusters
-        Rows that depend on each other must have been summed (`by_cluster`).
+        Sum rows that depend on each other with `by_cluster` first.
     resamples, seed
-        Of the bootstrap; unused where the bounds are known.
+        Bootstrap resamples and seed; unused if the bounds are known.
 
     Returns
     -------
@@ -112,12 +113,12 @@ def measure(terms: Terms, resamples: int, seed: str) -> Measure:
     """
     top, bottom, bounds = terms
     count = int((bottom > 0).sum())
-    found = share_interval(terms) if bounds else bootstrap_interval(bootstrap(top, bottom, resamples, seed), count)
-    return Measure(ratio(terms), *found, round(float(bottom.sum())))
+    interval = share_interval(terms) if bounds else bootstrap_interval(bootstrap(top, bottom, resamples, seed), count)
+    return Measure(ratio(terms), *interval, round(float(bottom.sum())))
 
 
 def share_measure(numerators: ArrayLike, denominators: ArrayLike | None = None) -> Measure:
-    """Return a share of values from 0 to 1, one a cluster; `denominators` (1 each if None) say how many each counts."""
+    """Return the mean of values from 0 to 1, one per cluster; `denominators` are their weights (None: 1 each)."""
     top = np.asarray(numerators, dtype=np.float64)
     bottom = np.ones(len(top)) if denominators is None else np.asarray(denominators, dtype=np.float64)
     return measure(Terms(top, bottom), 0, "")
@@ -126,15 +127,15 @@ def share_measure(numerators: ArrayLike, denominators: ArrayLike | None = None) 
 def ratio_measure(numerators: ArrayLike, denominators: ArrayLike, resamples: int, seed: str) -> Measure:
     """Return sum(numerators) / sum(denominators) of a quantity without known bounds, with its bootstrap interval.
 
-    One entry a cluster. `n` is the sum of the denominators. Resamples with a zero denominator are left out. Shares have
-    `share_measure`.
+    Both arguments have one entry per cluster. `n` is the sum of the denominators. Resamples whose denominators sum to
+    0 are excluded. Use `share_measure` for values from 0 to 1.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     return measure(Terms(top, bottom, None), resamples, seed)
 
 
 def mean_measure(values: Sequence[float], resamples: int, seed: str) -> Measure:
-    """Return the mean of one value a prompt without known bounds, such as a length; `n` counts the values."""
+    """Return the mean of one value per prompt, without known bounds, such as a length; `n` counts the values."""
     return ratio_measure(values, np.ones(len(values)), resamples, seed)
 
 
@@ -148,14 +149,14 @@ def combined_measure(
     terms : K Terms of the same C clusters in the same order
     weights : K numbers
     resamples, seed
-        Of the bootstrap, which draws the same clusters for all terms; unused where all bounds are known.
+        Bootstrap resamples and seed; all terms use the same drawn clusters. Unused if all bounds are known.
     n : int or None
-        None: how many clusters count in all terms. Fewer than two give no interval.
+        The result's `n`. None = the number of clusters that count in all terms. Fewer than two give no interval.
     """
     values = [ratio(term) for term in terms]
     count = int(np.all([term.denominators > 0 for term in terms], axis=0).sum())
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
         return Measure(None, None, None, count if n is None else n)
     if all(term.bounds for term in terms):
         low, high = combined_interval(terms, weights)
@@ -165,128 +166,131 @@ def combined_measure(
             for weight, term in zip(weights, terms, strict=True)
         ]
         low, high = bootstrap_interval(np.sum(drawn, axis=0).round(12), count)
-    value = round(float(np.dot(weights, known)), 12)  # what cancels out is 0, not what rounding leaves
+    value = round(float(np.dot(weights, defined)), 12)  # equal ratios give exactly 0
     return Measure(value, low, high, count if n is None else n)
 
 
 def direction(measure: Measure) -> int:
-    """Return 1 if a difference is above 0 beyond its 95 % interval, -1 if below, else 0 (two-sided test, 5 % level)."""
+    """Return 1 if a difference is significantly above 0, -1 if below, else 0 (two-sided test at the 5 % level)."""
     if measure.low is None or measure.high is None:
         return 0
     return (measure.low > 0) - (measure.high < 0)
 
 
 def pairwise_accuracy(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """Share of the pairs that people order and the judge scored which the judge orders alike; 0 to 1, chance 0.5.
+    """Return the fraction of scored pairs in which judge and people prefer the same answer; 0 to 1, chance is 0.5.
 
-    A judge's tie counts one half. `n` counts the pairs scored; see `pair_coverage` for those that were not.
+    Only pairs that people do not tie are used. A tie by the judge counts 0.5. `n` counts the pairs whose two answers
+    are scored; `pair_coverage` is their fraction of all pairs.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
     return table_terms((np.nansum(pair), (~np.isnan(pair)).sum()) for pair in pairs)
 
 
 def pairwise_accuracy_imputed(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """`pairwise_accuracy` over all pairs that people order: one that is not scored counts one half, as a tie does.
+    """Return `pairwise_accuracy` over all pairs that people order, with unscored pairs counted as 0.5.
 
-    The expected accuracy with random choices for unscored pairs: it compares a judge that can rarely be parsed with one
-    that always can. `n` counts all pairs.
+    This is the expected accuracy if unscored pairs are decided at random. It allows a fair comparison of judges with
+    different parse rates. `n` counts all pairs.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
     return table_terms((np.nan_to_num(pair, nan=0.5).sum(), len(pair)) for pair in pairs)
 
 
 def pair_coverage(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """Share of the pairs that people order of which the judge scored both answers; 0 to 1. `n` counts the pairs."""
+    """Return the fraction of the pairs that people order whose two answers are scored; 0 to 1. `n` counts the pairs."""
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
     return table_terms(((~np.isnan(pair)).sum(), len(pair)) for pair in pairs)
 
 
 def five_best(prompts: Iterable[JudgedPrompt], perfect: float) -> Terms:
-    """Of the answers with a perfect score, the share that people like best (their prompt's lowest rank); 0 to 1.
+    """Return the fraction of the answers with a perfect score that have the best human rank of their prompt; 0 to 1.
 
-    `n` counts the perfect answers.
+    `n` counts the answers with a perfect score.
 
     Parameters
     ----------
     perfect : float
-        The least mean score that is perfect (to 1e-9). With the top of the scale, as in the paper, all k judgements
-        must give it.
+        The lowest mean score that counts as perfect (to 1e-9). With the top of the scale, as in the paper, all k
+        judgements must give the top score.
     """
 
-    def of_one(prompt: JudgedPrompt) -> tuple[float, float]:
+    def perfect_answers(prompt: JudgedPrompt) -> tuple[float, float]:
         scores, ranks = _scores(prompt), np.asarray(prompt.ranks)
         if len(set(prompt.ranks)) < 2:
             return 0, 0
         best = scores >= perfect - 10**-DECIMALS
         return (best & (ranks == ranks.min())).sum(), best.sum()
 
-    return table_terms(map(of_one, prompts))
+    return table_terms(map(perfect_answers, prompts))
 
 
 def exact_match(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """Share of prompts that the judge orders wholly as people do; 0 to 1.
+    """Return the fraction of prompts whose answers judge and people rank in the same order; 0 to 1.
 
-    Answers that people tie may come in either order; a judge's tie between others is no match. `n` counts the prompts
-    whose answers are all scored; the rest are left out.
+    Answers that people tie may have any order. If the judge ties two answers that people do not tie, the prompt is no
+    match. `n` counts the prompts whose answers are all scored; other prompts are excluded.
     """
     pairs = [_agreement(prompt, _scores(prompt)) for prompt in prompts]
-    # An answer without a score is in some ordered pair wherever there is one, so a NaN tells of it.
+    # If a prompt has ordered pairs, each of its answers is in at least one: an unscored answer always gives a NaN.
     return table_terms(
         (float((pair == 1).all()), 1) if len(pair) and not np.isnan(pair).any() else (0, 0) for pair in pairs
     )
 
 
 def spearman(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """Spearman's correlation of the judge's scores with people's order, averaged over prompts; -1 to 1.
+    """Return Spearman's correlation of the judge's scores with human ranks, averaged over prompts; -1 to 1.
 
-    Tied answers get their mean rank. Taken over the answers that have a score. `n` counts the prompts in the mean:
-    those with fewer than two scored answers, or with all of them tied by the judge or by people, have no correlation
-    and are left out.
+    Tied answers get their mean rank. Answers without a score are excluded. `n` counts the prompts in the mean. A prompt
+    is excluded if fewer than two answers are scored, or if the judge or people tie all of them.
     """
     return table_terms((_correlation(prompt, lambda signs: signs.sum(axis=1)) for prompt in prompts), _CORRELATION)
 
 
 def kendall_tau(prompts: Iterable[JudgedPrompt]) -> Terms:
-    """Kendall's tau-b of the judge's scores with people's order, averaged over prompts; -1 to 1. `n` as `spearman`."""
+    """Return Kendall's tau-b of the judge's scores with human ranks, averaged over prompts; -1 to 1.
+
+    Exclusions and `n` are those of `spearman`.
+    """
     return table_terms((_correlation(prompt, np.ravel) for prompt in prompts), _CORRELATION)
 
 
 def length_baseline_accuracy(prompts: Iterable[JudgedPrompt], scored_only: bool = False) -> Terms:
-    """Pairwise accuracy of a judge that always prefers the longer answer; 0 to 1.
+    """Return the pairwise accuracy of a baseline that always prefers the longer answer; 0 to 1.
 
-    Equal lengths count one half. `n` counts the pairs that people order: all of them, or with `scored_only` those that
-    `pairwise_accuracy` counts, on which a judge should beat it.
+    Equal lengths count 0.5. `n` counts the pairs that people order. With `scored_only`, only the pairs that
+    `pairwise_accuracy` uses are counted: compare the judge with the baseline on these.
     """
 
-    def of_one(prompt: JudgedPrompt) -> tuple[float, float]:
+    def longer_preferred(prompt: JudgedPrompt) -> tuple[float, float]:
         pairs = _agreement(prompt, np.asarray(prompt.lengths, dtype=np.float64))
         if scored_only:
             pairs = pairs[~np.isnan(_agreement(prompt, _scores(prompt)))]
         return float(pairs.sum()), len(pairs)
 
-    return table_terms(map(of_one, prompts))
+    return table_terms(map(longer_preferred, prompts))
 
 
 def parse_rate(counts: Iterable[tuple[int, int]]) -> Terms:
-    """Share of valid judgements, from (valid, total) of each prompt; 0 to 1. `n` counts the judgements."""
+    """Return the fraction of valid judgements, from (valid, total) of each prompt; 0 to 1. `n` counts judgements."""
     return table_terms(counts)
 
 
 def modal_score(judgements: Iterable[Sequence[float | None]]) -> float | None:
-    """The most frequent score of all valid judgements, the higher one of a draw; None if there is none."""
+    """Return the most frequent score of all valid judgements, the highest in case of a draw; None without any."""
     counts = Counter(float(score) for scores in judgements for score in scores if score is not None)
     return max(counts, key=lambda score: (counts[score], score), default=None)
 
 
 def modal_score_fraction(judgements: Sequence[Sequence[float | None]]) -> Terms:
-    """Share of the `modal_score` among the valid judgements; above 0 to 1, 1 = the judge has collapsed onto it.
+    """Return the fraction of valid judgements that give the `modal_score`; above 0 to 1, 1 = a collapsed judge.
 
-    The score is found once, on all prompts. `n` counts the valid judgements.
+    The modal score is computed over all prompts. `n` counts the valid judgements.
 
     Parameters
     ----------
     judgements : P lists
-        The single scores of a prompt's judgements, all its answers together; None = not parsed.
+        The scores of all judgements of a prompt, over all its answers; None = not parsed.
     """
     modal = modal_score(judgements)
     valid = [[score for score in scores if score is not None] for scores in judgements]
@@ -296,9 +300,9 @@ def modal_score_fraction(judgements: Sequence[Sequence[float | None]]) -> Terms:
 def judge_terms(
     prompts: Sequence[JudgedPrompt], judgements: Sequence[Sequence[float | None]], perfect: float
 ) -> dict[str, Terms]:
-    """What each prompt adds to each measure of a judge, by name; each function's docstring says what it counts.
+    """Return the terms of every measure of a judge, by the name of the function that computes it.
 
-    Beside the functions' names: "length_baseline_accuracy_scored" is `length_baseline_accuracy` on the scored pairs.
+    "length_baseline_accuracy_scored" is `length_baseline_accuracy` on the scored pairs.
 
     Parameters
     ----------
@@ -306,7 +310,7 @@ def judge_terms(
     judgements : P lists, in the same order
         As for `modal_score_fraction`.
     perfect : float
-        As for `five_best`; the scale's top, 5, in the paper.
+        See `five_best`. The paper uses the top of the scale, 5.
 
     Raises
     ------
@@ -315,7 +319,7 @@ def judge_terms(
     """
     if len(prompts) != len(judgements):
         raise ValueError(f"{len(prompts)} prompts but judgements of {len(judgements)}; give one list for each prompt")
-    terms = {name: function(prompts) for name, function in _of_a_judge(perfect).items()}
+    terms = {name: function(prompts) for name, function in _judge_functions(perfect).items()}
     terms["parse_rate"] = parse_rate((sum(score is not None for score in scores), len(scores)) for scores in judgements)
     terms["modal_score_fraction"] = modal_score_fraction(judgements)
     return terms
@@ -324,38 +328,38 @@ def judge_terms(
 def difference(
     a: Sequence[JudgedPrompt], b: Sequence[JudgedPrompt], measure: str, perfect: float, resamples: int, seed: str
 ) -> Measure:
-    """Return how much higher judge `a` is than judge `b` on the same rows, paired by prompt.
+    """Return judge `a`'s value of a measure minus judge `b`'s on the same rows, paired by prompt.
 
-    A judge's value is taken over what it scored itself: compare "pair_coverage" too. `n` counts the prompts that count
-    for both judges; fewer than two give no interval.
+    Each judge's value covers the answers that this judge scored, so compare "pair_coverage" as well. `n` counts the
+    prompts that count for both judges; fewer than two give no interval.
 
     Parameters
     ----------
-    a, b : R rows each, the same in the same order
+    a, b : R rows each, with the same ids and ranks in the same order
         Rows that share a prompt are one cluster.
     measure : str
-        A name of `judge_terms`, of those that come from the prompts (not "parse_rate" or "modal_score...").
+        A name of `judge_terms`, except "parse_rate" and "modal_score_fraction".
 
     Raises
     ------
     ValueError
         If the rows differ in id, order or human ranks, or the name is unknown.
     """
-    for place, (one, other) in enumerate(zip_longest(((p.id, p.ranks) for p in a), ((p.id, p.ranks) for p in b))):
-        if one != other:
+    for row, (of_a, of_b) in enumerate(zip_longest(((p.id, p.ranks) for p in a), ((p.id, p.ranks) for p in b))):
+        if of_a != of_b:
             raise ValueError(
-                f"prompt {place}: {one} against {other}; give the same prompts and ranks in the same order"
+                f"prompt {row}: {of_a} and {of_b} differ; pass the same prompts and ranks in the same order"
             )
-    functions = _of_a_judge(perfect)
+    functions = _judge_functions(perfect)
     if measure not in functions:
-        raise ValueError(f"no measure {measure!r} of judged prompts; there are {', '.join(functions)}")
+        raise ValueError(f"unknown measure {measure!r}; choose one of {', '.join(functions)}")
     clusters = [row.cluster for row in a]
     both = [by_cluster(functions[measure](rows), clusters) for rows in (a, b)]
-    found = combined_measure(both, (1, -1), resamples, seed)
-    return found if found.n > 1 else dataclasses.replace(found, low=None, high=None)
+    gain = combined_measure(both, (1, -1), resamples, seed)
+    return gain if gain.n > 1 else dataclasses.replace(gain, low=None, high=None)
 
 
-def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
+def _judge_functions(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], Terms]]:
     return {
         "pairwise_accuracy": pairwise_accuracy,
         "pairwise_accuracy_imputed": pairwise_accuracy_imputed,
@@ -370,30 +374,30 @@ def _of_a_judge(perfect: float) -> dict[str, Callable[[Sequence[JudgedPrompt]], 
 
 
 def table_terms(rows: Iterable[tuple[float, float]], bounds: tuple[float, float] | None = (0.0, 1.0)) -> Terms:
-    """Return `Terms` from one (numerator, denominator) a row."""
+    """Return `Terms` from one (numerator, denominator) per row."""
     table = np.array(list(rows), dtype=np.float64).reshape(-1, 2)
     return Terms(table[:, 0], table[:, 1], bounds)
 
 
 def _scores(prompt: JudgedPrompt) -> Array:
-    """Shape (N,), NaN where missing."""
+    """Return a prompt's scores, shape (N,); NaN = missing."""
     return np.array([np.nan if s is None else s for s in prompt.scores], dtype=np.float64).round(DECIMALS)
 
 
 def _agreement(prompt: JudgedPrompt, values: Array) -> Array:
-    """For each pair that people order: 1 if `values`, shape (N,), order it alike, 0.5 tied, 0 against, NaN missing."""
+    """Return, per pair that people order, whether `values`, shape (N,), agree: 1, 0.5 = tied, 0, NaN = missing."""
     i, j = np.triu_indices(len(values), k=1)
     ranks = np.asarray(prompt.ranks, dtype=np.float64)
-    human = np.sign(ranks[j] - ranks[i])  # a low rank is good, a high value is
+    human = np.sign(ranks[j] - ranks[i])  # low ranks and high values are good
     agreement: Array = ((1 + human * np.sign(values[i] - values[j])) / 2)[human != 0]
     return agreement
 
 
 def _correlation(prompt: JudgedPrompt, reduce: Callable[[Array], Array]) -> tuple[float, float]:
-    """A correlation over the scored answers, and 1; twice 0 where it is undefined.
+    """Return (correlation over the scored answers, 1); (0, 0) if it is undefined.
 
-    Both rank correlations are the cosine of two sides' comparisons sign(x_i - x_j): entry by entry it is tau-b; of the
-    row sums, which are the centred mean ranks times two, it is Spearman's rho.
+    Both rank correlations are the cosine similarity of the matrices sign(x_i - x_j) of judge and people. Over the
+    entries it is tau-b. Over the row sums, which are twice the centred mean ranks, it is Spearman's rho.
     """
     scores = _scores(prompt)
     present = ~np.isnan(scores)

@@ -1,4 +1,4 @@
-"""evaluation.json, the measures of one model: its type, and how it is read and written."""
+"""Type, reader and writer of evaluation.json, the measures of one model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Measures = Mapping[str, Measure]  # by name, of one part of srlm/metrics.py
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a judge: a histogram from whole score to judgements, and its entropy."""
+    """Distribution of a judge's scores: a histogram, integer score -> judgements, and its entropy in bits."""
 
     histogram: dict[str, int] = field(default_factory=dict)
     entropy_bits: float = 0.0
@@ -37,7 +37,7 @@ class JudgeDetails:
     judgements: int = 0
     scores: Scores = Scores()
     length_penalty: float = 0.0
-    mean_score_rank: Measures = field(default_factory=dict)  # by people's rank
+    mean_score_rank: Measures = field(default_factory=dict)  # by human rank
     subsets: Mapping[str, Measures] = field(default_factory=dict)  # by type of prompt
 
 
@@ -54,16 +54,16 @@ class Contaminated:
 
 @dataclass(frozen=True)
 class Instructions:
-    """How many verifiable instructions are followed, over all and by group of instructions."""
+    """Fractions of verifiable instructions followed, in total and by group of instructions."""
 
     measures: Measures = field(default_factory=dict)
     groups: Mapping[str, Measures] = field(default_factory=dict)
-    excluded: int | None = None  # of IFEval: prompts in the training data
+    excluded: int | None = None  # IFEval prompts in the training data; None for the evaluation prompts
 
 
 @dataclass(frozen=True)
 class Match:
-    """A head to head against one earlier model, over all prompts and by type of prompt."""
+    """Head to head with one earlier model, over all prompts and by type of prompt."""
 
     measures: Measures = field(default_factory=dict)
     types: Mapping[str, Measures] = field(default_factory=dict)
@@ -82,13 +82,13 @@ class Evaluation:
     instructions: Instructions | None = None
     ifeval: Instructions | None = None
     head_to_heads: Mapping[int, Match] = field(default_factory=dict)  # by the earlier model's iteration
-    head_to_head: Measures = field(default_factory=dict)  # against the model before
+    head_to_head: Measures = field(default_factory=dict)  # against the previous model
     head_to_head_judge: str = ""
 
     def part(self, name: str) -> Measures:
         """Return the measures of a part, without breakdowns by group or type."""
-        found: Any = getattr(self, name)
-        return found.measures if isinstance(found, Instructions) else found or {}
+        part: Any = getattr(self, name)
+        return part.measures if isinstance(part, Instructions) else part or {}
 
     def measures(self) -> Iterator[tuple[str, Measure]]:
         """Yield every measure with its key in srlm/metrics.py."""
@@ -96,18 +96,18 @@ class Evaluation:
             yield from _keyed(f"{part}/", self.part(part))
         if self.judge_metrics:
             yield from _keyed("judge_metrics/mean_score_rank_", self.judge_metrics.mean_score_rank)
-            for kind, found in self.judge_metrics.subsets.items():
-                yield from _keyed(f"judge_metrics/subsets_{slug(kind)}_", found)
+            for type_name, of_type in self.judge_metrics.subsets.items():
+                yield from _keyed(f"judge_metrics/subsets_{slug(type_name)}_", of_type)
         for part, instructions in (("instructions", self.instructions), ("ifeval", self.ifeval)):
-            for group, found in instructions.groups.items() if instructions else ():
-                yield from _keyed(f"{part}/groups_{slug(group)}_", found)
+            for group, of_group in instructions.groups.items() if instructions else ():
+                yield from _keyed(f"{part}/groups_{slug(group)}_", of_group)
         for t, match in self.head_to_heads.items():
             yield from _keyed(f"head_to_heads/M{t}_", match.measures)
-            for kind, found in match.types.items():
-                yield from _keyed(f"head_to_heads/M{t}_types_{slug(kind)}_", found)
+            for type_name, of_type in match.types.items():
+                yield from _keyed(f"head_to_heads/M{t}_types_{slug(type_name)}_", of_type)
 
     def counts(self) -> Iterator[tuple[str, float]]:
-        """Yield every number without an interval with its key in srlm/metrics.py."""
+        """Yield every value without an interval, with its key in srlm/metrics.py."""
         if details := self.judge_metrics:
             for name in ("prompts", "pairs", "judgements", "length_penalty"):
                 yield f"judge_metrics/{name}", getattr(details, name)
@@ -121,16 +121,16 @@ class Evaluation:
             yield "ifeval/excluded", self.ifeval.excluded
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of evaluation.json; parts that were not measured are left out."""
-        found: dict[str, Any] = asdict(self)
+        """Return the content of evaluation.json, without the parts that were not measured."""
+        parts: dict[str, Any] = asdict(self)
         for name in ("instructions", "ifeval"):
-            if part := found[name]:
+            if part := parts[name]:
                 excluded = {} if part["excluded"] is None else {"excluded": part["excluded"]}
-                found[name] = part["measures"] | {"groups": part["groups"]} | excluded
-        found["head_to_heads"] = {
-            str(t): match["measures"] | {"types": match["types"]} for t, match in found["head_to_heads"].items()
+                parts[name] = part["measures"] | {"groups": part["groups"]} | excluded
+        parts["head_to_heads"] = {
+            str(t): match["measures"] | {"types": match["types"]} for t, match in parts["head_to_heads"].items()
         }
-        return {name: part for name, part in found.items() if part or name == "iteration"}
+        return {name: part for name, part in parts.items() if part or name == "iteration"}
 
     @classmethod
     def from_dict(cls, data: Any) -> Evaluation:
@@ -157,7 +157,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises
     ------
     RunFolderError
-        If the file is damaged or from another version of srlm.
+        If the file is damaged, or from another version of srlm.
     """
     try:
         return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -213,7 +213,7 @@ def _at(name: str, read: Callable[[Any], V], data: Any) -> V:
 
 
 def _by_name(data: Mapping[str, Any], read: Callable[[Any], V]) -> dict[str, V]:
-    return {name: _at(name, read, one) for name, one in data.items()}
+    return {name: _at(name, read, value) for name, value in data.items()}
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

@@ -1,1 +1,1 @@
-"""Generation of new prompts and of candidates."""
+"""Stages that generate new prompts, candidates, judgements, EFT examples and preference pairs."""

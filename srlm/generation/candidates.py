@@ -1,4 +1,4 @@
-"""Candidates: N sampled answers a prompt (arXiv 2401.10020, section 2.2, step 2)."""
+"""Stage that samples N candidates per prompt (arXiv 2401.10020, section 2.2, step 2)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from srlm.types import Candidate, Prompt
 
 
 async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: int, prompt: Prompt) -> list[Candidate]:
-    """`config.count` answers to one prompt; ids PROMPT_ID/cN. Those that hit the token limit are marked truncated.
+    """Return `config.count` sampled answers to one prompt; ids are PROMPT_ID/cN.
 
-    A limit within a character's bytes leaves a replacement character at the end, which is taken off.
+    Answers that reach the token limit are marked as truncated. A limit inside a character's bytes leaves a replacement
+    character at the end, which is removed.
     """
     sampling = Sampling(
         temperature=config.temperature,
@@ -37,19 +38,19 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
     completions = await engine.generate([{"role": "user", "content": prompt.text}], sampling)
     return [
         Candidate(
-            id=candidate_id(prompt.id, number),
+            id=candidate_id(prompt.id, n),
             prompt_id=prompt.id,
             text=completion.text.rstrip("\ufffd").strip() if completion.truncated else completion.text.strip(),
             tokens=completion.tokens,
             truncated=completion.truncated,
             thought=completion.thought.lstrip(),
         )
-        for number, completion in enumerate(completions)
+        for n, completion in enumerate(completions)
     ]
 
 
 class SampleCandidates(ItemStage):
-    """Candidates of M_t-1 for each new prompt of iteration t."""
+    """Sample candidates of M_t-1 for each new prompt of iteration t."""
 
     name = unit = "candidates"
 
@@ -60,8 +61,8 @@ class SampleCandidates(ItemStage):
         return options_of(self.config, "candidates", "seed") | generation_options(self.config)
 
     def made_from(self) -> dict[str, str]:
-        found = recorded(self.workspace, PROMPTS.path(self.workspace, self.t))
-        return found | model_input(self.workspace, self.generator().model) | chat_template(self.config)
+        inputs = recorded(self.workspace, PROMPTS.path(self.workspace, self.t))
+        return inputs | model_input(self.workspace, self.generator().model) | chat_template(self.config)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config)
@@ -72,7 +73,7 @@ class SampleCandidates(ItemStage):
     def open(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
         self._engine, self._bars = cast(Engine, engine), bars
         self._store = RecordFile(self.outputs[0], Candidate)
-        self._unanswered: dict[str, str] = {}  # accepted prompts without a candidate -> why
+        self._unanswered: dict[str, str] = {}  # accepted prompt without candidates -> reason
         self._tokens = self._count = 0
         self._finished = self.complete()
         if not self._finished:
@@ -82,7 +83,7 @@ class SampleCandidates(ItemStage):
         return (items - len(self._unanswered)) * self.config.candidates.count
 
     async def process(self, item: Feedback) -> bool:
-        ids = [candidate_id(item.prompt.id, number) for number in range(self.config.candidates.count)]
+        ids = [candidate_id(item.prompt.id, n) for n in range(self.config.candidates.count)]
         tokens = 0
         if not self._finished and any(id not in self._store.records for id in ids):
             try:

@@ -1,4 +1,4 @@
-"""A chain of stages through which prompts flow: a candidate is judged while others are still being sampled."""
+"""Chain of streaming stages: candidates are judged while others are still being sampled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from srlm.types import Candidate, Judgement, Prompt
 
 @dataclass
 class Feedback:
-    """One accepted prompt on its way through a chain; each stage adds its records."""
+    """One accepted prompt that passes through a chain; each stage adds its records."""
 
     prompt: Prompt
     candidates: list[Candidate] = field(default_factory=list)
@@ -24,10 +24,10 @@ class Feedback:
 
 
 class SourceStage(GenerationStage):
-    """The first stage of a chain: it yields prompts as they are accepted."""
+    """First stage of a chain, which yields prompts as soon as they are accepted."""
 
     def items(self, engine: Engine, bars: Bars) -> AsyncIterator[Prompt]:
-        """Yield every accepted prompt, stored ones included; the stage is complete when the last one is out."""
+        """Yield every accepted prompt, including stored ones; the stage is complete after the last one."""
         raise NotImplementedError
 
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
@@ -36,27 +36,27 @@ class SourceStage(GenerationStage):
 
 
 class ItemStage(GenerationStage):
-    """A later stage of a chain: it processes one prompt at a time.
+    """Later stage of a chain, which processes one prompt at a time.
 
-    `open` is called once before, and `close` once after all items, if the stage was not complete.
+    `open` is called once before all items. `close` is called once after all items if the stage was not complete.
     """
 
-    unit: str  # what the progress bar counts
+    unit: str  # name of the items that the progress bar counts
 
     def open(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
-        """Open the stores; begin the stage if it is not complete."""
+        """Open the record files, and begin the stage if it is not complete."""
         raise NotImplementedError
 
     async def process(self, item: Feedback) -> bool:
-        """Add this stage's records to the item; return whether the item goes on to the next stage."""
+        """Add this stage's records to the item; return whether the item continues to the next stage."""
         raise NotImplementedError
 
     def planned(self, items: int) -> int | None:
-        """Return the units of work of so many items; None where it depends on the items."""
+        """Return the number of units for this many items; None if it depends on the items."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Put the records in order and write the manifest."""
+        """Sort the records and write the manifest."""
         raise NotImplementedError
 
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
@@ -82,7 +82,7 @@ class Chain:
         source = next((part for part in self.parts if isinstance(part, SourceStage)), None)
         rest = {part: engines.of(part) for part in self.parts if isinstance(part, ItemStage)}
         if all(part.complete() for part in rest):
-            if source and not source.complete():  # its output was deleted; what was made from it is kept
+            if source and not source.complete():  # its output was deleted; the later stages' outputs are kept
                 await source.generate(engines.of(source), bars)
             return
         prompts = source.items(cast(Engine, engines.of(source)), bars) if source else None
@@ -94,7 +94,7 @@ class Chain:
         prompts: AsyncIterator[Prompt] | None,
         bars: Bars,
     ) -> None:
-        """Pass all prompts through the stages, each prompt as soon as it is there.
+        """Pass all prompts through the stages, each prompt as soon as it is accepted.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Chain:
         Raises
         ------
         SrlmError
-            The first error of any item; the other items are cancelled, and their finished records are kept.
+            The first error of an item. Other items are cancelled; their finished records are kept.
         """
         stages = list(engines)
         unfinished = [stage for stage in stages if not stage.complete()]
@@ -116,7 +116,7 @@ class Chain:
             stage.open(engines[stage], bars)
             bars.add(stage.unit, stage.planned(stage.config.prompts.count) or 0)
 
-        reached = dict.fromkeys(stages, 0)  # items that a stage received
+        reached = dict.fromkeys(stages, 0)  # number of items that each stage received
 
         async def pass_through(item: Feedback) -> None:
             for stage in stages:

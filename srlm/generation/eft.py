@@ -1,4 +1,4 @@
-"""The stages that make the EFT training examples: rationales by the SFT baseline, and the examples themselves."""
+"""Stages that build the EFT training examples: rationales of the SFT baseline, and the examples."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _reference_template() -> Template:
 
 
 class WriteRationales(GenerationStage):
-    """The SFT baseline judges the EFT prompts, each until its scores order the answers as people did.
+    """Judge the EFT answers with the SFT baseline, each prompt until the scores rank its answers like people.
 
-    It makes at most `data.rationale_attempts` attempts; judgement N of an answer is of attempt N. With
-    `data.rationale_reference` it sees a better answer next to a worse one, and is asked to name what the worse one
-    lacks; the examples that are made from it do not contain that.
+    There are at most `data.rationale_attempts` attempts per prompt; judgement N of an answer belongs to attempt N. With
+    `data.rationale_reference`, the judge's prompt for a worse answer includes the best answer and asks for the
+    weaknesses of the worse one. The training examples do not contain this addition.
     """
 
     name = "rationales"
@@ -75,17 +75,17 @@ class WriteRationales(GenerationStage):
         store = RecordFile(self.outputs[0], Judgement)
         store.forget(lambda judgement: is_missing(judgement.problem))
         template = JudgeTemplate.load(self.config.judge)
-        hint = _reference_template()
+        reference = _reference_template()
         bars.add("EFT rationales", len(ranked))
         done = written = agreed = 0
 
-        async def answer(prompt: RankedPrompt, place: int, attempt: int) -> Judgement:
+        async def judge_answer(prompt: RankedPrompt, n: int, attempt: int) -> Judgement:
             nonlocal written
-            candidate = Candidate(answer_id(prompt.id, place), prompt.id, prompt.answers[place].text, 0, False)
+            candidate = Candidate(answer_id(prompt.id, n), prompt.id, prompt.answers[n].text, 0, False)
             if judgement_id(candidate.id, attempt) not in store.records:
-                best = min(prompt.answers, key=lambda other: other.rank)
-                worse = self.config.data.rationale_reference and prompt.answers[place].rank > best.rank
-                note = "\n\n" + hint.fill(better=best.text) if worse else ""
+                best = min(prompt.answers, key=lambda answer: answer.rank)
+                is_worse = self.config.data.rationale_reference and prompt.answers[n].rank > best.rank
+                note = "\n\n" + reference.fill(better=best.text) if is_worse else ""
                 new = await judge(
                     cast(Engine, engine),
                     template,
@@ -101,28 +101,28 @@ class WriteRationales(GenerationStage):
                 written += sum(judgement.tokens for judgement in new)
             return store.records[judgement_id(candidate.id, attempt)]
 
-        async def one(prompt: RankedPrompt) -> None:
+        async def judge_prompt(prompt: RankedPrompt) -> None:
             nonlocal done, agreed
             before = written
             for attempt in range(self.config.data.rationale_attempts):
-                judged = await gather_or_cancel(answer(prompt, place, attempt) for place in range(len(prompt.answers)))
+                judged = await gather_or_cancel(judge_answer(prompt, n, attempt) for n in range(len(prompt.answers)))
                 if agrees(prompt, [judgement.score for judgement in judged]):
                     agreed += 1
                     break
             done += 1
             bars.update("EFT rationales", done=done, tokens=written - before)
 
-        await gather_or_cancel(one(prompt) for prompt in ranked)
+        await gather_or_cancel(judge_prompt(prompt) for prompt in ranked)
         rows = store.finish()
         counts: dict[str, Any] = {"judgements": len(rows), "valid": sum(row.score is not None for row in rows)}
         missing = count_missing("EFT answers to judge", rows, {prompt.id: prompt.source for prompt in ranked})
-        refuse_without_any("EFT prompt has judgements that order its answers as people did", agreed, missing)
+        refuse_without_any("EFT prompt has judgements that rank its answers like people", agreed, missing)
         counts |= missing
         self.done({}, counts, written)
 
 
 class BuildEFT(LocalStage):
-    """EFT training examples: from people's rationales, from those of the SFT baseline, or scores alone."""
+    """Build the EFT training examples, with human rationales, rationales of the SFT baseline, or only scores."""
 
     name = "eft"
 
@@ -148,10 +148,12 @@ class BuildEFT(LocalStage):
         judgements = EFT_JUDGEMENTS.read(workspace, 1) if by_baseline else []
         examples, counts = examples_of_run(config, ranked, judgements)
         write_records(self.outputs[0], examples)
-        # The baseline's judgements, before those that disagree with people are dropped; otherwise the targets.
-        given = judgements or [Judgement(one.id, one.id, "", one.score) for one in examples if one.other is None]
-        found = agreement(ranked, given, config.evaluation.bootstrap, f"{config.seed}/eft")
-        counts["agreement with people"] = found.to_dict()
+        # Measure all judgements of the baseline, including dropped ones that disagree with people; or the targets.
+        measured = judgements or [
+            Judgement(example.id, example.id, "", example.score) for example in examples if example.other is None
+        ]
+        accuracy = agreement(ranked, measured, config.evaluation.bootstrap, f"{config.seed}/eft")
+        counts["agreement with people"] = accuracy.to_dict()
         for line in report(counts):
             say(f"  {line}")
         return counts

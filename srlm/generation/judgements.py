@@ -1,4 +1,4 @@
-"""The stages that judge candidates: the judge's scores, and the meta-judge's comparisons of judgements."""
+"""Stages that judge candidates, and that compare judgements with the meta-judge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from srlm.types import Candidate, Judgement
 
 
 class JudgeCandidates(ItemStage):
-    """Judgements of M_t-1's candidates, by M_t-1 or by the model that `judge.model` names."""
+    """Judge M_t-1's candidates with M_t-1 or with the model that `judge.model` names."""
 
     name = "judgements"
 
@@ -43,14 +43,14 @@ class JudgeCandidates(ItemStage):
             config, "judge.count", "judge.model", "judge.early_stopping", "judge.early_stopping_risk", "seed"
         )
         options |= generation_options(config, self.generator().model) | judge_options(config)
-        if config.judge.early_stopping:  # whether a judgement is needed depends on what makes a pair
+        if config.judge.early_stopping:  # the options of pair selection determine which judgements are needed
             options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
         return options | options_of(config, *judge_of_config(config.judge).depends_on_pairs(config))
 
     def made_from(self) -> dict[str, str]:
-        by = self.generator().model
-        found = recorded(self.workspace, CANDIDATES.path(self.workspace, self.t))
-        return found | judge_input(self.workspace, self.config, by) | chat_template(self.config, by)
+        judge = self.generator().model
+        inputs = recorded(self.workspace, CANDIDATES.path(self.workspace, self.t))
+        return inputs | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config, self.generator().model, self.generator().scores)
@@ -64,7 +64,7 @@ class JudgeCandidates(ItemStage):
     def open(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
         self._bars, self._done, self._tokens = bars, 0, 0
         self._engine, self._before = engine, replace(engine.usage)
-        self._stored: dict[str, list[Candidate]] = defaultdict(list)  # of candidates that another session sampled
+        self._stored: dict[str, list[Candidate]] = defaultdict(list)  # candidates that another session sampled
         for candidate in CANDIDATES.peek(self.workspace, self.t):
             self._stored[candidate.prompt_id].append(candidate)
         if not self.complete():
@@ -82,7 +82,7 @@ class JudgeCandidates(ItemStage):
         if not item.candidates:
             return False
         await self._judge.prompt(item.prompt.id, item.prompt.text, item.candidates)
-        item.judgements = [judgement for one in item.candidates for judgement in self._judge.of(one.id)]
+        item.judgements = [judgement for candidate in item.candidates for judgement in self._judge.of(candidate.id)]
         return True
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class JudgeCandidates(ItemStage):
 
 
 class MetaJudge(ItemStage):
-    """Comparisons of the judgements of each prompt's most disputed candidate (arXiv 2407.19594, section 2.2)."""
+    """Compare the judgements of each prompt's candidate with the most varied scores (arXiv 2407.19594, section 2.2)."""
 
     name, unit = "meta_judgements", "meta-judgements"
 
@@ -121,9 +121,9 @@ class MetaJudge(ItemStage):
         return options | {"judge.meta_template": load_meta_template(self.config.judge).digest}
 
     def made_from(self) -> dict[str, str]:
-        by, workspace = self.generator().model, self.workspace
-        found = recorded(workspace, *(artifact.path(workspace, self.t) for artifact in (CANDIDATES, JUDGEMENTS)))
-        return found | judge_input(workspace, self.config, by) | chat_template(self.config, by)
+        judge, workspace = self.generator().model, self.workspace
+        inputs = recorded(workspace, *(artifact.path(workspace, self.t) for artifact in (CANDIDATES, JUDGEMENTS)))
+        return inputs | judge_input(workspace, self.config, judge) | chat_template(self.config, judge)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config, self.generator().model)
@@ -155,6 +155,6 @@ class MetaJudge(ItemStage):
 
 
 def valid_candidates(judgements: Sequence[Judgement], min_valid: int) -> int:
-    """Return how many candidates have at least `min_valid` valid judgements."""
+    """Return the number of candidates with at least `min_valid` valid judgements."""
     valid = Counter(judgement.candidate_id for judgement in judgements if judgement.score is not None)
     return sum(count >= min_valid for count in valid.values())

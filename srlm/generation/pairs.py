@@ -1,4 +1,4 @@
-"""The stage that selects preference pairs, and the check of the feedback before training."""
+"""Stage that selects preference pairs, and the check of the feedback before training."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from srlm.types import LabelledAnswer
 
 
 class SelectPairs(LocalStage):
-    """Preference pairs or labelled answers for M_t, which the policy `pairs.policy` selects from the candidates.
+    """Select the preference pairs or labelled answers for M_t from the candidates, with the policy `pairs.policy`.
 
-    With `judge.meta`, also the best against the worst judgement of each prompt's most disputed candidate.
+    With `judge.meta`, also build a pair of the best and the worst judgement for each prompt (`srlm.judges.meta`).
     """
 
     name = "pairs"
@@ -60,11 +60,11 @@ class SelectPairs(LocalStage):
     def made_from(self) -> dict[str, str]:
         workspace, t = self.workspace, self.t
         judged = [workspace.iteration(t) / file for file in judged_files(self.config, JUDGEMENTS)]
-        found = recorded(workspace, PROMPTS.path(workspace, t), CANDIDATES.path(workspace, t), *judged)
+        inputs = recorded(workspace, PROMPTS.path(workspace, t), CANDIDATES.path(workspace, t), *judged)
         if not self.config.judge.meta:
-            return found
-        found |= recorded(workspace, META_COMPARISONS.path(workspace, t))
-        return found | {"judge.template": JudgeTemplate.load(self.config.judge).template.digest}
+            return inputs
+        inputs |= recorded(workspace, META_COMPARISONS.path(workspace, t))
+        return inputs | {"judge.template": JudgeTemplate.load(self.config.judge).template.digest}
 
     def run(self) -> dict[str, Any]:
         workspace, config, t = self.workspace, self.config, self.t
@@ -84,11 +84,11 @@ class SelectPairs(LocalStage):
             "pairs": len(pairs),
             "dropped": count_reasons(unpaired),
             "length_penalty": penalty,
-            "truncated_candidates": sum(not takes_part(one, config.pairs) for one in candidates),
+            "truncated_candidates": sum(not takes_part(candidate, config.pairs) for candidate in candidates),
         }
         if self._labels():
             write_records(LABELLED.path(workspace, t), answers)
-            counts |= {"labelled_answers": len(answers), "desirable_answers": sum(one.label for one in answers)}
+            counts |= {"labelled_answers": len(answers), "desirable_answers": sum(answer.label for answer in answers)}
         higher = None
         if config.judge.meta:
             texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
@@ -99,7 +99,7 @@ class SelectPairs(LocalStage):
             write_records(JUDGEMENT_PAIRS.path(workspace, t), of_judgements)
             counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}
         agreed = self._agreement()
-        if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is always the same
+        if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is constant
             resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
         counts["alarms"] = feedback_statistics(
@@ -111,7 +111,7 @@ class SelectPairs(LocalStage):
         return policy_named(self.config.pairs.policy).gives is LabelledAnswer
 
     def _agreement(self) -> float | None:
-        """Return how M_t-1's held-out judgements agree with M_t-2's; None where M_t-1 does not judge candidates."""
+        """Return the agreement of M_t-1's and M_t-2's held-out judgements; None if M_t-1 does not judge candidates."""
         config = self.config
         if config.judge.model != "self" or judge_of(config, self.t - 1).of_run is None:
             return None
@@ -120,7 +120,7 @@ class SelectPairs(LocalStage):
 
 
 class CheckFeedback:
-    """Refuse to train M_t on too few pairs, or on feedback for which an alarm says stop; report the other alarms."""
+    """Check, before M_t is trained, that there are enough pairs and no alarm stops the run; log the other alarms."""
 
     def __init__(self, workspace: Workspace, config: Config, t: int):
         self.workspace, self.config, self.t = workspace, config, t
@@ -135,41 +135,40 @@ class CheckFeedback:
         AlarmError
             If a triggered alarm's action is stop, and M_t is not trained yet.
         """
-        made = stage_manifest(self.workspace.iteration(self.t), "pairs")
-        assert made is not None
-        self._check_number(made.counts)
+        manifest = stage_manifest(self.workspace.iteration(self.t), "pairs")
+        assert manifest is not None
+        self._check_number(manifest.counts)
         if model_manifest(self.workspace, self.t) is None:
-            self._check_alarms(made.counts["alarms"])
+            self._check_alarms(manifest.counts["alarms"])
 
     def _check_number(self, counts: dict[str, Any]) -> None:
-        found = counts["pairs"] + counts.get("labelled_answers", 0)
-        if found >= self.config.pairs.min_pairs:
+        number = counts["pairs"] + counts.get("labelled_answers", 0)
+        if number >= self.config.pairs.min_pairs:
             return
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
         error = NoPairsError(
-            f"Iteration {self.t} has {describe_feedback(counts)} of {counts['prompts']} prompts, and "
-            f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). More pairs come from more prompts "
-            "(prompts.count), more candidates (candidates.count), more judgements (judge.count) or a lower "
-            "pairs.min_gap or judge.min_valid; if scores are all equal or missing, train the judge on more EFT "
-            "data. If candidates are truncated, raise candidates.max_new_tokens, or train on them without an end "
-            "of turn (pairs.truncated=keep). "
-            f"Read {JUDGEMENTS.path(self.workspace, self.t)} first. To generate its feedback again with other options, "
-            f"delete {self.workspace.iteration(self.t)}."
+            f"Iteration {self.t} has {describe_feedback(counts)} from {counts['prompts']} prompts, but "
+            f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). First read "
+            f"{JUDGEMENTS.path(self.workspace, self.t)}. To get more, raise prompts.count, candidates.count or "
+            "judge.count, or lower pairs.min_gap or judge.min_valid. If all scores are equal or missing, train the "
+            "judge on more EFT data. If candidates are truncated, raise candidates.max_new_tokens, or train on them "
+            "without an end of turn (pairs.truncated=keep). To generate the feedback again with other options, delete "
+            f"{self.workspace.iteration(self.t)}."
         )
-        if found:
-            error.overrides = (f"pairs.min_pairs={found}",)
+        if number:
+            error.overrides = (f"pairs.min_pairs={number}",)
         raise error
 
-    def _check_alarms(self, found: dict[str, float]) -> None:
-        alarms, judge = triggered(found, self.config.alarms), judge_of(self.config, self.t - 1)
+    def _check_alarms(self, statistics: dict[str, float]) -> None:
+        alarms, judge = triggered(statistics, self.config.alarms), judge_of(self.config, self.t - 1)
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:
             error = AlarmError(
-                f"M{self.t} is not trained, because of the judgements of {judge}: {' '.join(stopping)} The feedback is "
-                f"in {self.workspace.iteration(self.t)}. To train all the same: alarms.NAME.action=warn."
+                f"M{self.t} is not trained, because {judge}'s judgements triggered an alarm: {' '.join(stopping)} The "
+                f"feedback is in {self.workspace.iteration(self.t)}. To train anyway: alarms.NAME.action=warn."
             )
-            names = (one.name for one in fields(self.config.alarms))
+            names = (field.name for field in fields(self.config.alarms))
             stop = (name for name in names if getattr(self.config.alarms, name).action is AlarmAction.stop)
             error.overrides = tuple(f"alarms.{name}.action=warn" for name in stop)
             raise error

@@ -1,11 +1,11 @@
-"""New prompts: few-shot, by M_t or a fixed model, and the filters they pass (arXiv 2401.10020, section 2.2, step 1).
+"""Generation of new prompts with few-shot examples, and their filters (arXiv 2401.10020, section 2.2, step 1).
 
-The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with everything seen, keywords of what text
-cannot do, length, language, broken output. Every rejected attempt is kept with its reason.
+The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with all known prompts, keywords of tasks that
+text cannot solve, length, language, broken output. Every rejected attempt is stored with its reason.
 
-Attempts go in rounds: all attempts of a round draw their examples from the same accepted prompts, and are decided in
-order, so that the order in which an engine finishes them changes nothing. Where the examples of an attempt do not fit
-into the writer's context, the longest is left out and all are drawn again, from the attempt's own generator.
+Attempts run in rounds. All attempts of a round draw their examples from the same accepted prompts and are decided in
+order, so that results do not depend on the order in which an engine finishes them. If the examples of an attempt do not
+fit into the model's context, the longest one is excluded and all are drawn again, with the attempt's own seed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from srlm.pipeline.roles import resolve_role
 from srlm.pipeline.stage import recorded
 from srlm.types import Prompt, RecordId
 
-_REDRAWS = 20  # draws of an attempt's examples before fewer are shown
+_REDRAWS = 20  # number of redraws of an attempt's examples before their number is reduced
 _EXAMPLES = "examples too long"
 _HEAD = re.compile(r"^\s*(?:(?:instruction|task)\s*[0-9]*\s*[:.)]|[0-9]+[.)](?=\s))\s*", re.IGNORECASE)
-_BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # each of their letters is a token, and a word has about three
+_BY_LETTER = ("thai", "lao", "khmer", "myanmar")  # scripts that are split by letter; a word has about three letters
 _LETTERS_A_RUN = 9
 _CONTROL = re.compile(r"<\|[^|\n]{0,40}\||\ufffd|[\x00-\x08\x0b-\x1f]|\{\{|\}\}")
 
 
 def clean(completion: str) -> str:
-    """The instruction in a writer's completion: a number in front and quotes around it taken off."""
+    """Return the instruction of a completion, without a number before it and quotes around it."""
     text = _HEAD.sub("", completion).strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and text.count('"') == 2:
         text = text[1:-1].strip()
@@ -55,16 +55,16 @@ def clean(completion: str) -> str:
 
 
 def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) -> str:
-    """Why a new prompt cannot be used; "" if it can.
+    """Return the reason why a new prompt is rejected; "" if it is accepted.
 
     Parameters
     ----------
     text : str
         The cleaned instruction.
     truncated : bool
-        Whether the writer was cut off by its token limit.
+        Whether the completion reached the token limit.
     seen : Overlap
-        All prompts it must not repeat.
+        All prompts that it must not repeat.
     """
     words = tokens(text)
     if not words:
@@ -90,24 +90,24 @@ def rejection(text: str, truncated: bool, config: PromptsConfig, seen: Overlap) 
 
 
 def repeats(words: Sequence[str], n: int = 3, times: int = 3) -> bool:
-    """Whether some run of `n` words occurs `times` times or more."""
+    """Return whether an n-gram of words occurs at least `times` times."""
     runs = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     return bool(runs) and max(runs.values()) >= times
 
 
 def has_no_answer(attempt: Prompt) -> bool:
-    """Return whether the writer gave no answer: its request was too long with any example, or a server failed."""
+    """Return whether an attempt has no completion: its examples were too long, or a server failed."""
     return attempt.rejected.startswith((_EXAMPLES, NO_ANSWER))
 
 
 def choose_shots(
-    number: random.Random, ift: Sequence[RecordId], accepted: Sequence[RecordId], config: PromptsConfig
+    rng: random.Random, ift: Sequence[RecordId], accepted: Sequence[RecordId], config: PromptsConfig
 ) -> list[str]:
-    """Ids of the examples of one attempt: `shots_generated` accepted prompts, the rest IFT, in random order."""
-    generated = number.sample(list(accepted), min(config.shots_generated, len(accepted)))
-    wanted = config.shots_ift + config.shots_generated - len(generated)
-    shots = generated + number.sample(list(ift), min(wanted, len(ift)))
-    number.shuffle(shots)
+    """Return the ids of the examples of one attempt: `shots_generated` accepted prompts and IFT prompts, shuffled."""
+    generated = rng.sample(list(accepted), min(config.shots_generated, len(accepted)))
+    from_ift = config.shots_ift + config.shots_generated - len(generated)
+    shots = generated + rng.sample(list(ift), min(from_ift, len(ift)))
+    rng.shuffle(shots)
     return shots
 
 
@@ -121,22 +121,22 @@ async def write_prompts(
     earlier: dict[RecordId, str],
     seen: Overlap,
     store: RecordFile[Prompt],
-    tell: Callable[[int, int], None] = lambda attempts, tokens: None,
+    on_progress: Callable[[int, int], None] = lambda attempts, tokens: None,
 ) -> AsyncIterator[Prompt]:
-    """Attempt new prompts for iteration `t` until `config.count` are accepted; yields those, as they are decided.
+    """Generate new prompts for iteration `t` until `config.count` are accepted, and yield the accepted ones.
 
     Parameters
     ----------
     ift : dict
-        Id -> instruction of the IFT seeds, to draw examples from.
+        Id -> instruction of the IFT seeds, from which examples are drawn.
     earlier : dict
         Id -> text of the prompts accepted in earlier iterations.
     seen : Overlap
-        All prompts that a new one must not repeat; accepted ones are added to it.
+        All prompts that a new one must not repeat; accepted prompts are added to it.
     store : RecordFile of Prompt
-        Every attempt is appended; what it holds already is not attempted again.
-    tell : callable
-        Called with (attempts decided, tokens just written).
+        Every attempt is appended; stored attempts are not repeated.
+    on_progress : callable
+        Called with (number of stored attempts, newly generated tokens).
 
     Raises
     ------
@@ -153,7 +153,7 @@ async def write_prompts(
             max_new_tokens=config.max_new_tokens,
             seed=seed,
             stop=("\nInstruction", "\nAnswer"),
-            priority=-2,  # candidates wait for it, and so do judgements
+            priority=-2,  # higher than candidates and judgements, which need the prompt
         )
         prefill = f"Instruction {len(texts) + 1}:"
         [completion] = await engine.generate([{"role": "user", "content": content}], sampling, prefill)
@@ -170,8 +170,8 @@ async def write_prompts(
             if attempt_id in store.records:
                 return store.records[attempt_id], False, 0
             seed = derive_seed(run_seed, "prompts", attempt_id)
-            number, too_long = random.Random(seed), list[RecordId]()
-            shots = choose_shots(number, list(ift), pool, config)
+            rng, too_long = random.Random(seed), list[RecordId]()
+            shots = choose_shots(rng, list(ift), pool, config)
             while True:
                 try:
                     completion = await write(seed, [ift.get(shot) or accepted[shot] for shot in shots])
@@ -180,8 +180,8 @@ async def write_prompts(
                     longest = max(shots, key=lambda shot: (len(ift.get(shot) or accepted[shot]), shot))
                     too_long.append(longest)
                     if len(too_long) <= _REDRAWS:
-                        fitting, own = ([shot for shot in ids if shot not in too_long] for ids in (ift, pool))
-                        shots = choose_shots(number, fitting, own, config)
+                        short_ift, short_pool = ([shot for shot in ids if shot not in too_long] for ids in (ift, pool))
+                        shots = choose_shots(rng, short_ift, short_pool, config)
                     else:
                         shots.remove(longest)
                     if not shots:
@@ -194,17 +194,17 @@ async def write_prompts(
 
         indices = range(start, min(start + config.round_size, limit))
         stored = sum(not p.rejected for p in (store.records.get(prompt_id(t, i)) for i in indices) if p)
-        if new + stored >= config.count:  # what is stored suffices: attempt nothing more
+        if new + stored >= config.count:  # the stored attempts are sufficient
             indices = range(start, start + sum(prompt_id(t, i) in store.records for i in indices))
         attempts = [asyncio.create_task(attempt(i)) for i in indices]
         try:
             for task in attempts:
-                prompt, truncated, written = await task
+                prompt, truncated, generated = await task
                 if prompt.id not in store.records:
                     reason = prompt.rejected or rejection(prompt.text, truncated, config, seen)
                     prompt = replace(prompt, rejected=reason)
                     store.append(prompt)
-                tell(len(store.records), written)
+                on_progress(len(store.records), generated)
                 if not prompt.rejected:
                     accepted[prompt.id] = prompt.text
                     seen.add(prompt.text)
@@ -220,19 +220,19 @@ async def write_prompts(
         raise EngineError(
             f"None of {limit} new prompts of iteration {t} was accepted: "
             + ", ".join(f"{count} x {reason}" for reason, count in reasons)
-            + f". Read them in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
-            "command. To write prompts with other options (prompts.attempts, prompts.model; prompts.max_overlap, "
-            f"prompts.languages or prompts.keywords, which filter them), delete {store.path.parent} first."
+            + f". They are in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
+            "command. To generate prompts with other options (prompts.attempts, prompts.model) or filters "
+            f"(prompts.max_overlap, prompts.languages, prompts.keywords), delete {store.path.parent} first."
         )
 
 
 def load_writer_template() -> Template:
-    """Return the template of the request for a new prompt."""
+    """Return the prompt template that asks for a new prompt."""
     return Template.load("new_prompt", "srlm.generation", "prompts", ("count", "examples"))
 
 
 class WritePrompts(SourceStage):
-    """New prompts for M_t, by M_t-1 or by the model that `prompts.model` names."""
+    """Generate new prompts for M_t with M_t-1 or with the model that `prompts.model` names."""
 
     name = "prompts"
 
@@ -246,8 +246,8 @@ class WritePrompts(SourceStage):
     def made_from(self) -> dict[str, str]:
         workspace, writer = self.workspace, self.generator().model
         data = [artifact.path(workspace) for artifact in SEEDS]
-        found = recorded(workspace, *data, *(PROMPTS.path(workspace, u) for u in range(2, self.t)))
-        return found | model_input(workspace, writer) | chat_template(self.config, writer)
+        inputs = recorded(workspace, *data, *(PROMPTS.path(workspace, u) for u in range(2, self.t)))
+        return inputs | model_input(workspace, writer) | chat_template(self.config, writer)
 
     def depends_on_libraries(self) -> tuple[str, ...]:
         return engine_libraries(self.config, self.generator().model)
@@ -278,7 +278,9 @@ class WritePrompts(SourceStage):
         if not complete:
             self.begin()
             bars.add("new prompts", options.count)
-            if all(attempt.rejected for attempt in store.records.values()):  # else later attempts were drawn from these
+            if all(
+                attempt.rejected for attempt in store.records.values()
+            ):  # otherwise later attempts used accepted prompts as examples
                 store.forget(has_no_answer)
         accepted = written = 0
 
@@ -304,10 +306,12 @@ class WritePrompts(SourceStage):
 
 
 def _examples_too_long(attempts: Sequence[Prompt], sources: Mapping[str, str]) -> dict[str, Any]:
-    """Log and count the examples that were replaced by others, because the writer's request was too long."""
+    """Log and count the examples that were replaced because the request was too long."""
     replaced = Counter(shot for attempt in attempts for shot in attempt.too_long)
     problems = {
-        named(shot, sources.get(shot, "")): f"{TOO_LONG}: left out of the examples of {times} requests for new prompts"
+        named(
+            shot, sources.get(shot, "")
+        ): f"{TOO_LONG}: excluded from the examples of {times} requests for new prompts"
         for shot, times in replaced.items()
     }
     options = "prompts.shots_ift, prompts.shots_generated or prompts.max_new_tokens"

@@ -1,4 +1,4 @@
-"""Judges by name. Each is a class (`srlm.judges.base`) in a module of this folder that is imported when it is used."""
+"""Registry of judges by name; the module of a judge (see `srlm.judges.base`) is imported when the judge is used."""
 
 from __future__ import annotations
 

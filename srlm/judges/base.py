@@ -29,7 +29,7 @@ Need = Callable[[bool, str, str], None]  # (condition, option, allowed values): 
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """What a kind of judge needs, and what its judgements can be used for.
+    """Declaration of a judge class: what it needs, and what its judgements can be used for.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ class JudgeSpec:
     fields : tuple of str
         The fields of the judge's prompt template; () if the judge has no prompt.
     eft : {"scores", "pairs", "none"}
-        What the judge learns from the ranked EFT answers: each one's score, the better one of two, or nothing.
+        Targets that the judge is trained on for ranked EFT answers: scores, the better one of two, or none.
     sampled : bool
         Whether the judge generates its judgements by sampling. Several judgements of one candidate then differ, and
         `judge.count`, `judge.max_new_tokens`, `judge.early_stopping` and `judge.meta` can be used.
     comparable_across_prompts : bool
         Whether scores of different prompts have the same scale. If not, every prompt has the same mean score.
     whole_scores : bool
-        Whether each judgement is a whole score, so that a perfect answer reaches the top of the scale.
+        Whether each judgement is an integer score, so that a perfect answer reaches the top of the scale.
     reference : bool
         Whether a second model is needed (`judge.reference`).
     trains : {"", "reward_model"}
@@ -73,12 +73,12 @@ class JudgeSpec:
 
     @property
     def scores_sequences(self) -> bool:
-        """Whether the engine is a SequenceScorer, which generates no text."""
+        """Return whether the engine is a SequenceScorer, which generates no text."""
         return self.runs_on in ("logprobs", "classifier")
 
     @property
     def eft_in_sft(self) -> bool:
-        """Whether M1 is trained on EFT examples in addition to IFT examples."""
+        """Return whether M1 is trained on EFT examples in addition to IFT examples."""
         return self.eft != "none" and not self.trains
 
     def perfect(self, max_score: int) -> float:
@@ -87,7 +87,7 @@ class JudgeSpec:
 
 
 class Judge(ABC):
-    """One kind of judge with its options.
+    """Base class of judges.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Judge(ABC):
     """
 
     spec: ClassVar[JudgeSpec]
-    options: ClassVar[tuple[str, ...]] = ()  # dotted names of options that only some kinds of judge depend on
+    options: ClassVar[tuple[str, ...]] = ()  # dotted names of options that only some judges depend on
 
     def __init__(self, config: Config, count: int = 0, priority: int = 0, early_stopping: bool = False):
         self.config, self.count = config, count or config.judge.count
@@ -161,11 +161,11 @@ class Judge(ABC):
 
     @classmethod
     def depends_on(cls, config: Config) -> dict[str, Any]:
-        """Return the options that one judgement depends on, apart from model and engine, as a manifest holds them."""
-        found = options_of(config, "judge.scorer", "judge.max_score", *cls.options)
+        """Return the options that one judgement depends on, except those of model and engine, for a manifest."""
+        options = options_of(config, "judge.scorer", "judge.max_score", *cls.options)
         if cls.spec.fields:
-            found["judge.template"] = JudgeTemplate.load(config.judge).template.digest
-        return found
+            options["judge.template"] = JudgeTemplate.load(config.judge).template.digest
+        return options
 
     @classmethod
     def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
@@ -192,13 +192,13 @@ def judgements_of_strengths(
     problems : mapping
         Candidate id -> why its strength is missing.
     """
-    found = []
+    judgements = []
     for prompt_id, row in candidates.items():
         scores = shares_of_wins(strengths[prompt_id], max_score)
         for candidate, strength, score in zip(row, strengths[prompt_id], scores, strict=True):
             problem = "" if score is not None else problems.get(candidate.id) or "nothing to compare it with"
-            found.append(Judgement(f"{candidate.id}/j0", candidate.id, "", score, problem, strength=strength))
-    return found
+            judgements.append(Judgement(f"{candidate.id}/j0", candidate.id, "", score, problem, strength=strength))
+    return judgements
 
 
 async def judge_answers(judge: Judge, engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:

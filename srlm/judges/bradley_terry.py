@@ -1,10 +1,11 @@
-"""From comparisons to strengths to scores: how judges that compare a prompt's candidates score them.
+"""Bradley-Terry strengths from comparisons, and scores from strengths.
 
 A **strength** is a log-odds: candidate i is preferred to j with probability sigmoid(s_i - s_j), the model of Bradley
 and Terry (1952). Three judges return strengths: the pairwise judge (fitted to its wins), a trained reward model (its
 logit, arXiv 2203.02155, section 3.4) and the implicit reward of DPO (arXiv 2305.18290, equation 5). A candidate's
-**score** is its expected share of wins against the other candidates of its prompt, times the top of the scale: 0 to 5
-as other judges' scores, in the same order as the strengths, and comparable within a prompt alone.
+**score** is its expected fraction of wins against the other candidates of its prompt, times the top of the scale. It
+has the range of other judges' scores, 0 to 5, and the order of the strengths. Scores of different prompts are not
+comparable.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from srlm.types import Comparison
 
 Array = NDArray[np.float64]
 
-PRIOR = 1.0  # precision of the normal prior on a strength: without it, whoever always wins would be infinitely strong
+PRIOR = 1.0  # precision of the normal prior on strengths; without a prior, a candidate that always wins has no maximum
 
 
 def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
-    """Return the most likely strengths, given who won against whom.
+    """Return the maximum a posteriori strengths, given the wins of a group.
 
-    Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2 by Newton's method; strictly concave,
-    so there is one solution, and it sums to 0.
+    Maximises sum_ij wins[i, j] log sigmoid(s_i - s_j) - precision / 2 sum_i s_i^2. The objective is strictly concave,
+    so the solution is unique; it sums to 0.
 
     Parameters
     ----------
     wins : shape (N, N)
-        How often i won against j; a tie is half a win for each. Not negative; the diagonal is ignored.
+        Number of wins of i against j; a tie is half a win for each. Not negative; the diagonal is ignored.
     precision : float
-        Above 0.
+        Precision of the prior, above 0.
 
     Returns
     -------
@@ -58,9 +59,10 @@ def bradley_terry(wins: Array, precision: float = PRIOR) -> Array:
 
 
 def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[float | None]:
-    """Return scores: each candidate's mean probability of winning against the others, times `max_score`.
+    """Return each candidate's score: its mean probability of winning against the others, times `max_score`.
 
-    A candidate without a strength has no score and is no opponent. With fewer than two strengths there are no scores.
+    A candidate without a strength has no score and is not an opponent. With fewer than two strengths, all scores are
+    None.
     """
     known = [strength for strength in strengths if strength is not None]
     if len(known) < 2:
@@ -70,7 +72,9 @@ def shares_of_wins(strengths: Sequence[float | None], max_score: int) -> list[fl
         if strength is None:
             scores.append(None)
             continue
-        chances = 1 / (1 + np.exp(np.clip(np.array(known) - strength, -700, 700)))  # one of them against itself: 1/2
+        chances = 1 / (
+            1 + np.exp(np.clip(np.array(known) - strength, -700, 700))
+        )  # includes the candidate itself with 1/2
         scores.append(float(max_score * (chances.sum() - 0.5) / (len(known) - 1)))
     return scores
 
@@ -79,10 +83,10 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
     """Return the winner of each comparison, corrected for position bias if all margins are known.
 
     The position bias b is the mean margin over all comparisons ("batch calibration", arXiv 2309.17249). The answer
-    shown as A wins if its margin exceeds b, and B if it is below; at b itself nobody wins (None). Every match must have
-    both orders, or b would contain differences between the answers. If a comparison is missing, or the margin of a
-    verdict is unknown, the winners are returned uncorrected. Matches with an order without a verdict do not count in
-    b.
+    shown as A wins if its margin is above b, and B wins if it is below. At exactly b there is no winner (None). Every
+    match must have both orders, otherwise b would contain differences between the answers. If a comparison is missing,
+    or the margin of a verdict is unknown, the winners are returned uncorrected. A match in which an order has no
+    verdict does not count in b.
     """
     matches: dict[str, list[float]] = defaultdict(list)
     orders = Counter[str]()
@@ -106,10 +110,10 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
 
 
 def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]) -> dict[str, list[float | None]]:
-    """Return Bradley-Terry strengths of every prompt's candidates.
+    """Return the Bradley-Terry strengths of every prompt's candidates.
 
-    A match counts where both orders gave a verdict: agreement is a win, disagreement a tie. The judge's leaning to a
-    position is taken out first (`calibrated_winners`, over all comparisons together).
+    A match counts if both orders have a verdict: agreement is a win, disagreement a tie. Verdicts are first corrected
+    for position bias (`calibrated_winners`, over all comparisons).
 
     Parameters
     ----------
@@ -117,7 +121,7 @@ def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]
 
     Returns
     -------
-    prompt id -> strengths; None for a candidate without a match that counts.
+    prompt id -> strengths; None for a candidate without a counted match.
     """
     rows = list(comparisons)
     orders: dict[tuple[str, str], dict[str, str | None]] = defaultdict(dict)
@@ -132,12 +136,12 @@ def strengths_by_group(comparisons: Iterable[Comparison], counts: dict[str, int]
             share = verdicts.count("first") / len(verdicts)
             wins[prompt_id][i, j] += share
             wins[prompt_id][j, i] += 1 - share
-    found: dict[str, list[float | None]] = {}
+    strengths: dict[str, list[float | None]] = {}
     for prompt_id, table in wins.items():
         fitted = bradley_terry(table)
-        known = (table + table.T).sum(axis=1) > 0
-        found[prompt_id] = [float(s) if is_known else None for s, is_known in zip(fitted, known, strict=True)]
-    return found
+        has_match = (table + table.T).sum(axis=1) > 0
+        strengths[prompt_id] = [float(s) if matched else None for s, matched in zip(fitted, has_match, strict=True)]
+    return strengths
 
 
 def next_matches(

@@ -1,4 +1,4 @@
-"""A reward model as a judge: a classifier trained from M1 on ranked answers, then frozen (arXiv 2203.02155)."""
+"""Reward model judge: a classifier that is trained from M1 on ranked answers and then frozen (arXiv 2203.02155)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srlm.types import Rating
 
 
 class RewardModelJudge(SequenceJudge):
-    """The logit of a sequence classifier with one label: the run's own (`judge.model=self`), or any other."""
+    """A judge that uses the logit of a classifier with one label: the run's (`judge.model=self`) or another one."""
 
     spec = JudgeSpec(
         runs_on="classifier",

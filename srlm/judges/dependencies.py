@@ -1,4 +1,4 @@
-"""What a judgement depends on: options, models and files, as manifests record them."""
+"""Dependencies of judgements for manifests: options, models and files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from srlm.types import Judgement
 
 
 def judge_options(config: Config) -> dict[str, Any]:
-    """Return the options that one judgement depends on, apart from model and engine."""
+    """Return the options that one judgement depends on, except those of model and engine."""
     return judge_of_config(config.judge).depends_on(config)
 
 
 def judge_input(workspace: Workspace, config: Config, judge: ModelRef) -> dict[str, str]:
     """Return the fingerprints of a judge, and of the model that it is compared with."""
-    found, reference = model_input(workspace, judge), reference_of_judge(config, judge)
-    return found | model_input(workspace, reference) if reference else found
+    inputs, reference = model_input(workspace, judge), reference_of_judge(config, judge)
+    return inputs | model_input(workspace, reference) if reference else inputs
 
 
 def judge_generator(config: Config, judge: ModelRef) -> Generator:

@@ -1,7 +1,7 @@
-"""EFT examples: judge prompt in, rationale and score out (arXiv 2401.10020, sections 2.1 and 3.1.2).
+"""EFT examples: training data of the judge, with a rationale and a score as target (arXiv 2401.10020, 2.1 and 3.1.2).
 
-People's ranks always decide which of two answers is better, even if there are scores: whole scores tie answers that
-people order, and may contradict the ranks. Answers of equal rank give no pair.
+Human ranks decide which of two answers is better, even if the data have scores: integer scores tie answers of
+different rank, and may contradict the ranks. Answers of equal rank give no pair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from srlm.config import Config
-from srlm.data.balance import cap_commonest, is_better, length_balanced
+from srlm.data.balance import cap_modal_score, is_better, length_balanced
 from srlm.data.config import DataConfig, RationaleSource
 from srlm.errors import SeedError
 from srlm.ids import answer_id, derive_seed, judgement_id, label
@@ -24,7 +24,7 @@ from srlm.types import JudgeExample, Judgement, RankedPrompt
 
 
 def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> bool:
-    """Return whether the SFT baseline must generate rationales, because the data has none (or by the option)."""
+    """Return whether the SFT baseline must generate rationales: by the option, or because the data have none."""
     if source is RationaleSource.auto:
         return not any(_has_own(prompt) for prompt in ranked)
     return source is RationaleSource.baseline
@@ -33,7 +33,7 @@ def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> b
 def examples_of_run(
     config: Config, ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]
 ) -> tuple[list[JudgeExample], dict[str, Any]]:
-    """Return the EFT examples of a run with these options, as `build_examples` does."""
+    """Return the EFT examples of a run with these options; see `build_examples`."""
     return build_examples(ranked, judgements, config.data, config.judge, derive_seed(config.seed, "eft"))
 
 
@@ -48,11 +48,12 @@ def build_examples(
 
     The target of an example is one of these:
 
-    - The row's own rationale and score. A prompt is excluded if a worse answer has the higher score.
-    - The SFT baseline's judgement, if the rows have none (or `rationales: baseline`): the first attempt whose scores
-      order all of the prompt's answers as people did, without a tie.
-    - A score alone (`rationales: none`): the row's own if all of the prompt's answers have one and none contradicts the
-      ranks; otherwise evenly spread from `judge.max_score` for the best rank to 1 for the last.
+    - The row's own rationale and score. A prompt is excluded if a worse answer has a higher score.
+    - The SFT baseline's judgement, if the rows have no rationales (or with `rationales: baseline`). The first attempt
+      is used whose scores rank all of the prompt's answers like people, without a tie.
+    - Only a score (`rationales: none`): the row's own score if all of the prompt's answers have one and none
+      contradicts the ranks. Otherwise scores are evenly spaced from `judge.max_score` for the best rank to 1 for the
+      last.
 
     For judges that learn from pairs, an example is a pair of answers of different rank. The better one is shown first
     in every other example.
@@ -60,15 +61,15 @@ def build_examples(
     Parameters
     ----------
     judgements : sequence of Judgement
-        The baseline's, one per answer and attempt, ids RANKED_PROMPT_ID/aN/jATTEMPT.
+        The baseline's judgements, one per answer and attempt; ids are RANKED_PROMPT_ID/aN/jATTEMPT.
 
     Returns
     -------
     examples : list of JudgeExample
-        In random order by `seed`. No score makes up more than `config.eft_max_score_fraction` if that is possible;
-        or, with `config.eft_length_balance`, they are `srlm.data.balance.length_balanced`.
+        Shuffled with `seed`. They are balanced by `srlm.data.balance.length_balanced` with `config.eft_length_balance`,
+        otherwise by `cap_modal_score` with `config.eft_max_score_fraction`.
     counts : dict
-        Prompts and examples kept and dropped, by reason; the scores' histogram before and after balancing.
+        Prompts and examples, dropped ones by reason; histograms of the scores before and after balancing.
 
     Raises
     ------
@@ -97,11 +98,11 @@ def build_examples(
             grouped[prompt.id] = examples
         else:
             counts[f"dropped: {reason}"] += 1
-    number = random.Random(seed)
+    rng = random.Random(seed)
     before = [example for examples in grouped.values() for example in examples]
     if config.eft_length_balance:
         per_set = 2 if learns_pairs else 4
-        sets = length_balanced(grouped, number, learns_pairs)
+        sets = length_balanced(grouped, rng, learns_pairs)
         sets = sets[: max(1, config.eft_limit // per_set)] if config.eft_limit else sets
         balanced = [example for four in sets for example in four]
         if learns_pairs:
@@ -109,50 +110,51 @@ def build_examples(
         counts["dropped: not in a length-balanced set"] = len(before) - 4 * len(sets)
     elif learns_pairs:
         pairs = {
-            prompt_id: [_pair(one, other) for one in examples for other in examples if is_better(one, other)]
+            prompt_id: [_pair(better, worse) for better in examples for worse in examples if is_better(better, worse)]
             for prompt_id, examples in grouped.items()
         }
         before = [pair for of_prompt in pairs.values() for pair in of_prompt]
-        balanced = _spread(pairs, config.eft_limit, number)
+        balanced = _spread(pairs, config.eft_limit, rng)
         counts["dropped: beyond the limit"] = len(before) - len(balanced)
     else:
-        whole = _whole(grouped, config.eft_limit, number)
-        balanced = cap_commonest(whole, config.eft_max_score_fraction)
-        counts["dropped: beyond the limit"] = len(before) - len(whole)
-        counts["dropped: commonest score"] = len(whole) - len(balanced)
+        limited = _limited(grouped, config.eft_limit, rng)
+        balanced = cap_modal_score(limited, config.eft_max_score_fraction)
+        counts["dropped: beyond the limit"] = len(before) - len(limited)
+        counts["dropped: commonest score"] = len(limited) - len(balanced)
     if learns_pairs:
-        # 0 1 1 0 ...: a length-balanced set always begins with the same kind of pair, which must not show in the place.
-        balanced = [_turned(pair) if (place + place // 2) % 2 else pair for place, pair in enumerate(balanced)]
+        # Positions alternate as 0 1 1 0 ...: the first pair of a length-balanced set always has the shorter better
+        # answer, and the position must not depend on it.
+        balanced = [_turned(pair) if (n + n // 2) % 2 else pair for n, pair in enumerate(balanced)]
     counts["examples before balancing"] = len(before)
     counts["examples"] = len(balanced)
     if not balanced:
         dropped = {name: count for name, count in counts.items() if name.startswith("dropped") and count}
         reasons = "; ".join(f"{name}: {count}" for name, count in dropped.items())
         raise SeedError(
-            f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}). The judge cannot be "
-            "trained: give EFT data with rationales and scores (data.eft.path=builtin has them), more ranked "
-            "prompts, or data.rationales=none to learn the score alone."
+            f"No EFT example is left of {len(ranked)} ranked prompts ({reasons or 'no EFT data'}), so the judge cannot "
+            "be trained. Use EFT data with rationales and scores (data.eft.path=builtin has them), add ranked prompts, "
+            "or train on scores only with data.rationales=none."
         )
-    number.shuffle(balanced)
+    rng.shuffle(balanced)
     return balanced, dict(counts) | {"scores before": _histogram(before), "scores": _histogram(balanced)}
 
 
 def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
-    """Return whether all answers have scores that order them as people did, without a tie between different ranks."""
+    """Return whether the scores rank all answers like people, without a tie between different ranks."""
     if None in scores:
         return False
     ranks = [answer.rank for answer in prompt.answers]
     judged = list(zip(ranks, scores, strict=True))
     return all(
         first > second  # type: ignore[operator]
-        for rank, first in judged
-        for other, second in judged
-        if rank < other
+        for better_rank, first in judged
+        for worse_rank, second in judged
+        if better_rank < worse_rank
     )
 
 
 def report(counts: Mapping[str, Any]) -> list[str]:
-    """Return lines about the examples: kept and dropped, scores before and after, agreement with people."""
+    """Return log lines about the examples: counts, dropped ones, score histograms, agreement with human ranks."""
     dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped") and n}
     lines = [f"EFT: {counts['examples']} examples of {counts['prompts']} prompts"]
     lines[0] += f"; left out: {', '.join(f'{n} ({reason})' for reason, n in dropped.items())}" if dropped else ""
@@ -175,7 +177,7 @@ def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
 
 
 def _turned(pair: JudgeExample) -> JudgeExample:
-    """Return the same comparison with the other answer shown first."""
+    """Return the same pair in the other order."""
     assert pair.other is not None
     return replace(pair, response=pair.other, other=pair.response, score=1.0 - pair.score)
 
@@ -184,84 +186,85 @@ def _has_own(prompt: RankedPrompt) -> bool:
     return any(answer.rationale and answer.score is not None for answer in prompt.answers)
 
 
-def _example(prompt: RankedPrompt, place: int, rationale: str, score: float, written_by: str) -> JudgeExample:
-    answer = prompt.answers[place]
-    name = answer_id(prompt.id, place)
+def _example(prompt: RankedPrompt, n: int, rationale: str, score: float, written_by: str) -> JudgeExample:
+    answer = prompt.answers[n]
+    name = answer_id(prompt.id, n)
     return JudgeExample(name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank)
 
 
 def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:
     examples = []
-    for place, answer in enumerate(prompt.answers):
+    for n, answer in enumerate(prompt.answers):
         if answer.rationale and answer.score is not None:
-            score = _in_range(prompt, place, answer.score, max_score)
-            examples.append(_example(prompt, place, answer.rationale, score, "seed"))
+            score = _in_range(prompt, n, answer.score, max_score)
+            examples.append(_example(prompt, n, answer.rationale, score, "seed"))
     return examples
 
 
-def _in_range(prompt: RankedPrompt, place: int, score: float, max_score: int) -> float:
+def _in_range(prompt: RankedPrompt, n: int, score: float, max_score: int) -> float:
     if score != round(score) or not 0 <= score <= max_score:
         raise SeedError(
-            f"{prompt.source or prompt.id}: the score {score:g} of answer {place + 1} is not a whole number from 0 to "
+            f"{prompt.source or prompt.id}: the score {score:g} of answer {n + 1} is not a whole number from 0 to "
             f"judge.max_score={max_score}. Fix the row, or set judge.max_score."
         )
     return score
 
 
 def _with_scores(prompt: RankedPrompt, scores: Sequence[float]) -> list[JudgeExample]:
-    return [_example(prompt, place, "", score, "seed") for place, score in enumerate(scores)]
+    return [_example(prompt, n, "", score, "seed") for n, score in enumerate(scores)]
 
 
 def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
     """Return the answers' own scores, or scores by rank if one is missing or contradicts the ranks."""
-    own = [answer.score for answer in prompt.answers if answer.score is not None]
-    if len(own) < len(prompt.answers):
+    present = [answer.score for answer in prompt.answers if answer.score is not None]
+    if len(present) < len(prompt.answers):
         return _spread_scores(prompt, max_score)
-    scores = [_in_range(prompt, place, score, max_score) for place, score in enumerate(own)]
+    scores = [_in_range(prompt, n, score, max_score) for n, score in enumerate(present)]
     return _spread_scores(prompt, max_score) if _contradict(_with_scores(prompt, scores)) else scores
 
 
 def _spread_scores(prompt: RankedPrompt, max_score: int) -> list[float]:
-    """Return whole scores from `max_score` for the best rank to 1 for the last; close ranks may share one."""
+    """Return evenly spaced integer scores from `max_score` for the best rank to 1 for the last; ranks may share one."""
     ranks = sorted({answer.rank for answer in prompt.answers})
     step = (max_score - 1) / max(len(ranks) - 1, 1)
     return [float(round(max_score - step * ranks.index(answer.rank))) for answer in prompt.answers]
 
 
 def _contradict(examples: Sequence[JudgeExample]) -> bool:
-    """Whether an answer of a worse rank has a higher score than one of a better rank."""
-    return any(is_better(one, other) and one.score < other.score for one in examples for other in examples)
+    """Return whether an answer of a worse rank has a higher score than one of a better rank."""
+    return any(is_better(a, b) and a.score < b.score for a in examples for b in examples)
 
 
-def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], tries: int) -> tuple[list[JudgeExample], str]:
+def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], attempts: int) -> tuple[list[JudgeExample], str]:
+    """Return the examples of the first attempt that agrees with the human ranks, or [] and the reason."""
     reason = ""
-    for attempt in range(tries):
-        answers = [answer_id(prompt.id, place) for place in range(len(prompt.answers))]
-        of_try = [judged.get(judgement_id(answer, attempt)) for answer in answers]
-        judgements = [judgement for judgement in of_try if judgement is not None and judgement.score is not None]
-        if len(judgements) < len(of_try):
+    for attempt in range(attempts):
+        answers = [answer_id(prompt.id, n) for n in range(len(prompt.answers))]
+        of_attempt = [judged.get(judgement_id(answer, attempt)) for answer in answers]
+        judgements = [judgement for judgement in of_attempt if judgement is not None and judgement.score is not None]
+        if len(judgements) < len(of_attempt):
             reason = reason or "a judgement of the baseline without a verdict"
         elif agrees(prompt, [judgement.score for judgement in judgements]):
             return [
-                _example(prompt, place, strip_verdict(judgement.text), judgement.score or 0.0, "sft_baseline")
-                for place, judgement in enumerate(judgements)
+                _example(prompt, n, strip_verdict(judgement.text), judgement.score or 0.0, "sft_baseline")
+                for n, judgement in enumerate(judgements)
             ], ""
         else:
             reason = "the baseline orders the answers otherwise than people"
     return [], reason
 
 
-def _whole(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
-    """Return all examples, or `limit` of them prompt by prompt, so that better and worse answers stay together."""
-    groups = number.sample(list(grouped.values()), len(grouped))
-    flat = [example for examples in groups for example in number.sample(examples, len(examples))]
+def _limited(grouped: dict[str, list[JudgeExample]], limit: int, rng: random.Random) -> list[JudgeExample]:
+    """Return all examples, or `limit` of them, prompt by prompt, so that the answers of a prompt stay together."""
+    groups = rng.sample(list(grouped.values()), len(grouped))
+    flat = [example for examples in groups for example in rng.sample(examples, len(examples))]
     return flat[:limit] if limit else flat
 
 
-def _spread(grouped: dict[str, list[JudgeExample]], limit: int, number: random.Random) -> list[JudgeExample]:
-    """Return all pairs, or `limit` of them: one per prompt in turn, so that as many prompts as possible are used."""
-    groups = [number.sample(examples, len(examples)) for examples in grouped.values()]
-    number.shuffle(groups)
+def _spread(grouped: dict[str, list[JudgeExample]], limit: int, rng: random.Random) -> list[JudgeExample]:
+    """Return all pairs, or `limit` of them, one pair per prompt and round, so that most prompts are used."""
+    groups = [rng.sample(examples, len(examples)) for examples in grouped.values()]
+    rng.shuffle(groups)
     rounds = max(map(len, groups), default=0)
-    spread = [group[turn] for turn in range(rounds) for group in groups if turn < len(group)]
+    spread = [group[n] for n in range(rounds) for group in groups if n < len(group)]
     return spread[:limit] if limit else spread

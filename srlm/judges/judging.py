@@ -1,6 +1,6 @@
-"""Run a judge as a stage: its records go to the stage's files, and what is stored already is not judged again.
+"""Judging as part of a stage: records are stored in the stage's files, and stored records are not generated again.
 
-The first file holds the judgements. A judge with evidence (comparisons, ratings) stores it in the second one, and the
+The first file has the judgements. A judge with evidence (comparisons, ratings) stores it in the second file, and the
 judgements are computed from it at the end.
 """
 
@@ -20,18 +20,18 @@ from srlm.types import Candidate, Judgement
 
 
 class Judging:
-    """The judge of one stage. Every prompt goes through `prompt`, then `finish` is called once.
+    """The judge of one stage. Call `prompt` for every prompt, then `finish` once.
 
     Parameters
     ----------
     engine : Engine or SequenceScorer
         As the judge's spec declares.
     stage : Stage
-        Its outputs are the judgements, and the evidence if the judge has one.
+        Its outputs are the judgements, and the evidence if the judge has any.
     count : int
         k, judgements of each candidate, if the judge samples them.
     on_progress : callable
-        Is called with (records that are done, tokens generated for them). Over all prompts the records add up to their
+        Called with (number of new records, tokens generated for them). Over all prompts the records add up to the
         `pieces`, minus `saved`.
     early_stopping : bool
         As `judge.early_stopping`.
@@ -50,27 +50,27 @@ class Judging:
         self.engine, self.count = engine, count
         self.judge = make_judge(config, count, priority, early_stopping)
         spec = self.judge.spec
-        path, kind = (stage.outputs[1], spec.evidence) if spec.evidence else (stage.outputs[0], Judgement)
-        self.evidence = EvidenceFile(stage, path, kind, on_progress, generates=not spec.scores_sequences)
+        path, record = (stage.outputs[1], spec.evidence) if spec.evidence else (stage.outputs[0], Judgement)
+        self.evidence = EvidenceFile(stage, path, record, on_progress, generates=not spec.scores_sequences)
         self.judgements: RecordFile[Judgement] = self.evidence.file
         if spec.evidence:
             self.judgements = RecordFile(stage.outputs[0], Judgement)
-            if not stage.path.exists():  # they are computed from the evidence again
+            if not stage.path.exists():  # they will be recomputed from the evidence
                 self.judgements.forget(lambda judgement: True)
         self._candidates: dict[str, list[Candidate]] = {}
 
     @property
     def saved(self) -> int:
-        """Return how many judgements early stopping has skipped."""
+        """Return the number of judgements that early stopping skipped."""
         return self.judge.saved
 
     @property
     def counted(self) -> dict[str, Any]:
-        """Return what a manifest counts in addition, after `finish`."""
+        """Return the judge's additional counts for a manifest, after `finish`."""
         return self.judge.counted
 
     def pieces(self, candidates: int) -> int:
-        """Return how many records a prompt with this many candidates takes."""
+        """Return the number of records of a prompt with this many candidates."""
         return self.judge.pieces(candidates)
 
     async def prompt(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
@@ -86,12 +86,12 @@ class Judging:
         return [self.judgements.records[i] for i in ids if i in self.judgements.records]
 
     def finish(self) -> list[Judgement]:
-        """Compute the judgements, write the files in their final order, and return the judgements in it."""
+        """Compute the judgements, write the files in their final order, and return the judgements."""
         if self.judge.spec.evidence:
             self.evidence.file.finish()
         self.judgements.append(*self.judge.scores(self._candidates, self.evidence.file.records))
         return self.judgements.finish()
 
     def count_missing(self, what: str, sources: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Log what could not be judged, and return it for a manifest's counts; `sources` as in `problems_of`."""
+        """Log requests without an answer, and return their counts for a manifest; `sources` as in `problems_of`."""
         return count_missing(what, list(self.evidence.file.records.values()), sources)

@@ -1,7 +1,7 @@
-"""The implicit reward of DPO as a judge: how much likelier the judge finds an answer than its reference does.
+"""Implicit reward judge: the implicit reward of DPO as the score of an answer.
 
-The strength is beta (log p_judge(answer | prompt) - log p_reference(answer | prompt)), arXiv 2305.18290, equation 5; as
-a judge of its own answers: DICE, arXiv 2406.09760.
+The strength is beta (log p_judge(answer | prompt) - log p_reference(answer | prompt)), arXiv 2305.18290, equation 5.
+DICE (arXiv 2406.09760) uses it to judge a model's own answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from srlm.types import Candidate, Rating
 
 
 class ImplicitRewardJudge(SequenceJudge):
-    """Log-likelihoods against those of `judge.reference`; the judge is not trained."""
+    """A judge by log-likelihoods relative to `judge.reference`; it is not trained on EFT data."""
 
     spec = JudgeSpec(
         runs_on="logprobs", evidence=Rating, fields=(), eft="none", comparable_across_prompts=False, reference=True
@@ -23,7 +23,7 @@ class ImplicitRewardJudge(SequenceJudge):
     options: ClassVar[tuple[str, ...]] = ("judge.reference", "judge.length_penalty", "dpo.beta")
 
     def text_of(self, candidate: Candidate) -> str:
-        """Return all that the model generated, because a likelihood is one of the whole completion."""
+        """Return the complete generated text, because the likelihood is that of the complete completion."""
         return candidate.full_text
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which members of a group are compared: all pairs, or rounds of a Swiss-style tournament within a budget."""
+"""Matchmaking: which members of a group are compared, all pairs or rounds of a Swiss tournament within a budget."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from srlm.types import Comparison
 
 
 def matches_of(n: int, budget: int) -> int:
-    """Return the number of matches in a group of `n`; `budget` as `judge.max_comparisons`, 0 = all pairs."""
-    every = n * (n - 1) // 2
-    return min(budget or every, every)
+    """Return the number of matches in a group of `n`; `budget` is `judge.max_comparisons`, 0 = all pairs."""
+    all_pairs = n * (n - 1) // 2
+    return min(budget or all_pairs, all_pairs)
 
 
 async def play(
@@ -27,9 +27,9 @@ async def play(
     Parameters
     ----------
     group : str
-        The id of the group: a prompt's (its candidates), or a candidate's (its judgements).
+        The id of the group: a prompt (candidates are compared) or a candidate (judgements are compared).
     budget : int
-        Matches of the group, `judge.max_comparisons`.
+        Maximum number of matches in the group, `judge.max_comparisons`; 0 = all pairs.
     seed : int
         The run's seed.
     compare : callable
@@ -43,12 +43,12 @@ async def play(
     if budget == n * (n - 1) // 2:
         await gather_or_cancel(both_orders(i, j) for i, j in combinations(range(n), 2))
         return
-    number = Random(derive_seed(seed, "matches", group))
-    met: list[tuple[int, int]] = []
-    played: list[Comparison] = []
-    standing = [0.0] * n
-    while new := next_matches(standing, met, budget - len(met), number):
+    rng = Random(derive_seed(seed, "matches", group))
+    matches: list[tuple[int, int]] = []
+    results: list[Comparison] = []
+    strengths = [0.0] * n
+    while new := next_matches(strengths, matches, budget - len(matches), rng):
         for comparisons in await gather_or_cancel(both_orders(i, j) for i, j in new):
-            played += comparisons
-        met += new
-        standing = [strength or 0.0 for strength in strengths_by_group(played, {group: n})[group]]
+            results += comparisons
+        matches += new
+        strengths = [strength or 0.0 for strength in strengths_by_group(results, {group: n})[group]]

@@ -1,12 +1,12 @@
-"""The meta-judge: judgements judged, so that the judge learns too (Meta-Rewarding, arXiv 2407.19594, section 2.2).
+"""Meta-judge: compares judgements, to train the judge as well (Meta-Rewarding, arXiv 2407.19594, section 2.2).
 
-Of each prompt, the candidate whose judgements disagree most is selected. Its judgements are compared two at a time in
-both orders, and get Elo ratings in which a win counts less the more often its position wins. The best and the worst
-judgement become a preference pair, whose prompt is the judge's prompt: additional data for DPO.
+For each prompt, the candidate with the highest variance of scores is selected. Its judgements are compared in pairs, in
+both orders, and get Elo ratings. A win counts less the more often its position wins. The best and the worst judgement
+become a preference pair with the judge's prompt, which is additional data for DPO.
 
-Changed from the paper: the meta-judge gives a letter without a rationale. If the engine reports the letters'
-probabilities, winners are first corrected for position bias (`srlm.judges.bradley_terry.calibrated_winners`). Otherwise
-a small judge, which often prefers A whatever is shown, would rate all judgements alike.
+Unlike in the paper, the meta-judge gives a letter without a rationale. If the engine reports the letters'
+probabilities, winners are first corrected for position bias (`srlm.judges.bradley_terry.calibrated_winners`). Without
+the correction, a small judge that often prefers A would give all judgements the same rating.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def load_template(config: JudgeConfig) -> Template:
 
 
 def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """Return the valid judgements of the candidate whose scores vary most (the first of equals), of one prompt.
+    """Return the valid judgements of the candidate of a prompt with the highest variance of scores (the first of ties).
 
-    They are in the order of their ids, and each text occurs once. Truncated ones are excluded: DPO would train an end
-    of turn that the judge never generated. The list is empty if no candidate has two different scores.
+    They are in the order of their ids, and each text occurs once. Truncated judgements are excluded, because DPO would
+    train an end of turn that the judge never generated. The list is empty if no candidate has two different scores.
     """
     of_candidate: dict[str, dict[str, Judgement]] = defaultdict(dict)
     for judgement in sorted(judgements, key=lambda judgement: judgement.id):
@@ -60,7 +60,7 @@ def most_disputed(judgements: Iterable[Judgement]) -> list[Judgement]:
 
 
 class MetaJudging:
-    """The meta-judge of one stage; every prompt goes through `prompt`.
+    """The meta-judge of one stage; call `prompt` for every prompt.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class MetaJudging:
         disputed = most_disputed(judgements)
         if not disputed:
             return
-        candidate = next(one for one in candidates if one.id == disputed[0].candidate_id)
+        candidate = next(candidate for candidate in candidates if candidate.id == disputed[0].candidate_id)
         texts = [judgement.text for judgement in disputed]
         budget = self.config.judge.max_comparisons
 
@@ -106,17 +106,19 @@ class MetaJudging:
 
 
 def position_weights(comparisons: Iterable[Comparison]) -> tuple[float, float]:
-    """Return the weights of a win in the first and in the second position: the other one's share of wins."""
+    """Return the weights of a win in first and in second position: the fraction of wins of the other position."""
     decided = [comparison for comparison in comparisons if comparison.winner is not None]
-    first = [(one.winner == "first") == (match_and_order(one.id)[1] == ORDERS[0]) for one in decided]
-    share = sum(first) / len(first) if first else 0.5
-    return 1 - share, share
+    first_wins = [
+        (comparison.winner == "first") == (match_and_order(comparison.id)[1] == ORDERS[0]) for comparison in decided
+    ]
+    fraction = sum(first_wins) / len(first_wins) if first_wins else 0.5
+    return 1 - fraction, fraction
 
 
 def elo(comparisons: Sequence[Comparison], weights: tuple[float, float], n: int) -> Array:
     """Return the ratings of a candidate's `n` judgements in log-odds, with wins weighted by position (section 2.2).
 
-    Shape (n,); as `srlm.judges.bradley_terry.bradley_terry` fits them.
+    Shape (n,). `srlm.judges.bradley_terry.bradley_terry` fits them.
     """
     wins = np.zeros((n, n))
     for comparison in comparisons:
@@ -137,7 +139,7 @@ def judgement_pairs(
     comparisons: Sequence[Comparison],
     longest: int,
 ) -> tuple[list[PreferencePair], dict[str, int], float | None]:
-    """Return pairs of the best and the worst judgement of every candidate whose judgements were compared.
+    """Return the pair of best and worst judgement of every candidate whose judgements were compared.
 
     Parameters
     ----------
@@ -148,12 +150,12 @@ def judgement_pairs(
     Returns
     -------
     pairs : list of PreferencePair
-        `prompt` is the judge's whole prompt; scores are Elo ratings.
+        `prompt` is the judge's complete prompt; scores are Elo ratings.
     dropped : dict
-        Reason -> candidates that gave no pair for it.
+        Reason -> number of candidates without a pair.
     follows_score : float or None
-        Of the matches between different scores in which both orders agree, the share that the higher score won. Near 1
-        the meta-judge only prefers high scores.
+        Fraction of the matches between different scores, decided alike in both orders, that the higher score won. A
+        value near 1 means that the meta-judge only prefers high scores.
     """
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
@@ -202,10 +204,10 @@ def _higher_wins(row: Sequence[Judgement], comparisons: Iterable[Comparison]) ->
     winners: dict[str, set[str | None]] = defaultdict(set)
     for comparison in comparisons:
         winners[parent(comparison.id)].add(comparison.winner)
-    found = []
+    higher_won = []
     for match, of_match in winners.items():
         i, j = members(match)
         first, second = row[i].score, row[j].score
         if len(of_match) == 1 and None not in of_match and first != second:
-            found.append((of_match == {"first"}) == ((first or 0.0) > (second or 0.0)))
-    return found
+            higher_won.append((of_match == {"first"}) == ((first or 0.0) > (second or 0.0)))
+    return higher_won

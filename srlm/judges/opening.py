@@ -1,4 +1,4 @@
-"""Open the engine of a judge outside a run, where models have names and no roles."""
+"""Open the engine of a judge outside a run, where models are given by name and not by role."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from srlm.models.resolve import resolve_named
 
 @asynccontextmanager
 async def open_judge(config: Config, model: str) -> AsyncIterator[Engine | SequenceScorer]:
-    """Open what the judge of `config.judge` runs on.
+    """Open the engine of `config.judge`.
 
     Parameters
     ----------
     model : str
-        A model's name, Hub id, folder or file; "endpoint" is the server of `config.endpoint`.
+        Model name, Hub id, folder or file; "endpoint" is the server of `config.endpoint`.
 
     Raises
     ------
     ConfigError
-        If the judge compares its model with a reference, and the reference is no other model.
+        If the judge needs a reference model, and the reference is `previous` or the model itself.
     ModelError
-        If there is no such model.
+        If the model does not exist.
     """
     spec = spec_of(config.judge)
     if spec.runs_on == "program":
@@ -43,16 +43,16 @@ async def open_judge(config: Config, model: str) -> AsyncIterator[Engine | Seque
 
 
 def reference_name(config: Config) -> str:
-    """Return the name of the model that a judge with a reference is compared with; base is model.name."""
+    """Return the name of the judge's reference model; `base` is model.name."""
     return config.model.name if config.judge.reference == "base" else config.judge.reference
 
 
 def _reference(config: Config, model: str) -> Path:
     if config.judge.reference == "previous":
-        raise ConfigError("judge.reference=previous is for runs. Name a model here, or base for model.name.")
+        raise ConfigError("judge.reference=previous is for runs. Use a model name, or base for model.name.")
     if model == reference_name(config):
         raise ConfigError(
-            f"judge=implicit compares {model} with itself, and all rewards are 0. Give a model that was trained from "
-            "it, or another judge.reference."
+            f"judge=implicit compares {model} with itself, so all rewards are 0. Use a model trained from it, or "
+            "another judge.reference."
         )
     return resolve_named(config, reference_name(config))

@@ -1,9 +1,9 @@
-"""Comparisons of two answers to one prompt in both orders: for the pairwise judge and for head to heads of models.
+"""Pairwise comparisons of two answers in both orders, for the pairwise judge and for head to heads of models.
 
-As in the paper (section 3.3.1) an answer wins only if it wins in both orders; disagreement is a tie. Changed from the
-paper: the judge's verdict is a single letter, and if the engine reports the letters' probabilities, each order's
-verdict is corrected for the judge's position bias (`srlm.judges.bradley_terry.calibrated_winners`). Otherwise a small
-judge, which often prefers A whatever is shown, would give ties only. The uncorrected letter is stored.
+As in the paper (section 3.3.1), an answer wins only if it wins in both orders; disagreement is a tie. Unlike in the
+paper, the judge's verdict is a single letter. If the engine reports the letters' probabilities, the verdict of each
+order is corrected for position bias (`srlm.judges.bradley_terry.calibrated_winners`). Without the correction, a small
+judge that often prefers A would give only ties. The uncorrected letter is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from srlm.models.templating import Template
 from srlm.types import Candidate, Comparison, Judgement
 
 BEFORE = "The better answer is"  # the beginning of the judge's reply, up to the letter
-_LEAST = -30.0  # log-probability of a letter that a server does not list among the likely ones
+_LEAST = -30.0  # log-probability of a letter that is not in a server's list of likely tokens
 
 
 def load_template(name: str, option: str) -> Template:
@@ -34,7 +34,7 @@ def load_template(name: str, option: str) -> Template:
     Raises
     ------
     ConfigError
-        If there is no such template, or it has other fields or other letters; the message names the option.
+        If the template does not exist, or has other fields or letters; the message names the option.
     """
     template = Template.load(name, "srlm.judges", option, TWO_ANSWERS)
     check_letters(template, option)
@@ -49,20 +49,20 @@ def parse_letter(completion: str, before: str = BEFORE, truncated: bool = False)
     before : str
         The beginning of the required reply, up to the letter.
     truncated : bool
-        Whether the reply hit the token limit.
+        Whether the reply reached the token limit.
     """
     at = find_letter(completion, before, truncated)
     return None if at is None else completion[at]
 
 
 def question(template: Template, prompt: str, first: str, second: str, order: str) -> list[Message]:
-    """Return the judge's chat; order "ab" shows the first answer as A, "ba" the second."""
+    """Return the judge's chat; the order "ab" shows the first answer as A, "ba" the second."""
     a, b = (first, second) if order == "ab" else (second, first)
     return [{"role": "user", "content": template.fill(instruction=prompt, answer_a=a, answer_b=b)}]
 
 
 def verdict(first_is_better: bool, order: str) -> str:
-    """Return the reply that the judge should give."""
+    """Return the judge's target reply."""
     return f"{BEFORE} {'A' if first_is_better == (order == 'ab') else 'B'}"
 
 
@@ -75,9 +75,9 @@ async def compare(
     before: str = BEFORE,
     priority: int = 0,
 ) -> Comparison:
-    """Judge two texts in one order; id MATCH_ID/ORDER.
+    """Compare two texts in one order; the comparison's id is MATCH_ID/ORDER.
 
-    A comparison has no winner if the texts are too long for the engine's context, or a server gives no usable answer.
+    It has no winner if the texts are too long for the engine's context, or a server returns no usable answer.
 
     Parameters
     ----------
@@ -132,17 +132,17 @@ async def compare_group(
 
     async def compared(i: int, j: int, order: str) -> Comparison:
         match = match_id(group, i, j)
-        found: Comparison | None = known.get(comparison_id(match, order))
-        if found is None:
-            found = await compare(engine, match, group, order, ask(i, j, order), before, priority)
-            emit(found)
-        return found
+        comparison: Comparison | None = known.get(comparison_id(match, order))
+        if comparison is None:
+            comparison = await compare(engine, match, group, order, ask(i, j, order), before, priority)
+            emit(comparison)
+        return comparison
 
     await play(group, n, budget, seed, compared)
 
 
 class PairwiseJudge(Judge):
-    """Compares a prompt's candidates two at a time; their scores follow from Bradley-Terry strengths."""
+    """A judge that compares a prompt's candidates in pairs; scores are computed from Bradley-Terry strengths."""
 
     spec = JudgeSpec(evidence=Comparison, fields=TWO_ANSWERS, eft="pairs", comparable_across_prompts=False)
     options: ClassVar[tuple[str, ...]] = ("judge.max_comparisons",)

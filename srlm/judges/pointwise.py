@@ -1,13 +1,13 @@
-"""LLM-as-a-Judge: the model itself judges each candidate separately (arXiv 2401.10020, section 2.2, step 3).
+"""LLM-as-a-Judge: the model judges each candidate separately (arXiv 2401.10020, section 2.2, step 3).
 
-How a judgement becomes a score (`judge.scorer`):
+`judge.scorer` selects how a judgement becomes a score:
 
-- `sampled`: the judge generates text, and the score is the last one in it, as in the paper. k judgements are drawn.
-- `logprob_weighted`: the judge generates text, and the score is the mean of all scores by their probabilities at the
-  place of the generated score, in its spelling (G-Eval, arXiv 2303.16634). The draw of the last token then adds no
-  noise, and ties are rare. A local engine computes them in a second request, a server returns them with the judgement.
-- `logprob`: the judge generates nothing; the same mean, right after the prompt. So a model that was not trained to
-  generate a verdict can be measured.
+- `sampled`: the judge generates text, and the last score in it counts, as in the paper. k judgements are sampled.
+- `logprob_weighted`: the judge generates text. The score is the mean of all scores, weighted by their probabilities at
+  the position of the generated score (G-Eval, arXiv 2303.16634). Sampling of the score token then adds no noise, and
+  ties are rare. A local engine computes the probabilities in a second request; a server returns them with the text.
+- `logprob`: the judge generates nothing. The score is the same mean, directly after the prompt. A model that was not
+  trained to generate a verdict can be measured this way.
 """
 
 from __future__ import annotations
@@ -47,22 +47,29 @@ async def judge(
     first: int = 0,
     note: str = "",
 ) -> list[Judgement]:
-    """Return `count` judgements of one candidate, from number `first` on; ids CANDIDATE_ID/jN.
+    """Return judgements `first` to `first + count - 1` of one candidate; ids are CANDIDATE_ID/jN.
 
-    All of them are requested at once, so that the engine processes the prompt once. Judgement N is drawn with the same
-    seed, however many are requested. `priority` as in `Sampling`; `note` is appended to the judge's prompt. Judgements
-    have no score if the candidate is too long for the engine's context, or a server gives no usable answer.
+    They are one request, so that the engine processes the prompt once. The seed of judgement N does not depend on the
+    number of judgements. Judgements have no score if the candidate is too long for the engine's context, or a server
+    returns no usable answer.
+
+    Parameters
+    ----------
+    priority : int
+        See `Sampling`.
+    note : str
+        Text to append to the judge's prompt.
 
     Raises
     ------
     EngineError
-        As `Engine.generate`, or if the scorer needs probabilities and the engine returns none.
+        As for `Engine.generate`, or if the scorer needs probabilities and the engine returns none.
     """
     try:
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
         if config.scorer == "logprob":
-            begun = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # up to the place of the score
+            begun = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # the text before the score
             return [await _weigh(engine, config, messages, begun, priority)]
         sampling = Sampling(
             temperature=config.temperature,
@@ -77,12 +84,12 @@ async def judge(
         if len(completions) != count:
             raise EngineError(f"The judge's engine returned {len(completions)} of {count} judgements.")
         judgements = []
-        for number, completion in enumerate(completions, first):
+        for n, completion in enumerate(completions, first):
             score, problem = parse_verdict(completion.text, config.max_score, completion.truncated)
             if completion.truncated and score is None:
                 problem += f", cut off at judge.max_new_tokens={config.max_new_tokens}"
             judgement = Judgement(
-                id=judgement_id(candidate.id, number),
+                id=judgement_id(candidate.id, n),
                 candidate_id=candidate.id,
                 text=completion.text,
                 score=score,
@@ -100,45 +107,45 @@ async def judge(
             judgements.append(judgement)
         return judgements
     except NoAnswerError as error:
-        ids = [judgement_id(candidate.id, number) for number in range(first, first + count)]
+        ids = [judgement_id(candidate.id, n) for n in range(first, first + count)]
         return [Judgement(i, candidate.id, "", None, problem_of(error)) for i in ids]
 
 
 def score_logprobs(places: Sequence[Place], max_score: int, thought: int = 0) -> tuple[float, ...]:
-    """Return the log-probability of each score, 0 to `max_score`, at the place of a completion's own score.
+    """Return the log-probability of each score, 0 to `max_score`, at the position of a completion's score.
 
     Parameters
     ----------
     places : sequence of Place
-        The completion, token by token.
+        The tokens of the completion.
     thought : int
-        Characters of the judge's thought at the beginning, which contain no verdict.
+        Length in characters of the judge's thought at the beginning, which contains no verdict.
 
     Returns
     -------
     tuple of float
-        In nats; minus infinity for a score that is not among the likely tokens. Scores are spelt as in the completion
-        (" 4", "4", "4.").
+        In nats; minus infinity for a score that is not one of the likely tokens. The spelling is that of the
+        completion's score token (" 4", "4", "4.").
     """
     verdict = find_verdict("".join(place.token for place in places)[thought:], max_score)
     if verdict is None or verdict.score is None:  # the tokens are not those of the text
         return (-math.inf,) * (max_score + 1)
     digit = thought + verdict.digit
-    number = bisect(list(accumulate(len(place.token) for place in places)), digit)
-    token = places[number].token
-    at = digit - sum(len(place.token) for place in places[:number])
+    index = bisect(list(accumulate(len(place.token) for place in places)), digit)
+    token = places[index].token
+    at = digit - sum(len(place.token) for place in places[:index])
     spellings = [f"{token[:at]}{score}{token[at + 1 :]}" for score in range(max_score + 1)]
-    return tuple(places[number].logprobs.get(spelling, -math.inf) for spelling in spellings)
+    return tuple(places[index].logprobs.get(spelling, -math.inf) for spelling in spellings)
 
 
 async def _weigh(
     engine: Engine, config: JudgeConfig, messages: list[Message], judgement: Judgement, priority: int
 ) -> Judgement:
-    """Return `judgement` with the mean score of a second request, at the place and in the spelling of its own score."""
+    """Return `judgement` with the probability-weighted score of a second request, at the position of its score."""
     verdict = find_verdict(judgement.text, config.max_score)
     before, blank = judgement.text if verdict is None else judgement.text[: verdict.digit], ""
     if verdict is None or before.endswith(" "):
-        before, blank = before.removesuffix(" "), " "  # part of the token: of words, and in some tokenizers of digits
+        before, blank = before.removesuffix(" "), " "  # the space is part of the next token in some tokenizers
     choices = tuple(f"{blank}{score}" for score in range(config.max_score + 1))
     sampling = Sampling(
         temperature=0.0,
@@ -163,16 +170,16 @@ async def _weigh(
 
 
 def _mean(judgement: Judgement, logprobs: Sequence[float]) -> Judgement:
-    """Return `judgement` with the mean of all scores by their log-probabilities instead of its own."""
+    """Return `judgement` with the probability-weighted mean of all scores as its score."""
     score, problem = expected_score(logprobs)
     probabilities = tuple(round(math.exp(logprob), 6) for logprob in logprobs)
     return replace(judgement, score=score, problem=problem, probabilities=probabilities)
 
 
 class PointwiseJudge(Judge):
-    """Judges each candidate separately; its subclasses differ in how a judgement becomes a score."""
+    """Base class of judges that judge each candidate separately; subclasses compute the score in different ways."""
 
-    scorer: ClassVar[str]  # how; also for subclasses from outside, whose `judge.scorer` is module:Class
+    scorer: ClassVar[str]  # also set for external subclasses, whose `judge.scorer` is module:Class
     options: ClassVar[tuple[str, ...]] = ("judge.temperature", "judge.top_p", "judge.max_new_tokens")
 
     async def judge(
@@ -180,8 +187,7 @@ class PointwiseJudge(Judge):
     ) -> None:
 
         async def judged(candidate: Candidate, count: int, first: int = 0) -> None:
-            numbers = range(first, first + count)
-            if any(judgement_id(candidate.id, number) not in known for number in numbers):
+            if any(judgement_id(candidate.id, n) not in known for n in range(first, first + count)):
                 config, seed = replace(self.config.judge, scorer=self.scorer), self.config.seed
                 emit(*await judge(engine, self.template, config, seed, prompt, candidate, count, self.priority, first))
 
@@ -196,7 +202,7 @@ class PointwiseJudge(Judge):
         known: Known,
         judged: Callable[[Candidate, int, int], Coroutine[Any, Any, None]],
     ) -> None:
-        """Judge once per round the candidates that may still become the best or the worst."""
+        """Judge the candidates in rounds: one judgement of each that can still become the best or the worst."""
         rows: dict[str, list[Judgement]] = {candidate.id: [] for candidate in candidates}
         pairs = self.config.pairs
         assert pairs.length_penalty is not None, "refused by srlm.cli.check"
@@ -216,14 +222,14 @@ class PointwiseJudge(Judge):
 
 
 class SampledJudge(PointwiseJudge):
-    """The paper's judge: the score is the one that the judgement ends with."""
+    """The paper's judge: the last score of the generated judgement."""
 
     scorer = "sampled"
     spec = JudgeSpec(eft="scores", sampled=True, whole_scores=True)
 
 
 class _ByProbabilities(PointwiseJudge):
-    """The score is the mean of all scores by their probabilities."""
+    """Base class of judges whose score is the probability-weighted mean of all scores."""
 
     @classmethod
     def check(cls, config: Config, need: Need) -> None:
@@ -237,19 +243,19 @@ class _ByProbabilities(PointwiseJudge):
         if config.judge.model == "endpoint" and not config.endpoint.logprobs:
             raise ConfigError(
                 f"judge.model=endpoint with judge.scorer={name} needs a server that returns log-probabilities: "
-                "endpoint.logprobs=true. Others can do judge=verdict_only or judge=additive."
+                "endpoint.logprobs=true. Without them, use judge=verdict_only or judge=additive."
             )
 
 
 class LogprobWeightedJudge(_ByProbabilities):
-    """A judgement is generated, and its score is the mean at the place of the generated score."""
+    """A judge that generates a judgement; the score is the weighted mean at the position of the generated score."""
 
     scorer = "logprob_weighted"
     spec = JudgeSpec(eft="scores", sampled=True)
 
 
 class LogprobJudge(_ByProbabilities):
-    """The score is the mean right after the prompt; nothing is generated."""
+    """A judge that generates nothing; the score is the weighted mean directly after the prompt."""
 
     scorer = "logprob"
     spec = JudgeSpec(eft="scores")

@@ -1,10 +1,10 @@
-"""The judge's prompt and the form of its verdict, for training, judging and evaluation.
+"""Judge prompt and format of the verdict, for training, judging and evaluation.
 
-The rubric is additive, 0 to 5 (arXiv 2401.10020, figure 2), in our own words. A verdict is read from the judge's
+The rubric is additive, from 0 to 5 (arXiv 2401.10020, figure 2), in our own words. Verdicts are parsed from the judge's
 completion (`srlm.judges.parsing`), never from the candidate. A judgement without a valid verdict counts as missing,
 never as a low score.
 
-Changed from the paper: the rubric comes before the texts, so that all requests share a prefix, which the engine caches.
+Unlike in the paper, the rubric comes before the texts, so that all requests share a prefix that the engine can cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def judge_target(rationale: str, score: float) -> str:
     return f"{rationale}\n{VERDICT} {score:.0f}" if rationale else f"{VERDICT} {score:.0f}"
 
 
-VERDICT = "Score:"  # the text before the score
+VERDICT = "Score:"  # text before the score
 TWO_ANSWERS = ("instruction", "answer_a", "answer_b")  # fields of a template that compares two answers
 
 
@@ -41,10 +41,10 @@ def expected_score(logprobs: Sequence[float]) -> tuple[float | None, str]:
     Returns
     -------
     score : float or None
-        0 to len(logprobs) - 1. None if the scores' probabilities add up to less than 0.5: the judge would rather
-        continue with something else, and gives no verdict.
+        0 to len(logprobs) - 1. None if the scores' probabilities add up to less than 0.5: the judge would more likely
+        continue with other text.
     problem : str
-        Why there is no score; "" if there is one.
+        Reason why there is no score; "" if there is one.
     """
     probabilities = [math.exp(logprob) for logprob in logprobs]
     total = sum(probabilities)
@@ -55,19 +55,19 @@ def expected_score(logprobs: Sequence[float]) -> tuple[float | None, str]:
 
 @dataclass(frozen=True)
 class JudgeTemplate:
-    """The judge prompt, for training and judging alike."""
+    """The judge prompt, which is the same for training and judging."""
 
     template: Template
 
     @classmethod
     def load(cls, config: JudgeConfig) -> JudgeTemplate:
-        """Return the template of a judge, checked.
+        """Return the template of a judge after checking it.
 
         Raises
         ------
         ConfigError
-            If there is no such template, it has other fields than the judge needs, or it asks for another form of
-            verdict or another scale than EFT teaches and `srlm.judges.parsing` reads.
+            If the template does not exist, its fields are not those that the judge needs, or it asks for a verdict
+            format or scale that differs from the EFT data and `srlm.judges.parsing`.
         """
         from srlm.judges import spec_of  # the judges' modules import this one
 
@@ -84,15 +84,15 @@ class JudgeTemplate:
 
 
 def check_scale(template: Template, config: JudgeConfig, by_form: bool) -> None:
-    """Raise ConfigError if a judge template asks for another form or scale of the score than "Score: N", 0 to max.
+    """Raise ConfigError if a judge template asks for another format or scale than "Score: N", 0 to `max_score`.
 
-    With `by_form=False` the score is read right after "Score:", whatever form the template asks for.
+    With `by_form=False` only the scale is checked, because the score is read directly after "Score:".
     """
     option, top = f"judge.template={config.template}", config.max_score
     if by_form and not re.search(rf"\b{VERDICT}", template.text, re.IGNORECASE):
         raise ConfigError(
-            f'{option}: the template does not name the verdict\'s form, "{VERDICT} N", which EFT teaches and in which '
-            f'scores are read. Ask for it in the template, such as: End with the line "{VERDICT} N".'
+            f'{option}: the template does not ask for the verdict\'s format, "{VERDICT} N", which EFT trains and the '
+            f'parser reads. Add it to the template, such as: End with the line "{VERDICT} N".'
         )
     scales = [
         (found[0], found["low"] or "0", found["high"] or found["out_of"]) for found in _RANGE.finditer(template.text)
@@ -102,18 +102,18 @@ def check_scale(template: Template, config: JudgeConfig, by_form: bool) -> None:
     for text, low, high in scales:
         if (int(low), int(high)) != (0, top):
             raise ConfigError(
-                f"{option}: the template asks for scores of {text!r}, but EFT teaches scores from 0 to {top} "
-                f"(judge.max_score={top}), and others have no verdict. Write 0 to {top} into the template, or set "
+                f"{option}: the template asks for scores of {text!r}, but EFT trains scores from 0 to {top} "
+                f"(judge.max_score={top}), and other scores are not parsed. Write 0 to {top} in the template, or set "
                 f"judge.max_score to the top of its scale, which must begin at 0."
             )
 
 
 def check_letters(template: Template, option: str) -> None:
-    """Raise ConfigError if a template that compares does not name both answers by the letters A and B."""
+    """Raise ConfigError if a template that compares two answers does not name them A and B."""
     if missing := [letter for letter in "AB" if not re.search(rf"(?<![^\W_]){letter}(?![^\W_])", template.text)]:
         raise ConfigError(
-            f"{option}={template.name}: the template does not name the answers A and B (it lacks {missing[0]}), and a "
-            "verdict is read from these letters alone. Call the answers A and B, and ask for one of the letters."
+            f"{option}={template.name}: the template does not name the answers A and B ({missing[0]} is missing), but "
+            "only these letters are parsed. Name the answers A and B, and ask for one of the letters."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which model judges: candidates, and in the evaluation of a model."""
+"""Selection of the judge model, for candidates and for evaluation."""
 
 from __future__ import annotations
 

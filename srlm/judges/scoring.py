@@ -1,6 +1,7 @@
-"""Judges that score a sequence without generating text: each answer gets a strength, and is stored as a Rating.
+"""Base class of judges that score answers without generating text.
 
-Strengths minus a penalty on length become scores within each prompt (`srlm.judges.bradley_terry`).
+Each answer's strength is stored as a Rating. Strengths minus a length penalty become scores within each prompt
+(`srlm.judges.bradley_terry`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from srlm.types import Candidate, Judgement, Rating
 
 
 class SequenceJudge(Judge):
-    """Scores each candidate with a SequenceScorer; a subclass declares which one, and the text that it scores."""
+    """A judge that scores each candidate with a SequenceScorer; subclasses declare the scorer and the scored text."""
 
     async def judge(
         self, prompt: str, candidates: Sequence[Candidate], engine: SequenceScorer, known: Known, emit: Emit
@@ -36,16 +37,16 @@ class SequenceJudge(Judge):
         await gather_or_cancel(rate(candidate) for candidate in candidates if candidate.id not in known)
 
     def text_of(self, candidate: Candidate) -> str:
-        """Return the part of a candidate that is scored: its answer, without a thought before it."""
+        """Return the scored text of a candidate: its answer without the thought."""
         return candidate.text
 
     def scores(self, candidates: Mapping[str, Sequence[Candidate]], evidence: Known) -> list[Judgement]:
-        """Return judgements by strength minus the length penalty.
+        """Return the judgements, whose scores are computed from strengths minus the length penalty.
 
-        With `judge.length_penalty=null` the penalty matches the lengths, in tokens, of the strongest and the weakest
-        candidate, averaged over all prompts where these two can form a pair: truncated candidates (unless
-        `pairs.truncated=keep`), ties, empty and identical texts are left out. `pairs.min_gap` and
-        `pairs.length_penalty` apply later, to the scores, and are not considered here.
+        With `judge.length_penalty=null`, the penalty makes the strongest and the weakest candidate equally long in
+        tokens, on average over the prompts where these two can form a pair. Truncated candidates (unless
+        `pairs.truncated=keep`), ties, empty and identical texts are excluded. `pairs.min_gap` and
+        `pairs.length_penalty` are applied later, to the scores, and are not considered here.
         """
         ratings = {prompt_id: [evidence[candidate.id] for candidate in row] for prompt_id, row in candidates.items()}
         penalty = self.config.judge.length_penalty
@@ -72,8 +73,8 @@ class SequenceJudge(Judge):
         ]
         tokens = {candidate.id: tokens for row in rows for _, tokens, candidate in row}
 
-        def lengths(number: int, penalty: float) -> list[tuple[float, float]]:
-            pair = highest_and_lowest([(s - penalty * length, candidate) for s, length, candidate in rows[number]], 0.0)
+        def lengths(index: int, penalty: float) -> list[tuple[float, float]]:
+            pair = highest_and_lowest([(s - penalty * length, candidate) for s, length, candidate in rows[index]], 0.0)
             return [] if isinstance(pair, str) else [(tokens[pair[0][1].id], tokens[pair[1][1].id])]
 
         return length_matching_penalty([[(s, t) for s, t, _ in row] for row in rows], lengths)

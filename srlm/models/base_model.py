@@ -1,4 +1,4 @@
-"""The stage that finds or makes the checkpoint of M0."""
+"""Stage that downloads or converts the checkpoint of M0 and checks it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from srlm.pipeline.workspace import Workspace
 class BaseModel(RunStage):
     """Find, download or convert M0, and check that it can be trained.
 
-    M0 is not copied into the run: run.json holds its place, and model.json its identity.
+    M0 is not copied into the run: run.json stores its path, and model.json its fingerprint.
     """
 
     name = "base_model"
@@ -35,28 +35,28 @@ class BaseModel(RunStage):
         return options_of(self.config, "model")
 
     def made_from(self) -> dict[str, str]:
-        name, place = self.config.model.name, self.workspace.run().get("base_model")
-        found = {key.replace(place, name, 1): hash_ for key, hash_ in identity(place).items()} if place else {}
-        if name.endswith(".gguf"):  # converted once: the run keeps the checkpoint that was made from it
-            found |= {f"{name} (file)": hash_ for hash_ in identity(name).values()}
-        return found
+        name, folder = self.config.model.name, self.workspace.run().get("base_model")
+        inputs = {key.replace(folder, name, 1): hash_ for key, hash_ in identity(folder).items()} if folder else {}
+        if name.endswith(".gguf"):  # the run uses the converted checkpoint
+            inputs |= {f"{name} (file)": hash_ for hash_ in identity(name).values()}
+        return inputs
 
     def complete(self, inputs: Any = None) -> bool:
-        """Return whether the stage holds; a checkpoint outside the run may have been removed since."""
-        place = self.workspace.run().get("base_model")
-        return super().complete(inputs) and place is not None and Path(place).is_dir()
+        """Return whether the stage is complete and the checkpoint, which is outside the run, still exists."""
+        folder = self.workspace.run().get("base_model")
+        return super().complete(inputs) and folder is not None and Path(folder).is_dir()
 
     def caption(self) -> str:
         return f"M0: {self.config.model.name}"
 
     def run(self) -> dict[str, Any]:
-        """Do the work in a process of its own."""
+        """Resolve and check M0 in a separate process."""
         run_worker("srlm.models.base_model:worker", self.workspace, 0, name=self.name)
         return {}
 
 
 def worker(workspace: Workspace, t: int) -> None:
-    """Resolve M0, check its files and its chat template, and write its identity."""
+    """Resolve M0, check its files and its chat template, and write its fingerprint."""
     config = workspace.config()
     folder = resolve(config.model)
     check_trainable(folder, config.model.name, config.model.trust_remote_code)
@@ -65,6 +65,6 @@ def worker(workspace: Workspace, t: int) -> None:
     check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
     for note in notes(tokenizer, folder):
         say(f"  Note on {config.model.name}: {note}")
-    found = {"name": config.model.name, "id": model_id(folder)}
-    write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(found, indent=1))
+    record = {"name": config.model.name, "id": model_id(folder)}
+    write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(record, indent=1))
     workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))

@@ -1,10 +1,9 @@
-"""Chats as token ids, the same in training and inference: prompts, replies, prefilled replies, and choices.
+"""Encoding of chats as token ids, the same in training and inference: prompts, replies, prefills and choices.
 
-A chat is encoded in two parts. The prompt is the text that the template writes up to where the assistant begins; an
-engine is given exactly its ids. The reply is encoded by itself as the continuation of the prompt, in training and for a
-prefilled reply alike, so that both have the same ids at the boundary. Whatever the template writes between the two when
-it renders an answer (Llama 2's blank, Qwen3's empty thought) is part of the reply: the model learns to write it, and it
-stands in front of a prefilled reply.
+A chat is encoded in two parts. The prompt is the template's text up to the assistant's turn; the engine gets exactly
+its ids. The reply is encoded separately, as a continuation of the prompt, both in training and for prefilled replies.
+The ids at the boundary are therefore equal. Text that the template writes between prompt and answer (Llama 2's space,
+Qwen3's empty thought) belongs to the reply: the model learns to write it, and prefilled replies begin with it.
 """
 
 from __future__ import annotations
@@ -23,22 +22,21 @@ from srlm.models.config import ModelConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MARK_OF_THOUGHT = re.compile(r"\s*(</?[\w:]+>|[^\n]*\S)")  # the first thing that stands in front of an answer
+_MARK_OF_THOUGHT = re.compile(r"\s*(</?[\w:]+>|[^\n]*\S)")  # the first mark before an answer
 
 
 @lru_cache(maxsize=8)
 def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     tokens = control_tokens(tokenizer).values()
-    # A single character cannot be spelt otherwise; no known model has such a control token.
+    # A single character cannot be escaped; no known model has such a control token.
     longest_first = sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return `text` with every control token of the model spelt so that it is encoded as plain characters.
+    """Return `text` with a space after the first character of every control token, so that it is encoded as text.
 
-    Text from seeds and models is untrusted: "<|im_end|>" inside an answer must not end the turn it stands in. A space
-    goes in after the token's first character.
+    Texts of seeds and models are untrusted: "<|im_end|>" inside an answer must not end the turn.
     """
     pattern = _control_pattern(tokenizer)
     while pattern.search(text):
@@ -47,46 +45,46 @@ def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def render_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> tuple[str, str]:
-    """Return the text of a chat up to where the assistant begins, and of its reply; contents are defused.
+    """Return the text of a chat up to the assistant's turn, and the text of the reply; contents are escaped.
 
-    An answer that begins with its own thought, or whose thought the template would remove, stays as it is: training
-    sees what the model wrote.
+    An answer that begins with a thought is not changed, even if the template would remove the thought: the model is
+    trained on what it generated.
 
     Raises
     ------
     ModelError
-        If the template renders the prompt differently once the answer is there, so that the two cannot be told apart.
+        If the template renders the prompt differently in a chat with an answer, so that the two cannot be separated.
     """
     before, reply, closing = _render_parts(tokenizer, messages, answer)
     return before, reply + closing
 
 
 def _render_parts(tokenizer: Any, messages: Sequence[Message], answer: str) -> tuple[str, str, str]:
-    """Return prompt, reply, and what the template writes after the reply, if that is an end of turn.
+    """Return prompt, reply, and the template's text after the reply if it is an end-of-turn token, otherwise "".
 
-    Other text after an answer (a newline, "### End") is left out: the model would write it as part of its answers.
+    Other text after an answer (a newline, "### End") is dropped: the model would write it as part of its answers.
     """
-    plain, text = defuse_chat(tokenizer, messages), escape_special_tokens(answer, tokenizer)
+    plain, text = escape_chat(tokenizer, messages), escape_special_tokens(answer, tokenizer)
     before = render(tokenizer, plain, True)
     lead, closing = around_answer(tokenizer, plain, before)
-    whole = render(tokenizer, [*plain, {"role": "assistant", "content": text}], False)
+    chat = render(tokenizer, [*plain, {"role": "assistant", "content": text}], False)
     if _has_own_thought(lead, text):
         lead, text = _blanks_before(lead), text.strip()
-    elif whole != f"{before}{lead}{text}{closing}":  # the template strips the answer, or removes its thought
+    elif chat != f"{before}{lead}{text}{closing}":  # the template strips the answer, or removes its thought
         text = text.strip()
     text_before_end, end, _ = closing.partition(tokenizer.eos_token)
     return before, f"{lead}{text}", closing if end and not text_before_end.strip() else ""
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> list[int]:
-    """Return the token ids of a chat that the assistant is to continue; contents are defused.
+    """Return the token ids of a chat that the assistant continues; contents are escaped.
 
     Parameters
     ----------
     messages : sequence of {"role", "content"}
-        The last one is the user's.
+        The last message is the user's.
     prefill : str
-        The beginning of the assistant's reply, given to it.
+        The beginning of the assistant's reply.
     """
     return encode_prefills(tokenizer, messages, [prefill])[0]
 
@@ -94,8 +92,8 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
 def encode_prefills(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefills: Sequence[str]
 ) -> list[list[int]]:
-    """Return the token ids of one chat with each of several prefilled beginnings of the reply, as `encode_chat`."""
-    plain = defuse_chat(tokenizer, messages)
+    """Return the token ids of one chat with each of several prefills of the reply; see `encode_chat`."""
+    plain = escape_chat(tokenizer, messages)
     before = render(tokenizer, plain, True)
     ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]  # the template writes BOS itself
     lead = around_answer(tokenizer, plain, before)[0] if any(prefills) else ""
@@ -109,18 +107,20 @@ def encode_prefills(
 def encode_turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str, ended: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Return the token ids of a prompt, and of the reply with the end of turn.
+    """Return the token ids of a prompt, and of the reply with the end-of-turn token.
 
-    With `ended=False`, for an answer that hit a token limit, the ids stop where its text stops: whatever the template
-    writes after an answer is left out.
+    The prompt's ids are exactly those that an engine gets. The template's text after the end-of-turn token (often a
+    newline) is dropped.
 
-    The prompt's ids are exactly what an engine is given; whatever the template writes after the end of turn (a newline,
-    often) is left out.
+    Parameters
+    ----------
+    ended : bool
+        False for an answer that reached the token limit: the end-of-turn token is dropped, too.
 
     Raises
     ------
     ModelError
-        As `render_turn` does.
+        See `render_turn`.
     """
     before, reply, closing = _render_parts(tokenizer, messages, answer)
     prompt_ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
@@ -132,19 +132,19 @@ def encode_turn(
 
 @dataclass(frozen=True)
 class ThoughtMarks:
-    """What surrounds the thought that a model writes before its answer: `model.thought_start` and `model.thought_end`.
+    """The marks around a model's thought before its answer: `model.thought_start` and `model.thought_end`.
 
-    Without `end` there are no thoughts. Without `start`, whatever stands before the first `end` is one.
+    If `end` is "", there are no thoughts. If `start` is "", the text before the first `end` is the thought.
     """
 
     start: str = "<think>"
     end: str = "</think>"
-    opened: bool = False  # whether the prompt ends on `start` already
+    opened: bool = False  # whether the prompt ends with `start`
 
     def split(self, text: str) -> tuple[str, str]:
-        """Return the thought that a completion begins with, marks and the blanks after it included, and its answer.
+        """Return a completion's thought, with its marks and the whitespace after it, and the answer.
 
-        Together they are `text`. A thought that does not end, because of the token limit, leaves an empty answer.
+        Their concatenation is `text`. If the thought does not end, because of the token limit, the answer is "".
         """
         if not self.end or not (self.opened or text.lstrip().startswith(self.start)):
             return "", text
@@ -156,7 +156,7 @@ class ThoughtMarks:
 
 
 def thought_marks(tokenizer: Any, options: ModelConfig) -> ThoughtMarks:
-    """Return the marks of a model's thoughts, and whether its chat template already writes the first of them."""
+    """Return the marks of a model's thoughts; `opened` is True if its chat template writes the start mark."""
     start, end = options.thought_start, options.thought_end
     prompt = render(tokenizer, [{"role": "user", "content": ""}], True)
     return ThoughtMarks(start, end, bool(start) and prompt.rstrip().endswith(start))
@@ -165,69 +165,69 @@ def thought_marks(tokenizer: Any, options: ModelConfig) -> ThoughtMarks:
 def encode_choices(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str, choices: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """Return a chat as `encode_chat` does, and for each choice the one token that continues it after `prefill`.
+    """Return the token ids of a chat with `prefill`, and for each choice the single token that continues it.
 
-    Choice and prefill are encoded together, as they were in training: where a model writes " 5" as a space and a digit,
-    the space belongs to the chat's end.
+    Choice and prefill are encoded together, as in training. If " 5" is encoded as a space and a digit, the space is
+    part of the chat.
 
     Raises
     ------
     EngineError
         If the choices differ in more than one token.
     """
-    whole = encode_prefills(tokenizer, messages, [f"{prefill}{choice}" for choice in choices])
-    if len({tuple(ids[:-1]) for ids in whole}) > 1 or len({ids[-1] for ids in whole}) < len(choices):
+    encoded = encode_prefills(tokenizer, messages, [f"{prefill}{choice}" for choice in choices])
+    if len({tuple(ids[:-1]) for ids in encoded}) > 1 or len({ids[-1] for ids in encoded}) < len(choices):
         raise EngineError(
             f"After {prefill!r}, the choices {', '.join(map(repr, choices))} differ in more than one token for this "
-            "model; an answer by probabilities needs choices of one token each."
+            "model. Scoring by probabilities needs choices of one token each."
         )
-    return whole[0][:-1], [ids[-1] for ids in whole]
+    return encoded[0][:-1], [ids[-1] for ids in encoded]
 
 
 def encode_reply(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of a text that continues another one.
 
-    SentencePiece tokenizers put a blank in front of a text's first word. Within a text there is none, so the ids are
-    taken from behind another text.
+    SentencePiece tokenizers add a space before the first word of a text, but not inside a text. The text is therefore
+    encoded after another text, whose ids are removed.
     """
     return [token for token, _ in encode_reply_with_offsets(tokenizer, text, False)]
 
 
 def encode_reply_with_offsets(tokenizer: Any, text: str, offsets: bool = True) -> list[tuple[int, tuple[int, int]]]:
-    """Return the tokens of `encode_reply`, each with the characters of `text` it stands for, where asked for these.
+    """Return the tokens of `encode_reply`, each with its (start, end) in `text`; (0, 0) with `offsets=False`.
 
     Raises
     ------
     ModelError
-        If the tokenizer has no way to encode a continuation.
+        If the tokenizer cannot encode a continuation.
     """
 
-    def encode(whole: str, skipped: str) -> list[tuple[int, tuple[int, int]]] | None:
+    def encode(full: str, skipped: str) -> list[tuple[int, tuple[int, int]]] | None:
         before = tokenizer(skipped, add_special_tokens=False)["input_ids"] if skipped else []
-        found = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=offsets)
-        ids = found["input_ids"]
+        encoding = tokenizer(full, add_special_tokens=False, return_offsets_mapping=offsets)
+        ids = encoding["input_ids"]
         if ids[: len(before)] != before:
             return None
-        spans = found["offset_mapping"] if offsets else [(0, 0)] * len(ids)
+        spans = encoding["offset_mapping"] if offsets else [(0, 0)] * len(ids)
         cut = len(skipped)
         moved = [(max(0, start - cut), max(0, end - cut)) for start, end in spans]
         return list(zip(ids, moved, strict=True))[len(before) :]
 
     if not _prepends_blank(tokenizer):
         return encode(text, "") or []
-    for before in ("\n", "a", ":", "0"):  # the first one that does not merge with the text
-        found = encode(before + text, before)
-        if found is not None:
-            return found
+    for before in ("\n", "a", ":", "0"):  # the first text that does not merge with the reply is used
+        tokens = encode(before + text, before)
+        if tokens is not None:
+            return tokens
     raise ModelError(
-        f"The tokenizer merges the beginning of {text[:20]!r} with whatever stands before it, so a reply cannot be "
-        "encoded by itself. Use a model with another tokenizer."
+        f"The tokenizer merges the beginning of {text[:20]!r} with any text before it, so a reply cannot be encoded "
+        "separately. Use a model with another tokenizer."
     )
 
 
 @lru_cache(maxsize=8)
 def _prepends_blank(tokenizer: Any) -> bool:
-    """Return whether a word at the beginning of a text has other ids than the same word after a newline."""
+    """Return whether a word at the start of a text has different ids than after a newline."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -235,8 +235,8 @@ def _prepends_blank(tokenizer: Any) -> bool:
     return ids("\na")[len(ids("\n")) :] != ids("a")
 
 
-def defuse_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with their contents defused."""
+def escape_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with escaped contents."""
     return [{**message, "content": escape_special_tokens(message["content"], tokenizer)} for message in messages]
 
 
@@ -245,7 +245,7 @@ def _blanks_before(lead: str) -> str:
 
 
 def _has_own_thought(lead: str, answer: str) -> bool:
-    """Return whether an answer brings its own thought, which the template's `lead` would otherwise replace."""
-    found = _MARK_OF_THOUGHT.match(lead)
-    mark = found[1] if found else ""
+    """Return whether an answer contains a thought, which the template's `lead` would otherwise replace."""
+    match = _MARK_OF_THOUGHT.match(lead)
+    mark = match[1] if match else ""
     return bool(mark) and (answer.lstrip().startswith(mark) or (mark.startswith("</") and mark in answer))

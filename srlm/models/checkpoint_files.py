@@ -1,6 +1,6 @@
-"""Check whether a checkpoint can be loaded and trained, from its files, before any weight is read.
+"""Checks of a checkpoint's files before its weights are loaded.
 
-A damaged or unsuitable checkpoint would otherwise end a stage minutes later, with an error of the library that met it.
+Without them, a damaged or unsuitable checkpoint would fail minutes later with an error of another library.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ _LFS = b"version https://git-lfs"
 
 
 def check_weights(folder: Path, name: str) -> None:
-    """Check that transformers finds whole weights in a checkpoint's folder.
+    """Check that a checkpoint's folder contains complete weights that transformers can load.
 
     Parameters
     ----------
     name : str
-        How the user named the model, for messages.
+        The value of `model.name`, for messages.
 
     Raises
     ------
     ModelError
-        If the folder holds an adapter, a Git LFS pointer, a cut-off file or only some of the shards.
+        If the folder contains an adapter, a Git LFS pointer, a truncated file, or only some of the shards.
     """
-    said = f"model.name={name}: "
+    option = f"model.name={name}: "
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{said}{folder} holds a LoRA adapter (adapter_config.json), not a model. Merge it into its base model "
-            "first, for example with peft's merge_and_unload() and save_pretrained(), and give that folder."
+            f"{option}{folder} contains a LoRA adapter (adapter_config.json), not a model. Merge it into its base "
+            "model first, for example with peft's merge_and_unload() and save_pretrained(), and use the merged model."
         )
     index = folder / "model.safetensors.index.json"
     files = [folder / "model.safetensors"]
     if not files[0].is_file() and index.is_file():
-        files = [folder / file for file in sorted(set(_read(index, said)["weight_map"].values()))]
+        files = [folder / file for file in sorted(set(_read(index, option)["weight_map"].values()))]
     for file in files:
         if not file.is_file():
-            others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+            present = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
             raise ModelError(
-                f"{said}{file.name} is missing from {folder} (there: {others}). Copy or download it again."
+                f"{option}{file.name} is missing from {folder} (present: {present}). Copy or download it again."
             )
-        _check_safetensors(file, said)
+        _check_safetensors(file, option)
 
 
 def check_trainable(folder: Path, name: str, trust_remote_code: bool) -> None:
@@ -52,26 +52,26 @@ def check_trainable(folder: Path, name: str, trust_remote_code: bool) -> None:
     Raises
     ------
     ModelError
-        If the model is quantised, is no causal language model, or needs code of its own that is not trusted.
+        If the model is quantised, is not a causal language model, or needs custom code that is not trusted.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    said = f"model.name={name}: "
-    config = _read(folder / "config.json", said)
+    option = f"model.name={name}: "
+    config = _read(folder / "config.json", option)
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method", "unknown method") if isinstance(quantised, dict) else quantised
-        raise ModelError(f"{said}the weights are quantised ({method}) and cannot be trained. Give the original model.")
-    kind = config.get("model_type")
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (config.get("auto_map") and trust_remote_code):
+        raise ModelError(f"{option}the weights are quantised ({method}) and cannot be trained. Use the original model.")
+    model_type = config.get("model_type")
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (config.get("auto_map") and trust_remote_code):
         return
     if config.get("auto_map"):
         raise ModelError(
-            f"{said}the model brings code of its own ({config['auto_map']}). If you trust that code, set "
+            f"{option}the model has custom code ({config['auto_map']}). If you trust that code, set "
             "model.trust_remote_code=true."
         )
     raise ModelError(
-        f"{said}model_type {kind!r} is no causal language model that transformers knows (architectures: "
-        f"{config.get('architectures')}). Give a decoder-only model."
+        f"{option}model_type {model_type!r} is not a causal language model that transformers supports (architectures: "
+        f"{config.get('architectures')}). Use a decoder-only model."
     )
 
 
@@ -88,20 +88,20 @@ def check_vocabulary(folder: Path, name: str, tokenizer: Any, ids: list[int]) ->
     beyond = sorted({i for i in ids if isinstance(rows, int) and i >= rows})
     if beyond:
         raise ModelError(
-            f"model.name={name}: the tokenizer has {len(tokenizer)} tokens and the model's embeddings {rows} rows, so "
-            f"there is none for {', '.join(tokenizer.convert_ids_to_tokens(beyond))}. Resize the embeddings "
+            f"model.name={name}: the tokenizer has {len(tokenizer)} tokens and the model's embeddings {rows} rows. "
+            f"There is no row for {', '.join(tokenizer.convert_ids_to_tokens(beyond))}. Resize the embeddings "
             "(model.resize_token_embeddings) and save the model again, or use its original tokenizer."
         )
 
 
-def _check_safetensors(file: Path, said: str) -> None:
-    """Compare a file's size with what its header announces: https://github.com/huggingface/safetensors#format."""
+def _check_safetensors(file: Path, option: str) -> None:
+    """Compare a file's size with its header; format: https://github.com/huggingface/safetensors#format."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(len(_LFS))
         if start == _LFS:
             raise ModelError(
-                f"{said}{file.name} is a Git LFS pointer, not the weights. Run git lfs pull in {file.parent}."
+                f"{option}{file.name} is a Git LFS pointer, not the weights. Run git lfs pull in {file.parent}."
             )
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
@@ -112,14 +112,14 @@ def _check_safetensors(file: Path, said: str) -> None:
     ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     if not ends or size != 8 + length + max(ends):
         raise ModelError(
-            f"{said}{file.name} is damaged or cut off: its {size} bytes are not what its header announces. Copy or "
+            f"{option}{file.name} is damaged or truncated: its size, {size} bytes, differs from its header. Copy or "
             "download it again."
         )
 
 
-def _read(path: Path, said: str) -> dict[str, Any]:
+def _read(path: Path, option: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{said}{path} is no JSON file ({error}). Copy or download it again.") from error
-    return found if isinstance(found, dict) else {}
+        raise ModelError(f"{option}{path} is not a JSON file ({error}). Copy or download it again.") from error
+    return content if isinstance(content, dict) else {}

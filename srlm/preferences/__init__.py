@@ -1,1 +1,1 @@
-"""Pair selection, length control and alarms."""
+"""Preference pairs: pair policies, length control, and alarms on the feedback."""

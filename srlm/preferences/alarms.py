@@ -1,9 +1,8 @@
-"""Alarms: statistics of the feedback that show a collapsed or exploited judge, checked before every
-training on feedback.
+"""Alarms: statistics of the feedback that detect a collapsed or exploited judge, checked before training on feedback.
 
-A run's loss falls and its own scores rise even if the judge saturates, prefers length alone or gives no verdicts. Each
-statistic is computed once per iteration and compared with a threshold (`alarms.NAME.threshold`). An alarm beyond its
-threshold does what `alarms.NAME.action` says: off, warn, or stop, which ends the run before the training.
+A run's loss falls and its own scores rise even if the judge is saturated, prefers only length or gives no verdicts.
+Each statistic is computed once per iteration and compared with a threshold (`alarms.NAME.threshold`). The option
+`alarms.NAME.action` selects what a triggered alarm does: off, warn, or stop, which ends the run before the training.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ REMEDIES = {
     "length_ratio": "The judge prefers length: balance EFT, or set pairs.length_penalty",
     "score_deviation": _MORE_EFT,
     "judge_noise": _LESS_NOISE,
-    "meta_higher_share": "The meta-judge prefers high scores alone: judge.meta=false",
+    "meta_higher_share": "The meta-judge only prefers high scores: set judge.meta=false",
     "agreement": "Lower dpo.learning_rate",
 }
 
@@ -43,9 +42,9 @@ def feedback_statistics(
     agreement: float | None,
     meta_higher_share: float | None = None,
 ) -> dict[str, float]:
-    """Return the statistics of one iteration's feedback (part `alarms` of srlm/metrics.py), to six decimals.
+    """Return the statistics of one iteration's feedback (part `alarms` of srlm/metrics.py), rounded to six decimals.
 
-    One that is not defined (no pair, no score) is left out.
+    Undefined statistics (no pair, no score) are omitted.
 
     Parameters
     ----------
@@ -65,25 +64,25 @@ def feedback_statistics(
     for judgement in judgements:
         if judgement.score is not None:
             scores[judgement.candidate_id].append(judgement.score)
-    whole = [judgement.whole_score for judgement in judgements if judgement.whole_score is not None]
-    ties = [round(a - b, 9) == 0 for of_one in of_prompt.values() for a, b in combinations(of_one, 2)]
-    noise = [stdev(of_one) for of_one in scores.values() if len(of_one) > 1]
-    spread = [mean for of_one in of_prompt.values() for mean in of_one]
-    pairs = [one for one in feedback if isinstance(one, PreferencePair)]
-    answers = [one for one in feedback if isinstance(one, LabelledAnswer)]
+    integers = [judgement.whole_score for judgement in judgements if judgement.whole_score is not None]
+    ties = [round(a - b, 9) == 0 for row in of_prompt.values() for a, b in combinations(row, 2)]
+    noise = [stdev(row) for row in scores.values() if len(row) > 1]
+    spread = [mean for row in of_prompt.values() for mean in row]
+    pairs = [record for record in feedback if isinstance(record, PreferencePair)]
+    answers = [record for record in feedback if isinstance(record, LabelledAnswer)]
     chosen = [(pair.chosen_score, len(pair.chosen)) for pair in pairs]
-    chosen += [(one.score, len(one.completion)) for one in answers if one.label]
+    chosen += [(answer.score, len(answer.completion)) for answer in answers if answer.label]
     rejected = [(pair.rejected_score, len(pair.rejected)) for pair in pairs]
-    rejected += [(one.score, len(one.completion)) for one in answers if not one.label]
+    rejected += [(answer.score, len(answer.completion)) for answer in answers if not answer.label]
     gap, ratio = None, None
     if chosen and rejected:
         gap = fmean(score for score, _ in chosen) - fmean(score for score, _ in rejected)
         length = fmean(length for _, length in rejected)
         ratio = fmean(length for _, length in chosen) / length if length else None
-    found: dict[str, float | None] = {
-        "parse_rate": len(whole) / len(judgements) if judgements else None,
-        "top_score_share": whole.count(max_score) / len(whole) if whole else None,
-        "entropy_bits": entropy_bits(Counter(whole).values()) if whole else None,
+    statistics: dict[str, float | None] = {
+        "parse_rate": len(integers) / len(judgements) if judgements else None,
+        "top_score_share": integers.count(max_score) / len(integers) if integers else None,
+        "entropy_bits": entropy_bits(Counter(integers).values()) if integers else None,
         "tie_share": fmean(ties) if ties else None,
         "mean_gap": gap,
         "length_ratio": ratio,
@@ -92,23 +91,23 @@ def feedback_statistics(
         "meta_higher_share": meta_higher_share,
         "agreement": agreement,
     }
-    return {name: round(value, 6) for name, value in found.items() if value is not None}
+    return {name: round(value, 6) for name, value in statistics.items() if value is not None}
 
 
 def triggered(statistics: Mapping[str, float], alarms: AlarmsConfig) -> list[tuple[AlarmAction, str]]:
-    """Return the alarms beyond their thresholds, each with its action and its message for the user."""
-    found = []
+    """Return the action and the message of each alarm that is triggered."""
+    messages = []
     for name, value in statistics.items():
-        shown, alarm = metric(f"alarms/{name}"), getattr(alarms, name)
-        above = shown.better == "lower"
-        beyond = value > alarm.threshold if above else value < alarm.threshold
-        if beyond and alarm.action is not AlarmAction.off:
+        statistic, alarm = metric(f"alarms/{name}"), getattr(alarms, name)
+        above = statistic.better == "lower"
+        is_triggered = value > alarm.threshold if above else value < alarm.threshold
+        if is_triggered and alarm.action is not AlarmAction.off:
             threshold = f"{'above' if above else 'below'} alarms.{name}.threshold={alarm.threshold:g}"
-            found.append((alarm.action, f"{shown.label}: {value:.3g}, {threshold}. {REMEDIES[name]}."))
-    return found
+            messages.append((alarm.action, f"{statistic.label}: {value:.3g}, {threshold}. {REMEDIES[name]}."))
+    return messages
 
 
 def entropy_bits(counts: Iterable[int]) -> float:
-    """Return the entropy of a histogram in bits; 0 for one score or none."""
-    kept = [count for count in counts if count]
-    return sum(count / sum(kept) * math.log2(sum(kept) / count) for count in kept)
+    """Return the entropy of a histogram in bits; 0 for a histogram with at most one non-zero count."""
+    nonzero = [count for count in counts if count]
+    return sum(count / sum(nonzero) * math.log2(sum(nonzero) / count) for count in nonzero)

@@ -22,16 +22,16 @@ class AlarmAction(Enum):
 
 @dataclass
 class PairsConfig:
-    """Which candidates become preference pairs."""
+    """Selection of preference pairs from candidates."""
 
-    min_gap: Annotated[float, at_least(0)] = 0.0  # chosen's mean minus rejected's must exceed this
-    # points subtracted from a candidate's score for each hundred characters; unset = so that the chosen and the
-    # rejected answers of the kept pairs are equally long on average
+    min_gap: Annotated[float, at_least(0)] = 0.0  # mean score of chosen minus rejected must exceed this, in points
+    # points subtracted from a candidate's score per hundred characters; null = the penalty with which the chosen and
+    # rejected answers are equally long on average
     length_penalty: Annotated[float | None, at_least(0)] = 0.0
-    # candidates that hit candidates.max_new_tokens. exclude = they are neither chosen nor rejected; keep = they can be,
-    # and DPO trains on their text without an end of turn
+    # candidates that reached candidates.max_new_tokens. exclude = they are neither chosen nor rejected; keep = they can
+    # be, and DPO trains on their text without an end of turn
     truncated: Truncated = Truncated.exclude
-    min_pairs: Annotated[int, at_least(1)] = 1  # stop before training with fewer
+    min_pairs: Annotated[int, at_least(1)] = 1  # the run stops before training with fewer
     policy: str = "highest_lowest"  # a name in srlm/preferences/policies, or module:Class
 
 
@@ -43,15 +43,15 @@ class Alarm:
 
 @dataclass
 class AlarmsConfig:
-    """Signs that a judge has gone blind or is being gamed; what each is: srlm/preferences/alarms.py."""
+    """Alarms for a collapsed or exploited judge; the statistics are defined in srlm/preferences/alarms.py."""
 
-    parse_rate: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; share
-    top_score_share: Alarm = field(default_factory=lambda: Alarm(0.8))  # rings above; share
-    entropy_bits: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings below; bits
-    tie_share: Alarm = field(default_factory=lambda: Alarm(0.5))  # rings above; share
-    mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # rings below; points
-    length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # rings above
-    score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # rings below; points
-    judge_noise: Alarm = field(default_factory=lambda: Alarm(1.5))  # rings above; points
-    meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # rings above; share
-    agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # rings below; Kendall's tau, -1 to 1
+    parse_rate: Alarm = field(default_factory=lambda: Alarm(0.5))  # triggered below; fraction
+    top_score_share: Alarm = field(default_factory=lambda: Alarm(0.8))  # triggered above; fraction
+    entropy_bits: Alarm = field(default_factory=lambda: Alarm(0.5))  # triggered below; bits
+    tie_share: Alarm = field(default_factory=lambda: Alarm(0.5))  # triggered above; fraction
+    mean_gap: Alarm = field(default_factory=lambda: Alarm(0.1))  # triggered below; points
+    length_ratio: Alarm = field(default_factory=lambda: Alarm(2.0))  # triggered above; ratio
+    score_deviation: Alarm = field(default_factory=lambda: Alarm(0.05))  # triggered below; points
+    judge_noise: Alarm = field(default_factory=lambda: Alarm(1.5))  # triggered above; points
+    meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # triggered above; fraction
+    agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # triggered below; Kendall's tau, -1 to 1

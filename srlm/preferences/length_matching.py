@@ -1,9 +1,10 @@
-"""Length penalties at which the chosen and the rejected answers of the kept pairs are equally long on average.
+"""Length penalties with which chosen and rejected answers are equally long on average.
 
 A candidate's score at penalty p is s - p t, with its score s and its length t (DICE, arXiv 2406.09760, section 3.2).
-The penalty decides which candidates form a prompt's pairs. With a pair policy that compares scores with each other and
-with the minimum gap, this changes only where two of the prompt's lines s - p t cross or come to the minimum gap.
-Between two such points nothing changes, so trying one penalty in each interval finds the best one exactly.
+The penalty determines which candidates form a prompt's pairs. A pair policy compares scores with each other and with
+the minimum gap. The pairs therefore change only at penalties where two of the prompt's lines s - p t cross, or differ
+by the minimum gap. Between two such penalties the pairs are constant, so one trial per interval finds the exact
+optimum.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-_NARROWEST = 1e-9  # of intervals: in a narrower one, rounding may decide which candidate is ahead
+_NARROWEST = 1e-9  # narrower intervals are skipped, because rounding may decide which candidate is ahead
 
 
 def length_matching_penalty(
@@ -23,37 +24,37 @@ def length_matching_penalty(
 ) -> float:
     """Return the penalty at which the mean length difference of the kept pairs is nearest to 0.
 
-    Of equally good penalties the one with the most pairs is taken, then the lowest. No label is looked at.
+    Of equally good penalties, the one with the most pairs is returned, then the lowest. No human label is used.
 
     Parameters
     ----------
     prompts : P sequences of (score, length)
         The candidates of each prompt.
     lengths : callable
-        (prompt's place, penalty) -> the lengths of the chosen and the rejected answer of each of its pairs, in any
-        unit.
+        (index of the prompt, penalty) -> the lengths of the chosen and the rejected answer of each of its pairs, in
+        any unit.
     min_gap : float
-        Pairs whose penalised scores differ by no more are dropped by `lengths`; >= 0, in points.
+        `lengths` drops pairs whose penalised scores differ by at most this; >= 0, in points.
 
     Returns
     -------
     float
         Points per unit of length, 0 or more; 0 if no penalty keeps a pair.
     """
-    before = np.zeros(2)  # at penalty 0: sum of the length differences, pairs
-    changes: list[tuple[float, float, int]] = []  # at a penalty above 0: how both change
-    at_zero = np.zeros(2)  # scores often tie at exactly 0, and at no other penalty that is tried
-    for place, lines in enumerate(prompts):
-        at_zero += _kept(lengths(place, 0.0))
+    before = np.zeros(2)  # in the first interval: sum of the length differences, number of pairs
+    changes: list[tuple[float, float, int]] = []  # (penalty, change of the sum, change of the number)
+    at_zero = np.zeros(2)  # penalty 0 is tried separately, because scores often tie there
+    for index, lines in enumerate(prompts):
+        at_zero += _kept(lengths(index, 0.0))
         points = _breakpoints(lines, min_gap)
-        tried = [
+        trials = [
             (low + high) / 2 for low, high in zip([0.0, *points], [*points, 2 * (points or [0.0])[-1] + 1], strict=True)
         ]
-        found = [_kept(lengths(place, penalty)) for penalty in tried]
-        before += found[0]
-        for point, one, other in zip(points, found, found[1:], strict=False):
-            if other != one:
-                changes.append((point, other[0] - one[0], int(other[1] - one[1])))
+        results = [_kept(lengths(index, penalty)) for penalty in trials]
+        before += results[0]
+        for point, below, above in zip(points, results, results[1:], strict=False):
+            if above != below:
+                changes.append((point, above[0] - below[0], int(above[1] - below[1])))
     changes.sort()
     edges = np.array([0.0, *(point for point, _, _ in changes)])
     sums = before[0] + np.cumsum([0.0, *(change for _, change, _ in changes)])
@@ -70,9 +71,9 @@ def length_matching_penalty(
 
 
 def unfiltered_matching_penalty(prompts: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """Return the penalty at which the best and the worst candidates are equally long on average, without any filter.
+    """Return the penalty at which the best and the worst candidates are equally long on average, over all prompts.
 
-    Unlike `length_matching_penalty` this counts every prompt, and finds the first such penalty by bisection.
+    Unlike `length_matching_penalty`, it does not filter pairs, and it finds the first such penalty by bisection.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def unfiltered_matching_penalty(prompts: Iterable[tuple[Sequence[float], Sequenc
     Returns
     -------
     float
-        Points per unit of length, to 1e-6; 0 if the best candidates are not longer anyway.
+        Points per unit of length, to 1e-6; 0 if the best candidates are not longer without a penalty.
     """
     rows = [(np.asarray(s, dtype=np.float64), np.asarray(t, dtype=np.float64)) for s, t in prompts if len(s) > 1]
 
@@ -107,7 +108,7 @@ def _kept(pairs: Sequence[tuple[float, float]]) -> tuple[float, int]:
 
 
 def _breakpoints(lines: Sequence[tuple[float, float]], min_gap: float) -> list[float]:
-    """The penalties above 0 at which two candidates' scores are equal or differ by `min_gap`, in order."""
+    """Return the penalties above 0 at which two candidates' scores are equal or differ by `min_gap`, in order."""
     points = {
         (s - other_s - gap) / (t - other_t)
         for (s, t), (other_s, other_t) in permutations(lines, 2)

@@ -1,11 +1,11 @@
-"""Preference pairs of candidates, by a pair policy (`srlm.preferences.policy`) on mean scores minus a length penalty.
+"""Selection of preference pairs with a pair policy (`srlm.preferences.policy`) on mean scores minus a length penalty.
 
 Judges prefer long answers, and answers grow with every iteration. The length penalty is in points per hundred
-characters. With `pairs.length_penalty=null` it makes the chosen and the rejected answers of the kept pairs equally long
-on average, as DICE does with its rewards (arXiv 2406.09760, section 3.2). By default there is none, as in the paper.
+characters. With `pairs.length_penalty=null`, it is chosen so that the chosen and rejected answers of the kept pairs are
+equally long on average, like in DICE (arXiv 2406.09760, section 3.2). The default is no penalty, as in the paper.
 
-Changed from the paper: truncated candidates are excluded (`pairs.truncated=exclude`). Training on one would teach
-either an end of turn that the model never generated, or an answer that stops in mid-sentence.
+Unlike in the paper, truncated candidates are excluded (`pairs.truncated=exclude`). Training on them would teach either
+an end of turn that the model never generated, or answers that stop in mid-sentence.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def length_penalty(
 ) -> float:
     """Return the penalty in points per hundred characters: the configured one, or the one that matches lengths.
 
-    With `config.length_penalty=None` the mean length of the chosen answers minus that of the rejected ones, over the
-    pairs that `select_pairs` keeps at this penalty, is as near 0 as a penalty of 0 or more can make it.
+    With `config.length_penalty=None`, the penalty minimises the absolute mean length difference of chosen and rejected
+    answers, over the pairs that `select_pairs` keeps at this penalty.
     """
     if config.length_penalty is not None:
         return config.length_penalty
@@ -42,8 +42,8 @@ def length_penalty(
     policy = policy_named(config.policy)(config)
     characters = {candidate.id: len(candidate.text) for candidate in candidates}
 
-    def lengths(number: int, penalty: float) -> list[tuple[float, float]]:
-        selection = policy.select(prompts[number], _penalised(scored[prompts[number].id], penalty))
+    def lengths(index: int, penalty: float) -> list[tuple[float, float]]:
+        selection = policy.select(prompts[index], _penalised(scored[prompts[index].id], penalty))
         return [(characters[pair.chosen_id], characters[pair.rejected_id]) for pair in selection.pairs]
 
     lines = [[(score, len(candidate.text) / 100) for score, candidate in scored[prompt.id]] for prompt in prompts]
@@ -103,8 +103,8 @@ def unpaired_of(selections: Mapping[str, Selection]) -> list[Unpaired]:
 
 
 def count_reasons(unpaired: Iterable[Unpaired]) -> dict[str, int]:
-    """Return reason -> number of prompts that gave no pair for it, as a manifest counts them."""
-    return dict(Counter(one.reason for one in unpaired))
+    """Return reason -> number of prompts without a pair, for a manifest."""
+    return dict(Counter(prompt.reason for prompt in unpaired))
 
 
 def describe_feedback(counts: Mapping[str, Any]) -> str:
@@ -114,19 +114,19 @@ def describe_feedback(counts: Mapping[str, Any]) -> str:
 
 
 def takes_part(candidate: Candidate, config: PairsConfig) -> bool:
-    """Whether a candidate can form a pair, truncated as it is or not."""
+    """Return whether a candidate may form a pair: it is not truncated, or `config.truncated` is keep."""
     return config.truncated is Truncated.keep or not candidate.truncated
 
 
 def length_points(candidate: Candidate, penalty: float) -> float:
-    """Return the points that a candidate's length costs at this penalty per hundred characters."""
+    """Return a candidate's length penalty in points, for a penalty per hundred characters."""
     return penalty * len(candidate.text) / 100
 
 
 def _scored(
     candidates: Sequence[Candidate], judgements: Sequence[Judgement], config: PairsConfig, min_valid: int
 ) -> dict[str, list[Scored]]:
-    """Return each prompt's candidates that can form a pair and have a mean score, in the order of their ids."""
+    """Return each prompt's candidates that may form a pair and have a mean score, in the order of their ids."""
     means = mean_scores(judgements, min_valid)
     of_prompt: dict[str, list[Scored]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda c: c.id):

@@ -1,12 +1,12 @@
-"""What a pair policy is: it selects which of a prompt's scored candidates M_t+1 learns from, and as what.
+"""Base class of pair policies, which select preference pairs or labelled answers from a prompt's scored candidates.
 
-A policy gives preference pairs, or labels single answers. It is a class with one method, and a line in the table of
-`srlm.preferences.policies`. One from outside the package is named "module:Class" (`pairs.policy`):
+A policy is a class with one method, and a line in the table of `srlm.preferences.policies`. An external policy is named
+"module:Class" (`pairs.policy`):
 
-    class EveryTwo(PairPolicy):
+    class AllPairs(PairPolicy):
         def select(self, prompt, scored):
-            twos = [(a, b) for a in scored for b in scored if a[0] > b[0]]
-            pairs = tuple(preference_pair(prompt, a, b, n) for n, (a, b) in enumerate(twos))
+            ordered = [(a, b) for a in scored for b in scored if a[0] > b[0]]
+            pairs = tuple(preference_pair(prompt, a, b, n) for n, (a, b) in enumerate(ordered))
             return Selection(pairs) if pairs else Selection(reason="all scores equal")
 """
 
@@ -26,7 +26,7 @@ Scored = tuple[float, Candidate]  # a candidate's score, after the length penalt
 
 @dataclass(frozen=True)
 class Selection:
-    """The preference pairs or labelled answers of one prompt, or the reason why there are none."""
+    """The preference pairs or labelled answers of one prompt, or the reason why it has none."""
 
     pairs: tuple[PreferencePair, ...] = ()
     reason: str = ""
@@ -34,14 +34,14 @@ class Selection:
 
     def __post_init__(self) -> None:
         if bool(self.pairs or self.answers) == bool(self.reason):
-            raise ValueError(f"a selection needs pairs or a reason why there are none, and not both: {self}")
+            raise ValueError(f"a selection needs either pairs (or answers) or a reason, not both: {self}")
 
 
 class PairPolicy(ABC):
-    """A way to select pairs, or to label answers."""
+    """Base class of pair policies."""
 
     gives: ClassVar[type[PreferencePair] | type[LabelledAnswer]] = PreferencePair
-    needs_all_scores: ClassVar[bool] = True  # False: the highest and the lowest, so judging may stop early for others
+    needs_all_scores: ClassVar[bool] = True  # False = it uses only the highest and lowest, so judging may stop early
 
     def __init__(self, config: PairsConfig):
         self.config = config
@@ -53,7 +53,7 @@ class PairPolicy(ABC):
         Parameters
         ----------
         scored : sequence of (score, Candidate)
-            In the order of the candidates' ids. Candidates without enough valid judgements are left out, and so are
+            In the order of the candidates' ids. Candidates without enough valid judgements are excluded, and so are
             truncated ones with `pairs.truncated=exclude`.
         """
 
@@ -66,9 +66,9 @@ def preference_pair(
     Parameters
     ----------
     number : int
-        Counts the prompt's pairs from 0, so that each has an id.
+        Index of the pair among the prompt's pairs, from 0; it is part of the pair's id.
     weight : float
-        Of the pair's loss, relative to other pairs; above 0.
+        Weight of the pair's loss, relative to other pairs; above 0.
     target : float
         Probability that the chosen answer is the better one; 0 to 1.
     """

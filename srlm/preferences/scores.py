@@ -1,4 +1,4 @@
-"""A candidate's score: the mean of its valid judgements."""
+"""Candidate scores: the mean of the valid judgements of each candidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mean_score(judgements: Iterable[Judgement], min_valid: int) -> float | None:
 
 
 def mean_scores(judgements: Iterable[Judgement], min_valid: int = 1) -> dict[str, float]:
-    """Return each candidate's `mean_score` by the candidate's id; a candidate without one is left out."""
+    """Return candidate id -> `mean_score`; candidates without a score are omitted."""
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         of_candidate[judgement.candidate_id].append(judgement)

@@ -1,4 +1,4 @@
-"""The report page of a run: one file in which one sees what happened, and why to believe it or not."""
+"""Reports of a run: report page, terminal summary, plots, model card and dataset card."""
 
 from srlm.reporting.page import write_report
 

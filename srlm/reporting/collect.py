@@ -1,4 +1,4 @@
-"""The numbers of one run, as its report page shows them; read from the run's folder without touching it."""
+"""Collection of a run's numbers for its report page; the run's folder is only read."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from srlm.training.early_stopping import outcome_lines
 
 R = TypeVar("R")
 
-CURVE_POINTS = 300  # of a training curve; longer ones are thinned evenly
+CURVE_POINTS = 300  # maximum number of points of a training curve; longer curves are thinned evenly
 CURVES = ("loss", "mean_token_accuracy", "ranking_accuracy", "rewards/accuracies", "rewards/margins", "accuracy")
 
 
 @dataclass(frozen=True)
 class RunNumbers:
-    """One run up to the last model that was measured."""
+    """Numbers of one run up to its last evaluated model."""
 
     workspace: Workspace
     config: Config
-    last: int  # M_last is the last model that was measured
-    models: dict[int, Evaluation]  # M0..M_last
-    statistics: dict[int, dict[str, float]]  # statistics of the feedback that trained M_t
-    alarms: dict[int, list[str]]  # those that were triggered
-    own_scores: dict[int, dict[str, Any]]  # mean score of M_t's candidates by the judge that picks the pairs
-    reward_hacking_report: list[str]  # of each model from M2 on, whether there is a sign of reward hacking
-    early_stopping: list[str] = field(default_factory=list)  # of each DPO training that used it, what it compared
+    last: int  # M_last is the last evaluated model
+    models: dict[int, Evaluation]  # t -> evaluation of M_t, from M0 to M_last
+    statistics: dict[int, dict[str, float]]  # t -> statistics of the feedback that M_t was trained on
+    alarms: dict[int, list[str]]  # t -> messages of triggered alarms
+    own_scores: dict[int, dict[str, Any]]  # t -> mean score of M_t's candidates by the judge that selects pairs
+    reward_hacking_report: list[str]  # one sentence for each model from M2 on
+    early_stopping: list[str] = field(default_factory=list)  # one sentence for each DPO training with early stopping
     _read: dict[Path, list[Any]] = field(default_factory=dict)
 
     @property
@@ -52,14 +52,14 @@ class RunNumbers:
         return self.config.name
 
     def records(self, artifact: Artifact[R], t: int = 0) -> list[R]:
-        """Return the records of a file, which is read once; none where there is no file."""
+        """Return the records of a file, which is read once; an empty list if the file does not exist."""
         path = artifact.path(self.workspace, t)
         if path not in self._read:
             self._read[path] = artifact.peek(self.workspace, t)
         return self._read[path]
 
     def charts(self) -> dict[str, Any]:
-        """What the page draws: plain data."""
+        """Return the data of the page's charts, as plain dicts."""
         return {
             "name": self.name,
             "last": self.last,
@@ -76,7 +76,10 @@ class RunNumbers:
         }
 
     def options(self) -> dict[str, Any]:
-        """Every option, flat; of a path its last name only, and no address of a server (it can hold a password)."""
+        """Return every option by dotted name; paths are reduced to their last part, and server URLs are omitted.
+
+        URLs may contain a password.
+        """
         plain = to_dict(self.config)
         flat = {name: value for group in plain for name, value in flatten(plain, group).items()}
         return {
@@ -86,17 +89,17 @@ class RunNumbers:
         }
 
     def state(self) -> dict[str, str]:
-        """Whether the run is completed, stopped (why, and the command that resumes it) or running; for the page."""
-        found = state_of(self.workspace)
-        state = found.state or (COMPLETED if self.last >= self.config.iteration else STOPPED)
+        """Return whether the run is completed, stopped (with the reason and the resume command) or running."""
+        recorded = state_of(self.workspace)
+        state = recorded.state or (COMPLETED if self.last >= self.config.iteration else STOPPED)
         if state != STOPPED:
             return {"state": state, "why": "", "command": ""}
-        why = found.why.replace(str(self.workspace.root), self.workspace.root.name)
-        command = run_command(self.workspace, self.config, self.config.iteration, found.overrides)
+        why = recorded.why.replace(str(self.workspace.root), self.workspace.root.name)
+        command = run_command(self.workspace, self.config, self.config.iteration, recorded.overrides)
         return {"state": state, "why": why, "command": public_command(command) if command else ""}
 
     def facts(self) -> dict[str, str]:
-        """Version, packages, machine, seed."""
+        """Return version, packages, machine and seed."""
         run = self.workspace.run()
         packages = ", ".join(f"{name} {version}" for name, version in run.get("packages", {}).items())
         machine = run.get("machine", {})
@@ -110,7 +113,7 @@ class RunNumbers:
         return {name: fact for name, fact in facts.items() if fact}
 
     def _histograms(self) -> list[dict[str, Any]]:
-        """Whole scores: of each iteration's candidates, and of M_t's judgements of the held-out answers."""
+        """Return histograms of integer scores, of each iteration's candidates and of the held-out answers."""
         rows = []
         for t in range(2, self.last + 2):
             judgements = self.records(JUDGEMENTS, t)
@@ -130,7 +133,7 @@ class RunNumbers:
         ]
 
     def _funnels(self) -> list[dict[str, Any]]:
-        """From attempts at prompts to pairs, with what was lost on the way and why."""
+        """Return the numbers of records from generated prompts to pairs, with the reasons of losses."""
         rows = []
         for t in range(2, self.last + 2):
             lost = Counter[str]()
@@ -143,7 +146,7 @@ class RunNumbers:
             means = mean_scores(self.records(JUDGEMENTS, t), self.config.judge.min_valid)
             scored = Counter(candidate.prompt_id for candidate in candidates if candidate.id in means)
             steps = [
-                ("attempts at a prompt", len(prompts), {}),
+                ("generated prompts", len(prompts), {}),
                 ("accepted prompts", len(accepted), dict(lost)),
                 ("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}),
             ]
@@ -187,38 +190,38 @@ class RunNumbers:
 
 
 def _curve(part: str, key: str) -> str:
-    """Return what the page calls a number of a trainer's log."""
+    """Return the label of a value in a trainer's log."""
     return metric(f"{part}/{slug(key)}").label
 
 
 def collect(root: Path) -> RunNumbers:
-    """The numbers of the run in this folder.
+    """Return the numbers of the run in this folder.
 
     Raises
     ------
     RunFolderError
-        If it is no run's folder, or no model of it was measured yet.
+        If it is not a run's folder, or no model was evaluated yet.
     """
     workspace = open_run(root)
     try:
         config = workspace.config()
-    except KeyError as error:  # a value that this version does not know
+    except KeyError as error:  # an option value that this version does not have
         raise RunFolderError(f"{workspace.config_path} was written by another version of srlm ({error}).") from error
     models: dict[int, Evaluation] = {}
     while (path := evaluation_path(workspace, len(models))).exists():
         models[len(models)] = read_evaluation(path)
     if not models:
         raise RunFolderError(
-            f"{root}: no model was measured yet (iteration_0/evaluation.json). The run writes its report as soon as "
-            "there is something to see."
+            f"{root}: no model was evaluated yet (iteration_0/evaluation.json). The run writes its report after the "
+            "first evaluation."
         )
     statistics, alarms, counts = {}, {}, {}
     for t in range(2, len(models) + 1):
         if made := stage_manifest(workspace.iteration(t), "pairs"):
             counts[t] = made.counts
-            statistics[t] = found = counts[t]["alarms"]
+            statistics[t] = counts[t]["alarms"]
             judge = str(judge_of(config, t - 1))
-            alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(found, config.alarms)]
-    own = {t - 1: found["score_mean"] for t, found in counts.items() if found.get("score_mean")}
+            alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(statistics[t], config.alarms)]
+    own = {t - 1: of_pairs["score_mean"] for t, of_pairs in counts.items() if of_pairs.get("score_mean")}
     hacking, stopping = reward_hacking_report(models, counts), outcome_lines(workspace, config, len(models))
     return RunNumbers(workspace, config, len(models) - 1, models, statistics, alarms, own, hacking, stopping)

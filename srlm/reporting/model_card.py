@@ -1,7 +1,8 @@
-"""A model's card: README.md in the hub's format, in the model's folder, made from what its run left.
+"""Model card: README.md in the Hub's format, in the model's folder, built from the files of its run.
 
-What a card says comes from manifests, evaluation.json and run.json. No text of a prompt, an answer or a judgement is in
-it; names that users gave (models, files, types of prompts) are escaped, and of local paths the last part alone is told.
+Its content comes from manifests, evaluation.json and run.json. A card contains no text of a prompt, an answer or a
+judgement. Names that users gave (models, files, types of prompts) are escaped, and local paths are reduced to their
+last part.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from srlm.preferences.pairs import describe_feedback
 from srlm.reporting.summary import ROWS
 
 PAPER = "[arXiv 2401.10020](https://arxiv.org/abs/2401.10020)"
-_LOSSES = ("dropped", "rejected", "problems")  # counts by reason, told as one sum
+_LOSSES = ("dropped", "rejected", "problems")  # counts by reason, which the card shows as one sum
 _ORDER: tuple[str, ...] = ("sft_baseline", "rationales", "eft", "sft", "reward_model")
 _ORDER += ("prompts", "candidates", "judgements", "meta_judgements", "pairs")
-_LONGEST = 120  # characters of an option's value
+_LONGEST = 120  # maximum characters of an option's value
 
 
 def write_card(workspace: Workspace, config: Config, t: int) -> None:
-    """Leave M_t's card in its folder, t from 1; an unchanged one is not touched."""
+    """Write M_t's card to its folder, t >= 1; a file with the same content is not rewritten."""
     path = workspace.model(t) / CARD
     text = model_card(workspace, config, t)
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
@@ -46,14 +47,14 @@ def write_card(workspace: Workspace, config: Config, t: int) -> None:
 
 
 def model_card(workspace: Workspace, config: Config, t: int, place: str = "") -> str:
-    """The card of a finished and measured M_t.
+    """Return the card of a finished and evaluated M_t.
 
     Parameters
     ----------
     t : int
-        From 1: M_0 is not the run's own.
+        At least 1, because the run did not train M_0.
     place : str
-        The hub id to load it from; "" = the folder that the card lies in.
+        The Hub id to load the model from; "" = the card's folder.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -73,17 +74,18 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         model_name=name,
         eval_results=_eval_results(config, evaluation),
     )
-    made = (
-        f"{method.upper()} of M{t - 1} on {describe_feedback(manifest(workspace, t, 'pairs').counts)} of M{t - 1}'s "
-        f"own answers, which {plain(str(judge_of(config, t - 1)))} judged."
+    training = (
+        f"It was trained with {method.upper()} from M{t - 1} on "
+        f"{describe_feedback(manifest(workspace, t, 'pairs').counts)} of M{t - 1}'s own answers, judged by "
+        f"{plain(str(judge_of(config, t - 1)))}."
         if t >= 2
-        else "SFT of M0 on IFT examples (instructions with people's answers)"
+        else "It was trained with SFT from M0 on IFT examples (instructions with human answers)"
         + (" and EFT examples (judgements of answers)" if spec_of(config.judge).eft_in_sft else "")
         + "."
     )
     sections = [
-        f"# {plain(name)}\n\nM{t} of the run {plain(workspace.root.name)}, by self-rewarding training ({PAPER}) of "
-        f"{plain(shown(base))} (M0) with srlm {plain(run.get('version', '?'))}. {made}",
+        f"# {plain(name)}\n\nThis is M{t} of the run {plain(workspace.root.name)}: self-rewarding training ({PAPER}) "
+        f"of {plain(shown(base))} (M0) with srlm {plain(run.get('version', '?'))}. {training}",
         _load_section(place),
         _limits_section(workspace, config, t, evaluation),
         _measures_section(evaluation),
@@ -96,7 +98,7 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
 
 
 def plain(text: object) -> str:
-    """Untrusted text for Markdown: one line, no control characters; whatever means something there is escaped."""
+    """Return untrusted text for Markdown: one line without control characters, with markup characters escaped."""
     printable = "".join(c if c.isprintable() else " " for c in str(text))
     html = printable.translate({ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"})
     marks = re.sub(r"[\\`*\[\]{}|~#$!^@]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html)
@@ -104,7 +106,7 @@ def plain(text: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A name or an option's value as others may read it: of a local path the last part alone."""
+    """Return a name or an option's value for publication; local paths are reduced to their last part."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     local = text.startswith(("/", "~", ".")) or "\\" in text or text.count("/") > 1
     text = Path(text.replace("\\", "/")).name if local and not text.startswith("hub:") else text
@@ -113,8 +115,8 @@ def shown(value: object) -> str:
 
 def _measures_section(evaluation: Evaluation) -> str:
     lines = [
-        "## Measures\n\nValue and 95 % interval ([n/a]: the data give none); n counts what it is taken over. What has "
-        "no value is not defined for this model."
+        "## Measures\n\nValues have 95 % intervals ([n/a] = no interval), and n is the number of items that a value is "
+        "computed from. Measures without a value are undefined for this model."
     ]
     of_part: dict[str, list[tuple[Metric, Measure]]] = defaultdict(list)
     for key, measure in evaluation.measures():
@@ -124,32 +126,32 @@ def _measures_section(evaluation: Evaluation) -> str:
         rows = of_part[part]
         if not rows:
             continue
-        by = f" (judged by {plain(evaluation.head_to_head_judge)})" if part.startswith("head_to_head") else ""
-        table = [f"| {title}{by} | | n |", "| --- | ---: | ---: |"]
-        for one, measure in rows:
+        judge = f" (judged by {plain(evaluation.head_to_head_judge)})" if part.startswith("head_to_head") else ""
+        table = [f"| {title}{judge} | | n |", "| --- | ---: | ---: |"]
+        for row, measure in rows:
             if measure.value is not None:
-                table.append(f"| {plain(one.heading)} | {cell(measure, one.scale, one.digits)} | {measure.n} |")
-        undefined = [plain(one.label) for one, measure in rows if measure.value is None]
-        without = f"\n\nNot defined here: {'; '.join(undefined)}." if undefined else ""
+                table.append(f"| {plain(row.heading)} | {cell(measure, row.scale, row.digits)} | {measure.n} |")
+        undefined = [plain(row.label) for row, measure in rows if measure.value is None]
+        without = f"\n\nUndefined: {'; '.join(undefined)}." if undefined else ""
         lines.append("\n".join(table) + without)
     return "\n\n".join(lines)
 
 
 def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
-    """The known measures for the card's metadata; the value is text, since the hub has no field for an interval."""
+    """Return the measures for the card's metadata; values are strings, because the Hub has no field for intervals."""
     from huggingface_hub import EvalResult
 
     paths = seed_paths(config)
-    found = []
+    results = []
     for part, group, title in (
-        ("judge", "eft", "answers that people ranked, held out"),
+        ("judge", "eft", "held-out answers with human ranks"),
         ("answers", "evaluation", "evaluation prompts"),
         ("head_to_head", "evaluation", "evaluation prompts"),
     ):
         for name, measure in evaluation.part(part).items():
             if name in ROWS[part] and measure.value is not None:
                 interval = "" if measure.low is None else f" [{measure.low:.4g}, {measure.high:.4g}]"
-                found.append(
+                results.append(
                     EvalResult(
                         task_type="text-generation",
                         dataset_type=paths[group].removeprefix("hub:") if _is_hub(paths[group]) else f"srlm-{group}",
@@ -159,64 +161,64 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
                         metric_value=f"{measure.value:.4g}{interval}",
                     )
                 )
-    return found
+    return results
 
 
 def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
     if t < 2:
-        return "## Alarms\n\nAlarms check preference pairs; M1 is trained on none."
-    found: dict[str, float] = manifest(workspace, t, "pairs").counts.get("alarms", {})
-    alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(found, config.alarms))
-    statistics = "; ".join(f"{metric(f'alarms/{name}').label}: {value:.3g}" for name, value in found.items())
+        return "## Alarms\n\nAlarms check preference pairs, and M1 is trained without pairs."
+    statistics: dict[str, float] = manifest(workspace, t, "pairs").counts.get("alarms", {})
+    alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(statistics, config.alarms))
+    values = "; ".join(f"{metric(f'alarms/{name}').label}: {value:.3g}" for name, value in statistics.items())
     none = "No alarm was triggered before this model's training."
-    return f"## Alarms\n\n{alarms or none}\n\nFeedback statistics: {plain(statistics)}."
+    return f"## Alarms\n\n{alarms or none}\n\nFeedback statistics: {plain(values)}."
 
 
 def lineage_section(workspace: Workspace, t: int) -> str:
-    """Every stage's manifest up to M_t: what it made, its hash, its counts."""
+    """Return a section with every stage up to M_t: its outputs with their hashes, and its counts."""
     folders = [workspace.data, *(workspace.iteration(u) for u in range(t + 1))]
     lines = [
-        "## Lineage\n\nFrom the seeds and the base model to this one, stage by stage. Hashes are the beginnings of "
-        "SHA-256: of a file's bytes, of a model's files and what they hold (of large ones, blocks all over them).",
-        "| stage | made | counts |\n| --- | --- | --- |",
+        "## Lineage\n\nStages from the seed data and the base model to this model. Hashes are prefixes of SHA-256, "
+        "of a file's bytes, or of a model's file names and contents (of large files, of sampled blocks).",
+        "| stage | outputs | counts |\n| --- | --- | --- |",
     ]
     for folder in folders:
-        found = [read_manifest(path) for path in finished_manifests(folder, below=False)]
-        for stage in sorted(found, key=_place):
+        manifests = [read_manifest(path) for path in finished_manifests(folder, below=False)]
+        for stage in sorted(manifests, key=_position):
             if not stage.stage.endswith("/evaluation"):
-                made = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
-                lines[-1] += f"\n| {plain(stage.stage)} | {made} | {plain(_counts(stage))} |"
+                outputs = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
+                lines[-1] += f"\n| {plain(stage.stage)} | {outputs} | {plain(_counts(stage))} |"
     return "\n\n".join(lines)
 
 
-def _place(stage: Manifest) -> tuple[int, str]:
-    """Where a stage stands in its iteration; one that is not known comes last."""
+def _position(stage: Manifest) -> tuple[int, str]:
+    """Return a sort key of a stage within its iteration; unknown stages come last."""
     name = stage.stage.rpartition("/")[2]
     return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
 def _counts(stage: Manifest) -> str:
-    told = []
+    texts = []
     for name, value in stage.counts.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
-            told.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+            texts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
         elif name in _LOSSES:
-            told.append(f"{name} {sum(value.values())}")
-    return ", ".join(one.replace("_", " ") for one in told)
+            texts.append(f"{name} {sum(value.values())}")
+    return ", ".join(text.replace("_", " ") for text in texts)
 
 
 def _options(workspace: Workspace, t: int) -> dict[str, Any]:
-    """The options that the stages from the seeds to M_t were made with; of a repeated stage the last."""
-    found: dict[str, Any] = {}
+    """Return the options of the stages up to M_t; of repeated stages, those of the last one."""
+    options: dict[str, Any] = {}
     for folder in (workspace.data, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
         for path in finished_manifests(folder, below=False):
-            found |= read_manifest(path).options
-    return found
+            options |= read_manifest(path).options
+    return options
 
 
 def _options_section(options: Mapping[str, Any]) -> str:
     rows = [f"| {plain(name)} | {plain(shown(value)) or '-'} |" for name, value in sorted(options.items())]
-    head = "## Options\n\nThose that the outcome depends on: of data, judge and training.\n"
+    head = "## Options\n\nThese options of data, judge and training affect the results.\n"
     return "\n".join([head, "| option | value |", "| --- | --- |", *rows])
 
 
@@ -224,50 +226,54 @@ def _limits_section(workspace: Workspace, config: Config, t: int, evaluation: Ev
     lines = []
     if t >= 2:
         judge = plain(str(judge_of(config, t - 1)))
-        alone = "No person looked at them" if config.judge.model != "endpoint" else "A server's model judged them"
+        by_model = (
+            "No person checked the judgements"
+            if config.judge.model != "endpoint"
+            else "The judge is a model of an external server"
+        )
         lines.append(
-            f"- {judge} judged the answers that this model learnt from. {alone}: what the judge likes without reason, "
-            "length above all, is learnt with the rest."
+            f"- {judge} judged the answers that this model was trained on. {by_model}, so the model also learns the "
+            "judge's biases, above all its length bias."
         )
         ratio = manifest(workspace, t, "pairs").counts.get("alarms", {}).get("length_ratio")
         if ratio is not None:
             lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
     if t == 1:
-        lines.append("- It has learnt from the seeds alone: no round of self-rewarding lies behind it.")
+        lines.append("- It was trained on the seed data only, without an iteration of self-rewarding.")
     judged, answered = evaluation.judge.get("pairwise_accuracy_imputed"), evaluation.answers.get("mean_characters")
     lines.append(
-        f"- The measures rest on {judged.n if judged else 0} pairs of ranked answers and "
-        f"{answered.n if answered else 0} prompts: read the intervals."
+        f"- The measures are computed from {judged.n if judged else 0} pairs of ranked answers and "
+        f"{answered.n if answered else 0} prompts. Consider their intervals."
     )
-    if by := evaluation.head_to_head_judge:
-        lines.append(f"- {plain(by)} judged the head to heads, not people.")
+    if match_judge := evaluation.head_to_head_judge:
+        lines.append(f"- The model {plain(match_judge)} judged the head to heads, not people.")
     lines.append(
-        "- Not measured: truth, safety, knowledge, longer conversations, languages other than the seeds', and whether "
-        "evaluation prompts were in the base model's training data."
+        "- Not measured: truthfulness, safety, knowledge, longer conversations, languages other than the seeds', and "
+        "whether evaluation prompts were in the base model's training data."
     )
     return "## Limits\n\n" + "\n".join(lines)
 
 
 def _licence_section(config: Config, run: Mapping[str, Any]) -> str:
     stated, base = run.get("base_licence", {}), plain(shown(config.model.name))
-    said = (
-        f"The base model {base} states: {plain(', '.join(stated.values()))}. This model inherits it."
+    base_licence = (
+        f"The licence of the base model {base} is {plain(', '.join(stated.values()))}. This model inherits it."
         if stated
-        else f"The licence of the base model {base}, which this model inherits, is not known to the run."
+        else f"The licence of the base model {base}, which this model inherits, is unknown."
     )
     seeds = [
-        f"{group.upper()} {plain(shown(path))} ({'CC0-1.0' if path == 'builtin' else 'terms not known to the run'})"
+        f"{group.upper()} {plain(shown(path))} ({'CC0-1.0' if path == 'builtin' else 'licence unknown'})"
         for group, path in seed_paths(config).items()
         if group != "evaluation"
     ]
-    return f"## Licence\n\n{said} Seeds went into training, too: {'; '.join(seeds)}."
+    return f"## Licence\n\n{base_licence} The model was also trained on seed data: {'; '.join(seeds)}."
 
 
 def _load_section(place: str) -> str:
     return (
         "## Load\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'place = "{place or "."}"  # {"on the hub" if place else "the folder that this file lies in"}\n'
-        "tokenizer = AutoTokenizer.from_pretrained(place)\nmodel = AutoModelForCausalLM.from_pretrained(place)\n"
+        f'name = "{place or "."}"  # {"on the Hub" if place else "the folder of this file"}\n'
+        "tokenizer = AutoTokenizer.from_pretrained(name)\nmodel = AutoModelForCausalLM.from_pretrained(name)\n"
         'messages = [{"role": "user", "content": "Name three rivers of Asia."}]\n'
         'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
         "return_dict=True)\n"
@@ -277,7 +283,7 @@ def _load_section(place: str) -> str:
 
 
 def seed_paths(config: Config) -> dict[str, str]:
-    """Where the seeds came from: group -> builtin, hub:OWNER/NAME or a path."""
+    """Return the sources of the seed data: group -> builtin, hub:OWNER/NAME or a path."""
     data = config.data
     return {"ift": data.ift.path, "eft": data.eft.path, "evaluation": data.evaluation.path}
 
@@ -292,7 +298,7 @@ def _hub_data(config: Config) -> list[str]:
 
 
 def languages(workspace: Workspace) -> list[str]:
-    """ISO 639-1 codes of the IFT seeds."""
+    """Return the ISO 639-1 codes of the IFT seeds."""
     rows = IFT.read(workspace)
     return sorted({row.language for row in rows if re.fullmatch("[a-z]{2}", row.language)})
 

@@ -1,7 +1,7 @@
-"""The verdict in two sentences, and the grounds for and against believing it.
+"""Sentences of the report: the verdict on the last model, and reasons for and against trusting it.
 
-A change counts where its 95 % interval excludes zero; everything else is "no difference shown", however large. Where
-the data give no interval, nothing is concluded.
+A change counts if its 95 % interval excludes zero. Every other change is reported as "no difference shown", whatever
+its size. Without an interval, there is no conclusion.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from srlm.evaluation.record import Evaluation, Measures
 from srlm.reporting.collect import RunNumbers
 
 JUDGE = "pairwise_accuracy_imputed"  # also defined for a model that cannot judge yet
-ENOUGH = 100  # evaluation prompts; with fewer, only large differences can show
-MANY_TIES = 0.5  # of the comparisons; with more ties, the judge of answers decides too little
-MOST_SCORED = 0.95  # of the judgements; with fewer scores, those that are missing may matter
-ONE_SCORE = 0.6  # of the judgements; a judge that gives one score more often cannot tell answers apart
+ENOUGH = 100  # evaluation prompts; with fewer, only large differences are significant
+MANY_TIES = 0.5  # fraction of comparisons; with more ties, the judge rarely prefers an answer
+MOST_SCORED = 0.95  # fraction of judgements; with fewer scores, missing ones may matter
+ONE_SCORE = 0.6  # fraction of judgements with the most frequent score; above it, the judge does not discriminate
 
 
 class Valued(Protocol):
@@ -46,7 +46,7 @@ class Known(Valued, Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What happened, in words."""
+    """Verdict on the last model of a run."""
 
     headline: str  # better, worse, mixed, no difference shown, or begun
     judge: str
@@ -55,17 +55,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Ground:
-    """One reason to believe the verdict or to doubt it."""
+    """One reason for or against trusting the verdict, or a note."""
 
     kind: str  # "for", "against" or "note"
     text: str
 
 
 def verdict(run: RunNumbers) -> Verdict:
-    """Return whether M_last is better than the model before it."""
+    """Return the comparison of M_last with the previous model."""
     t, models = run.last, run.models
     if t == 0:
-        return Verdict("begun", "Only M0 was measured so far.", "There is nothing to compare it with yet.")
+        return Verdict("begun", "Only M0 was evaluated so far.", "There is no other model to compare it with.")
     judged, judge = _judge_sentence(t, models)
     won, answers = _answers_sentence(t, models)
     ups, downs = (judged > 0) + (won > 0), (judged < 0) + (won < 0)
@@ -74,26 +74,27 @@ def verdict(run: RunNumbers) -> Verdict:
 
 
 def grounds(run: RunNumbers) -> list[Ground]:
-    """Return what speaks for and against the numbers of M_last, from what was measured."""
+    """Return the reasons for and against trusting the numbers of M_last."""
     t, measures = run.last, run.models[run.last]
     match = measures.head_to_head
-    found = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge)]
-    found += _of_judge(t, measures.judge)
-    for told in run.reward_hacking_report:
-        found.append(Ground("against" if ": a sign of" in told or ": perhaps" in told else "note", told))
-    found += [Ground("note", line) for line in run.early_stopping]
-    if left := measures.contamination.excluded if measures.contamination else 0:
-        excluded = f"{left} evaluation prompt{'s were' if left != 1 else ' was'} left out"
-        found.append(Ground("note", f"{excluded}: the models trained on the same text."))
-    found += [Ground("note", line) for line in missing_lines(run.workspace.root)]
+    reasons = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge)]
+    reasons += _of_judge(t, measures.judge)
+    for sentence in run.reward_hacking_report:
+        against = ": a sign of" in sentence or ": possible" in sentence
+        reasons.append(Ground("against" if against else "note", sentence))
+    reasons += [Ground("note", line) for line in run.early_stopping]
+    if count := measures.contamination.excluded if measures.contamination else 0:
+        excluded = f"{count} evaluation prompt{'s were' if count != 1 else ' was'} excluded"
+        reasons.append(Ground("note", f"{excluded}: the models trained on the same text."))
+    reasons += [Ground("note", line) for line in missing_lines(run.workspace.root)]
     if run.statistics:
         count = sum(map(len, run.alarms.values()))
         some = f"{count} alarm{'s were' if count != 1 else ' was'} triggered."
-        found.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))
-    found.append(
-        Ground("note", "Intervals cover the draw of prompts, not of trainings: this is one run with one seed.")
+        reasons.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))
+    reasons.append(
+        Ground("note", "Intervals cover the sampling of prompts, not of training runs: this is one run with one seed.")
     )
-    return found
+    return reasons
 
 
 def _of_prompts(answers: Measures, match: Measures) -> list[Ground]:
@@ -101,68 +102,68 @@ def _of_prompts(answers: Measures, match: Measures) -> list[Ground]:
         return []
     n = answers["mean_characters"].n
     net = match.get("net_win")
-    known = "one answer of each model to each"
+    precision = "one answer of each model to each"
     if _has_interval(net):
-        known = f"the net win is known to about {50 * (net.high - net.low):.0f} points"
-    return [Ground("against" if n < ENOUGH else "for", f"{n} evaluation prompt{'s' * (n != 1)}: {known}.")]
+        precision = f"the net win has a margin of error of about {50 * (net.high - net.low):.0f} points"
+    return [Ground("against" if n < ENOUGH else "for", f"{n} evaluation prompt{'s' * (n != 1)}: {precision}.")]
 
 
 def _of_match(match: Measures, judge: str) -> list[Ground]:
     if not match:
         return []
-    found = [Ground("note", f"The judge of answers is {judge}, a model: no person looked at these answers.")]
+    reasons = [Ground("note", f"The judge of answers is {judge}, a model. No person read these answers.")]
     first, ties = match.get("first_position_win_rate"), match.get("tie")
     if _has_interval(first) and not first.low <= 0.5 <= first.high:
         text = f"{judge} has position bias: the answer shown first wins {_percent(first)} of its verdicts."
-        found.append(Ground("against", text))
+        reasons.append(Ground("against", text))
     if _has_value(ties) and ties.value > MANY_TIES:
-        found.append(Ground("against", f"Most comparisons by {judge} are ties: {_percent(ties)}."))
-    return found
+        reasons.append(Ground("against", f"Most comparisons by {judge} are ties: {_percent(ties)}."))
+    return reasons
 
 
 def _of_judge(t: int, judge: Measures) -> list[Ground]:
     warning = judge_warning(judge)
-    found = [Ground("against", f"M{t} as judge: {warning}.")] if warning else []
+    reasons = [Ground("against", f"M{t} as judge: {warning}.")] if warning else []
     longer, accuracy = judge.get("length_baseline_accuracy_scored"), judge.get("pairwise_accuracy")
     if _has_interval(longer) and _has_interval(accuracy):
-        told = f'its judge orders {_percent(accuracy)} of the scored pairs, "the longer answer wins" {_percent(longer)}'
+        text = f"its judge's accuracy on scored pairs is {_percent(accuracy)}, the length baseline's {_percent(longer)}"
         if accuracy.value <= longer.value:
-            told += ", so length alone does as well"
-        apart = accuracy.low > longer.high
-        found.append(Ground("for" if apart else "against", f"M{t}: {told}."))
-    shorter, scored, one = (
+            text += ", so the judge is not better than length"
+        better = accuracy.low > longer.high
+        reasons.append(Ground("for" if better else "against", f"M{t}: {text}."))
+    shorter, scored, modal = (
         judge.get(name) for name in ("accuracy_shorter_preferred", "parse_rate", "modal_score_fraction")
     )
     if _has_interval(shorter) and shorter.high < 0.5:
-        text = f"Where people prefer the shorter answer, M{t} is right on {_percent(shorter)} only."
-        found.append(Ground("against", text))
+        text = f"On pairs whose shorter answer people prefer, M{t}'s accuracy is only {_percent(shorter)}."
+        reasons.append(Ground("against", text))
     if _has_value(scored) and MANY_PARSED <= scored.value < MOST_SCORED:
-        text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the rest is missing."
-        found.append(Ground("against", text))
-    if _has_value(one) and one.value > ONE_SCORE:
-        text = f"{_percent(one)} of M{t}'s scores are equal: the judge does not discriminate."
-        found.append(Ground("against", text))
-    return found
+        text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the others could not be parsed."
+        reasons.append(Ground("against", text))
+    if _has_value(modal) and modal.value > ONE_SCORE:
+        text = f"{_percent(modal)} of M{t}'s scores are equal: the judge does not discriminate."
+        reasons.append(Ground("against", text))
+    return reasons
 
 
 def _judge_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
-    """The sign of the change against M_t-1 (0 = none shown), and the sentence."""
+    """Return the sign of the change from M_t-1 (0 = none shown), and the sentence."""
     now = models[t].judge
     if not _has_value(now.get(JUDGE)):
         return 0, f"The judge of M{t} was not measured."
     before = [(u, models[u].judge) for u in reversed(range(t))]
     compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge.get(JUDGE)))
-    told = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _unparsed(now) else ""
-    told += f"M{t} orders {_accuracy(now)} of the held-out pairs as people did"
-    told += f" ({compared})" if compared else ""
+    text = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _unparsed(now) else ""
+    text += f"M{t} orders {_accuracy(now)} of the held-out pairs like people"
+    text += f" ({compared})" if compared else ""
     gain = now.get(f"{JUDGE}_gain")
     side = direction(gain) if gain else 0
     if not _has_value(gain):
-        return 0, f"{told}."
+        return 0, f"{text}."
     if not _has_interval(gain):
-        return 0, f"{told}: too few prompts to compare with M{t - 1}."
+        return 0, f"{text}: too few prompts to compare with M{t - 1}."
     words = {1: "a better judge than", -1: "a worse judge than", 0: "no difference shown from"}[side]
-    return side, f"{told}: {words} M{t - 1} (by {_points(gain)} points)."
+    return side, f"{text}: {words} M{t - 1} (by {_points(gain)} points)."
 
 
 def _accuracy(judge: Measures) -> str:
@@ -180,13 +181,13 @@ def _answers_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
     net = match.get("net_win")
     side = direction(net) if net else 0
     if not _has_value(net):
-        return 0, f"No verdict on M{t}'s answers against M{t - 1}'s."
+        return 0, f"There is no verdict on M{t}'s answers against M{t - 1}'s."
     words = {1: "better answers", -1: "worse answers", 0: "no difference shown"}[side]
     if not _has_interval(net):
         words = "too few prompts to compare"
-    told = f"M{t}'s answers win {_percent(match['win'])} and lose {_percent(match['loss'])} against M{t - 1}'s"
+    text = f"M{t}'s answers win {_percent(match['win'])} and lose {_percent(match['loss'])} against M{t - 1}'s"
     n = match["win"].n
-    return side, f"{told} ({n} prompt{'s' * (n != 1)}, judged by {judge}): {words}."
+    return side, f"{text} ({n} prompt{'s' * (n != 1)}, judged by {judge}): {words}."
 
 
 def _has_value(measure: Measure | Valued | None) -> TypeGuard[Valued]:

@@ -1,4 +1,4 @@
-"""Plots of judge metrics, one for each data set, and of the arms of sweeps, as PNG and SVG."""
+"""Plots of judge metrics, one for each dataset, and of the arms of sweeps, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from srlm.evaluation.judge_metrics import parsed
 from srlm.evaluation.record import measures_of
 from srlm.metrics import metric
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito: for all eyes
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # Okabe and Ito's colour-blind-safe palette
 _ACCURACIES = (
     "pairwise_accuracy_imputed",
     "accuracy_longer_preferred",
@@ -38,15 +46,16 @@ Card = dict[str, Any]
 
 
 def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
-    """Plot the accuracy, the scores and the calibration of judges on one data set.
+    """Plot the accuracy, the scores and the calibration of judges on one dataset.
 
     Parameters
     ----------
-    cards : one a judge
-        As `srlm.evaluation.judge_metrics.judge_metrics` makes them.
-    names : what to call the judges
+    cards : sequence of dict
+        Results of `srlm.evaluation.judge_metrics.judge_metrics`, one per judge.
+    names : sequence of str
+        Labels of the judges.
     path : Path
-        Without its ending; ".png" and ".svg" are written, and their paths returned.
+        Path without its extension; ".png" and ".svg" are written, and their paths returned.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(12, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
@@ -65,24 +74,24 @@ def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: P
 
 
 def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
-    """By how much each attack moves the score; `cards` as `srlm.evaluation.attacks.attack_card` makes them."""
+    """Plot the change of the score by each attack; `cards` are results of `srlm.evaluation.attacks.attack_card`."""
     attacks = [name for name in cards[0] if name != "plain"]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 1.4 + 0.3 * len(attacks)), layout="constrained")
         axes = figure.subplots()
-        for number, card in enumerate(cards):
-            rows = [(place, card[name]["change"]) for place, name in enumerate(attacks)]
-            _points(axes, rows, number, len(cards), upright=False)
+        for index, card in enumerate(cards):
+            rows = [(row, card[name]["change"]) for row, name in enumerate(attacks)]
+            _points(axes, rows, index, len(cards), upright=False)
         axes.axvline(0, color=_GREY, linewidth=1)
         axes.set_yticks(range(len(attacks)), attacks)
         axes.invert_yaxis()
         axes.set_xlabel(metric("attacks/change").heading)
         axes.grid(axis="x", alpha=0.3)
-        for place, name in enumerate(attacks):
+        for row, name in enumerate(attacks):
             if all(card[name]["change"]["value"] is None for card in cards):
                 axes.annotate(
                     metric("attacks/unparsed_fraction").label,
-                    (0, place),
+                    (0, row),
                     (6, 0),
                     textcoords="offset points",
                     va="center",
@@ -93,18 +102,20 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
 
 
 def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
-    """Plot the arms of a sweep: colours show the first option, positions along the axis the others.
+    """Plot the arms of a sweep: colours show the first option, positions on the axis show the others.
 
-    Each measure has a panel of values, and below it one of the differences to the arm's reference. Differences are
-    paired, so they separate arms whose intervals overlap. A point is the mean of an arm's runs with its 95 % interval,
-    small dots are single runs. A model without a run, M0 for example, is a line across.
+    Each measure has a panel of values, and a panel below it with the differences to the arm's reference. Differences
+    are paired, so they can be significant although the arms' intervals overlap. A point is the mean of an arm's runs
+    with its 95 % interval; small dots are single runs. A model without a run, such as M0, is a horizontal line.
 
     Parameters
     ----------
-    card : as `srlm.cli.evaluate.arms.arms_card` makes it
-    titles : one for each measure
+    card : dict
+        Result of `srlm.cli.evaluate.arms.arms_card`.
+    titles : sequence of str
+        Titles of the panels, one for each measure.
     path : Path
-        Without its ending; ".png" and ".svg" are written, and their paths returned.
+        Path without its extension; ".png" and ".svg" are written, and their paths returned.
     """
     layout = _Arms(card)
     kinds = ("value", "against") if any(arm["reference"] is not None for arm in card["arms"]) else ("value",)
@@ -127,14 +138,14 @@ def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
 
 
 class _Arms:
-    """Where an arm stands: its place along the axis and its colour."""
+    """Layout of the arms: their positions on the axis and their colours."""
 
     def __init__(self, card: Card):
         self.values = [list(arm["options"].values()) for arm in card["arms"]]
         own = [of_arm for of_arm in self.values if of_arm]
         self.first = list(dict.fromkeys(of_arm[0] for of_arm in own))
         self.rest = list(dict.fromkeys(", ".join(of_arm[1:]) for of_arm in own))
-        self.alone = self.rest == [""]  # one option: its values along the axis, in one colour
+        self.alone = self.rest == [""]  # a single option: its values are on the axis, in one colour
         self.across = [arm["name"] for arm in card["arms"] if not arm["options"]]
         self.axis = ", ".join(card["by"] if self.alone else card["by"][1:])
         references = {arm["reference"] for arm in card["arms"] if arm["reference"] is not None}
@@ -213,9 +224,9 @@ def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
         _points(axes, rows, number, len(cards), joined=True)
     axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
     axes.set_xlim(-0.5, longest - 0.5)
-    axes.set_xlabel("people's rank")
+    axes.set_xlabel("human rank")
     axes.set_ylabel("mean score")
-    axes.set_title("Mean score by people's rank", loc="left", fontsize=9)
+    axes.set_title("Mean score by human rank", loc="left", fontsize=9)
 
 
 def _points(
@@ -227,15 +238,16 @@ def _points(
     joined: bool = False,
     upright: bool = True,
 ) -> None:
-    """Values with their intervals, the judges side by side around each place."""
-    known = [(place, m) for place, m in rows if m["value"] is not None]
-    if not known:
+    """Draw values with their intervals; the `of` series are side by side around each position."""
+    defined = [(position, m) for position, m in rows if m["value"] is not None]
+    if not defined:
         return
-    at = [place + (number - (of - 1) / 2) * min(0.2, 0.7 / of) for place, _ in known]
-    values = [scale * m["value"] for _, m in known]
-    # Without an interval there is no bar, not one of no width: NaN is not drawn.
+    at = [position + (number - (of - 1) / 2) * min(0.2, 0.7 / of) for position, _ in defined]
+    values = [scale * m["value"] for _, m in defined]
+    # NaN draws no error bar; 0 would draw a bar of width 0.
     errors = [
-        [math.nan if m[end] is None else scale * abs(m[end] - m["value"]) for _, m in known] for end in ("low", "high")
+        [math.nan if m[end] is None else scale * abs(m[end] - m["value"]) for _, m in defined]
+        for end in ("low", "high")
     ]
     style: dict[str, Any] = {
         "color": COLOURS[number % len(COLOURS)],
@@ -256,7 +268,7 @@ def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], title:
 
 
 def _plain(text: str) -> str:
-    """A name as it is: a dollar sign begins no formula."""
+    """Return a text with escaped dollar signs, which would otherwise begin a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""The closing screen: measures of M0..M_t with intervals, alarms, one prompt with its candidates, where files are."""
+"""Terminal summary of a finished run: measures of M0..M_t, alarms, a prompt with its candidates, and file paths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement
 
 _FOLLOWED = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
-ROWS = {  # the measures of each part of evaluation.json that the table of models shows
+ROWS = {  # part of evaluation.json -> its measures in the table of models
     "judge": (
         "pairwise_accuracy",
         "pairwise_accuracy_imputed",
@@ -51,11 +51,11 @@ ROWS = {  # the measures of each part of evaluation.json that the table of model
     "answers": ("mean_characters", "truncated"),
     "head_to_head": ("win", "tie", "loss", "win_rate", "length_controlled_win_rate", "first_position_win_rate"),
 }
-OPTIONAL = ("instructions", "ifeval")  # shown where a model has them
+OPTIONAL = ("instructions", "ifeval")  # shown if a model has them
 
 
 def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
-    """Print the closing screen to the user's terminal."""
+    """Print the summary to the user's terminal."""
     console = screen()
     models = {t: read_evaluation(evaluation_path(workspace, t)) for t in range(config.iteration + 1)}
     console.print()
@@ -67,25 +67,25 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     for line in missing_lines(workspace.root):
         console.print(line, markup=False)
     if config.iteration >= 2:
-        made = {t: pair_counts(workspace, t) for t in range(2, config.iteration + 1)}
+        counts = {t: pair_counts(workspace, t) for t in range(2, config.iteration + 1)}
         stopping = outcome_lines(workspace, config, config.iteration)
         for line in [
-            *pair_lines(made),
+            *pair_lines(counts),
             *alarm_lines(config, workspace),
             *stopping,
-            *reward_hacking_report(models, made),
+            *reward_hacking_report(models, counts),
         ]:
             console.print(line, markup=False)
         console.print()
         _sample(console, workspace, config.iteration)
-    _places(config, workspace, seconds)
+    _print_paths(config, workspace, seconds)
 
 
 def measures_table(models: Mapping[int, Evaluation]) -> Table:
     """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
     table = Table(title="Measures of every model (95 % intervals)", title_justify="left")
     table.add_column("", no_wrap=True)
-    for t in models:  # where the terminal is narrow, a cell breaks between value and interval
+    for t in models:  # on a narrow terminal, a cell breaks between value and interval
         table.add_column(f"M{t}", justify="right")
     for title, rows in table_rows(models):
         table.add_row(Text(title, style="bold"))
@@ -96,15 +96,15 @@ def measures_table(models: Mapping[int, Evaluation]) -> Table:
 
 
 def table_rows(models: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-    """Return the table of models: of each part its title and its rows of a label and a cell for each model."""
+    """Return the table of models as parts: a title, and rows of a label with one cell per model."""
     table = []
     for part, names in ROWS.items():
-        if part in OPTIONAL and not any(one.part(part) for one in models.values()):
+        if part in OPTIONAL and not any(model.part(part) for model in models.values()):
             continue
-        shown = [metric(f"{part}/{name}") for name in names]
+        metrics = [metric(f"{part}/{name}") for name in names]
         rows = [
-            (one.heading, [cell(model.part(part).get(name), one.scale) for model in models.values()])
-            for name, one in zip(names, shown, strict=True)
+            (row.heading, [cell(model.part(part).get(name), row.scale) for model in models.values()])
+            for name, row in zip(names, metrics, strict=True)
         ]
         judge = f", judged by {models[max(models)].head_to_head_judge or '?'}" if part == "head_to_head" else ""
         table.append((PARTS[part] + judge, rows))
@@ -112,15 +112,15 @@ def table_rows(models: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[s
 
 
 def judge_lines(models: Mapping[int, Evaluation]) -> list[str]:
-    """Return a line for each model whose measures as a judge say little or nothing, because too few were parsed."""
+    """Return a warning for each model whose accuracies as a judge are not meaningful (see `judge_warning`)."""
     warnings = {t: judge_warning(model.judge) for t, model in models.items()}
     return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
 
 
 def verdict(models: Mapping[int, Evaluation]) -> list[str]:
-    """Return a sentence for each model: whether its judge and its answers are better than those of the model before.
+    """Return a sentence for each model: whether its judge and its answers are better than the previous model's.
 
-    A change counts where the 95 % interval of the difference excludes 0.
+    A change counts if the 95 % interval of the difference excludes 0.
     """
     return [
         f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].judge)}; "
@@ -131,41 +131,41 @@ def verdict(models: Mapping[int, Evaluation]) -> list[str]:
 
 def _judge_verdict(judge: Measures) -> str:
     gains = {name.removesuffix("_gain"): m for name, m in judge.items() if name.endswith("_gain")}
-    known = {name: m for name, m in gains.items() if m.low is not None}
-    better = [metric(f"judge/{name}").label for name, m in known.items() if direction(m) > 0]
-    worse = [metric(f"judge/{name}").label for name, m in known.items() if direction(m) < 0]
-    found = [f"better in {', '.join(better)}"] if better else []
-    found += [f"worse in {', '.join(worse)}"] if worse else []
-    if found:
-        return " but ".join(found)
-    if known:
-        return "no measure differs by more than its interval"
+    with_interval = {name: m for name, m in gains.items() if m.low is not None}
+    better = [metric(f"judge/{name}").label for name, m in with_interval.items() if direction(m) > 0]
+    worse = [metric(f"judge/{name}").label for name, m in with_interval.items() if direction(m) < 0]
+    changes = [f"better in {', '.join(better)}"] if better else []
+    changes += [f"worse in {', '.join(worse)}"] if worse else []
+    if changes:
+        return " but ".join(changes)
+    if with_interval:
+        return "no significant difference in any measure"
     single = any(m.value is not None for m in gains.values())
-    return "too few prompts to compare" if single else "nothing to compare with"
+    return "too few prompts to compare" if single else "not compared"
 
 
 def _answers_verdict(match: Measures) -> str:
     win, loss, net = (match.get(name) for name in ("win", "loss", "net_win"))
     if not win or not loss or not net or win.value is None or loss.value is None:
         return "the head to head gave no verdict"
-    shares = f"{100 * win.value:.0f} % won, {100 * loss.value:.0f} % lost"
+    result = f"{100 * win.value:.0f} % won, {100 * loss.value:.0f} % lost"
     if net.low is None:
-        return f"{shares} (too few prompts for an interval)"
-    return f"{shares} ({'beyond' if direction(net) else 'within'} its interval)"
+        return f"{result} (too few prompts for an interval)"
+    return f"{result} ({'significant' if direction(net) else 'not significant'})"
 
 
-def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """How many preference pairs each iteration gave, without how many truncated candidates, and why prompts gave none.
+def pair_lines(counts_of: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each iteration: its pairs, excluded candidates, and the reasons of prompts without a pair.
 
     Parameters
     ----------
-    made : t -> counts of the pairs stage of M_t
+    counts_of : t -> counts of the pairs stage of M_t
     """
     lines = []
-    for t, counts in made.items():
-        kind = "Labelled answers" if "labelled_answers" in counts else "Pairs"
+    for t, counts in counts_of.items():
+        feedback = "Labelled answers" if "labelled_answers" in counts else "Pairs"
         number = counts.get("labelled_answers", counts["pairs"])
-        line = f"{kind} for M{t}: {number} from {counts['prompts']} prompts"
+        line = f"{feedback} for M{t}: {number} from {counts['prompts']} prompts"
         if truncated := counts.get("truncated_candidates"):
             line += f", without {truncated} truncated candidates"
         if counts["dropped"]:
@@ -177,24 +177,22 @@ def pair_lines(made: Mapping[int, Mapping[str, Any]]) -> list[str]:
 
 def pair_counts(workspace: Workspace, t: int) -> dict[str, Any]:
     """Return the counts of the finished stage that selected M_t's pairs."""
-    made = stage_manifest(workspace.iteration(t), "pairs")
-    assert made is not None, f"the pairs of iteration {t} are not selected"
-    return made.counts
+    manifest = stage_manifest(workspace.iteration(t), "pairs")
+    assert manifest is not None, f"the pairs of iteration {t} are not selected"
+    return manifest.counts
 
 
 def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
-    """Return a line for each alarm that was triggered before a training, or one line if there was none."""
+    """Return a line for each triggered alarm, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
-        found = pair_counts(workspace, t)["alarms"]
-        lines += [
-            f"Alarm, {judge_of(config, t - 1)} as judge: {message}" for _, message in triggered(found, config.alarms)
-        ]
+        statistics, judge = pair_counts(workspace, t)["alarms"], judge_of(config, t - 1)
+        lines += [f"Alarm, {judge} as judge: {message}" for _, message in triggered(statistics, config.alarms)]
     return lines or ["No alarm was triggered (alarms.NAME.threshold)."]
 
 
 def _sample(console: Console, workspace: Workspace, t: int) -> None:
-    """The prompt with the widest gap, its candidates and their scores."""
+    """Print the prompt with the largest score gap, its candidates and their scores."""
     pairs = PAIRS.read(workspace, t)
     if not pairs:
         return
@@ -218,18 +216,18 @@ def _sample(console: Console, workspace: Workspace, t: int) -> None:
 
 
 def _plain(text: str, limit: int) -> Text:
-    """Untrusted text for a terminal: one paragraph, no control characters, no markup."""
-    shown = "".join(c if c.isprintable() else " " for c in text)
-    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
+    """Return untrusted text for a terminal: one paragraph without control characters and markup."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return Text(printable if len(printable) <= limit else printable[: limit - 1] + "…")
 
 
-def _places(config: Config, workspace: Workspace, seconds: float) -> None:
+def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:
     last = config.iteration
     root = workspace.root
-    upto = f" ... iteration_{last}/model" if last > 1 else ""
-    say(f"\nRun      {root} ({seconds / 60:.1f} min this time)")
-    say(f"Models   {root}/iteration_1/model{upto}")
+    others = f" ... iteration_{last}/model" if last > 1 else ""
+    say(f"\nRun      {root} ({seconds / 60:.1f} min in this session)")
+    say(f"Models   {root}/iteration_1/model{others}")
     say(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json")
     say(f"Report   {root}/report.html")
     if command := run_command(workspace, config, last + 1):
-        say("Go on   ", command=command)
+        say("Continue", command=command)

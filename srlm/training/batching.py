@@ -1,15 +1,14 @@
-"""Which examples make up a step, batches whose tokens have weights, and rows that hold several examples.
+"""Batching for SFT: order of examples, batches with token weights, and packing.
 
-What is averaged. TRL's SFT loss is, for each optimiser step, the sum of -log p over all tokens with a label, divided by
-their number: transformers counts the labels of all the step's micro-batches before the first of them
-(`Trainer._get_num_items_in_batch`), adds up over processes, and passes the number to `compute_loss`, which multiplies
-by the number of processes, since their gradients are averaged. So neither gradient accumulation nor data parallelism
-changes the loss. With weights w it is
+TRL's SFT loss of an optimiser step is the sum of -log p over all tokens with a label, divided by their number.
+transformers counts the labels of all micro-batches of the step first (`Trainer._get_num_items_in_batch`), sums over
+processes, and passes the number to `compute_loss`, which multiplies by the number of processes because gradients are
+averaged. Gradient accumulation and data parallelism therefore do not change the loss. With weights w the loss is
 
     sum over tokens of w * -log p  /  sum over tokens of w,
 
-both sums over all tokens of all examples of the step: a mean over weighted tokens, not over examples. With weights of
-0 and 1 alone this is TRL's own loss. A model that takes no loss arguments is counted by micro-batch in both.
+where both sums are over all tokens of all examples of the step: a mean over weighted tokens, not over examples. If all
+weights are 0 or 1, this is TRL's loss. Models without loss arguments are averaged per micro-batch in both cases.
 """
 
 from __future__ import annotations
@@ -23,37 +22,36 @@ import torch
 from srlm.errors import ConfigError
 from srlm.training.masking import IGNORED
 
-Row = dict[str, list[Any]]  # input_ids, labels, weights; of a packed row seq_lengths, the lengths of its examples
+Row = dict[str, list[Any]]  # input_ids, labels, weights; packed rows also have seq_lengths, their examples' lengths
 
 
 class Steps(torch.utils.data.Sampler[int]):
-    """The order of examples: steps of like length, in random order, each example of a group with the others of it.
+    """Sampler that groups examples of similar length into steps, keeps groups together, and shuffles the steps.
 
-    Less padding is what like length is for, and Trainer's own way there, from the longest examples down to the
-    shortest, several times a pass, must not be taken for judge examples: a longer answer mostly has the better score,
-    so that steps would hold nearly one score alone, first the best and later the worst, and a judge would learn little
-    but which came last. Here a prompt's answers, the better and the worse, share a step (but where its end falls among
-    them), and the lengths of steps follow no order.
+    Similar lengths reduce padding. Trainer's `group_by_length` sorts long examples first, several times per epoch,
+    which is harmful for judge examples. Longer answers mostly have better scores, so a step would contain nearly one
+    score only, and the judge would mainly learn the latest one. Here the better and worse answers of a prompt are in
+    the same step (unless the step ends between them), and the order of the steps does not depend on length.
 
     Parameters
     ----------
     groups : sequence of hashable
-        Of each example: those that have the same belong together.
+        The group of each example; examples of one group stay together.
     lengths : sequence of int
-        Of each example, tokens.
+        The length of each example in tokens.
     size : int
-        Examples a step, over all micro-batches and processes; >= 1.
+        Examples per step, over all micro-batches and processes; >= 1.
     seed : int
-        With it and the pass (`set_epoch`) the order is drawn.
+        Together with the epoch (`set_epoch`), it determines the order.
     """
 
-    MIXED = 16  # steps among whose groups those of like length are put together
+    MIXED = 16  # groups are sorted by length within blocks of this many steps
 
     def __init__(self, groups: Sequence[Hashable], lengths: Sequence[int], size: int, seed: int):
-        found: dict[Hashable, list[int]] = {}
-        for place, group in enumerate(groups):
-            found.setdefault(group, []).append(place)
-        self.groups, self.lengths, self.size, self.seed = list(found.values()), lengths, size, seed
+        by_group: dict[Hashable, list[int]] = {}
+        for index, group in enumerate(groups):
+            by_group.setdefault(group, []).append(index)
+        self.groups, self.lengths, self.size, self.seed = list(by_group.values()), lengths, size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,35 +61,35 @@ class Steps(torch.utils.data.Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        number = random.Random(f"{self.seed}/{self.epoch}")
+        rng = random.Random(f"{self.seed}/{self.epoch}")
         order: list[int] = []
-        mixed: list[list[int]] = []
-        for group in number.sample(self.groups, len(self.groups)):
-            mixed.append(group)
-            if sum(map(len, mixed)) >= self.MIXED * self.size:
-                order += self._by_length(mixed)
-                mixed = []
-        order += self._by_length(mixed)
+        block: list[list[int]] = []
+        for group in rng.sample(self.groups, len(self.groups)):
+            block.append(group)
+            if sum(map(len, block)) >= self.MIXED * self.size:
+                order += self._by_length(block)
+                block = []
+        order += self._by_length(block)
         steps = [order[start : start + self.size] for start in range(0, len(order), self.size)]
         rest = steps.pop() if len(order) % self.size else []
-        number.shuffle(steps)
+        rng.shuffle(steps)
         for step in [*steps, rest]:
-            yield from sorted(step, key=lambda place: self.lengths[place])
+            yield from sorted(step, key=lambda index: self.lengths[index])
 
     def _by_length(self, groups: list[list[int]]) -> list[int]:
-        longest = sorted(groups, key=lambda group: max(self.lengths[place] for place in group))
-        return [place for group in longest for place in group]
+        by_longest = sorted(groups, key=lambda group: max(self.lengths[index] for index in group))
+        return [index for group in by_longest for index in group]
 
 
 def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Rows of tokens as one batch, padded on the right.
+    """Return rows of tokens as one batch, padded on the right.
 
     Returns
     -------
     dict
-        input_ids, labels, attention_mask (1 = a token, 0 = padding): integers, (rows, longest row); weights: floats, of
-        the same shape; where rows are packed, position_ids, which begin anew with every example (and at every token of
-        the padding, so that no example sees it).
+        input_ids, labels and attention_mask (1 = token, 0 = padding) are integers of shape (rows, longest row). weights
+        are floats of the same shape. Packed rows also have position_ids, which restart at 0 with every example. Every
+        padding token has position 0, so that it is masked for all examples.
     """
 
     def padded(name: str, filler: float, dtype: torch.dtype) -> torch.Tensor:
@@ -112,16 +110,16 @@ def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
 
 
 def pack(columns: dict[str, list[list[Any]]], max_length: int) -> dict[str, list[list[Any]]]:
-    """Whole examples put together in rows of at most `max_length` tokens, best fit first (TRL's "bfd").
+    """Pack complete examples into rows of at most `max_length` tokens (TRL's "bfd", best fit decreasing).
 
     Parameters
     ----------
     columns : dict
-        input_ids, labels, weights: one list an example, none longer than `max_length`.
+        input_ids, labels, weights: one list per example, of at most `max_length` tokens.
 
     Returns
     -------
-    The same columns, one list a row, and seq_lengths: the lengths of the row's examples.
+    The same columns with one list per row, and seq_lengths, the lengths of the row's examples.
     """
     from datasets import Dataset
     from trl import pack_dataset
@@ -131,17 +129,17 @@ def pack(columns: dict[str, list[list[Any]]], max_length: int) -> dict[str, list
 
 
 def weighted_trainer() -> type:
-    """TRL's SFT trainer for the batches that `collate` makes, with the loss that this module's docstring states.
+    """Return TRL's SFT trainer for batches of `collate`, with the loss in this module's docstring.
 
-    Two methods differ: the count that the loss is divided by is the sum of the weights, and TRL's own `compute_loss` is
-    given log-probabilities times weights. The rest (metrics, processes, mixtures of experts) is TRL's.
+    Two methods are overridden. The loss is divided by the sum of the weights, and TRL's `compute_loss` gets
+    log-probabilities multiplied by the weights. Everything else (metrics, processes, mixtures of experts) is TRL's.
     """
     from trl import SFTTrainer
 
     class WeightedTrainer(SFTTrainer):
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
             if super()._get_num_items_in_batch(batch_samples, device) is None:
-                return None  # no labels to count, or a model whose loss is counted by micro-batch
+                return None  # no labels, or a model whose loss is averaged per micro-batch
             total = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum().to(device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 total = self.accelerator.gather(total).sum()
@@ -152,10 +150,10 @@ def weighted_trainer() -> type:
         ) -> Any:
             weights = inputs.pop("weights")[:, 1:]  # log_probs[:, t] is of token t + 1
 
-            def weighted(attention_mask: torch.Tensor | None = None, **given: Any) -> Any:
-                # With a mask of its own, transformers would not look for examples in the positions.
-                mask = None if "position_ids" in given else attention_mask
-                outputs = model(attention_mask=mask, **given)
+            def weighted(attention_mask: torch.Tensor | None = None, **arguments: Any) -> Any:
+                # With an explicit mask, transformers would not derive the examples from the positions.
+                mask = None if "position_ids" in arguments else attention_mask
+                outputs = model(attention_mask=mask, **arguments)
                 outputs.log_probs = outputs.log_probs * weights
                 return outputs
 
@@ -166,86 +164,89 @@ def weighted_trainer() -> type:
 
 
 def check_whole(trainer: Any) -> None:
-    """Refuse a set-up that cuts sequences into parts, each on a GPU: weights and places would not be cut with them.
+    """Check that sequences are not split over GPUs, because weights and positions would not be split with them.
 
     Raises
     ------
     ConfigError
+        If context or sequence parallelism is enabled.
     """
-    found = trainer.accelerator.parallelism_config
-    if found is not None and (found.cp_enabled or found.sp_enabled):
+    parallelism = trainer.accelerator.parallelism_config
+    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ConfigError(
-            "sft.accelerate_config cuts sequences into parts (context or sequence parallelism), which does not go with "
+            "sft.accelerate_config splits sequences (context or sequence parallelism), which is not supported with "
             "sft.train_on=weighted, sft.packing=true or sft.eft_loss=ranking. Remove it from the file, or revert these "
             "options."
         )
 
 
 def check_apart(model: Any, rows: Sequence[Row], pad_token_id: int, tolerance: float | None = None) -> float:
-    """Whether the model keeps apart the examples that share a row: each must read as it does alone.
+    """Check that the examples of a packed row do not attend to each other.
 
-    With `position_ids` that begin anew and no mask, transformers gives its eager, sdpa and flex attention a
-    block-diagonal mask. Other attention, state-space layers and architectures with masks of their own may not: this
-    asks the model itself.
+    With `position_ids` that restart and without a mask, transformers gives its eager, sdpa and flex attention a
+    block-diagonal mask. Other attention, state-space layers and architectures with custom masks may not do this, so the
+    check compares the model's outputs in a packed row with those of separate rows.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With TRL's fused head (its trainers add it).
+        A model with TRL's fused head (its trainers add it).
     rows : sequence of Row
-        Packed rows; the first two that hold several examples are tried.
+        Packed rows; the first two with several examples are used.
     tolerance : float, optional
-        Nats; unset = 0.001 for weights in float32, 0.25 in lower precision.
+        In nats; None = 0.001 for weights in float32, 0.25 in lower precision.
 
     Returns
     -------
-    The largest difference of a token's log-probability in a row and alone, in nats; 0 where no row holds several.
+    float
+        The largest difference of a token's log-probability between a packed and a separate row, in nats; 0 if no row
+        has several examples.
 
     Raises
     ------
     ConfigError
-        If it is above `tolerance`.
+        If the difference is above `tolerance`.
     """
-    tried = [row for row in rows if len(row["seq_lengths"]) > 1][:2]
-    if not tried:
+    packed = [row for row in rows if len(row["seq_lengths"]) > 1][:2]
+    if not packed:
         return 0.0
-    alone = [example for row in tried for example in _examples(row)]
+    examples = [example for row in packed for example in _examples(row)]
     was_training = model.training
     model.eval()
-    together = _log_probs(model, tried, pad_token_id)
-    apart = [_log_probs(model, [example], pad_token_id)[0] for example in alone]
+    in_rows = _log_probs(model, packed, pad_token_id)
+    separate = [_log_probs(model, [example], pad_token_id)[0] for example in examples]
     model.train(was_training)
-    difference, number = 0.0, 0
-    for row, log_probs in zip(tried, together, strict=True):
+    difference, index = 0.0, 0
+    for row, log_probs in zip(packed, in_rows, strict=True):
         start = 0
         for length in row["seq_lengths"]:
             if length > 1:
-                change = log_probs[start : start + length - 1] - apart[number]
+                change = log_probs[start : start + length - 1] - separate[index]
                 difference = max(difference, float(change.abs().max()))
-            start, number = start + length, number + 1
+            start, index = start + length, index + 1
     limit = tolerance or (1e-3 if next(model.parameters()).dtype == torch.float32 else 0.25)
     if not difference <= limit:
         attention = getattr(model.config, "_attn_implementation", "its own")
         raise ConfigError(
-            f"sft.packing=true does not go with this model ({model.config.model_type}, attention {attention}): "
-            "examples that share a row would see each other (a token's log-probability changes by "
+            f"sft.packing=true does not work with this model ({model.config.model_type}, attention {attention}): "
+            "examples of one row attend to each other (a token's log-probability changes by "
             f"{difference:.4f} nats, more than {limit:g}). Set sft.packing=false."
         )
     return difference
 
 
 def _examples(row: Row) -> list[Row]:
-    """A packed row's examples, each as a row of its own."""
-    found, start = [], 0
+    """Return the examples of a packed row as separate rows."""
+    examples, start = [], 0
     for length in row["seq_lengths"]:
         part = {name: row[name][start : start + length] for name in ("input_ids", "labels", "weights")}
-        found.append({**part, "seq_lengths": [length]})
+        examples.append({**part, "seq_lengths": [length]})
         start += length
-    return found
+    return examples
 
 
 def _log_probs(model: Any, rows: Sequence[Row], pad_token_id: int) -> torch.Tensor:
-    """Of every token but the first, in nats: (rows, longest row - 1); 0 at padding."""
+    """Return the log-probability of every token except the first, in nats: (rows, longest row - 1); 0 at padding."""
     batch = {name: value.to(model.device) for name, value in collate(rows, pad_token_id).items()}
     ids = batch["input_ids"]
     labels = ids.masked_fill(batch["attention_mask"] == 0, IGNORED)

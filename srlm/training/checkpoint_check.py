@@ -1,14 +1,14 @@
-"""Compare a saved checkpoint with the policy that training left in memory.
+"""Comparison of a saved checkpoint with the trained policy in memory.
 
-Training, the checkpoint's file and the engine may each keep the weights in another precision, and every rounding can
-remove part of what training changed: bfloat16 has 8 significant bits, so a weight of 0.1 moves in steps of 0.0005, and
-a typical DPO update is smaller than that. A few training examples are therefore scored by the policy in memory, by the
-checkpoint as it was written, and by the checkpoint as the engine will load it.
+Training, the checkpoint's file and the engine may use different precisions, and every rounding can remove part of the
+update. bfloat16 has 8 significant bits, so a weight of 0.1 changes in steps of 0.0005, which is more than a typical DPO
+update. A few training examples are therefore scored with the policy in memory, with the saved checkpoint, and with the
+checkpoint in the engine's precision.
 
-The compared quantity is the change that training made: a score minus the score of the model that training started
-from, held in the same precision. Rounding that both models share, such as that of frozen bfloat16 weights below LoRA,
-then cancels, and the loss of the update remains. All scores are computed in float32 without dropout, whatever
-precision the weights have (see `float32_arithmetic`); only sharded policies are scored as they were trained.
+The compared quantity is the change by training: a score minus the score of the model that training started from, in the
+same precision. Rounding that both models share, such as that of frozen bfloat16 weights below LoRA, then cancels out,
+and the loss of the update remains. All scores are computed in float32 without dropout, whatever the precision of the
+weights (see `float32_arithmetic`). Only sharded policies are scored in their training precision.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch.nn.functional import cross_entropy
 
 from srlm.training.masking import IGNORED
 
-EXAMPLES = 8  # training examples (DPO and reward model: pairs) that are scored
-NEGLIGIBLE = 1e-4  # nats; the share of a smaller change that is left says nothing
-Scores = list[torch.Tensor]  # float32 on the CPU, one tensor a sequence: (scored tokens,), or (1,) for a reward
+EXAMPLES = 8  # number of scored training examples (DPO and reward model: pairs)
+NEGLIGIBLE = 1e-4  # nats; for smaller changes, the remaining fraction is not meaningful
+Scores = list[torch.Tensor]  # float32 on the CPU, one tensor per sequence: (scored tokens,), or (1,) for a reward
 
 
 class Kind(Enum):
-    """What the examples are, and what training changes about them."""
+    """Type of the examples, with the quantity that training changes."""
 
-    tokens = "log-probability"  # SFT: log-probabilities of the learnt tokens
+    tokens = "log-probability"  # SFT: log-probabilities of the trained tokens
     pairs = "margin"  # DPO: log-probability of the chosen answer minus that of the rejected one
     rewards = "reward margin"  # reward model: reward of the chosen answer minus that of the rejected one
 
@@ -48,7 +48,7 @@ class Probe:
     ids : sequence of sequence of int
         Token ids of each sequence.
     labels : sequence of sequence of int
-        Of the same shapes: the token's id where it is scored, else IGNORED. Rewards need none.
+        Same shapes as `ids`: the token's id if it is scored, otherwise IGNORED. Rewards need no labels.
     """
 
     kind: Kind
@@ -58,34 +58,34 @@ class Probe:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How much of a policy's change another copy of it shows."""
+    """Comparison of the change in a copy of a policy with the policy's change."""
 
-    difference: float  # mean absolute difference of the change: nats a token (rewards: log-odds an answer)
-    kept: float | None  # share of the policy's `effect` that is left; None where that is negligible
+    difference: float  # mean absolute difference of the change: nats per token (rewards: log-odds per answer)
+    kept: float | None  # fraction of the policy's `effect` in the copy; None if the effect is negligible
 
 
-def evenly_spaced(count: int, wanted: int = EXAMPLES) -> list[int]:
-    """Return up to `wanted` different places among `count`, from the first to the last."""
-    if count <= wanted:
+def evenly_spaced(count: int, limit: int = EXAMPLES) -> list[int]:
+    """Return up to `limit` different indices below `count`, from the first to the last."""
+    if count <= limit:
         return list(range(count))
-    return [round(i * (count - 1) / (wanted - 1)) for i in range(wanted)]
+    return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
 def probe_of_answers(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> Probe:
     """Return a probe of some SFT examples."""
-    places = evenly_spaced(len(ids))
-    return Probe(Kind.tokens, [ids[i] for i in places], [labels[i] for i in places])
+    indices = evenly_spaced(len(ids))
+    return Probe(Kind.tokens, [ids[i] for i in indices], [labels[i] for i in indices])
 
 
 def probe_of_pairs(
     prompts: Sequence[Sequence[int]], chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]]
 ) -> Probe:
-    """Return a probe of some preference pairs, whose answers alone are scored."""
-    found: list[tuple[list[int], list[int]]] = []
+    """Return a probe of some preference pairs; only their answers are scored."""
+    sequences: list[tuple[list[int], list[int]]] = []
     for i in evenly_spaced(len(prompts)):
         for answer in (chosen[i], rejected[i]):
-            found.append(([*prompts[i], *answer], [*[IGNORED] * len(prompts[i]), *answer]))
-    return Probe(Kind.pairs, [ids for ids, _ in found], [labels for _, labels in found])
+            sequences.append(([*prompts[i], *answer], [*[IGNORED] * len(prompts[i]), *answer]))
+    return Probe(Kind.pairs, [ids for ids, _ in sequences], [labels for _, labels in sequences])
 
 
 def probe_of_rewards(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]]) -> Probe:
@@ -96,15 +96,15 @@ def probe_of_rewards(chosen: Sequence[Sequence[int]], rejected: Sequence[Sequenc
 
 @contextmanager
 def float32_arithmetic(model: torch.nn.Module, rounding: torch.dtype | None = None) -> Iterator[None]:
-    """While open, every module of `model` computes with its weights as float32.
+    """Compute every module of `model` with float32 weights inside this context.
 
-    Weights keep their precision in memory: each is widened when its module runs, and put back after it, so that a
-    model in bfloat16 takes no more memory than its largest module does.
+    Weights keep their precision in memory. A module's weights are converted while it runs and restored afterwards, so
+    the additional memory is that of the largest module.
 
     Parameters
     ----------
     rounding : torch.dtype, optional
-        Weights are first rounded to this precision: the model as an engine with that precision loads it.
+        Precision that weights are rounded to first, as in an engine with that precision.
     """
     stored: dict[torch.nn.Module, dict[str, torch.nn.Parameter]] = {}
 
@@ -131,7 +131,7 @@ def float32_arithmetic(model: torch.nn.Module, rounding: torch.dtype | None = No
 
 @torch.no_grad()
 def score(model: Any, probe: Probe) -> Scores:
-    """Score each sequence of `probe` on its own, without padding and without dropout.
+    """Score each sequence of `probe` separately, without padding and without dropout.
 
     Returns
     -------
@@ -141,37 +141,37 @@ def score(model: Any, probe: Probe) -> Scores:
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    found = []
+    scores = []
     for ids, labels in zip(probe.ids, probe.labels, strict=True):
         row = torch.tensor([list(ids)], device=device)
         logits = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits[0]
         if probe.kind is Kind.rewards:
-            found.append(logits.float().reshape(1).cpu())
+            scores.append(logits.float().reshape(1).cpu())
             continue
-        places = torch.tensor([i for i, label in enumerate(labels) if i and label != IGNORED], device=device)
-        found.append(-cross_entropy(logits[places - 1].float(), row[0, places], reduction="none").cpu())
+        scored = torch.tensor([i for i, label in enumerate(labels) if i and label != IGNORED], device=device)
+        scores.append(-cross_entropy(logits[scored - 1].float(), row[0, scored], reduction="none").cpu())
     model.train(training)
-    return found
+    return scores
 
 
 def change(after: Scores, before: Scores) -> Scores:
-    """Return what training changed: score by score, `after` minus `before`."""
+    """Return the change of each score by training, `after` minus `before`."""
     return [a - b for a, b in zip(after, before, strict=True)]
 
 
 def effect(changes: Scores, kind: Kind) -> float:
-    """Return what training aims at, as a mean: nats a token for `tokens`, nats (log-odds) a pair for the others.
+    """Return the mean change of the objective: nats per token for `tokens`, otherwise nats (log-odds) per pair.
 
-    For pairs that is DPO's margin before beta: the change of log p(chosen) minus that of log p(rejected).
+    For pairs this is DPO's margin without beta: the change of log p(chosen) minus that of log p(rejected).
     """
     if kind is Kind.tokens:
         return float(torch.cat(changes).mean())
-    sums = torch.stack([one.sum() for one in changes]).view(-1, 2)
+    sums = torch.stack([sequence.sum() for sequence in changes]).view(-1, 2)
     return float((sums[:, 0] - sums[:, 1]).mean())
 
 
 def agreement(policy: Scores, copy: Scores, kind: Kind) -> Agreement:
-    """Compare the change that a copy of a policy shows with the policy's own.
+    """Compare the change in a copy of a policy with the policy's change.
 
     Parameters
     ----------
@@ -179,5 +179,5 @@ def agreement(policy: Scores, copy: Scores, kind: Kind) -> Agreement:
         Changes, of the same shapes.
     """
     difference = float((torch.cat(copy) - torch.cat(policy)).abs().mean())
-    made = effect(policy, kind)
-    return Agreement(difference, effect(copy, kind) / made if abs(made) > NEGLIGIBLE else None)
+    of_policy = effect(policy, kind)
+    return Agreement(difference, effect(copy, kind) / of_policy if abs(of_policy) > NEGLIGIBLE else None)

@@ -1,18 +1,16 @@
-"""Early stopping (arXiv 2401.10020, section 3.1): a checkpoint every N steps, compared with the one before it.
+"""Early stopping (arXiv 2401.10020, section 3.1): checkpoints every N steps are compared with the previous one.
 
 Each checkpoint answers the same validation prompts, and a judge compares the answers of two consecutive checkpoints in
-both orders. If the newer one is not better, training stops and the older one becomes M_t+1; otherwise training
-continues to the next checkpoint. The end of training counts as a checkpoint. Where the
-paper leaves it open:
+both orders. If the newer one is not better, training stops and the older one becomes M_t+1. Otherwise training
+continues to the next checkpoint. The end of training counts as a checkpoint. The paper leaves these details open:
 
-- A checkpoint is better if wins minus losses, as a share of the judged prompts, exceed `min_net_win`. A win needs the
-  verdict of both orders; everything else that has verdicts is a tie, and nothing but ties is not better.
-- The first checkpoint is not compared: a training always gives a trained model.
-- If fewer than half of the prompts have a verdict in both orders, the comparison decides nothing and training
-  continues.
+- A checkpoint is better if wins minus losses, as a fraction of the judged prompts, exceed `min_net_win`. A win needs
+  the same verdict in both orders; other prompts with two verdicts are ties. A checkpoint with only ties is not better.
+- The first checkpoint is not compared, so that training always gives a trained model.
+- If fewer than half of the prompts have a verdict in both orders, the comparison is undecided and training continues.
 
-Training runs in one process a checkpoint, generation and judging in others, so that each has the whole memory. The
-schedule is that of one uninterrupted training: every process resumes from the trainer's own state.
+Every checkpoint is trained in a separate process, and so are generation and judging, so that each has the full memory.
+The learning-rate schedule is that of an uninterrupted training: every process resumes from the trainer's state.
 """
 
 from __future__ import annotations
@@ -53,19 +51,19 @@ WORKERS = {
     "validation_answers": "srlm.training.early_stopping:validation_answers_worker",
     "validation_comparisons": "srlm.training.early_stopping:validation_comparisons_worker",
 }
-LEAST_JUDGED = 0.5  # share of the prompts that need a verdict for a comparison to decide
-Work = Callable[[str, TrainConfig | None], None]  # runs a worker process: its name, the training's options
+LEAST_JUDGED = 0.5  # minimum fraction of prompts with a verdict for a decision
+Work = Callable[[str, TrainConfig | None], None]  # runs a worker process, given its name and the training's options
 
 
 def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str, Any]:
-    """Train M_t until a checkpoint is no better than the one before it, and leave the better one as M_t's model.
+    """Train M_t until a checkpoint is not better than the previous one, and save the better one as M_t's model.
 
-    Everything that is finished is kept on disk (checkpoints, answers, comparisons), so that a killed run resumes.
+    Checkpoints, answers and comparisons are stored, so that an interrupted run can be resumed.
 
     Returns
     -------
     dict
-        The chosen checkpoint's counts of training, and under "early_stopping" the steps and the comparisons.
+        The training counts of the selected checkpoint; "early_stopping" has the steps and the comparisons.
     """
     folder = early_stopping_folder(workspace, t)
     _write_prompts(workspace, config, t)
@@ -74,23 +72,23 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
     counts = _trained(folder, number, work, config)
     while counts["step"] < counts["steps"]:
         newer = _trained(folder, number + 1, work, config)
-        found = store.records.get(f"{newer['step']}-{counts['step']}")
-        if found is None:
-            for one in (number, number + 1):
-                if not _answers(workspace, config, t, one).complete():
+        comparison = store.records.get(f"{newer['step']}-{counts['step']}")
+        if comparison is None:
+            for checkpoint in (number, number + 1):
+                if not _answers(workspace, config, t, checkpoint).complete():
                     work("validation_answers", None)
             if not _comparisons(workspace, config, t, number + 1).complete():
                 work("validation_comparisons", None)
-            found = _compared(workspace, config, t, number + 1, newer["step"], counts["step"])
-            store.append(found)
-            say(f"  {sentence(found, judge_name(config, t), f'M{t}')}")
-        if found.outcome == "not better":
+            comparison = _compared(workspace, config, t, number + 1, newer["step"], counts["step"])
+            store.append(comparison)
+            say(f"  {sentence(comparison, judge_name(config, t), f'M{t}')}")
+        if comparison.outcome == "not better":
             break
         shutil.rmtree(folder / f"checkpoint_{number}", ignore_errors=True)
         number, counts = number + 1, newer
     if not store.records:
         say(
-            f"  Early stopping: training has {counts['steps']} steps, so there is one checkpoint and nothing to compare"
+            f"  Early stopping: training has {counts['steps']} steps and one checkpoint, so there is nothing to compare"
         )
     chosen, target = folder / f"checkpoint_{number}", workspace.model(t)
     if chosen.is_dir():
@@ -99,13 +97,15 @@ def train(workspace: Workspace, config: Config, t: int, work: Work) -> dict[str,
     shutil.rmtree(folder / f"checkpoint_{number + 1}", ignore_errors=True)
     shutil.rmtree(workspace.iteration(t) / "checkpoints" / method_of(config).name, ignore_errors=True)
     compared = store.finish(lambda record: record.newer_step)
-    told = {
+    summary = {
         "chosen_step": counts["step"],
         "last_step": max([counts["step"], *(record.newer_step for record in compared)]),
         "steps": counts["steps"],
         "comparisons": [asdict(record) for record in compared],
     }
-    return {name: value for name, value in counts.items() if name not in ("step", "steps")} | {"early_stopping": told}
+    return {name: value for name, value in counts.items() if name not in ("step", "steps")} | {
+        "early_stopping": summary
+    }
 
 
 def next_checkpoint(folder: Path, every_steps: int) -> tuple[Path, int]:
@@ -117,56 +117,56 @@ def next_checkpoint(folder: Path, every_steps: int) -> tuple[Path, int]:
 
 
 def validation_answers_worker(workspace: Workspace, t: int) -> None:
-    """The oldest checkpoint without answers to the validation prompts answers them."""
+    """Generate the answers of the oldest checkpoint that has no answers to the validation prompts."""
     asyncio.run(_answer(workspace, t))
 
 
 def validation_comparisons_worker(workspace: Workspace, t: int) -> None:
-    """The judge compares the answers of the two last checkpoints."""
+    """Compare the answers of the two latest checkpoints with the judge."""
     asyncio.run(_compare(workspace, t))
 
 
 def decide(comparison: CheckpointComparison, min_net_win: float) -> str:
-    """Return "better", "not better", or "undecided" where too few prompts have a verdict."""
+    """Return "better", "not better", or "undecided" if too few prompts have a verdict."""
     if comparison.judged < LEAST_JUDGED * comparison.prompts or comparison.net_win is None:
         return "undecided"
     return "better" if comparison.net_win > min_net_win else "not better"
 
 
 def sentence(comparison: CheckpointComparison, judge: str, model: str) -> str:
-    """Return what a comparison found and what follows, for the log."""
+    """Return the result of a comparison and its consequence, for the log."""
     c = comparison
-    follows = {
+    consequence = {
         "better": "It is better: training continues.",
         "not better": f"It is not better: training stops, and step {c.older_step} becomes {model}.",
-        "undecided": "Too few prompts have a verdict to decide: training continues. Can the judge compare?",
+        "undecided": "Too few prompts have a verdict, so training continues. Check whether the judge can compare.",
     }
     text = f"Early stopping: step {c.newer_step} against step {c.older_step}, judged by {judge}: {_result(c)}"
-    return f"{text}. {follows[c.outcome]}"
+    return f"{text}. {consequence[c.outcome]}"
 
 
 def outcome_lines(workspace: Workspace, config: Config, last: int) -> list[str]:
     """Return a line for each of M_2 to M_last that early stopping chose, for the closing screen and the report."""
     lines = []
     for t in range(2, last + 1):
-        made = model_manifest(workspace, t)
-        if made and (found := made.counts.get("early_stopping")):
-            lines.append(outcome_line(found, judge_name(config, t), f"M{t}"))
+        manifest = model_manifest(workspace, t)
+        if manifest and (summary := manifest.counts.get("early_stopping")):
+            lines.append(outcome_line(summary, judge_name(config, t), f"M{t}"))
     return lines
 
 
 def outcome_line(counts: Mapping[str, Any], judge: str, model: str) -> str:
-    """Return which checkpoints were compared, with what result, and which one became the model.
+    """Return a sentence with the compared checkpoints, the results, and the checkpoint that became the model.
 
     Parameters
     ----------
     counts : mapping
-        What `train` returns under "early_stopping".
+        "early_stopping" of the result of `train`.
     """
     compared = [CheckpointComparison(**row) for row in counts["comparisons"]]
     chosen, steps = counts["chosen_step"], counts["steps"]
     if not compared:
-        return f"Early stopping of {model}: training has one checkpoint, at step {chosen}; nothing was compared."
+        return f"Early stopping of {model}: training has one checkpoint, at step {chosen}, and no comparison."
     verdicts = {"better": "better", "not better": "not better", "undecided": "too few verdicts to decide"}
     results = [
         f"step {c.newer_step} against step {c.older_step}: {_result(c)} ({verdicts[c.outcome]})" for c in compared
@@ -191,34 +191,36 @@ def validation_judge(config: Config, t: int) -> ModelRef:
 
 
 def judge_name(config: Config, t: int) -> str:
-    """Return the name of the judge of M_t's checkpoints, of a folder without the path, which a report does not show."""
+    """Return the name of the judge of M_t's checkpoints; of a local path only the last part, for reports."""
     judge = validation_judge(config, t)
     return Path(judge.name).name if judge.name.startswith(("/", "~")) else str(judge)
 
 
 def draw_prompts(
-    rows: Sequence[SeedExample], taken: Overlap, wanted: int, near_duplicate: float, seed: int
+    rows: Sequence[SeedExample], taken: Overlap, limit: int, near_duplicate: float, seed: int
 ) -> tuple[list[SeedExample], int]:
-    """Draw validation prompts that resemble neither what is `taken` nor each other.
+    """Draw validation prompts that are near-duplicates neither of `taken` prompts nor of each other.
 
     Parameters
     ----------
     taken : Overlap
-        Prompts of training and evaluation; the drawn ones are added.
+        Prompts of training and evaluation; the drawn prompts are added.
+    limit : int
+        Number of prompts to draw.
     near_duplicate : float
-        ROUGE-L F1 from which two prompts count as the same.
+        ROUGE-L F1 from which two prompts are near-duplicates.
 
     Returns
     -------
     drawn : list of SeedExample
-        At most `wanted`, in random order.
+        At most `limit`, in random order.
     excluded : int
-        Rows that were passed over.
+        Number of rows that were skipped as near-duplicates.
     """
     drawn: list[SeedExample] = []
     excluded = 0
     for row in Random(f"{seed}/validation").sample(list(rows), len(rows)):
-        if len(drawn) == wanted:
+        if len(drawn) == limit:
             break
         if taken.most_similar(row.prompt)[0] >= near_duplicate:
             excluded += 1
@@ -229,12 +231,12 @@ def draw_prompts(
 
 
 def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
-    """Lay down the validation prompts of iteration t, if they are not there yet.
+    """Write the validation prompts of iteration t if the file does not exist.
 
     Raises
     ------
     SeedError
-        If fewer than two prompts are left that are neither trained nor evaluated on.
+        If fewer than two prompts remain that are used in neither training nor evaluation.
     """
     path, options = early_stopping_folder(workspace, t) / "prompts.jsonl", config.training.early_stopping
     if path.exists():
@@ -252,9 +254,9 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     source = options.source.path
     if len(drawn) < 2:
         raise SeedError(
-            f"{group_of(method_of(config))}.early_stopping.source.path={source} leaves {len(drawn)} validation "
-            f"prompts: of {len(rows)} rows, {excluded} are near a prompt of training or evaluation. Set it to a file "
-            "of other prompts, or set data.ift.limit, so that rows of data.ift are left for validation."
+            f"{group_of(method_of(config))}.early_stopping.source.path={source} gives {len(drawn)} validation "
+            f"prompts: of {len(rows)} rows, {excluded} are near a prompt of training or evaluation. Use a file with "
+            "other prompts, or set data.ift.limit, so that rows of data.ift remain for validation."
         )
     if len(drawn) < options.prompts:
         say(f"  Early stopping: {len(drawn)} validation prompts instead of {options.prompts}, from {source}")
@@ -262,7 +264,7 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
 
 
 def _trained(folder: Path, number: int, work: Work, config: Config) -> dict[str, Any]:
-    """Return the counts of a checkpoint, which is trained if it is not there yet."""
+    """Return the counts of a checkpoint, after training it if it does not exist."""
     path = folder / f"checkpoint_{number}.json"
     if not path.exists():
         work(method_of(config).name, config.training)
@@ -319,7 +321,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _both_answered(workspace: Workspace, config: Config, t: int, number: int) -> tuple[list[Answer], list[Answer]]:
-    """Answers of a checkpoint and of the one before it, to the prompts that both answered."""
+    """Return the answers of a checkpoint and of the previous one, to the prompts that both answered."""
     newer, older = (
         {row.id: row for row in read_records(_answers(workspace, config, t, n).outputs[0], Answer)}
         for n in (number, number - 1)
@@ -334,9 +336,9 @@ def _compared(
     newer, older = _both_answered(workspace, config, t, number)
     rows = read_records(_comparisons(workspace, config, t, number).outputs[0], Comparison)
     match = played(rows, newer, older)
-    scores = [one.score for one in match]
+    scores = [prompt.score for prompt in match]
     net = head_to_head_part(match, config.evaluation.bootstrap, f"{config.seed}/early_stopping")["net_win"]
-    found = CheckpointComparison(
+    comparison = CheckpointComparison(
         id=f"{newer_step}-{older_step}",
         newer_step=newer_step,
         older_step=older_step,
@@ -350,6 +352,5 @@ def _compared(
         high=net["high"],
         outcome="",
     )
-    return CheckpointComparison(
-        **asdict(found) | {"outcome": decide(found, config.training.early_stopping.min_net_win)}
-    )
+    outcome = decide(comparison, config.training.early_stopping.min_net_win)
+    return CheckpointComparison(**asdict(comparison) | {"outcome": outcome})

@@ -48,11 +48,11 @@ STEEPEST = 20.0  # limit of the slope, reached where length alone explains every
 class Verdict:
     """The position of an example's score, and the values by which examples are compared."""
 
-    place: int  # of the score's token in the example; -1 = none
-    group: int  # the answers of one ranked prompt have the same number
-    score: float  # people's
-    log_length: float  # of the judged answer, log(1 + characters)
-    rank: int = -1  # people's, 0 is the best; -1 = unknown: the score decides which answer is better
+    place: int  # index of the score's token in the example; -1 = none
+    group: int  # index of the ranked prompt; answers of one prompt have the same group
+    score: float  # human score
+    log_length: float  # log(1 + characters) of the judged answer
+    rank: int = -1  # human rank, 0 is the best; -1 = unknown: the score decides which answer is better
 
 
 NO_VERDICT = Verdict(-1, -1, 0.0, 0.0)
@@ -115,7 +115,7 @@ class RankingLoss:
         """Return a line for the log."""
         text = f"EFT with ranking loss: {self.pairs} pairs"
         if self.slope:
-            text += f"; {self.slope:+.2f} log-odds for an answer e times as long are taken out of the loss"
+            text += f"; length control: {self.slope:+.2f} log-odds per unit of log length are subtracted in the loss"
         return text
 
 
@@ -150,15 +150,15 @@ def find_verdicts(
     """
     groups: dict[str, int] = {}
     verdicts = []
-    for of_example, (kind, number) in zip(ids, places, strict=True):
-        if kind != "eft":
+    for of_example, (part, index) in zip(ids, places, strict=True):
+        if part != "eft":
             verdicts.append(NO_VERDICT)
             continue
-        example = examples[number]
-        place = max(place for place, token in enumerate(of_example) if token == tokens[round(example.score)])
-        group = groups.setdefault(parent(example.id), len(groups))  # scores of two rows are not comparable
+        example = examples[index]
+        position = max(i for i, token in enumerate(of_example) if token == tokens[round(example.score)])
+        group = groups.setdefault(parent(example.id), len(groups))  # scores of different prompts are not comparable
         rank = -1 if example.rank is None else example.rank
-        verdicts.append(Verdict(place, group, example.score, math.log1p(len(example.response)), rank))
+        verdicts.append(Verdict(position, group, example.score, math.log1p(len(example.response)), rank))
     return verdicts
 
 
@@ -180,17 +180,18 @@ def fit_length(verdicts: Sequence[Verdict], control: float) -> tuple[int, float]
     pairs = ordered_pairs([verdict.group for verdict in verdicts], merits)
     if not pairs:
         raise TrainingError(
-            "sft.eft_loss=ranking needs prompts with a better and a worse answer, and the EFT examples that are left "
-            "have none. Raise sft.max_length or data.eft_limit, or set sft.eft_loss=score."
+            "sft.eft_loss=ranking needs prompts with a better and a worse answer, but the remaining EFT examples have "
+            "none. Raise sft.max_length or data.eft_limit, or set sft.eft_loss=score."
         )
-    slope = length_slope([verdicts[one].log_length - verdicts[other].log_length for one, other in pairs])
+    slope = length_slope([verdicts[better].log_length - verdicts[worse].log_length for better, worse in pairs])
     return len(pairs), control * slope
 
 
 def merits_of(scores: Sequence[float], ranks: Sequence[int]) -> list[float]:
-    """Return what orders the answers of a group, higher is better: ranks, or scores where ranks are unknown (-1).
+    """Return the values that order the answers of a group, higher is better: negated ranks, or scores if rank is -1.
 
-    Whole scores tie answers that people order, and a baseline's scores may order answers that people tie.
+    Ranks are preferred, because integer scores tie answers that people order, and a baseline's scores may order
+    answers that people tie.
     """
     return [score if rank < 0 else -float(rank) for score, rank in zip(scores, ranks, strict=True)]
 
@@ -201,15 +202,15 @@ def ordered_pairs(groups: Sequence[int], merits: Sequence[float]) -> list[tuple[
     Groups below 0 have no pairs. `merits` are those of `merits_of`.
     """
     members: dict[int, list[int]] = {}
-    for place, group in enumerate(groups):
-        members.setdefault(group, []).append(place)
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
     return [
-        (one, other)
-        for group, places in members.items()
+        (better, worse)
+        for group, indices in members.items()
         if group >= 0
-        for one in places
-        for other in places
-        if merits[one] > merits[other]
+        for better in indices
+        for worse in indices
+        if merits[better] > merits[worse]
     ]
 
 
@@ -221,7 +222,7 @@ def length_slope(differences: Sequence[float]) -> float:
     Parameters
     ----------
     differences : sequence of float
-        The d: of each pair, log-length of the better answer minus that of the worse.
+        d of each pair: log length of the better answer minus that of the worse.
 
     Returns
     -------
@@ -316,16 +317,17 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
 
 
 def check_not_sharded(trainer: Any) -> None:
-    """Refuse a set-up that keeps only a part of the output layer on each GPU.
+    """Check that the output layer is not sharded over GPUs.
 
     Raises
     ------
     ConfigError
+        If FSDP or DeepSpeed is enabled.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
-            "sft.eft_loss=ranking needs the whole output layer on each GPU, and sft.accelerate_config shards it (FSDP, "
-            "DeepSpeed). Remove the file, or set sft.eft_loss=score."
+            "sft.eft_loss=ranking needs the complete output layer on each GPU, but sft.accelerate_config shards it "
+            "(FSDP, DeepSpeed). Remove the file, or set sft.eft_loss=score."
         )
 
 
@@ -355,16 +357,17 @@ def _with_hidden_states(inside: Any, model: Any, given: dict[str, Any]) -> tuple
 
 
 def _check_head(own: torch.Tensor, by_trainer: torch.Tensor, low_precision: bool) -> None:
-    """Check that the output layer alone gives the model's probabilities. (Gemma 2 also scales and caps them.)
+    """Check that the output layer alone gives the model's probabilities. (Gemma 2 also scales and caps logits.)
 
     Raises
     ------
     ConfigError
+        If the probabilities differ.
     """
     difference = float((own - by_trainer).abs().max())
     exact = by_trainer.dtype == torch.float32 and not low_precision
     if not difference <= (0.01 if exact else 0.25):
         raise ConfigError(
-            "sft.eft_loss=ranking does not work with this model: its output layer does more than multiply (a score's "
-            f"log-probability differs by {difference:.3f} nats). Set sft.eft_loss=score."
+            "sft.eft_loss=ranking does not work with this model: its logits are not the plain output of its last layer "
+            f"(a score's log-probability differs by {difference:.3f} nats). Set sft.eft_loss=score."
         )

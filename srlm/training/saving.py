@@ -1,10 +1,10 @@
-"""Save what training made as a full checkpoint, and measure what rounding took from it.
+"""Saving of trained models as full checkpoints, with a check of rounding errors.
 
-LoRA on a GPU trains over weights in bfloat16. Merging there would round the sum of weight and update to bfloat16, which
-loses most of a small update. Here the adapter is added, in float32, to the weights of the checkpoint that training
-started from. A run whose checkpoints are float32 (`save_dtype`, the default) therefore accumulates the exact updates of
-all iterations, although each training rounds the weights below LoRA in memory. `srlm.training.checkpoint_check` says
-how the result is compared with the policy.
+LoRA on a GPU trains over weights in bfloat16. Merging these weights would round the sum of weight and update to
+bfloat16, which loses most of a small update. Instead, the adapter is added in float32 to the weights of the checkpoint
+that training started from. A run with float32 checkpoints (`save_dtype`, the default) therefore accumulates the exact
+updates of all iterations, although each training rounds the weights below LoRA in memory.
+`srlm.training.checkpoint_check` compares the result with the policy.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from transformers import Trainer
 from srlm.io.progress import say
 from srlm.training.checkpoint_check import Probe, Scores, agreement, change, float32_arithmetic, score
 
-LEAST_KEPT, MOST_KEPT = 0.9, 1.1  # shares of training's effect that a copy may show without a message
+LEAST_KEPT, MOST_KEPT = (
+    0.9,
+    1.1,
+)  # fractions of the training's effect in a copy; outside this range, a message is logged
 
 
 @dataclass(frozen=True)
 class Saving:
-    """How one training saves its model.
+    """Options for saving a trained model.
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ class Saving:
     served : torch.dtype
         Precision in which the run's engine loads them.
     tolerance : float
-        Difference above which the user is warned: nats a token (reward model: log-odds an answer).
+        Difference above which a warning is logged: nats per token (reward model: log-odds per answer).
     group : str
         The training's option group, such as "dpo".
     """
@@ -55,15 +58,15 @@ class Saving:
 
 
 def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
-    """Write the trained model into `folder` as a full checkpoint and compare it with the policy in memory.
+    """Write the trained model to `folder` as a full checkpoint and compare it with the policy in memory.
 
-    All processes of a training call this. The policy's memory is freed on the way, so `trainer` cannot train on.
+    All processes of a training call this. It frees the policy's memory, so `trainer` cannot continue training.
 
     Returns
     -------
     dict
-        On the main process, for the stage's counts: saved_dtype, saved_difference, saved_kept, and the same of the
-        engine's precision (served_...) where it is another one. See `srlm.training.checkpoint_check.Agreement`.
+        On the main process, for the stage's counts: saved_dtype, saved_difference, saved_kept, and the same for the
+        engine's precision (served_...) if it differs. See `srlm.training.checkpoint_check.Agreement`.
     """
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     main = trainer.accelerator.is_main_process
@@ -73,7 +76,7 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
     arithmetic = trained_in if sharded else torch.float32  # a sharded model cannot be widened module by module
     policy: Scores = []
     before: Scores = []
-    problems: list[str] = []  # why the comparison failed; the model is saved all the same
+    problems: list[str] = []  # reasons why the comparison failed; the model is saved anyway
     if sharded or main:
         runs: Any = trainer.model_wrapped if sharded else model
         with _noting(problems), contextlib.nullcontext() if sharded else float32_arithmetic(model):
@@ -109,22 +112,23 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
         merged.to(saving.dtype).save_pretrained(folder)
         del merged
     elif sharded and saving.dtype is not torch.float32:
-        whole = type(start).from_pretrained(folder, dtype=saving.dtype, use_safetensors=True)
+        converted = type(start).from_pretrained(folder, dtype=saving.dtype, use_safetensors=True)
         shutil.rmtree(folder)
-        whole.save_pretrained(folder)
-    kind = type(start)
+        converted.save_pretrained(folder)
+    model_class = type(start)
     del start
     if not problems:
         with _noting(problems):
-            made = change(policy, before or exact)
-            saved = _placed(kind.from_pretrained(folder, dtype="auto", use_safetensors=True))
-            found = agreement(made, change(_scores(saved, saving.probe, arithmetic), exact), saving.probe.kind)
-            compared: dict[str, Any] = {"saved_difference": found.difference, "saved_kept": found.kept}
+            of_policy = change(policy, before or exact)
+            saved = _placed(model_class.from_pretrained(folder, dtype="auto", use_safetensors=True))
+            of_saved = change(_scores(saved, saving.probe, arithmetic), exact)
+            result = agreement(of_policy, of_saved, saving.probe.kind)
+            compared: dict[str, Any] = {"saved_difference": result.difference, "saved_kept": result.kept}
             if served:
-                shown = change(_scores(saved, saving.probe, arithmetic, served), rounded)
-                found = agreement(made, shown, saving.probe.kind)
-                compared |= {"served_dtype": _name(served), "served_difference": found.difference}
-                compared["served_kept"] = found.kept
+                of_served = change(_scores(saved, saving.probe, arithmetic, served), rounded)
+                result = agreement(of_policy, of_served, saving.probe.kind)
+                compared |= {"served_dtype": _name(served), "served_difference": result.difference}
+                compared["served_kept"] = result.kept
             counts |= compared
     if problems:
         say(f"  WARNING: the model is saved, but could not be compared with the trained policy: {problems[0]}")
@@ -136,7 +140,7 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _noting(problems: list[str]) -> Iterator[None]:
-    """Add to `problems` what a comparison fails with (memory, most likely): training must not end with it."""
+    """Append a comparison's error (usually out of memory) to `problems`, so that the training does not fail."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
@@ -144,28 +148,28 @@ def _noting(problems: list[str]) -> Iterator[None]:
 
 
 def messages(counts: Mapping[str, Any], saving: Saving) -> list[str]:
-    """Return what the user should read of `save`'s counts: nothing where the checkpoint is what was trained."""
+    """Return warnings and notes about `save`'s counts; none if the checkpoint equals the trained policy."""
     unit = "log-odds per answer" if saving.probe.kind.name == "rewards" else "nats per token"
     changed = saving.probe.kind.value
-    found = []
+    lines = []
     if not counts["saved_difference"] <= saving.tolerance or not _is_whole(counts["saved_kept"]):
         remedy = (
             f"Set {saving.group}.save_dtype=float32 to save it exactly."
             if saving.dtype is not torch.float32
-            else "The checkpoint is not the model that was trained: were files of the model before changed meanwhile?"
+            else "The checkpoint is not the model that was trained. Check whether files of the previous model changed."
         )
-        found.append(
+        lines.append(
             f"WARNING: the saved checkpoint ({counts['saved_dtype']}) differs from the trained policy by "
             f"{counts['saved_difference']:.2g} {unit} ({saving.group}.save_tolerance={saving.tolerance:g})"
             f"{_left(counts['saved_kept'], changed)}. {remedy}"
         )
     kept = counts.get("served_kept")
     if kept is not None and not _is_whole(kept):
-        found.append(
-            f"Note: an engine that loads this checkpoint in {counts['served_dtype']} shows {100 * kept:.0f} % of the "
-            f"{changed} that training gained; with engine.dtype=float32 it shows all of it (docs/precision.md)."
+        lines.append(
+            f"Note: in an engine with {counts['served_dtype']}, this checkpoint keeps {100 * kept:.0f} % of the "
+            f"{changed} gained by training; with engine.dtype=float32 it keeps all of it (docs/precision.md)."
         )
-    return found
+    return lines
 
 
 def _is_whole(kept: float | None) -> bool:
@@ -173,7 +177,7 @@ def _is_whole(kept: float | None) -> bool:
 
 
 def _left(kept: float | None, changed: str) -> str:
-    return "" if kept is None else f" and shows {100 * kept:.0f} % of the {changed} that training gained"
+    return "" if kept is None else f" and keeps {100 * kept:.0f} % of the {changed} gained by training"
 
 
 def _scores(model: Any, probe: Probe, arithmetic: torch.dtype, rounding: torch.dtype | None = None) -> Scores:
@@ -185,7 +189,7 @@ def _scores(model: Any, probe: Probe, arithmetic: torch.dtype, rounding: torch.d
 
 
 def _free(trainer: Trainer, model: torch.nn.Module) -> None:
-    """Free the memory of policy, gradients and optimizer: two more models are loaded next."""
+    """Free the memory of policy, gradients and optimizer, because two more models are loaded next."""
     trainer.model_wrapped = trainer.model
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
@@ -194,7 +198,7 @@ def _free(trainer: Trainer, model: torch.nn.Module) -> None:
 
 
 def _placed(model: Any) -> Any:
-    """Return `model` on the GPU where it fits there beside what is on it, else on the CPU."""
+    """Return `model` on the GPU if it has enough free memory, otherwise on the CPU."""
     if torch.cuda.is_available():
         needed = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         if torch.cuda.mem_get_info()[0] > 1.3 * needed + 2**30:

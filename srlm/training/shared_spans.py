@@ -1,8 +1,8 @@
-"""The text that the prompts of all examples repeat: a system prompt, a preamble, the judge's rubric.
+"""Shared text of all prompts, such as a system prompt, a preamble or the judge's rubric.
 
-It is looked for in one kind of examples at a time (IFT, EFT), and in messages of the same place and role: what all of
-them begin with, what all of them end on, and in between the spans that all of them hold, in the same order. Answers are
-never boilerplate, though they may repeat themselves, too: "Score:" is to be learnt.
+IFT and EFT examples are compared separately, and only messages with the same index and role. Shared text is the common
+prefix, the common suffix, and the spans between them that occur in all messages in the same order. Answers have no
+shared text, even if they repeat text: the model must learn "Score:".
 """
 
 from __future__ import annotations
@@ -15,61 +15,62 @@ from difflib import SequenceMatcher
 
 from srlm.training.masking import Conversation, Part, Span
 
-SHORTEST = 4  # tokens; shorter spans that all prompts hold are chance
+SHORTEST = 4  # tokens; shorter common spans are coincidence
 
 
 def mark_repeated(examples: Sequence[Conversation]) -> list[Conversation]:
-    """Conversations of one kind with the tokens that all prompts repeat as `Part.boilerplate`.
+    """Return the conversations with the shared tokens of their prompts marked as `Part.boilerplate`.
 
-    Of a single message at its place, nothing is known to repeat.
+    A message whose index and role occur in one conversation only has no shared tokens.
     """
-    tokens: dict[tuple[int, str], list[tuple[int, list[int]]]] = defaultdict(list)
+    messages: dict[tuple[int, str], list[tuple[int, list[int]]]] = defaultdict(list)
     for example, conversation in enumerate(examples):
-        for number, role, *span in conversation.prompts:
-            tokens[number, role].append((example, _tokens_in(conversation, (span[0], span[1]))))
+        for n, role, *span in conversation.prompts:
+            messages[n, role].append((example, _tokens_in(conversation, (span[0], span[1]))))
     marked: dict[int, set[int]] = defaultdict(set)
-    for at_place in tokens.values():
-        rows = [[examples[example].ids[place] for place in places] for example, places in at_place]
-        for (example, places), spans in zip(at_place, common_spans(rows), strict=True):
-            marked[example].update(place for start, end in spans for place in places[start:end])
+    for same_position in messages.values():
+        rows = [[examples[example].ids[i] for i in tokens] for example, tokens in same_position]
+        for (example, tokens), spans in zip(same_position, common_spans(rows), strict=True):
+            marked[example].update(i for start, end in spans for i in tokens[start:end])
     return [_mark(conversation, marked[example]) for example, conversation in enumerate(examples)]
 
 
 def mark_pattern(examples: Sequence[Conversation], pattern: str) -> list[Conversation]:
-    """Conversations with the tokens as `Part.boilerplate` whose whole text in a prompt lies in a match of `pattern`."""
-    found = []
+    """Return the conversations with prompt tokens inside matches of `pattern` marked as `Part.boilerplate`."""
+    marked_examples = []
     for conversation in examples:
         marked = set()
         for _, _, start, end in conversation.prompts:
             matches = [match.span() for match in re.finditer(pattern, conversation.text[start:end])]
-            for place in _tokens_in(conversation, (start, end)):
-                first, last = conversation.extents[place]
-                own = max(first - start, 0), min(last, end) - start
-                if any(low <= own[0] and own[1] <= high for low, high in matches):
-                    marked.add(place)
-        found.append(_mark(conversation, marked))
-    return found
+            for i in _tokens_in(conversation, (start, end)):
+                first, last = conversation.extents[i]
+                in_prompt = max(first - start, 0), min(last, end) - start
+                if any(low <= in_prompt[0] and in_prompt[1] <= high for low, high in matches):
+                    marked.add(i)
+        marked_examples.append(_mark(conversation, marked))
+    return marked_examples
 
 
 def common_spans(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> list[list[Span]]:
-    """The spans that all rows have in common, in order.
+    """Return the spans that all rows have in common, in order.
 
-    What all begin with and then what all end on; between them what the longest common spans of the shortest row and
-    the next leave of it, and the next of that, until all were seen (Ratcliff and Obershelp's way of comparing).
+    These are the common prefix, the common suffix, and spans between them. The spans start as the shortest row. For
+    each further row they are reduced to their longest common parts with that row (Ratcliff and Obershelp's method).
 
     Parameters
     ----------
     rows : sequence of token ids
     shortest : int
-        Spans of fewer tokens do not count.
+        Minimum length of a span in tokens.
 
     Returns
     -------
-    For each row the spans' places in it, of the same lengths for all rows; none where there are fewer than two rows.
+    list of list of (start, end)
+        The spans of each row; the lengths are the same for all rows. Empty for fewer than two rows.
     """
     if len(rows) < 2:
         return [[] for _ in rows]
-    texts = ["".join(map(chr, row)) for row in rows]  # a character a token: str's searches are fast
+    texts = ["".join(map(chr, row)) for row in rows]  # one character per token, because str searches are fast
     head = _common_beginning(texts)
     head = head if head >= shortest else 0
     tail = _common_beginning([text[head:][::-1] for text in texts])
@@ -77,8 +78,8 @@ def common_spans(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> lis
     middles = [text[head : len(text) - tail] for text in texts]
     common = [min(middles, key=len)]
     for middle in middles:
-        common = _held_by(middle, common, shortest)
-    found = []
+        common = _in_common(middle, common, shortest)
+    spans_of_rows = []
     for text, middle in zip(texts, middles, strict=True):
         spans, at = [(0, head)], 0
         for span in common:
@@ -86,19 +87,19 @@ def common_spans(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> lis
             at = start + len(span)
             spans.append((head + start, head + at))
         spans.append((len(text) - tail, len(text)))
-        found.append([span for span in spans if span[0] < span[1]])
-    return found
+        spans_of_rows.append([span for span in spans if span[0] < span[1]])
+    return spans_of_rows
 
 
 def _common_beginning(texts: list[str]) -> int:
-    """How many characters all texts begin with: as many as the first and the last of them in order."""
+    """Return the length of the common prefix, which is that of the first and the last text in sorted order."""
     first, last = min(texts), max(texts)
     return next((n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
-def _held_by(text: str, spans: list[str], shortest: int) -> list[str]:
-    """What of the spans stands in a text, in their order."""
-    held, at = [], 0
+def _in_common(text: str, spans: list[str], shortest: int) -> list[str]:
+    """Return the parts of the spans that occur in a text, in their order."""
+    common, at = [], 0
     for span in spans:
         start = text.find(span, at)
         if start >= 0:
@@ -106,23 +107,23 @@ def _held_by(text: str, spans: list[str], shortest: int) -> list[str]:
         else:
             blocks = SequenceMatcher(None, span, text[at:], autojunk=False).get_matching_blocks()
             pieces = [(at + block.b, block.size) for block in blocks]
-        for place, size in pieces:
+        for start, size in pieces:
             if size >= shortest:
-                held.append(text[place : place + size])
-                at = place + size
-    return held
+                common.append(text[start : start + size])
+                at = start + size
+    return common
 
 
 def _tokens_in(conversation: Conversation, span: Span) -> list[int]:
-    """The places of a prompt's tokens."""
+    """Return the indices of a prompt's tokens."""
     start, end = span
     return [
-        place
-        for place, (first, last) in enumerate(conversation.extents)
-        if conversation.parts[place] is Part.prompt and first < end and last > start
+        i
+        for i, (first, last) in enumerate(conversation.extents)
+        if conversation.parts[i] is Part.prompt and first < end and last > start
     ]
 
 
-def _mark(conversation: Conversation, places: set[int]) -> Conversation:
-    parts = [Part.boilerplate if place in places else part for place, part in enumerate(conversation.parts)]
+def _mark(conversation: Conversation, tokens: set[int]) -> Conversation:
+    parts = [Part.boilerplate if i in tokens else part for i, part in enumerate(conversation.parts)]
     return replace(conversation, parts=parts)

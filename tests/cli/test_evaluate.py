@@ -69,18 +69,21 @@ def test_one_model_answers_and_has_no_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"suite": ["answers", "elo"]}, r"suite names 'elo'; it may name answers, head_to_head, loss, benchmarks"),
+        ({"suite": ["answers", "elo"]}, r"suite contains 'elo'\. Use only answers, head_to_head, loss, benchmarks"),
         ({"suite": ["loss"]}, r"suite=\[loss\] needs prompts with answers"),
-        ({"suite": ["loss"], "examples": ["a.jsonl", "a.jsonl"]}, "names a file twice"),
+        ({"suite": ["loss"], "examples": ["a.jsonl", "a.jsonl"]}, "contains a file twice"),
         ({"suite": ["loss"], "examples": ["a.jsonl"], "models": ["endpoint"]}, "endpoint"),
-        ({"suite": []}, r"suite=\[\] asks for nothing"),
-        ({"suite": ["benchmarks"]}, r"suite=\[benchmarks\] needs their names: benchmarks=\[arc_easy,"),
-        ({"models": ["a", "b", "a"]}, r"models=\[a,b,a\] names a model twice"),
+        ({"suite": []}, r"suite=\[\] is empty"),
+        (
+            {"suite": ["benchmarks"]},
+            r"suite=\[benchmarks\] needs the names of benchmarks, such as benchmarks=\[arc_easy,",
+        ),
+        ({"models": ["a", "b", "a"]}, r"models=\[a,b,a\] contains a model twice"),
         ({"judge": "sft"}, r"evaluation\.judge=sft is for runs"),
         ({"judge": "base"}, r"evaluation\.judge=base is for runs"),
         ({"judge": "endpoint"}, r"needs endpoint\.base_url and endpoint\.model"),
         ({"models": ["a", "endpoint"]}, r"needs endpoint\.base_url and endpoint\.model"),
-        ({"models": ["a"], "suite": ["head_to_head"]}, r"suite=\[head_to_head\] needs two models"),
+        ({"models": ["a"], "suite": ["head_to_head"]}, r"suite=\[head_to_head\] needs at least two models"),
         ({"limit": -1}, r"limit=-1 cannot work"),
         ({"benchmark_limit": -1}, r"benchmark_limit=-1 cannot work"),
         ({"benchmark_shots": -1}, r"benchmark_shots=-1 cannot work"),
@@ -94,7 +97,7 @@ def test_what_cannot_be_asked(given: dict[str, Any], message: str, tmp_path: Pat
 def test_a_server_does_no_benchmarks(tmp_path: Path) -> None:
     options = Evaluate(models=["endpoint"], suite=["benchmarks"], benchmarks=["arc_easy"])
     options.endpoint.base_url, options.endpoint.model = "http://127.0.0.1:8000/v1", "big"
-    with pytest.raises(ConfigError, match=r"models=\[endpoint\] does no benchmarks"):
+    with pytest.raises(ConfigError, match=r"suite=\[benchmarks\] needs local models"):
         Plan(Workspace(tmp_path), options)
 
 

@@ -43,7 +43,7 @@ def sweep(folder: Path) -> list[str]:
 def test_patterns_find_models_in_order_of_name(tmp_path: Path) -> None:
     models = sweep(tmp_path)
     assert expand(["a", f"{tmp_path}/s-best-*/iteration_1/model"]) == ["a", *sorted(models[:4])]
-    with pytest.raises(ConfigError, match=r"models=\[runs/nothing-\*/model\] finds no folder"):
+    with pytest.raises(ConfigError, match=r"models=\[runs/nothing-\*/model\] matches no folder"):
         expand(["runs/nothing-*/model"])
 
 

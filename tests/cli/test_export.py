@@ -117,7 +117,7 @@ def test_pairs_on_disk_are_the_runs_pairs(finished_run, exported):
 
 
 def test_trl_trains_on_the_pairs(exported, tiny_checkpoint, tmp_path):
-    """TRL's own processing, without any of this package's: a step of DPO on the data set as it is."""
+    """TRL's own processing, without any of this package's: a step of DPO on the dataset without changes."""
     import torch
     from datasets import load_from_disk
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -144,7 +144,7 @@ def test_trl_trains_on_the_pairs(exported, tiny_checkpoint, tmp_path):
 
 
 def test_pairs_of_judgements_and_no_pairs_at_all(own_run, tmp_path):
-    """A meta-judge's pairs come along; a file without a pair is a data set without a row."""
+    """A meta-judge's pairs come along; a file without a pair is a dataset without a row."""
     from datasets import load_from_disk
 
     workspace = open_run(own_run)
@@ -176,7 +176,7 @@ def test_the_same_again_is_let_be_and_another_content_refused(finished_run, tmp_
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "pairs/iteration_2.jsonl").write_text("mine\n")
     (tmp_path / ALPACA.format(0)).write_text("[]")
-    with pytest.raises(ExportError, match=r"is there already.*--force replaces it \(2 in all\); --to"):
+    with pytest.raises(ExportError, match=r"already exists.*use --force \(2 in total\); to write.*--to"):
         export(run, tmp_path, FORMS, None, False)
     assert (tmp_path / ALPACA.format(0)).read_text() == "[]"
     export(run, tmp_path, FORMS, None, True)
@@ -187,7 +187,7 @@ def test_the_same_again_is_let_be_and_another_content_refused(finished_run, tmp_
 def test_force_removes_no_folder_that_is_no_data_set(finished_run, tmp_path):
     (tmp_path / "pairs/iteration_2").mkdir(parents=True)
     (tmp_path / "pairs/iteration_2/thesis.txt").write_text("mine")
-    with pytest.raises(ExportError, match="is no data set"):
+    with pytest.raises(ExportError, match="is not a dataset"):
         export(open_run(finished_run), tmp_path, ("pairs",), None, True)
     assert (tmp_path / "pairs/iteration_2/thesis.txt").read_text() == "mine"
 
@@ -209,7 +209,7 @@ def test_what_is_not_there_is_told(own_run, tmp_path):
     run = open_run(own_run)
     with pytest.raises(RunFolderError, match=r"no finished evaluation/answers in iteration 7; .*: 0, 1, 2\."):
         export(run, tmp_path / "to", FORMS, 7, False)
-    with pytest.raises(ExportError, match="nothing finished of pairs"):
+    with pytest.raises(ExportError, match="no finished data for pairs"):
         export(run, tmp_path / "to", ("pairs",), 1, False)
     (own_run / "iteration_1/evaluation/answers.jsonl").write_text("")
     with pytest.raises(RunFolderError, match="is gone or was changed"):
@@ -244,4 +244,4 @@ def test_command(finished_run, tmp_path, capfd):
     assert "RunFolderError" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         parser().parse_args([".", "--what", "alpaca"])
-    assert "'alpaca' is none of alpaca_eval, mt_bench, pairs" in capfd.readouterr().err
+    assert "'alpaca' is not one of alpaca_eval, mt_bench, pairs" in capfd.readouterr().err

@@ -75,7 +75,7 @@ def test_model_goes_with_its_card(finished_run):
     assert (upload.place, upload.kind, set(upload.files)) == (PLACE, "model", MODEL_FILES)
     card = ModelCard(bytes(upload.files[CARD]).decode())
     assert card.data.model_name == "rivers-M2"
-    assert f'place = "{PLACE}"' in card.text
+    assert f'name = "{PLACE}"' in card.text
     refuse(open_run(finished_run), [upload])
     [first] = planned(finished_run, 1)
     assert b"# rivers-M1" in first.files[CARD]
@@ -95,8 +95,8 @@ def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
     assert b"repeated word by word" not in content  # an attempt that was rejected for being a seed
     with_seeds = planned(finished_run, data=True, seeds=True)[1]
     assert set(with_seeds.files) == DATA_FILES | {f"seeds_{Path(artifact.file).stem}/seeds.jsonl" for artifact in SEEDS}
-    assert b"The seeds are part of this data set." in with_seeds.files[CARD]
-    assert b"The seeds are not in this data set." in uploads[1].files[CARD]
+    assert b"The seeds are part of this dataset." in with_seeds.files[CARD]
+    assert b"The seeds are not in this dataset." in uploads[1].files[CARD]
 
 
 def test_data_set_loads_by_its_card(finished_run, tmp_path):
@@ -145,25 +145,25 @@ def test_other_kinds_of_files_stay_behind(own_run):
     accept(own_run)
     [upload] = planned(own_run)
     assert set(upload.files) == MODEL_FILES
-    assert upload.left_behind == {
+    assert upload.skipped == {
         "link.json": "a link",
-        "modeling.py": "not a kind of file that a checkpoint needs",
-        "training_args.bin": "not a kind of file that a checkpoint needs",
+        "modeling.py": "not a checkpoint file",
+        "training_args.bin": "not a checkpoint file",
     }
 
 
 @pytest.mark.parametrize(
     ("file", "content", "told"),
     [
-        ("model.safetensors", pickle.dumps({"a": 1}), ": no safetensors file, whatever its name"),
-        ("model.safetensors", b"", ": no safetensors file, whatever its name"),
-        ("vocab.model", pickle.dumps({"a": 1}), ": a pickle, which can run code when it is loaded"),
-        ("config.json", b"PK\x03\x04" + b"\0" * 40, ": a pickle, which can run code when it is loaded"),
+        ("model.safetensors", pickle.dumps({"a": 1}), ": not a safetensors file"),
+        ("model.safetensors", b"", ": not a safetensors file"),
+        ("vocab.model", pickle.dumps({"a": 1}), ": a pickle, which can execute code when it is loaded"),
+        ("config.json", b"PK\x03\x04" + b"\0" * 40, ": a pickle, which can execute code when it is loaded"),
         ("config.json", b"\xff\xfe\0", ": not UTF-8 text"),
         ("config.json", b'{\n"_name_or_path": "/home/somebody/models/base"}', ":2: a local path"),
         ("config.json", b'{"path": "C:\\\\Users\\\\somebody\\\\model"}', ":1: a local path"),
         ("config.json", b'{"path": "~/models/base"}', ":1: a local path"),
-        ("tokenizer_config.json", f'{{"token": "{TOKEN}"}}'.encode(), ":1: a hub token"),
+        ("tokenizer_config.json", f'{{"token": "{TOKEN}"}}'.encode(), ":1: a Hub token"),
         ("chat_template.jinja", b"-----BEGIN OPENSSH PRIVATE KEY-----", ":1: a private key"),
         ("generation_config.json", b'{"key": "sk-proj-abcdefghijklmnopqrst"}', ":1: an API key"),
         ("tokenizer.json", b"\n\nghp_" + b"a" * 36, ":3: a token of a code server"),
@@ -211,10 +211,10 @@ def test_this_machines_own_secrets_are_known(own_run, monkeypatch, tmp_path):
         refuse(workspace, [Upload(PLACE, "dataset", "", {"candidates/iteration_2.jsonl": content})])
     told = re.findall(r"iteration_2\.jsonl:(\d): (.*)", str(refused.value))
     assert sorted(told) == [
-        ("1", "the value of the environment's RIVERS_API_KEY"),
-        ("2", "the hub token"),
-        ("3", "a place on this machine"),
-        ("4", "a place on this machine"),
+        ("1", "the value of the environment variable RIVERS_API_KEY"),
+        ("2", "the Hub token"),
+        ("3", "a path of this machine"),
+        ("4", "a path of this machine"),
     ]
     assert "1234" not in str(refused.value)
 
@@ -227,7 +227,7 @@ def test_dry_run_shows_all_and_asks_the_hub_nothing(own_run, hub, capfd):
     for name in MODEL_FILES | DATA_FILES:
         assert re.search(rf"^ +[\d.]+ (bytes|[kM]B)  {re.escape(name)}$", told, re.MULTILINE), name
     assert "model owner/rivers (private): rivers-M2, srlm" in told
-    assert "stays behind: training_args.bin" in told
+    assert "skipped: training_args.bin" in told
     assert "nothing was uploaded" in told
     assert TOKEN not in told
     assert hub.mock_calls == []
@@ -267,7 +267,7 @@ def test_without_private_the_hubs_own_setting_holds(finished_run, hub):
 
 def test_public_place_is_no_private_one(finished_run, hub):
     hub.repo_info.return_value = SimpleNamespace(private=False)
-    with pytest.raises(PushError, match="is there already, and public"):
+    with pytest.raises(PushError, match="already exists and is public"):
         push(planned(finished_run), private=True)
     assert not hub.create_commit.called
 
@@ -297,19 +297,19 @@ def test_offline_is_told_in_words(finished_run, monkeypatch):
     """The real library, told to stay offline."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
-    with pytest.raises(PushError, match=r"The hub did not take it \(OfflineModeIsEnabled"):
+    with pytest.raises(PushError, match=r"The upload failed \(OfflineModeIsEnabled"):
         push(planned(finished_run), private=False)
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"place": "rivers"}, "is no repository of the hub"),
-        ({"place": "../up/there"}, "is no repository of the hub"),
-        ({"t": 0}, r"has not made and measured M0; it has: M1, M2 \(M0 is the base model"),
-        ({"t": 3}, "has not made and measured M3"),
-        ({"t": 1, "data": True}, "M1 comes from seeds alone"),
-        ({"seeds": True}, "give --data, too"),
+        ({"place": "rivers"}, "is not a Hub repository"),
+        ({"place": "../up/there"}, "is not a Hub repository"),
+        ({"t": 0}, r"has no trained and evaluated M0\. Available: M1, M2 \(M0 is the base model"),
+        ({"t": 3}, "has no trained and evaluated M3"),
+        ({"t": 1, "data": True}, "M1 is trained on seed data only"),
+        ({"seeds": True}, "Use it together with --data"),
     ],
 )
 def test_what_cannot_be_planned(finished_run, arguments, told):

@@ -105,17 +105,17 @@ def test_option_that_cannot_work(command, override, told):
 def test_missing_model(command):
     text = command(NO_MODEL)
     assert NO_MODEL_MESSAGE in text
-    assert "Give one of these or the path of a checkpoint folder or .gguf file." in text
+    assert "Use one of these, or the path of a checkpoint folder or .gguf file." in text
 
 
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ((), "holds no config.json, so it is no checkpoint. Give its folder."),
+        ((), "has no config.json, so it is not a checkpoint. Use a checkpoint's folder."),
         (
             ("config.json", "pytorch_model.bin"),
-            "holds no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when loaded and are "
-            "not read: convert them with save_pretrained first.",
+            "has no *.safetensors file. Weights in other formats (*.bin, *.pt) can run code when they are loaded, so "
+            "they are not read. Convert them with save_pretrained first.",
         ),
     ],
     ids=["empty", "no safetensors"],
@@ -130,12 +130,12 @@ def test_folder_that_is_no_checkpoint(command, files, told):
 
 
 def test_missing_gguf(command):
-    assert "model.name=mine.gguf: there is no such GGUF file." in command("model.name=mine.gguf")
+    assert "model.name=mine.gguf: no such GGUF file." in command("model.name=mine.gguf")
 
 
 def test_hub_model_that_cannot_be_had(command):
     text = command("model.name=nobody/nothing")
-    assert "ModelError: model.name=nobody/nothing could not be had from the hub" in text
+    assert "ModelError: model.name=nobody/nothing could not be downloaded from the Hub" in text
     assert "Check the id and revision, the network, and for a gated model that HF_TOKEN is set" in text
 
 
@@ -151,8 +151,8 @@ def test_model_without_chat_template(command):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     text = command("model.name=checkpoint")
-    assert f"ModelError: The model in {folder} has no chat template of its own." in text
-    assert "Name one: model.chat_template=chatml (known: chatml, plain) or the path of a .jinja file." in text
+    assert f"ModelError: The model in {folder} has no chat template." in text
+    assert "Set one: model.chat_template=chatml (available: chatml, plain) or the path of a .jinja file." in text
 
 
 # Seeds
@@ -164,7 +164,7 @@ ROWS = [{"prompt": f"What is {n} and {n}?", "response": f"It is {2 * n}."} for n
 def test_broken_seed_line(command):
     path = command.write("mine.jsonl", *ROWS, '{"prompt": "What is')
     text = command(f"data.ift.path={path}")
-    assert "SeedError: mine.jsonl:4: not JSON (Unterminated string starting at, column 12). Mend it" in text
+    assert "SeedError: mine.jsonl:4: not JSON (Unterminated string starting at, column 12). Fix it" in text
 
 
 def test_seed_line_without_a_field(command):
@@ -180,10 +180,10 @@ def test_missing_seed_file(command):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ((), "mine.jsonl: the file is empty. It must hold one JSON object a line, or a JSON array."),
+        ((), "mine.jsonl: the file is empty. It must contain one JSON object per line, or a JSON array."),
         (
             ROWS,
-            "holds no ranked answers, which EFT seeds (and data.ift_answers) need. Use data in one of the formats",
+            "has no ranked answers, which EFT seeds (and data.ift_answers) need. Use data in one of the formats",
         ),
         (({"prompt": "Why?", "responses": ["Because."]},), "fewer than two ranked answers"),
     ],
@@ -198,7 +198,7 @@ def test_no_eft_data(command, rows, told):
 def test_too_few_eft_prompts(command):
     rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
     text = command("data.eft.languages=[]", f"data.eft.path={command.write('mine.jsonl', *rows)}")
-    assert re.search(r"SeedError: data\.eft\.path=mine\.jsonl leaves 1 EFT prompts to train on and 1 to measure", text)
+    assert re.search(r"SeedError: data\.eft\.path=mine\.jsonl gives 1 EFT prompts for training and 1 held-out", text)
     assert "give more ranked prompts, or change data.eft_held_out." in text
 
 
@@ -247,7 +247,7 @@ def test_changed_seed_file_is_refused(command):
     ("wrong", "right", "then"),
     [
         ("data.ift.path=nowhere.jsonl", "data.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
-        (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: there is no such GGUF file."),
+        (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: no such GGUF file."),
     ],
     ids=["data", "model"],
 )

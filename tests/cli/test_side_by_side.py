@@ -176,11 +176,11 @@ def test_a_runs_models_by_their_folders(own_run: Path, tiny_checkpoint: Path) ->
     assert resolve(ModelConfig(name=str(own_run / "iteration_2"))) == (own_run / "iteration_2/model").resolve()
     assert label(str(own_run / "iteration_0")) == "rivers M0"
     (own_run / "iteration_3").mkdir()
-    with pytest.raises(ModelError, match=r"iteration_3: this run has no M3: .*model is not there"):
+    with pytest.raises(ModelError, match=r"iteration_3: this run has no M3: .*model does not exist"):
         resolve(ModelConfig(name=str(own_run / "iteration_3")))
     Workspace(own_run).run_path.write_text("{}")
     with pytest.raises(ModelError, match=r"this run has no M0 yet"):
         resolve(ModelConfig(name=str(own_run / "iteration_0")))
     Workspace(own_run).run_path.unlink()
-    with pytest.raises(ModelError, match=r"holds no config\.json"):  # no run's folder: as any other
+    with pytest.raises(ModelError, match=r"has no config\.json"):  # no run's folder: as any other
         resolve(ModelConfig(name=str(own_run / "iteration_2")))

@@ -199,15 +199,23 @@ def test_loosely_asterisks_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("keywords:exists", {}, r"no instruction 'keywords:exists'; there are change_case:capital_word_frequency, "),
-        ("punctuation:no_comma", {"n": 1}, r"punctuation:no_comma takes no arguments, and was given n"),
-        ("keywords:existence", {}, r"keywords:existence takes keywords, and was given nothing"),
-        ("keywords:existence", {"keywords": []}, r"keywords is \[\], and must be a list of texts"),
-        ("keywords:existence", {"keywords": "tea"}, r"keywords is 'tea', and must be a list of texts"),
-        ("keywords:existence", {"keywords": [1]}, r"keywords is \[1\], and must be a list of texts"),
-        ("detectable_format:number_bullet_lists", {"num_bullets": "3"}, r"num_bullets is '3', and must be a whole"),
-        ("detectable_format:number_bullet_lists", {"num_bullets": True}, r"num_bullets is True, and must be a whole"),
-        ("startend:end_checker", {"end_phrase": ""}, r"end_phrase is '', and must be a text"),
+        (
+            "keywords:exists",
+            {},
+            r"unknown instruction 'keywords:exists'; use one of change_case:capital_word_frequency, ",
+        ),
+        ("punctuation:no_comma", {"n": 1}, r"punctuation:no_comma has the arguments none, but got n"),
+        ("keywords:existence", {}, r"keywords:existence has the arguments keywords, but got none"),
+        ("keywords:existence", {"keywords": []}, r"keywords is \[\], and must be a list of strings"),
+        ("keywords:existence", {"keywords": "tea"}, r"keywords is 'tea', and must be a list of strings"),
+        ("keywords:existence", {"keywords": [1]}, r"keywords is \[1\], and must be a list of strings"),
+        ("detectable_format:number_bullet_lists", {"num_bullets": "3"}, r"num_bullets is '3', and must be an integer"),
+        (
+            "detectable_format:number_bullet_lists",
+            {"num_bullets": True},
+            r"num_bullets is True, and must be an integer",
+        ),
+        ("startend:end_checker", {"end_phrase": ""}, r"end_phrase is '', and must be a string"),
         (
             "length_constraints:number_words",
             {"relation": "exactly", "num_words": 3},

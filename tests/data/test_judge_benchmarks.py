@@ -109,7 +109,7 @@ def test_rows_that_lack_a_field_or_are_none(write):
         read_benchmark(write(ROWS["pandalm"], short))
     with pytest.raises(SeedError, match=r"bench\.jsonl:2: expected an object, found list"):
         read_benchmark(write(ROWS["plain"], [1]))
-    with pytest.raises(SeedError, match=r"the id '7' is that of bench\.jsonl:1 too"):
+    with pytest.raises(SeedError, match=r"duplicate id '7', also in bench\.jsonl:1"):
         read_benchmark(write(ROWS["rewardbench"], ROWS["rewardbench"]))
 
 

@@ -117,7 +117,7 @@ def test_ift_of_ranked_answers_takes_the_best_the_worst_or_each(write, name, ans
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - set(RANKED)))
 def test_formats_without_ranks_refuse_to_be_ranked(write, name):
-    with pytest.raises(SeedError, match=rf"seeds.jsonl: format {name} holds no ranked answers.* Use data in one of"):
+    with pytest.raises(SeedError, match=rf"seeds.jsonl: format {name} has no ranked answers.* Use data in one of"):
         read_ranked(write(ROWS[name]))
 
 
@@ -387,11 +387,11 @@ def test_own_records_read_back(write):
 
 LINE = '{"prompt": "Ask?", "response": "Good."}\n'
 BROKEN = {  # content, options, what the message must hold beside the file's name
-    "not JSON": (LINE + "{'prompt': 1}\n", {}, ":2: not JSON (Expecting property name", "Mend it"),
-    "cut off": (LINE + LINE[:20], {}, ":2: not JSON (", "one whole JSON object a line"),
-    "two on a line": (LINE.strip() + LINE, {}, ":1: not JSON (Extra data", "one whole JSON object a line"),
-    "broken array": ('[\n{"prompt": "Ask?"},\n{]', {}, ":3: not JSON (", "Mend it"),
-    "too deep": ("[" * 100_000, {}, ":1: not JSON (", "Mend it"),
+    "not JSON": (LINE + "{'prompt': 1}\n", {}, ":2: not JSON (Expecting property name", "Fix it"),
+    "cut off": (LINE + LINE[:20], {}, ":2: not JSON (", "one JSON object per line"),
+    "two on a line": (LINE.strip() + LINE, {}, ":1: not JSON (Extra data", "one JSON object per line"),
+    "broken array": ('[\n{"prompt": "Ask?"},\n{]', {}, ":3: not JSON (", "Fix it"),
+    "too deep": ("[" * 100_000, {}, ":1: not JSON (", "Fix it"),
     "blank line": (LINE + "\n" + LINE, {}, ":2: the line is blank", "Delete it"),
     "no object": (LINE + "[1]\n", {}, ":2: expected an object, found list", "Write {...}"),
     "first no object": ("3\n", {}, ":1: expected an object, found int", "Write {...}"),
@@ -399,28 +399,29 @@ BROKEN = {  # content, options, what the message must hold beside the file's nam
     "response a number": (LINE + '{"prompt": "Ask?", "output": 3}', {}, ":2: 'output' is of type int", "in quotes"),
     "prompt empty": (LINE + '{"prompt": " ", "response": "x"}', {}, ":2: the prompt is empty", "delete the row"),
     "prompt null": ('{"prompt": null, "response": "x"}', {}, ":1: the prompt is empty", "delete the row"),
-    "half a character": ('{"prompt": "\\ud83d", "response": "x"}', {}, ":1: a text holds half a char", "Write the"),
+    "half a character": ('{"prompt": "\\ud83d", "response": "x"}', {}, ":1: a text contains a lone surr", "Write the"),
     "id twice": ('{"id": 1, "prompt": "a", "response": "x"}\n{"id": "1", "prompt": "b", "response": "x"}', {},
-                 ":2: the id '1' is that of seeds.jsonl:1 too", "Give each row its own"),
-    "id a list": ('{"id": [], "prompt": "a", "response": "x"}', {}, ":1: the id is of type list", "whole number"),
+                 ":2: duplicate id '1', also in seeds.jsonl:1", "Use a different id"),
+    "id a list": ('{"id": [], "prompt": "a", "response": "x"}', {}, ":1: the id is of type list", "an integer"),
     "not UTF-8": (LINE.encode() + '{"prompt": "é"}'.encode("latin-1"), {}, ":2: byte 52 (0xe9) is not UTF-8", "iconv"),
     "UTF-16": (LINE.encode("utf-16"), {}, ":1: byte 0 (0xff) is not UTF-8", "iconv"),
-    "empty": ("", {}, ": the file is empty", "one JSON object a line"),
-    "only blank": (" \n\n", {}, ": the file is empty", "one JSON object a line"),
-    "empty array": ("[]", {}, ": the file is empty", "one JSON object a line"),
-    "cut gzip": (gzip.compress(LINE.encode())[:-9], {}, ": cannot be read (", "fetch this one again"),
-    "bad gzip": (b"\x1f\x8b" + LINE.encode(), {}, ": cannot be read (", "fetch this one again"),
+    "empty": ("", {}, ": the file is empty", "one JSON object per line"),
+    "only blank": (" \n\n", {}, ": the file is empty", "one JSON object per line"),
+    "empty array": ("[]", {}, ": the file is empty", "one JSON object per line"),
+    "cut gzip": (gzip.compress(LINE.encode())[:-9], {}, ": cannot be read (", "download it again"),
+    "bad gzip": (b"\x1f\x8b" + LINE.encode(), {}, ": cannot be read (", "download it again"),
     "unknown format": (LINE, {"format": "csv"}, ": unknown format 'csv'", "Set auto or one of oasst_trees"),
     "unknown keys": ('{"b": 1, "a": 2}', {}, ":1: no known format has the fields a, b", "Set `format` to one of"),
     "wrong format": (LINE, {"format": "dolly"}, ":1: no field 'instruction'", "set `format`"),
     "unknown field": (LINE, {"columns": {"promt": "prompt"}}, ": `columns` maps 'promt'", "Map only prompt, response"),
-    "no such column": (LINE, {"columns": {"prompt": "ask"}}, ":1: `columns` names 'ask', the row has prompt, response",
-                       "Mend `columns`"),
-    "language unsaid": (LINE, {"languages": ["en"]}, ": `languages` is en, the rows name none", "Change it"),
+    "no such column": (LINE, {"columns": {"prompt": "ask"}}, ":1: `columns` names 'ask', but the row has prompt, ",
+                       "Fix `columns`"),
+    "language missing": (LINE, {"languages": ["en"]}, ": no row is in `languages` (en)",
+                         "the rows' languages are none. Change `languages`"),
     "builtin, unknown key": ('{"id": "a", "prompt": "b", "reply": "c", "response": "d"}', {"format": "builtin"},
-                             ":1: unknown field 'reply'", "Mend the row"),
+                             ":1: unknown field 'reply'", "Fix the row"),
     "no instances": ('{"instruction": "a", "instances": []}', {}, ":1: 'instances' does not begin", "input and output"),
-    "messages no list": ('{"messages": "a"}', {}, ":1: 'messages' is no list", "set `format`"),
+    "messages no list": ('{"messages": "a"}', {}, ":1: 'messages' is not a list", "set `format`"),
     "message a text": ('{"messages": ["a"]}', {}, ":1: a message is 'a'", "{role, content}"),
     "role unknown": ('{"messages": [{"role": "narrator", "content": ""}]}', {}, ":1: unknown role 'nar", "Use one"),
     "role a list": ('{"messages": [{"role": [], "content": ""}]}', {}, ":1: unknown role []", "Use one of human"),
@@ -446,12 +447,12 @@ BROKEN_RANKS = {
     "mixed": (
         one([{"text": "a", "rank": 0}, {"text": "b", "score": 1}]),
         ":1: 'responses' are not ranked",
-        "Give each",
+        "Write {text, rank}",
     ),
-    "text and object": (one(["a", {"text": "b", "rank": 1}]), ":1: 'responses' are not ranked", "Give each"),
+    "text and object": (one(["a", {"text": "b", "rank": 1}]), ":1: 'responses' are not ranked", "Write {text, rank}"),
     "rank a text": (one([{"text": "a", "rank": "1"}]), ":1: a rank is '1'", "without quotes"),
     "rank a bool": (one([{"text": "a", "rank": True}]), ":1: a rank is True", "Write a number"),
-    "half a rank": (one([{"text": "a", "rank": 0.5}]), ":1: a rank is 0.5", "whole number"),
+    "half a rank": (one([{"text": "a", "rank": 0.5}]), ":1: a rank is 0.5", "an integer"),
     "score NaN": (one([{"text": "a", "score": float("nan")}]), ":1: a score is nan", "Write a number"),
     "no text": (one([{"rank": 1}]), ":1: no field 'text'", "Add it"),
     "builtin score": (
@@ -466,19 +467,19 @@ BROKEN_RANKS = {
     ),
     "replies": (
         json.dumps(message("a", "x", replies=["b"])),
-        ":1: 'replies' does not hold objects only",
+        ":1: 'replies' contains other values than objects",
         "Write {...}",
     ),
     "reply": (
         "\n".join(map(json.dumps, [message("a", "x"), message("b", "y"), message("c", 5, "a", 0)])),
         ":3: 'text' is of type int",
-        "Write a text",
+        "Write a string",
     ),
     "no message id": ('{"prompt": {"text": "a"}}', ":1: no field 'message_id'", "Add it"),
     "message id twice": (
         "\n".join(json.dumps(message("a", text, replies=replies_of("a", "x", "y"))) for text in "pq"),
-        ":2: the id 'a' is that of seeds.jsonl:1 too",
-        "Give each row its own id",
+        ":2: duplicate id 'a', also in seeds.jsonl:1",
+        "Use a different id for each row",
     ),
 }
 
@@ -505,7 +506,7 @@ def test_empty_answers_from_the_wild_are_left_out_and_counted(write, caplog):
     rows.append(rows[0])
     assert [row.id for row in read_ift(write(rows))] == ["seeds-00001", "seeds-00005", "seeds-00006"]
     assert caplog.messages == ["seeds.jsonl: 3 read, 4 left out: 3 no answer (empty), 1 repeated"]
-    with pytest.raises(SeedError, match=r"0 read, 3 left out: 3 no answer \(empty\)\. No row is left: mend the data"):
+    with pytest.raises(SeedError, match=r"0 read, 3 left out: 3 no answer \(empty\)\. No row is left: fix the data"):
         read_ift(write(rows[1:4]))
     assert len(read_prompts(write(rows))) == 6
 
@@ -545,7 +546,9 @@ def test_languages_keep_only_these(write, caplog):
     kept = read_ift(write(rows, languages=["en", "zh"]))
     assert [(row.prompt, row.language) for row in kept] == [("Ask 0?", "en"), ("Ask 1?", "zh"), ("Ask 4?", "en")]
     assert caplog.messages == ["seeds.jsonl: 3 read, 2 left out: 2 another language"]
-    with pytest.raises(SeedError, match=r"seeds\.jsonl: `languages` is fr, the rows name de, en, zh\. Change it"):
+    with pytest.raises(
+        SeedError, match=r"seeds\.jsonl: no row is in `languages` \(fr\); the rows' languages are de, en, zh\. "
+    ):
         read_ift(write(rows, languages=["fr"]))
 
 
@@ -609,7 +612,7 @@ def test_hub_rows_are_read_by_columns(hub, caplog):
 def test_hub_errors_name_the_data_set_and_the_remedy(hub):
     hub.split = "validation"
     with pytest.raises(
-        SeedError, match=r"hub:owner/name, split 'validation': cannot be loaded \(.*\)\. Check name, split"
+        SeedError, match=r"hub:owner/name, split 'validation': could not be loaded \(.*\)\. Check name, split"
     ):
         read_ift(hub)
     hub.split, hub.columns = "train", {}
@@ -622,12 +625,11 @@ def test_hub_errors_name_the_data_set_and_the_remedy(hub):
 def test_without_network_or_package_the_hub_error_says_so(tmp_path):
     code = """
 import sys
-from srlm.config import IFTAnswers
 from srlm.data.config import SourceConfig
 from srlm.errors import SeedError
 from srlm.data.readers import read_ift
 read_ift(SourceConfig())
-assert "datasets" not in sys.modules, "datasets is loaded though no hub data set was asked for"
+assert "datasets" not in sys.modules, "datasets is loaded though no Hub dataset is read"
 for _ in range(2):
     try:
         read_ift(SourceConfig(path="hub:owner/name"))
@@ -646,7 +648,7 @@ for _ in range(2):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     offline, missing = run.stdout.strip().splitlines()
-    assert "hub:owner/name, split 'train': cannot be loaded (" in offline
+    assert "hub:owner/name, split 'train': could not be loaded (" in offline
     assert "Offline" in offline
     assert "HF_HUB_OFFLINE, or set `path` to a local file" in offline
     assert "need the package `datasets`. Install it" in missing
@@ -693,19 +695,22 @@ def test_native_formats_give_what_others_made_of_them(shared_data):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"instruction_id_list": ["punctuation:no_comma"]}, "are no lists of the same length"),
-        ({"instruction_id_list": "punctuation:no_comma", "kwargs": [{}]}, "are no lists of the same length"),
-        ({"instruction_id_list": ["no_comma"], "kwargs": [{}]}, "no instruction 'no_comma'"),
-        ({"instruction_id_list": ["startend:end_checker"], "kwargs": [{}]}, "takes end_phrase, and was given nothing"),
+        ({"instruction_id_list": ["punctuation:no_comma"]}, "are not lists of the same length"),
+        ({"instruction_id_list": "punctuation:no_comma", "kwargs": [{}]}, "are not lists of the same length"),
+        ({"instruction_id_list": ["no_comma"], "kwargs": [{}]}, "unknown instruction 'no_comma'"),
+        (
+            {"instruction_id_list": ["startend:end_checker"], "kwargs": [{}]},
+            "has the arguments end_phrase, but got none",
+        ),
         ({"instruction_id_list": ["startend:end_checker"], "kwargs": [7]}, "expected an object, found int"),
         ({"instruction_id_list": [7], "kwargs": [{}]}, "expected str, found int"),
-        ({"constraints": ["punctuation:no_comma"]}, "'constraints' is no list of objects"),
+        ({"constraints": ["punctuation:no_comma"]}, "'constraints' is not a list of objects"),
         ({"constraints": [{"id": "punctuation:no_comma", "kwargs": "{"}]}, "Expecting property name"),
     ],
 )
 def test_constraints_that_cannot_be_checked_are_refused(write, fields, message):
     source = write([{"prompt": "One"}, {"prompt": "Two"} | fields])
-    with pytest.raises(SeedError, match=rf"seeds\.jsonl:2: .*{re.escape(message)}.*Mend the row"):
+    with pytest.raises(SeedError, match=rf"seeds\.jsonl:2: .*{re.escape(message)}.*Fix the row"):
         read_prompts(source)
     read_ift(write([{"prompt": "Two", "response": "2"} | fields]))  # nothing is checked there
 

@@ -181,10 +181,10 @@ def test_both_sides_have_a_prompt_whatever_the_share():
 def test_too_few_distinct_prompts_say_what_to_do():
     with pytest.raises(SeedError) as error:
         split_eft(eft(["a b c d", "a b c d e", "v w x y"]), 0.5, [], ift(["v w x y"]), 0.7, seed=0)
-    text = "EFT seeds: 3 prompts, 1 of them near an evaluation prompt, the others 1 distinct at data.near_duplicate=0.7"
+    text = "1 are near an evaluation prompt, and the others have 1 distinct prompts at data.near_duplicate=0.7"
     assert text in str(error.value)
     assert "Add prompts to data.eft" in str(error.value)
-    with pytest.raises(SeedError, match="EFT seeds: 0 prompts"):
+    with pytest.raises(SeedError, match="EFT seeds: of 0 prompts"):
         split_eft([], 0.5, [], [], 0.7, seed=0)
 
 

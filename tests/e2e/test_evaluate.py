@@ -316,7 +316,7 @@ def test_benchmarks_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["suite=[benchmarks]"], "ConfigError: suite=[benchmarks] needs their names"),
+        (["suite=[benchmarks]"], "ConfigError: suite=[benchmarks] needs the names"),
         (["evaluation.judge=sft"], "ConfigError: evaluation.judge=sft is for runs"),
         (["dataset=nowhere.jsonl"], "SeedError: nowhere.jsonl: no such file"),
         (["models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),

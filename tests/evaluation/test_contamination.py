@@ -44,7 +44,7 @@ def test_the_same_word_for_word(prompt, training):
         ("Name a river.", ""),
         ("", ""),
         ("  ", "  "),
-        (text(0, GRAM - 1) + " end", text(0, GRAM - 1) + " stop"),  # twelve words in a row
+        (text(0, GRAM - 1) + " end", text(0, GRAM - 1) + " stop"),  # a 12-gram
         ("天空为什么是蓝色的", "天空为什么是蓝色的呢"),
         ("मेरा बेटा रोता है, क्या करूँ?", "मेरी बेटी रोती है, क्या करूँ?"),  # a son and a daughter
         ("เขากิน", "เขากัน"),
@@ -105,6 +105,8 @@ def test_training_may_be_a_stream_and_nothing_may_be_there():
 def test_what_is_told():
     assert Contamination(4, (), ()).message("M1") == ""
     some = Contamination(9, ("v3",), ("v1", "v2", "v4", "v5", "v6")).message("M2")
-    assert some.startswith("M2: 6 of 9 evaluation prompts are among its training prompts (1 word for word, 5 by 13 ")
+    assert some.startswith(
+        "M2: 6 of 9 evaluation prompts are in its training prompts (1 exact, 5 with a shared 13-gram) "
+    )
     assert some.endswith(": v1, v2, v3, v4, v5, ...")
     assert "data.evaluation" in Contamination(1, ("v0",), ()).message("M1")

@@ -88,7 +88,7 @@ def test_the_count_of_an_instruction_level_gain_is_instructions_and_of_a_prompt_
 
 def test_prompts_with_other_constraints_cannot_be_compared() -> None:
     now, then = (Checked("a", (name,), (True,), (True,)) for name in ("punctuation:no_comma", "startend:quotation"))
-    with pytest.raises(ValueError, match="other constraints"):
+    with pytest.raises(ValueError, match="constraints differ"):
         instructions_part([now], [then], *GIVEN)
 
 

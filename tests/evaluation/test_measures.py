@@ -349,7 +349,7 @@ def test_difference_refuses_other_prompts_and_names() -> None:
     for b in (a[::-1], a[:1], [a[0], dataclasses.replace(a[1], ranks=(0, 1))]):
         with pytest.raises(ValueError, match="same prompts and ranks in the same order"):
             m.difference(a, b, "spearman", TOP, 10, "s")
-    with pytest.raises(ValueError, match="no measure 'parse_rate' of judged prompts; there are pairwise_accuracy"):
+    with pytest.raises(ValueError, match="unknown measure 'parse_rate'; choose one of pairwise_accuracy"):
         m.difference(a, a, "parse_rate", TOP, 10, "s")
 
 

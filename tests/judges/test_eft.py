@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import pearsonr as correlation
 
-from srlm.data.balance import cap_commonest
+from srlm.data.balance import cap_modal_score
 from srlm.data.config import DataConfig, RationaleSource
 from srlm.errors import SeedError
 from srlm.judges.config import JudgeConfig
@@ -214,22 +214,22 @@ def with_scores(scores) -> list[JudgeExample]:
         ([], 0.3, {}),
     ],
 )
-def test_cap_commonest(scores, share, left):
-    assert Counter(example.score for example in cap_commonest(with_scores(scores), share)) == left
+def test_cap_modal_score(scores, share, left):
+    assert Counter(example.score for example in cap_modal_score(with_scores(scores), share)) == left
 
 
-def test_cap_commonest_drops_the_last_ones_and_keeps_the_order():
-    kept = cap_commonest(with_scores([4, 1, 4, 4, 1, 4]), 0.5)
+def test_cap_modal_score_drops_the_last_ones_and_keeps_the_order():
+    kept = cap_modal_score(with_scores([4, 1, 4, 4, 1, 4]), 0.5)
     assert [example.id for example in kept] == ["e/a0", "e/a1", "e/a2", "e/a4"]
 
 
-def test_cap_commonest_on_random_data():
+def test_cap_modal_score_on_random_data():
     number = random.Random(3)
     for _ in range(300):
         examples = with_scores(number.choices(range(6), weights=[1, 2, 4, 8, 16, 32], k=number.randint(1, 60)))
         share = number.choice([0.2, 0.3, 0.5, 0.9, 1.0])
         before = Counter(example.score for example in examples)
-        kept = cap_commonest(examples, share)
+        kept = cap_modal_score(examples, share)
         after = Counter(example.score for example in kept)
         places = [examples.index(example) for example in kept]
         assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""The form and the scale that a judge's prompt asks for are those that EFT teaches and that verdicts are read in."""
+"""Tests that a judge prompt asks for the format and scale of verdicts that EFT trains and the parser reads."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_templates_that_fit(tmp_path: Path, text: str, max_score: int) -> None:
 @pytest.mark.parametrize(
     ("text", "max_score", "said"),
     [
-        ("Rate from 0 to 5. Write Rating: N.", 5, 'does not name the verdict\'s form, "Score: N"'),
-        ("Rating: 1-10", 5, 'does not name the verdict\'s form, "Score: N"'),
-        ("Points: N of 5", 5, "does not name the verdict's form"),
-        (f"Rate 1-10. {FORM}", 5, r"scores of '1-10', but EFT teaches scores from 0 to 5 \(judge\.max_score=5\)"),
-        (f"Rate from 0 to 10. {FORM}", 5, "Write 0 to 5 into the template, or set judge.max_score to the top"),
+        ("Rate from 0 to 5. Write Rating: N.", 5, 'does not ask for the verdict\'s format, "Score: N"'),
+        ("Rating: 1-10", 5, 'does not ask for the verdict\'s format, "Score: N"'),
+        ("Points: N of 5", 5, "does not ask for the verdict's format"),
+        (f"Rate 1-10. {FORM}", 5, r"scores of '1-10', but EFT trains scores from 0 to 5 \(judge\.max_score=5\)"),
+        (f"Rate from 0 to 10. {FORM}", 5, "Write 0 to 5 in the template, or set judge.max_score to the top"),
         (f"Rate from 0 (bad) to 4 (good). {FORM}", 5, r"scores of '0 \(bad\) to 4'"),
         (f"Rate from 1 to 5. {FORM}", 5, "which must begin at 0"),
         (f"Rate from 0 to 5. {FORM}", 10, "scores from 0 to 10"),
@@ -66,7 +66,7 @@ def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scal
     load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob")  # is read after "Score:", whatever is asked for
     with pytest.raises(ConfigError, match="scores of '1-10'"):
         load(tmp_path / "own.txt", "Rate 1-10.", "logprob")
-    with pytest.raises(ConfigError, match="does not name the verdict's form"):
+    with pytest.raises(ConfigError, match="does not ask for the verdict's format"):
         load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob_weighted")
 
 
@@ -90,13 +90,13 @@ def test_templates_that_compare_by_other_letters_are_refused(tmp_path: Path, tex
     path = tmp_path / "own.txt"
     path.write_text(text + "{{instruction}}{{answer_a}}{{answer_b}}", encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=rf"evaluation\.judge_template=.*does not name .* A and B \(it lacks {lacks}\)"
+        ConfigError, match=rf"evaluation\.judge_template=.*does not name .* A and B \({lacks} is missing\)"
     ):
         load_template(str(path), "evaluation.judge_template")
-    with pytest.raises(ConfigError, match=rf"judge\.template=.*\(it lacks {lacks}\)"):
+    with pytest.raises(ConfigError, match=rf"judge\.template=.*\({lacks} is missing\)"):
         JudgeTemplate.load(JudgeConfig(scorer="pairwise", template=str(path)))
     path.write_text(text + "{{instruction}}{{response}}{{judgement_a}}{{judgement_b}}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\(it lacks {lacks}\)"):
+    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\({lacks} is missing\)"):
         load_meta_template(JudgeConfig(meta_template=str(path)))
 
 

@@ -180,5 +180,5 @@ def test_a_prompt_without_dispute_is_not_asked_about(tmp_path):
 
 
 def test_an_unknown_meta_template_is_refused():
-    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must hold exactly"):
+    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must contain exactly"):
         load_template(JudgeConfig(meta_template="additive"))

@@ -408,10 +408,10 @@ def test_answers_are_learnt_as_they_are_even_if_the_template_changes_texts(chang
 
 
 BROKEN = {
-    "a syntax error": ("{% for m in messages %}\n{{ m['content'] }", r"syntax error in line 2: [^.]+\. Correct it"),
+    "a syntax error": ("{% for m in messages %}\n{{ m['content'] }", r"syntax error in line 2: [^.]+\. Fix it"),
     "a system message is required": (
         "{% if messages[0]['role'] != 'system' %}{{ raise_exception('A system message first') }}{% endif %}",
-        "refuses a chat with the roles user in line 1: A system message first",
+        "rejects a chat with the roles user in line 1: A system message first",
     ),
     "an unknown filter": ("{{ messages | nothing }}", "refuses|syntax error"),
 }
@@ -427,9 +427,9 @@ def test_a_broken_template_is_a_message(template, message):
     ("text", "said"),
     [
         ("{{ bos_token }}\n{% for m in messages %}\n{{ m['content'] }", "has a syntax error in line 3"),
-        ("{{ bos_token }}\n\n{{ raise_exception('No') }}", "refuses a chat with the roles user in line 3: No"),
+        ("{{ bos_token }}\n\n{{ raise_exception('No') }}", "rejects a chat with the roles user in line 3: No"),
         ("{{ bos_token }}\n{{ messages | nothing }}", "has a syntax error in line 2: No filter named 'nothing'"),
-        ("\n{{ messages.nothing.here }}", "refuses a chat with the roles user in line 2: "),
+        ("\n{{ messages.nothing.here }}", "rejects a chat with the roles user in line 2: "),
     ],
 )
 def test_an_error_in_a_template_names_its_file_and_line(tmp_path, text, said):
@@ -613,7 +613,7 @@ def test_todays_date_is_a_fixed_one():
 
 
 def test_a_date_whose_format_is_not_a_plain_string_is_refused():
-    with pytest.raises(ModelError, match="prompts would change from day to day"):
+    with pytest.raises(ModelError, match="prompts would depend on the day"):
         prepare(by_bytes()("{{ strftime_now(form) }}" + CHATML), ModelConfig())
 
 
@@ -651,7 +651,7 @@ def test_a_thought_that_the_prompt_opens_is_closed_before_an_answer_without_one(
 
 
 def test_a_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
-    with pytest.raises(ModelError, match="differently before and after the answer"):
+    with pytest.raises(ModelError, match="differently with and without an answer"):
         prepare(by_bytes()("{{ messages | length }}" + OPENS_A_THOUGHT), ModelConfig())
 
 

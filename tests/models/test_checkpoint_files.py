@@ -70,14 +70,14 @@ def adapter_alone(folder: Path) -> None:
     ("damage", "message"),
     [
         (pointer, "model.safetensors is a Git LFS pointer.*git lfs pull"),
-        (cut_to(0.5), "damaged or cut off"),
-        (cut_to(0.001), "damaged or cut off"),
-        (cut_to(0), "damaged or cut off"),
-        (page, "damaged or cut off"),
+        (cut_to(0.5), "damaged or truncated"),
+        (cut_to(0.001), "damaged or truncated"),
+        (cut_to(0), "damaged or truncated"),
+        (page, "damaged or truncated"),
         (without_a_shard, r"model-0000(\d)-of-0000\1\.safetensors is missing"),
-        (consolidated, r"model\.safetensors is missing from .* \(there: consolidated\.safetensors\)"),
-        (adapter, "holds a LoRA adapter .*Merge it into its base model"),
-        (adapter_alone, "holds a LoRA adapter .*Merge it into its base model"),
+        (consolidated, r"model\.safetensors is missing from .* \(present: consolidated\.safetensors\)"),
+        (adapter, "contains a LoRA adapter .*Merge it into its base model"),
+        (adapter_alone, "contains a LoRA adapter .*Merge it into its base model"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(damage, message, tiny_checkpoint, tmp_path):
@@ -104,9 +104,9 @@ CODE = {"AutoModelForCausalLM": "modeling_mine.Mine"}
     ("change", "trusted", "message"),
     [
         (configured(), False, None),
-        (configured(model_type="t5"), False, "'t5' is no causal language model"),
+        (configured(model_type="t5"), False, "'t5' is not a causal language model"),
         (configured(model_type="bert"), False, None),  # transformers can use it as a decoder
-        (configured(model_type="mine"), True, "'mine' is no causal language model"),
+        (configured(model_type="mine"), True, "'mine' is not a causal language model"),
         (configured(model_type="mine", auto_map=CODE), False, r"set model\.trust_remote_code=true"),
         (configured(model_type="mine", auto_map=CODE), True, None),
         (configured(auto_map=CODE), False, None),

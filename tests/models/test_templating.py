@@ -144,11 +144,14 @@ def test_a_file_that_is_not_utf_8_is_named_and_a_byte_order_mark_is_left_out(tmp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{{instruction}}", r"must hold exactly \{\{instruction\}\}, \{\{response\}\}; it holds \{\{instruction\}\}\."),
-        ("{{instruction}} {{response}} {{rank}}", r"it holds .*\{\{rank\}\}"),
-        ("{{instruction}} {{answer}}", r"it holds \{\{answer\}\}, \{\{instruction\}\}"),
-        ("{instruction} {response}", "it holds none"),
-        ("", "it holds none"),
+        (
+            "{{instruction}}",
+            r"must contain exactly \{\{instruction\}\}, \{\{response\}\}; it contains \{\{instruction\}\}\.",
+        ),
+        ("{{instruction}} {{response}} {{rank}}", r"it contains .*\{\{rank\}\}"),
+        ("{{instruction}} {{answer}}", r"it contains \{\{answer\}\}, \{\{instruction\}\}"),
+        ("{instruction} {response}", "it contains none"),
+        ("", "it contains none"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path, text, said):

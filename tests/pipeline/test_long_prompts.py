@@ -268,7 +268,7 @@ PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.cou
 @pytest.mark.parametrize(
     ("names", "limit", "options", "told"),
     [
-        (["eft"], SMALL, {}, "No EFT prompt has judgements that order its answers as people did: "),
+        (["eft"], SMALL, {}, "No EFT prompt has judgements that rank its answers like people: "),
         (["ift"], SMALL, {}, "24 x examples too long: a prompt of "),
         ([], CANDIDATES, {}, "No accepted prompt could be answered: 6 too long (t2/p"),
         ([], JUDGE, {}, "No candidate could be judged: 24 too long for the judge (t2/p"),

@@ -175,7 +175,7 @@ def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -
 def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
     made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
     run_step(made)
-    with pytest.raises(NoPairsError, match=r"0 preference pairs of 3 prompts") as caught:
+    with pytest.raises(NoPairsError, match=r"0 preference pairs from 3 prompts") as caught:
         CheckFeedback(made.workspace, made.config, 2).run()
     for words in (f"{TRUNCATED}: 3", "candidates.max_new_tokens", "pairs.truncated=keep"):
         assert words in str(caught.value)

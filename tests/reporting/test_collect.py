@@ -21,7 +21,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_funnel_counts_what_is_left_and_says_what_was_lost(root: Path) -> None:
     assert [(step["step"], step["count"], step["lost"]) for step in collect(root).charts()["funnel"]] == [
-        ("attempts at a prompt", 4, {}),
+        ("generated prompts", 4, {}),
         ("accepted prompts", 3, {"keyword: map": 1}),
         ("with two scored candidates", 2, {}),
         ("pairs", 1, {"all scores equal": 1, TRUNCATED: 1}),
@@ -97,7 +97,7 @@ def test_a_run_before_its_first_measures(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     for t in range(3):
         (root / f"iteration_{t}/evaluation.json").unlink()
-    with pytest.raises(RunFolderError, match="no model was measured yet"):
+    with pytest.raises(RunFolderError, match="no model was evaluated yet"):
         collect(root)
 
 

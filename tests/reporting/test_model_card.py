@@ -75,7 +75,7 @@ def test_every_measure_is_told_or_said_to_be_undefined(finished_run):
     heads = [row for row in rows if row.endswith("| | n |")]
     defined = [measure for measure in measures if measure.value is not None]
     assert len(rows) - len(heads) == len(defined) > 40
-    undefined = sum(len(line.split(";")) for line in told.splitlines() if line.startswith("Not defined here"))
+    undefined = sum(len(line.split(";")) for line in told.splitlines() if line.startswith("Undefined"))
     assert undefined == len(measures) - len(defined) > 0
     assert "| length, characters | 100 [n/a] | 4 |" in told
     assert "(judged by M1)" in told
@@ -90,7 +90,7 @@ def test_measures_have_the_tables_labels_and_unknown_names_are_escaped(own_run):
     text = card(own_run, 2).text
     assert "| wins, against M0, % | 25 [12,50] | 8 |" in text
     assert "| wins, against M0, role play, % | 25 [12,50] | 8 |" in text
-    assert "Not defined here: wins, against M1." in text
+    assert "Undefined: wins, against M1." in text
     assert "| kl to base | 0.25 [0.12,0.50] | 8 |" in text
     assert "<script>" not in text
 
@@ -114,22 +114,22 @@ def test_alarms_options_and_limits(finished_run):
     assert "| dpo.beta | 0.1 |" in section(text, "Options")
     assert "| judge.scorer | logprob_weighted |" in section(text, "Options")
     limits = section(text, "Limits")
-    assert "M1 judged the answers that this model learnt from." in limits
+    assert "M1 judged the answers that this model was trained on." in limits
     assert re.search(r"Chosen answers were \d\.\d\d times as long as rejected ones", limits)
-    assert "on 156 pairs of ranked answers and 4 prompts" in limits
-    assert "M1 is trained on none" in section(card(finished_run, 1).text, "Alarms")
+    assert "from 156 pairs of ranked answers and 4 prompts" in limits
+    assert "M1 is trained without pairs" in section(card(finished_run, 1).text, "Alarms")
     assert "times as long" not in section(card(finished_run, 1).text, "Limits")
 
 
 def test_licence_is_the_base_models_or_unknown(own_run):
     unknown = card(own_run, 2)
     assert unknown.data.license == "unknown"
-    assert "is not known to the run" in section(unknown.text, "Licence")
+    assert "is unknown" in section(unknown.text, "Licence")
     assert "IFT builtin (CC0-1.0)" in section(unknown.text, "Licence")
     with_licence(own_run, license="other", license_name="rivers<b>-1", license_link="https://example.org/x")
     stated = card(own_run, 2)
     assert (stated.data.license, stated.data.license_name) == ("other", "rivers<b>-1")
-    assert "states: other, rivers&lt;b&gt;-1, https&#58;//example.org/x." in section(stated.text, "Licence")
+    assert "is other, rivers&lt;b&gt;-1, https&#58;//example.org/x." in section(stated.text, "Licence")
 
 
 def test_other_peoples_seeds_and_models(own_run):
@@ -139,7 +139,7 @@ def test_other_peoples_seeds_and_models(own_run):
     found = card(own_run, 2)
     assert found.data.base_model == "owner/base-model"
     assert found.data.datasets == ["owner/seeds"]
-    assert "IFT hub:owner/seeds (terms not known to the run)" in section(found.text, "Licence")
+    assert "IFT hub:owner/seeds (licence unknown)" in section(found.text, "Licence")
 
 
 def test_no_local_path_in_a_card(own_run):
@@ -162,7 +162,7 @@ def test_the_loading_lines_work(finished_run, monkeypatch):
         exec(code, names)
     assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
     assert printed.getvalue().endswith("\n")
-    assert 'place = "owner/name"  # on the hub' in card(finished_run, 2, "owner/name").text
+    assert 'name = "owner/name"  # on the Hub' in card(finished_run, 2, "owner/name").text
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from tests.reporting.made_run import measure
 NONE = measure(None)
 AGAINST, FOLLOWED = "Head to head against M_t-1, judged by ", "Instructions followed: evaluation prompts"
 ANSWERS = "; answers: the head to head gave no verdict."
-JUDGE = "M1 against M0: judge: nothing to compare with; answers: "
+JUDGE = "M1 against M0: judge: not compared; answers: "
 
 
 def of_judge(**gains: dict[str, Any]) -> str:
@@ -62,11 +62,11 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.001, 0.2, "beyond its interval"),
-        (0.0, 0.2, "within its interval"),
-        (-0.2, 0.2, "within its interval"),
-        (-0.2, 0.0, "within its interval"),
-        (-0.2, -0.001, "beyond its interval"),
+        (0.001, 0.2, "significant"),
+        (0.0, 0.2, "not significant"),
+        (-0.2, 0.2, "not significant"),
+        (-0.2, 0.0, "not significant"),
+        (-0.2, -0.001, "significant"),
         (None, None, "too few prompts for an interval"),
     ],
 )
@@ -82,8 +82,8 @@ def test_a_match_without_verdicts() -> None:
     ("low", "high", "said"),
     [
         (0.001, 0.2, "better in Kendall's tau"),
-        (0.0, 0.2, "no measure differs by more than its interval"),
-        (-0.2, 0.0, "no measure differs by more than its interval"),
+        (0.0, 0.2, "no significant difference in any measure"),
+        (-0.2, 0.0, "no significant difference in any measure"),
         (-0.2, -0.001, "worse in Kendall's tau"),
         (None, None, "too few prompts to compare"),
     ],
@@ -103,7 +103,7 @@ def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
 
 
 def test_a_judge_with_nothing_to_compare_with() -> None:
-    assert of_judge() == of_judge(spearman=NONE) == "nothing to compare with"
+    assert of_judge() == of_judge(spearman=NONE) == "not compared"
 
 
 def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
@@ -231,7 +231,7 @@ def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
             assert metric(f"{part}/{name}").heading in joined
     for line in ("M1 against M0: judge: ", "M2 against M1: judge: ", "M2 against M1: "):
         assert line in text
-    assert "(1.5 min this time)" in text
+    assert "(1.5 min in this session)" in text
     assert "iteration_1/model...iteration_2/model" in "".join(text.split())
 
 
@@ -241,7 +241,7 @@ def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) ->
     manifest = json.loads(path.read_text())
     manifest["counts"]["early_stopping"] = {"chosen_step": 4, "last_step": 4, "steps": 4, "comparisons": []}
     path.write_text(json.dumps(manifest))
-    assert "Early stopping of M2: training has one checkpoint, at step 4; nothing was compared." in screen(121)
+    assert "Early stopping of M2: training has one checkpoint, at step 4, and no comparison." in screen(121)
 
 
 def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run: Path) -> None:
@@ -311,11 +311,11 @@ def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
         f"{python_word()} -m srlm.run model.name=tiny-random name=rivers runs_dir={own_run.parent} iteration={last + 1}"
     )
     assert file.getvalue().splitlines()[-5:] == [
-        f"Run      {own_run} (60.0 min this time)",
+        f"Run      {own_run} (60.0 min in this session)",
         f"Models   {own_run}{models}",
         f"Records  {own_run}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json",
         f"Report   {own_run}/report.html",
-        f"Go on    {command}",
+        f"Continue {command}",
     ]
 
 

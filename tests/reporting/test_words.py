@@ -19,7 +19,9 @@ from tests.reporting.made_run import evaluation, make_run, measure, write_measur
 
 UP, SAME, DOWN = (0.7, 0.62, 0.78), (0.5, 0.45, 0.55), (0.3, 0.2, 0.4)
 WON, EVEN, LOST = (0.3, 0.1, 0.5), (0.05, -0.2, 0.3), (-0.3, -0.5, -0.1)
-ONE_RUN = Ground("note", "Intervals cover the draw of prompts, not of trainings: this is one run with one seed.")
+ONE_RUN = Ground(
+    "note", "Intervals cover the sampling of prompts, not of training runs: this is one run with one seed."
+)
 
 
 def numbers(
@@ -79,7 +81,7 @@ def test_headline(tmp_path: Path, judge: tuple[float, ...], answers: tuple[float
 def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
     said = verdict(collect(make_run(tmp_path / "made")))
     assert said.judge == (
-        "M2 orders 70 % [62, 78] of the held-out pairs as people did (M1 68 % [60, 76], M0 50 % [50, 50]): "
+        "M2 orders 70 % [62, 78] of the held-out pairs like people (M1 68 % [60, 76], M0 50 % [50, 50]): "
         "a better judge than M1 (by +20 [+12, +28] points)."
     )
     assert said.answers == (
@@ -100,7 +102,7 @@ def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
 def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_its_gain(gain: tuple[float, ...], words: str) -> None:
     run = numbers(judged(0), judged(1, measure(0.6, 0.5, 0.7)), judged(2, measure(0.7, 0.6, 0.8), measure(*gain)))
     said = verdict(run)
-    told = "M2 orders 70 % [60, 80] of the held-out pairs as people did (M1 60 % [50, 70]): "
+    told = "M2 orders 70 % [60, 80] of the held-out pairs like people (M1 60 % [50, 70]): "
     assert said.judge == told + words
     assert said.headline == {"a b": "better", "a w": "worse", "no ": "no difference shown"}[words[:3]]
 
@@ -129,7 +131,7 @@ def test_a_single_prompt_gives_values_and_no_verdict() -> None:
     said = verdict(numbers(judged(0, measure(0.5)), now))
     assert said.headline == "no difference shown"
     assert said.judge == (
-        "M1 orders 100 % [n/a] of the held-out pairs as people did (M0 50 % [n/a]): too few prompts to compare with M0."
+        "M1 orders 100 % [n/a] of the held-out pairs like people (M0 50 % [n/a]): too few prompts to compare with M0."
     )
     assert said.answers == (
         "M1's answers win 100 % [n/a] and lose 0 % [n/a] against M0's (1 prompt, judged by M0): too few prompts to "
@@ -140,7 +142,7 @@ def test_a_single_prompt_gives_values_and_no_verdict() -> None:
 @pytest.mark.parametrize("gain", [None, measure(None)])
 def test_a_judge_with_nothing_to_compare_with_is_told_alone(gain: dict[str, Any] | None) -> None:
     said = verdict(numbers({}, judged(1, measure(0.7, 0.6, 0.8), gain)))
-    assert said.judge == "M1 orders 70 % [60, 80] of the held-out pairs as people did."
+    assert said.judge == "M1 orders 70 % [60, 80] of the held-out pairs like people."
     assert said.headline == "no difference shown"
 
 
@@ -149,19 +151,19 @@ def test_measures_that_are_missing_are_said_to_be(model: dict[str, Any]) -> None
     said = verdict(numbers({}, {}, model))
     assert said.headline == "no difference shown"
     assert said.judge == "The judge of M2 was not measured."
-    assert said.answers == "No verdict on M2's answers against M1's."
+    assert said.answers == "There is no verdict on M2's answers against M1's."
 
 
 def test_a_match_without_a_verdict() -> None:
     said = verdict(numbers({}, {"head_to_head": {"net_win": measure(None), "win": measure(None)}}))
-    assert said.answers == "No verdict on M1's answers against M0's."
+    assert said.answers == "There is no verdict on M1's answers against M0's."
 
 
 def test_only_m0() -> None:
     said = verdict(numbers(judged(0, measure(0.5, 0.4, 0.6))))
     assert said.headline == "begun"
-    assert said.judge == "Only M0 was measured so far."
-    assert said.answers == "There is nothing to compare it with yet."
+    assert said.judge == "Only M0 was evaluated so far."
+    assert said.answers == "There is no other model to compare it with."
     assert grounds(numbers({})) == [ONE_RUN]
 
 
@@ -171,12 +173,12 @@ def test_only_m0() -> None:
 def test_grounds_of_a_whole_run_in_their_order(tmp_path: Path) -> None:
     found = grounds(collect(make_run(tmp_path / "made")))
     assert [(ground.kind, ground.text.split(",")[0][:44]) for ground in found] == [
-        ("against", "24 evaluation prompts: the net win is known t"[:44]),
+        ("against", "24 evaluation prompts: the net win has a marg"[:44]),
         ("note", "The judge of answers is M1"),
         ("against", "M1 has position bias: the answer shown first"[:44]),
         ("against", "Most comparisons by M1 are ties: 70 % [30"),
-        ("for", "M2: its judge orders 70 % [62"),
-        ("note", "M2 against M1: reward hacking: no answer; nothing"[:44]),
+        ("for", "M2: its judge's accuracy on scored pairs is "),
+        ("note", "M2 against M1: reward hacking was not checked"[:44]),
         ("against", found[-2].text[:44]),
         ("note", ONE_RUN.text.split(",")[0][:44]),
     ]
@@ -200,8 +202,8 @@ def test_few_evaluation_prompts_speak_against(n: int, kind: str, words: str) -> 
 @pytest.mark.parametrize(
     ("net", "known"),
     [
-        (measure(0.1, -0.1, 0.3), "the net win is known to about 20 points"),
-        (measure(0.1, -0.5, 0.7), "the net win is known to about 60 points"),
+        (measure(0.1, -0.1, 0.3), "the net win has a margin of error of about 20 points"),
+        (measure(0.1, -0.5, 0.7), "the net win has a margin of error of about 60 points"),
         (measure(1.0), "one answer of each model to each"),
         (measure(None), "one answer of each model to each"),
     ],
@@ -211,7 +213,7 @@ def test_how_well_net_wins_are_known(net: dict[str, Any], known: str) -> None:
     assert grounds(numbers(model))[0] == Ground("for", f"200 evaluation prompts: {known}.")
 
 
-NOBODY = Ground("note", "The judge of answers is M1, a model: no person looked at these answers.")
+NOBODY = Ground("note", "The judge of answers is M1, a model. No person read these answers.")
 
 
 @pytest.mark.parametrize(
@@ -246,15 +248,15 @@ def test_many_ties_speak_against(ties: float | None, told: bool) -> None:
         ((0.7, 0.62, 0.78), (0.5, 0.4, 0.61), "for", ""),
         ((0.7, 0.62, 0.78), (0.5, 0.4, 0.62), "against", ""),
         ((0.5, 0.4, 0.6), (0.49, 0.4, 0.6), "against", ""),
-        ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "against", ", so length alone does as well"),
-        ((0.4, 0.3, 0.5), (0.5, 0.4, 0.6), "against", ", so length alone does as well"),
+        ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "against", ", so the judge is not better than length"),
+        ((0.4, 0.3, 0.5), (0.5, 0.4, 0.6), "against", ", so the judge is not better than length"),
     ],
 )
 def test_a_judge_against_length_alone(
     accuracy: tuple[float, ...], longer: tuple[float, ...], kind: str, end: str
 ) -> None:
     own, others = ("{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * x for x in each)) for each in (accuracy, longer))
-    text = f'M0: its judge orders {own} of the scored pairs, "the longer answer wins" {others}{end}.'
+    text = f"M0: its judge's accuracy on scored pairs is {own}, the length baseline's {others}{end}."
     found = said_of("judge", pairwise_accuracy=measure(*accuracy), length_baseline_accuracy_scored=measure(*longer))
     assert found == [Ground(kind, text)]
 
@@ -271,12 +273,16 @@ def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
         (
             "accuracy_shorter_preferred",
             (0.3, 0.2, 0.49),
-            "Where people prefer the shorter answer, M0 is right on {} only.",
+            "On pairs whose shorter answer people prefer, M0's accuracy is only {}.",
         ),
         ("accuracy_shorter_preferred", (0.3, 0.2, 0.5), ""),
         ("accuracy_shorter_preferred", (0.0, None, None), ""),
-        ("parse_rate", (0.5, 0.4, 0.6), "{} of M0's held-out judgements have a score; the rest is missing."),
-        ("parse_rate", (0.94, 0.9, 0.97), "{} of M0's held-out judgements have a score; the rest is missing."),
+        ("parse_rate", (0.5, 0.4, 0.6), "{} of M0's held-out judgements have a score; the others could not be parsed."),
+        (
+            "parse_rate",
+            (0.94, 0.9, 0.97),
+            "{} of M0's held-out judgements have a score; the others could not be parsed.",
+        ),
         ("parse_rate", (0.95, 0.9, 0.97), ""),
         ("parse_rate", (None, None, None), ""),
         ("modal_score_fraction", (0.61, 0.5, 0.7), "{} of M0's scores are equal: the judge does not discriminate."),
@@ -312,11 +318,11 @@ def test_accuracies_of_coin_flips_are_called_that() -> None:
     coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
     before = {"judge": {"pairwise_accuracy_imputed": coin} | none}
     said = verdict(numbers(before, judged(1, some))).judge
-    assert said == "M1 orders 70 % [60, 80] of the held-out pairs as people did (M0 50 % [50, 50] (unparsed = 0.5))."
+    assert said == "M1 orders 70 % [60, 80] of the held-out pairs like people (M0 50 % [50, 50] (unparsed = 0.5))."
     said = verdict(numbers({}, before)).judge
     assert said == (
-        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (unparsed = 0.5) of the held-out pairs as "
-        "people did."
+        "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (unparsed = 0.5) of the held-out pairs "
+        "like people."
     )
 
 
@@ -324,7 +330,7 @@ def test_accuracies_of_coin_flips_are_called_that() -> None:
     ("told", "kind"),
     [
         ("M2 against M1: a sign of reward hacking: ...", "against"),
-        ("M2 against M1: perhaps reward hacking: ...", "against"),
+        ("M2 against M1: possible reward hacking: ...", "against"),
         ("M2 against M1: no sign of reward hacking in ...", "note"),
     ],
 )
@@ -334,7 +340,7 @@ def test_signs_of_reward_hacking_speak_against(told: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation prompt was"), (2, "2 evaluation prompts were")])
 def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
-    text = f"{words} left out: the models trained on the same text."
+    text = f"{words} excluded: the models trained on the same text."
     assert grounds(numbers({"contamination": {"excluded": count}})) == [Ground("note", text), ONE_RUN]
     assert grounds(numbers({"contamination": {"excluded": 0}})) == [ONE_RUN]
 

@@ -198,7 +198,7 @@ def test_a_model_that_lets_examples_see_each_other_is_refused(monkeypatch: pytes
     from transformers import masking_utils
 
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
-    with pytest.raises(ConfigError, match=r"sft\.packing=true does not go with this model \(llama, attention sdpa\)"):
+    with pytest.raises(ConfigError, match=r"sft\.packing=true does not work with this model \(llama, attention sdpa\)"):
         batches.check_apart(with_head(model()), packed_rows(), tiny_tokenizer().pad_token_id)
 
 
@@ -208,15 +208,15 @@ def test_a_state_space_model_is_refused() -> None:
 
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=len(tiny_tokenizer()), hidden_size=32, num_hidden_layers=2, state_size=4)
-    with pytest.raises(ConfigError, match=r"sft\.packing=true does not go with this model \(mamba"):
+    with pytest.raises(ConfigError, match=r"sft\.packing=true does not work with this model \(mamba"):
         batches.check_apart(with_head(MambaForCausalLM(config)), packed_rows(), tiny_tokenizer().pad_token_id)
 
 
 @pytest.mark.parametrize("cut", ["cp_enabled", "sp_enabled"])
-def test_sequences_that_are_cut_over_gpus_are_refused(cut: str) -> None:
+def test_sequences_that_are_split_over_gpus_are_refused(cut: str) -> None:
     found = SimpleNamespace(**{"cp_enabled": False, "sp_enabled": False} | {cut: True})
     batches.check_whole(SimpleNamespace(accelerator=SimpleNamespace(parallelism_config=None)))
-    with pytest.raises(ConfigError, match=r"sft\.accelerate_config cuts sequences"):
+    with pytest.raises(ConfigError, match=r"sft\.accelerate_config splits sequences"):
         batches.check_whole(SimpleNamespace(accelerator=SimpleNamespace(parallelism_config=found)))
 
 

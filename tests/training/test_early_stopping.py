@@ -219,7 +219,7 @@ def test_sentences() -> None:
     worse = sentence(comparison(net_win=-0.1, low=None, high=None, outcome="not better"), "M1", "M2")
     assert worse.endswith("net win -0.10. It is not better: training stops, and step 200 becomes M2.")
     blind = sentence(comparison(judged=3, net_win=None, outcome="undecided"), "M1", "M2")
-    assert "on 3 of 253 prompts. Too few prompts have a verdict to decide: training continues." in blind
+    assert "on 3 of 253 prompts. Too few prompts have a verdict, so training continues." in blind
 
 
 def line(*compared: CheckpointComparison, chosen: int = 400) -> str:
@@ -243,7 +243,7 @@ def test_the_report_names_the_checkpoints_that_were_compared_and_the_one_that_wa
     assert line(comparison()) == f"{first}. Training ran to its end, and its last step, 400, became M2."
     blind = line(comparison(judged=3, net_win=None, outcome="undecided"))
     assert "on 3 of 253 prompts (too few verdicts to decide). Training ran to its end" in blind
-    assert line(chosen=35) == "Early stopping of M2: training has one checkpoint, at step 35; nothing was compared."
+    assert line(chosen=35) == "Early stopping of M2: training has one checkpoint, at step 35, and no comparison."
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_too_few_validation_prompts_are_an_error_that_says_what_to_do(tmp_path: 
 
     workspace = workspace_of(tmp_path, "data.ift.limit=0")
     prepare_seeds(workspace.config(), workspace.data)
-    with pytest.raises(SeedError, match=r"source\.path=unused_ift leaves 0 validation prompts.*data\.ift\.limit"):
+    with pytest.raises(SeedError, match=r"source\.path=unused_ift gives 0 validation prompts.*data\.ift\.limit"):
         early_stopping._write_prompts(workspace, workspace.config(), 2)
 
 

@@ -178,7 +178,7 @@ RENDERS_AGAIN = {
 
 @pytest.mark.parametrize("template", RENDERS_AGAIN.values(), ids=RENDERS_AGAIN)
 def test_a_template_that_renders_the_prompt_anew_is_refused(template):
-    with pytest.raises(ModelError, match=r"differently before and after.*model\.chat_template=chatml"):
+    with pytest.raises(ModelError, match=r"differently with and without.*model\.chat_template=chatml"):
         encode_turn(tiny_tokenizer(template), user("Hi?"), "Hello.")
 
 
@@ -352,7 +352,7 @@ def test_a_template_that_changes_texts(template):
     _, labels = labelled(tokenizer, chat)  # an answer alone is found all the same
     assert any(label != IGNORED for label in labels)
     for refused, train_on in ((chat, TrainOn.all), ([*chat, *chat], TrainOn.completion)):
-        with pytest.raises(ModelError, match=r"changes the texts of a chat.*sft\.train_on=completion"):
+        with pytest.raises(ModelError, match=r"changes the messages' texts.*sft\.train_on=completion"):
             labelled(tokenizer, refused, train_on)
 
 
@@ -361,7 +361,7 @@ def test_a_tokenizer_that_does_not_tell_places(monkeypatch):
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     chat = [*user("Hi?"), said("Hello.")]
     labelled(tokenizer, chat)
-    with pytest.raises(ModelError, match=r"does not tell where .*sft\.train_on=completion"):
+    with pytest.raises(ModelError, match=r"returns no offsets.*sft\.train_on=completion"):
         labelled(tokenizer, chat, TrainOn.all)
 
 

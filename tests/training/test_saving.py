@@ -133,7 +133,7 @@ def test_bfloat16_loses_most_of_a_small_margin_and_float32_keeps_it(tmp_path: Pa
     assert kept[torch.float32] == pytest.approx(1, abs=0.01)
     [warning] = quiet
     assert "dpo.save_dtype=float32" in warning
-    assert "% of the margin that training gained" in warning
+    assert "% of the margin gained by training" in warning
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
@@ -193,7 +193,7 @@ def test_what_an_engine_in_bfloat16_shows_is_counted_and_said(tmp_path: Path, qu
     assert counts["served_difference"] > 10 * counts["saved_difference"]
     assert abs(counts["served_kept"] - 1) > 0.3
     [note] = quiet
-    assert note.strip().startswith("Note: an engine that loads this checkpoint in bfloat16 shows ")
+    assert note.strip().startswith("Note: in an engine with bfloat16, this checkpoint keeps ")
 
 
 def test_full_fine_tuning_is_saved_and_compared(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_another_model_in_the_place_of_the_start_is_noticed(tmp_path: Path, quie
     changed.save_pretrained(start)
     counts = save(trainer_of(policy), saving_from(start), tmp_path / "M2")
     assert counts["saved_difference"] > 0.001
-    assert "were files of the model before changed meanwhile?" in quiet[0]
+    assert "Check whether files of the previous model changed." in quiet[0]
 
 
 def test_settings_for_generation_are_the_policys(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_message_names_unit_share_and_remedy() -> None:
     [message] = messages({"saved_dtype": "bfloat16", "saved_difference": 0.0123, "saved_kept": 0.417}, saving)
     assert message == (
         "WARNING: the saved checkpoint (bfloat16) differs from the trained policy by 0.012 nats per token "
-        "(sft.save_tolerance=0.002) and shows 42 % of the log-probability that training gained. Set "
+        "(sft.save_tolerance=0.002) and keeps 42 % of the log-probability gained by training. Set "
         "sft.save_dtype=float32 to save it exactly."
     )
 

@@ -1,4 +1,4 @@
-"""The models of a sweep by arm: which options of their runs tell them apart, and what all runs of an arm came to."""
+"""Arms of a sweep: grouping of models by options of their runs, and pooled measures of each arm."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Answer, AnswerLoss, SeedExample
 
-OWN = "train"  # of `examples`: those that each model's run was trained on
-_MOST_TYPES = 8  # of prompts that are told one by one
+OWN = "train"  # value of `examples` for the training examples of each model's run
+_MOST_TYPES = 8  # maximum number of types of prompts with separate measures
 
 
 def expand(models: Sequence[str]) -> list[str]:
-    """The models, with each pattern (`runs/sweep-*/iteration_1/model`) replaced by what it finds, in order of name.
+    """Return the models, with each pattern (`runs/sweep-*/iteration_1/model`) replaced by its matches, sorted by name.
 
     Raises
     ------
     ConfigError
-        If a pattern finds nothing.
+        If a pattern has no match.
     """
-    found: list[str] = []
+    expanded: list[str] = []
     for model in models:
         if not re.search(r"[*?]", model):
-            found.append(model)
+            expanded.append(model)
             continue
         path = Path(model).expanduser()
-        matches = sorted(str(one) for one in Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        matches = sorted(str(folder) for folder in Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not matches:
-            raise errors.ConfigError(f"models=[{model}] finds no folder (from {Path.cwd()}).")
-        found += matches
-    return found
+            raise errors.ConfigError(f"models=[{model}] matches no folder (from {Path.cwd()}).")
+        expanded += matches
+    return expanded
 
 
 def run_of(model: str) -> Workspace | None:
-    """The run that a model is of, RUN/iteration_N/model or RUN/iteration_N; None for other models."""
+    """Return the run of a model (RUN/iteration_N/model or RUN/iteration_N); None for other models."""
     path = Path(model).expanduser().resolve()
     iteration = path.parent if path.name == "model" else path
     if not re.fullmatch(r"iteration_\d+", iteration.name) or not (iteration.parent / "run.json").is_file():
@@ -57,32 +57,33 @@ def run_of(model: str) -> Workspace | None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One arm: what tells it from the others, and its models, one a run."""
+    """One arm: the options that define it, and its models, one per run."""
 
-    options: tuple[tuple[str, str], ...]  # option, value; () for a model that is of no run
+    options: tuple[tuple[str, str], ...]  # (option, value); () for a model without a run
     models: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """As tables show it: the options' values alone."""
+        """Return the arm's name for tables: the values of its options."""
         return ", ".join(value for _, value in self.options) or label(self.models[0])
 
 
 def settings(models: Sequence[str], by: Sequence[str]) -> list[Setting]:
-    """The models by the values of some options of their runs, in the order of their seeds; M0, and what else is of no
-    run, is an arm of its own, before the others.
+    """Return the arms: models grouped by the values of some options of their runs, in the order of their seeds.
+
+    A model without a run, such as M0, is a separate arm; these arms are first.
 
     Raises
     ------
     ConfigError
-        If runs have no such option.
+        If an option does not exist.
     """
-    found: dict[tuple[tuple[str, str], ...], list[tuple[int, str]]] = {}
-    alone = []
+    by_options: dict[tuple[tuple[str, str], ...], list[tuple[int, str]]] = {}
+    without_run = []
     for model in models:
         run = run_of(model)
         if run is None:
-            alone.append(Setting((), (model,)))
+            without_run.append(Setting((), (model,)))
             continue
         config = run.config()
         options = options_of(config, *(group.name for group in dataclasses.fields(config)))
@@ -90,36 +91,38 @@ def settings(models: Sequence[str], by: Sequence[str]) -> list[Setting]:
             raise errors.ConfigError(
                 f"group_by=[{','.join(by)}]: runs have no option {unknown[0]}. To list all options: srlm run --cfg job."
             )
-        found.setdefault(tuple((name, _shown(options[name])) for name in by), []).append((config.seed, model))
-    return alone + [Setting(options, tuple(model for _, model in sorted(own))) for options, own in found.items()]
+        by_options.setdefault(tuple((name, _shown(options[name])) for name in by), []).append((config.seed, model))
+    return without_run + [
+        Setting(options, tuple(model for _, model in sorted(runs))) for options, runs in by_options.items()
+    ]
 
 
 def reference_of(arms: Sequence[Setting], arm: Setting) -> Setting | None:
-    """The arm that another is compared with: the first that differs in nothing but the first option."""
+    """Return the arm that an arm is compared with: the first one that differs only in the first option."""
     same = [other for other in arms if other.options and arm.options and other.options[1:] == arm.options[1:]]
     return same[0] if same and same[0] != arm else None
 
 
 def _shown(value: Any) -> str:
-    """A value in a table; of a path its last part, without what all kinds of data files end in."""
+    """Return an option's value for tables; paths are reduced to the file name without a data file's extension."""
     return re.sub(r"\.jsonl?(\.gz)?$", "", str(value).rpartition("/")[2])
 
 
-# What every model adds to each measure, item by item.
+# Measures and their items
 
 
 @dataclass(frozen=True)
 class Of:
-    """One measure of one arm after another: its name, and its items in each model's records."""
+    """A measure of arms, with its items from each model's records."""
 
     measure: str  # loss, gap, follows, characters, truncated, seq_rep_4
     of: str  # the file of examples, or the type of prompts; "" = all prompts
     items: Callable[[str], Items]  # model -> its items
-    less: Of | None = None  # gap: the measure that is taken off
+    less: Of | None = None  # gap: the measure that is subtracted
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Of a share, 0 and 1; None for losses and lengths."""
+        """Return (0, 1) for fractions; None for losses and lengths."""
         return None if self.measure in ("loss", "gap", "characters") else (0.0, 1.0)
 
 
@@ -128,63 +131,65 @@ def losses(
     read: Callable[[str, str], Sequence[AnswerLoss]],
     prompts: Callable[[str, str], Mapping[str, str]],
 ) -> list[Of]:
-    """The loss of each file of examples, and how much it is above that of the first file.
+    """Return the measures of the loss on each file of examples, and of its gap to the first file.
 
     Parameters
     ----------
-    read : function of a model and a file
-        Its records; none where there are none.
-    prompts : function of a model and a file
-        Example id -> prompt, of the examples that have records. An item is a prompt with all its answers.
+    read : callable
+        (model, file) -> the records, or an empty sequence.
+    prompts : callable
+        (model, file) -> example id -> prompt, for examples with records. An item is a prompt with all its answers.
     """
 
     def items(file: str) -> Callable[[str], Items]:
         def of_model(model: str) -> Items:
-            found: dict[str, tuple[float, float]] = {}
+            by_prompt: dict[str, tuple[float, float]] = {}
             rows = [row for row in read(model, file) if row.nats is not None]
             of_example = prompts(model, file) if rows else {}
             for row in rows:
-                nats, tokens = found.get(of_example[row.id], (0.0, 0.0))
-                found[of_example[row.id]] = (nats + (row.nats or 0.0), tokens + row.tokens)
-            return found
+                nats, tokens = by_prompt.get(of_example[row.id], (0.0, 0.0))
+                by_prompt[of_example[row.id]] = (nats + (row.nats or 0.0), tokens + row.tokens)
+            return by_prompt
 
         return of_model
 
-    every = [Of("loss", file, items(file)) for file in files]
-    return every + [Of("gap", one.of, one.items, less=every[0]) for one in every[1:]]
+    of_files = [Of("loss", file, items(file)) for file in files]
+    return of_files + [Of("gap", loss.of, loss.items, less=of_files[0]) for loss in of_files[1:]]
 
 
 def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answer]]) -> list[Of]:
-    """What the answers are like, and where prompts can be checked, how many are followed, by type where these are few.
+    """Return the measures of the answers: length, repetition and, for prompts with constraints, instructions followed.
+
+    Instructions followed are also measured by type of prompt if there are at most `_MOST_TYPES` types.
 
     Parameters
     ----------
-    read : function of a model
-        Its answers.
+    read : callable
+        model -> its answers.
     """
     types = {prompt.id: prompt.type for prompt in prompts if prompt.constraints}
-    kinds = sorted(set(types.values()))
+    all_types = sorted(set(types.values()))
 
-    own = cache(read)
-    checked = cache(lambda model: check_answers(prompts, own(model)))
+    answers_of = cache(read)
+    checked = cache(lambda model: check_answers(prompts, answers_of(model)))
 
-    def followed(kind: str) -> Callable[[str], Items]:
+    def followed(of_type: str) -> Callable[[str], Items]:
         def items(model: str) -> Items:
-            rows = checked(model)
-            return {row.id: row.terms("prompt_level_strict_acc") for row in rows if not kind or types[row.id] == kind}
+            rows = [row for row in checked(model) if not of_type or types[row.id] == of_type]
+            return {row.id: row.terms("prompt_level_strict_acc") for row in rows}
 
         return items
 
     def each(value: Callable[[Answer], float | None]) -> Callable[[str], Items]:
         def items(model: str) -> Items:
-            found = {answer.id: value(answer) for answer in own(model)}
-            return {item: (number, 1.0) for item, number in found.items() if number is not None}
+            values = {answer.id: value(answer) for answer in answers_of(model)}
+            return {item: (x, 1.0) for item, x in values.items() if x is not None}
 
         return items
 
-    told = kinds if 1 < len(kinds) <= _MOST_TYPES else []
+    separate = all_types if 1 < len(all_types) <= _MOST_TYPES else []
     return [
-        *([Of("follows", kind, followed(kind)) for kind in ["", *told]] if types else []),
+        *([Of("follows", of_type, followed(of_type)) for of_type in ["", *separate]] if types else []),
         Of("characters", "", each(lambda answer: len(answer.text))),
         Of("truncated", "", each(lambda answer: answer.truncated)),
         Of("seq_rep_4", "", each(lambda answer: repeated_share(tokens(answer.text)))),
@@ -192,33 +197,34 @@ def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answe
 
 
 def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]) -> dict[str, Any]:
-    """What evaluation.json says of a sweep.
+    """Return the part "arms" of evaluation.json.
 
     Returns
     -------
     dict
-        - "by": the options that arms differ in; "arms": each with its "options", "name", "models" and "reference", the
-          place of the arm that it is compared with.
-        - "measures": each with its "measure", what it is "of", of a gap what it is "less", and "arms", an entry an arm:
-          "value" (a Measure, `n` counts items), "runs" (the value of each run), "against" (a Measure: the difference to
-          the reference).
+        - "by": the options that define the arms.
+        - "arms": for each arm its "options", "name", "models" and "reference", the index of the arm that it is
+          compared with.
+        - "measures": for each measure "measure", "of", for a gap "less", and "arms", with an entry per arm: "value" (a
+          Measure, `n` counts items), "runs" (the value of each run), and "against" (a Measure: the difference to the
+          reference).
     """
     references = [reference_of(arms, arm) for arm in arms]
     rows = []
-    for one in measures:
-        found = {arm: _pooled(one, arm) for arm in arms}
+    for row in measures:
+        values = {arm: _pooled(row, arm) for arm in arms}
         entries = []
         for arm, reference in zip(arms, references, strict=True):
-            against = found[arm].minus(found[reference]) if reference else None
+            against = values[arm].minus(values[reference]) if reference else None
             entries.append(
                 {
-                    "value": found[arm].measure().to_dict(),
-                    "runs": found[arm].of_runs,
+                    "value": values[arm].measure().to_dict(),
+                    "runs": values[arm].of_runs,
                     "against": against.measure().to_dict() if against else None,
                 }
             )
-        less = {"less": _shown(one.less.of)} if one.less else {}
-        rows.append({"measure": one.measure, "of": _shown(one.of), **less, "arms": entries})
+        less = {"less": _shown(row.less.of)} if row.less else {}
+        rows.append({"measure": row.measure, "of": _shown(row.of), **less, "arms": entries})
     return {
         "by": options.group_by,
         "arms": [
@@ -234,6 +240,6 @@ def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]
     }
 
 
-def _pooled(one: Of, arm: Setting) -> Pooled:
-    found = pooled([one.items(model) for model in arm.models], one.bounds, sampled=bool(arm.options))
-    return found.minus(_pooled(one.less, arm)) if one.less else found
+def _pooled(measure: Of, arm: Setting) -> Pooled:
+    value = pooled([measure.items(model) for model in arm.models], measure.bounds, sampled=bool(arm.options))
+    return value.minus(_pooled(measure.less, arm)) if measure.less else value

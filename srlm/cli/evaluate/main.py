@@ -58,12 +58,12 @@ def run(options: Evaluate) -> dict[str, Any]:
     """Compute what is missing, write evaluation.json and print it. Raises SrlmError for what a user can fix."""
     from srlm.pipeline.worker import run_worker
 
-    options.models = expand(options.models)  # once, for the workers too: a sweep that goes on makes more of them
+    options.models = expand(options.models)  # once, for the workers as well: a running sweep creates more models
     workspace = Workspace.of(options)
     plan = Plan(workspace, options)
     with workspace.lock():
         say(f"evaluate: {workspace.root}")
-        report_differences(plan.stages())  # before anything is touched
+        report_differences(plan.stages())  # before anything is changed
         workspace.save_config(options)
         if plan.answers:
             read_asked(plan.prompts, options)
@@ -74,15 +74,15 @@ def run(options: Evaluate) -> dict[str, Any]:
             for n, tasks in enumerate(plan.benchmarks.values())
             if not all(stage.complete() for stage in tasks.values())
         ]
-        for number in _told([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: a wrong name ends it now
-            run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, number, name="benchmarks")
+        for index in _logged([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: wrong names fail early
+            run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, index, name="benchmarks")
         for stage in plan.examples.values():
             read_examples(plan, stage)
-        for number in _told([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
-            run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, number, name="loss")
-        speaking = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
-        for number in _told([(n, model, " and ".join(_what(plan, model))) for n, model in speaking]):
-            run_worker("srlm.cli.evaluate.workers:worker", workspace, number, name="evaluate")
+        for index in _logged([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
+            run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, index, name="loss")
+        generating = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
+        for index in _logged([(n, model, " and ".join(_tasks(plan, model))) for n, model in generating]):
+            run_worker("srlm.cli.evaluate.workers:worker", workspace, index, name="evaluate")
         cards = cards_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
         show(cards, screen())
@@ -99,14 +99,14 @@ def run(options: Evaluate) -> dict[str, Any]:
     return cards
 
 
-def _told(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
-    """The numbers of the models that have something left to do, each told with how far this is and the time left."""
+def _logged(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
+    """Yield the index of each (index, model, task), after logging the task with the progress and the remaining time."""
     start = time.monotonic()
-    for place, (number, model, what) in enumerate(work):
-        left = (time.monotonic() - start) / place * (len(work) - place) if place else 0.0
-        far = f" ({place + 1} of {len(work)}{f', about {left / 60:.0f} min left' if left >= 60 else ''})"
-        say(f"{label(model)}: {what}{far if len(work) > 1 else ''}")
-        yield number
+    for done, (index, model, task) in enumerate(work):
+        left = (time.monotonic() - start) / done * (len(work) - done) if done else 0.0
+        progress = f" ({done + 1} of {len(work)}{f', about {left / 60:.0f} min left' if left >= 60 else ''})"
+        say(f"{label(model)}: {task}{progress if len(work) > 1 else ''}")
+        yield index
 
 
 def _measured(plan: Plan, model: str) -> bool:
@@ -134,9 +134,9 @@ def _side_by_side(plan: Plan, card: dict[str, Any]) -> Path:
     return page
 
 
-def _what(plan: Plan, speaker: str) -> list[str]:
-    judges = speaker == plan.judge and plan.matches
-    return (["answers"] if speaker in plan.answers else []) + (["judges the head to heads"] if judges else [])
+def _tasks(plan: Plan, generator: str) -> list[str]:
+    judges = generator == plan.judge and plan.matches
+    return (["answers"] if generator in plan.answers else []) + (["judges the head to heads"] if judges else [])
 
 
 if __name__ == "__main__":

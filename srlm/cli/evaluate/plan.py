@@ -1,4 +1,4 @@
-"""What a command's options ask for: its models, its judge, every stage; and what is read before an engine starts."""
+"""Plan of an evaluation: models, judge and stages, and the data that are read before an engine starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUITE = ("answers", "head_to_head", "loss", "benchmarks")
 
 
 def _place(model: str, file: str) -> str | None:
-    """The file that is read; None where a model has no run, and so no examples of its own."""
+    """Return the path of a file of examples; None for "train" if the model has no run."""
     if file != OWN:
         return file
     run = run_of(model)
@@ -37,19 +37,19 @@ def _place(model: str, file: str) -> str | None:
 
 
 def prompts_stage(workspace: Workspace, options: Evaluate) -> Stage:
-    """The prompts of `data`, as they are asked."""
-    made_with = options_of(options, "dataset", "split", "limit", "seed", "data.builtin_languages")
+    """Return the stage that reads the prompts of `dataset`."""
+    dependencies = options_of(options, "dataset", "split", "limit", "seed", "data.builtin_languages")
     folder, inputs = workspace.root / "data", partial(files_by_name, [options.dataset])
-    return Stage(workspace, folder, "prompts", ["prompts.jsonl"], made_with, inputs, config=options)
+    return Stage(workspace, folder, "prompts", ["prompts.jsonl"], dependencies, inputs, config=options)
 
 
 def model_inputs(options: Config, name: str) -> dict[str, str]:
-    """Return what a named model's text depends on: its contents, and the text of the chat template."""
+    """Return the fingerprints of a named model and of its chat template."""
     return {} if name == "endpoint" else identity(name, options=options.model) | chat_template(options)
 
 
-def who(options: Config, name: str) -> dict[str, Any]:
-    """Return the options that a named model's text depends on, its name and the seed among them."""
+def model_dependencies(options: Config, name: str) -> dict[str, Any]:
+    """Return the options that a named model's texts depend on, including its name and the seed."""
     return (
         {"model": name}
         | generation_options(options, by_name(name))
@@ -59,7 +59,7 @@ def who(options: Config, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Match:
-    """Two models, by name; the first is the one that the alphabet puts first, in whatever order they were given."""
+    """Two models, in alphabetical order, and the stage of their comparisons."""
 
     first: str
     second: str
@@ -67,12 +67,12 @@ class Match:
 
 
 class Plan:
-    """What a command's options ask for: its models, its judge, and every stage.
+    """Models, judge and stages of an evaluation.
 
     Raises
     ------
     ConfigError
-        If the options cannot work together.
+        If the options are not compatible.
     """
 
     def __init__(self, workspace: Workspace, options: Evaluate):
@@ -85,38 +85,38 @@ class Plan:
         answered = "answers" in self.suite or "head_to_head" in self.suite
         self.answers = {model: self._answers(model) for model in self.models} if answered else {}
         pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
-        self.matches = [Match(one, other, self._match(one, other)) for one, other in pairs]
-        # The judge comes last, when there are answers to compare, and answers itself where it is one of the models.
+        self.matches = [Match(first, second, self._match(first, second)) for first, second in pairs]
+        # The judge is last, because it needs the answers; it also answers if it is one of the models.
         others = [model for model in self.answers if model != self.judge]
         self.generators = [*others, self.judge] if self.matches or self.judge in self.answers else others
         asked = self.options.examples if "loss" in self.suite else []
-        # What is read for each model and file of `examples`: the file itself, or the own examples of the model's run.
+        # Path of each model and file of `examples`: the file, or the training examples of the model's run.
         self.read = {model: {file: path for file in asked if (path := _place(model, file))} for model in self.models}
         self.examples = {path: self._examples(path) for files in self.read.values() for path in files.values()}
         self.losses = {model: {file: self._loss(model, file) for file in self.read[model]} for model in self.models}
         if asked and not all(self.losses.values()):
             raise errors.ConfigError(
-                "examples=[train] needs models of runs: runs/NAME/iteration_1/model. Name a file, too."
+                "examples=[train] needs models of runs, such as runs/NAME/iteration_1/model. Add a file to examples."
             )
         self.arms = settings(self.models, options.group_by) if options.group_by else []
         self.benchmarks = self._benchmarks() if "benchmarks" in self.suite else {}
 
     def stages(self) -> list[Stage]:
-        """All of them, those that others are made from first."""
-        found = [*([self.prompts] if self.answers else []), *self.examples.values(), *self.answers.values()]
-        found += [match.comparisons for match in self.matches]
-        for several in (self.losses, self.benchmarks):
-            found += [stage for of_model in several.values() for stage in of_model.values()]
-        return found
+        """Return all stages, each after the stages that it depends on."""
+        stages = [*([self.prompts] if self.answers else []), *self.examples.values(), *self.answers.values()]
+        stages += [match.comparisons for match in self.matches]
+        for by_model in (self.losses, self.benchmarks):
+            stages += [stage for of_model in by_model.values() for stage in of_model.values()]
+        return stages
 
     def examples_of(self, model: str, file: str) -> Stage:
-        """Where a model's examples of one file lie, as they are asked."""
+        """Return the stage that reads a model's examples of one file."""
         return self.examples[self.read[model][file]]
 
     def is_done(self, generator: str) -> bool:
-        """Whether all that this model has to say is there."""
-        own = self.answers.get(generator)
-        if own and not own.complete():
+        """Return whether a model has generated all its answers and comparisons."""
+        answers = self.answers.get(generator)
+        if answers and not answers.complete():
             return False
         return generator != self.judge or all(
             all(self.answers[side].complete() for side in (match.first, match.second)) and match.comparisons.complete()
@@ -126,18 +126,18 @@ class Plan:
     def _check(self) -> None:
         options = self.options
         if unknown := sorted(set(self.suite) - set(SUITE)):
-            raise errors.ConfigError(f"suite names {unknown[0]!r}; it may name {', '.join(SUITE)}.")
+            raise errors.ConfigError(f"suite contains {unknown[0]!r}. Use only {', '.join(SUITE)}.")
         if not self.suite:
-            raise errors.ConfigError(f"suite=[] asks for nothing. Name some of {', '.join(SUITE)}.")
+            raise errors.ConfigError(f"suite=[] is empty. Use some of {', '.join(SUITE)}.")
         if len(set(self.models)) < len(self.models):
-            raise errors.ConfigError(f"models=[{','.join(self.models)}] names a model twice. Name each once.")
+            raise errors.ConfigError(f"models=[{','.join(self.models)}] contains a model twice. Use each model once.")
         if self.judge in ("sft", "base") and "head_to_head" in self.suite:
             raise errors.ConfigError(
-                f"evaluation.judge={self.judge} is for runs, which have an M0 and an M1. Name a model, or first (the "
-                "first of the models), or endpoint."
+                f"evaluation.judge={self.judge} is for runs, which have an M0 and an M1. Use a model's name, first "
+                "(the first of the models), or endpoint."
             )
         if self.suite == ["head_to_head"] and len(self.models) < 2:
-            raise errors.ConfigError("suite=[head_to_head] needs two models or more: models=[a,b].")
+            raise errors.ConfigError("suite=[head_to_head] needs at least two models: models=[a,b].")
         asked = [*self.models, *([self.judge] if "head_to_head" in self.suite else [])]
         if "endpoint" in asked and not (options.endpoint.base_url and options.endpoint.model):
             raise errors.ConfigError("endpoint as a model or judge needs endpoint.base_url and endpoint.model.")
@@ -149,25 +149,27 @@ class Plan:
                 "suite=[loss] needs prompts with answers: examples=[runs/default/data/ift.jsonl,others.jsonl]."
             )
         if len(set(options.examples)) < len(options.examples):
-            raise errors.ConfigError(f"examples=[{','.join(options.examples)}] names a file twice. Name each once.")
+            raise errors.ConfigError(f"examples=[{','.join(options.examples)}] contains a file twice. Use it once.")
         if "loss" in self.suite and "endpoint" in self.models:
-            raise errors.ConfigError("models=[endpoint] has no loss: it needs a model that runs here.")
+            raise errors.ConfigError("suite=[loss] needs local models and cannot be used with models=[endpoint].")
         if "benchmarks" not in self.suite:
             return
         if not options.benchmarks:
             raise errors.ConfigError(
-                "suite=[benchmarks] needs their names: benchmarks=[arc_easy,hellaswag,gsm8k,mmlu,ifeval], or others of "
-                "lm-evaluation-harness (lm-eval ls tasks)."
+                "suite=[benchmarks] needs the names of benchmarks, such as benchmarks=[arc_easy,hellaswag,gsm8k,mmlu,"
+                "ifeval]. To list those of lm-evaluation-harness: lm-eval ls tasks."
             )
         if "endpoint" in self.models:
-            raise errors.ConfigError("models=[endpoint] does no benchmarks: they need a model that runs here.")
+            raise errors.ConfigError("suite=[benchmarks] needs local models and cannot be used with models=[endpoint].")
 
     def _answers(self, model: str) -> Stage:
         def inputs() -> dict[str, str]:
             return model_inputs(self.options, model) | outputs_of(self.prompts)
 
         names = ("temperature", "top_p", "max_new_tokens")
-        options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | who(self.options, model)
+        options = options_of(self.options, *(f"evaluation.{name}" for name in names)) | model_dependencies(
+            self.options, model
+        )
         libraries = engine_libraries(self.options, by_name(model))
         return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
 
@@ -190,13 +192,13 @@ class Plan:
             return model_inputs(self.options, self.judge) | outputs_of(self.answers[first], self.answers[second])
 
         template = load_template(self.options.evaluation.judge_template, "evaluation.judge_template")
-        options = who(self.options, self.judge) | {"evaluation.judge_template": template.digest}
+        options = model_dependencies(self.options, self.judge) | {"evaluation.judge_template": template.digest}
         options |= {"evaluation.judge": self.judge}
         name, libraries = f"{slug(first)}--{slug(second)}", engine_libraries(self.options, by_name(self.judge))
         return self._stage("head_to_head", name, [f"{name}.jsonl"], options, inputs, libraries)
 
     def _benchmarks(self) -> dict[str, dict[str, Stage]]:
-        """By model and benchmark."""
+        """Return model -> benchmark -> stage."""
         return {
             model: {name: self._benchmark(model, name) for name in self.options.benchmarks} for model in self.models
         }
@@ -206,12 +208,12 @@ class Plan:
 
         def inputs() -> dict[str, str]:
             files, folder = own_files(name, self.options.include_path), Path(self.options.include_path).expanduser()
-            own = {"include_path": hash_of_files(folder, files)} if files else {}
-            return model_inputs(self.options, model) | own
+            tasks = {"include_path": hash_of_files(folder, files)} if files else {}
+            return model_inputs(self.options, model) | tasks
 
-        # The harness cuts what is longer than the context.
+        # The harness truncates requests that are longer than the context.
         names = ("benchmark_limit", "benchmark_shots", "evaluation.bootstrap", "engine.max_model_len")
-        options = options_of(self.options, *names) | who(self.options, model)
+        options = options_of(self.options, *names) | model_dependencies(self.options, model)
         options |= {"lm_eval": version(), "backend": backend(self.options), "benchmark": name}
         outputs = [f"{slug(name)}.json", f"{slug(name)}.answers.jsonl"]
         libraries = VLLM if options["backend"] == "vllm" else TRANSFORMERS
@@ -226,12 +228,12 @@ class Plan:
         inputs: Callable[[], Mapping[str, str]],
         libraries: Sequence[str] = (),
     ) -> Stage:
-        place = self.workspace.root / folder
-        return Stage(self.workspace, place, name, outputs, options, inputs, libraries, self.options)
+        path = self.workspace.root / folder
+        return Stage(self.workspace, path, name, outputs, options, inputs, libraries, self.options)
 
 
 def read_asked(stage: Stage, options: Evaluate) -> None:
-    """Lay down the prompts of `data`, where they are not there yet."""
+    """Read the prompts of `dataset` and store them, if the stage is not complete."""
     from srlm.data.readers import read_prompts
 
     if stage.complete():
@@ -246,6 +248,7 @@ def read_asked(stage: Stage, options: Evaluate) -> None:
 
 
 def read_examples(plan: Plan, stage: Stage) -> None:
+    """Read the examples of a stage and store them, if it is not complete."""
     from srlm.data.readers import read_ift
 
     options, name = plan.options, stage.options["examples"]
@@ -254,8 +257,8 @@ def read_examples(plan: Plan, stage: Stage) -> None:
     languages = options.data.builtin_languages if name == "builtin" else []
     source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
     examples = read_ift(source, options.seed)
-    own = Path(name).parts[-2:] == ("data", IFT.file) and len(Path(name).parts) > 2
-    say(f"  {Path(name).parts[-3] + ', own' if own else name}: {len(examples)} examples")
+    of_run = Path(name).parts[-2:] == ("data", IFT.file) and len(Path(name).parts) > 2
+    say(f"  {Path(name).parts[-3] + ', training examples' if of_run else name}: {len(examples)} examples")
     stage.begin(in_pieces=False)
     write_atomic(stage.outputs[0], "".join(serialization.to_json(example) + "\n" for example in examples))
     stage.done({}, {"examples": len(examples)})

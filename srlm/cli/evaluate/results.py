@@ -1,4 +1,4 @@
-"""What was measured, from the records: evaluation.json."""
+"""Computation of evaluation.json from the records of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srlm.types import Answer, AnswerLoss, Comparison, SeedExample
 
 
 def cards_of(plan: Plan) -> dict[str, Any]:
-    """What evaluation.json holds; differences are to the first model, on the same prompts or documents."""
+    """Return the content of evaluation.json; differences are to the first model, on the same prompts or documents."""
     cards: dict[str, Any] = {"models": plan.models, "suite": plan.suite}
     if "answers" in plan.suite:
         cards["answers"] = _answers_card(plan)
@@ -29,7 +29,7 @@ def cards_of(plan: Plan) -> dict[str, Any]:
 
 
 def _measures(plan: Plan) -> list[Of]:
-    """What arms are measured by."""
+    """Return the measures of arms."""
 
     def losses_of(model: str, file: str) -> list[AnswerLoss]:
         stage = plan.losses[model].get(file)
@@ -38,14 +38,14 @@ def _measures(plan: Plan) -> list[Of]:
     def answers_of(model: str) -> list[Answer]:
         return read_records(plan.answers[model].outputs[0], Answer)
 
-    found = losses(plan.options.examples, losses_of, partial(_prompts_of, plan)) if "loss" in plan.suite else []
+    measures = losses(plan.options.examples, losses_of, partial(_prompts_of, plan)) if "loss" in plan.suite else []
     if "answers" in plan.suite:
-        found += answers(read_records(plan.prompts.outputs[0], SeedExample), answers_of)
-    return found
+        measures += answers(read_records(plan.prompts.outputs[0], SeedExample), answers_of)
+    return measures
 
 
 def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
-    """Example id -> prompt, of the examples that a model's loss was measured on."""
+    """Return example id -> prompt, for the examples that a model's loss was measured on."""
     return {row.id: row.prompt for row in read_records(plan.examples_of(model, file).outputs[0], SeedExample)}
 
 

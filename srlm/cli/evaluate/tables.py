@@ -114,10 +114,10 @@ def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, li
     rows = card["rows"]
 
     def of_all(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
-        known = [key for key in keys if _name(key) in rows[0]["measures"]]
+        present = [key for key in keys if _name(key) in rows[0]["measures"]]
         return [
             (metric(key).heading, [cell(row["measures"][_name(key)], metric(key).scale) for row in rows])
-            for key in known
+            for key in present
         ]
 
     sections = [("", of_all(_ANSWERS))]
@@ -136,17 +136,17 @@ def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, li
 def types_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """Return the facts of the answers by type of prompt, as `answers_sections` returns them."""
     sections = []
-    for kind in dict.fromkeys(kind for row in card["rows"] for kind in row["types"]):
-        parts = [row["types"].get(kind, {}) for row in card["rows"]]
+    for prompt_type in dict.fromkeys(prompt_type for row in card["rows"] for prompt_type in row["types"]):
+        parts = [row["types"].get(prompt_type, {}) for row in card["rows"]]
         names = dict.fromkeys(name for part in parts for name in part)
         n = max(part["truncated"]["n"] for part in parts if part)
         rows = [(metric(name).heading, [cell(part.get(name), metric(name).scale) for part in parts]) for name in names]
-        sections.append((f"{kind.replace('_', ' ')} ({n} prompt{'s' * (n != 1)})", _defined(rows)))
+        sections.append((f"{prompt_type.replace('_', ' ')} ({n} prompt{'s' * (n != 1)})", _defined(rows)))
     return sections
 
 
 def _defined(rows: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
-    return [(told, cells) for told, cells in rows if not set(cells) <= {"", "-"}]
+    return [(heading, cells) for heading, cells in rows if not set(cells) <= {"", "-"}]
 
 
 def _answers_table(card: dict[str, Any]) -> Table:
@@ -156,15 +156,15 @@ def _answers_table(card: dict[str, Any]) -> Table:
         if title:
             table.add_section()
             table.add_row(title)
-        for told, cells in rows:
-            table.add_row(f"  {told}" if title else told, *cells)
+        for heading, cells in rows:
+            table.add_row(f"  {heading}" if title else heading, *cells)
     return table
 
 
 def show_answers(
     models: Mapping[str, Mapping[str, Answer]], prompts: Sequence[SeedExample], count: int, console: Console
 ) -> None:
-    """Print `count` prompts with every model's answer, first those of which the models follow different instructions.
+    """Print `count` prompts with every model's answer; prompts with different instructions followed come first.
 
     Parameters
     ----------
@@ -243,12 +243,12 @@ def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     for file in files:
         found = {row["model"]: row for row in rows if row["examples"] == file}
         of_models = [found.get(model, {}) for model in models]
-        known = list(found.values())
-        count = f"{known[0]['n']} answers" if len({row["n"] for row in known}) == 1 else "answers"
-        missing = f", {known[0]['missing']} too long" if known[0]["missing"] else ""
+        measured = list(found.values())
+        count = f"{measured[0]['n']} answers" if len({row["n"] for row in measured}) == 1 else "answers"
+        missing = f", {measured[0]['missing']} too long" if measured[0]["missing"] else ""
         table.add_row(_short(file))
         table.add_row(f"  {count}{missing}", *(cell(row.get("loss"), 1) for row in of_models))
-        if any("against_first" in row for row in known):
+        if any("against_first" in row for row in measured):
             table.add_row(f"  minus {_short(models[0])}", "", *_signed(of_models[1:], "against_first"))
         if file != files[0]:
             table.add_row(f"  minus {_short(files[0])}", *_signed(of_models, "gap"))
@@ -261,13 +261,13 @@ def _signed(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
 
 
 def _short(name: str, length: int = 24) -> str:
-    """A label that leaves room for figures beside it."""
+    """Return a label of limited length, for the first column of a table."""
     shown = label(name)
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
-    """A group's figures stand for its tasks'; a group without any, or a tag, is shown task by task."""
+    """Return the table of benchmarks; a group has one row, but a group without values, or a tag, a row per task."""
     table = _table(f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)", [*map(label, models)])
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         of_models = [row for row in rows if row["benchmark"] == name]

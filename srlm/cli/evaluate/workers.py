@@ -1,4 +1,4 @@
-"""What runs in a process of its own (srlm/pipeline/worker.py), one for each model."""
+"""Worker processes of an evaluation (srlm/pipeline/worker.py), one for each model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from srlm.types import Answer, Comparison, SeedExample
 
 
 def worker(workspace: Workspace, number: int) -> None:
-    """All that one of the speakers has to say: its answers, and as the judge its verdicts."""
-    asyncio.run(_speak(Plan(workspace, workspace.config_as(Evaluate)), number))
+    """Generate the answers of one of the generators and, if it is the judge, its comparisons."""
+    asyncio.run(_generate(Plan(workspace, workspace.config_as(Evaluate)), number))
 
 
-async def _speak(plan: Plan, number: int) -> None:
+async def _generate(plan: Plan, number: int) -> None:
     from srlm.engines.base import gather_or_cancel, open_named
     from srlm.evaluation.answers import answer_prompts
     from srlm.evaluation.matches import matches, play
@@ -44,7 +44,7 @@ async def _speak(plan: Plan, number: int) -> None:
             def done() -> int:
                 return sum(len(store.records) for store in stores)
 
-            def tell() -> None:
+            def on_progress() -> None:
                 bars.update("head to heads", done=done())
 
             for match in unplayed:
@@ -52,7 +52,7 @@ async def _speak(plan: Plan, number: int) -> None:
             total = sum(matches(texts[match.first], texts[match.second]) for match in unplayed)
             bars.add("head to heads", total, done())
             await gather_or_cancel(
-                play(engine, options, texts[match.first], texts[match.second], store, tell)
+                play(engine, options, texts[match.first], texts[match.second], store, on_progress)
                 for match, store in zip(unplayed, stores, strict=True)
             )
             for match, store in zip(unplayed, stores, strict=True):
@@ -63,7 +63,7 @@ async def _speak(plan: Plan, number: int) -> None:
 
 
 def loss_worker(workspace: Workspace, number: int) -> None:
-    """The loss of one of the models, on all examples."""
+    """Compute the loss of one of the models on all examples."""
     asyncio.run(_losses(Plan(workspace, workspace.config_as(Evaluate)), number))
 
 
@@ -80,12 +80,12 @@ async def _losses(plan: Plan, number: int) -> None:
                     await answer_losses(rater, examples, stage, bars, f"loss on {label(file)}")
 
 
-def _tell(bars: Bars, name: str, done: int, wanted: int) -> None:
-    bars.update(name, done=done, total=wanted)
+def _update(bars: Bars, name: str, done: int, total: int) -> None:
+    bars.update(name, done=done, total=total)
 
 
 def benchmarks_worker(workspace: Workspace, number: int) -> None:
-    """The benchmarks of one of the models."""
+    """Run the benchmarks of one of the models."""
     from srlm.evaluation.lm_eval import Response, keep_answers, load_tasks, open_model, run_benchmark
 
     plan = Plan(workspace, workspace.config_as(Evaluate))
@@ -98,7 +98,7 @@ def benchmarks_worker(workspace: Workspace, number: int) -> None:
             file, answers = stage.outputs
             store = RecordFile(answers, Response)
             bars.add(name, None)
-            with keep_answers(lm, store, partial(_tell, bars, name)):
+            with keep_answers(lm, store, partial(_update, bars, name)):
                 result = run_benchmark(plan.options, lm, chat, loaded[name])
             store.finish()
             write_atomic(file, json.dumps(result, ensure_ascii=False))

@@ -1,7 +1,7 @@
-"""Examples as runs of tokens that are learnt, learnt in part, boilerplate, or masked.
+"""Examples as runs of tokens: trained, weighted, shared text, or masked.
 
-What is shown is assembled by the functions that a run uses (`srlm.data.prepare.read_seeds`,
-`srlm.judges.eft.examples_of_run`, the training method `SFT`), so that it is what the trainer gets.
+The examples are built with the functions of a run (`srlm.data.prepare.read_seeds`, `srlm.judges.eft.examples_of_run`,
+the training method `SFT`), so they are those that the trainer gets.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`srlm show-masking [model=NAME] [data=FILE] [count=N] [sft.train_on=...]`: what SFT learns of an example.
+"""`srlm show-masking [model=NAME] [dataset=FILE] [count=N] [sft.train_on=...]`: show the tokens that SFT trains on.
 
-Shows the first examples of each kind, IFT and EFT, token by token: learnt, learnt in part, boilerplate, masked; on the
-terminal, and as a page, runs_dir/name/masking.html. The examples are those of a run with the same options, or
-`data=FILE` gives another source for both kinds. Nothing is trained, and no run is needed.
+The first IFT and EFT examples are shown token by token (trained, weighted, shared text, masked), on the terminal and as
+a page, runs_dir/name/masking.html. The examples are those of a run with the same options; `dataset=FILE` is another
+source for both. Nothing is trained, and no run is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(options: DictConfig) -> None:
 
 
 def run(options: ShowMasking) -> Path:
-    """Print the examples and write the page; returns its path. Raises SrlmError for what a user can mend."""
+    """Print the examples, write the page and return its path. Raises SrlmError for errors that a user can fix."""
     if options.count < 1:
         raise ConfigError(f"count={options.count!r} cannot work: it must be 1 or more.")
     show_notes()
@@ -48,14 +48,14 @@ def run(options: ShowMasking) -> Path:
         for number, example in enumerate(of_kind[: options.count])
     ]
     totals = [share(kind.upper(), of_kind) for kind, of_kind in found.items()]
-    title = f"What SFT learns: sft.train_on={options.sft.train_on.name}, {label(options.model.name)}"
+    title = f"Tokens that SFT trains on: sft.train_on={options.sft.train_on.name}, {label(options.model.name)}"
     weight = options.sft.prompt_weight if options.sft.train_on is TrainOn.weighted else 0.0
     show(examples, totals, title, weight, screen())
     if options.sft.packing:
         rows, count = data.counts["rows"], data.counts["examples"]
         say(f"  sft.packing: {count} examples in {rows} rows of at most {options.sft.max_length} tokens")
     sources = dict.fromkeys((options.data.ift.path, options.data.eft.path))
-    told = {
+    facts = {
         "model.name": label(options.model.name),
         "data": label(options.dataset) if options.dataset else ", ".join(map(label, sources)),
         "data.ift_answers": options.data.ift_answers.name,
@@ -67,7 +67,7 @@ def run(options: ShowMasking) -> Path:
         "sft.packing": options.sft.packing,
     }
     path = Workspace.of(options).root / "masking.html"
-    write_atomic(path, render(examples, totals, title, weight, told))
+    write_atomic(path, render(examples, totals, title, weight, facts))
     say(f"\nPage  {path}")
     return path
 
