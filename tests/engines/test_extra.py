@@ -1,4 +1,4 @@
-"""Arguments that are passed on to vLLM, transformers and TRL: names, refusals, and that they arrive."""
+"""Further arguments for vLLM, transformers and TRL: known names arrive, and unknown ones are refused."""
 
 from __future__ import annotations
 

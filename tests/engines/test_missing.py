@@ -1,4 +1,4 @@
-"""srlm.engines.missing: what has no answer, by kind and by name, in a manifest's counts and in words."""
+"""srlm.engines.missing: counts and descriptions of requests without an answer."""
 
 from __future__ import annotations
 

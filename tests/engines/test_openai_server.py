@@ -1,4 +1,4 @@
-"""srlm.engines.openai_server and .paid, against a small HTTP server of our own: what is sent, read, kept and paid."""
+"""srlm.engines.openai_server and .cost, against a local HTTP server: requests, parsing, cache and expenses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engines.local_server import KEY, asked, completion, hello
 from tests.helpers import user
 
 
-def test_a_request_is_answered_once_and_kept(serve, tmp_path):
+def test_a_repeated_request_is_answered_from_the_cache(serve, tmp_path):
     server = serve(lambda body: completion(f"seed {body['seed']}", n=body["n"]))
     ([first], _), ([again], engine) = (asked(server, tmp_path, hello(1, n=2)) for _ in range(2))
     assert [c.text for c in first] == [c.text for c in again] == ["seed 1"] * 2
@@ -61,10 +61,10 @@ def test_a_spent_budget_stops_before_the_next_request(serve, tmp_path):
     with pytest.raises(EngineError, match=r"has spent 2\.0000 on m, and endpoint\.budget=1\.5"):
         asked(server, tmp_path, hello(3), **options)
     assert len(server.requests) == 2
-    asked(server, tmp_path, hello(1), **options)  # what is kept costs nothing
+    asked(server, tmp_path, hello(1), **options)  # cached answers cost nothing
 
 
-def test_a_torn_ledger_line_is_passed_over(serve, tmp_path):
+def test_a_torn_ledger_line_is_ignored(serve, tmp_path):
     (tmp_path / "ledger.jsonl").write_text('{"cost": 0.5}\n{"cost": 0.')
     _, engine = asked(serve(lambda body: completion("hi")), tmp_path, hello())
     assert engine.ledger.before == 0.5
@@ -76,7 +76,7 @@ def test_a_damaged_cache_is_named(tmp_path):
         AnswerCache(tmp_path / "cache.sqlite3")
 
 
-def test_a_busy_server_is_asked_again(serve, tmp_path):
+def test_a_request_to_a_busy_server_is_retried(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     server.broken = 2
     ([[answer]], _) = asked(server, tmp_path, hello())
@@ -89,11 +89,11 @@ def test_a_busy_server_is_asked_again(serve, tmp_path):
     assert all(headers["authorization"] == f"Bearer {KEY}" for headers in server.headers)
 
 
-def test_requests_keep_their_distance(serve, tmp_path):
+def test_requests_per_minute_limits_the_pace(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     asked(server, tmp_path, *(hello(seed) for seed in range(5)), requests_per_minute=600)
     assert len(server.times) == 5
-    assert max(server.times) - min(server.times) >= 4 * 0.1 - 0.05  # that they wait, not that they are quick
+    assert max(server.times) - min(server.times) >= 4 * 0.1 - 0.05  # a busy machine may be slower
 
 
 # Choices
@@ -121,7 +121,7 @@ def test_requests_keep_their_distance(serve, tmp_path):
         (["I", " see", " 3", " facts"], "Score:", None),
     ],
 )
-def test_where_a_reply_makes_its_choice(tokens, after, place):
+def test_choice_at_finds_the_score_of_a_reply(tokens, after, place):
     choices = tuple(f" {n}" for n in range(6))
     assert choice_at(tokens, Sampling(0, 1, 8, 0, choices=choices, find_choice=find_score), after) == place
 
@@ -140,7 +140,7 @@ def test_where_a_reply_makes_its_choice(tokens, after, place):
         (["neither"], None),
     ],
 )
-def test_where_a_reply_names_the_better_answer(tokens, place):
+def test_choice_at_finds_the_better_answer_of_a_reply(tokens, place):
     sampling = Sampling(0, 1, 8, 0, choices=(" A", " B"), find_choice=find_letter)
     assert choice_at(tokens, sampling, "The better answer is") == place
 
@@ -197,12 +197,12 @@ def test_a_reply_without_a_score_is_missing(serve, tmp_path):
     assert judgement.problem.startswith("no verdict")
 
 
-def test_a_server_without_probabilities_is_told_apart(serve, tmp_path):
+def test_a_server_without_probabilities_is_an_error_that_names_the_scorer(serve, tmp_path):
     with pytest.raises(EngineError, match=r"judge\.scorer=logprob, but the judge's engine returns no probabilities"):
         score(serve(lambda body: completion("Score: 4")), tmp_path)
 
 
-def test_a_weighted_score_goes_on_with_what_the_judge_wrote(serve, tmp_path):
+def test_a_weighted_score_continues_the_judges_own_text(serve, tmp_path):
     def reply(body):
         begun = body["messages"][-1]["role"] == "assistant"
         return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")

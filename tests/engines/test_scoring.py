@@ -1,4 +1,4 @@
-"""srlm.engines.scoring and .batches: log-probabilities against plain arithmetic, whatever the batch.
+"""srlm.engines.scoring and .batching: log-probabilities equal plain arithmetic, whatever the batch.
 
 Bad checkpoints.
 """
@@ -147,13 +147,13 @@ def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
 
 
 @pytest.mark.parametrize("kind", ["two labels", "a language model"])
-def test_what_is_no_reward_model_is_refused(tmp_path, policy, kind):
+def test_a_model_that_is_not_a_reward_model_is_an_error(tmp_path, policy, kind):
     folder = classifier(tmp_path / "rm", labels=2) if kind == "two labels" else policy
     with pytest.raises(ModelError, match=r"is not a reward model: .*iteration_1/reward_model"):
         RewardModel(ENGINE, folder, ModelConfig())
 
 
-def test_too_long_is_told(policy):
+def test_a_text_that_exceeds_the_context_is_an_error(policy):
     rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, ModelConfig())
     with pytest.raises(PromptTooLongError, match=r"do not fit into engine\.max_model_len=64"):
         rated(rater, [("q" * 80, "a")])
@@ -202,7 +202,7 @@ def test_an_error_reaches_those_of_its_batch_alone():
     assert found[2:] == [3, 4]
 
 
-def test_who_was_cancelled_is_not_worked_for():
+def test_cancelled_requests_are_not_processed():
     seen = []
 
     async def run():

@@ -1,4 +1,4 @@
-"""srlm.engines.server, .responses and .parameters: servers that misbehave, through the real client."""
+"""srlm.engines.server, .responses and .parameters: misbehaving servers, with the real client."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_response_that_comes_byte_by_byte_is_given_up_after_the_time_limit(ser
         asked(server, tmp_path, hello(seed=1), timeout_s=0.3, retries=0)
 
 
-def test_an_error_shows_what_came_back_without_the_key(serve, tmp_path):
+def test_an_error_shows_the_response_without_the_key(serve, tmp_path):
     server = serve(lambda body: Raw(200, f"<html>Hello {KEY}, {'long ' * 500}</html>".encode()))
     with pytest.raises(EngineError, match=r"Hello \*\*\*, long") as caught:
         asked(server, tmp_path, hello(), retries=0)
@@ -166,7 +166,7 @@ def test_a_single_comparison_without_a_usable_response_is_missing(serve, tmp_pat
         Raw(400, {"error": {"message": "filtered", "code": "content_filter"}}),
     ],
 )
-def test_what_a_content_filter_withholds_is_missing_at_once(serve, tmp_path, withheld):
+def test_a_text_withheld_by_a_content_filter_is_missing_without_a_retry(serve, tmp_path, withheld):
     server = serve(lambda body: withheld)
     [judged], _ = asked(server, tmp_path, of_judge("Nile"))
     assert [j.score for j in judged] == [None, None]
@@ -432,7 +432,7 @@ def test_only_one_choice_allowed_means_one_by_one(serve, tmp_path):
     assert [c.text for c in answers] == ["seed 10", "seed 11", "seed 12"]
 
 
-def test_text_is_cut_at_stop_strings_where_the_server_is_not_told(serve, tmp_path):
+def test_text_is_cut_at_stop_strings_that_the_server_refuses(serve, tmp_path):
     refuse = refusing("stop")
     server = serve(lambda body: refuse(body) if body.get("stop") else changed(content="Why?\nAnswer: x"))
     [[answer]], _ = asked(server, tmp_path, hello(stop=("\nAnswer",)))
@@ -507,7 +507,7 @@ def test_which_parameter_is_refused(message, param, found):
 # Reading
 
 
-def test_a_response_is_reduced_to_what_is_used():
+def test_a_response_is_reduced_to_its_used_parts():
     answer = completion("hi", [("hi", {"hi": 0.5})]) | {"usage": {"prompt_tokens": "7", "completion_tokens": -1}}
     found = check_response(answer)
     assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}

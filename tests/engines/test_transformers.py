@@ -1,4 +1,4 @@
-"""srlm.engines.transformers: text depends on the request alone, not on what the checkpoint says about sampling."""
+"""srlm.engines.transformers: text depends on the request only, not on the checkpoint's generation config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vLLM returns is a completion only if the model has finished it; the engine itself is tested in tests/e2e."""
+"""Unfinished outputs of vLLM are errors. The engine itself is tested in tests/e2e."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of progress, as a log file shows them."""
+"""Progress lines in a file or pipe."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [(80, "120 tokens/s"), (1, "90 a minute")],
     ids=["rationales", "verdicts of one token"],
 )
-def test_the_rate_is_told_in_what_is_made(
+def test_the_rate_has_the_unit_of_the_work(
     clock: list[float], capsys: pytest.CaptureFixture[str], tokens: int, rate: str
 ) -> None:
     with Bars() as bars:

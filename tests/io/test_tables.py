@@ -1,4 +1,4 @@
-"""Tables on the terminal: every number in one piece, no line wider than the terminal."""
+"""Tables on the terminal: no number is broken, and no line is wider than the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When any process of a run dies, all others end; the lock is free only then, and the command can run again."""
+"""When any process of a run ends, all others end. Only then is the lock free for a new command."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def start(tmp_path: Path) -> Iterator:
         run.kill()
 
 
-# Of what dies alike in two layouts, one is enough.
+# Not every combination: layouts that share a code path are tested once.
 KILLED = [
     *(("worker", role) for role in ("worker", "coordinator")),
     *(("spawned_engine", role) for role in ("worker", "engine", "engine_worker", "coordinator")),
@@ -232,7 +232,7 @@ def test_engines_end_without_guard_coordinator_and_worker(start, layout):
     run.assert_all_end("SIGKILL of guard, worker and coordinator")
 
 
-def test_worker_goes_on_without_guard(start):
+def test_worker_continues_without_guard(start):
     run = start("worker")
     os.kill(run.pid_of("guard"), signal.SIGKILL)
     time.sleep(3 * processes.CHECK_SECONDS)
@@ -276,7 +276,7 @@ def test_lock_of_a_living_coordinator_is_refused_at_once(start, monkeypatch):
         pass
 
 
-def test_lock_waits_for_what_a_dead_coordinator_left(start):
+def test_lock_waits_for_the_processes_of_a_dead_coordinator(start):
     run = start("ranks")
     os.kill(run.pid_of("coordinator"), signal.SIGKILL)
     run.coordinator.wait()

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the same files: nothing is lost, doubled or half written.
+"""A run that is killed at any moment resumes to the same files: no record is lost, repeated or incomplete.
 
 The loop runs on a scripted engine in a process of its own (tests/scripted_text.py), which kills itself with SIGKILL
 before, in the middle of, or after one write to disk.
@@ -224,7 +224,7 @@ def test_order_of_completion_changes_nothing(job, prepared, undisturbed, tmp_pat
     assert_same(files(tmp_path / "run"), expected, f"order {order}")
 
 
-def test_finished_run_writes_nothing_anew(job, prepared, tmp_path):
+def test_finished_run_writes_nothing(job, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run") == 0
     before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")}
@@ -299,7 +299,7 @@ def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
     assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
 
 
-def test_who_judges(job, prepared, undisturbed, tmp_path):
+def test_only_the_scores_depend_on_the_judging_model(job, prepared, undisturbed, tmp_path):
     """A fixed judge's scores are its own; prompts and candidates stay M1's."""
     read = {}
     for by in ("self", "sft", "base"):
@@ -338,7 +338,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_other_judges_go_on_where_they_were_killed(job, prepared, tmp_path, variant):
+def test_other_judges_resume_after_a_kill(job, prepared, tmp_path, variant):
     options, names = VARIANTS[variant]
     whole = tmp_path / "whole"
     shutil.copytree(prepared, whole)

@@ -1,4 +1,4 @@
-"""A worker's ends as its parent tells them: done, mendable, out of memory, disk full, killed, crashed, interrupted."""
+"""Errors of a worker as its coordinator reports them: out of memory, disk full, killed, crashed, interrupted."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_done(workspace: Workspace) -> None:
     assert (row["iteration"], row["exit_code"]) == (2, 0)
 
 
-def test_a_mendable_error_comes_back_as_itself(workspace: Workspace) -> None:
+def test_an_srlm_error_of_a_worker_is_raised_in_the_coordinator(workspace: Workspace) -> None:
     with pytest.raises(errors.SeedError, match=r"seeds\.jsonl:3: mend this line"):
         start(workspace, "user_error")
 
 
-def test_out_of_memory_says_what_to_lower(workspace: Workspace) -> None:
+def test_out_of_memory_names_the_options_to_lower(workspace: Workspace) -> None:
     with pytest.raises(errors.EngineError, match=r"Memory ran out.*20.00 GiB.*engine.max_concurrent"):
         start(workspace, "out_of_memory")
 
@@ -85,7 +85,7 @@ def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
         start(workspace, "disk_full")
 
 
-def test_killed_is_told_as_memory(workspace: Workspace) -> None:
+def test_a_killed_worker_is_reported_as_out_of_memory(workspace: Workspace) -> None:
     with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
         start(workspace, "killed")
 

@@ -77,7 +77,7 @@ def test_records_of_a_known_id_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("torn", range(1, len(line("b", "好的 🙂"))))
-def test_torn_last_line_is_cut_off(tmp_path, torn):
+def test_torn_last_line_is_removed(tmp_path, torn):
     """At every byte, inside characters too, and where only the newline is missing."""
     path = tmp_path / "answers.jsonl"
     path.write_bytes(line("a") + line("b", "好的 🙂")[:torn])
@@ -261,7 +261,7 @@ def test_short_writes_are_completed(tmp_path, monkeypatch):
     assert (tmp_path / "answers.jsonl").read_bytes() == line("a") + line("b", "好的 🙂")
 
 
-def test_record_after_a_failed_one_is_not_glued_to_it(tmp_path, monkeypatch):
+def test_a_failed_append_leaves_no_part_of_a_line(tmp_path, monkeypatch):
     """While one append fails others are under way, and the disk may have room again by then."""
     path = tmp_path / "answers.jsonl"
     file = RecordFile(path, Answer)
@@ -699,7 +699,7 @@ with Workspace(Path(sys.argv[1])).lock():
 """
 
 
-def test_lock_keeps_a_second_process_out_until_the_first_is_gone(tmp_path):
+def test_lock_excludes_a_second_process_until_the_first_has_ended(tmp_path):
     run = Workspace(tmp_path / "run")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(run.root)],
