@@ -37,7 +37,6 @@ from srlm.config import (
 )
 from srlm.data.config import RationaleSource
 from srlm.data.splits import Overlap
-from srlm.engines.config import EngineKind
 from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import PromptsConfig
@@ -321,7 +320,6 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
 @pytest.mark.parametrize(
     ("option", "kind"),
     [
-        ("engine.kind", EngineKind),
         ("dpo.reference", Reference),
         ("sft.train_on", TrainOn),
         ("data.rationales", RationaleSource),
@@ -390,7 +388,7 @@ def test_side_by_side_composes(tmp_path):
     given = ["models=[a,b]", "dataset=prompts.jsonl", "num_shown=4", "engine=transformers"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         options = plain_options(hydra.compose("side_by_side", given), SideBySide)
-    assert (options.models, options.num_shown, options.engine.kind) == (["a", "b"], 4, EngineKind.transformers)
+    assert (options.models, options.num_shown, options.engine.kind) == (["a", "b"], 4, "transformers")
     assert (options.suite, options.evaluation.temperature, options.evaluation.judge) == (["answers"], 0.0, "first")
     Workspace(tmp_path).save_config(options)
     assert Workspace(tmp_path).config_as(SideBySide) == options
@@ -421,7 +419,7 @@ def test_the_default_command_composes(tmp_path):
     "override",
     [
         *("cuont=3", "prompts.cuont=3", "promts.count=3", "prompts=nothing", "experiment=nothing"),
-        *("prompts.count=many", "prompts.count=2.5", "prompts.count=null", "engine.kind=llama", "judge.top_p=[0.9]"),
+        *("prompts.count=many", "prompts.count=2.5", "prompts.count=null", "judge.top_p=[0.9]"),
         # Hydra's own advice for a misspelt option is a "+" in front; it must not pass in silence either.
         *("+cuont=3", "+prompts.cuont=3", "+promts.count=3", "++prompts.cuont=3"),
     ],

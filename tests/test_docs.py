@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from srlm.cli.check import check
 from srlm.cli.commands import COMMANDS
 from srlm.cli.overrides import with_free_keys, with_texts
 from srlm.config import Config
+from tests.extending import write_examples
 from tools.config_reference import page as configuration_page
 
 REPO = Path(__file__).resolve().parents[1]
@@ -31,6 +33,15 @@ TEXT = {path: path.read_text(encoding="utf-8") for path in [*PAGES, *STUDIES]}
 BY_NAME = {command.name: command for command in COMMANDS}
 FLAGS = [command.name for command in COMMANDS if command.config is None]  # need arguments: a bare name is prose
 PROGRAMS = ("srlm ", "python -m srlm.run")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Make the modules of docs/extending.md importable, whose classes its commands name."""
+    folder = str(write_examples(tmp_path_factory.mktemp("own")))
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
 
 
 def commands_in(text: str) -> list[str]:

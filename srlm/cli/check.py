@@ -6,6 +6,7 @@ from typing import Any
 
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking
 from srlm.data.config import IFTAnswers
+from srlm.engines.base import external_engine
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
@@ -47,6 +48,7 @@ def check(config: Config) -> Config:
     if not config.evaluation.enabled:
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     need(config.judge.min_valid <= config.judge.count, "judge.min_valid", f"at most judge.count={config.judge.count}")
+    external_engine(config.engine.kind)
     judge_of_config(config.judge).check(config, need)
     if policy_named(config.pairs.policy).needs_all_scores:
         all_scores = f"false with pairs.policy={config.pairs.policy}, which needs all scores"

@@ -27,7 +27,7 @@ class SourceConfig:
     """Where rows come from."""
 
     path: str = "builtin"  # builtin, a file (plain or .gz), or hub:OWNER/NAME for a dataset of the Hugging Face Hub
-    format: str = "auto"  # auto, or one of srlm.data.readers.FORMATS
+    format: str = "auto"  # auto, one of srlm.data.readers.FORMATS, or module:function
     split: str = "train"  # Hub only
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all

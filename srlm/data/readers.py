@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -38,6 +38,7 @@ from srlm.data.files import (
 )
 from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
+from srlm.io.components import imported
 from srlm.io.serialization import from_dict, to_json
 from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample
 
@@ -140,8 +141,10 @@ class _Row(RankedPrompt):
 
 def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2)."""
-    if source.format not in (*FORMATS, "auto"):
-        raise SeedError(f"{source.path}: unknown format {source.format!r}. Set auto or one of {', '.join(FORMATS)}.")
+    external = _external(imported(f"{source.path}: format", source.format)) if ":" in source.format else None
+    if external is None and source.format not in (*FORMATS, "auto"):
+        known = f"auto, one of {', '.join(FORMATS)}, or module:function"
+        raise SeedError(f"{source.path}: unknown format {source.format!r}. Set {known}.")
     if unknown := sorted(set(source.columns) - set(_COLUMNS)):
         raise SeedError(f"{source.path}: `columns` maps {unknown[0]!r}. Map only {', '.join(_COLUMNS)}.")
     path = ("evaluation.jsonl", "ift.jsonl", "eft.jsonl")[need] if source.path == "builtin" else source.path
@@ -160,8 +163,8 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
             raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
         line = objects[0][0]
         form = "builtin" if source.path == "builtin" else source.format
-        form = _detect(objects[0][1], need) if form == "auto" else form
-        if need == 2 and form not in _RANKED:
+        form = _detect(objects[0][1], need) if form == "auto" else "external" if external else form
+        if need == 2 and external is None and form not in _RANKED:
             problem = f"{name}: format {form} has no ranked answers, which EFT seeds (and data.ift_answers) need"
             raise NoRanksError(f"{problem}. Use data in one of the formats {', '.join(_RANKED)}.")
         for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
@@ -170,7 +173,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
                     oasst.check_tree(data, with_answers=need > 0)
                 if need and get(data, "desirable") is False:
                     raise LeftOut("answer marked as bad")
-                prompt, answers, reasons = _parse(_PARSERS[form](data), need)
+                prompt, answers, reasons = _parse((external or _PARSERS[form])(data), need)
                 if not prompt and path.startswith("hub:"):  # users cannot fix rows of a Hub dataset
                     raise LeftOut("prompt empty")
                 key = (prompt, *(answer.text for answer in answers))
@@ -403,6 +406,21 @@ _PARSERS: dict[str, Callable[[Row], Parsed]] = {
     "prompt_responses": _prompt_responses,
     "builtin": _builtin,
 }
+
+
+def _external(function: Callable[[Row], tuple[str, Sequence[RankedAnswer]]]) -> Callable[[Row], Parsed]:
+    """Return the parser of a function from outside the package: row -> prompt, answers."""
+
+    def parse(data: Row) -> Parsed:
+        try:
+            prompt, answers = function(data)
+        except (LookupError, TypeError, ValueError) as error:
+            remedy = "Change the function, or the row"
+            raise Fault(f"{function.__name__} fails with {type(error).__name__}: {error}", remedy) from error
+        yield prompt.strip()
+        yield from answers
+
+    return parse
 
 
 def _tally(reasons: Counter[str]) -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from srlm.config import Config
-from srlm.engines.config import EngineKind
+from srlm.engines.config import EngineConfig
 from srlm.errors import PromptTooLongError
+from srlm.io.components import component
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
@@ -128,6 +130,37 @@ class NoEngine:
     async def close(self) -> None: ...
 
 
+class LocalEngine(ABC):
+    """An engine that loads a checkpoint. One from outside the package is named "module:Class" (`engine.kind`).
+
+    Parameters
+    ----------
+    options : EngineConfig
+    folder : Path
+        The checkpoint.
+    model : ModelConfig
+        How the checkpoint is used, such as its chat template.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages whose version can change what is generated
+
+    def __init__(self, options: EngineConfig, folder: Path, model: ModelConfig):
+        self.options, self.folder, self.model, self.usage = options, folder, model, Usage()
+
+    @abstractmethod
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
+        """Return completions; see `Engine.generate`."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Free what the engine holds; nothing by default."""
+
+
+def external_engine(kind: str) -> type[LocalEngine] | None:
+    """Return the class that `engine.kind` names, None for vllm and transformers; raises ConfigError for other names."""
+    own = {"vllm": Engine, "transformers": Engine}
+    return None if kind in own else component("engine.kind", kind, own, LocalEngine)  # type: ignore[type-abstract, arg-type]
+
+
 class SequenceScorer(Protocol):
     """A model that scores answers without generating text."""
 
@@ -188,7 +221,9 @@ async def open_engine(config: Config, folder: Path, model: ModelConfig | None = 
     if config.engine.threads:
         os.environ["OMP_NUM_THREADS"] = str(config.engine.threads)
     engine: Engine
-    if config.engine.kind is EngineKind.vllm:
+    if external := external_engine(config.engine.kind):
+        engine = external(config.engine, folder, model)
+    elif config.engine.kind == "vllm":
         from srlm.engines.vllm import start
 
         engine = await start(config.engine, folder, model)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Annotated, Any
 
 from srlm.ranges import DTYPES, SHARE, TEMPERATURE, Range, above, at_least, one_of
-
-
-class EngineKind(Enum):
-    vllm = "vllm"
-    transformers = "transformers"
 
 
 @dataclass
 class EngineConfig:
     """The engine that generates text with the models of the run."""
 
-    kind: EngineKind = EngineKind.vllm  # the engine; engine=vllm and engine=transformers set it
+    kind: str = "vllm"  # vllm or transformers, which engine=vllm and engine=transformers set; or module:Class
     dtype: Annotated[str, one_of(*DTYPES)] = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU
     max_model_len: Annotated[int, at_least(64)] = 2048  # tokens, prompt and completion together
     max_concurrent: Annotated[int, at_least(1)] = 64  # sequences decoded at once

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.engines.config import EngineKind
+from srlm.engines.base import external_engine
 from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output, reward_model_output
@@ -72,4 +72,7 @@ def engine_libraries(config: Config, ref: ModelRef | None = None, scoring: bool 
     """Return the libraries whose version can change what a model generates or, with `scoring`, how it scores."""
     if ref is not None and not ref.local:
         return ()
-    return VLLM if config.engine.kind is EngineKind.vllm and not scoring else TRANSFORMERS
+    external = external_engine(config.engine.kind)
+    if external and not scoring:
+        return external.libraries
+    return VLLM if config.engine.kind == "vllm" and not scoring else TRANSFORMERS

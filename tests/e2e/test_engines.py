@@ -23,7 +23,6 @@ from transformers import AutoTokenizer
 from srlm.config import Config
 from srlm.engines import vllm
 from srlm.engines.base import Completion, Sampling, open_endpoint, open_engine
-from srlm.engines.config import EngineKind
 from srlm.errors import EngineError
 from srlm.io.record_file import read_records
 from srlm.models.chat_template import load_tokenizer
@@ -40,7 +39,7 @@ needs_smollm = pytest.mark.skipif(
 QUESTIONS = ["What is the capital of France?", "Name three primary colours.", "Write a short greeting."]
 
 
-async def ask(kind: EngineKind, model: Path, sampling: Sampling, at_once: bool) -> list[list[Completion]]:
+async def ask(kind: str, model: Path, sampling: Sampling, at_once: bool) -> list[list[Completion]]:
     config = Config()
     config.engine.kind, config.engine.max_model_len, config.engine.kv_cache_gib = kind, 512, 1.0
     async with open_engine(config, model) as engine:
@@ -55,16 +54,16 @@ async def ask(kind: EngineKind, model: Path, sampling: Sampling, at_once: bool) 
 def test_vllm_and_transformers_write_the_same_greedy_text() -> None:
     model = resolve(ModelConfig())
     sampling = Sampling(temperature=0, top_p=1, max_new_tokens=16, seed=1)
-    ours = asyncio.run(ask(EngineKind.transformers, model, sampling, True))
-    theirs = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
+    ours = asyncio.run(ask("transformers", model, sampling, True))
+    theirs = asyncio.run(ask("vllm", model, sampling, True))
     assert [c.text for [c] in ours] == [c.text for [c] in theirs]
     assert [(c.tokens, c.truncated, c.prompt_tokens) for [c] in ours] == [
         (c.tokens, c.truncated, c.prompt_tokens) for [c] in theirs
     ]
 
 
-@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
-def test_a_text_depends_on_its_request_and_seed_alone(kind: EngineKind) -> None:
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
+def test_a_text_depends_on_its_request_and_seed_alone(kind: str) -> None:
     model = resolve(ModelConfig(name="tiny-random"))
     sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
     together = asyncio.run(ask(kind, model, sampling, True))
@@ -84,14 +83,14 @@ def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.Monkey
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", processes)
         watched = mock.Mock(wraps=vllm._AsyncEngine)
         monkeypatch.setattr(vllm, "_AsyncEngine", watched)
-        completions = asyncio.run(ask(EngineKind.vllm, model, sampling, True))
+        completions = asyncio.run(ask("vllm", model, sampling, True))
         texts[processes] = [[completion.text for completion in one] for one in completions]
         assert watched.call_count == int(processes)
     assert texts["0"] == texts["1"]
 
 
-@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
-def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: EngineKind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
+def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: str, tmp_path: Path) -> None:
     """The same weights with another EOS token, as Qwen2.5 base has it: the same texts, ended at the same tokens."""
     chat_model, base = resolve(ModelConfig(name="tiny-random")), tmp_path / "base"
     shutil.copytree(chat_model, base)
@@ -111,12 +110,12 @@ def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: EngineKind
     assert ended >= 3
 
 
-@pytest.mark.parametrize("kind", [EngineKind.transformers, pytest.param(EngineKind.vllm, marks=needs_vllm)])
-def test_engines_tell_the_choices_probabilities(kind: EngineKind) -> None:
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
+def test_engines_tell_the_choices_probabilities(kind: str) -> None:
     """The likelier choice is the one that is written, and both engines say how likely each is."""
     model = resolve(ModelConfig(name="tiny-random"))
     told = asyncio.run(ask(kind, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
-    reference = asyncio.run(ask(EngineKind.transformers, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
+    reference = asyncio.run(ask("transformers", model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
     for [one], [expected] in zip(told, reference, strict=True):
         assert one.choice_logprobs == pytest.approx(expected.choice_logprobs, abs=1e-3)
         assert one.text == "AB"[one.choice_logprobs.index(max(one.choice_logprobs))]
@@ -125,7 +124,7 @@ def test_engines_tell_the_choices_probabilities(kind: EngineKind) -> None:
 def test_choices_stops_and_limits_with_transformers() -> None:
     async def go() -> None:
         config = Config()
-        config.engine.kind, config.engine.max_model_len = EngineKind.transformers, 128
+        config.engine.kind, config.engine.max_model_len = "transformers", 128
         async with open_engine(config, resolve(ModelConfig(name="tiny-random"))) as engine:
             chat = [{"role": "user", "content": "A or B?"}]
             [letter] = await engine.generate(chat, Sampling(0, 1, 8, 0, choices=("A", "B")))

@@ -17,7 +17,7 @@ import pytest
 
 from srlm.config import Evaluate
 from srlm.engines.base import Sampling, open_engine
-from srlm.engines.config import EngineConfig, EngineKind
+from srlm.engines.config import EngineConfig
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.lm_eval import Response, keep_answers, load_tasks, open_model
 from srlm.io.record_file import RecordFile, read_records
@@ -275,7 +275,7 @@ def test_the_harnesss_answers_are_kept_as_they_come(tmp_path: Path) -> None:
     """A stop in the midst of a benchmark loses no more than a batch."""
     from lm_eval.api.instance import Instance
 
-    given = Evaluate(engine=EngineConfig(kind=EngineKind.transformers, max_model_len=256, max_concurrent=2))
+    given = Evaluate(engine=EngineConfig(kind="transformers", max_model_len=256, max_concurrent=2))
     ask = {
         "loglikelihood": [(f"Is {n} odd?", answer) for n in range(3) for answer in (" yes", " no")],
         "generate_until": [(f"Name {n}", {"until": ["\n"], "max_gen_toks": 4}) for n in range(6)],

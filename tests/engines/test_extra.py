@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from srlm.config import Config
-from srlm.engines.config import EngineKind
 from srlm.engines.extra import SET_BY_SRLM, argument_names, check_extra
 from srlm.errors import ConfigError, RunFolderError
 from srlm.generation.candidates import SampleCandidates
@@ -73,7 +72,7 @@ def test_wrong_names_are_refused(group: str, extra: dict[str, Any], message: str
 
 def test_transformers_engine_takes_its_own_names() -> None:
     config = Config()
-    config.engine.kind = EngineKind.transformers
+    config.engine.kind = "transformers"
     config.engine.extra = {"attn_implementation": "eager"}
     assert check_extra(config) is config
     config.engine.extra = {"kv_cache_dtype": "fp8"}

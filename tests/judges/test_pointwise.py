@@ -11,7 +11,7 @@ import torch
 
 from srlm.config import Config
 from srlm.engines.base import Completion, encode_request, open_engine
-from srlm.engines.config import EngineConfig, EngineKind
+from srlm.engines.config import EngineConfig
 from srlm.errors import EngineError
 from srlm.generation.candidates import sample_candidates
 from srlm.generation.config import CandidatesConfig
@@ -207,7 +207,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
     template.write_text("Score: N {{instruction}}{{response}}")
     config = Config(
         judge=JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1, template=str(template)),
-        engine=EngineConfig(kind=EngineKind.transformers, max_model_len=128),
+        engine=EngineConfig(kind="transformers", max_model_len=128),
     )
 
     async def run():
