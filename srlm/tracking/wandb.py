@@ -132,6 +132,7 @@ class WandbTracker(LoggingTracker):
             entity=tracking.entity or None,
             id=self.workspace.run()["wandb_id"],
             resume="allow",
+            reinit="create_new",  # not the process's global run, which may be the caller's own
             name=name,
             group=name[: override.start()] if override else name,
             config=without_secrets(options, str(Path.home())),

@@ -349,6 +349,18 @@ def test_one_sync_command_uploads_all_starts_of_a_run_in_order(tmp_path: Path, s
     assert (server.summary["sft/loss"], server.summary["judge/pairwise_accuracy"]) == (0.5, 0.75)
 
 
+def test_a_run_of_the_caller_in_the_same_process_is_not_used(tmp_path: Path, said: list[str]) -> None:
+    own = wandb.init(mode="offline", project="own", dir=str(tmp_path), settings=wandb.Settings(console="off"))
+    config, workspace = make(tmp_path, mode="offline", artifacts=False)
+    track(WandbTracker(config, workspace), workspace)
+    assert wandb.run is own
+    assert "judge/pairwise_accuracy" not in dict(own.summary)
+    own.finish()
+    (file,) = run_files(workspace)
+    (run,) = [record.run for record in read(file) if record.HasField("run")]
+    assert run.project == "srlm"
+
+
 def test_two_runs_of_one_name_have_different_ids(tmp_path: Path, said: list[str]) -> None:
     ids = set()
     for place in ("here", "there"):
