@@ -13,7 +13,7 @@ from srlm.cli.evaluate.plan import Plan
 from srlm.config import Config, Evaluate
 from srlm.data.config import SourceConfig
 from srlm.data.readers import read_prompts
-from srlm.evaluation.head_to_head import head_to_head_part, played
+from srlm.evaluation.head_to_head import head_to_head_part, match_results
 from srlm.evaluation.measures import Measure, mean_measure
 from srlm.evaluation.record import measures_of
 from srlm.ids import comparison_id, match_and_order
@@ -135,7 +135,7 @@ def compare(
     return ModelComparison(
         *names,
         judge=plan.judge,
-        measures=measures_of(head_to_head_part(played(comparisons, ours, theirs), *given)),
+        measures=measures_of(head_to_head_part(match_results(comparisons, ours, theirs), *given)),
         lengths=(our_length, their_length),
         answers=(ours, theirs),
         comparisons=comparisons,

@@ -1,7 +1,7 @@
-"""The subcommands of `srlm`: where each is implemented, and what its help shows.
+"""The subcommands of `srlm`: their modules and the content of their help texts.
 
-Commands of the kind "options" take GROUP.OPTION=VALUE and are composed by Hydra; the others take flags (argparse).
-Nothing here imports a heavy library, so that help and completion answer at once.
+Commands with a `config` take GROUP.OPTION=VALUE and are composed by Hydra; the others take flags (argparse). This
+module imports no large library, so that help and completion are fast.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Command:
     Parameters
     ----------
     module : str
-        The module whose `main` runs it.
+        Module whose `main` runs the command.
     config : str
-        Of a command of options: the name of its yaml file in conf/ and of its dataclass in srlm/config.py.
+        For commands that Hydra composes: the name of the yaml file in conf/ and of the dataclass in srlm/config.py.
     options : tuple of (name, meaning)
-        The most used options of groups and values; defaults are read from the configuration.
+        The most used options and groups; their defaults are read from the configuration.
     examples : tuple of (words after `srlm NAME`, meaning)
     """
 
@@ -34,13 +34,13 @@ class Command:
 
 _DATA = (
     ("data.ift.path", "instruction-answer pairs: builtin, a file, or hub:OWNER/NAME"),
-    ("data.eft.path", "prompts with ranked answers, to learn judging: builtin, a file, or hub:OWNER/NAME"),
+    ("data.eft.path", "prompts with ranked answers (judge training): builtin, a file, or hub:OWNER/NAME"),
 )
 _MODEL = ("model.name", "the base model: a packaged name, a Hub id, a folder or a .gguf file")
 _MODELS = ("models", "names, Hub ids, folders or files: [M1,M2]")
-_ENGINE = ("engine", "what generates text (a group)")
-_JUDGE = ("judge", "how answers are judged (a group)")
-_NAME = ("name", "the run: its folder is runs_dir/name; the same name resumes it")
+_ENGINE = ("engine", "inference engine (a group)")
+_JUDGE = ("judge", "judging method (a group)")
+_NAME = ("name", "name of the run; its folder is runs_dir/name; the same name resumes it")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -49,7 +49,7 @@ COMMANDS: tuple[Command, ...] = (
         "Train M1 from a base model and seed data, then M2, M3, ... on their own feedback",
         ("config", "Config"),
         (
-            ("iteration", "bring the run to this model; completed stages are kept"),
+            ("iteration", "last model to train (M1, M2, ...); completed stages are kept"),
             _NAME,
             ("experiment", "a preset (a group)"),
             _MODEL,
@@ -62,10 +62,10 @@ COMMANDS: tuple[Command, ...] = (
             ("pairs", "how preference pairs are selected (a group)"),
             ("sft.learning_rate", "peak learning rate of SFT"),
             ("dpo.learning_rate", "peak learning rate of DPO"),
-            ("dpo.beta", "strength of the pull to the reference model"),
-            ("sft.processes", "training processes (GPUs); also dpo.processes"),
-            ("seed", "every random choice derives from it"),
-            ("tracking", "where metrics are logged (a group)"),
+            ("dpo.beta", "weight of the KL term towards the reference model"),
+            ("sft.processes", "number of training processes (GPUs); also dpo.processes"),
+            ("seed", "seed of all random choices"),
+            ("tracking", "trackers that metrics are logged to (a group)"),
         ),
         (
             ("experiment=smoke", "the whole loop in about a minute, with a random two-layer model"),
@@ -73,7 +73,7 @@ COMMANDS: tuple[Command, ...] = (
             ("iteration=3", "continue the same run to M3"),
             ("name=mine model.name=Qwen/Qwen2.5-0.5B judge=pairwise", "another model and another judge"),
             ("-m seed=1,2,3", "one run for each value"),
-            ("--config-dir my_conf experiment=my_experiment", "yaml files of your own"),
+            ("--config-dir my_conf experiment=my_experiment", "custom yaml files"),
             ("--cfg job", "print all options with their values, and run nothing"),
         ),
     ),
@@ -82,11 +82,11 @@ COMMANDS: tuple[Command, ...] = (
         "srlm.cli.judge_bench",
         "Measure judges on answers that people ranked: accuracy, calibration, bias, cost",
         ("judge_bench", "JudgeBench"),
-        (_MODELS, ("datasets", "data sets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
+        (_MODELS, ("datasets", "datasets: builtin, attacks, files, hub:OWNER/NAME"), _JUDGE, _ENGINE, _NAME),
         (
             ("models=[runs/default/iteration_1/model,runs/default/iteration_2/model]", "two models of a run"),
             ("judge=pairwise name=pairwise", "the packaged model as a pairwise judge"),
-            ("datasets=[attacks] name=attacks", "answers that try to fool a judge"),
+            ("datasets=[attacks] name=attacks", "answers with injected verdicts, instructions or padding"),
         ),
     ),
     Command(
@@ -96,10 +96,10 @@ COMMANDS: tuple[Command, ...] = (
         ("evaluate", "Evaluate"),
         (
             _MODELS,
-            ("suite", "of answers, head_to_head, loss, benchmarks"),
+            ("suite", "a list of answers, head_to_head, loss, benchmarks"),
             ("dataset", "prompts to answer: builtin, a file, or hub:OWNER/NAME"),
             ("benchmarks", "tasks of lm-evaluation-harness: [arc_easy,gsm8k]"),
-            ("group_by", "options that define the arms of a sweep: [sft.train_on]"),
+            ("group_by", "options that distinguish the arms of a sweep: [sft.train_on]"),
             _ENGINE,
             _NAME,
         ),
@@ -112,7 +112,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "side-by-side",
         "srlm.cli.side_by_side",
-        "Show what any models answer to the same prompts, as a page and in the terminal",
+        "Show the answers of models to the same prompts, as a page and in the terminal",
         ("side_by_side", "SideBySide"),
         (
             _MODELS,
@@ -131,7 +131,7 @@ COMMANDS: tuple[Command, ...] = (
         "Show which tokens SFT trains on, example by example",
         ("show_masking", "ShowMasking"),
         (
-            ("dataset", "a file or hub:OWNER/NAME; empty = what a run would train on"),
+            ("dataset", "a file or hub:OWNER/NAME; empty = the data that a run trains on"),
             ("count", "examples of each kind"),
             ("sft.train_on", "completion, all, no_shared_text, weighted"),
             _MODEL,
@@ -140,9 +140,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("report", "srlm.cli.report", "Write the report page of a run, or of several runs together"),
     Command(
-        "export", "srlm.cli.export", "Write what a run made in the formats of other tools (AlpacaEval, MT-Bench, TRL)"
+        "export",
+        "srlm.cli.export",
+        "Export the data of a run in the formats of other tools (AlpacaEval, MT-Bench, TRL)",
     ),
-    Command("push", "srlm.cli.push", "Upload a model with its card, and the data that models made, to the Hub"),
-    Command("dashboard", "srlm.tracking.dashboard", "Make the project's W&B workspace: panels for every metric"),
+    Command("push", "srlm.cli.push", "Upload a model with its card, and the generated data, to the Hub"),
+    Command(
+        "dashboard", "srlm.tracking.dashboard", "Create the W&B workspace of the project, with panels for every metric"
+    ),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -63,5 +63,5 @@ def complete(line: str) -> list[str]:
     return _beginning(last, sorted({*values, *(f"{name}=" for name in choices)}))
 
 
-def _beginning(start: str, found: Sequence[str] | dict[str, str]) -> list[str]:
-    return [word for word in found if word.startswith(start)]
+def _beginning(start: str, words: Sequence[str] | dict[str, str]) -> list[str]:
+    return [word for word in words if word.startswith(start)]

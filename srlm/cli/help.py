@@ -1,4 +1,4 @@
-"""Help texts of `srlm` and of the commands that take options. Nothing here imports Hydra, so that help is fast."""
+"""Help texts of `srlm` and of the commands that Hydra composes. Hydra is not imported, so that help is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def overview() -> str:
-    """Return what `srlm --help` prints."""
+    """Return the text of `srlm --help`."""
     width = max(len(command.name) for command in COMMANDS)
     lines = [f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS]
     return "\n".join(
@@ -49,14 +49,14 @@ def groups() -> dict[str, list[str]]:
 
 @cache
 def chosen_groups(command: Command) -> dict[str, str]:
-    """Return group -> the file that the command's yaml chooses by default."""
+    """Return the default choice of each configuration group of a command."""
     assert command.config
     defaults = yaml.safe_load((conf_folder() / f"{command.config[0]}.yaml").read_text(encoding="utf-8"))["defaults"]
     return {name: value or "" for entry in defaults if isinstance(entry, dict) for name, value in entry.items()}
 
 
 def default_of(command: Command, option: str) -> str:
-    """Return an option's default as the command line spells it; of a group its default file."""
+    """Return the default of an option in command-line syntax; for a group, its default choice."""
     if option in (chosen := chosen_groups(command)):
         return chosen[option]
     assert command.config
@@ -65,18 +65,18 @@ def default_of(command: Command, option: str) -> str:
     for part in option.split("."):
         value = getattr(value, part)
     file = conf_folder() / group / f"{chosen.get(group, '')}.yaml"
-    if rest and file.is_file():  # the yaml of the group has the last word
-        found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        found = found.get(group, found)  # a yaml that sets options of several groups names its own, too
+    if rest and file.is_file():  # the yaml file of the group overrides the dataclass
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        loaded = loaded.get(group, loaded)  # yaml files that set options of several groups have one more level
         for part in rest.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        value = value if found is None else found
+            loaded = loaded.get(part) if isinstance(loaded, dict) else None
+        value = value if loaded is None else loaded
     value = getattr(value, "name", value)
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def command_help(command: Command) -> str:
-    """Return what `srlm COMMAND --help` prints for a command of options."""
+    """Return the text of `srlm COMMAND --help` for a command that Hydra composes."""
     assert command.config
     rows = [(f"{name}={default_of(command, name)}", meaning) for name, meaning in command.options]
     examples = [(f"srlm {command.name} {words}".rstrip(), meaning) for words, meaning in command.examples]
@@ -105,7 +105,7 @@ def command_help(command: Command) -> str:
 
 
 def _columns(rows: list[tuple[str, str]]) -> list[str]:
-    """Return two columns; a long first cell has its second one on the line below."""
+    """Return the lines of two columns; after a long first cell, the second one starts on the next line."""
     width = min(max(len(first) for first, _ in rows), 44)
     lines = []
     for first, second in rows:

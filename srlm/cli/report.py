@@ -1,4 +1,4 @@
-"""`srlm report RUN...`: the report page of a run, or of several side by side."""
+"""`srlm report RUN...`: the report page of a run, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srlm.reporting.page import MEGABYTE, write_report
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="srlm report", description=__doc__)
     made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, such as runs/default")
     made.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the first run's folder")
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "--megabytes",
         type=float,
         default=5.0,
-        help="larger pages keep their whole texts in a folder beside them; 0 = one file, however large (default: 5)",
+        help="approximate size limit; above it, full texts are in a folder next to the page; 0 = no limit (default: 5)",
     )
     return made
 

@@ -9,7 +9,7 @@ from srlm.config import Config, options_of
 from srlm.evaluation.agreement import answers_part, judge_parts
 from srlm.evaluation.answers import evaluation_prompts, ifeval_prompts
 from srlm.evaluation.contamination import Contamination, contamination
-from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
+from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_results
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
 from srlm.evaluation.instruction_following import check_answers, instructions_part
 from srlm.evaluation.matches import opponents
@@ -136,7 +136,7 @@ def measures(workspace: Workspace, config: Config, t: int, contaminated: Contami
         parts["head_to_heads"] = {}
         for u in rivals:
             compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
-            match = played(compared, answered[t], answered[u])
+            match = match_results(compared, answered[t], answered[u])
             part = head_to_head_part(match, resamples, seed)
             if u == t - 1:
                 parts["head_to_head"] = part

@@ -1,8 +1,8 @@
-"""One match of two models over the evaluation prompts, by one fixed judge: who wins, and who would at equal length.
+"""Head-to-head measures of two models, from a fixed judge's comparisons: win rate and length-controlled win rate.
 
-As in the paper (arXiv 2401.10020, section 3.3.1) a model wins a prompt only if the judge says so in both orders;
-disagreement is a tie. A judge that likes length gives wins to whoever writes more, so the win rate stands beside the
-length-controlled one of AlpacaEval (arXiv 2404.04475, section 3). Every interval is over prompts.
+As in the paper (arXiv 2401.10020, section 3.3.1), a model wins a prompt only if it wins in both orders; disagreement is
+a tie. A judge with a length bias prefers the model with longer answers, so the win rate is reported together with
+AlpacaEval's length-controlled win rate (arXiv 2404.04475, section 3). Every interval is over prompts.
 """
 
 from __future__ import annotations
@@ -21,38 +21,40 @@ from srlm.judges.bradley_terry import calibrated_winners
 from srlm.types import Answer, Comparison
 
 RIDGE = 0.25  # see `fit_length`
-TYPE_PROMPTS = 2  # a type of instruction with fewer has no measures of its own: one prompt has no spread
+TYPE_PROMPTS = 2  # types with fewer prompts have no separate measures, because one prompt has no variance
 
 Part = dict[str, dict[str, float | int | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class MatchResult:
     """Two models' answers to one prompt, compared in both orders."""
 
     prompt_id: str
-    winners: tuple[str | None, str | None]  # "first" or "second" model, of each order, calibrated; None = no verdict
-    shown_first: int  # verdicts, before calibration, for the answer shown first
-    verdicts: int  # before calibration; 0 to 2
-    lengths: tuple[int, int]  # of the first and the second model's answer, in characters
+    winners: tuple[str | None, str | None]  # "first" or "second" model in each order, calibrated; None = no verdict
+    shown_first: int  # number of verdicts for the answer shown first, before calibration
+    verdicts: int  # number of verdicts before calibration; 0 to 2
+    lengths: tuple[int, int]  # characters of the first and the second model's answer
 
     @property
     def score(self) -> float | None:
-        """1 where the first model wins, 0 where it loses, 1/2 for a tie; None where an order gave no verdict."""
+        """Return 1 if the first model wins, 0 if it loses, 0.5 for a tie; None if an order has no verdict."""
         if None in self.winners:
             return None
         return self.winners.count("first") / 2
 
 
-def played(comparisons: Sequence[Comparison], first: Sequence[Answer], second: Sequence[Answer]) -> list[Played]:
-    """A match, prompt by prompt.
+def match_results(
+    comparisons: Sequence[Comparison], first: Sequence[Answer], second: Sequence[Answer]
+) -> list[MatchResult]:
+    """Return the result of each prompt of a match.
 
     Parameters
     ----------
-    comparisons : at most two a prompt
-        Ids are PROMPT_ID/ORDER; see `srlm.judges.pairwise.compare`.
-    first, second : one a prompt
-        The two models' answers to all prompts that were compared.
+    comparisons : sequence of Comparison
+        At most two per prompt; ids are PROMPT_ID/ORDER. See `srlm.judges.pairwise.compare`.
+    first, second : sequence of Answer
+        The two models' answers, one per prompt, to all prompts that were compared.
 
     Raises
     ------
@@ -68,44 +70,46 @@ def played(comparisons: Sequence[Comparison], first: Sequence[Answer], second: S
         winners[comparison.prompt_id][order] = winner
         if comparison.winner is not None:
             raw[comparison.prompt_id].append((comparison.winner == "first") == (order == "ab"))
-    longs, others = ({answer.id: len(answer.text) for answer in answers} for answers in (first, second))
+    lengths = [{answer.id: len(answer.text) for answer in answers} for answers in (first, second)]
     return [
-        Played(i, (orders.get("ab"), orders.get("ba")), sum(raw[i]), len(raw[i]), (longs[i], others[i]))
+        MatchResult(i, (orders.get("ab"), orders.get("ba")), sum(raw[i]), len(raw[i]), (lengths[0][i], lengths[1][i]))
         for i, orders in winners.items()
     ]
 
 
-def head_to_head_part(match: Sequence[Played], resamples: int, seed: str) -> Part:
-    """The measures of a match, of the first model against the second; shares from 0 to 1.
+def head_to_head_part(match: Sequence[MatchResult], resamples: int, seed: str) -> Part:
+    """Return the measures of a match, of the first model against the second; fractions are from 0 to 1.
 
     Returns
     -------
     dict
-        - "win", "tie", "loss": shares of the judged prompts, which `n` counts.
-        - "unparsed_fraction": share of all prompts, which its `n` counts, of which an order gave no verdict.
-        - "net_win": wins minus losses as a share of the judged prompts, -1 to 1. Its interval says whether one model is
-          ahead; those of win and loss hang together.
+        - "win", "tie", "loss": fractions of the judged prompts; `n` counts the judged prompts.
+        - "unparsed_fraction": fraction of prompts with an order without a verdict; `n` counts all prompts.
+        - "net_win": wins minus losses as a fraction of the judged prompts, -1 to 1. Use its interval to decide whether
+          one model is better, because wins and losses are correlated.
         - "win_rate": wins and half of the ties; "length_controlled_win_rate": see `length_controlled`.
-        - "longer": share of the judged prompts whose first answer is the longer one, equal lengths counting one half.
-        - "first_position_win_rate": share of verdicts, before calibration, for the answer shown first: 0.5 for a judge
-          without position bias. `n` counts the verdicts.
+        - "longer": fraction of judged prompts whose first answer is longer; equal lengths count 0.5.
+        - "first_position_win_rate": fraction of verdicts, before calibration, for the answer shown first; 0.5 = no
+          position bias. `n` counts the verdicts.
     """
-    judged = [(one.score, one.lengths[0] - one.lengths[1]) for one in match if one.score is not None]
+    judged = [(result.score, result.lengths[0] - result.lengths[1]) for result in match if result.score is not None]
     scores, longer = np.array(judged, dtype=np.float64).reshape(-1, 2).T
     measures = {
         **{name: share_measure(scores == score) for name, score in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))},
-        "unparsed_fraction": share_measure([one.score is None for one in match]),
+        "unparsed_fraction": share_measure([result.score is None for result in match]),
         "net_win": net_win(scores),
         "win_rate": win_rate(scores),
         "length_controlled_win_rate": length_controlled(scores, longer, resamples, seed),
         "longer": share_measure((1 + np.sign(longer)) / 2),
-        "first_position_win_rate": share_measure([one.shown_first for one in match], [one.verdicts for one in match]),
+        "first_position_win_rate": share_measure(
+            [result.shown_first for result in match], [result.verdicts for result in match]
+        ),
     }
     return {name: measure.to_dict() for name, measure in measures.items()}
 
 
 def net_win(scores: Array) -> Measure:
-    """Return wins minus losses as a share of the judged prompts, -1 to 1.
+    """Return wins minus losses as a fraction of the judged prompts, -1 to 1.
 
     Parameters
     ----------
@@ -117,44 +121,44 @@ def net_win(scores: Array) -> Measure:
 
 
 def win_rate(scores: Array) -> Measure:
-    """Return wins and half of the ties as a share of the judged prompts; 0 to 1. `scores` as for `net_win`."""
+    """Return wins and half of the ties as a fraction of the judged prompts; 0 to 1. `scores` as for `net_win`."""
     net = net_win(scores)
     value, low, high = (None if x is None else (1 + x) / 2 for x in (net.value, net.low, net.high))
     return Measure(value, low, high, net.n)
 
 
-def by_type(match: Sequence[Played], types: Mapping[str, str], resamples: int, seed: str) -> dict[str, Part]:
-    """`head_to_head_part` of each type of instruction with at least `TYPE_PROMPTS` prompts, by name.
+def by_type(match: Sequence[MatchResult], types: Mapping[str, str], resamples: int, seed: str) -> dict[str, Part]:
+    """Return `head_to_head_part` of each type of prompt with at least `TYPE_PROMPTS` prompts, by name.
 
     Parameters
     ----------
     types : prompt id -> type
-        A prompt with none ("") is in no part.
+        Prompts without a type ("") are skipped.
     """
-    of_type: dict[str, list[Played]] = defaultdict(list)
-    for one in match:
-        of_type[types.get(one.prompt_id, "")].append(one)
+    of_type: dict[str, list[MatchResult]] = defaultdict(list)
+    for result in match:
+        of_type[types.get(result.prompt_id, "")].append(result)
     return {
-        name: head_to_head_part(some, resamples, seed)
-        for name, some in sorted(of_type.items())
-        if name and len(some) >= TYPE_PROMPTS
+        name: head_to_head_part(results, resamples, seed)
+        for name, results in sorted(of_type.items())
+        if name and len(results) >= TYPE_PROMPTS
     }
 
 
 def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -> Measure:
-    """The win rate to expect if both models' answers were equally long (arXiv 2404.04475, section 3); 0 to 1.
+    """Return the expected win rate for answers of equal length (arXiv 2404.04475, section 3); 0 to 1.
 
     A logistic model of the judge's verdicts, fitted to one match:
 
         logit P(first is better) = theta + phi * tanh(longer / std(longer)),
 
-    and the rate is its prediction without the length term, 1 / (1 + exp(-theta)). Changed from the paper: its term for
-    each instruction's difficulty is left out, for that is estimated from many models' results; and phi is held by a
-    ridge (`fit_length`) in place of what AlpacaEval uses, a penalty chosen by cross-validation and judgements of
-    outputs that were made long or short on purpose. A tie counts as half a win and half a loss.
+    and the rate is its prediction without the length term, 1 / (1 + exp(-theta)). Unlike the paper, there is no term
+    for each instruction's difficulty, which is estimated from the results of many models. And phi has a fixed ridge
+    penalty (`fit_length`), instead of a penalty chosen by cross-validation and additional judgements of long and short
+    outputs. A tie counts as half a win and half a loss.
 
-    Where one model's answers are always the longer ones (see "longer"), equal length lies outside of what was seen:
-    the interval is wide there, or, where even the differences are alike, the ridge decides that the quality did it.
+    If one model's answers are always longer (see "longer"), equal length is an extrapolation, and the interval is wide.
+    If the length differences are nearly equal as well, the ridge attributes the wins to quality.
 
     Parameters
     ----------
@@ -166,10 +170,11 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
     Returns
     -------
     Measure
-        `n` is P. Equally long answers everywhere: the plain rate. Nothing judged, or one and the same difference
-        everywhere: undefined, for then length and quality cannot be told apart. Nothing but wins (or losses): 1 (0).
-        The interval is a bootstrap's that refits theta and phi in each resample with the same scale std(longer). It
-        reaches at least as far to both sides as that of `win_rate`, since a bootstrap is too narrow near 0 and 1.
+        `n` is P. If all lengths are equal, it is the plain win rate. Without judged prompts, or if all length
+        differences are equal and not 0, it is undefined, because length and quality cannot be separated. With only
+        wins (losses) it is 1 (0). The interval is from a bootstrap that refits theta and phi in each resample with the
+        same scale std(longer). It is at least as wide on both sides as that of `win_rate`, because a bootstrap interval
+        is too narrow near 0 and 1.
     """
     prompts = len(scores)
     same = prompts > 0 and bool((longer == longer[0]).all())
@@ -177,7 +182,7 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
         return Measure(None, None, None, prompts)
     x = np.zeros(prompts) if same else np.tanh(longer / np.std(longer, ddof=1))
     [theta], _ = fit_length(scores, x, np.ones((1, prompts)))
-    # How often each resample draws each prompt: shape (resamples, P).
+    # Number of times that each resample draws each prompt: shape (resamples, P).
     drawn = draw(prompts, resamples, seed) + prompts * np.arange(resamples)[:, None]
     weights = np.bincount(drawn.ravel(), minlength=resamples * prompts).reshape(resamples, prompts)
     thetas, _ = fit_length(scores, x, weights.astype(np.float64))
@@ -191,13 +196,13 @@ def length_controlled(scores: Array, longer: Array, resamples: int, seed: str) -
 
 
 def fit_length(scores: Array, x: Array, weights: Array) -> tuple[Array, Array]:
-    """theta and phi that minimise the penalised log-loss, one fit for each row of `weights`:
+    """Return theta and phi that minimise the penalised log-loss, one fit for each row of `weights`:
 
         sum_i w_i [log(1 + exp(eta_i)) - y_i eta_i] + RIDGE / 2 * phi^2,  eta_i = theta + phi x_i.
 
-    Without the ridge, verdicts that length alone decides would send phi to infinity. It is weak and does not grow with
-    the prompts: at phi = 0 it bends the loss as much as one more prompt, tied, whose answers differ in length as far
-    as can be (curvature p (1 - p) x^2 = 1/4). theta is free: it is infinite where all scores are 0, or all are 1.
+    Without the ridge, phi would be infinite for verdicts that depend only on length. The ridge is weak and does not
+    depend on the number of prompts: at phi = 0 its curvature is that of one additional tied prompt with the maximum
+    length difference (p (1 - p) x^2 = 1/4). theta has no penalty: it is infinite if all scores are 0 or all are 1.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Measures of a model's answers that need no judge: length, repetition, diversity, format, and instructions followed.
+"""Statistics of a model's answers without a judge: length, repetition, diversity, format, and instructions followed.
 
-Models compare because they answer the same prompts. Words are those of `srlm.data.words`; scripts written without
-spaces count by character.
+All models answer the same prompts. Words are those of `srlm.data.words`; scripts without spaces are counted by
+character.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ _REFUSALS = {tuple(tokens(opening)) for opening in REFUSALS}
 
 
 def facts(answer: Answer, constraints: Sequence[Constraint] = ()) -> dict[str, tuple[float, float]]:
-    """Return what one answer adds to each of `FACTS`: a numerator and a denominator, (0, 0) where it does not count.
+    """Return the (numerator, denominator) of one answer for each of `FACTS`; (0, 0) if it does not count.
 
     Returns
     -------
     dict
-        - "mean_characters": its length.
-        - "truncated": 1 if the token limit cut it off.
-        - "seq_rep_4": the share of its runs of four words that occurred in it before, if it has such runs.
-        - "language_switches": 1 if it is written in another script than its prompt, if both have one.
-        - "form_followed", "length_followed": how many of the constraints it follows (strictly), and their number; those
-          of the group length_constraints are about length, all others about form.
+        - "mean_characters": the length.
+        - "truncated": 1 if the answer reached the token limit.
+        - "seq_rep_4": the fraction of repeated 4-grams, if the answer has 4-grams.
+        - "language_switches": 1 if the answer has another script than its prompt, if both have a script.
+        - "form_followed", "length_followed": the number of constraints followed (strictly), and their number. The group
+          length_constraints is length; all other groups are form.
     """
     repeated, asked, written = repeated_share(tokens(answer.text)), script(answer.prompt), script(answer.text)
     followed: dict[bool, list[bool]] = {True: [], False: []}
@@ -73,18 +73,18 @@ def facts(answer: Answer, constraints: Sequence[Constraint] = ()) -> dict[str, t
 def facts_part(
     prompts: Sequence[SeedExample], answers: Sequence[Answer], first: Sequence[Answer] | None, resamples: int, seed: str
 ) -> dict[str, Any]:
-    """Return `FACTS` over one model's answers, each a measure with a 95 % interval over prompts.
+    """Return `FACTS` of one model's answers, each a measure with a 95 % interval over prompts.
 
     Parameters
     ----------
     first : sequence of Answer or None
-        The answers of the model that this one is compared with.
+        The answers of the model that this model is compared with.
 
     Returns
     -------
     dict
-        "measures": by fact. "types": the same for each type of prompt. "against_first", with `first`: the difference to
-        the first model's measures, paired by prompt, over the prompts that both have answered.
+        "measures": fact -> measure. "types": type of prompt -> the same. "against_first", with `first`: the difference
+        to the first model, paired by prompt, over the prompts that both answered.
     """
     of_prompt = {prompt.id: prompt for prompt in prompts}
 
@@ -116,28 +116,28 @@ def facts_part(
 def drift_part(
     answers: Sequence[Answer], resamples: int, seed: str, before: Sequence[Answer] | None = None
 ) -> dict[str, dict[str, float | int | None]]:
-    """Return the measures of one model's answers, one a prompt, each with a 95 % interval over prompts.
+    """Return the statistics of one model's answers, one answer per prompt, each with a 95 % interval over prompts.
 
     Parameters
     ----------
     before : sequence of Answer or None
-        The answers of the model before.
+        The answers of the previous model.
 
     Returns
     -------
     dict
         - "characters", "words": mean length.
-        - "characters_gain", with `before`: how much longer the answers are, paired by prompt, over the prompts that
-          both have answered.
-        - "seq_rep_4": the share of an answer's runs of four words that occurred in it before, averaged over
-          answers that have such runs (seq-rep-4 of arXiv 1908.04319); 0 to 1.
+        - "characters_gain", with `before`: the difference in length, paired by prompt, over the prompts that both
+          models answered.
+        - "seq_rep_4": the fraction of repeated 4-grams of an answer, averaged over answers with 4-grams (seq-rep-4 of
+          arXiv 1908.04319); 0 to 1.
         - "distinct_1", "distinct_2", "distinct_3": see `distinct`.
-        - "refusals": share that begins with one of `REFUSALS`; an excuse that someone asked for counts too.
-        - "language_switches": share written in another script than the prompt, among answers where both have one. A
-          prompt that asks for a translation may want it; compare models, not the figure with 0.
-        - "bullets", "numbered_lists", "headings", "bold": share with at least one, in Markdown's form.
-        - "modal_opening": share that begins with the three words that most answers begin with, found once on all
-          answers; those without a word are left out.
+        - "refusals": fraction of answers that begin with one of `REFUSALS`, including requested ones.
+        - "language_switches": fraction of answers in another script than the prompt, if both have a script. Prompts may
+          ask for a translation, so compare models instead of comparing with 0.
+        - "bullets", "numbered_lists", "headings", "bold": fraction of answers with at least one (Markdown).
+        - "modal_opening": fraction of answers with the most frequent first three words. The opening is computed over
+          all answers; answers without words are excluded.
     """
     words = [tokens(answer.text) for answer in answers]
     found = [facts(answer) for answer in answers]
@@ -168,11 +168,11 @@ def drift_part(
 
 
 def distinct(answers: Sequence[Ngrams]) -> Measure:
-    """Different n-grams over all answers, as a share of all n-grams; 0 to 1 (distinct-n of arXiv 1510.03055).
+    """Return the fraction of distinct n-grams of all n-grams; 0 to 1 (distinct-n of arXiv 1510.03055).
 
-    It falls with the amount of text: read it beside the length. The interval uses the delete-one jackknife over
-    answers: a bootstrap draws answers twice, and no second copy brings a new n-gram, so that its values lie below the
-    measure itself. `n` counts the n-grams.
+    It decreases with the amount of text, so compare it together with the length. The interval uses the delete-one
+    jackknife over answers. A bootstrap would be biased, because a second copy of an answer adds no new n-gram. `n`
+    counts the n-grams.
     """
     total = sum(map(len, answers))
     if not total:
@@ -184,8 +184,8 @@ def distinct(answers: Sequence[Ngrams]) -> Measure:
         for grams in answers
         if grams
     ]
-    shares = [kinds / count for kinds, count in excluded if count]
-    return Measure(value, *jackknife_interval(value, shares, (0.0, 1.0)), total)
+    fractions = [different / count for different, count in excluded if count]
+    return Measure(value, *jackknife_interval(value, fractions, (0.0, 1.0)), total)
 
 
 def _ngrams(words: Sequence[str], n: int) -> Ngrams:
@@ -193,7 +193,7 @@ def _ngrams(words: Sequence[str], n: int) -> Ngrams:
 
 
 def repeated_share(words: Sequence[str]) -> float | None:
-    """The share of a text's runs of four words that occurred in it before; None where it has none."""
+    """Return the fraction of repeated 4-grams of a text; None for fewer than four words."""
     grams = _ngrams(words, REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else None
 

@@ -1,9 +1,9 @@
-"""What the feedback browser shows: each prompt of a run with its answers, judgements, scores and pair.
+"""Entries of the feedback browser: each prompt of a run with its answers, judgements, scores and pair.
 
-Three sources, one shape: `feedback` (prompts that M_t-1 wrote, its candidates, the judgements, chosen and rejected),
-`evaluation` (what M0..M_t answered to the evaluation prompts, and the verdicts of the head to heads) and `held_out`
-(answers that people ranked, and M0..M_t's scores of them). Everything here is read without touching a file, so that a
-run can be looked at while it goes on.
+An entry has one of three sources: `feedback` (a prompt written by M_t-1, its candidates, their judgements, chosen and
+rejected), `evaluation` (the answers of M0..M_t to an evaluation prompt, and the head-to-head verdicts) or `held_out`
+(answers ranked by people, and the scores that M0..M_t gave them). This module only reads files, so it can be used while
+the run is in progress.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from srlm.config import Config
 from srlm.evaluation.answers import evaluation_prompts
-from srlm.evaluation.head_to_head import played
+from srlm.evaluation.head_to_head import match_results
 from srlm.evaluation.held_out import held_out_prompts
 from srlm.ids import answer_id, label, match_and_order, number_of, parent
 from srlm.pipeline.artifacts import (
@@ -39,7 +39,7 @@ from srlm.reporting.collect import RunNumbers
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
 
 RESULTS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
-FLAGS = {  # what the browser can filter prompts by; all but the last one match alarms
+FLAGS = {  # flags that the browser filters prompts by; all except the last correspond to alarms
     "parse_rate": "a judgement without a score",
     "top_score_share": "all scores at the top",
     "tie_share": "all scores equal",
@@ -52,56 +52,58 @@ EXCERPT = 96  # characters of a prompt in the list
 
 @dataclass
 class Judged:
-    """One judgement as the browser shows it."""
+    """One judgement, as shown in the browser."""
 
-    by: str  # "M1", or "" where the entry has one judge
+    by: str  # the judge, e.g. "M1"; "" if the entry has one judge
     score: float | None
     text: str
     problem: str = ""
-    percents: list[int] = field(default_factory=list)  # of the scores 0, 1, ..., where the score is their mean
+    percents: list[int] = field(
+        default_factory=list
+    )  # probabilities of the scores 0, 1, ... if the score is their mean
 
 
 @dataclass
 class Shown:
-    """One answer to an entry's prompt."""
+    """One answer to the prompt of an entry."""
 
-    label: str  # c0, c1, ... of candidates; M0, M1, ... of evaluation answers; a0, a1, ... of ranked answers
+    label: str  # c0, c1, ... for candidates; M0, M1, ... for evaluation answers; a0, a1, ... for ranked answers
     text: str
-    score: float | None = None  # the mean of its judgements
-    mark: str = ""  # chosen, rejected; desirable, undesirable; won, tied, lost against the model before
+    score: float | None = None  # mean over its judgements
+    mark: str = ""  # chosen, rejected; desirable, undesirable; result against the previous model
     tokens: int = 0
     characters: int = 0
     truncated: bool = False
-    rank: int | None = None  # people's; 0 is the best
+    rank: int | None = None  # human rank; 0 is the best
     judgements: list[Judged] = field(default_factory=list)
 
 
 @dataclass
 class Entry:
-    """One prompt."""
+    """One prompt with its answers."""
 
     id: str
     source: str
-    iteration: int  # feedback: that of the model it trains; else 0
-    type: str  # the instruction type of the seeds, "" where unknown
+    iteration: int  # feedback: t of the model M_t that it trains; otherwise 0
+    type: str  # instruction type from the seed data; "" if unknown
     prompt: str
-    outcome: str = ""  # feedback: pair, or why there is none
-    gap: float | None = None  # chosen's score minus rejected's
-    flags: list[str] = field(default_factory=list)  # of FLAGS
+    outcome: str = ""  # feedback: "pair", or the reason that there is none
+    gap: float | None = None  # chosen score minus rejected score
+    flags: list[str] = field(default_factory=list)  # keys of FLAGS
     answers: list[Shown] = field(default_factory=list)
-    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of a judge that compares: first, second, ...
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # from pairwise judges; keys as in `_comparison`
 
 
 def row(plain: dict[str, Any]) -> list[Any]:
-    """What the list and the filters need of an entry as plain data, `EXCERPT` characters of its prompt last."""
+    """Return the fields of an entry for the list and the filters, with an excerpt of its prompt at the end."""
     excerpt = " ".join(plain["prompt"][: 4 * EXCERPT].split())[:EXCERPT]
     return [*(plain[name] for name in ("id", "source", "iteration", "type", "outcome", "gap", "flags")), excerpt]
 
 
 def cut(plain: dict[str, Any], limit: int) -> dict[str, Any]:
-    """An entry as plain data, its longer texts cut.
+    """Return an entry with its long texts truncated.
 
-    Prompt and answers at `limit` characters; judgements and comparisons, which are many, at an eighth of it.
+    Prompt and answers are truncated to `limit` characters, and judgements and comparisons to an eighth of that.
     """
 
     def short(text: str, limit: int) -> str:
@@ -119,13 +121,13 @@ def cut(plain: dict[str, Any], limit: int) -> dict[str, Any]:
 
 
 def all_entries(run: RunNumbers) -> list[Entry]:
-    """Every prompt up to M_last: what each iteration made, the evaluation prompts, the held-out ranked prompts."""
+    """Return the feedback entries for M_2 to M_last+1, then the evaluation entries and the held-out entries."""
     feedback = [entry for t in range(2, run.last + 2) for entry in feedback_entries(run, t)]
     return [*feedback, *evaluation_entries(run), *held_out_entries(run)]
 
 
 def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
-    """The prompts written for M_t, rejected ones too."""
+    """Return the entries of the prompts written for M_t, including rejected prompts."""
     config = run.config
     prompts = run.records(PROMPTS, t)
     candidates = _by(run.records(CANDIDATES, t), "prompt_id")
@@ -134,8 +136,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
     pairs: dict[str, list[PreferencePair]] = defaultdict(list)
     for pair in run.records(PAIRS, t):
         pairs[parent(pair.rejected_id)].append(pair)
-    labelled = {one.id: one for one in run.records(LABELLED, t)}
-    reasons = {one.id: one.reason for one in run.records(UNPAIRED, t)}
+    labelled = {answer.id: answer for answer in run.records(LABELLED, t)}
+    reasons = {prompt.id: prompt.reason for prompt in run.records(UNPAIRED, t)}
     paired = stage_manifest(run.workspace.iteration(t), "pairs") is not None
     made = []
     for prompt in prompts:
@@ -143,7 +145,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         selected = pairs[prompt.id]
         marks = {pair.rejected_id: "rejected" for pair in selected} | {pair.chosen_id: "chosen" for pair in selected}
         answers = [labelled[candidate.id] for candidate in own if candidate.id in labelled]
-        marks |= {one.id: "desirable" if one.label else "undesirable" for one in answers}
+        marks |= {answer.id: "desirable" if answer.label else "undesirable" for answer in answers}
         gap = max((pair.chosen_score - pair.rejected_score for pair in selected), default=None)
         entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap)
         if prompt.rejected:
@@ -170,14 +172,14 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
                     judgements=[_judged("", judgement) for judgement in judged],
                 )
             )
-        entry.comparisons = [_told(comparison) for comparison in comparisons.get(prompt.id, [])]
+        entry.comparisons = [_comparison(comparison) for comparison in comparisons.get(prompt.id, [])]
         entry.flags = _flags(own, judgements, selected, config)
         made.append(entry)
     return made
 
 
 def evaluation_entries(run: RunNumbers) -> list[Entry]:
-    """Every evaluation prompt with M0..M_last's answers, and how each fared against the model before."""
+    """Return the evaluation prompts with the answers of M0..M_last, each with its result against the previous model."""
     workspace, config, last = run.workspace, run.config, run.last
     prompts: Sequence[SeedExample] = []
     if EVALUATION_PROMPTS.path(workspace).exists():
@@ -190,22 +192,21 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
         for u in range(t):
             comparisons = run.records(head_to_head(u), t)
             for comparison in comparisons:
-                matches[comparison.prompt_id].append(_told(comparison, f"M{t}", f"M{u}"))
+                matches[comparison.prompt_id].append(_comparison(comparison, f"M{t}", f"M{u}"))
             if u == t - 1:
-                match = played(comparisons, list(of_model[t].values()), list(of_model[u].values()))
-                results[t] = {one.prompt_id: RESULTS[one.score] for one in match if one.score is not None}
+                match = match_results(comparisons, list(of_model[t].values()), list(of_model[u].values()))
+                results[t] = {result.prompt_id: RESULTS[result.score] for result in match if result.score is not None}
     made = []
     for prompt in prompts:
         entry = Entry(prompt.id, "evaluation", 0, prompt.type, prompt.prompt, comparisons=matches[prompt.id])
         for t, answers in of_model.items():
             if answer := answers.get(prompt.id):
                 mark = results.get(t, {}).get(prompt.id, "")
-                told = f"{mark} against M{t - 1}" if mark else ""
                 entry.answers.append(
                     Shown(
                         label=f"M{t}",
                         text=answer.thought + answer.text,
-                        mark=told,
+                        mark=f"{mark} against M{t - 1}" if mark else "",
                         tokens=answer.tokens,
                         characters=len(answer.text),
                         truncated=answer.truncated,
@@ -218,7 +219,10 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
 
 
 def held_out_entries(run: RunNumbers) -> list[Entry]:
-    """The held-out ranked prompts with each model's scores; M_last's order of best and worst against people's."""
+    """Return the held-out prompts with the scores of each model.
+
+    The outcome says whether M_last orders the best and the worst answer as people do.
+    """
     workspace, config, last = run.workspace, run.config, run.last
     if not EFT_HELD_OUT.path(workspace).exists():
         return []
@@ -227,12 +231,12 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
     made = []
     for prompt in ranked:
         entry = Entry(prompt.id, "held_out", 0, prompt.type, prompt.prompt)
-        for place, answer in enumerate(prompt.answers):
-            of_answer = {t: found.get(answer_id(prompt.id, place), []) for t, found in of_model.items()}
-            judged = [_judged(f"M{t}", one) for t, found in of_answer.items() for one in found]
+        for index, answer in enumerate(prompt.answers):
+            of_answer = {t: by_answer.get(answer_id(prompt.id, index), []) for t, by_answer in of_model.items()}
+            judged = [_judged(f"M{t}", judgement) for t, of_t in of_answer.items() for judgement in of_t]
             score = mean_score(of_answer[last], 1)
             characters = len(answer.text)
-            shown = Shown(f"a{place}", answer.text, score, characters=characters, rank=answer.rank, judgements=judged)
+            shown = Shown(f"a{index}", answer.text, score, characters=characters, rank=answer.rank, judgements=judged)
             entry.answers.append(shown)
         scored = [answer for answer in entry.answers if answer.score is not None and answer.rank is not None]
         if len(scored) > 1:
@@ -253,12 +257,12 @@ def _flags(
     pairs: Sequence[PreferencePair],
     config: Config,
 ) -> list[str]:
-    """Return which of FLAGS hold for one prompt of the feedback."""
+    """Return the FLAGS that apply to one feedback prompt."""
     rows = [judgements.get(candidate.id, []) for candidate in candidates]
     valid = [[judgement.score for judgement in row if judgement.score is not None] for row in rows]
     means, alarms = [fmean(scores) for scores in valid if scores], config.alarms
     top = [judgement.whole_score == config.judge.max_score for row in rows for judgement in row]
-    found = {
+    applies = {
         "parse_rate": any(judgement.score is None for row in rows for judgement in row),
         "top_score_share": bool(top) and all(top),
         "tie_share": len(means) > 1 and round(max(means) - min(means), 9) == 0,
@@ -266,7 +270,7 @@ def _flags(
         "judge_noise": any(stdev(scores) > alarms.judge_noise.threshold for scores in valid if len(scores) > 1),
         "truncated": any(candidate.truncated for candidate in candidates),
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, value in applies.items() if value]
 
 
 def _judged(by: str, judgement: Judgement) -> Judged:
@@ -274,7 +278,7 @@ def _judged(by: str, judgement: Judgement) -> Judged:
     return Judged(by, judgement.score, judgement.text, judgement.problem, percents)
 
 
-def _told(comparison: Comparison, first: str = "", second: str = "") -> dict[str, Any]:
+def _comparison(comparison: Comparison, first: str = "", second: str = "") -> dict[str, Any]:
     match, order = match_and_order(comparison.id)
     if not first:
         first, second = label(match).split("-")
@@ -284,7 +288,7 @@ def _told(comparison: Comparison, first: str = "", second: str = "") -> dict[str
 
 
 def _by(records: Iterable[Any], name: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = defaultdict(list)
+    groups: dict[str, list[Any]] = defaultdict(list)
     for record in records:
-        found[getattr(record, name)].append(record)
-    return found
+        groups[getattr(record, name)].append(record)
+    return groups

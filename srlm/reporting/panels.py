@@ -1,4 +1,4 @@
-"""The report page's charts of measures by model: which metrics stand in which chart."""
+"""The charts of the report page: the metrics that each of them shows, by model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PERCENT = (0, 100)
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: metrics of one unit, for M0, M1, ..., with their intervals.
+    """One chart: metrics with the same unit, for M0, M1, ..., with their intervals.
 
     Parameters
     ----------
     domain : (low, high) or None
-        Of the axis, in the unit that is shown; None = that of the values.
+        Range of the y-axis, in the displayed unit; None = range of the values.
     line : float or None
-        A value at which a dashed line is drawn, such as chance.
+        Value of a dashed horizontal line, such as chance level.
     """
 
     title: str
@@ -29,12 +29,12 @@ class Panel:
     line: float | None = None
 
     def data(self) -> dict[str, Any]:
-        """Return what the page's script needs."""
+        """Return the chart as data for the script of the page."""
         shown = [metric(key) for key in self.metrics]
-        labels = [[*key.split("/"), one.label] for key, one in zip(self.metrics, shown, strict=True)]
+        labels = [[*key.split("/"), row.label] for key, row in zip(self.metrics, shown, strict=True)]
         share = shown[0].scale == 100
-        found = {"title": self.title, "about": self.about, "metrics": labels, "share": share}
-        return found | {"domain": self.domain, "line": self.line}
+        texts = {"title": self.title, "about": self.about}
+        return texts | {"metrics": labels, "share": share, "domain": self.domain, "line": self.line}
 
 
 PANELS = (
@@ -52,7 +52,7 @@ PANELS = (
     ),
     Panel(
         "Rank correlation",
-        "Of the judge's scores with people's ranks, within a prompt.",
+        "Correlation of the judge's scores with human ranks, averaged over prompts.",
         ("judge/spearman", "judge/kendall_tau"),
         line=0,
     ),
@@ -64,12 +64,13 @@ PANELS = (
     ),
     Panel(
         "Mean score by the run's own judge",
-        "Of each model's candidates, points. A rise without more wins or a better judge hints at reward hacking.",
+        "Mean score of each model's candidates, in points. A rise without more wins or a better judge suggests reward "
+        "hacking.",
         ("feedback/score_mean",),
     ),
     Panel(
         "Instruction following",
-        "Of verifiable instructions; no judge takes part.",
+        "Verifiable instructions that are followed; checked by programs, without a judge.",
         (
             "instructions/inst_level_strict_acc",
             "ifeval/inst_level_strict_acc",
@@ -90,7 +91,7 @@ PANELS = (
     ),
     Panel(
         "Diversity of evaluation answers",
-        "Different n-grams as a share of all; longer answers have fewer.",
+        "Distinct n-grams as a share of all n-grams; it falls with answer length.",
         ("drift/distinct_1", "drift/distinct_2", "drift/distinct_3"),
     ),
 )

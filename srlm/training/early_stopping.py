@@ -33,7 +33,7 @@ from srlm.engines.missing import count_missing, is_missing
 from srlm.engines.session import open_model
 from srlm.errors import SeedError
 from srlm.evaluation.answers import answer_prompts
-from srlm.evaluation.head_to_head import head_to_head_part, played
+from srlm.evaluation.head_to_head import head_to_head_part, match_results
 from srlm.evaluation.matches import play
 from srlm.ids import ORDERS
 from srlm.io.progress import Bars, say
@@ -335,7 +335,7 @@ def _compared(
 ) -> CheckpointComparison:
     newer, older = _both_answered(workspace, config, t, number)
     rows = read_records(_comparisons(workspace, config, t, number).outputs[0], Comparison)
-    match = played(rows, newer, older)
+    match = match_results(rows, newer, older)
     scores = [prompt.score for prompt in match]
     net = head_to_head_part(match, config.evaluation.bootstrap, f"{config.seed}/early_stopping")["net_win"]
     comparison = CheckpointComparison(

@@ -15,12 +15,12 @@ from srlm.training.methods.sft import SFTConfig
 from srlm.training.shared_spans import mark_pattern, mark_repeated
 from srlm.types import JudgeExample, SeedExample
 
-Chats = Mapping[str, Sequence[Sequence[Message]]]  # "ift" or "eft" -> chats that end on an answer
+Chats = Mapping[str, Sequence[Sequence[Message]]]  # "ift" or "eft" -> chats that end with an assistant message
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as token ids with labels and weights, one list per sample, and how many were excluded."""
+    """Samples as token ids with labels and weights, one list per sample, and the numbers of excluded samples."""
 
     input_ids: list[list[int]]
     labels: list[list[int]]
@@ -30,7 +30,7 @@ class Samples:
     without_target: int  # samples without a token to train on
 
     def counts(self) -> dict[str, int]:
-        """Return what the stage's manifest counts."""
+        """Return the counts for the stage manifest."""
         trained = sum(weight > 0 for weights in self.weights for weight in weights)
         return {
             "examples": len(self.input_ids),

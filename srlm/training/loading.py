@@ -1,4 +1,4 @@
-"""Load a checkpoint for training: precision of weights and arithmetic, dropout, LoRA."""
+"""Load checkpoints for training: precision of weights and computation, dropout, LoRA."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
 
 
 def settings_of(folder: Path, options: TrainConfig, config: Config, **others: Any) -> Any:
-    """Return a checkpoint's own settings with `others`, and with the dropout of `options` where it has such a setting.
+    """Return the config of a checkpoint with `others`, and with the dropout of `options` where the config has one.
 
     Parameters
     ----------
-    others : settings of the model's architecture, such as num_labels
+    others
+        Further values of the config, such as num_labels.
     """
     settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code, **others)
     for name in _DROPOUTS:

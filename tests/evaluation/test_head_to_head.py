@@ -15,8 +15,8 @@ from srlm.evaluation.head_to_head import (
     fit_length,
     head_to_head_part,
     length_controlled,
+    match_results,
     net_win,
-    played,
     win_rate,
 )
 from srlm.evaluation.intervals import bootstrap_interval, draw
@@ -51,7 +51,7 @@ def answers(lengths: dict[str, int]) -> list[Answer]:
 def match(results, first=None, second=None):
     rows = results if isinstance(results, list) else comparisons(results)
     ids = {row.prompt_id for row in rows}
-    return played(rows, answers(first or dict.fromkeys(ids, 5)), answers(second or dict.fromkeys(ids, 5)))
+    return match_results(rows, answers(first or dict.fromkeys(ids, 5)), answers(second or dict.fromkeys(ids, 5)))
 
 
 def values(part, *names):

@@ -12,7 +12,7 @@ from srlm.engines.base import Completion, Sampling
 from srlm.errors import ConfigError, EngineError, PromptTooLongError
 from srlm.evaluation.answers import answer
 from srlm.evaluation.config import EvaluationConfig
-from srlm.evaluation.head_to_head import head_to_head_part, played
+from srlm.evaluation.head_to_head import head_to_head_part, match_results
 from srlm.judges.bradley_terry import calibrated_winners
 from srlm.judges.pairwise import compare, load_template, parse_letter, question, verdict
 from srlm.types import Answer, Comparison, SeedExample
@@ -45,7 +45,7 @@ def match(judge, count: int = 5, scramble: int | None = None):
 
 
 def part_of(comparisons):
-    return head_to_head_part(played(comparisons, answers("NEW"), answers("OLD")), 100, "s")
+    return head_to_head_part(match_results(comparisons, answers("NEW"), answers("OLD")), 100, "s")
 
 
 def shares(comparisons) -> dict[str, float | None]:

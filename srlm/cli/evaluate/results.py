@@ -74,12 +74,12 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
 
 
 def _match_card(plan: Plan, match: Match) -> dict[str, Any]:
-    from srlm.evaluation.head_to_head import by_type, head_to_head_part, played
+    from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_results
 
     given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
     first, second = (read_records(plan.answers[side].outputs[0], Answer) for side in (match.first, match.second))
     types = {prompt.id: prompt.type for prompt in read_records(plan.prompts.outputs[0], SeedExample)}
-    result = played(read_records(match.comparisons.outputs[0], Comparison), first, second)
+    result = match_results(read_records(match.comparisons.outputs[0], Comparison), first, second)
     measures = head_to_head_part(result, *given)
     return {
         "first": match.first,
