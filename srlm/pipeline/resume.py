@@ -1,4 +1,4 @@
-"""How a run is continued: the command that it was started with, for a shell, and whether it is running or stopped."""
+"""The state of a run (running, stopped or completed), and the shell command that resumes it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from srlm.config import Config
 from srlm.pipeline.workspace import Workspace
 
 RUNNING, STOPPED, COMPLETED = "running", "stopped", "completed"
-# A report may be shown to others: addresses of servers, which can hold a password, and paths are left out of it.
+# Reports may be published, so they contain no paths and no server addresses, which can include a password.
 PRIVATE = ("runs_dir", "endpoint.base_url", "endpoint.api_key_env")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Whether a run is running, stopped or completed, as run.json has it."""
+    """The state of a run in run.json: running, stopped or completed."""
 
-    state: str  # RUNNING, STOPPED or COMPLETED; "" where run.json does not say
+    state: str  # RUNNING, STOPPED or COMPLETED; "" if run.json has no state
     why: str = ""  # of a stopped run: the error or signal
-    overrides: tuple[str, ...] = ()  # of a stopped run: options with which the command gets further
+    overrides: tuple[str, ...] = ()  # of a stopped run: options with which the command continues
 
     def save(self, workspace: Workspace) -> None:
         workspace.update_run(state=asdict(self))
 
 
 def state_of(workspace: Workspace) -> RunState:
-    """Return the state in run.json; a run that says it is running, while no process has it, was killed."""
+    """Return the state in run.json. A run that is "running" without a process was killed."""
     found = workspace.run().get("state") or {"state": ""}
     state = RunState(found["state"], found.get("why", ""), tuple(found.get("overrides", ())))
     if state.state == RUNNING and not workspace.in_use():
@@ -44,7 +44,7 @@ def state_of(workspace: Workspace) -> RunState:
 
 
 def arguments() -> list[str]:
-    """Return the words of the command line that this Hydra command was started with, those that decide its options."""
+    """Return the words of this Hydra command's command line that set options."""
     made = HydraConfig.get()
     words = [] if made.job.config_name == "config" else ["--config-name", str(made.job.config_name)]
     for source in made.runtime.config_sources:
@@ -55,33 +55,33 @@ def arguments() -> list[str]:
 
 
 def option(name: str, value: str) -> str:
-    """Return `name=value` as Hydra reads it, in quotes where its grammar would read the plain value differently."""
+    """Return `name=value` for Hydra, with quotes if its grammar would change the plain value."""
     parser = OverridesParser.create()
     try:
         same = parser.parse_override(f"{name}={value}").value() == value
-    except Exception:  # the value is no word of Hydra's grammar; the parser's errors have no common base
+    except Exception:  # not in Hydra's grammar; the parser's errors have no common base class
         same = False
     return f"{name}={value}" if same else f"{name}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequence[str] = ()) -> str | None:
-    """Return the shell command that brings this run to M_iteration with the options that it was started with.
+    """Return the shell command that continues this run to M_iteration with its own options.
 
     Parameters
     ----------
     more : sequence of str
-        Overrides that replace those of the same option.
+        Overrides that replace those of the same options.
 
     Returns
     -------
-    None for a run that no command line started.
+    None if the run was not started by a command line.
     """
     started = workspace.run().get("arguments")
     if started is None:
         return None
     changed = [option("name", config.name), option("runs_dir", config.runs_dir), f"iteration={iteration}", *more]
     if iteration > 1 and not config.evaluation.enabled:
-        changed.append("evaluation.enabled=true")  # later models are made from measures
+        changed.append("evaluation.enabled=true")  # later models depend on evaluations
     parser = OverridesParser.create()
     replaced = {parser.parse_override(word).key_or_group for word in changed}
     kept, words = [], list(started)
@@ -95,7 +95,7 @@ def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequ
 
 
 def command_to(workspace: Workspace, iteration: int) -> str:
-    """Return the shell command that brings a run's folder to M_iteration, with the options that the run has."""
+    """Return the shell command that continues the run in a folder to M_iteration, with its own options."""
     config = workspace.config() if workspace.config_path.is_file() else Config(name=workspace.root.name)
     if Workspace.of(config).root != workspace.root:  # the folder was moved or renamed
         config.name, config.runs_dir = workspace.root.name, str(workspace.root.parent)
@@ -106,7 +106,7 @@ def command_to(workspace: Workspace, iteration: int) -> str:
 
 
 def python_word() -> str:
-    """Return the word for this Python in the user's shell: `python` where that is this one, otherwise its path."""
+    """Return `python` if that is this Python in the user's shell, otherwise the path of this Python."""
     found = shutil.which("python")
     here = Path(sys.executable)
     if found and Path(os.path.abspath(found)).parent == here.parent:
@@ -115,7 +115,7 @@ def python_word() -> str:
 
 
 def public_command(command: str) -> str:
-    """Return the command without paths and addresses of servers: their values become three dots."""
+    """Return the command with three dots instead of paths and server addresses."""
     words = shlex.split(command)
     words[0] = "python"
     shown = []

@@ -1,7 +1,7 @@
 """Resolve the options that name a model: a role in the run, a server, or the name of an external model.
 
 Roles are the same in every option (judge.model, judge.reference, prompts.model, evaluation.judge, dpo.reference,
-dpo.early_stopping.judge): "self" is the model that a stage is about, "previous" the model before it, "sft" M1, "base"
+dpo.early_stopping.judge): "self" is the stage's own model, "previous" the model before it, "sft" M1, "base"
 M0, and "endpoint" the server of the option group `endpoint`. Any other value is the name of an external model.
 """
 
@@ -26,12 +26,12 @@ class ModelRef:
 
     @property
     def of_run(self) -> int | None:
-        """t where this is M_t of the run, otherwise None."""
+        """Return t if this is M_t of the run, otherwise None."""
         return self.iteration if self.kind == "iteration" else None
 
     @property
     def local(self) -> bool:
-        """Whether the model is loaded on this machine, and so has files whose hashes can be compared."""
+        """Return whether the model is loaded on this machine, so that its files have hashes."""
         return self.kind not in ("endpoint", "program")
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def iteration(t: int) -> ModelRef:
 
 
 def by_name(name: str) -> ModelRef:
-    """Return the server ("endpoint") or an external model, for commands without a run, where there are no roles."""
+    """Return the server ("endpoint") or an external model, for commands without a run, which have no roles."""
     return ENDPOINT if name == "endpoint" else ModelRef("external", name=name)
 
 
