@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 from tools.notebooks import LARGEST, METADATA, cleaned, main, problems, shows
 
 KEPT = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NAMES = ["01_first_run", "02_read_a_run", "03_own_judge", "04_paper_figures"]
+NAMES = ["01_first_run", "02_read_a_run", "03_python_api", "04_own_judge", "05_paper_figures"]
 TEXT = [
     cell.source for path in KEPT for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
 ]
@@ -126,5 +126,5 @@ def test_addresses_are_left_out() -> None:
 
 
 def test_unknown_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check", "05_none"]) == 2
-    assert "There is no notebook 05_none; there are 01_first_run" in capsys.readouterr().err
+    assert main(["--check", "06_none"]) == 2
+    assert "There is no notebook 06_none; there are 01_first_run" in capsys.readouterr().err

@@ -105,8 +105,8 @@ def compare(
 
     Examples
     --------
-    >>> print(srlm.compare("runs/default/iteration_1/model", "runs/default/iteration_2/model", ["Name a river."]))
-    default M1 against default M2, judged by default M1 on 1 prompts: wins 0, ties 1, losses 0, ...
+    >>> result = srlm.compare("runs/default/iteration_1/model", "runs/default/iteration_2/model", ["Name a river."])
+    >>> print(result, result.measures["win_rate"].low)
     """
     config = config or compose()
     names = (str(first), str(second))

@@ -186,8 +186,7 @@ def open_run(folder: str | Path) -> Run:
     Examples
     --------
     >>> run = srlm.open_run("runs/default")
-    >>> run.evaluation(2).judge["pairwise_accuracy"]
-    Measure(value=0.67, low=0.56, high=0.77, n=150)
-    >>> run.frame("judgements", 2).score.describe()
+    >>> accuracy = run.evaluation(2).judge["pairwise_accuracy"]  # a Measure: value, low, high, n
+    >>> table = run.frame("judgements", 2)
     """
     return Run(folder)

@@ -51,7 +51,7 @@ def score(
 ) -> Scores:
     """Score answers with a judge, as the stage `judgements` of a run does.
 
-    The judge's engine starts once for all answers, in a process of its own, which takes about ten seconds for a small
+    The judge's engine starts once for all answers, in a process of its own, which takes seconds for a small
     model. Random draws depend on `config.seed` and on the answers' ids. So a run's records get the run's scores, and
     plain texts get the same scores each time.
 
@@ -81,8 +81,8 @@ def score(
     Examples
     --------
     >>> config = srlm.compose("judge=logprob", "engine=transformers")
-    >>> srlm.score(["Name a river."], [["The Oder.", "A mountain."]], config=config).means
-    [[2.91, 2.68]]
+    >>> scores = srlm.score(["Name a river."], [["The Oder.", "A mountain."]], config=config)
+    >>> best, worst = scores.means[0]
     """
     config = config or compose()
     rows = prompt_records(prompts)

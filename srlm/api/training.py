@@ -97,8 +97,7 @@ def dpo(
     Examples
     --------
     >>> trained = srlm.dpo(selection.pairs, output="my_model", config=srlm.compose("dpo.epochs=2"))
-    >>> [row["loss"] for row in trained.log if "loss" in row]
-    [0.693, 0.671]
+    >>> losses = [row["loss"] for row in trained.log if "loss" in row]
     """
     config = config or compose()
     rows = pair_records(pairs)

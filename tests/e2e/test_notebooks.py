@@ -54,7 +54,7 @@ def test_the_first_makes_the_run(first: nbformat.NotebookNode, folder: Path) -> 
 def test_runs_to_its_end(first: nbformat.NotebookNode, folder: Path, name: str) -> None:
     notebook = first if name == "01_first_run" else run(name, folder)
     assert problems(notebook, len(nbformat.writes(notebook).encode())) == []
-    if name == "03_own_judge":
+    if name == "04_own_judge":
         [judged] = (folder.parent / "runs/tiny_own_judge").glob("my_rubric-*/judgements/*/*.jsonl")
         assert len(read_records(judged, Judgement)) == 16  # four answers to four prompts
 
