@@ -425,13 +425,13 @@ def test_what_is_not_finished_or_was_changed_is_refused(own_run: Path, tmp_path:
     run = srlm.open_run(own_run)
     with pytest.raises(RunFolderError, match=r"no finished judgements in iteration 3; it is finished in: 2"):
         run.judgements(3)
-    with pytest.raises(RunFolderError, match=r"no finished sft in iteration 1|3_comparisons.jsonl is gone"):
+    with pytest.raises(RunFolderError, match=r"3_comparisons.jsonl is missing"):
         run.records("comparisons", 2)
     path = own_run / "iteration_2/3_judgements.jsonl"
     path.write_text(path.read_text().replace("1.0", "2.0"))
-    with pytest.raises(RunFolderError, match=r"3_judgements.jsonl is gone or was changed"):
+    with pytest.raises(RunFolderError, match=r"3_judgements.jsonl is missing or has changed"):
         run.judgements(2)
-    with pytest.raises(RunFolderError, match="is no run"):
+    with pytest.raises(RunFolderError, match="is not a run"):
         srlm.open_run(tmp_path)
 
 
