@@ -513,7 +513,7 @@ def test_default_prompts_are_the_built_in_ones(engine_of: Any) -> None:
     assert len(srlm.compare("a", "b").answers[0]) == 84  # in English
     with pytest.raises(ArgumentError, match="There are no prompts"):
         srlm.compare("a", "b", [])
-    with pytest.raises(ConfigError, match="names a model twice"):
+    with pytest.raises(ConfigError, match="contains a model twice"):
         srlm.compare("a", "a", [PROMPT])
 
 
