@@ -25,7 +25,7 @@ DESIGNS = (
     ("12 rows, independent", 12, 0.0),
     ("12 rows, correlation 0.1", 12, 0.1),
     ("12 rows, correlation 0.5", 12, 0.5),
-    ("12 rows, all alike", 12, 1.0),
+    ("12 rows, correlation 1", 12, 1.0),
     ("1 to 12 rows, correlation 0.5", 0, 0.5),
     ("very different numbers of rows, correlation 0.3", UNEVEN, 0.3),
 )

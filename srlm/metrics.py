@@ -1,8 +1,8 @@
 """The table of metrics: key, label, unit, direction, meaning and source of everything that is measured or logged.
 
-Whatever shows a metric reads its label, unit, direction and scale here. A key is PART/NAME with one slash, because the
-`*` of W&B's step metrics stops at the next one. `<word>` in a key stands for what differs. A metric with an interval is
-a `srlm.evaluation.measures.Measure`; trackers log it as NAME, NAME_low, NAME_high and NAME_n.
+Tables, plots and trackers read labels, units, directions and scales from here. A key is PART/NAME with one slash,
+because `*` in a step metric of W&B does not match a second slash. `<word>` in a key is a placeholder. A metric with an
+interval is a `srlm.evaluation.measures.Measure`; trackers log it as NAME, NAME_low, NAME_high and NAME_n.
 `python -m srlm.metrics` writes the table to docs/metrics.md.
 """
 
@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-TRAINER = r"sft_baseline|sft|reward_model|[a-z]\w*_\d+"  # the parts of trainers; METHOD_t is what trained M_t
+TRAINER = r"sft_baseline|sft|reward_model|[a-z]\w*_\d+"  # parts of training metrics; METHOD_t trained M_t
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How values of a unit are shown: multiplied by `scale`, with `digits` decimals, and followed by `suffix`."""
+    """Display format of a unit: values are multiplied by `scale` and shown with `digits` decimals and `suffix`."""
 
     range: str = ">= 0"
     scale: int = 1
     suffix: str = ""
-    digits: int | None = None  # None: by the size of the value
+    digits: int | None = None  # None = depends on the magnitude of the value
 
 
 UNITS = {
@@ -50,7 +50,7 @@ UNITS = {
     "table": Unit(""),
     "-": Unit(""),
 }
-PARTS = {  # of keys: what a table or a card calls them
+PARTS = {  # part of the key -> heading in tables and cards
     "judge": "Judge: held-out EFT",
     "judge_metrics": "Judge: details",
     "answers": "Evaluation answers",
@@ -72,20 +72,20 @@ PARTS = {  # of keys: what a table or a card calls them
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric, or a family of metrics with `<word>` in the key.
+    """One metric, or a family of metrics with a `<word>` in the key.
 
     Parameters
     ----------
     label : str
-        Short, for tables and plots; without the unit.
+        Short name for tables and plots, without the unit.
     unit : str
-        A key of UNITS; "" = that of `base`.
+        Key of UNITS; "" = the unit of `base`.
     better : str
-        "higher", "lower", or "" where neither is.
+        "higher", "lower", or "" if neither is better.
     interval : bool
-        Whether values have a 95 % interval and a count.
+        Whether values have a 95 % interval and a sample size.
     base : str
-        The key of the metric that this one derives from; `<measure>` in both stands for the same name.
+        Key of the metric that this one is derived from; `<measure>` is the same name in both keys.
     """
 
     key: str
@@ -103,7 +103,7 @@ class Metric:
 
     @property
     def scale(self) -> int:
-        """What a value is multiplied by for display: 100 for shares."""
+        """Factor for display, e.g. 100 for shares."""
         return UNITS[self.unit].scale
 
     @property
@@ -112,13 +112,13 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """The label with the unit, for a table's row or an axis."""
+        """Label with unit, for table rows and axes."""
         suffix = UNITS[self.unit].suffix
         return f"{self.label}, {suffix}" if suffix else self.label
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Matches a whole key of this family, or of a companion (_low, _high, _n)."""
+        """Regular expression for the keys of this family, including those with _low, _high and _n."""
         words = {"trainer": TRAINER, "iteration": r"\d+", "rank": r"\d+", "n": r"\d+"}
         if self.base:
             words["measure"] = "|".join(_names_in(self.base.partition("/")[0], self.key))
@@ -128,7 +128,7 @@ class Metric:
         return re.compile(text + ("(?:_low|_high|_n)?" if self.interval else ""))
 
     def named(self, key: str, words: dict[str, str]) -> Metric | None:
-        """Return the metric of one key of this family; None if its base has no such measure."""
+        """Return the metric of one key of this family; None if its base metric does not exist."""
         label = self.label
         for word, value in words.items():
             label = label.replace(f"<{word}>", value.replace("_", " ") if word != "measure" else f"<{word}>")
@@ -500,7 +500,7 @@ def markdown() -> str:
     """Return docs/metrics.md."""
     sections = []
     for part, title in PARTS.items():
-        rows = [one for one in METRICS if one.part == part]
+        rows = [row for row in METRICS if row.part == part]
         table = ["| metric | label | unit | range | better | meaning | source |", "|---|---|---|---|---|---|---|"]
         for row in rows:
             unit = row.unit or "that of the measure"
@@ -519,11 +519,11 @@ This page is generated from `srlm/metrics.py` by `python -m srlm.metrics`. Every
 - Metrics are plotted against `iteration` t, that of M_t: `feedback/`, `alarms/` and `dpo_t/` of iteration t describe
   the feedback of M_t-1 and the training of M_t on it. A trainer's own metrics are plotted against its `step`:
   `sft/loss` against `sft/step`.
-- `<word>` stands for what differs; `<trainer>` is sft_baseline, sft, reward_model, or METHOD_t: dpo_2, dpo_3, ...
+- `<word>` is a placeholder; `<trainer>` is sft_baseline, sft, reward_model, or METHOD_t: dpo_2, dpo_3, ...
 - A metric marked ± is logged with `_low` and `_high`, its 95 % interval (docs/statistics.md), and `_n`, the number of
   prompts, pairs or judgements that it counts.
-- Tables and plots show shares in percent and differences of shares in percentage points (pp); trackers get the numbers
-  themselves. "points" are points of the judge's scale.
+- Tables and plots show shares in percent and differences of shares in percentage points (pp); trackers log the
+  unscaled values. "points" are points of the judge's scale.
 - A metric that is not defined is not logged.
 
 {sections}

@@ -1,12 +1,12 @@
-"""A set of small tasks of many types, each example written in three ways, and types that nobody trains on.
+"""Generate small tasks of many types: training data with three prompt formats, and evaluation data with held-out types.
 
     python experiments/templates/make_data.py --to data/templates
 
-Everything is made from the lists and templates below (all written for this project, CC0), so that every answer can be
-checked. The three ways are those of FLAN's ablation (arXiv 2109.01652, section 4.3): the input alone, the input behind
-its task's name, and a natural instruction. Written are no_template.jsonl, task_name.jsonl and instruction.jsonl to
-train on, the same inputs in the same order, and evaluation.jsonl: held-out types as instructions and behind their
-names, and new inputs of the trained types as instructions.
+The data are generated from the lists and templates below (written for this project, CC0), so a program can check every
+answer. The three formats are those of FLAN's ablation (arXiv 2109.01652, section 4.3): the input only, the task
+name and the input, and a natural instruction. The training files no_template.jsonl, task_name.jsonl and
+instruction.jsonl have the same inputs in the same order. evaluation.jsonl has held-out task types with instructions and
+with task names, and new inputs of trained types with instructions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.types import Constraint, SeedExample
 
-Make = Callable[[Random], tuple[str, str, list[str]]]  # -> input, answer, what the answer may be
+Make = Callable[[Random], tuple[str, str, list[str]]]  # -> input, answer, allowed answers
 
 
 def _words(text: str) -> list[str]:
