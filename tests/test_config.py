@@ -155,6 +155,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("tracking.mode", ("", "on"), ("online", "offline")),
     *((f"{group}.batch_size", (6,), (4,)) for group in METHODS),  # micro_batch_size is 4
     *((f"{group}.early_stopping.every_steps", (0, -1), (1, 200)) for group in OF_THE_LOOP),
+    *((f"{group}.early_stopping.min_net_win", (-0.1, 1.0, math.nan), (0.0, 0.99)) for group in OF_THE_LOOP),
     *((f"{group}.early_stopping.prompts", (0, 1), (2, 253)) for group in OF_THE_LOOP),
     ("judge.length_penalty", (-0.1, math.nan), (0.0, None)),
     ("pairs.length_penalty", (-0.1, math.nan), (0.0, None)),
@@ -349,7 +350,8 @@ def usage_of(file: str) -> str:
 def overrides_of(file: str) -> list[str]:
     """The command line's words for a file of conf/, with a value for each place that its usage says to fill in."""
     chosen = file if "=" in file else f"experiment={file}"
-    return [chosen, *(f"{option}=rows.jsonl" for option in re.findall(r" ([\w.]+)=FILE(?!\])", usage_of(file)))]
+    words = usage_of(file).split(": ")[0].split()[2:]
+    return [chosen, *(word.replace("FILE", "rows.jsonl") for word in words if not word.startswith("["))]
 
 
 def study(path: str) -> Config:
