@@ -425,7 +425,7 @@ def test_what_is_not_finished_or_was_changed_is_refused(own_run: Path, tmp_path:
     run = srlm.open_run(own_run)
     with pytest.raises(RunFolderError, match=r"no finished judgements in iteration 3; it is finished in: 2"):
         run.judgements(3)
-    with pytest.raises(RunFolderError, match=r"3_comparisons.jsonl is missing"):
+    with pytest.raises(RunFolderError, match=r"3_comparisons.jsonl does not exist: the stage judgements has no such"):
         run.records("comparisons", 2)
     path = own_run / "iteration_2/3_judgements.jsonl"
     path.write_text(path.read_text().replace("1.0", "2.0"))

@@ -163,6 +163,11 @@ class Run:
     def _read(self, stage: str, artifact: Artifact[R], t: int) -> list[R]:
         if stage:
             path = artifact.path(self._workspace, t)
+            outputs = run_reader.manifest(self._workspace, t, stage).outputs
+            if self._workspace.relative(path) not in outputs:
+                raise RunFolderError(
+                    f"{path} does not exist: the stage {stage} has no such records with this run's options."
+                )
             self._finished(t, stage, str(path.relative_to(self._workspace.iteration(t))))
         return artifact.peek(self._workspace, t)
 
