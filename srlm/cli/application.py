@@ -1,14 +1,14 @@
-"""Run the main function of a command of options: its help and its check of names first, then Hydra."""
+"""The main function of a command of options: its help, its check of names, Hydra's composition, then the command."""
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files with Hydra)
@@ -19,30 +19,31 @@ from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
 from srlm.io.progress import say
 
 
-def application(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Return the decorator of the main function of the subcommand `name`, which is called without arguments."""
+def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
+    """Return the main function of the subcommand `name`: compose and check its options, and call `task` with them."""
     spec = BY_NAME[name]
     assert spec.config
-    file, kind = spec.config
+    file, kind = spec.config[0], getattr(config, spec.config[1])
+    ConfigStore.instance().store(name=f"{file}_schema".removeprefix("config_"), node=kind)
 
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        composed = hydra.main(version_base="1.3", config_path=None, config_name=file)(task)
+    @hydra.main(version_base="1.3", config_path=None, config_name=file)
+    def composed(options: DictConfig) -> None:
+        from srlm.run import plain_options, user_errors
 
-        @functools.wraps(task)
-        def main() -> None:
-            options = getattr(config, kind)
-            words = sys.argv[1:] = with_free_keys(with_texts(sys.argv[1:], options), options)
-            if {"--help", "-h"} & set(words):
-                print(command_help(spec))
-                return
-            if message := unknown_option(words, options, folders_of(words)):
-                say(f"ConfigError: {message}")
-                sys.exit(1)
-            composed()
+        with user_errors():
+            task(plain_options(options, kind))
 
-        return main
+    def main() -> None:
+        words = sys.argv[1:] = with_free_keys(with_texts(sys.argv[1:], kind), kind)
+        if {"--help", "-h"} & set(words):
+            print(command_help(spec))
+            return
+        if message := unknown_option(words, kind, folders_of(words)):
+            say(f"ConfigError: {message}")
+            sys.exit(1)
+        composed()
 
-    return decorate
+    return main
 
 
 def folders_of(words: Sequence[str]) -> list[Path]:

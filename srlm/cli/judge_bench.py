@@ -12,10 +12,8 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -39,17 +37,9 @@ from srlm.models.resolve import identity, label, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, outputs_of, report_differences
 from srlm.pipeline.workspace import Workspace
-from srlm.run import plain_options, user_errors
 from srlm.types import Judgement, RankedPrompt
 
 ATTACKS = "attacks"  # the dataset that srlm.evaluation.attacks builds from the built-in one
-ConfigStore.instance().store(name="judge_bench_schema", node=JudgeBench)
-
-
-@application("judge-bench")
-def main(options: DictConfig) -> None:
-    with user_errors():
-        run(cast(JudgeBench, plain_options(options, JudgeBench)))
 
 
 @dataclass(frozen=True)
@@ -353,6 +343,8 @@ def _from_cache(cost: dict[str, Any]) -> str:
 def _each(cost: dict[str, Any], name: str, scale: float) -> str:
     return f"{scale * cost[name] / cost['judgements']:.3g}" if cost["judgements"] else "-"
 
+
+main = application("judge-bench", run)
 
 if __name__ == "__main__":
     main()

@@ -14,17 +14,13 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from srlm import __version__
 from srlm.io.files import write_atomic
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.entries import FLAGS, all_entries, cut, row
+from srlm.reporting.html import asset, render_page
 from srlm.reporting.panels import PANELS
 from srlm.reporting.phrases import grounds, verdict
 from srlm.reporting.summary import table_rows
@@ -62,8 +58,7 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     rows = [[row(entry) for entry in of_run] for of_run in entries]
     labels = {"panels": [panel.data() for panel in PANELS], "flags": FLAGS}
     data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows), "labels": pack(labels)}
-    assets = {name: asset(name) for name in (*SCRIPTS, *STYLES)}
-    fixed = sum(map(len, [*assets.values(), *data.values()])) + FRAME
+    fixed = sum(map(len, [*map(asset, (*SCRIPTS, *STYLES)), *data.values()])) + FRAME
     pieces = {
         f"{run}-{n // PIECE}": of_run[n : n + PIECE]
         for run, of_run in enumerate(entries)
@@ -79,7 +74,7 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
             write_atomic(path := folder / f"{digest}-{name}.js", f'Report.receive("{name}","{piece}")\n')
             stale.discard(path)
     packed = {name: pack(piece if limit is None else [cut(e, limit) for e in piece]) for name, piece in pieces.items()}
-    page = _render(runs, data, packed, assets, {"limit": limit, "folder": f"{folder.name}/{digest}" if digest else ""})
+    page = _render(runs, data, packed, {"limit": limit, "folder": f"{folder.name}/{digest}" if digest else ""})
     write_atomic(to, page)
     for path in stale:
         path.unlink()
@@ -114,27 +109,18 @@ def pack(data: Any) -> str:
     return base64.b64encode(squeezed.compress(text.encode("utf-8", "replace")) + squeezed.flush()).decode()
 
 
-def _render(
-    runs: Sequence[RunNumbers],
-    data: dict[str, str],
-    pieces: dict[str, str],
-    assets: dict[str, str],
-    texts: dict[str, Any],
-) -> str:
-    scripts, styles = (" ".join(f"'{fingerprint(assets[name])}'" for name in names) for names in (SCRIPTS, STYLES))
-    # The folder of texts: scripts of one call each, from the page's own place on disk or its own server.
-    scripts += " 'self' file:" if texts["folder"] else ""
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(asset("report.html"))
-    return template.render(
+def _render(runs: Sequence[RunNumbers], data: dict[str, str], pieces: dict[str, str], texts: dict[str, Any]) -> str:
+    return render_page(
+        "report.html",
+        STYLES,
+        SCRIPTS,
+        # The folder of texts: scripts of one call each, from the page's own place on disk or its own server.
+        "'self' file:" if texts["folder"] else "",
         title=", ".join(run.name for run in runs),
-        policy=f"default-src 'none'; script-src {scripts}; style-src {styles}; base-uri 'none'; form-action 'none'",
-        styles=[Markup(assets[name]) for name in STYLES],  # our own files; everything else is escaped
-        scripts=[Markup(assets[name]) for name in SCRIPTS],
         runs=[_top(run) for run in runs],
         data=data | {f"piece-{name}": piece for name, piece in pieces.items()},
         places=json.dumps(texts | {"piece": PIECE}),
         licences=asset("LICENSES.txt"),
-        version=__version__,
     )
 
 
@@ -157,11 +143,3 @@ def _top(run: RunNumbers) -> dict[str, Any]:
 
 def _answers(entry: dict[str, Any]) -> list[str]:
     return [answer["text"] for answer in entry["answers"]]
-
-
-def asset(name: str) -> str:
-    return resources.files("srlm.reporting").joinpath("assets", name).read_text(encoding="utf-8").strip()
-
-
-def fingerprint(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

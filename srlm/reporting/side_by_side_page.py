@@ -1,7 +1,6 @@
 """The page of `srlm evaluate` that shows every model's answers to the same prompts in columns: one file, no script.
 
-Texts of models are untrusted. They are escaped, control characters are made visible, and the page's policy allows only
-its own two style sheets, by their hashes.
+Texts of models are untrusted. They are escaped, and control characters are made visible.
 """
 
 from __future__ import annotations
@@ -11,17 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from srlm import __version__
 from srlm.data.checkers import follows
 from srlm.evaluation.text_statistics import facts
 from srlm.io.files import write_atomic
-from srlm.reporting.page import asset, fingerprint
+from srlm.reporting.html import render_page
 from srlm.types import Answer, Constraint, SeedExample
-
-STYLES = ("report.css", "side_by_side.css")
 
 
 def write_side_by_side(
@@ -43,16 +36,12 @@ def write_side_by_side(
         "all": the sections of the table of measures, each a title and rows of a label and a cell for each model.
         "types": the same by type of prompt.
     """
-    styles = [asset(name) for name in STYLES]
-    allowed = " ".join(f"'{fingerprint(style)}'" for style in styles)
     by_type: dict[str, list[SeedExample]] = defaultdict(list)
     for prompt in prompts:
         by_type[prompt.type or "other"].append(prompt)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template.filters |= {"seen": seen, "words": words, "phrase": lambda name: name.replace("_", " ")}
-    page = template.from_string(asset("side_by_side.html")).render(
-        policy=f"default-src 'none'; style-src {allowed}; base-uri 'none'; form-action 'none'",
-        styles=[Markup(style) for style in styles],  # our own files; everything else is escaped
+    page = render_page(
+        "side_by_side.html",
+        ("report.css", "side_by_side.css"),
         models=models,
         data=data,
         prompts=len(prompts),
@@ -61,10 +50,10 @@ def write_side_by_side(
         types=dict(sorted(by_type.items())),
         facts=facts,
         follows=follows,
-        version=__version__,
+        words=words,
+        seen=seen,
     )
-    # "replace": a lone surrogate, which JSON can contain, has no UTF-8.
-    write_atomic(to, page.encode("utf-8", "replace").decode("utf-8"))
+    write_atomic(to, page)
 
 
 def words(constraint: Constraint) -> str:

@@ -17,10 +17,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from typing import Any
 
 from srlm.cli.application import application
 from srlm.cli.evaluate.arms import expand
@@ -42,16 +39,7 @@ from srlm.io.record_file import read_records
 from srlm.models.resolve import label, labels
 from srlm.pipeline.stage import report_differences
 from srlm.pipeline.workspace import Workspace
-from srlm.run import plain_options, user_errors
 from srlm.types import Answer, SeedExample
-
-ConfigStore.instance().store(name="evaluate_schema", node=Evaluate)
-
-
-@application("evaluate")
-def main(options: DictConfig) -> None:
-    with user_errors():
-        run(cast(Evaluate, plain_options(options, Evaluate)))
 
 
 def run(options: Evaluate) -> dict[str, Any]:
@@ -138,6 +126,8 @@ def _tasks(plan: Plan, generator: str) -> list[str]:
     judges = generator == plan.judge and plan.matches
     return (["answers"] if generator in plan.answers else []) + (["judges the head to heads"] if judges else [])
 
+
+main = application("evaluate", run)
 
 if __name__ == "__main__":
     main()

@@ -8,10 +8,6 @@ source for both. Nothing is trained, and no run is needed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
 
 from srlm.cli.application import application
 from srlm.cli.show_masking.examples import examples_of, rows_of, share, shown
@@ -23,16 +19,8 @@ from srlm.io.progress import say, screen
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import label, resolve
 from srlm.pipeline.workspace import Workspace
-from srlm.run import plain_options, show_notes, user_errors
+from srlm.run import show_notes
 from srlm.training.methods.sft import TrainOn
-
-ConfigStore.instance().store(name="show_masking_schema", node=ShowMasking)
-
-
-@application("show-masking")
-def main(options: DictConfig) -> None:
-    with user_errors():
-        run(cast(ShowMasking, plain_options(options, ShowMasking)))
 
 
 def run(options: ShowMasking) -> Path:
@@ -71,6 +59,8 @@ def run(options: ShowMasking) -> Path:
     say(f"\nPage  {path}")
     return path
 
+
+main = application("show-masking", run)
 
 if __name__ == "__main__":
     main()

@@ -1,30 +1,24 @@
-"""The examples on the terminal, and as one page that needs nothing else and lets nothing run.
+"""The examples on the terminal, and as one self-contained page without scripts.
 
-Texts of people and models are hostile: on the terminal their control characters are spelt out, on the page they are
-escaped as well, and its Content-Security-Policy allows one style sheet, by its hash, and no script.
+Texts of people and models are untrusted: their control characters are spelled out, and on the page they are escaped.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from rich.console import Console
 from rich.text import Text
 
-from srlm import __version__
 from srlm.cli.show_masking.examples import KINDS, Share, Shown
+from srlm.reporting.html import render_page
 
 STYLES = {"learnt": "bold green", "partly": "yellow", "boilerplate": "magenta", "masked": "dim"}
 
 
 def legend(weight: float) -> list[tuple[str, str, str, str]]:
-    """(kind, opening mark, closing mark, words) of each kind; `weight` is a prompt token's, 0 where none has one."""
+    """Return (kind, opening mark, closing mark, words) of each kind; `weight` is that of prompt tokens, 0 if unused."""
     kinds = {kind: value for kind, value in KINDS.items() if kind != "partly" or 0 < weight < 1}
     return [(kind, opens, closes, words.format(weight=weight)) for kind, (opens, closes, words) in kinds.items()]
 
@@ -50,21 +44,8 @@ def show(examples: Sequence[Shown], totals: Sequence[Share], title: str, weight:
 def render(
     examples: Sequence[Shown], totals: Sequence[Share], title: str, weight: float, options: dict[str, Any]
 ) -> str:
-    """The page."""
-    style = _asset("page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("page.html"))
-    return template.render(
-        title=title,
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        style=Markup(style),  # our own file; everything else is escaped
-        legend=legend(weight),
-        examples=examples,
-        totals=totals,
-        options=options,
-        version=__version__,
+    """Return the page."""
+    legends = legend(weight)
+    return render_page(
+        "masking.html", ("masking.css",), title=title, legend=legends, examples=examples, totals=totals, options=options
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files("srlm.cli.show_masking").joinpath(name).read_text(encoding="utf-8").strip()
