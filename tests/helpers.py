@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rapidfuzz.distance import Indel
+
 from srlm.config import Config
+from srlm.data.words import tokens
 from srlm.engines.base import Completion, Sampling, Usage
 from srlm.evaluation.record import Evaluation
 from srlm.generation.candidates import SampleCandidates
@@ -183,6 +186,12 @@ def ranked(
         for n, (rank, score, rationale) in enumerate(zip(ranks, scores, rationales, strict=True))
     )
     return RankedPrompt(id, prompt or f"{id} question", answers)
+
+
+def rouge_l(one: str, other: str) -> float:
+    """Return ROUGE-L F1 of two texts (Lin 2004, section 3.1, with beta = 1); 0.0 where either is blank."""
+    left, right = tokens(one), tokens(other)
+    return round(Indel.normalized_similarity(left, right), 12) if left and right else 0.0
 
 
 def all_stages(workspace: Workspace, config: Config) -> list[RunStage]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from rich.table import Table
 
 from srlm import errors
 from srlm.cli.application import application
-from srlm.cli.evaluate.plan import model_dependencies, model_inputs
+from srlm.cli.evaluate.plan import data_stage, model_dependencies, model_inputs, read_data
 from srlm.config import JudgeBench, options_of
 from srlm.data.config import SourceConfig
 from srlm.engines.dependencies import engine_libraries
 from srlm.engines.missing import missing_lines
-from srlm.io import serialization
-from srlm.io.files import files_by_name, write_atomic
+from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
 from srlm.io.tables import cell, print_table, signed
@@ -147,29 +146,21 @@ def _judge_options(options: JudgeBench) -> dict[str, Any]:
 
 
 def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
-    name = slug(data)
-    limits = options_of(options, "split", "limit", "seed", "data.builtin_languages")
-    folder, inputs = workspace.root / "data", partial(files_by_name, [data])
-    return Stage(workspace, folder, name, [f"{name}.jsonl"], limits | {"data": data}, inputs, config=options)
+    return data_stage(workspace, options, slug(data), "data", data)
 
 
 def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     from srlm.data.judge_benchmarks import read_benchmark
     from srlm.evaluation.attacks import attacked
 
-    if stage.complete():
-        return
-    languages = options.data.builtin_languages if data in ("builtin", ATTACKS) else []
-    attack = data == ATTACKS
-    path = "builtin" if attack else data
-    source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
-    prompts, excluded = read_benchmark(source, options.seed)
-    prompts = attacked(prompts) if attack else prompts
-    reasons = "".join(f", {count} {reason}" for reason, count in excluded.items())
-    say(f"  {data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}")
-    stage.begin(in_pieces=False)
-    write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
-    stage.done({}, {"rows": len(prompts), "excluded": excluded})
+    def read(source: SourceConfig, seed: int) -> tuple[Sequence[Any], str, dict[str, Any]]:
+        prompts, excluded = read_benchmark(source, seed)
+        prompts = attacked(prompts) if data == ATTACKS else prompts
+        reasons = "".join(f", {count} {reason}" for reason, count in excluded.items())
+        message = f"{data}: {len(prompts)} rows of {len({prompt.prompt for prompt in prompts})} prompts{reasons}"
+        return prompts, message, {"rows": len(prompts), "excluded": excluded}
+
+    read_data(stage, options, "builtin" if data == ATTACKS else data, read)
 
 
 def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from random import Random
 import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from srlm.data.words import tokens
 from srlm.errors import SeedError
@@ -23,17 +25,10 @@ _DIGITS = 12  # similarities are rounded before the comparison with a threshold:
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
 
-def rouge_l(a: str, b: str) -> float:
-    """Return ROUGE-L F1 of two texts, 0 to 1: 2 LCS / (m + n) for m and n words (Lin 2004, section 3.1, beta = 1).
-
-    LCS is the length of the longest common subsequence of words. The result is 0.0 if a text is blank.
-    """
-    left, right = tokens(a), tokens(b)
-    return round(Indel.normalized_similarity(left, right), _DIGITS) if left and right else 0.0
-
-
 class Overlap:
-    """A growing list of texts that new texts are compared with by ROUGE-L.
+    """Texts to compare new ones with by ROUGE-L F1, 2 LCS / (m + n) for m and n words (Lin 2004, section 3.1).
+
+    LCS is the length of the longest common subsequence of words. A blank text is similar to none.
 
     Parameters
     ----------
@@ -169,18 +164,10 @@ def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[t
 
 
 def _components(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return the connected components of 0..count-1 under `pairs` (union-find), ordered by their first member."""
-    parent = list(range(count))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    for i, j in pairs:
-        first, second = sorted((root(i), root(j)))
-        parent[second] = first
+    """Return the groups that `pairs` connect, in the order of their first members."""
+    edges = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(count, count))
     groups: dict[int, list[int]] = {}
-    for i in range(count):
-        groups.setdefault(root(i), []).append(i)
+    for i, group in enumerate(connected_components(graph, directed=False)[1].tolist()):
+        groups.setdefault(group, []).append(i)
     return list(groups.values())

@@ -15,7 +15,7 @@ from srlm.config import Config, options_of
 from srlm.engines.base import external_engine
 from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
-from srlm.pipeline.artifacts import model_output, reward_model_output
+from srlm.pipeline.artifacts import model_output
 from srlm.pipeline.provenance import TRANSFORMERS, VLLM
 from srlm.pipeline.roles import PROGRAM, ModelRef
 from srlm.pipeline.stage import recorded
@@ -43,7 +43,7 @@ def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
     if ref.kind == "iteration":
         return recorded(workspace, model_output(workspace, ref.iteration))
     if ref.kind == "reward_model":
-        return recorded(workspace, reward_model_output(workspace))
+        return recorded(workspace, workspace.reward_model)
     return identity(ref.name) if ref.kind == "external" else {}
 
 

@@ -22,6 +22,7 @@ from srlm.engines.base import (
     open_engine,
     open_sequence_scorer,
 )
+from srlm.engines.dependencies import engine_libraries
 from srlm.io.progress import Bars, say
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import external_options, resolve
@@ -45,6 +46,11 @@ class GenerationStage(RunStage):
     def generator(self) -> Generator:
         """Return what the stage runs on."""
         raise NotImplementedError
+
+    def depends_on_libraries(self) -> tuple[str, ...]:
+        """Return the libraries of the engine."""
+        runs_on = self.generator()
+        return engine_libraries(self.config, runs_on.model, runs_on.scores)
 
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
         """Generate the missing records and write the manifest; do nothing if the stage is complete."""

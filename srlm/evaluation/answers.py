@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from srlm.config import C, Config, options_of
 from srlm.engines.base import Engine, Sampling, SequenceScorer, gather_or_cancel
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.dependencies import chat_template, generation_options, model_input
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.engines.session import GenerationStage, Generator
 from srlm.errors import NoAnswerError
@@ -111,9 +111,6 @@ class AnswerPrompts(GenerationStage):
         inputs = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
         return inputs | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
 
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config)
-
     def generator(self) -> Generator:
         return Generator(iteration(self.t))
 
@@ -137,9 +134,6 @@ class AnswerIFEval(GenerationStage):
     def made_from(self) -> dict[str, str]:
         inputs = recorded(self.workspace, IFEVAL_PROMPTS.path(self.workspace))
         return inputs | model_input(self.workspace, iteration(self.t)) | chat_template(self.config)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config)
 
     def generator(self) -> Generator:
         return Generator(iteration(self.t))

@@ -8,7 +8,7 @@ from typing import Any
 
 from srlm.config import Config, options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
+from srlm.engines.dependencies import chat_template, generation_options
 from srlm.engines.session import GenerationStage, Generator
 from srlm.ids import answer_id
 from srlm.io.progress import Bars
@@ -96,9 +96,6 @@ class JudgeHeldOut(GenerationStage):
         inputs = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
         judge = self.generator().model
         return inputs | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model, self.generator().scores)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, measured_judge(self.config, self.t))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from srlm.config import Config, options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.dependencies import chat_template, generation_options, model_input
 from srlm.engines.missing import count_missing, is_missing
 from srlm.engines.session import GenerationStage, Generator
 from srlm.evaluation.config import Opponents
@@ -82,9 +82,6 @@ class HeadToHead(GenerationStage):
         workspace, judge = self.workspace, self.generator().model
         answered = (ANSWERS.path(workspace, u) for u in (self.t, *opponents(self.config, self.t)))
         return recorded(workspace, *answered) | model_input(workspace, judge) | chat_template(self.config, judge)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model)
 
     def generator(self) -> Generator:
         return Generator(match_judge(self.config))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from srlm.config import options_of
 from srlm.engines.base import Engine, Sampling, SequenceScorer
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.dependencies import chat_template, generation_options, model_input
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, problem_of, refuse_without_any, report_missing
 from srlm.engines.session import Generator
 from srlm.errors import NoAnswerError
@@ -63,9 +63,6 @@ class SampleCandidates(ItemStage):
     def made_from(self) -> dict[str, str]:
         inputs = recorded(self.workspace, PROMPTS.path(self.workspace, self.t))
         return inputs | model_input(self.workspace, self.generator().model) | chat_template(self.config)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config)
 
     def generator(self) -> Generator:
         return Generator(iteration(self.t - 1))

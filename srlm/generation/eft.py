@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from srlm.config import options_of
 from srlm.engines.base import Engine, SequenceScorer, gather_or_cancel
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
+from srlm.engines.dependencies import chat_template, generation_options
 from srlm.engines.missing import count_missing, is_missing, refuse_without_any
 from srlm.engines.session import GenerationStage, Generator
 from srlm.evaluation.agreement import agreement
@@ -53,9 +53,6 @@ class WriteRationales(GenerationStage):
         workspace = self.workspace
         data = (artifact.path(workspace) for artifact in SEEDS)
         return recorded(workspace, *data, workspace.sft_baseline) | chat_template(self.config)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config)
 
     def wanted(self) -> bool:
         ranked = EFT.read(self.workspace)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from srlm.config import options_of
 from srlm.engines.base import Engine, SequenceScorer
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options
+from srlm.engines.dependencies import chat_template, generation_options
 from srlm.engines.missing import count_missing, refuse_without_any
 from srlm.engines.session import Generator
 from srlm.generation.chain import Feedback, ItemStage
@@ -51,9 +51,6 @@ class JudgeCandidates(ItemStage):
         judge = self.generator().model
         inputs = recorded(self.workspace, CANDIDATES.path(self.workspace, self.t))
         return inputs | judge_input(self.workspace, self.config, judge) | chat_template(self.config, judge)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model, self.generator().scores)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, judge_of(self.config, self.t - 1))
@@ -124,9 +121,6 @@ class MetaJudge(ItemStage):
         judge, workspace = self.generator().model, self.workspace
         inputs = recorded(workspace, *(artifact.path(workspace, self.t) for artifact in (CANDIDATES, JUDGEMENTS)))
         return inputs | judge_input(workspace, self.config, judge) | chat_template(self.config, judge)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model)
 
     def generator(self) -> Generator:
         return judge_generator(self.config, judge_of(self.config, self.t - 1))

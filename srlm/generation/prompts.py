@@ -23,7 +23,7 @@ from srlm.data.languages import in_languages, script
 from srlm.data.splits import Overlap
 from srlm.data.words import contains_word, tokens
 from srlm.engines.base import Completion, Engine, Sampling
-from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_input
+from srlm.engines.dependencies import chat_template, generation_options, model_input
 from srlm.engines.missing import NO_ANSWER, RAISE, TOO_LONG, missing_counts, named, problem_of, report_missing
 from srlm.engines.session import Generator
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
@@ -248,9 +248,6 @@ class WritePrompts(SourceStage):
         data = [artifact.path(workspace) for artifact in SEEDS]
         inputs = recorded(workspace, *data, *(PROMPTS.path(workspace, u) for u in range(2, self.t)))
         return inputs | model_input(workspace, writer) | chat_template(self.config, writer)
-
-    def depends_on_libraries(self) -> tuple[str, ...]:
-        return engine_libraries(self.config, self.generator().model)
 
     def generator(self) -> Generator:
         return Generator(resolve_role(self.config.prompts.model, self.t - 1))

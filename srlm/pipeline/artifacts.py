@@ -106,8 +106,3 @@ def training_counts(stage: str) -> str:
 def model_output(workspace: Workspace, t: int) -> Path:
     """Return the output of the stage that makes M_t: its checkpoint, or for M0 the file that names it."""
     return workspace.iteration(t) / (MODEL if t else BASE_MODEL)
-
-
-def reward_model_output(workspace: Workspace) -> Path:
-    """Return the folder of the reward model that the run trains."""
-    return workspace.iteration(1) / REWARD_MODEL

@@ -9,7 +9,8 @@ import pytest
 from srlm.data.checkers import follows
 from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_prompts, read_ranked
-from srlm.data.splits import Overlap, rouge_l, split_eft
+from srlm.data.splits import Overlap, split_eft
+from tests.helpers import rouge_l
 
 TYPES = {"single_task", "multi_step", "role_play", "fixed_format", "constrained_length", "reasoning", "creative"}
 IFT, EFT, EVALUATION = read_ift(SourceConfig()), read_ranked(SourceConfig()), read_prompts(SourceConfig())

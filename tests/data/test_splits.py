@@ -6,10 +6,11 @@ import pytest
 
 from srlm.data.config import SourceConfig
 from srlm.data.readers import read_ift, read_ranked
-from srlm.data.splits import Overlap, rouge_l, split_eft
+from srlm.data.splits import Overlap, split_eft
 from srlm.data.words import tokens
 from srlm.errors import SeedError
 from srlm.types import RankedAnswer, RankedPrompt, SeedExample
+from tests.helpers import rouge_l
 
 WORDS = list("abcdefgh")
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srlm.data import words
-from srlm.data.splits import Overlap, rouge_l
+from srlm.data.splits import Overlap
 from srlm.data.words import contains_word, find_words, normalized, tokens
+from tests.helpers import rouge_l
 
 
 @pytest.mark.parametrize(

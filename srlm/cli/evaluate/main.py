@@ -54,7 +54,7 @@ def run(options: Evaluate) -> dict[str, Any]:
         report_differences(plan.stages())  # before anything is changed
         workspace.save_config(options)
         if plan.answers:
-            read_asked(plan.prompts, options)
+            read_asked(plan)
         if "head_to_head" in plan.suite and not plan.matches:
             say("  one model: no head to head")
         unfinished = [
@@ -64,8 +64,7 @@ def run(options: Evaluate) -> dict[str, Any]:
         ]
         for index in _logged([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: wrong names fail early
             run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, index, name="benchmarks")
-        for stage in plan.examples.values():
-            read_examples(plan, stage)
+        read_examples(plan)
         for index in _logged([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
             run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, index, name="loss")
         generating = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]

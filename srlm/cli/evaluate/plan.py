@@ -11,12 +11,12 @@ from typing import Any
 
 from srlm import errors
 from srlm.cli.evaluate.arms import OWN, run_of, settings
-from srlm.config import Config, Evaluate, options_of
+from srlm.config import Config, Evaluate, JudgeBench, options_of
 from srlm.data.config import SourceConfig
 from srlm.engines.dependencies import chat_template, engine_libraries, generation_options, model_options
-from srlm.io import serialization
-from srlm.io.files import files_by_name, hash_of_files, write_atomic
+from srlm.io.files import files_by_name, hash_of_files
 from srlm.io.progress import say
+from srlm.io.record_file import write_records
 from srlm.judges.pairwise import load_template
 from srlm.models.resolve import identity, slug
 from srlm.pipeline.artifacts import IFT
@@ -36,11 +36,35 @@ def _place(model: str, file: str) -> str | None:
     return str(IFT.path(run)) if run else None
 
 
-def prompts_stage(workspace: Workspace, options: Evaluate) -> Stage:
-    """Return the stage that reads the prompts of `dataset`."""
-    dependencies = options_of(options, "dataset", "split", "limit", "seed", "data.builtin_languages")
-    folder, inputs = workspace.root / "data", partial(files_by_name, [options.dataset])
-    return Stage(workspace, folder, "prompts", ["prompts.jsonl"], dependencies, inputs, config=options)
+def data_stage(workspace: Workspace, options: Evaluate | JudgeBench, name: str, option: str, path: str) -> Stage:
+    """Return the stage that reads a command's data from `path`, the value of `option`, into data/NAME.jsonl."""
+    made_with = options_of(options, "split", "limit", "seed", "data.builtin_languages") | {option: path}
+    folder, inputs = workspace.root / "data", partial(files_by_name, [path])
+    return Stage(workspace, folder, name, [f"{name}.jsonl"], made_with, inputs, config=options)
+
+
+def read_data(
+    stage: Stage,
+    options: Evaluate | JudgeBench,
+    path: str,
+    read: Callable[[SourceConfig, int], tuple[Sequence[Any], str, dict[str, Any]]],
+) -> None:
+    """Write the rows of a `data_stage`, unless it is complete.
+
+    Parameters
+    ----------
+    read : callable
+        Reads a source with the run's seed; returns the rows, a message about them, and the counts of the manifest.
+    """
+    if stage.complete():
+        return
+    languages = options.data.builtin_languages if path == "builtin" else []
+    source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
+    rows, message, counts = read(source, options.seed)
+    say(f"  {message}")
+    stage.begin(in_pieces=False)
+    write_records(stage.outputs[0], rows)
+    stage.done({}, counts)
 
 
 def model_inputs(options: Config, name: str) -> dict[str, str]:
@@ -81,7 +105,7 @@ class Plan:
         first = options.evaluation.judge == "first"
         self.judge = self.models[0] if first else options.evaluation.judge
         self._check()
-        self.prompts = prompts_stage(workspace, options)
+        self.prompts = data_stage(workspace, options, "prompts", "dataset", options.dataset)
         answered = "answers" in self.suite or "head_to_head" in self.suite
         self.answers = {model: self._answers(model) for model in self.models} if answered else {}
         pairs = combinations(sorted(self.models), 2) if "head_to_head" in self.suite else ()
@@ -92,7 +116,11 @@ class Plan:
         asked = self.options.examples if "loss" in self.suite else []
         # Path of each model and file of `examples`: the file, or the training examples of the model's run.
         self.read = {model: {file: path for file in asked if (path := _place(model, file))} for model in self.models}
-        self.examples = {path: self._examples(path) for files in self.read.values() for path in files.values()}
+        self.examples = {
+            path: data_stage(workspace, options, f"examples_{slug(path)}", "examples", path)
+            for files in self.read.values()
+            for path in files.values()
+        }
         self.losses = {model: {file: self._loss(model, file) for file in self.read[model]} for model in self.models}
         if asked and not all(self.losses.values()):
             raise errors.ConfigError(
@@ -173,11 +201,6 @@ class Plan:
         libraries = engine_libraries(self.options, by_name(model))
         return self._stage("answers", slug(model), [f"{slug(model)}.jsonl"], options, inputs, libraries)
 
-    def _examples(self, file: str) -> Stage:
-        options = options_of(self.options, "split", "limit", "seed", "data.builtin_languages") | {"examples": file}
-        name = f"examples_{slug(file)}"
-        return self._stage("data", name, [f"{name}.jsonl"], options, partial(files_by_name, [file]))
-
     def _loss(self, model: str, file: str) -> Stage:
         def inputs() -> dict[str, str]:
             return model_inputs(self.options, model) | outputs_of(self.examples_of(model, file))
@@ -232,33 +255,28 @@ class Plan:
         return Stage(self.workspace, path, name, outputs, options, inputs, libraries, self.options)
 
 
-def read_asked(stage: Stage, options: Evaluate) -> None:
-    """Read the prompts of `dataset` and store them, if the stage is not complete."""
-    from srlm.data.readers import read_prompts
+def read_asked(plan: Plan) -> None:
+    """Read the prompts that every model answers."""
 
-    if stage.complete():
-        return
-    languages = options.data.builtin_languages if options.dataset == "builtin" else []
-    source = SourceConfig(path=options.dataset, split=options.split, limit=options.limit, languages=languages)
-    prompts = read_prompts(source, options.seed)
-    say(f"  {options.dataset}: {len(prompts)} prompts")
-    stage.begin(in_pieces=False)
-    write_atomic(stage.outputs[0], "".join(serialization.to_json(prompt) + "\n" for prompt in prompts))
-    stage.done({}, {"prompts": len(prompts)})
+    def read(source: SourceConfig, seed: int) -> tuple[Sequence[Any], str, dict[str, Any]]:
+        from srlm.data.readers import read_prompts
+
+        prompts = read_prompts(source, seed)
+        return prompts, f"{source.path}: {len(prompts)} prompts", {"prompts": len(prompts)}
+
+    read_data(plan.prompts, plan.options, plan.options.dataset, read)
 
 
-def read_examples(plan: Plan, stage: Stage) -> None:
-    """Read the examples of a stage and store them, if it is not complete."""
-    from srlm.data.readers import read_ift
+def read_examples(plan: Plan) -> None:
+    """Read the examples whose loss is measured."""
 
-    options, name = plan.options, stage.options["examples"]
-    if stage.complete():
-        return
-    languages = options.data.builtin_languages if name == "builtin" else []
-    source = SourceConfig(path=name, split=options.split, limit=options.limit, languages=languages)
-    examples = read_ift(source, options.seed)
-    of_run = Path(name).parts[-2:] == ("data", IFT.file) and len(Path(name).parts) > 2
-    say(f"  {Path(name).parts[-3] + ', training examples' if of_run else name}: {len(examples)} examples")
-    stage.begin(in_pieces=False)
-    write_atomic(stage.outputs[0], "".join(serialization.to_json(example) + "\n" for example in examples))
-    stage.done({}, {"examples": len(examples)})
+    def read(source: SourceConfig, seed: int) -> tuple[Sequence[Any], str, dict[str, Any]]:
+        from srlm.data.readers import read_ift
+
+        examples, parts = read_ift(source, seed), Path(source.path).parts
+        own = parts[-2:] == ("data", IFT.file) and len(parts) > 2
+        name = f"{parts[-3]}, training examples" if own else source.path
+        return examples, f"{name}: {len(examples)} examples", {"examples": len(examples)}
+
+    for path, stage in plan.examples.items():
+        read_data(stage, plan.options, path, read)
