@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
+from safetensors import SafetensorError, safe_open
 
 from srlm import __version__
 from srlm.errors import PushError
@@ -173,8 +174,12 @@ def problems(name: str, source: Path | bytes, own: Mapping[str, str]) -> list[st
     """
     if name.endswith(".safetensors"):
         assert isinstance(source, Path)
-        header = _safetensors_header(source)
-        return [": not a safetensors file"] if header is None else _in_text(header, own, True)
+        try:
+            with safe_open(source, "numpy") as file:
+                header = json.dumps([file.metadata(), [*file.keys()]])
+        except SafetensorError:
+            return [": not a safetensors file"]
+        return _in_text(header, own, True)
     content = source if isinstance(source, bytes) else source.read_bytes()
     if content[:4] == b"PK\x03\x04" or (content[:1] == b"\x80" and content[1:2] <= b"\x05"):
         return [": a pickle, which can execute code when it is loaded"]
@@ -274,20 +279,6 @@ def _in_text(text: str, own: Mapping[str, str], no_paths: bool) -> list[str]:
         if match := re.search(pattern, text):
             reasons.append(f":{text.count(chr(10), 0, match.start()) + 1}: {description}")
     return reasons
-
-
-def _safetensors_header(path: Path) -> str | None:
-    """Return the JSON text of a safetensors header; None if the file has no valid header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= path.stat().st_size - 8:
-            return None
-        try:
-            text = file.read(length).decode("utf-8")
-            json.loads(text)
-        except ValueError:
-            return None
-    return text
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 
 class Figure(Protocol):
@@ -52,6 +53,35 @@ def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str
 def signed(measure: Measured, scale: int = 1, digits: int | None = None) -> str:
     """Return the `cell` of a difference, with a plus sign for values above 0."""
     return cell(measure, scale, digits, "+")
+
+
+def plain_text(text: str, limit: int, lines: bool = False) -> Text:
+    """Return at most `limit` characters of an untrusted text, without markup and control characters.
+
+    Parameters
+    ----------
+    lines : bool
+        Keep its newlines.
+    """
+    shown = "".join(one if one.isprintable() or (lines and one == "\n") else " " for one in text)
+    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
+
+
+def sections_table(
+    title: str | None, columns: Sequence[str], sections: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]] = ()
+) -> Table:
+    """Return a table of sections: each a title, "" = none, and rows of a label and a cell for each column."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in columns:  # where the terminal is narrow, a cell breaks between value and interval
+        table.add_column(name, justify="right", overflow="fold")
+    for heading, rows in sections:
+        table.add_section()
+        if heading:
+            table.add_row(Text(heading, style="bold"))
+        for label, cells in rows:
+            table.add_row(f"  {label}" if heading else label, *cells)
+    return table
 
 
 def print_table(console: Console, table: Table) -> None:

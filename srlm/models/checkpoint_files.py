@@ -95,26 +95,21 @@ def check_vocabulary(folder: Path, name: str, tokenizer: Any, ids: list[int]) ->
 
 
 def _check_safetensors(file: Path, option: str) -> None:
-    """Compare a file's size with its header; format: https://github.com/huggingface/safetensors#format."""
-    size = file.stat().st_size
+    """Check that a file is whole, from its header, and no Git LFS pointer."""
+    from safetensors import SafetensorError, safe_open
+
     with file.open("rb") as stream:
-        start = stream.read(len(_LFS))
-        if start == _LFS:
+        if stream.read(len(_LFS)) == _LFS:
             raise ModelError(
                 f"{option}{file.name} is a Git LFS pointer, not the weights. Run git lfs pull in {file.parent}."
             )
-        stream.seek(0)
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(length)) if length < size else {}
-        except ValueError:
-            header = {}
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    if not ends or size != 8 + length + max(ends):
+    try:
+        with safe_open(file, "numpy"):
+            pass
+    except SafetensorError as error:
         raise ModelError(
-            f"{option}{file.name} is damaged or truncated: its size, {size} bytes, differs from its header. Copy or "
-            "download it again."
-        )
+            f"{option}{file.name} is damaged or truncated ({error}). Copy or download it again."
+        ) from error
 
 
 def _read(path: Path, option: str) -> dict[str, Any]:

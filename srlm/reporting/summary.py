@@ -18,7 +18,7 @@ from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_e
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
-from srlm.io.tables import cell, print_table
+from srlm.io.tables import cell, plain_text, print_table, sections_table
 from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, metric
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS
@@ -83,16 +83,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
 
 def measures_table(models: Mapping[int, Evaluation]) -> Table:
     """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
-    table = Table(title="Measures of every model (95 % intervals)", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for t in models:  # on a narrow terminal, a cell breaks between value and interval
-        table.add_column(f"M{t}", justify="right")
-    for title, rows in table_rows(models):
-        table.add_row(Text(title, style="bold"))
-        for label, cells in rows:
-            table.add_row(f"  {label}", *cells)
-        table.add_section()
-    return table
+    return sections_table("Measures of every model (95 % intervals)", [f"M{t}" for t in models], table_rows(models))
 
 
 def table_rows(models: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -205,20 +196,14 @@ def _sample(console: Console, workspace: Workspace, t: int) -> None:
     )
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column(_plain(pair.prompt, 300))
+    table.add_column(plain_text(pair.prompt, 300))
     for candidate in CANDIDATES.read(workspace, t):
         if candidate.prompt_id == parent(pair.rejected_id):
             score = mean_score(judgements[candidate.id], 1)
             marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
             style = {"chosen": "green", "rejected": "red"}.get(mark := marks.get(candidate.id, ""), "")
-            table.add_row("-" if score is None else f"{score:.2f}", Text(mark, style), _plain(candidate.text, 240))
+            table.add_row("-" if score is None else f"{score:.2f}", Text(mark, style), plain_text(candidate.text, 240))
     console.print(table)
-
-
-def _plain(text: str, limit: int) -> Text:
-    """Return untrusted text for a terminal: one paragraph without control characters and markup."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    return Text(printable if len(printable) <= limit else printable[: limit - 1] + "…")
 
 
 def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from srlm.cli.evaluate.arms import OWN
 from srlm.data.checkers import follows
-from srlm.io.tables import cell, print_table, signed
+from srlm.io.tables import cell, plain_text, print_table, sections_table, signed
 from srlm.metrics import UNITS, metric
 from srlm.models.resolve import label, labels
 from srlm.types import Answer, SeedExample
@@ -86,7 +86,7 @@ def arms_tables(card: dict[str, Any]) -> list[Table]:
     for start in range(0, len(card["measures"]), _IN_A_TABLE):
         measures = card["measures"][start : start + _IN_A_TABLE]
         title = f"By {', '.join(card['by'])} (95 % intervals over runs and items)" if not start else None
-        table = _table(title, ["runs", *map(arm_words, measures)])
+        table = sections_table(title, ["runs", *map(arm_words, measures)])
         for row in arms_rows(card, measures):
             table.add_row(*row, style="dim" if row[0].startswith(" ") else None)
         tables.append(table)
@@ -99,14 +99,6 @@ def arms_markdown(card: dict[str, Any]) -> str:
     rows = [[cell.strip() for cell in row] for row in arms_rows(card, card["measures"])]
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
-
-
-def _table(title: str | None, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
 
 
 def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -151,14 +143,7 @@ def _defined(rows: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]
 
 def _answers_table(card: dict[str, Any]) -> Table:
     title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
-    table = _table(title, labels([row["model"] for row in card["rows"]]))
-    for title, rows in answers_sections(card):
-        if title:
-            table.add_section()
-            table.add_row(title)
-        for heading, cells in rows:
-            table.add_row(f"  {heading}" if title else heading, *cells)
-    return table
+    return sections_table(title, labels([row["model"] for row in card["rows"]]), answers_sections(card))
 
 
 def show_answers(
@@ -177,13 +162,15 @@ def show_answers(
         return len({tuple(follows(one, answer.text) for one in prompt.constraints) for answer in own}) < 2
 
     for prompt in sorted(prompts, key=agree)[:count]:
-        table = Table(title=_as_text(prompt.prompt, 2 * _CUT), title_justify="left", title_style="bold", expand=True)
+        table = Table(
+            title=plain_text(prompt.prompt, 2 * _CUT, lines=True), title_justify="left", title_style="bold", expand=True
+        )
         for name in models:
             table.add_column(Text(name), ratio=1)
         found = [answers.get(prompt.id) for answers in models.values()]
         table.add_row(
             *(
-                _as_text(answer.text, _CUT)
+                plain_text(answer.text or "(nothing)", _CUT, lines=True)
                 if answer
                 else Text("no answer (the prompt is too long, or the server gave none)", "dim")
                 for answer in found
@@ -204,12 +191,6 @@ def _note(prompt: SeedExample, answer: Answer) -> str:
     return ", ".join(words)
 
 
-def _as_text(text: str, limit: int) -> Text:
-    """Return untrusted text for a terminal: with its lines, without control characters and markup."""
-    shown = "".join(one if one.isprintable() or one == "\n" else " " for one in text) or "(nothing)"
-    return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
-
-
 def _name(key: str) -> str:
     return key.partition("/")[2]
 
@@ -219,7 +200,7 @@ def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
     for match in card["matches"]:
         wins[match["first"], match["second"]] = match["measures"]["win"]
         wins[match["second"], match["first"]] = match["measures"]["loss"]
-    table = _table(
+    table = sections_table(
         f"Prompts that the row wins against the column, %, judged by {label(card['judge'])}", [*map(label, models)]
     )
     for one in models:
@@ -229,7 +210,7 @@ def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
 
 def _matches_table(card: dict[str, Any]) -> Table:
     heads = [metric(f"head_to_head/{name}").label for name in _MATCH]
-    table = _table("Matches, the first model against the second, %", heads)
+    table = sections_table("Matches, the first model against the second, %", heads)
     for match in card["matches"]:
         cells = (cell(match["measures"][name], 100) for name in _MATCH)
         table.add_row(f"{label(match['first'])} : {label(match['second'])}", *cells)
@@ -238,7 +219,7 @@ def _matches_table(card: dict[str, Any]) -> Table:
 
 def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     title = f"{metric('evaluate/loss').heading} (95 % intervals over prompts)"
-    table = _table(title, [*map(label, models)])
+    table = sections_table(title, [*map(label, models)])
     files = list(dict.fromkeys(row["examples"] for row in rows))
     for file in files:
         found = {row["model"]: row for row in rows if row["examples"] == file}
@@ -268,7 +249,8 @@ def _short(name: str, length: int = 24) -> str:
 
 def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of benchmarks; a group has one row, but a group without values, or a tag, a row per task."""
-    table = _table(f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)", [*map(label, models)])
+    title = f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)"
+    table = sections_table(title, [*map(label, models)])
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         of_models = [row for row in rows if row["benchmark"] == name]
         tasks = of_models[0]["tasks"]
