@@ -73,10 +73,6 @@ def manifest(workspace: Workspace, t: int, stage: str) -> Manifest:
             f"{workspace.root} has no finished {stage} in iteration {t}; it is finished in: {finished}. Use one of "
             f"these, or run this command first: {command_to(workspace, t)}"
         )
-    return read_manifest(path)
-
-
-def read_manifest(path: Path) -> Manifest:
     return Manifest.load(path)
 
 

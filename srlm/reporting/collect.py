@@ -17,9 +17,9 @@ from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.judges.roles import judge_of
 from srlm.metrics import metric, slug
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS, Artifact, training_log
-from srlm.pipeline.manifest import finished_manifests, stage_manifest
+from srlm.pipeline.manifest import Manifest, finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
-from srlm.pipeline.run_reader import open_run, read_manifest
+from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_scores
@@ -182,7 +182,7 @@ class RunNumbers:
     def _costs(self) -> list[dict[str, Any]]:
         rows = []
         for path in finished_manifests(self.workspace.root):
-            manifest = read_manifest(path)
+            manifest = Manifest.load(path)
             folder, name = manifest.stage.split("/")[0], path.stem.replace("_", " ")
             when = folder.replace("iteration_", "M")
             rows.append({"when": when, "stage": name, "seconds": manifest.seconds, "tokens": manifest.tokens})

@@ -25,7 +25,7 @@ from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
-from srlm.pipeline.run_reader import manifest, model_name, model_stage, read_manifest
+from srlm.pipeline.run_reader import manifest, model_name, model_stage
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.pairs import describe_feedback
@@ -183,7 +183,7 @@ def lineage_section(workspace: Workspace, t: int) -> str:
         "| stage | outputs | counts |\n| --- | --- | --- |",
     ]
     for folder in folders:
-        manifests = [read_manifest(path) for path in finished_manifests(folder, below=False)]
+        manifests = [Manifest.load(path) for path in finished_manifests(folder, below=False)]
         for stage in sorted(manifests, key=_position):
             if not stage.stage.endswith("/evaluation"):
                 outputs = ", ".join(f"{plain(path)} ({plain(hash_[:12])})" for path, hash_ in stage.outputs.items())
@@ -212,7 +212,7 @@ def _options(workspace: Workspace, t: int) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for folder in (workspace.data, workspace.iteration(0), workspace.iteration(1), workspace.iteration(t)):
         for path in finished_manifests(folder, below=False):
-            options |= read_manifest(path).options
+            options |= Manifest.load(path).options
     return options
 
 

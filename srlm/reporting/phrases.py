@@ -6,8 +6,8 @@ its size. Without an interval, there is no conclusion.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
 
 from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import MANY_PARSED, judge_warning, parsed
@@ -20,28 +20,6 @@ ENOUGH = 100  # evaluation prompts; with fewer, only large differences are signi
 MANY_TIES = 0.5  # fraction of comparisons; with more ties, the judge rarely prefers an answer
 MOST_SCORED = 0.95  # fraction of judgements; with fewer scores, missing ones may matter
 ONE_SCORE = 0.6  # fraction of judgements with the most frequent score; above it, the judge does not discriminate
-
-
-class Valued(Protocol):
-    """A measure with a value."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
-    @property
-    def n(self) -> int: ...
-
-
-class Known(Valued, Protocol):
-    """A measure with a value and an interval."""
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -103,8 +81,9 @@ def _of_prompts(answers: Measures, match: Measures) -> list[Ground]:
     n = answers["mean_characters"].n
     net = match.get("net_win")
     precision = "one answer of each model to each"
-    if _has_interval(net):
-        precision = f"the net win has a margin of error of about {50 * (net.high - net.low):.0f} points"
+    _, low, high = _numbers(net)
+    if not math.isnan(low):
+        precision = f"the net win has a margin of error of about {50 * (high - low):.0f} points"
     return [Ground("against" if n < ENOUGH else "for", f"{n} evaluation prompt{'s' * (n != 1)}: {precision}.")]
 
 
@@ -113,10 +92,11 @@ def _of_match(match: Measures, judge: str) -> list[Ground]:
         return []
     reasons = [Ground("note", f"The judge of answers is {judge}, a model. No person read these answers.")]
     first, ties = match.get("first_position_win_rate"), match.get("tie")
-    if _has_interval(first) and not first.low <= 0.5 <= first.high:
+    _, low, high = _numbers(first)
+    if first and (low > 0.5 or high < 0.5):
         text = f"{judge} has position bias: the answer shown first wins {_percent(first)} of its verdicts."
         reasons.append(Ground("against", text))
-    if _has_value(ties) and ties.value > MANY_TIES:
+    if ties and _numbers(ties)[0] > MANY_TIES:
         reasons.append(Ground("against", f"Most comparisons by {judge} are ties: {_percent(ties)}."))
     return reasons
 
@@ -125,22 +105,23 @@ def _of_judge(t: int, judge: Measures) -> list[Ground]:
     warning = judge_warning(judge)
     reasons = [Ground("against", f"M{t} as judge: {warning}.")] if warning else []
     longer, accuracy = judge.get("length_baseline_accuracy_scored"), judge.get("pairwise_accuracy")
-    if _has_interval(longer) and _has_interval(accuracy):
+    baseline, _, baseline_high = _numbers(longer)
+    value, low, _ = _numbers(accuracy)
+    if longer and accuracy and not math.isnan(low + baseline_high):
         text = f"its judge's accuracy on scored pairs is {_percent(accuracy)}, the length baseline's {_percent(longer)}"
-        if accuracy.value <= longer.value:
+        if value <= baseline:
             text += ", so the judge is not better than length"
-        better = accuracy.low > longer.high
-        reasons.append(Ground("for" if better else "against", f"M{t}: {text}."))
+        reasons.append(Ground("for" if low > baseline_high else "against", f"M{t}: {text}."))
     shorter, scored, modal = (
         judge.get(name) for name in ("accuracy_shorter_preferred", "parse_rate", "modal_score_fraction")
     )
-    if _has_interval(shorter) and shorter.high < 0.5:
+    if shorter and _numbers(shorter)[2] < 0.5:
         text = f"On pairs whose shorter answer people prefer, M{t}'s accuracy is only {_percent(shorter)}."
         reasons.append(Ground("against", text))
-    if _has_value(scored) and MANY_PARSED <= scored.value < MOST_SCORED:
+    if scored and MANY_PARSED <= _numbers(scored)[0] < MOST_SCORED:
         text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the others could not be parsed."
         reasons.append(Ground("against", text))
-    if _has_value(modal) and modal.value > ONE_SCORE:
+    if modal and _numbers(modal)[0] > ONE_SCORE:
         text = f"{_percent(modal)} of M{t}'s scores are equal: the judge does not discriminate."
         reasons.append(Ground("against", text))
     return reasons
@@ -149,21 +130,25 @@ def _of_judge(t: int, judge: Measures) -> list[Ground]:
 def _judge_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
     """Return the sign of the change from M_t-1 (0 = none shown), and the sentence."""
     now = models[t].judge
-    if not _has_value(now.get(JUDGE)):
+    if not _has_value(now):
         return 0, f"The judge of M{t} was not measured."
     before = [(u, models[u].judge) for u in reversed(range(t))]
-    compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge.get(JUDGE)))
+    compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge))
     text = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _unparsed(now) else ""
     text += f"M{t} orders {_accuracy(now)} of the held-out pairs like people"
     text += f" ({compared})" if compared else ""
     gain = now.get(f"{JUDGE}_gain")
     side = direction(gain) if gain else 0
-    if not _has_value(gain):
+    if not gain or gain.value is None:
         return 0, f"{text}."
-    if not _has_interval(gain):
+    if gain.low is None:
         return 0, f"{text}: too few prompts to compare with M{t - 1}."
     words = {1: "a better judge than", -1: "a worse judge than", 0: "no difference shown from"}[side]
     return side, f"{text}: {words} M{t - 1} (by {_points(gain)} points)."
+
+
+def _has_value(judge: Measures) -> bool:
+    return JUDGE in judge and judge[JUDGE].value is not None
 
 
 def _accuracy(judge: Measures) -> str:
@@ -180,31 +165,29 @@ def _answers_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
     match, judge = models[t].head_to_head, models[t].head_to_head_judge or "the judge"
     net = match.get("net_win")
     side = direction(net) if net else 0
-    if not _has_value(net):
+    if not net or net.value is None:
         return 0, f"There is no verdict on M{t}'s answers against M{t - 1}'s."
     words = {1: "better answers", -1: "worse answers", 0: "no difference shown"}[side]
-    if not _has_interval(net):
+    if net.low is None:
         words = "too few prompts to compare"
     text = f"M{t}'s answers win {_percent(match['win'])} and lose {_percent(match['loss'])} against M{t - 1}'s"
     n = match["win"].n
     return side, f"{text} ({n} prompt{'s' * (n != 1)}, judged by {judge}): {words}."
 
 
-def _has_value(measure: Measure | Valued | None) -> TypeGuard[Valued]:
-    return measure is not None and measure.value is not None
+def _numbers(measure: Measure | None) -> tuple[float, float, float]:
+    """Return a measure's value and interval, NaN where there is none: no comparison with NaN holds."""
+    found = (measure.value, measure.low, measure.high) if measure else (None, None, None)
+    value, low, high = (math.nan if number is None else number for number in found)
+    return value, low, high
 
 
-def _has_interval(measure: Measure | Valued | None) -> TypeGuard[Known]:
-    return _has_value(measure) and measure.low is not None
+def _percent(measure: Measure) -> str:
+    value, low, high = (100 * number for number in _numbers(measure))
+    return f"{0.0 if math.isnan(value) else value:.0f} % " + (
+        "[n/a]" if math.isnan(low) else f"[{low:.0f}, {high:.0f}]"
+    )
 
 
-def _percent(measure: Measure | Valued) -> str:
-    value = f"{100 * (measure.value or 0.0):.0f} %"
-    if not _has_interval(measure):
-        return f"{value} [n/a]"
-    return f"{value} [{100 * measure.low:.0f}, {100 * measure.high:.0f}]"
-
-
-def _points(measure: Known) -> str:
-    values = (measure.value, measure.low, measure.high)
-    return "{} [{}, {}]".format(*(f"{100 * value:+.0f}".replace("-", "−") for value in values))
+def _points(measure: Measure) -> str:
+    return "{} [{}, {}]".format(*(f"{100 * number:+.0f}".replace("-", "−") for number in _numbers(measure)))

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from srlm.cli.show_masking import main as command
 from srlm.cli.show_masking.examples import Example, examples_of, rows_of, share, shown, visible
-from srlm.cli.show_masking.page import legend, render, show
+from srlm.cli.show_masking.main import legend, render, show
 from srlm.config import Config, ShowMasking
 from srlm.data.prepare import PrepareData
 from srlm.errors import ConfigError, SeedError, TrainingError

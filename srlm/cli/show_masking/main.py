@@ -2,16 +2,21 @@
 
 The first IFT and EFT examples are shown token by token (trained, weighted, shared text, masked), on the terminal and as
 a page, runs_dir/name/masking.html. The examples are those of a run with the same options; `dataset=FILE` is another
-source for both. Nothing is trained, and no run is needed.
+source for both. Nothing is trained, and no run is needed. Texts are untrusted: control characters are spelled out, and
+the page escapes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 from srlm.cli.application import application
-from srlm.cli.show_masking.examples import examples_of, rows_of, share, shown
-from srlm.cli.show_masking.page import render, show
+from srlm.cli.show_masking.examples import KINDS, Share, Shown, examples_of, rows_of, share, shown
 from srlm.config import ShowMasking
 from srlm.errors import ConfigError
 from srlm.io.files import write_atomic
@@ -19,8 +24,11 @@ from srlm.io.progress import say, screen
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.resolve import label, resolve
 from srlm.pipeline.workspace import Workspace
+from srlm.reporting.html import render_page
 from srlm.run import show_notes
 from srlm.training.methods.sft import TrainOn
+
+STYLES = {"learnt": "bold green", "partly": "yellow", "boilerplate": "magenta", "masked": "dim"}
 
 
 def run(options: ShowMasking) -> Path:
@@ -58,6 +66,40 @@ def run(options: ShowMasking) -> Path:
     write_atomic(path, render(examples, totals, title, weight, facts))
     say(f"\nPage  {path}")
     return path
+
+
+def legend(weight: float) -> list[tuple[str, str, str, str]]:
+    """Return (kind, opening mark, closing mark, words) of each kind; `weight` is that of prompt tokens, 0 if unused."""
+    kinds = {kind: value for kind, value in KINDS.items() if kind != "partly" or 0 < weight < 1}
+    return [(kind, opens, closes, words.format(weight=weight)) for kind, (opens, closes, words) in kinds.items()]
+
+
+def show(examples: Sequence[Shown], totals: Sequence[Share], title: str, weight: float, console: Console) -> None:
+    """Print the legend, each example, and what is learnt of all."""
+    key = Text(f"{title}\n")
+    for kind, opens, closes, words in legend(weight):
+        key.append(f"{opens}{words}{closes}", STYLES[kind]).append("\n")
+    console.print(key)
+    for example in examples:
+        text = Text(f"{example.share.name}: {example.share.words()}\n", style="")
+        text.stylize("bold underline", 0, len(example.share.name))
+        for run in example.runs:
+            opens, closes, _ = KINDS[run.kind]
+            text.append(opens + "".join(token.text for token in run.tokens) + closes, STYLES[run.kind])
+        console.print(text, soft_wrap=True)
+        console.print()
+    for total in totals:
+        console.print(Text(f"All {total.examples} {total.name} examples: {total.words()}"), soft_wrap=True)
+
+
+def render(
+    examples: Sequence[Shown], totals: Sequence[Share], title: str, weight: float, options: dict[str, Any]
+) -> str:
+    """Return the page."""
+    legends = legend(weight)
+    return render_page(
+        "masking.html", ("masking.css",), title=title, legend=legends, examples=examples, totals=totals, options=options
+    )
 
 
 main = application("show-masking", run)
