@@ -125,11 +125,11 @@ def test_a_missing_field_is_named(field):
     [
         ("two", r"RankedPrompt\.answers: expected a list, found str"),
         ({"text": "x"}, r"RankedPrompt\.answers: expected a list, found dict"),
-        (["x"], "expected an object for RankedAnswer, found str"),
+        (["x"], "expected an object for RankedPrompt.answers, found str"),
         ([{"text": "x"}], "'rank'"),
-        ([{"text": "x", "rank": "first"}], r"RankedAnswer\.rank: expected int, found str"),
-        ([{"text": "x", "rank": 0, "score": "5"}], r"RankedAnswer\.score: expected float, found str"),
-        ([{"text": "x", "rank": 0, "grade": 5}], "unknown field 'grade' for RankedAnswer"),
+        ([{"text": "x", "rank": "first"}], r"RankedPrompt\.answers\.rank: expected int, found str"),
+        ([{"text": "x", "rank": 0, "score": "5"}], r"RankedPrompt\.answers\.score: expected float, found str"),
+        ([{"text": "x", "rank": 0, "grade": 5}], "unknown field 'grade' for RankedPrompt.answers"),
     ],
 )
 def test_faults_inside_nested_records_are_named(answers, said):

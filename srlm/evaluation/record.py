@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from srlm.errors import RunFolderError
 from srlm.evaluation.measures import Measure
@@ -16,7 +16,6 @@ from srlm.metrics import slug
 from srlm.pipeline.artifacts import EVALUATION
 from srlm.pipeline.workspace import Workspace
 
-V = TypeVar("V")
 Measures = Mapping[str, Measure]  # by name, of one part of srlm/metrics.py
 
 
@@ -136,14 +135,11 @@ class Evaluation:
     def from_dict(cls, data: Any) -> Evaluation:
         """Return the evaluation that `to_dict` wrote. Raises ValueError on unknown names or wrong types."""
         plain = dict(data)
-        for name, read in _READERS.items():
-            if plain.get(name) is not None:
-                plain[name] = _at(name, read, plain[name])
-        plain["head_to_heads"] = {int(t): match for t, match in plain.get("head_to_heads", {}).items()}
-        unknown = sorted(set(plain) - set(cls.__dataclass_fields__))
-        if unknown or type(plain.get("iteration")) is not int:
-            raise ValueError(f"unknown part {unknown[0]!r}" if unknown else "no iteration")
-        return cls(**plain)
+        for name in ("instructions", "ifeval"):
+            if name in plain:
+                plain[name] = _nested(plain[name], "groups", "excluded")
+        plain["head_to_heads"] = {t: _nested(match, "types") for t, match in plain.get("head_to_heads", {}).items()}
+        return serialization.from_dict(cls, plain)
 
 
 def evaluation_path(workspace: Workspace, t: int) -> Path:
@@ -161,7 +157,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """
     try:
         return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{path} is damaged or from another version of srlm ({error}). To compute it again, delete it and "
             f"{path.parent / 'manifests' / 'evaluation.json'}, and rerun the run's command."
@@ -174,52 +170,15 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 
 
 def measures_of(data: Mapping[str, Any]) -> dict[str, Measure]:
-    """Return measures by name from plain dicts. Raises ValueError, with the name, on other fields or types."""
-    return _by_name(data, Measure.from_dict)
+    """Return measures by name from plain dicts. Raises ValueError on other fields or types."""
+    return {name: Measure.from_dict(one) for name, one in data.items()}
 
 
 def _keyed(prefix: str, measures: Measures) -> Iterator[tuple[str, Measure]]:
     return ((f"{prefix}{name}", measure) for name, measure in measures.items())
 
 
-def _groups(data: Any) -> dict[str, dict[str, Measure]]:
-    return _by_name(data, measures_of)
-
-
-def _instructions(data: Mapping[str, Any]) -> Instructions:
-    plain = dict(data)
-    groups, excluded = _groups(plain.pop("groups", {})), plain.pop("excluded", None)
-    return Instructions(measures_of(plain), groups, excluded)
-
-
-def _match(data: Mapping[str, Any]) -> Match:
-    plain = dict(data)
-    types = _groups(plain.pop("types", {}))
-    return Match(measures_of(plain), types)
-
-
-def _details(data: Mapping[str, Any]) -> JudgeDetails:
-    plain = dict(data)
-    ranks, subsets = measures_of(plain.pop("mean_score_rank", {})), _groups(plain.pop("subsets", {}))
-    scores = serialization.from_dict(Scores, plain.pop("scores", {}))
-    return JudgeDetails(**plain, scores=scores, mean_score_rank=ranks, subsets=subsets)
-
-
-def _at(name: str, read: Callable[[Any], V], data: Any) -> V:
-    try:
-        return read(data)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _by_name(data: Mapping[str, Any], read: Callable[[Any], V]) -> dict[str, V]:
-    return {name: _at(name, read, value) for name, value in data.items()}
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("judge", "answers", "drift", "head_to_head"), measures_of),
-    **dict.fromkeys(("instructions", "ifeval"), _instructions),
-    "judge_metrics": _details,
-    "contamination": lambda data: serialization.from_dict(Contaminated, data),
-    "head_to_heads": lambda data: _by_name(data, _match),
-}
+def _nested(data: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Return a part with its measures as an entry of their own, next to those in `others`."""
+    measures = {name: one for name, one in data.items() if name not in others}
+    return {"measures": measures} | {name: data[name] for name in others if name in data}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -28,17 +29,24 @@ def from_json(cls: type[R], line: str) -> R:
     return from_dict(cls, json.loads(line))
 
 
-def from_dict(cls: type[R], data: Any) -> R:
-    """Return a record with its nested records from a plain dict. Raise ValueError as `from_json` does."""
+def from_dict(cls: type[R], data: Any, where: str = "") -> R:
+    """Return a record with its nested records from a plain dict; `where` names it in errors.
+
+    Raises
+    ------
+    ValueError
+        As `from_json` does.
+    """
+    where = where or cls.__name__
     if not isinstance(data, dict):
-        raise ValueError(f"expected an object for {cls.__name__}, found {type(data).__name__}")
+        raise ValueError(f"expected an object for {where}, found {type(data).__name__}")
     hints = _hints(typing.cast(Any, cls))
     if unknown := sorted(set(data) - set(hints)):
-        raise ValueError(f"unknown field {unknown[0]!r} for {cls.__name__}; fields are {', '.join(hints)}")
+        raise ValueError(f"unknown field {unknown[0]!r} for {where}; fields are {', '.join(hints)}")
     try:
-        return cls(**{name: _value(hints[name], value, f"{cls.__name__}.{name}") for name, value in data.items()})
+        return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
     except TypeError as error:  # a required field is missing
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 @cache
@@ -57,12 +65,15 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
         return tuple(_value(typing.get_args(kind)[0], item, where) for item in value)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"{where}: expected an object, found {type(value).__name__}")
-        return value
+        key_kind, inner = typing.get_args(kind)
+        if inner is Any:
+            return value
+        return {key_kind(key): _value(inner, one, f"{where}.{key}") for key, one in value.items()}
     if dataclasses.is_dataclass(kind):
-        return from_dict(typing.cast(type, kind), value)
+        return from_dict(typing.cast(type, kind), value, where)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

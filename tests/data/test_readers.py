@@ -462,7 +462,7 @@ BROKEN_RANKS = {
     ),
     "builtin rank": (
         '{"prompt": "a", "answers": [{"text": "a", "rank": "0"}]}',
-        ":1: RankedAnswer.rank: expected int",
+        ":1: RankedPrompt.answers.rank: expected int",
         "",
     ),
     "replies": (

@@ -76,16 +76,19 @@ def test_every_measure_and_count_has_its_key_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a_new_part": {}}, "unknown part 'a_new_part'"),
-        ({"iteration": None}, "no iteration"),
-        ({"judge": {"spearman": {"value": 1}}}, "judge: spearman: "),
+        ({"a_new_part": {}}, "unknown field 'a_new_part' for Evaluation"),
+        ({"iteration": None}, r"Evaluation\.iteration: expected int"),
+        ({"judge": {"spearman": {"value": 1}}}, r"Evaluation\.judge\.spearman: .*missing"),
         (
             {"judge": {"spearman": ONE | {"value": "high"}}},
-            r"judge: spearman: Measure\.value: expected float, found str",
+            r"Evaluation\.judge\.spearman\.value: expected float, found str",
         ),
-        ({"ifeval": {"groups": {"keywords": {"strict": 1}}}}, "ifeval: keywords: strict: expected an object"),
-        ({"head_to_heads": {"0": {"win": 0.5}}}, "head_to_heads: 0: win: expected an object"),
-        ({"judge_metrics": {"cost": 1}}, "judge_metrics: .*cost"),
+        (
+            {"ifeval": {"groups": {"keywords": {"strict": 1}}}},
+            r"expected an object for Evaluation\.ifeval\.groups\.keywords\.strict",
+        ),
+        ({"head_to_heads": {"0": {"win": 0.5}}}, r"expected an object for Evaluation\.head_to_heads\.0\.measures\.win"),
+        ({"judge_metrics": {"cost": 1}}, r"'cost' for Evaluation\.judge_metrics"),
     ],
 )
 def test_a_damaged_file_is_refused_with_what_is_wrong(tmp_path: Path, change: dict[str, Any], message: str) -> None:
