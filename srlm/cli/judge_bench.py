@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from srlm import errors
 from srlm.cli.application import application
@@ -27,7 +26,7 @@ from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
-from srlm.io.tables import cell, print_table, signed
+from srlm.io.tables import cell, print_table, sections_table, signed
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.opening import open_judge, reference_name
@@ -225,10 +224,8 @@ def show(cards: dict[str, Any], console: Console) -> None:
             continue
         first = of_data[0]
         title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
-        table = Table(title=f"{title} (95 % intervals over prompts)", title_justify="left")
-        table.add_column("", no_wrap=True)
-        for row in of_data:
-            table.add_column(label(row["model"]), justify="right", overflow="fold")
+        names = [label(row["model"]) for row in of_data]
+        table = sections_table(f"{title} (95 % intervals over prompts)", names)
         for name in _SHOWN:
             measure = metric(f"judge/{name}")
             cells = [cell(row["measures"][name], measure.scale) for row in of_data]
@@ -300,19 +297,11 @@ def _with_parsed(name: str, row: dict[str, Any]) -> str:
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     """Print how much each attack changes the score: a row for each attack, a column for each model."""
     title = f"Attacks: {metric('attacks/change').heading} (95 % intervals over prompts)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for row in rows:
-        table.add_column(label(row["model"]), justify="right", overflow="fold")
-    table.add_row(
-        f"({metric('attacks/plain').label})", *(cell(row["attacks"]["plain"], 1) for row in rows), style="dim"
-    )
-    for name in rows[0]["attacks"]:
-        if name != "plain":
-            parts = [row["attacks"][name] for row in rows]
-            table.add_row(name, *(_change(part) for part in parts))
+    plain = (f"({metric('attacks/plain').label})", [cell(row["attacks"]["plain"], 1) for row in rows])
+    names = [name for name in rows[0]["attacks"] if name != "plain"]
+    changes = [(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
     console.print()
-    print_table(console, table)
+    print_table(console, sections_table(title, [label(row["model"]) for row in rows], [("", [plain, *changes])]))
 
 
 def _change(part: dict[str, Any]) -> str:

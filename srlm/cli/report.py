@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from srlm.errors import SrlmError
 from srlm.reporting.page import MEGABYTE, write_report
+from srlm.run import user_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,17 +24,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     to = options.to or options.runs[0] / "report.html"
-    try:
+    with user_errors():
         size = write_report([run.resolve() for run in options.runs], to, options.megabytes)
-    except SrlmError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
     print(f"{to} ({size / MEGABYTE:.1f} MB)")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

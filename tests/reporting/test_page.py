@@ -144,12 +144,13 @@ def test_several_runs_side_by_side(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_run(tmp_path / "made")
-    assert main([str(root)]) == 0
+    main([str(root)])
     assert (root / "report.html").exists()
     assert "report.html (0." in capsys.readouterr().out
-    assert main([str(root), "--to", str(tmp_path / "elsewhere.html")]) == 0
+    main([str(root), "--to", str(tmp_path / "elsewhere.html")])
     assert (tmp_path / "elsewhere.html").exists()
-    assert main([str(tmp_path / "nothing")]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path / "nothing")])
     assert "is not a run:" in capsys.readouterr().err
 
 
