@@ -320,8 +320,8 @@ def test_what_cannot_be_planned(finished_run, arguments, told):
 def test_changed_model_or_records_are_refused(own_run):
     path = own_run / "iteration_2/3_judgements.jsonl"
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(RunFolderError, match=r"3_judgements\.jsonl is gone or was changed"):
+    with pytest.raises(RunFolderError, match=r"3_judgements\.jsonl is missing or has changed"):
         data_files(open_run(own_run), 2, False)
     shutil.rmtree(own_run / "iteration_2/model")
-    with pytest.raises(RunFolderError, match="model is gone or was changed"):
+    with pytest.raises(RunFolderError, match="model is missing or has changed"):
         planned(own_run)
