@@ -143,7 +143,7 @@ def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
     """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2)."""
     external = _external(imported(f"{source.path}: format", source.format)) if ":" in source.format else None
     if external is None and source.format not in (*FORMATS, "auto"):
-        known = f"auto, one of {', '.join(FORMATS)}, or module:function"
+        known = f"auto or one of {', '.join(FORMATS)}, or module:function"
         raise SeedError(f"{source.path}: unknown format {source.format!r}. Set {known}.")
     if unknown := sorted(set(source.columns) - set(_COLUMNS)):
         raise SeedError(f"{source.path}: `columns` maps {unknown[0]!r}. Map only {', '.join(_COLUMNS)}.")
