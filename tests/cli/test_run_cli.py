@@ -139,7 +139,7 @@ def test_missing_gguf(command):
 def test_hub_model_that_cannot_be_had(command):
     text = command("model.name=nobody/nothing")
     assert "ModelError: model.name=nobody/nothing could not be downloaded from the Hub" in text
-    assert "Check the id and revision, the network, and for a gated model that HF_TOKEN is set" in text
+    assert "the id, the revision, the network and, for a gated model, HF_TOKEN" in text
 
 
 def test_model_without_chat_template(command):
@@ -202,7 +202,7 @@ def test_too_few_eft_prompts(command):
     rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
     text = command("data.eft.languages=[]", f"data.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"SeedError: data\.eft\.path=mine\.jsonl gives 1 EFT prompts for training and 1 held-out", text)
-    assert "give more ranked prompts, or change data.eft_held_out." in text
+    assert "add ranked prompts, or change data.eft_held_out." in text
 
 
 # The run's folder
