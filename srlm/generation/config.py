@@ -36,13 +36,14 @@ class PromptsConfig:
     )  # a prompt that contains one of these (whole words) asks for what text cannot do  # fmt: skip
 
 
+_SAMPLED = Range(lambda temperature: temperature > 0, "above 0, or all candidates are the same text")
+
+
 @dataclass
 class CandidatesConfig:
     """Answers of M_t to the new prompts, which are judged."""
 
     count: Annotated[int, at_least(2)] = 4  # N, candidates per prompt
-    temperature: Annotated[
-        float, TEMPERATURE, Range(lambda value: value > 0, "above 0, or all candidates are the same text")
-    ] = 0.7  # of sampling
+    temperature: Annotated[float, TEMPERATURE, _SAMPLED] = 0.7  # of sampling
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 128  # tokens
