@@ -24,7 +24,7 @@ from srlm.config import Config
 from srlm.data.readers import read_ift
 from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import select_pairs
@@ -63,7 +63,7 @@ class Words:
 def make_run(root: Path, prompts: int) -> None:
     """A folder as a run to M2 with an additive judge leaves it, as far as the report reads it."""
     words, draw = Words(), random.Random(1)
-    config = Config(name=root.name, judge=JudgeConfig(count=JUDGEMENTS))
+    config = Config(name=root.name, judge=SampledJudgeConfig(count=JUDGEMENTS))
     workspace = Workspace(root)
     workspace.save_config(config)
     workspace.update_run(name=root.name, seed=0)

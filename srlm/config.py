@@ -19,7 +19,7 @@ from srlm.data.config import DataConfig
 from srlm.engines.config import EndpointConfig, EngineConfig
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import CandidatesConfig, PromptsConfig
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig, options_type
 from srlm.models.config import ModelConfig
 from srlm.preferences.config import AlarmsConfig, PairsConfig
 from srlm.ranges import DTYPES as DTYPES
@@ -65,7 +65,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    judge: JudgeConfig = field(default_factory=SampledJudgeConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -171,9 +171,16 @@ def from_dict_as(kind: type[C], data: Mapping[str, Any]) -> C:
     return typing.cast(C, updated(kind(), data))
 
 
+def kinds_of(group: Any) -> tuple[Any, ...]:
+    """Return the dataclasses that an option group can have, given the type of its field: several for judges."""
+    return (group, *dict.fromkeys(JUDGE_OPTIONS.values())) if group is JudgeConfig else (group,)
+
+
 def unknown_options(kind: Any, data: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted names in nested `data` that are no options of the dataclass `kind`."""
-    hints = typing.get_type_hints(kind)
+    """Return the dotted names in nested `data` that are no options of the dataclass `kind`, in no kind of component."""
+    hints = {name: hint for one in reversed(kinds_of(kind)) for name, hint in typing.get_type_hints(one).items()}
+    if kind is JudgeConfig:
+        hints |= typing.get_type_hints(options_type(data["scorer"])) if data.get("scorer") else {}
     found: list[str] = []
     for name, value in data.items():
         if name not in hints:
@@ -181,6 +188,22 @@ def unknown_options(kind: Any, data: Mapping[str, Any], prefix: str = "") -> lis
         elif dataclasses.is_dataclass(hints[name]):
             found += unknown_options(hints[name], value, f"{prefix}{name}.")
     return found
+
+
+def is_of_other_kind(kind: type[Config], name: str) -> bool:
+    """Return whether a dotted option exists in some kind of component, such as another judge."""
+    group, _, rest = name.partition(".")
+    hint = typing.get_type_hints(kind).get(group)
+    return any(rest in typing.get_type_hints(one) for one in kinds_of(hint)) if hint is JudgeConfig else False
+
+
+def default_options(config: C) -> C:
+    """Return the default options of a command, with the kinds of components that `config` has."""
+    defaults = type(config)()
+    kind = type(config.judge)
+    if kind is not type(defaults.judge):
+        defaults.judge = dataclasses.replace(kind(), scorer=defaults.judge.scorer)
+    return defaults
 
 
 MISSING: typing.Final = object()  # what `option_value` returns for an option that does not exist
@@ -212,13 +235,19 @@ def updated(default: Any, data: Mapping[str, Any]) -> Any:
     """Return the dataclass instance `default` with the values that `data` gives."""
     hints = typing.get_type_hints(type(default))
     given = {
-        name: updated(getattr(default, name), value)
+        name: updated(_of_kind(getattr(default, name), value), value)
         if dataclasses.is_dataclass(hints[name])
         else _build(hints[name], value)
         for name, value in data.items()
         if name in hints
     }
     return dataclasses.replace(default, **given)
+
+
+def _of_kind(default: Any, data: Mapping[str, Any]) -> Any:
+    """Return the default options of the kind of component that `data` names."""
+    kind = options_type(data["scorer"]) if isinstance(default, JudgeConfig) and data.get("scorer") else type(default)
+    return default if kind is type(default) else kind()
 
 
 def _build(kind: Any, value: Any) -> Any:

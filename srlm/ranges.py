@@ -55,6 +55,7 @@ def _is_date(text: str) -> bool:
 
 SHARE = Range(lambda value: 0 < value <= 1, "above 0 and at most 1")
 TEMPERATURE = Range(lambda value: 0 <= value <= 2, "0 (greedy) to 2")
+MODEL = Range(bool, "sft, base, endpoint or a model name")  # a role in the run, the server, or a model by name
 DATE = Range(_is_date, "a date as YYYY-MM-DD")
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = ("auto", *SAVE_DTYPES)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+PAIRWISE = {"judge.scorer": "pairwise"}
 SCRIPTED: dict[str, dict[str, Any]] = {
     "scripted_additive": {},
     "scripted_three_iterations": {"iteration": 3, "evaluation.opponents": "all"},

@@ -33,6 +33,7 @@ from srlm.engines import session
 from srlm.evaluation.config import EvaluationConfig
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
+from srlm.judges.config import options_type
 from srlm.models import base_model
 from srlm.models.config import ModelConfig
 from srlm.pipeline.workspace import Workspace
@@ -78,7 +79,7 @@ def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config
     config.data.eft_max_score_fraction = 1.0
     config.prompts.count, config.prompts.round_size = 6, 4
     config.candidates.count = 4
-    config.judge.count, config.judge.min_valid = 3, 2
+    config.judge = options_type((options or {}).get("judge.scorer", config.judge.scorer))()
     config.evaluation = EvaluationConfig(prompts=4, eft_prompts=4, bootstrap=100)
     config.tracking.tracker = Tracker.none
     for name, value in (options or {}).items():

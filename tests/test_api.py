@@ -136,7 +136,7 @@ def test_compose_returns_the_options_of_the_command(tmp_path: Path) -> None:
     config = srlm.compose(*words)
     assert config == options("experiment=smoke", "judge=pairwise", "name='2026_11_28'", "++dpo.extra.loss_type=[ipo]")
     (tmp_path / "judge").mkdir()
-    (tmp_path / "judge/mine.yaml").write_text("count: 7\n")
+    (tmp_path / "judge/mine.yaml").write_text("defaults: [sampled_options, _self_]\ncount: 7\n")
     assert srlm.compose("judge=mine", config_dir=tmp_path).judge.count == 7
 
 

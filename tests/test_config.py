@@ -19,9 +19,6 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from srlm.cli.check import check
-from srlm.cli.evaluate.main import main as evaluate_main  # registers its schema  # noqa: F401
-from srlm.cli.judge_bench import main as bench_main  # registers its schema  # noqa: F401
-from srlm.cli.side_by_side import main as side_by_side_main  # registers its schema  # noqa: F401
 from srlm.config import (
     MISSING,
     Config,
@@ -41,7 +38,14 @@ from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import PromptsConfig
 from srlm.generation.prompts import rejection
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import (
+    JUDGE_OPTIONS,
+    ImplicitJudgeConfig,
+    LogprobJudgeConfig,
+    RewardModelJudgeConfig,
+    SampledJudgeConfig,
+    options_type,
+)
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.config import AlarmAction
 from srlm.ranges import ranges_of
@@ -72,6 +76,9 @@ def leaves(options: Any) -> dict[str, Any]:
 
 
 def put(config: Config, option: str, value: Any) -> Config:
+    """Set an option; one that another judge has changes the judge."""
+    if option in ("judge.reference", "judge.length_penalty"):
+        config.judge = ImplicitJudgeConfig()
     *groups, name = option.split(".")
     place: Any = config
     for group in groups:
@@ -147,6 +154,8 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("evaluation.bootstrap", (99,), (100,)),
     ("evaluation.judge", ("", "self"), ("base", "OWNER/NAME")),
     ("prompts.model", ("",), ("self", "OWNER/NAME")),
+    *((f"{group}.early_stopping.judge", ("",), ("self", "sft", "OWNER/NAME")) for group in OF_THE_LOOP),
+    *((f"{group}.early_stopping.min_net_win", (-0.1, 1.0, math.nan), (0.0, 0.99)) for group in OF_THE_LOOP),
     ("judge.model", ("",), ("self", "sft", "OWNER/NAME")),
     ("prompts.max_words", (3,), (4,)),  # prompts.min_words is 4
     ("pairs.min_gap", (-0.1, math.nan), (0.0,)),
@@ -184,7 +193,8 @@ def test_value_at_the_end_of_its_range_passes(option, value):
 
 
 def test_every_range_is_tried():
-    with_range = {option for option, _, _ in ranges_of(Config())}
+    configs = [Config(judge=kind()) for kind in JUDGE_OPTIONS.values()]
+    with_range = {option for config in configs for option, _, _ in ranges_of(config)}
     assert len(with_range) > 50
     untried = {f"{group}.early_stopping.source.limit" for group in OF_THE_LOOP}
     assert with_range - untried <= {option for option, bad, _ in RANGES if bad}
@@ -200,38 +210,34 @@ def test_batches_must_divide_over_processes():
 @pytest.mark.parametrize(
     ("scorer", "option", "value"),
     [
-        *(("logprob", option, value) for option, value in (("judge.count", 3), ("judge.min_valid", 2))),
         ("logprob", "evaluation.judgements", 8),
+        ("pairwise", "evaluation.judgements", 8),
         ("logprob", "judge.max_score", 10),
         ("logprob_weighted", "judge.max_score", 10),
     ],
 )
-def test_scores_by_probability_need_one_digit_and_expected_ones_one_judgement(scorer, option, value):
-    config = Config(judge=JudgeConfig(scorer=scorer, count=1, min_valid=1, max_score=9))
+def test_scores_by_probability_need_one_digit_and_deterministic_ones_one_judgement(scorer, option, value):
+    config = Config(judge=options_type(scorer)(scorer=scorer, max_score=9))
     check(config)
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
         check(put(config, option, value))
-    config.judge.scorer, config.judge.count = "sampled", 3
+    config.judge = SampledJudgeConfig(max_score=config.judge.max_score)
     check(config)  # all of them are fine where scores are sampled
 
 
 @pytest.mark.parametrize(
     ("judge", "option"),
     [
-        ({"scorer": "implicit", "model": "base"}, "judge.model='base'"),
-        ({"scorer": "implicit", "model": "OWNER/NAME", "reference": "previous"}, "judge.reference='previous'"),
-        ({"scorer": "implicit", "model": "endpoint"}, "judge.model='endpoint'"),
-        ({"scorer": "reward_model", "model": "endpoint"}, "judge.model='endpoint'"),
-        ({"scorer": "reward_model", "model": "sft"}, "judge.model='sft'"),
-        ({"scorer": "pairwise", "early_stopping": True}, "judge.early_stopping=True"),
-        ({"scorer": "pairwise", "count": 2}, "judge.count=2"),
-        ({"scorer": "pairwise", "meta": True}, "judge.meta=True"),
-        ({"scorer": "logprob", "meta": True}, "judge.meta=True"),
-        ({"scorer": "sampled", "meta": True}, "judge.count=1"),
+        (ImplicitJudgeConfig(model="base"), "judge.model='base'"),
+        (ImplicitJudgeConfig(model="OWNER/NAME", reference="previous"), "judge.reference='previous'"),
+        (ImplicitJudgeConfig(model="endpoint"), "judge.model='endpoint'"),
+        (RewardModelJudgeConfig(model="endpoint"), "judge.model='endpoint'"),
+        (RewardModelJudgeConfig(model="sft"), "judge.model='sft'"),
+        (SampledJudgeConfig(meta=True, count=1, min_valid=1), "judge.count=1"),
     ],
 )
 def test_judges_that_cannot_be(judge, option):
-    config = Config(judge=JudgeConfig(**({"count": 1, "min_valid": 1} | judge)))
+    config = Config(judge=judge)
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)} cannot work: "):
         check(config)
@@ -239,7 +245,7 @@ def test_judges_that_cannot_be(judge, option):
 
 @pytest.mark.parametrize("risk", [0.0, 0.02])
 def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
-    config = Config(judge=JudgeConfig(early_stopping=True, early_stopping_risk=risk))
+    config = Config(judge=SampledJudgeConfig(early_stopping=True, early_stopping_risk=risk))
     check(put(config, "pairs.length_penalty", 0.3))
     with pytest.raises(ConfigError, match=r"^judge\.early_stopping=True cannot work: .*pairs\.length_penalty=null"):
         check(put(config, "pairs.length_penalty", None))
@@ -247,7 +253,7 @@ def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
 
 @pytest.mark.parametrize("scorer", ["logprob", "logprob_weighted"])
 def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
-    config = Config(judge=JudgeConfig(scorer=scorer, model="endpoint", count=1, min_valid=1))
+    config = Config(judge=options_type(scorer)(scorer=scorer, model="endpoint"))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     put(config, "endpoint.logprobs", False)
     with pytest.raises(ConfigError, match=rf"judge\.scorer={scorer} needs .*endpoint\.logprobs=true"):
@@ -289,7 +295,9 @@ def unusual() -> Config:
             return "no: 1e-6, 好的 🙂 #'\"\n{null}"
         return {"yes": "1.0"} if isinstance(value, dict) else ["no", "1e3", "日本"]
 
-    return change(Config(), "config")
+    config = change(Config(), "config")
+    config.judge.scorer = "logprob_weighted"  # it names the options
+    return config
 
 
 @pytest.mark.parametrize("config", [Config(), unusual()], ids=["defaults", "no defaults"])
@@ -648,7 +656,7 @@ def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, op
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "evaluation.max_new_tokens"),
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
         (Config(), "evaluation.ifeval_max_new_tokens"),
-        (Config(judge=JudgeConfig(scorer="logprob", count=1, min_valid=1)), "judge.max_new_tokens"),
+        (Config(judge=LogprobJudgeConfig()), "judge.max_new_tokens"),
         (JudgeBench(), "candidates.max_new_tokens"),
         (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
         (Evaluate(), "judge.max_new_tokens"),

@@ -31,7 +31,7 @@ from tests.extending import EXAMPLES, PAGE, write_examples
 from tests.helpers import ROOT, ScriptedEngine, candidates_of, judgements_of, options, prompt, user
 
 PARTS = {
-    "my_judge": "judge.scorer",
+    "my_judge": "judge",
     "my_pairs": "pairs.policy",
     "my_method": "method",
     "my_recipe": "recipe",
@@ -59,7 +59,7 @@ def test_every_part_has_an_example_of_at_most_20_lines_and_one_command() -> None
 
 def test_the_judge_scores_by_the_reply() -> None:
     engine = ScriptedEngine(lambda messages, *_: "Yes" if "Paris" in messages[0]["content"] else "No")
-    config = Config(judge=JudgeConfig(scorer="my_judge:YesOrNo", count=1, min_valid=1))
+    config = Config(judge=JudgeConfig(scorer="my_judge:YesOrNo"))
     found = asyncio.run(judge_answers(make_judge(config), engine, "Capital of France?", ["Paris.", "Rome."]))
     assert [(one.candidate_id, one.score) for one in found] == [("prompt/c0", 5), ("prompt/c1", 0)]
     assert {sampling.choices for _, sampling, _ in engine.calls} == {("Yes", "No")}

@@ -89,6 +89,8 @@ def test_every_module_has_one_layer():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_downward(module):
     upward = {name for name in inner_imports(module) if layer_of(name) > layer_of(module)}
+    if module.endswith(".config"):  # options may ask the components of their own package
+        upward.discard(module.removesuffix(".config"))
     if module == "srlm.config":
         upward = {name for name in upward if not OPTION_MODULES.fullmatch(name)}
     if module == "srlm":  # imports srlm.api for type checkers only: `srlm.score` is looked up at its first use
@@ -102,7 +104,7 @@ def test_only_judges_name_a_kind_of_judge():
     found = {
         f"{path.relative_to(ROOT)}:{number}"
         for module, path in MODULES.items()
-        if unit_of(module) != "judges"
+        if not module.startswith("srlm.judges")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if compared.search(line)
     }

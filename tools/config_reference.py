@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import srlm.run  # noqa: F401  (registers the schema)
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
+from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_of
+from srlm.judges.config import JUDGE_OPTIONS
 from srlm.ranges import Range
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -157,10 +158,23 @@ def page() -> str:
             parts += [f"## {field.name}\n", "" if intro.startswith(f"{kind.__name__}(") else intro + "\n"]
             parts += [choices(field.name), _alarm_table(kind, value) if field.name == "alarms" else ""]
             parts += [table(option_rows(kind, value, f"{field.name}."))] if field.name != "alarms" else []
+            parts += kind_parts(kind, value, field.name)
     for command, kind in COMMANDS.items():
         own = [row for row in option_rows(kind, kind(), "") if row.split("`")[1] in _own(kind)]
         parts += [f"## srlm {command}\n", (inspect.getdoc(kind) or "") + "\n", table(own)]
     return "\n".join(part for part in parts if part)
+
+
+def kind_parts(group: type, value: Any, name: str) -> list[str]:
+    """Return the parts of the page about the kinds of component that a group has: the options that each adds."""
+    parts, shared = [], {field.name for field in dataclasses.fields(group)}
+    for kind in kinds_of(group)[1:]:
+        scorers = ", ".join(f"`{scorer}`" for scorer, options in JUDGE_OPTIONS.items() if options is kind)
+        rows = option_rows(kind, value if type(value) is kind else kind(), f"{name}.")
+        own = [row for row in rows if row.split("`")[1].rpartition(".")[2] not in shared]
+        parts += [f"### {name}: {scorers.replace('`', '')}\n", f"{inspect.getdoc(kind)} `judge.scorer` is {scorers}.\n"]
+        parts += [table(own)]
+    return parts
 
 
 def _own(kind: type) -> set[str]:

@@ -22,7 +22,7 @@ from srlm.config import Config
 from srlm.evaluation.judge_metrics import accuracy_longer_preferred, accuracy_shorter_preferred
 from srlm.evaluation.measures import JudgedPrompt, pairwise_accuracy_imputed
 from srlm.io.record_file import read_records
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.models.chat_template import load_tokenizer
@@ -40,7 +40,7 @@ def states(prompts: Sequence[RankedPrompt], longest: int) -> dict[tuple[int, int
     from transformers import AutoModelForCausalLM
 
     folder = resolve(Config().model)
-    tokenizer, template = load_tokenizer(folder), JudgeTemplate.load(JudgeConfig(template="verdict_only"))
+    tokenizer, template = load_tokenizer(folder), JudgeTemplate.load(SampledJudgeConfig(template="verdict_only"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().base_model
     found = {}
     for number, prompt in enumerate(prompts):

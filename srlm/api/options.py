@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from srlm.cli.help import conf_folder
 from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.cli.schemas import refused_option, register_judges
 from srlm.config import Config
 from srlm.errors import ConfigError
 from srlm.run import plain_options
@@ -48,10 +49,12 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     hydra = GlobalHydra.instance()
     outer, hydra.hydra = hydra.hydra, None  # of a program that uses Hydra itself
     try:
+        register_judges(words)
         with initialize_config_dir(str(folder), version_base="1.3"):
             options = hydra_compose("config", words)
     except HydraException as error:
-        raise ConfigError(": ".join(str(one) for one in (error, error.__cause__) if one)) from error
+        message = refused_option(error) or ": ".join(str(one) for one in (error, error.__cause__) if one)
+        raise ConfigError(message) from error
     finally:
         GlobalHydra.instance().hydra = outer
     return plain_options(options)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files with Hydra)
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
 from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.cli.schemas import refused_option, register_judges
+from srlm.errors import ConfigError
 from srlm.io.progress import say
 
 
@@ -24,7 +28,6 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
     spec = BY_NAME[name]
     assert spec.config
     file, kind = spec.config[0], getattr(config, spec.config[1])
-    ConfigStore.instance().store(name=f"{file}_schema".removeprefix("config_"), node=kind)
 
     @hydra.main(version_base="1.3", config_path=None, config_name=file)
     def composed(options: DictConfig) -> None:
@@ -41,7 +44,14 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
         if message := unknown_option(words, kind, folders_of(words)):
             say(f"ConfigError: {message}")
             sys.exit(1)
-        composed()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises errors of the composition, which are explained here
+        try:
+            register_judges(words)
+            composed()
+        except (CompactHydraException, ConfigError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+            say(f"ConfigError: {refused_option(error) or ' '.join(str(one) for one in (error, cause) if one)}")
+            sys.exit(1)
 
     return main
 

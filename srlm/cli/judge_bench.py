@@ -30,6 +30,7 @@ from srlm.io.tables import cell, print_table, sections_table, signed
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.opening import open_judge, reference_name
+from srlm.judges.roles import judge_reference
 from srlm.metrics import metric
 from srlm.models.resolve import identity, label, slug
 from srlm.pipeline.roles import by_name
@@ -104,7 +105,7 @@ def _judgements(options: JudgeBench, model: str, prompts: Stage) -> Stage:
     evidence = [f"{prompts.name}.{spec.evidence_name}.jsonl"] if spec.evidence else []
     folder, outputs = prompts.workspace.root / "judgements" / slug(model), [f"{prompts.name}.jsonl", *evidence]
     dependencies = _judge_options(options) | model_dependencies(options, model)
-    if spec.reference and options.judge.reference == "base":
+    if judge_reference(options.judge) == "base":
         dependencies |= options_of(options, "model.name")
     libraries = engine_libraries(options, by_name(model), spec.scores_sequences)
     return Stage(prompts.workspace, folder, prompts.name, outputs, dependencies, inputs, libraries, options)

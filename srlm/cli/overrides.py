@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from srlm.cli.help import groups
+from srlm.config import kinds_of
 
 _HYDRA = ("hydra", "hydra.")
 _SYNTAX = ("'", '"', "\\", "${")  # values with Hydra's own syntax are not changed
 
 
 def option_names(schema: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of all options of a configuration dataclass, including groups of options."""
-    hints = typing.get_type_hints(schema)
-    names: list[str] = []
-    for field in dataclasses.fields(schema):
-        name = f"{prefix}{field.name}"
-        names.append(name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            names += option_names(hints[field.name], f"{name}.")
-    return names
+    """Return the dotted names of all options of a configuration dataclass, including groups and all judges."""
+    names: dict[str, None] = {}
+    for kind in kinds_of(schema):
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            name = f"{prefix}{field.name}"
+            names[name] = None
+            if dataclasses.is_dataclass(hints[field.name]):
+                names |= dict.fromkeys(option_names(hints[field.name], f"{name}."))
+    return list(names)
 
 
 def free_prefixes(schema: Any, prefix: str = "") -> tuple[str, ...]:
@@ -98,7 +100,8 @@ def _type_of(name: str, schema: Any) -> Any:
     hint = schema
     for part in name.split("."):
         if dataclasses.is_dataclass(hint):
-            hint = typing.get_type_hints(hint).get(part)
+            hints = (typing.get_type_hints(kind).get(part) for kind in kinds_of(hint))
+            hint = next((one for one in hints if one is not None), None)
         else:
             hint = typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
@@ -119,6 +122,8 @@ def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = 
         Folders of yaml files in addition to the package's; their subfolders are groups.
     """
     known, free = option_names(schema), (*free_prefixes(schema), *_HYDRA)
+    if any(word.startswith("judge=") and ":" in word for word in words):  # an external judge: Hydra knows its options
+        free = (*free, "judge.")
     custom = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
     choices = {*groups(), *custom}
     for word in words:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
-from srlm.ranges import SHARE, TEMPERATURE, at_least
+from srlm.ranges import MODEL, SHARE, TEMPERATURE, at_least
 
 
 class Opponents(Enum):
@@ -27,7 +27,8 @@ class EvaluationConfig:
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 128  # tokens
     judgements: Annotated[int, at_least(1)] = 1  # judgements per held-out answer
-    judge: str = "sft"  # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
+    # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
+    judge: Annotated[str, MODEL] = "sft"
     judge_template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
     # whom M_t is compared with, two judgements per prompt and opponent: all = every earlier model; previous = M_t-1
     opponents: Opponents = Opponents.all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from srlm.ranges import SHARE, TEMPERATURE, Range, at_least
+from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, at_least
 
 
 @dataclass
@@ -14,7 +14,7 @@ class PromptsConfig:
 
     count: Annotated[int, at_least(1)] = 24  # accepted prompts per iteration
     attempts: Annotated[int, at_least(1)] = 4  # give up after count x this many attempts
-    model: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    model: Annotated[str, MODEL] = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
     shots_ift: Annotated[int, at_least(1)] = 6  # examples from IFT
     # examples from prompts that were accepted before (from IFT while there are none)
     shots_generated: Annotated[int, at_least(0)] = 2

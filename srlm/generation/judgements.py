@@ -39,13 +39,8 @@ class JudgeCandidates(ItemStage):
 
     def depends_on(self) -> dict[str, Any]:
         config = self.config
-        options = options_of(
-            config, "judge.count", "judge.model", "judge.early_stopping", "judge.early_stopping_risk", "seed"
-        )
-        options |= generation_options(config, self.generator().model) | judge_options(config)
-        if config.judge.early_stopping:  # the options of pair selection determine which judgements are needed
-            options |= options_of(config, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")
-        return options | options_of(config, *judge_of_config(config.judge).depends_on_pairs(config))
+        options = options_of(config, "judge.model", "seed", *judge_of_config(config.judge).depends_on_in_run(config))
+        return options | generation_options(config, self.generator().model) | judge_options(config)
 
     def made_from(self) -> dict[str, str]:
         judge = self.generator().model

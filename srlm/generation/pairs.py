@@ -13,7 +13,7 @@ from srlm.io.progress import say
 from srlm.io.record_file import write_records
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judged_files
-from srlm.judges.meta import judgement_pairs
+from srlm.judges.meta import judgement_pairs, meta_options
 from srlm.judges.prompt import JudgeTemplate
 from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
@@ -94,7 +94,7 @@ class SelectPairs(LocalStage):
             texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
             comparisons = META_COMPARISONS.read(workspace, t)
             of_judgements, dropped, higher = judgement_pairs(
-                template, texts, candidates, judgements, comparisons, config.judge.meta_max_tokens
+                template, texts, candidates, judgements, comparisons, meta_options(config.judge).meta_max_tokens
             )
             write_records(JUDGEMENT_PAIRS.path(workspace, t), of_judgements)
             counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from srlm.errors import ConfigError
 from srlm.io.components import component
 
 if TYPE_CHECKING:
@@ -20,17 +21,32 @@ JUDGES = {
     "reward_model": "srlm.judges.classifier:RewardModelJudge",
 }
 
+_CHOICES = {"sampled": "additive"}  # `judge.scorer` -> a file in conf/judge, where it has another name
 
-def judge_named(name: str) -> type[Judge]:
+
+def judge_named(name: str) -> type[Judge[Any]]:
     """Return a judge of `JUDGES`, or one from outside the package; raises ConfigError if there is none."""
     from srlm.judges.base import Judge
 
     return component("judge.scorer", name, JUDGES, Judge)  # type: ignore[type-abstract]
 
 
-def judge_of_config(judge: JudgeConfig) -> type[Judge]:
-    """Return the class of the judge that `judge.scorer` names."""
-    return judge_named(judge.scorer)
+def judge_of_config(judge: JudgeConfig) -> type[Judge[Any]]:
+    """Return the class of the judge that `judge.scorer` names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such judge, or the options are those of another one.
+    """
+    found = judge_named(judge.scorer)
+    if type(judge) is not found.options_type:
+        own, given = found.options_type.__name__, type(judge).__name__
+        raise ConfigError(
+            f"judge.scorer={judge.scorer} cannot work: that judge's options are {own}, and {given} was chosen. Choose "
+            f"the judge with judge={_CHOICES.get(judge.scorer, judge.scorer)}."
+        )
+    return found
 
 
 def spec_of(judge: JudgeConfig) -> JudgeSpec:
@@ -38,6 +54,6 @@ def spec_of(judge: JudgeConfig) -> JudgeSpec:
     return judge_of_config(judge).spec
 
 
-def make_judge(config: Config, count: int = 0, priority: int = 0, early_stopping: bool = False) -> Judge:
+def make_judge(config: Config, count: int = 0, priority: int = 0, early_stopping: bool = False) -> Judge[Any]:
     """Return the judge that `config.judge` describes; parameters as for `srlm.judges.base.Judge`."""
     return judge_of_config(config.judge)(config, count, priority, early_stopping)

@@ -2,7 +2,7 @@
 
 A judge needs no run and no files, so the same object serves a stage of the loop, `srlm judge-bench` and a notebook:
 
-    config = Config(judge=JudgeConfig(template="additive", count=3))
+    config = Config(judge=SampledJudgeConfig(template="additive", count=3))
     async with open_named(config, "smollm2-135m-instruct") as engine:
         judgements = await judge_answers(make_judge(config), engine, "Why is the sky blue?", ["Scattering.", "Paint."])
 """
@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from srlm.config import Config, options_of
 from srlm.engines.base import gather_or_cancel
 from srlm.ids import candidate_id
 from srlm.judges.bradley_terry import shares_of_wins
+from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import JudgeTemplate
 from srlm.types import Candidate, Judgement
 
@@ -51,7 +52,7 @@ class JudgeSpec:
     whole_scores : bool
         Whether each judgement is an integer score, so that a perfect answer reaches the top of the scale.
     reference : bool
-        Whether a second model is needed (`judge.reference`).
+        Whether a second model is needed (`judge.reference`). The options are then an ImplicitJudgeConfig.
     trains : {"", "reward_model"}
         The stage that trains the judge as a separate model, from M1.
     """
@@ -86,8 +87,14 @@ class JudgeSpec:
         return max_score if self.whole_scores else max_score - 0.5
 
 
-class Judge(ABC):
+O = TypeVar("O", bound=JudgeConfig)  # noqa: E741
+
+
+class Judge(ABC, Generic[O]):
     """Base class of judges.
+
+    A judge from outside the package may have options of its own: its `options_type` is a dataclass that inherits from
+    JudgeConfig, or from the options of another judge. `judge=module:Class` chooses it.
 
     Parameters
     ----------
@@ -102,13 +109,21 @@ class Judge(ABC):
     """
 
     spec: ClassVar[JudgeSpec]
+    options_type: ClassVar[type[JudgeConfig]] = JudgeConfig  # the dataclass of `config.judge`
     options: ClassVar[tuple[str, ...]] = ()  # dotted names of options that only some judges depend on
 
     def __init__(self, config: Config, count: int = 0, priority: int = 0, early_stopping: bool = False):
-        self.config, self.count = config, count or config.judge.count
+        self.config, self.own = config, self.own_options(config)
+        self.count = count or config.judge.count
         self.priority, self.early_stopping = priority, early_stopping
         self.saved = 0  # records that early stopping skipped
         self.counted: dict[str, Any] = {}  # what `scores` computed in addition, for a manifest
+
+    @classmethod
+    def own_options(cls, config: Config) -> O:
+        """Return `config.judge` as the dataclass that this kind of judge has."""
+        assert isinstance(config.judge, cls.options_type), "refused by srlm.judges.judge_of_config"
+        return cast(O, config.judge)
 
     @cached_property
     def template(self) -> JudgeTemplate:
@@ -151,11 +166,8 @@ class Judge(ABC):
         """Check the options that this kind of judge restricts; `need` raises ConfigError if a condition fails."""
         scorer = f"judge.scorer={config.judge.scorer}"
         if not cls.spec.sampled:
-            for option in ("judge.count", "judge.min_valid", "evaluation.judgements"):
-                value = config.evaluation.judgements if option.startswith("e") else getattr(config.judge, option[6:])
-                need(value == 1, option, f"1 with {scorer}, which is deterministic")
-            need(not config.judge.early_stopping, "judge.early_stopping", f"false with {scorer}: it judges once anyway")
-            need(not config.judge.meta, "judge.meta", f"false with {scorer}")
+            once = f"1 with {scorer}, which is deterministic"
+            need(config.evaluation.judgements == 1, "evaluation.judgements", once)
         if cls.spec.scores_sequences:
             need(config.judge.model != "endpoint", "judge.model", f"a local model with {scorer}")
 
@@ -168,8 +180,8 @@ class Judge(ABC):
         return options
 
     @classmethod
-    def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
-        """Return the names of the options of pair selection that the judgements of a run depend on."""
+    def depends_on_in_run(cls, config: Config) -> tuple[str, ...]:
+        """Return the names of further options that the judgements of a run depend on: of their number, and of pairs."""
         return ()
 
 
@@ -201,14 +213,14 @@ def judgements_of_strengths(
     return judgements
 
 
-async def judge_answers(judge: Judge, engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:
+async def judge_answers(judge: Judge[Any], engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:
     """Return a judge's judgements of some answers to one prompt; the candidate id of answer N is prompt/cN."""
     candidates = [Candidate(candidate_id("prompt", n), "prompt", text, 0, False) for n, text in enumerate(answers)]
     return await judge_candidates(judge, engine, {"prompt": prompt}, {"prompt": candidates})
 
 
 async def judge_candidates(
-    judge: Judge,
+    judge: Judge[Any],
     engine: Any,
     prompts: Mapping[str, str],
     candidates: Mapping[str, Sequence[Candidate]],

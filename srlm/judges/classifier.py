@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from srlm.config import Config
 from srlm.judges.base import JudgeSpec, Need
+from srlm.judges.config import RewardModelJudgeConfig
 from srlm.judges.scoring import SequenceJudge
 from srlm.types import Rating
 
 
-class RewardModelJudge(SequenceJudge):
+class RewardModelJudge(SequenceJudge[RewardModelJudgeConfig]):
     """A judge that uses the logit of a classifier with one label: the run's (`judge.model=self`) or another one."""
 
     spec = JudgeSpec(
@@ -21,7 +20,8 @@ class RewardModelJudge(SequenceJudge):
         comparable_across_prompts=False,
         trains="reward_model",
     )
-    options: ClassVar[tuple[str, ...]] = ("judge.length_penalty",)
+    options_type = RewardModelJudgeConfig
+    options = ("judge.length_penalty",)
 
     @classmethod
     def check(cls, config: Config, need: Need) -> None:

@@ -1,50 +1,143 @@
-"""Options of judges."""
+"""Options of judges. Each judge declares which of these dataclasses it has (`srlm.judges.base.Judge.options_type`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from srlm.ranges import SHARE, TEMPERATURE, Range, at_least, below
+from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, at_least, below
 
 _REFERENCE = Range(lambda value: value not in ("", "self", "endpoint"), "base, previous or a model name")
 
 
 @dataclass
 class JudgeConfig:
-    """LLM-as-a-Judge by the model itself: an additive 0 to 5 score (arXiv 2401.10020, figure 2); or other judges."""
+    """The judge of candidates. `judge=NAME` chooses it, and with it which of the options below exist."""
 
+    # how candidates become scores; `judge` sets it: sampled, logprob_weighted, logprob, pairwise, implicit,
+    # reward_model, or module:Class
+    scorer: str = ""
     # the model that judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any
     # model name
-    model: str = "self"
-    # sampled = k judgements are generated, and each one's score is its verdict; logprob_weighted = the same, but the
-    # score is the mean of all scores by their probabilities at the place of the verdict; logprob = that mean right
-    # after the prompt, without generating; pairwise = candidates are compared two at a time; implicit = by their
-    # likelihood against a reference model's; reward_model = a classifier trained on the ranked answers; or module:Class
+    model: Annotated[str, MODEL] = "self"
+    max_score: Annotated[int, at_least(1)] = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
+
+    # What other judges have as options is constant here.
+
+    @property
+    def template(self) -> str:
+        """Return the name of the judge's prompt; "" = the judge has none."""
+        return ""
+
+    @property
+    def count(self) -> int:
+        """Return k, the number of judgements of each candidate."""
+        return 1
+
+    @property
+    def min_valid(self) -> int:
+        """Return how many valid judgements a candidate needs to take part in pairs."""
+        return 1
+
+    @property
+    def early_stopping(self) -> bool:
+        """Return whether candidates that will become neither best nor worst are not judged any more."""
+        return False
+
+    @property
+    def meta(self) -> bool:
+        """Return whether judgements are judged as well."""
+        return False
+
+
+@dataclass
+class SampledJudgeConfig(JudgeConfig):
+    """A judge that generates judgements: an additive 0 to 5 score (arXiv 2401.10020, figure 2), or another form."""
+
+    # sampled = a judgement's score is its verdict; logprob_weighted = the score is the mean of all scores by their
+    # probabilities at the place of the verdict
     scorer: str = "sampled"
     template: str = "additive"  # a name in srlm/judges/templates or a .txt file
-    # k, judgements of each candidate; 1 with judges that do not sample: logprob, pairwise, implicit, reward_model
-    count: Annotated[int, at_least(1)] = 3
+    count: Annotated[int, at_least(1)] = 3  # k, judgements of each candidate
     # valid judgements that a candidate needs to take part in pairs; at most judge.count
     min_valid: Annotated[int, at_least(1)] = 2
     early_stopping: bool = False  # no more judgements of a candidate that will become neither best nor worst
     # probability of an error in that, for each comparison; 0 = only where it is certain
     early_stopping_risk: Annotated[float, below(0.5)] = 0.02
-    max_score: Annotated[int, at_least(1)] = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
-    temperature: Annotated[float, TEMPERATURE] = 0.7  # logprob does not use it, nor the next two
+    temperature: Annotated[float, TEMPERATURE] = 0.7  # of sampling
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 192  # tokens, rationale and verdict together
-    # pairwise: matches a prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
-    max_comparisons: Annotated[int, at_least(0)] = 0
-    # implicit: base = M0; previous = the model before the judge; or any model name
-    reference: Annotated[str, _REFERENCE] = "base"
-    # implicit, reward_model: strength taken off for each token of an answer, log-odds; unset = so that the
-    # strongest and the weakest candidates are equally long on average
-    length_penalty: Annotated[float | None, at_least(0)] = 0.0
-
-    # sampled, logprob_weighted: judgements are judged as well, two at a time, and give further pairs for DPO
-    # (Meta-Rewarding); `max_comparisons` applies to them too
-    meta: bool = False
+    meta: bool = False  # judgements are judged as well, in pairs, and give further pairs for DPO (Meta-Rewarding)
     meta_template: str = "meta"  # a name in srlm/judges/templates or a .txt file
     # tokens; a longer chosen judgement gives no pair; 0 = no limit
     meta_max_tokens: Annotated[int, at_least(0)] = 0
+    # meta: comparisons of a candidate's judgements, each in both orders; 0 = all of k (k - 1) / 2; fewer: Swiss-style
+    max_comparisons: Annotated[int, at_least(0)] = 0
+
+
+@dataclass
+class LogprobJudgeConfig(JudgeConfig):
+    """A judge that generates nothing: the mean of all scores by their probabilities right after the prompt."""
+
+    scorer: str = "logprob"  # `judge` sets it
+    template: str = "verdict_only"  # a name in srlm/judges/templates or a .txt file
+
+
+@dataclass
+class PairwiseJudgeConfig(JudgeConfig):
+    """A judge that compares candidates two at a time."""
+
+    scorer: str = "pairwise"  # `judge` sets it
+    template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
+    # matches per prompt, each in both orders; 0 = all of N (N - 1) / 2; fewer: Swiss-style
+    max_comparisons: Annotated[int, at_least(0)] = 0
+
+
+@dataclass
+class SequenceJudgeConfig(JudgeConfig):
+    """A judge that scores sequences without generating text."""
+
+    # strength taken off for each token of an answer, log-odds; unset = so that the strongest and the weakest candidates
+    # are equally long on average
+    length_penalty: Annotated[float | None, at_least(0)] = 0.0
+
+
+@dataclass
+class ImplicitJudgeConfig(SequenceJudgeConfig):
+    """A judge by likelihoods: how much likelier it finds a candidate than a reference model does (DICE)."""
+
+    scorer: str = "implicit"  # `judge` sets it
+    reference: Annotated[str, _REFERENCE] = "base"  # base = M0; previous = the model before the judge; or a model name
+
+
+@dataclass
+class RewardModelJudgeConfig(SequenceJudgeConfig):
+    """A reward model as judge: a classifier that is trained on the ranked answers."""
+
+    scorer: str = "reward_model"  # `judge` sets it
+
+
+# `judge.scorer` -> its options. The yaml files in conf/judge name a dataclass by NAME_options.
+JUDGE_OPTIONS: dict[str, type[JudgeConfig]] = {
+    "sampled": SampledJudgeConfig,
+    "logprob_weighted": SampledJudgeConfig,
+    "logprob": LogprobJudgeConfig,
+    "pairwise": PairwiseJudgeConfig,
+    "implicit": ImplicitJudgeConfig,
+    "reward_model": RewardModelJudgeConfig,
+}
+
+
+def options_type(scorer: str) -> type[JudgeConfig]:
+    """Return the dataclass of the options of the judge that `judge.scorer` names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such judge.
+    """
+    if scorer in JUDGE_OPTIONS:
+        return JUDGE_OPTIONS[scorer]
+    from srlm.judges import judge_named
+
+    return judge_named(scorer).options_type

@@ -23,7 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.types import Judgement
 
 
@@ -61,7 +61,7 @@ class ScoreBounds:
         return ((self.total + self.left * max_score) / scores if scores else float(max_score)) - self.penalty
 
 
-def still_contending(bounds: Sequence[ScoreBounds], config: JudgeConfig) -> list[bool]:
+def still_contending(bounds: Sequence[ScoreBounds], config: SampledJudgeConfig) -> list[bool]:
     """Return, for each candidate of one prompt, whether further judgements of it can change the pair.
 
     They cannot if none remain, if too few can become valid (`judge.min_valid`), or if the candidate can become neither

@@ -6,21 +6,21 @@ DICE (arXiv 2406.09760) uses it to judge a model's own answers.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from srlm.config import Config
 from srlm.judges.base import JudgeSpec, Need
+from srlm.judges.config import ImplicitJudgeConfig
 from srlm.judges.scoring import SequenceJudge
 from srlm.types import Candidate, Rating
 
 
-class ImplicitRewardJudge(SequenceJudge):
+class ImplicitRewardJudge(SequenceJudge[ImplicitJudgeConfig]):
     """A judge by log-likelihoods relative to `judge.reference`; it is not trained on EFT data."""
 
     spec = JudgeSpec(
         runs_on="logprobs", evidence=Rating, fields=(), eft="none", comparable_across_prompts=False, reference=True
     )
-    options: ClassVar[tuple[str, ...]] = ("judge.reference", "judge.length_penalty", "dpo.beta")
+    options_type = ImplicitJudgeConfig
+    options = ("judge.reference", "judge.length_penalty", "dpo.beta")
 
     def text_of(self, candidate: Candidate) -> str:
         """Return the complete generated text, because the likelihood is that of the complete completion."""
@@ -29,7 +29,7 @@ class ImplicitRewardJudge(SequenceJudge):
     @classmethod
     def check(cls, config: Config, need: Need) -> None:
         super().check(config, need)
-        model, reference = config.judge.model, config.judge.reference
+        model, reference = config.judge.model, cls.own_options(config).reference
         need(
             model != "base" or reference not in ("base", "previous"),
             "judge.model",

@@ -22,7 +22,7 @@ from srlm.config import Config
 from srlm.engines.base import Engine
 from srlm.ids import ORDERS, match_and_order, members, parent
 from srlm.judges.bradley_terry import Array, bradley_terry, calibrated_winners
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import JudgeConfig, SampledJudgeConfig
 from srlm.judges.evidence import EvidenceFile
 from srlm.judges.matchmaking import matches_of
 from srlm.judges.pairwise import compare_group
@@ -35,10 +35,16 @@ from srlm.types import Candidate, Comparison, Judgement, PreferencePair
 BEFORE = "The better judgement is"
 
 
+def meta_options(config: JudgeConfig) -> SampledJudgeConfig:
+    """Return the options of a judge with `judge.meta`, which is one that generates judgements."""
+    assert isinstance(config, SampledJudgeConfig), "only they have judge.meta"
+    return config
+
+
 def load_template(config: JudgeConfig) -> Template:
     """Return the meta-judge's template; raises ConfigError if it does not exist, or has other fields or letters."""
     fields = ("instruction", "response", "judgement_a", "judgement_b")
-    template = Template.load(config.meta_template, "srlm.judges", "judge.meta_template", fields)
+    template = Template.load(meta_options(config).meta_template, "srlm.judges", "judge.meta_template", fields)
     check_letters(template, "judge.meta_template")
     return template
 
@@ -83,7 +89,7 @@ class MetaJudging:
             return
         candidate = next(candidate for candidate in candidates if candidate.id == disputed[0].candidate_id)
         texts = [judgement.text for judgement in disputed]
-        budget = self.config.judge.max_comparisons
+        budget = meta_options(self.config.judge).max_comparisons
 
         def ask(i: int, j: int, order: str) -> list[Message]:
             a, b = (texts[i], texts[j]) if order == "ab" else (texts[j], texts[i])

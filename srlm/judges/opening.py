@@ -10,6 +10,7 @@ from srlm.config import Config
 from srlm.engines.base import Engine, NoEngine, SequenceScorer, open_named, open_sequence_scorer
 from srlm.errors import ConfigError
 from srlm.judges import spec_of
+from srlm.judges.roles import judge_reference
 from srlm.models.resolve import resolve_named
 
 
@@ -44,11 +45,12 @@ async def open_judge(config: Config, model: str) -> AsyncIterator[Engine | Seque
 
 def reference_name(config: Config) -> str:
     """Return the name of the judge's reference model; `base` is model.name."""
-    return config.model.name if config.judge.reference == "base" else config.judge.reference
+    name = judge_reference(config.judge)
+    return config.model.name if name == "base" else name
 
 
 def _reference(config: Config, model: str) -> Path:
-    if config.judge.reference == "previous":
+    if judge_reference(config.judge) == "previous":
         raise ConfigError("judge.reference=previous is for runs. Use a model name, or base for model.name.")
     if model == reference_name(config):
         raise ConfigError(

@@ -9,7 +9,6 @@ judge that often prefers A would give only ties. The uncorrected letter is store
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 from srlm.engines.base import Engine, Sampling
 from srlm.engines.missing import problem_of
@@ -17,6 +16,7 @@ from srlm.errors import NoAnswerError
 from srlm.ids import ORDERS, comparison_id, match_id
 from srlm.judges.base import Emit, Judge, JudgeSpec, Known, judgements_of_strengths
 from srlm.judges.bradley_terry import strengths_by_group
+from srlm.judges.config import PairwiseJudgeConfig
 from srlm.judges.matchmaking import matches_of, play
 from srlm.judges.parsing import find_letter
 from srlm.judges.prompt import TWO_ANSWERS, check_letters
@@ -141,14 +141,15 @@ async def compare_group(
     await play(group, n, budget, seed, compared)
 
 
-class PairwiseJudge(Judge):
+class PairwiseJudge(Judge[PairwiseJudgeConfig]):
     """A judge that compares a prompt's candidates in pairs; scores are computed from Bradley-Terry strengths."""
 
     spec = JudgeSpec(evidence=Comparison, fields=TWO_ANSWERS, eft="pairs", comparable_across_prompts=False)
-    options: ClassVar[tuple[str, ...]] = ("judge.max_comparisons",)
+    options_type = PairwiseJudgeConfig
+    options = ("judge.max_comparisons",)
 
     def pieces(self, candidates: int) -> int:
-        return len(ORDERS) * matches_of(candidates, self.config.judge.max_comparisons)
+        return len(ORDERS) * matches_of(candidates, self.own.max_comparisons)
 
     async def judge(
         self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
@@ -166,7 +167,7 @@ class PairwiseJudge(Judge):
             ask,
             known,
             emit,
-            budget=self.config.judge.max_comparisons,
+            budget=self.own.max_comparisons,
             seed=self.config.seed,
             priority=self.priority,
         )

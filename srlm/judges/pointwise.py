@@ -25,13 +25,14 @@ from srlm.engines.base import Engine, Place, Sampling, gather_or_cancel
 from srlm.engines.missing import problem_of
 from srlm.errors import ConfigError, EngineError, NoAnswerError
 from srlm.ids import derive_seed, judgement_id
-from srlm.judges.base import Emit, Judge, JudgeSpec, Known, Need
-from srlm.judges.config import JudgeConfig
+from srlm.judges.base import Emit, Judge, JudgeSpec, Known, Need, O
+from srlm.judges.config import JudgeConfig, LogprobJudgeConfig, SampledJudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.judges.parsing import find_score, find_verdict, parse_verdict
 from srlm.judges.prompt import VERDICT, JudgeTemplate, expected_score
 from srlm.models.chat import Message
 from srlm.preferences.pairs import length_points, takes_part
+from srlm.preferences.policies import policy_named
 from srlm.types import Candidate, Judgement
 
 
@@ -68,9 +69,10 @@ async def judge(
     try:
         messages = template.messages(prompt, candidate.text)
         messages[-1]["content"] += note
-        if config.scorer == "logprob":
+        if isinstance(config, LogprobJudgeConfig):
             begun = Judgement(f"{candidate.id}/j0", candidate.id, VERDICT, None)  # the text before the score
             return [await _weigh(engine, config, messages, begun, priority)]
+        assert isinstance(config, SampledJudgeConfig), "a judge that judges each candidate separately"
         sampling = Sampling(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -176,11 +178,10 @@ def _mean(judgement: Judgement, logprobs: Sequence[float]) -> Judgement:
     return replace(judgement, score=score, problem=problem, probabilities=probabilities)
 
 
-class PointwiseJudge(Judge):
+class PointwiseJudge(Judge[O]):
     """Base class of judges that judge each candidate separately; subclasses compute the score in different ways."""
 
     scorer: ClassVar[str]  # also set for external subclasses, whose `judge.scorer` is module:Class
-    options: ClassVar[tuple[str, ...]] = ("judge.temperature", "judge.top_p", "judge.max_new_tokens")
 
     async def judge(
         self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
@@ -213,7 +214,8 @@ class PointwiseJudge(Judge):
                 ScoreBounds.of(rows[candidate.id], self.count, points)
                 for candidate, points in zip(contenders, penalties, strict=True)
             ]
-            contending = still_contending(bounds, self.config.judge)
+            assert isinstance(self.own, SampledJudgeConfig)
+            contending = still_contending(bounds, self.own)
             still = [candidate for candidate, is_open in zip(contenders, contending, strict=True) if is_open]
             await gather_or_cancel(judged(candidate, 1, j) for candidate in still)
             for candidate in still:
@@ -221,41 +223,66 @@ class PointwiseJudge(Judge):
         self.saved += self.count * len(candidates) - sum(map(len, rows.values()))
 
 
-class SampledJudge(PointwiseJudge):
+class SampledJudge(PointwiseJudge[SampledJudgeConfig]):
     """The paper's judge: the last score of the generated judgement."""
 
     scorer = "sampled"
+    options_type = SampledJudgeConfig
+    options = ("judge.temperature", "judge.top_p", "judge.max_new_tokens")
     spec = JudgeSpec(eft="scores", sampled=True, whole_scores=True)
-
-
-class _ByProbabilities(PointwiseJudge):
-    """Base class of judges whose score is the probability-weighted mean of all scores."""
 
     @classmethod
     def check(cls, config: Config, need: Need) -> None:
         super().check(config, need)
-        name = config.judge.scorer
-        need(
-            config.judge.max_score <= 9,
-            "judge.max_score",
-            f"at most 9 with judge.scorer={name}: a score must be one digit",
-        )
-        if config.judge.model == "endpoint" and not config.endpoint.logprobs:
-            raise ConfigError(
-                f"judge.model=endpoint with judge.scorer={name} needs a server that returns log-probabilities: "
-                "endpoint.logprobs=true. Without them, use judge=verdict_only or judge=additive."
-            )
+        own, pairs = cls.own_options(config), config.pairs
+        need(own.min_valid <= own.count, "judge.min_valid", f"at most judge.count={own.count}")
+        need(own.count > 1 or not own.meta, "judge.count", "2 or more with judge.meta=true: judgements are compared")
+        if own.early_stopping:
+            all_scores = f"false with pairs.policy={pairs.policy}, which needs all scores"
+            need(not policy_named(pairs.policy).needs_all_scores, "judge.early_stopping", all_scores)
+            late = "false with pairs.length_penalty=null: that penalty is known only after all judgements"
+            need(pairs.length_penalty is not None, "judge.early_stopping", late)
+
+    @classmethod
+    def depends_on_in_run(cls, config: Config) -> tuple[str, ...]:
+        names = ("judge.count", "judge.early_stopping", "judge.early_stopping_risk")
+        if not config.judge.early_stopping:
+            return names
+        return (*names, "judge.min_valid", "pairs.length_penalty", "pairs.truncated")  # what makes a pair
 
 
-class LogprobWeightedJudge(_ByProbabilities):
+class LogprobWeightedJudge(SampledJudge):
     """A judge that generates a judgement; the score is the weighted mean at the position of the generated score."""
 
     scorer = "logprob_weighted"
     spec = JudgeSpec(eft="scores", sampled=True)
 
+    @classmethod
+    def check(cls, config: Config, need: Need) -> None:
+        super().check(config, need)
+        _check_probabilities(config, need)
 
-class LogprobJudge(_ByProbabilities):
+
+class LogprobJudge(PointwiseJudge[LogprobJudgeConfig]):
     """A judge that generates nothing; the score is the weighted mean directly after the prompt."""
 
     scorer = "logprob"
+    options_type = LogprobJudgeConfig
     spec = JudgeSpec(eft="scores")
+
+    @classmethod
+    def check(cls, config: Config, need: Need) -> None:
+        super().check(config, need)
+        _check_probabilities(config, need)
+
+
+def _check_probabilities(config: Config, need: Need) -> None:
+    """Check the options of a judge whose score is the probability-weighted mean of all scores."""
+    name = config.judge.scorer
+    one_digit = f"at most 9 with judge.scorer={name}: a score must be one digit"
+    need(config.judge.max_score <= 9, "judge.max_score", one_digit)
+    if config.judge.model == "endpoint" and not config.endpoint.logprobs:
+        raise ConfigError(
+            f"judge.model=endpoint with judge.scorer={name} needs a server that returns log-probabilities: "
+            "endpoint.logprobs=true. Without them, use judge=verdict_only or judge=additive."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from srlm.config import Config
 from srlm.judges import spec_of
+from srlm.judges.config import ImplicitJudgeConfig, JudgeConfig
 from srlm.pipeline.roles import PROGRAM, ModelRef, iteration, resolve_role
 
 
@@ -24,4 +25,13 @@ def measured_judge(config: Config, t: int) -> ModelRef:
 
 def reference_of_judge(config: Config, judge: ModelRef) -> ModelRef | None:
     """Return the model that a judge is compared with (`judge.reference`); None for judges without a reference."""
-    return resolve_role(config.judge.reference, judge.iteration) if spec_of(config.judge).reference else None
+    name = judge_reference(config.judge)
+    return resolve_role(name, judge.iteration) if name else None
+
+
+def judge_reference(judge: JudgeConfig) -> str:
+    """Return `judge.reference`; "" for judges without a reference."""
+    if not spec_of(judge).reference:
+        return ""
+    assert isinstance(judge, ImplicitJudgeConfig), "JudgeSpec.reference"
+    return judge.reference

@@ -7,19 +7,23 @@ Each answer's strength is stored as a Rating. Strengths minus a length penalty b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from srlm.config import Config
 from srlm.engines.base import SequenceScorer, gather_or_cancel
 from srlm.engines.missing import problem_of
 from srlm.errors import NoAnswerError
 from srlm.judges.base import Emit, Judge, Known, judgements_of_strengths
+from srlm.judges.config import SequenceJudgeConfig
 from srlm.preferences.length_matching import length_matching_penalty
 from srlm.preferences.pairs import takes_part
 from srlm.preferences.policies.highest_lowest import highest_and_lowest
 from srlm.types import Candidate, Judgement, Rating
 
+S = TypeVar("S", bound=SequenceJudgeConfig)
 
-class SequenceJudge(Judge):
+
+class SequenceJudge(Judge[S]):
     """A judge that scores each candidate with a SequenceScorer; subclasses declare the scorer and the scored text."""
 
     async def judge(
@@ -49,7 +53,7 @@ class SequenceJudge(Judge):
         `pairs.length_penalty` are applied later, to the scores, and are not considered here.
         """
         ratings = {prompt_id: [evidence[candidate.id] for candidate in row] for prompt_id, row in candidates.items()}
-        penalty = self.config.judge.length_penalty
+        penalty = self.own.length_penalty
         if penalty is None:
             penalty = self._matching_penalty(candidates, ratings)
         self.counted["length_penalty"] = penalty
@@ -80,5 +84,5 @@ class SequenceJudge(Judge):
         return length_matching_penalty([[(s, t) for s, t, _ in row] for row in rows], lengths)
 
     @classmethod
-    def depends_on_pairs(cls, config: Config) -> tuple[str, ...]:
-        return ("pairs.truncated",) if config.judge.length_penalty is None else ()
+    def depends_on_in_run(cls, config: Config) -> tuple[str, ...]:
+        return ("pairs.truncated",) if cls.own_options(config).length_penalty is None else ()

@@ -2,8 +2,8 @@
 
 The old value of an option is that in the stage's manifest, otherwise that in the run's config.yaml, otherwise the
 default, because the option is newer than the run. An option in the manifest that the stage no longer depends on is
-compared with its current value, unless it is in `IRRELEVANT`. An option that no longer exists is reported, and the
-stage is used.
+compared with its current value, unless it is in `IRRELEVANT`, or only other judges have it, because `judge.scorer` is
+compared. An option that no longer exists is reported, and the stage is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from srlm.config import MISSING, Config, option_value
+from srlm.config import MISSING, Config, default_options, is_of_other_kind, option_value
 
 # Libraries whose version can change generated text or a trained model.
 TRANSFORMERS = ("torch", "transformers", "tokenizers")
@@ -62,7 +62,7 @@ def option_changes(
         Returns the run's config.yaml as nested dicts; called only if `then` lacks an option.
     """
     changed, removed = {}, {}
-    defaults = type(config)()
+    defaults = default_options(config)
 
     def before(name: str) -> Any:
         if name in then:
@@ -73,7 +73,8 @@ def option_changes(
     for name in sorted({*then, *now} - {name for name in IRRELEVANT if name not in now}):
         was, is_now = before(name), now[name] if name in now else COMPUTED.get(name, option_value(config, name))
         if is_now is MISSING:
-            removed[name] = was
+            if not is_of_other_kind(type(config), name):
+                removed[name] = was
         elif (was := None if was is MISSING else was) != (is_now := json.loads(json.dumps(is_now))):
             changed[name] = (was, is_now)
     return OptionChanges(changed, removed)

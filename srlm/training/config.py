@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar
 
 from srlm.data.config import SourceConfig
-from srlm.ranges import DTYPES, SAVE_DTYPES, above, at_least, below, one_of
+from srlm.ranges import DTYPES, MODEL, SAVE_DTYPES, above, at_least, below, one_of
 
 
 class Reference(Enum):
@@ -76,7 +76,7 @@ class EarlyStoppingConfig:
     # where validation prompts come from: unused_ift = rows of data.ift that this run does not train on; a file, or
     # hub:OWNER/NAME. Prompts near those of training and evaluation are excluded
     source: SourceConfig = field(default_factory=lambda: SourceConfig(path="unused_ift"))
-    judge: str = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
+    judge: Annotated[str, MODEL] = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
     # a checkpoint is better if its wins minus losses, as a share of the judged prompts, exceed this
     min_net_win: Annotated[float, below(1)] = 0.0
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from srlm import config
 from srlm.__main__ import main
+from srlm.cli import schemas  # noqa: F401  (registers the dataclasses with Hydra)
 from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
@@ -28,9 +28,7 @@ OF_OPTIONS = [command for command in COMMANDS if command.config]
 def composed(command: Command, *overrides: str) -> Any:
     """Return the options of a command as its yaml files and overrides make them."""
     assert command.config
-    name, kind = command.config
-    schema = "schema" if name == "config" else f"{name}_schema"
-    ConfigStore.instance().store(name=schema, node=getattr(config, kind))
+    name, _ = command.config
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return OmegaConf.to_object(compose(name, overrides=list(overrides)))
 

@@ -15,6 +15,7 @@ from srlm.cli.judge_bench import _prompts, rows
 from srlm.config import Config, Evaluate, JudgeBench
 from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
+from srlm.judges.config import ImplicitJudgeConfig, SampledJudgeConfig
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from tests.recipes.test_dependencies import SPEED, edit, files_at, flip, refused, remake, set_to
@@ -151,14 +152,14 @@ def judge_bench(root: Path) -> Config:
 
 def judge_bench_implicit(root: Path) -> Config:
     config = JudgeBench(models=[str(root / "base")], datasets=[str(root / "ift.jsonl")])
-    config.judge.scorer, config.judge.reference = "implicit", str(root / "reference")
+    config.judge = ImplicitJudgeConfig(reference=str(root / "reference"))
     return config
 
 
 def judge_bench_implicit_base(root: Path) -> Config:
     """The reference is model.name."""
     config = judge_bench_implicit(root)
-    config.judge.reference, config.model.name = "base", str(root / "reference")
+    config.judge, config.model.name = ImplicitJudgeConfig(), str(root / "reference")
     return config
 
 
@@ -174,6 +175,8 @@ REMADE = ("prompts", "examples", "data", "answers of base")
 
 def applies(command: str, name: str, config: Config) -> bool:
     outputs = COMMANDS[command][1]
+    if name == "judge.temperature":
+        return isinstance(config.judge, SampledJudgeConfig)
     if name == "task folder":
         return hasattr(config, "include_path")
     return hasattr(config, name) if name in ("limit", "benchmark_limit") else (name not in REMADE or name in outputs)
@@ -187,10 +190,9 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Config]:
         write_atomic(tmp_path / folder / "mine.yaml", f"task: mine{more}")
     config = COMMANDS[request.param][0](tmp_path)
     config.runs_dir, config.model.chat_template = str(tmp_path), str(tmp_path / "chat.jinja")
-    config.judge.template, config.evaluation.judge_template = (
-        str(tmp_path / "judge.txt"),
-        str(tmp_path / "pairwise.txt"),
-    )
+    config.evaluation.judge_template = str(tmp_path / "pairwise.txt")
+    if isinstance(config.judge, SampledJudgeConfig):
+        config.judge.template = str(tmp_path / "judge.txt")
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:1/v1", "big"
     workspace = Workspace.of(config)
     for name, stage in stages_of(workspace, config).items():

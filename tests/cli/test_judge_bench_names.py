@@ -7,6 +7,7 @@ import pytest
 from srlm.cli.judge_bench import rows, run
 from srlm.config import JudgeBench
 from srlm.errors import ConfigError
+from srlm.judges.config import ImplicitJudgeConfig, PairwiseJudgeConfig
 from srlm.judges.opening import _reference
 from srlm.models.resolve import label, slug
 from srlm.pipeline.workspace import Workspace
@@ -48,14 +49,13 @@ def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
 
 
 def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
-    options = JudgeBench()
-    options.judge.scorer, options.judge.template = "pairwise", "pairwise"
+    options = JudgeBench(judge=PairwiseJudgeConfig())
     [row] = rows(Workspace(tmp_path), options)
     assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
 
 
 def test_a_model_is_not_compared_with_itself() -> None:
-    options = JudgeBench()
+    options = JudgeBench(judge=ImplicitJudgeConfig())
     with pytest.raises(ConfigError, match="compares smollm2-135m-instruct with itself"):
         _reference(options, "smollm2-135m-instruct")
     options.judge.reference = "previous"

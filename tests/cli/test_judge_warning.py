@@ -12,7 +12,7 @@ from rich.console import Console
 from srlm.cli.judge_bench import _with_parsed, show
 from srlm.evaluation.judge_metrics import judge_metrics, judge_warning, parsed
 from srlm.evaluation.record import measures_of
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from tests.helpers import judgements_of, ranked
 
 NONE = "none of the 20 judgements could be parsed, so there is no score"
@@ -25,7 +25,7 @@ def card(scores: Sequence[float | None]) -> dict[str, Any]:
     rows = [ranked(f"e{n}") for n in range(10)]
     ids = [f"{row.id}/a{place}" for row in rows for place in range(2)]
     judged = [one for id, score in zip(ids, scores, strict=True) for one in judgements_of(id, [score])]
-    found = judge_metrics(rows, judged, JudgeConfig(), 100, "s")
+    found = judge_metrics(rows, judged, SampledJudgeConfig(), 100, "s")
     return found | {
         "model": "org/judge",
         "data": "pairs.jsonl",

@@ -12,7 +12,7 @@ from srlm.engines.base import Place, Sampling
 from srlm.engines.cost import AnswerCache
 from srlm.engines.openai_server import choice_at, choice_logprobs
 from srlm.errors import EngineError, RunFolderError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import LogprobJudgeConfig, SampledJudgeConfig
 from srlm.judges.pairwise import compare
 from srlm.judges.parsing import find_letter, find_score
 from srlm.judges.pointwise import judge, score_logprobs
@@ -168,7 +168,7 @@ def test_probabilities_of_choices():
     assert choice_logprobs(top, (" A", " B"), "A.") == (-0.1, -3.0)
 
 
-EXPECTED = JudgeConfig(scorer="logprob", template="verdict_only", count=1, min_valid=1)
+EXPECTED = LogprobJudgeConfig()
 
 
 def score(server, tmp_path, config=EXPECTED, **options):
@@ -208,7 +208,7 @@ def test_a_weighted_score_continues_the_judges_own_text(serve, tmp_path):
         return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")
 
     server = serve(reply)
-    config = JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
+    config = SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
     judgement = score(server, tmp_path, config, prefill=True)
     assert (judgement.score, judgement.text) == (2.5, "Thin.\nScore: 2")
     second = server.requests[1]
@@ -216,7 +216,7 @@ def test_a_weighted_score_continues_the_judges_own_text(serve, tmp_path):
     assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
 
 
-WEIGHTED = JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
+WEIGHTED = SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
 
 
 @pytest.mark.parametrize(

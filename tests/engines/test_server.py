@@ -16,7 +16,7 @@ from srlm.engines.cost import AnswerCache
 from srlm.engines.parameters import refused
 from srlm.engines.responses import BadResponseError, check_response, parse_response
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.pairwise import compare
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
@@ -131,7 +131,7 @@ def test_an_error_shows_the_response_without_the_key(serve, tmp_path):
 
 def of_judge(text):
     """A judge of one candidate with this text; k = 2."""
-    config = JudgeConfig(count=2)
+    config = SampledJudgeConfig(count=2)
     candidate = Candidate(f"p/{text}", "p", text, 3, False)
     return lambda engine: judge(engine, JudgeTemplate.load(config), config, 0, "Name a river.", candidate, 2)
 

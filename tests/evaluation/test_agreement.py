@@ -9,7 +9,7 @@ import pytest
 from srlm.evaluation.agreement import PAPER_MEASURES, answers_part, judge_parts, score_mean
 from srlm.evaluation.judge_metrics import judged_prompts
 from srlm.evaluation.measures import JudgedPrompt
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import LogprobJudgeConfig, SampledJudgeConfig
 from srlm.types import Answer
 from tests.helpers import candidates_of, judgements_of, ranked
 
@@ -30,7 +30,7 @@ def judged(scores: dict[str, list[list[float | None]]]):
     ]
 
 
-JUDGE = JudgeConfig()
+JUDGE = SampledJudgeConfig()
 
 
 def measured(rows, judgements, before=None, judge=JUDGE):
@@ -80,13 +80,13 @@ def test_modal_score_counts_single_scores_not_means():
 
 
 def test_the_scale_is_the_configured_one():
-    part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=JudgeConfig(max_score=10))
+    part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=SampledJudgeConfig(max_score=10))
     assert value(part, "five_best") == 1.0
     assert part["five_best"]["n"] == 1
 
 
 def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
-    judge = JudgeConfig(scorer="logprob", count=1, min_valid=1)
+    judge = LogprobJudgeConfig()
     rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
     part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
     assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
@@ -124,7 +124,9 @@ def test_intervals_depend_on_the_seed_alone():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6), float(n % 3)], [3.0]] for n in range(8)})
     one, again, other = (
-        judge_parts(rows, judgements, None, (), JudgeConfig(), RESAMPLES, seed)["judge_metrics"]["mean_score_rank"]
+        judge_parts(rows, judgements, None, (), SampledJudgeConfig(), RESAMPLES, seed)["judge_metrics"][
+            "mean_score_rank"
+        ]
         for seed in ("a", "a", "b")
     )
     assert one == again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.chat import encode_chat
 from srlm.types import Judgement, RankedAnswer, RankedPrompt
@@ -18,7 +18,7 @@ TEMPLATES = ("additive", "verdict_only", "multiple_choice")
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_no_attack_gets_past_template_and_parser(attack: str, template: str) -> None:
-    judge = JudgeTemplate.load(JudgeConfig(template=template))
+    judge = JudgeTemplate.load(SampledJudgeConfig(template=template))
     [plain] = judge.messages("Name a river.", ANSWER)
     [message] = judge.messages("Name a river.", ATTACKS[attack](ANSWER))
     # Were prompt and completion ever read together, the attack would still show no verdict.
@@ -35,7 +35,7 @@ def test_no_attack_gets_past_template_and_parser(attack: str, template: str) -> 
 def test_no_attack_becomes_a_control_token(attack: str) -> None:
     tokenizer = tiny_tokenizer()
     special = set(tokenizer.all_special_ids)
-    judge = JudgeTemplate.load(JudgeConfig())
+    judge = JudgeTemplate.load(SampledJudgeConfig())
 
     def controls(text: str) -> list[int]:
         ids = encode_chat(tokenizer, judge.messages("Name a river.", text))

@@ -17,7 +17,7 @@ from srlm.evaluation.agreement import agreement, judge_parts, score_mean
 from srlm.evaluation.attacks import ATTACKS, attack_card
 from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.types import (
     AnswerLoss,
     Candidate,
@@ -64,13 +64,13 @@ def compared(ranked: list[RankedPrompt]) -> list[Comparison]:
 
 def a_judge(times: int) -> Any:
     ranked = rows(times)
-    found = judge_metrics(ranked, judged(ranked, 1), JudgeConfig(), *GIVEN, comparisons=compared(ranked))
+    found = judge_metrics(ranked, judged(ranked, 1), SampledJudgeConfig(), *GIVEN, comparisons=compared(ranked))
     return {name: found[name] for name in ("measures", "mean_score_rank", "subsets", "prompts")}
 
 
 def its_gains(times: int) -> Any:
     ranked = rows(times)
-    return judge_parts(ranked, judged(ranked, 1), judged(ranked, 2), (), JudgeConfig(), *GIVEN)["judge"]
+    return judge_parts(ranked, judged(ranked, 1), judged(ranked, 2), (), SampledJudgeConfig(), *GIVEN)["judge"]
 
 
 def two_judges(times: int) -> Any:
@@ -151,7 +151,7 @@ def test_a_gain_over_few_prompts_with_many_rows_is_not_significant() -> None:
         return found
 
     now, before = says(lambda p: p in (0, 1, 2, 5)), says(lambda p: p in (3, 4, 5))
-    part = judge_parts(ranked, now, before, (), JudgeConfig(), *GIVEN)["judge"]
+    part = judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)["judge"]
     for name in ("pairwise_accuracy", "pairwise_accuracy_imputed", "exact_match", "five_best", "kendall_tau"):
         gain = part[f"{name}_gain"]
         assert gain["value"] == pytest.approx(0.25 if name == "kendall_tau" else 0.125)
@@ -164,8 +164,8 @@ def test_one_prompt_has_values_and_no_intervals() -> None:
     ranked = [row for row in rows(12) if row.prompt == "Prompt 1"]
     now, before = judged(ranked, 1), judged(ranked, 2)
     found = [
-        judge_metrics(ranked, now, JudgeConfig(), *GIVEN, comparisons=compared(ranked)),
-        judge_parts(ranked, now, before, (), JudgeConfig(), *GIVEN)["judge"],
+        judge_metrics(ranked, now, SampledJudgeConfig(), *GIVEN, comparisons=compared(ranked)),
+        judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)["judge"],
         {name: measure.to_dict() for name, measure in paired_differences(ranked, now, before, *GIVEN).items()},
         agreement(ranked, now, *GIVEN).to_dict(),
     ]

@@ -8,11 +8,11 @@ import pytest
 
 from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, length_adjusted, paired_differences
 from srlm.evaluation.measures import JudgedPrompt
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import LogprobJudgeConfig, SampledJudgeConfig
 from srlm.types import Comparison, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgements_of
 
-JUDGE = JudgeConfig()
+JUDGE = SampledJudgeConfig()
 
 
 def asked(id: str, *answers: tuple[int, int], type: str = "", prompt: str = "") -> RankedPrompt:
@@ -172,7 +172,7 @@ def test_subsets():
 
 
 def test_scores_by_probability():
-    judge = JudgeConfig(scorer="logprob", count=1, min_valid=1)
+    judge = LogprobJudgeConfig()
     found = card([asked("p", (0, 2), (1, 1))], said("p", 4.6, 4.4), judge)
     assert found["scores"]["histogram"]["5"] == found["scores"]["histogram"]["4"] == 1
     assert value(found, "five_best") == (1.0, 1)
@@ -229,7 +229,9 @@ def test_position_consistency():
     rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": ("first", "first"), "0-2": ("first", "second"), "1-2": (None, "first")})
     comparisons += compared("q", {"0-1": ("second", "second")})
-    found = judge_metrics(rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), JudgeConfig(), 100, "s", comparisons)
+    found = judge_metrics(
+        rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), SampledJudgeConfig(), 100, "s", comparisons
+    )
     assert value(found, "position_consistency") == (2 / 3, 3)  # 1-2 has one verdict only
     # A is said by p 0-1 ab, p 0-2 ab and ba, q ba; B by p 0-1 ba, p 1-2 ba, q ab.
     assert value(found, "first_position_win_rate") == (4 / 7, 7)
@@ -240,7 +242,7 @@ def test_position_consistency():
 def test_a_judge_that_goes_by_position_alone(says, share):
     rows = [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": says}) + compared("q", {"0-1": says})
-    found = judge_metrics(rows, [], JudgeConfig(), 100, "s", comparisons)
+    found = judge_metrics(rows, [], SampledJudgeConfig(), 100, "s", comparisons)
     assert (value(found, "first_position_win_rate"), value(found, "position_consistency")) == ((share, 4), (0.0, 2))
 
 

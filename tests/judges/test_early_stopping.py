@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from srlm.config import Config
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, _chance_behind, _noise, still_contending
 from srlm.preferences.config import PairsConfig, Truncated
 from srlm.preferences.pairs import length_points, select_pairs, takes_part
@@ -56,7 +56,9 @@ def random_case(draw: random.Random, penalties: list[float]) -> tuple[list[Candi
         length_penalty=draw.choice(penalties),
         truncated=draw.choice([Truncated.exclude, Truncated.keep]),
     )
-    config = Config(judge=JudgeConfig(count=k, min_valid=draw.randint(1, k), early_stopping_risk=0.0), pairs=pairs)
+    config = Config(
+        judge=SampledJudgeConfig(count=k, min_valid=draw.randint(1, k), early_stopping_risk=0.0), pairs=pairs
+    )
     near = draw.choice([0, 1, 5])
     candidates, scores = [], {}
     for one in candidates_of("t2/p00000", [draw.choice("abc") * draw.randint(1, 600) for _ in range(n)]):
@@ -107,7 +109,7 @@ def test_a_candidate_is_compared_by_its_penalised_score() -> None:
     candidates = candidates_of("t2/p00000", list(texts.values()))
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 4.0, 5.0), strict=True)}
     config = Config(
-        judge=JudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0), pairs=PairsConfig(length_penalty=1.0)
+        judge=SampledJudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0), pairs=PairsConfig(length_penalty=1.0)
     )
     asked = in_rounds(candidates, scores, config)
     assert [len(asked[one.id]) for one in candidates] == [8, len(asked[candidates[1].id]), 8]
@@ -118,7 +120,7 @@ def test_a_truncated_candidate_neither_decides_nor_is_judged() -> None:
     best, second, third = candidates_of("t2/p00000", ["aa", "bb", "cc"])
     candidates = [replace(best, truncated=True), second, third]
     scores: Scores = {best.id: [5.0] * 4, second.id: [3.0] * 4, third.id: [1.0] * 4}
-    config = Config(judge=JudgeConfig(count=4, min_valid=1, early_stopping_risk=0.0))
+    config = Config(judge=SampledJudgeConfig(count=4, min_valid=1, early_stopping_risk=0.0))
     asked = in_rounds(candidates, scores, config)
     assert [len(row) for row in asked.values()] == [0, 4, 4]
     assert pairs_of(candidates, asked, config) == pairs_of(candidates, scores, config)
@@ -129,7 +131,9 @@ def test_a_truncated_candidate_neither_decides_nor_is_judged() -> None:
 def test_the_middle_one_is_left_alone() -> None:
     candidates = candidates_of("t2/p00000", ["one", "two", "three"])
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 2.0, 0.0), strict=True)}
-    asked = in_rounds(candidates, scores, Config(judge=JudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0)))
+    asked = in_rounds(
+        candidates, scores, Config(judge=SampledJudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0))
+    )
     first, middle, last = asked.values()
     assert len(middle) < 8
     assert len(first) == len(last) == 8  # best and worst need them all: their means go into the pair
@@ -148,12 +152,15 @@ def test_bounds() -> None:
 def test_a_tie_is_not_decided() -> None:
     """Equal means are told apart by nothing: neither may be dropped before the end."""
     standings = [ScoreBounds(2, 6.0, 18.0, 1), ScoreBounds(3, 8.0, 22.0, 0), ScoreBounds(3, 9.0, 27.0, 0)]
-    assert still_contending(standings, JudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0))[0]
+    assert still_contending(standings, SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0))[0]
 
 
 def test_who_cannot_have_enough_valid_judgements_is_out() -> None:
     standings = [ScoreBounds(0, 0.0, 0.0, 1), ScoreBounds(1, 5.0, 25.0, 1)]
-    assert still_contending(standings, JudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0)) == [False, True]
+    assert still_contending(standings, SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0)) == [
+        False,
+        True,
+    ]
 
 
 def standing(scores: list[float], left: int, penalty: float = 0.0) -> ScoreBounds:
@@ -195,12 +202,15 @@ def test_a_candidate_is_decided_where_both_chances_are_below_the_risk(above: flo
     standings = [standing([5.0, 5.0], 1), standing([3.0, 3.0], 1), standing([1.0, 1.0], 1)]
     noise = _noise(standings, 5)
     chance = max(_chance_behind(standings[0], standings[1], noise), _chance_behind(standings[1], standings[2], noise))
-    config = JudgeConfig(count=3, min_valid=2, early_stopping_risk=chance + above)
+    config = SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=chance + above)
     assert still_contending(standings, config) == [True, asked, True]
-    enough = JudgeConfig(count=4, min_valid=3, early_stopping_risk=chance + above)
+    enough = SampledJudgeConfig(count=4, min_valid=3, early_stopping_risk=chance + above)
     assert still_contending(standings, enough) == [True, True, True]  # no other has enough judgements to be sure of
 
 
 def test_nobody_is_asked_about_without_judgements_left() -> None:
     standings = [standing([5.0, 5.0], 0), standing([3.0, 3.0], 0)]
-    assert still_contending(standings, JudgeConfig(count=2, min_valid=2, early_stopping_risk=0.0)) == [False, False]
+    assert still_contending(standings, SampledJudgeConfig(count=2, min_valid=2, early_stopping_risk=0.0)) == [
+        False,
+        False,
+    ]

@@ -13,7 +13,7 @@ from scipy.stats import pearsonr as correlation
 from srlm.data.balance import cap_modal_score
 from srlm.data.config import DataConfig, RationaleSource
 from srlm.errors import SeedError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import PairwiseJudgeConfig, SampledJudgeConfig, options_type
 from srlm.judges.eft import build_examples, needs_baseline, report
 from srlm.types import JudgeExample, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgement_from, ranked
@@ -28,7 +28,9 @@ def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> DataConfi
 
 
 def build(rows, judgements=(), config=None, max_score=5, seed=0):
-    examples, counts = build_examples(rows, list(judgements), config or seeds(), JudgeConfig(max_score=max_score), seed)
+    examples, counts = build_examples(
+        rows, list(judgements), config or seeds(), SampledJudgeConfig(max_score=max_score), seed
+    )
     return {example.id: example for example in examples}, counts
 
 
@@ -303,7 +305,7 @@ def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, s
 # Pairs of answers, for judges that learn from pairs
 
 
-PAIRWISE = JudgeConfig(scorer="pairwise", template="pairwise", count=1, min_valid=1)
+PAIRWISE = PairwiseJudgeConfig()
 
 
 def sized(id: str, *lengths: int) -> RankedPrompt:
@@ -367,7 +369,7 @@ def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]
 def test_length_tells_nothing_after_balancing(seed):
     rows = open_assistant_like(random.Random(seed), 300)
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_max_score_fraction=0.3)
-    examples, counts = build_examples(rows, [], config, JudgeConfig(), seed)
+    examples, counts = build_examples(rows, [], config, SampledJudgeConfig(), seed)
     by_prompt: dict[str, list[JudgeExample]] = defaultdict(list)
     for example in examples:
         by_prompt[example.id.rsplit("/", 1)[0]].append(example)
@@ -392,7 +394,7 @@ def test_an_answers_own_length_tells_nothing_either(seed):
         lengths = sorted(number.sample(range(100, 900) if accuracy_shorter_preferred else range(200, 2000), 2))
         rows.append(sized(f"e{n}", *(lengths if accuracy_shorter_preferred else lengths[::-1])))
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(), seed)
+    examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), seed)
     assert len(examples) > 200
     logs, scores = [math.log(len(e.response)) for e in examples], [e.score for e in examples]
     assert abs(correlation(logs, scores)[0]) < 0.1  # hard to match: the two kinds' lengths hardly meet
@@ -405,7 +407,7 @@ def test_partners_have_the_same_scores():
     """Or the scores of the longer ones would be others than those of the shorter ones."""
     rows = [sized("s", 100, 400), sized("l", 410, 200, 110)]  # 5 and 1; 5, 3 and 1
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
     assert sorted(example.id for example in examples) == ["l/a0", "l/a2", "s/a0", "s/a1"]
 
 
@@ -413,7 +415,7 @@ def test_pairs_without_a_partner_of_like_lengths_are_left_out():
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     for lengths, sets in (((400, 100), 1), ((480, 120), 1), ((900, 100), 0), ((4000, 1000), 0)):
         rows = [sized("s", 100, 400), sized("l", *lengths), sized("s2", 100, 400), sized("l2", 405, 100)]
-        assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 4 * (sets + 1)
+        assert len(build_examples(rows, [], config, SampledJudgeConfig(), 0)[0]) == 4 * (sets + 1)
 
 
 def _scored(row: RankedPrompt) -> list[JudgeExample]:
@@ -423,7 +425,7 @@ def _scored(row: RankedPrompt) -> list[JudgeExample]:
 def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
     rows = [sized("both", 100, 50, 200), *(sized(f"long{n}", 200, 100) for n in range(3))]
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
     assert len(examples) == 4
     both = sorted((e for e in examples if e.id.startswith("both")), key=lambda e: -e.score)
     assert len(both[0].response) < len(both[1].response)
@@ -432,14 +434,14 @@ def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
 def test_partners_have_like_ratios():
     rows = [sized("s", 100, 400), sized("l1", 110, 100), sized("l4", 390, 100), sized("l9", 900, 100)]
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(), 0)
+    examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
     assert {example.id.split("/")[0] for example in examples} == {"s", "l4"}
 
 
 def test_a_limit_keeps_whole_sets():
     rows = open_assistant_like(random.Random(0), 100)
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
-    assert len(build_examples(rows, [], config, JudgeConfig(), 0)[0]) == 28
+    assert len(build_examples(rows, [], config, SampledJudgeConfig(), 0)[0]) == 28
     assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
     assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # one set at least, and never all of them
 
@@ -458,7 +460,7 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
     rows = [sized(f"e{n}", 200, 100) for n in range(3)]  # no shorter answer is ever better
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
-        build_examples(rows, [], config, JudgeConfig(), 0)
+        build_examples(rows, [], config, SampledJudgeConfig(), 0)
 
 
 # Ranks and scores that differ
@@ -467,7 +469,7 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
 def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
     """(better, worse) of every pair that a judge learns, from a seed file's rows."""
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=balance)
-    examples, _ = build_examples(rows, [], config, JudgeConfig(scorer=scorer), 0)
+    examples, _ = build_examples(rows, [], config, options_type(scorer)(), 0)
     return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
 
 
@@ -493,7 +495,7 @@ def test_pairs_are_those_that_people_order(scorer, ranks, scores):
 
 def test_answers_that_people_tie_give_no_pair():
     rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
-    _, counts = build_examples(rows, [], DataConfig(), JudgeConfig(scorer="pairwise"), 0)
+    _, counts = build_examples(rows, [], DataConfig(), PairwiseJudgeConfig(), 0)
     assert counts["dropped: people order no two of its answers"] == 1
 
 
@@ -545,11 +547,11 @@ def test_the_first_try_that_agrees_is_kept():
         *tried("e2", (5, 1)),
     ]
     config = replace(seeds(), rationale_attempts=3)
-    examples, counts = build_examples(rows, judgements, config, JudgeConfig(), 0)
+    examples, counts = build_examples(rows, judgements, config, SampledJudgeConfig(), 0)
     scores = {example.id: example.score for example in examples}
     assert scores == {"e0/a0": 4, "e0/a1": 1, "e2/a0": 5, "e2/a1": 1}
     assert counts[DISAGREES] == 1
-    once, _ = build_examples(rows, judgements, seeds(), JudgeConfig(), 0)
+    once, _ = build_examples(rows, judgements, seeds(), SampledJudgeConfig(), 0)
     assert {example.id for example in once} == {"e2/a0", "e2/a1"}
 
 
@@ -563,7 +565,7 @@ def tried(id: str, *tries) -> list[Judgement]:
 
 def test_the_report_tells_what_was_kept_and_what_was_not():
     rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
-    examples, counts = build_examples(rows, [], seeds("seed", share=0.5), JudgeConfig(), 0)
+    examples, counts = build_examples(rows, [], seeds("seed", share=0.5), SampledJudgeConfig(), 0)
     agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
     lines = report(counts | {"agreement with people": agreed})
     assert lines == [

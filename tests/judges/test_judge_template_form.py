@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from srlm.errors import ConfigError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import PairwiseJudgeConfig, SampledJudgeConfig, options_type
 from srlm.judges.meta import load_template as load_meta_template
 from srlm.judges.pairwise import load_template
 from srlm.judges.parsing import parse_verdict
@@ -19,7 +19,7 @@ FORM = 'End with the line "Score: N".'
 
 def load(path: Path, text: str, scorer: str = "sampled", max_score: int = 5) -> JudgeTemplate:
     path.write_text(text + FIELDS, encoding="utf-8")
-    return JudgeTemplate.load(JudgeConfig(scorer=scorer, template=str(path), max_score=max_score))
+    return JudgeTemplate.load(options_type(scorer)(scorer=scorer, template=str(path), max_score=max_score))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scal
 
 @pytest.mark.parametrize("name", ["additive", "multiple_choice", "verdict_only"])
 def test_packaged_templates_fit_what_eft_teaches(name: str) -> None:
-    text = JudgeTemplate.load(JudgeConfig(template=name)).template.text
+    text = JudgeTemplate.load(SampledJudgeConfig(template=name)).template.text
     assert VERDICT in text
     assert parse_verdict(judge_target("Because.", 4.0), 5) == (4.0, "")
 
@@ -93,11 +93,11 @@ def test_templates_that_compare_by_other_letters_are_refused(tmp_path: Path, tex
         ConfigError, match=rf"evaluation\.judge_template=.*does not name .* A and B \({lacks} is missing\)"
     ):
         load_template(str(path), "evaluation.judge_template")
-    with pytest.raises(ConfigError, match=rf"judge\.template=.*\({lacks} is missing\)"):
-        JudgeTemplate.load(JudgeConfig(scorer="pairwise", template=str(path)))
+    with pytest.raises(ConfigError, match=rf"judge\.template=.*\(it lacks {lacks}\)"):
+        JudgeTemplate.load(PairwiseJudgeConfig(template=str(path)))
     path.write_text(text + "{{instruction}}{{response}}{{judgement_a}}{{judgement_b}}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\({lacks} is missing\)"):
-        load_meta_template(JudgeConfig(meta_template=str(path)))
+    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\(it lacks {lacks}\)"):
+        load_meta_template(SampledJudgeConfig(meta_template=str(path)))
 
 
 @pytest.mark.parametrize("text", ["Reply with A or B.", "Output [[A]], [[B]] or [[C]].", "Answer **A** / **B**?"])

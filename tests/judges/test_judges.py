@@ -10,7 +10,7 @@ from srlm.config import Config
 from srlm.errors import ConfigError, EngineError
 from srlm.judges import JUDGES, judge_named, make_judge, spec_of
 from srlm.judges.base import Judge, JudgeSpec, judge_answers
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import JUDGE_OPTIONS, LogprobJudgeConfig, PairwiseJudgeConfig, SampledJudgeConfig
 from srlm.judges.pointwise import LogprobJudge
 from srlm.types import Judgement
 from tests.helpers import ScriptedEngine, candidates_of
@@ -30,8 +30,10 @@ NO_JUDGE = object()
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_every_judge_has_its_spec(name):
-    assert spec_of(JudgeConfig(scorer=name)) is judge_named(name).spec
-    assert isinstance(judge_named(name).spec, JudgeSpec)
+    judge = judge_named(name)
+    assert judge.options_type is JUDGE_OPTIONS[name]
+    assert spec_of(JUDGE_OPTIONS[name](scorer=name)) is judge.spec
+    assert isinstance(judge.spec, JudgeSpec)
 
 
 def test_a_judge_from_outside_is_named_by_module_and_class():
@@ -51,7 +53,7 @@ class OwnLogprob(LogprobJudge):
 
 
 def test_a_subclass_from_outside_reads_probabilities_as_its_base_does():
-    config = Config(judge=JudgeConfig(template="verdict_only", count=1, min_valid=1))
+    config = Config(judge=LogprobJudgeConfig())
     calls = []
     for kind in (LogprobJudge, OwnLogprob):
         config.judge.scorer = "logprob" if kind is LogprobJudge else f"{__name__}:OwnLogprob"
@@ -66,14 +68,14 @@ def test_a_subclass_from_outside_reads_probabilities_as_its_base_does():
 def test_judging_needs_no_stage_and_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     engine = ScriptedEngine(lambda messages, *_: "Score: 4" if "rain" in messages[0]["content"] else "Score: 1")
-    judge = make_judge(Config(judge=JudgeConfig(count=2)))
+    judge = make_judge(Config(judge=SampledJudgeConfig(count=2)))
     found = asyncio.run(judge_answers(judge, engine, "What falls?", ["rain", "sun"]))
     assert [one.score for one in found] == [4.0, 4.0, 1.0, 1.0]
     assert not list(tmp_path.iterdir())
 
 
 def test_known_comparisons_are_not_made_again():
-    config = Config(judge=JudgeConfig(scorer="pairwise", template="pairwise", count=1, min_valid=1))
+    config = Config(judge=PairwiseJudgeConfig())
     judge, engine = make_judge(config), ScriptedEngine(lambda *_: " A")
     rows, known = candidates_of("p0", ["rain", "snow", "hail"]), {}
 

@@ -13,7 +13,7 @@ from srlm.engines.base import Completion, Usage
 from srlm.errors import EngineError, PromptTooLongError
 from srlm.io.record_file import read_records
 from srlm.judges.bradley_terry import bradley_terry, shares_of_wins
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig, options_type
 from srlm.judges.judging import Judging
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
@@ -25,7 +25,7 @@ NAMES = ("judgements.jsonl", "evidence.jsonl")
 
 
 def config_of(scorer: str, **judge) -> Config:
-    return Config(judge=JudgeConfig(scorer=scorer, template="pairwise", count=1, min_valid=1, **judge))
+    return Config(judge=options_type(scorer)(**judge))
 
 
 def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None, truncated=()):
@@ -243,7 +243,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
     engine = ScriptedEngine(
         lambda messages, *_: next(f"Score: {score}" for text, score in scores.items() if text in messages[0]["content"])
     )
-    config = Config(judge=JudgeConfig(count=8, min_valid=2, early_stopping=True, early_stopping_risk=0.0))
+    config = Config(judge=SampledJudgeConfig(count=8, min_valid=2, early_stopping=True, early_stopping_risk=0.0))
     config.pairs.length_penalty = 1.0
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
     candidates = candidates_of("p0", list(scores))
@@ -262,7 +262,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
 
 
 def test_the_written_judge_has_no_evidence_beside_it(tmp_path):
-    config = Config(judge=JudgeConfig(count=2, min_valid=1))
+    config = Config(judge=SampledJudgeConfig(count=2, min_valid=1))
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
     judging = Judging(ScriptedEngine(lambda *_: "Score: 3"), config, stage, 2, lambda *_: None)
     asyncio.run(judging.prompt("p0", "q", candidates_of("p0", ["a", "b"])))

@@ -13,7 +13,7 @@ from srlm.config import Config
 from srlm.engines.base import Completion
 from srlm.errors import ConfigError
 from srlm.ids import match_id
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.meta import (
     MetaJudging,
     elo,
@@ -28,7 +28,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Comparison, Judgement
 from tests.helpers import ScriptedEngine, candidates_of
 
-JUDGE = JudgeConfig(count=4, meta=True)
+JUDGE = SampledJudgeConfig(count=4, meta=True)
 
 
 def judgement(candidate: str, place: int, score: float | None, text: str = "", tokens: int = 5) -> Judgement:
@@ -180,5 +180,5 @@ def test_a_prompt_without_dispute_is_not_asked_about(tmp_path):
 
 
 def test_an_unknown_meta_template_is_refused():
-    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must contain exactly"):
-        load_template(JudgeConfig(meta_template="additive"))
+    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must hold exactly"):
+        load_template(SampledJudgeConfig(meta_template="additive"))

@@ -15,7 +15,7 @@ from srlm.engines.config import EngineConfig
 from srlm.errors import EngineError
 from srlm.generation.candidates import sample_candidates
 from srlm.generation.config import CandidatesConfig
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import LogprobJudgeConfig, SampledJudgeConfig
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.chat import encode_chat
@@ -24,7 +24,7 @@ from tests.helpers import ScriptedEngine, prompt, tiny_llama, tiny_tokenizer, us
 from tests.training.families import FAMILIES
 
 SAMPLE = CandidatesConfig(count=3, temperature=0.65, top_p=0.85, max_new_tokens=55)
-JUDGE = JudgeConfig(count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+JUDGE = SampledJudgeConfig(count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
 TEMPLATE = JudgeTemplate.load(JUDGE)
 
 
@@ -68,7 +68,9 @@ def test_candidates_are_stripped_and_the_cut_off_are_marked():
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_k_and_the_decoding_options_reach_the_engine(count):
     engine = ScriptedEngine(lambda *_: "Fine.\nScore: 4")
-    found = judged(engine, candidate(), count, JudgeConfig(count=9, temperature=0.45, top_p=0.75, max_new_tokens=44))
+    found = judged(
+        engine, candidate(), count, SampledJudgeConfig(count=9, temperature=0.45, top_p=0.75, max_new_tokens=44)
+    )
     [(messages, sampling, prefill)] = engine.calls
     assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
     assert prefill == ""
@@ -92,18 +94,20 @@ def test_judgements_keep_text_score_problem_and_tokens():
 def test_a_verdict_that_was_cut_off_says_so():
     texts = ["It is relevant and", "Good.\nScore: 4", "To earn Score: 5 it would have to cite its", "Good.\nScore: 4\n"]
     replies = [*(Completion(text, 4, True) for text in texts), Completion("Good.\nScore: 4", 4, False)]
-    found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 5, JudgeConfig(max_new_tokens=4))
+    found = judged(
+        ScriptedEngine(lambda *request: replies[request[3]]), candidate(), 5, SampledJudgeConfig(max_new_tokens=4)
+    )
     cut_off = (None, "no verdict, cut off at judge.max_new_tokens=4")
     assert [(j.score, j.problem) for j in found] == [cut_off, cut_off, cut_off, (4.0, ""), (4.0, "")]
     assert [j.truncated for j in found] == [True, True, True, True, False]
 
 
 def test_the_scale_is_the_configured_one():
-    config = JudgeConfig(max_score=10)
+    config = SampledJudgeConfig(max_score=10)
     assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
 
 
-EXPECTED = JudgeConfig(scorer="logprob", count=1, min_valid=1)
+EXPECTED = LogprobJudgeConfig()
 
 
 def telling(*probabilities: float, text: str = " 4"):
@@ -134,7 +138,7 @@ def test_an_expected_score_is_missing_where_the_judge_would_rather_write_somethi
 
 
 def test_an_expected_score_on_another_scale():
-    config = JudgeConfig(scorer="logprob", count=1, min_valid=1, max_score=2)
+    config = LogprobJudgeConfig(max_score=2)
     engine = telling(0.25, 0.25, 0.5)
     [found] = judged(engine, candidate(), 1, config)
     assert found.score == pytest.approx(1.25)
@@ -156,7 +160,7 @@ def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
         logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities[prefill])
         return Completion(" 4", 1, False, 20, logprobs)
 
-    config = JudgeConfig(scorer="logprob_weighted", count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
+    config = SampledJudgeConfig(scorer="logprob_weighted", count=3, temperature=0.45, top_p=0.75, max_new_tokens=44)
     engine = ScriptedEngine(reply)
     found = judged(engine, candidate(), 3, config)
     assert [j.score for j in found] == [pytest.approx(4.0), None, pytest.approx(0.5)]
@@ -190,7 +194,7 @@ def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
     engine = ScriptedEngine(
         lambda _, sampling, *rest: Completion("4", 1, False, 0, logprobs) if sampling.choices else text
     )
-    judged(engine, candidate(), 1, JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
+    judged(engine, candidate(), 1, SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
     _, (messages, sampling, prefill) = engine.calls
     before, allowed = encode_request(tokenizer, messages, prefill, sampling)
     written = encode_chat(tokenizer, messages, text[: text.rindex("4") + 1])
@@ -206,7 +210,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
     template = tmp_path / "short.txt"
     template.write_text("Score: N {{instruction}}{{response}}")
     config = Config(
-        judge=JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1, template=str(template)),
+        judge=SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1, template=str(template)),
         engine=EngineConfig(kind="transformers", max_model_len=128),
     )
 
@@ -232,7 +236,7 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
 
 def test_a_weighted_score_out_of_range_is_not_asked_for_again():
     engine = ScriptedEngine(lambda *_: "Score: 7")
-    [found] = judged(engine, candidate(), 1, JudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
+    [found] = judged(engine, candidate(), 1, SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
     assert (found.score, found.problem) == (None, "out of range: 7")
     assert len(engine.calls) == 1
 

@@ -21,7 +21,7 @@ from srlm.evaluation.answers import answer
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.candidates import sample_candidates
 from srlm.generation.config import CandidatesConfig
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.pairwise import BEFORE
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
@@ -790,7 +790,7 @@ def test_judges_and_lengths_see_the_answer_and_pairs_hold_the_whole_text():
     [candidate] = asyncio.run(sample_candidates(thoughtful, CandidatesConfig(count=1), 0, prompt()))
     assert (candidate.thought, candidate.text, candidate.full_text) == (WHOLE, "The Nile.", f"{WHOLE}The Nile.")
     judging = ScriptedEngine(lambda *_: Completion("Fine.\nScore: 4", 5, False, thought="<think>Score: 1</think>\n"))
-    config = JudgeConfig(template="additive", count=1, min_valid=1)
+    config = SampledJudgeConfig(template="additive", count=1, min_valid=1)
     [judgement] = asyncio.run(judge(judging, JudgeTemplate.load(config), config, 0, "A river?", candidate, 1))
     assert judgement.score == 4
     assert "Rivers." not in judging.contents[0]

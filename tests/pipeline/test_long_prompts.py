@@ -214,7 +214,7 @@ def test_the_context_may_be_raised_in_a_run_that_has_begun(job: Job, prepared: P
 @pytest.mark.parametrize(
     "options",
     [
-        {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1},
+        {"judge.scorer": "pairwise"},
         {"judge.meta": True},
         {"judge.early_stopping": True, "judge.early_stopping_risk": 0.0},
         {"prompts.model": "sft", "evaluation.judge": "base"},
@@ -262,7 +262,7 @@ def all_long(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 SMALL, CANDIDATES, JUDGE = {"context": CONTEXT}, {"context": 10**6, "refused": -1}, {"context": 10**6, "refused": 0}
-PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+PAIRWISE = {"judge.scorer": "pairwise"}
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_only_the_scores_depend_on_the_judging_model(job, prepared, undisturbed,
 
 # Other judges: what their scores are made of, and judgements judged
 
-PAIRWISE = {"judge.scorer": "pairwise", "judge.template": "pairwise", "judge.count": 1, "judge.min_valid": 1}
+PAIRWISE = {"judge.scorer": "pairwise"}
 VARIANTS = {
     "pairwise": (
         PAIRWISE | {"judge.max_comparisons": 4},

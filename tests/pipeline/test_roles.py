@@ -6,6 +6,7 @@ import pytest
 
 from srlm.config import Config
 from srlm.judges import JUDGES
+from srlm.judges.config import ImplicitJudgeConfig, options_type
 from srlm.judges.roles import judge_of, measured_judge, reference_of_judge
 from srlm.pipeline.roles import (
     ENDPOINT,
@@ -51,8 +52,7 @@ def test_names_in_messages() -> None:
 
 @pytest.mark.parametrize("scorer", list(JUDGES))
 def test_judge_of_candidates_and_judge_that_is_measured(scorer: str) -> None:
-    config = Config()
-    config.judge.scorer = scorer
+    config = Config(judge=options_type(scorer)(scorer=scorer))
     rewards = scorer == "reward_model"
     assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
     assert measured_judge(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
@@ -74,9 +74,7 @@ def test_judge_of_candidates_and_judge_that_is_measured(scorer: str) -> None:
     ],
 )
 def test_reference_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
-    config = Config()
-    config.judge.scorer = "implicit"
-    config.judge.model, config.judge.reference = by, reference
+    config = Config(judge=ImplicitJudgeConfig(model=by, reference=reference))
     assert reference_of_judge(config, judge_of(config, 3)) == expected
 
 

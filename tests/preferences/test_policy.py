@@ -9,7 +9,7 @@ import pytest
 from srlm.cli.check import check
 from srlm.config import Config
 from srlm.errors import ConfigError, TrainingError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.preferences.config import PairsConfig
 from srlm.preferences.pairs import length_penalty, select_pairs
 from srlm.preferences.policies import POLICIES, policy_named
@@ -93,7 +93,7 @@ def test_an_unknown_policy_is_refused_by_the_options_check(name, message):
 
 
 def test_early_stopping_needs_a_policy_that_compares_the_extremes():
-    judge = JudgeConfig(count=5, early_stopping=True)
+    judge = SampledJudgeConfig(count=5, early_stopping=True)
     check(Config(judge=judge))
     with pytest.raises(ConfigError, match=r"judge\.early_stopping=True .* false with pairs\.policy=.*BestAgainstEach"):
         check(Config(judge=judge, pairs=PairsConfig(policy=f"{HERE}:BestAgainstEach")))

@@ -284,7 +284,6 @@ CHANGES: dict[str, Change] = {
 SERVER_OPTIONS = ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big", "endpoint.prefill=true")
 BY_SERVER = ("prompts.model=endpoint", "judge.model=endpoint", "evaluation.judge=endpoint", *SERVER_OPTIONS)
 EARLY, OTHER_PROMPTS = "dpo.early_stopping.enabled=true", "dpo.early_stopping.source.path=ROOT/validation.jsonl"
-ONCE = ("judge.count=1", "judge.min_valid=1", "judge.meta=false")
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "own models": ((), OWN_MODELS),
     "external": (
@@ -292,10 +291,10 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
         EXTERNAL,
     ),
     "endpoint": (BY_SERVER, ENDPOINT),
-    "implicit": (("judge.scorer=implicit", *ONCE), IMPLICIT),
-    "previous": (("judge.scorer=implicit", "judge.reference=previous", *ONCE), PREVIOUS),
-    "reference": (("judge.scorer=implicit", "judge.reference=ROOT/reference", *ONCE), REFERENCE),
-    "reward model": (("judge.scorer=reward_model", *ONCE), REWARD_MODEL),
+    "implicit": (("judge=implicit",), IMPLICIT),
+    "previous": (("judge=implicit", "judge.reference=previous"), PREVIOUS),
+    "reference": (("judge=implicit", "judge.reference=ROOT/reference"), REFERENCE),
+    "reward model": (("judge=reward_model",), REWARD_MODEL),
     "early stopping": ((EARLY,), EARLY_STOPPING),
     "early stopping by sft": ((EARLY, "dpo.early_stopping.judge=sft"), EARLY_STOPPING_BY_SFT),
     "early stopping, external": (
@@ -306,7 +305,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
         (EARLY, OTHER_PROMPTS, "dpo.early_stopping.judge=endpoint", *SERVER_OPTIONS),
         EARLY_STOPPING_ENDPOINT,
     ),
-    "reward model outside": (("judge.scorer=reward_model", "judge.model=ROOT/judge", *ONCE), REWARD_MODEL_OUTSIDE),
+    "reward model outside": (("judge=reward_model", "judge.model=ROOT/judge"), REWARD_MODEL_OUTSIDE),
     "seeds in a folder": (("data.ift.path=hub:ROOT/rows",), FOLDER),
 }
 AT_ONCE = ("data", "ifeval", "base_model", "eft", "2 pairs", "2 evaluation")  # no records or checkpoints to resume from
@@ -341,13 +340,15 @@ def model_at(folder: Path) -> None:
 def config_of(root: Path, *overrides: str) -> Config:
     """Options of a run in `root`/run whose templates, seeds and models are files in `root`."""
     given = [
-        *("name=run", f"runs_dir={root}", "iteration=3", "judge=meta", "judge.count=4", "judge.max_comparisons=2"),
+        *("name=run", f"runs_dir={root}", "iteration=3"),
         *(f"model.name={root}/base", f"model.chat_template={root}/chat.jinja", "dpo.reference=base"),
-        *(f"judge.template={root}/judge.txt", f"judge.meta_template={root}/meta.txt"),
         *(f"evaluation.judge_template={root}/pairwise.txt", f"evaluation.ifeval={root}/ifeval.jsonl"),
         *(f"data.ift.path={root}/ift.jsonl", "data.ift_answers=all", "engine.kind=vllm"),
         *(override.replace("ROOT", str(root)) for override in overrides),
     ]
+    if not any(override.startswith("judge=") for override in overrides):
+        given += ["judge=meta", "judge.count=4", "judge.max_comparisons=2"]
+        given += [f"judge.template={root}/judge.txt", f"judge.meta_template={root}/meta.txt"]
     return options(*given)
 
 

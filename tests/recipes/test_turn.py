@@ -19,6 +19,7 @@ from srlm.generation.judgements import JudgeCandidates
 from srlm.generation.prompts import WritePrompts
 from srlm.io.record_file import read_records, write_records
 from srlm.judges.base import Judge, JudgeSpec
+from srlm.judges.config import JudgeConfig
 from srlm.pipeline.artifacts import EFT_HELD_OUT
 from srlm.pipeline.roles import PROGRAM
 from srlm.pipeline.workspace import Workspace
@@ -51,8 +52,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def judged_by_program(root: Path) -> tuple[Workspace, Config]:
-    config = Config(name="run", runs_dir=str(root))
-    config.judge.scorer, config.judge.count, config.judge.min_valid = f"{__name__}:LongestWins", 1, 1
+    config = Config(name="run", runs_dir=str(root), judge=JudgeConfig(scorer=f"{__name__}:LongestWins"))
     workspace = Workspace.of(config)
     write_records(EFT_HELD_OUT.path(workspace), [ranked("e0", (0, 1))])
     return workspace, config

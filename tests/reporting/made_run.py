@@ -10,7 +10,7 @@ from typing import Any
 from srlm.config import Config
 from srlm.generation.pairs import SelectPairs
 from srlm.io import serialization
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import JudgeConfig, SampledJudgeConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import count_reasons, select_pairs
@@ -53,7 +53,7 @@ def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, f
 
 def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None = None) -> Path:
     """To M2: a pair, a tie, a prompt without scores, a rejected prompt, and one prompt for each hostile text."""
-    config = Config(name=root.name, runs_dir=str(root.parent), judge=judge or JudgeConfig(count=1, min_valid=1))
+    config = Config(name=root.name, runs_dir=str(root.parent), judge=judge or SampledJudgeConfig(count=1, min_valid=1))
     workspace = Workspace(root)
     workspace.save_config(config)
     workspace.update_run(name=root.name, seed=0, python="3.12.0", packages={"torch": "2.13.0"})

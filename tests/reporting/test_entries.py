@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import PairwiseJudgeConfig
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting.collect import collect
 from srlm.reporting.entries import Entry, all_entries, cut, row
@@ -80,7 +80,7 @@ def test_candidates_and_judgements_are_in_the_order_of_their_numbers(tmp_path: P
 
 
 def test_comparisons_of_a_judge_that_compares(tmp_path: Path) -> None:
-    root = make_run(tmp_path / "made", judge=JudgeConfig(scorer="pairwise", template="pairwise", count=1, min_valid=1))
+    root = make_run(tmp_path / "made", judge=PairwiseJudgeConfig())
     ids = [f"{RIVERS}/c0-c1/ab", f"{RIVERS}/c0-c1/ba"]
     rows = [Comparison(ids[0], RIVERS, " A", "first"), Comparison(ids[1], RIVERS, " ?", None, "no verdict")]
     write(root / "iteration_2/3_comparisons.jsonl", rows)

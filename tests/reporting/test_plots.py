@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
 from srlm.evaluation.judge_metrics import judge_metrics
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.reporting import plots
 from srlm.reporting.plots import _points, plot_attacks, plot_judges
 from tests.helpers import judgements_of, ranked
@@ -26,7 +26,7 @@ def card(seed: int, silent: bool = False, prompts: int = 12):
         for place in range(len(row.answers))
         for judgement in judgements_of(f"{row.id}/a{place}", [None if silent else float(number.randint(0, 5))])
     ]
-    return judge_metrics(rows, judgements, JudgeConfig(), 100, "s")
+    return judge_metrics(rows, judgements, SampledJudgeConfig(), 100, "s")
 
 
 @pytest.mark.parametrize("cards", [1, 2, 7])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from srlm.errors import ConfigError, TrainingError
-from srlm.judges.config import JudgeConfig
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.prompt import JudgeTemplate
 from srlm.training import ranking
 from srlm.training.encoding import eft_example, encode
@@ -26,7 +26,7 @@ from srlm.types import JudgeExample
 from tests.helpers import options, tiny_llama, tiny_tokenizer, user
 
 RATE = 0.5
-TEMPLATE = JudgeTemplate.load(JudgeConfig(template="verdict_only"))
+TEMPLATE = JudgeTemplate.load(SampledJudgeConfig(template="verdict_only"))
 IFT = [[*user("Hi?"), {"role": "assistant", "content": "Hello."}]]
 EXAMPLES = [
     JudgeExample(f"{prompt}/a{place}", prompt, text, "", score, "seed")

@@ -1,0 +1,144 @@
+"""Options of the chosen judge: Hydra refuses those of another one, and the message names the judges that have them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.errors import CompactHydraException
+
+from srlm.cli.schemas import refused_option, register_judges
+from srlm.config import Config
+from srlm.errors import ConfigError
+from srlm.judges.base import Judge, JudgeSpec
+from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, PairwiseJudgeConfig, SampledJudgeConfig
+from srlm.pipeline.provenance import OptionChanges, option_changes
+from srlm.pipeline.workspace import Workspace
+from srlm.run import plain_options
+from tests.helpers import ROOT, options
+
+JUDGES = sorted(path.stem for path in (ROOT / "conf/judge").glob("*.yaml"))
+OPTIONS = sorted({field.name for kind in JUDGE_OPTIONS.values() for field in fields(kind)})
+
+
+@dataclass
+class OwnOptions(JudgeConfig):
+    """Options of a judge from outside the package."""
+
+    margin: float = 0.5
+
+
+class OwnJudge(Judge[OwnOptions]):
+    options_type = OwnOptions
+    spec = JudgeSpec(runs_on="program", fields=())
+
+    async def judge(self, prompt, candidates, engine, known, emit): ...
+
+
+OWN = f"{__name__}:OwnJudge"
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises((CompactHydraException, ConfigError)) as caught:
+        options(*words)
+    return refused_option(caught.value) or str(caught.value)
+
+
+@pytest.mark.parametrize("judge", ["additive", "logprob", "pairwise", "implicit", "reward_model"])
+def test_an_option_of_another_judge_is_refused(judge: str) -> None:
+    own = {field.name for field in fields(options(f"judge={judge}").judge)}
+    for option in [one for one in OPTIONS if one not in own][::4]:  # composing takes time
+        message = refusal(f"judge={judge}", f"judge.{option}=1")
+        assert f"judge.{option} is no option of the chosen judge, which has scorer, model, max_score" in message
+        assert "Judges that have it: " in message
+
+
+def test_the_message_names_the_judges_that_have_the_option() -> None:
+    assert "Judges that have it: implicit. To choose" in refusal("judge=pairwise", "judge.reference=base")
+    assert "Judges that have it: implicit, reward_model. To" in refusal("judge=pairwise", "judge.length_penalty=1")
+    several = "Judges that have it: additive, logprob_weighted, meta, multiple_choice, verdict_only. To choose"
+    assert several in refusal("judge=pairwise", "judge.temperature=1")
+    assert several in refusal("judge=pairwise", "+judge.temperature=1")
+    assert several in refusal("judge=pairwise", "experiment=qwen_1.5b_one_gpu", "~judge.max_new_tokens")
+
+
+def test_a_mistyped_option_is_answered_with_a_near_one() -> None:
+    assert "Did you mean judge.max_comparisons?" in refusal("judge=pairwise", "judge.max_comparison=1")
+
+
+@pytest.mark.parametrize(("scorer", "choice"), [("pairwise", "pairwise"), ("implicit", "implicit"), (OWN, OWN)])
+def test_a_scorer_with_other_options_is_refused_with_the_choice(scorer: str, choice: str) -> None:
+    assert f"Choose the judge with judge={choice}." in refusal(f"judge.scorer={scorer}")
+    assert "Choose the judge with judge=additive." in refusal("judge=pairwise", "judge.scorer=sampled")
+
+
+def test_a_scorer_with_the_same_options_can_be_given_alone() -> None:
+    assert options("judge=additive", "judge.scorer=logprob_weighted").judge.template == "additive"
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_every_judge_has_its_options_also_after_storing_them(judge: str, tmp_path: Path) -> None:
+    config = options(f"judge={judge}")
+    assert type(config.judge) is JUDGE_OPTIONS[config.judge.scorer]
+    Workspace(tmp_path).save_config(config)
+    restored = Workspace(tmp_path).config()
+    assert type(restored.judge) is type(config.judge)
+    assert restored == config
+
+
+def test_a_judge_from_outside_brings_its_options(tmp_path: Path) -> None:
+    register_judges([f"judge={OWN}"])
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain_options(hydra.compose("config", [f"judge={OWN}", "judge.margin=0.25"]))
+    assert config.judge == OwnOptions(scorer=OWN, margin=0.25)
+    Workspace(tmp_path).save_config(config)
+    assert Workspace(tmp_path).config() == config
+    assert "judge.count is no option" in refusal(f"judge={OWN}", "judge.count=2")
+
+
+def test_options_of_other_judges_in_an_old_config_are_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of older versions stored all options of all judges."""
+    text = "{judge: {scorer: pairwise, template: pairwise, count: 1, temperature: 0.7, max_comparisons: 4}}"
+    Workspace(tmp_path).config_path.write_text(text)
+    assert Workspace(tmp_path).config() == Config(judge=PairwiseJudgeConfig(max_comparisons=4))
+    assert capsys.readouterr().err == ""
+
+
+def test_options_of_other_judges_in_an_old_manifest_are_not_compared() -> None:
+    """Manifests of older versions hold options that the judge never read."""
+    config = Config(judge=PairwiseJudgeConfig())
+    unread = {"judge.early_stopping": False, "judge.early_stopping_risk": 0.02, "judge.temperature": 0.3}
+    then = {"judge.scorer": "pairwise", "judge.count": 1, "judge.max_comparisons": 0, **unread}
+    now = {"judge.scorer": "pairwise", "judge.max_comparisons": 0}
+    assert option_changes(then, now, config, dict) == OptionChanges({}, {})
+    other = option_changes(then | {"judge.scorer": "sampled"}, now, config, dict)
+    assert other == OptionChanges({"judge.scorer": ("sampled", "pairwise")}, {})
+    assert option_changes({}, now, config, dict).changed == {"judge.scorer": ("sampled", "pairwise")}
+
+
+def test_python_and_the_command_have_the_same_defaults_of_a_judge() -> None:
+    assert options("judge=additive").judge == Config().judge == SampledJudgeConfig()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["judge=pairwise", "judge.temperature=1"], "Judges that have it: additive,"),
+        (["judge=nowhere:Judge"], "judge.scorer=nowhere:Judge cannot be imported"),
+        (["judge=nothing"], "Could not find 'judge/nothing'"),
+        ([f"judge={OWN}", "judge.margn=1"], "Did you mean judge.margin?"),
+    ],
+)
+def test_command_ends_with_the_message(words: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "srlm.run", f"runs_dir={tmp_path}", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert message in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr
