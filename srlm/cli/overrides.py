@@ -133,13 +133,17 @@ def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = 
             continue
         if "/" in name or name.startswith(free) or name == "hydra":  # a nested group, or one of the user's folder
             continue
-        near = difflib.get_close_matches(name, [*known, *choices], 1) or _by_last_part(name, known)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        near = _by_last_part(name, known) or difflib.get_close_matches(name, [*known, *choices], 1)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         return f"There is no option {name}.{hint} To list all options: --cfg job. For the most used ones: --help."
     return None
 
 
 def _by_last_part(name: str, known: Sequence[str]) -> list[str]:
-    """Return the options with the same last part as `name`, such as sft.learning_rate for learning_rate."""
+    """Return the options with the same last part as `name`, such as sft.learning_rate for learning_rate.
+
+    The list is empty if there are more than four: such a name says too little.
+    """
     last = name.rpartition(".")[2]
-    return [option for option in known if option.rpartition(".")[2] == last]
+    found = [option for option in known if option.rpartition(".")[2] == last]
+    return found if len(found) <= 4 else []
