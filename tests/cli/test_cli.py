@@ -70,7 +70,10 @@ def test_examples_compose(command: Command, words: str, tmp_path: Path) -> None:
         (["jugde=additive"], "judge"),
         (["+sft.learning_rat=1"], "sft.learning_rate"),
         (["++dpo.lora.rr=1"], "dpo.lora.r"),
-        (["learning_rate=1"], "sft.learning_rate or reward_model.learning_rate or dpo.learning_rate or kto.learning_rate"),
+        (
+            ["learning_rate=1"],
+            "sft.learning_rate or reward_model.learning_rate or dpo.learning_rate or kto.learning_rate",
+        ),
         (["min_net_win=0.1"], "dpo.early_stopping.min_net_win or kto.early_stopping.min_net_win"),
         (["~prompts.cuont"], "prompts.count"),
         (["iteration=2", "nmae=x"], "name"),
