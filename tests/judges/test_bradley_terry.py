@@ -1,4 +1,4 @@
-"""srlm.judges.bradley_terry: against choix, scipy and closed forms; who meets whom in a Swiss-style tournament."""
+"""srlm.judges.bradley_terry: compared with choix, scipy and closed forms; matches of a Swiss-style tournament."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from srlm.types import Comparison
 
 
 def random_wins(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Whole wins and ties (a half for each), some pairs never met."""
+    """Return whole wins and ties (a half for each); some pairs have no match."""
     wins = rng.integers(0, 4, size=(n, n)).astype(float)
     ties = rng.integers(0, 3, size=(n, n)) / 2
     wins += ties + ties.T
@@ -32,7 +32,7 @@ def random_wins(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bradley_terry_is_what_choix_finds(seed):
+def test_bradley_terry_matches_choix(seed):
     rng = np.random.default_rng(seed)
     n, precision = int(rng.integers(2, 9)), float(rng.choice([0.1, 1.0, 3.0]))
     wins = random_wins(rng, n)
@@ -44,7 +44,7 @@ def test_bradley_terry_is_what_choix_finds(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bradley_terry_is_the_most_likely(seed):
+def test_bradley_terry_maximises_the_posterior(seed):
     rng = np.random.default_rng(100 + seed)
     wins = random_wins(rng, 5)
     np.fill_diagonal(wins, 0)
@@ -55,14 +55,14 @@ def test_bradley_terry_is_the_most_likely(seed):
     np.testing.assert_allclose(bradley_terry(wins), minimize(loss, np.zeros(5), tol=1e-12).x, atol=1e-4)
 
 
-def test_bradley_terry_of_two_has_a_closed_form():
-    """Without a prior, the log of wins over losses: also what Elo's formula settles at."""
+def test_bradley_terry_of_two_matches_the_closed_form():
+    """Without a prior, the log of wins over losses: Elo's formula converges to the same value."""
     for won, lost in ((3, 1), (1, 1), (7, 2)):
         first, second = bradley_terry(np.array([[0, won], [lost, 0]]), precision=1e-9)
         assert first - second == pytest.approx(math.log(won / lost), abs=1e-6)
 
 
-def test_bradley_terry_is_finite_where_one_always_wins_and_does_not_overshoot():
+def test_bradley_terry_is_finite_for_one_sided_results():
     wins = np.zeros((4, 4))
     wins[0, 1:] = 1000.0
     strengths = bradley_terry(wins, precision=0.01)
@@ -71,21 +71,21 @@ def test_bradley_terry_is_finite_where_one_always_wins_and_does_not_overshoot():
     assert bradley_terry(np.zeros((3, 3))).tolist() == [0, 0, 0]
 
 
-def test_the_diagonal_is_not_looked_at():
+def test_the_diagonal_is_ignored():
     wins = np.array([[9.0, 2.0], [1.0, 9.0]])
     np.testing.assert_allclose(bradley_terry(wins), bradley_terry(np.array([[0.0, 2.0], [1.0, 0.0]])))
 
 
-def test_shares_of_wins():
+def test_shares_of_wins_are_expected_wins():
     assert shares_of_wins([0.0, 0.0, 0.0], 5) == pytest.approx([2.5, 2.5, 2.5])
     assert shares_of_wins([1.0, 0.0], 5) == pytest.approx([5 / (1 + math.exp(-1)), 5 / (1 + math.exp(1))])
     assert shares_of_wins([1e6, None, -1e6], 10) == [10.0, None, 0.0]
-    assert shares_of_wins([3.0, None], 5) == [None, None]  # nobody to win against
+    assert shares_of_wins([3.0, None], 5) == [None, None]  # no opponent
     assert shares_of_wins([], 5) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_shares_order_as_strengths_do(seed):
+def test_shares_have_the_order_of_strengths(seed):
     rng = np.random.default_rng(seed)
     strengths = rng.normal(0, 3, size=int(rng.integers(2, 10))).tolist()
     scores = shares_of_wins(strengths, 5)
@@ -103,22 +103,22 @@ def compared(group: str, results: dict[tuple[int, int], tuple[str | None, str | 
     ]
 
 
-def test_agreement_is_a_win_disagreement_a_tie_and_a_missing_order_nothing():
+def test_orders_that_agree_win_and_orders_that_disagree_tie():
     rows = compared("p", {(0, 1): ("first", "first"), (0, 2): ("first", "second"), (1, 2): ("second", None)})
     found = strengths_by_group(rows, {"p": 4, "empty": 2})
     expected = bradley_terry(np.array([[0, 1, 0.5], [0, 0, 0], [0.5, 0, 0]]))
     assert found["p"][:3] == pytest.approx(expected.tolist())
-    assert found["p"][3] is None  # never met
+    assert found["p"][3] is None  # has no match
     assert found["empty"] == [None, None]
 
 
-def test_members_of_a_match():
+def test_members_of_a_match_come_from_its_id():
     assert members(match_id("t2/p00001", 3, 12)) == (3, 12)
     assert members(match_id("a-b/c/j0", 0, 1)) == (0, 1)
 
 
 @pytest.mark.parametrize(("n", "budget"), [(4, 6), (4, 4), (5, 3), (8, 12), (2, 1), (7, 21)])
-def test_a_tournament_keeps_its_budget_and_nobody_meets_twice(n, budget):
+def test_a_tournament_spends_its_budget_without_repeated_matches(n, budget):
     number, met = Random(1), []
     strength = list(range(n))
     while new := next_matches(strength, met, budget - len(met), number):
@@ -129,15 +129,15 @@ def test_a_tournament_keeps_its_budget_and_nobody_meets_twice(n, budget):
     assert len(met) == len(set(met)) == budget <= len(list(combinations(range(n), 2)))
 
 
-def test_neighbours_meet():
+def test_candidates_of_similar_strength_are_matched():
     assert set(next_matches([5.0, 1.0, 4.0, 2.0], [], 2, Random(0))) == {(0, 2), (1, 3)}
     assert next_matches([5.0, 1.0, 4.0, 2.0], [(0, 2), (1, 3)], 1, Random(0)) == [(2, 3)]
     first = {tuple(next_matches([0.0] * 6, [], 3, Random(seed))) for seed in range(20)}
-    assert len(first) > 1  # in the first round chance decides
+    assert len(first) > 1  # the first round is random
 
 
-def test_a_swiss_tournament_finds_the_best_with_half_the_matches():
-    """A judge that errs now and then: the best of 8 comes out with 14 of 28 matches nearly as often as with all."""
+def test_a_swiss_tournament_finds_the_best_in_half_the_matches():
+    """With a judge that errs in 5 % of comparisons, 14 of 28 matches find the best of 8 nearly as often as all do."""
     right = {14: 0, 28: 0}
     for trial in range(100):
         rng = Random(trial)
@@ -155,7 +155,7 @@ def test_a_swiss_tournament_finds_the_best_with_half_the_matches():
     assert right[14] >= right[28] - 15
 
 
-def test_the_penalty_evens_lengths():
+def test_the_matching_penalty_equalises_lengths():
     rng = np.random.default_rng(0)
     prompts = []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""srlm.judges.early_stopping: fewer judgements, the same pairs."""
+"""srlm.judges.early_stopping: fewer judgements select the same pairs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def judgement(candidate: str, number: int, score: float | None) -> Judgement:
     return Judgement(f"{candidate}/j{number}", candidate, "", score)
 
 
-def in_rounds(candidates: list[Candidate], scores: Scores, config: Config) -> Scores:
-    """The judgements that are asked for, of those that full judging would give."""
+def judged_in_rounds(candidates: list[Candidate], scores: Scores, config: Config) -> Scores:
+    """Return the requested part of the judgements that full judging would give."""
     asked: Scores = {candidate.id: [] for candidate in candidates}
     own = [candidate for candidate in candidates if takes_part(candidate, config.pairs)]
     for j in range(config.judge.count):
@@ -71,13 +71,13 @@ def random_case(draw: random.Random, penalties: list[float]) -> tuple[list[Candi
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_at_risk_0_the_pairs_are_those_of_full_judging(seed: int) -> None:
-    """3,000 prompts in all, with and without a length penalty; the pair, its scores and the reason for none."""
+def test_at_risk_0_pairs_equal_those_of_full_judging(seed: int) -> None:
+    """3,000 prompts, with and without a length penalty: the pair, its scores and the reason for no pair are equal."""
     draw = random.Random(seed)
     saved = reordered = 0
     for _ in range(100):
         candidates, scores, config = random_case(draw, [0.0, 0.1, 0.5, 1.0, 3.0])
-        asked = in_rounds(candidates, scores, config)
+        asked = judged_in_rounds(candidates, scores, config)
         saved += sum(map(len, scores.values())) - sum(map(len, asked.values()))
         full, fewer = pairs_of(candidates, scores, config), pairs_of(candidates, asked, config)
         assert fewer == full, (scores, asked)
@@ -92,70 +92,70 @@ def ids_of(found) -> list[tuple[str, str]]:
     return [(pair.chosen_id, pair.rejected_id) for pair in found[0]]
 
 
-def test_at_a_risk_few_pairs_differ_with_a_penalty_as_without() -> None:
+def test_at_small_risk_few_pairs_differ_with_length_penalty() -> None:
     draw, different = random.Random(5), 0
     for _ in range(400):
         candidates, scores, config = random_case(draw, [0.5, 1.0])
         config.judge.early_stopping_risk = 0.02
-        different += ids_of(pairs_of(candidates, in_rounds(candidates, scores, config), config)) != ids_of(
+        different += ids_of(pairs_of(candidates, judged_in_rounds(candidates, scores, config), config)) != ids_of(
             pairs_of(candidates, scores, config)
         )
     assert different <= 40
 
 
-def test_a_candidate_is_compared_by_its_penalised_score() -> None:
-    """The long one has the best scores, and is the worst with the penalty; the middle one is then decided early."""
+def test_candidates_are_compared_by_penalised_score() -> None:
+    """The long candidate has the best scores and is the worst with the penalty, so the middle one is decided early."""
     texts = {"long": "x" * 900, "middle": "x" * 300, "short": "x" * 100}
     candidates = candidates_of("t2/p00000", list(texts.values()))
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 4.0, 5.0), strict=True)}
     config = Config(
         judge=SampledJudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0), pairs=PairsConfig(length_penalty=1.0)
     )
-    asked = in_rounds(candidates, scores, config)
+    asked = judged_in_rounds(candidates, scores, config)
     assert [len(asked[one.id]) for one in candidates] == [8, len(asked[candidates[1].id]), 8]
     assert len(asked[candidates[1].id]) < 8
 
 
-def test_a_truncated_candidate_neither_decides_nor_is_judged() -> None:
+def test_excluded_truncated_candidates_are_not_judged() -> None:
     best, second, third = candidates_of("t2/p00000", ["aa", "bb", "cc"])
     candidates = [replace(best, truncated=True), second, third]
     scores: Scores = {best.id: [5.0] * 4, second.id: [3.0] * 4, third.id: [1.0] * 4}
     config = Config(judge=SampledJudgeConfig(count=4, min_valid=1, early_stopping_risk=0.0))
-    asked = in_rounds(candidates, scores, config)
+    asked = judged_in_rounds(candidates, scores, config)
     assert [len(row) for row in asked.values()] == [0, 4, 4]
     assert pairs_of(candidates, asked, config) == pairs_of(candidates, scores, config)
     config.pairs.truncated = Truncated.keep
-    assert len(in_rounds(candidates, scores, config)[best.id]) == 4
+    assert len(judged_in_rounds(candidates, scores, config)[best.id]) == 4
 
 
-def test_the_middle_one_is_left_alone() -> None:
+def test_middle_candidates_need_fewer_judgements() -> None:
     candidates = candidates_of("t2/p00000", ["one", "two", "three"])
     scores: Scores = {one.id: [score] * 8 for one, score in zip(candidates, (5.0, 2.0, 0.0), strict=True)}
-    asked = in_rounds(
+    asked = judged_in_rounds(
         candidates, scores, Config(judge=SampledJudgeConfig(count=8, min_valid=2, early_stopping_risk=0.0))
     )
     first, middle, last = asked.values()
     assert len(middle) < 8
-    assert len(first) == len(last) == 8  # best and worst need them all: their means go into the pair
+    assert len(first) == len(last) == 8  # best and worst need all judgements: their means go into the pair
 
 
-def test_bounds() -> None:
+def test_score_bounds_follow_from_scores_left() -> None:
     standing = ScoreBounds.of([judgement("c", 0, 4.0), judgement("c", 1, None)], 4)
     assert standing == ScoreBounds(valid=1, total=4.0, squares=16.0, left=2)
     assert standing.low == pytest.approx(4 / 3)
     assert standing.high(5) == pytest.approx(14 / 3)
-    assert ScoreBounds(0, 0.0, 0.0, 0).high(5) == 5  # no score can come; nothing follows from it
+    assert ScoreBounds(0, 0.0, 0.0, 0).high(5) == 5  # no score is left; the bound is the maximum
     penalised = replace(standing, penalty=1.5)
     assert (penalised.low, penalised.now, penalised.high(5)) == pytest.approx((4 / 3 - 1.5, 2.5, 14 / 3 - 1.5))
 
 
-def test_a_tie_is_not_decided() -> None:
-    """Equal means are told apart by nothing: neither may be dropped before the end."""
+def test_tied_candidates_are_still_contending() -> None:
+    """Candidates with equal means are both kept to the end."""
     standings = [ScoreBounds(2, 6.0, 18.0, 1), ScoreBounds(3, 8.0, 22.0, 0), ScoreBounds(3, 9.0, 27.0, 0)]
     assert still_contending(standings, SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0))[0]
 
 
-def test_who_cannot_have_enough_valid_judgements_is_out() -> None:
+def test_candidates_without_enough_valid_judgements_stop_contending() -> None:
     standings = [ScoreBounds(0, 0.0, 0.0, 1), ScoreBounds(1, 5.0, 25.0, 1)]
     assert still_contending(standings, SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=0.0)) == [
         False,
@@ -167,8 +167,8 @@ def standing(scores: list[float], left: int, penalty: float = 0.0) -> ScoreBound
     return ScoreBounds(len(scores), sum(scores), sum(score * score for score in scores), left, penalty)
 
 
-def test_the_noise_is_that_within_candidates_shrunk_to_that_of_even_chances() -> None:
-    """Four judgements' worth of the variance of 0..5 at even chances, 35 / 12, and what was seen."""
+def test_noise_is_within_candidate_variance_shrunk_to_uniform() -> None:
+    """The prior is the variance of uniform scores 0..5, 35 / 12, with the weight of four judgements."""
     even = statistics.pvariance(range(6))
     assert even == pytest.approx(35 / 12)
     assert _noise([standing([], 3), standing([4.0], 3)], 5) == pytest.approx(even**0.5)  # one judgement has no spread
@@ -180,8 +180,8 @@ def test_the_noise_is_that_within_candidates_shrunk_to_that_of_even_chances() ->
 
 
 @pytest.mark.parametrize("left", [(1, 1), (3, 1), (0, 4), (4, 0)])
-def test_the_chance_of_ending_behind_is_the_normal_distributions(left: tuple[int, int]) -> None:
-    """Against drawing what is to come: the mean of r judgements around that of v has variance noise^2 (1/r + 1/v)."""
+def test_chance_of_ending_behind_follows_normal_distribution(left: tuple[int, int]) -> None:
+    """The mean of r future judgements around the mean of v past ones has variance noise^2 (1/r + 1/v)."""
     one, other = standing([4.0, 3.0], left[0], 0.5), standing([2.0, 2.0, 3.0], left[1])
     variance = sum(
         (r / (v + r)) ** 2 * (1 / r + 1 / v) for v, r in ((2, left[0]), (3, left[1])) if r
@@ -191,24 +191,24 @@ def test_the_chance_of_ending_behind_is_the_normal_distributions(left: tuple[int
     assert _chance_behind(other, one, 0.8) == pytest.approx(1 - _chance_behind(one, other, 0.8))
 
 
-def test_nothing_to_come_leaves_no_chance() -> None:
+def test_chance_is_0_or_1_without_judgements_left() -> None:
     high, low = standing([4.0], 0), standing([3.0], 0)
     assert (_chance_behind(high, low, 1.0), _chance_behind(low, high, 1.0)) == (0.0, 1.0)
-    assert _chance_behind(high, high, 1.0) == 1.0  # equal ones are not decided
+    assert _chance_behind(high, high, 1.0) == 1.0  # equal candidates are not decided
 
 
 @pytest.mark.parametrize(("above", "asked"), [(0.01, False), (0.0, True), (-0.01, True)])
-def test_a_candidate_is_decided_where_both_chances_are_below_the_risk(above: float, asked: bool) -> None:
+def test_candidates_are_decided_when_both_chances_are_below_risk(above: float, asked: bool) -> None:
     standings = [standing([5.0, 5.0], 1), standing([3.0, 3.0], 1), standing([1.0, 1.0], 1)]
     noise = _noise(standings, 5)
     chance = max(_chance_behind(standings[0], standings[1], noise), _chance_behind(standings[1], standings[2], noise))
     config = SampledJudgeConfig(count=3, min_valid=2, early_stopping_risk=chance + above)
     assert still_contending(standings, config) == [True, asked, True]
     enough = SampledJudgeConfig(count=4, min_valid=3, early_stopping_risk=chance + above)
-    assert still_contending(standings, enough) == [True, True, True]  # no other has enough judgements to be sure of
+    assert still_contending(standings, enough) == [True, True, True]  # no other candidate has enough judgements
 
 
-def test_nobody_is_asked_about_without_judgements_left() -> None:
+def test_no_candidate_is_judged_without_judgements_left() -> None:
     standings = [standing([5.0, 5.0], 0), standing([3.0, 3.0], 0)]
     assert still_contending(standings, SampledJudgeConfig(count=2, min_valid=2, early_stopping_risk=0.0)) == [
         False,

@@ -1,4 +1,4 @@
-"""srlm.judges.eft: whose rationales and scores become EFT examples, and how they are balanced and spread."""
+"""srlm.judges.eft: the selection of EFT examples and their balancing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def own(id: str, scores=(5.0, 2.0)):
 
 
 def baseline(id: str, verdicts):
-    """The baseline's judgements of a prompt's answers; None = no verdict."""
+    """Return the baseline's judgements of a prompt's answers; None means no verdict."""
     texts = ["I cannot say." if v is None else f"{id} because {n}.\n\n**Score: {v}**" for n, v in enumerate(verdicts)]
     return [judgement_from(f"{id}/a{n}", text) for n, text in enumerate(texts)]
 
@@ -47,7 +47,7 @@ def baseline(id: str, verdicts):
 # The seed's own rationales
 
 
-def test_own_rationales_and_scores():
+def test_own_rationales_and_scores_become_examples():
     examples, counts = build([own("e0"), own("e1", (4.0, 3.0, 0.0))])
     assert set(examples) == {"e0/a0", "e0/a1", "e1/a0", "e1/a1", "e1/a2"}
     assert examples["e1/a2"] == JudgeExample("e1/a2", "e1 question", "e1 answer 2", "e1 why 2", 0.0, "seed", rank=2)
@@ -66,7 +66,7 @@ def test_answers_without_a_rationale_or_score_are_left_out():
     assert counts[NONE_OWN] == 2
 
 
-def test_a_score_of_zero_is_a_score():
+def test_a_score_of_zero_is_valid():
     examples, _ = build([ranked("e0", (0, 1), (0.0, 0.0), ("bad", "bad"))])
     assert [example.score for example in examples.values()] == [0.0, 0.0]
 
@@ -78,7 +78,7 @@ def test_own_scores_off_the_scale_are_refused(score, shown):
         build(rows)
 
 
-def test_the_scale_is_the_configured_one():
+def test_the_scale_ends_at_max_score():
     examples, _ = build([own("e0", (9.0, 2.0))], max_score=10)
     assert examples["e0/a0"].score == 9.0
 
@@ -86,14 +86,14 @@ def test_the_scale_is_the_configured_one():
 # The SFT baseline's
 
 
-def test_who_needs_the_baseline():
+def test_needs_baseline_when_rationales_or_scores_are_missing():
     bare, full = [ranked("e0"), ranked("e1")], [ranked("e0"), own("e1")]
     assert needs_baseline(bare, RationaleSource.auto)
     assert not needs_baseline(full, RationaleSource.auto)
     assert needs_baseline(full, RationaleSource.baseline)
     assert not needs_baseline(bare, RationaleSource.seed)
     assert not needs_baseline(bare, RationaleSource.none)
-    # A score without a rationale, or the reverse, is nothing to learn from.
+    # A score without a rationale, or the reverse, gives no example.
     halves = [ranked("e0", (0, 1), (5.0, 1.0)), ranked("e1", (0, 1), None, ("a", "b"))]
     assert needs_baseline(halves, RationaleSource.auto)
 
@@ -104,9 +104,9 @@ def test_who_needs_the_baseline():
         ((0, 1), (5, 2), True),
         ((1, 0), (2, 5), True),
         ((0, 1), (2, 5), False),
-        ((0, 1), (3, 3), False),  # a tie where people see a difference
+        ((0, 1), (3, 3), False),  # a tie where the ranks differ
         ((0, 0), (3, 3), True),
-        ((0, 0), (2, 5), True),  # people tie: either order
+        ((0, 0), (2, 5), True),  # tied ranks: either order agrees
         ((0, 1, 2), (5, 3, 1), True),
         ((0, 1, 2), (5, 1, 3), False),
         ((0, 1, 2), (5, 3, 3), False),
@@ -117,7 +117,7 @@ def test_who_needs_the_baseline():
         ((0, 0), (None, None), False),
     ],
 )
-def test_baseline_agreement(ranks, verdicts, kept):
+def test_prompts_are_kept_when_the_baseline_agrees_with_ranks(ranks, verdicts, kept):
     other = ranked("other")
     rows = [ranked("e0", ranks), other]
     examples, counts = build(rows, baseline("e0", verdicts) + baseline("other", (4, 1)))
@@ -129,7 +129,7 @@ def test_baseline_agreement(ranks, verdicts, kept):
     assert {name: count for name, count in counts.items() if name in (UNSCORED, DISAGREES)} == expected
 
 
-def test_the_baselines_rationale_comes_without_its_verdict():
+def test_the_baselines_rationale_excludes_its_verdict():
     examples, _ = build([ranked("e0")], baseline("e0", (5, 2)))
     assert examples["e0/a1"] == JudgeExample(
         "e0/a1", "e0 question", "e0 answer 1", "e0 because 1.", 2.0, "sft_baseline", rank=1
@@ -143,7 +143,7 @@ def test_a_missing_judgement_drops_the_whole_prompt():
     assert counts[UNSCORED] == 1
 
 
-def test_baseline_by_option_overrides_the_seeds_own():
+def test_baseline_option_overrides_own_rationales():
     examples, _ = build([own("e0")], baseline("e0", (4, 1)), seeds("baseline"))
     assert {example.written_by for example in examples.values()} == {"sft_baseline"}
     assert examples["e0/a0"].score == 4.0
@@ -164,31 +164,31 @@ def test_baseline_by_option_overrides_the_seeds_own():
         ((0, 0), [5, 5]),
     ],
 )
-def test_ranks_only(ranks, scores):
+def test_ranks_map_to_evenly_spaced_scores(ranks, scores):
     examples, _ = build([ranked("e0", ranks)], config=seeds("none"))
     assert [examples[f"e0/a{n}"].score for n in range(len(ranks))] == scores
     assert {example.rationale for example in examples.values()} == {""}
 
 
-def test_score_alone_is_the_seeds_own():
+def test_score_only_examples_use_own_scores():
     examples, _ = build([own("e0", (4.0, 0.0))], config=seeds("none"))
     assert [(e.score, e.rationale) for _, e in sorted(examples.items())] == [(4.0, ""), (0.0, "")]
 
 
-def test_score_alone_goes_by_rank_where_one_is_missing():
+def test_score_only_examples_use_ranks_when_a_score_is_missing():
     rows = [ranked("e0", (0, 1, 2), (3.0, None, 2.0), ("why", "why", "why"))]
     examples, _ = build(rows, config=seeds("none"))
     assert [example.score for example in sorted(examples.values(), key=lambda e: e.id)] == [5.0, 3.0, 1.0]
 
 
 @pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
-def test_score_alone_must_be_whole_and_in_range(score):
+def test_score_only_examples_need_whole_scores_in_range(score):
     with pytest.raises(SeedError, match=r"whole number from 0 to judge\.max_score=5"):
         build([own("e0", (score, 1.0))], config=seeds("none"))
 
 
 @pytest.mark.parametrize("count", range(2, 13))
-def test_ranks_only_keep_the_order_and_the_range(count):
+def test_scores_from_ranks_keep_order_and_range(count):
     examples, _ = build([ranked("e0", range(count))], config=seeds("none"))
     scores = [examples[f"e0/a{n}"].score for n in range(count)]
     assert scores == sorted(scores, reverse=True)
@@ -209,23 +209,23 @@ def with_scores(scores) -> list[JudgeExample]:
         ([4] * 10 + [1, 2, 3, 5], 0.3, {4: 1, 1: 1, 2: 1, 3: 1, 5: 1}),
         ([4] * 8 + [1, 2] * 4, 0.4, {4: 5, 1: 4, 2: 4}),
         ([4] * 8 + [1] * 2, 0.5, {4: 2, 1: 2}),
-        ([4] * 8 + [1] * 2, 0.3, {4: 2, 1: 2}),  # 0.3 cannot be had with two scores
+        ([4] * 8 + [1] * 2, 0.3, {4: 2, 1: 2}),  # 0.3 is impossible with two scores
         ([4] * 8 + [1] * 2, 0.8, {4: 8, 1: 2}),
         ([4] * 8, 0.3, {4: 8}),
         ([1, 2, 3, 4], 0.25, {1: 1, 2: 1, 3: 1, 4: 1}),
         ([], 0.3, {}),
     ],
 )
-def test_cap_modal_score(scores, share, left):
+def test_cap_modal_score_limits_the_modal_fraction(scores, share, left):
     assert Counter(example.score for example in cap_modal_score(with_scores(scores), share)) == left
 
 
-def test_cap_modal_score_drops_the_last_ones_and_keeps_the_order():
+def test_cap_modal_score_drops_the_last_and_keeps_order():
     kept = cap_modal_score(with_scores([4, 1, 4, 4, 1, 4]), 0.5)
     assert [example.id for example in kept] == ["e/a0", "e/a1", "e/a2", "e/a4"]
 
 
-def test_cap_modal_score_on_random_data():
+def test_cap_modal_score_is_minimal_on_random_data():
     number = random.Random(3)
     for _ in range(300):
         examples = with_scores(number.choices(range(6), weights=[1, 2, 4, 8, 16, 32], k=number.randint(1, 60)))
@@ -243,7 +243,7 @@ def test_cap_modal_score_on_random_data():
                 assert after[score] + 1 > allowed * (len(kept) + 1) - 1e-9
 
 
-def test_build_caps_and_counts():
+def test_build_caps_the_modal_score_and_counts_drops():
     rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [own(f"f{n}", (4.0, 4.0)) for n in range(4)]
     examples, counts = build(rows, config=seeds(share=0.5))
     assert Counter(example.score for example in examples.values()) == {4.0: 4, 1.0: 4}
@@ -256,7 +256,7 @@ def test_build_caps_and_counts():
 
 
 def test_limit_takes_whole_prompts():
-    """A better answer without the worse one beside it teaches little but how often a score comes."""
+    """An answer without the others of its prompt mostly teaches how frequent a score is."""
     rows = [own(f"e{n}", (5.0, 4.0, 3.0, 2.0)) for n in range(5)]
     for limit, sizes in ((3, [3]), (5, [4, 1]), (8, [4, 4]), (12, [4, 4, 4]), (20, [4] * 5), (99, [4] * 5)):
         examples, counts = build(rows, config=seeds(limit=limit))
@@ -265,11 +265,11 @@ def test_limit_takes_whole_prompts():
         assert sorted(of_prompt.values(), reverse=True) == sizes
 
 
-def test_no_limit_takes_all():
+def test_limit_0_takes_all_examples():
     assert len(build([own(f"e{n}") for n in range(5)], config=seeds(limit=0))[0]) == 10
 
 
-def test_order_is_random_by_the_seed():
+def test_the_seed_determines_the_order():
     rows = [own(f"e{n}") for n in range(10)]
     first, again, other = (list(build(rows, seed=seed)[0]) for seed in (0, 0, 1))
     assert first == again
@@ -278,7 +278,7 @@ def test_order_is_random_by_the_seed():
     assert first != sorted(first)
 
 
-def test_order_mixes_what_the_spread_took_in_turn():
+def test_examples_of_different_prompts_are_shuffled_together():
     rows = [own(f"e{n}") for n in range(10)]
     firsts = [{id.split("/")[0] for id in list(build(rows, seed=seed)[0])[:10]} for seed in range(5)]
     assert any(len(prompts) < 10 for prompts in firsts)
@@ -297,7 +297,7 @@ def test_order_mixes_what_the_spread_took_in_turn():
     ],
     ids=["no rows", "no own", "no judgements", "no agreement"],
 )
-def test_no_example_left_names_the_reasons_and_ways_on(rows, verdicts, config, said):
+def test_no_examples_left_raises_with_reasons_and_fixes(rows, verdicts, config, said):
     with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*data\.eft\.path=builtin"):
         build(rows, baseline("e0", verdicts), config)
 
@@ -319,7 +319,7 @@ def pairs_of(rows, limit=0, balance=False, seed=0):
     return build_examples(rows, [], config, PAIRWISE, seed)
 
 
-def test_pairs_are_all_that_people_order():
+def test_pairs_are_all_answers_of_different_rank():
     rows = [ranked("e0", (0, 1, 1, 2)), ranked("e1", (0, 0))]
     examples, counts = pairs_of(rows)
     assert {example.id for example in examples} == {
@@ -340,8 +340,8 @@ def test_the_better_answer_is_shown_first_half_the_time():
         assert all(example.other.endswith("answer 0") for example in turned)
 
 
-def test_a_pairs_baseline_is_not_asked_for():
-    """Ranks are enough: rationales=auto on seeds without rationales would send other judges to the baseline."""
+def test_pairs_need_no_baseline():
+    """Ranks are enough. For other judges, rationales=auto uses the baseline when seeds have no rationales."""
     config = DataConfig(rationales=RationaleSource.auto)
     examples, _ = build_examples([ranked("e0")], [], config, PAIRWISE, 0)
     assert len(examples) == 1
@@ -366,7 +366,7 @@ def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_length_tells_nothing_after_balancing(seed):
+def test_balancing_removes_the_length_difference_between_scores(seed):
     rows = open_assistant_like(random.Random(seed), 300)
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_max_score_fraction=0.3)
     examples, counts = build_examples(rows, [], config, SampledJudgeConfig(), seed)
@@ -385,8 +385,8 @@ def test_length_tells_nothing_after_balancing(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_an_answers_own_length_tells_nothing_either(seed):
-    """Where prompts whose longer answer is better have longer answers altogether; the ratio alone would not show it."""
+def test_balancing_removes_the_correlation_of_length_and_score(seed):
+    """Prompts whose longer answer is better have longer answers overall, which the length ratio alone does not show."""
     number = random.Random(seed)
     rows = []
     for n in range(400):
@@ -397,21 +397,21 @@ def test_an_answers_own_length_tells_nothing_either(seed):
     examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), seed)
     assert len(examples) > 200
     logs, scores = [math.log(len(e.response)) for e in examples], [e.score for e in examples]
-    assert abs(correlation(logs, scores)[0]) < 0.1  # hard to match: the two kinds' lengths hardly meet
+    assert abs(correlation(logs, scores)[0]) < 0.1  # hard to match: the two kinds' lengths hardly overlap
     everything = [example for row in rows for example in _scored(row)]
     logs, scores = [math.log(len(e.response)) for e in everything], [e.score for e in everything]
     assert correlation(logs, scores)[0] > 0.2
 
 
-def test_partners_have_the_same_scores():
-    """Or the scores of the longer ones would be others than those of the shorter ones."""
+def test_partners_in_a_balanced_set_have_equal_scores():
+    """Otherwise the longer answers would have other scores than the shorter ones."""
     rows = [sized("s", 100, 400), sized("l", 410, 200, 110)]  # 5 and 1; 5, 3 and 1
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
     assert sorted(example.id for example in examples) == ["l/a0", "l/a2", "s/a0", "s/a1"]
 
 
-def test_pairs_without_a_partner_of_like_lengths_are_left_out():
+def test_pairs_without_a_partner_of_similar_lengths_are_dropped():
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     for lengths, sets in (((400, 100), 1), ((480, 120), 1), ((900, 100), 0), ((4000, 1000), 0)):
         rows = [sized("s", 100, 400), sized("l", *lengths), sized("s2", 100, 400), sized("l2", 405, 100)]
@@ -422,7 +422,7 @@ def _scored(row: RankedPrompt) -> list[JudgeExample]:
     return [JudgeExample(row.id, "", answer.text, "", float(-answer.rank), "seed") for answer in row.answers]
 
 
-def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
+def test_prompts_with_both_kinds_of_pair_give_the_rarer():
     rows = [sized("both", 100, 50, 200), *(sized(f"long{n}", 200, 100) for n in range(3))]
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
@@ -431,22 +431,22 @@ def test_a_prompt_that_can_give_either_kind_gives_the_rarer():
     assert len(both[0].response) < len(both[1].response)
 
 
-def test_partners_have_like_ratios():
+def test_partners_have_similar_length_ratios():
     rows = [sized("s", 100, 400), sized("l1", 110, 100), sized("l4", 390, 100), sized("l9", 900, 100)]
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     examples, _ = build_examples(rows, [], config, SampledJudgeConfig(), 0)
     assert {example.id.split("/")[0] for example in examples} == {"s", "l4"}
 
 
-def test_a_limit_keeps_whole_sets():
+def test_a_limit_keeps_whole_balanced_sets():
     rows = open_assistant_like(random.Random(0), 100)
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True, eft_limit=30)
     assert len(build_examples(rows, [], config, SampledJudgeConfig(), 0)[0]) == 28
     assert len(pairs_of(rows, limit=31, balance=True)[0]) == 30
-    assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # one set at least, and never all of them
+    assert len(pairs_of(rows, limit=1, balance=True)[0]) == 2  # at least one set, and not all of them
 
 
-def test_pairs_are_balanced_in_length_and_place_at_once():
+def test_pairs_are_balanced_in_length_and_position():
     examples, _ = pairs_of(open_assistant_like(random.Random(1), 200), balance=True)
     kinds = Counter(
         (example.score == 1.0, (len(example.response) > len(example.other)) == (example.score == 1.0))
@@ -456,7 +456,7 @@ def test_pairs_are_balanced_in_length_and_place_at_once():
     assert max(kinds.values()) - min(kinds.values()) <= 1
 
 
-def test_nothing_to_balance_is_an_error_with_the_reasons():
+def test_no_balanced_set_raises_with_the_reasons():
     rows = [sized(f"e{n}", 200, 100) for n in range(3)]  # no shorter answer is ever better
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=True)
     with pytest.raises(SeedError, match=r"not in a length-balanced set: 6"):
@@ -466,8 +466,8 @@ def test_nothing_to_balance_is_an_error_with_the_reasons():
 # Ranks and scores that differ
 
 
-def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
-    """(better, worse) of every pair that a judge learns, from a seed file's rows."""
+def ordered_pairs(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple[str, str]]:
+    """Return (better, worse) for every training pair of these ranked prompts."""
     config = DataConfig(rationales=RationaleSource.none, eft_length_balance=balance)
     examples, _ = build_examples(rows, [], config, options_type(scorer)(), 0)
     return {(e.response, e.other) if e.score == 1.0 else (e.other, e.response) for e in examples}
@@ -478,7 +478,7 @@ def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple
     ("ranks", "scores"),
     [
         (range(12), None),  # more ranks than whole scores
-        ((0, 1, 2), (5.0, 5.0, 1.0)),  # people order answers that have the same score
+        ((0, 1, 2), (5.0, 5.0, 1.0)),  # different ranks, equal scores
         ((0, 1, 2), (1.0, 3.0, 5.0)),  # scores that contradict the ranks
         ((0, 1), (4.5, 4.4)),  # no whole scores
         ((0, 1), (90.0, 80.0)),  # another scale
@@ -487,24 +487,24 @@ def compared(rows, scorer: str = "pairwise", balance: bool = False) -> set[tuple
         ((1, 0), (5.0, None)),
     ],
 )
-def test_pairs_are_those_that_people_order(scorer, ranks, scores):
-    found = compared([ranked("e", ranks, scores)], scorer)
+def test_pairs_follow_the_human_ranks(scorer, ranks, scores):
+    found = ordered_pairs([ranked("e", ranks, scores)], scorer)
     places = range(len(ranks))
     assert found == {(f"e answer {i}", f"e answer {j}") for i in places for j in places if ranks[i] < ranks[j]}
 
 
-def test_answers_that_people_tie_give_no_pair():
+def test_tied_ranks_give_no_pair():
     rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
     _, counts = build_examples(rows, [], DataConfig(), PairwiseJudgeConfig(), 0)
     assert counts["dropped: people order no two of its answers"] == 1
 
 
-def test_length_balanced_pairs_go_by_rank():
+def test_length_balanced_pairs_follow_ranks():
     """Close ranks share a whole score, and scores contradict the ranks."""
     texts = ["a" * (100 + 3 * n) for n in range(9)]
     short = RankedPrompt("s", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(texts)))
     long = RankedPrompt("l", "q", tuple(RankedAnswer(t, n, float(n % 6)) for n, t in enumerate(reversed(texts))))
-    found = compared([short, long], balance=True)
+    found = ordered_pairs([short, long], balance=True)
     assert len(found) == 2
     for better, worse in found:
         assert abs(len(better) - len(worse)) == 3 * 8  # the best and the last, one of either kind
@@ -520,18 +520,18 @@ def test_length_balanced_pairs_go_by_rank():
         ((5.0, 1.0, 2.0), [5.0, 3.0, 1.0]),
     ],
 )
-def test_scores_alone_do_not_contradict_the_ranks(scores, expected):
+def test_scores_that_contradict_ranks_are_replaced_by_ranks(scores, expected):
     examples, _ = build([ranked("e0", (0, 1, 2), scores)], config=seeds("none"))
     assert [examples[f"e0/a{n}"].score for n in range(3)] == expected
 
 
-def test_a_prompt_whose_rationales_contradict_its_ranks_is_left_out():
+def test_prompts_whose_rationale_scores_contradict_ranks_are_dropped():
     examples, counts = build([own("e0", (2.0, 5.0)), own("e1", (4.0, 4.0)), own("e2", (5.0, 1.0))])
     assert set(examples) == {"e1/a0", "e1/a1", "e2/a0", "e2/a1"}
     assert counts["dropped: its scores contradict its ranks"] == 1
 
 
-def test_an_example_holds_peoples_rank():
+def test_examples_store_the_human_rank():
     examples, _ = build([ranked("e0", (0, 3, 3))], config=seeds("none"))
     assert [examples[f"e0/a{n}"].rank for n in range(3)] == [0, 3, 3]
 
@@ -539,12 +539,12 @@ def test_an_example_holds_peoples_rank():
 # Tries
 
 
-def test_the_first_try_that_agrees_is_kept():
+def test_the_first_attempt_that_agrees_is_kept():
     rows = [ranked("e0"), ranked("e1"), ranked("e2")]
     judgements = [
-        *tried("e0", (2, 5), (4, 1), (5, 0)),  # the second agrees
-        *tried("e1", (2, 5), (None, 1), (3, 3)),  # none does
-        *tried("e2", (5, 1)),
+        *judgements_of_attempts("e0", (2, 5), (4, 1), (5, 0)),  # the second agrees
+        *judgements_of_attempts("e1", (2, 5), (None, 1), (3, 3)),  # none does
+        *judgements_of_attempts("e2", (5, 1)),
     ]
     config = replace(seeds(), rationale_attempts=3)
     examples, counts = build_examples(rows, judgements, config, SampledJudgeConfig(), 0)
@@ -555,7 +555,7 @@ def test_the_first_try_that_agrees_is_kept():
     assert {example.id for example in once} == {"e2/a0", "e2/a1"}
 
 
-def tried(id: str, *tries) -> list[Judgement]:
+def judgements_of_attempts(id: str, *tries) -> list[Judgement]:
     rows = []
     for attempt, verdicts in enumerate(tries):
         for judgement in baseline(id, verdicts):
@@ -563,7 +563,7 @@ def tried(id: str, *tries) -> list[Judgement]:
     return rows
 
 
-def test_the_report_tells_what_was_kept_and_what_was_not():
+def test_report_counts_kept_and_dropped_examples():
     rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
     examples, counts = build_examples(rows, [], seeds("seed", share=0.5), SampledJudgeConfig(), 0)
     agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}

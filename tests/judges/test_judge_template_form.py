@@ -36,7 +36,7 @@ def load(path: Path, text: str, scorer: str = "sampled", max_score: int = 5) -> 
         (f"1. It is relevant. 2. It is useful. {FORM}", 5),
     ],
 )
-def test_templates_that_fit(tmp_path: Path, text: str, max_score: int) -> None:
+def test_templates_with_matching_form_and_scale_load(tmp_path: Path, text: str, max_score: int) -> None:
     load(tmp_path / "own.txt", text, max_score=max_score)
 
 
@@ -62,8 +62,8 @@ def test_templates_with_another_form_or_scale_are_refused(tmp_path: Path, text: 
         load(tmp_path / "own.txt", text, max_score=max_score)
 
 
-def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scale(tmp_path: Path) -> None:
-    load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob")  # is read after "Score:", whatever is asked for
+def test_judges_check_only_the_template_parts_they_use(tmp_path: Path) -> None:
+    load(tmp_path / "own.txt", "Rate from 0 to 5.", "logprob")  # the score is read after "Score:"
     with pytest.raises(ConfigError, match="scores of '1-10'"):
         load(tmp_path / "own.txt", "Rate 1-10.", "logprob")
     with pytest.raises(ConfigError, match="does not ask for the verdict's format"):
@@ -71,7 +71,7 @@ def test_only_judges_that_write_need_the_form_and_only_those_that_score_the_scal
 
 
 @pytest.mark.parametrize("name", ["additive", "multiple_choice", "verdict_only"])
-def test_packaged_templates_fit_what_eft_teaches(name: str) -> None:
+def test_packaged_templates_match_the_eft_targets(name: str) -> None:
     text = JudgeTemplate.load(SampledJudgeConfig(template=name)).template.text
     assert VERDICT in text
     assert parse_verdict(judge_target("Because.", 4.0), 5) == (4.0, "")
@@ -86,7 +86,7 @@ def test_packaged_templates_fit_what_eft_teaches(name: str) -> None:
         ("Is answer a better, or answer b?", "A"),
     ],
 )
-def test_templates_that_compare_by_other_letters_are_refused(tmp_path: Path, text: str, lacks: str) -> None:
+def test_comparison_templates_with_other_letters_are_refused(tmp_path: Path, text: str, lacks: str) -> None:
     path = tmp_path / "own.txt"
     path.write_text(text + "{{instruction}}{{answer_a}}{{answer_b}}", encoding="utf-8")
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_templates_that_compare_by_other_letters_are_refused(tmp_path: Path, tex
 
 
 @pytest.mark.parametrize("text", ["Reply with A or B.", "Output [[A]], [[B]] or [[C]].", "Answer **A** / **B**?"])
-def test_templates_that_compare_by_a_and_b_fit(tmp_path: Path, text: str) -> None:
+def test_comparison_templates_with_letters_a_and_b_load(tmp_path: Path, text: str) -> None:
     path = tmp_path / "own.txt"
     path.write_text(text + "{{instruction}}{{answer_a}}{{answer_b}}", encoding="utf-8")
     load_template(str(path), "evaluation.judge_template")

@@ -1,4 +1,4 @@
-"""srlm.judges: judges by name, judges from outside the package, judging without a stage or files."""
+"""srlm.judges: judges by name, external judges, judging without a stage or files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers import ScriptedEngine, candidates_of
 
 
 class LongestWins(Judge):
-    """A judge from outside the package: a program."""
+    """An external judge that runs no model."""
 
     spec = JudgeSpec(runs_on="program", fields=())
 
@@ -36,23 +36,23 @@ def test_every_judge_has_its_spec(name):
     assert isinstance(judge.spec, JudgeSpec)
 
 
-def test_a_judge_from_outside_is_named_by_module_and_class():
+def test_external_judges_are_named_by_module_and_class():
     judge = judge_named(f"{__name__}:LongestWins")
     found = asyncio.run(judge_answers(judge(Config()), None, "Why?", ["Because.", "So."]))
     assert [(one.candidate_id, one.score) for one in found] == [("prompt/c0", 8.0), ("prompt/c1", 3.0)]
 
 
 @pytest.mark.parametrize("name", ["charm", "nowhere:Judge", f"{__name__}:Missing", f"{__name__}:NO_JUDGE"])
-def test_what_is_no_judge_is_refused(name):
+def test_names_that_are_no_judge_are_refused(name):
     with pytest.raises(ConfigError, match=f"^judge.scorer={name}"):
         judge_named(name)
 
 
 class OwnLogprob(LogprobJudge):
-    """A judge from outside the package that inherits how a score is read."""
+    """An external judge that inherits score reading."""
 
 
-def test_a_subclass_from_outside_reads_probabilities_as_its_base_does():
+def test_external_subclasses_read_probabilities_like_their_base():
     config = Config(judge=LogprobJudgeConfig())
     calls = []
     for kind in (LogprobJudge, OwnLogprob):
@@ -74,7 +74,7 @@ def test_judging_needs_no_stage_and_no_files(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_known_comparisons_are_not_made_again():
+def test_known_comparisons_are_not_requested_again():
     config = Config(judge=PairwiseJudgeConfig())
     judge, engine = make_judge(config), ScriptedEngine(lambda *_: " A")
     rows, known = candidates_of("p0", ["rain", "snow", "hail"]), {}

@@ -1,4 +1,4 @@
-"""srlm.judges.judging and .tournament: judges that compare or rate, from requests to scores, stopped and resumed."""
+"""srlm.judges.judging and .tournament: pairwise and sequence-scoring judges, from requests to scores, with resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config_of(scorer: str, **judge) -> Config:
 
 
 def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None, truncated=()):
-    """All of the prompts' candidates, as a stage judges them."""
+    """Judge all candidates of the prompts as a stage does."""
     workspace = Workspace(tmp_path)
     stage = Stage(workspace, tmp_path, "judgements", NAMES, {})
 
@@ -47,7 +47,7 @@ def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda 
 
 
 def prefers(*order: str, leaning: float = 0.0):
-    """Likes texts in this order, the more the farther apart, and leans to what is shown first."""
+    """Return a judge that prefers texts in this order, with a bias to the first position."""
 
     def reply(messages, *_):
         content = messages[0]["content"]
@@ -64,7 +64,7 @@ TEXTS = ["rain", "snow", "hail", "sun"]
 
 
 @pytest.mark.parametrize("leaning", [0.0, 10.0, -10.0])
-def test_every_two_are_compared_in_both_orders_and_scores_follow(tmp_path, leaning):
+def test_all_pairs_are_compared_in_both_orders(tmp_path, leaning):
     engine = ScriptedEngine(prefers("sun", "rain", "hail", "snow", leaning=leaning), scramble=1)
     pieces = []
     judging, found = judged(engine, config_of("pairwise"), tmp_path, {"p0": TEXTS}, lambda *t: pieces.append(t))
@@ -80,12 +80,12 @@ def test_every_two_are_compared_in_both_orders_and_scores_follow(tmp_path, leani
     assert sorted(found, key=lambda id: -found[id].score) == ["p0/c3", "p0/c0", "p0/c2", "p0/c1"]
 
 
-def test_without_probabilities_a_judge_that_always_says_a_ties_all(tmp_path):
+def test_always_a_without_probabilities_ties_all_candidates(tmp_path):
     _, found = judged(ScriptedEngine(lambda *_: " A"), config_of("pairwise"), tmp_path, {"p0": TEXTS[:3]})
     assert [judgement.score for judgement in found.values()] == [2.5] * 3
 
 
-def test_an_unread_comparison_is_missing_and_never_a_loss(tmp_path):
+def test_unparsed_comparisons_are_missing_not_losses(tmp_path):
     def reply(messages, *rest):
         content = messages[0]["content"]
         return " neither" if "snow" in content else prefers(*TEXTS)(messages, *rest)
@@ -97,7 +97,7 @@ def test_an_unread_comparison_is_missing_and_never_a_loss(tmp_path):
     assert found["p1/c0"].score is found["p1/c1"].score is None
 
 
-def test_too_long_for_the_judge_is_missing(tmp_path):
+def test_comparisons_too_long_for_the_judge_are_missing(tmp_path):
     def reply(messages, *rest):
         if "snow" in messages[0]["content"]:
             raise PromptTooLongError("9 tokens")
@@ -105,12 +105,12 @@ def test_too_long_for_the_judge_is_missing(tmp_path):
 
     judging, found = judged(ScriptedEngine(reply), config_of("pairwise"), tmp_path, {"p0": TEXTS[:3]})
     assert found["p0/c1"].score is None
-    assert found["p0/c0"].score > 2.5 > found["p0/c2"].score  # and the others' leaning is still taken out
+    assert found["p0/c0"].score > 2.5 > found["p0/c2"].score  # and the position bias of the others is still removed
     problems = {c.problem for c in judging.evidence.file.records.values() if c.winner is None}
     assert problems == {"too long for the judge: 9 tokens"}
 
 
-def test_a_budget_is_kept_and_the_rounds_are_the_same_again(tmp_path):
+def test_comparison_budget_holds_and_rounds_are_reproducible(tmp_path):
     texts = [f"text {n}" for n in range(6)]
     config = config_of("pairwise", max_comparisons=7)
     asked = []
@@ -123,8 +123,8 @@ def test_a_budget_is_kept_and_the_rounds_are_the_same_again(tmp_path):
 
 
 @pytest.mark.parametrize("scorer", ["pairwise", "reward_model"])
-def test_what_is_there_is_not_asked_again(tmp_path, scorer):
-    """Killed after some requests; the second run asks for the rest alone and comes to the same."""
+def test_resume_requests_only_missing_judgements(tmp_path, scorer):
+    """The first run is killed after some requests; the second requests only the rest and gives the same result."""
     config = config_of(scorer)
     prompts = {f"p{n}": TEXTS for n in range(3)}
 
@@ -140,7 +140,7 @@ def test_what_is_there_is_not_asked_again(tmp_path, scorer):
     def engine_of(tick):
         if scorer == "pairwise":
             return ScriptedEngine(lambda *request: (tick(), prefers(*TEXTS)(*request))[1])
-        return ScriptedRater(lambda *request: (tick(), float(len(request[1])))[1])
+        return ScriptedScorer(lambda *request: (tick(), float(len(request[1])))[1])
 
     whole = engine_of(lambda: None)
     _, expected = judged(whole, config, tmp_path / "whole", prompts)
@@ -154,10 +154,10 @@ def test_what_is_there_is_not_asked_again(tmp_path, scorer):
     _, found = judged(again, config, tmp_path / "cut", prompts, lambda new, _: told.append(new))
     assert found == expected
     assert len(again.calls) == len(whole.calls) - kept
-    assert sum(told) == len(whole.calls)  # what was there counts as done
+    assert sum(told) == len(whole.calls)  # stored judgements count as done
 
 
-class ScriptedRater:
+class ScriptedScorer:
     def __init__(self, strength):
         self.strength, self.calls, self.ended, self.usage = strength, [], [], Usage()
 
@@ -171,7 +171,7 @@ class ScriptedRater:
 
 
 def test_ratings_become_scores_within_the_prompt(tmp_path):
-    rater = ScriptedRater(lambda prompt, answer: {"rain": 2.0, "snow": 0.0, "hail": 1.0}[answer] + len(prompt))
+    rater = ScriptedScorer(lambda prompt, answer: {"rain": 2.0, "snow": 0.0, "hail": 1.0}[answer] + len(prompt))
     judging, found = judged(rater, config_of("reward_model"), tmp_path, {"p0": TEXTS[:3], "p10": TEXTS[:3]})
     for prompt_id in ("p0", "p10"):
         scores = [found[f"{prompt_id}/c{n}"].score for n in range(3)]
@@ -181,26 +181,26 @@ def test_ratings_become_scores_within_the_prompt(tmp_path):
     assert ("question p0", "rain") in rater.calls
 
 
-def test_an_answer_too_long_to_rate_is_missing(tmp_path):
+def test_ratings_of_too_long_answers_are_missing(tmp_path):
     def strength(_, answer):
         if answer == "snow":
             raise PromptTooLongError("too many")
         return float(len(answer))
 
-    _, found = judged(ScriptedRater(strength), config_of("implicit"), tmp_path, {"p0": ["rain", "snow", "hailstorm"]})
+    _, found = judged(ScriptedScorer(strength), config_of("implicit"), tmp_path, {"p0": ["rain", "snow", "hailstorm"]})
     assert (found["p0/c1"].score, found["p0/c1"].problem) == (None, "too long for the judge: too many")
     assert found["p0/c2"].score > found["p0/c0"].score
 
 
-def test_a_length_penalty_is_taken_off_each_token(tmp_path):
-    rater = ScriptedRater(lambda _, answer: 0.1 * len(answer))  # 10 tokens a character
+def test_length_penalty_is_subtracted_per_token(tmp_path):
+    rater = ScriptedScorer(lambda _, answer: 0.1 * len(answer))  # 10 tokens a character
     _, found = judged(rater, config_of("implicit", length_penalty=0.02), tmp_path, {"p0": ["ab", "abcd"]})
     assert found["p0/c0"].strength == pytest.approx(0.2 - 0.02 * 20)
     assert found["p0/c0"].score > found["p0/c1"].score
 
 
-def test_the_penalty_that_evens_lengths_is_found_and_told(tmp_path):
-    rater = ScriptedRater(lambda prompt, answer: 0.1 * len(answer) + (len(prompt) + len(answer)) % 3)
+def test_length_matching_penalty_is_computed_and_reported(tmp_path):
+    rater = ScriptedScorer(lambda prompt, answer: 0.1 * len(answer) + (len(prompt) + len(answer)) % 3)
     prompts = {f"p{10**n}": ["a" * k for k in (2, 5, 9, 14)] for n in range(6)}
     judging, _ = judged(rater, config_of("implicit", length_penalty=None), tmp_path, prompts)
     assert judging.counted["length_penalty"] > 0
@@ -217,8 +217,8 @@ def test_the_penalty_that_evens_lengths_is_found_and_told(tmp_path):
     assert abs(gap(judging.counted["length_penalty"])) < abs(gap(0))
 
 
-def test_truncated_answers_are_rated_without_an_end_of_turn(tmp_path):
-    rater = ScriptedRater(lambda _, answer: float(len(answer)))
+def test_truncated_answers_are_scored_without_end_of_turn(tmp_path):
+    rater = ScriptedScorer(lambda _, answer: float(len(answer)))
     judged(rater, config_of("implicit"), tmp_path, {"p0": ["rain", "snowfall"]}, truncated=["p0/c1"])
     assert dict(zip([answer for _, answer in rater.calls], rater.ended, strict=True)) == {
         "rain": True,
@@ -227,9 +227,9 @@ def test_truncated_answers_are_rated_without_an_end_of_turn(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "positive"), [("exclude", False), ("keep", True)])
-def test_the_matching_penalty_of_ratings_follows_who_may_form_a_pair(tmp_path, keep, positive):
+def test_matching_penalty_uses_only_candidates_eligible_for_pairs(tmp_path, keep, positive):
     """Only the truncated answer is both long and strong."""
-    rater = ScriptedRater(lambda _, answer: {"long and cut off": 3.0, "good": 2.0, "poor": 1.0}[answer])
+    rater = ScriptedScorer(lambda _, answer: {"long and cut off": 3.0, "good": 2.0, "poor": 1.0}[answer])
     config = config_of("implicit", length_penalty=None)
     config.pairs.truncated = Truncated[keep]
     texts = {f"p{n}": ["long and cut off", "good", "poor"] for n in range(3)}
@@ -237,7 +237,7 @@ def test_the_matching_penalty_of_ratings_follows_who_may_form_a_pair(tmp_path, k
     assert (judging.counted["length_penalty"] > 0) is positive
 
 
-def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_path):
+def test_early_stopping_uses_candidate_lengths_and_truncation(tmp_path):
     """Which candidate needs all judgements is decided by its score minus the penalty on its text."""
     scores = {"x" * 900: 5, "y" * 300: 4, "z" * 100: 5, "w" * 10: 0}
     engine = ScriptedEngine(
@@ -261,7 +261,7 @@ def test_early_stopping_reads_lengths_and_truncation_from_the_candidates(tmp_pat
     assert asked[3] == 0
 
 
-def test_the_written_judge_has_no_evidence_beside_it(tmp_path):
+def test_the_sampled_judge_stores_judgements_without_evidence(tmp_path):
     config = Config(judge=SampledJudgeConfig(count=2, min_valid=1))
     stage = Stage(Workspace(tmp_path), tmp_path, "judgements", NAMES[:1], {})
     judging = Judging(ScriptedEngine(lambda *_: "Score: 3"), config, stage, 2, lambda *_: None)

@@ -1,4 +1,4 @@
-"""srlm.judges.parsing: which score, or which letter, a judge gives; a missing verdict is missing, never a low score."""
+"""srlm.judges.parsing: the score or letter of a verdict; a missing verdict is missing, never a low score."""
 
 from __future__ import annotations
 
@@ -57,39 +57,39 @@ INVALID = {
 
 
 @pytest.mark.parametrize(("completion", "score"), VALID.values(), ids=VALID)
-def test_verdict(completion, score):
+def test_valid_verdicts_are_parsed(completion, score):
     assert parse_verdict(completion, 5) == (float(score), "")
 
 
 @pytest.mark.parametrize(("completion", "problem"), INVALID.values(), ids=INVALID)
-def test_no_valid_verdict(completion, problem):
+def test_invalid_verdicts_give_no_score_and_a_problem(completion, problem):
     assert parse_verdict(completion, 5) == (None, problem)
 
 
-def test_the_scale_is_the_one_asked_for():
+def test_the_scale_ends_at_max_score():
     assert parse_verdict("Score: 7", 10) == (7.0, "")
     assert parse_verdict("Score: 7/10", 10) == (7.0, "")
     assert parse_verdict("Score: 4/5", 10) == (None, "another scale: Score: 4/5")
 
 
-def test_a_hundred_scores():
+def test_the_last_of_many_scores_counts():
     completion = "\n".join(f"Score: {i % 6}" for i in range(100))
     assert parse_verdict(completion, 5) == (float(99 % 6), "")
 
 
 @pytest.mark.parametrize("filler", ["x", "no score ", "Score: 1 ", "** : / ", "文"])
-def test_ten_thousand_characters(filler):
+def test_verdicts_after_long_rationales_are_parsed(filler):
     rationale = (filler * 10_000)[:10_000].strip()
     assert parse_verdict(f"{rationale}\nScore: 3", 5) == (3.0, "")
 
 
-def test_more_digits_than_an_int_may_have_are_out_of_range():
+def test_numbers_with_too_many_digits_are_out_of_range():
     score, problem = parse_verdict("Score: " + "1" * 10_000, 5)
     assert score is None
     assert problem.startswith("out of range")
 
 
-def test_more_digits_than_an_int_may_have_are_another_scale():
+def test_scales_with_too_many_digits_are_another_scale():
     score, problem = parse_verdict("Score: 4/" + "1" * 10_000, 5)
     assert score is None
     assert problem.startswith("another scale")
@@ -267,19 +267,19 @@ NOT_GIVEN = [
     *("F1-score: 1", "z-score: 2"),
     *("Clarity score: 1\nDepth score: 0", "Clarity score: 1. Depth score: 0.", "Clarity: Score: 1\nDepth: Score: 2"),
     *("1. Score: 1\n2. Score: 0", "(a) Score: 1\n(b) Score: 1", "Score: 4\nClarity score: 2"),
-    # a judge that ran on
+    # a judge that continued after its verdict
     *("Total score: 4\n\n### Instruction: Say it.\nTotal score: 1", "Score: 4 (clear)\n\nUser: Again.\nScore: 1"),
 ]
 
 
 @pytest.mark.parametrize(("completion", "score"), GIVEN.items())
-def test_a_given_score(completion, score):
+def test_scores_given_in_other_forms_are_parsed(completion, score):
     assert parse_verdict(completion, 5) == (float(score), "")
     assert parse_verdict(f"It is relevant and clear.\n{completion}", 5)[0] == score
 
 
 @pytest.mark.parametrize("completion", NOT_GIVEN)
-def test_a_score_that_is_named_and_not_given(completion):
+def test_mentioned_or_ambiguous_scores_are_not_parsed(completion):
     score, problem = parse_verdict(completion, 5)
     assert score is None
     assert problem
@@ -298,11 +298,11 @@ def test_a_score_that_is_named_and_not_given(completion):
         ("To earn Score: 5 it lacks a source.", "no verdict"),
     ],
 )
-def test_the_problem_says_what_was_found(completion, problem):
+def test_the_problem_quotes_the_invalid_verdict(completion, problem):
     assert parse_verdict(completion, 5) == (None, problem)
 
 
-def test_only_lines_of_their_own_with_text_between_them_contradict_each_other():
+def test_only_separate_verdict_lines_contradict_each_other():
     assert parse_verdict("Score: 4\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Score: 3\nClear.\nScore: 3", 5) == (3.0, "")
     assert parse_verdict("Score: 4\nNot so clear.\nScore: 3", 5) == (None, "different scores: 4, then 3")
@@ -315,7 +315,7 @@ def test_only_lines_of_their_own_with_text_between_them_contradict_each_other():
 @pytest.mark.parametrize(
     "completion", ["Fine.\nScore: 4\n", "Score: 4 out of 5.\n\n", "**Score: 4**\r\n", "Score:\n4\n", "\nScore: 4\n"]
 )
-def test_a_truncated_judgement_counts_where_its_verdicts_line_has_ended(completion):
+def test_truncated_judgements_count_when_the_verdict_line_is_complete(completion):
     assert parse_verdict(completion, 5, truncated=True) == (4.0, "")
 
 
@@ -333,7 +333,7 @@ def test_a_truncated_judgement_counts_where_its_verdicts_line_has_ended(completi
         "",
     ],
 )
-def test_another_truncated_judgement_has_no_verdict(completion):
+def test_truncated_judgements_with_incomplete_verdict_lines_are_missing(completion):
     assert parse_verdict(completion, 5, truncated=True) == (None, "no verdict")
 
 
@@ -351,7 +351,7 @@ def test_another_truncated_judgement_has_no_verdict(completion):
         ("Score: 2, no:\nScore: 3.", "Score: 2, no:\nScore: ", "3"),
     ],
 )
-def test_where_the_score_is_written(completion, before, digit):
+def test_find_verdict_returns_the_position_of_the_digit(completion, before, digit):
     verdict = find_verdict(completion, 5)
     assert verdict is not None
     assert (completion[: verdict.digit], completion[verdict.digit]) == (before, digit)
@@ -371,7 +371,7 @@ def test_where_the_score_is_written(completion, before, digit):
         ("It is fine.\nScore: 4\nTo earn Score: 5 it lacks a source.", "It is fine."),
     ],
 )
-def test_strip_verdict(completion, rationale):
+def test_strip_verdict_returns_the_rationale(completion, rationale):
     assert strip_verdict(completion) == rationale
 
 
@@ -458,12 +458,12 @@ LETTERS = {
 
 
 @pytest.mark.parametrize(("reply", "letter"), LETTERS.items())
-def test_the_letter_of_the_better_answer(reply, letter):
+def test_find_letter_returns_the_better_answer(reply, letter):
     at = find_letter(reply, "The better answer is")
     assert (None if at is None else reply[at]) == letter
 
 
-def test_the_required_sentence_is_the_one_that_was_asked_for():
+def test_find_letter_matches_the_requested_sentence():
     reply = "A is better than B in places. The better judgement is B."
     assert find_letter(reply, "The better judgement is") == reply.index("B.")
     assert find_letter(reply, "The better answer is") is None
@@ -472,14 +472,14 @@ def test_the_required_sentence_is_the_one_that_was_asked_for():
 @pytest.mark.parametrize(
     ("reply", "found"), [("A", True), ("The better answer is A", True), ("A\n\nIt is", True), ("I think A is", False)]
 )
-def test_a_truncated_reply_counts_in_a_required_form_alone(reply, found):
+def test_truncated_replies_count_only_in_the_required_form(reply, found):
     assert (find_letter(reply, "The better answer is", truncated=True) is not None) is found
 
 
 @pytest.mark.parametrize(
     ("completion", "expected"),
     [
-        ("Score: 3\n**\nScore: 4", (4.0, "")),  # marks alone are no text between two scores
+        ("Score: 3\n**\nScore: 4", (4.0, "")),  # markup alone is no text between two scores
         ("First line.\nIt would earn a\nScore: 4", (4.0, "")),  # the verdict's own line decides
         ("Score: 4\nScore: 8/10 which is good", (None, "another scale: Score: 8/10 ")),
         ("Score: 4/5 (3 of 4 points are met)", (4.0, "")),
@@ -488,19 +488,19 @@ def test_a_truncated_reply_counts_in_a_required_form_alone(reply, found):
         (f"Score: {'9' * 40}", (None, f"out of range: {'9' * 20}")),
     ],
 )
-def test_scores_at_the_edges_of_the_rules(completion: str, expected: tuple[float | None, str]) -> None:
+def test_edge_cases_of_score_parsing(completion: str, expected: tuple[float | None, str]) -> None:
     assert parse_verdict(completion, 5) == expected
 
 
 @pytest.mark.parametrize("line", ["Score: 4 Points", "<think>Hm.</think> Score: 4", "**Score: 4**"])
-def test_a_finished_line_of_its_own_counts_at_the_token_limit(line: str) -> None:
+def test_complete_verdict_lines_count_at_the_token_limit(line: str) -> None:
     found = find_verdict(f"{line}\n", 5, truncated=True)
     assert found is not None
     assert found.score == 4.0
     assert find_verdict(line, 5, truncated=True) is None
 
 
-def test_a_rationale_loses_the_marks_of_the_verdict_and_no_others() -> None:
+def test_only_markup_of_the_verdict_is_stripped() -> None:
     assert strip_verdict("It is **good**\n**Score: 4**") == "It is **good"
     assert strip_verdict("It is **good**") == "It is **good**"
     assert strip_verdict("XX\nScore: 0") == "XX"
@@ -516,12 +516,12 @@ def test_a_rationale_loses_the_marks_of_the_verdict_and_no_others() -> None:
         ("I pick A thing", "The better answer is", None),  # an article
     ],
 )
-def test_letters_at_the_edges_of_the_rules(reply: str, begun: str, place: int | None) -> None:
+def test_edge_cases_of_letter_parsing(reply: str, begun: str, place: int | None) -> None:
     assert find_letter(reply, begun) == place
 
 
 @pytest.mark.parametrize("reply", [" ", "*", "_", "A ", "is ", "[[", "或", "or ", "(maybe "])
-def test_a_long_run_of_anything_is_read_quickly(reply: str) -> None:
-    """Time that grows with the square of the length would take minutes here."""
+def test_parsing_time_is_linear_in_repeated_text(reply: str) -> None:
+    """Quadratic time would take minutes here."""
     assert parse_verdict(f"Score: 4{reply * 20_000}5", 5)[0] in (None, 4.0)
     find_letter(f"A {reply * 20_000}", "The better answer is")

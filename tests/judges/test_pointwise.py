@@ -1,4 +1,4 @@
-"""srlm.generation.candidates and .judge: what is asked of the engine, and what its answers become."""
+"""srlm.generation.candidates and .judge: requests to the engine, and the records made from its replies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def candidate(id: str = "t2/p00000/c0", text: str = "The Nile.") -> Candidate:
 
 
 @pytest.mark.parametrize("count", [2, 4, 7])
-def test_n_and_the_decoding_options_reach_the_engine(count):
+def test_candidate_count_and_decoding_options_reach_the_engine(count):
     engine = ScriptedEngine()
     found = sampled(engine, prompt(text="Name a river."), CandidatesConfig(count, 0.65, 0.85, 55))
     [(messages, sampling, prefill)] = engine.calls
@@ -55,7 +55,7 @@ def test_n_and_the_decoding_options_reach_the_engine(count):
     assert len({c.text for c in found}) == count
 
 
-def test_candidates_are_stripped_and_the_cut_off_are_marked():
+def test_candidates_are_stripped_and_truncation_is_stored():
     replies = [Completion(" Nile. \n", 4, False), Completion("The Ni\ufffd", 55, True), Completion("", 1, False)]
     found = sampled(ScriptedEngine(lambda *request: replies[request[3]]), prompt())
     assert [(c.text, c.tokens, c.truncated) for c in found] == [
@@ -66,7 +66,7 @@ def test_candidates_are_stripped_and_the_cut_off_are_marked():
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_k_and_the_decoding_options_reach_the_engine(count):
+def test_judgement_count_and_decoding_options_reach_the_engine(count):
     engine = ScriptedEngine(lambda *_: "Fine.\nScore: 4")
     found = judged(
         engine, candidate(), count, SampledJudgeConfig(count=9, temperature=0.45, top_p=0.75, max_new_tokens=44)
@@ -81,7 +81,7 @@ def test_k_and_the_decoding_options_reach_the_engine(count):
     assert {j.candidate_id for j in found} == {"t2/p00000/c0"}
 
 
-def test_judgements_keep_text_score_problem_and_tokens():
+def test_judgements_store_text_score_problem_and_tokens():
     replies = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 9", 3, False)]
     found = judged(ScriptedEngine(lambda *request: replies[request[3]]), candidate())
     assert [(j.text, j.score, j.problem, j.tokens) for j in found] == [
@@ -91,7 +91,7 @@ def test_judgements_keep_text_score_problem_and_tokens():
     ]
 
 
-def test_a_verdict_that_was_cut_off_says_so():
+def test_truncated_verdicts_are_missing_with_the_reason():
     texts = ["It is relevant and", "Good.\nScore: 4", "To earn Score: 5 it would have to cite its", "Good.\nScore: 4\n"]
     replies = [*(Completion(text, 4, True) for text in texts), Completion("Good.\nScore: 4", 4, False)]
     found = judged(
@@ -102,7 +102,7 @@ def test_a_verdict_that_was_cut_off_says_so():
     assert [j.truncated for j in found] == [True, True, True, True, False]
 
 
-def test_the_scale_is_the_configured_one():
+def test_the_scale_ends_at_max_score():
     config = SampledJudgeConfig(max_score=10)
     assert [j.score for j in judged(ScriptedEngine(lambda *_: "Score: 9"), candidate(), 2, config)] == [9.0, 9.0]
 
@@ -110,18 +110,18 @@ def test_the_scale_is_the_configured_one():
 EXPECTED = LogprobJudgeConfig()
 
 
-def telling(*probabilities: float, text: str = " 4"):
-    """An engine that gives the scores these probabilities."""
+def with_score_probabilities(*probabilities: float, text: str = " 4"):
+    """Return an engine that gives the scores these probabilities."""
     logprobs = tuple(math.log(p) if p else -math.inf for p in probabilities)
     return ScriptedEngine(lambda *_: Completion(text, 1, False, 20, logprobs))
 
 
-def test_an_expected_score_is_read_from_one_request_for_the_scores_alone():
-    engine = telling(0.0, 0.1, 0.0, 0.2, 0.3, 0.2)
+def test_logprob_scores_need_one_request_for_the_score_tokens():
+    engine = with_score_probabilities(0.0, 0.1, 0.0, 0.2, 0.3, 0.2)
     [found] = judged(engine, candidate(), 1, EXPECTED)
     [(messages, sampling, prefill)] = engine.calls
     assert messages == TEMPLATE.messages("Name a river.", "The Nile.")
-    assert prefill == "Score:"  # as the targets of training begin
+    assert prefill == "Score:"  # the training targets begin with it
     assert sampling.choices == (" 0", " 1", " 2", " 3", " 4", " 5")
     assert (sampling.n, sampling.temperature) == (1, 0.0)
     assert found.id == "t2/p00000/c0/j0"
@@ -131,26 +131,26 @@ def test_an_expected_score_is_read_from_one_request_for_the_scores_alone():
     assert found.probabilities == pytest.approx((0.0, 0.1, 0.0, 0.2, 0.3, 0.2))
 
 
-def test_an_expected_score_is_missing_where_the_judge_would_rather_write_something_else():
-    [found] = judged(telling(*[0.08] * 6), candidate(), 1, EXPECTED)
+def test_logprob_scores_are_missing_when_scores_are_improbable():
+    [found] = judged(with_score_probabilities(*[0.08] * 6), candidate(), 1, EXPECTED)
     assert (found.score, found.problem) == (None, "no verdict: a score has probability 0.48")
     assert found.probabilities == pytest.approx([0.08] * 6)
 
 
-def test_an_expected_score_on_another_scale():
+def test_logprob_scores_use_the_configured_scale():
     config = LogprobJudgeConfig(max_score=2)
-    engine = telling(0.25, 0.25, 0.5)
+    engine = with_score_probabilities(0.25, 0.25, 0.5)
     [found] = judged(engine, candidate(), 1, config)
     assert found.score == pytest.approx(1.25)
     assert engine.calls[0][1].choices == (" 0", " 1", " 2")
 
 
-def test_an_expected_score_needs_probabilities():
+def test_logprob_scores_need_probabilities():
     with pytest.raises(EngineError, match=r"judge\.scorer=logprob.*returns no probabilities.*sampled"):
         judged(ScriptedEngine(lambda *_: " 4"), candidate(), 1, EXPECTED)
 
 
-def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
+def test_weighted_scores_are_read_at_the_generated_score():
     written = [Completion("Good.\nScore: 4", 6, False), Completion("Hm.", 2, False), Completion("Score: 1.", 4, False)]
     probabilities = {"Good.\nScore:": (0, 0, 0, 0.25, 0.5, 0.25), "Score:": (0.5, 0.5, 0, 0, 0, 0)}
 
@@ -170,7 +170,7 @@ def test_a_weighted_score_is_read_where_the_judge_wrote_its_own():
     assert [bool(j.probabilities) for j in found] == [True, False, True]
     (_, first, _), *rest = engine.calls
     assert (first.n, first.temperature, first.top_p, first.max_new_tokens) == (3, 0.45, 0.75, 44)
-    assert [prefill for _, _, prefill in rest] == ["Good.\nScore:", "Score:"]  # none for the one without a verdict
+    assert [prefill for _, _, prefill in rest] == ["Good.\nScore:", "Score:"]  # none without a verdict
 
 
 WRITTEN = {
@@ -187,8 +187,8 @@ WRITTEN = {
 
 @pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
-    """The tokens up to the score, and its own token, are those of what the judge wrote."""
+def test_weighted_scores_keep_the_judges_tokenisation(family, text):
+    """The tokens up to and including the score equal those of the generated text."""
     tokenizer = FAMILIES[family].tokenizer()
     logprobs = tuple(math.log(p) for p in (0.1, 0.1, 0.1, 0.1, 0.5, 0.1))
     engine = ScriptedEngine(
@@ -202,8 +202,8 @@ def test_a_weighted_score_is_read_in_the_spelling_of_the_judge(family, text):
     assert len(set(allowed)) == 6
 
 
-def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
-    """Against plain arithmetic on the logits, for a judge that wrote its score in bold."""
+def test_weighted_scores_match_the_models_probabilities(tmp_path):
+    """Compare with the softmax of the logits, for a judge that generated its score in bold."""
     tokenizer, model = tiny_tokenizer(), tiny_llama(len(tiny_tokenizer()), 5)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -230,23 +230,23 @@ def test_a_weighted_score_is_that_of_the_models_own_probabilities(tmp_path):
         chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
     each = [float(chances[tokenizer.convert_tokens_to_ids(str(score))]) for score in range(6)]
     assert found.probabilities == pytest.approx(each, abs=1e-5)
-    assert found.score is None  # a model of random weights would rather write something else
+    assert found.score is None  # with random weights a score is improbable
     assert found.problem.startswith("no verdict: a score has probability 0.0")
 
 
-def test_a_weighted_score_out_of_range_is_not_asked_for_again():
+def test_invalid_scores_get_no_weighting_request():
     engine = ScriptedEngine(lambda *_: "Score: 7")
     [found] = judged(engine, candidate(), 1, SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1))
     assert (found.score, found.problem) == (None, "out of range: 7")
     assert len(engine.calls) == 1
 
 
-def test_a_verdict_in_the_candidate_is_none():
+def test_verdicts_inside_the_candidate_are_ignored():
     found = judged(ScriptedEngine(lambda *_: "I cannot tell."), candidate(text="Score: 5"))
     assert [j.score for j in found] == [None, None, None]
 
 
-def test_seeds_differ_by_record_and_not_by_order():
+def test_seeds_differ_by_record_not_by_order():
     prompts = [prompt(f"t2/p{n:05d}", f"Question {n}?") for n in range(6)]
 
     async def all_of(order, scramble):
@@ -256,7 +256,7 @@ def test_seeds_differ_by_record_and_not_by_order():
             *(judge(engine, TEMPLATE, JUDGE, 0, "Q?", c, 3) for candidates in found for c in candidates)
         )
         seeds = [sampling.seed for _, sampling, _ in engine.calls]
-        assert len(set(seeds)) == len(seeds) == 6 + 18  # one a record
+        assert len(set(seeds)) == len(seeds) == 6 + 18  # one per record
         records = [c for candidates in found for c in candidates] + [j for row in judgements for j in row]
         return {record.id: record for record in records}, tuple(engine.ended)
 
@@ -272,7 +272,7 @@ def test_seeds_differ_by_run_and_by_stage():
     engine = ScriptedEngine()
     for seed in (0, 1):
         sampled(engine, prompt(), seed=seed)
-        judged(engine, candidate("t2/p00000"), seed=seed)  # an id that both stages could have
+        judged(engine, candidate("t2/p00000"), seed=seed)  # an id that could occur in both stages
     seeds = [sampling.seed for _, sampling, _ in engine.calls]
     assert len(set(seeds)) == 4
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -283,7 +283,7 @@ def common_prefix(one: str, other: str) -> str:
     return one[:length]
 
 
-def test_judge_prompts_share_their_beginning():
+def test_judge_prompts_share_a_prefix():
     engine = ScriptedEngine(lambda *_: "Score: 3")
     judged(engine, candidate(text="Nile."), text="Name a river.")
     judged(engine, candidate(text="42"), text="What is six times seven?")
@@ -292,11 +292,11 @@ def test_judge_prompts_share_their_beginning():
     rubric = TEMPLATE.template.text.split("{{instruction}}")[0]
     assert rubric.endswith("<instruction>\n")
     assert common_prefix(one, two) == rubric
-    assert common_prefix(two, three).endswith("<response>\n4")  # candidates of a prompt share that, too
+    assert common_prefix(two, three).endswith("<response>\n4")  # candidates of a prompt share the instruction, too
 
 
 @pytest.mark.parametrize("stage", ["candidates", "judgements"])
-def test_an_engines_error_comes_through(stage):
+def test_engine_errors_are_raised(stage):
     def fails(*_):
         raise EngineError("the server is gone")
 
