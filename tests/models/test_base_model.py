@@ -1,4 +1,4 @@
-"""srlm.models.resolve: what a base model says of itself: its hub id and its licence."""
+"""srlm.models.resolve: the Hub id and the licence of a base model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.helpers import tiny_tokenizer
         ("folder/model.gguf", None),
     ],
 )
-def test_hub_id(name, found):
+def test_hub_id_of_model_names(name, found):
     assert hub_id(name) == found
 
 
-def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
+def test_existing_folder_has_no_hub_id(tmp_path, monkeypatch):
     (tmp_path / "owner/model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert hub_id("owner/model") is None
@@ -48,17 +48,17 @@ def test_a_folder_that_is_there_is_no_hub_id(tmp_path, monkeypatch):
         ("", {}),
     ],
 )
-def test_licence_of_a_checkpoint_is_its_cards(tmp_path, card, found):
+def test_checkpoint_licence_is_read_from_its_card(tmp_path, card, found):
     (tmp_path / "README.md").write_bytes(card.encode())
     assert licence_of(ModelConfig(name=str(tmp_path)), tmp_path) == found
 
 
-def test_licence_without_a_card_is_unknown(tmp_path):
+def test_checkpoint_without_card_has_unknown_licence(tmp_path):
     assert licence_of(ModelConfig(name=str(tmp_path)), tmp_path) == {}
 
 
 @pytest.mark.parametrize("licence", ["cc-by-4.0", None])
-def test_licence_of_a_gguf_is_in_its_header(tmp_path, licence):
+def test_gguf_licence_is_read_from_its_header(tmp_path, licence):
     path = tmp_path / "model.gguf"
     writer = GGUFWriter(path, "llama")
     if licence:
@@ -71,7 +71,7 @@ def test_licence_of_a_gguf_is_in_its_header(tmp_path, licence):
     assert licence_of(ModelConfig(name=str(path)), tmp_path) == ({"license": licence} if licence else {})
 
 
-def test_a_fixed_model_uses_its_own_chat_template_and_the_runs_only_if_it_has_none(tmp_path):
+def test_external_model_prefers_its_own_chat_template(tmp_path):
     tokenizer = tiny_tokenizer("chatml")
     tokenizer.save_pretrained(tmp_path / "chat model")
     tokenizer.chat_template = None

@@ -1,6 +1,6 @@
 """srlm.models.chat and srlm.models.chat_template.
 
-Ids at the boundary between prompt and reply, the end of a turn, BOS, thoughts.
+Token ids at the boundary between prompt and reply, the end of a turn, BOS, and thoughts.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def tokenizer(request):
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_training_and_generation_have_the_same_ids_at_the_boundary(tokenizer, answer):
-    """A model that generates what it was taught generates the very ids that it was taught."""
+    """A generated reply has the same token ids as the same reply in training."""
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Name three rivers."), answer)
     assert encode_chat(tokenizer, user("Name three rivers.")) == prompt_ids
     encoded = encode(tokenizer, {"ift": [[*user("Name three rivers."), said(answer)]]}, SFTConfig())
@@ -129,7 +129,7 @@ def test_training_and_generation_have_the_same_ids_at_the_boundary(tokenizer, an
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_prompt_and_reply_together_read_as_the_template_renders_them(tokenizer, answer, request):
+def test_prompt_and_reply_decode_to_the_rendered_template(tokenizer, answer, request):
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Name three rivers."), answer)
     whole = render(tokenizer, [*user("Name three rivers."), said(answer)], False)
     decoded = tokenizer.decode(prompt_ids + reply_ids)
@@ -147,7 +147,7 @@ def test_prompt_and_reply_together_read_as_the_template_renders_them(tokenizer, 
     ],
     ids=["score", "score after a rationale", "letter"],
 )
-def test_scores_and_letters_are_read_at_the_trained_position(tokenizer, prefill, choices, written):
+def test_scores_and_letters_are_scored_at_the_trained_position(tokenizer, prefill, choices, written):
     ids, tokens = encode_choices(tokenizer, user("Rate it."), prefill, choices)
     for choice, token in zip(choices, tokens, strict=True):
         prompt_ids, reply_ids = encode_turn(tokenizer, user("Rate it."), written.format(choice))
@@ -156,13 +156,13 @@ def test_scores_and_letters_are_read_at_the_trained_position(tokenizer, prefill,
         assert not re.search(r"\w", tokenizer.decode(trained[len(ids) + 1 :], skip_special_tokens=True))
 
 
-def test_a_prefilled_reply_is_the_beginning_of_the_trained_one(tokenizer):
+def test_prefilled_reply_is_a_prefix_of_the_trained_reply(tokenizer):
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Rate it."), "Instruction 9: Name a river.")
     asked = encode_chat(tokenizer, user("Rate it."), "Instruction 9:")
     assert (prompt_ids + reply_ids)[: len(asked)] == asked
 
 
-def test_no_blank_is_doubled_in_front_of_an_answer(tokenizer):
+def test_no_double_space_before_an_answer(tokenizer):
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Hi?"), "Hello.")
     assert not re.search(r"[ ]{2}Hello", tokenizer.decode(prompt_ids + reply_ids))
     assert not tokenizer.decode(reply_ids).startswith("  ")
@@ -170,7 +170,7 @@ def test_no_blank_is_doubled_in_front_of_an_answer(tokenizer):
 
 @pytest.mark.parametrize("text", ["Hello", " Hello", "\nHello", "\n\nHello", ":", "4", "", "a", "天空", "  two"])
 @pytest.mark.parametrize("prefix", [False, True])
-def test_a_reply_is_encoded_as_it_stands_within_a_text(text, prefix):
+def test_reply_ids_equal_those_within_a_longer_text(text, prefix):
     tokenizer = by_pieces(prefix=prefix)(CHATML)
     ids = encode_reply(tokenizer, text)
     before = tokenizer("x;", add_special_tokens=False)["input_ids"]  # no merge crosses ";" in this vocabulary
@@ -194,7 +194,7 @@ BASES = {  # base models: EOS is not what ends a turn of the chat template
 
 
 def saved(folder: Path, tokenizer: Any, **settings: Any) -> Path:
-    """A checkpoint with random weights, as a base model is published: both configurations name the tokenizer's EOS."""
+    """Save a checkpoint with random weights; both configurations name the tokenizer's EOS, as in published models."""
     model = tiny_llama(len(tokenizer), seed=0)
     for config in (model.config, model.generation_config):
         config.eos_token_id = tokenizer.eos_token_id
@@ -204,7 +204,7 @@ def saved(folder: Path, tokenizer: Any, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_a_base_model_stops_at_the_end_of_turn_and_at_its_own_eos(base, tmp_path):
+def test_base_model_stops_at_end_of_turn_and_at_its_eos(base, tmp_path):
     template, make, end, eos = BASES[base]
     loaded: Any = load_tokenizer(saved(tmp_path, make(template)))
     ids = loaded.convert_tokens_to_ids([end, eos])
@@ -216,8 +216,8 @@ def test_a_base_model_stops_at_the_end_of_turn_and_at_its_own_eos(base, tmp_path
 @pytest.mark.parametrize(
     ("eos", "stops"), [(None, []), (2, []), ([2, 264], [264]), (9999, []), ([], []), ([266, 265], [266, 265])]
 )
-def test_an_eos_that_is_ordinary_text_does_not_stop_generation(eos, stops, tmp_path):
-    """Such as LlamaConfig's default, 2, beside a tokenizer of another kind."""
+def test_eos_that_is_an_ordinary_token_does_not_stop_generation(eos, stops, tmp_path):
+    """For example LlamaConfig's default, 2, with a tokenizer of another kind."""
     tokenizer = by_bytes(eos="<|endoftext|>")(CHATML)
     assert tokenizer.convert_ids_to_tokens([264, 265]) == ["<|endoftext|>", "<|pad|>"]
     folder = saved(tmp_path, tokenizer)
@@ -229,7 +229,7 @@ def test_an_eos_that_is_ordinary_text_does_not_stop_generation(eos, stops, tmp_p
 
 
 @pytest.mark.parametrize("family", FAMILIES | SINGLE_TURN)
-def test_training_teaches_the_first_stop_token(family, tmp_path):
+def test_trained_reply_ends_with_the_first_stop_token(family, tmp_path):
     made = (FAMILIES | SINGLE_TURN)[family]
     loaded: Any = load_tokenizer(saved(tmp_path, made.make(made.template)))
     reply_ids = encode_turn(loaded, user("Hi?"), "Hello.")[1]
@@ -239,7 +239,7 @@ def test_training_teaches_the_first_stop_token(family, tmp_path):
 
 
 def test_a_trained_checkpoint_keeps_both_stop_tokens_and_the_template(tmp_path):
-    """Saved and loaded again, twice: nothing is added a second time."""
+    """Saving and loading twice adds nothing a second time."""
     template, make, _, _ = BASES["qwen"]
     first: Any = load_tokenizer(saved(tmp_path / "base", make(template)))
     folder = tmp_path / "base"
@@ -256,7 +256,7 @@ def test_a_trained_checkpoint_keeps_both_stop_tokens_and_the_template(tmp_path):
         assert stop_token_ids(again, folder) == stop_token_ids(first, tmp_path / "base")
 
 
-def test_a_template_that_writes_eos_beside_its_end_of_turn_renders_the_same_in_every_iteration(tmp_path):
+def test_template_with_eos_after_end_of_turn_renders_the_same_in_every_iteration(tmp_path):
     template = CHATML + "{{ eos_token }}"
     make = by_bytes(eos="<|endoftext|>")
     folder = saved(tmp_path / "base", make(template))
@@ -271,7 +271,7 @@ def test_a_template_that_writes_eos_beside_its_end_of_turn_renders_the_same_in_e
     assert texts == ["<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n<|endoftext|>"] * 2
 
 
-def test_a_saved_template_that_writes_eos_does_not_grow(tmp_path):
+def test_saved_template_with_eos_is_unchanged_after_reload(tmp_path):
     folder = saved(tmp_path / "base", by_bytes(eos="<|endoftext|>")(CHATML + "{{ eos_token }}"))
     first: Any = load_tokenizer(folder)
     first.save_pretrained(tmp_path / "M1")
@@ -279,7 +279,7 @@ def test_a_saved_template_that_writes_eos_does_not_grow(tmp_path):
     assert again.chat_template == first.chat_template
 
 
-def test_an_end_of_turn_that_is_no_special_token_ends_turns_and_cannot_be_forged(tmp_path):
+def test_ordinary_added_token_can_end_turns_and_cannot_be_injected(tmp_path):
     tokenizer = by_bytes(eos="<|endoftext|>")(CHATML.replace("<|im_end|>", "<end>"))
     tokenizer.add_tokens(["<end>"])
     loaded: Any = load_tokenizer(saved(tmp_path, tokenizer))
@@ -287,7 +287,7 @@ def test_an_end_of_turn_that_is_no_special_token_ends_turns_and_cannot_be_forged
     assert encode_turn(loaded, user("Hi?"), "He<end>llo.")[1].count(loaded.eos_token_id) == 1
 
 
-def test_a_model_without_any_end_is_refused():
+def test_model_without_end_token_is_refused():
     tokenizer = by_bytes()("{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="generation would never stop"):
@@ -296,8 +296,8 @@ def test_a_model_without_any_end_is_refused():
 
 @pytest.mark.parametrize("closing", ["", "\n", "\n\n", " ", "\n### End\n", "\n### End\n<end>", "</answer><end>"])
 @pytest.mark.parametrize("make", [by_bytes(eos="<|endoftext|>"), by_pieces(), by_pieces(prefix=True)])
-def test_text_that_a_template_writes_after_an_answer_is_not_learnt(make, closing):
-    """A model would write it as a part of its answers, and each round of training would add another one."""
+def test_template_text_after_an_answer_is_masked(make, closing):
+    """Otherwise the model would generate it as part of its answers, and each iteration would add another copy."""
     tokenizer = make(
         "{% for m in messages %}{{ '# ' + m['role'] + ': ' + m['content'] }}"
         f"{{{{ {closing!r} if m['role'] == 'assistant' else ' ' }}}}{{% endfor %}}"
@@ -313,7 +313,7 @@ def test_text_that_a_template_writes_after_an_answer_is_not_learnt(make, closing
 
 
 @pytest.mark.parametrize("blank", ["\n", "\n\n", "  "])
-def test_an_added_token_of_blanks_ends_no_turn(blank):
+def test_added_whitespace_token_is_not_an_end_of_turn(blank):
     """Gemma's and GPT-NeoX's tokenizers have such tokens."""
     tokenizer = by_bytes(eos="<|endoftext|>")(
         "{% for m in messages %}{{ m['content'] + " + repr(blank) + " }}{% endfor %}"
@@ -325,7 +325,7 @@ def test_an_added_token_of_blanks_ends_no_turn(blank):
 
 
 @pytest.mark.parametrize(("start", "end"), [("<|start|>", "<|stop|>"), ("[INST]", "[/INST]")])
-def test_role_marks_that_are_ordinary_added_tokens_cannot_be_forged(start, end):
+def test_role_marks_that_are_added_tokens_cannot_be_injected(start, end):
     template = CHATML.replace("<|im_start|>", start).replace("<|im_end|>", end)
     tokenizer = by_bytes(eos="<|endoftext|>")(template)
     tokenizer.add_tokens([start, end])
@@ -339,7 +339,7 @@ def test_role_marks_that_are_ordinary_added_tokens_cannot_be_forged(start, end):
 
 
 def without_chat_tokens() -> Any:
-    """As GPT-2's: bytes, and one special token."""
+    """Return a tokenizer like GPT-2's: bytes and one special token."""
     tokenizer = tiny_tokenizer("chatml", "<|endoftext|>")
     kept = tokenizer.__class__(tokenizer_object=bare(tokenizer), eos_token="<|endoftext|>")
     return kept
@@ -365,7 +365,7 @@ def bare(tokenizer: Any) -> Any:
     ],
     ids=["chatml", "llama 3", "gemma", "full-width bars"],
 )
-def test_a_named_template_whose_marks_the_tokenizer_would_split_is_refused(template, marks, tmp_path):
+def test_named_template_whose_marks_are_split_is_refused(template, marks, tmp_path):
     name = template if template == "chatml" else str(write(tmp_path / "own.jinja", template))
     tokenizer = without_chat_tokens()
     tokenizer.chat_template = read_chat_template(name)
@@ -375,14 +375,14 @@ def test_a_named_template_whose_marks_the_tokenizer_would_split_is_refused(templ
     prepare(tokenizer, ModelConfig(chat_template="plain"))  # what the message advises works
 
 
-def test_a_model_with_a_split_end_of_turn_in_its_own_template_is_refused():
+def test_own_template_with_a_split_end_of_turn_is_refused():
     tokenizer = without_chat_tokens()
     tokenizer.chat_template = CHATML
     with pytest.raises(ModelError, match=r"template of the model writes <\|im_end\|>"):
         prepare(tokenizer, ModelConfig())
 
 
-def test_role_marks_as_text_in_a_models_own_template_are_accepted():
+def test_own_template_with_role_marks_as_text_is_accepted():
     FAMILIES["zephyr"].tokenizer()  # <|user|> is text there, and the model was trained with it
 
 
@@ -396,8 +396,8 @@ def test_a_template_that_drops_the_users_text_is_refused(make):
 
 
 @pytest.mark.parametrize("change", ["upper", "e", "tojson", "replace('\n\n', '\n')"])
-def test_answers_are_learnt_as_they_are_even_if_the_template_changes_texts(change):
-    """Generation writes them as they are. Falcon's template makes one newline of two."""
+def test_answers_are_trained_on_unchanged_if_the_template_changes_texts(change):
+    """Generation does not apply the template's filter. Falcon's template turns two newlines into one."""
     tokenizer = by_bytes()(CHATML.replace("m['content']", f"m['content'] | {change}"))
     prepare(tokenizer, ModelConfig())
     text = 'Is a < b & "c"?\n\nScore: 4'
@@ -418,7 +418,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("template", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_template_is_a_message(template, message):
+def test_broken_template_raises_model_error(template, message):
     with pytest.raises(ModelError, match=message):
         prepare(by_bytes()(template), ModelConfig())
 
@@ -432,7 +432,7 @@ def test_a_broken_template_is_a_message(template, message):
         ("\n{{ messages.nothing.here }}", "rejects a chat with the roles user in line 2: "),
     ],
 )
-def test_an_error_in_a_template_names_its_file_and_line(tmp_path, text, said):
+def test_template_error_names_file_and_line(tmp_path, text, said):
     by_bytes()(CHATML).save_pretrained(tmp_path / "model")
     file = write(tmp_path / "own.jinja", text)
     with pytest.raises(ModelError, match=re.escape(f"The chat template {file} {said}")):
@@ -442,7 +442,7 @@ def test_an_error_in_a_template_names_its_file_and_line(tmp_path, text, said):
         load_tokenizer(tmp_path / "model")
 
 
-def test_template_files(tmp_path):
+def test_template_file_must_be_utf8(tmp_path):
     path = tmp_path / "own.jinja"
     path.write_bytes("\ufeff{{ messages }}".encode())
     assert read_chat_template(str(path)) == "{{ messages }}"
@@ -460,7 +460,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def adding_bos(template: str, prefix: bool = False) -> Any:
-    """A tokenizer that begins every text with <s>, as Llama 2's does."""
+    """Return a tokenizer that begins every text with <s>, like Llama 2's."""
     from tokenizers import processors
 
     tokenizer = by_pieces("<|im_start|>", "<|im_end|>", prefix=prefix)(template)
@@ -471,7 +471,7 @@ def adding_bos(template: str, prefix: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("name", ["plain", "chatml"])
-def test_packaged_templates_begin_with_bos_exactly_where_the_tokenizer_does(name, tmp_path):
+def test_packaged_templates_add_bos_only_if_the_tokenizer_does(name, tmp_path):
     tokenizer = adding_bos(read_chat_template(name))
     prepare(tokenizer, ModelConfig(chat_template=name))
     ids = encode_chat(tokenizer, user("Hi?"))
@@ -484,7 +484,7 @@ def test_packaged_templates_begin_with_bos_exactly_where_the_tokenizer_does(name
 
 
 @pytest.mark.parametrize(("template", "warned"), [(CHATML, True), (LLAMA_2, False)])
-def test_another_template_without_bos_is_kept_with_a_note(template, warned, tmp_path):
+def test_other_template_without_bos_is_kept_with_a_note(template, warned, tmp_path):
     tokenizer = adding_bos(template)
     prepare(tokenizer, ModelConfig())
     assert adds_bos(tokenizer)
@@ -495,12 +495,12 @@ def test_another_template_without_bos_is_kept_with_a_note(template, warned, tmp_
 # The assistant's role
 
 
-def test_a_role_that_is_written_only_with_an_answer_is_given_in_generation():
+def test_role_rendered_only_with_an_answer_is_added_to_the_prompt():
     tokenizer = by_pieces()(VICUNA)
     prepare(tokenizer, ModelConfig())
     assert tokenizer.decode(encode_chat(tokenizer, user("Hi?"))) == "USER: Hi? ASSISTANT:"
     assert tokenizer.decode(encode_turn(tokenizer, user("Hi?"), "Hello.")[1]) == " Hello.</s>"
-    # What other tools make of the saved template is the same.
+    # Other tools render the saved template in the same way.
     outside = tokenizer.apply_chat_template(user("Hi?"), tokenize=False, add_generation_prompt=True)
     assert outside == "USER: Hi? ASSISTANT:"
 
@@ -519,7 +519,7 @@ def gpt_oss() -> Any:
     return tokenizer
 
 
-def test_control_tokens_and_text_in_front_of_an_answer_are_given_in_generation():
+def test_control_tokens_and_text_before_an_answer_are_added_to_the_prompt():
     """Otherwise answers would begin with "final": decoding removes the control tokens around it, and not the word."""
     tokenizer = gpt_oss()
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Hi?"), "Hello.")
@@ -528,7 +528,7 @@ def test_control_tokens_and_text_in_front_of_an_answer_are_given_in_generation()
     assert encode_chat(tokenizer, user("Hi?")) == prompt_ids
 
 
-def test_only_the_token_that_stops_generation_is_learnt_as_the_end_of_earlier_turns():
+def test_other_end_tokens_of_earlier_turns_are_masked():
     chat = [*user("Hi?"), said("Hello."), *user("Why?"), said("So.")]
     others = {
         "gpt-oss": (gpt_oss(), "Hello.So.<|return|>"),
@@ -543,7 +543,7 @@ def test_only_the_token_that_stops_generation_is_learnt_as_the_end_of_earlier_tu
         assert learnt is None or text == learnt
 
 
-def test_a_newline_at_the_end_of_a_template_is_not_written_when_a_role_is_added():
+def test_trailing_newline_of_a_template_is_dropped_when_a_role_is_added():
     texts = []
     for template in (VICUNA, VICUNA + "\n"):
         tokenizer = by_pieces()(template)
@@ -555,7 +555,7 @@ def test_a_newline_at_the_end_of_a_template_is_not_written_when_a_role_is_added(
 # Variables, dates, thoughts
 
 
-def test_variables_reach_training_and_generation_and_the_saved_template(tmp_path):
+def test_template_variables_apply_to_training_generation_and_saved_template(tmp_path):
     folder = saved(tmp_path / "base", by_bytes()(QWEN_3))
     options = ModelConfig(chat_template_kwargs={"enable_thinking": False})
     tokenizer: Any = load_tokenizer(folder, options)
@@ -571,27 +571,27 @@ def test_variables_reach_training_and_generation_and_the_saved_template(tmp_path
 
 
 @pytest.mark.parametrize("name", ["messages", "eos_token", "pad_token", "a b", "1"])
-def test_variables_that_cannot_be_set(name):
+def test_reserved_template_variables_are_refused(name):
     with pytest.raises(ModelError, match=r"model\.chat_template_kwargs: .* cannot be set"):
         prepare(by_bytes()(CHATML), ModelConfig(chat_template_kwargs={name: 1}))
 
 
 @pytest.mark.parametrize("value", [None, True, 3, 0.5, 'a "quoted" text\nand Ümlaut', ["a", 1], {"b": [None]}])
-def test_variables_of_every_kind_arrive_unchanged(value):
+def test_template_variables_of_every_type_are_unchanged(value):
     tokenizer = by_bytes()(CHATML + "{% if value == expected %}same{% endif %}")
     prepare(tokenizer, ModelConfig(chat_template_kwargs={"value": value}))
     assert tokenizer.apply_chat_template(user("Hi?"), tokenize=False, expected=value).endswith("same")
 
 
 @pytest.mark.parametrize("name", ["tools", "documents"])
-def test_variables_that_transformers_sets_to_none_are_set_as_well(name):
+def test_template_variables_override_none_set_by_transformers(name):
     template = f"{{% if {name} is defined and {name} %}}{{{{ {name}[0] }}}}{{% endif %}}"
     tokenizer = by_bytes()(template + CHATML)
     prepare(tokenizer, ModelConfig(chat_template_kwargs={name: ["a search"]}))
     assert render(tokenizer, user("Hi?"), True).startswith("a search<|im_start|>")
 
 
-def test_a_template_that_begins_with_a_newline_keeps_it():
+def test_leading_newline_of_a_template_is_kept():
     tokenizer = by_bytes()("\n" + CHATML)
     prepare(tokenizer, ModelConfig(chat_template_kwargs={"x": 1}))
     assert render(tokenizer, user("Hi?"), True).startswith("\n<|im_start|>")
@@ -603,7 +603,7 @@ DATED = (
 ) + CHATML
 
 
-def test_todays_date_is_a_fixed_one():
+def test_template_date_is_fixed():
     tokenizer = by_bytes()(DATED)
     prepare(tokenizer, ModelConfig())
     assert render(tokenizer, user("Hi?"), True).startswith("Today: 26 Jul 2024\n")
@@ -612,12 +612,12 @@ def test_todays_date_is_a_fixed_one():
     assert render(tokenizer, user("Hi?"), True).startswith("Today: 28 Nov 2026\n")
 
 
-def test_a_date_whose_format_is_not_a_plain_string_is_refused():
+def test_date_format_that_is_not_a_plain_string_is_refused():
     with pytest.raises(ModelError, match="prompts would depend on the day"):
         prepare(by_bytes()("{{ strftime_now(form) }}" + CHATML), ModelConfig())
 
 
-def test_an_empty_thought_is_learnt_and_stands_in_front_of_a_prefilled_reply():
+def test_empty_thought_is_trained_on_and_precedes_a_prefilled_reply():
     tokenizer = SINGLE_TURN["qwen 3"].tokenizer()
     _, reply_ids = encode_turn(tokenizer, user("Rate it."), "Score: 4")
     assert tokenizer.decode(reply_ids) == "<think>\n\n</think>\n\nScore: 4<|im_end|>"
@@ -631,7 +631,7 @@ REMOVES_THOUGHTS = CHATML.replace("m['content']", "m['content'].split('</think>'
 
 
 @pytest.mark.parametrize("template", [QWEN_3, REMOVES_THOUGHTS, CHATML], ids=["qwen 3", "removed", "kept"])
-def test_an_answer_with_a_thought_is_learnt_whole(template):
+def test_answer_is_trained_on_with_its_thought(template):
     tokenizer = by_bytes()(template)
     prepare(tokenizer, ModelConfig())
     prompt_ids, reply_ids = encode_turn(tokenizer, user("A river?"), THOUGHT)
@@ -639,8 +639,8 @@ def test_an_answer_with_a_thought_is_learnt_whole(template):
     assert encode_chat(tokenizer, user("A river?")) == prompt_ids
 
 
-def test_a_thought_that_the_prompt_opens_is_closed_before_an_answer_without_one():
-    """As DeepSeek-R1's template, which writes <think> when an answer is requested."""
+def test_thought_opened_by_the_prompt_is_closed_before_an_answer():
+    """DeepSeek-R1's template adds <think> when an answer is requested."""
     tokenizer = by_bytes()(OPENS_A_THOUGHT)
     prepare(tokenizer, ModelConfig())
     before, reply = render_turn(tokenizer, user("A river?"), "The Nile.")
@@ -650,7 +650,7 @@ def test_a_thought_that_the_prompt_opens_is_closed_before_an_answer_without_one(
     assert reply == "Rivers.\n</think>\n\nThe Nile.<|im_end|>\n"
 
 
-def test_a_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
+def test_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
     with pytest.raises(ModelError, match="differently with and without an answer"):
         prepare(by_bytes()("{{ messages | length }}" + OPENS_A_THOUGHT), ModelConfig())
 
@@ -664,7 +664,7 @@ def test_a_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
         ("<seed:think>", "", "</seed:think>\n\nThe Nile."),
     ],
 )
-def test_a_thought_that_prompt_and_answer_write_differently(in_prompt, in_answer, reply):
+def test_reply_continues_the_prompt_if_thought_marks_differ(in_prompt, in_answer, reply):
     template = CHATML.replace("assistant\n{% endif %}", f"assistant\n{in_prompt}{{% endif %}}")
     if in_answer:
         template = template.replace("{{ m['content'] }}", "{{ lead[m['role']] + m['content'] }}")
@@ -687,7 +687,7 @@ GLM = (  # a newline and a thought in front of every answer, in a format of its 
 )
 
 
-def test_a_thought_is_learnt_once_behind_the_blanks_that_the_template_writes_before_it():
+def test_thought_after_template_whitespace_is_trained_on_once():
     tokenizer = by_bytes("<|user|>", "<|assistant|>", eos="<|endoftext|>")(GLM)
     prepare(tokenizer, ModelConfig())
     _, reply_ids = encode_turn(tokenizer, user("A river?"), "The Nile.")
@@ -701,7 +701,7 @@ def test_a_thought_is_learnt_once_behind_the_blanks_that_the_template_writes_bef
 # Other templates
 
 
-def test_templates_that_merge_user_turns_get_one_user_turn():
+def test_template_that_merges_user_turns_gets_one_user_turn():
     merging = (
         "{% set ns = namespace(last='') %}{% for m in messages %}{% if m['role'] == ns.last %}"
         "{{ '\n\n' + m['content'] }}{% else %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}{% endif %}"
@@ -716,7 +716,7 @@ def test_templates_that_merge_user_turns_get_one_user_turn():
     assert tokenizer.decode(reply_ids) == "Hello.<|im_end|>"
 
 
-def test_a_system_message_for_a_template_without_that_role_is_a_message():
+def test_unsupported_system_message_raises_model_error():
     tokenizer = FAMILIES["gemma"].make(
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + GEMMA
     )
@@ -725,7 +725,7 @@ def test_a_system_message_for_a_template_without_that_role_is_a_message():
         encode_chat(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")])
 
 
-def test_has_chat_template(tmp_path):
+def test_has_chat_template_reads_the_saved_tokenizer(tmp_path):
     tokenizer = by_bytes()(CHATML)
     tokenizer.save_pretrained(tmp_path / "with")
     tokenizer.chat_template = None
@@ -747,17 +747,17 @@ WHOLE = "<think>\nRivers.\n</think>\n\n"
         ("<think>\n\n</think>\n\nThe Nile.", "<think>\n\n</think>\n\n", "The Nile."),
         ("<think>Rivers, and then", "<think>Rivers, and then", ""),  # cut off
         ("The <think>Nile</think>.", "", "The <think>Nile</think>."),  # not at the beginning: text of the answer
-        ("bad answer</think>good answer", "", "bad answer</think>good answer"),  # nothing was opened, nothing is hidden
+        ("bad answer</think>good answer", "", "bad answer</think>good answer"),  # no thought was opened
         (f"{WHOLE}One </think> two.", WHOLE, "One </think> two."),
     ],
 )
-def test_a_thought_is_split_from_its_answer(text, thought, answer):
+def test_thought_is_split_from_its_answer(text, thought, answer):
     assert ThoughtMarks().split(text) == (thought, answer)
     assert thought + answer == text
     assert ThoughtMarks("<think>", "").split(text) == ("", text)
 
 
-def test_a_thought_that_the_prompt_opened_or_that_has_no_mark_of_its_beginning():
+def test_thought_without_start_mark_is_split_from_its_answer():
     opened = ThoughtMarks(opened=True)
     assert opened.split("Rivers.\n</think>\n\nThe Nile.") == ("Rivers.\n</think>\n\n", "The Nile.")
     assert opened.split("Rivers, and then") == ("Rivers, and then", "")
@@ -766,7 +766,7 @@ def test_a_thought_that_the_prompt_opened_or_that_has_no_mark_of_its_beginning()
     assert final.split("The Nile.") == ("", "The Nile.")
 
 
-def test_engines_know_whether_the_prompt_opens_a_thought():
+def test_thought_marks_record_whether_the_prompt_opens_a_thought():
     found = {}
     for name, template in {"opens": OPENS_A_THOUGHT, "does not": CHATML}.items():
         tokenizer = by_bytes()(template)
@@ -775,17 +775,17 @@ def test_engines_know_whether_the_prompt_opens_a_thought():
     assert found == {"opens": True, "does not": False}
 
 
-def test_special_tokens_as_marks_of_thoughts_are_refused():
+def test_special_tokens_as_thought_marks_are_refused():
     tokenizer = by_bytes("<think>", "</think>")(CHATML)
     with pytest.raises(ModelError, match=r'<think> is a special token .*model\.thought_end=""'):
         prepare(tokenizer, ModelConfig())
     prepare(tokenizer, ModelConfig(thought_end=""))
 
 
-# What sees the thought, and what does not
+# Where the thought is included
 
 
-def test_judges_and_lengths_see_the_answer_and_pairs_hold_the_whole_text():
+def test_judge_prompt_excludes_the_thought_and_pairs_include_it():
     thoughtful = ScriptedEngine(lambda *_: Completion("The Nile.", 9, False, thought=WHOLE))
     [candidate] = asyncio.run(sample_candidates(thoughtful, CandidatesConfig(count=1), 0, prompt()))
     assert (candidate.thought, candidate.text, candidate.full_text) == (WHOLE, "The Nile.", f"{WHOLE}The Nile.")
@@ -804,7 +804,7 @@ def test_judges_and_lengths_see_the_answer_and_pairs_hold_the_whole_text():
     assert tokenizer.decode(columns["chosen_ids"][0]) == f"{WHOLE}The Nile.<|im_end|>"
 
 
-def test_answers_are_measured_without_their_thoughts():
+def test_evaluation_answers_exclude_their_thoughts():
     engine = ScriptedEngine(lambda *_: Completion(" The Nile. ", 9, False, thought=f"\n{WHOLE}"))
     found = asyncio.run(answer(engine, EvaluationConfig(), 0, SeedExample("e0", "A river?", "")))
     assert (found.text, found.thought) == ("The Nile.", WHOLE)

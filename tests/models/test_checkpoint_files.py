@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_refused(damage, message, tiny_checkpoint, tmp_p
         resolve(ModelConfig(name=str(folder)))
 
 
-def test_shards_and_further_files_are_no_damage(tiny_checkpoint, tmp_path):
+def test_shards_and_additional_files_are_accepted(tiny_checkpoint, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint, folder)
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
@@ -124,7 +124,7 @@ def test_a_model_that_cannot_be_trained_is_refused(change, trusted, message, tin
         check_trainable(folder, "mine", trusted)
 
 
-def test_tokens_without_an_embedding_are_refused_only_if_chats_use_them(tiny_checkpoint):
+def test_tokens_without_embedding_are_refused_only_if_used(tiny_checkpoint):
     tokenizer = load_tokenizer(tiny_checkpoint)
     tokenizer.add_tokens(["<image>"])
     last = len(tokenizer) - 1

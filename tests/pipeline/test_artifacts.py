@@ -1,4 +1,4 @@
-"""The files of a run are named in one module."""
+"""srlm.pipeline.artifacts: one module defines the file names of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from srlm.types import Candidate
 from tests.helpers import ROOT
 
 ALL = {name: value for name, value in vars(artifacts).items() if isinstance(value, Artifact)}
-# Files of the packaged data set, which have the names of the run's.
+# Files of the packaged dataset that have the same names as files of a run.
 PACKAGED = {"srlm/data/readers.py", "srlm/models/tiny.py"}
 
 
@@ -25,18 +25,18 @@ def literals(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_file_name_is_spelled_once(name: str) -> None:
+def test_file_name_occurs_in_one_module(name: str) -> None:
     modules = {str(path.relative_to(ROOT)): path for path in (ROOT / "srlm").rglob("*.py")}
     found = {module for module, path in modules.items() if ALL[name].file in literals(path)}
     assert found - PACKAGED == {"srlm/pipeline/artifacts.py"}
 
 
-def test_two_artifacts_of_a_folder_have_different_files() -> None:
+def test_artifacts_have_unique_paths() -> None:
     places = [(artifact.folder, artifact.file) for artifact in ALL.values()]
     assert len(set(places)) == len(places)
 
 
-def test_paths_by_folder(tmp_path: Path) -> None:
+def test_artifact_path_depends_on_its_folder(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     of = [artifacts.IFT.path(workspace), artifacts.PAIRS.path(workspace, 3), artifacts.ANSWERS.path(workspace, 0)]
     assert [workspace.relative(path) for path in of] == [
@@ -47,7 +47,7 @@ def test_paths_by_folder(tmp_path: Path) -> None:
     assert artifacts.head_to_head(1).path(workspace, 2).name == "head_to_head_M1.jsonl"
 
 
-def test_a_file_in_the_making_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_unfinished_file_is_read_up_to_its_last_complete_line(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert artifacts.CANDIDATES.peek(workspace, 2) == []
     one = Candidate("t2/p00000/c0", "t2/p00000", "text", 1, False)

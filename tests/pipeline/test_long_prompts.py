@@ -1,4 +1,4 @@
-"""Texts that do not fit into the context are counted, named and left out at every stage; nothing else changes.
+"""Texts longer than the context are counted, named and excluded at every stage; nothing else changes.
 
 The loop runs on the scripted engine of tests/scripted_text.py with a limit on the characters of a request. Seeds of
 every kind have long rows, and the models write some long texts of their own.
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with its seeds, of which some are long: a third of IFT, an answer and a prompt of EFT, a prompt."""
+    """Return a run folder whose seed data contain some long texts."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
     stage = PrepareData(workspace, config)
@@ -74,7 +74,7 @@ def counts(root: Path, stage: str) -> dict[str, Any]:
     return found
 
 
-def test_long_evaluation_prompts_have_no_answer_and_are_named(finished: Path) -> None:
+def test_long_evaluation_prompts_are_unanswered_and_named(finished: Path) -> None:
     prompts = read_records(finished / "data/evaluation.jsonl", SeedExample)[:4]
     fit = [prompt.id for prompt in prompts if len(prompt.prompt) < CONTEXT]
     assert len(fit) == 3
@@ -88,7 +88,7 @@ def test_long_evaluation_prompts_have_no_answer_and_are_named(finished: Path) ->
         assert "engine.max_model_len=10000" in name
 
 
-def test_a_head_to_head_needs_both_answers_and_a_judge_that_can_read_them(finished: Path) -> None:
+def test_head_to_head_excludes_missing_and_too_long_answers(finished: Path) -> None:
     missing = 0
     for t, u in ((1, 0), (2, 1), (2, 0)):
         rows = read_records(finished / f"iteration_{t}/evaluation/head_to_head_M{u}.jsonl", Comparison)
@@ -101,7 +101,7 @@ def test_a_head_to_head_needs_both_answers_and_a_judge_that_can_read_them(finish
     assert measures["answers"]["mean_characters"]["n"] == 3
 
 
-def test_what_is_too_long_for_the_judge_is_missing_and_named(finished: Path) -> None:
+def test_texts_too_long_for_the_judge_are_unscored_and_named(finished: Path) -> None:
     ranked = read_records(finished / "data/eft_held_out.jsonl", RankedPrompt)[:4]
     long = {
         f"{prompt.id}/a{n}"
@@ -129,7 +129,7 @@ def test_what_is_too_long_for_the_judge_is_missing_and_named(finished: Path) -> 
     assert sum(rationales["unanswered"].values()) == len(rationales["unanswered_examples"]) > 0
 
 
-def test_examples_are_drawn_again_among_those_that_fit(finished: Path) -> None:
+def test_too_long_examples_are_replaced_by_fitting_ones(finished: Path) -> None:
     seeds = {seed.id: seed for seed in read_records(finished / "data/ift.jsonl", SeedExample)}
     attempts = read_records(finished / "iteration_2/1_prompts.jsonl", Prompt)
     texts = {row.id: row.text for row in attempts} | {row.id: row.prompt for row in seeds.values()}
@@ -146,7 +146,7 @@ def test_examples_are_drawn_again_among_those_that_fit(finished: Path) -> None:
     assert any("(seeds.jsonl:" in name for name in found["unanswered_examples"])
 
 
-def test_an_accepted_prompt_that_is_too_long_to_answer_has_no_candidates(finished: Path) -> None:
+def test_accepted_prompt_longer_than_the_context_has_no_candidates(finished: Path) -> None:
     accepted = [p for p in read_records(finished / "iteration_2/1_prompts.jsonl", Prompt) if not p.rejected]
     candidates = read_records(finished / "iteration_2/2_candidates.jsonl", Candidate)
     long = {prompt.id for prompt in accepted if len(prompt.text) > CONTEXT}
@@ -159,7 +159,7 @@ def test_an_accepted_prompt_that_is_too_long_to_answer_has_no_candidates(finishe
     assert judged["saved"] == 0
 
 
-def test_summary_and_report_name_what_has_no_answer(finished: Path) -> None:
+def test_summary_names_unanswered_requests_of_each_stage(finished: Path) -> None:
     lines = missing_lines(finished)
     answers = next(line for line in lines if line.startswith("Without an answer: answers"))
     assert "(iteration 0, iteration 1, iteration 2): 1 too long (" in answers
@@ -172,14 +172,14 @@ def test_summary_and_report_name_what_has_no_answer(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [1])
-def test_the_order_of_arrival_changes_nothing(job: Job, prepared: Path, finished: Path, order: int) -> None:  # noqa: F811
+def test_order_of_completion_does_not_change_results(job: Job, prepared: Path, finished: Path, order: int) -> None:  # noqa: F811
     root = prepared.with_name(f"order{order}")
     shutil.copytree(prepared, root)
     assert job(root, context=CONTEXT, order=order) == 0
     assert_same(files(root), files(finished), f"order {order}")
 
 
-def test_a_killed_run_is_resumed_to_the_same_files(job: Job, prepared: Path, finished: Path) -> None:  # noqa: F811
+def test_resumed_run_has_the_files_of_an_uninterrupted_run(job: Job, prepared: Path, finished: Path) -> None:  # noqa: F811
     log = prepared.with_name("log")
     shutil.copytree(prepared, prepared.with_name("logged"))
     assert job(prepared.with_name("logged"), context=CONTEXT, log=str(log)) == 0
@@ -192,8 +192,8 @@ def test_a_killed_run_is_resumed_to_the_same_files(job: Job, prepared: Path, fin
         assert_same(files(root), files(finished), f"killed at {at}")
 
 
-def test_the_context_may_be_raised_in_a_run_that_has_begun(job: Job, prepared: Path, finished: Path) -> None:  # noqa: F811
-    """What was missing in a stage that is not complete is asked for again; complete ones stay as they are."""
+def test_context_can_be_increased_on_resume(job: Job, prepared: Path, finished: Path) -> None:  # noqa: F811
+    """Unanswered requests of incomplete stages are sent again; complete stages are unchanged."""
     log = prepared.with_name("raised_log")
     root = prepared.with_name("raised")
     shutil.copytree(prepared, prepared.with_name("raised_whole"))
@@ -222,7 +222,7 @@ def test_the_context_may_be_raised_in_a_run_that_has_begun(job: Job, prepared: P
     ],
     ids=lambda options: " ".join(f"{name}={value}" for name, value in options.items()),
 )
-def test_other_judges_and_writers_leave_out_what_is_too_long(
+def test_other_judges_and_prompt_models_exclude_too_long_texts(
     job: Job,  # noqa: F811
     prepared: Path,
     options: dict[str, Any],
@@ -246,7 +246,7 @@ def lengthen(root: Path, *names: str) -> None:
 
 @pytest.fixture(scope="module")
 def all_long(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Prepares a run folder in which every prompt of some seed files is too long."""
+    """Return a function that prepares a run folder with too long prompts in the given seed files."""
 
     def prepare(names: list[str], options: dict[str, Any] | None = None) -> Path:
         config = small_config(tmp_path_factory.mktemp("all_long") / "run", options)
@@ -276,7 +276,7 @@ PAIRWISE = {"judge.scorer": "pairwise"}
     ],
     ids=["rationales", "examples", "candidates", "judgements", "comparisons"],
 )
-def test_where_nothing_fits_the_run_ends_and_continues_with_a_larger_context(
+def test_run_without_fitting_texts_fails_and_resumes_with_more_context(
     job: Job,  # noqa: F811
     all_long: Callable[..., Path],
     names: list[str],
@@ -284,7 +284,7 @@ def test_where_nothing_fits_the_run_ends_and_continues_with_a_larger_context(
     options: dict[str, Any],
     told: str,
 ) -> None:
-    """The same command with more context makes what a run makes that had it from the beginning."""
+    """The resumed run gives the same files as a run with the larger context from the start."""
     root, whole = all_long(names, options), all_long(names, options)
     errors = root.with_name("errors.txt")
     for _ in range(2):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.process
 
 
 class Run(StartedRun):
-    """A run of stand-ins."""
+    """A run whose processes are stand-ins."""
 
     def __init__(self, folder: Path, layout: str, *before: str):
         self.layout = layout
@@ -121,7 +121,7 @@ def test_shared_memory_of_killed_processes_is_unlinked(start, victims, number):
     ("layout", "number"),
     [("spawned_engine", signal.SIGTERM), *(("ranks", number) for number in processes.STOP_SIGNALS)],
 )
-def test_signal_to_the_coordinator_ends_all_and_says_how_to_resume(start, layout, number):
+def test_signal_to_the_coordinator_ends_all_and_prints_how_to_resume(start, layout, number):
     run = start(layout)
     run.coordinator.send_signal(number)
     run.assert_all_end(f"{number.name} of coordinator")
@@ -154,7 +154,7 @@ def test_second_signal_does_not_wait_for_the_worker(start):
     run.coordinator.send_signal(signal.SIGTERM)
     run.assert_all_end("second SIGTERM of coordinator")
     assert run.coordinator.returncode == 128 + signal.SIGTERM
-    assert run.text() == ""  # ended at once, before any message
+    assert run.text() == ""  # ended at once, before any message was printed
 
 
 def test_repeated_signal_within_half_a_second_is_one_signal(start):
@@ -167,7 +167,7 @@ def test_repeated_signal_within_half_a_second_is_one_signal(start):
     assert "Stopped by SIGHUP." in run.text()
 
 
-def test_closed_terminal_ends_all(tmp_path):
+def test_closing_the_terminal_ends_all(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     pid, terminal = pty.fork()
@@ -197,8 +197,8 @@ def test_sighup_stays_ignored_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_signal_in_a_destructor_still_stops():
-    """Python drops what is raised there, such as a signal's exception."""
+def test_signal_during_a_destructor_ends_the_process():
+    """Python ignores exceptions raised in a destructor, including those of signal handlers."""
 
     class Slow:
         def __del__(self) -> None:
@@ -216,7 +216,7 @@ def test_signal_in_a_destructor_still_stops():
 
 
 @pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks"])
-def test_all_end_without_guard_and_coordinator(start, layout):
+def test_all_end_after_guard_and_coordinator_are_killed(start, layout):
     run = start(layout)
     os.kill(run.pid_of("guard"), signal.SIGKILL)
     os.kill(run.pid_of("coordinator"), signal.SIGKILL)
@@ -224,15 +224,15 @@ def test_all_end_without_guard_and_coordinator(start, layout):
 
 
 @pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "data_parallel"])
-def test_engines_end_without_guard_coordinator_and_worker(start, layout):
-    """As after `pkill -9 -f srlm`, which does not find vLLM's engine cores."""
+def test_engines_end_after_guard_coordinator_and_worker_are_killed(start, layout):
+    """`pkill -9 -f srlm` has this effect, because it does not match vLLM's engine cores."""
     run = start(layout)
     for pid in [run.pid_of(role) for role in ("guard", "worker", "coordinator")]:
         os.kill(pid, signal.SIGKILL)
     run.assert_all_end("SIGKILL of guard, worker and coordinator")
 
 
-def test_worker_continues_without_guard(start):
+def test_worker_continues_after_guard_is_killed(start):
     run = start("worker")
     os.kill(run.pid_of("guard"), signal.SIGKILL)
     time.sleep(3 * processes.CHECK_SECONDS)
@@ -241,15 +241,15 @@ def test_worker_continues_without_guard(start):
     run.assert_all_end("SIGTERM without guard")
 
 
-def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
-    """Stopped ranks cannot end themselves, and the guard is dead."""
+def test_lock_is_held_until_the_last_process_ends(start, monkeypatch):
+    """Suspended ranks cannot end themselves, and the guard is killed."""
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     run = start("ranks")
     ranks = [run.pid_of("rank_0"), run.pid_of("rank_1")]
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
     wait_for(lambda: all(psutil.Process(rank).status() == psutil.STATUS_STOPPED for rank in ranks))
-    for role in ("guard", "coordinator", "launcher"):  # the coordinator kills the ranks when it sees the launcher end
+    for role in ("guard", "coordinator", "launcher"):  # the coordinator would kill the ranks after the launcher ends
         os.kill(run.pid_of(role), signal.SIGKILL)
     run.coordinator.wait()
     wait_for(lambda: {process.pid for process in run.members()} == set(ranks))
@@ -266,7 +266,7 @@ def test_lock_is_held_until_the_last_process_has_ended(start, monkeypatch):
         pass
 
 
-def test_lock_of_a_living_coordinator_is_refused_at_once(start, monkeypatch):
+def test_lock_held_by_a_running_coordinator_is_refused_at_once(start, monkeypatch):
     monkeypatch.setattr(processes, "GRACE_SECONDS", 3600)
     run = start("worker")
     with (
@@ -276,7 +276,7 @@ def test_lock_of_a_living_coordinator_is_refused_at_once(start, monkeypatch):
         pass
 
 
-def test_lock_waits_for_the_processes_of_a_dead_coordinator(start):
+def test_lock_waits_for_processes_of_a_killed_coordinator(start):
     run = start("ranks")
     os.kill(run.pid_of("coordinator"), signal.SIGKILL)
     run.coordinator.wait()
@@ -284,8 +284,8 @@ def test_lock_waits_for_the_processes_of_a_dead_coordinator(start):
         assert not run.members()
 
 
-def test_process_that_starts_after_its_coordinator_died_does_nothing(tmp_path):
-    """Such as a rank that the launcher started just before all were killed. The pid can be that of another process."""
+def test_process_started_after_its_coordinator_ended_does_nothing(tmp_path):
+    """For example a rank that the launcher started just before the kill. The pid may belong to another process."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid, started in ((dead.pid, time.time()), (os.getpid(), time.time() - 3600)):

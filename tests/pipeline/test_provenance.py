@@ -19,7 +19,7 @@ LEARNS_PAIRS = {"judge.learns_pairs": True}
         ({}, {}, {}),
     ],
 )
-def test_a_judge_that_learns_something_else_is_a_change(then, now, changed):
+def test_changed_training_data_of_the_judge_is_a_changed_option(then, now, changed):
     found = option_changes(then, now, Config(), dict)
     assert found.changed == changed
     assert not found.removed

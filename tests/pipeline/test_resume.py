@@ -65,7 +65,7 @@ STAGES = {stage.name: stage for stage in (WritePrompts, SampleCandidates, JudgeC
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[Job]:
-    """Runs one job of tests/scripted_text.py; returns how it ended."""
+    """Return a function that runs one job of tests/scripted_text.py and returns its exit code."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.scripted_text"],
         cwd=ROOT,
@@ -89,7 +89,7 @@ def job() -> Iterator[Job]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with its seeds and nothing else."""
+    """Return a run folder that contains only its seed data."""
     config = small_config(tmp_path_factory.mktemp("prepared") / "run")
     workspace = Workspace.of(config)
     stage = PrepareData(workspace, config)
@@ -99,9 +99,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
-    """The files of a run that nothing stopped, and its writes in order: "write FILE" or "replace FILE"."""
-    root = prepared.with_name("undisturbed")
+def uninterrupted(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the files of an uninterrupted run and its writes in order: "write FILE" or "replace FILE"."""
+    root = prepared.with_name("uninterrupted")
     log = prepared.with_name("log")
     shutil.copytree(prepared, root)
     assert job(root, log=str(log)) == 0
@@ -109,15 +109,15 @@ def undisturbed(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def files(root: Path) -> dict[str, Any]:
-    """All files of a run but those that hold times, places or process ids; of manifests all but the time they took."""
+    """Return the files of a run without times, paths and process ids."""
     found: dict[str, Any] = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))
-        # A kill may leave a temporary file, or a note that a stage is begun; neither is ever read as a result.
+        # A kill may leave a temporary file or a begin record; neither is read as a result.
         if path.is_dir() or path.name.endswith((".tmp", ".begun.json")) or name in ("config.yaml", "run.json", ".lock"):
             continue
-        found[name] = path.read_bytes() if name != "report.html" else "is there"  # it tells times
-        if path.name == CARD:  # it tells the run's name
+        found[name] = path.read_bytes() if name != "report.html" else "is there"  # contains times
+        if path.name == CARD:  # contains the run's name
             found[name] = re.sub(rf"\b{re.escape(root.name)}(-M\d|, by)".encode(), rb"RUN\1", found[name])
         if path.parent.name == "manifests":
             manifest = json.loads(found[name])
@@ -133,9 +133,9 @@ def assert_same(got: dict[str, Any], expected: dict[str, Any], where: str) -> No
     assert not different, f"{where}: {different}"
 
 
-def test_undisturbed_run_is_worth_comparing_with(undisturbed):
-    """Every stage has records, none of them twice, and the filters and parsers had something to refuse."""
-    found, steps = undisturbed
+def test_uninterrupted_run_has_records_of_every_kind(uninterrupted):
+    """Every stage has unique records, and filters and parsers reject some of them."""
+    found, steps = uninterrupted
     for name, kind in RECORD_FILES.items():
         rows = [from_json(kind, line) for line in found[name].decode().split("\n")[:-1]]
         ids = [row.id for row in rows]
@@ -153,9 +153,9 @@ def test_undisturbed_run_is_worth_comparing_with(undisturbed):
     assert found["iteration_0/evaluation/answers.jsonl"] != found["iteration_1/evaluation/answers.jsonl"]
 
 
-def test_manifests_are_written_last(undisturbed):
-    """But for a model's card, which tells of its measures and is no part of its fingerprint."""
-    found, steps = undisturbed
+def test_manifests_are_written_after_their_outputs(uninterrupted):
+    """Except a model's card, which contains its measures and is not part of its fingerprint."""
+    found, steps = uninterrupted
     manifests = {name: found[name] for name in found if "/manifests/" in name and not name.startswith("data/")}
     assert len(manifests) > 12
     for name, manifest in manifests.items():
@@ -170,7 +170,7 @@ def test_manifests_are_written_last(undisturbed):
 
 
 def points(steps: list[str], name: str) -> list[tuple[int, str]]:
-    """Where to die in the writing of a file: twice within a line, then after the last or before they are ordered."""
+    """Return the writes of a file to be killed at: two within a line, one after the last line or before sorting."""
     writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
     moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
     assert len(moves) == 1
@@ -179,22 +179,22 @@ def points(steps: list[str], name: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("name", RECORD_FILES)
-def test_killed_while_records_are_written(job, prepared, undisturbed, tmp_path, name):
-    expected, steps = undisturbed
+def test_run_killed_while_writing_records_resumes(job, prepared, uninterrupted, tmp_path, name):
+    expected, steps = uninterrupted
     for at, when in points(steps, name):
         root = tmp_path / f"{at}_{when}"
         shutil.copytree(prepared, root)
         assert job(root, kill={"at": at, "when": when}) == -signal.SIGKILL
         if when == "half":
             assert not (root / name).read_bytes().endswith(b"\n"), "the kill was meant to tear a line"
-        assert job(root, order=at) == 0  # what is left to do may end in another order
+        assert job(root, order=at) == 0  # the remaining requests may end in another order
         assert_same(files(root), expected, f"killed {when} step {at}, {steps[at]}")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
-def test_killed_about_a_manifest(job, prepared, undisturbed, tmp_path, name, when):
-    expected, steps = undisturbed
+def test_run_killed_before_or_after_a_manifest_resumes(job, prepared, uninterrupted, tmp_path, name, when):
+    expected, steps = uninterrupted
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run", kill={"at": steps.index(f"replace {name}"), "when": when}) == -signal.SIGKILL
     assert (tmp_path / "run" / name).exists() == (when == "after")
@@ -202,9 +202,9 @@ def test_killed_about_a_manifest(job, prepared, undisturbed, tmp_path, name, whe
     assert_same(files(tmp_path / "run"), expected, f"killed {when} {name}")
 
 
-def test_killed_again_and_again(job, prepared, undisturbed, tmp_path):
-    """Each attempt dies at its twelfth write or so, as on a machine that is taken away every few minutes."""
-    expected, _ = undisturbed
+def test_run_killed_repeatedly_resumes(job, prepared, uninterrupted, tmp_path):
+    """Each attempt is killed at about its twelfth write, as on a preemptible machine."""
+    expected, _ = uninterrupted
     shutil.copytree(prepared, tmp_path / "run")
     ends = [-signal.SIGKILL]
     while ends[-1] == -signal.SIGKILL:
@@ -216,15 +216,15 @@ def test_killed_again_and_again(job, prepared, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_order_of_completion_changes_nothing(job, prepared, undisturbed, tmp_path, order):
-    expected, steps = undisturbed
+def test_order_of_completion_does_not_change_results(job, prepared, uninterrupted, tmp_path, order):
+    expected, steps = uninterrupted
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run", order=order, log=str(tmp_path / "log")) == 0
     assert (tmp_path / "log").read_text(encoding="utf-8").splitlines() != steps, "the order was meant to differ"
     assert_same(files(tmp_path / "run"), expected, f"order {order}")
 
 
-def test_finished_run_writes_nothing(job, prepared, tmp_path):
+def test_finished_run_writes_only_its_config(job, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run") == 0
     before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")}
@@ -234,8 +234,8 @@ def test_finished_run_writes_nothing(job, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "evaluation"])
-def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_path, stage):
-    """With all that was made from it still there: what it makes is the same, and what is there holds."""
+def test_deleted_stage_is_computed_again_with_equal_results(job, prepared, uninterrupted, tmp_path, stage):
+    """Stages that depend on it are kept and stay valid, because the results are the same."""
     root = tmp_path / "run"
     shutil.copytree(prepared, root)
     assert job(root) == 0
@@ -244,7 +244,7 @@ def test_stage_that_was_deleted_is_made_again(job, prepared, undisturbed, tmp_pa
     for path in (deleted.path, *deleted.outputs):
         path.unlink()
     assert job(root) == 0
-    assert_same(files(root), undisturbed[0], f"deleted {stage}")
+    assert_same(files(root), uninterrupted[0], f"deleted {stage}")
 
 
 @pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements"])
@@ -259,8 +259,8 @@ def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, sta
         STAGES[stage](Workspace.of(config), config, 2).begin()
 
 
-# Prompts and judgements by a fixed model are made in a process of their own; those of iteration 3 build on those of
-# iteration 2; adaptive judging decides on its next round from what the last one said.
+# Prompts and judgements by a fixed model are generated in a separate process; those of iteration 3 build on those of
+# iteration 2; early stopping decides about the next round of judgements from the previous one.
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -272,7 +272,7 @@ def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, sta
         ({"judge.model": "sft", "iteration": 3}, "iteration_3/3_judgements.jsonl"),
     ],
 )
-def test_killed_under_other_options(job, prepared, tmp_path, options, name):
+def test_killed_run_with_other_options_resumes(job, prepared, tmp_path, options, name):
     for root in ("whole", "killed"):
         shutil.copytree(prepared, tmp_path / root)
     assert job(tmp_path / "whole", options=options, log=str(tmp_path / "log")) == 0
@@ -291,7 +291,7 @@ def counts_of(root: Path, t: int) -> dict[str, Any]:
     return json.loads((root / f"iteration_{t}" / "manifests" / "judgements.json").read_text())["counts"]
 
 
-def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
+def test_early_stopping_of_the_judge_counts_saved_judgements(job, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run", options={"judge.early_stopping": True, "judge.early_stopping_risk": 0.3}) == 0
     counts = counts_of(tmp_path / "run", 2)
@@ -299,8 +299,8 @@ def test_adaptive_judging_saves_and_counts_it(job, prepared, tmp_path):
     assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
 
 
-def test_only_the_scores_depend_on_the_judging_model(job, prepared, undisturbed, tmp_path):
-    """A fixed judge's scores are its own; prompts and candidates stay M1's."""
+def test_judge_model_changes_only_the_scores(job, prepared, uninterrupted, tmp_path):
+    """Prompts and candidates come from M1 whichever model judges."""
     read = {}
     for by in ("self", "sft", "base"):
         shutil.copytree(prepared, tmp_path / by)
@@ -312,7 +312,7 @@ def test_only_the_scores_depend_on_the_judging_model(job, prepared, undisturbed,
     assert read["base"][1] != read["self"][1]
 
 
-# Other judges: what their scores are made of, and judgements judged
+# Other judges and the meta-judge
 
 PAIRWISE = {"judge.scorer": "pairwise"}
 VARIANTS = {
@@ -338,7 +338,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_other_judges_resume_after_a_kill(job, prepared, tmp_path, variant):
+def test_killed_run_with_other_judges_resumes(job, prepared, tmp_path, variant):
     options, names = VARIANTS[variant]
     whole = tmp_path / "whole"
     shutil.copytree(prepared, whole)
@@ -357,8 +357,8 @@ def test_other_judges_resume_after_a_kill(job, prepared, tmp_path, variant):
             assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
 
 
-def test_every_model_meets_every_earlier_one(job, prepared, tmp_path):
-    """evaluation.json keeps the match with the model before, beside all; fewer are made where fewer are asked for."""
+def test_each_model_is_compared_with_earlier_models(job, prepared, tmp_path):
+    """evaluation.json also has the match with the previous model; evaluation.opponents limits the matches."""
     for opponents, expected in (("all", [["0"], ["1", "0"], ["2", "1", "0"]]), ("previous", [["0"], ["1"], ["2"]])):
         root = tmp_path / opponents
         shutil.copytree(prepared, root)
@@ -374,8 +374,8 @@ def test_every_model_meets_every_earlier_one(job, prepared, tmp_path):
         assert "head_to_head" not in json.loads((root / "iteration_0/evaluation.json").read_text())
 
 
-def test_other_opponents_are_refused_by_name_from_m2_on(job, prepared, tmp_path):
-    """M1 has one earlier model: nothing of it depends on the option."""
+def test_changed_opponents_are_refused_from_m2(job, prepared, tmp_path):
+    """M1 has only one earlier model, so its stages do not depend on the option."""
     shutil.copytree(prepared, tmp_path / "run")
     assert job(tmp_path / "run", options={"iteration": 1}) == 0
     assert job(tmp_path / "run", options={"iteration": 2, "evaluation.opponents": "previous"}) == 0
@@ -384,8 +384,8 @@ def test_other_opponents_are_refused_by_name_from_m2_on(job, prepared, tmp_path)
         HeadToHead(Workspace.of(config), config, 2).complete()
 
 
-def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
-    """Every model, its gain over the one before, and each option by name where it was another one."""
+def test_ifeval_is_measured_for_each_model_and_refuses_changed_options(job, prepared, tmp_path):
+    """Each model has its measures and its gain; a changed option is refused by name."""
     root = tmp_path / "run"
     shutil.copytree(prepared, root)
     options = VARIANTS["ifeval"][0] | {"evaluation.ifeval_prompts": 4}
@@ -405,7 +405,7 @@ def test_ifeval_is_answered_greedily_and_measured(job, prepared, tmp_path):
         AnswerIFEval(Workspace.of(config), config, 1).complete()
 
 
-def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path):
+def test_meta_judge_pairs_are_training_data_of_the_next_model(job, prepared, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(prepared, root)
     assert job(root, options=VARIANTS["meta"][0]) == 0
@@ -419,15 +419,15 @@ def test_a_meta_judges_pairs_are_data_of_the_next_model(job, prepared, tmp_path)
     assert 0 <= counts["alarms"]["meta_higher_share"] <= 1
 
 
-# A model made again
+# A retrained model
 
 
 @pytest.mark.parametrize("state", ["complete", "begun"])
-def test_feedback_of_a_replaced_model_is_not_reused(job, prepared, undisturbed, tmp_path, state):
-    """M1 is trained again with another learning rate; what the M1 before it wrote is refused until it is deleted."""
+def test_feedback_of_a_retrained_model_is_refused(job, prepared, uninterrupted, tmp_path, state):
+    """M1 is retrained with another learning rate; feedback of the previous M1 is refused until deleted."""
     root = tmp_path / "run"
     shutil.copytree(prepared, root)
-    at = undisturbed[1].index("write iteration_2/2_candidates.jsonl")
+    at = uninterrupted[1].index("write iteration_2/2_candidates.jsonl")
     kill = {"at": at, "when": "after"} if state == "begun" else None
     assert job(root, kill=kill) == (-signal.SIGKILL if kill else 0)
     stage = "prompts" if state == "complete" else "candidates"

@@ -1,4 +1,4 @@
-"""The command that continues a run: parsed as a shell does, composed by Hydra, it gives the run's own options."""
+"""The command that resumes a run composes to the options of that run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.helpers import ROOT
 
 
 def composed(command: str, folder: str | None = None) -> Config:
-    """The options that a shell command of srlm.run runs with."""
+    """Return the options of a shell command that starts srlm.run."""
     words = shlex.split(command)
     assert words[1:3] == ["-m", "srlm.run"]
     rest = words[3:]
@@ -50,7 +50,7 @@ def composed(command: str, folder: str | None = None) -> Config:
 
 
 def started(tmp_path: Path, *words: str) -> tuple[Workspace, Config]:
-    """A run as the command line `words` begins it."""
+    """Start a run with the command line `words`."""
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain_options(hydra.compose("config", [w for w in words if not w.startswith("--")]))
     workspace = Workspace(tmp_path / "run")
@@ -94,8 +94,8 @@ def test_command_names_run_folder_and_experiment(tmp_path: Path) -> None:
     assert words[3:] == ["experiment=smoke", "name=smoke", f"runs_dir={tmp_path}", "iteration=3"]
 
 
-def test_command_without_evaluation_measures_later_models(tmp_path: Path) -> None:
-    """Only M1 can be made without evaluation: later models are made from measures."""
+def test_command_enables_evaluation_for_later_models(tmp_path: Path) -> None:
+    """Only M1 can be trained without evaluation: later iterations need the measures."""
     for words in (["evaluation=none"], ["iteration=1", "evaluation.enabled=false"]):
         workspace, config = started(tmp_path, *words)
         assert not config.evaluation.enabled
@@ -112,14 +112,14 @@ def test_command_replaces_the_options_that_stopped_the_run(tmp_path: Path) -> No
     assert resumed.pairs.min_pairs == 3
 
 
-def test_run_of_no_command_line_has_no_command(tmp_path: Path) -> None:
+def test_run_without_a_command_line_has_no_command(tmp_path: Path) -> None:
     assert run_command(Workspace(tmp_path), Config(), 3) is None
 
 
 @pytest.mark.parametrize(
     "value", ["plain", "a b", "[x]", "a=b", "it's", 'say "x"', "null", "5", "a,b", "back\\", "${x}"]
 )
-def test_option_is_read_by_hydra_as_the_same_text(value: str) -> None:
+def test_option_value_survives_hydra_parsing(value: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(option("name", value)).value()
@@ -127,8 +127,8 @@ def test_option_is_read_by_hydra_as_the_same_text(value: str) -> None:
     assert isinstance(parsed, str) or type(parsed).__name__ == "QuotedString"
 
 
-def test_python_is_named_by_its_path_where_the_shell_has_another(tmp_path: Path, monkeypatch) -> None:
-    """As after `make demo`, whose environment is not activated."""
+def test_python_path_is_used_if_the_shell_finds_another_python(tmp_path: Path, monkeypatch) -> None:
+    """`make demo` does not activate its environment."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert python_word() == "python"
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -153,7 +153,7 @@ def test_public_command_has_no_path_and_no_address() -> None:
 # The state
 
 
-def test_a_run_whose_process_was_killed_is_stopped(tmp_path: Path) -> None:
+def test_run_with_a_killed_process_is_stopped(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert state_of(workspace).state == ""
     with workspace.lock():
@@ -166,7 +166,7 @@ def test_a_run_whose_process_was_killed_is_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
-    """An error after the run has begun: the command that it names runs to the same place."""
+    """After an error in a started run, the printed command reaches the same point."""
     words = ["-m", "srlm.run", "experiment=smoke", "model.name=no-such/folder/model", "runs_dir=my runs", "name=a b"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(
@@ -205,7 +205,7 @@ def test_interrupted_run_is_stopped_and_shows_how_to_resume(tmp_path: Path) -> N
     assert state_of(workspace).state == STOPPED
 
 
-def test_the_command_to_a_model_has_the_runs_own_options(tmp_path: Path) -> None:
+def test_command_to_a_model_has_the_options_of_the_run(tmp_path: Path) -> None:
     words = ["experiment=smoke", f"runs_dir={tmp_path}", "name=run", "sft.learning_rate=0.003", "seed=7"]
     workspace, config = started(tmp_path, *words)
     workspace.save_config(config)
@@ -214,7 +214,7 @@ def test_the_command_to_a_model_has_the_runs_own_options(tmp_path: Path) -> None
     assert Workspace.of(found).root == workspace.root
 
 
-def test_the_command_to_a_model_of_a_moved_run_names_its_folder(tmp_path: Path) -> None:
+def test_command_to_a_model_of_a_moved_run_names_its_folder(tmp_path: Path) -> None:
     workspace, config = started(tmp_path / "old", "experiment=smoke", f"runs_dir={tmp_path}/old", "name=run")
     workspace.save_config(config)
     (tmp_path / "new place").mkdir()
@@ -224,13 +224,13 @@ def test_the_command_to_a_model_of_a_moved_run_names_its_folder(tmp_path: Path) 
     assert found.engine == config.engine
 
 
-def test_the_command_to_a_model_of_a_run_without_a_command_line_names_its_folder(tmp_path: Path) -> None:
+def test_command_without_a_recorded_command_line_names_the_folder(tmp_path: Path) -> None:
     found = composed(command_to(Workspace(tmp_path / "it's here"), 2))
     assert Workspace.of(found).root == tmp_path / "it's here"
     assert found.iteration == 2
 
 
-def test_messages_about_missing_models_hold_that_command(tmp_path: Path) -> None:
+def test_messages_about_missing_models_contain_the_command(tmp_path: Path) -> None:
     workspace, config = started(tmp_path, "experiment=smoke", f"runs_dir={tmp_path}", "name=run", "seed=7")
     workspace.save_config(config)
     workspace.update_run(base_model=str(tmp_path / "gone"))

@@ -34,16 +34,16 @@ from srlm.training.config import Reference
         ("/models/base", 3, ModelRef("external", name="/models/base")),
     ],
 )
-def test_roles(value: str, t: int, expected: ModelRef) -> None:
+def test_roles_resolve_to_models(value: str, t: int, expected: ModelRef) -> None:
     assert resolve_role(value, t) == expected
 
 
-def test_a_command_without_a_run_has_no_roles() -> None:
+def test_commands_without_a_run_treat_roles_as_external_names() -> None:
     assert by_name("sft") == ModelRef("external", name="sft")
     assert by_name("endpoint") == ENDPOINT
 
 
-def test_names_in_messages() -> None:
+def test_model_reference_is_formatted_for_messages() -> None:
     shown = [iteration(2), ENDPOINT, ModelRef("reward_model"), ModelRef("external", name="owner/name")]
     assert [str(ref) for ref in shown] == ["M2", "endpoint", "the reward model", "owner/name"]
     assert [ref.of_run for ref in shown] == [2, None, None, None]
@@ -51,7 +51,7 @@ def test_names_in_messages() -> None:
 
 
 @pytest.mark.parametrize("scorer", list(JUDGES))
-def test_judge_of_candidates_and_judge_that_is_measured(scorer: str) -> None:
+def test_judge_and_measured_judge_of_each_kind(scorer: str) -> None:
     config = Config(judge=options_type(scorer)(scorer=scorer))
     rewards = scorer == "reward_model"
     assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
@@ -73,12 +73,12 @@ def test_judge_of_candidates_and_judge_that_is_measured(scorer: str) -> None:
         ("owner/judge", "base", iteration(0)),
     ],
 )
-def test_reference_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
+def test_reference_model_of_an_implicit_reward_judge(by: str, reference: str, expected: ModelRef) -> None:
     config = Config(judge=ImplicitJudgeConfig(model=by, reference=reference))
     assert reference_of_judge(config, judge_of(config, 3)) == expected
 
 
-def test_reference_of_dpo_and_judge_of_head_to_heads() -> None:
+def test_dpo_reference_and_head_to_head_judge_resolve_to_models() -> None:
     config = Config()
     expected = {Reference.previous: iteration(2), Reference.sft: iteration(1), Reference.base: iteration(0)}
     for config.dpo.reference, reference in expected.items():

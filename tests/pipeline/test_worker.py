@@ -28,7 +28,7 @@ def start(workspace: Workspace, worker: str) -> None:
     launch.run_worker(f"tests.launch_workers:{worker}", workspace, 2)
 
 
-def test_done(workspace: Workspace) -> None:
+def test_worker_logs_its_output_and_exit_code(workspace: Workspace) -> None:
     start(workspace, "fine")
     assert (workspace.root / "done").read_text() == "2"
     [log] = workspace.logs.glob("*.log")
@@ -37,7 +37,7 @@ def test_done(workspace: Workspace) -> None:
     assert (row["iteration"], row["exit_code"]) == (2, 0)
 
 
-def test_an_srlm_error_of_a_worker_is_raised_in_the_coordinator(workspace: Workspace) -> None:
+def test_srlm_error_of_a_worker_is_raised_in_the_coordinator(workspace: Workspace) -> None:
     with pytest.raises(errors.SeedError, match=r"seeds\.jsonl:3: mend this line"):
         start(workspace, "user_error")
 
@@ -51,7 +51,7 @@ def test_out_of_memory_names_the_options_to_lower(workspace: Workspace) -> None:
     ("group", "option"),
     [("sft", "sft.micro_batch_size"), ("dpo", "dpo.micro_batch_size"), ("", "engine.max_model_len")],
 )
-def test_each_stage_names_its_own_options(group: str, option: str) -> None:
+def test_out_of_memory_message_names_the_options_of_the_stage(group: str, option: str) -> None:
     for error in (RuntimeError("CUDA out of memory."), MemoryError(), RuntimeError("std::bad_alloc")):
         told = launch.as_user_error(error, "some_stage", 1, group)
         assert told is not None
@@ -59,8 +59,8 @@ def test_each_stage_names_its_own_options(group: str, option: str) -> None:
     assert launch.as_user_error(KeyError("x"), "some_stage", 1, group) is None
 
 
-def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
-    """Neither in the log nor for the report."""
+def test_full_disk_error_is_reported_without_free_space(tmp_path: Path) -> None:
+    """Neither the log nor the report needs free space."""
     report = tmp_path / "report.json"
     report.write_text(" " * 1000)
     command = [
@@ -80,19 +80,19 @@ def test_error_of_a_full_disk_needs_no_room_on_it(tmp_path: Path) -> None:
     assert len(report.read_text()) == 1000
 
 
-def test_disk_full_says_that_nothing_is_lost(workspace: Workspace) -> None:
+def test_full_disk_message_states_that_stages_are_saved(workspace: Workspace) -> None:
     with pytest.raises(errors.RunFolderError, match=r"No space left on disk.*stages are saved"):
         start(workspace, "disk_full")
 
 
-def test_a_killed_worker_is_reported_as_out_of_memory(workspace: Workspace) -> None:
+def test_killed_worker_is_reported_as_out_of_memory(workspace: Workspace) -> None:
     with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
         start(workspace, "killed")
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_crash_of_one_of_several_processes_shows_its_traceback_and_not_the_launchers(workspace: Workspace) -> None:
+def test_crash_of_a_rank_shows_only_its_own_traceback(workspace: Workspace) -> None:
     with pytest.raises(launch.WorkerCrashed, match="KeyError: 'unforeseen'") as caught:
         launch.run_worker("tests.launch_workers:crash_of_a_rank", workspace, 2, train=TrainConfig(processes=2))
     assert "ChildFailedError" not in str(caught.value)
@@ -101,7 +101,7 @@ def test_crash_of_one_of_several_processes_shows_its_traceback_and_not_the_launc
     assert not list(workspace.logs.glob(".*.json"))
 
 
-def test_a_crash_shows_the_end_of_its_log(workspace: Workspace) -> None:
+def test_crash_message_shows_the_end_of_the_log(workspace: Workspace) -> None:
     with pytest.raises(launch.WorkerCrashed, match="nobody foresaw this"):
         start(workspace, "crash")
 
@@ -114,7 +114,7 @@ def _wait_for(path: Path) -> int:
     raise AssertionError(f"{path} did not come")
 
 
-def _gone(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     for _ in range(200):
         try:
             os.kill(pid, 0)
@@ -127,7 +127,7 @@ def _gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_worker_ends_with_its_parent(workspace: Workspace, number: int) -> None:
+def test_worker_ends_after_its_parent(workspace: Workspace, number: int) -> None:
     code = (
         "from pathlib import Path; from srlm.pipeline.worker import run_worker\n"
         "from srlm.pipeline.workspace import Workspace\n"
@@ -137,4 +137,4 @@ def test_the_worker_ends_with_its_parent(workspace: Workspace, number: int) -> N
     worker = _wait_for(workspace.root / "pid")
     parent.send_signal(number)
     parent.wait(timeout=30)
-    assert _gone(worker)
+    assert _has_ended(worker)

@@ -52,7 +52,7 @@ ADVICE = r"No space left on disk.*Free some space.*Rerun the same command to res
 # Record files
 
 
-def test_records_are_appended_and_read_again(tmp_path):
+def test_appended_records_are_read_back(tmp_path):
     path = tmp_path / "new" / "answers.jsonl"
     file = RecordFile(path, Answer)
     file.append()
@@ -66,7 +66,7 @@ def test_records_are_appended_and_read_again(tmp_path):
     assert read_records(path, Answer) == [row("b"), row("a"), row("c"), row("d")]
 
 
-def test_records_of_a_known_id_are_passed_over(tmp_path):
+def test_records_with_a_known_id_are_skipped(tmp_path):
     path = tmp_path / "answers.jsonl"
     file = RecordFile(path, Answer)
     file.append(row("a", "first"))
@@ -78,7 +78,7 @@ def test_records_of_a_known_id_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("torn", range(1, len(line("b", "好的 🙂"))))
 def test_torn_last_line_is_removed(tmp_path, torn):
-    """At every byte, inside characters too, and where only the newline is missing."""
+    """For a cut at every byte, including inside characters and just before the newline."""
     path = tmp_path / "answers.jsonl"
     path.write_bytes(line("a") + line("b", "好的 🙂")[:torn])
     file = RecordFile(path, Answer)
@@ -100,7 +100,7 @@ def test_torn_last_line_is_removed(tmp_path, torn):
     ],
     ids=["half", "blank", "zeros", "no object", "field missing", "wrong type", "not UTF-8"],
 )
-def test_damaged_line_is_named(tmp_path, damaged):
+def test_damaged_line_is_reported_by_number(tmp_path, damaged):
     path = tmp_path / "answers.jsonl"
     path.write_bytes(line("a") + damaged + line("c"))
     with pytest.raises(RunFolderError) as caught:
@@ -127,7 +127,7 @@ def test_line_separators_inside_texts_survive(tmp_path, separator):
     assert read_records(path, Answer) == [row("a", text), row("b")]
 
 
-def test_finish_puts_records_in_order(tmp_path):
+def test_finish_sorts_the_records(tmp_path):
     ids = [f"t2/p{n:05d}/c{c}" for n in range(5) for c in range(4)]
     path = tmp_path / "2_candidates.jsonl"
     contents = set()
@@ -146,7 +146,7 @@ def test_finish_puts_records_in_order(tmp_path):
     assert len(read_records(path, Candidate)) == len(ids) + 1
 
 
-def test_finish_without_records_leaves_an_empty_file(tmp_path):
+def test_finish_without_records_creates_an_empty_file(tmp_path):
     assert RecordFile(tmp_path / "answers.jsonl", Answer).finish() == []
     assert (tmp_path / "answers.jsonl").read_bytes() == b""
 
@@ -168,7 +168,7 @@ def test_finish_is_atomic(tmp_path, monkeypatch, call):
 # Atomic writes
 
 
-def test_write_atomic_makes_folders_and_keeps_text_as_it_is(tmp_path):
+def test_write_atomic_creates_folders_and_keeps_text_unchanged(tmp_path):
     path = tmp_path / "a" / "b" / "file.txt"
     for text in ("old", "好的 🙂\r\n\u2028 no newline at the end"):
         write_atomic(path, text)
@@ -178,7 +178,7 @@ def test_write_atomic_makes_folders_and_keeps_text_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
-def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, call, error):
+def test_failed_write_keeps_the_old_content(tmp_path, monkeypatch, call, error):
     def fail(*_: Any) -> Any:
         raise OSError(error, os.strerror(error))
 
@@ -186,7 +186,7 @@ def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypa
     write_atomic(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)
-        # What is no want of space is passed on as it is.
+        # Other errors are raised unchanged.
         expected = pytest.raises(OSError, match="rror") if error == errno.EIO else pytest.raises(RunFolderError)
         with expected as caught:
             write_atomic(path, "new")
@@ -199,7 +199,7 @@ def test_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypa
     assert path.read_text() == "new"
 
 
-def test_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+def test_interrupted_write_keeps_the_old_content(tmp_path, monkeypatch):
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
@@ -212,7 +212,7 @@ def test_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path, mon
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_content_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_content_is_synced_before_the_rename(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(("fsync", os.fstat(fd).st_size)), fsync(fd)))
@@ -225,7 +225,7 @@ def test_content_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
 
 class FullDisk:
-    """`os.write` on a disk that holds `space` more bytes."""
+    """Stand-in for `os.write` on a disk with `space` free bytes."""
 
     def __init__(self, space: int):
         self.space, self.write = space, os.write
@@ -239,7 +239,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("space", [0, 1, len(line("b")) // 2, len(line("b")) - 1, len(line("b")) + 3])
-def test_full_disk_while_appending(tmp_path, monkeypatch, space):
+def test_full_disk_while_appending_keeps_complete_records(tmp_path, monkeypatch, space):
     path = tmp_path / "answers.jsonl"
     file = RecordFile(path, Answer)
     file.append(row("a"))
@@ -261,8 +261,8 @@ def test_short_writes_are_completed(tmp_path, monkeypatch):
     assert (tmp_path / "answers.jsonl").read_bytes() == line("a") + line("b", "好的 🙂")
 
 
-def test_a_failed_append_leaves_no_part_of_a_line(tmp_path, monkeypatch):
-    """While one append fails others are under way, and the disk may have room again by then."""
+def test_failed_append_leaves_no_partial_line(tmp_path, monkeypatch):
+    """Other appends run while one fails, and the disk may have free space again by then."""
     path = tmp_path / "answers.jsonl"
     file = RecordFile(path, Answer)
     file.append(row("a"))
@@ -274,21 +274,21 @@ def test_a_failed_append_leaves_no_part_of_a_line(tmp_path, monkeypatch):
     assert list(RecordFile(path, Answer).records) == ["a", "c"]
 
 
-def test_full_disk_before_the_first_record(tmp_path, monkeypatch):
+def test_full_disk_before_the_first_record_is_reported(tmp_path, monkeypatch):
     file = RecordFile(tmp_path / "answers.jsonl", Answer)
     monkeypatch.setattr(os, "open", no_space)
     with pytest.raises(RunFolderError, match=ADVICE):
         file.append(row("a"))
 
 
-def test_full_disk_while_a_run_is_opened(tmp_path, monkeypatch):
+def test_full_disk_while_locking_a_run_is_reported(tmp_path, monkeypatch):
     """The lock is the first thing that a command writes."""
     monkeypatch.setattr(os, "write", no_space)
     with pytest.raises(RunFolderError, match=ADVICE), Workspace(tmp_path / "run").lock():
         pass
 
 
-def test_full_disk_while_a_new_folder_is_made(tmp_path, monkeypatch):
+def test_full_disk_while_creating_a_folder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", no_space)
     with pytest.raises(RunFolderError, match=ADVICE):
         write_atomic(tmp_path / "new" / "file.txt", "text")
@@ -309,7 +309,7 @@ def stage_of(root: Path, outputs: tuple[str, ...] = ("3_judgements.jsonl",), **c
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    """A run with one complete stage."""
+    """Return a run with one complete stage."""
     stage = stage_of(tmp_path)
     stage.begin()
     write_atomic(stage.outputs[0], "{}\n")
@@ -328,7 +328,7 @@ def refused(stage: Stage, inputs: dict[str, str] | None = None) -> str:
     return message
 
 
-def test_stage_from_untouched_to_complete(tmp_path):
+def test_stage_is_complete_only_after_done(tmp_path):
     stage = stage_of(tmp_path)
     assert str(stage) == "iteration_2/judgements"
     assert not stage.complete()
@@ -361,7 +361,7 @@ def test_changed_options_are_refused(tmp_path, verb):
     if verb == "made":
         write_atomic(stage.outputs[0], "")
         stage.done({}, {})
-    same = {"prompts__languages": ("en", "zh")}  # as JSON holds it
+    same = {"prompts__languages": ("en", "zh")}  # as stored in JSON
     assert stage_of(tmp_path, **same).complete() == (verb == "made")
     message = refused(stage_of(tmp_path, judge__count=5, prompts__languages=["en"]))
     assert f"options have changed since this stage {'ran' if verb == 'made' else 'began'}: " in message
@@ -371,7 +371,7 @@ def test_changed_options_are_refused(tmp_path, verb):
 
 
 def recorded(root: Path, verb: str, **options: Any) -> Path:
-    """A stage that has begun or is made with `options` in its record; returns where the record is."""
+    """Begin or complete a stage with `options` in its record; return the record's path."""
     stage = stage_of(root)
     stage.options = options
     stage.begin()
@@ -383,7 +383,7 @@ def recorded(root: Path, verb: str, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
-def test_an_option_that_the_record_lacks_has_its_default_value(tmp_path, verb):
+def test_option_missing_from_the_record_has_its_default(tmp_path, verb):
     """A newer version added it. `judge.count` is 3 by default, `endpoint.model` is ""."""
     recorded(tmp_path, verb, seed=0)
     assert OPTIONS["judge.count"] == Config().judge.count
@@ -392,8 +392,8 @@ def test_an_option_that_the_record_lacks_has_its_default_value(tmp_path, verb):
     assert "endpoint.model was '', now 'judge-70b'" in refused(stage_of(tmp_path, endpoint__model="judge-70b"))
 
 
-def test_an_option_that_the_record_lacks_has_the_value_in_config_yaml(tmp_path):
-    """A newer version made the stage depend on an option that the run had all along."""
+def test_option_missing_from_the_record_has_its_config_yaml_value(tmp_path):
+    """A newer version made the stage depend on an option that already existed when the run started."""
     recorded(tmp_path, "made", seed=0)
     config = Config(name="run")
     config.judge.count = 5
@@ -409,7 +409,7 @@ def test_an_option_that_the_record_lacks_has_the_value_in_config_yaml(tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"null", b"[1]", b'{"stage": "it"', b"{} {}", b"\xff\xfe"])
-def test_a_damaged_file_of_a_run_is_named_with_what_to_do(own_run, damaged):
+def test_damaged_run_file_is_named_with_instructions(own_run, damaged):
     """Manifests, notes of begun stages, and run.json."""
     workspace = Workspace(own_run)
     config = workspace.config()
@@ -439,7 +439,7 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do(own_run, damaged):
         workspace.run()
 
 
-def test_a_manifest_without_options_is_damaged(tmp_path):
+def test_manifest_without_options_is_damaged(tmp_path):
     recorded(tmp_path, "made", seed=0)
     [path] = tmp_path.glob("**/manifests/*.json")
     for found in ({}, {"options": []}, {"options": {}, "outputs": None}):
@@ -449,7 +449,7 @@ def test_a_manifest_without_options_is_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
-def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_present_value(tmp_path, verb):
+def test_recorded_option_that_the_stage_no_longer_uses_is_compared(tmp_path, verb):
     recorded(tmp_path, verb, **OPTIONS, **{"candidates.count": 4, "data.ift.columns.prompt": "q"})
     config = Config()
     config.data.ift.columns = {"prompt": "q"}
@@ -463,7 +463,7 @@ def test_an_option_that_the_stage_no_longer_depends_on_is_compared_with_its_pres
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
-def test_an_option_that_no_outcome_depends_on_any_more_may_change(tmp_path, verb):
+def test_recorded_option_that_no_longer_affects_results_may_change(tmp_path, verb):
     recorded(tmp_path, verb, **OPTIONS, **{"engine.max_model_len": 512})
     stage = stage_of(tmp_path)
     stage.config.engine.max_model_len = 1024
@@ -472,7 +472,7 @@ def test_an_option_that_no_outcome_depends_on_any_more_may_change(tmp_path, verb
 
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
-def test_an_option_that_no_longer_exists_is_reported_and_not_refused(tmp_path, verb):
+def test_recorded_option_that_no_longer_exists_is_only_reported(tmp_path, verb):
     recorded(tmp_path, verb, **OPTIONS, **{"judge.moods": 2})
     stage = stage_of(tmp_path)
     assert stage.complete() == (verb == "made")
@@ -480,15 +480,15 @@ def test_an_option_that_no_longer_exists_is_reported_and_not_refused(tmp_path, v
     assert stage_of(tmp_path.with_name("untouched")).differences() == []
 
 
-def test_a_changed_template_is_named_and_its_digests_are_not(tmp_path):
+def test_changed_template_is_named_without_its_digests(tmp_path):
     recorded(tmp_path, "made", **OPTIONS, **{"judge.template": "0123456789abcdef", "judge.max_score": 5})
     message = refused(stage_of(tmp_path, judge__template="fedcba9876543210", judge__max_score=4))
     assert "judge.max_score was 5, now 4; the text of judge.template has changed. To continue" in message
     assert "0123456789abcdef" not in message
 
 
-def test_a_record_of_another_version_is_read(tmp_path):
-    """A begin's note held options alone at first; a newer version may know further fields."""
+def test_record_of_another_version_is_read(tmp_path):
+    """The first versions recorded only options at a stage's begin; newer versions may add fields."""
     path = recorded(tmp_path, "begun", **OPTIONS)
     path.write_text(json.dumps({"options": OPTIONS}))
     assert not stage_of(tmp_path).complete({"iteration_1/model": "new"})
@@ -502,7 +502,7 @@ def test_a_record_of_another_version_is_read(tmp_path):
 
 
 def from_model(root: Path, fingerprint: str | None) -> Stage:
-    """A stage that declares M1 as an input; None: M1 is not there."""
+    """Return a stage that declares M1 as an input; None = M1 is missing."""
     stage = stage_of(root)
     stage.inputs = lambda: {} if fingerprint is None else {"iteration_1/model": fingerprint}
     return stage
@@ -517,17 +517,17 @@ def test_a_declared_input_that_has_changed_is_refused(tmp_path, verb):
         assert stage.done({}, {}).inputs == {"iteration_1/model": "one"}
     since = "ran" if verb == "made" else "began"
     assert f"input iteration_1/model has changed since this stage {since}" in refused(from_model(tmp_path, "two"))
-    for same in ("one", None):  # what is not there cannot have changed what was made from it
+    for same in ("one", None):  # a missing input is not compared
         assert from_model(tmp_path, same).complete() == (verb == "made")
 
 
-def test_an_input_that_the_record_lacks_is_accepted(made):
+def test_input_missing_from_the_record_is_accepted(made):
     """An older version did not record it."""
     assert from_model(made, "one").complete()
 
 
-def test_an_input_keeps_the_hash_that_it_had_when_the_stage_began(tmp_path):
-    """Retrained in the meantime, the model that wrote is the one that the engine had loaded."""
+def test_input_hash_is_the_one_at_the_stages_begin(tmp_path):
+    """If M1 is retrained meanwhile, the records come from the model that the engine loaded before."""
     from_model(tmp_path, "one").begin()
     later = from_model(tmp_path, "two")
     write_atomic(later.outputs[0], "")
@@ -537,7 +537,7 @@ def test_an_input_keeps_the_hash_that_it_had_when_the_stage_began(tmp_path):
     }
 
 
-def test_an_input_that_is_not_there_on_resume_is_not_forgotten(tmp_path):
+def test_input_missing_on_resume_keeps_its_recorded_hash(tmp_path):
     from_model(tmp_path, "one").begin()
     resumed = from_model(tmp_path, None)
     assert not resumed.complete()
@@ -546,7 +546,7 @@ def test_an_input_that_is_not_there_on_resume_is_not_forgotten(tmp_path):
 
 
 def test_records_without_a_manifest_are_not_resumed(made):
-    """They would be taken for the present model's, whatever model made them."""
+    """Otherwise records of another model would be attributed to the present one."""
     stage = stage_of(made)
     stage.path.unlink()
     assert not stage.complete()
@@ -582,12 +582,12 @@ def test_versions_of_libraries_are_recorded_and_reported(tmp_path, monkeypatch):
     del installed["vllm"]
     line = "library versions: torch 2.12.0, now 2.13.0; vllm 0.31.0, now absent"
     assert check_stages(every) == [f"{line} (stages: iteration_2/answers, iteration_2/pairs)"]
-    stage("pairs").begin()  # on with it: made with both
+    stage("pairs").begin()  # resumed: both versions are recorded
     write_atomic(stage("pairs").outputs[0], "")
     assert stage("pairs").done({}, {}).libraries == {"torch": "2.12.0, 2.13.0", "vllm": "0.31.0, absent"}
 
 
-def test_check_stages_refuses_what_has_changed(made):
+def test_check_stages_refuses_changed_options(made):
     assert check_stages([stage_of(made)]) == []
     with pytest.raises(RunFolderError, match="seed was 0, now 1"):
         check_stages([stage_of(made), stage_of(made, seed=1)])
@@ -642,8 +642,8 @@ def test_changed_model_folder_is_refused(tmp_path, change):
     )
 
 
-def test_manifest_comes_last(tmp_path, monkeypatch):
-    """Hashed outputs, then the manifest in one move, and only then is the note of the stage's begin taken away."""
+def test_manifest_is_written_after_the_outputs(tmp_path, monkeypatch):
+    """The outputs are hashed, the manifest is written in one rename, and then the begin record is removed."""
     order = []
     replace, unlink, sha256 = os.replace, Path.unlink, files.sha256
 
@@ -670,7 +670,7 @@ def test_manifest_comes_last(tmp_path, monkeypatch):
     ]
 
 
-def test_full_disk_at_the_manifest_leaves_the_stage_begun(tmp_path, monkeypatch):
+def test_full_disk_at_the_manifest_leaves_the_stage_incomplete(tmp_path, monkeypatch):
     stage = stage_of(tmp_path)
     stage.begin()
     RecordFile(stage.outputs[0], Answer).append(row("a"))
@@ -699,7 +699,7 @@ with Workspace(Path(sys.argv[1])).lock():
 """
 
 
-def test_lock_excludes_a_second_process_until_the_first_has_ended(tmp_path):
+def test_lock_excludes_a_second_process_until_the_first_ends(tmp_path):
     run = Workspace(tmp_path / "run")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(run.root)],
@@ -716,7 +716,7 @@ def test_lock_excludes_a_second_process_until_the_first_has_ended(tmp_path):
         for part in (f"{run.root} is in use by process {holder.pid} on ", "Wait for it, stop it", "name=..."):
             assert part in str(caught.value)
         with pytest.raises(RunFolderError, match=f"process {holder.pid} on "), run.lock():
-            pass  # who was refused has not spoilt the holder's name
+            pass  # a refused process does not overwrite the holder's pid
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
@@ -732,12 +732,12 @@ def test_lock_excludes_a_second_process_until_the_first_has_ended(tmp_path):
 
 
 def test_derived_seeds_are_fixed():
-    """These values are part of what a run's outcome depends on: a change of them is a change of every run."""
+    """Every run's results depend on these values."""
     assert derive_seed(0, "candidates", "t2/p00000") == 771965890
     assert derive_seed(7, "split") == 257309961
 
 
-def test_derived_seeds_depend_on_their_parts_alone():
+def test_derived_seeds_depend_only_on_their_parts():
     parts = [
         (seed, stage, f"t{t}/p{n:05d}") for seed in (0, 1) for stage in ("a", "b") for t in (2, 3) for n in range(50)
     ]
@@ -753,7 +753,7 @@ def test_derived_seeds_depend_on_their_parts_alone():
 # Options
 
 
-def test_flatten():
+def test_flatten_joins_nested_keys_with_dots():
     options = {"judge": {"count": 3, "lora": {"r": 8, "alpha": 16}, "languages": ["en"]}, "seed": 0}
     assert flatten(options, "judge") == {
         "judge.count": 3,
@@ -768,7 +768,7 @@ def test_flatten():
         flatten(options, "judge.cuont")
 
 
-def test_options_of_a_config():
+def test_selected_options_of_a_config_are_flattened():
     config = Config()
     config.dpo.reference = Reference.sft
     config.data.ift.columns = {"prompt": "question"}
@@ -786,8 +786,8 @@ def test_options_of_a_config():
     assert json.loads(json.dumps(whole)) == whole
 
 
-def test_a_models_card_is_no_part_of_its_fingerprint(tmp_path):
-    """Neither is what a kill leaves of one; any other file is, a README deeper down among them."""
+def test_fingerprint_of_a_model_excludes_its_card(tmp_path):
+    """Partial cards after a kill are excluded too; any other file, even a README in a subfolder, is included."""
     workspace, model = Workspace(tmp_path), tmp_path / "model"
     (model / "deeper").mkdir(parents=True)
     (model / "config.json").write_text("{}")
@@ -804,8 +804,8 @@ def test_a_models_card_is_no_part_of_its_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize("megabytes", [1, 40])
-def test_weights_of_the_same_size_are_another_model(tmp_path, megabytes):
-    """Be it in the topmost tenth alone, as LoRA there leaves them; a large file is not read whole for that."""
+def test_fingerprint_detects_changed_weights_of_equal_size(tmp_path, megabytes):
+    """Even if only the last tenth changes, as with LoRA in the last layers; large files are only sampled."""
     workspace, model = Workspace(tmp_path), tmp_path / "model"
     model.mkdir()
     weights = np.random.default_rng(0).bytes(megabytes * 2**20)
@@ -821,7 +821,7 @@ def test_weights_of_the_same_size_are_another_model(tmp_path, megabytes):
     assert model_id(model) != id_before  # the ends are always read
 
 
-def test_a_model_is_told_by_what_lies_in_its_place(tmp_path, monkeypatch):
+def test_model_identity_depends_on_its_files(tmp_path, monkeypatch):
     run = Workspace(tmp_path / "run")
     (run.iteration(1) / "model").mkdir(parents=True)
     run.update_run(name="run")
@@ -840,7 +840,7 @@ def test_a_model_is_told_by_what_lies_in_its_place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "long" * 100, "folder_for_lock"])
-def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
+def test_unwritable_run_folder_is_named(tmp_path, name):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder_for_lock" / ".lock").mkdir(parents=True)
     with (
@@ -854,6 +854,6 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_read_only_folder_is_named(tmp_path, number):
+def test_read_only_folder_error_is_reported(tmp_path, number):
     with pytest.raises(RunFolderError, match="cannot be written"), files.disk_errors(tmp_path):
         raise OSError(number, os.strerror(number))
