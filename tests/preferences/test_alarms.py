@@ -19,7 +19,7 @@ def pair(chosen: str, rejected: str, gap: float) -> PreferencePair:
 
 
 def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=None, higher=None):
-    """Statistics of prompts whose candidates have these scores."""
+    """Return the statistics of prompts whose candidates have these scores."""
     candidates = [c for id, rows in scores.items() for c in candidates_of(id, ["text"] * len(rows))]
     judgements = [
         j for id, rows in scores.items() for n, row in enumerate(rows) for j in judgements_of(f"{id}/c{n}", row)
@@ -27,7 +27,7 @@ def found_in(scores: dict[str, list[list[float | None]]], pairs=(), agreement=No
     return feedback_statistics(candidates, judgements, list(pairs), 5, agreement, higher)
 
 
-def test_statistics_by_hand():
+def test_statistics_match_hand_computed_values():
     scores = {"p": [[5.0, 5.0], [3.0, None], [3.0, 3.0]], "q": [[None, None], [1.0, 1.0], [0.0, 3.0]]}
     found = found_in(scores, [pair("x" * 30, "x" * 10, 2.0), pair("x" * 10, "x" * 10, 1.0)], 0.25, 0.9)
     assert found == {
@@ -38,7 +38,7 @@ def test_statistics_by_hand():
         "mean_gap": 1.5,
         "length_ratio": 2.0,
         "score_deviation": pytest.approx(1.4, abs=1e-4),  # of 5 3 3 1 1.5
-        "judge_noise": pytest.approx(3 / 2**0.5 / 4, abs=1e-4),  # 5 5, 3 3, 1 1 and 0 3; 3 and nothing is no spread
+        "judge_noise": pytest.approx(3 / 2**0.5 / 4, abs=1e-4),  # of 5 5, 3 3, 1 1 and 0 3
         "meta_higher_share": 0.9,
         "agreement": 0.25,
     }
@@ -48,20 +48,20 @@ def test_statistics_by_hand():
 @pytest.mark.parametrize(
     ("scores", "ties"), [((3.0, 3.0), 1.0), ((3.0, 3.2), 0.0), ((3.0, 3.0 + 1e-10), 1.0), ((3.0, 3.0 + 2e-9), 0.0)]
 )
-def test_scores_tie_where_they_agree_to_nine_decimals(scores, ties):
+def test_scores_equal_to_nine_decimals_tie(scores, ties):
     assert found_in({"p": [[score] for score in scores]})["tie_share"] == ties
 
 
-def test_statistics_have_six_decimals():
+def test_statistics_are_rounded_to_six_decimals():
     assert found_in({"p": [[5.0], [None], [None]]})["parse_rate"] == 0.333333
 
 
-def test_what_is_not_defined_is_left_out():
+def test_undefined_statistics_are_omitted():
     assert found_in({"p": [[None], [None]]}) == {"parse_rate": 0.0}
     assert found_in({}) == {}
 
 
-def test_a_healthy_judge_triggers_no_alarm():
+def test_judge_without_problems_triggers_no_alarm():
     healthy = {"p": [[5.0], [3.0], [1.0]], "q": [[4.0], [2.0], [0.0]]}
     assert triggered(found_in(healthy, [pair("xx", "xx", 3.0)], 0.5), AlarmsConfig()) == []
 
@@ -72,12 +72,12 @@ SIDES = {
 }
 
 
-def test_every_alarm_has_a_side():
+def test_every_alarm_has_a_threshold_direction():
     assert SIDES.keys() == REMEDIES.keys()
 
 
 @pytest.mark.parametrize(("name", "side"), SIDES.items())
-def test_each_alarm_triggers_beyond_its_threshold_and_not_at_it(name, side):
+def test_alarm_triggers_only_beyond_its_threshold(name, side):
     alarms = AlarmsConfig()
     limit = getattr(alarms, name).threshold
     step = 0.01 if side == "above" else -0.01
@@ -95,16 +95,16 @@ def test_each_alarm_triggers_beyond_its_threshold_and_not_at_it(name, side):
     assert triggered({name: limit + step}, alarms) == []
 
 
-def test_a_saturated_judge_triggers_an_alarm():
+def test_saturated_judge_triggers_an_alarm():
     saturated = {f"p{n}": [[5.0, 5.0], [5.0, 5.0], [5.0, 4.0]] for n in range(5)}
     messages = [message for _, message in triggered(found_in(saturated), AlarmsConfig())]
     assert any("alarms.top_score_share" in message for message in messages)
 
 
-def test_agreement_of_two_judges():
+def test_agreement_of_two_judges_is_a_rank_correlation():
     rows = [ranked("e0", (0, 1, 2)), ranked("e1", (0, 1))]
 
-    def said(*scores: list[float | None]) -> list[Judgement]:
+    def judgements_with(*scores: list[float | None]) -> list[Judgement]:
         return [
             j
             for row, of_row in zip(rows, scores, strict=True)
@@ -112,8 +112,8 @@ def test_agreement_of_two_judges():
             for j in judgements_of(f"{row.id}/a{n}", [score])
         ]
 
-    first = said([5.0, 3.0, 1.0], [2.0, 4.0])
+    first = judgements_with([5.0, 3.0, 1.0], [2.0, 4.0])
     assert judges_agree(rows, first, first) == 1.0
-    assert judges_agree(rows, said([1.0, 3.0, 5.0], [4.0, 2.0]), first) == -1.0
-    assert judges_agree(rows, said([5.0, 3.0, None], [2.0, 4.0]), first) == 1.0  # e1 alone
-    assert judges_agree(rows, said([3.0, 3.0, 3.0], [2.0, None]), first) is None
+    assert judges_agree(rows, judgements_with([1.0, 3.0, 5.0], [4.0, 2.0]), first) == -1.0
+    assert judges_agree(rows, judgements_with([5.0, 3.0, None], [2.0, 4.0]), first) == 1.0  # only e1 counts
+    assert judges_agree(rows, judgements_with([3.0, 3.0, 3.0], [2.0, None]), first) is None

@@ -1,4 +1,4 @@
-"""srlm.preferences.pairs: highest against lowest mean, nothing else; every prompt is accounted for."""
+"""srlm.preferences.pairs: highest against lowest mean; each prompt gives a pair or a reason for none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW = "fewer than two candidates with enough valid judgements"
 
 
 def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_valid=2):
-    """Pairs of prompts p0, p1, ... whose candidates have these scores."""
+    """Select pairs from prompts p0, p1, ... whose candidates have these scores."""
     prompts = [Prompt(f"p{i}", f"question {i}", ()) for i in range(len(scores))]
     texts = texts or [[f"answer {i} {j}" for j in range(len(row))] for i, row in enumerate(scores)]
     candidates = [c for p, row in zip(prompts, texts, strict=True) for c in candidates_of(p.id, row)]
@@ -29,12 +29,12 @@ def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_
 
 
 def counted(selected):
-    """The pairs, and reason -> prompts that gave none for it."""
+    """Return the pairs and a count of prompts without a pair by reason."""
     pairs, unpaired = selected
     return pairs, count_reasons(unpaired)
 
 
-def test_highest_against_lowest_mean():
+def test_pair_has_highest_and_lowest_mean():
     [pair], dropped = select([[[3.0, 4.0, 3.0], [5.0, 4.0, 4.0], [1.0, 2.0, 1.0], [2.0, 2.0, 2.0]]])
     assert (pair.id, pair.prompt) == ("p0", "question 0")
     assert (pair.chosen_id, pair.chosen, pair.chosen_score) == ("p0/c1", "answer 0 1", 13 / 3)
@@ -48,38 +48,38 @@ def test_means_are_not_rounded():
     assert pair.chosen_score - pair.rejected_score == pytest.approx(1 / 3)
 
 
-def test_a_tie_is_dropped_and_the_prompts_after_it_are_still_handled():
+def test_ties_give_no_pair_and_later_prompts_are_processed():
     tie = [[3.0, 3.0], [3.0, 3.0], [2.0, 4.0]]
     pairs, dropped = select([tie, [[5.0, 5.0], [1.0, 1.0]], tie, [[1.0, 1.0], [5.0, 5.0]]])
     assert [pair.id for pair in pairs] == ["p1", "p3"]
     assert dropped == {"all scores equal": 2}
 
 
-def test_a_tie_over_different_numbers_of_judgements():
+def test_equal_means_of_different_counts_are_a_tie():
     pairs, dropped = select([[[4.0, 5.0, 4.0, None, None, None], [4.0, 5.0, 4.0, 4.0, 5.0, 4.0]]])
     assert pairs == []
     assert dropped == {"all scores equal": 1}
 
 
-def test_among_equals_the_first_by_id_is_taken():
+def test_first_candidate_by_id_wins_ties():
     [pair], _ = select([[[3.0, 3.0], [5.0, 5.0], [1.0, 1.0], [5.0, 5.0], [1.0, 1.0]]])
     assert (pair.chosen_id, pair.rejected_id) == ("p0/c1", "p0/c2")
 
 
-def test_missing_judgements_are_never_low():
+def test_missing_judgements_do_not_count_as_low_scores():
     [pair], _ = select([[[None, None, None], [3.0, 3.0, 3.0], [None, 5.0, 5.0], [None, None, 0.0]]])
     assert (pair.chosen_id, pair.rejected_id) == ("p0/c2", "p0/c1")
     assert pair.chosen_score == 5.0
 
 
 @pytest.mark.parametrize("missing", [[None, None, None], [None, None, 5.0], [None, None, 0.0]])
-def test_one_candidate_left_gives_no_pair(missing):
+def test_one_scored_candidate_gives_no_pair(missing):
     pairs, dropped = select([[[3.0, 3.0, 3.0], missing]])
     assert pairs == []
     assert dropped == {FEW: 1}
 
 
-def test_min_valid_decides_who_takes_part():
+def test_candidates_below_min_valid_are_excluded():
     scores = [[[5.0, None, None], [3.0, 3.0, None], [2.0, 2.0, 2.0]]]
     assert [(p.chosen_id, p.rejected_id) for p in select(scores, min_valid=1)[0]] == [("p0/c0", "p0/c2")]
     assert [(p.chosen_id, p.rejected_id) for p in select(scores, min_valid=2)[0]] == [("p0/c1", "p0/c2")]
@@ -98,24 +98,24 @@ def test_empty_texts_are_dropped(texts):
     assert select([[[5.0, 5.0], [1.0, 1.0]]], [texts]) == ([], {"empty text": 1})
 
 
-def test_the_gap_must_exceed_min_gap():
+def test_gap_must_exceed_min_gap():
     scores = [[[4.0, 4.0], [3.0, 3.0]]]
     assert select(scores, min_gap=1.0) == ([], {"gap too small": 1})
     assert len(select(scores, min_gap=0.99)[0]) == 1
 
 
 @pytest.mark.parametrize("low", range(4))
-def test_a_gap_of_just_min_gap_is_too_small_wherever_it_lies(low):
+def test_gap_equal_to_min_gap_is_too_small(low):
     """7/3 - 4/3 is more than 1 in floats."""
     scores = [[[low + 1.0, low + 1.0, low + 2.0], [low + 0.0, low + 0.0, low + 1.0]]]
     assert select(scores, min_gap=1.0) == ([], {"gap too small": 1})
 
 
-def test_a_prompt_without_candidates_is_counted():
+def test_prompt_without_candidates_is_counted():
     assert select_pairs([prompt()], [], [], PairsConfig(), 2) == ([], [Unpaired(prompt().id, FEW)])
 
 
-def test_pairs_come_in_the_prompts_order_whatever_the_order_of_the_rest():
+def test_pairs_are_in_prompt_order():
     number = random.Random(0)
     prompts = [Prompt(f"p{i}", f"question {i}", ()) for i in (3, 0, 2, 1)]
     candidates = [c for p in prompts for c in candidates_of(p.id, [f"{p.id} a", f"{p.id} b", f"{p.id} c"])]
@@ -129,7 +129,7 @@ def test_pairs_come_in_the_prompts_order_whatever_the_order_of_the_rest():
 
 
 def oracle(scores: list[list[float | None]], texts: list[str], min_gap: float, min_valid: int):
-    """(chosen, rejected) places of one prompt, or the reason for none; in exact fractions, by trying all pairs."""
+    """Return the (chosen, rejected) places of one prompt or the reason for none, by brute force in exact fractions."""
     means = {}
     for place, row in enumerate(scores):
         valid = [Fraction(score) for score in row if score is not None]
@@ -150,7 +150,7 @@ def oracle(scores: list[list[float | None]], texts: list[str], min_gap: float, m
     return best, worst
 
 
-def test_random_data_against_brute_force():
+def test_pairs_match_brute_force_on_random_data():
     number = random.Random(7)
     reasons: Counter[str] = Counter()
     for _ in range(300):
@@ -181,7 +181,7 @@ def test_random_data_against_brute_force():
 
 
 def with_truncated(truncated: str, scores: list[float], cut: list[int], min_valid: int = 1):
-    """One prompt whose candidates have these scores; those numbered in `cut` are truncated."""
+    """Select from one prompt whose candidates have these scores; those with an index in `cut` are truncated."""
     candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", ["w", "x", "y", "z"]))]
     judgements = [j for c, score in zip(candidates, scores, strict=True) for j in judgements_of(c.id, [score])]
     config = PairsConfig(truncated=Truncated[truncated])
@@ -196,13 +196,13 @@ def test_truncated_candidates_are_excluded_by_default():
 
 
 @pytest.mark.parametrize("cut", [[0, 1, 2], [0, 1, 2, 3], [1, 2, 3]])
-def test_fewer_than_two_complete_candidates_give_no_pair_and_the_reason(cut):
+def test_fewer_than_two_complete_candidates_give_no_pair(cut):
     assert with_truncated("exclude", [5.0, 4.0, 2.0, 1.0], cut) == ([], {TRUNCATED: 1})
 
 
 @pytest.mark.parametrize(("cut", "reason"), [([0, 1], TRUNCATED), ([0], TRUNCATED), ([2], FEW), ([], FEW)])
-def test_truncation_is_the_reason_whether_or_not_the_truncated_were_judged(cut, reason):
-    """Adaptive judging leaves them out. One complete candidate without a score is another reason."""
+def test_truncation_is_the_reason_for_judged_and_unjudged_candidates(cut, reason):
+    """Early stopping of the judge skips truncated candidates. An unscored complete candidate is another reason."""
     texts = ["w", "x", "y"] if 2 in cut else ["w", "x"]
     candidates = [replace(c, truncated=n in cut) for n, c in enumerate(candidates_of("p", texts))]
     for of_truncated in ([5.0], [None], []):
@@ -221,7 +221,7 @@ def test_kept_truncated_candidates_are_marked_in_the_pair(cut, chosen, rejected)
 
 
 def of_lengths(rows: list[list[tuple[float, int]]]):
-    """Prompts whose candidates have these scores and lengths in characters."""
+    """Return prompts whose candidates have these scores and lengths in characters."""
     prompts = [Prompt(f"p{i:03d}", "q", ()) for i in range(len(rows))]
     pairs = list(zip(prompts, rows, strict=True))
     candidates = [c for p, row in pairs for c in candidates_of(p.id, [f"{n:04d}".ljust(n, "x") for _, n in row])]
@@ -231,7 +231,7 @@ def of_lengths(rows: list[list[tuple[float, int]]]):
     return prompts, candidates, judgements
 
 
-def test_a_penalty_is_taken_off_each_hundred_characters():
+def test_length_penalty_is_subtracted_per_hundred_characters():
     data = of_lengths([[(4.0, 300), (3.5, 100), (1.0, 50)]])
     [pair], _ = select_pairs(*data, PairsConfig(), 1, 0.5)
     assert (pair.chosen_id, pair.chosen_score) == ("p000/c1", 3.0)  # 4.0 - 1.5 = 2.5 is less
@@ -240,15 +240,15 @@ def test_a_penalty_is_taken_off_each_hundred_characters():
     assert (plain.chosen_id, plain.chosen_score) == ("p000/c0", 4.0)
 
 
-def test_the_penalty_that_evens_lengths_out():
+def test_matching_penalty_equalises_mean_lengths():
     number = random.Random(0)
     rows = []
     for _ in range(150):
         lengths = [number.randint(50, 900) for _ in range(4)]
-        rows.append([(2 + length / 300 + number.gauss(0, 0.7), length) for length in lengths])  # likes length
+        rows.append([(2 + length / 300 + number.gauss(0, 0.7), length) for length in lengths])  # prefers long answers
     data = of_lengths(rows)
     found = length_penalty(*data, PairsConfig(length_penalty=None), 1)
-    assert 0.2 < found < 0.5  # a third of a point a hundred characters is what it likes
+    assert 0.2 < found < 0.5  # the true slope is 1/3 point per 100 characters
     assert length_penalty(*data, PairsConfig(length_penalty=0.7), 1) == 0.7
 
     def gap(penalty: float) -> float:
@@ -259,14 +259,14 @@ def test_the_penalty_that_evens_lengths_out():
     assert abs(gap(found)) < 3
 
 
-def test_a_judge_that_likes_short_answers_needs_no_penalty():
+def test_matching_penalty_is_zero_if_the_judge_prefers_short_answers():
     data = of_lengths([[(5.0, 50), (1.0, 500)]] * 3)
     assert length_penalty(*data, PairsConfig(length_penalty=None), 1) == 0.0
     assert length_penalty([], [], [], PairsConfig(length_penalty=None), 1) == 0.0
 
 
 def random_prompts(number: random.Random, min_gap: float):
-    """Prompts of a judge that prefers long answers; some candidates are truncated, empty, identical or unscored."""
+    """Return scores that favour long answers; some candidates are truncated, empty, identical or unscored."""
     prompts, candidates, judgements = [], [], []
     for i in range(number.randint(1, 12)):
         prompts.append(Prompt(f"p{i:02d}", "q", ()))
@@ -279,8 +279,8 @@ def random_prompts(number: random.Random, min_gap: float):
     return prompts, candidates, judgements, PairsConfig(min_gap=min_gap, length_penalty=None)
 
 
-def test_the_matching_penalty_against_brute_force():
-    """On a grid that meets every interval, no penalty brings the kept pairs' lengths nearer to each other."""
+def test_matching_penalty_matches_brute_force():
+    """No penalty on a fine grid gives a smaller length difference of the kept pairs."""
     number = random.Random(3)
     kept = dropped_by_gap = changed = 0
     for _ in range(60):
@@ -304,7 +304,7 @@ def test_the_matching_penalty_against_brute_force():
     assert min(kept, changed, dropped_by_gap) > 15
 
 
-def test_the_matching_penalty_looks_at_kept_pairs_alone():
+def test_matching_penalty_depends_only_on_kept_pairs():
     """The pairs that min_gap drops prefer long answers; the lengths of the two kept pairs match without a penalty."""
     rows = [[(3.0, 800), (2.99 - n / 100, 100)] for n in range(9)] + [
         [(5.0, 300), (1.0, 340)],
@@ -315,7 +315,7 @@ def test_the_matching_penalty_looks_at_kept_pairs_alone():
     assert length_penalty(*data, PairsConfig(length_penalty=None), 1) > 0.0
 
 
-def test_the_matching_penalty_ignores_truncated_candidates_unless_they_are_kept():
+def test_matching_penalty_ignores_excluded_truncated_candidates():
     prompts, candidates, judgements = of_lengths([[(5.0, 900), (4.0, 210), (3.0, 200)]] * 3)
     candidates = [replace(c, truncated=c.id.endswith("c0")) for c in candidates]
     for truncated, positive in ((Truncated.exclude, False), (Truncated.keep, True)):

@@ -23,7 +23,7 @@ HERE = "tests.preferences.test_policy"
 
 
 class BestAgainstEach(PairPolicy):
-    """The best candidate against each worse one; the weight is the share of the largest gap."""
+    """Pair the best candidate with each worse one; the weight is the gap divided by the largest gap."""
 
     def select(self, prompt, scored):
         if len({score for score, _ in scored}) < 2:
@@ -51,12 +51,12 @@ def data(*rows: list[float]):
     return prompts, candidates, judgements
 
 
-def test_every_policy_of_the_registry_is_found_by_its_name():
+def test_registered_policies_are_found_by_name():
     assert POLICIES["highest_lowest"] is HighestLowest is policy_named(PairsConfig().policy)
     assert all(policy_named(name) is policy for name, policy in POLICIES.items())
 
 
-def test_a_policy_from_outside_gives_several_pairs_with_ids_and_weights():
+def test_external_policy_can_return_several_weighted_pairs():
     config = PairsConfig(policy=f"{HERE}:BestAgainstEach")
     pairs, unpaired = select_pairs(*data([4.0, 2.0, 3.0], [1.0, 1.0]), config, 1)
     assert [(pair.id, pair.chosen_id, pair.rejected_id, pair.weight, pair.target) for pair in pairs] == [
@@ -66,7 +66,7 @@ def test_a_policy_from_outside_gives_several_pairs_with_ids_and_weights():
     assert unpaired == [Unpaired("t2/p00001", "nothing to compare")]
 
 
-def test_the_matching_length_penalty_counts_all_pairs_of_the_policy():
+def test_matching_length_penalty_includes_all_pairs_of_the_policy():
     prompts, candidates, judgements = data([3.0, 2.0, 1.0])
     texts = {"c0": "x" * 300, "c1": "y" * 100, "c2": "z" * 100}
     candidates = [replace(c, text=texts[c.id[-2:]]) for c in candidates]
@@ -86,7 +86,7 @@ def test_the_matching_length_penalty_counts_all_pairs_of_the_policy():
         (f"{HERE}:prompt", "does not exist"),
     ],
 )
-def test_an_unknown_policy_is_refused_by_the_options_check(name, message):
+def test_unknown_policy_is_refused(name, message):
     with pytest.raises(ConfigError, match=r"pairs\.policy=") as refused:
         check(Config(pairs=PairsConfig(policy=name)))
     assert message in str(refused.value)
@@ -100,7 +100,7 @@ def test_early_stopping_needs_a_policy_that_compares_the_extremes():
 
 
 @pytest.mark.parametrize("selection", [{}, {"pairs": (1,), "reason": "both"}])
-def test_a_selection_has_either_pairs_or_a_reason(selection):
+def test_selection_has_either_pairs_or_a_reason(selection):
     with pytest.raises(ValueError, match="pairs or a reason"):
         Selection(**selection)
 

@@ -1,7 +1,7 @@
-"""What every output of a run depends on: each dependency is really changed, and exactly the listed stages refuse.
+"""Dependencies of every output: a change of each dependency makes exactly the listed stages refuse.
 
-A made-up run has every stage, with models of a few bytes, and templates, seeds and external models as files. A stage
-that depends on another one's output refuses once that one was made again with another result.
+A synthetic run has every stage, with models of a few bytes, and templates, seeds and external models as files. A stage
+that depends on another stage's output refuses after that stage was recomputed with another result.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from tests.helpers import all_stages, options
 Change = Callable[[Workspace, Config], Config | None]
 FILES = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
 PACKAGED = Path(load_pairwise.__code__.co_filename).parent / "templates"
-SEEDS = {"data", "seed"}  # all seed files together, and the run's random seed
+SEEDS = {"data", "seed"}  # all seed data files, and the random seed of the run
 TRAINED = {"chat template text", "chat template kwargs", "template date", "thought mark", "seed"}
 ENGINE = {"engine.kind", "engine.dtype"}
 WRITTEN = TRAINED | ENGINE
 JUDGED = {"judge template", "judge.temperature", "judge.max_score"}
 
-# Output -> what it depends on. Of a run that judges, writes and compares with its own models.
+# Output -> its dependencies, for a run that judges, generates and compares with its own models.
 OWN_MODELS = {
     "data": {"seed", "IFT file", "data.ift_answers"},
     "ifeval": {"seed", "IFEval file"},
@@ -82,7 +82,7 @@ OWN_MODELS = {
         "judge.max_score",
     },
 }
-# Of judges and writers outside the run: a folder each.
+# With external models as judge and as generator of prompts, each in a folder.
 EXTERNAL = {
     "2 prompts": {"writer"},
     "2 candidates": {"M1"},
@@ -119,7 +119,7 @@ REWARD_MODEL = {
     "3 judgements": (TRAINED - {"seed"}) | {"reward model"},
     "2 held_out_judgements": (TRAINED - {"seed"}) | {"reward model"},
 }
-# DPO whose checkpoints answer validation prompts, and a judge that compares the answers.
+# DPO with early stopping: checkpoints answer validation prompts and a judge compares the answers.
 _COMPARED = TRAINED | ENGINE | {"M1", "M0", "pairs of 2", "dpo.beta", "data", "prompts of 2", "IFEval prompts"}
 _COMPARED |= {"pairwise template", "evaluation.temperature", "dpo.early_stopping.every_steps"}
 UNUSED_IFT = {"IFT file", "data.ift_answers"}
@@ -141,7 +141,7 @@ REWARD_MODEL_OUTSIDE = {
 }
 FOLDER = {"data": {"seed", "seeds folder"}, "2 prompts": set()}
 SPEED = {
-    "engine.max_model_len": 4096,  # what does not fit is counted, and asked again with a longer one
+    "engine.max_model_len": 4096,  # too long requests are counted, and sent again with a longer context
     "engine.max_concurrent": 3,
     "engine.kv_cache_gib": 1.0,
     "engine.gpu_memory_utilization": 0.5,
@@ -166,7 +166,7 @@ SPEED = {
 
 
 def set_to(name: str, value: Any) -> Change:
-    """Another value of an option."""
+    """Return a change that sets an option to another value."""
 
     def change(workspace: Workspace, config: Config) -> Config:
         *groups, option = name.split(".")
@@ -186,7 +186,7 @@ def flip(name: str) -> Change:
 
 
 def edit(file: str) -> Change:
-    """Another text in a file beside the run."""
+    """Return a change that edits a file outside the run."""
 
     def change(workspace: Workspace, config: Config) -> None:
         path = workspace.root.parent / file
@@ -196,7 +196,7 @@ def edit(file: str) -> Change:
 
 
 def remake(stage: Callable[[Workspace, Config], Stage], file: str = "") -> Change:
-    """An earlier stage is made again, and its output is another one; `file` in its folder where it is a model."""
+    """Return a change that recomputes an earlier stage with another output (`file` of its folder if it is a model)."""
 
     def change(workspace: Workspace, config: Config) -> None:
         made = stage(workspace, config)
@@ -219,7 +219,7 @@ def new_base(workspace: Workspace, config: Config) -> None:
 
 
 def new_prompt_template(workspace: Workspace, config: Config) -> None:
-    """The writer's template comes with the package: another version has another one."""
+    """The template for new prompts is packaged, so another version of the package can change it."""
     prompts_module.load_writer_template = lambda: load_pairwise("pairwise", "x")  # undone by the test
 
 
@@ -309,8 +309,8 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "seeds in a folder": (("data.ift.path=hub:ROOT/rows",), FOLDER),
 }
 AT_ONCE = ("data", "ifeval", "base_model", "eft", "2 pairs", "2 evaluation")  # no records or checkpoints to resume from
-# What the tables of the other variants leave to that of the first: they hold what is different about them.
-LOOKED_AT = {
+# The tables of the other variants contain only their differences from the first.
+CHECKED_CHANGES = {
     "external": {"M0", "M1", "M2", "writer", "judge", "match judge", "reference"},
     "endpoint": SERVER | ENGINE | {"speed", "thought mark", "chat template text", "M1", "M2"},
     "implicit": {"M0", "M1", "M2", "dpo.beta", "EFT examples", "judge template"},
@@ -338,7 +338,7 @@ def model_at(folder: Path) -> None:
 
 
 def config_of(root: Path, *overrides: str) -> Config:
-    """Options of a run in `root`/run whose templates, seeds and models are files in `root`."""
+    """Return the options of a run in `root`/run whose templates, seeds and models are files in `root`."""
     given = [
         *("name=run", f"runs_dir={root}", "iteration=3"),
         *(f"model.name={root}/base", f"model.chat_template={root}/chat.jinja", "dpo.reference=base"),
@@ -364,7 +364,7 @@ def files_at(root: Path) -> None:
 
 
 def outputs_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
-    """Every stage, by its name in the tables."""
+    """Return every stage by its name in the tables."""
     found = {}
     for stage in all_stages(workspace, config):
         place = workspace.relative(stage.folder).split("/")[0].removeprefix("iteration_")
@@ -375,7 +375,7 @@ def outputs_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Config]]:
-    """Returns a variant's run, which has every stage, and its options."""
+    """Return a function that makes the complete run of a variant and returns it with its options."""
 
     @cache
     def make(variant: str) -> tuple[Path, Config]:
@@ -399,7 +399,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
 
 
 def refused(stage: Stage, begun: bool) -> str:
-    """The message with which a stage refuses; "" if it does not."""
+    """Return the message with which a stage refuses, or "" if it does not refuse."""
     note = stage.path.with_suffix(".begun.json")
     if begun:
         os.rename(stage.path, note)
@@ -414,7 +414,7 @@ def refused(stage: Stage, begun: bool) -> str:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_file_of_a_checkpoint_tells_models_apart(tmp_path: Path, file: str) -> None:
+def test_every_checkpoint_file_changes_the_models_hash(tmp_path: Path, file: str) -> None:
     model_at(tmp_path / "base")
     before = identity(str(tmp_path / "base")), Workspace(tmp_path).fingerprint(tmp_path / "base")
     edit(f"base/{file}")(Workspace(tmp_path / "run"), Config())
@@ -424,15 +424,16 @@ def test_every_file_of_a_checkpoint_tells_models_apart(tmp_path: Path, file: str
 
 
 @pytest.mark.parametrize(
-    ("variant", "name"), [(variant, name) for variant in VARIANTS for name in sorted(LOOKED_AT.get(variant, CHANGES))]
+    ("variant", "name"),
+    [(variant, name) for variant in VARIANTS for name in sorted(CHECKED_CHANGES.get(variant, CHANGES))],
 )
-def test_exactly_what_depends_on_it_refuses(
+def test_exactly_the_dependent_stages_refuse(
     made: Callable[[str], tuple[Path, Config]], variant: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, given = made(variant)
     table, backup = VARIANTS[variant][1], tmp_path / "backup"
     monkeypatch.setattr(prompts_module, "load_writer_template", load_writer_template)
-    shutil.copytree(root, backup)  # the run's options hold paths, so that it is changed where it lies
+    shutil.copytree(root, backup)  # the options contain paths, so the run is changed in place
     try:
         workspace, config = Workspace.of(given), copy.deepcopy(given)
         config = CHANGES[name](workspace, config) or config
@@ -450,7 +451,7 @@ def test_exactly_what_depends_on_it_refuses(
         shutil.move(backup, root)
 
 
-def test_the_tables_know_every_change() -> None:
+def test_dependency_tables_contain_every_change() -> None:
     tables = [table for _, table in VARIANTS.values()]
     known = {name for table in tables for depends in table.values() for name in depends}
     assert known == set(CHANGES) - {"speed"}
@@ -460,7 +461,7 @@ def test_the_tables_know_every_change() -> None:
     }
 
 
-# Stages that are deleted, to be made again
+# Deleted stages
 
 
 UNMADE = {  # M3 is not trained yet
@@ -515,7 +516,7 @@ UNMADE = {  # M3 is not trained yet
         ),
     ],
 )
-def test_stages_are_refused_before_a_deleted_input_is_made_differently(
+def test_dependent_stages_refuse_if_a_deleted_input_would_differ(
     made: Callable[[str], tuple[Path, Config]],
     deleted: set[str],
     changes: list[str],
@@ -549,10 +550,13 @@ def test_stages_are_refused_before_a_deleted_input_is_made_differently(
         ({"iteration_1", "iteration_2", "iteration_3"}, ["sft.learning_rate", "dpo.beta"]),
         ({"iteration_2", "iteration_3"}, ["dpo.beta", "pairs.min_gap"]),
         ({"data"}, []),
-        ({"iteration_1", "lineage"}, ["sft.learning_rate"]),  # of an older version: contents are compared later
+        (
+            {"iteration_1", "lineage"},
+            ["sft.learning_rate"],
+        ),  # an older version has no lineage: contents are compared later
     ],
 )
-def test_a_deleted_stage_is_made_again_where_nothing_builds_on_another_one(
+def test_deleted_stage_may_be_recomputed_without_conflicts(
     made: Callable[[str], tuple[Path, Config]], deleted: set[str], changes: list[str], tmp_path: Path
 ) -> None:
     with run_without(made("own models"), deleted, tmp_path) as (workspace, config):
@@ -561,7 +565,7 @@ def test_a_deleted_stage_is_made_again_where_nothing_builds_on_another_one(
         check_stages(all_stages(workspace, config))
 
 
-def test_a_stage_that_has_begun_is_refused_too(made: Callable[[str], tuple[Path, Config]], tmp_path: Path) -> None:
+def test_begun_stage_refuses_a_changed_input(made: Callable[[str], tuple[Path, Config]], tmp_path: Path) -> None:
     with run_without(made("own models"), {"iteration_1", "iteration_3"}, tmp_path) as (workspace, config):
         prompts = WritePrompts(workspace, config, 2)
         for path in workspace.iteration(2).iterdir():
@@ -578,7 +582,7 @@ def test_a_stage_that_has_begun_is_refused_too(made: Callable[[str], tuple[Path,
 
 
 @pytest.mark.parametrize("file", ["model", "1_prompts.jsonl"])
-def test_an_output_deleted_alone_is_refused(
+def test_single_deleted_output_is_refused(
     made: Callable[[str], tuple[Path, Config]], file: str, tmp_path: Path
 ) -> None:
     with (
@@ -593,7 +597,7 @@ SIBLINGS: dict[str, Change] = {"data.eft_limit": set_to("data.eft_limit", 9)}
 
 @contextmanager
 def run_without(run: tuple[Path, Config], deleted: set[str], tmp_path: Path) -> Iterator[tuple[Workspace, Config]]:
-    """The run without these files and folders of it, put back afterwards."""
+    """Delete these files and folders of the run; restore them afterwards."""
     root, config = run
     shutil.copytree(root, tmp_path / "backup")
     try:

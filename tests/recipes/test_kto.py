@@ -31,7 +31,7 @@ KTO = {"method": "kto", "pairs.policy": "above_mean"}
 
 
 def labels(texts: list[str], scores: list[float], min_gap: float = 0.0) -> dict[str, bool] | str:
-    """What the policy makes of one prompt's candidates: their labels, or the reason why there are none."""
+    """Return the labels that the policy gives one prompt's candidates, or the reason for none."""
     scored = list(zip(scores, candidates_of("t2/p00000", texts), strict=True))
     selection = AboveMean(PairsConfig(min_gap=min_gap)).select(prompt("t2/p00000"), scored)
     assert all(answer.score == scores[texts.index(answer.completion)] for answer in selection.answers)
@@ -40,11 +40,11 @@ def labels(texts: list[str], scores: list[float], min_gap: float = 0.0) -> dict[
 
 def test_answers_above_the_mean_are_desirable() -> None:
     assert labels(["a", "b", "c", "d"], [5, 1, 1, 1]) == {"a": True, "b": False, "c": False, "d": False}
-    assert labels(["a", "b", "c"], [4, 3, 2]) == {"a": True, "c": False}  # b has the mean
+    assert labels(["a", "b", "c"], [4, 3, 2]) == {"a": True, "c": False}  # b's score equals the mean
     assert labels(["a", "b", "c", "d"], [4, 3.1, 2.9, 2], min_gap=0.5) == {"a": True, "d": False}
 
 
-def test_empty_texts_have_no_label_and_the_first_of_equal_texts_counts() -> None:
+def test_empty_and_duplicate_texts_have_no_label() -> None:
     assert labels(["a", "", "b", "c"], [5, 0, 1, 2]) == {"a": True, "b": False}
     assert labels(["a", "b", "a"], [5, 1, 1]) == {"a": True, "b": False}
 
@@ -73,18 +73,18 @@ def test_prompts_without_labels_have_a_reason(texts: list[str], scores: list[flo
         (("method=sft",), r"method='sft' .*a method that trains M_t\+1"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(given: tuple[str, ...], message: str) -> None:
+def test_incompatible_options_are_refused(given: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         options("experiment=kto", *given)
 
 
-def test_kto_learns_from_preference_pairs_as_well() -> None:
+def test_kto_accepts_preference_pairs() -> None:
     assert check(Config(method="kto")).training == KTOConfig()
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A run to M3 on a scripted engine."""
+    """Return a run to M3 with a scripted engine."""
     root = tmp_path_factory.mktemp("kto") / "run"
     job = {"root": str(root), "options": KTO | {"iteration": 3}, "errors": str(root.parent / "errors")}
     ended = subprocess.run(
@@ -95,7 +95,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(root)
 
 
-def test_all_scored_candidates_of_a_prompt_are_labelled_by_its_mean(run: Workspace) -> None:
+def test_scored_candidates_are_labelled_by_the_prompts_mean(run: Workspace) -> None:
     means = mean_scores(JUDGEMENTS.read(run, 2), 2)
     of_prompt: dict[str, list[float]] = defaultdict(list)
     for candidate in CANDIDATES.read(run, 2):
@@ -111,7 +111,7 @@ def test_all_scored_candidates_of_a_prompt_are_labelled_by_its_mean(run: Workspa
     assert labelled | {one.id for one in UNPAIRED.read(run, 2)} == accepted
 
 
-def test_the_training_stage_is_named_after_the_method(run: Workspace) -> None:
+def test_training_stage_is_named_after_the_method(run: Workspace) -> None:
     for t in (2, 3):
         made = stage_manifest(run.iteration(t), "kto")
         assert made
@@ -130,7 +130,7 @@ def test_reports_and_cards_name_method_and_labels(run: Workspace) -> None:
     assert f"KTO of M1 on {len(LABELLED.read(run, 2))} labelled answers" in (run.model(2) / "README.md").read_text()
 
 
-def test_a_model_of_another_method_is_not_trained_again_in_its_place(run: Workspace) -> None:
+def test_model_of_another_method_is_refused(run: Workspace) -> None:
     config = run.config()
     config.method = "dpo"
     with pytest.raises(RunFolderError, match=r"M2 .* was made by the stage iteration_2/kto, not by dpo"):
@@ -139,7 +139,7 @@ def test_a_model_of_another_method_is_not_trained_again_in_its_place(run: Worksp
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_kto_trains_in_a_real_run(tmp_path: Path) -> None:
+def test_kto_trains_a_model_end_to_end(tmp_path: Path) -> None:
     result = run_smoke(tmp_path, "engine=transformers", "method=kto", "pairs=above_mean", "kto.learning_rate=1e-3")
     assert result.returncode == 0, result.stderr[-4000:]
     assert "M1 -> M2: KTO, reference previous" in result.stderr

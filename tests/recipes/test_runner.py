@@ -1,4 +1,4 @@
-"""srlm.recipes: recipes by name, recipes from outside the package, and what a change of the recipe does to a run."""
+"""srlm.recipes: recipes by name, external recipes, and a changed recipe in an existing run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers import run_step
 
 
 class Own(Recipe):
-    """A recipe from outside the package: it notes how far it was asked to go."""
+    """An external recipe that records the last iteration that was requested."""
 
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:
         yield Action(lambda: workspace.root.joinpath("last").write_text(str(last)))
@@ -36,20 +36,20 @@ def test_recipes_are_found_by_name(name: str) -> None:
     assert isinstance(find_recipe(name), RECIPES[name])
 
 
-def test_a_recipe_from_outside_runs(tmp_path: Path) -> None:
+def test_external_recipe_runs(tmp_path: Path) -> None:
     config = Config(iteration=4)
     Runner(find_recipe(f"{__name__}:Own"), Workspace(tmp_path), config, NoTracker()).run()
     assert (tmp_path / "last").read_text() == "4"
 
 
 @pytest.mark.parametrize("name", ["charm", "nowhere:Recipe", f"{__name__}:Missing", f"{__name__}:NoRecipe"])
-def test_what_is_no_recipe_is_refused(name: str) -> None:
+def test_unknown_or_invalid_recipe_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^recipe={name}"):
         find_recipe(name)
 
 
-def test_a_run_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    """Both recipes have a stage `prompts`: one must not use what the other has made."""
+def test_changed_recipe_of_a_run_is_refused(tmp_path: Path) -> None:
+    """Both recipes have a stage `prompts`, and neither may use the other's output."""
     config = Config(name="run", runs_dir=str(tmp_path), recipe="spin")
     workspace = Workspace.of(config)
     workspace.save_config(config)

@@ -1,4 +1,4 @@
-"""The order of the loop's steps where one of them ends the run."""
+"""srlm.recipes.self_rewarding: the order of the steps, and steps that end the run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.helpers import run_step, tiny_llama, tiny_tokenizer
 
 
 class Scripted:
-    """A recipe of one stage, which raises an error or does nothing."""
+    """A recipe whose first step raises an error or does nothing."""
 
     def __init__(self, error: BaseException | None = None):
         self.error, self.done = error, list[str]()
@@ -56,7 +56,7 @@ class Scripted:
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RunState, bool]]:
-    """The calls that update the report page: the run's state then, and whether the page is written in any case."""
+    """Return the calls that update the report: the run's state, and whether the page is always written."""
     calls: list[tuple[RunState, bool]] = []
 
     def update(workspace: Workspace, again: bool = False) -> None:
@@ -101,26 +101,26 @@ def test_completed_run_writes_its_report_once(
     monkeypatch.setattr("srlm.recipes.find_recipe", lambda name: Scripted())
     config = Config(name="run", runs_dir=str(tmp_path), iteration=1)
     config.tracking.tracker = Tracker.none
-    for again in (True, False):  # the second command makes nothing, and the page may stay
+    for again in (True, False):  # the second command computes nothing and need not rewrite the page
         reported.clear()
         run(config)
         assert reported == [(RunState(COMPLETED), again)]
 
 
 def names_of(config: Config) -> list[str]:
-    """The steps of the recipe, by the names of their stages and sessions."""
+    """Return the names of the recipe's stages and sessions."""
     steps = SelfRewarding().steps(Workspace.of(config), config, config.iteration)
     return [step.name for step in steps if not isinstance(step, Action)]
 
 
-def test_the_order_of_the_steps_is_that_of_the_paper(tmp_path: Path) -> None:
+def test_steps_are_in_the_papers_order(tmp_path: Path) -> None:
     config = Config(runs_dir=str(tmp_path), iteration=2)
     start = ["data", "base_model", "generation", "sft_baseline", "rationales", "eft", "sft", "reward_model"]
     first = ["generation", "evaluation", "evaluation", "pairs", "dpo"]
     assert names_of(config) == [*start, *first, "generation", "head_to_head", "evaluation", "evaluation"]
 
 
-def test_a_run_that_is_not_evaluated_ends_with_its_training(tmp_path: Path) -> None:
+def test_run_without_evaluation_ends_after_training(tmp_path: Path) -> None:
     config = Config(runs_dir=str(tmp_path), iteration=1)
     config.evaluation.enabled = False
     assert names_of(check(config)) == ["data", "base_model", "sft_baseline", "rationales", "eft", "sft", "reward_model"]
@@ -130,7 +130,7 @@ def test_a_run_that_is_not_evaluated_ends_with_its_training(tmp_path: Path) -> N
 
 
 def truncate(root: Path, ids: set[str], *overrides: str) -> SelectPairs:
-    """The pairs stage of a finished run in which these candidates are truncated; its pairs are deleted."""
+    """Mark candidates of a finished run as truncated, delete its pairs, and return the pairs stage."""
     workspace = Workspace(root)
     config = workspace.config()
     config.pairs.truncated = Truncated[overrides[0]] if overrides else config.pairs.truncated
@@ -145,7 +145,7 @@ def truncate(root: Path, ids: set[str], *overrides: str) -> SelectPairs:
     return SelectPairs(workspace, config, 2)
 
 
-def test_pairs_without_truncated_candidates_and_their_counts(own_run: Path) -> None:
+def test_pairs_exclude_truncated_candidates_and_count_them(own_run: Path) -> None:
     made = truncate(own_run, {"t2/p00000/c0", "t2/p00001/c0", "t2/p00001/c1"})
     run_step(made)
     counts = made.manifest().counts
@@ -172,7 +172,7 @@ def test_kept_truncated_candidates_are_marked_in_the_pairs_file(own_run: Path) -
     ]
 
 
-def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run: Path) -> None:
+def test_error_names_truncation_as_the_reason_for_no_pairs(own_run: Path) -> None:
     made = truncate(own_run, {f"t2/p0000{p}/c{c}" for p in range(3) for c in range(2)})
     run_step(made)
     with pytest.raises(NoPairsError, match=r"0 preference pairs from 3 prompts") as caught:
@@ -181,8 +181,8 @@ def test_no_pairs_because_of_truncation_names_the_reason_and_the_options(own_run
         assert words in str(caught.value)
 
 
-def test_an_m0_trained_anew_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be a wrong reference model, and nothing else would tell."""
+def test_changed_base_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed M0 would be a wrong reference model without any other sign."""
     base, tokenizer = tmp_path / "base", tiny_tokenizer()
     tokenizer.save_pretrained(base)
     tiny_llama(len(tokenizer), seed=0).save_pretrained(base)

@@ -1,4 +1,4 @@
-"""SPIN: human answers are chosen, own samples are rejected, and no judge takes part."""
+"""SPIN: human answers are chosen, the model's own samples are rejected, and there is no judge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A run to M3 on a scripted engine."""
+    """Return a run to M3 with a scripted engine."""
     root = tmp_path_factory.mktemp("spin") / "run"
     job = {"root": str(root), "options": {"recipe": "spin", "iteration": 3}, "errors": str(root.parent / "errors")}
     ended = subprocess.run(
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(root)
 
 
-def test_the_human_answer_is_chosen_and_the_own_sample_rejected(run: Workspace) -> None:
+def test_human_answer_is_chosen_and_own_sample_is_rejected(run: Workspace) -> None:
     human = {row.prompt: row.response for row in IFT.read(run)}
     own = {one.id: one.text for one in CANDIDATES.read(run, 2)}
     pairs = PAIRS.read(run, 2)
@@ -37,13 +37,13 @@ def test_the_human_answer_is_chosen_and_the_own_sample_rejected(run: Workspace) 
         assert (pair.chosen, pair.rejected) == (human[pair.prompt], own[pair.rejected_id])
 
 
-def test_pairs_of_the_previous_iteration_are_trained_on_again(run: Workspace) -> None:
+def test_pairs_of_the_previous_iteration_are_included(run: Workspace) -> None:
     now = PAIRS.read(run, 3)
     assert [pair.id.split("/")[0] for pair in now].count("t2") == len(PAIRS.read(run, 2))
     assert stage_manifest(run.iteration(3), "pairs").counts["new_pairs"] + len(PAIRS.read(run, 2)) == len(now)  # type: ignore[union-attr]
 
 
-def test_no_candidate_is_judged_and_every_model_is_made(run: Workspace) -> None:
+def test_models_are_trained_without_judgements(run: Workspace) -> None:
     assert not JUDGEMENTS.path(run, 2).exists()
     for t in (2, 3):
         assert stage_manifest(run.iteration(t), "dpo")

@@ -1,4 +1,4 @@
-"""srlm.recipes.turn: the sessions of one model, and which of them start an engine."""
+"""srlm.recipes.turn: the generation sessions of one model, and which of them start an engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers import ScriptedEngine, candidates_of, prompt, ranked
 
 
 class LongestWins(Judge):
-    """A judge that is a program: the score is the length."""
+    """A judge that is a program: its score is the answer's length."""
 
     spec = JudgeSpec(runs_on="program", fields=())
 
@@ -39,7 +39,7 @@ class LongestWins(Judge):
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models whose engines are started."""
+    """Return the list of models whose engines are started."""
     found: list[str] = []
 
     @asynccontextmanager
@@ -63,7 +63,7 @@ def own_session(workspace: Workspace, config: Config) -> Session:
     return own
 
 
-def test_a_program_judges_in_the_session_of_the_model_and_depends_on_no_model(tmp_path: Path) -> None:
+def test_program_judge_needs_no_session_and_no_model_options(tmp_path: Path) -> None:
     workspace, config = judged_by_program(tmp_path)
     sessions = list(generate(workspace, config, 1, feedback=True))
     assert [one.name for one in sessions] == ["generation"]
@@ -75,9 +75,7 @@ def test_a_program_judges_in_the_session_of_the_model_and_depends_on_no_model(tm
 
 
 @pytest.mark.parametrize("missing", [[], ["2_candidates.jsonl"]])
-def test_an_engine_starts_only_if_a_stage_of_the_model_is_missing(
-    tmp_path: Path, opened: list[str], missing: list[str]
-) -> None:
+def test_engine_starts_only_if_a_stage_is_missing(tmp_path: Path, opened: list[str], missing: list[str]) -> None:
     workspace, config = judged_by_program(tmp_path)
     config.prompts.count, config.candidates.count = 1, 2
     own = own_session(workspace, config)

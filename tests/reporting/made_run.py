@@ -1,4 +1,4 @@
-"""A run's folder to M2, written record by record: small, and every fact in it is known to the tests."""
+"""A small run folder to M2 with hand-written records, so that tests can check every number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure(value: float | None, low: float | None = None, high: float | None = 
 
 
 def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, float, float] | None) -> dict[str, Any]:
-    """evaluation.json of M_t with these measures of its judge and its answers."""
+    """Return evaluation.json of M_t with these measures of its judge and its answers."""
     found: dict[str, Any] = {
         "iteration": t,
         "judge": {
@@ -52,7 +52,7 @@ def evaluation(t: int, accuracy: tuple[float, float, float], net: tuple[float, f
 
 
 def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None = None) -> Path:
-    """To M2: a pair, a tie, a prompt without scores, a rejected prompt, and one prompt for each hostile text."""
+    """Make a run to M2: a pair, a tie, an unscored prompt, a rejected prompt, and a prompt for each hostile text."""
     config = Config(name=root.name, runs_dir=str(root.parent), judge=judge or SampledJudgeConfig(count=1, min_valid=1))
     workspace = Workspace(root)
     workspace.save_config(config)

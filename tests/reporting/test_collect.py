@@ -1,4 +1,4 @@
-"""The report's numbers, read from a run's folder."""
+"""srlm.reporting.collect: the report's numbers are read from the run folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "made")
 
 
-def test_the_funnel_counts_what_is_left_and_says_what_was_lost(root: Path) -> None:
+def test_funnel_counts_remaining_items_and_reasons_for_losses(root: Path) -> None:
     assert [(step["step"], step["count"], step["lost"]) for step in collect(root).charts()["funnel"]] == [
         ("generated prompts", 4, {}),
         ("accepted prompts", 3, {"keyword: map": 1}),
@@ -28,27 +28,27 @@ def test_the_funnel_counts_what_is_left_and_says_what_was_lost(root: Path) -> No
     ]
 
 
-def test_histograms_leave_missing_scores_out(root: Path) -> None:
+def test_histograms_exclude_missing_scores(root: Path) -> None:
     rows = [row for row in collect(root).charts()["histograms"] if row["of"] == "candidates of M1"]
     assert {row["score"]: row["count"] for row in rows} == {0: 0, 1: 1, 2: 0, 3: 3, 4: 0, 5: 1}
     assert sum(row["share"] for row in rows) == pytest.approx(1)
 
 
-def test_curves_hold_logged_steps_and_no_summary_line(root: Path) -> None:
+def test_curves_contain_logged_steps_without_the_summary_line(root: Path) -> None:
     assert [(row["what"], row["step"], row["value"]) for row in collect(root).charts()["curves"]] == [
         ("loss", 1, 2.0),
         ("loss", 2, 1.0),
     ]
 
 
-def test_a_loss_that_is_no_number_leaves_a_gap_and_a_page(tmp_path: Path) -> None:
+def test_nan_loss_is_skipped_in_the_curve(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     (root / "iteration_1/sft_log.jsonl").write_text('{"loss": NaN, "step": 1}\n{"loss": 1.0, "step": 2}\n')
     assert [row["step"] for row in collect(root).charts()["curves"]] == [2]
     assert write_report([root], root / "report.html")
 
 
-def test_a_long_curve_is_thinned(tmp_path: Path) -> None:
+def test_long_curve_is_thinned(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     lines = "".join(json.dumps({"loss": 1.0, "step": step}) + "\n" for step in range(10 * CURVE_POINTS + 1))
     (root / "iteration_1/sft_log.jsonl").write_text(lines)
@@ -57,7 +57,7 @@ def test_a_long_curve_is_thinned(tmp_path: Path) -> None:
     assert rows[0]["step"] == 0
 
 
-def test_the_loops_own_scores_stand_with_the_model_whose_candidates_they_are_of(root: Path) -> None:
+def test_feedback_scores_belong_to_the_model_that_generated_the_candidates(root: Path) -> None:
     models = collect(root).charts()["models"]
     assert {
         t: model["feedback"]["score_mean"] and model["feedback"]["score_mean"]["value"] for t, model in models.items()
@@ -68,32 +68,32 @@ def test_the_loops_own_scores_stand_with_the_model_whose_candidates_they_are_of(
     }
 
 
-def test_alarms_that_rang_are_told_with_their_judge(root: Path) -> None:
+def test_triggered_alarms_name_the_judge(root: Path) -> None:
     alarms = collect(root).alarms
     assert list(alarms) == [2]
     assert any(line.startswith("M1 as judge: chosen to rejected length") for line in alarms[2])
 
 
-def test_no_secret_and_no_path_of_the_machine_is_told(tmp_path: Path) -> None:
+def test_reported_options_contain_no_secrets_and_no_local_paths(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     text = (root / "config.yaml").read_text()
     text = text.replace("base_url: ''", "base_url: http://user:hunter2@host/v1").replace(
         "name: smollm2-135m-instruct", "name: /home/someone/models/mine"
     )
     (root / "config.yaml").write_text(text)
-    told = json.dumps(collect(root).options())
-    assert "hunter2" not in told
-    assert "someone" not in told
-    assert str(tmp_path) not in told
+    reported = json.dumps(collect(root).options())
+    assert "hunter2" not in reported
+    assert "someone" not in reported
+    assert str(tmp_path) not in reported
     assert collect(root).options()["model.name"] == "mine"
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"is not a run: it has no config\.yaml or no run\.json"):
         collect(tmp_path)
 
 
-def test_a_run_before_its_first_measures(tmp_path: Path) -> None:
+def test_run_without_evaluated_models_is_refused(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     for t in range(3):
         (root / f"iteration_{t}/evaluation.json").unlink()
@@ -101,7 +101,7 @@ def test_a_run_before_its_first_measures(tmp_path: Path) -> None:
         collect(root)
 
 
-def test_an_option_of_another_version_is_reported_and_ignored(
+def test_unknown_option_in_config_yaml_is_reported_and_ignored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make_run(tmp_path / "made")
@@ -112,7 +112,7 @@ def test_an_option_of_another_version_is_reported_and_ignored(
     assert f"{root}/config.yaml: this version of srlm has no option future_option; ignored" in capsys.readouterr().err
 
 
-def test_a_value_of_another_version_is_named(tmp_path: Path) -> None:
+def test_unknown_value_in_config_yaml_is_named(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     path = root / "config.yaml"
     path.write_text(path.read_text().replace("tracker: wandb", "tracker: telegraph"))
@@ -120,7 +120,7 @@ def test_a_value_of_another_version_is_named(tmp_path: Path) -> None:
         collect(root)
 
 
-def test_a_broken_record_is_named_with_its_line(tmp_path: Path) -> None:
+def test_damaged_record_is_named_with_its_line(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     path = root / "iteration_2/2_candidates.jsonl"
     path.write_text("{broken\n" + path.read_text())

@@ -1,4 +1,4 @@
-"""What the browser shows of each prompt, checked on a run whose records are known."""
+"""srlm.reporting.entries: the report's entries of each prompt, for a run with known records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Entry]:
     return {entry.id: entry for entry in all_entries(run)}
 
 
-def test_every_prompt_is_there_the_rejected_ones_too(entries: dict[str, Entry]) -> None:
+def test_entries_include_rejected_prompts(entries: dict[str, Entry]) -> None:
     assert list(entries) == [RIVERS, TIE, SILENT, REFUSED, "eval-1", "eft-1"]
 
 
@@ -44,18 +44,18 @@ def test_chosen_and_rejected_are_marked_with_their_gap(entries: dict[str, Entry]
         (REFUSED, "prompt rejected: keyword: map", []),
     ],
 )
-def test_why_there_is_no_pair_and_what_an_alarm_would_see(
+def test_entry_has_the_reason_for_no_pair_and_alarm_flags(
     entries: dict[str, Entry], prompt: str, outcome: str, flags: list[str]
 ) -> None:
     assert (entries[prompt].outcome, entries[prompt].flags) == (outcome, flags)
 
 
-def test_a_judgement_without_score_stays_without(entries: dict[str, Entry]) -> None:
+def test_judgement_without_score_is_kept_unscored(entries: dict[str, Entry]) -> None:
     answer = entries[SILENT].answers[0]
     assert (answer.score, answer.judgements[0].score, answer.judgements[0].problem) == (None, None, "no verdict")
 
 
-def test_evaluation_prompts_have_an_answer_a_model_and_how_it_fared(entries: dict[str, Entry]) -> None:
+def test_evaluation_prompts_have_one_marked_answer_per_model(entries: dict[str, Entry]) -> None:
     entry = entries["eval-1"]
     assert [(answer.label, answer.text) for answer in entry.answers] == [
         (f"M{t}", f"Rain, says M{t}.") for t in range(3)
@@ -65,13 +65,13 @@ def test_evaluation_prompts_have_an_answer_a_model_and_how_it_fared(entries: dic
     assert {comparison["winner"] for comparison in entry.comparisons} == {"M1", "M2"}
 
 
-def test_held_out_answers_have_ranks_and_each_models_scores(entries: dict[str, Entry]) -> None:
+def test_held_out_answers_have_scores_of_each_model(entries: dict[str, Entry]) -> None:
     entry = entries["eft-1"]
     assert (entry.type, entry.outcome, entry.gap) == ("facts", "M2 orders best and worst against people", -1.0)
     assert [(judged.by, judged.score) for judged in entry.answers[1].judgements] == [("M0", 1), ("M1", 2), ("M2", 3)]
 
 
-def test_candidates_and_judgements_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_judgements_are_in_numeric_order(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     judgements = [Judgement(f"{RIVERS}/c0/j{n}", f"{RIVERS}/c0", f"{n}", 1.0) for n in (10, 2, 1)]
     write(root / "iteration_2/3_judgements.jsonl", judgements)
@@ -79,7 +79,7 @@ def test_candidates_and_judgements_are_in_the_order_of_their_numbers(tmp_path: P
     assert [judged.text for judged in entry.answers[0].judgements] == ["1", "2", "10"]
 
 
-def test_comparisons_of_a_judge_that_compares(tmp_path: Path) -> None:
+def test_pairwise_judge_entries_have_comparisons(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made", judge=PairwiseJudgeConfig())
     ids = [f"{RIVERS}/c0-c1/ab", f"{RIVERS}/c0-c1/ba"]
     rows = [Comparison(ids[0], RIVERS, " A", "first"), Comparison(ids[1], RIVERS, " ?", None, "no verdict")]
@@ -91,7 +91,7 @@ def test_comparisons_of_a_judge_that_compares(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_goes_on_is_read_without_a_touch(tmp_path: Path) -> None:
+def test_unfinished_record_file_is_read_and_not_changed(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     path = root / "iteration_2/3_judgements.jsonl"
     torn = path.read_bytes()[:-20]
@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_is_read_without_a_touch(tmp_path: Path) -> None:
     assert path.read_bytes() == torn
 
 
-def test_cut_shortens_every_text_and_says_by_how_much() -> None:
+def test_cut_shortens_texts_and_appends_the_omitted_length() -> None:
     plain = {
         "prompt": "p" * 100,
         "answers": [{"text": "a" * 100, "judgements": [{"text": "j" * 100, "score": 1.0}]}],
@@ -114,7 +114,7 @@ def test_cut_shortens_every_text_and_says_by_how_much() -> None:
     assert cut(plain, 800) == plain
 
 
-def test_a_row_has_one_line_of_the_prompt() -> None:
+def test_row_has_the_prompts_beginning_on_one_line() -> None:
     names = ("id", "source", "iteration", "type", "outcome", "gap", "flags")
     plain = dict.fromkeys(names) | {"prompt": "one\n\ttwo  three " * 40}
     assert row(plain)[-1].startswith("one two three one")

@@ -1,6 +1,6 @@
 """srlm.reporting.model_card.
 
-What a card tells, that nothing in it can act, and that a run goes on whatever becomes of it.
+The content of a model card, its escaping, and that changed cards do not affect a run.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def section(text: str, title: str) -> str:
     return text.split(f"## {title}\n")[1].split("\n## ")[0]
 
 
-def test_metadata_are_the_hubs(finished_run):
+def test_metadata_have_the_fields_of_the_hub(finished_run):
     data = card(finished_run, 2).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", "unknown")
     assert data.language == ["en"]
-    assert data.base_model is None  # tiny-random is on no hub
+    assert data.base_model is None  # tiny-random is not on the Hub
     assert {"self-rewarding", "dpo"} <= set(data.tags)
     assert "dpo" not in card(finished_run, 1).data.tags
     measures = json.loads((finished_run / "iteration_2/evaluation.json").read_text())
@@ -59,7 +59,7 @@ def test_metadata_are_the_hubs(finished_run):
     assert found["loss"] == "0 [0, 0.6024]"
 
 
-def test_metadata_hold_no_measure_without_a_value(own_run):
+def test_metadata_exclude_undefined_measures(own_run):
     path = own_run / "iteration_2/evaluation.json"
     judge = json.loads(path.read_text())["judge"]
     with_measures(own_run, 2, judge=judge | {"spearman": {"value": None, "low": None, "high": None, "n": 0}})
@@ -68,20 +68,20 @@ def test_metadata_hold_no_measure_without_a_value(own_run):
     assert "spearman" not in found
 
 
-def test_every_measure_is_told_or_said_to_be_undefined(finished_run):
+def test_every_measure_is_listed_or_marked_undefined(finished_run):
     measures = [one for _, one in read_evaluation(finished_run / "iteration_2/evaluation.json").measures()]
-    told = section(card(finished_run, 2).text, "Measures")
-    rows = [line for line in told.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    expected = section(card(finished_run, 2).text, "Measures")
+    rows = [line for line in expected.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     heads = [row for row in rows if row.endswith("| | n |")]
     defined = [measure for measure in measures if measure.value is not None]
     assert len(rows) - len(heads) == len(defined) > 40
-    undefined = sum(len(line.split(";")) for line in told.splitlines() if line.startswith("Undefined"))
+    undefined = sum(len(line.split(";")) for line in expected.splitlines() if line.startswith("Undefined"))
     assert undefined == len(measures) - len(defined) > 0
-    assert "| length, characters | 100 [n/a] | 4 |" in told
-    assert "(judged by M1)" in told
+    assert "| length, characters | 100 [n/a] | 4 |" in expected
+    assert "(judged by M1)" in expected
 
 
-def test_measures_have_the_tables_labels_and_unknown_names_are_escaped(own_run):
+def test_measures_have_table_labels_and_unknown_names_are_escaped(own_run):
     measure = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8}
     undefined = measure | {"value": None, "low": None, "high": None}
     types = {"types": {"role play": {"win": measure}}}
@@ -95,7 +95,7 @@ def test_measures_have_the_tables_labels_and_unknown_names_are_escaped(own_run):
     assert "<script>" not in text
 
 
-def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
+def test_lineage_has_counts_and_hashes_of_the_manifests(finished_run):
     text = section(card(finished_run, 2).text, "Lineage")
     pairs = json.loads((finished_run / "iteration_2/manifests/pairs.json").read_text())
     assert f"iteration_2/4_pairs.jsonl ({pairs['outputs']['iteration_2/4_pairs.jsonl'][:12]})" in text
@@ -108,7 +108,7 @@ def test_lineage_counts_and_hashes_are_the_manifests(finished_run):
     assert "iteration_2" not in first
 
 
-def test_alarms_options_and_limits(finished_run):
+def test_card_lists_alarms_options_and_limits(finished_run):
     text = card(finished_run, 2).text
     assert "- mean score gap: 1, below alarms.mean_gap.threshold=4.5." in section(text, "Alarms")
     assert "| dpo.beta | 0.1 |" in section(text, "Options")
@@ -121,7 +121,7 @@ def test_alarms_options_and_limits(finished_run):
     assert "times as long" not in section(card(finished_run, 1).text, "Limits")
 
 
-def test_licence_is_the_base_models_or_unknown(own_run):
+def test_licence_is_that_of_the_base_model_or_unknown(own_run):
     unknown = card(own_run, 2)
     assert unknown.data.license == "unknown"
     assert "is unknown" in section(unknown.text, "Licence")
@@ -132,7 +132,7 @@ def test_licence_is_the_base_models_or_unknown(own_run):
     assert "is other, rivers&lt;b&gt;-1, https&#58;//example.org/x." in section(stated.text, "Licence")
 
 
-def test_other_peoples_seeds_and_models(own_run):
+def test_hub_datasets_and_models_are_named(own_run):
     path = own_run / "config.yaml"
     text = path.read_text().replace("path: builtin", "path: hub:owner/seeds", 1)
     path.write_text(text.replace("name: tiny-random", "name: owner/base-model"))
@@ -142,7 +142,7 @@ def test_other_peoples_seeds_and_models(own_run):
     assert "IFT hub:owner/seeds (licence unknown)" in section(found.text, "Licence")
 
 
-def test_no_local_path_in_a_card(own_run):
+def test_card_contains_no_local_paths(own_run):
     path = own_run / "config.yaml"
     text = path.read_text().replace("path: builtin", "path: /home/me/secret/ift.jsonl", 1)
     path.write_text(text.replace("name: tiny-random", "name: /home/me/secret/base"))
@@ -152,8 +152,8 @@ def test_no_local_path_in_a_card(own_run):
     assert not re.search(r"/home|secret|" + re.escape(str(own_run.parent)), str(found))
 
 
-def test_the_loading_lines_work(finished_run, monkeypatch):
-    """As they stand in the card, from the folder that it lies in."""
+def test_loading_example_runs(finished_run, monkeypatch):
+    """The example runs unchanged in the folder of the card."""
     text = (finished_run / "iteration_2/model" / CARD).read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(finished_run / "iteration_2/model")
@@ -166,7 +166,7 @@ def test_the_loading_lines_work(finished_run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("a_b snake_case 1.5 %, it's (so)", "a_b snake_case 1.5 %, it's (so)"),
         ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
@@ -175,12 +175,12 @@ def test_the_loading_lines_work(finished_run, monkeypatch):
         ("see https://evil.example or WWW.evil.example", "see https&#58;//evil.example or WWW&#46;evil.example"),
     ],
 )
-def test_untrusted_text_means_nothing_in_markdown(text, told):
-    assert plain(text) == told
+def test_untrusted_text_is_escaped_in_markdown(text, expected):
+    assert plain(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [
         ("/home/me/model", "model"),
         ("~/model", "model"),
@@ -193,11 +193,11 @@ def test_untrusted_text_means_nothing_in_markdown(text, told):
         ("x" * 200, "x" * 119 + "…"),
     ],
 )
-def test_of_a_local_path_the_last_part_is_shown(value, told):
-    assert shown(value) == told
+def test_local_paths_are_shown_by_their_last_part(value, expected):
+    assert shown(value) == expected
 
 
-def test_a_card_is_written_where_it_changed(own_run):
+def test_card_is_written_only_if_it_changed(own_run):
     workspace = open_run(own_run)
     path = own_run / "iteration_2/model" / CARD
     before = path.stat().st_mtime_ns
@@ -209,8 +209,8 @@ def test_a_card_is_written_where_it_changed(own_run):
     assert not list(path.parent.glob(".*"))
 
 
-def test_a_resume_minds_no_card_and_writes_a_missing_one(own_run):
-    """The whole loop over a finished run: it starts no work, whatever became of the cards."""
+def test_resume_restores_missing_and_changed_cards(own_run):
+    """Resuming a finished run starts no stage because of missing or changed cards."""
     workspace = open_run(own_run)
     cards = [own_run / f"iteration_{t}/model" / CARD for t in (1, 2)]
     text = [path.read_text(encoding="utf-8") for path in cards]

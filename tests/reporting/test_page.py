@@ -1,4 +1,4 @@
-"""The page: self-contained, harmless whatever the texts hold, and no larger than asked for."""
+"""srlm.reporting.page: the page is self-contained, escapes all texts, and respects the size limit."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (root / "report.html").read_text(encoding="utf-8")
 
 
-def test_everything_is_in_the_one_file(page: str) -> None:
+def test_page_is_self_contained(page: str) -> None:
     assert not re.search(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=", page)
     assert {row[0] for row in block(page, "index")[0]} >= {RIVERS, "eval-1", "eft-1"}
     assert block(page, "piece-0-0")[0]["answers"][0]["text"] == "Yangtze, Mekong, Indus."
     assert block(page, "charts")[0]["name"] == "made"
 
 
-def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(page: str) -> None:
+def test_content_security_policy_allows_only_the_pages_own_scripts(page: str) -> None:
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]  # type: ignore[index]
     policy = policy.replace("&#39;", "'")
     rules = {rule.split()[0]: rule.split()[1:] for rule in policy.split(";")}
@@ -67,7 +67,7 @@ def test_the_policy_allows_the_pages_own_scripts_and_nothing_else(page: str) -> 
     assert not re.search(r"\son\w+=", re.sub(r"<script.*?</script>", "", page, flags=re.S))
 
 
-def test_no_hostile_text_reaches_the_markup(page: str) -> None:
+def test_hostile_texts_are_not_in_the_markup(page: str) -> None:
     outside = re.sub(r"<script[ >].*?</script>|<style>.*?</style>", "", page, flags=re.S)
     assert "fooled" not in page
     assert "7 * 7" not in outside
@@ -79,7 +79,7 @@ def test_no_hostile_text_reaches_the_markup(page: str) -> None:
     assert texts >= set(HOSTILE)
 
 
-def test_a_hostile_name_is_escaped(tmp_path: Path) -> None:
+def test_hostile_run_name_is_escaped(tmp_path: Path) -> None:
     root = make_run(tmp_path / "<b>name&")
     write_report([root], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
@@ -88,7 +88,7 @@ def test_a_hostile_name_is_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["</script>", "<!--", '"\\', "é\U0001f600", [1, None, {"a": "b"}]])
-def test_packed_data_hold_no_markup_and_come_back(data: Any) -> None:
+def test_packed_data_contain_no_markup_and_round_trip(data: Any) -> None:
     assert re.fullmatch(r"[A-Za-z0-9+/=]*", pack(data))
     assert unpack(pack(data)) == data
 
@@ -99,7 +99,7 @@ def long_entry(n: int) -> dict[str, Any]:
     return {"prompt": f"{n}", "answers": [{"text": text, "judgements": [{"text": text}]}], "comparisons": []}
 
 
-def test_texts_are_cut_at_the_largest_limit_that_fits() -> None:
+def test_texts_are_shortened_to_the_largest_limit_that_fits() -> None:
     pieces = [[long_entry(n) for n in range(place, place + 5)] for place in range(0, 40, 5)]
     whole = sum(len(pack(piece)) for piece in pieces)
     assert fit(pieces, None) is None
@@ -107,10 +107,10 @@ def test_texts_are_cut_at_the_largest_limit_that_fits() -> None:
     limits = [fit(pieces, whole * share) for share in (0.1, 0.3, 0.6)]
     assert limits == sorted(limits)  # type: ignore[type-var]
     assert limits[0] < limits[1] < limits[2] < 1280  # type: ignore[operator]
-    assert fit(pieces, 10) == 40  # the least
+    assert fit(pieces, 10) == 40  # the minimum
 
 
-def test_a_page_that_would_be_too_large_has_whole_texts_beside_it(tmp_path: Path) -> None:
+def test_too_large_page_stores_whole_texts_in_separate_files(tmp_path: Path) -> None:
     long = ["".join(long_entry(n)["answers"][0]["text"] for n in range(k, k + 5)) for k in range(0, 100, 5)]
     root = make_run(tmp_path / "made", long)
     to = root / "report.html"
@@ -128,12 +128,12 @@ def test_a_page_that_would_be_too_large_has_whole_texts_beside_it(tmp_path: Path
     (root / "report_data/mine.js").write_text("not the page's own")
     make_run(root, [*long, "one more"])
     write_report([root], to, whole / 1e6 - 0.05)
-    assert len(list((root / "report_data").glob("*-*.js"))) == 1  # those of the old page are gone
+    assert len(list((root / "report_data").glob("*-*.js"))) == 1  # files of the old page are deleted
     write_report([root], to, 0)
     assert [path.name for path in (root / "report_data").glob("*.js")] == ["mine.js"]
 
 
-def test_several_runs_side_by_side(tmp_path: Path) -> None:
+def test_several_runs_are_shown_side_by_side(tmp_path: Path) -> None:
     roots = [make_run(tmp_path / name) for name in ("one", "two")]
     write_report(roots, tmp_path / "both.html")
     page = (tmp_path / "both.html").read_text()
@@ -142,7 +142,7 @@ def test_several_runs_side_by_side(tmp_path: Path) -> None:
     assert page.count('<article class="run">') == 2
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_run(tmp_path / "made")
     main([str(root)])
     assert (root / "report.html").exists()
@@ -154,7 +154,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not a run:" in capsys.readouterr().err
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os
 
@@ -186,14 +186,14 @@ def made(tmp_path: Path) -> Workspace:
     return workspace
 
 
-def test_completed_run_says_so(made: Workspace) -> None:
+def test_completed_run_is_shown_as_completed(made: Workspace) -> None:
     RunState(COMPLETED).save(made)
     text = headline(made.root)
     assert "; completed" in text
     assert not re.search("stopped|running|resume", text)
 
 
-def test_stopped_run_says_why_and_how_to_resume(made: Workspace) -> None:
+def test_stopped_run_shows_the_reason_and_how_to_resume(made: Workspace) -> None:
     why = f"AlarmError: M3 is not trained. The feedback is in {made.root}/iteration_3."
     RunState(STOPPED, why, ("alarms.mean_gap.action=warn",)).save(made)
     text = headline(made.root)
@@ -206,7 +206,7 @@ def test_stopped_run_says_why_and_how_to_resume(made: Workspace) -> None:
     assert not re.search("running|completed|goes on", text)
 
 
-def test_running_run_says_so_while_a_process_has_it(made: Workspace) -> None:
+def test_locked_run_is_shown_as_running(made: Workspace) -> None:
     with made.lock():
         RunState(RUNNING).save(made)
         text = headline(made.root)
@@ -216,7 +216,7 @@ def test_running_run_says_so_while_a_process_has_it(made: Workspace) -> None:
     assert "its process ended without a message" in killed
 
 
-def test_run_of_an_older_version_is_judged_by_its_models(made: Workspace) -> None:
+def test_state_of_a_run_of_an_older_version_follows_from_its_models(made: Workspace) -> None:
     assert "; completed" in headline(made.root)
     config = made.config()
     config.iteration = 3

@@ -1,4 +1,4 @@
-"""srlm.reporting.plots: pictures of scorecards, also of judges that said nothing."""
+"""srlm.reporting.plots: plots of judge metrics, including judges without scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def card(seed: int, silent: bool = False, prompts: int = 12):
 
 
 @pytest.mark.parametrize("cards", [1, 2, 7])
-def test_a_picture_as_png_and_svg(tmp_path, cards):
+def test_plot_is_written_as_png_and_svg(tmp_path, cards):
     made = [card(n) for n in range(cards)]
     names = [f"judge {n}" for n in range(cards)]
     png, svg = plot_judges(made, names, "A data set: $3 a prompt & <more>", tmp_path / "plots" / "data.jsonl")
@@ -39,21 +39,21 @@ def test_a_picture_as_png_and_svg(tmp_path, cards):
     assert text.lstrip().startswith("<?xml")
     for name in names:
         assert name in text
-    assert "$3 a prompt &amp; &lt;more&gt;" in text  # no formula, no markup
+    assert "$3 a prompt &amp; &lt;more&gt;" in text  # neither mathtext nor markup
     assert "<dc:date>" not in text
     again = plot_judges(made, names, "A data set: $3 a prompt & <more>", tmp_path / "again" / "data.jsonl")
     assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
     assert [path.name for path in again] == ["data.jsonl.png", "data.jsonl.svg"]
 
 
-def test_a_judge_that_says_nothing_has_no_points(tmp_path):
+def test_judge_without_scores_can_be_plotted(tmp_path):
     png, _ = plot_judges([card(0, silent=True), card(1)], ["silent", "fine"], "t", tmp_path / "x")
     assert png.stat().st_size > 5000
     plot_judges([card(0, silent=True)], ["silent"], "t", tmp_path / "y")
     plot_judges([card(0, prompts=1)], ["one prompt, no interval"], "t", tmp_path / "z")
 
 
-def test_a_judge_without_a_score_has_no_accuracy_in_the_picture(tmp_path, monkeypatch):
+def test_accuracy_of_a_judge_without_scores_is_not_plotted(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         plots, "_points", lambda axes, rows, number, of, **rest: drawn.append((axes.get_title("left"), number))
@@ -64,7 +64,7 @@ def test_a_judge_without_a_score_has_no_accuracy_in_the_picture(tmp_path, monkey
     assert [number for _, number in drawn] == [1]
 
 
-def test_attacks(tmp_path):
+def test_attack_plot_names_every_attack(tmp_path):
     rows = attacked([ranked(f"e{n}") for n in range(3)])
     last = len(ATTACKS)
     judgements = [
@@ -81,7 +81,7 @@ def test_attacks(tmp_path):
 
 
 def points(axes: Axes, vertical: bool = True) -> list[float]:
-    """The values that are drawn with markers, in the unit of the axis."""
+    """Return the values that are drawn with markers, in the unit of the axis."""
     lines = [line for line in axes.lines if line.get_marker() not in ("None", "", None, "|", "_", 2, 3)]
     return [float(value) for line in lines for value in (line.get_ydata() if vertical else line.get_xdata())]
 
@@ -130,7 +130,7 @@ def test_arms_are_drawn_in_the_unit_of_their_panel() -> None:
     assert sorted(points(axes)) == pytest.approx([20, 25, 30])
 
 
-def test_a_figure_without_an_interval_has_no_bar() -> None:
+def test_value_without_an_interval_has_no_error_bar() -> None:
     axes = Figure().subplots()
     rows = [(0, {"value": 0.5, "low": None, "high": None}), (1, {"value": 0.5, "low": 0.25, "high": 0.625})]
     _points(axes, rows, 0, 1, scale=100)

@@ -1,4 +1,4 @@
-"""The closing screen: every sentence with the condition that prints it, every cell, and all of it in 80 columns."""
+"""srlm.reporting.summary: the summary at the end of a run, its sentences and table, in 80 columns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ JUDGE = "M1 against M0: judge: not compared; answers: "
 
 
 def of_judge(**gains: dict[str, Any]) -> str:
-    """What is said of M1's judge."""
+    """Return the verdict on M1's judge."""
     model = {
         "judge": {"spearman": measure(0.5, 0.1, 0.9)} | {f"{name}_gain": gain for name, gain in gains.items()},
         "head_to_head": {"win": NONE, "loss": NONE, "net_win": NONE},
@@ -60,7 +60,7 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (0.001, 0.2, "significant"),
         (0.0, 0.2, "not significant"),
@@ -70,16 +70,16 @@ def of_answers(win: float | None, loss: float | None, net: dict[str, Any]) -> st
         (None, None, "too few prompts for an interval"),
     ],
 )
-def test_answers_are_ahead_only_beyond_the_interval_of_net_wins(low: Any, high: Any, said: str) -> None:
-    assert of_answers(0.704, 0.604, measure(0.1, low, high)) == f"70 % won, 60 % lost ({said})."
+def test_net_wins_are_significant_only_beyond_their_interval(low: Any, high: Any, expected: str) -> None:
+    assert of_answers(0.704, 0.604, measure(0.1, low, high)) == f"70 % won, 60 % lost ({expected})."
 
 
-def test_a_match_without_verdicts() -> None:
+def test_match_without_verdicts_is_reported() -> None:
     assert of_answers(None, None, NONE) == "the head to head gave no verdict."
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (0.001, 0.2, "better in Kendall's tau"),
         (0.0, 0.2, "no significant difference in any measure"),
@@ -88,11 +88,11 @@ def test_a_match_without_verdicts() -> None:
         (None, None, "too few prompts to compare"),
     ],
 )
-def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_a_gain(low: Any, high: Any, said: str) -> None:
-    assert of_judge(kendall_tau=measure(0.1, low, high)) == said
+def test_judge_differs_only_beyond_the_interval_of_a_gain(low: Any, high: Any, expected: str) -> None:
+    assert of_judge(kendall_tau=measure(0.1, low, high)) == expected
 
 
-def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
+def test_judge_measures_are_grouped_by_direction_of_change() -> None:
     up, down, same = measure(0.1, 0.05, 0.2), measure(-0.1, -0.2, -0.05), measure(0.0, -0.1, 0.1)
     assert of_judge(five_best=up, spearman=down, exact_match=up, kendall_tau=same, pairwise_accuracy=down) == (
         "better in 5-best, exact match but worse in Spearman correlation, pairwise accuracy"
@@ -102,18 +102,18 @@ def test_measures_of_a_judge_are_listed_by_the_side_they_changed_to() -> None:
     assert of_judge(five_best=up, spearman=measure(0.1)) == "better in 5-best"  # the other has no interval
 
 
-def test_a_judge_with_nothing_to_compare_with() -> None:
+def test_judge_without_earlier_measures_is_not_compared() -> None:
     assert of_judge() == of_judge(spearman=NONE) == "not compared"
 
 
-def test_there_is_one_sentence_for_each_model_after_the_first() -> None:
+def test_verdict_has_one_sentence_for_each_model_after_m0() -> None:
     match = {"win": NONE, "loss": NONE, "net_win": NONE}
     lines = verdict(evaluations({t: {"head_to_head": match} for t in range(3)}))
     assert [line.split(":")[0] for line in lines] == ["M1 against M0", "M2 against M1"]
     assert verdict(evaluations({0: {}})) == []
 
 
-def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
+def test_unparsed_judgements_are_reported_for_each_model() -> None:
     models = {
         0: {"judge": {"parse_rate": measure(0.0, 0.0, 0.1)}},
         1: {"judge": {"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(0.99)}},
@@ -129,7 +129,7 @@ def test_models_whose_judgements_were_not_parsed_are_told_first() -> None:
     )
 
 
-def test_unparsed_judgements_come_before_the_table(screen: Any, own_run: Path) -> None:
+def test_unparsed_judgements_are_printed_before_the_table(screen: Any, own_run: Path) -> None:
     path = own_run / "iteration_0/evaluation.json"
     model = json.loads(path.read_text())
     model["judge"]["parse_rate"] = measure(0.0, 0.0, 0.1)
@@ -141,7 +141,7 @@ def test_unparsed_judgements_come_before_the_table(screen: Any, own_run: Path) -
 # Alarms and pairs
 
 
-def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
+def test_triggered_alarms_name_the_judge(own_run: Path) -> None:
     workspace = open_run(own_run)
     config = workspace.config()
     for name in vars(config.alarms):
@@ -160,7 +160,7 @@ def test_alarms_that_rang_are_told_with_their_judge(own_run: Path) -> None:
     assert alarm_lines(config, workspace) == ["No alarm was triggered (alarms.NAME.threshold)."]
 
 
-def test_pairs_are_told_with_what_gave_none() -> None:
+def test_pair_lines_count_prompts_without_a_pair_by_reason() -> None:
     plain = {"pairs": 3, "prompts": 3, "dropped": {}}
     some = {"pairs": 1, "prompts": 4, "dropped": {"tie": 2, "empty": 1}, "truncated_candidates": 5}
     assert pair_lines({2: plain, 3: some}) == [
@@ -172,7 +172,7 @@ def test_pairs_are_told_with_what_gave_none() -> None:
 # The table
 
 
-def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
+def test_table_rows_are_the_measures_of_available_parts() -> None:
     judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
     rows = dict(table_rows(evaluations({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}})))
     assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", AGAINST + "M1"]
@@ -181,15 +181,17 @@ def test_rows_are_the_known_measures_of_the_parts_that_are_there() -> None:
     assert of_judge["length baseline accuracy, %"] == ["40 [30,50]", "-"]
     assert len(of_judge) == len(ROWS["judge"])
     assert "length baseline accuracy, %" not in dict(rows["Evaluation answers"])
-    asked = dict(table_rows(evaluations({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})))
-    assert dict(asked["Instructions followed: IFEval"])["prompt-level accuracy, %"] == ["-", "50 [40,60]"]
-    assert FOLLOWED not in asked
+    ifeval_rows = dict(
+        table_rows(evaluations({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
+    )
+    assert dict(ifeval_rows["Instructions followed: IFEval"])["prompt-level accuracy, %"] == ["-", "50 [40,60]"]
+    assert FOLLOWED not in ifeval_rows
     followed = dict(table_rows(evaluations({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})))
     assert dict(followed[FOLLOWED])["prompt-level accuracy, %"] == ["50 [40,60]"]
-    assert f"{AGAINST}?" in asked
+    assert f"{AGAINST}?" in ifeval_rows
 
 
-def test_the_table_has_a_column_for_each_model() -> None:
+def test_table_has_a_column_for_each_model() -> None:
     table = measures_table(evaluations({0: {}, 1: {}}))
     assert [column.header for column in table.columns] == ["", "M0", "M1"]
     assert table.title == "Measures of every model (95 % intervals)"
@@ -200,12 +202,12 @@ def test_the_table_has_a_column_for_each_model() -> None:
     assert labels[0] == "Judge: held-out EFT"
 
 
-# The screen as a whole
+# The complete screen
 
 
 @pytest.fixture
 def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """What the user sees at the end of a run, in a terminal of this width."""
+    """Return a function that prints the summary to a terminal of the given width and returns its text."""
 
     def shown(width: int) -> str:
         monkeypatch.setenv("COLUMNS", str(width))
@@ -220,7 +222,7 @@ def screen(own_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> An
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
+def test_screen_fits_the_width_and_shows_every_measure(screen: Any, width: int, own_run: Path) -> None:
     text = screen(width)
     table = text.split("A prompt of the feedback")[0].split("M1 against M0")[0]
     assert max(map(len, table.splitlines())) <= width
@@ -235,7 +237,7 @@ def test_the_screen_is_readable(screen: Any, width: int, own_run: Path) -> None:
     assert "iteration_1/model...iteration_2/model" in "".join(text.split())
 
 
-def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) -> None:
+def test_early_stopping_is_reported_if_it_was_used(screen: Any, own_run: Path) -> None:
     assert "Early stopping" not in screen(120)
     path = own_run / "iteration_2/manifests/dpo.json"
     manifest = json.loads(path.read_text())
@@ -244,8 +246,8 @@ def test_early_stopping_is_told_where_it_was_used(screen: Any, own_run: Path) ->
     assert "Early stopping of M2: training has one checkpoint, at step 4, and no comparison." in screen(121)
 
 
-def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run: Path) -> None:
-    """Of all alarms, iterations and missing records; names with brackets are text, not markup."""
+def test_brackets_in_names_are_printed_as_text(screen: Any, own_run: Path) -> None:
+    """Square brackets in names of files and judges are not interpreted as rich markup."""
     for name, counts in {"pairs": {"truncated_candidates": 2}, "judgements": _UNANSWERED}.items():
         path = own_run / f"iteration_2/manifests/{name}.json"
         manifest = json.loads(path.read_text())
@@ -269,8 +271,8 @@ def test_every_sentence_is_on_the_screen_with_its_brackets(screen: Any, own_run:
 _UNANSWERED = {"unanswered": {"too long": 1}, "unanswered_examples": ["t2/p00000 (more[b].jsonl:3): 900 tokens"]}
 
 
-def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: Any, own_run: Path) -> None:
-    """The widest gap is the second pair's, although the first one's scores are higher."""
+def test_sample_shows_scores_marks_and_shortened_texts(screen: Any, own_run: Path) -> None:
+    """The second pair has the largest gap, although the first has higher scores."""
     texts = [f"{name} " + "y" * size for name, size in (("HI\x07GH", 1), ("LOW", 237), ("SILENT", 233))]
     found = PreferencePair("t2/p1", "Q" * 299 + "AZ", texts[0], texts[1], "t2/p1/c0", "t2/p1/c1", 2.0, 0.5)
     other = PreferencePair("t2/p0", "Other?", "a", "b", "t2/p0/c0", "t2/p0/c1", 5.0, 4.5)
@@ -297,7 +299,7 @@ def test_the_sample_shows_scores_marks_and_the_beginning_of_long_texts(screen: A
 @pytest.mark.parametrize(
     ("last", "models"), [(2, "/iteration_1/model ... iteration_2/model"), (1, "/iteration_1/model")]
 )
-def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
+def test_screen_ends_with_paths_and_the_command_to_continue(
     last: int, models: str, own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = open_run(own_run)
@@ -319,7 +321,7 @@ def test_the_screen_ends_with_where_everything_is_and_how_to_continue(
     ]
 
 
-def test_the_sample_is_the_pair_with_the_widest_gap(screen: Any, own_run: Path) -> None:
+def test_sample_is_the_pair_with_the_largest_gap(screen: Any, own_run: Path) -> None:
     text = screen(200)
     pairs = read_records(own_run / "iteration_2/4_pairs.jsonl", PreferencePair)
     widest = max(pairs, key=lambda pair: pair.chosen_score - pair.rejected_score)

@@ -1,4 +1,4 @@
-"""Every sentence of the verdict and of the grounds, with the condition that prints it, on both sides of its limit."""
+"""srlm.reporting.words: every sentence of the verdict and its grounds, on both sides of its threshold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ONE_RUN = Ground(
 def numbers(
     *models: dict[str, Any], alarms: list[str] | None = None, reward_hacking_report: tuple[str, ...] = ()
 ) -> RunNumbers:
-    """A run whose last model is the last one given; `alarms` of one iteration, None = none were looked at."""
+    """Return the numbers of a run with these models; `alarms` of one iteration, None = not checked."""
     statistics = {} if alarms is None else {2: {"parse_rate": 1.0}}
     rang = {} if alarms is None else {2: alarms}
     workspace, last = Workspace(Path("nowhere")), len(models) - 1
@@ -43,8 +43,8 @@ def numbers(
     )
 
 
-def said_of(part: str, **measures: Any) -> list[Ground]:
-    """The grounds of a model of which only one part was measured, without the one that is always there."""
+def grounds_of_part(part: str, **measures: Any) -> list[Ground]:
+    """Return the grounds of a model with only one measured part, without the ground that is always included."""
     found = grounds(numbers({part: measures, "head_to_head_judge": "M1"}))
     assert found[-1] == ONE_RUN
     return found[:-1]
@@ -72,13 +72,15 @@ def judged(t: int, accuracy: dict[str, Any] | None = None, gain: dict[str, Any] 
         (DOWN, WON, "mixed"),
     ],
 )
-def test_headline(tmp_path: Path, judge: tuple[float, ...], answers: tuple[float, ...], headline: str) -> None:
+def test_headline_summarises_judge_and_answers(
+    tmp_path: Path, judge: tuple[float, ...], answers: tuple[float, ...], headline: str
+) -> None:
     root = make_run(tmp_path / "made")
     write_measures(root, [evaluation(2, judge, answers)], start=2)  # type: ignore[arg-type]
     assert verdict(collect(root)).headline == headline
 
 
-def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
+def test_verdict_sentences_have_intervals_and_counts(tmp_path: Path) -> None:
     said = verdict(collect(make_run(tmp_path / "made")))
     assert said.judge == (
         "M2 orders 70 % [62, 78] of the held-out pairs like people (M1 68 % [60, 76], M0 50 % [50, 50]): "
@@ -99,7 +101,7 @@ def test_two_sentences_with_intervals_and_counts(tmp_path: Path) -> None:
         ((-0.1, -0.2, -0.01), "a worse judge than M1 (by −10 [−20, −1] points)."),
     ],
 )
-def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_its_gain(gain: tuple[float, ...], words: str) -> None:
+def test_judge_differs_only_beyond_the_interval_of_its_gain(gain: tuple[float, ...], words: str) -> None:
     run = numbers(judged(0), judged(1, measure(0.6, 0.5, 0.7)), judged(2, measure(0.7, 0.6, 0.8), measure(*gain)))
     said = verdict(run)
     told = "M2 orders 70 % [60, 80] of the held-out pairs like people (M1 60 % [50, 70]): "
@@ -116,7 +118,7 @@ def test_a_judge_is_better_or_worse_only_beyond_the_interval_of_its_gain(gain: t
         ((-0.1, -0.2, -0.01), "worse answers"),
     ],
 )
-def test_answers_are_better_or_worse_only_beyond_the_interval_of_net_wins(net: tuple[float, ...], words: str) -> None:
+def test_answers_differ_only_beyond_the_interval_of_net_wins(net: tuple[float, ...], words: str) -> None:
     match = {"net_win": measure(*net), "win": measure(0.3, 0.2, 0.4), "loss": measure(0.2, 0.1, 0.3)}
     said = verdict(numbers({}, {"head_to_head": match, "head_to_head_judge": "M0"}))
     told = "M1's answers win 30 % [20, 40] and lose 20 % [10, 30] against M0's (24 prompts, judged by M0): "
@@ -125,7 +127,7 @@ def test_answers_are_better_or_worse_only_beyond_the_interval_of_net_wins(net: t
     assert verdict(numbers({}, {"head_to_head": match})).answers.endswith(f"judged by the judge): {words}.")
 
 
-def test_a_single_prompt_gives_values_and_no_verdict() -> None:
+def test_single_prompt_gives_values_and_no_verdict() -> None:
     match = {name: measure(1.0, n=1) for name in ("net_win", "win")} | {"loss": measure(0.0, n=1)}
     now = judged(1, measure(1.0), measure(0.5)) | {"head_to_head": match, "head_to_head_judge": "M0"}
     said = verdict(numbers(judged(0, measure(0.5)), now))
@@ -140,26 +142,26 @@ def test_a_single_prompt_gives_values_and_no_verdict() -> None:
 
 
 @pytest.mark.parametrize("gain", [None, measure(None)])
-def test_a_judge_with_nothing_to_compare_with_is_told_alone(gain: dict[str, Any] | None) -> None:
+def test_judge_without_a_gain_is_reported_alone(gain: dict[str, Any] | None) -> None:
     said = verdict(numbers({}, judged(1, measure(0.7, 0.6, 0.8), gain)))
     assert said.judge == "M1 orders 70 % [60, 80] of the held-out pairs like people."
     assert said.headline == "no difference shown"
 
 
 @pytest.mark.parametrize("model", [{"answers": {}}, {"judge": {"pairwise_accuracy_imputed": measure(None)}}])
-def test_measures_that_are_missing_are_said_to_be(model: dict[str, Any]) -> None:
+def test_missing_measures_are_reported(model: dict[str, Any]) -> None:
     said = verdict(numbers({}, {}, model))
     assert said.headline == "no difference shown"
     assert said.judge == "The judge of M2 was not measured."
     assert said.answers == "There is no verdict on M2's answers against M1's."
 
 
-def test_a_match_without_a_verdict() -> None:
+def test_match_without_a_verdict_is_reported() -> None:
     said = verdict(numbers({}, {"head_to_head": {"net_win": measure(None), "win": measure(None)}}))
     assert said.answers == "There is no verdict on M1's answers against M0's."
 
 
-def test_only_m0() -> None:
+def test_run_with_only_m0_has_no_verdict() -> None:
     said = verdict(numbers(judged(0, measure(0.5, 0.4, 0.6))))
     assert said.headline == "begun"
     assert said.judge == "Only M0 was evaluated so far."
@@ -170,7 +172,7 @@ def test_only_m0() -> None:
 # The grounds
 
 
-def test_grounds_of_a_whole_run_in_their_order(tmp_path: Path) -> None:
+def test_grounds_of_a_whole_run_are_ordered(tmp_path: Path) -> None:
     found = grounds(collect(make_run(tmp_path / "made")))
     assert [(ground.kind, ground.text.split(",")[0][:44]) for ground in found] == [
         ("against", "24 evaluation prompts: the net win has a marg"[:44]),
@@ -193,8 +195,8 @@ def test_grounds_of_a_whole_run_in_their_order(tmp_path: Path) -> None:
         (ENOUGH, "for", "100 evaluation prompts"),
     ],
 )
-def test_few_evaluation_prompts_speak_against(n: int, kind: str, words: str) -> None:
-    assert said_of("answers", mean_characters=measure(300.0, 200.0, 400.0, n)) == [
+def test_few_evaluation_prompts_are_a_ground_against(n: int, kind: str, words: str) -> None:
+    assert grounds_of_part("answers", mean_characters=measure(300.0, 200.0, 400.0, n)) == [
         Ground(kind, f"{words}: one answer of each model to each.")
     ]
 
@@ -208,12 +210,12 @@ def test_few_evaluation_prompts_speak_against(n: int, kind: str, words: str) -> 
         (measure(None), "one answer of each model to each"),
     ],
 )
-def test_how_well_net_wins_are_known(net: dict[str, Any], known: str) -> None:
+def test_margin_of_error_of_net_wins_is_reported(net: dict[str, Any], known: str) -> None:
     model = {"answers": {"mean_characters": measure(300.0, n=200)}, "head_to_head": {"net_win": net}}
     assert grounds(numbers(model))[0] == Ground("for", f"200 evaluation prompts: {known}.")
 
 
-NOBODY = Ground("note", "The judge of answers is M1, a model. No person read these answers.")
+JUDGED_BY_MODEL = Ground("note", "The judge of answers is M1, a model. No person read these answers.")
 
 
 @pytest.mark.parametrize(
@@ -227,19 +229,19 @@ NOBODY = Ground("note", "The judge of answers is M1, a model. No person read the
         ((None, None, None), ""),
     ],
 )
-def test_position_bias_is_a_share_beyond_its_interval_from_one_half(first: tuple[Any, ...], biased: str) -> None:
+def test_position_bias_needs_an_interval_without_one_half(first: tuple[Any, ...], biased: str) -> None:
     text = f"M1 has position bias: the answer shown first wins {biased} of its verdicts."
-    expected = [NOBODY, Ground("against", text)] if biased else [NOBODY]
-    assert said_of("head_to_head", first_position_win_rate=measure(*first)) == expected
+    expected = [JUDGED_BY_MODEL, Ground("against", text)] if biased else [JUDGED_BY_MODEL]
+    assert grounds_of_part("head_to_head", first_position_win_rate=measure(*first)) == expected
 
 
 @pytest.mark.parametrize(("ties", "told"), [(0.51, True), (0.5, False), (0.1, False), (None, False)])
-def test_many_ties_speak_against(ties: float | None, told: bool) -> None:
+def test_many_ties_are_a_ground_against(ties: float | None, told: bool) -> None:
     bounds = (0.4, 0.6) if ties is not None else (None, None)
     text = "Most comparisons by M1 are ties: 51 % [40, 60]."
-    expected = [NOBODY, Ground("against", text)] if told else [NOBODY]
-    assert said_of("head_to_head", tie=measure(ties, *bounds)) == expected
-    assert said_of("head_to_head", win=measure(0.5)) == [NOBODY]
+    expected = [JUDGED_BY_MODEL, Ground("against", text)] if told else [JUDGED_BY_MODEL]
+    assert grounds_of_part("head_to_head", tie=measure(ties, *bounds)) == expected
+    assert grounds_of_part("head_to_head", win=measure(0.5)) == [JUDGED_BY_MODEL]
 
 
 @pytest.mark.parametrize(
@@ -252,19 +254,21 @@ def test_many_ties_speak_against(ties: float | None, told: bool) -> None:
         ((0.4, 0.3, 0.5), (0.5, 0.4, 0.6), "against", ", so the judge is not better than length"),
     ],
 )
-def test_a_judge_against_length_alone(
+def test_judge_is_compared_with_the_length_baseline(
     accuracy: tuple[float, ...], longer: tuple[float, ...], kind: str, end: str
 ) -> None:
     own, others = ("{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * x for x in each)) for each in (accuracy, longer))
     text = f"M0: its judge's accuracy on scored pairs is {own}, the length baseline's {others}{end}."
-    found = said_of("judge", pairwise_accuracy=measure(*accuracy), length_baseline_accuracy_scored=measure(*longer))
+    found = grounds_of_part(
+        "judge", pairwise_accuracy=measure(*accuracy), length_baseline_accuracy_scored=measure(*longer)
+    )
     assert found == [Ground(kind, text)]
 
 
-def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
+def test_judge_without_an_interval_is_not_compared_with_length() -> None:
     for accuracy, longer in ((measure(1.0), measure(0.5, 0.4, 0.6)), (measure(0.7, 0.6, 0.8), measure(1.0))):
-        assert said_of("judge", pairwise_accuracy=accuracy, length_baseline_accuracy_scored=longer) == []
-    assert said_of("judge", pairwise_accuracy=measure(0.7, 0.6, 0.8)) == []
+        assert grounds_of_part("judge", pairwise_accuracy=accuracy, length_baseline_accuracy_scored=longer) == []
+    assert grounds_of_part("judge", pairwise_accuracy=measure(0.7, 0.6, 0.8)) == []
 
 
 @pytest.mark.parametrize(
@@ -291,10 +295,10 @@ def test_a_judge_without_an_interval_is_not_set_against_length() -> None:
         ("modal_score_fraction", (None, None, None), ""),
     ],
 )
-def test_weaknesses_of_a_judge_and_their_limits(name: str, values: tuple[Any, ...], text: str) -> None:
+def test_weaknesses_of_a_judge_have_thresholds(name: str, values: tuple[Any, ...], text: str) -> None:
     bounds = "[n/a]" if values[1] is None else f"[{100 * values[1]:.0f}, {100 * values[2]:.0f}]"
     expected = [Ground("against", text.format(f"{100 * values[0]:.0f} % {bounds}"))] if text else []
-    assert said_of("judge", **{name: measure(*values)}) == expected
+    assert grounds_of_part("judge", **{name: measure(*values)}) == expected
 
 
 @pytest.mark.parametrize(
@@ -305,15 +309,17 @@ def test_weaknesses_of_a_judge_and_their_limits(name: str, values: tuple[Any, ..
         ({"parse_rate": measure(0.5, 0.4, 0.6), "ties": measure(1.0)}, "all scored pairs are ties"),
     ],
 )
-def test_a_judge_without_verdicts_is_told(judge: dict[str, Any], warning: str) -> None:
+def test_judge_with_unparsed_judgements_is_reported(judge: dict[str, Any], warning: str) -> None:
     found = [
-        ground for ground in said_of("judge", **judge) if "could be parsed" in ground.text or "ties" in ground.text
+        ground
+        for ground in grounds_of_part("judge", **judge)
+        if "could be parsed" in ground.text or "ties" in ground.text
     ]
     assert [(ground.kind, ground.text.startswith(f"M0 as judge: {warning}")) for ground in found] == [("against", True)]
-    assert len(said_of("judge", **judge)) == 1 + ("ties" in judge)  # the parse rate is told once
+    assert len(grounds_of_part("judge", **judge)) == 1 + ("ties" in judge)  # the parse rate is reported once
 
 
-def test_accuracies_of_coin_flips_are_called_that() -> None:
+def test_imputed_accuracies_are_marked() -> None:
     none = {"parse_rate": measure(0.0, 0.0, 0.1)}
     coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
     before = {"judge": {"pairwise_accuracy_imputed": coin} | none}
@@ -334,18 +340,18 @@ def test_accuracies_of_coin_flips_are_called_that() -> None:
         ("M2 against M1: no sign of reward hacking in ...", "note"),
     ],
 )
-def test_signs_of_reward_hacking_speak_against(told: str, kind: str) -> None:
+def test_signs_of_reward_hacking_are_a_ground_against(told: str, kind: str) -> None:
     assert grounds(numbers({}, reward_hacking_report=(told,))) == [Ground(kind, told), ONE_RUN]
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation prompt was"), (2, "2 evaluation prompts were")])
-def test_prompts_that_were_left_out_are_told(count: int, words: str) -> None:
+def test_excluded_prompts_are_reported(count: int, words: str) -> None:
     text = f"{words} excluded: the models trained on the same text."
     assert grounds(numbers({"contamination": {"excluded": count}})) == [Ground("note", text), ONE_RUN]
     assert grounds(numbers({"contamination": {"excluded": 0}})) == [ONE_RUN]
 
 
-def test_early_stopping_of_every_training_is_told() -> None:
+def test_early_stopping_of_every_training_is_reported() -> None:
     run = replace(numbers({}), early_stopping=["Early stopping of M2: ...", "Early stopping of M3: ..."])
     assert grounds(run) == [*(Ground("note", line) for line in run.early_stopping), ONE_RUN]
 
@@ -375,6 +381,6 @@ def test_alarms_are_counted(alarms: list[str], expected: Ground) -> None:
     assert grounds(numbers({}, alarms=None)) == [ONE_RUN]
 
 
-def test_requests_without_an_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_without_an_answer_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "missing_lines", lambda root: [f"2 prompts of {root.name} were too long."])
     assert grounds(numbers({})) == [Ground("note", "2 prompts of nowhere were too long."), ONE_RUN]

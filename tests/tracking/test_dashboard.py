@@ -1,4 +1,4 @@
-"""The W&B workspace: all its metrics are described, and errors say what is missing."""
+"""The W&B workspace: all its metrics are described, and errors name what is missing."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_every_metric_is_described_and_plotted_against_its_step(views: list[dict
     assert "dpo_5/loss" not in seen
 
 
-def test_the_metrics_are_all_that_the_spec_names(views: list[dict[str, Any]]) -> None:
-    """Wherever a PART/NAME stands in the JSON, it is a described metric."""
+def test_spec_names_only_described_metrics(views: list[dict[str, Any]]) -> None:
+    """Every string PART/NAME in the JSON is a described metric."""
 
     def strings(value: Any) -> Iterator[str]:
         if isinstance(value, dict | list):
@@ -65,7 +65,7 @@ def test_the_metrics_are_all_that_the_spec_names(views: list[dict[str, Any]]) ->
     assert not [name for name in names if family_of(name) is None]
 
 
-def test_intervals_for_runs_and_groups_for_sweeps(views: list[dict[str, Any]]) -> None:
+def test_runs_have_intervals_and_sweeps_are_grouped(views: list[dict[str, Any]]) -> None:
     runs, sweeps = views
     first, grouped = next(plots(runs)), next(plots(sweeps))
     name = "judge/pairwise_accuracy_imputed"
@@ -79,7 +79,7 @@ def test_intervals_for_runs_and_groups_for_sweeps(views: list[dict[str, Any]]) -
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+def messages_to_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
     messages: list[str] = []
     monkeypatch.setattr(dashboard, "say", messages.append)
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
@@ -91,30 +91,32 @@ def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]
     wandb.teardown()
 
 
-def test_a_missing_package_is_an_error(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_an_error(
+    messages_to_user: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(SystemExit) as ended:
         dashboard.main(["--dry-run", str(tmp_path / "views.json")])
     assert ended.value.code == 1
-    assert "pip install 'srlm[dashboard]'" in said[0]
+    assert "pip install 'srlm[dashboard]'" in messages_to_user[0]
     assert not (tmp_path / "views.json").exists()
 
 
 @pytest.mark.parametrize(
     ("key", "message"), [("", "No W&B key was found. Run `wandb login`"), ("short", "W&B's key cannot be used")]
 )
-def test_a_missing_or_unusable_key_is_an_error(
-    key: str, message: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_missing_or_invalid_key_is_an_error(
+    key: str, message: str, messages_to_user: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     with pytest.raises(SystemExit):
         dashboard.main([])
-    (line,) = said
+    (line,) = messages_to_user
     assert line.startswith(f"TrackingError: {message}")
 
 
-def test_a_refusal_of_the_server_is_an_error(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_error_is_reported(messages_to_user: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from wandb_workspaces.workspaces import Workspace
 
     def refuse(view: Workspace) -> None:
@@ -124,10 +126,10 @@ def test_a_refusal_of_the_server_is_an_error(said: list[str], monkeypatch: pytes
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with pytest.raises(SystemExit):
         dashboard.main(["--entity", "team", "--project", "mine"])
-    assert said == ["TrackingError: W&B refused the view 'srlm' of team/mine: project not found"]
+    assert messages_to_user == ["TrackingError: W&B refused the view 'srlm' of team/mine: project not found"]
 
 
-def test_both_views_are_saved(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_views_are_saved(messages_to_user: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from wandb_workspaces.workspaces import Workspace
 
     saved: list[str] = []
@@ -136,4 +138,4 @@ def test_both_views_are_saved(said: list[str], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     dashboard.main(["--entity", "team"])
     assert saved == ["team/srlm/srlm", "team/srlm/srlm, sweeps"]
-    assert said == ["srlm: https://example.org/view", "srlm, sweeps: https://example.org/view"]
+    assert messages_to_user == ["srlm: https://example.org/view", "srlm, sweeps: https://example.org/view"]

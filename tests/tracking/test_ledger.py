@@ -1,4 +1,4 @@
-"""Each value is logged once, whenever a run is stopped, and no error of a tracker stops a run."""
+"""Each value is logged once even if the run is killed, and no error of a tracker stops a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def keys(path: Path) -> list[tuple[str, int, str]]:
     return [(line["against"], line["step"], name) for line in lines(path) for name in line["metrics"]]
 
 
-def test_jsonl_holds_every_number_once(tmp_path: Path) -> None:
+def test_jsonl_contains_every_number_once(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     tracker = open_tracker(config, workspace)
     assert isinstance(tracker, JsonlTracker)
@@ -49,7 +49,7 @@ def test_jsonl_holds_every_number_once(tmp_path: Path) -> None:
     assert len(keys(workspace.root / "metrics.jsonl")) == len(last)
 
 
-def test_a_stage_that_is_reported_again_is_not_logged_again(tmp_path: Path) -> None:
+def test_repeated_stage_is_not_logged_again(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     stages = finished_stages(workspace)
     path = workspace.root / "metrics.jsonl"
@@ -63,7 +63,7 @@ def test_a_stage_that_is_reported_again_is_not_logged_again(tmp_path: Path) -> N
     assert len(keys(path)) == len(set(keys(path)))
 
 
-def test_a_recomputed_stage_is_logged_where_it_differs(tmp_path: Path) -> None:
+def test_changed_metrics_of_a_recomputed_stage_are_logged(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     tracker = open_tracker(config, workspace)
     track(tracker, workspace)
@@ -76,7 +76,7 @@ def test_a_recomputed_stage_is_logged_where_it_differs(tmp_path: Path) -> None:
     assert keys(workspace.root / "metrics.jsonl")[len(before) :][-1] == ("iteration", 2, "judge/pairwise_accuracy")
 
 
-def test_a_torn_line_is_removed_and_written_again(tmp_path: Path) -> None:
+def test_truncated_line_is_removed_and_written_again(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     stages = finished_stages(workspace)
     path = workspace.root / "metrics.jsonl"
@@ -94,7 +94,7 @@ def test_a_torn_line_is_removed_and_written_again(tmp_path: Path) -> None:
         assert sorted(keys(path)) == sorted(whole), cut
 
 
-def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
+def test_non_finite_numbers_are_null(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "metrics.jsonl")
     row = Row("sft/step", 1, {"sft/loss": math.nan, "sft/grad_norm": math.inf})
     ledger.add(row)
@@ -105,8 +105,8 @@ def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["{", "[]", '{"step": 1}', '{"against": "a", "step": 1, "metrics": 3}', "\udcff"])
 def test_damaged_line_is_named_and_the_run_continues(bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(base, "say", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr(base, "say", messages.append)
     config, workspace = make(tmp_path, tracker=Tracker.jsonl)
     path = workspace.root / "metrics.jsonl"
     good = '{"against": "iteration", "step": 1, "metrics": {}}\n'
@@ -114,7 +114,7 @@ def test_damaged_line_is_named_and_the_run_continues(bad: str, tmp_path: Path, m
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl:2 is damaged.*Delete that line"):
         Ledger(path)
     track(open_tracker(config, workspace), workspace)
-    (line,) = said
+    (line,) = messages
     assert line.startswith("metrics.jsonl: RunFolderError: ")
     assert line.endswith(f"Tracking is off from now on; the run continues in {workspace.root}.")
 
@@ -125,7 +125,7 @@ def test_tracking_none_logs_nothing() -> None:
 
 
 @pytest.mark.process
-def test_killed_runs_lose_and_repeat_nothing(tmp_path: Path) -> None:
+def test_resumed_runs_log_every_value_exactly_once(tmp_path: Path) -> None:
     """Kill the run at every kind of write: a finished stage that is not logged yet is logged when the run resumes."""
     options = {"tracking.tracker": "jsonl"}
     jobs: list[dict[str, Any]] = [{"root": str(tmp_path / "whole"), "options": options, "log": str(tmp_path / "log")}]

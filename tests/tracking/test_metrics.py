@@ -1,4 +1,4 @@
-"""Every metric has one name and a description, and every description a metric: on a run of the whole loop."""
+"""srlm.tracking.metrics: every logged metric is described, and every described metric is logged."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
-UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_")  # shown by commands alone
+UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_")  # computed only by commands
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """All metrics of two runs to M2, the second with a meta-judge, and their step metrics."""
+    """Return all metrics of two runs to M2, the second with a meta-judge, and their step metrics."""
     folder = tmp_path_factory.mktemp("runs")
     jobs = [
         {"root": str(folder / name), "options": {"tracking.tracker": "jsonl", "judge.meta": meta} | IFEVAL}
@@ -56,10 +56,10 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 @pytest.mark.process
-def test_every_logged_metric_is_described_and_every_description_is_logged(logged: dict[str, set[str]]) -> None:
+def test_logged_metrics_are_exactly_the_described_ones(logged: dict[str, set[str]]) -> None:
     assert len(logged) > 300
     assert not [name for name in logged if family_of(name) is None]
-    # Other trainers, labelled answers, EFT by order, and the samples, which a file of metrics leaves out, are not in
+    # Other trainers, labelled answers, the ranking loss of EFT, and samples (not in metrics.jsonl) do not occur in
     # these runs.
     others = [name for method in METHODS for name in training_metrics(f"{method}_2", dict.fromkeys(NAMES[method], 1.0))]
     others += feedback_metrics([], [], [], [], [LabelledAnswer("t2/p00000/c0", "Why?", "Because.", True, 4.0)])
@@ -74,7 +74,7 @@ def test_every_logged_metric_is_plotted_against_its_step(logged: dict[str, set[s
     assert {name: {step_of(name)} for name in logged} == logged
 
 
-def test_numbers_are_flat_and_plain() -> None:
+def test_numbers_flattens_nested_values() -> None:
     values = {"a b": {"c/d": 1, "e": {"value": 2.5, "n": 3}}, "text": "x", "flag": True, "none": None, "x": 4}
     assert numbers(values) == {"a_b_c_d": 1, "a_b_e": 2.5, "a_b_e_n": 3, "x": 4}
 
@@ -96,14 +96,14 @@ def test_feedback_metrics_are_counts_and_means() -> None:
     assert {name: metrics[f"feedback/{name}"] for name in expected} == pytest.approx(expected)
 
 
-def test_feedback_metrics_without_records_are_counts_of_0() -> None:
+def test_feedback_metrics_without_records_are_zero() -> None:
     metrics = feedback_metrics([], [], [], [])
     assert set(metrics.values()) == {0}
     unparsable = [Judgement("a/j0", "a", "", None, "no verdict")]
     assert feedback_metrics([], [Candidate("a", "p", "", 1, False)], unparsable, [])["feedback/judgements"] == 1
 
 
-def test_alarms_and_the_mean_score_of_the_pairs_stage_have_parts_of_their_own() -> None:
+def test_pairs_stage_logs_alarms_and_mean_score_in_separate_parts() -> None:
     mean = {"value": 3.0, "low": 2.5, "high": None, "n": 9}
     counts = {"pairs": 2, "alarms": {"tie_share": 0.25}, "score_mean": mean, "dropped": {"all scores equal": 1}}
     manifest = Manifest("iteration_2/pairs", {}, {}, {}, counts, 1.5, 0)
@@ -119,7 +119,7 @@ def test_alarms_and_the_mean_score_of_the_pairs_stage_have_parts_of_their_own() 
     }
 
 
-def test_measure_metrics_leaves_out_the_undefined() -> None:
+def test_measure_metrics_omits_undefined_values() -> None:
     assert measure_metrics(Evaluation.from_dict(MEASURES)) == {
         "judge/pairwise_accuracy": 0.75,
         "judge/pairwise_accuracy_low": 0.5,

@@ -19,7 +19,7 @@ from tests.tracked import finished_stages, make, track
 
 
 def read(workspace: Workspace) -> dict[str, list[tuple[int, Any]]]:
-    """Tag -> (step, value) of all event files of a run."""
+    """Return tag -> (step, value) of all event files of a run."""
     events = EventAccumulator(str(workspace.root / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
     return {
@@ -28,7 +28,7 @@ def read(workspace: Workspace) -> dict[str, list[tuple[int, Any]]]:
     }
 
 
-def test_events_are_the_runs_numbers_once(tmp_path: Path) -> None:
+def test_every_number_is_logged_once(tmp_path: Path) -> None:
     config, workspace = make(tmp_path, tracker=Tracker.tensorboard, sample_rows=2)
     stages = finished_stages(workspace)
     for _ in range(3):  # the first is the run, the others resume it
@@ -55,7 +55,7 @@ def test_events_are_the_runs_numbers_once(tmp_path: Path) -> None:
     assert b"chosen: Rayleigh scattering" in texts.item()
 
 
-def test_a_models_text_is_no_markup() -> None:
+def test_model_text_is_not_rendered_as_markup() -> None:
     text = text_of([{"id": "a", "text": "# big\n\n![x](http://e.org/x.png)\r\n<script>\x1b[31m\u2028"}, {"id": "b"}])
     assert text == "    id: a\n    text: # big\n    ![x](http://e.org/x.png) \n    <script> [31m \n\n    id: b"
     from tensorboard.plugin_util import markdown_to_safe_html
@@ -66,12 +66,12 @@ def test_a_models_text_is_no_markup() -> None:
     assert "<h1" not in shown
 
 
-def test_without_tensorboard_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(base, "say", said.append)
+def test_missing_tensorboard_disables_tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr(base, "say", messages.append)
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
     config, workspace = make(tmp_path, tracker=Tracker.tensorboard)
     track(open_tracker(config, workspace), workspace)
-    (line,) = said
+    (line,) = messages
     assert "pip install 'srlm[tensorboard]'" in line
     assert "off from now on" in line

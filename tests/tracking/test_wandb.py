@@ -1,4 +1,4 @@
-"""The W&B tracker, offline with the real library: the content of .wandb files, and that no error stops a run."""
+"""The W&B tracker, offline with the real library: the content of .wandb files, and errors that do not stop a run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from srlm.types import Prompt
 from tests.tracked import CANDIDATES, JUDGEMENTS, LONG, PAIRS, PROMPTS, finished, finished_stages, make, track
 from tests.tracking.wandb_server import WandbServer
 
-KEY = "0123456789abcdef" * 2 + "01234567"  # has the length of a key, belongs to nobody
+KEY = "0123456789abcdef" * 2 + "01234567"  # has the length of a key; not a real key
 VARIABLES = (
     "WANDB_DATA_DIR",
     "WANDB_CACHE_DIR",
     "WANDB_SILENT",
     "WANDB_ERROR_REPORTING",
-)  # those that the tracker sets
+)  # variables that the tracker sets
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a .wandb file: 7 bytes of header, then LevelDB's log format in blocks of 32 KiB."""
+    """Return the records of a .wandb file: 7 bytes of header, then LevelDB's log format in blocks of 32 KiB."""
     data, position, whole, records = path.read_bytes(), 7, b"", []
     assert data[:4] == b":W&B"
     while position + 7 <= len(data):
@@ -58,7 +58,7 @@ def read(path: Path) -> list[Record]:
 
 
 def run_files(workspace: Workspace) -> list[Path]:
-    """The .wandb files of a run, complete: W&B writes them in a process of its own."""
+    """Return the complete .wandb files of a run. W&B writes them in a separate process."""
     wandb.teardown()
     return sorted((workspace.root / "wandb").glob("offline-run-*/run-*.wandb"))
 
@@ -74,7 +74,7 @@ class Left:
     said: list[str] = field(default_factory=list)
 
     def history(self) -> dict[str, list[tuple[float, Any]]]:
-        """Metric -> (its step, its value), in the order they were logged."""
+        """Return metric -> (step, value), in the order of logging."""
         found: dict[str, list[tuple[float, Any]]] = {}
         for record in self.records:
             if record.HasField("history"):
@@ -85,11 +85,11 @@ class Left:
         return found
 
     def artifacts(self) -> dict[str, Any]:
-        """The logged artifacts by name."""
+        """Return the logged artifacts by name."""
         return {record.artifact.name: record.artifact for record in self.records if record.HasField("artifact")}
 
     def summary(self) -> dict[str, Any]:
-        """The run's summary, as its last updates left it."""
+        """Return the run's summary after all updates."""
         updates = [update for record in self.records for update in record.summary.update]
         return {update.key or update.nested_key[0]: json.loads(update.value_json) for update in updates}
 
@@ -102,7 +102,7 @@ def environment(patch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     """Set up an environment without an account and a writable home; return the list of messages to the user."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         patch.delenv(name)
-    for name in VARIABLES:  # noted, so that what the tracker sets is taken back
+    for name in VARIABLES:  # registered, so that the tracker's changes are undone
         patch.setenv(name, "x")
         os.environ.pop(name)
     home = folder / "home"
@@ -118,7 +118,7 @@ def environment(patch: pytest.MonkeyPatch, folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
-    """One tracked run: offline by its options, with a key in the environment."""
+    """Track a run that is offline by its options, with a key in the environment."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         said = environment(patch, folder)
@@ -135,7 +135,7 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     wandb.teardown()
 
 
-def test_run_has_name_group_and_config(left: Left) -> None:
+def test_wandb_run_has_name_group_and_config(left: Left) -> None:
     (run,) = [record.run for record in left.records if record.HasField("run")]
     assert run.run_id == left.workspace.run()["wandb_id"]
     assert run.run_id.startswith("tiny-seed-3-")
@@ -191,7 +191,7 @@ def test_score_histogram_counts_each_score(left: Left) -> None:
     assert parts["bins"] == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
 
 
-def test_tables_hold_plain_cut_samples(left: Left) -> None:
+def test_tables_contain_shortened_plain_text_samples(left: Left) -> None:
     tables = {name: left.table(name) for name in ("prompts", "candidates", "judgements", "pairs")}
     assert {name: len(table["data"]) for name, table in tables.items()} == {
         "prompts": 2,
@@ -204,7 +204,7 @@ def test_tables_hold_plain_cut_samples(left: Left) -> None:
     means = {"t2/p0/c0": 4.5, "t2/p0/c1": 1.0, "t2/p1/c0": 5.0, "t2/p1/c1": 5.0}
     assert all(row[-1] == means[row[1]] for row in tables["candidates"]["data"])
     cells = [cell for table in tables.values() for row in table["data"] for cell in row]
-    assert all(isinstance(cell, str | int | float | None) for cell in cells)  # no HTML object, whatever a text says
+    assert all(isinstance(cell, str | int | float | None) for cell in cells)  # no HTML objects
     assert all(len(cell) <= TEXT_LIMIT for cell in cells if isinstance(cell, str))
     assert rows._cell(PROMPTS[1], "text", {}) == LONG[: TEXT_LIMIT - 1] + "…"
     logged = sorted(artifact.name for artifact in left.artifacts().values() if artifact.type == "run_table")
@@ -227,11 +227,11 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
         "iteration_2/model": left.workspace.fingerprint(left.workspace.iteration(2) / "model")
     }
     assert list(metadata["bytes"]) == ["iteration_2/model/model.safetensors"]
-    assert [entry.path for entry in model.manifest.contents] == ["dpo.json"]  # the weights stay where they are
+    assert [entry.path for entry in model.manifest.contents] == ["dpo.json"]  # weights are not uploaded
     assert not any(str(left.folder) in name for name in artifacts)
 
 
-def test_one_run_with_the_final_metrics_in_its_summary(left: Left) -> None:
+def test_summary_has_the_final_metrics(left: Left) -> None:
     assert len(run_files(left.workspace)) == 1
     summary = left.summary()
     assert summary["judge/pairwise_accuracy"] == 0.75
@@ -245,7 +245,7 @@ def test_one_run_with_the_final_metrics_in_its_summary(left: Left) -> None:
 def test_summary_has_the_last_iteration_when_an_earlier_one_is_logged_later(tmp_path: Path, said: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", artifacts=False)
     stages = [finished(workspace.iteration(t), "data", {"a.jsonl": []}, counts={"ift": t}) for t in (1, 2)]
-    for stage in reversed(stages):  # each in a process of its own, as far as W&B is concerned
+    for stage in reversed(stages):  # W&B treats each as a separate process
         tracker = WandbTracker(config, workspace)
         tracker.stage(stage)
         tracker.close(False)
@@ -290,18 +290,18 @@ def test_without_secrets_hides_home_and_passwords(value: Any, clean: Any) -> Non
     assert without_secrets("/x", "/") == "/x"
 
 
-def test_the_key_is_not_written_to_disk(left: Left) -> None:
+def test_api_key_is_not_written_to_disk(left: Left) -> None:
     files = [path for path in left.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_all_files_are_in_the_runs_folder(left: Left) -> None:
+def test_all_files_are_in_the_run_folder(left: Left) -> None:
     assert {path.name for path in left.folder.iterdir()} == {"home", "runs"}
     assert (left.folder / "home").is_file()
 
 
-def test_resumed_run_is_the_same_run(tmp_path: Path, said: list[str]) -> None:
+def test_resumed_run_has_the_same_wandb_id(tmp_path: Path, said: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline")
     stages = finished_stages(workspace)
     for t in (1, 2):
@@ -324,10 +324,10 @@ def test_resumed_run_is_the_same_run(tmp_path: Path, said: list[str]) -> None:
     assert len(names) == len(set(names)) == len(stages)  # each artifact once
 
 
-def test_one_sync_command_uploads_all_starts_of_a_run_in_order(tmp_path: Path, said: list[str]) -> None:
+def test_one_sync_command_uploads_all_sessions_of_a_run_in_order(tmp_path: Path, said: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", artifacts=False, sample_rows=0)
     stages = finished_stages(workspace)
-    for done in (stages[:3], stages):  # a run that stopped, and its continuation
+    for done in (stages[:3], stages):  # a stopped run, then its resumption
         tracker = WandbTracker(config, workspace)
         for stage in done:
             tracker.stage(stage)
@@ -349,7 +349,7 @@ def test_one_sync_command_uploads_all_starts_of_a_run_in_order(tmp_path: Path, s
     assert (server.summary["sft/loss"], server.summary["judge/pairwise_accuracy"]) == (0.5, 0.75)
 
 
-def test_a_run_of_the_caller_in_the_same_process_is_not_used(tmp_path: Path, said: list[str]) -> None:
+def test_wandb_run_of_the_caller_is_not_used(tmp_path: Path, said: list[str]) -> None:
     own = wandb.init(mode="offline", project="own", dir=str(tmp_path), settings=wandb.Settings(console="off"))
     config, workspace = make(tmp_path, mode="offline", artifacts=False)
     track(WandbTracker(config, workspace), workspace)
@@ -361,7 +361,7 @@ def test_a_run_of_the_caller_in_the_same_process_is_not_used(tmp_path: Path, sai
     assert run.project == "srlm"
 
 
-def test_two_runs_of_one_name_have_different_ids(tmp_path: Path, said: list[str]) -> None:
+def test_runs_of_the_same_name_have_different_ids(tmp_path: Path, said: list[str]) -> None:
     ids = set()
     for place in ("here", "there"):
         config, workspace = make(tmp_path / place, name="default", mode="offline")
@@ -370,7 +370,7 @@ def test_two_runs_of_one_name_have_different_ids(tmp_path: Path, said: list[str]
     assert len(ids) == 2
 
 
-def test_no_samples_and_no_artifacts(tmp_path: Path, said: list[str]) -> None:
+def test_samples_and_artifacts_can_be_disabled(tmp_path: Path, said: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", sample_rows=0, artifacts=False)
     tracker = WandbTracker(config, workspace)
     track(tracker, workspace)
@@ -387,7 +387,7 @@ def broken(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize(
     "part", ["init", "Run.log", "Run.log_artifact", "Run.define_metric", "Run.finish", "Artifact.add_file"]
 )
-def test_an_error_of_wandb_is_reported_once(
+def test_wandb_error_is_reported_once(
     part: str, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"wandb.{part}", broken)
@@ -399,7 +399,7 @@ def test_an_error_of_wandb_is_reported_once(
     ]
 
 
-def test_a_missing_wandb_turns_tracking_off(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wandb_disables_tracking(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
         config, workspace = make(tmp_path)
@@ -428,7 +428,7 @@ class Online:
 
 @pytest.fixture
 def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The modes that `wandb.init` was called with; it opens nothing."""
+    """Replace `wandb.init`; return the list of modes it was called with."""
     asked: list[str] = []
 
     def init(mode: str, **_: Any) -> Online:
@@ -445,7 +445,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("auto", "", "", "offline"),
         ("auto", "environment", "", "online"),
         ("auto", "netrc", "", "online"),
-        ("online", "", "", "offline"),  # and no question at the terminal
+        ("online", "", "", "offline"),  # without a prompt at the terminal
         ("online", "environment", "", "online"),
         ("offline", "environment", "", "offline"),
         ("offline", "environment", "online", "online"),
@@ -454,7 +454,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("auto", "malformed", "", "offline"),
     ],
 )
-def test_option_key_and_variable_decide_the_mode(
+def test_mode_depends_on_option_key_and_variable(
     option: str,
     key: str,
     variable: str,
@@ -481,11 +481,11 @@ def test_option_key_and_variable_decide_the_mode(
     assert bool(said) == bool(mode)
 
 
-def test_no_server_means_offline(
+def test_unreachable_server_switches_to_offline_mode(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server listens on this port
     monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
     config, workspace = make(tmp_path)
     track(WandbTracker(config, workspace), workspace)
@@ -497,7 +497,7 @@ def test_no_server_means_offline(
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_samples_depend_on_seed_and_iteration_alone(tmp_path: Path) -> None:
+def test_samples_depend_only_on_seed_and_iteration(tmp_path: Path) -> None:
     prompts = [Prompt(f"t2/p{i}", "Why?", ()) for i in range(100)]
     drawn = []
     for name, t in (("one", 2), ("two", 2), ("three", 3)):

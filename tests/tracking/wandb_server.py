@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server, as far as `wandb sync` needs it: it stores the history and the summary of one run."""
+"""A stand-in for W&B's server with the endpoints that `wandb sync` needs: it stores history and summary of one run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class WandbServer:
-    """Serve on a free port of this machine until `close`."""
+    """Serve on a free local port until `close`."""
 
     def __init__(self) -> None:
         self.history: list[dict[str, Any]] = []  # rows that were uploaded, at their place
