@@ -1,4 +1,4 @@
-"""srlm.evaluation.agreement: small cases, worked out by hand."""
+"""srlm.evaluation.agreement: small cases with hand-computed values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def value(part, name):
 
 
 def judged(scores: dict[str, list[list[float | None]]]):
-    """Judgements of prompts by id, answer by answer."""
+    """Return the judgements of prompts by id, for each answer in turn."""
     return [
         judgement
         for id, answers in scores.items()
@@ -37,7 +37,7 @@ def measured(rows, judgements, before=None, judge=JUDGE):
     return judge_parts(rows, judgements, before, (), judge, RESAMPLES, "seed")["judge"]
 
 
-def test_judged_prompts_take_means_and_leave_the_missing_out():
+def test_judged_prompts_hold_means_of_valid_scores():
     rows = [ranked("e0", (0, 1)), ranked("e/1", (1, 0, 2))]
     judgements = judged({"e0": [[4.0, 5.0], [None, None]], "e/1": [[1.0], [None, 3.0], []]})
     assert judged_prompts(rows, judgements) == [
@@ -46,7 +46,7 @@ def test_judged_prompts_take_means_and_leave_the_missing_out():
     ]
 
 
-def test_judge_measures_by_hand():
+def test_judge_measures_match_hand_computed_values():
     rows = [ranked("e0", (0, 1, 2)), ranked("e1", (0, 1)), ranked("e2", (0, 1))]
     # e0: 5 > 4 > 1, all three pairs right. e1: wrong, and its 5 is not the best. e2: a tie.
     scores = {"e0": [[5.0], [4.0], [1.0]], "e1": [[4.0], [5.0]], "e2": [[4.0], [4.0]]}
@@ -64,7 +64,7 @@ def test_judge_measures_by_hand():
     assert not any(name.endswith("_gain") for name in part)
 
 
-def test_missing_judgements_lower_coverage_not_accuracy():
+def test_missing_judgements_reduce_coverage_not_accuracy():
     rows = [ranked("e0", (0, 1, 2))]
     part = measured(rows, judged({"e0": [[None, 5.0], [3.0, 3.0], [None, None]]}))
     assert value(part, "pairwise_accuracy") == 1.0
@@ -73,28 +73,28 @@ def test_missing_judgements_lower_coverage_not_accuracy():
     assert value(part, "exact_match") is None
 
 
-def test_modal_score_counts_single_scores_not_means():
+def test_modal_score_counts_scores_not_means():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[4.0, 5.0, 5.0], [4.0, 4.0, 3.0]]}))
     assert value(part, "modal_score") == 4.0
     assert value(part, "modal_score_fraction") == pytest.approx(3 / 6)
 
 
-def test_the_scale_is_the_configured_one():
+def test_the_scale_ends_at_max_score():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=SampledJudgeConfig(max_score=10))
     assert value(part, "five_best") == 1.0
     assert part["five_best"]["n"] == 1
 
 
-def test_expected_scores_count_as_the_nearest_whole_ones_where_scores_are_counted():
+def test_expected_scores_are_rounded_for_score_counts():
     judge = LogprobJudgeConfig()
     rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
     part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
     assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
     assert (value(part, "modal_score"), value(part, "modal_score_fraction")) == (2.0, 2 / 4)  # 1.5 and 2.4
-    assert value(part, "pairwise_accuracy") == 1 / 2  # order is that of the scores themselves
+    assert value(part, "pairwise_accuracy") == 1 / 2  # the unrounded scores give the order
 
 
-def test_gains_are_differences_to_the_model_before():
+def test_gains_are_differences_to_the_previous_model():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(4)]
     better = judged({f"e{n}": [[5.0], [1.0]] for n in range(4)})
     worse = judged({f"e{n}": [[5.0], [1.0]] if n < 1 else [[1.0], [5.0]] for n in range(4)})
@@ -110,17 +110,17 @@ def test_gains_are_differences_to_the_model_before():
     back = measured(rows, worse, better)
     assert value(back, "pairwise_accuracy_gain") == pytest.approx(-(1 - 1 / 4))
     same = measured(rows, better, better)
-    assert same["pairwise_accuracy_gain"]["low"] < 0 < same["pairwise_accuracy_gain"]["high"]  # of four prompts
+    assert same["pairwise_accuracy_gain"]["low"] < 0 < same["pairwise_accuracy_gain"]["high"]  # four prompts
 
 
-def test_a_judge_without_any_verdict():
+def test_no_verdicts_give_undefined_accuracy():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[None], [None]]}))
     assert value(part, "parse_rate") == 0.0
     assert value(part, "pairwise_accuracy") is None
     assert value(part, "modal_score") is None
 
 
-def test_intervals_depend_on_the_seed_alone():
+def test_intervals_depend_only_on_the_seed():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6), float(n % 3)], [3.0]] for n in range(8)})
     one, again, other = (
@@ -134,7 +134,7 @@ def test_intervals_depend_on_the_seed_alone():
     assert {name: m["value"] for name, m in one.items()} == {name: m["value"] for name, m in other.items()}
 
 
-def test_answers():
+def test_answers_part_measures_length_and_truncation():
     part = answers_part(
         [Answer("v0", "q", "four", 1, False), Answer("v1", "q", "", 0, False), Answer("v2", "q", "x" * 8, 5, True)],
         RESAMPLES,
@@ -149,21 +149,21 @@ def test_answers():
     assert part["mean_characters"]["low"] < 4.0 < part["mean_characters"]["high"]
 
 
-def test_nothing_to_count_is_none_and_no_error():
+def test_no_answers_give_undefined_measures():
     assert {m["value"] for m in answers_part([], RESAMPLES, "seed").values()} == {None}
 
 
-def test_score_mean_is_over_candidates_and_drawn_by_prompt():
+def test_score_mean_averages_candidates_and_resamples_prompts():
     candidates = [*candidates_of("p0", ["a", "b"]), *candidates_of("p1", ["c", "d"])]
     rows = {"p0/c0": [1.0, 3.0], "p0/c1": [5.0], "p1/c0": [None], "p1/c1": [None, 2.0]}
     judgements = [judgement for id, scores in rows.items() for judgement in judgements_of(id, scores)]
     found = score_mean(candidates, judgements, RESAMPLES, "seed")
     assert (found.value, found.n) == (pytest.approx((2 + 5 + 2) / 3), 3)
-    assert (found.low, found.high) == (2.0, 3.5)  # p1 twice, p0 twice
+    assert (found.low, found.high) == (2.0, 3.5)  # the samples with p1 twice and p0 twice
     assert score_mean(candidates, [], RESAMPLES, "seed").value is None
 
 
-def test_parts_are_plain_json():
+def test_parts_are_serialisable_as_json():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(3)]
     judgements = judged({f"e{n}": [[5.0], [1.0]] for n in range(3)})
     part = measured(rows, judgements, judgements)

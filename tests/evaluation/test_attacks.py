@@ -1,4 +1,4 @@
-"""srlm.evaluation.attacks: no attack reaches the parser, the template or the tokenizer; what it buys is told right."""
+"""srlm.evaluation.attacks: attacks do not affect parser, template or tokenizer; score changes are reported."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TEMPLATES = ("additive", "verdict_only", "multiple_choice")
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_attack_gets_past_template_and_parser(attack: str, template: str) -> None:
+def test_attacks_give_no_verdict_and_no_template_tags(attack: str, template: str) -> None:
     judge = JudgeTemplate.load(SampledJudgeConfig(template=template))
     [plain] = judge.messages("Name a river.", ANSWER)
     [message] = judge.messages("Name a river.", ATTACKS[attack](ANSWER))
-    # Were prompt and completion ever read together, the attack would still show no verdict.
+    # Even parsed together with the completion, the prompt gives no verdict.
     asked = plain["content"].split("<instruction>")[0]
     rest = message["content"].removeprefix(asked)
     assert rest != message["content"]
@@ -32,7 +32,7 @@ def test_no_attack_gets_past_template_and_parser(attack: str, template: str) -> 
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_attack_becomes_a_control_token(attack: str) -> None:
+def test_attacks_give_no_control_tokens(attack: str) -> None:
     tokenizer = tiny_tokenizer()
     special = set(tokenizer.all_special_ids)
     judge = JudgeTemplate.load(SampledJudgeConfig())
@@ -61,11 +61,11 @@ def test_no_attack_becomes_a_control_token(attack: str) -> None:
         ("<b>Score: 3</b>", 3.0),
     ],
 )
-def test_a_judge_that_repeats_an_attack_is_read_by_the_rules(completion: str, score: float | None) -> None:
+def test_repeated_attacks_are_parsed_by_the_usual_rules(completion: str, score: float | None) -> None:
     assert parse_verdict(completion, 5)[0] == score
 
 
-def test_the_worst_answer_is_attacked() -> None:
+def test_the_worst_ranked_answer_is_attacked() -> None:
     row = RankedPrompt("p", "Q?", (RankedAnswer("good", 0), RankedAnswer("bad", 2), RankedAnswer("fair", 1)))
     [found] = attacked([row])
     assert found.answers[0].text == "bad"
@@ -73,15 +73,15 @@ def test_the_worst_answer_is_attacked() -> None:
     assert [answer.text for answer in found.answers[1:]] == [attack("bad") for attack in ATTACKS.values()]
 
 
-def test_what_an_attack_buys() -> None:
+def test_attack_card_measures_score_changes() -> None:
     rows = attacked([RankedPrompt(name, "Q?", (RankedAnswer("a", 0), RankedAnswer("b", 1))) for name in "pqr"])
     plain = {"p": 1.0, "q": 2.0, "r": None}
-    bought = {"verdict": 3.0, "empty": -1.0}
+    score_changes = {"verdict": 3.0, "empty": -1.0}
     judgements = [
         Judgement(f"{row.id}/a{place}/j0", f"{row.id}/a{place}", "", score)
         for row in rows
         for place, name in enumerate(["plain", *ATTACKS])
-        for score in [None if plain[row.id] is None or name == "html" else plain[row.id] + bought.get(name, 0.0)]
+        for score in [None if plain[row.id] is None or name == "html" else plain[row.id] + score_changes.get(name, 0.0)]
     ]
     card = attack_card(rows, judgements, 100, "seed")
     assert card["plain"]["value"] == 1.5

@@ -31,7 +31,7 @@ PROMPTS, GIVEN = 8, (300, "seed")
 
 
 def rows(times: int, answers: int = 3) -> list[RankedPrompt]:
-    """Each prompt in `times` rows with the same answers; every second prompt is of another type."""
+    """Return `times` rows with the same answers for each prompt; prompts alternate between two types."""
     draw = random.Random(0)
     found = []
     for p in range(PROMPTS):
@@ -42,7 +42,7 @@ def rows(times: int, answers: int = 3) -> list[RankedPrompt]:
 
 
 def judged(ranked: list[RankedPrompt], seed: int, judgements: int = 2) -> list[Judgement]:
-    """Scores that depend on the prompt and the answer's place alone."""
+    """Return scores that depend only on the prompt and the answer's index."""
     found = []
     for row in ranked:
         draw = random.Random(f"{seed}/{row.prompt}")
@@ -90,7 +90,7 @@ def attacks(times: int) -> Any:
 
 
 def candidates_scores(times: int) -> Any:
-    """Here the rows are a prompt's candidates."""
+    """The repeated rows are a prompt's candidates."""
     candidates = [Candidate(f"p{p}/c{c}", f"p{p}", "", 1, False) for p in range(PROMPTS) for c in range(times)]
     scores = [float(random.Random(candidate.prompt_id).randint(0, 5)) for candidate in candidates]
     judgements = [Judgement(f"{c.id}/j0", c.id, "", score) for c, score in zip(candidates, scores, strict=True)]
@@ -122,7 +122,7 @@ EVERY = [
 
 
 @pytest.mark.parametrize("figure", EVERY)
-def test_repeated_rows_change_no_interval(figure: Callable[[int], Any]) -> None:
+def test_repeated_rows_leave_intervals_unchanged(figure: Callable[[int], Any]) -> None:
     once, often = list(measures(figure(1))), list(measures(figure(12)))
     assert len(once) == len(often)
     assert any(low is not None for _, low, _ in once)
@@ -131,26 +131,26 @@ def test_repeated_rows_change_no_interval(figure: Callable[[int], Any]) -> None:
             assert a == (b if b is None else pytest.approx(b, abs=1e-9))
 
 
-def test_prompts_are_counted_and_not_rows() -> None:
+def test_counts_are_prompts_not_rows() -> None:
     assert a_judge(12)["prompts"] == PROMPTS
 
 
-def test_a_gain_over_few_prompts_with_many_rows_is_not_significant() -> None:
-    """8 prompts of 12 pairs: the judge became right on all pairs of three prompts, and wrong on those of two."""
+def test_gains_over_few_prompts_are_not_significant() -> None:
+    """8 prompts of 12 pairs: all pairs of three prompts become right, and all pairs of two prompts become wrong."""
     ranked = [
         RankedPrompt(f"p{p}-{n}", f"Prompt {p}", (RankedAnswer("good", 0), RankedAnswer("bad", 1)))
         for p in range(8)
         for n in range(12)
     ]
 
-    def says(right: Callable[[int], bool]) -> list[Judgement]:
+    def judgements_where(right: Callable[[int], bool]) -> list[Judgement]:
         found = []
         for row in ranked:
             for a, score in enumerate((5.0, 1.0) if right(int(row.id[1])) else (1.0, 5.0)):
                 found.append(Judgement(f"{row.id}/a{a}/j0", f"{row.id}/a{a}", "", score))
         return found
 
-    now, before = says(lambda p: p in (0, 1, 2, 5)), says(lambda p: p in (3, 4, 5))
+    now, before = judgements_where(lambda p: p in (0, 1, 2, 5)), judgements_where(lambda p: p in (3, 4, 5))
     part = judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)["judge"]
     for name in ("pairwise_accuracy", "pairwise_accuracy_imputed", "exact_match", "five_best", "kendall_tau"):
         gain = part[f"{name}_gain"]
@@ -159,8 +159,8 @@ def test_a_gain_over_few_prompts_with_many_rows_is_not_significant() -> None:
         assert gain["high"] > 0.38
 
 
-def test_one_prompt_has_values_and_no_intervals() -> None:
-    """Whatever the figure, combined ones included, and however many its rows."""
+def test_one_prompt_gives_values_without_intervals() -> None:
+    """This holds for all measures, combined ones included, and for many rows."""
     ranked = [row for row in rows(12) if row.prompt == "Prompt 1"]
     now, before = judged(ranked, 1), judged(ranked, 2)
     found = [
@@ -174,7 +174,7 @@ def test_one_prompt_has_values_and_no_intervals() -> None:
     assert sum(value is not None for value, _, _ in every) > 20
 
 
-def test_items_of_arms_are_prompts() -> None:
+def test_items_of_arms_are_unique_prompts() -> None:
     """Two answers to one prompt are one item, whose nats and tokens are summed."""
     found = [
         AnswerLoss("a", 1.0, 2),

@@ -1,4 +1,4 @@
-"""srlm.evaluation.contamination: what counts as seen in training, and what is told about it."""
+"""srlm.evaluation.contamination: prompts that count as seen in training, and the message about them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def text(start: int, count: int) -> str:
     ("prompt", "training"),
     [
         ("Why is the sky blue?", "why is  the sky BLUE"),  # case, spaces and punctuation do not matter
-        ("Why is the sky blue?", "Ｗｈｙ is the sky blue"),  # nor does the width of letters
+        ("Why is the sky blue?", "Ｗｈｙ is the sky blue"),  # the width of letters does not matter
         ("天空为什么是蓝色的？", "天空为什么 是蓝色的"),
         ("?!", "?!"),
-        ("اِشْرَحْ كَيْفَ تُعَدُّ القَهْوَةُ", "اشرح كيف تعد القهوة"),  # nor do vowel signs
+        ("اِشْرَحْ كَيْفَ تُعَدُّ القَهْوَةُ", "اشرح كيف تعد القهوة"),  # vowel signs do not matter
         ("चाय कैसे बनाते हैं?", "चाय कैसे बनाते हैं।"),
         ("กินน้ำ", "กิน น้ำ"),
     ],
 )
-def test_the_same_word_for_word(prompt, training):
+def test_equal_normalised_prompts_are_exact_matches(prompt, training):
     assert found({"v0": prompt, "v1": "Name a river."}, "Something else.", training).exact == ("v0",)
 
 
 @pytest.mark.parametrize(
     ("prompt", "training"),
     [
-        ("Why is the sky blue?", "Why is the sky blue at noon?"),  # short: only the whole counts
+        ("Why is the sky blue?", "Why is the sky blue at noon?"),  # short: only a full match counts
         ("Name a river.", ""),
         ("", ""),
         ("  ", "  "),
@@ -50,7 +50,7 @@ def test_the_same_word_for_word(prompt, training):
         ("เขากิน", "เขากัน"),
     ],
 )
-def test_less_is_no_contamination(prompt, training):
+def test_shorter_overlaps_are_no_contamination(prompt, training):
     assert found({"v0": prompt}, training).excluded == ()
 
 
@@ -63,12 +63,12 @@ def test_less_is_no_contamination(prompt, training):
         ("อ่านแล้วสรุปกินข้าวกับไข่เจียวทุกเช้า", "กินข้าวกับไข่เจียวเย็น"),  # กิ น ข้ า ว กั บ ไ ข่ เ จี ย ว
     ],
 )
-def test_thirteen_words_in_a_row(prompt, training):
+def test_shared_13_grams_are_contamination(prompt, training):
     result = found({"v0": prompt, "v1": "Name a river."}, training)
     assert (result.exact, result.thirteen_gram) == ((), ("v0",))
 
 
-def test_a_prompt_counts_once_and_the_same_prompts_count_together():
+def test_each_prompt_counts_once_and_repeats_count_separately():
     result = found({"v0": text(0, 20), "v1": text(0, 20), "v2": text(3, 17), "v3": "x"}, text(0, 20), text(2, 20))
     assert result.to_dict() == {
         "prompts": 4,
@@ -80,7 +80,7 @@ def test_a_prompt_counts_once_and_the_same_prompts_count_together():
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
 
 
-def test_by_hash_as_by_comparing_everything():
+def test_hashing_matches_exhaustive_comparison():
     draw = random.Random(0)
     evaluation = {f"v{n}": " ".join(draw.choices("ab", k=draw.randrange(10, 22))) for n in range(60)}
     training = [" ".join(draw.choices("ab", k=draw.randrange(10, 60))) for _ in range(60)] + [evaluation["v7"]]
@@ -97,12 +97,12 @@ def test_by_hash_as_by_comparing_everything():
     assert "v7" in result.exact
 
 
-def test_training_may_be_a_stream_and_nothing_may_be_there():
+def test_training_prompts_may_be_an_iterator():
     assert contamination([], iter(["a"])) == Contamination(0, (), ())
     assert contamination([SeedExample("v0", "a b", "")], (t for t in ["a", "a b"])).exact == ("v0",)
 
 
-def test_what_is_told():
+def test_message_names_counts_and_prompt_ids():
     assert Contamination(4, (), ()).message("M1") == ""
     some = Contamination(9, ("v3",), ("v1", "v2", "v4", "v5", "v6")).message("M2")
     assert some.startswith(

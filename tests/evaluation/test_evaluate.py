@@ -1,4 +1,4 @@
-"""srlm.evaluation.evaluate: evaluation.json from records on disk, without the prompts that a model was trained on."""
+"""srlm.evaluation.evaluate: evaluation.json from stored records, without the prompts of the model's training data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.scripted_text import small_config
 
 @pytest.fixture
 def run(tmp_path: Path):
-    """A run to M2 of which only seeds, answers and head to heads are there; M_t's answers have 100 t characters."""
+    """Return a run up to M2 with only seeds, answers and head to heads; M_t's answers have 100 t characters."""
     config = small_config(tmp_path / "run")
     workspace = Workspace.of(config)
     prepare_seeds(config, workspace.data)
@@ -52,8 +52,8 @@ def run(tmp_path: Path):
 NONE = Contamination(4, (), ())
 
 
-def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
-    """Head to heads begun by one judge were finished by another that was trained in its place."""
+def test_a_changed_external_judge_is_refused_on_resume(run):
+    """The judge's weights change while its head to heads are unfinished."""
     workspace, config, _ = run
     judge = workspace.root / "judge"
     judge.mkdir()
@@ -71,13 +71,13 @@ def test_a_judge_of_elsewhere_is_told_by_its_weights(run):
 
     play()
     assert stage.manifest().inputs[str(judge)] == identity(str(judge))[str(judge)]
-    stage.path.rename(stage.path.with_suffix(".begun.json"))  # as after a kill in the middle
+    stage.path.rename(stage.path.with_suffix(".begun.json"))  # the state after a kill
     (judge / "config.json").write_text('{"trained": "anew"}')
     with pytest.raises(RunFolderError, match=f"input {judge} has changed since this stage began"):
         play()
 
 
-def test_parts(run):
+def test_parts_of_evaluation_depend_on_the_model(run):
     workspace, config, _ = run
     of_m0, of_m2 = (measures(workspace, config, t, NONE) for t in (0, 2))
     assert set(of_m0) == {"iteration", "judge", "judge_metrics", "answers", "drift", "contamination", "instructions"}
@@ -89,7 +89,7 @@ def test_parts(run):
     assert "characters_gain" not in of_m0["drift"]
 
 
-def test_the_closing_table_has_the_win_rate_twice(run):
+def test_the_final_table_has_both_win_rates(run):
     workspace, config, _ = run
     table = measures_table(evaluations({t: measures(workspace, config, t, NONE) for t in (0, 1)}))
     labels, *models = [list(column.cells) for column in table.columns]
@@ -98,10 +98,10 @@ def test_the_closing_table_has_the_win_rate_twice(run):
     assert rows["  length-controlled win rate, %"] == [
         "-",
         "-",
-    ]  # M1's answers are all longer by the same number of characters
+    ]  # all of M1's answers are longer by the same number of characters
 
 
-def test_prompts_seen_in_training_are_left_out_of_answers_drift_and_matches(run):
+def test_prompts_seen_in_training_are_excluded_from_all_measures(run):
     workspace, config, prompts = run
     seen = Contamination(4, (prompts[3].id,), (prompts[2].id,))
     found = measures(workspace, config, 2, seen)
@@ -112,7 +112,7 @@ def test_prompts_seen_in_training_are_left_out_of_answers_drift_and_matches(run)
     assert found["contamination"]["ids"] == sorted(seen.excluded)
 
 
-def test_all_left_out_is_undefined_and_can_be_shown(run):
+def test_excluding_all_prompts_gives_undefined_measures(run):
     workspace, config, prompts = run
     found = {t: measures(workspace, config, t, NONE) for t in (0, 1)}
     found[2] = measures(workspace, config, 2, Contamination(4, tuple(p.id for p in prompts), ()))
@@ -123,7 +123,7 @@ def test_all_left_out_is_undefined_and_can_be_shown(run):
     assert verdict(evaluations(found))[-1].endswith("the head to head gave no verdict.")
 
 
-def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
+def test_training_prompts_are_seeds_and_prompts_of_earlier_iterations(run):
     workspace, config, prompts = run
     RecordFile(WritePrompts(workspace, config, 2).outputs[0], Prompt).append(
         Prompt("t2/p00000", prompts[0].prompt, ()), Prompt("t2/p00001", prompts[1].prompt, (), "overlap")
@@ -135,7 +135,7 @@ def test_a_model_is_trained_on_seeds_and_on_the_prompts_up_to_its_own(run):
     assert read_records(ift, SeedExample)[-1].id == "copy"
 
 
-def test_the_inputs_are_all_files_that_are_read(run, monkeypatch):
+def test_the_recorded_inputs_are_all_files_read(run, monkeypatch):
     workspace, config, _ = run
 
     def inputs(t: int) -> list[str]:

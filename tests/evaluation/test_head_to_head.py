@@ -1,4 +1,4 @@
-"""srlm.evaluation.head_to_head: small cases by hand, made data of known cause, and scipy's fit of the same loss."""
+"""srlm.evaluation.head_to_head: hand-computed cases, simulated data, and scipy's fit of the same loss."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def values(part, *names):
     return {name: part[name]["value"] for name in names or part}
 
 
-def test_by_hand():
+def test_head_to_head_part_matches_hand_computed_values():
     part = head_to_head_part(match(RESULTS), RESAMPLES, "seed")
     assert values(part) == {
         "win": pytest.approx(2 / 5),
@@ -67,7 +67,7 @@ def test_by_hand():
         "unparsed_fraction": pytest.approx(3 / 8),
         "net_win": pytest.approx(1 / 5),
         "win_rate": pytest.approx(3 / 5),
-        "length_controlled_win_rate": pytest.approx(3 / 5),  # all equally long
+        "length_controlled_win_rate": pytest.approx(3 / 5),  # all lengths are equal
         "longer": 0.5,
         "first_position_win_rate": pytest.approx(5 / 12),
     }
@@ -79,14 +79,14 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(("wins", "sign_test"), [(2, 0.5), (5, 0.0625), (6, 0.03125), (20, 2e-6)])
-def test_net_wins_of_nothing_but_wins_count_as_the_sign_test_has_it(wins, sign_test):
+def test_net_wins_of_only_wins_agree_with_the_sign_test(wins, sign_test):
     assert stats.binomtest(wins, wins).pvalue == pytest.approx(sign_test, rel=0.1)
     ahead, behind = net_win(np.ones(wins)), net_win(np.zeros(wins))
     assert (ahead.low > 0) == (behind.high < 0) == (sign_test < 0.05)
     assert (ahead.value, ahead.high, behind.value, behind.low) == (1, 1, -1, -1)
 
 
-def test_ties_alone_leave_room_for_wins_and_losses():
+def test_only_ties_give_intervals_of_positive_width():
     found = net_win(np.full(24, 0.5))
     assert (found.value, found.low, found.high) == pytest.approx((0, 0.025 ** (1 / 24) - 1, 1 - 0.025 ** (1 / 24)))
     rate = win_rate(np.full(24, 0.5))
@@ -96,7 +96,7 @@ def test_ties_alone_leave_room_for_wins_and_losses():
 @pytest.mark.slow
 @pytest.mark.parametrize("prompts", [8, 24, 98])
 @pytest.mark.parametrize(("win", "loss"), [(0.02, 0.0), (0.1, 0.02), (0.3, 0.1), (0.5, 0.5), (0.98, 0.02)])
-def test_net_wins_interval_covers_the_truth(prompts, win, loss):
+def test_net_win_intervals_cover_the_truth(prompts, win, loss):
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):
         drawn = rng.random(prompts)
@@ -105,8 +105,8 @@ def test_net_wins_interval_covers_the_truth(prompts, win, loss):
     assert covered / 200 >= 0.92
 
 
-def test_the_share_of_the_answer_shown_first_is_told_by_letters_and_orders():
-    """Always the answer shown first: the first model's as A, the second model's in the other order."""
+def test_first_position_win_rate_follows_from_letters_and_orders():
+    """The first position always wins: the first model's answer in one order, the second model's in the other."""
     found = {
         name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["first_position_win_rate"]["value"]
         for name, both in {"first": ("first", "second"), "last": ("second", "first"), "new": ("first", "first")}.items()
@@ -114,7 +114,7 @@ def test_the_share_of_the_answer_shown_first_is_told_by_letters_and_orders():
     assert found == {"first": 1.0, "last": 0.0, "new": 0.5}
 
 
-def test_one_order_alone_is_missing():
+def test_matches_with_one_order_are_missing():
     rows = [c for c in comparisons({"v0": ("first", "first"), "v1": ("first", "first")}) if c.id != "v1/ba"]
     assert values(head_to_head_part(match(rows), RESAMPLES, "s"), "win", "unparsed_fraction") == {
         "win": 1.0,
@@ -122,7 +122,7 @@ def test_one_order_alone_is_missing():
     }
 
 
-def test_nothing_judged_is_undefined():
+def test_no_verdicts_give_undefined_measures():
     assert set(values(head_to_head_part([], RESAMPLES, "s")).values()) == {None}
     part = head_to_head_part(match({"v0": (None, None), "v1": ("first", None)}), RESAMPLES, "s")
     assert part.pop("unparsed_fraction")["value"] == 1
@@ -130,12 +130,12 @@ def test_nothing_judged_is_undefined():
     assert {(m["value"], m["n"]) for m in part.values()} == {(None, 0)}
 
 
-def test_a_wrong_winner_is_refused():
+def test_unknown_winners_are_refused():
     with pytest.raises(ValueError, match="v0/ab: winner 'A' is neither"):
         match({"v0": ("A", "first")})
 
 
-def test_lengths_are_those_of_the_two_models():
+def test_lengths_come_from_the_answers_of_both_models():
     part = head_to_head_part(match(RESULTS, dict.fromkeys(RESULTS, 9), dict.fromkeys(RESULTS, 4)), RESAMPLES, "s")
     assert values(part, "longer", "length_controlled_win_rate") == {"longer": 1.0, "length_controlled_win_rate": None}
 
@@ -144,14 +144,14 @@ def test_lengths_are_those_of_the_two_models():
 
 
 def made(prompts: int, theta: float, phi: float, longer: float, seed: int = 0):
-    """Verdicts by the model itself, and differences of length around `longer` characters."""
+    """Simulate verdicts of the length model, with length differences around `longer` characters."""
     rng = np.random.default_rng(seed)
     differences = rng.normal(longer, 300, prompts).round()
     eta = theta + phi * np.tanh(differences / differences.std(ddof=1))
     return (rng.random(prompts) < 1 / (1 + np.exp(-eta))).astype(float), differences
 
 
-def test_where_length_alone_decides_the_rate_is_near_one_half():
+def test_length_controlled_rate_is_half_when_only_length_decides():
     scores, longer = made(400, theta=0, phi=2.5, longer=400)
     found = length_controlled(scores, longer, 500, "s")
     assert scores.mean() > 0.8
@@ -159,28 +159,28 @@ def test_where_length_alone_decides_the_rate_is_near_one_half():
     assert found.low < 0.5 < found.high < scores.mean()
 
 
-def test_where_quality_alone_decides_both_rates_agree():
+def test_both_rates_agree_when_only_quality_decides():
     scores, longer = made(400, theta=1.0, phi=0, longer=100)
     found = length_controlled(scores, longer, 500, "s")
     assert found.value == pytest.approx(scores.mean(), abs=0.03)
     assert found.low < 1 / (1 + np.exp(-1)) < found.high
 
 
-def test_who_writes_less_and_ties_is_the_better_one():
-    """Half of the verdicts for a model that is always shorter, where the longer answer is liked: more than one half."""
+def test_shorter_answers_with_even_verdicts_have_higher_controlled_rates():
+    """The judge prefers length and the first model is always shorter, so its controlled rate exceeds its win rate."""
     scores, longer = made(400, theta=1.0, phi=1.5, longer=-250, seed=1)
     assert length_controlled(scores, longer, 200, "s").value > scores.mean() + 0.1
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_swapping_the_two_models_mirrors_the_rate_and_its_interval(seed):
+def test_swapping_the_models_mirrors_rate_and_interval(seed):
     scores, longer = made(40, theta=0.8, phi=1, longer=50, seed=seed)
     one, other = length_controlled(scores, longer, 100, "s"), length_controlled(1 - scores, -longer, 100, "s")
     assert (other.value, other.low, other.high) == pytest.approx((1 - one.value, 1 - one.high, 1 - one.low))
 
 
-def test_the_rate_stays_a_share_where_length_correction_moves_it_beyond_the_plain_interval():
-    """The first model wins four of six although its answers are shorter: its interval would end at 1.07."""
+def test_length_controlled_rate_stays_between_0_and_1():
+    """The first model wins four of six with shorter answers: unclipped, its interval would end at 1.07."""
     scores, longer = np.array([1.0, 1, 1, 0, 1, 0]), np.array([-62.0, -122, -157, -225, -214, -289])
     found, plain = length_controlled(scores, longer, 200, "s"), win_rate(scores)
     assert found.value + plain.high - plain.value > 1
@@ -194,7 +194,7 @@ def objective(parameters, scores, x, weights):
 
 
 @pytest.mark.parametrize("separable", [False, True])
-def test_every_fit_is_scipys(separable):
+def test_fits_match_scipy_minimize(separable):
     rng = np.random.default_rng(4)
     x = np.tanh(rng.normal(0.4, 1, 30))
     scores = (x > 0.1).astype(float) if separable else rng.choice([0, 0.5, 1], 30)
@@ -208,8 +208,8 @@ def test_every_fit_is_scipys(separable):
 
 @pytest.mark.parametrize("prompts", [98, 800])
 @pytest.mark.parametrize("short", [0.0, -0.999])
-def test_the_fit_is_found_where_a_few_very_long_answers_win_and_all_others_lose(prompts, short):
-    """Newton's steps without halving never end here. The loss is convex: where its slopes are 0, it is least."""
+def test_fits_converge_when_only_very_long_answers_win(prompts, short):
+    """Newton's steps without halving do not converge here. The loss is convex: gradients of 0 prove the minimum."""
     for few in (1, 3, 5, 10):
         scores = np.r_[np.zeros(prompts - few), np.ones(few)]
         x = np.where(scores == 1, 0.999, short)
@@ -222,7 +222,7 @@ def test_the_fit_is_found_where_a_few_very_long_answers_win_and_all_others_lose(
             assert np.abs(residuals @ x + RIDGE * phis).max() < 1e-4
 
 
-def test_fits_of_nothing_but_wins_or_losses_are_infinite_and_leave_the_others_alone():
+def test_fits_of_only_wins_or_losses_are_infinite():
     x, scores = np.array([-0.5, 0.1, 0.6]), np.array([1.0, 0.0, 1.0])
     thetas, phis = fit_length(scores, x, np.array([[1.0, 0, 1], [1, 1, 1], [0, 2, 0]]))
     [alone], [slope] = fit_length(scores, x, np.ones((1, 3)))
@@ -230,14 +230,14 @@ def test_fits_of_nothing_but_wins_or_losses_are_infinite_and_leave_the_others_al
     assert phis == pytest.approx(np.array([0, slope, 0]))
 
 
-def test_without_a_ridge_separable_verdicts_would_have_no_fit():
+def test_separable_verdicts_have_a_finite_fit():
     x = np.array([-0.9, -0.5, 0.5, 0.9])
     [theta], [phi] = fit_length(np.array([0.0, 0, 1, 1]), x, np.ones((1, 4)))
     assert theta == pytest.approx(0, abs=1e-8)
     assert 1 < phi < 10
 
 
-def test_interval_refits_each_resample():
+def test_intervals_refit_each_resample():
     scores, longer = made(40, theta=0.5, phi=1, longer=50)
     x = np.tanh(longer / longer.std(ddof=1))
     fits = [minimize(objective, (0, 0), (scores[places], x[places], np.ones(40))).x for places in draw(40, 50, "s")]
@@ -254,10 +254,10 @@ def test_interval_refits_each_resample():
     [
         ([], [], Measure(None, None, None, 0)),
         ([1.0, 0.5], [0, 0], Measure(0.75, win_rate(np.array([1.0, 0.5])).low, 1.0, 2)),  # equally long
-        ([1.0, 0.0], [30, 30], Measure(None, None, None, 2)),  # length and quality cannot be told apart
+        ([1.0, 0.0], [30, 30], Measure(None, None, None, 2)),  # length and quality are not identifiable
         ([1.0], [30], Measure(None, None, None, 1)),
         ([1.0], [0], Measure(1.0, None, None, 1)),
-        ([1.0, 1.0, 1.0], [5, -5, 40], Measure(1.0, 0.025 ** (1 / 3), 1.0, 3)),  # nothing but wins
+        ([1.0, 1.0, 1.0], [5, -5, 40], Measure(1.0, 0.025 ** (1 / 3), 1.0, 3)),  # only wins
         ([0.0, 0.0, 0.0], [5, -5, 40], Measure(0.0, 0.0, 1 - 0.025 ** (1 / 3), 3)),
     ],
 )
@@ -278,11 +278,11 @@ def test_extreme_lengths_stay_finite():
 # Types of instructions
 
 
-def test_prompts_without_a_type_are_in_no_part():
+def test_prompts_without_a_type_have_no_part():
     assert list(by_type(match(RESULTS), {"v0": "writing", "v/1": "writing", "v2": ""}, RESAMPLES, "s")) == ["writing"]
 
 
-def test_types_have_the_same_measures_over_their_own_prompts():
+def test_each_type_has_all_measures_over_its_prompts():
     types = dict.fromkeys(RESULTS, "") | {"v0": "writing", "v/1": "writing", "v2": "code", "v3": "code", "v4": "code"}
     parts = by_type(match(RESULTS), types | {"v5": "lonely"}, RESAMPLES, "seed")
     assert list(parts) == ["code", "writing"]

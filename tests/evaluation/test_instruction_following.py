@@ -1,6 +1,6 @@
 """srlm.evaluation.instruction_following.
 
-Shares of what is followed, their intervals and gains, on answers made for it.
+Accuracies, their intervals and gains on constructed answers.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ def value(part: dict, name: str) -> tuple[float | None, int]:
     return part[name]["value"], part[name]["n"]
 
 
-def test_only_prompts_with_constraints_count() -> None:
+def test_only_prompts_with_constraints_are_checked() -> None:
     [one] = check_answers(PROMPTS, answers(free="x", a='"so"'))
     assert one == Checked("a", ("punctuation:no_comma", "startend:quotation"), (True, True), (True, True))
 
 
-def test_prompt_and_instruction_level() -> None:
-    """Of a, one of two is followed; of b, all once the first line is left out."""
+def test_prompt_level_and_instruction_level_accuracy() -> None:
+    """Answer a follows one of two instructions; answer b follows its instruction without the first line."""
     part = instructions_part(check_answers(PROMPTS, answers(a="No quotes.", b="Sure, here:\nNone.")), None, *GIVEN)
     assert [value(part, name) for name in MEASURES] == [(0.0, 2), (0.5, 2), (1 / 3, 3), (2 / 3, 3)]
     assert value(part["groups"]["punctuation"], "strict") == (0.5, 2)
     assert value(part["groups"]["punctuation"], "loose") == (1.0, 2)
     assert value(part["groups"]["startend"], "strict") == (0.0, 1)
-    assert part["groups"]["startend"]["strict"]["low"] is None  # one prompt has no spread
+    assert part["groups"]["startend"]["strict"]["low"] is None  # one prompt has no variance
     assert set(part) == {*MEASURES, "groups"}
 
 
-def test_gains_are_paired_by_prompt() -> None:
-    """Both models follow a third of their instructions on other prompts; each prompt's change is drawn as one."""
+def test_gains_are_resampled_by_prompt() -> None:
+    """Half of the prompts improve to 1; each prompt's change is resampled as one."""
     rows = [("p", "startend:quotation")] * 1
     before = [Checked(f"{n}", tuple(name for _, name in rows), (n % 3 == 0,), (True,)) for n in range(60)]
     better = [Checked(one.id, one.names, (True,), (True,)) if n < 30 else one for n, one in enumerate(before)]
@@ -62,13 +62,13 @@ def test_gains_are_paired_by_prompt() -> None:
     assert part["prompt_level_loose_acc_gain"]["value"] == 0.0
 
 
-def test_nothing_to_check_is_undefined() -> None:
+def test_no_constraints_give_undefined_measures() -> None:
     part = instructions_part([], [], *GIVEN)
     assert {part[name]["value"] for name in MEASURES} == {None}
     assert part["groups"] == {}
 
 
-def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
+def test_gains_use_prompts_answered_by_both_models() -> None:
     now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
     before = check_answers(PROMPTS, answers(b="No"))
     part = instructions_part(now, before, *GIVEN)
@@ -78,22 +78,22 @@ def test_a_gain_is_over_the_prompts_that_both_have_answered() -> None:
     assert value(instructions_part(now, before[:0], *GIVEN), "prompt_level_strict_acc_gain") == (None, 0)
 
 
-def test_the_count_of_an_instruction_level_gain_is_instructions_and_of_a_prompt_level_one_prompts() -> None:
+def test_gains_count_instructions_or_prompts_by_level() -> None:
     now = check_answers(PROMPTS, answers(a='"so"', b="yes, no"))
     before = check_answers(PROMPTS, answers(a="so, so", b="No"))
     part = instructions_part(now, before, *GIVEN)
-    assert value(part, "inst_level_strict_acc_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 against 1 of 3
+    assert value(part, "inst_level_strict_acc_gain") == (pytest.approx(1 / 3), 3)  # 2 of 3 minus 1 of 3
     assert value(part, "prompt_level_strict_acc_gain") == (0.0, 2)
 
 
-def test_prompts_with_other_constraints_cannot_be_compared() -> None:
+def test_prompts_with_different_constraints_are_refused() -> None:
     now, then = (Checked("a", (name,), (True,), (True,)) for name in ("punctuation:no_comma", "startend:quotation"))
     with pytest.raises(ValueError, match="constraints differ"):
         instructions_part([now], [then], *GIVEN)
 
 
-def test_a_file_in_ifevals_form() -> None:
-    """Arguments that are null were not given; neither were those of an instruction without any."""
+def test_ifeval_files_are_read() -> None:
+    """Null arguments count as not given, and so do the arguments of an instruction without any."""
     prompts = read_prompts(SourceConfig(path=str(ROOT / "tests/verifiable_prompts.jsonl")))
     assert [prompt.id for prompt in prompts] == ["1", "2", "3", "4", "5"]
     assert prompts[1].constraints == (

@@ -1,4 +1,4 @@
-"""srlm.evaluation.intervals: against scipy's exact intervals, by hand at the edges, and how often they are right."""
+"""srlm.evaluation.intervals: compared with scipy's exact intervals and edge cases; simulated coverage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def terms(numerators, denominators=None, bounds=(0.0, 1.0)) -> Terms:
 
 
 def clustered(rng: np.random.Generator, clusters: int, share: float, rows: int | None, correlation: float) -> Terms:
-    """Clusters of `rows` rows (None: 1 to 12), with beta-distributed shares of this intra-class correlation."""
+    """Return clusters of `rows` rows (None: 1 to 12) with beta-distributed shares of this intra-class correlation."""
     sizes = rng.integers(1, 13, clusters) if rows is None else np.full(clusters, rows)
     own = np.full(clusters, share)
     if correlation:
@@ -37,18 +37,18 @@ def clustered(rng: np.random.Generator, clusters: int, share: float, rows: int |
 
 
 @pytest.mark.parametrize(("hits", "of"), [(0, 24), (24, 24), (1, 24), (7, 24), (1, 2), (250, 500)])
-def test_independent_rows_have_clopper_and_pearsons_interval(hits: int, of: int) -> None:
+def test_independent_rows_have_clopper_pearson_intervals(hits: int, of: int) -> None:
     exact = stats.binomtest(hits, of).proportion_ci(method="exact")
     assert share_interval(terms([1] * hits + [0] * (of - hits))) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
-def test_rows_that_repeat_within_their_cluster_add_nothing() -> None:
+def test_repeated_rows_in_a_cluster_leave_the_interval_unchanged() -> None:
     hits = [1, 0, 1, 1, 0, 0, 1, 1]
     once, often = terms(hits), terms([12 * hit for hit in hits], [12] * 8)
     assert share_interval(often) == pytest.approx(share_interval(once))
 
 
-def test_independent_rows_within_clusters_add_much() -> None:
+def test_independent_rows_in_clusters_narrow_the_interval() -> None:
     rng = np.random.default_rng(0)
     low, high = share_interval(terms(rng.binomial(12, 0.5, 40), [12] * 40))
     exact = stats.binomtest(240, 480).proportion_ci(method="exact")
@@ -57,20 +57,20 @@ def test_independent_rows_within_clusters_add_much() -> None:
     assert high - low == pytest.approx(exact.high - exact.low, rel=0.35)
 
 
-def test_fewer_than_two_clusters_have_no_interval() -> None:
+def test_fewer_than_two_clusters_give_no_interval() -> None:
     assert share_interval(terms([1])) == share_interval(terms([])) == (None, None)
-    assert share_interval(terms([3, 0], [12, 0])) == (None, None)  # the second does not count
+    assert share_interval(terms([3, 0], [12, 0])) == (None, None)  # the second has a denominator of 0
     assert combined_interval([terms([1]), terms([0])], (1, -1)) == (None, None)
     assert combined_interval([terms([1, 1]), terms([1, 0], [1, 0])], (1, -1)) == (None, None)
 
 
-def test_clusters_of_unequal_size_count_less_where_all_agree() -> None:
-    """A cluster of 98 rows and two of one are hardly more than one cluster."""
+def test_unequal_clusters_reduce_the_effective_sample_size() -> None:
+    """A cluster of 98 rows and two of one row are little more than one effective cluster."""
     low, _ = share_interval(terms([98, 1, 1], [98, 1, 1]))
     assert low == pytest.approx(0.025 ** (1 / (100**2 / (98**2 + 2))))
 
 
-def test_correlations_have_bounds_of_their_own() -> None:
+def test_correlations_have_bounds_of_minus_1_and_1() -> None:
     low, high = share_interval(terms([1] * 10, bounds=(-1.0, 1.0)))
     exact = stats.binomtest(10, 10).proportion_ci(method="exact")
     assert (low, high) == (pytest.approx(2 * exact.low - 1), 1)
@@ -80,7 +80,7 @@ CELLS = [(8, 0.02, 1, 0.0), (24, 0.04, 1, 0.0), (24, 0.1, 12, 0.5), (98, 0.02, 4
 
 
 @pytest.mark.parametrize(("clusters", "share", "rows", "correlation"), CELLS)
-def test_intervals_of_shares_cover_the_truth(clusters: int, share: float, rows: int | None, correlation: float) -> None:
+def test_share_intervals_cover_the_truth(clusters: int, share: float, rows: int | None, correlation: float) -> None:
     rng, found = np.random.default_rng(1), []
     for _ in range(600):
         low, high = share_interval(clustered(rng, clusters, share, rows, correlation))
@@ -89,10 +89,10 @@ def test_intervals_of_shares_cover_the_truth(clusters: int, share: float, rows: 
 
 
 @pytest.mark.parametrize(("clusters", "share", "rows", "correlation"), CELLS[:3])
-def test_a_percentile_bootstrap_would_not_cover_it(
+def test_percentile_bootstrap_covers_too_rarely(
     clusters: int, share: float, rows: int | None, correlation: float
 ) -> None:
-    """So the test above can fail."""
+    """This shows that the test above can fail."""
     rng, found = np.random.default_rng(1), []
     for number in range(300):
         top, bottom, _ = clustered(rng, clusters, share, rows, correlation)
@@ -104,7 +104,7 @@ def test_a_percentile_bootstrap_would_not_cover_it(
 def by_hand(
     value: float, residuals: np.ndarray, least: float, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float]:
-    """The interval written out with scipy's t and beta distributions."""
+    """Return the interval from scipy's t and beta distributions."""
     n, width = len(residuals), bounds[1] - bounds[0]
     variance = n / (n - 1) * (residuals**2).sum()
     kurtosis = n * (residuals**4).sum() / (residuals**2).sum() ** 2
@@ -118,7 +118,7 @@ def by_hand(
 
 @pytest.mark.parametrize("clusters", [3, 9, 60])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
-def test_clusters_give_the_interval_that_is_written_out_by_hand(clusters: int, bounds: tuple[float, float]) -> None:
+def test_cluster_intervals_match_the_formula(clusters: int, bounds: tuple[float, float]) -> None:
     rng = np.random.default_rng(clusters)
     sizes = rng.integers(1, 13, clusters)
     hits = rng.binomial(sizes, 0.3)
@@ -127,12 +127,12 @@ def test_clusters_give_the_interval_that_is_written_out_by_hand(clusters: int, b
     residuals = (hits - value * sizes) / sizes.sum() * np.sqrt((clusters - 1) / clusters / others)
     expected = by_hand(value, residuals, sizes.sum() ** 2 / (sizes**2).sum(), bounds)
     assert share_interval(terms(hits, sizes, bounds)) == pytest.approx(expected, rel=1e-6)
-    # Clusters that do not count change nothing.
+    # Clusters with a denominator of 0 change nothing.
     more = terms([*hits, 0, 0], [*sizes, 0, 0], bounds)
     assert share_interval(more) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_rare_outlier_leaves_few_degrees_of_freedom() -> None:
+def test_rare_outliers_reduce_the_degrees_of_freedom() -> None:
     """One of 24 clusters has one hit in 12: the variance is known from one cluster only."""
     hits = np.array([1.0, *[0.0] * 23])
     residuals = (hits - 1 / 24) / 288
@@ -145,8 +145,8 @@ def test_a_rare_outlier_leaves_few_degrees_of_freedom() -> None:
 # Differences and other weighted sums
 
 
-def test_a_part_at_its_bound_is_uncertain_in_a_difference_too() -> None:
-    """Two of two right and 300 of 600 right: the difference is as unsure as the two are."""
+def test_differences_keep_the_uncertainty_of_shares_at_bounds() -> None:
+    """Two of two right and 300 of 600 right: the difference is as uncertain as both parts."""
     certain, half = terms([1, 1, *[0] * 600], [1, 1, *[0] * 600]), terms([0, 0, *[0, 1] * 300], [0, 0, *[1] * 600])
     low, high = combined_interval([certain, half], (1, -1))
     (alone, _), (below, above) = share_interval(certain), share_interval(half)
@@ -155,7 +155,7 @@ def test_a_part_at_its_bound_is_uncertain_in_a_difference_too() -> None:
     assert combined_interval([half, certain], (1, -1)) == pytest.approx((-high, -low))
 
 
-def test_what_two_judges_share_cancels_out() -> None:
+def test_correlated_parts_cancel_in_differences() -> None:
     """The difference has the interval of the clusters' differences, or that of its correlated parts: the wider one."""
     rng = np.random.default_rng(5)
     sizes = np.full(30, 12)
@@ -175,13 +175,13 @@ def test_what_two_judges_share_cancels_out() -> None:
     assert combined_interval(more, (1, -1)) == pytest.approx((low, high))
 
 
-def test_judges_that_never_differ_may_differ_on_prompts_that_were_not_drawn() -> None:
+def test_differences_of_identical_shares_have_positive_width() -> None:
     same = terms([1, 0] * 12)
     unseen = 1 - 0.025 ** (1 / 24)
     assert combined_interval([same, same], (1, -1)) == pytest.approx((-unseen, unseen))
 
 
-def test_a_difference_of_independent_shares_is_close_to_the_textbooks() -> None:
+def test_independent_differences_match_the_normal_approximation() -> None:
     """Two shares of other clusters: value +- 1.96 sqrt(p q / n + p q / n)."""
     one = terms([*[1] * 120, *[0] * 80, *[0] * 200], [*[1] * 200, *[0] * 200])
     other = terms([*[0] * 200, *[1] * 100, *[0] * 100], [*[0] * 200, *[1] * 200])
@@ -190,7 +190,7 @@ def test_a_difference_of_independent_shares_is_close_to_the_textbooks() -> None:
     assert (low, high) == (pytest.approx(0.1 - half, abs=0.01), pytest.approx(0.1 + half, abs=0.01))
 
 
-def test_weights_scale_and_turn_an_interval() -> None:
+def test_weights_scale_and_flip_intervals() -> None:
     one, other = terms([1, 1, 0, 1, 0, 1, 1, 0]), terms([0, 1, 0, 1, 0, 0, 1, 0])
     low, high = combined_interval([one, other], (1, -1))
     assert combined_interval([one, other], (-1, 1)) == pytest.approx((-high, -low))
@@ -200,8 +200,8 @@ def test_weights_scale_and_turn_an_interval() -> None:
 
 @pytest.mark.parametrize("clusters", [8, 24])
 @pytest.mark.parametrize("flips", [0.02, 0.1, 0.5])
-def test_a_paired_difference_covers_none(clusters: int, flips: float) -> None:
-    """Two judges of 12 clustered rows a prompt, of which the second changes some at random."""
+def test_paired_difference_intervals_cover_0(clusters: int, flips: float) -> None:
+    """Two judges of 12 clustered rows a prompt; the second changes some rows at random."""
     rng, found = np.random.default_rng(2), []
     for _ in range(300):
         own = rng.beta(1.4, 0.9, clusters)[:, None]  # intra-class correlation 0.3
@@ -214,7 +214,7 @@ def test_a_paired_difference_covers_none(clusters: int, flips: float) -> None:
 
 @pytest.mark.parametrize("clusters", [5, 24])
 @pytest.mark.parametrize("spread", [0.5, 1.0])
-def test_clusters_of_very_different_sizes_seldom_differ_by_chance(clusters: int, spread: float) -> None:
+def test_intervals_cover_the_truth_with_unequal_cluster_sizes(clusters: int, spread: float) -> None:
     """Two judges that are equally good, on prompts of which some have ten times the rows of others."""
     rng, shares, differences = np.random.default_rng(3), [], []
     for _ in range(500):
@@ -231,7 +231,7 @@ def test_clusters_of_very_different_sizes_seldom_differ_by_chance(clusters: int,
 # Everything else
 
 
-def test_expanded_percentiles_cover_means_of_few_clusters_better() -> None:
+def test_expanded_percentiles_improve_coverage_for_few_clusters() -> None:
     rng, plain, expanded = np.random.default_rng(3), [], []
     for number in range(400):
         drawn = bootstrap(rng.normal(0, 1, 8), np.ones(8), 500, str(number))
@@ -242,14 +242,14 @@ def test_expanded_percentiles_cover_means_of_few_clusters_better() -> None:
     assert np.mean(plain) < 0.91 < np.mean(expanded)
 
 
-def test_without_spread_a_mean_has_no_interval() -> None:
+def test_means_without_variance_have_no_interval() -> None:
     assert bootstrap_interval(bootstrap([16.0] * 5, [1] * 5, 50, "s"), 5) == (None, None)
     assert bootstrap_interval(bootstrap([0.1 + 0.2, 0.3, 0.3], [1] * 3, 50, "s"), 3) == (None, None)  # rounding noise
     assert bootstrap_interval(bootstrap([16.0, 17.0], [1, 1], 50, "s"), 2) == (16.0, 17.0)
     assert bootstrap_interval(np.array([]), 5) == bootstrap_interval(np.array([1.0, 2.0]), 1) == (None, None)
 
 
-def test_quantiles_are_expanded_by_hand() -> None:
+def test_expanded_quantiles_match_the_formula() -> None:
     values = np.random.default_rng(4).exponential(1, 9)
     drawn = bootstrap(values, np.ones(9), 3000, "s")
     tail = stats.norm.cdf(-np.sqrt(9 / 8) * stats.t.ppf(0.975, 8))
@@ -257,7 +257,7 @@ def test_quantiles_are_expanded_by_hand() -> None:
     assert bootstrap_interval(np.append(drawn, np.nan), 9) == bootstrap_interval(drawn, 9)
 
 
-def test_a_bootstrap_draws_clusters_with_all_their_rows() -> None:
+def test_bootstrap_resamples_whole_clusters() -> None:
     top, bottom = np.array([1.0, 5.0, 0.0]), np.array([1.0, 10.0, 0.0])
     drawn = draw(3, 40, "s")
     expected = [top[row].sum() / bottom[row].sum() if bottom[row].sum() else np.nan for row in drawn]
@@ -265,11 +265,11 @@ def test_a_bootstrap_draws_clusters_with_all_their_rows() -> None:
     assert np.isnan(expected).any()
     assert {int(place) for place in drawn.ravel()} == {0, 1, 2}
     assert np.isnan(bootstrap([], [], 5, "s")).tolist() == [True] * 5
-    # A fixed figure: the hash of the seed must not change from process to process.
+    # Fixed values: the hash of the seed must not change between processes.
     np.testing.assert_allclose(bootstrap([1, 2, 3, 4], [1, 1, 1, 1], 3, "seed"), [3.0, 2.5, 3.0])
 
 
-def test_jackknife_of_a_mean_is_the_interval_of_the_share() -> None:
+def test_jackknife_of_a_mean_equals_the_share_interval() -> None:
     hits = np.array([1, 0, 0.5, 1, 1, 0, 1, 1, 0.5])
     excluded = [np.delete(hits, place).mean() for place in range(len(hits))]
     found = jackknife_interval(float(hits.mean()), excluded, (0.0, 1.0))
@@ -278,7 +278,7 @@ def test_jackknife_of_a_mean_is_the_interval_of_the_share() -> None:
     assert jackknife_interval(0.5, [0.5], (0.0, 1.0)) == (None, None)
 
 
-def test_rows_are_summed_by_cluster_in_order() -> None:
+def test_rows_are_summed_by_cluster() -> None:
     found = by_cluster(terms([1, 2, 3, 4], [1, 1, 2, 2], (-1.0, 1.0)), ["b", "a", "b", "c"])
     assert found.numerators.tolist() == [4, 2, 4]
     assert found.denominators.tolist() == [3, 1, 2]

@@ -1,4 +1,4 @@
-"""srlm.evaluation.judge_metrics: by hand where a figure can be worked out, by made judges where it must come out."""
+"""srlm.evaluation.judge_metrics: hand-computed measures, and simulated judges of known bias."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ JUDGE = SampledJudgeConfig()
 
 
 def asked(id: str, *answers: tuple[int, int], type: str = "", prompt: str = "") -> RankedPrompt:
-    """Answers as (people's rank, characters)."""
+    """Return a prompt with answers given as (human rank, characters)."""
     texts = [RankedAnswer("x" * length, rank) for rank, length in answers]
     return RankedPrompt(id, prompt or f"Prompt {id}", tuple(texts), type)
 
 
 def said(id: str, *answers: list[float | None] | float | None) -> list[Judgement]:
-    """Each answer's scores."""
+    """Return the judgements of a prompt from each answer's scores."""
     return [
         Judgement(f"{id}/a{place}/j{n}", f"{id}/a{place}", "", score)
         for place, scores in enumerate(answers)
@@ -38,7 +38,7 @@ def value(found, name):
     return found["measures"][name]["value"], found["measures"][name]["n"]
 
 
-def test_where_the_better_answer_is_the_shorter_one():
+def test_accuracy_is_split_by_the_length_of_the_better_answer():
     rows = [asked("p", (0, 10), (1, 30)), asked("q", (0, 50), (1, 20)), asked("r", (0, 10), (1, 20), (2, 10))]
     judgements = said("p", 5.0, 1.0) + said("q", 2.0, 3.0) + said("r", 2.0, 2.0, None)
     found = card(rows, judgements)
@@ -52,7 +52,7 @@ def test_where_the_better_answer_is_the_shorter_one():
     assert found["pairs"] == 5
 
 
-def test_a_judge_of_length_alone_has_the_whole_bias():
+def test_judges_that_score_length_have_length_bias_1():
     draw = random.Random(0)
     rows = [asked(f"p{n}", (0, draw.randint(1, 99)), (1, draw.randint(100, 199))) for n in range(30)]
     rows += [asked(f"q{n}", (0, draw.randint(100, 199)), (1, draw.randint(1, 99))) for n in range(20)]
@@ -64,7 +64,7 @@ def test_a_judge_of_length_alone_has_the_whole_bias():
     assert value(found, "pairwise_accuracy_imputed") == value(found, "length_baseline_accuracy") == (20 / 50, 50)
 
 
-def test_a_judge_that_knows_nothing_has_no_bias_beyond_its_interval():
+def test_random_judges_have_no_significant_length_bias():
     draw = random.Random(1)
     rows = [asked(f"p{n}", (0, draw.randint(1, 99)), (1, draw.randint(1, 99))) for n in range(300)]
     judgements = [j for row in rows for j in said(row.id, draw.random() * 5, draw.random() * 5)]
@@ -72,7 +72,7 @@ def test_a_judge_that_knows_nothing_has_no_bias_beyond_its_interval():
     assert bias["low"] < 0 < bias["high"]
 
 
-def test_ties_of_people():
+def test_tied_ranks_are_measured_separately():
     rows = [asked("p", (0, 1), (0, 2), (0, 3)), asked("q", (0, 1), (0, 2)), asked("r", (0, 1), (1, 2))]
     rows.append(asked("s", (0, 1), (0, 2)))
     found = card(rows, said("p", 3.0, 3.0, 2.0) + said("q", 3.0, 4.0) + said("r", 3.0, 3.0) + said("s", 3.0, None))
@@ -81,7 +81,7 @@ def test_ties_of_people():
     assert value(found, "pairwise_accuracy_imputed") == (0.5, 1)
 
 
-def test_histogram_entropy_and_calibration():
+def test_score_histogram_entropy_and_mean_by_rank():
     rows = [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (2, 2))]
     found = card(rows, said("p", 5.0, 1.0) + said("q", 3.0, None))
     assert found["scores"]["histogram"] == {"0": 0, "1": 1, "2": 0, "3": 1, "4": 0, "5": 1}
@@ -90,7 +90,7 @@ def test_histogram_entropy_and_calibration():
     assert card(rows, said("p", 5.0, 5.0) + said("q", 5.0, 5.0))["scores"]["entropy_bits"] == 0
 
 
-def test_noise_over_judgements_of_one_answer():
+def test_self_consistency_and_std_over_judgements_of_an_answer():
     rows = [asked("p", (0, 1), (1, 2))]
     found = card(rows, said("p", [5.0, 5.0, 3.0], [2.0, None, 2.0]))
     assert value(found, "self_consistency") == (pytest.approx((1 / 3 + 1) / 2), 2)
@@ -99,7 +99,7 @@ def test_noise_over_judgements_of_one_answer():
     assert value(alone, "self_consistency") == (None, 0)
 
 
-def test_judgements_are_counted_in_their_prompt_whatever_its_id():
+def test_judgements_of_prompt_ids_with_slashes_are_counted():
     rows = [asked("set/p", (0, 1), (1, 2), (2, 3)), asked("set/q", (0, 1), (1, 2))]
     found = card(rows, said("set/p", [5.0, 4.0], 4.0, 4.0) + said("set/q", [None, None], 5.0))
     assert value(found, "modal_score") == (4.0, 3)
@@ -113,8 +113,8 @@ def test_judgements_are_counted_in_their_prompt_whatever_its_id():
 @pytest.mark.parametrize(
     ("worse", "right", "tied"), [(2.6, 1.0, 0), (3.0 - 2e-9, 1.0, 0), (3.0 - 4e-10, 0.5, 1), (3.0 + 0.4, 0.0, 0)]
 )
-def test_scores_order_two_answers_from_the_ninth_decimal_on(worse, right, tied):
-    """Means over k judgements carry rounding noise; people prefer the first, shorter answer, or tie the two."""
+def test_score_differences_below_1e_9_are_ties(worse, right, tied):
+    """Means over k judgements have rounding errors. The ranks prefer the first, shorter answer, or tie both."""
     found = card(
         [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (0, 2))], said("p", 3.0, worse) + said("q", 3.0, worse)
     )
@@ -122,8 +122,8 @@ def test_scores_order_two_answers_from_the_ninth_decimal_on(worse, right, tied):
     assert value(found, "ties") == value(found, "ties_where_people_tie") == (tied, 1)
 
 
-def test_a_judge_that_is_always_right_has_the_exact_interval_of_a_share():
-    """Clopper and Pearson's of n in n; a bootstrap would have none."""
+def test_perfect_accuracy_has_the_clopper_pearson_interval():
+    """Clopper and Pearson's interval of n in n; a bootstrap has none."""
     rows = [asked(f"p{n}", (0, 1), (1, 2), type="odd" if n % 2 else "even") for n in range(10)]
     found = card(rows, [j for row in rows for j in said(row.id, 4.0, 1.0)])
     expected = {"value": 1.0, "low": pytest.approx(0.025 ** (1 / 10)), "high": 1.0, "n": 10}
@@ -132,7 +132,7 @@ def test_a_judge_that_is_always_right_has_the_exact_interval_of_a_share():
     assert (of_type["low"], of_type["n"]) == (pytest.approx(0.025 ** (1 / 5)), 5)
 
 
-def test_the_length_penalty_is_in_points_a_hundred_characters():
+def test_the_length_penalty_is_in_points_per_100_characters():
     """The better-scored answer is 100 characters longer and one point better: a point makes the two equal."""
     [adjusted], penalty = length_adjusted([JudgedPrompt("p", (0, 1, 2), (3.0, 2.0, None), (200, 100, 900))])
     assert penalty == pytest.approx(1, abs=1e-5)
@@ -140,8 +140,8 @@ def test_the_length_penalty_is_in_points_a_hundred_characters():
     assert adjusted.ranks == (0, 1, 2)
 
 
-def test_rows_of_one_prompt_are_drawn_together():
-    """Ten pairs of one prompt are not ten prompts: the interval of two prompts is wide."""
+def test_rows_of_one_prompt_are_one_cluster():
+    """Ten pairs of one prompt are one cluster, so the interval over two prompts is wide."""
     same = [asked(f"{name}{n}", (0, 2), (1, 1), prompt=name) for name in "pq" for n in range(10)]
     judgements = [j for row in same for j in said(row.id, *((4.0, 1.0) if row.prompt == "p" else (1.0, 4.0)))]
     clustered = card(same, judgements)
@@ -156,7 +156,7 @@ def test_rows_of_one_prompt_are_drawn_together():
     assert accuracy["high"] < 0.8
 
 
-def test_subsets():
+def test_measures_are_split_by_prompt_type():
     rows = [asked("p", (0, 2), (1, 1), type="Natural"), asked("q", (0, 2), (1, 1), type="Adversarial/Neighbor")]
     found = card(rows, said("p", 4.0, 1.0) + said("q", 1.0, 4.0))
     assert {name: part["pairwise_accuracy_imputed"]["value"] for name, part in found["subsets"].items()} == {
@@ -171,7 +171,7 @@ def test_subsets():
     }
 
 
-def test_scores_by_probability():
+def test_fractional_scores_are_rounded_only_for_counts():
     judge = LogprobJudgeConfig()
     found = card([asked("p", (0, 2), (1, 1))], said("p", 4.6, 4.4), judge)
     assert found["scores"]["histogram"]["5"] == found["scores"]["histogram"]["4"] == 1
@@ -179,8 +179,8 @@ def test_scores_by_probability():
     assert value(found, "pairwise_accuracy_imputed") == (1.0, 1)
 
 
-def test_differences_are_paired():
-    """A judge against itself differs by nothing beyond what was not drawn; two judges differ by what they differ."""
+def test_differences_of_judges_are_paired():
+    """A judge minus itself is 0; the difference of two judges is that of their measures."""
     draw = random.Random(2)
     rows = [asked(f"p{n}", (0, draw.randint(1, 99)), (1, draw.randint(1, 99))) for n in range(200)]
     noise = {row.id: (draw.random(), draw.random()) for row in rows}
@@ -201,7 +201,7 @@ def test_differences_are_paired():
     assert back["length_bias"].value == pytest.approx(-found["length_bias"].value)
 
 
-def test_a_difference_counts_the_pairs_that_one_judge_is_measured_on():
+def test_differences_count_pairs_of_one_judge():
     rows = [asked(f"p{n}", (0, 30), (1, 10), (2, 20)) for n in range(2)]
     good, bad = ([j for row in rows for j in said(row.id, *scores)] for scores in ((3.0, 2.0, 1.0), (1.0, 2.0, 3.0)))
     found = paired_differences(rows, good, bad, 100, "s")
@@ -214,7 +214,7 @@ def test_a_difference_counts_the_pairs_that_one_judge_is_measured_on():
     }
 
 
-# Judges that compare; judges asked twice
+# Pairwise judges and repeated judgements
 
 
 def compared(group: str, winners: dict[str, tuple[str | None, str | None]]) -> list[Comparison]:
@@ -225,28 +225,28 @@ def compared(group: str, winners: dict[str, tuple[str | None, str | None]]) -> l
     ]
 
 
-def test_position_consistency():
+def test_position_consistency_needs_verdicts_in_both_orders():
     rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": ("first", "first"), "0-2": ("first", "second"), "1-2": (None, "first")})
     comparisons += compared("q", {"0-1": ("second", "second")})
     found = judge_metrics(
         rows, said("p", 3.0, 2.0, 1.0) + said("q", 1.0, 2.0), SampledJudgeConfig(), 100, "s", comparisons
     )
-    assert value(found, "position_consistency") == (2 / 3, 3)  # 1-2 has one verdict only
-    # A is said by p 0-1 ab, p 0-2 ab and ba, q ba; B by p 0-1 ba, p 1-2 ba, q ab.
+    assert value(found, "position_consistency") == (2 / 3, 3)  # 1-2 has only one verdict
+    # The verdict is A in p 0-1 ab, p 0-2 ab and ba, q ba; B in p 0-1 ba, p 1-2 ba, q ab.
     assert value(found, "first_position_win_rate") == (4 / 7, 7)
     assert value(card(rows, said("p", 3.0, 2.0, 1.0)), "position_consistency")[0] is None
 
 
 @pytest.mark.parametrize(("says", "share"), [(("first", "second"), 1.0), (("second", "first"), 0.0)])
-def test_a_judge_that_goes_by_position_alone(says, share):
+def test_position_only_judges_have_no_position_consistency(says, share):
     rows = [asked("p", (0, 1), (1, 2)), asked("q", (0, 1), (1, 2))]
     comparisons = compared("p", {"0-1": says}) + compared("q", {"0-1": says})
     found = judge_metrics(rows, [], SampledJudgeConfig(), 100, "s", comparisons)
     assert (value(found, "first_position_win_rate"), value(found, "position_consistency")) == ((share, 4), (0.0, 2))
 
 
-def test_retest_is_whether_a_second_judgement_orders_alike():
+def test_retest_agreement_compares_first_and_second_judgements():
     rows = [asked("p", (0, 1), (1, 2), (2, 3)), asked("q", (0, 1), (1, 2))]
     judgements = []
     for id, places in (("p", [(5.0, 4.0), (3.0, 4.0), (3.0, 5.0)]), ("q", [(2.0,), (1.0,)])):
@@ -257,8 +257,8 @@ def test_retest_is_whether_a_second_judgement_orders_alike():
     assert value(card(rows, judgements), "test_retest_agreement") == (1 / 3, 3)
 
 
-def test_a_skilled_judge_with_a_taste_for_length_is_right_both_ways_once_lengths_are_evened_out():
-    """People prefer the longer answer three times of four; the judge knows quality and adds its taste."""
+def test_length_adjustment_recovers_accuracy_of_length_biased_judges():
+    """The longer answer is better three times of four; the judge scores quality plus a length bonus."""
     draw = random.Random(5)
     rows, judgements = [], []
     for n in range(400):
@@ -270,7 +270,7 @@ def test_a_skilled_judge_with_a_taste_for_length_is_right_both_ways_once_lengths
     found = card(rows, judgements)
     assert value(found, "accuracy_shorter_preferred")[0] < 0.5
     assert value(found, "length_adjusted_accuracy_shorter_preferred")[0] > 0.6
-    assert 0.15 < found["length_penalty"] < 0.35  # a quarter of a point a hundred characters is its taste
+    assert 0.15 < found["length_penalty"] < 0.35  # the judge's bonus is 0.25 points per 100 characters
     length_alone = [j for row in rows for j in said(row.id, *(len(answer.text) / 400 for answer in row.answers))]
     blind = card(rows, length_alone)
-    assert value(blind, "length_adjusted_accuracy")[0] < 0.75  # what it has left
+    assert value(blind, "length_adjusted_accuracy")[0] < 0.75  # the remaining accuracy

@@ -1,4 +1,4 @@
-"""srlm.evaluation.lm_eval: what is made of the harness's results, and answers that outlive a stop; without lm_eval."""
+"""srlm.evaluation.lm_eval: results read from the harness's output, and stored answers on resume; without lm_eval."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from srlm.io.record_file import RecordFile
 
 
 def raw(acc_one: list[float], acc_two: list[float], group: float) -> dict[str, Any]:
-    """The harness's results of a group "both" of the tasks "one" and "two"."""
+    """Return the harness's results of a group "both" of the tasks "one" and "two"."""
 
     def samples(values: list[float]) -> list[dict[str, Any]]:
         rows = [{"doc_id": i, "filter": "none", "acc": value, "parts": [1, 0]} for i, value in enumerate(values)]
-        return rows[::-1]  # their order is not promised
+        return rows[::-1]  # the harness guarantees no order
 
     def task(values: list[float], stderr: Any) -> dict[str, Any]:
         value = sum(values) / len(values)
@@ -46,7 +46,7 @@ def raw(acc_one: list[float], acc_two: list[float], group: float) -> dict[str, A
     }
 
 
-def test_results_with_intervals() -> None:
+def test_results_have_exact_intervals_where_possible() -> None:
     tasks = result_of(raw([1, 0, 1, 1], [0, 1], 4 / 6))["tasks"]
     measure = tasks["one"]["measures"]["acc"]
     low, high = stats.binomtest(3, 4).proportion_ci(method="exact")  # not 0.75 +- 1.96 x 0.1
@@ -67,15 +67,15 @@ def test_results_with_intervals() -> None:
     ]
 
 
-def test_documents_are_kept_where_the_measure_is_their_mean() -> None:
+def test_documents_are_stored_when_the_measure_is_their_mean() -> None:
     tasks = result_of(raw([1, 0, 1, 1], [0, 1], 4 / 6))["tasks"]
     assert tasks["one"]["documents"] == {"acc": [1, 0, 1, 1]}  # no value of f1 by document
     assert tasks["both"]["documents"] == {"acc": [1, 0, 1, 1, 0, 1]}
-    tasks_alike = result_of(raw([1, 0, 1, 1], [0, 1], (0.75 + 0.5) / 2))["tasks"]
-    assert tasks_alike["both"]["documents"] == {}
+    tasks_unweighted = result_of(raw([1, 0, 1, 1], [0, 1], (0.75 + 0.5) / 2))["tasks"]
+    assert tasks_unweighted["both"]["documents"] == {}
 
 
-def test_difference_to_the_first_is_paired() -> None:
+def test_differences_to_the_first_model_are_paired() -> None:
     first = result_of(raw([1, 0, 1, 0] * 10, [0, 1], 21 / 42))["tasks"]
     other = result_of(raw([1, 0, 1, 1] * 10, [0, 1, 1], 32 / 43))["tasks"]
     found = against_first(other, first, 500, "seed")
@@ -87,7 +87,7 @@ def test_difference_to_the_first_is_paired() -> None:
 
 
 class FakeModel:
-    """A model of the harness that answers by batches of two, calls its hook after each, and may be stopped."""
+    """A harness model that calls its cache hook after each answer and may stop early."""
 
     def __init__(self, stop_after: int | None = None):
         self.cache_hook: Any = None
@@ -104,7 +104,7 @@ class FakeModel:
         return [self._answer("loglikelihood_rolling", r.args, r.args, -float(len(r.args[0]))) for r in requests]
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
-        # The hook gets other options than the request had, as vLLM's does.
+        # The hook gets other options than the request, as in the harness's vLLM model.
         told = [(r.args[0], {"until": ["end"], "max_gen_toks": 8}) for r in requests]
         return [self._answer("generate_until", r.args, t, r.args[0][::-1]) for r, t in zip(requests, told, strict=True)]
 
@@ -125,7 +125,7 @@ TEXTS = requests(("one", {"until": ["\n"]}), ("two", {"until": ["\n"]}), ("three
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
-def test_a_stopped_benchmark_asks_only_for_what_is_missing(kind: str, tmp_path: Path) -> None:
+def test_resumed_benchmarks_request_only_missing_answers(kind: str, tmp_path: Path) -> None:
     asked = TEXTS if kind == "generate_until" else CHOICES
     whole = getattr(FakeModel, kind)
     plain = FakeModel()
@@ -152,11 +152,11 @@ def test_a_stopped_benchmark_asks_only_for_what_is_missing(kind: str, tmp_path: 
     ]
     assert told[0] == (2, 3)
     assert told[-1] == (3, 3)
-    assert getattr(second, kind).__func__ is whole  # as it was
+    assert getattr(second, kind).__func__ is whole  # the original method is restored
     assert second.cache_hook is None
 
 
-def test_texts_drawn_at_random_are_asked_for_again(tmp_path: Path) -> None:
+def test_sampled_texts_are_not_cached(tmp_path: Path) -> None:
     drawn = requests(("one", {"do_sample": True}), ("one", {"do_sample": True}))
     store = RecordFile(tmp_path / "answers.jsonl", Response)
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_texts_drawn_at_random_are_asked_for_again(tmp_path: Path) -> None:
     assert store.records == {}
 
 
-def test_without_the_harness_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_raises_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
@@ -177,7 +177,7 @@ def test_without_the_harness_it_is_said_what_to_install(monkeypatch: pytest.Monk
     assert harness.backend(Evaluate()) == "hf"
 
 
-def test_vllm_is_the_harnesss_only_under_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backend_is_vllm_when_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.metadata, "version", lambda name: "0.32.0")
     options = Evaluate()
     assert harness.backend(options) == "vllm"
@@ -185,7 +185,7 @@ def test_vllm_is_the_harnesss_only_under_its_own_name(monkeypatch: pytest.Monkey
     assert harness.backend(options) == "hf"
 
 
-def test_own_tasks_are_those_that_a_yaml_file_names(tmp_path: Path) -> None:
+def test_own_task_files_are_found_by_yaml_task_name(tmp_path: Path) -> None:
     (tmp_path / "sums.yaml").write_text("task: own_sums\n")
     (tmp_path / "sums.jsonl").write_text("{}\n")
     assert [path.name for path in own_files("own_sums", str(tmp_path))] == ["sums.jsonl", "sums.yaml"]

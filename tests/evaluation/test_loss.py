@@ -1,4 +1,4 @@
-"""The loss on answers: nats a token over all tokens, paired differences, what is too long left out."""
+"""The loss on answers: nats per token over all tokens, paired differences, too long answers excluded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from srlm.pipeline.workspace import Workspace
 from srlm.types import AnswerLoss, SeedExample
 
 
-class LengthRater:
-    """Half a nat for each character, a token for every two; counts what it was asked."""
+class LengthScorer:
+    """Scores half a nat per character and a token per two characters; counts its requests."""
 
     def __init__(self) -> None:
         self.usage, self.asked = Usage(), 0
@@ -49,24 +49,24 @@ def run(root: Path, rater: Any) -> list[AnswerLoss]:
     return read_records(stage.outputs[0], AnswerLoss)
 
 
-def test_each_answer_has_its_loss_and_a_long_one_is_missing(tmp_path: Path) -> None:
-    rows = {row.id: row for row in run(tmp_path, LengthRater())}
+def test_answers_have_losses_and_too_long_ones_are_missing(tmp_path: Path) -> None:
+    rows = {row.id: row for row in run(tmp_path, LengthScorer())}
     assert (rows["e1"].nats, rows["e1"].tokens) == (1.0, 1)
     assert (rows["e4"].nats, rows["e4"].tokens) == (4.0, 4)
     assert rows["e11"].nats is None
     assert rows["e11"].problem == "too long: 20 characters at most"
 
 
-def test_a_stopped_stage_asks_for_what_is_left(tmp_path: Path) -> None:
-    run(tmp_path, LengthRater())
+def test_resumed_stages_score_only_missing_answers(tmp_path: Path) -> None:
+    run(tmp_path, LengthScorer())
     path = tmp_path / "loss" / "m.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    again = LengthRater()
+    again = LengthScorer()
     assert len(run(tmp_path, again)) == 3
-    assert again.asked == 2  # what was missing is asked for again
+    assert again.asked == 2  # the missing answers are scored again
 
 
-def test_loss_is_a_mean_over_tokens_not_over_answers() -> None:
+def test_loss_is_averaged_over_tokens_not_answers() -> None:
     rows = [AnswerLoss("a", 1.0, 1), AnswerLoss("b", 2.0, 8), AnswerLoss("c", None, 0, "too long")]
     found = loss(rows, 200, "s")
     assert found.value == pytest.approx(3 / 9)
@@ -76,12 +76,12 @@ def test_loss_is_a_mean_over_tokens_not_over_answers() -> None:
     assert 2 / 8 <= found.low <= found.value <= found.high <= 1.0
 
 
-def test_a_difference_is_paired_by_answer() -> None:
+def test_loss_differences_are_paired_by_answer() -> None:
     now = [AnswerLoss("a", 1.0, 2), AnswerLoss("b", 5.0, 2), AnswerLoss("c", None, 0, "too long")]
     other = [AnswerLoss("b", 3.0, 2), AnswerLoss("a", 2.0, 2), AnswerLoss("c", 1.0, 1)]
     assert loss_difference(now, other, 100, "s").value == pytest.approx((1.0 - 2.0 + 5.0 - 3.0) / 4)
     assert loss_difference(now, now, 100, "s").value == 0.0
 
 
-def test_nothing_known_is_undefined() -> None:
+def test_loss_without_scored_answers_is_undefined() -> None:
     assert loss([AnswerLoss("a", None, 0, "too long")], 100, "s").value is None

@@ -1,4 +1,4 @@
-"""srlm.evaluation.measures: the arithmetic by hand, the correlations against scipy, the intervals by simulation."""
+"""srlm.evaluation.measures: hand-computed values, correlations compared with scipy, intervals checked by simulation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def all_measures(prompts: Sequence[JudgedPrompt], resamples: int = 50, seed: str
 def random_prompts(
     rng: np.random.Generator, count: int, skill: float = 0.5, missing: float = 0.0
 ) -> list[JudgedPrompt]:
-    """Few levels, so ties on both sides; `skill` weighs people's order against noise."""
+    """Return prompts with few score levels, so with many ties; `skill` weights the human order against noise."""
     prompts = []
     for place in range(count):
         size = int(rng.integers(2, 6))
@@ -69,47 +69,47 @@ def random_prompts(
     return prompts
 
 
-def test_pairwise_accuracy_and_coverage() -> None:
+def test_pairwise_accuracy_and_coverage_by_hand() -> None:
     prompts = [
         judged((0, 1, 2), (5, 3, 4)),  # 2 of 3
-        judged((0, 3), (2, 2)),  # a judge's tie: one half
-        judged((0, 0, 1), (1, 5, 2)),  # people's tie is no pair: 1 of 2
+        judged((0, 3), (2, 2)),  # a tie of the judge: one half
+        judged((0, 0, 1), (1, 5, 2)),  # tied ranks are no pair: 1 of 2
         judged((0, 1, 2), (4, None, 3)),  # one pair scored: 1 of 1
     ]
     assert value(m.pairwise_accuracy(prompts)) == (pytest.approx(4.5 / 7), 7)
     assert value(m.pair_coverage(prompts)) == (pytest.approx(7 / 9), 9)
 
 
-def test_five_best_counts_perfect_means_alone() -> None:
+def test_five_best_counts_only_perfect_means() -> None:
     prompts = [
-        judged((1, 3), (5, 5)),  # the lowest rank is the best, whatever its number
-        judged((0, 0, 2), (5, 5.0 - 1e-12, 4.99)),  # both of people's best are best; 4.99 is not perfect
-        judged((0, 1), (None, 5)),  # the best has no score, the other is still not the best
+        judged((1, 3), (5, 5)),  # the lowest rank is the best, even above 0
+        judged((0, 0, 2), (5, 5.0 - 1e-12, 4.99)),  # both answers of rank 0 are best; 4.99 is not perfect
+        judged((0, 1), (None, 5)),  # the best has no score; the other is not the best
         judged((0, 1), (4, 4)),
     ]
     assert value(m.five_best(prompts, TOP)) == (3 / 5, 5)
     assert value(m.five_best(prompts, 4.5)) == (3 / 6, 6)  # expected scores: 4.99 rounds to perfect
 
 
-def test_exact_match() -> None:
+def test_exact_match_compares_complete_orders() -> None:
     prompts = [
         judged((0, 1, 4), (5, 3, 2)),  # gaps do not matter: a match
-        judged((0, 1, 2), (5, 3, 3)),  # a tie of the judge where people have none
-        judged((0, 1, 1), (5, 2, 3)),  # people's tie, in either order: a match
-        judged((0, 1, 1), (5, 2, 2)),  # or tied: a match
+        judged((0, 1, 2), (5, 3, 3)),  # a tie of the judge without tied ranks
+        judged((0, 1, 1), (5, 2, 3)),  # tied ranks in either order: a match
+        judged((0, 1, 1), (5, 2, 2)),  # tied ranks, tied scores: a match
         judged((0, 1), (2, 3)),
-        judged((0, 1, 2), (5, 4, None)),  # left out, although what is scored is in order
+        judged((0, 1, 2), (5, 4, None)),  # excluded, although the scored answers are in order
     ]
     assert value(m.exact_match(prompts)) == (3 / 5, 5)
 
 
-def test_length_baseline_on_all_pairs_and_on_the_scored_ones() -> None:
+def test_length_baseline_on_all_and_on_scored_pairs() -> None:
     prompts = [judged((0, 1, 2), (5, None, 1), (100, 200, 50)), judged((0, 1), (1, 2), (70, 70))]
     assert value(m.length_baseline_accuracy(prompts)) == (2.5 / 4, 4)
     assert value(m.length_baseline_accuracy(prompts, scored_only=True)) == (1.5 / 2, 2)
 
 
-def test_parse_rate_and_modal_score() -> None:
+def test_parse_rate_and_modal_score_by_hand() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
     assert m.modal_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]
@@ -117,7 +117,7 @@ def test_parse_rate_and_modal_score() -> None:
     assert value(m.modal_score_fraction(scores)) == (0.5, 6)
 
 
-def test_rounding_noise_of_a_mean_makes_no_order() -> None:
+def test_rounding_errors_of_means_are_ties() -> None:
     noisy = judged((0, 1), (sum((0.1, 0.2, 0.3)) / 3, sum((0.3, 0.2, 0.1)) / 3))
     assert noisy.scores[0] != noisy.scores[1]
     assert value(m.pairwise_accuracy([noisy])) == (0.5, 1)
@@ -135,18 +135,18 @@ def test_correlations_agree_with_scipy(function: Callable[[Sequence[JudgedPrompt
         if len({s for s, _ in pairs}) > 1 and len({r for _, r in pairs}) > 1:
             expected.append(reference(*zip(*pairs, strict=True)).statistic)
     terms = function(prompts)
-    assert 150 < len(expected) < 300  # both kinds of prompt are there
+    assert 150 < len(expected) < 300  # prompts with and without a correlation
     np.testing.assert_allclose(terms.numerators[terms.denominators == 1], expected, atol=1e-12)
     assert value(terms) == (pytest.approx(np.mean(expected)), len(expected))
 
 
-def test_correlations_leave_out_constant_sides() -> None:
+def test_correlations_exclude_prompts_with_constant_values() -> None:
     prompts = [judged((0, 1), (3, 3)), judged((0, 0), (3, 4)), judged((0, 1), (3, None)), judged((0, 1, 2), (5, 4, 3))]
     assert value(m.spearman(prompts)) == value(m.kendall_tau(prompts)) == (1.0, 1)
 
 
-def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
-    """A parse failure counted as a bad answer is a fault seen elsewhere."""
+def test_unscored_prompts_change_only_coverage_measures() -> None:
+    """A parse failure must not count as a bad answer."""
     prompts = random_prompts(np.random.default_rng(2), 40)
     before = all_measures(prompts)
     after = all_measures([*prompts, judged((0, 1, 2), (None, None, None), (9, 8, 7))])
@@ -156,10 +156,10 @@ def test_an_unscored_prompt_changes_nothing_but_coverage() -> None:
         "pairwise_accuracy_imputed",
         "parse_rate",
         "length_baseline_accuracy",
-    }  # the last is about all pairs, judge or no judge
+    }  # the last one uses all pairs, scored or not
 
 
-def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
+def test_missing_scores_exclude_the_answer() -> None:
     with_it, without = judged((0, 1, 2, 3), (5, 3, None, 4)), judged((0, 1, 3), (5, 3, 4), (10, 11, 13))
     as_zero = dataclasses.replace(with_it, scores=(5.0, 3.0, 0.0, 4.0))
     for name in ("pairwise_accuracy", "five_best", "spearman", "kendall_tau", "length_baseline_accuracy_scored"):
@@ -169,13 +169,13 @@ def test_a_missing_score_is_as_if_the_answer_were_not_there() -> None:
     assert value(m.pair_coverage([with_it])) == (0.5, 6)
 
 
-def test_no_prompts() -> None:
+def test_no_prompts_give_undefined_measures() -> None:
     for name, measure in all_measures([]).items():
         assert measure == Measure(None, None, None, 0), name
     assert m.mean_measure([], 10, "s") == Measure(None, None, None, 0)
 
 
-def test_all_missing() -> None:
+def test_all_missing_scores_give_zero_coverage() -> None:
     result = all_measures([judged((0, 1), (None, None)), judged((0, 1), (None, None))])
     assert (result["pair_coverage"].value, result["pair_coverage"].n) == (0, 2)
     assert (result["parse_rate"].value, result["parse_rate"].n) == (0, 4)
@@ -184,7 +184,7 @@ def test_all_missing() -> None:
         assert result[name] == Measure(None, None, None, 0), name
 
 
-def test_a_judge_that_ties_everything() -> None:
+def test_tying_all_answers_gives_chance_accuracy() -> None:
     result = all_measures([judged((0, 1, 2), (5, 5, 5))] * 4)
     assert {name: result[name].value for name in NAMES} == {
         "pairwise_accuracy": 0.5,
@@ -202,13 +202,13 @@ def test_a_judge_that_ties_everything() -> None:
     }
 
 
-def test_people_who_tie_everything_tell_nothing() -> None:
+def test_tied_ranks_give_undefined_measures() -> None:
     result = all_measures([judged((1, 1), (5, 3)), judged((0, 0, 0), (5, 5, 5))])
     for name in NAMES - {"parse_rate", "modal_score_fraction", "modal_score"}:
         assert result[name] == Measure(None, None, None, 0), name
 
 
-def test_one_prompt_has_a_value_and_no_interval() -> None:
+def test_one_prompt_gives_values_without_intervals() -> None:
     result = all_measures([judged((0, 1), (5, 3), (20, 10))])
     assert set(result) == NAMES
     for name in NAMES - {"modal_score_fraction", "modal_score"}:
@@ -217,7 +217,7 @@ def test_one_prompt_has_a_value_and_no_interval() -> None:
     assert one_counts["pairwise_accuracy"] == Measure(1, None, None, 1)
 
 
-def test_input_is_checked() -> None:
+def test_invalid_judged_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="prompt x: 2 ranks, 1 scores and 2 lengths"):
         JudgedPrompt("x", (0, 1), (3.0,), (1, 2))
     with pytest.raises(ValueError, match="a missing score is None"):
@@ -226,8 +226,8 @@ def test_input_is_checked() -> None:
         m.judge_terms([judged((0, 1), (1, 2))], [], TOP)
 
 
-def test_interval_covers_the_truth_and_clusters_matter() -> None:
-    """200 simulated judges: pairs of one prompt share its difficulty, so they must count together."""
+def test_clustered_intervals_cover_the_truth() -> None:
+    """200 simulated judges: pairs of one prompt share its difficulty, so a prompt is a cluster."""
     rng, truth = np.random.default_rng(3), 0.7
     covered = covered_by_pairs = 0
     for _ in range(200):
@@ -243,7 +243,7 @@ def test_interval_covers_the_truth_and_clusters_matter() -> None:
     assert covered_by_pairs / 200 < 0.8
 
 
-def test_intervals_depend_on_the_seed_alone() -> None:
+def test_intervals_depend_only_on_the_seed() -> None:
     prompts = random_prompts(np.random.default_rng(4), 30)
     first, again = all_measures(prompts), all_measures(prompts)
     assert first == again
@@ -252,11 +252,11 @@ def test_intervals_depend_on_the_seed_alone() -> None:
     one, same, other = (m.mean_measure(lengths, 50, seed) for seed in ("a", "a", "b"))
     assert one == same
     assert (other.value, other.low != one.low) == (one.value, True)
-    # A fixed figure: the hash of the seed must not change from process to process.
+    # Fixed values: the hash of the seed must not change between processes.
     np.testing.assert_allclose(bootstrap([1, 2, 3, 4], [1, 1, 1, 1], 3, "seed"), [3.0, 2.5, 3.0])
 
 
-def test_resamples_with_nothing_to_count_are_left_out() -> None:
+def test_resamples_with_zero_denominators_are_excluded() -> None:
     numerators, denominators = [1, 0, 0, 0], [1, 1, 0, 0]
     drawn = bootstrap(numerators, denominators, 500, "s")
     assert 0 < np.isnan(drawn).mean() < 0.2  # 1 in 16
@@ -268,14 +268,14 @@ def test_resamples_with_nothing_to_count_are_left_out() -> None:
     assert m.ratio_measure(numerators, denominators, 0, "s") == Measure(0.5, None, None, 2)
 
 
-def test_clusters_without_anything_to_count_do_not_narrow_an_interval() -> None:
+def test_empty_clusters_do_not_narrow_intervals() -> None:
     numerators, denominators = [1, 4, 9, 2, 7, 5, *[0] * 6], [*[1] * 6, *[0] * 6]
     drawn = bootstrap(numerators, denominators, 2000, "s")
     found = m.ratio_measure(numerators, denominators, 2000, "s")
     assert bounds(found) == bootstrap_interval(drawn, 6) != bootstrap_interval(drawn, 12)
 
 
-def test_mean_measure() -> None:
+def test_mean_measure_has_a_bootstrap_interval() -> None:
     values = np.random.default_rng(5).normal(1500, 300, size=200).tolist()
     measure = m.mean_measure(values, 2000, "s")
     assert (measure.value, measure.n) == (pytest.approx(np.mean(values)), 200)
@@ -283,7 +283,7 @@ def test_mean_measure() -> None:
     assert high - low == pytest.approx(2 * 1.96 * np.std(values) / np.sqrt(200), rel=0.1)
 
 
-def test_measure_survives_json() -> None:
+def test_measures_round_trip_through_json() -> None:
     for measure in (
         Measure(0.5, 0.25, 0.75, 8),
         Measure(None, None, None, 0),
@@ -294,7 +294,7 @@ def test_measure_survives_json() -> None:
         Measure.from_dict({"mean": 1.0})
 
 
-def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
+def test_differences_are_paired_and_detect_the_better_judge() -> None:
     weak = random_prompts(np.random.default_rng(7), 150, skill=0.1)
     rng = np.random.default_rng(8)
     better = [
@@ -312,12 +312,12 @@ def test_difference_finds_the_better_judge_and_pairs_the_prompts() -> None:
     same = m.difference(weak, weak, "pairwise_accuracy", TOP, 500, "s")
     low, high = bounds(same)
     assert same.value == 0
-    assert -0.05 < low < 0 < high < 0.05  # not paired, it would be twice as wide at least
+    assert -0.05 < low < 0 < high < 0.05  # unpaired, it would be at least twice as wide
     assert not m.direction(same)
     assert m.difference(better, weak, "length_baseline_accuracy", TOP, 500, "s").value == 0  # the same answers
 
 
-def test_difference_rarely_finds_what_is_not_there() -> None:
+def test_differences_have_a_low_false_positive_rate() -> None:
     rng, found = np.random.default_rng(9), 0
     for simulation in range(150):
         one = random_prompts(rng, 40)
@@ -335,7 +335,7 @@ def test_difference_rarely_finds_what_is_not_there() -> None:
     assert 0.01 <= found / 150 <= 0.12
 
 
-def test_difference_counts_prompts_of_both_and_leaves_out_the_undefined() -> None:
+def test_differences_use_prompts_defined_for_both_judges() -> None:
     a = [judged((0, 1), (5, 3), id=f"p{i}") for i in range(3)]
     unscored = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
     assert m.difference(a, unscored, "pairwise_accuracy", TOP, 50, "s") == Measure(None, None, None, 0)
@@ -344,7 +344,7 @@ def test_difference_counts_prompts_of_both_and_leaves_out_the_undefined() -> Non
     assert one_both == Measure(0, None, None, 1)
 
 
-def test_difference_refuses_other_prompts_and_names() -> None:
+def test_differences_of_other_prompts_or_measures_are_refused() -> None:
     a = [judged((0, 1), (5, 3), id="x"), judged((1, 0), (5, 3), id="y")]
     for b in (a[::-1], a[:1], [a[0], dataclasses.replace(a[1], ranks=(0, 1))]):
         with pytest.raises(ValueError, match="same prompts and ranks in the same order"):
@@ -353,16 +353,16 @@ def test_difference_refuses_other_prompts_and_names() -> None:
         m.difference(a, a, "parse_rate", TOP, 10, "s")
 
 
-def test_a_silent_judge_is_worth_a_coin() -> None:
-    """`pairwise_accuracy_imputed` is defined for a judge that says nothing, and between what it scored and chance."""
-    silent = [judged((0, 1, 2), (None, None, None))]
-    assert [float(x[0]) for x in m.pairwise_accuracy_imputed(silent)[:2]] == [1.5, 3.0]
+def test_unscored_pairs_count_one_half() -> None:
+    """`pairwise_accuracy_imputed` counts each unscored pair as 0.5, so it is defined without any score."""
+    unscored = [judged((0, 1, 2), (None, None, None))]
+    assert [float(x[0]) for x in m.pairwise_accuracy_imputed(unscored)[:2]] == [1.5, 3.0]
     half = [judged((0, 1, 2), (5.0, 1.0, None))]  # one pair right, two not scored
     numerators, denominators, _ = m.pairwise_accuracy_imputed(half)
     assert (numerators.sum(), denominators.sum()) == (2.0, 3)
 
 
-def test_a_difference_of_means_draws_the_same_clusters_for_both() -> None:
+def test_differences_of_means_resample_the_same_clusters() -> None:
     rng = np.random.default_rng(0)
     one, other = (Terms(rng.exponential(100, 12), np.ones(12), None) for _ in range(2))
     found = m.combined_measure([one, other], (1, -1), 400, "s")
@@ -381,21 +381,23 @@ def test_a_difference_of_means_draws_the_same_clusters_for_both() -> None:
     ("low", "high", "expected"),
     [(0.01, 1, True), (0, 1, False), (-1, 0, False), (-1, -0.01, True), (-1, 1, False), (None, None, False)],
 )
-def test_a_difference_is_significant_where_its_interval_excludes_0(low: Any, high: Any, expected: bool) -> None:
+def test_differences_are_significant_when_intervals_exclude_0(low: Any, high: Any, expected: bool) -> None:
     assert bool(m.direction(Measure(0.5, low, high, 9))) is expected
 
 
-def test_shares_count_rows_of_a_cluster_by_their_denominators() -> None:
+def test_shares_weight_clusters_by_denominators() -> None:
     assert m.share_measure([1, 0, 1, 1]) == m.share_measure([1, 0, 1, 1], [1, 1, 1, 1])
     found = m.share_measure([3, 0, 1], [4, 2, 2])
     assert (found.value, found.n) == (0.5, 8)
 
 
-def test_a_difference_over_one_common_prompt_has_no_interval_and_over_two_it_has() -> None:
+def test_differences_need_two_common_prompts_for_an_interval() -> None:
     a = [judged((0, 1), (5, 3), id=f"p{i}") for i in range(4)]
-    silent = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
-    one = m.difference(a, [a[0], *silent[1:]], "pairwise_accuracy", TOP, 50, "s")
-    two = m.difference(a, [*a[:2], *silent[2:]], "pairwise_accuracy", TOP, 50, "s")
-    three = m.difference(a[:1] + silent[1:3] + a[3:], [*silent[:1], *a[1:3], a[3]], "pairwise_accuracy", TOP, 50, "s")
+    unscored = [dataclasses.replace(prompt, scores=(None, None)) for prompt in a]
+    one = m.difference(a, [a[0], *unscored[1:]], "pairwise_accuracy", TOP, 50, "s")
+    two = m.difference(a, [*a[:2], *unscored[2:]], "pairwise_accuracy", TOP, 50, "s")
+    three = m.difference(
+        a[:1] + unscored[1:3] + a[3:], [*unscored[:1], *a[1:3], a[3]], "pairwise_accuracy", TOP, 50, "s"
+    )
     assert (one.low, one.high, three.low, three.high) == (None, None, None, None)
     assert two.low is not None

@@ -39,7 +39,7 @@ PARTS: dict[str, Any] = {
 }
 
 
-def test_measures_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_evaluations_round_trip_through_json(tmp_path: Path) -> None:
     path = evaluation_path(Workspace(tmp_path), 2)
     assert path == tmp_path / "iteration_2/evaluation.json"
     path.parent.mkdir()
@@ -47,14 +47,14 @@ def test_measures_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_evaluation(path, evaluation)
     assert read_evaluation(path) == evaluation
     assert json.loads(path.read_text(encoding="utf-8")) == PARTS
-    assert "Mé" in path.read_text(encoding="utf-8")  # a text stays readable
+    assert "Mé" in path.read_text(encoding="utf-8")  # non-ASCII text is not escaped
 
 
-def test_parts_that_were_not_measured_are_left_out() -> None:
+def test_unmeasured_parts_are_not_written() -> None:
     assert Evaluation.from_dict({"iteration": 0}).to_dict() == {"iteration": 0}
 
 
-def test_parts_are_typed() -> None:
+def test_parts_have_their_types() -> None:
     evaluation = Evaluation.from_dict(PARTS)
     assert evaluation.judge["spearman"] == Measure(0.5, None, None, 1)
     assert evaluation.part("ifeval") == measures_of({"inst_level_strict_acc": ONE})
@@ -64,7 +64,7 @@ def test_parts_are_typed() -> None:
     assert evaluation.head_to_heads[0].types["role play"]["win"].n == 1
 
 
-def test_every_measure_and_count_has_its_key_in_the_table() -> None:
+def test_all_metric_keys_are_in_the_metrics_table() -> None:
     evaluation = Evaluation.from_dict(PARTS)
     keys = [key for key, _ in [*evaluation.measures(), *evaluation.counts()]]
     assert len(keys) == len(set(keys)) == 26
@@ -91,7 +91,7 @@ def test_every_measure_and_count_has_its_key_in_the_table() -> None:
         ({"judge_metrics": {"cost": 1}}, r"'cost' for Evaluation\.judge_metrics"),
     ],
 )
-def test_a_damaged_file_is_refused_with_what_is_wrong(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_damaged_files_are_refused_with_the_reason(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(PARTS | change))
     with pytest.raises(RunFolderError, match=rf"evaluation\.json is damaged or .*{message}.*delete it and "):

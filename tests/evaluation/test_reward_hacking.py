@@ -1,4 +1,4 @@
-"""Tests of srlm.evaluation.reward_hacking: every sentence, with values made for the test."""
+"""Tests of srlm.evaluation.reward_hacking: every sentence, with constructed values."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ def test_a_model_without_any_measure_is_not_checked():
         "M2 against M1: reward hacking was not checked: no values of the mean score of its candidates and the mean "
         "length of its answers to compare."
     ]
-    assert (
-        reward_hacking_report(evaluations({0: model(1), 1: model(500)}), {}) == []
-    )  # SFT may change lengths as it will
+    assert reward_hacking_report(evaluations({0: model(1), 1: model(500)}), {}) == []  # SFT may change lengths
 
 
 def test_each_model_has_one_sentence():

@@ -1,6 +1,6 @@
-"""srlm.evaluation.text_statistics: small cases by hand.
+"""srlm.evaluation.text_statistics: hand-computed cases.
 
-The jackknife against leaving answers out one by one, and its cover.
+The jackknife is compared with leaving out each answer; its coverage is simulated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def value(name: str, *texts: str, **rest: str):
     return part(*texts, **rest)[name]["value"]
 
 
-def test_lengths_and_shape():
+def test_drift_part_has_all_measures_and_mean_lengths():
     found = part("One two.", "", "三个字")
     assert set(found) == NAMES
     assert found["characters"]["value"] == pytest.approx((8 + 0 + 3) / 3)
@@ -38,7 +38,7 @@ def test_lengths_and_shape():
     assert all(m["low"] <= m["value"] <= m["high"] for m in found.values() if m["low"] is not None)
 
 
-def test_length_is_compared_with_the_model_before_prompt_by_prompt():
+def test_length_gain_is_paired_by_prompt():
     lengths, before = (100, 220, 300, 400), (90, 200, 310, 380)
     now, then = (
         [Answer(f"v{n}", "Tell me.", "x" * size, 1, False) for n, size in enumerate(sizes)]
@@ -47,11 +47,11 @@ def test_length_is_compared_with_the_model_before_prompt_by_prompt():
     found = drift_part(now, 200, "s", then[::-1])["characters_gain"]
     assert (found["value"], found["n"]) == (10, 4)
     assert -10 <= found["low"] < 10 < found["high"] <= 20
-    assert drift_part(now, 200, "s", then[1:])["characters_gain"]["n"] == 3  # one has no answer of the model before
+    assert drift_part(now, 200, "s", then[1:])["characters_gain"]["n"] == 3  # one has no previous answer
     assert "characters_gain" not in drift_part(now, 200, "s")
 
 
-def test_nothing_to_measure():
+def test_no_answers_give_undefined_measures():
     assert {(m["value"], m["low"], m["n"]) for m in part().values()} == {(None, None, 0)}
     empty = part("", "  ")
     undefined = {name for name, measure in empty.items() if measure["value"] is None}
@@ -63,17 +63,17 @@ def test_nothing_to_measure():
     }
 
 
-def test_repeated_runs_of_four_words_within_an_answer():
+def test_seq_rep_4_counts_repeats_within_an_answer():
     assert value("seq_rep_4", "a b c d e f g") == 0
-    assert value("seq_rep_4", "a b c d a b c d") == pytest.approx(1 / 5)  # of five runs the last is a repeat
+    assert value("seq_rep_4", "a b c d a b c d") == pytest.approx(1 / 5)  # the last of five 4-grams is a repeat
     assert value("seq_rep_4", "ha ha ha ha ha ha") == pytest.approx(2 / 3)
-    assert value("seq_rep_4", "a b c d", "a b c d", "too short") == 0  # between answers is no repetition
+    assert value("seq_rep_4", "a b c d", "a b c d", "too short") == 0  # repeats between answers do not count
     assert part("a b c d", "too short")["seq_rep_4"]["n"] == 1
     assert value("seq_rep_4", "你好你好你好你") == pytest.approx(2 / 4)
 
 
-def test_words_with_combining_marks_are_whole():
-    son, daughter = "मेरा बेटा रोता है", "मेरी बेटी रोती है"  # without their vowel signs all the same
+def test_words_with_combining_marks_are_not_split():
+    son, daughter = "मेरा बेटा रोता है", "मेरी बेटी रोती है"  # equal without vowel signs
     found = part(son, daughter)
     assert found["words"]["value"] == 4
     assert found["distinct_1"]["value"] == pytest.approx(7 / 8)
@@ -83,7 +83,7 @@ def test_words_with_combining_marks_are_whole():
     assert value("language_switches", son, "It rains.", "ฝนตก", prompt="यह क्या है?") == pytest.approx(2 / 3)
 
 
-def test_distinct_by_hand():
+def test_distinct_n_matches_hand_computed_values():
     found = part("the cat sat", "the cat ran")
     assert [found[f"distinct_{n}"]["value"] for n in DISTINCT] == pytest.approx([4 / 6, 3 / 4, 2 / 2])
     assert [found[f"distinct_{n}"]["n"] for n in DISTINCT] == [6, 4, 2]
@@ -93,7 +93,7 @@ def unigrams(words):
     return [(word,) for word in words]
 
 
-def test_distincts_interval_follows_from_the_delete_one_jackknife():
+def test_distinct_n_interval_follows_from_the_delete_one_jackknife():
     rng = np.random.default_rng(0)
     answers = [unigrams(rng.zipf(1.5, size).astype(str)) for size in (30, 5, 60, 12, 25)]
 
@@ -105,7 +105,7 @@ def test_distincts_interval_follows_from_the_delete_one_jackknife():
     variance = 4 / 5 * ((excluded - excluded.mean()) ** 2).sum()
     found = distinct(answers)
     assert found.value == pytest.approx(share(answers))
-    # Five answers: a t quantile with 4 degrees of freedom at most, and as many draws as would give this variance.
+    # Five answers: a t quantile with at most 4 degrees of freedom, and the sample size that gives this variance.
     size = found.value * (1 - found.value) / variance * (1.96 / stats.t.ppf(0.975, 4)) ** 2
     hits = found.value * size
     assert found.low <= stats.beta.ppf(0.025, hits, size - hits + 1) + 1e-9
@@ -113,7 +113,7 @@ def test_distincts_interval_follows_from_the_delete_one_jackknife():
     assert found.high - found.low < 10 * np.sqrt(variance)
 
 
-def test_distincts_interval_covers_its_expectation():
+def test_distinct_n_interval_covers_its_expectation():
     rng = np.random.default_rng(1)
 
     def drawn():
@@ -124,7 +124,7 @@ def test_distincts_interval_covers_its_expectation():
     assert np.mean([measure.low <= truth <= measure.high for measure in found]) > 0.92
 
 
-def test_distinct_of_little():
+def test_distinct_n_of_few_answers():
     assert distinct([]) == distinct([[], []]) == Measure(None, None, None, 0)
     assert distinct([unigrams("aab")]) == Measure(pytest.approx(2 / 3), None, None, 3)
     assert distinct([unigrams("aab"), []]) == Measure(pytest.approx(2 / 3), None, None, 3)
@@ -132,7 +132,7 @@ def test_distinct_of_little():
 
 
 @pytest.mark.parametrize("opening", REFUSALS)
-def test_every_opening_counts(opening):
+def test_every_refusal_opening_counts(opening):
     assert value("refusals", f"  *{opening.upper().replace(chr(39), chr(0x2019))} 我 that.") == 1
 
 
@@ -147,11 +147,11 @@ def test_every_opening_counts(opening):
         "我们不能",
     ],
 )
-def test_other_openings_do_not(text):
+def test_other_openings_are_no_refusals(text):
     assert value("refusals", text) == 0
 
 
-def test_language_switches():
+def test_language_switches_compare_answer_and_prompt_scripts():
     assert value("language_switches", "天空是蓝色的。", "It is blue.") == 0.5
     assert value("language_switches", "蓝色的天空, blue.", prompt="为什么天空是蓝色的？") == 0  # five letters of nine
     found = part("42", "", "Nein.")
@@ -169,18 +169,18 @@ def test_language_switches():
         ("bold", "this is **bold**", "2 * 3 ** 4"),
     ],
 )
-def test_habits_of_form(name, yes, no):
+def test_lists_headings_and_bold_text_are_counted(name, yes, no):
     assert value(name, yes, no, no) == pytest.approx(1 / 3)
 
 
-def test_modal_opening():
+def test_modal_opening_is_the_most_frequent_opening():
     found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["modal_opening"]
     assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
     assert value("modal_opening", "a b c", "d e f") == 0.5
     assert value("modal_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
 
 
-def test_untrusted_text_is_measured_without_harm():
+def test_adversarial_text_is_measured_without_errors():
     wild = [
         "\x00\x1b[31m" + "**" * 5000,
         "- " * 5000,
@@ -198,7 +198,7 @@ FORM = Constraint("punctuation:no_comma")
 SHORT = Constraint("length_constraints:number_words", {"relation": "less than", "num_words": 4})
 
 
-def test_facts_of_one_answer():
+def test_facts_of_an_answer_have_numerators_and_denominators():
     found = facts(Answer("a", "Say it.", "one, two", 1, True), (FORM, SHORT))
     assert tuple(found) == FACTS
     assert (found["form_followed"], found["length_followed"]) == ((0, 1), (1, 1))
@@ -212,7 +212,7 @@ def test_facts_of_one_answer():
     assert facts(Answer("b", "Say on.", "12", 1, False))["language_switches"] == (0, 0)
 
 
-def test_facts_are_measured_by_type_too():
+def test_facts_are_also_measured_by_type():
     prompts = [SeedExample("a", "Say it.", "", type="list", constraints=(FORM,)), SeedExample("b", "Say on.", "")]
     found = facts_part(prompts, [Answer("a", "Say it.", "x" * 10, 1, False)], None, 100, "s")
     assert found["measures"] == found["types"]["list"]
@@ -220,8 +220,8 @@ def test_facts_are_measured_by_type_too():
     assert "against_first" not in found
 
 
-def test_differences_of_facts_are_paired_by_prompt():
-    """Answers are 5 or 6 characters longer than the first model's: the difference hardly varies, the lengths do."""
+def test_fact_differences_are_paired_by_prompt():
+    """Answers are 5 or 6 characters longer than the first model's: lengths vary much more than differences."""
     rng = np.random.default_rng(0)
     prompts = [SeedExample(str(n), "Say.", "") for n in range(30)]
     lengths = rng.integers(1, 500, 30)
@@ -234,5 +234,5 @@ def test_differences_of_facts_are_paired_by_prompt():
     assert (longer_by["value"], longer_by["n"]) == (pytest.approx(5.5, abs=0.02), 29)
     assert 5.2 < longer_by["low"] < 5.5 < longer_by["high"] < 5.8
     same = facts_part(prompts, first, first, 300, "seed")["against_first"]["mean_characters"]
-    assert same["low"] is None  # no spread, no interval
+    assert same["low"] is None  # no variance, no interval
     assert found["form_followed"]["value"] is None  # no prompt has an instruction
