@@ -1,4 +1,4 @@
-"""`import srlm` with real engines and the real trainer: same scores and weights as a run, nothing left behind."""
+"""`import srlm` with real engines and the real trainer: same scores and weights as a run, no files left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> srlm.Run:
-    """A finished run to M2 with a random model; its judge reads scores from probabilities."""
+    """Return a finished run to M2 with a random model; its judge reads scores from logprobs."""
     runs = tmp_path_factory.mktemp("runs")
     words = ["experiment=smoke", "engine=transformers", f"runs_dir={runs}"]
     done = subprocess.run([sys.executable, "-m", "srlm.run", *words], cwd=ROOT, capture_output=True, text=True)
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> srlm.Run:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files; a test that leaves one there fails."""
+    """Return the folder for temporary files; tests check that none is left in it."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -44,8 +44,8 @@ def by_candidate(judgements: list[Judgement]) -> dict[str, float | None]:
     return {one.candidate_id: one.score for one in judgements}
 
 
-def test_scores_are_those_of_the_run(run: srlm.Run, temporary: Path) -> None:
-    """Up to rounding, since the batches differ."""
+def test_score_gives_the_scores_of_the_run(run: srlm.Run, temporary: Path) -> None:
+    """Scores are equal up to rounding, since the batches differ."""
     stored = by_candidate(run.judgements(2))
     scores = srlm.score(run.prompts(2), run.candidates(2), model=run.model(1), config=run.config)
     assert by_candidate(scores.judgements) == pytest.approx(stored, abs=1e-3)
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_run(run: srlm.Run, temporary: Path) -> None:
     assert not list(temporary.glob("srlm-*"))
 
 
-def test_weights_and_losses_are_those_of_the_run(run: srlm.Run, temporary: Path, tmp_path: Path) -> None:
+def test_dpo_gives_weights_and_losses_of_the_run(run: srlm.Run, temporary: Path, tmp_path: Path) -> None:
     trained = srlm.dpo(run.pairs(2), model=run.model(1), output=tmp_path / "m2", config=run.config)
     losses = [row["loss"] for row in run.training_log(2) if "loss" in row]
     assert len(losses) > 1
@@ -66,7 +66,7 @@ def test_weights_and_losses_are_those_of_the_run(run: srlm.Run, temporary: Path,
     assert not list(temporary.glob("*srlm-*"))
 
 
-def test_two_models_of_the_run_are_compared(run: srlm.Run, temporary: Path) -> None:
+def test_compare_judges_two_models_of_a_run(run: srlm.Run, temporary: Path) -> None:
     found = srlm.compare(run.model(1), run.model(2), ["Name a river.", "Say hello."], config=run.config)
     assert [len(answers) for answers in found.answers] == [2, 2]
     assert len(found.comparisons) == 4
@@ -83,7 +83,7 @@ print(len(srlm.score(["Name a river."], [["The Oder.", "A mountain."]], config=c
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_a_plain_script_needs_no_main_guard(engine: str, tmp_path: Path) -> None:
+def test_scripts_without_a_main_guard_work(engine: str, tmp_path: Path) -> None:
     if not importlib.util.find_spec(engine):
         pytest.skip(f"{engine} is not installed")
     (tmp_path / "script.py").write_text(SCRIPT.format(engine=engine))
@@ -96,8 +96,8 @@ def test_a_plain_script_needs_no_main_guard(engine: str, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
-def test_the_packaged_model_scores_trains_and_is_compared(tmp_path: Path) -> None:
-    """The five uses, on SmolLM2-135M-Instruct."""
+def test_the_packaged_model_works_with_all_functions(tmp_path: Path) -> None:
+    """Score, select pairs, train, compare and read answers with SmolLM2-135M-Instruct."""
     prompts = ["Name three rivers of Asia.", "What is 2 + 3?"]
     answers = [["The Ganges, the Mekong and the Yangtze.", "I like cheese."], ["2 + 3 = 5.", "Mountains are tall."]]
     config = packaged()
@@ -115,6 +115,6 @@ def test_the_packaged_model_scores_trains_and_is_compared(tmp_path: Path) -> Non
 
 
 def packaged() -> Config:
-    """Options under which the packaged model takes little time."""
+    """Return options that keep the packaged model's time short."""
     words = ("engine=transformers", "judge=logprob", "dpo.epochs=4", "dpo.lora.last_n_layers=4")
     return srlm.compose(*words, "evaluation.max_new_tokens=16")

@@ -32,7 +32,7 @@ STEPS = [
 
 
 def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
-    """A run before the DPO training of M2: 8 pairs, so 6 optimizer steps."""
+    """Return a run before the DPO training of M2: 8 pairs, so 6 optimizer steps."""
     workspace = Workspace(root)
     size = ["evaluation.max_new_tokens=4", "dpo.early_stopping.every_steps=2", "dpo.early_stopping.prompts=3"]
     workspace.save_config(options("experiment=smoke", "engine=transformers", *STEPS, *size, *overrides))
@@ -64,7 +64,7 @@ def losses(workspace: Workspace) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["learning_rate"]) for row in found if "loss" in row]
 
 
-def test_training_in_segments_is_the_uninterrupted_training(
+def test_training_in_segments_equals_uninterrupted_training(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepared(tmp_path / "whole", tiny_checkpoint)
@@ -75,7 +75,7 @@ def test_training_in_segments_is_the_uninterrupted_training(
     killed = []
 
     def killed_once(worker: str, train: TrainConfig | None) -> None:
-        """The second training is killed after its model is saved and before that is noted: it is made again."""
+        """The second training is killed after its model is saved and before it is recorded, so it runs again."""
         work(worker, train)
         if worker == "dpo" and (folder / "checkpoint_2.json").exists() and not killed:
             killed.append(load_file(folder / "checkpoint_2" / "model.safetensors"))
@@ -103,9 +103,7 @@ def test_training_in_segments_is_the_uninterrupted_training(
     assert not list(folder.glob("checkpoint_?"))
 
 
-def test_the_older_checkpoint_becomes_the_model_where_the_newer_is_no_better(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_the_older_checkpoint_is_kept_when_training_brings_no_gain(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A learning rate of almost 0: both checkpoints give the same answers, which are tied in both orders."""
     tiny = ["dpo.learning_rate=1e-12", "dpo.min_learning_rate=0", "evaluation.temperature=0"]
     workspace = prepared(tmp_path / "run", tiny_checkpoint, "dpo.early_stopping.enabled=true", *tiny)

@@ -1,4 +1,4 @@
-"""The engines against each other, on a real model, and a real OpenAI-compatible server on loopback."""
+"""The engines compared on a real model, and a real OpenAI-compatible server on loopback."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def ask(kind: str, model: Path, sampling: Sampling, at_once: bool) -> list
 
 @needs_vllm
 @needs_smollm
-def test_vllm_and_transformers_write_the_same_greedy_text() -> None:
+def test_vllm_and_transformers_generate_the_same_greedy_text() -> None:
     model = resolve(ModelConfig())
     sampling = Sampling(temperature=0, top_p=1, max_new_tokens=16, seed=1)
     ours = asyncio.run(ask("transformers", model, sampling, True))
@@ -63,7 +63,7 @@ def test_vllm_and_transformers_write_the_same_greedy_text() -> None:
 
 
 @pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
-def test_a_text_depends_on_its_request_and_seed_alone(kind: str) -> None:
+def test_texts_depend_only_on_request_and_seed(kind: str) -> None:
     model = resolve(ModelConfig(name="tiny-random"))
     sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
     together = asyncio.run(ask(kind, model, sampling, True))
@@ -74,7 +74,7 @@ def test_a_text_depends_on_its_request_and_seed_alone(kind: str) -> None:
 
 
 @needs_vllm
-def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_with_separate_processes_generates_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout of a GPU: AsyncLLM, with the engine core in another process."""
     model = resolve(ModelConfig(name="tiny-random"))
     sampling = Sampling(temperature=1, top_p=0.9, max_new_tokens=12, seed=7, n=3)
@@ -90,8 +90,8 @@ def test_vllm_in_processes_of_its_own_writes_the_same(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
-def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: str, tmp_path: Path) -> None:
-    """The same weights with another EOS token, as Qwen2.5 base has it: the same texts, ended at the same tokens."""
+def test_base_models_stop_at_the_chat_templates_end_of_turn(kind: str, tmp_path: Path) -> None:
+    """The same weights with another EOS token, as in Qwen2.5 base, give texts that end at the same tokens."""
     chat_model, base = resolve(ModelConfig(name="tiny-random")), tmp_path / "base"
     shutil.copytree(chat_model, base)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -105,14 +105,14 @@ def test_a_base_model_stops_where_its_chat_template_ends_a_turn(kind: str, tmp_p
         *(asyncio.run(ask(kind, model, sampling, True)) for model in (chat_model, base)), strict=True
     ):
         for one, other in zip(expected, found, strict=True):
-            assert one.text.startswith(other.text.rstrip("�"))  # or it ended earlier, at its own EOS
+            assert one.text.startswith(other.text.rstrip("�"))  # it may end earlier, at its own EOS
             ended += not one.truncated and other.tokens == one.tokens
     assert ended >= 3
 
 
 @pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
-def test_engines_tell_the_choices_probabilities(kind: str) -> None:
-    """The likelier choice is the one that is written, and both engines say how likely each is."""
+def test_engines_return_equal_choice_logprobs(kind: str) -> None:
+    """The likelier choice is generated, and both engines return the same logprobs."""
     model = resolve(ModelConfig(name="tiny-random"))
     told = asyncio.run(ask(kind, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
     reference = asyncio.run(ask("transformers", model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
@@ -121,7 +121,7 @@ def test_engines_tell_the_choices_probabilities(kind: str) -> None:
         assert one.text == "AB"[one.choice_logprobs.index(max(one.choice_logprobs))]
 
 
-def test_choices_stops_and_limits_with_transformers() -> None:
+def test_transformers_engine_obeys_choices_and_length_limits() -> None:
     async def go() -> None:
         config = Config()
         config.engine.kind, config.engine.max_model_len = "transformers", 128
@@ -137,7 +137,7 @@ def test_choices_stops_and_limits_with_transformers() -> None:
     asyncio.run(go())
 
 
-def test_packaged_model_is_a_whole_checkpoint_with_chat_template() -> None:
+def test_packaged_models_have_a_chat_template() -> None:
     assert "smollm2-135m-instruct" in PACKAGED
     folder = resolve(ModelConfig(name="tiny-random"))
     tokenizer = load_tokenizer(folder)
@@ -147,7 +147,7 @@ def test_packaged_model_is_a_whole_checkpoint_with_chat_template() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`vllm serve` on loopback with the two-layer model; its base URL."""
+    """Start `vllm serve` on loopback with the two-layer model and yield its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -157,7 +157,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024"]
     # Seeded requests whose prefill is split stop vLLM on a CPU.
     arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"]
-    log = tmp_path_factory.mktemp("server") / "log"  # not a pipe, which would fill up and stop the server
+    log = tmp_path_factory.mktemp("server") / "log"  # not a pipe, which would fill up and block the server
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],  # what `vllm serve` runs
         env=environment,
@@ -183,7 +183,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @needs_vllm
-def test_endpoint_answers_with_n_and_seed(server: str) -> None:
+def test_endpoint_obeys_n_and_seed(server: str) -> None:
     async def go() -> None:
         config = Config()
         config.endpoint.base_url, config.endpoint.model = server, "tiny"
@@ -199,7 +199,7 @@ def test_endpoint_answers_with_n_and_seed(server: str) -> None:
 
 
 @needs_vllm
-def test_endpoint_errors_name_the_option_and_never_the_key(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_errors_name_options_and_hide_the_key(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-shown")
 
     async def go(model: str, url: str) -> str:
@@ -217,7 +217,7 @@ def test_endpoint_errors_name_the_option_and_never_the_key(server: str, monkeypa
 
 
 @needs_vllm
-def test_a_server_writes_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
+def test_endpoint_generates_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
     options = [f"runs_dir={tmp_path}", "prompts.model=endpoint", "evaluation.judge=endpoint"]
     options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers", "prompts.attempts=2"]
 
@@ -230,7 +230,7 @@ def test_a_server_writes_prompts_and_judges_head_to_heads(server: str, tmp_path:
     comparisons = read_records(tmp_path / "smoke/iteration_1/evaluation/head_to_head_M0.jsonl", Comparison)
     assert len(comparisons) == 8
     assert all(comparison.winner or comparison.problem == "no verdict" for comparison in comparisons)
-    # The server's model is untrained and never ends by itself: its prompts are all rejected, and kept with the reason.
+    # The server's model is untrained and never ends a turn, so all prompts are rejected and stored with the reason.
     second = run(2)
     assert second.returncode == 1
     assert "None of 8 new prompts of iteration 2 was accepted: " in second.stderr

@@ -1,4 +1,4 @@
-"""`srlm evaluate` for real, with tiny models: answers, head to heads, and the harness on tasks made here."""
+"""`srlm evaluate` with tiny models: answers, head to heads, and the harness on small tasks."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def evaluate(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Equal, floats up to their sixth digit behind the point."""
+def nearly_equal(one: Any, other: Any) -> bool:
+    """Return whether both values are equal, with a tolerance of 1e-5 for floats."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(nearly_equal(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(alike, one, other))
+        return len(one) == len(other) and all(map(nearly_equal, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, abs_tol=1e-5)
     return type(one) is type(other) and one == other
 
 
 def other_model(folder: Path) -> Path:
-    """tiny-random with a little noise on its weights."""
+    """Save tiny-random with a little noise on its weights and return its folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -75,7 +75,7 @@ def other_model(folder: Path) -> Path:
     return folder / "other"
 
 
-def test_answers_and_head_to_heads(tmp_path: Path) -> None:
+def test_evaluate_generates_answers_and_head_to_heads_and_resumes(tmp_path: Path) -> None:
     data = tmp_path / "prompts.jsonl"
     rows = [
         {"prompt": question, "id": f"p{n}", "category": "rivers" if n else "one"}
@@ -89,7 +89,7 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate"
     cards = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    for row in cards["answers"]["rows"]:  # twelve tokens are no hundred words
+    for row in cards["answers"]["rows"]:  # twelve tokens are fewer than a hundred words
         assert (
             row["measures"]["prompt_level_strict_acc"]["value"],
             row["measures"]["prompt_level_strict_acc"]["n"],
@@ -108,7 +108,7 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
     for words in ("difference to tiny-random", "Prompts that the row wins", "length-controlled"):
         assert words in result.stderr
 
-    # Half of the verdicts and of one model's answers are lost, as by a kill: they are made again and equal.
+    # Half of the verdicts and of one model's answers are lost, as by a kill: the rerun gives equal ones.
     [verdicts] = folder.glob("head_to_head/*.jsonl")
     answered = folder / "answers" / "tiny-random.jsonl"
     assert len(read_records(verdicts, Comparison)) == 2 * len(QUESTIONS)
@@ -120,11 +120,11 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
         manifest.rename(manifest.with_suffix(".begun.json"))
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
-    # Requests share other batches now, in which some processors round the last digit of a probability otherwise.
+    # Requests are in other batches now, in which some processors round probabilities differently.
     for path, content in made.items():
         again = [json.loads(line) for line in path.read_bytes().splitlines()]
-        assert alike(again, [json.loads(line) for line in content.splitlines()])
-    assert alike(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")), cards)
+        assert nearly_equal(again, [json.loads(line) for line in content.splitlines()])
+    assert nearly_equal(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")), cards)
 
     for changed, message in (
         ("evaluation.temperature=0.1", "evaluation.temperature was 0.7, now 0.1"),
@@ -139,7 +139,7 @@ def test_answers_and_head_to_heads(tmp_path: Path) -> None:
 
 
 async def ask(questions: list[str]) -> list[tuple[str, str]]:
-    """What tiny-random writes to each question, greedily, and which of A and B it finds likelier to begin with."""
+    """Return tiny-random's greedy reply to each question and the likelier first letter, A or B."""
     config = options("experiment=smoke", "engine=transformers")
     greedy = {"temperature": 0.0, "top_p": 1.0, "seed": 0}
     found = []
@@ -152,7 +152,7 @@ async def ask(questions: list[str]) -> list[tuple[str, str]]:
 
 
 def write_tasks(folder: Path) -> tuple[float, float]:
-    """A task of texts and one of choices; returns the share of each that tiny-random has right."""
+    """Write a task of texts and one of choices; return tiny-random's accuracy on each."""
     said = asyncio.run(ask(QUESTIONS))
     folder.mkdir()
     right = [n < 4 for n in range(len(said))], [n % 3 == 0 for n in range(len(said))]
@@ -193,7 +193,7 @@ metadata: {version: 1.0}
     return sum(right[0]) / len(rows), sum(right[1]) / len(rows)
 
 
-def test_loss_on_answers_of_others(tmp_path: Path) -> None:
+def test_evaluate_computes_the_loss_on_answer_files(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     rows = [{"prompt": question, "response": f"River {n}."} for n, question in enumerate(QUESTIONS)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -203,17 +203,17 @@ def test_loss_on_answers_of_others(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "evaluate"
     cards = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["loss"]
     assert [(row["n"], row["missing"]) for row in cards] == [(5, 0)] * 4
-    # A model of random weights is as surprised by any answer as by a fair draw from its vocabulary.
+    # With random weights the loss is that of a uniform distribution over the vocabulary.
     for row in cards:
         assert row["loss"]["value"] == pytest.approx(math.log(_vocabulary()), rel=0.1)
     apart = cards[1]["loss"]["value"] - cards[0]["loss"]["value"]
     assert cards[1]["against_first"]["value"] == pytest.approx(apart, abs=1e-6)
     assert "gap" in cards[2]
-    assert evaluate(tmp_path, *given).stderr.count(": loss") == 0  # all is there
+    assert evaluate(tmp_path, *given).stderr.count(": loss") == 0  # all losses are stored
 
 
-def test_a_sweep_is_made_unmeasured_and_told_by_arm(tmp_path: Path) -> None:
-    """Two seeds of a setting: M1 of each run, and one figure for both of their losses on what they were trained on."""
+def test_sweeps_without_evaluation_are_compared_by_arm(tmp_path: Path) -> None:
+    """Two seeds of a setting form one arm, with one loss of both M1 on their training data."""
     smoke = ("experiment=smoke", "judge=implicit", "evaluation=none", "data.ift.limit=8", "sft.epochs=8")
     command = [sys.executable, "-m", "srlm.run", "-m", *smoke, f"runs_dir={tmp_path}/runs", "name=sweep", "seed=0,1"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
@@ -231,7 +231,7 @@ def test_a_sweep_is_made_unmeasured_and_told_by_arm(tmp_path: Path) -> None:
     assert [(arm["name"], len(arm["models"])) for arm in arms["arms"]] == [("tiny-random", 1), ("0.005", 2)]
     rows = {(row["measure"], row["of"]): row["arms"] for row in arms["measures"]}
     untrained, trained = rows["loss", "train"]
-    assert untrained["value"]["value"] is None  # it has no run, and so no examples of its own
+    assert untrained["value"]["value"] is None  # without a run it has no training examples
     assert trained["value"]["value"] < math.log(_vocabulary()) - 0.5
     assert len(set(trained["runs"])) == 2
     assert rows["loss", "builtin"][0]["value"]["value"] == pytest.approx(math.log(_vocabulary()), rel=0.1)
@@ -245,8 +245,8 @@ def _vocabulary() -> int:
 
 
 @needs_harness
-def test_benchmarks_by_the_harness(tmp_path: Path) -> None:
-    """The harness sees the model as this package's own engine does: the same chat, the same texts."""
+def test_evaluate_runs_benchmarks_with_the_harness(tmp_path: Path) -> None:
+    """The harness gives the same chat and the same texts as srlm's own engine."""
     texts, choices = write_tasks(tmp_path / "tasks")
     given = (f"include_path={tmp_path}/tasks", "suite=[benchmarks]", "benchmarks=[own_texts,own_choices]")
     result = evaluate(tmp_path, *given)
@@ -271,8 +271,8 @@ def test_benchmarks_by_the_harness(tmp_path: Path) -> None:
 
 
 @needs_harness
-def test_the_harnesss_answers_are_kept_as_they_come(tmp_path: Path) -> None:
-    """A stop in the midst of a benchmark loses no more than a batch."""
+def test_answers_of_the_harness_are_stored_after_each_batch(tmp_path: Path) -> None:
+    """Stopping a benchmark loses at most a batch."""
     from lm_eval.api.instance import Instance
 
     given = Evaluate(engine=EngineConfig(kind="transformers", max_model_len=256, max_concurrent=2))
@@ -298,10 +298,10 @@ def test_the_harnesss_answers_are_kept_as_they_come(tmp_path: Path) -> None:
 
 
 @needs_harness
-def test_benchmarks_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_benchmarks_raise_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lm_eval.tasks
 
-    # Without the harness's own 14,000 tasks, which take long to list.
+    # Without the harness's 14,000 tasks, which take long to list.
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
     task = "task: nowhere\ndataset_path: json\ndataset_kwargs: {data_files: {test: gone.jsonl}}\ntest_split: test\n"
     (tmp_path / "nowhere.yaml").write_text(task + "output_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n")
@@ -323,7 +323,7 @@ def test_benchmarks_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.Monke
         (["+bechmarks=[mmlu]"], "There is no option bechmarks. Did you mean benchmarks?"),
     ],
 )
-def test_what_a_user_can_mend_is_told(given: list[str], message: str, tmp_path: Path) -> None:
+def test_user_errors_have_a_message_without_traceback(given: list[str], message: str, tmp_path: Path) -> None:
     result = evaluate(tmp_path, *given)
     assert result.returncode == 1
     assert message in result.stderr

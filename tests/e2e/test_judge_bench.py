@@ -1,4 +1,4 @@
-"""`srlm judge-bench` for real: a tiny model judges, goes on after a loss, and gets a neighbour."""
+"""`srlm judge-bench` with a tiny model: it judges, resumes after a loss, and adds a second model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def benchmark(folder: Path) -> Path:
     return path
 
 
-def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
+def test_judge_bench_measures_several_models_and_resumes(tmp_path: Path) -> None:
     data = benchmark(tmp_path)
     result = bench(tmp_path, f"datasets=[{data}]")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -53,7 +53,7 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     assert (row["pairs"], row["prompts"], set(row["subsets"])) == (6, 6, {"Natural", "Adversarial"})
     assert row["cost"]["judgements"] == 12
     assert "accuracy, shorter preferred, %" in result.stderr
-    # Half of the judgements are lost, as by a kill: they are made again and equal.
+    # Half of the judgements are lost, as by a kill: the rerun gives equal ones.
     made = file.read_bytes()
     manifest = next(folder.glob("judgements/*/manifests/*.json"))
     manifest.rename(manifest.with_suffix(".begun.json"))
@@ -89,8 +89,8 @@ def test_a_scorecard_for_several_models(tmp_path: Path) -> None:
     assert f"input {other} has changed since this stage ran" in result.stderr
 
 
-def test_attacks(tmp_path: Path) -> None:
-    """All are judged; one too long for the judge counts as missing and stops nothing."""
+def test_all_attacks_are_judged_and_too_long_ones_are_missing(tmp_path: Path) -> None:
+    """An attack that is too long for the judge counts as missing and does not stop the command."""
     result = bench(tmp_path, "datasets=[attacks]", "limit=2")
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "judge_bench"
@@ -104,7 +104,7 @@ def test_attacks(tmp_path: Path) -> None:
     assert "ten times as long" in result.stderr
 
 
-def test_what_a_user_can_mend_is_told(tmp_path: Path) -> None:
+def test_user_errors_have_a_message_without_traceback(tmp_path: Path) -> None:
     for options, message in (
         (["datasets=[nowhere.jsonl]"], "SeedError: nowhere.jsonl: no such file"),
         (["datasets=[]"], "ConfigError: datasets=[] names nothing to judge"),

@@ -1,4 +1,4 @@
-"""The loop with judges that compare or rate, for real: a two-layer model, real trainers; and the bench with them."""
+"""The loop and judge-bench with pairwise and sequence-scoring judges: a two-layer model, real trainers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def run(module: str, *options: str) -> str:
     params=[name if name == "pairwise" else pytest.param(name, marks=pytest.mark.variant) for name in KINDS],
 )
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
-    """A finished run to M2: its judge, its folder, what it printed."""
+    """Return a finished run to M2: its judge, its folder and its output."""
     judge, runs = request.param, tmp_path_factory.mktemp("runs")
     options = ["experiment=smoke", f"judge={judge}", f"runs_dir={runs}", "data.eft_limit=48", "prompts.count=3"]
     options += ["evaluation.prompts=2"] + (["judge.reference=previous"] if judge == "implicit" else [])
     return judge, runs / "smoke", run("srlm.run", *options)
 
 
-def test_scores_are_made_of_evidence_and_pairs_of_scores(finished: tuple[str, Path, str]) -> None:
+def test_scores_follow_evidence_and_pairs_follow_scores(finished: tuple[str, Path, str]) -> None:
     judge, folder, printed = finished
     name = "comparisons" if judge == "pairwise" else "ratings"
     evidence = read_records(folder / f"iteration_2/3_{name}.jsonl", KINDS[judge])
@@ -58,7 +58,7 @@ def test_scores_are_made_of_evidence_and_pairs_of_scores(finished: tuple[str, Pa
         assert judgement.strength is not None
         assert judgement.score is not None
         of_prompt[judgement.candidate_id.rsplit("/", 1)[0]].append(judgement.score)
-    for scores in of_prompt.values():  # somebody wins each match
+    for scores in of_prompt.values():  # each match has a winner
         assert sum(scores) / len(scores) == pytest.approx(2.5)
     by_id = {judgement.candidate_id: judgement.score for judgement in judgements}
     for pair in read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair):
@@ -72,11 +72,11 @@ def test_scores_are_made_of_evidence_and_pairs_of_scores(finished: tuple[str, Pa
     assert "M2" in printed
 
 
-def test_who_learns_from_what(finished: tuple[str, Path, str]) -> None:
+def test_each_judge_trains_on_its_own_data(finished: tuple[str, Path, str]) -> None:
     judge, folder, _ = finished
     eft = folder / "iteration_1/eft.jsonl"
     sft = json.loads((folder / "iteration_1/manifests/sft.json").read_text())
-    assert ("iteration_1/eft.jsonl" in sft["inputs"]) == (judge == "pairwise")  # the others' M1 is of IFT alone
+    assert ("iteration_1/eft.jsonl" in sft["inputs"]) == (judge == "pairwise")  # otherwise M1 is trained on IFT only
     if judge == "implicit":
         assert not eft.exists()
         return
@@ -92,7 +92,7 @@ def test_who_learns_from_what(finished: tuple[str, Path, str]) -> None:
         RewardModel(EngineConfig(), folder / "iteration_1/reward_model", ModelConfig())
 
 
-def test_the_same_command_has_nothing_left_to_do(finished: tuple[str, Path, str]) -> None:
+def test_the_same_command_changes_no_records(finished: tuple[str, Path, str]) -> None:
     judge, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     options = [f"judge={judge}", f"runs_dir={folder.parent}", "data.eft_limit=48", "prompts.count=3"]
@@ -103,7 +103,7 @@ def test_the_same_command_has_nothing_left_to_do(finished: tuple[str, Path, str]
 
 
 def test_dpo_raises_the_implicit_reward_of_the_chosen(finished: tuple[str, Path, str]) -> None:
-    """M2 against M1, the reference it was trained with: on its own training pairs chosen is rewarded above rejected."""
+    """On the training pairs, M2's implicit reward relative to M1 is higher for chosen than for rejected answers."""
     _, folder, _ = finished
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     models = (folder / "iteration_2/model", folder / "iteration_1/model")
@@ -121,7 +121,7 @@ def test_dpo_raises_the_implicit_reward_of_the_chosen(finished: tuple[str, Path,
     assert sum(found) / len(found) > 0
 
 
-def test_the_bench_takes_every_kind_of_judge(tmp_path: Path) -> None:
+def test_judge_bench_works_with_every_judge(tmp_path: Path) -> None:
     base = resolve(ModelConfig(name="tiny-random"))
     torch.manual_seed(0)
     reward_model = tmp_path / "reward_model"

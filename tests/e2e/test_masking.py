@@ -1,4 +1,4 @@
-"""Every way of masking, through the real SFT stage: a few steps of a two-layer random model."""
+"""Every masking option in the real SFT stage: a few steps of a two-layer random model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VARIANTS = {
 
 
 def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
-    """A run's folder as it is before SFT: four IFT and four EFT examples; one step is all of them."""
+    """Return a run before SFT: four IFT and four EFT examples in one step."""
     workspace = Workspace(root)
     size = [
         "sft.batch_size=8",
@@ -55,20 +55,20 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
 
 
 def made(workspace: Workspace) -> tuple[dict[str, Any], list[float]]:
-    """What the stage counted, and its losses."""
+    """Return the stage's counts and its losses."""
     folder = workspace.iteration(1)
     log = [json.loads(line) for line in (folder / "sft_log.jsonl").read_text().splitlines()]
     return json.loads((folder / "sft_counts.json").read_text()), [row["loss"] for row in log if "loss" in row]
 
 
-def test_every_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_every_masking_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
     counts, losses = {}, {}
     for name, overrides in VARIANTS.items():
         workspace = prepared(tmp_path / name, tiny_checkpoint, *overrides)
         TrainSFT(workspace, workspace.config(), 1).work()
         counts[name], losses[name] = made(workspace)
         assert all(math.isfinite(loss) for loss in losses[name])
-        assert losses[name][-1] < losses[name][0]  # random weights learn something at once
+        assert losses[name][-1] < losses[name][0]  # the loss decreases from the first steps
         weights = load_file(workspace.iteration(1) / "model" / "model.safetensors")
         before = load_file(tiny_checkpoint / "model.safetensors")
         assert any(not torch.equal(weights[tensor], before[tensor]) for tensor in weights)
@@ -78,14 +78,14 @@ def test_every_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert learnt["completion"] < learnt["no_shared_text"] < learnt["full"]
     assert learnt["weighted"] == learnt["packed"] == learnt["full"] < counts["full"]["tokens"]
     assert counts["packed"]["rows"] < 8
-    # One step is all examples, in rows of their own or together: the same loss.
+    # One step has all examples, packed or not, so the loss is equal.
     assert losses["packed"][0] == pytest.approx(losses["weighted"][0], rel=1e-4)
     assert losses["packed with LoRA"][0] == pytest.approx(losses["completion"][0], rel=1e-4)
 
 
 @pytest.mark.variant
-def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Weights and lengths differ from process to process; the mean over all of a step's tokens does not."""
+def test_two_processes_give_the_losses_of_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Weights and lengths differ between processes, and the mean over all tokens of a step is equal."""
     found = []
     for processes in (1, 2):
         size = [f"sft.processes={processes}", f"sft.micro_batch_size={4 // processes}"]
@@ -94,11 +94,11 @@ def test_two_processes_average_as_one(tiny_checkpoint: Path, tmp_path: Path) -> 
         TrainSFT(workspace, workspace.config(), 1).start_processes()
         found.append(made(workspace)[1])
     assert found[0][1] < 0.99 * found[0][0]
-    assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second step's has the first one's gradients in it
+    assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second loss depends on the first gradients
 
 
 @pytest.mark.variant
-def test_the_baseline_learns_the_same_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_baseline_uses_the_same_masking(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["full"])
     TrainSFTBaseline(workspace, workspace.config(), 1).work()
     counts = json.loads((workspace.iteration(1) / "sft_baseline_counts.json").read_text())
@@ -107,7 +107,7 @@ def test_the_baseline_learns_the_same_way(tiny_checkpoint: Path, tmp_path: Path)
     assert (workspace.iteration(1) / "sft_baseline" / "model.safetensors").exists()
 
 
-def test_rows_are_looked_at_before_training(tiny_checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+def test_packed_rows_are_checked_before_training(tiny_checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(batching, "check_apart", lambda model, rows, pad: asked.append(len(rows)))
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["packed"], "sft.epochs=1")
@@ -115,10 +115,10 @@ def test_rows_are_looked_at_before_training(tiny_checkpoint: Path, tmp_path: Pat
     assert asked == [made(workspace)[0]["rows"]]
 
 
-def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
+def test_answers_of_a_prompt_share_a_step_also_after_resume(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two answers to each of six prompts, two examples a step: every step's tokens are those of a prompt's two."""
+    """Six prompts have two answers each, and a step has two examples: those of one prompt."""
 
     def judging(name: str) -> Workspace:
         size = ("sft.batch_size=2", "sft.micro_batch_size=2", "sft.epochs=3", "sft.checkpoint_steps=4")
@@ -138,7 +138,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
         seen = {row["step"]: int(row["num_tokens"]) for row in map(json.loads, lines) if "num_tokens" in row}
         assert sorted(seen) == list(range(1, 19))
         counted = pairwise([0, *(seen[step] for step in sorted(seen))])
-        return [after - before if after > before else after for before, after in counted]  # a resume counts from 0
+        return [after - before if after > before else after for before, after in counted]  # a resumed run counts from 0
 
     undisturbed = judging("undisturbed")
     TrainSFT(undisturbed, undisturbed.config(), 1).work()
@@ -166,7 +166,7 @@ def test_a_prompts_answers_share_a_step_and_a_resume_keeps_the_order(
 
 
 def ordering(root: Path, base: Path, *overrides: str) -> Workspace:
-    """Six prompts with a better and a worse answer; four IFT examples, shorter than all of those."""
+    """Return a run with a better and a worse answer to six prompts, and four shorter IFT examples."""
     size = ("sft.micro_batch_size=2", "sft.batch_size=8", "sft.eft_loss=ranking")
     workspace = prepared(root, base, *size, *overrides)
     rows = [
@@ -185,7 +185,7 @@ def logged(workspace: Workspace, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_ranking_loss_trains_the_order_of_answers(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = ordering(tmp_path / "plain", tiny_checkpoint, "sft.epochs=12")
     TrainSFT(workspace, workspace.config(), 1).work()
     counts, _ = made(workspace)
@@ -193,7 +193,7 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     losses, right = logged(workspace, "ranking_loss"), logged(workspace, "ranking_accuracy")
     assert losses[-1] < 0.5 * losses[0]
     assert right[-1] == 1
-    # Length explains every pair here: with that taken into account, nothing is left to learn of them.
+    # Length explains every pair here, so with length control the loss is almost 0.
     workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_control=1")
     TrainSFT(workspace, workspace.config(), 1).work()
     assert made(workspace)[0]["length_slope"] == STEEPEST
@@ -201,7 +201,7 @@ def test_order_is_learnt(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.variant
-def test_two_processes_compare_the_same_pairs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_ranking_losses_of_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
     found = []
     for processes in (1, 2):
         workspace = ordering(tmp_path / str(processes), tiny_checkpoint, f"sft.processes={processes}")

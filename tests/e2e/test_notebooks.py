@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, on a run with a random model that the first of them makes."""
+"""Every notebook runs from top to bottom on a run with a random model, which the first notebook makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(name: str, folder: Path) -> nbformat.NotebookNode:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of notebooks/ and what their kernels are told: the run is not there yet."""
+    """Yield a copy of notebooks/ with the environment of their kernels, before any run exists."""
     copy = tmp_path_factory.mktemp("project") / "notebooks"
     shutil.copytree(FOLDER, copy)
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def first(folder: Path) -> nbformat.NotebookNode:
     return run("01_first_run", folder)
 
 
-def test_the_first_makes_the_run(first: nbformat.NotebookNode, folder: Path) -> None:
+def test_the_first_notebook_makes_the_run(first: nbformat.NotebookNode, folder: Path) -> None:
     said = [output.text for cell in first.cells for output in cell.get("outputs", []) if "text" in output]
     assert "is not there yet" in said[0]
     assert "M0 -> M1" in said[1]
@@ -51,7 +51,7 @@ def test_the_first_makes_the_run(first: nbformat.NotebookNode, folder: Path) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_to_its_end(first: nbformat.NotebookNode, folder: Path, name: str) -> None:
+def test_notebooks_run_without_errors(first: nbformat.NotebookNode, folder: Path, name: str) -> None:
     notebook = first if name == "01_first_run" else run(name, folder)
     assert problems(notebook, len(nbformat.writes(notebook).encode())) == []
     if name == "04_own_judge":
@@ -60,7 +60,7 @@ def test_runs_to_its_end(first: nbformat.NotebookNode, folder: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "01_first_run"])
-def test_a_run_that_is_not_there_is_explained(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_run_is_explained(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRLM_NOTEBOOK_RUN", "../runs/none")
     with pytest.raises(CellExecutionError, match=r"(?s)no finished run to M2 in \.\./runs/none.*python -m srlm\.run"):
         run(name, folder)

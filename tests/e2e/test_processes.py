@@ -22,7 +22,7 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 
 @pytest.fixture
 def ranks(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[StartedRun]:
-    """SFT by two ranks, in its first steps of many."""
+    """Yield an SFT run of two ranks in its first steps."""
     folder = tmp_path / "run"
     prepared(folder, tiny_checkpoint, "sft.processes=2", "sft.micro_batch_size=2", "sft.epochs=100000")
     run = StartedRun(folder, [sys.executable, "-m", "tests.process_layouts", str(folder), "sft"])
@@ -35,7 +35,7 @@ def ranks(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[StartedRun]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[StartedRun]:
-    """A model answers in the layout of a GPU: AsyncLLM, with the engine core and its worker in other processes."""
+    """Yield a run in the process layout of a GPU: AsyncLLM, with engine core and worker in other processes."""
     options = [f"runs_dir={tmp_path}", "name=run", "models=[tiny-random]", "engine.kv_cache_gib=0.5"]
     options += ["evaluation.max_new_tokens=900", "engine.max_model_len=1024", "engine.max_concurrent=4"]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
@@ -52,7 +52,7 @@ def engine(tmp_path: Path) -> Iterator[StartedRun]:
     ("victim", "number"),
     [("coordinator", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL)],
 )
-def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int) -> None:
+def test_ranks_end_when_any_process_dies(ranks: StartedRun, victim: str, number: int) -> None:
     words = {"launcher": ["torch.distributed.run"], "rank": ["-u -m srlm.pipeline.worker"]}
     assert len(ranks.members()) == 4  # guard, launcher, two ranks
     os.kill(ranks.coordinator.pid if victim == "coordinator" else ranks.pid(*words[victim]), number)
@@ -68,7 +68,7 @@ def test_ranks_end_with_any_process(ranks: StartedRun, victim: str, number: int)
     ("victim", "number"),
     [("coordinator", signal.SIGKILL), ("worker", signal.SIGKILL), ("engine core", signal.SIGTERM)],
 )
-def test_engine_core_ends_with_any_process(engine: StartedRun, victim: str, number: int) -> None:
+def test_engine_core_ends_when_any_process_dies(engine: StartedRun, victim: str, number: int) -> None:
     words = {"worker": ["srlm.pipeline.worker"], "engine core": ["VLLM::EngineCore"]}
     assert engine.pid("VLLM::EngineCore") != engine.pid("srlm.pipeline.worker")
     os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid(*words[victim]), number)

@@ -1,4 +1,4 @@
-"""The report page as its user has it: in a real headless Chromium."""
+"""The report page in a real headless Chromium."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
-    """A page that fails the test on any message in the console: an error, a refusal of the policy."""
+    """Yield a page that fails the test on any console message, such as an error or a policy violation."""
     with opened(browser, report) as page:
         yield page
 
 
 class opened:
-    """A page that was opened and has drawn all; when it is left, nothing may have gone wrong in it."""
+    """A context with a fully drawn page; on exit it checks that the page has logged no error."""
 
     def __init__(self, browser: Any, path: Path, place: str = "", **context: Any):
         self.page = browser.new_context(**context).new_page()
@@ -70,7 +70,7 @@ def found(page: Any) -> list[str]:
     return [row.inner_text() for row in page.locator(".row div:first-child").all()]
 
 
-def test_opens_with_verdict_charts_and_list(page: Any) -> None:
+def test_the_page_opens_with_verdict_charts_and_list(page: Any) -> None:
     assert page.locator(".headline strong").first.inner_text() == "M2: better"
     titles = [caption.inner_text().split("\n")[0] for caption in page.locator("figcaption").all()]
     assert titles[:2] == ["Head to head", "Judge accuracy"]
@@ -85,8 +85,8 @@ def test_opens_with_verdict_charts_and_list(page: Any) -> None:
     assert page.locator("#found").inner_text() == f"{6 + len(HOSTILE)} of {6 + len(HOSTILE)} prompts"
 
 
-def test_figures_without_an_interval_say_so_in_charts_and_table(browser: Any, tmp_path: Path) -> None:
-    """As those of a single prompt: no bar without a width, and no interval in the tooltip."""
+def test_missing_intervals_are_shown_as_na_in_charts_and_table(browser: Any, tmp_path: Path) -> None:
+    """Values of a single prompt have no error bar and no interval in the tooltip."""
     root = make_run(tmp_path / "made")
     model = evaluation(2, (0.7, 0.62, 0.78), (0.3, 0.1, 0.5))
     for part in ("judge", "head_to_head"):
@@ -109,7 +109,7 @@ def test_figures_without_an_interval_say_so_in_charts_and_table(browser: Any, tm
         assert "70 [n/a]" in page.locator("table.models").inner_text()
 
 
-def test_each_chart_has_its_numbers_as_a_table(page: Any) -> None:
+def test_each_chart_has_a_table_of_its_values(page: Any) -> None:
     funnel = page.locator("figure", has_text="From prompts to pairs")
     funnel.locator("summary").click()
     assert "pairs\t1\t" in funnel.locator("table").inner_text()
@@ -124,7 +124,7 @@ def test_each_chart_has_its_numbers_as_a_table(page: Any) -> None:
         ("nowhere to be found", []),
     ],
 )
-def test_the_search_finds_words_of_prompts_answers_and_judgements(page: Any, query: str, shown: list[str]) -> None:
+def test_search_finds_words_of_prompts_answers_and_judgements(page: Any, query: str, shown: list[str]) -> None:
     page.fill("#query", query)
     page.wait_for_function("n => document.querySelector('#found').textContent.startsWith(`${n} of`)", arg=len(shown))
     assert found(page) == shown
@@ -141,7 +141,7 @@ def test_the_search_finds_words_of_prompts_answers_and_judgements(page: Any, que
         ({"iteration": "2", "gap": "3.5"}, ["Name three rivers of Asia."]),
     ],
 )
-def test_each_filter_shows_what_it_says(page: Any, filters: dict[str, str], shown: list[str]) -> None:
+def test_each_filter_shows_only_its_prompts(page: Any, filters: dict[str, str], shown: list[str]) -> None:
     for name, value in filters.items():
         if name == "gap":
             page.fill("#gap", value)
@@ -153,7 +153,7 @@ def test_each_filter_shows_what_it_says(page: Any, filters: dict[str, str], show
     page.wait_for_function(f"document.querySelector('#found').textContent.startsWith('{6 + len(HOSTILE)} of')")
 
 
-def test_a_prompt_with_its_candidates_judgements_and_marks(page: Any) -> None:
+def test_prompt_view_shows_candidates_judgements_and_choices(page: Any) -> None:
     page.click("text=Name three rivers of Asia.")
     page.wait_for_selector(f"#entry[data-id='{RIVERS}']")
     answers = [answer.inner_text() for answer in page.locator("#entry .answer").all()]
@@ -164,16 +164,16 @@ def test_a_prompt_with_its_candidates_judgements_and_marks(page: Any) -> None:
     assert "✗ rejected" in answers[2]
 
 
-def test_a_missing_score_is_no_zero(page: Any) -> None:
+def test_missing_scores_are_not_shown_as_zero(page: Any) -> None:
     page.select_option("#flag", "parse_rate")
     page.click("text=Sing a song.")
     page.wait_for_selector(f"#entry[data-id='{SILENT}']")
     text = page.locator("#entry").inner_text()
-    assert text.count("no score") == 6  # of each of two candidates: in its head, its list, its judgement
+    assert text.count("no score") == 6  # for each of two candidates: in heading, list and judgement
     assert "0.00" not in text
 
 
-def test_hostile_texts_are_shown_and_do_nothing(page: Any) -> None:
+def test_hostile_texts_are_shown_as_plain_text(page: Any) -> None:
     page.select_option("#source", "feedback")
     for n, text in enumerate(HOSTILE):
         page.evaluate("id => { location.hash = `prompt=${id}` }", f"t2/p{n + 10:05}")
@@ -194,7 +194,7 @@ def test_invisible_characters_are_shown_by_their_code(page: Any) -> None:
     assert codes == ["U+202E", "U+200B", "U+001B", "U+0000", "U+2028"]
 
 
-def test_keys(page: Any) -> None:
+def test_keyboard_shortcuts_work_outside_inputs(page: Any) -> None:
     page.keyboard.press("j")
     page.wait_for_selector(f"#entry[data-id='{RIVERS}']")
     page.keyboard.press("j")
@@ -204,12 +204,12 @@ def test_keys(page: Any) -> None:
     page.keyboard.press("/")
     page.keyboard.type("fjord")
     page.wait_for_function("document.querySelector('#found').textContent.startsWith('1 of')")
-    assert page.locator("#entry").get_attribute("data-id") == RIVERS  # letters that are typed are no commands
+    assert page.locator("#entry").get_attribute("data-id") == RIVERS  # typed letters are no shortcuts
     page.keyboard.press("Escape")
     page.wait_for_function(f"document.querySelector('#found').textContent.startsWith('{6 + len(HOSTILE)} of')")
 
 
-def test_a_link_opens_its_prompt_with_its_filters_in_its_run(browser: Any, report: Path) -> None:
+def test_links_open_run_filters_and_prompt(browser: Any, report: Path) -> None:
     with opened(browser, report, f"#run=1&source=feedback&query=song&prompt={SILENT}") as page:
         page.wait_for_selector(f"#entry[data-id='{SILENT}']")
         assert page.input_value("#run") == "1"
@@ -221,13 +221,13 @@ def test_a_link_opens_its_prompt_with_its_filters_in_its_run(browser: Any, repor
         assert page.locator("#entry").get_attribute("data-id") == SILENT
 
 
-def test_a_link_to_a_prompt_that_is_not_there(browser: Any, report: Path) -> None:
+def test_links_to_missing_prompts_show_a_message(browser: Any, report: Path) -> None:
     with opened(browser, report, "#prompt=t9/p00000") as page:
         assert page.locator("#entry").inner_text() == "There is no prompt t9/p00000 in this run."
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_system_and_text_can_be_read(browser: Any, report: Path, scheme: str) -> None:
+def test_colours_follow_the_system_with_readable_contrast(browser: Any, report: Path, scheme: str) -> None:
     with opened(browser, report, color_scheme=scheme) as page:
         page.click(".row")
         page.wait_for_selector("#entry .answer")
@@ -246,14 +246,14 @@ def test_colours_follow_the_system_and_text_can_be_read(browser: Any, report: Pa
         assert min(contrasts) >= 4.5  # WCAG 2.2, level AA
 
 
-def test_nothing_is_wider_than_a_phone(browser: Any, report: Path) -> None:
+def test_the_page_fits_a_phone_screen(browser: Any, report: Path) -> None:
     with opened(browser, report, viewport={"width": 375, "height": 700}) as page:
         page.click(".row")
         page.wait_for_selector("#entry .answer")
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
-def test_inputs_and_lists_have_names_for_screen_readers(page: Any) -> None:
+def test_inputs_and_lists_have_accessible_names(page: Any) -> None:
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("input, select, button, [role=listbox], section, article[aria-live]")]
             .filter((node) => !(node.labels?.length || node.textContent.trim() || node.getAttribute("aria-label")))
@@ -262,7 +262,7 @@ def test_inputs_and_lists_have_names_for_screen_readers(page: Any) -> None:
     assert nameless == []
 
 
-def test_whole_texts_beside_the_page_and_without_them(browser: Any, tmp_path: Path) -> None:
+def test_long_texts_are_loaded_from_report_data_when_available(browser: Any, tmp_path: Path) -> None:
     long = ["".join(long_entry(n)["answers"][0]["text"] for n in range(k, k + 5)) for k in range(0, 100, 5)]
     root = make_run(tmp_path / "made", long)
     path = root / "report.html"
@@ -270,14 +270,14 @@ def test_whole_texts_beside_the_page_and_without_them(browser: Any, tmp_path: Pa
     with opened(browser, path, "#prompt=t2/p00010") as page:
         assert page.evaluate("document.querySelector('#entry .prompt').textContent") == long[0]
         assert page.locator("#cut").is_hidden()
-        page.fill("#query", long[7][-30:])  # beyond where texts are cut
+        page.fill("#query", long[7][-30:])  # beyond the cut
         page.wait_for_function("document.querySelector('#found').textContent.startsWith('1 of')")
     shutil.rmtree(root / "report_data")
     missing = opened(browser, path, "#prompt=t2/p00010")
     with missing as page:
         assert "more]" in page.evaluate("document.querySelector('#entry .prompt').textContent")
         assert "not beside this page" in page.locator("#cut").inner_text()
-        assert len(missing.said) == 1  # Chromium itself tells of the file that is not there, once
+        assert len(missing.said) == 1  # Chromium logs the missing file once
         missing.said.clear()
 
 
@@ -293,7 +293,7 @@ DRAWN = """figure => {
 
 
 def drawn(page: Any, title: str) -> tuple[Any, dict[str, Any]]:
-    """What a chart draws, and a function from a height in it to the number on its axis."""
+    """Return a function from a height in the chart to its axis value, and the chart's marks."""
     figure = page.locator("figure", has=page.locator("figcaption", has_text=title)).first
     found = figure.evaluate(DRAWN)
     ticks = [(float(text.replace("−", "-").removesuffix(" %").replace(",", "")), y) for text, y in found["ticks"]]
@@ -301,15 +301,15 @@ def drawn(page: Any, title: str) -> tuple[Any, dict[str, Any]]:
     return (lambda y: first + (y - low) * (last - first) / (high - low)), found
 
 
-def test_chance_line_is_at_chance(page: Any) -> None:
+def test_chance_line_is_at_50_percent(page: Any) -> None:
     on_axis, found = drawn(page, "Judge accuracy")
     assert found["ticks"][0][0].endswith("%")
     assert [on_axis(y) for y in found["rules"]] == [pytest.approx(50, abs=0.5)] * len(found["rules"])
     assert found["rules"]
 
 
-def test_every_point_is_where_its_label_says(page: Any) -> None:
-    """All charts of measures by model: the number in a point's label is the height at which it is drawn."""
+def test_points_are_drawn_at_their_labelled_values(page: Any) -> None:
+    """In all charts of measures by model, a point's height equals the number in its label."""
     charts = (
         "Judge accuracy",
         "Judge health",

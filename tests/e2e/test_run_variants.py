@@ -1,4 +1,4 @@
-"""Real runs with other options than the smoke run's: a judge that explains, a sweep, two training processes."""
+"""Real runs with other options than the smoke run's: a judge with rationales, a sweep, two training processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.e2e.test_smoke import run
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
-def test_a_judge_that_explains(tmp_path: Path) -> None:
-    """judge=additive: M1 learns the seeds' rationales before their scores."""
+def test_judges_with_rationales_train_and_judge(tmp_path: Path) -> None:
+    """With judge=additive, M1 is trained on the seeds' rationales and scores."""
     options = [
         "iteration=1",
         "judge=additive",
@@ -33,7 +33,7 @@ def test_a_judge_that_explains(tmp_path: Path) -> None:
     assert max(judgement.tokens for judgement in judgements) > 12  # more than a verdict
 
 
-def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
+def test_sweeps_give_each_job_its_own_run(tmp_path: Path) -> None:
     result = run(tmp_path, "iteration=1", "seed=1,2", "sft.epochs=1", "engine=transformers", "-m")
     assert result.returncode == 0, result.stderr[-4000:]
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
@@ -46,8 +46,8 @@ def test_sweep_gives_each_job_its_own_run(tmp_path: Path) -> None:
     assert models[0] != models[1]
 
 
-def test_two_training_processes(tmp_path: Path) -> None:
-    """Data-parallel SFT and DPO: the first process alone speaks and saves."""
+def test_two_training_processes_train_and_save_once(tmp_path: Path) -> None:
+    """With data-parallel SFT and DPO, only the first process logs and saves."""
     options = ["sft.processes=2", "sft.micro_batch_size=4", "dpo.processes=2", "dpo.micro_batch_size=1"]
     result = run(tmp_path, "engine=transformers", *options)
     assert result.returncode == 0, result.stderr[-4000:]

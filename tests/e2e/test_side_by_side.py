@@ -17,7 +17,7 @@ from tests.helpers import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def test_the_same_model_twice(tmp_path: Path) -> None:
+def test_equal_models_give_equal_answers(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srlm", "side-by-side", "engine=transformers", "evaluation.max_new_tokens=12"]
     command += [f"models=[tiny-random,{resolve(ModelConfig(name='tiny-random'))}]", f"runs_dir={tmp_path}"]
     command += ["dataset=tests/verifiable_prompts.jsonl", "evaluation.bootstrap=100"]
@@ -31,7 +31,7 @@ def test_the_same_model_twice(tmp_path: Path) -> None:
     assert one.count("\n") == 5
     [_, row] = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["answers"]["rows"]
     gap = row["against_first"]["mean_characters"]
-    # Nothing differs, so the answers give no spread to estimate an interval from.
+    # The differences have no variance, so there is no interval.
     assert (gap["value"], gap["low"], gap["high"]) == (0.0, None, None)
     assert (folder / "side_by_side.html").stat().st_size > 10_000
     assert "tiny-random" in ran.stderr

@@ -1,4 +1,4 @@
-"""The whole loop for real: real engine, real trainer, a two-layer random model; kill, resume, refuse."""
+"""The whole loop with a real engine and trainer and a two-layer random model: kill, resume, refused options."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def run(runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def records(folder: Path) -> dict[str, bytes]:
-    """All records; trainers' logs hold times."""
+    """Return all records except the trainers' logs, which contain times."""
     paths = [path for path in sorted(folder.rglob("*.jsonl")) if "log" not in str(path.relative_to(folder))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run to M2 and what it printed."""
+    """Return a finished run to M2 and its output."""
     runs = tmp_path_factory.mktemp("runs")
     result = run(runs)
     assert result.returncode == 0, result.stderr[-4000:]
     return runs / "smoke", result.stderr
 
 
-def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
+def test_the_run_makes_m2_and_stores_all_records(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     for t in (1, 2):
         assert list((folder / f"iteration_{t}" / "model").glob("*.safetensors"))
@@ -63,7 +63,7 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     assert len(candidates) == 4 * len(prompts)
     assert len(judgements) == len(candidates)
-    for judgement in judgements:  # judge=logprob: the scores' mean by the probabilities that the model itself gives
+    for judgement in judgements:  # judge=logprob: the mean score by the model's probabilities
         assert bool(judgement.probabilities) == bool(re.search(r"Score: [0-5]", judgement.text))
         if judgement.score is not None:
             mean = sum(score * p for score, p in enumerate(judgement.probabilities)) / sum(judgement.probabilities)
@@ -77,7 +77,7 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
         assert list(measures.get("head_to_heads", {})) == [str(u) for u in reversed(range(t))]
     assert "M2 against M1, M0, judged by M1" in printed
     assert "reward hacking" in printed
-    for t in (1, 2):  # each model with its card
+    for t in (1, 2):  # each model has a model card
         assert f"name: smoke-M{t}" in (folder / f"iteration_{t}/model/README.md").read_text(encoding="utf-8")
     assert "M0" in printed
     assert "M2" in printed
@@ -85,8 +85,8 @@ def test_makes_m2_with_everything_on_disk(finished: tuple[Path, str]) -> None:
     assert not list((folder / "iteration_2").glob("checkpoints/*/*"))
 
 
-def test_lineage_is_unbroken(finished: tuple[Path, str]) -> None:
-    """Every input of a stage is M0 or the output of another, by hash: M2 traces back to M0 and the seeds."""
+def test_every_input_of_a_stage_has_a_known_origin(finished: tuple[Path, str]) -> None:
+    """Every input of a stage is M0 or another stage's output, by hash, so M2 traces back to M0 and the seeds."""
     folder, _ = finished
     manifests = [json.loads(path.read_text()) for path in folder.rglob("manifests/*.json")]
     made = {path: value for manifest in manifests for path, value in manifest["outputs"].items()}
@@ -115,7 +115,7 @@ def test_saved_checkpoints_are_the_trained_policies(finished: tuple[Path, str], 
     assert "WARNING" not in finished[1]
 
 
-def test_second_call_does_nothing(finished: tuple[Path, str]) -> None:
+def test_a_second_run_changes_nothing(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = {
         path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "iteration" in str(path)
@@ -127,7 +127,7 @@ def test_second_call_does_nothing(finished: tuple[Path, str]) -> None:
     assert "writes" not in result.stderr
 
 
-def test_changed_option_is_refused_by_name(finished: tuple[Path, str]) -> None:
+def test_changed_options_are_refused_with_their_name(finished: tuple[Path, str]) -> None:
     result = run(finished[0].parent, "candidates.temperature=0.3")
     assert result.returncode == 1
     assert "candidates.temperature was 1.0, now 0.3" in result.stderr
@@ -135,10 +135,10 @@ def test_changed_option_is_refused_by_name(finished: tuple[Path, str]) -> None:
 
 
 @pytest.mark.parametrize("after", ["iteration_2/2_candidates.jsonl", "iteration_1/sft_log.jsonl"])
-def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
-    """kill -9 once a file has its first lines; the same command again ends with the records of an undisturbed run.
+def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
+    """kill -9 once a file has its first lines; the same command then gives the records of an uninterrupted run.
 
-    The killed run begins with the iteration of that file: what comes before is a copy of the undisturbed run.
+    The killed run begins with the iteration of that file; earlier iterations are a copy of the uninterrupted run.
     """
     shutil.copytree(finished[0], tmp_path / "smoke")
     for t in range(int(after[len("iteration_")]), 3):
@@ -151,7 +151,7 @@ def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_p
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    result = run(tmp_path)  # waits for no lock: the worker died with its parent
+    result = run(tmp_path)  # no lock is held: the worker died with its parent
     for _ in range(20):
         if "in use" not in result.stderr:
             break
@@ -165,7 +165,7 @@ def test_kill_and_go_on_gives_the_same_records(finished: tuple[Path, str], tmp_p
 
 
 def without_dpo(finished: Path, runs: Path) -> Path:
-    """A copy of a finished run as it was before M2 was trained."""
+    """Return a copy of a finished run without M2's training and evaluation."""
     folder = runs / finished.name
     shutil.copytree(finished, folder)
     for name in ("dpo", "evaluation"):
@@ -175,8 +175,8 @@ def without_dpo(finished: Path, runs: Path) -> Path:
     return folder
 
 
-def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """kill -9 while DPO trains: it goes on from a checkpoint and ends with the weights of an undisturbed run."""
+def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """kill -9 during DPO: the rerun resumes from a checkpoint and gives the weights of an uninterrupted run."""
     options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
     undisturbed = without_dpo(finished[0], tmp_path / "undisturbed")
     assert run(undisturbed.parent, *options).returncode == 0
@@ -207,14 +207,16 @@ def test_kill_in_dpo_and_go_on_gives_the_same_model(finished: tuple[Path, str], 
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder whose paths fit into 80 columns: the screen never breaks a path."""
+    """Yield a folder whose paths fit into 80 columns, so that no path is wrapped."""
     with tempfile.TemporaryDirectory(prefix="r") as folder:
         yield Path(folder)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], short_folder: Path, columns: int) -> None:
-    """DPO, M2's text and the closing screen on a terminal; at 120 columns the closing screen alone."""
+def test_terminal_shows_the_run_without_library_output(
+    finished: tuple[Path, str], short_folder: Path, columns: int
+) -> None:
+    """The terminal shows DPO, M2's texts and the final screen; at 120 columns only the final screen."""
     runs = short_folder
     if columns == 80:
         without_dpo(finished[0], runs)
@@ -235,7 +237,7 @@ def test_terminal_shows_the_run_and_no_library(finished: tuple[Path, str], short
         assert "'loss'" in (runs / "smoke/logs/iteration_2_dpo.log").read_text()
 
 
-def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_alarms_with_action_stop_prevent_training(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder = without_dpo(finished[0], tmp_path)
     result = run(tmp_path, "alarms.score_deviation.threshold=100", "alarms.score_deviation.action=stop")
     assert result.returncode == 1
@@ -244,7 +246,7 @@ def test_an_alarm_stops_before_training(finished: tuple[Path, str], tmp_path: Pa
     assert not (folder / "iteration_2" / "model").exists()
 
 
-def test_goes_on_to_m3_and_config_is_kept(finished: tuple[Path, str]) -> None:
+def test_a_run_continues_to_m3_and_stores_its_config(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     result = run(folder.parent, "iteration=3")
     assert result.returncode == 0, result.stderr[-4000:]

@@ -10,7 +10,7 @@ from tests.engines.local_server import KEY, Server
 
 @pytest.fixture
 def serve(monkeypatch, tmp_path):
-    """Starts servers whose replies a function makes; retries do not wait, and caches and keys are the test's own."""
+    """Return a function that starts servers; retries do not wait, and each test has its own cache and key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("SRLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(requests, "PAUSE", 0.01)

@@ -22,7 +22,7 @@ KEY = "sk-not-to-be-shown"
 
 @dataclass
 class Raw:
-    """A reply as it is sent; bytes are no JSON. `missing` bytes are announced and never come."""
+    """A raw reply; a body of bytes is sent as is. `missing` bytes are announced and never sent."""
 
     status: int
     body: Any
@@ -32,7 +32,7 @@ class Raw:
 
 
 class Server:
-    """Answers /chat/completions with what `reply` makes of a request; fails the first `broken` times.
+    """Answers /chat/completions with `reply(request)`; fails the first `broken` times.
 
     A reply is a JSON value, sent with status 200, or a `Raw`.
     """
@@ -56,7 +56,7 @@ class Server:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data) + raw.missing))
                 self.end_headers()
-                with contextlib.suppress(ConnectionError):  # a client that has waited long enough
+                with contextlib.suppress(ConnectionError):  # the client has timed out
                     for piece in [data] if not raw.pause else [data[n : n + 1] for n in range(len(data))]:
                         time.sleep(raw.pause)
                         self.wfile.write(piece)
@@ -70,7 +70,7 @@ class Server:
 
 
 def completion(text: str, tokens=(), n: int = 1):
-    """A server's answer; `tokens`: (token, {token: probability}) of each place."""
+    """Return a server's answer; `tokens` has (token, {token: probability}) of each position."""
     content = [
         {
             "token": token,
@@ -88,7 +88,7 @@ def completion(text: str, tokens=(), n: int = 1):
 
 
 def asked(server, tmp_path, *jobs, **options):
-    """The results of `jobs`, functions of an engine, and the engine."""
+    """Return the results of `jobs`, which are functions of an engine, and the engine."""
     config = EndpointConfig(base_url=server.url, model="m", **({"retries": 2} | options))
 
     async def run():

@@ -1,4 +1,4 @@
-"""Further arguments for vLLM, transformers and TRL: known names arrive, and unknown ones are refused."""
+"""Further arguments for vLLM, transformers and TRL: known names are passed on, and unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_names_are_those_of_trl(method: str) -> None:
+def test_argument_names_are_those_of_trl(method: str) -> None:
     import trl
 
     library = METHODS[method].config.trl_config
@@ -35,7 +35,7 @@ def test_names_are_those_of_trl(method: str) -> None:
 
 
 @pytest.mark.process
-def test_names_are_those_of_vllm() -> None:
+def test_argument_names_are_those_of_vllm() -> None:
     pytest.importorskip("vllm")
     code = "import dataclasses, json; from vllm.engine.arg_utils import AsyncEngineArgs as A\n"
     code += "print(json.dumps([field.name for field in dataclasses.fields(A) if field.init]))"
@@ -63,14 +63,14 @@ def test_arguments_that_srlm_sets_exist() -> None:
         ("engine", {"max_num_seqs": 8}, "Use engine.max_concurrent instead"),
     ],
 )
-def test_wrong_names_are_refused(group: str, extra: dict[str, Any], message: str) -> None:
+def test_unknown_or_reserved_names_are_refused(group: str, extra: dict[str, Any], message: str) -> None:
     config = Config()
     getattr(config, group).extra = extra
     with pytest.raises(ConfigError, match=message):
         check_extra(config)
 
 
-def test_transformers_engine_takes_its_own_names() -> None:
+def test_transformers_engine_accepts_from_pretrained_arguments() -> None:
     config = Config()
     config.engine.kind = "transformers"
     config.engine.extra = {"attn_implementation": "eager"}
@@ -107,7 +107,7 @@ def test_arguments_reach_vllm() -> None:
     assert (options["kv_cache_dtype"], options["block_size"]) == ("fp8", 64)
 
 
-def test_outputs_depend_on_them(tmp_path: Path) -> None:
+def test_outputs_depend_on_extra_arguments(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     workspace = Workspace.of(config)
     TrainSFT(workspace, config, 1).begin()
@@ -121,7 +121,7 @@ def test_outputs_depend_on_them(tmp_path: Path) -> None:
         SampleCandidates(workspace, config, 2).complete()
 
 
-def test_an_argument_that_was_removed_again_is_a_change(tmp_path: Path) -> None:
+def test_removing_an_extra_argument_is_a_change(tmp_path: Path) -> None:
     config = Config(name="run", runs_dir=str(tmp_path))
     config.dpo.extra = {"loss_type": ["ipo"]}
     workspace = Workspace.of(config)
@@ -131,8 +131,8 @@ def test_an_argument_that_was_removed_again_is_a_change(tmp_path: Path) -> None:
         Train(workspace, config, 2).complete()
 
 
-def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:
-    """With NEFTune the frozen layers see another input in each epoch: `train_and_save` asks for one epoch then."""
+def test_embedding_noise_disables_activation_caching(tiny_checkpoint: Path) -> None:
+    """With NEFTune the inputs of frozen layers differ in each epoch, so `train_and_save` passes one epoch."""
     config = Config()
     config.sft.dropout, config.sft.lora.dropout = 0.0, 0.0
     model = loading.load_model(tiny_checkpoint, config.sft, config)
@@ -149,7 +149,7 @@ def test_noise_on_embeddings_is_not_cached(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     "word", ["sft.extra={neftune_noise: 5}", "sft.extra.neftune_noise=5", "+sft.extra.neftune_noise=5"]
 )
-def test_command_line_takes_every_spelling(word: str, tmp_path: Path) -> None:
+def test_command_line_accepts_all_spellings_of_extra(word: str, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "srlm.run", f"runs_dir={tmp_path}", word],
         cwd=ROOT, capture_output=True, text=True,

@@ -14,7 +14,7 @@ from srlm.types import Comparison, Judgement, Rating
 LONG, SILENT = problem_of(PromptTooLongError("9 of 8 tokens")), problem_of(NoAnswerError("HTML"))
 
 
-def test_each_judged_text_is_named_once_with_its_source() -> None:
+def test_each_unanswered_text_is_listed_once_with_its_source() -> None:
     judgements = [
         Judgement("e/1/a0/j0", "e/1/a0", "", None, LONG),
         Judgement("e/1/a0/j1", "e/1/a0", "", None, LONG),
@@ -28,7 +28,7 @@ def test_each_judged_text_is_named_once_with_its_source() -> None:
     assert problems_of([Rating("p/c0", "p", None, 0, LONG), Rating("p/c1", "p", 0.5, 3)]) == {"p/c0": LONG}
 
 
-def test_counts_are_by_kind_and_names_are_limited() -> None:
+def test_counts_are_by_problem_and_examples_are_limited() -> None:
     problems = {f"p{n:03d}": LONG for n in range(150)} | {"q": SILENT}
     counts = missing_counts(problems)
     assert counts["unanswered"] == {"too long for the judge": 150, "no answer": 1}
@@ -38,7 +38,7 @@ def test_counts_are_by_kind_and_names_are_limited() -> None:
     assert describe({}) == ""
 
 
-def test_advice_about_length_is_given_where_length_is_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_length_advice_is_given_only_for_too_long_texts(capsys: pytest.CaptureFixture[str]) -> None:
     report_missing("Answers", {"a": LONG, "b": SILENT}, "Raise it")
     report_missing("Answers", {"b": SILENT}, "Raise it")
     report_missing("Answers", {}, "Raise it")
@@ -48,7 +48,7 @@ def test_advice_about_length_is_given_where_length_is_the_reason(capsys: pytest.
     assert len(told) == 2
 
 
-def test_stages_with_the_same_share_a_line(tmp_path: Path) -> None:
+def test_stages_with_equal_problems_share_a_line(tmp_path: Path) -> None:
     for folder, problems in (("iteration_0", {"a": LONG}), ("iteration_1", {"a": LONG}), ("iteration_2", {})):
         path = tmp_path / folder / "evaluation/manifests/held_out_judgements.json"
         path.parent.mkdir(parents=True)

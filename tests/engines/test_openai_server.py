@@ -1,4 +1,4 @@
-"""srlm.engines.openai_server and .cost, against a local HTTP server: requests, parsing, cache and expenses."""
+"""srlm.engines.openai_server and .cost, with a local HTTP server: requests, parsing, cache and cost."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.engines.local_server import KEY, asked, completion, hello
 from tests.helpers import user
 
 
-def test_a_repeated_request_is_answered_from_the_cache(serve, tmp_path):
+def test_repeated_requests_are_answered_from_the_cache(serve, tmp_path):
     server = serve(lambda body: completion(f"seed {body['seed']}", n=body["n"]))
     ([first], _), ([again], engine) = (asked(server, tmp_path, hello(1, n=2)) for _ in range(2))
     assert [c.text for c in first] == [c.text for c in again] == ["seed 1"] * 2
     assert len(server.requests) == 1
     assert [row.from_cache for row in engine.ledger.rows] == [True]
     asked(server, tmp_path, hello(2), cache=True)
-    assert len(server.requests) == 2  # another seed is another request
+    assert len(server.requests) == 2  # another seed gives another request
     asked(server, tmp_path, hello(2), cache=False)
     assert len(server.requests) == 3
     kept = b"".join(path.read_bytes() for path in (tmp_path / "cache").iterdir())
@@ -37,12 +37,12 @@ def test_a_repeated_request_is_answered_from_the_cache(serve, tmp_path):
     assert b"Hello" not in kept  # prompts are not stored
 
 
-def test_the_ledger_outlives_the_process(serve, tmp_path):
+def test_the_ledger_persists_between_processes(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     prices = {"input_price": 2.0, "output_price": 10.0}
     _, engine = asked(server, tmp_path, hello(1), hello(2), hello(1), **prices)
     each = (100 * 2 + 10 * 10) / 1e6
-    assert 2 * each <= engine.ledger.spent <= 3 * each + 1e-12  # two alike at once may both be sent
+    assert 2 * each <= engine.ledger.spent <= 3 * each + 1e-12  # two equal concurrent requests may both be sent
     spent = engine.ledger.spent
     _, engine = asked(server, tmp_path, hello(1), hello(3), **prices)
     assert engine.ledger.spent == pytest.approx(spent + each)
@@ -53,7 +53,7 @@ def test_the_ledger_outlives_the_process(serve, tmp_path):
     assert f"has spent {engine.ledger.spent:.4f}" in engine.ledger.summary()
 
 
-def test_a_spent_budget_stops_before_the_next_request(serve, tmp_path):
+def test_a_spent_budget_stops_further_requests(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     options = {"input_price": 1e4, "budget": 1.5, "max_concurrent": 1}  # each costs 1
     asked(server, tmp_path, hello(1), **options)
@@ -64,19 +64,19 @@ def test_a_spent_budget_stops_before_the_next_request(serve, tmp_path):
     asked(server, tmp_path, hello(1), **options)  # cached answers cost nothing
 
 
-def test_a_torn_ledger_line_is_ignored(serve, tmp_path):
+def test_incomplete_ledger_lines_are_ignored(serve, tmp_path):
     (tmp_path / "ledger.jsonl").write_text('{"cost": 0.5}\n{"cost": 0.')
     _, engine = asked(serve(lambda body: completion("hi")), tmp_path, hello())
     assert engine.ledger.before == 0.5
 
 
-def test_a_damaged_cache_is_named(tmp_path):
+def test_a_damaged_cache_raises_with_its_path(tmp_path):
     (tmp_path / "cache.sqlite3").write_text("no database at all, but longer than a header would be")
     with pytest.raises(RunFolderError, match=r"cache\.sqlite3, cannot be used .*endpoint\.cache=false"):
         AnswerCache(tmp_path / "cache.sqlite3")
 
 
-def test_a_request_to_a_busy_server_is_retried(serve, tmp_path):
+def test_requests_to_a_busy_server_are_retried(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     server.broken = 2
     ([[answer]], _) = asked(server, tmp_path, hello())
@@ -89,7 +89,7 @@ def test_a_request_to_a_busy_server_is_retried(serve, tmp_path):
     assert all(headers["authorization"] == f"Bearer {KEY}" for headers in server.headers)
 
 
-def test_requests_per_minute_limits_the_pace(serve, tmp_path):
+def test_requests_per_minute_limits_the_request_rate(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     asked(server, tmp_path, *(hello(seed) for seed in range(5)), requests_per_minute=600)
     assert len(server.times) == 5
@@ -156,12 +156,12 @@ def test_choice_at_finds_the_better_answer_of_a_reply(tokens, place):
         ([], " A, B", None),
     ],
 )
-def test_a_continued_reply_begins_with_its_choice(tokens, choices, place):
+def test_continued_replies_must_begin_with_the_choice(tokens, choices, place):
     sampling = Sampling(0, 1, 8, 0, choices=tuple(choices.split(",")), find_choice=find_letter)
     assert choice_at(tokens, sampling, "Score:", continued=True) == place
 
 
-def test_probabilities_of_choices():
+def test_choice_logprobs_ignore_whitespace_and_use_the_generated_spelling():
     top = [{"token": " 3", "logprob": -0.1}, {"token": "3", "logprob": -3.0}, {"token": " ten", "logprob": -0.5}]
     assert choice_logprobs(top, (" 2", " 3")) == (-math.inf, -0.1)
     top = [{"token": "A.", "logprob": -0.1}, {"token": "A", "logprob": -0.2}, {"token": "B.", "logprob": -3.0}]
@@ -181,7 +181,7 @@ def score(server, tmp_path, config=EXPECTED, **options):
     return judgement
 
 
-def test_an_expected_score_is_read_where_the_server_writes_it(serve, tmp_path):
+def test_expected_scores_are_read_at_the_generated_score(serve, tmp_path):
     places = [("Score", {}), (":", {}), (" 4", {" 4": 0.5, " 5": 0.25, "3": 0.2, " ten": 0.05})]
     server = serve(lambda body: completion("Score: 4", places))
     judgement = score(server, tmp_path)
@@ -191,18 +191,18 @@ def test_an_expected_score_is_read_where_the_server_writes_it(serve, tmp_path):
     assert request["messages"][-1]["role"] == "user"
 
 
-def test_a_reply_without_a_score_is_missing(serve, tmp_path):
+def test_replies_without_a_score_are_missing(serve, tmp_path):
     judgement = score(serve(lambda body: completion("I cannot", [("I", {"I": 0.9}), (" cannot", {})])), tmp_path)
     assert judgement.score is None
     assert judgement.problem.startswith("no verdict")
 
 
-def test_a_server_without_probabilities_is_an_error_that_names_the_scorer(serve, tmp_path):
+def test_missing_probabilities_raise_with_the_scorer_option(serve, tmp_path):
     with pytest.raises(EngineError, match=r"judge\.scorer=logprob, but the judge's engine returns no probabilities"):
         score(serve(lambda body: completion("Score: 4")), tmp_path)
 
 
-def test_a_weighted_score_continues_the_judges_own_text(serve, tmp_path):
+def test_weighted_scores_continue_the_judges_text(serve, tmp_path):
     def reply(body):
         begun = body["messages"][-1]["role"] == "assistant"
         return completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Thin.\nScore: 2")
@@ -229,13 +229,13 @@ WEIGHTED = SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1)
         ("Score:2", ["Score"], ":2", [":3"]),
     ],
 )
-def test_a_weighted_score_is_read_from_the_judgement_in_its_own_spelling(serve, tmp_path, text, tokens, own, others):
+def test_weighted_scores_are_read_from_the_judgements_tokens(serve, tmp_path, text, tokens, own, others):
     otherwise = {f"{before}{n}": 0.05 for before in ("", " ", "\t") for n in (4, 5) if before != own[:-1]}
-    spelt = {own: 0.5} | dict.fromkeys(others, 0.3)
+    own_logprobs = {own: 0.5} | dict.fromkeys(others, 0.3)
     end = [text[len("".join([*tokens, own])) :]] if len(text) > len("".join([*tokens, own])) else []
     content = [
         *((token, {token: 0.9, "5": 0.1}) for token in tokens),
-        (own, otherwise | spelt),
+        (own, otherwise | own_logprobs),
         *((t, {}) for t in end),
     ]
     server = serve(lambda body: completion(text, content))
@@ -246,19 +246,19 @@ def test_a_weighted_score_is_read_from_the_judgement_in_its_own_spelling(serve, 
     assert judgement.text == text
 
 
-def test_a_weighted_score_is_not_read_within_a_thought():
+def test_weighted_scores_skip_scores_in_reasoning():
     tokens = ["[", "Score", ":", " 5", "\n", "]", "Thin", ".\n", "Score", ":", " 2"]
     places = [Place(token, {token: 0.0}) for token in tokens]
     found = score_logprobs(places, 5, len("[Score: 5\n]"))
     assert found == (-math.inf, -math.inf, 0.0, -math.inf, -math.inf, -math.inf)
 
 
-def test_tokens_that_are_not_the_text_give_no_weighted_score(serve, tmp_path):
+def test_tokens_that_differ_from_the_text_give_no_score(serve, tmp_path):
     judgement = score(serve(lambda body: completion("Score: 2", [("2", {"2": 1.0})])), tmp_path, WEIGHTED)
     assert (judgement.score, judgement.problem) == (None, "no verdict: a score has probability 0.00")
 
 
-def test_a_server_that_writes_a_blank_of_its_own_is_read_behind_it(serve, tmp_path):
+def test_weighted_scores_are_read_after_a_leading_blank_token(serve, tmp_path):
     def reply(body):
         begun = body["messages"][-1]["role"] == "assistant"
         content = [(" ", {" ": 1.0}), ("2", {"2": 0.5, "3": 0.5})]
@@ -281,7 +281,7 @@ def test_a_server_that_writes_a_blank_of_its_own_is_read_behind_it(serve, tmp_pa
     ],
 )
 @pytest.mark.parametrize("logprobs", [True, False])
-def test_a_verdict_in_words_is_never_inverted(serve, tmp_path, reply, winner, logprobs):
+def test_verdicts_in_sentences_are_not_inverted(serve, tmp_path, reply, winner, logprobs):
     tokens = re.findall(r" ?[A-Za-z]+|[^A-Za-z ]+", reply)
     content = [(t, {" A": 0.6, "A": 0.6, " B": 0.3, "B": 0.3}) for t in tokens] if logprobs else []
     both = {}
@@ -297,7 +297,7 @@ def test_a_verdict_in_words_is_never_inverted(serve, tmp_path, reply, winner, lo
 
 
 @pytest.mark.parametrize("logprobs", [True, False])
-def test_a_verdict_in_words_that_was_cut_off_is_missing(serve, tmp_path, logprobs):
+def test_truncated_verdicts_in_sentences_are_missing(serve, tmp_path, logprobs):
     tokens = ["I", " prefer", " A", "."]
     answer = completion("I prefer A.", [(t, {t: 0.6}) for t in tokens] if logprobs else [])
     answer["choices"][0]["finish_reason"] = "length"
@@ -309,7 +309,7 @@ def test_a_verdict_in_words_that_was_cut_off_is_missing(serve, tmp_path, logprob
     assert (found.winner, found.problem) == (None, "no verdict")
 
 
-def test_letters_and_their_margin(serve, tmp_path):
+def test_letters_have_margins_from_their_logprobs(serve, tmp_path):
     def job(engine):
         return compare(engine, "m", "p", "ab", user("Which?"))
 
@@ -317,7 +317,7 @@ def test_letters_and_their_margin(serve, tmp_path):
     [found], _ = asked(serve(lambda body: completion("The better answer is B", places)), tmp_path, job)
     assert (found.winner, found.margin) == ("second", pytest.approx(math.log(0.1 / 0.8)))
     [found], _ = asked(serve(lambda body: completion("B", [("B", {"B": 0.9})])), tmp_path, job)
-    assert found.margin == pytest.approx(-30 - math.log(0.9))  # A is not even among the likely ones
+    assert found.margin == pytest.approx(-30 - math.log(0.9))  # A is not among the top logprobs
     [found], _ = asked(serve(lambda body: completion("I think B")), tmp_path, job, logprobs=False)
     assert (found.winner, found.margin) == ("second", None)
     [found], _ = asked(serve(lambda body: completion("neither", [("neither", {})])), tmp_path, job)

@@ -1,4 +1,4 @@
-"""srlm.engines.scoring and .batching: log-probabilities equal plain arithmetic, whatever the batch.
+"""srlm.engines.scoring and .batching: log-probabilities match a direct computation in any batch.
 
 Bad checkpoints.
 """
@@ -57,7 +57,7 @@ def rated(rater, pairs=PAIRS, ended=True):
 
 
 def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float, int]:
-    """The sum of log-probabilities of the answer's tokens, one by one, and their number."""
+    """Return the sum of the answer's token log-probabilities and the number of tokens."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -67,7 +67,7 @@ def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float
     return sum(float(logprobs[len(before) + n - 1, token]) for n, token in enumerate(ids)), len(ids)
 
 
-def test_implicit_reward_is_the_difference_of_log_probabilities(policy, reference):
+def test_implicit_reward_is_beta_times_the_log_ratio(policy, reference):
     found = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()))
     for (prompt, answer), (strength, tokens) in zip(PAIRS, found, strict=True):
         (p, length), (r, _) = (by_hand(folder, prompt, answer) for folder in (policy, reference))
@@ -75,7 +75,7 @@ def test_implicit_reward_is_the_difference_of_log_probabilities(policy, referenc
         assert tokens == length
 
 
-def test_a_likelihood_is_the_sum_over_the_answers_tokens(policy):
+def test_likelihood_is_the_sum_of_answer_token_logprobs(policy):
     found = rated(Likelihood(ENGINE, policy, ModelConfig()))
     for (prompt, answer), (log_probability, tokens) in zip(PAIRS, found, strict=True):
         expected, length = by_hand(policy, prompt, answer)
@@ -83,14 +83,14 @@ def test_a_likelihood_is_the_sum_over_the_answers_tokens(policy):
         assert tokens == length
 
 
-def test_a_strength_does_not_depend_on_its_batch(policy, reference):
+def test_strengths_do_not_depend_on_the_batch(policy, reference):
     rater = ImplicitReward(ENGINE, policy, reference, 0.1, ModelConfig())
     together = [strength for strength, _ in rated(rater)]
     alone = [rated(rater, [pair])[0][0] for pair in PAIRS]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_a_model_against_itself_has_no_preference(policy):
+def test_implicit_reward_is_0_for_equal_models(policy):
     found = rated(ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig()))
     assert [strength for strength, _ in found] == [0.0] * len(PAIRS)
 
@@ -102,7 +102,7 @@ def test_models_of_different_vocabularies_are_refused(policy, tmp_path):
         ImplicitReward(ENGINE, policy, other, 0.1, ModelConfig())
 
 
-def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy, reference):
+def test_likelihoods_of_truncated_answers_exclude_the_end_of_turn(policy, reference):
     implicit = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()), ended=False)
     likelihoods = rated(Likelihood(ENGINE, policy, ModelConfig()), ended=False)
     for (prompt, answer), (strength, tokens), (nats, _) in zip(PAIRS, implicit, likelihoods, strict=True):
@@ -112,7 +112,7 @@ def test_the_likelihood_of_a_truncated_answer_leaves_out_the_end_of_turn(policy,
         assert tokens == length == by_hand(policy, prompt, answer)[1] - 1
 
 
-def test_a_reward_model_reads_truncated_answers_at_an_end_of_turn(tmp_path):
+def test_reward_models_score_truncated_answers_at_an_end_of_turn(tmp_path):
     folder = classifier(tmp_path / "rm")
     assert rated(RewardModel(ENGINE, folder, ModelConfig()), ended=False) == rated(
         RewardModel(ENGINE, folder, ModelConfig())
@@ -132,7 +132,7 @@ def classifier(folder, labels: int = 1, pad: int | None = 0):
 
 
 @pytest.mark.parametrize("pad", [0, None])
-def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
+def test_rewards_are_the_logit_at_the_last_token(tmp_path, pad):
     from transformers import AutoModelForSequenceClassification
 
     folder = classifier(tmp_path / "rm", pad=pad)
@@ -147,13 +147,13 @@ def test_a_reward_is_the_logit_at_the_last_token(tmp_path, pad):
 
 
 @pytest.mark.parametrize("kind", ["two labels", "a language model"])
-def test_a_model_that_is_not_a_reward_model_is_an_error(tmp_path, policy, kind):
+def test_models_that_are_no_reward_model_are_refused(tmp_path, policy, kind):
     folder = classifier(tmp_path / "rm", labels=2) if kind == "two labels" else policy
     with pytest.raises(ModelError, match=r"is not a reward model: .*iteration_1/reward_model"):
         RewardModel(ENGINE, folder, ModelConfig())
 
 
-def test_a_text_that_exceeds_the_context_is_an_error(policy):
+def test_texts_longer_than_the_context_are_refused(policy):
     rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, ModelConfig())
     with pytest.raises(PromptTooLongError, match=r"do not fit into engine\.max_model_len=64"):
         rated(rater, [("q" * 80, "a")])
@@ -162,7 +162,7 @@ def test_a_text_that_exceeds_the_context_is_an_error(policy):
 def test_control_tokens_in_an_answer_are_plain_text(policy):
     rater = ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig())
     [(_, plain), (_, forged)] = rated(rater, [("q", "end"), ("q", "<|im_end|>")])
-    assert forged > plain  # spelt out, not one token
+    assert forged > plain  # plain text, not one token
 
 
 # Batches
@@ -178,7 +178,7 @@ def asked(batches, requests):
     return asyncio.run(run())
 
 
-def test_requests_that_wait_are_answered_together_and_each_gets_its_own():
+def test_waiting_requests_are_batched_by_key():
     seen = []
 
     def work(batch):
@@ -187,10 +187,10 @@ def test_requests_that_wait_are_answered_together_and_each_gets_its_own():
 
     batches = Batches(work, lambda _, batch: len(batch) < 3, lambda request: request)
     assert asked(batches, [5, 1, 4, 2, 3]) == [50, 10, 40, 20, 30]
-    assert seen == [[1, 2, 3], [4, 5]]  # who has the lowest key goes first
+    assert seen == [[1, 2, 3], [4, 5]]  # lowest key first
 
 
-def test_an_error_reaches_those_of_its_batch_alone():
+def test_errors_reach_only_their_batch():
     def work(batch):
         if 2 in batch:
             raise ValueError("two")

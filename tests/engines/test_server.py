@@ -26,7 +26,7 @@ from tests.helpers import user
 
 
 def changed(**message_or_choice):
-    """A response whose one choice or message has other values."""
+    """Return a response whose only choice or message has these values."""
     answer = completion("hi")
     choice = {**answer["choices"][0], "message": dict(answer["choices"][0]["message"])}
     for name, value in message_or_choice.items():
@@ -83,7 +83,7 @@ def rows(tmp_path) -> int:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_an_unusable_response_is_requested_again_and_never_cached(serve, tmp_path, bad):
+def test_unusable_responses_are_retried_and_not_cached(serve, tmp_path, bad):
     sent = []
 
     def reply(body):
@@ -99,7 +99,7 @@ def test_an_unusable_response_is_requested_again_and_never_cached(serve, tmp_pat
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_a_server_without_any_usable_response_is_an_error_that_names_it(serve, tmp_path, bad):
+def test_only_unusable_responses_raise_with_server_and_model(serve, tmp_path, bad):
     server = serve(lambda body: bad)
     with pytest.raises(EngineError) as caught:
         asked(server, tmp_path, hello())
@@ -108,11 +108,11 @@ def test_a_server_without_any_usable_response_is_an_error_that_names_it(serve, t
     for part in (server.url, "endpoint.model=m", "3 tries", "endpoint.base_url", "Rerun the same command"):
         assert part in message
     assert len(message) < 900
-    assert len(server.requests) == 4  # three tries, and a simple request to see whether it answers at all
+    assert len(server.requests) == 4  # three tries, and a simple request to check the server
     assert rows(tmp_path) == 0
 
 
-def test_a_response_that_comes_byte_by_byte_is_given_up_after_the_time_limit(serve, tmp_path):
+def test_slow_responses_time_out(serve, tmp_path):
     slow = Raw(200, completion("hi"), pause=0.05)
     server = serve(lambda body: slow if len(server.requests) == 1 else completion("in time"))
     [[answer]], _ = asked(server, tmp_path, hello(), timeout_s=0.5)
@@ -122,7 +122,7 @@ def test_a_response_that_comes_byte_by_byte_is_given_up_after_the_time_limit(ser
         asked(server, tmp_path, hello(seed=1), timeout_s=0.3, retries=0)
 
 
-def test_an_error_shows_the_response_without_the_key(serve, tmp_path):
+def test_errors_show_the_response_without_the_key(serve, tmp_path):
     server = serve(lambda body: Raw(200, f"<html>Hello {KEY}, {'long ' * 500}</html>".encode()))
     with pytest.raises(EngineError, match=r"Hello \*\*\*, long") as caught:
         asked(server, tmp_path, hello(), retries=0)
@@ -130,14 +130,14 @@ def test_an_error_shows_the_response_without_the_key(serve, tmp_path):
 
 
 def of_judge(text):
-    """A judge of one candidate with this text; k = 2."""
+    """Return a job that judges a candidate with this text twice."""
     config = SampledJudgeConfig(count=2)
     candidate = Candidate(f"p/{text}", "p", text, 3, False)
     return lambda engine: judge(engine, JudgeTemplate.load(config), config, 0, "Name a river.", candidate, 2)
 
 
-def test_a_single_request_without_a_usable_response_is_a_missing_judgement(serve, tmp_path):
-    """Though it is the last one left: the server answers a simple request."""
+def test_unusable_responses_to_one_request_give_missing_judgements(serve, tmp_path):
+    """The run continues, since the server answers a simple request."""
 
     def reply(body):
         poisoned = "Poison" in body["messages"][0]["content"]
@@ -152,7 +152,7 @@ def test_a_single_request_without_a_usable_response_is_a_missing_judgement(serve
     assert [j.score for j in bad] == [None, None]
 
 
-def test_a_single_comparison_without_a_usable_response_is_missing(serve, tmp_path):
+def test_comparisons_without_a_usable_response_are_missing(serve, tmp_path):
     server = serve(lambda body: completion("hi") if "Say yes." in str(body) else BAD["HTML"])
     [found], _ = asked(server, tmp_path, lambda engine: compare(engine, "m", "p", "ab", user("Which?")))
     assert (found.winner, found.problem.split(":")[0]) == (None, "no answer")
@@ -166,7 +166,7 @@ def test_a_single_comparison_without_a_usable_response_is_missing(serve, tmp_pat
         Raw(400, {"error": {"message": "filtered", "code": "content_filter"}}),
     ],
 )
-def test_a_text_withheld_by_a_content_filter_is_missing_without_a_retry(serve, tmp_path, withheld):
+def test_filtered_texts_are_missing_without_a_retry(serve, tmp_path, withheld):
     server = serve(lambda body: withheld)
     [judged], _ = asked(server, tmp_path, of_judge("Nile"))
     assert [j.score for j in judged] == [None, None]
@@ -174,20 +174,20 @@ def test_a_text_withheld_by_a_content_filter_is_missing_without_a_retry(serve, t
     assert (len(server.requests), rows(tmp_path)) == (1, 0)
 
 
-def test_a_refusal_is_the_answer(serve, tmp_path):
+def test_refusals_are_answers(serve, tmp_path):
     [[answer]], _ = asked(serve(lambda body: changed(content=None, refusal="I cannot.")), tmp_path, hello())
     assert (answer.text, answer.truncated) == ("I cannot.", False)
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_an_answer_that_spent_all_tokens_on_reasoning_is_empty_and_cut_off(serve, tmp_path, content):
+def test_answers_with_only_reasoning_are_empty_and_truncated(serve, tmp_path, content):
     server = serve(lambda body: changed(content=content, finish_reason="length", reasoning_content="Hm"))
     [[answer]], _ = asked(server, tmp_path, hello())
     assert (answer.text, answer.truncated, rows(tmp_path)) == ("", True, 1)
 
 
 @pytest.mark.parametrize("old", ['{"choices": null, "usage": null}', '{"choices": []}', "[]", "null", "{", '{"a": 1}'])
-def test_a_bad_answer_that_an_older_version_cached_is_replaced(serve, tmp_path, old):
+def test_invalid_cached_answers_are_replaced(serve, tmp_path, old):
     server = serve(lambda body: completion("hi"))
     asked(server, tmp_path, hello())
     with sqlite3.connect(tmp_path / "cache/endpoint_answers.sqlite3") as database:
@@ -198,8 +198,8 @@ def test_a_bad_answer_that_an_older_version_cached_is_replaced(serve, tmp_path, 
     assert len(server.requests) == 2
 
 
-def test_a_cached_answer_with_too_few_choices_is_replaced(serve, tmp_path):
-    """As older versions cached it of a server that ignores n."""
+def test_cached_answers_with_too_few_choices_are_replaced(serve, tmp_path):
+    """Older versions cached such answers for servers that ignore n."""
     server = serve(lambda body: completion("hi", n=body["n"]))
     asked(server, tmp_path, hello(n=3))
     with sqlite3.connect(tmp_path / "cache/endpoint_answers.sqlite3") as database:
@@ -210,7 +210,7 @@ def test_a_cached_answer_with_too_few_choices_is_replaced(serve, tmp_path):
     assert len(server.requests) == 2
 
 
-def test_a_good_answer_that_an_older_version_cached_is_used(serve, tmp_path):
+def test_valid_cached_answers_of_older_versions_are_used(serve, tmp_path):
     server = serve(lambda body: completion("hi"))
     asked(server, tmp_path, hello())
     old = {
@@ -228,11 +228,11 @@ def test_a_good_answer_that_an_older_version_cached_is_used(serve, tmp_path):
 
 
 def counting(body):
-    """A server that ignores `n`."""
+    """Return a reply that ignores `n`."""
     return completion(f"seed {body['seed']}")
 
 
-def test_a_server_that_ignores_n_is_asked_for_the_rest_with_other_seeds(serve, tmp_path, capfd):
+def test_servers_that_ignore_n_get_further_requests_with_other_seeds(serve, tmp_path, capfd):
     server = serve(counting)
     prices = {"input_price": 1e4, "output_price": 1e5}  # 1 for a prompt, 1 for its completion
     [first, second], engine = asked(server, tmp_path, hello(10, n=4), hello(50, n=2), **prices)
@@ -247,34 +247,34 @@ def test_a_server_that_ignores_n_is_asked_for_the_rest_with_other_seeds(serve, t
     assert len(server.requests) == 7  # the rest is cached
 
 
-def test_a_server_that_caps_n_is_asked_for_the_rest(serve, tmp_path):
+def test_servers_that_cap_n_get_further_requests(serve, tmp_path):
     server = serve(lambda body: completion(f"seed {body['seed']}", n=min(body["n"], 2)))
     [answers], _ = asked(server, tmp_path, hello(10, n=5))
     assert [c.text for c in answers] == ["seed 10", "seed 10", "seed 12", "seed 13", "seed 14"]
     assert [c.tokens for c in answers] == [10] * 5
 
 
-def test_more_answers_than_were_requested_are_left_out(serve, tmp_path):
+def test_surplus_answers_are_dropped(serve, tmp_path):
     [answers], _ = asked(serve(lambda body: completion("hi", n=5)), tmp_path, hello(10, n=2))
     assert [(c.text, c.tokens) for c in answers] == [("hi", 10)] * 2
 
 
-def test_judgements_of_a_server_that_ignores_n_are_complete(serve, tmp_path):
+def test_judgements_are_complete_when_servers_ignore_n(serve, tmp_path):
     [judged], _ = asked(serve(lambda body: completion("Fine.\nScore: 3")), tmp_path, of_judge("Nile"))
     assert [(j.id, j.score) for j in judged] == [("p/Nile/j0", 3.0), ("p/Nile/j1", 3.0)]
 
 
-def test_one_of_several_answers_missing_leaves_none_half_cached(serve, tmp_path):
+def test_single_answers_are_cached_when_others_fail(serve, tmp_path):
     server = serve(lambda body: BAD["choices null"] if body["seed"] == 12 else counting(body))
     with pytest.raises(EngineError):
         asked(server, tmp_path, hello(10, n=3))
-    assert rows(tmp_path) == 2  # numbers 0 and 1, each under a request of its own
+    assert rows(tmp_path) == 2  # answers 0 and 1, each under its own request
 
 
-# What may pass
+# Temporary errors
 
 
-def test_pauses_grow_and_end(serve, tmp_path, monkeypatch):
+def test_retry_pauses_grow_up_to_a_limit(serve, tmp_path, monkeypatch):
     pauses = []
     sleep = asyncio.sleep
 
@@ -316,21 +316,21 @@ def test_retry_after_is_honoured(serve, tmp_path, monkeypatch, status):
     assert all(pause < 1 for pause in waited[3:])
 
 
-def test_a_server_that_asks_for_an_hour_ends_the_run(serve, tmp_path):
+def test_long_retry_after_values_raise(serve, tmp_path):
     server = serve(lambda body: Raw(429, {}, {"Retry-After": "3600"}))
     with pytest.raises(EngineError, match=r"asks to wait 3600 seconds .*Rerun the same command"):
         asked(server, tmp_path, hello())
     assert len(server.requests) == 1
 
 
-def test_bad_responses_that_were_paid_for_count_against_the_budget(serve, tmp_path):
+def test_paid_unusable_responses_count_against_the_budget(serve, tmp_path):
     server = serve(lambda body: BAD["choices null"])  # with its usage: 100 tokens read, 10 written
     with pytest.raises(EngineError, match=r"endpoint\.budget=2"):
         asked(server, tmp_path, hello(), input_price=1e4, budget=2, retries=9)
     assert len(server.requests) == 2
 
 
-# What does not pass
+# Permanent errors
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_bad_responses_that_were_paid_for_count_against_the_budget(serve, tmp_pa
         (429, {"error": {"code": "insufficient_quota", "message": "pay"}}, r"no quota left .*Rerun the same command"),
     ],
 )
-def test_an_error_that_does_not_pass_is_not_tried_again(serve, tmp_path, status, body, words):
+def test_permanent_errors_are_not_retried(serve, tmp_path, status, body, words):
     server = serve(lambda _: Raw(status, body))
     with pytest.raises(EngineError, match=words) as caught:
         asked(server, tmp_path, hello())
@@ -360,7 +360,7 @@ def test_an_error_that_does_not_pass_is_not_tried_again(serve, tmp_path, status,
         {"error": {"message": "the request exceeds the available context size", "type": "exceed_context_size_error"}},
     ],
 )
-def test_a_prompt_beyond_the_servers_context_is_too_long_for_the_judge(serve, tmp_path, body):
+def test_context_length_errors_give_too_long_judgements(serve, tmp_path, body):
     server = serve(lambda _: Raw(400, body))
     with pytest.raises(PromptTooLongError, match="does not fit into the context of m"):
         asked(server, tmp_path, hello())
@@ -369,7 +369,7 @@ def test_a_prompt_beyond_the_servers_context_is_too_long_for_the_judge(serve, tm
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_never_carries_key_or_prompt_to_another_host(serve, tmp_path, status):
+def test_redirects_never_send_key_or_prompt_to_another_host(serve, tmp_path, status):
     other = serve(lambda body: completion("hi"))
     server = serve(lambda body: Raw(status, b"", {"Location": f"{other.url}/chat/completions"}))
     with pytest.raises(EngineError, match=rf"redirects to {other.url}.*endpoint\.base_url"):
@@ -381,7 +381,7 @@ def test_a_redirect_never_carries_key_or_prompt_to_another_host(serve, tmp_path,
 
 
 def refusing(*names, words="Unsupported parameter: '{name}' is not supported with this model.", status=400, param=True):
-    """A server that refuses these parameters, and knows max_completion_tokens."""
+    """Return replies that refuse these parameters and accept max_completion_tokens."""
 
     def reply(body):
         for name in names:
@@ -394,15 +394,15 @@ def refusing(*names, words="Unsupported parameter: '{name}' is not supported wit
 
 
 @pytest.mark.parametrize("param", [True, False])
-def test_max_completion_tokens_is_sent_where_max_tokens_is_refused(serve, tmp_path, param, capfd):
+def test_max_completion_tokens_replaces_a_refused_max_tokens(serve, tmp_path, param, capfd):
     words = "Unsupported parameter: '{name}' is not supported with this model. Use 'max_completion_tokens' instead."
     server = serve(refusing("max_tokens", words=words, param=param))
     asked(server, tmp_path, hello(1), *(hello(seed) for seed in range(2, 6)))
     assert [r["max_completion_tokens"] for r in server.requests if "max_tokens" not in r] == [20] * 5
     asked(server, tmp_path, hello(7), max_concurrent=1)
-    assert capfd.readouterr().err.count("max_completion_tokens is sent instead") == 2  # once a session
+    assert capfd.readouterr().err.count("max_completion_tokens is sent instead") == 2  # once per session
     asked(server, tmp_path, hello(1))
-    assert len(server.requests) <= 5 + 5 + 2  # the cached answer is found by the request as it was meant
+    assert len(server.requests) <= 5 + 5 + 2  # the cache key is the original request
 
 
 @pytest.mark.parametrize(
@@ -416,14 +416,14 @@ def test_max_completion_tokens_is_sent_where_max_tokens_is_refused(serve, tmp_pa
 )
 @pytest.mark.parametrize("param", [True, False])
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_parameter_that_the_answers_can_do_without_is_left_out(serve, tmp_path, name, words, param, status):
+def test_refused_optional_parameters_are_dropped(serve, tmp_path, name, words, param, status):
     server = serve(refusing(name, words=words, status=status, param=param))
     [answers], _ = asked(server, tmp_path, hello(1, n=3, stop=("\nAnswer",)))
     assert len(answers) == 3
     assert name not in server.requests[-1]
 
 
-def test_only_one_choice_allowed_means_one_by_one(serve, tmp_path):
+def test_single_choice_servers_get_one_request_per_answer(serve, tmp_path):
     def reply(body):
         several = body.get("n", 1) > 1
         return Raw(400, {"error": {"message": "Only one completion choice is allowed"}}) if several else counting(body)
@@ -432,14 +432,14 @@ def test_only_one_choice_allowed_means_one_by_one(serve, tmp_path):
     assert [c.text for c in answers] == ["seed 10", "seed 11", "seed 12"]
 
 
-def test_text_is_cut_at_stop_strings_that_the_server_refuses(serve, tmp_path):
+def test_refused_stop_strings_are_applied_to_the_text(serve, tmp_path):
     refuse = refusing("stop")
     server = serve(lambda body: refuse(body) if body.get("stop") else changed(content="Why?\nAnswer: x"))
     [[answer]], _ = asked(server, tmp_path, hello(stop=("\nAnswer",)))
     assert answer.text == "Why?"
 
 
-def test_a_refused_temperature_is_an_error_that_names_the_option(serve, tmp_path):
+def test_refused_temperature_raises_with_the_option(serve, tmp_path):
     words = "Unsupported value: '{name}' does not support 0.7 with this model. Only the default (1) value is supported."
     server = serve(refusing("temperature", words=words))
     with pytest.raises(EngineError, match=r"refuses temperature=0\.7\. Set .*judge\.temperature"):
@@ -447,7 +447,7 @@ def test_a_refused_temperature_is_an_error_that_names_the_option(serve, tmp_path
     assert len(server.requests) == 1
 
 
-def test_a_temperature_for_all_requests_is_sent_instead_of_their_own(serve, tmp_path):
+def test_endpoint_temperature_overrides_request_temperatures(serve, tmp_path):
     server = serve(lambda body: completion("B"))
     compared = lambda engine: compare(engine, "m", "p", "ab", user("Which?"))  # noqa: E731
     asked(server, tmp_path, compared, hello(), temperature=1.0)
@@ -455,24 +455,24 @@ def test_a_temperature_for_all_requests_is_sent_instead_of_their_own(serve, tmp_
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p"])
-def test_a_refused_parameter_with_its_default_value_is_left_out(serve, tmp_path, name):
+def test_refused_parameters_with_default_values_are_dropped(serve, tmp_path, name):
     server = serve(refusing(name))
     [[answer]], _ = asked(server, tmp_path, hello(temperature=1.0, top_p=1.0))
     assert (answer.text, name in server.requests[-1]) == ("hi", False)
 
 
-def test_a_refused_top_p_is_an_error_that_names_the_option(serve, tmp_path):
+def test_refused_top_p_raises_with_the_option(serve, tmp_path):
     with pytest.raises(EngineError, match=r"refuses top_p=0\.9\. Set .*judge\.top_p"):
         asked(serve(refusing("top_p")), tmp_path, hello())
 
 
 @pytest.mark.parametrize("name", ["logprobs", "top_logprobs"])
-def test_refused_probabilities_are_an_error_that_names_the_option(serve, tmp_path, name):
+def test_refused_logprobs_raise_with_the_option(serve, tmp_path, name):
     with pytest.raises(EngineError, match=rf"refuses {name}=.*endpoint\.logprobs=false"):
         asked(serve(refusing(name)), tmp_path, lambda engine: compare(engine, "m", "p", "ab", user("Which?")))
 
 
-def test_a_refused_prefill_is_an_error_that_names_the_option(serve, tmp_path):
+def test_refused_prefill_raises_with_the_option(serve, tmp_path):
     server = serve(refusing("continue_final_message"))
     with pytest.raises(EngineError, match=r"refuses continue_final_message=True\. Set endpoint\.prefill=false"):
         asked(
@@ -494,20 +494,20 @@ SENT = {"max_tokens": 20, "n": 3, "seed": 1, "temperature": 0.7, "top_p": 0.9, "
         ("n must be 1", None, "n"),
         ("`n` is not supported", None, "n"),
         ("Unknown field seed", None, "seed"),
-        ("'stop' is not supported", "stop", None),  # it was not sent
+        ("'stop' is not supported", "stop", None),  # the request does not contain it
         ("messages: Extra inputs are not permitted", None, None),
         ("The model is not loaded", None, None),
         ("Invalid role in messages", "messages", None),
     ],
 )
-def test_which_parameter_is_refused(message, param, found):
+def test_the_refused_parameter_is_read_from_the_error(message, param, found):
     assert refused(SENT, param, message) == found
 
 
 # Reading
 
 
-def test_a_response_is_reduced_to_its_used_parts():
+def test_responses_are_reduced_to_their_used_fields():
     answer = completion("hi", [("hi", {"hi": 0.5})]) | {"usage": {"prompt_tokens": "7", "completion_tokens": -1}}
     found = check_response(answer)
     assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
@@ -518,7 +518,7 @@ def test_a_response_is_reduced_to_its_used_parts():
 @pytest.mark.parametrize(
     "logprobs", [{"content": [None]}, {"content": [{"token": 1}]}, {"content": 4}, {"content": [{"logprob": 0.1}]}]
 )
-def test_probabilities_in_another_form_name_the_option(logprobs):
+def test_malformed_logprobs_raise_with_the_option(logprobs):
     with pytest.raises(BadResponseError, match=r"endpoint\.logprobs=false"):
         check_response(changed(logprobs=logprobs))
 
@@ -526,12 +526,12 @@ def test_probabilities_in_another_form_name_the_option(logprobs):
 @pytest.mark.parametrize(
     "logprobs", [None, {}, {"content": None}, {"content": []}, {"content": [{"token": "hi", "logprob": -1.0}]}]
 )
-def test_probabilities_that_are_not_given_are_left_out(logprobs):
+def test_missing_logprobs_are_omitted(logprobs):
     [choice] = check_response(changed(logprobs=logprobs))["choices"]
     assert not choice.get("logprobs", {}).get("content")
 
 
-def test_a_damaged_cache_is_named_when_it_is_read(tmp_path):
+def test_the_cache_returns_stored_answers(tmp_path):
     cache = AnswerCache(tmp_path / "answers.sqlite3")
     cache.put("key", {"choices": []})
     assert cache.get("key") == '{"choices": []}'

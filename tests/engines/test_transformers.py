@@ -38,7 +38,7 @@ def greedy(folder: Path) -> list[Completion]:
         {"suppress_tokens": list(range(3, 1000))},
     ],
 )
-def test_a_models_own_generation_config_changes_no_text(options, tiny_checkpoint, tmp_path):
+def test_the_checkpoints_generation_config_does_not_change_texts(options, tiny_checkpoint, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint, folder)
     path = folder / "generation_config.json"

@@ -1,4 +1,4 @@
-"""srlm.generation.prompts: cleaning, filters, examples, and attempts that do not depend on who ends first."""
+"""srlm.generation.prompts: cleaning, filters, examples, and attempts that do not depend on completion order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def reason(text: str, truncated: bool = False, seen: tuple[str, ...] = (), **opt
         ("Instructions for tea: write them.", "Instructions for tea: write them."),
     ],
 )
-def test_clean(completion, text):
+def test_clean_removes_numbers_labels_and_quotes(completion, text):
     assert clean(completion) == text
 
 
@@ -70,7 +70,7 @@ def test_clean(completion, text):
         ".NET or Java: which one is older?",
     ],
 )
-def test_clean_takes_no_part_of_the_instruction_itself(text):
+def test_clean_keeps_the_instruction_unchanged(text):
     assert clean(f" {text}") == text
 
 
@@ -84,11 +84,11 @@ def test_good_prompts_pass():
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t\n"])
-def test_no_words(text):
+def test_prompts_without_words_are_rejected(text):
     assert reason(text) == "broken: no words"
 
 
-def test_cut_off():
+def test_truncated_prompts_are_rejected():
     assert reason(GOOD, truncated=True) == "broken: cut off"
     assert reason(GOOD_CHINESE, truncated=True) == "broken: cut off"
 
@@ -108,16 +108,16 @@ def test_cut_off():
         "{{response}}",
     ],
 )
-def test_control_characters_and_template_marks(mark):
+def test_control_characters_and_template_marks_are_rejected(mark):
     assert reason(f"{GOOD} {mark}") == "broken: control characters or template marks"
     assert reason(f"{GOOD_CHINESE}{mark}") == "broken: control characters or template marks"
 
 
-def test_vertical_bars_alone_are_fine():
+def test_single_vertical_bars_are_accepted():
     assert reason("Explain what a | b and a || b mean in a shell, briefly.") == ""
 
 
-def test_repeats():
+def test_repetitive_prompts_are_rejected():
     assert repeats(list("abcabcabc"))
     assert not repeats(list("abcabc"))
     assert not repeats(list("abc"))
@@ -130,14 +130,14 @@ def test_repeats():
     assert reason("告诉我" * 3) == "broken: repeats itself"
 
 
-def test_length_in_words():
+def test_length_limits_count_words():
     assert reason("one two three", min_words=4) == "too short"
     assert reason("one two three four", min_words=4) == ""
     assert reason("one two three four five six", max_words=5) == "too long"
     assert reason("one two three four five", max_words=5) == ""
 
 
-def test_length_in_chinese_characters():
+def test_length_limits_count_chinese_characters():
     assert reason("为什么？", min_words=4) == "too short"
     assert reason("为什么呢？", min_words=4) == ""
     assert reason("请解释为什么", max_words=5) == "too long"
@@ -145,10 +145,10 @@ def test_length_in_chinese_characters():
 
 
 HINDI = "मैं रोज़ सुबह छह बजे उठता हूँ लेकिन दफ़्तर देर से पहुँचता हूँ। मुझे समय बचाने के पाँच आसान तरीके बताइए।"  # 21 words
-THAI = "การอ่านการเขียนและการพูดต่างกันอย่างไร"  # การ, three letters of which each is counted, comes three times
+THAI = "การอ่านการเขียนและการพูดต่างกันอย่างไร"  # การ, three counted letters, occurs three times
 
 
-def test_length_of_scripts_with_combining_marks():
+def test_length_limits_handle_combining_marks():
     assert reason(HINDI, languages=["hi"], min_words=21, max_words=21) == ""
     assert reason(HINDI, languages=["hi"], max_words=20) == "too long"
     assert reason("चाय बनाओ", languages=["hi"], min_words=3) == "too short"
@@ -157,20 +157,20 @@ def test_length_of_scripts_with_combining_marks():
     assert reason("กินน้ำๆ", languages=["th"], min_words=4, max_words=4) == ""
 
 
-def test_repeats_in_scripts_that_are_counted_by_letter():
+def test_repeats_in_scripts_without_spaces_are_rejected():
     assert reason(THAI, languages=["th"]) == ""
     assert reason("บอกฉัน" * 4, languages=["th"]) == "broken: repeats itself"
     assert reason("ប្រាប់ខ្ញុំ" * 5, languages=["km"]) == "broken: repeats itself"
 
 
-def test_overlap_of_scripts_with_combining_marks():
+def test_overlap_handles_combining_marks():
     son, daughter = "मेरा बेटा रोता है, क्या करूँ?", "मेरी बेटी रोती है, क्या करूँ?"
     assert reason(son, seen=(daughter,), languages=["hi"]) == ""
     assert reason(daughter, seen=(daughter.replace("?", "।"),), languages=["hi"]) == "overlap"
     assert reason("اشرح كيف تعد القهوة", seen=("اِشْرَحْ كَيْفَ تُعَدُّ القَهْوَةُ",), languages=["ar"]) == "overlap"
 
 
-def test_language_filter():
+def test_prompts_in_other_languages_are_rejected():
     assert reason("Почему небо днём такое голубое?") == "language"
     assert reason("Почему небо днём такое голубое?", languages=["ru"]) == ""
 
@@ -190,11 +190,11 @@ def test_language_filter():
         ("请打开file看看。", "keyword: file"),
     ],
 )
-def test_keywords(text, expected):
+def test_prompts_with_keywords_are_rejected(text, expected):
     assert reason(text) == expected
 
 
-def test_keywords_with_combining_marks():
+def test_keywords_handle_combining_marks():
     options = {"languages": ["hi"], "keywords": ["चित्र", "चा"]}
     assert reason("यह चित्र किसने और कब बनाया?", **options) == "keyword: चित्र"
     assert reason("चित्रा से पूछो कि चाय कैसे बनती है।", **options) == ""
@@ -206,14 +206,14 @@ def test_keywords_are_words_not_patterns():
     assert reason("Describe the image that I sent you.", keywords=[]) == ""
 
 
-def test_overlap():
+def test_prompts_that_overlap_are_rejected():
     assert reason(GOOD, seen=(GOOD.upper(),)) == "overlap"
     assert reason(GOOD, seen=("What is the capital of Peru?",)) == ""
     assert reason(GOOD_CHINESE, seen=("请用三句话解释为什么湖水是咸的。",)) == "overlap"
     assert reason(GOOD_CHINESE, seen=(GOOD,)) == ""
 
 
-def test_overlap_from_the_bound_on():
+def test_overlap_of_exactly_max_overlap_is_rejected():
     seen = ("a b c d e f g x y z",)
     assert reason("a b c d e f g h i j", seen=seen, max_overlap=0.7) == "overlap"
     assert reason("a b c d e f g h i j", seen=seen, max_overlap=0.71) == ""
@@ -226,7 +226,7 @@ def test_overlap_from_the_bound_on():
     ("accepted", "from_accepted"),
     [(0, 0), (1, 1), (2, 2), (9, 2)],
 )
-def test_choose_shots_counts(accepted, from_accepted):
+def test_choose_shots_mixes_seed_and_accepted_prompts(accepted, from_accepted):
     ift = [f"i{n}" for n in range(20)]
     old = [f"t2/p{n}" for n in range(accepted)]
     for seed in range(20):
@@ -236,19 +236,19 @@ def test_choose_shots_counts(accepted, from_accepted):
         assert len(set(shots) & set(ift)) == 8 - from_accepted
 
 
-def test_choose_shots_with_few_seeds_takes_what_there_is():
+def test_choose_shots_uses_all_of_few_seeds():
     assert sorted(choose_shots(random.Random(0), ["i0", "i1"], [], CONFIG)) == ["i0", "i1"]
     assert len(choose_shots(random.Random(0), ["i0", "i1"], ["p0", "p1", "p2"], CONFIG)) == 4
 
 
-def test_choose_shots_by_options():
+def test_choose_shots_follows_the_options():
     config = PromptsConfig(shots_ift=3, shots_generated=0)
     shots = choose_shots(random.Random(0), [f"i{n}" for n in range(9)], ["p0", "p1"], config)
     assert len(shots) == 3
     assert not {"p0", "p1"} & set(shots)
 
 
-def test_choose_shots_mixes_both_kinds():
+def test_choose_shots_shuffles_both_sources():
     orders = [
         choose_shots(random.Random(seed), [f"i{n}" for n in range(9)], ["p0", "p1"], CONFIG) for seed in range(50)
     ]
@@ -264,8 +264,8 @@ IFT = {f"i{n}": f"Seed instruction of number {n}: {chr(97 + n) * 5}." for n in r
 SMALL = PromptsConfig(count=10, attempts=4, round_size=4)
 
 
-def some_bad(messages, sampling, prefill, place) -> str | Completion:
-    """About a third of the attempts fail one of the filters."""
+def mixed_replies(messages, sampling, prefill, place) -> str | Completion:
+    """Return a reply that fails one of the filters in more than half of the attempts."""
     number = scripted_number(messages, sampling, prefill, place)
     text = scripted_words(messages, sampling, prefill, place)
     return number.choice(
@@ -282,7 +282,7 @@ def some_bad(messages, sampling, prefill, place) -> str | Completion:
 
 
 def write(path, engine, config=SMALL, seed=0, t=2, earlier=None, seen=None, ift=IFT) -> list[Prompt]:
-    """Accepted prompts in the order they were given out."""
+    """Return the accepted prompts in the order of their attempts."""
 
     async def all_of_them():
         store = RecordFile(path, Prompt)
@@ -295,8 +295,8 @@ def write(path, engine, config=SMALL, seed=0, t=2, earlier=None, seen=None, ift=
     return asyncio.run(all_of_them())
 
 
-def test_accepts_the_asked_count_and_keeps_the_rejected_with_their_reason(tmp_path):
-    accepted = write(tmp_path / "p.jsonl", ScriptedEngine(some_bad))
+def test_writes_the_requested_count_and_stores_rejected_prompts(tmp_path):
+    accepted = write(tmp_path / "p.jsonl", ScriptedEngine(mixed_replies))
     stored = read_records(tmp_path / "p.jsonl", Prompt)
     assert len(accepted) == SMALL.count
     assert [prompt for prompt in stored if not prompt.rejected] == accepted
@@ -305,20 +305,20 @@ def test_accepts_the_asked_count_and_keeps_the_rejected_with_their_reason(tmp_pa
     assert all(prompt.text and len(prompt.shots) == 8 for prompt in stored)
 
 
-def test_the_order_of_completion_changes_nothing(tmp_path):
-    plain = write(tmp_path / "plain.jsonl", ScriptedEngine(some_bad))
+def test_prompts_do_not_depend_on_completion_order(tmp_path):
+    plain = write(tmp_path / "plain.jsonl", ScriptedEngine(mixed_replies))
     orders = set()
     for order in range(4):
-        engine = ScriptedEngine(some_bad, scramble=order)
+        engine = ScriptedEngine(mixed_replies, scramble=order)
         assert write(tmp_path / f"{order}.jsonl", engine) == plain
         assert (tmp_path / f"{order}.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
         orders.add(tuple(engine.ended))
-    assert len(orders) > 1  # or nothing was scrambled
+    assert len(orders) > 1  # otherwise nothing was scrambled
 
 
-def test_resume_from_any_prefix_ends_in_the_same_store(tmp_path):
+def test_resume_from_any_prefix_gives_the_same_records(tmp_path):
     whole = tmp_path / "whole.jsonl"
-    first = ScriptedEngine(some_bad)
+    first = ScriptedEngine(mixed_replies)
     accepted = write(whole, first)
     first_seeds = [sampling.seed for _, sampling, _ in first.calls]
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -326,10 +326,10 @@ def test_resume_from_any_prefix_ends_in_the_same_store(tmp_path):
         part = tmp_path / f"part_{kept}.jsonl"
         torn = lines[kept][: len(lines[kept]) // 2] if kept < len(lines) else b""
         part.write_bytes(b"".join(lines[:kept]) + torn)
-        engine = ScriptedEngine(some_bad, scramble=kept)
+        engine = ScriptedEngine(mixed_replies, scramble=kept)
         assert write(part, engine) == accepted
         assert part.read_bytes() == whole.read_bytes()
-        # What was stored is not asked for again.
+        # Stored attempts are not requested again.
         assert not {sampling.seed for _, sampling, _ in engine.calls} & set(first_seeds[:kept])
 
 
@@ -341,10 +341,10 @@ def test_another_seed_or_iteration_gives_other_prompts(tmp_path):
     assert not first & other_t
 
 
-def test_the_request_does_not_grow_over_calls(tmp_path):
+def test_requests_do_not_grow_over_calls(tmp_path):
     template = load_writer_template()
     before = template.text
-    engine = ScriptedEngine(some_bad)
+    engine = ScriptedEngine(mixed_replies)
     write(tmp_path / "p.jsonl", engine)
     assert len(engine.calls) > 2 * SMALL.round_size
     head = before.split("{{count}}")[0]
@@ -356,7 +356,7 @@ def test_the_request_does_not_grow_over_calls(tmp_path):
     assert load_writer_template().text == before
 
 
-def test_examples_come_from_ift_and_from_what_was_accepted_in_rounds_before(tmp_path):
+def test_examples_come_from_ift_and_earlier_rounds(tmp_path):
     accepted = write(tmp_path / "p.jsonl", ScriptedEngine())
     stored = read_records(tmp_path / "p.jsonl", Prompt)
     assert len(accepted) == SMALL.count
@@ -368,7 +368,7 @@ def test_examples_come_from_ift_and_from_what_was_accepted_in_rounds_before(tmp_
         assert len(generated) == min(SMALL.shots_generated, len(known))
 
 
-def test_earlier_prompts_serve_as_examples_and_are_not_repeated(tmp_path):
+def test_prompts_of_earlier_iterations_are_examples_and_not_repeated(tmp_path):
     earlier = {"t2/p00000": "How do bees find their way back to the hive?", "t2/p00003": "What makes bread rise?"}
     engine = ScriptedEngine(lambda messages, sampling, *_: " " + list(earlier.values())[sampling.seed % 2])
     with pytest.raises(EngineError, match="overlap"):
@@ -376,7 +376,7 @@ def test_earlier_prompts_serve_as_examples_and_are_not_repeated(tmp_path):
     assert all(text in content for text in earlier.values() for content in engine.contents)
 
 
-def test_the_second_of_two_like_prompts_is_rejected_whichever_ended_first(tmp_path):
+def test_duplicates_are_rejected_by_attempt_order(tmp_path):
     engine = ScriptedEngine(lambda *_: f" {GOOD}", scramble=1)
     [accepted] = write(tmp_path / "p.jsonl", engine, PromptsConfig(count=2, attempts=4, round_size=8))
     assert accepted.id == "t2/p00000"
@@ -384,7 +384,7 @@ def test_the_second_of_two_like_prompts_is_rejected_whichever_ended_first(tmp_pa
     assert [prompt.rejected for prompt in stored] == ["", *["overlap"] * 7]
 
 
-def test_decoding_options_are_passed_on(tmp_path):
+def test_decoding_options_reach_the_engine(tmp_path):
     config = PromptsConfig(count=3, temperature=0.35, top_p=0.85, max_new_tokens=77)
     engine = ScriptedEngine()
     write(tmp_path / "p.jsonl", engine, config)
@@ -395,7 +395,7 @@ def test_decoding_options_are_passed_on(tmp_path):
     assert len(set(seeds)) == len(seeds)
 
 
-def test_no_accepted_prompt_names_the_reasons(tmp_path):
+def test_no_accepted_prompts_raises_with_the_reasons(tmp_path):
     replies = {0: " Too short.", 1: " Describe the image that I sent you.", 2: " Too short."}
     engine = ScriptedEngine(lambda *_: replies[(len(engine.calls) - 1) % 3])
     config = PromptsConfig(count=3, attempts=2, round_size=1)
@@ -405,7 +405,7 @@ def test_no_accepted_prompt_names_the_reasons(tmp_path):
     assert [prompt.rejected for prompt in stored] == ["too short", "keyword: image", "too short"] * 2
 
 
-def test_fewer_than_asked_is_no_error(tmp_path):
+def test_fewer_accepted_prompts_than_requested_is_no_error(tmp_path):
     def first_is_good(messages, sampling, prefill, place):
         return f" {GOOD}" if len(engine.calls) == 1 else " No."
 
@@ -415,7 +415,7 @@ def test_fewer_than_asked_is_no_error(tmp_path):
     assert len(engine.calls) == 6
 
 
-def test_an_engines_error_comes_through_and_what_was_decided_is_kept(tmp_path):
+def test_engine_errors_are_raised_after_storing_finished_attempts(tmp_path):
     def fails_later(messages, sampling, prefill, place):
         if len(engine.calls) > SMALL.round_size:
             raise EngineError("out of memory")
@@ -435,12 +435,12 @@ LONG_IFT = {f"seed-{n}": ("word " * (400 if n % 3 == 0 else 5)) + str(n) for n i
 
 
 def with_context(characters: int) -> ScriptedEngine:
-    """A writer that refuses requests with more characters, the template's included."""
+    """Return an engine that refuses requests with more characters, including the template."""
 
     def reply(messages, sampling, prefill, place):
         if len(messages[-1]["content"]) > characters:
             raise PromptTooLongError(f"{len(messages[-1]['content'])} of {characters} characters")
-        return some_bad(messages, sampling, prefill, place)
+        return mixed_replies(messages, sampling, prefill, place)
 
     return ScriptedEngine(reply, scramble=7)
 
@@ -450,7 +450,7 @@ def attempts(path, engine, ift=IFT) -> list[Prompt]:
     return read_records(path, Prompt)
 
 
-def test_examples_are_drawn_again_without_the_longest_where_they_do_not_fit(tmp_path):
+def test_too_long_examples_are_replaced_by_new_ones(tmp_path):
     rows = attempts(tmp_path / "p.jsonl", with_context(3000), ift=LONG_IFT)
     accepted = [row for row in rows if not row.rejected]
     assert len(accepted) == SMALL.count
@@ -459,38 +459,38 @@ def test_examples_are_drawn_again_without_the_longest_where_they_do_not_fit(tmp_
     for row in rows:
         assert set(row.too_long) <= long
         assert not set(row.too_long) & set(row.shots)
-        assert len(row.shots) == SMALL.shots_ift + SMALL.shots_generated  # none is lost by a redraw
+        assert len(row.shots) == SMALL.shots_ift + SMALL.shots_generated  # a redraw loses no example
     other = attempts(tmp_path / "again.jsonl", with_context(3000), ift=LONG_IFT)
     assert other == rows
 
 
-def test_an_attempt_whose_examples_fit_draws_the_same_ones_with_any_context(tmp_path):
+def test_examples_that_fit_do_not_depend_on_the_context(tmp_path):
     small = {row.id: row for row in attempts(tmp_path / "p.jsonl", with_context(6000), ift=LONG_IFT)}
     large = {row.id: row for row in attempts(tmp_path / "large.jsonl", with_context(10**6), ift=LONG_IFT)}
-    first_round = [f"t2/p{n:05d}" for n in range(SMALL.round_size)]  # later ones have other accepted prompts to draw
+    first_round = [f"t2/p{n:05d}" for n in range(SMALL.round_size)]  # later rounds sample from other accepted prompts
     same = [i for i in first_round if not small[i].too_long]
     assert 0 < len(same) < len(first_round)
     assert [small[i] for i in same] == [large[i] for i in same]
 
 
-def test_fewer_examples_are_shown_where_as_many_never_fit(tmp_path):
+def test_fewer_examples_are_shown_when_all_are_long(tmp_path):
     all_long = {f"seed-{n}": "word " * 200 + str(n) for n in range(60)}
     engine = with_context(4000)
     rows = attempts(tmp_path / "p.jsonl", engine, ift=all_long)
     assert sum(not row.rejected for row in rows) == SMALL.count
     assert all(1 <= len(row.shots) < SMALL.shots_ift for row in rows)
-    most = _REDRAWS + SMALL.shots_ift + SMALL.shots_generated  # requests of one attempt: not as many as there are seeds
+    most = _REDRAWS + SMALL.shots_ift + SMALL.shots_generated  # requests of one attempt: fewer than the seeds
     assert len(engine.calls) <= most * SMALL.round_size * -(-len(rows) // SMALL.round_size)
     assert all(len(row.too_long) < most for row in rows)
 
 
-def test_an_attempt_without_any_example_that_fits_is_rejected_with_the_reason(tmp_path):
+def test_attempts_without_a_fitting_example_are_rejected(tmp_path):
     all_long = {f"seed-{n}": "word " * 2000 + str(n) for n in range(10)}
     with pytest.raises(EngineError, match=r"examples too long: .*raise engine\.max_model_len"):
         attempts(tmp_path / "p.jsonl", with_context(3000), ift=all_long)
 
 
-def test_an_attempt_that_a_server_does_not_answer_is_rejected_with_the_reason(tmp_path):
+def test_attempts_without_an_answer_are_rejected_with_the_reason(tmp_path):
     def reply(messages, sampling, prefill, place):
         if sampling.seed % 3 == 0:
             raise NoAnswerError("no usable response in 6 tries")

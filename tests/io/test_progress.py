@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     [(80, "120 tokens/s"), (1, "90 a minute")],
     ids=["rationales", "verdicts of one token"],
 )
-def test_the_rate_has_the_unit_of_the_work(
+def test_the_rate_is_in_tokens_or_items(
     clock: list[float], capsys: pytest.CaptureFixture[str], tokens: int, rate: str
 ) -> None:
     with Bars() as bars:
@@ -30,7 +30,7 @@ def test_the_rate_has_the_unit_of_the_work(
     assert capsys.readouterr().err.splitlines()[-1] == f"  judgements: 30 of 60, {rate}, 20 s left"
 
 
-def test_resumed_work_is_not_counted_into_the_rate(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_resumed_work_is_excluded_from_the_rate(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Bars() as bars:
         bars.add("judgements", 60, done=40)
         clock[0] += 10

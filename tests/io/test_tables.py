@@ -37,7 +37,7 @@ ROWS = [["pairwise accuracy", *["0.61 [0.53,0.68]"] * 6], ["kendall tau", *["-0.
 
 
 @pytest.mark.parametrize(("width", "tables"), [(200, 1), (120, 1), (100, 2), (80, 2), (40, 6)])
-def test_columns_that_do_not_fit_go_into_further_tables(width: int, tables: int) -> None:
+def test_columns_that_do_not_fit_are_moved_to_further_tables(width: int, tables: int) -> None:
     lines = printed(table_of([f"M{t}" for t in range(6)], ROWS), width)
     text = "\n".join(lines)
     assert text.count("Title") == tables
@@ -48,14 +48,14 @@ def test_columns_that_do_not_fit_go_into_further_tables(width: int, tables: int)
     assert max(map(len, lines)) <= width
 
 
-def test_a_cell_breaks_between_value_and_interval_only() -> None:
+def test_cells_break_only_between_value_and_interval() -> None:
     lines = printed(table_of(["M0", "M1", "M2"], [["Spearman", *["-0.40 [-0.70,-0.10]"] * 3]]), 64)
     assert "…" not in "".join(lines)
     assert [line.count("-0.40") for line in lines if "-0.40" in line] == [3]
     assert [line.count("[-0.70,-0.10]") for line in lines if "[-0.70" in line] == [3]
 
 
-def test_style_and_sections_are_kept_in_every_part() -> None:
+def test_every_part_of_a_table_keeps_style_and_sections() -> None:
     table = table_of(["M0", "M1"], [["first", "1111111111", "2222222222"]])
     table.add_section()
     table.add_row("second", "3", "4", style="dim")
@@ -91,7 +91,7 @@ def test_no_line_is_wider_than_the_terminal(names: list[str], labels: list[str],
         (None, 100, "-"),
     ],
 )
-def test_cells(found: dict[str, Any] | None, scale: int, shown: str) -> None:
+def test_cells_show_value_and_interval(found: dict[str, Any] | None, scale: int, shown: str) -> None:
     assert cell(found, scale) == shown
 
 
