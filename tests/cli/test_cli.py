@@ -26,7 +26,7 @@ OF_OPTIONS = [command for command in COMMANDS if command.config]
 
 
 def composed(command: Command, *overrides: str) -> Any:
-    """Return the options of a command as its yaml files and overrides make them."""
+    """Return the options of a command composed from its yaml files and overrides."""
     assert command.config
     name, _ = command.config
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
@@ -53,7 +53,7 @@ EXAMPLES = [(command, words) for command in OF_OPTIONS for words, _ in command.e
 
 
 @pytest.mark.parametrize(("command", "words"), EXAMPLES, ids=[f"{c.name} {w}" for c, w in EXAMPLES])
-def test_examples_compose(command: Command, words: str, tmp_path: Path) -> None:
+def test_examples_of_commands_compose(command: Command, words: str, tmp_path: Path) -> None:
     assert command.config
     given = shlex.split(words.replace("my_conf", str(tmp_path)))
     (tmp_path / "experiment").mkdir()
@@ -79,14 +79,14 @@ def test_examples_compose(command: Command, words: str, tmp_path: Path) -> None:
         (["iteration=2", "nmae=x"], "name"),
     ],
 )
-def test_mistyped_option_is_answered_with_a_near_one(words: list[str], near: str) -> None:
+def test_mistyped_options_get_a_suggestion(words: list[str], near: str) -> None:
     message = unknown_option(words, config.Config)
     assert message
     assert f"Did you mean {near}?" in message
     assert "--cfg job" in message
 
 
-def test_option_that_resembles_none_has_no_hint() -> None:
+def test_options_similar_to_none_get_no_suggestion() -> None:
     message = unknown_option(["qqqqq=1"], config.Config)
     assert message
     assert "There is no option qqqqq. To list all options" in message
@@ -100,11 +100,11 @@ def test_option_that_resembles_none_has_no_hint() -> None:
         *("--config-name", "config", "dpo.lora={r: 8}", "seed=1,2,3", "dpo.early_stopping.source.path=x.jsonl"),
     ],
 )
-def test_words_that_hydra_accepts_pass(word: str) -> None:
+def test_words_accepted_by_hydra_are_not_refused(word: str) -> None:
     assert unknown_option([word], config.Config) is None
 
 
-def test_groups_of_a_users_folder_are_known(tmp_path: Path) -> None:
+def test_config_groups_in_the_users_folder_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "cluster").mkdir()
     for words in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], [f"hydra.searchpath=[{tmp_path}]"]):
         assert unknown_option([*words, "+cluster=mine"], config.Config, folders_of(words)) is None
@@ -125,7 +125,7 @@ def test_groups_of_a_users_folder_are_known(tmp_path: Path) -> None:
         ("--config-dir", "--config-dir"),
     ],
 )
-def test_keys_of_a_mapping_need_no_plus(word: str, expected: str) -> None:
+def test_keys_of_mapping_options_need_no_plus(word: str, expected: str) -> None:
     assert with_free_keys([word], config.Config) == [expected]
 
 
@@ -143,7 +143,7 @@ def test_mapping_options_compose() -> None:
         *("/data/café/x.jsonl", "データ/x.jsonl", "~/x.jsonl", "runs/lab-seed=1/model", "a#b (1)", "a[1]", "a&b;c!"),
     ],
 )
-def test_texts_reach_their_options_as_typed(value: str) -> None:
+def test_text_options_keep_the_typed_value(value: str) -> None:
     words = [f"name={value}", f"model.revision={value}", f"+data.ift.columns.prompt={value}"]
     options = composed(BY_NAME["run"], *with_free_keys(with_texts(words, config.Config), config.Config))
     assert (options.name, options.model.revision, options.data.ift.columns["prompt"]) == (value, value, value)
@@ -158,7 +158,7 @@ def test_texts_reach_their_options_as_typed(value: str) -> None:
         ("[]", []),
     ],
 )
-def test_texts_of_a_list_reach_their_option_as_typed(value: str, expected: list[str]) -> None:
+def test_list_options_keep_the_typed_texts(value: str, expected: list[str]) -> None:
     words = with_texts([f"models={value}"], config.Evaluate)
     assert composed(BY_NAME["evaluate"], *words).models == expected
 
@@ -171,11 +171,11 @@ def test_texts_of_a_list_reach_their_option_as_typed(value: str, expected: list[
         *("model.chat_template_kwargs.enable_thinking=false", "hydra.run.dir=a=b", "--config-dir=a=b", "-m"),
     ],
 )
-def test_what_is_no_text_or_is_written_for_hydra_is_left_as_it_is(word: str) -> None:
+def test_other_values_and_hydra_syntax_are_unchanged(word: str) -> None:
     assert with_texts([word], config.Config) == [word]
 
 
-def test_every_option_of_every_command_is_known() -> None:
+def test_options_of_all_commands_are_accepted() -> None:
     for command in OF_OPTIONS:
         assert command.config
         kind = getattr(config, command.config[1])
@@ -196,7 +196,7 @@ def test_every_option_of_every_command_is_known() -> None:
         ("srlm nothing ", []),
     ],
 )
-def test_completion(line: str, some: list[str]) -> None:
+def test_completion_suggests_commands_options_and_groups(line: str, some: list[str]) -> None:
     found = complete(line)
     assert set(some) <= set(found)
     assert all(word.startswith(line.split(" ")[-1]) for word in found)
@@ -204,8 +204,8 @@ def test_completion(line: str, some: list[str]) -> None:
         assert found == []
 
 
-def test_bash_completes_behind_the_equals_sign() -> None:
-    """Bash takes "=" for a break between words and replaces only what stands behind it."""
+def test_bash_completes_after_the_equals_sign() -> None:
+    """Bash treats "=" as a word break and replaces only the text after it."""
     script = SCRIPTS["bash"].replace("srlm --complete", f"{sys.executable} -m srlm --complete")
     for line, expected in (("srlm run judge=verd", ["verdict_only"]), ("srlm judge", ["judge-bench"])):
         code = f'{script}\nCOMP_LINE="{line}"; COMP_POINT=${{#COMP_LINE}}\n_srlm\nprintf "%s\\n" "${{COMPREPLY[@]}}"'
@@ -213,7 +213,7 @@ def test_bash_completes_behind_the_equals_sign() -> None:
         assert ran.stdout.split() == expected
 
 
-def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in BY_NAME)
@@ -221,14 +221,14 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(("name", "near"), [("rnu", "run"), ("judge_bnch", "judge-bench"), ("xyz", "")])
-def test_unknown_command_is_answered_with_a_near_one(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_commands_get_a_suggestion(name: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 2
     text = capsys.readouterr().err
     assert f"There is no command {name}." in text
     assert (f"Did you mean {near}?" in text) == bool(near)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     from srlm import __version__
 
     main(["--version"])
@@ -236,7 +236,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", ["--help", "run --help", "evaluate -h", "--complete 'srlm run ju'", "completion zsh"])
-def test_help_and_completion_import_nothing_heavy(words: str) -> None:
+def test_help_and_completion_import_no_large_package(words: str) -> None:
     code = (
         f"import sys; from srlm.__main__ import main; main({shlex.split(words)!r})\n"
         "heavy = {'torch', 'transformers', 'trl', 'vllm', 'wandb', 'datasets', 'scipy', 'numpy', 'matplotlib',"
@@ -248,14 +248,14 @@ def test_help_and_completion_import_nothing_heavy(words: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", list(BY_NAME))
-def test_every_command_starts(name: str) -> None:
+def test_every_command_prints_its_help(name: str) -> None:
     ran = subprocess.run([sys.executable, "-m", "srlm", name, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "usage: srlm " + name in ran.stdout
 
 
 @pytest.mark.process
-def test_help_into_a_closed_pipe_is_no_error() -> None:
+def test_help_with_a_closed_pipe_exits_without_error() -> None:
     command = f"{sys.executable} -m srlm run --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What every output of judge_bench and evaluate depends on; see tests/recipes/test_dependencies.py."""
+"""Dependencies of every output of judge_bench and evaluate; see tests/recipes/test_dependencies.py."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ IMPLICIT_BASE = {
 
 
 def stages_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
-    """Every stage of a command, by its name in the tables."""
+    """Return every stage of a command by its name in the tables."""
 
     def called(model: str) -> str:
         return Path(model).name
@@ -157,7 +157,7 @@ def judge_bench_implicit(root: Path) -> Config:
 
 
 def judge_bench_implicit_base(root: Path) -> Config:
-    """The reference is model.name."""
+    """Return options whose reference is model.name."""
     config = judge_bench_implicit(root)
     config.judge, config.model.name = ImplicitJudgeConfig(), str(root / "reference")
     return config
@@ -184,7 +184,7 @@ def applies(command: str, name: str, config: Config) -> bool:
 
 @pytest.fixture(params=COMMANDS)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Config]:
-    """A command's folder in which every stage is complete."""
+    """Return a command and its options, with a folder in which every stage is complete."""
     files_at(tmp_path)
     for folder, more in (("tasks", ""), ("tasks_2", "# another")):
         write_atomic(tmp_path / folder / "mine.yaml", f"task: mine{more}")
@@ -202,7 +202,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Config]:
     return request.param, config
 
 
-def test_exactly_what_depends_on_it_refuses(made: tuple[str, Config]) -> None:
+def test_a_change_makes_exactly_the_dependent_stages_refuse(made: tuple[str, Config]) -> None:
     command, given = made
     workspace, table = Workspace.of(given), COMMANDS[command][1]
     kept = {path: path.read_bytes() for path in workspace.root.parent.rglob("*") if path.is_file()}
@@ -215,19 +215,19 @@ def test_exactly_what_depends_on_it_refuses(made: tuple[str, Config]) -> None:
         refusing = {output for output in table if refused(outputs[output], begun=False)}
         assert refusing == {output for output, depends in table.items() if name in depends}, name
         for output in table:
-            if output not in ("prompts", "examples", "data"):  # made in one go
+            if output not in ("prompts", "examples", "data"):  # written in one step
                 assert bool(refused(outputs[output], begun=True)) == (output in refusing), (name, output)
         for path, content in kept.items():
             path.write_bytes(content)
 
 
-def test_the_tables_know_every_change() -> None:
+def test_the_tables_contain_every_change() -> None:
     known = {name for _, table in COMMANDS.values() for depends in table.values() for name in depends}
     assert known == {name for name in CHANGES if not name.startswith("speed: ")}
 
 
-def test_an_option_that_a_manifest_lacks_has_its_default(made: tuple[str, Config]) -> None:
-    """In the manifests of every command."""
+def test_options_missing_in_a_manifest_have_their_defaults(made: tuple[str, Config]) -> None:
+    """This holds for the manifests of every command."""
     _, config = made
     workspace = Workspace.of(config)
     for name, stage in stages_of(workspace, config).items():

@@ -1,4 +1,4 @@
-"""srlm evaluate: what a command's options ask for, and what cannot be asked."""
+"""srlm evaluate: the plan of a command's options, and invalid options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan(folder: Path, **given: Any) -> Plan:
     return Plan(Workspace(folder), options)
 
 
-def test_every_pair_meets_once_and_the_judge_speaks_last(tmp_path: Path) -> None:
+def test_every_pair_has_one_match_and_the_judge_is_last(tmp_path: Path) -> None:
     found = plan(tmp_path)
     assert [(match.first, match.second) for match in found.matches] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert found.judge == "b"
@@ -44,7 +44,7 @@ def test_every_pair_meets_once_and_the_judge_speaks_last(tmp_path: Path) -> None
     assert plan(tmp_path, judge="other", suite=["answers"]).generators == ["b", "a", "c"]
 
 
-def test_the_order_of_models_changes_no_file(tmp_path: Path) -> None:
+def test_files_do_not_depend_on_the_order_of_models(tmp_path: Path) -> None:
     one = plan(tmp_path, judge="c")
     other = plan(tmp_path, judge="c", models=["c", "b", "a"])
     assert {match.comparisons.outputs[0] for match in one.matches} == {
@@ -53,13 +53,13 @@ def test_the_order_of_models_changes_no_file(tmp_path: Path) -> None:
     assert one.matches[0].comparisons.options == other.matches[0].comparisons.options
 
 
-def test_another_judge_makes_other_verdicts(tmp_path: Path) -> None:
+def test_comparisons_depend_on_the_judge(tmp_path: Path) -> None:
     one, other = (plan(tmp_path, judge=judge).matches[0].comparisons for judge in ("b", "c"))
     assert one.options["evaluation.judge"] == "b"
     assert one.options != other.options
 
 
-def test_one_model_answers_and_has_no_match(tmp_path: Path) -> None:
+def test_a_single_model_has_answers_and_no_match(tmp_path: Path) -> None:
     found = plan(tmp_path, models=[])
     assert found.models == ["smollm2-135m-instruct"]
     assert found.matches == []
@@ -89,29 +89,29 @@ def test_one_model_answers_and_has_no_match(tmp_path: Path) -> None:
         ({"benchmark_shots": -1}, r"benchmark_shots=-1 cannot work"),
     ],
 )
-def test_what_cannot_be_asked(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(tmp_path, **given)
 
 
-def test_a_server_does_no_benchmarks(tmp_path: Path) -> None:
+def test_benchmarks_with_an_endpoint_are_refused(tmp_path: Path) -> None:
     options = Evaluate(models=["endpoint"], suite=["benchmarks"], benchmarks=["arc_easy"])
     options.endpoint.base_url, options.endpoint.model = "http://127.0.0.1:8000/v1", "big"
     with pytest.raises(ConfigError, match=r"suite=\[benchmarks\] needs local models"):
         Plan(Workspace(tmp_path), options)
 
 
-def test_a_servers_answers_are_of_its_model(tmp_path: Path) -> None:
+def test_answers_of_an_endpoint_depend_on_its_model(tmp_path: Path) -> None:
     options = Evaluate(models=["endpoint", "a"])
     options.endpoint.base_url, options.endpoint.model = "http://127.0.0.1:8000/v1", "big"
     found = Plan(Workspace(tmp_path), options)
     assert found.answers["endpoint"].options["endpoint.model"] == "big"
     assert "endpoint.model" not in found.answers["a"].options
-    assert found.matches[0].comparisons.options["endpoint.model"] == "big"  # the first of the models judges
+    assert found.matches[0].comparisons.options["endpoint.model"] == "big"  # the first model is the judge
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path, finished: bool) -> None:
+def test_answers_of_a_retrained_model_are_refused(tmp_path: Path, finished: bool) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -140,14 +140,14 @@ def test_answers_of_a_model_trained_anew_in_its_place_are_refused(tmp_path: Path
     assert asked() is finished
     for file in folder.iterdir():
         file.unlink()
-    folder.rmdir()  # what it said is still there
+    folder.rmdir()  # its answers are still stored
     assert asked() is finished
 
 
-def test_prompts_that_are_too_long_for_a_model_are_missing_and_named(
+def test_too_long_prompts_are_missing_and_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """a lacks one answer and b another: their match has the three prompts that both have answered."""
+    """Models a and b each miss an answer to another prompt, so their match has three prompts."""
     data = tmp_path / "prompts.jsonl"
     rows = [
         {

@@ -1,4 +1,4 @@
-"""srlm evaluate group_by=[...]: which models make an arm, what arms are compared with, and what is told of them."""
+"""srlm evaluate group_by=[...]: grouping of models into arms, their references, and the results of arms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BY = ["data.ift_answers", "data.ift.limit"]
 
 
 def sweep(folder: Path) -> list[str]:
-    """Models of two settings of one option and two of another, two seeds each."""
+    """Return models with two values of one option, two values of another and two seeds each."""
     models = []
     for kept in (IFTAnswers.best, IFTAnswers.worst):
         for limit in (8, 16):
@@ -40,20 +40,20 @@ def sweep(folder: Path) -> list[str]:
     return models
 
 
-def test_patterns_find_models_in_order_of_name(tmp_path: Path) -> None:
+def test_patterns_give_models_in_order_of_name(tmp_path: Path) -> None:
     models = sweep(tmp_path)
     assert expand(["a", f"{tmp_path}/s-best-*/iteration_1/model"]) == ["a", *sorted(models[:4])]
     with pytest.raises(ConfigError, match=r"models=\[runs/nothing-\*/model\] matches no folder"):
         expand(["runs/nothing-*/model"])
 
 
-def test_a_pattern_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patterns_are_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert expand(["s-best-8-?/iteration_1/model"]) == [f"s-best-8-{seed}/iteration_1/model" for seed in (0, 1)]
 
 
-def test_models_that_agree_are_one_arm_in_the_order_of_their_seeds(tmp_path: Path) -> None:
+def test_models_with_equal_options_form_an_arm(tmp_path: Path) -> None:
     models = sweep(tmp_path)
     found = settings([*models, "smollm2-135m-instruct"], BY)
     assert [arm.name for arm in found] == ["smollm2-135m-instruct", "best, 8", "best, 16", "worst, 8", "worst, 16"]
@@ -63,14 +63,14 @@ def test_models_that_agree_are_one_arm_in_the_order_of_their_seeds(tmp_path: Pat
     assert [arm.name for arm in paths] == ["pairs"]
 
 
-def test_an_option_that_runs_do_not_have(tmp_path: Path) -> None:
+def test_unknown_options_in_group_by_are_refused(tmp_path: Path) -> None:
     models = sweep(tmp_path)
-    for unknown in ("sft.los_on", "sft"):  # a whole group is none either
+    for unknown in ("sft.los_on", "sft"):  # a whole group is no option
         with pytest.raises(ConfigError, match=rf"runs have no option {unknown}\."):
             settings(models, [unknown])
 
 
-def test_own_examples_are_of_the_models_run(tmp_path: Path) -> None:
+def test_own_examples_come_from_the_models_run(tmp_path: Path) -> None:
     models = sweep(tmp_path)
     run = run_of(models[0])
     assert run is not None
@@ -93,7 +93,7 @@ def prompts_of(model: str, file: str) -> dict[str, str]:
 
 
 def card(folder: Path) -> dict[str, object]:
-    """Runs with the best answers are right in both problems of one type, those with the worst in none."""
+    """Return a card where runs with the best answers solve all problems and those with the worst none."""
     models = sweep(folder)
     prompts = [SeedExample(f"p{n}", "3 + 4?", "", kind, constraints=(RIGHT,)) for n, kind in enumerate("xxy")]
 
@@ -113,7 +113,7 @@ def card(folder: Path) -> dict[str, object]:
     return arms_card(options, settings(options.models, BY), measures)
 
 
-def test_what_is_told_of_arms(tmp_path: Path) -> None:
+def test_the_card_has_values_and_differences_of_arms(tmp_path: Path) -> None:
     found = json.loads(json.dumps(card(tmp_path)))
     assert [arm["reference"] for arm in found["arms"]] == [None, None, None, 1, 2]
     rows = {(row["measure"], row["of"]): row["arms"] for row in found["measures"]}
@@ -127,14 +127,14 @@ def test_what_is_told_of_arms(tmp_path: Path) -> None:
     assert rows["loss", "held_out"][0]["against"] is None
 
 
-def test_tables_and_picture(tmp_path: Path) -> None:
+def test_tables_and_plot_show_all_arms(tmp_path: Path) -> None:
     found = json.loads(json.dumps(card(tmp_path)))
     console = Console(record=True, width=160, file=(tmp_path / "screen").open("w", encoding="utf-8"))
     show({"models": [], "arms": found}, console)
     text = console.export_text()
     assert "instructions followed, x, %" in text
     assert "minus best" in text
-    assert "-100 [-100,42]" in text  # all three prompts agree
+    assert "-100 [-100,42]" in text  # all three prompts have the same difference
     table = arms_markdown(found).splitlines()
     assert table[0].startswith("| data.ift_answers, data.ift.limit | runs | loss, its own examples, nats per token |")
     assert all(line.count("|") == table[0].count("|") for line in table)
@@ -147,7 +147,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert all(word in svg for word in ("best", "worst", "16", "difference to best"))
 
 
-def test_one_option_stands_along_the_axis(tmp_path: Path) -> None:
+def test_a_single_option_is_the_axis_of_the_plot(tmp_path: Path) -> None:
     models = sweep(tmp_path)
     options = Evaluate(models=models, group_by=["data.ift.limit"])
     options.evaluation.bootstrap = 100

@@ -1,4 +1,4 @@
-"""srlm export: what other tools read, loaded with those tools where they are installed."""
+"""srlm export: files for other tools, loaded with those tools if they are installed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answers(run: Path, t: int) -> list[Answer]:
     return read_records(run / f"iteration_{t}/evaluation/answers.jsonl", Answer)
 
 
-def test_alpaca_eval_rows_are_each_models_answers(finished_run, exported):
+def test_alpaca_eval_rows_contain_the_answers_of_each_model(finished_run, exported):
     for t in (0, 1, 2):
         rows = json.loads((exported / ALPACA.format(t)).read_text(encoding="ascii"))
         assert [set(row) for row in rows] == [{"instruction", "output", "generator", "dataset"}] * 4
@@ -45,17 +45,17 @@ def test_alpaca_eval_rows_are_each_models_answers(finished_run, exported):
         assert {(row["generator"], row["dataset"]) for row in rows} == {(f"rivers-M{t}", "srlm_builtin")}
 
 
-def test_alpaca_eval_itself_loads_them(finished_run, exported):
+def test_alpaca_eval_loads_the_exported_files(finished_run, exported):
     utils = pytest.importorskip("alpaca_eval.utils", reason="alpaca-eval is not installed", exc_type=ImportError)
     frame = utils.load_or_convert_to_dataframe(str(exported / ALPACA.format(2)))
     assert utils.get_generator_name(None, frame) == "rivers-M2"
     assert list(frame["output"]) == [answer.text for answer in answers(finished_run, 2)]
 
 
-def test_mt_bench_asks_only_what_every_model_has_answered(own_run, tmp_path):
+def test_mt_bench_contains_only_prompts_answered_by_all_models(own_run, tmp_path):
     path = own_run / "iteration_1/evaluation/answers.jsonl"
     rows = [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    path.write_text("".join(rows[1:]), encoding="utf-8")  # the first was too long for M1
+    path.write_text("".join(rows[1:]), encoding="utf-8")  # the first prompt was too long for M1
     manifest = own_run / "iteration_1/evaluation/manifests/answers.json"
     whole = json.loads(manifest.read_text())
     whole["outputs"]["iteration_1/evaluation/answers.jsonl"] = open_run(own_run).fingerprint(path)
@@ -67,7 +67,7 @@ def test_mt_bench_asks_only_what_every_model_has_answered(own_run, tmp_path):
         assert len(lines(tmp_path / f"to/mt_bench/model_answer/rivers-M{t}.jsonl")) == len(rows) - 1
 
 
-def test_mt_bench_has_one_answer_of_one_turn_to_each_question(finished_run, exported):
+def test_mt_bench_has_one_single_turn_answer_per_question(finished_run, exported):
     questions = lines(exported / "mt_bench/question.jsonl")
     asked = {question["prompt_id"]: question for question in questions}
     assert [question["question_id"] for question in questions] == [1, 2, 3, 4]
@@ -81,7 +81,7 @@ def test_mt_bench_has_one_answer_of_one_turn_to_each_question(finished_run, expo
             assert told[asked[answer.id]["question_id"]] == [{"index": 0, "turns": [answer.text]}]
 
 
-def test_fastchat_itself_loads_them(finished_run, exported):
+def test_fastchat_loads_the_exported_files(finished_run, exported):
     common = pytest.importorskip(
         "fastchat.llm_judge.common", reason="fschat with llm_judge is not installed", exc_type=ImportError
     )
@@ -89,7 +89,7 @@ def test_fastchat_itself_loads_them(finished_run, exported):
     folder = str(exported / "mt_bench/model_answer")
     models = common.get_model_list(folder)
     assert sorted(models) == ["rivers-M0", "rivers-M1", "rivers-M2"]
-    judge = common.Judge("judge", {}, ref_based=True)  # one who wants references where a category asks for them
+    judge = common.Judge("judge", {}, ref_based=True)  # a judge that needs references for some categories
     common.check_data(questions, common.load_model_answers(folder), {}, models, {"math": judge})
 
 
@@ -97,12 +97,12 @@ def test_fastchat_itself_loads_them(finished_run, exported):
     ("given", "category"),
     [("", "general"), ("role_play", "role_play"), ("reasoning", "reasoning_without_reference")],
 )
-def test_no_category_asks_for_a_reference_answer(given, category):
+def test_no_category_needs_a_reference_answer(given, category):
     [row] = mt_bench_questions([SeedExample("e1", "Why?", "", type=given)])
     assert row == {"question_id": 1, "category": category, "turns": ["Why?"], "prompt_id": "e1"}
 
 
-def test_pairs_on_disk_are_the_runs_pairs(finished_run, exported):
+def test_exported_pairs_equal_the_pairs_of_the_run(finished_run, exported):
     from datasets import load_dataset, load_from_disk
     from trl.data_utils import is_conversational
 
@@ -116,8 +116,8 @@ def test_pairs_on_disk_are_the_runs_pairs(finished_run, exported):
     assert read.to_list() == rows.to_list()
 
 
-def test_trl_trains_on_the_pairs(exported, tiny_checkpoint, tmp_path):
-    """TRL's own processing, without any of this package's: a step of DPO on the dataset without changes."""
+def test_trl_trains_on_the_exported_pairs(exported, tiny_checkpoint, tmp_path):
+    """TRL's DPO trainer makes a step on the unchanged dataset, without code of this package."""
     import torch
     from datasets import load_from_disk
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -143,8 +143,8 @@ def test_trl_trains_on_the_pairs(exported, tiny_checkpoint, tmp_path):
     assert any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
-def test_pairs_of_judgements_and_no_pairs_at_all(own_run, tmp_path):
-    """A meta-judge's pairs come along; a file without a pair is a dataset without a row."""
+def test_empty_judgement_pairs_are_exported_as_an_empty_dataset(own_run, tmp_path):
+    """A meta-judge's pairs are exported, too; a file without pairs gives a dataset without rows."""
     from datasets import load_from_disk
 
     workspace = open_run(own_run)
@@ -160,16 +160,16 @@ def test_pairs_of_judgements_and_no_pairs_at_all(own_run, tmp_path):
     assert rows.column_names == load_from_disk(str(tmp_path / "to/pairs/iteration_2")).column_names
 
 
-def test_one_model_alone(finished_run, tmp_path):
+def test_export_of_one_model_contains_only_its_files(finished_run, tmp_path):
     made = export(open_run(finished_run), tmp_path, FORMS, 1, False)
     names = [str(path.relative_to(tmp_path)) for path in made]
     assert names == [ALPACA.format(1), "mt_bench/question.jsonl", "mt_bench/model_answer/rivers-M1.jsonl"]
 
 
-def test_the_same_again_is_let_be_and_another_content_refused(finished_run, tmp_path):
+def test_repeated_export_is_allowed_and_changed_files_are_refused(finished_run, tmp_path):
     run = open_run(finished_run)
     export(run, tmp_path, FORMS, 1, False)
-    made = export(run, tmp_path, FORMS, None, False)  # question.jsonl is there, with the same content
+    made = export(run, tmp_path, FORMS, None, False)  # question.jsonl exists with the same content
     assert len(made) == 9
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     export(run, tmp_path, FORMS, None, False)
@@ -181,10 +181,10 @@ def test_the_same_again_is_let_be_and_another_content_refused(finished_run, tmp_
     assert (tmp_path / ALPACA.format(0)).read_text() == "[]"
     export(run, tmp_path, FORMS, None, True)
     assert len(lines(tmp_path / "pairs/iteration_2.jsonl")) == 3
-    assert not list(tmp_path.rglob(".*"))  # nothing half made is left
+    assert not list(tmp_path.rglob(".*"))  # no temporary file is left
 
 
-def test_force_removes_no_folder_that_is_no_data_set(finished_run, tmp_path):
+def test_force_does_not_remove_other_folders(finished_run, tmp_path):
     (tmp_path / "pairs/iteration_2").mkdir(parents=True)
     (tmp_path / "pairs/iteration_2/thesis.txt").write_text("mine")
     with pytest.raises(ExportError, match="is not a dataset"):
@@ -192,8 +192,8 @@ def test_force_removes_no_folder_that_is_no_data_set(finished_run, tmp_path):
     assert (tmp_path / "pairs/iteration_2/thesis.txt").read_text() == "mine"
 
 
-def test_a_data_set_that_was_cut_short_is_made_anew(finished_run, tmp_path):
-    """The file comes last: where it is missing, what lies beside it is not trusted."""
+def test_incomplete_datasets_are_written_again_with_force(finished_run, tmp_path):
+    """The .jsonl file is written last, so a dataset without it is incomplete."""
     run = open_run(finished_run)
     export(run, tmp_path, ("pairs",), None, False)
     (tmp_path / "pairs/iteration_2.jsonl").unlink()
@@ -203,7 +203,7 @@ def test_a_data_set_that_was_cut_short_is_made_anew(finished_run, tmp_path):
     assert len(lines(tmp_path / "pairs/iteration_2.jsonl")) == 3
 
 
-def test_what_is_not_there_is_told(own_run, tmp_path):
+def test_missing_or_changed_files_are_refused_with_the_reason(own_run, tmp_path):
     with pytest.raises(RunFolderError, match=r"is not a run: it has no config\.yaml or no run\.json"):
         open_run(tmp_path)
     run = open_run(own_run)
@@ -214,13 +214,13 @@ def test_what_is_not_there_is_told(own_run, tmp_path):
     (own_run / "iteration_1/evaluation/answers.jsonl").write_text("")
     with pytest.raises(RunFolderError, match="is gone or was changed"):
         export(run, tmp_path / "to", FORMS, None, False)
-    (own_run / "iteration_1/evaluation/manifests/answers.json").unlink()  # not finished: as if it were not there
+    (own_run / "iteration_1/evaluation/manifests/answers.json").unlink()  # unfinished stages count as missing
     export(run, tmp_path / "to", ("alpaca_eval",), None, False)
     assert not (tmp_path / "to" / ALPACA.format(1)).exists()
     assert (tmp_path / "to" / ALPACA.format(2)).exists()
 
 
-def test_iterations_are_ordered_as_numbers(own_run):
+def test_iterations_are_ordered_by_number(own_run):
     for t in (10, 9):
         shutil.copytree(own_run / "iteration_2", own_run / f"iteration_{t}")
     assert finished_iterations(open_run(own_run), "evaluation/answers") == [0, 1, 2, 9, 10]
@@ -230,11 +230,11 @@ def test_iterations_are_ordered_as_numbers(own_run):
     ("path", "told"),
     [("builtin", "srlm_builtin"), ("hub:owner/name", "owner/name"), ("/home/me/secret/prompts.jsonl", "prompts.jsonl")],
 )
-def test_data_are_named_without_folders(path, told):
+def test_data_names_contain_no_folders(path, told):
     assert data_name(path) == told
 
 
-def test_command(finished_run, tmp_path, capfd):
+def test_the_command_exports_and_reports_errors(finished_run, tmp_path, capfd):
     main([str(finished_run), "--to", str(tmp_path / "to"), "--what", "mt_bench,alpaca_eval", "--model", "2"])
     assert (tmp_path / "to/mt_bench/question.jsonl").is_file()
     assert not (tmp_path / "to/pairs").exists()

@@ -1,4 +1,4 @@
-"""srlm judge-bench: names of models and data sets, as files and in tables."""
+"""srlm judge-bench: names of models and datasets in files and tables."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from srlm.pipeline.workspace import Workspace
         ("../../etc", "etc", "etc"),
     ],
 )
-def test_names(model: str, shown: str, file: str) -> None:
+def test_models_have_short_labels_and_safe_file_names(model: str, shown: str, file: str) -> None:
     assert label(model) == shown
     assert slug(model) == file
 
 
-def test_two_runs_of_one_name_are_kept_apart() -> None:
+def test_runs_of_the_same_name_have_different_file_names() -> None:
     one, other = (slug(f"{folder}/default/iteration_1/model") for folder in ("a", "b"))
     assert one != other
     assert one.startswith("default_iteration_1_model-")
 
 
-def test_a_server_must_be_named(tmp_path) -> None:
+def test_endpoint_needs_base_url_and_model(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"models=\[endpoint\] needs endpoint\.base_url and endpoint\.model"):
         run(JudgeBench(models=["endpoint"], runs_dir=str(tmp_path)))
 
 
-def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
+def test_judgements_of_an_endpoint_depend_on_its_model(tmp_path) -> None:
     options = JudgeBench(models=["endpoint", "tiny-random"])
     options.endpoint.model = "judge-70b"
     of_server, of_model = rows(Workspace(tmp_path), options)
@@ -48,13 +48,13 @@ def test_judgements_of_a_server_are_of_its_model(tmp_path) -> None:
     assert "endpoint.model" not in of_model.judgements.options
 
 
-def test_evidence_has_a_file_beside_the_judgements(tmp_path) -> None:
+def test_comparisons_are_stored_in_their_own_file(tmp_path) -> None:
     options = JudgeBench(judge=PairwiseJudgeConfig())
     [row] = rows(Workspace(tmp_path), options)
     assert [path.name for path in row.judgements.outputs] == ["builtin.jsonl", "builtin.comparisons.jsonl"]
 
 
-def test_a_model_is_not_compared_with_itself() -> None:
+def test_a_model_as_its_own_reference_is_refused() -> None:
     options = JudgeBench(judge=ImplicitJudgeConfig())
     with pytest.raises(ConfigError, match="compares smollm2-135m-instruct with itself"):
         _reference(options, "smollm2-135m-instruct")
@@ -63,8 +63,8 @@ def test_a_model_is_not_compared_with_itself() -> None:
         _reference(options, "tiny-random")
 
 
-def test_a_long_name_of_a_sweep_is_cut_and_stays_its_own() -> None:
-    """A sweep's run folder has all its options in its name; a file system takes 255 characters, endings included."""
+def test_long_names_are_truncated_and_remain_unique() -> None:
+    """A sweep's folder name has all options; a file name has at most 255 characters, including its suffix."""
     one, other = (slug(f"runs/{'option=value,' * 19}seed={seed}/iteration_1/model") for seed in (0, 1))
     assert len(one) < 200
     assert one != other

@@ -1,4 +1,4 @@
-"""srlm judge-bench and a judge without verdicts: said first on the terminal, and in the plot."""
+"""Warnings of srlm judge-bench about judges without verdicts, on the terminal and in the plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIES = "all scored pairs are ties, so the judge prefers no answer"
 
 
 def card(scores: Sequence[float | None]) -> dict[str, Any]:
-    """The scorecard of a judge that gives ten pairs of answers, the better one first, these scores in turn."""
+    """Return the scorecard of a judge with these scores for ten pairs of answers, the better one first."""
     rows = [ranked(f"e{n}") for n in range(10)]
     ids = [f"{row.id}/a{place}" for row in rows for place in range(2)]
     judged = [one for id, score in zip(ids, scores, strict=True) for one in judgements_of(id, [score])]
@@ -51,9 +51,7 @@ def shown(*cards: dict[str, Any]) -> str:
         ([3.0, 3.0] * 9 + [5.0, 3.0], []),
     ],
 )
-def test_what_makes_a_judge_worthless_is_told_before_its_measures(
-    scores: list[float | None], warnings: list[str]
-) -> None:
+def test_warnings_about_unusable_judges_precede_the_measures(scores: list[float | None], warnings: list[str]) -> None:
     found = card(scores)
     said = judge_warning(measures_of(found["measures"]))
     assert len(said.split("; ")) == max(1, len(warnings))
@@ -65,7 +63,7 @@ def test_what_makes_a_judge_worthless_is_told_before_its_measures(
         assert text.index(warnings[-1]) < text.index("accuracy (unparsed = 0.5)")
 
 
-def test_only_the_judges_that_it_holds_for_are_warned_of() -> None:
+def test_only_affected_judges_get_a_warning() -> None:
     text = shown(card([5.0, 1.0] * 10), card([None] * 20) | {"model": "silent", "against_first": _differences()})
     assert text.count("WARNING") == 1
     assert "WARNING: silent on pairs.jsonl: none of the 20" in text
@@ -82,13 +80,13 @@ def _differences() -> dict[str, Any]:
     return {name: {"value": None, "low": None, "high": None, "n": 0} for name in names}
 
 
-def test_the_picture_names_judges_with_few_verdicts() -> None:
+def test_the_plot_labels_judges_with_few_verdicts() -> None:
     assert _with_parsed("judge", card([None] * 20)) == "judge (0 of 20 judgements parsed)"
     assert _with_parsed("judge", card([3.0] * 9 + [None] * 11)) == "judge (9 of 20 judgements parsed)"
     assert _with_parsed("judge", card([3.0] * 10 + [None] * 10)) == "judge"
 
 
 @pytest.mark.parametrize("measures", [{}, {"parse_rate": {"value": None, "low": None, "high": None, "n": 0}}])
-def test_a_judge_that_was_not_measured_is_not_warned_of(measures: dict[str, Any]) -> None:
+def test_unmeasured_judges_get_no_warning(measures: dict[str, Any]) -> None:
     assert parsed(measures_of(measures)) == (0, 0)
     assert judge_warning(measures_of(measures)) == ""

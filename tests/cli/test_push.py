@@ -1,7 +1,7 @@
-"""srlm push: what would go up, what is refused, and what the hub is asked.
+"""srlm push: planned uploads, refused files, and requests to the Hub.
 
-The hub is a stand-in with the signatures of huggingface_hub's HfApi, so that a call it would not take fails here, too;
-nothing is uploaded anywhere.
+The Hub is a mock with the signatures of huggingface_hub's HfApi, so that calls with wrong arguments fail here, too;
+nothing is uploaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from srlm.pipeline.workspace import CARD
 from srlm.reporting.dataset_card import data_files, features
 from srlm.types import Judgement, PreferencePair, Prompt, SeedExample
 
-TOKEN = "hf_" + "x" * 34  # has a token's form, belongs to nobody
+TOKEN = "hf_" + "x" * 34  # has a token's format and is invalid
 PLACE = "owner/rivers"
 MODEL_FILES = {
     CARD,
@@ -45,7 +45,7 @@ DATA_FILES = {CARD, *(f"{kind}/iteration_2.jsonl" for kind in ("prompts", "candi
 
 
 def accept(run: Path) -> None:
-    """The model folders as they are now count as what training left."""
+    """Record the current model folders as the outputs of training."""
     workspace = open_run(run)
     for t, name in ((1, "sft"), (2, "dpo")):
         path = run / f"iteration_{t}/manifests/{name}.json"
@@ -60,7 +60,7 @@ def planned(run: Path, t: int | None = None, data: bool = False, seeds: bool = F
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stand-in: an empty, private place, and somebody who is logged in."""
+    """Return the mock: an empty private repository and a logged-in user."""
     api = create_autospec(HfApi, instance=True)
     api.create_repo.return_value = f"https://huggingface.co/{PLACE}"
     api.list_repo_files.return_value = [".gitattributes", CARD]
@@ -70,7 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
     return api
 
 
-def test_model_goes_with_its_card(finished_run):
+def test_the_model_is_uploaded_with_its_card(finished_run):
     [upload] = planned(finished_run)
     assert (upload.place, upload.kind, set(upload.files)) == (PLACE, "model", MODEL_FILES)
     card = ModelCard(bytes(upload.files[CARD]).decode())
@@ -81,7 +81,7 @@ def test_model_goes_with_its_card(finished_run):
     assert b"# rivers-M1" in first.files[CARD]
 
 
-def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
+def test_data_exclude_seeds_unless_requested(finished_run):
     workspace = open_run(finished_run)
     uploads = planned(finished_run, data=True)
     assert [upload.kind for upload in uploads] == ["model", "dataset"]
@@ -92,15 +92,15 @@ def test_data_go_without_seeds_unless_they_are_asked_for(finished_run):
         name, kind = Path(artifact.file).stem, artifact.record
         for row in read_records(finished_run / f"data/{name}.jsonl", kind):
             assert row.prompt.encode() not in content
-    assert b"repeated word by word" not in content  # an attempt that was rejected for being a seed
+    assert b"repeated word by word" not in content  # an attempt rejected as a copy of a seed
     with_seeds = planned(finished_run, data=True, seeds=True)[1]
     assert set(with_seeds.files) == DATA_FILES | {f"seeds_{Path(artifact.file).stem}/seeds.jsonl" for artifact in SEEDS}
     assert b"The seeds are part of this dataset." in with_seeds.files[CARD]
     assert b"The seeds are not in this dataset." in uploads[1].files[CARD]
 
 
-def test_data_set_loads_by_its_card(finished_run, tmp_path):
-    """As the hub would serve it: the columns' types come from the card, so that all-null ones have theirs."""
+def test_the_uploaded_dataset_loads_with_its_card(finished_run, tmp_path):
+    """Loaded as from the Hub: the columns' types come from the card, also for columns of nulls."""
     from datasets import load_dataset
 
     upload = planned(finished_run, data=True, seeds=True)[1]
@@ -127,7 +127,7 @@ def test_data_set_loads_by_its_card(finished_run, tmp_path):
     assert again[0].constraints == read_records(finished_run / "data/evaluation.jsonl", SeedExample)[0].constraints
 
 
-def test_columns_of_a_record():
+def test_features_follow_the_fields_of_a_record():
     assert features(Prompt)[:3] == [
         {"name": "id", "dtype": "string"},
         {"name": "text", "dtype": "string"},
@@ -137,7 +137,7 @@ def test_columns_of_a_record():
     assert {"name": "probabilities", "list": "float64"} in features(Judgement)
 
 
-def test_other_kinds_of_files_stay_behind(own_run):
+def test_other_kinds_of_files_are_skipped(own_run):
     folder = own_run / "iteration_2/model"
     (folder / "training_args.bin").write_bytes(pickle.dumps({"a": 1}))
     (folder / "modeling.py").write_text("print()")
@@ -169,7 +169,7 @@ def test_other_kinds_of_files_stay_behind(own_run):
         ("tokenizer.json", b"\n\nghp_" + b"a" * 36, ":3: a token of a code server"),
     ],
 )
-def test_what_is_refused_is_named(own_run, file, content, told):
+def test_unsafe_files_and_secrets_are_refused_with_their_location(own_run, file, content, told):
     path = own_run / "iteration_2/model" / file
     path.write_bytes(content)
     accept(own_run)
@@ -189,12 +189,12 @@ def test_what_is_refused_is_named(own_run, file, content, told):
         ("chat_template.jinja", "{% if a %}Q:\\nA:\\n/{{ b }}{% endif %}"),
     ],
 )
-def test_what_is_harmless_passes(name, text):
+def test_harmless_texts_are_accepted(name, text):
     assert problems(name, text.encode(), {}) == []
 
 
-def test_this_machines_own_secrets_are_known(own_run, monkeypatch, tmp_path):
-    """A key of the environment, the hub token, the home folder and the run's place, even in a model's text."""
+def test_secrets_and_paths_of_this_machine_are_refused(own_run, monkeypatch, tmp_path):
+    """An API key in the environment, the Hub token, the home and run folders are found even in model texts."""
     monkeypatch.setenv("RIVERS_API_KEY", "not-of-any-known-form-1234")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "short-token-of-mine")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "me")
@@ -219,7 +219,7 @@ def test_this_machines_own_secrets_are_known(own_run, monkeypatch, tmp_path):
     assert "1234" not in str(refused.value)
 
 
-def test_dry_run_shows_all_and_asks_the_hub_nothing(own_run, hub, capfd):
+def test_dry_run_lists_files_without_hub_requests(own_run, hub, capfd):
     (own_run / "iteration_2/model/training_args.bin").write_bytes(b"\x80")
     accept(own_run)
     main([str(own_run), "--to", PLACE, "--data", "--private", "--dry-run"])
@@ -233,7 +233,7 @@ def test_dry_run_shows_all_and_asks_the_hub_nothing(own_run, hub, capfd):
     assert hub.mock_calls == []
 
 
-def test_dry_run_ends_in_an_error_where_something_is_refused(own_run, hub, capfd):
+def test_dry_run_fails_when_a_file_is_refused(own_run, hub, capfd):
     (own_run / "iteration_2/model/config.json").write_text('{"_name_or_path": "/home/somebody/base"}')
     accept(own_run)
     for last in (["--dry-run"], []):
@@ -244,7 +244,7 @@ def test_dry_run_ends_in_an_error_where_something_is_refused(own_run, hub, capfd
     assert hub.mock_calls == []
 
 
-def test_push_is_one_commit_a_repository(finished_run, hub, capfd):
+def test_push_makes_one_commit_per_repository(finished_run, hub, capfd):
     main([str(finished_run), "--to", PLACE, "--data", "--private"])
     made = [(call.kwargs["repo_type"], call.kwargs["private"]) for call in hub.create_repo.mock_calls]
     assert made == [("model", True), ("dataset", True)]
@@ -259,42 +259,42 @@ def test_push_is_one_commit_a_repository(finished_run, hub, capfd):
     assert TOKEN not in told
 
 
-def test_without_private_the_hubs_own_setting_holds(finished_run, hub):
+def test_without_private_the_hub_default_applies(finished_run, hub):
     push(planned(finished_run), private=False)
     assert hub.create_repo.mock_calls[0].kwargs["private"] is None
     assert not hub.repo_info.called
 
 
-def test_public_place_is_no_private_one(finished_run, hub):
+def test_private_push_to_a_public_repository_is_refused(finished_run, hub):
     hub.repo_info.return_value = SimpleNamespace(private=False)
     with pytest.raises(PushError, match="already exists and is public"):
         push(planned(finished_run), private=True)
     assert not hub.create_commit.called
 
 
-def test_other_weights_in_the_same_place_are_refused(finished_run, hub):
+def test_repositories_with_other_weights_are_refused(finished_run, hub):
     hub.list_repo_files.return_value = ["model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"]
     with pytest.raises(PushError, match=r"\(model-00001-of-00002\.safetensors, pytorch_model\.bin\)"):
         push(planned(finished_run), private=False)
     assert not hub.create_commit.called
 
 
-def test_what_the_hub_says_is_told_without_the_token(finished_run, hub):
+def test_hub_errors_are_shown_without_the_token(finished_run, hub):
     hub.create_commit.side_effect = [None, OSError(f"401 for {TOKEN}")]
     with pytest.raises(PushError, match=r"OSError: 401 for \(the token\)\). Uploaded before: https://") as refused:
         push(planned(finished_run, data=True), private=False)
     assert TOKEN not in str(refused.value)
 
 
-def test_nobody_is_logged_in(finished_run, hub, monkeypatch):
+def test_push_without_a_token_is_refused(finished_run, hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(PushError, match="set HF_TOKEN, or log in"):
         push(planned(finished_run), private=False)
     assert hub.mock_calls == []
 
 
-def test_offline_is_told_in_words(finished_run, monkeypatch):
-    """The real library, told to stay offline."""
+def test_offline_mode_is_named_in_the_error(finished_run, monkeypatch):
+    """The real library runs in offline mode."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
     with pytest.raises(PushError, match=r"The upload failed \(OfflineModeIsEnabled"):
@@ -312,7 +312,7 @@ def test_offline_is_told_in_words(finished_run, monkeypatch):
         ({"seeds": True}, "Use it together with --data"),
     ],
 )
-def test_what_cannot_be_planned(finished_run, arguments, told):
+def test_invalid_arguments_are_refused(finished_run, arguments, told):
     with pytest.raises(PushError, match=told):
         plan(open_run(finished_run), **{"place": PLACE, "t": None, "data": False, "seeds": False} | arguments)
 

@@ -1,6 +1,6 @@
-"""`python -m srlm.run` as a user types it: what they can mend is told in a message, never in a traceback.
+"""`python -m srlm.run` on the command line: user errors have a message and no traceback.
 
-No run here gets to an engine: each ends at or before the search for its base model.
+No run here starts an engine: each ends at or before the search for its base model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Command:
         return self.folder / "runs" / "default"
 
     def __call__(self, *overrides: str, code: int = 1) -> str:
-        """What the user sees, in one line; without `model.name=` among the options the run ends at a missing model."""
+        """Return the output in one line; without a `model.name=` option the run ends at a missing model."""
         words = list(overrides) if any(word.startswith("model.name=") for word in overrides) else [*overrides, NO_MODEL]
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
@@ -60,7 +60,7 @@ class Command:
         return " ".join(ran.stdout.split())
 
     def write(self, name: str, *rows: Any) -> str:
-        """A JSON Lines file; rows that are text go in as they are."""
+        """Write a JSON Lines file and return its name; rows that are text are written unchanged."""
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (self.folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         return name
@@ -97,7 +97,7 @@ def test_help_shows_usage_options_examples_and_groups(command):
         ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
     ],
 )
-def test_option_that_cannot_work(command, override, told):
+def test_invalid_options_are_refused_with_the_reason(command, override, told):
     assert told in command(override)
     assert not command.run_folder.parent.exists()
 
@@ -105,7 +105,7 @@ def test_option_that_cannot_work(command, override, told):
 # Models
 
 
-def test_missing_model(command):
+def test_a_missing_model_is_refused(command):
     text = command(NO_MODEL)
     assert NO_MODEL_MESSAGE in text
     assert "Use one of these, or the path of a checkpoint folder or .gguf file." in text
@@ -123,7 +123,7 @@ def test_missing_model(command):
     ],
     ids=["empty", "no safetensors"],
 )
-def test_folder_that_is_no_checkpoint(command, files, told):
+def test_folders_without_a_checkpoint_are_refused(command, files, told):
     (command.folder / "checkpoint").mkdir()
     for file in files:
         (command.folder / "checkpoint" / file).write_text("{}")
@@ -132,18 +132,18 @@ def test_folder_that_is_no_checkpoint(command, files, told):
     assert told in text
 
 
-def test_missing_gguf(command):
+def test_a_missing_gguf_file_is_refused(command):
     assert "model.name=mine.gguf: no such GGUF file." in command("model.name=mine.gguf")
 
 
-def test_hub_model_that_cannot_be_had(command):
+def test_unavailable_hub_models_are_refused_with_the_reason(command):
     text = command("model.name=nobody/nothing")
     assert "ModelError: model.name=nobody/nothing could not be downloaded from the Hub" in text
     assert "the id, the revision, the network and, for a gated model, HF_TOKEN" in text
 
 
-def test_model_without_chat_template(command):
-    """A real tokenizer in an ordinary folder; of the weights only the file's header is read so far."""
+def test_a_model_without_chat_template_is_refused(command):
+    """The folder has a real tokenizer; only the header of the weights file is read at this point."""
     from tokenizers import Tokenizer, models
 
     folder = command.folder / "checkpoint"
@@ -164,18 +164,18 @@ def test_model_without_chat_template(command):
 ROWS = [{"prompt": f"What is {n} and {n}?", "response": f"It is {2 * n}."} for n in range(3)]
 
 
-def test_broken_seed_line(command):
+def test_invalid_json_in_seeds_is_refused_with_its_line(command):
     path = command.write("mine.jsonl", *ROWS, '{"prompt": "What is')
     text = command(f"data.ift.path={path}")
     assert "SeedError: mine.jsonl:4: not JSON (Unterminated string starting at, column 12). Fix it" in text
 
 
-def test_seed_line_without_a_field(command):
+def test_seed_rows_without_a_field_are_refused_with_their_line(command):
     path = command.write("mine.jsonl", *ROWS, {"prompt": "What is it?"})
     assert re.search(r"SeedError: mine\.jsonl:4: .*response", command(f"data.ift.path={path}"))
 
 
-def test_missing_seed_file(command):
+def test_a_missing_seed_file_is_refused(command):
     text = command("data.eft.path=nowhere.jsonl")
     assert "SeedError: nowhere.jsonl: no such file. Set `path` to a file, builtin or hub:OWNER/NAME." in text
 
@@ -192,13 +192,13 @@ def test_missing_seed_file(command):
     ],
     ids=["empty", "no ranks", "one answer"],
 )
-def test_no_eft_data(command, rows, told):
+def test_unusable_eft_data_are_refused_with_the_reason(command, rows, told):
     text = command(f"data.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"(Seed|NoRanks)Error: mine\.jsonl", text)
     assert told in text
 
 
-def test_too_few_eft_prompts(command):
+def test_too_few_eft_prompts_are_refused(command):
     rows = [{"prompt": f"Prompt {word}", "responses": ["good", "bad"]} for word in ("one", "two")]
     text = command("data.eft.languages=[]", f"data.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"SeedError: data\.eft\.path=mine\.jsonl gives 1 EFT prompts for training and 1 held-out", text)
@@ -208,7 +208,7 @@ def test_too_few_eft_prompts(command):
 # The run's folder
 
 
-def test_run_in_use(command):
+def test_a_run_in_use_is_refused(command):
     run = Workspace(command.run_folder)
     with run.lock():
         text = command()
@@ -218,7 +218,7 @@ def test_run_in_use(command):
     assert NO_MODEL_MESSAGE in command()
 
 
-def test_run_made_with_other_options(command):
+def test_changed_options_are_refused_with_both_values(command):
     command()
     text = command("seed=1", "data.eft_held_out=0.5")
     folder = command.run_folder
@@ -228,8 +228,8 @@ def test_run_made_with_other_options(command):
     assert ways in text
 
 
-def test_refused_command_leaves_the_run_as_it_was(command):
-    """config.yaml and run.json tell what the run was made with, not what was asked in vain."""
+def test_a_refused_command_does_not_change_the_run(command):
+    """config.yaml and run.json contain the options of the stored stages, not those of the refused command."""
     command()
     before = {name: (command.run_folder / name).read_bytes() for name in ("config.yaml", "run.json")}
     assert yaml.safe_load(before["config.yaml"])["seed"] == 0
@@ -237,7 +237,7 @@ def test_refused_command_leaves_the_run_as_it_was(command):
     assert {name: (command.run_folder / name).read_bytes() for name in before} == before
 
 
-def test_changed_seed_file_is_refused(command):
+def test_a_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
     assert NO_MODEL_MESSAGE in command(f"data.ift.path={path}")
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
@@ -254,13 +254,13 @@ def test_changed_seed_file_is_refused(command):
     ],
     ids=["data", "model"],
 )
-def test_mended_option_is_taken(command, wrong, right, then):
-    """A message says which option to mend; nothing was made with the wrong value, so nothing forbids the right one."""
+def test_corrected_options_are_accepted(command, wrong, right, then):
+    """The message names the wrong option; no output depends on its value, so the correct one is accepted."""
     command.write("mine.jsonl", *ROWS)
     command(wrong)
     assert then in command(right)
 
 
-def test_command_writes_into_the_run_folder_alone(command):
+def test_the_command_writes_only_into_the_run_folder(command):
     command()
     assert {path.name for path in command.folder.iterdir()} == {"runs"}

@@ -27,7 +27,7 @@ OPTIONS = sorted({field.name for kind in JUDGE_OPTIONS.values() for field in fie
 
 @dataclass
 class OwnOptions(JudgeConfig):
-    """Options of a judge from outside the package."""
+    """Options of an external judge."""
 
     margin: float = 0.5
 
@@ -49,9 +49,9 @@ def refusal(*words: str) -> str:
 
 
 @pytest.mark.parametrize("judge", ["additive", "logprob", "pairwise", "implicit", "reward_model"])
-def test_an_option_of_another_judge_is_refused(judge: str) -> None:
+def test_options_of_another_judge_are_refused(judge: str) -> None:
     own = {field.name for field in fields(options(f"judge={judge}").judge)}
-    for option in [one for one in OPTIONS if one not in own][::4]:  # composing takes time
+    for option in [one for one in OPTIONS if one not in own][::4]:  # composing is slow
         message = refusal(f"judge={judge}", f"judge.{option}=1")
         assert f"judge.{option} is no option of the chosen judge, which has scorer, model, max_score" in message
         assert "Judges that have it: " in message
@@ -66,22 +66,22 @@ def test_the_message_names_the_judges_that_have_the_option() -> None:
     assert several in refusal("judge=pairwise", "experiment=qwen_1.5b_one_gpu", "~judge.max_new_tokens")
 
 
-def test_a_mistyped_option_is_answered_with_a_near_one() -> None:
+def test_mistyped_judge_options_get_a_suggestion() -> None:
     assert "Did you mean judge.max_comparisons?" in refusal("judge=pairwise", "judge.max_comparison=1")
 
 
 @pytest.mark.parametrize(("scorer", "choice"), [("pairwise", "pairwise"), ("implicit", "implicit"), (OWN, OWN)])
-def test_a_scorer_with_other_options_is_refused_with_the_choice(scorer: str, choice: str) -> None:
+def test_scorers_with_other_options_are_refused_with_the_fix(scorer: str, choice: str) -> None:
     assert f"Choose the judge with judge={choice}." in refusal(f"judge.scorer={scorer}")
     assert "Choose the judge with judge=additive." in refusal("judge=pairwise", "judge.scorer=sampled")
 
 
-def test_a_scorer_with_the_same_options_can_be_given_alone() -> None:
+def test_scorers_with_the_same_options_are_accepted() -> None:
     assert options("judge=additive", "judge.scorer=logprob_weighted").judge.template == "additive"
 
 
 @pytest.mark.parametrize("judge", JUDGES)
-def test_every_judge_has_its_options_also_after_storing_them(judge: str, tmp_path: Path) -> None:
+def test_every_judge_config_is_restored_with_its_type(judge: str, tmp_path: Path) -> None:
     config = options(f"judge={judge}")
     assert type(config.judge) is JUDGE_OPTIONS[config.judge.scorer]
     Workspace(tmp_path).save_config(config)
@@ -90,7 +90,7 @@ def test_every_judge_has_its_options_also_after_storing_them(judge: str, tmp_pat
     assert restored == config
 
 
-def test_a_judge_from_outside_brings_its_options(tmp_path: Path) -> None:
+def test_external_judges_have_their_own_options(tmp_path: Path) -> None:
     register_judges([f"judge={OWN}"])
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain_options(hydra.compose("config", [f"judge={OWN}", "judge.margin=0.25"]))
@@ -100,9 +100,7 @@ def test_a_judge_from_outside_brings_its_options(tmp_path: Path) -> None:
     assert "judge.count is no option" in refusal(f"judge={OWN}", "judge.count=2")
 
 
-def test_options_of_other_judges_in_an_old_config_are_ignored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_of_other_judges_in_old_configs_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs of older versions stored all options of all judges."""
     text = "{judge: {scorer: pairwise, template: pairwise, count: 1, temperature: 0.7, max_comparisons: 4}}"
     Workspace(tmp_path).config_path.write_text(text)
@@ -110,7 +108,7 @@ def test_options_of_other_judges_in_an_old_config_are_ignored(
     assert capsys.readouterr().err == ""
 
 
-def test_options_of_other_judges_in_an_old_manifest_are_not_compared() -> None:
+def test_options_of_other_judges_in_old_manifests_are_ignored() -> None:
     """Manifests of older versions hold options that the judge never read."""
     config = Config(judge=PairwiseJudgeConfig())
     unread = {"judge.early_stopping": False, "judge.early_stopping_risk": 0.02, "judge.temperature": 0.3}
@@ -122,7 +120,7 @@ def test_options_of_other_judges_in_an_old_manifest_are_not_compared() -> None:
     assert option_changes({}, now, config, dict).changed == {"judge.scorer": ("sampled", "pairwise")}
 
 
-def test_python_and_the_command_have_the_same_defaults_of_a_judge() -> None:
+def test_python_and_command_line_have_the_same_judge_defaults() -> None:
     assert options("judge=additive").judge == Config().judge == SampledJudgeConfig()
 
 
@@ -136,7 +134,7 @@ def test_python_and_the_command_have_the_same_defaults_of_a_judge() -> None:
         ([f"judge={OWN}", "judge.margn=1"], "Did you mean judge.margin?"),
     ],
 )
-def test_command_ends_with_the_message(words: list[str], message: str, tmp_path: Path) -> None:
+def test_the_command_fails_with_the_message(words: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srlm.run", f"runs_dir={tmp_path}", *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""srlm show-masking: examples as runs of tokens, on the terminal and as a page that lets nothing run."""
+"""srlm show-masking: examples as runs of tokens, on the terminal and in a page without active content."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
-def test_runs_are_the_tokens_with_their_weights(train_on: TrainOn, data: Path) -> None:
+def test_runs_contain_all_tokens_with_their_weights(train_on: TrainOn, data: Path) -> None:
     options = options_of(f"dataset={data}", f"sft.train_on={train_on.name}", "sft.prompt_weight=0.25")
     found = found_by(options)
     assert {kind: len(of_kind) for kind, of_kind in found.items()} == {"ift": 2, "eft": 4}
@@ -90,11 +90,11 @@ def test_runs_are_the_tokens_with_their_weights(train_on: TrainOn, data: Path) -
         ("\u202e\u2066\ufeff\ud800", "\\u202e\\u2066\\ufeff\\ud800"),
     ],
 )
-def test_what_is_shown_does_nothing(text: str, seen: str) -> None:
+def test_control_characters_are_shown_as_escapes(text: str, seen: str) -> None:
     assert visible(text) == seen
 
 
-def test_the_terminal_without_colour(data: Path) -> None:
+def test_without_colour_brackets_mark_trained_tokens(data: Path) -> None:
     options = options_of(f"dataset={data}", "sft.train_on=no_shared_text")
     found = found_by(options)
     examples = [shown("IFT 2", found["ift"][1]), shown("EFT 1", found["eft"][0])]
@@ -109,7 +109,7 @@ def test_the_terminal_without_colour(data: Path) -> None:
     assert all(c.isprintable() or c == "\n" for c in printed)
 
 
-def test_the_page_holds_text_as_text(data: Path) -> None:
+def test_the_page_escapes_all_texts(data: Path) -> None:
     options = options_of(f"dataset={data}", "sft.train_on=all")
     found = found_by(options)
     examples = [shown(HOSTILE, example) for example in found["eft"]]
@@ -123,7 +123,7 @@ def test_the_page_holds_text_as_text(data: Path) -> None:
     assert html.unescape(policy) == (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    assert " style=" not in page  # the policy would leave it out
+    assert " style=" not in page  # the policy forbids it
     assert "http" not in page.replace("http-equiv", "")
     for kind, *_ in legend(0.5):
         assert f".{kind} {{" in style
@@ -133,13 +133,13 @@ def test_the_command_writes_the_page(tiny_checkpoint: Path, data: Path, tmp_path
     options = options_of(f"model.name={tiny_checkpoint}", f"dataset={data}", f"runs_dir={tmp_path}", "count=2")
     path = command.run(options)
     assert path == tmp_path / "show_masking" / "masking.html"
-    assert path.read_text(encoding="utf-8").count("<h2>") == 5  # two of each kind, and the options
+    assert path.read_text(encoding="utf-8").count("<h2>") == 5  # two per kind, and the options
     printed = capfd.readouterr().err
     assert "EFT 2: " in printed
     assert str(path) in printed
 
 
-def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
+def test_data_without_ranks_give_no_eft_examples(tmp_path: Path, capfd) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
     assert [type(row) for row in rows_of(options_of(f"dataset={path}"))] == [SeedExample]
@@ -148,7 +148,7 @@ def test_pairs_alone_give_no_eft(tmp_path: Path, capfd) -> None:
     assert "format" not in said
 
 
-def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
+def test_invalid_options_and_files_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="count=0 cannot work"):
         command.run(options_of("count=0"))
     with pytest.raises(SeedError):
@@ -158,26 +158,26 @@ def test_what_a_user_can_mend(data: Path, tmp_path: Path) -> None:
         found_by(options)
 
 
-def test_a_template_that_changes_texts_is_shown_without_its_prompts(data: Path) -> None:
+def test_templates_that_change_texts_mask_the_prompts(data: Path) -> None:
     options = options_of(f"dataset={data}")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
     shown_as = shown("IFT", found_by(options, tokenizer)["ift"][1])
     assert [(run.kind, "".join(token.text for token in run.tokens)) for run in shown_as.runs] == [
         ("masked", "<|im_start|>user↵\nWHY IS THE SKY BLUE?<|im_end|>↵\n<|im_start|>assistant↵\n"),
-        ("learnt", "It↵\nis.<|im_end|>"),  # an answer is learnt as it was written
+        ("learnt", "It↵\nis.<|im_end|>"),  # the answer is trained unchanged
     ]
 
 
-# What is shown is what a run trains on
+# The shown examples are those of training
 
 
 class Stop(Exception):
-    """Raised in the trainer's place, with the dataset that it was given."""
+    """Raised instead of training, with the trainer's dataset."""
 
 
 def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkeypatch: Any) -> list[dict[str, Any]]:
-    """The rows of the dataset that a run with these options hands to TRL's trainer, by the run's own steps."""
+    """Return the rows of the dataset that a run with these options passes to TRL's trainer."""
     import trl
 
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
@@ -200,7 +200,7 @@ def trained_on(options: ShowMasking, tiny_checkpoint: Path, folder: Path, monkey
 
 
 def examples_in(row: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Ids and weights of each example in a trainer's row, which with packing holds several."""
+    """Return ids and weights of each example in a trainer's row, which contains several with packing."""
     weights = row.get("weights") or [float(label != IGNORED) for label in row["labels"]]
     ends = list(itertools.accumulate(row.get("seq_lengths") or [len(weights)]))
     cuts = list(zip([0, *ends], ends, strict=False))
@@ -209,13 +209,13 @@ def examples_in(row: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[str]:
-    """Twelve ranked prompts as IFT, twelve others as EFT, two of them the same, some Chinese, some long."""
+    """Return options with 12 ranked prompts as IFT and 16 as EFT, two of them equal, some Chinese, some long."""
     words = [f"word{number}" for number in range(20)]
 
     def row(number: int) -> dict[str, Any]:
         draw = random.Random(number)
         prompt = f"Tell {' '.join(draw.sample(words, 5))} number {number}"
-        lengths = (9, 5, 3) if number % 2 else (3, 5, 9)  # the best one is now the longest and now the shortest
+        lengths = (9, 5, 3) if number % 2 else (3, 5, 9)  # the best answer alternates between longest and shortest
         answers = [
             f"{name} {' '.join(draw.choices(words, k=length))}" for name, length in zip("ABC", lengths, strict=True)
         ]
@@ -256,7 +256,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_the_examples_are_those_that_the_trainer_gets(
+def test_shown_examples_equal_those_of_the_trainer(
     choice: str, sources: list[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [f"model.name={tiny_checkpoint}", *sources, "data.rationales=none", *CHOICES[choice]]
@@ -277,8 +277,8 @@ def test_the_examples_are_those_that_the_trainer_gets(
     assert sorted(seen) == sorted(pairs)
 
 
-def test_each_choice_changes_the_examples(sources: list[str]) -> None:
-    """So that the test above tests something."""
+def test_each_option_changes_the_examples(sources: list[str]) -> None:
+    """This shows that the test above can fail."""
     tokenizer = tiny_tokenizer()
 
     def of(*given: str) -> Any:
@@ -291,7 +291,7 @@ def test_each_choice_changes_the_examples(sources: list[str]) -> None:
     assert [choice for choice, given in CHOICES.items() if choice not in same and of(*given) == default] == []
 
 
-def test_one_file_gives_both_kinds_with_the_options_of_the_seeds(data: Path) -> None:
+def test_one_file_gives_ift_and_eft_examples(data: Path) -> None:
     worst = found_by(options_of(f"dataset={data}", "data.ift_answers=worst"))
     assert [each.conversation.text.count("Dunno") for each in worst["ift"]] == [0, 1]
     one = found_by(options_of(f"dataset={data}", "data.ift_answers=all", "data.eft.limit=1"))
@@ -302,12 +302,12 @@ def test_one_file_gives_both_kinds_with_the_options_of_the_seeds(data: Path) -> 
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
-def test_every_experiments_options_work(name: str) -> None:
+def test_options_of_every_experiment_are_accepted(name: str) -> None:
     options = options_of(f"experiment={name}", "data.ift.path=a.jsonl", "data.eft.path=b.jsonl")
-    assert options.name == "show_masking"  # not the folder of the experiment's run
+    assert options.name == "show_masking"  # not the experiment's run name
 
 
-def test_packing_tells_its_rows(tiny_checkpoint: Path, sources: list[str], tmp_path: Path, capfd) -> None:
+def test_the_number_of_packed_rows_is_printed(tiny_checkpoint: Path, sources: list[str], tmp_path: Path, capfd) -> None:
     given = [f"model.name={tiny_checkpoint}", f"runs_dir={tmp_path}", *sources, "data.rationales=none"]
     command.run(options_of(*given, "sft.packing=true", "sft.max_length=4096"))
     printed = capfd.readouterr().err

@@ -41,7 +41,7 @@ def options(folder: Path, kind: type[Evaluate] = SideBySide, **given: Any) -> Ev
     return made
 
 
-unanswered: dict[str, tuple[str, ...]] = {}  # model -> the first words of the prompts that are too long for it
+unanswered: dict[str, tuple[str, ...]] = {}  # model -> beginnings of prompts that are too long
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def page_of(folder: Path) -> str:
     return (folder / "side_by_side/side_by_side.html").read_text(encoding="utf-8")
 
 
-def test_the_models_answer_greedily_and_their_facts_are_compared(tmp_path: Path, asked: list[Any]) -> None:
+def test_models_answer_greedily_and_text_statistics_are_compared(tmp_path: Path, asked: list[Any]) -> None:
     cards = run(options(tmp_path))
     assert len(asked) == 2 * 5
     assert {temperature for _, temperature in asked} == {0.0}
@@ -78,7 +78,7 @@ def test_the_models_answer_greedily_and_their_facts_are_compared(tmp_path: Path,
     one, other = cards["answers"]["rows"]
     assert (one["model"], other["model"]) == ("a", "b")
     assert one["measures"]["form_followed"]["n"] == 5
-    assert one["measures"]["form_followed"]["value"] == 3 / 5  # no comma, not the word, lowercase
+    assert one["measures"]["form_followed"]["value"] == 3 / 5  # no comma, not the word, lowercase text
     assert other["measures"]["truncated"]["value"] == 1.0
     assert other["against_first"]["truncated"]["value"] == 1.0
     assert "against_first" not in one
@@ -86,16 +86,16 @@ def test_the_models_answer_greedily_and_their_facts_are_compared(tmp_path: Path,
     assert page_of(tmp_path).count("nile and rhine") == 5
 
 
-def test_evaluate_writes_the_page_of_its_answers(tmp_path: Path, asked: list[Any]) -> None:
+def test_evaluate_writes_a_page_of_its_answers(tmp_path: Path, asked: list[Any]) -> None:
     run(options(tmp_path, Evaluate, suite=["answers"]))
     assert {temperature for _, temperature in asked} == {0.7}
     assert "nile and rhine" in (tmp_path / "evaluate/side_by_side.html").read_text(encoding="utf-8")
 
 
-def test_a_prompt_that_is_too_long_for_a_model_is_missing_and_named(
+def test_too_long_prompts_are_missing_and_listed(
     tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """b lacks two answers, and both models a third: the prompts that both have answered are compared."""
+    """Model b misses two answers and both models a third; only prompts answered by both are compared."""
     run(options(tmp_path / "whole"))
     starts = [
         json.loads(line)["prompt"][:40]
@@ -113,7 +113,7 @@ def test_a_prompt_that_is_too_long_for_a_model_is_missing_and_named(
     assert page_of(tmp_path).count('<p class="quiet">no answer</p>') == 4
 
 
-def test_it_resumes_and_accepts_new_models(tmp_path: Path, asked: list[Any]) -> None:
+def test_a_rerun_resumes_and_accepts_new_models(tmp_path: Path, asked: list[Any]) -> None:
     run(options(tmp_path))
     asked.clear()
     run(options(tmp_path))
@@ -127,7 +127,7 @@ def test_it_resumes_and_accepts_new_models(tmp_path: Path, asked: list[Any]) -> 
         run(warm)
 
 
-def test_the_page_is_harmless(tmp_path: Path, asked: list[Any]) -> None:
+def test_the_page_has_no_active_content(tmp_path: Path, asked: list[Any]) -> None:
     run(options(tmp_path))
     page = page_of(tmp_path)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
@@ -164,14 +164,14 @@ def test_a_negative_number_of_prompts_is_refused(tmp_path: Path) -> None:
         Plan(Workspace(tmp_path), options(tmp_path, num_shown=-1))
 
 
-def test_two_runs_of_one_name_are_named_by_their_folders() -> None:
+def test_runs_of_the_same_name_are_labelled_by_folder() -> None:
     models = ["one/default/iteration_1", "two/default/iteration_1"]
     assert labels(models) == models
     assert labels(models[:1]) == ["default M1"]
 
 
-def test_a_runs_models_by_their_folders(own_run: Path, tiny_checkpoint: Path) -> None:
-    """M_0 lies outside of the run; a model that is not there yet is named."""
+def test_run_folders_resolve_to_their_models(own_run: Path, tiny_checkpoint: Path) -> None:
+    """M_0 is outside the run; a missing model raises an error with its name."""
     assert resolve(ModelConfig(name=str(own_run / "iteration_0"))) == tiny_checkpoint.resolve()
     assert resolve(ModelConfig(name=str(own_run / "iteration_2"))) == (own_run / "iteration_2/model").resolve()
     assert label(str(own_run / "iteration_0")) == "rivers M0"
@@ -182,5 +182,5 @@ def test_a_runs_models_by_their_folders(own_run: Path, tiny_checkpoint: Path) ->
     with pytest.raises(ModelError, match=r"this run has no M0 yet"):
         resolve(ModelConfig(name=str(own_run / "iteration_0")))
     Workspace(own_run).run_path.unlink()
-    with pytest.raises(ModelError, match=r"has no config\.json"):  # no run's folder: as any other
+    with pytest.raises(ModelError, match=r"has no config\.json"):  # without run.json it is an ordinary folder
         resolve(ModelConfig(name=str(own_run / "iteration_2")))

@@ -1,4 +1,4 @@
-"""The built-in seed set keeps what it promises."""
+"""Properties of the built-in seed set."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ IFT, EFT, EVALUATION = read_ift(SourceConfig()), read_ranked(SourceConfig()), re
 SETS = {"ift": IFT, "eft": EFT, "evaluation": EVALUATION}
 
 
-def test_it_is_large_enough_and_no_row_is_left_out():
+def test_the_builtin_set_is_large_and_complete():
     assert len(IFT) >= 240
     assert len(EFT) >= 80
     assert len(EVALUATION) >= 80
@@ -27,7 +27,7 @@ def test_it_is_large_enough_and_no_row_is_left_out():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_type_and_chinese_are_present_and_labelled(name):
+def test_every_type_and_language_is_present_and_labelled(name):
     rows = SETS[name]
     assert {row.type for row in rows} == TYPES
     assert {row.language for row in rows} == {"en", "zh"}
@@ -36,7 +36,7 @@ def test_every_type_and_chinese_are_present_and_labelled(name):
     assert {row.type for row in rows if row.language == "zh"} == TYPES
 
 
-def test_no_two_prompts_are_near_duplicates():
+def test_prompts_are_no_near_duplicates():
     seen = Overlap()
     rows = [*IFT, *EFT, *EVALUATION]
     for row in rows:
@@ -47,17 +47,17 @@ def test_no_two_prompts_are_near_duplicates():
     assert len(set(ids)) == len(ids)
 
 
-def test_no_answer_is_a_copy_of_another_rows():
+def test_answers_are_not_repeated_between_rows():
     texts = [row.response for row in IFT] + [answer.text for row in EFT for answer in row.answers]
     assert [text for text, count in Counter(texts).items() if count > 1] == []
 
 
-def test_the_split_drops_nothing():
+def test_the_split_drops_no_builtin_rows():
     split = split_eft(EFT, 0.25, IFT, EVALUATION, 0.7, seed=0)
     assert set(split.dropped.values()) == {0}
 
 
-def test_ranks_and_scores_agree():
+def test_ranks_and_scores_have_the_same_order():
     for row in EFT:
         scores = [answer.score for answer in row.answers]
         assert [answer.rank for answer in row.answers] == [0, 1, 2, 3], row.id
@@ -66,20 +66,20 @@ def test_ranks_and_scores_agree():
         assert all(answer.rationale and answer.rationale.strip() for answer in row.answers), row.id
 
 
-def test_scores_are_spread():
+def test_all_scores_occur_and_none_dominates():
     scores = Counter(answer.score for row in EFT for answer in row.answers)
     assert set(scores) == {0, 1, 2, 3, 4, 5}
     assert max(scores.values()) <= 0.3 * scores.total()
 
 
-def test_length_does_not_give_the_better_answer_away():
+def test_length_does_not_predict_the_better_answer():
     pairs = [pair for row in EFT for pair in itertools.combinations(row.answers, 2)]  # the better one first
     longer = sum(len(better.text) > len(worse.text) for better, worse in pairs)
     assert longer <= 0.6 * len(pairs)
     assert longer >= 0.4 * len(pairs), "nor may the shorter one be the better one"
 
 
-def test_rationales_are_not_one_sentence_over_and_over():
+def test_rationales_are_not_repetitive():
     rationales = [answer.rationale for row in EFT for answer in row.answers]
     seen = Overlap(rationales[:1])
     worst = 0.0
@@ -129,8 +129,8 @@ FOLLOWING = {
 }
 
 
-def test_every_constraint_can_be_followed_and_missed():
-    """By an answer that does what the prompt says, and by one that does nothing of it."""
+def test_every_constraint_can_be_followed_and_violated():
+    """One answer follows the prompt's constraints, and another one violates at least one of them."""
     with_constraints = {row.id: row.constraints for row in EVALUATION if row.constraints}
     assert set(FOLLOWING) == set(with_constraints)
     for name, constraints in with_constraints.items():
@@ -140,8 +140,8 @@ def test_every_constraint_can_be_followed_and_missed():
     assert min(types["constrained_length"], types["fixed_format"]) >= 10
 
 
-def test_a_constraint_is_in_the_prompts_words():
-    """Keywords to use stand in the prompt, and so does every number in some form."""
+def test_required_keywords_are_in_the_prompt():
+    """Every required keyword occurs in its prompt."""
     for row in EVALUATION:
         for one in row.constraints:
             if one.id == "keywords:existence":

@@ -1,4 +1,4 @@
-"""The 25 instructions and final answers: on texts that follow and that do not, and against lm-evaluation-harness."""
+"""The 25 instructions and final answers: texts that follow them or not, and comparison with lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     (
         "length_constraints:number_words",
         {"num_words": 3, "relation": LESS},
-        ["two words.", "हिन्दी बोलिए"],  # combining marks end no word
+        ["two words.", "हिन्दी बोलिए"],  # combining marks do not end a word
         ["now three words"],
     ),
     (
@@ -160,14 +160,16 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES)
-def test_each_instruction(name: str, kwargs: dict[str, Any], good: list[str], bad: list[str]) -> None:
+def test_each_checker_accepts_and_rejects_texts(
+    name: str, kwargs: dict[str, Any], good: list[str], bad: list[str]
+) -> None:
     constraint = Constraint(name, kwargs)
     validate(constraint)
     assert [follows(constraint, text) for text in good] == [True] * len(good)
     assert [follows(constraint, text) for text in [*bad, "", " \n"]] == [False] * (len(bad) + 2)
 
 
-def test_all_are_tried() -> None:
+def test_all_checkers_have_test_cases() -> None:
     assert {name for name, *_ in CASES} == set(CHECKERS)
     assert len(IFEVAL) == 25
     assert set(CHECKERS) - set(IFEVAL) == {"final_answer:number", "final_answer:choice"}
@@ -181,13 +183,13 @@ def test_all_are_tried() -> None:
         "Sure, here:\nIt rains.\n***\nIt pours.\nAnything else, perhaps?",
     ],
 )
-def test_loosely_the_first_and_last_lines_may_be_chat(text: str) -> None:
+def test_loose_checks_ignore_first_and_last_lines(text: str) -> None:
     constraint = Constraint("punctuation:no_comma", {})
     assert not follows(constraint, text)
     assert follows_loosely(constraint, text)
 
 
-def test_loosely_asterisks_do_not_count() -> None:
+def test_loose_checks_ignore_asterisks() -> None:
     constraint = Constraint("startend:end_checker", {"end_phrase": "the end."})
     assert not follows(constraint, "It was **the end.**")
     assert follows_loosely(constraint, "It was **the end.**")
@@ -223,17 +225,17 @@ def test_loosely_asterisks_do_not_count() -> None:
         ),
     ],
 )
-def test_what_is_no_instruction_is_refused(name: str, kwargs: dict[str, Any], message: str) -> None:
+def test_invalid_instructions_are_refused(name: str, kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         validate(Constraint(name, kwargs))
 
 
-# Against another implementation
+# Comparison with other implementations
 
 
 @pytest.fixture(scope="module")
 def nltk_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """NLTK with Punkt's data: this machine's own if it has them, otherwise those of the package punkt."""
+    """Yield NLTK with Punkt's data: installed ones if present, otherwise those of the package punkt."""
     nltk, punkt = pytest.importorskip("nltk"), pytest.importorskip("punkt")
     from nltk.tokenize.punkt import PunktParameters, save_punkt_params
 
@@ -241,7 +243,7 @@ def nltk_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
     parameters.abbrev_types, parameters.sent_starters = set(model.abbrev_types), set(model.sent_starters)
     parameters.collocations, parameters.ortho_context = set(model.collocations), dict(model.ortho_context)
     folder = tmp_path_factory.mktemp("nltk_data")
-    nltk.data.path.append(str(folder))  # NLTK writes and reads below these paths alone
+    nltk.data.path.append(str(folder))  # NLTK writes and reads only below these paths
     english = folder / "tokenizers" / "punkt_tab" / "english"
     english.mkdir(parents=True)
     save_punkt_params(parameters, english)
@@ -251,7 +253,7 @@ def nltk_data(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def harness(nltk_data: Any) -> Any:
-    """lm-evaluation-harness's checkers by id, unchanged except for langdetect's seed."""
+    """Yield lm-evaluation-harness's checkers, unchanged except for langdetect's seed."""
     patch = pytest.MonkeyPatch()
     patch.setattr(pytest.importorskip("langdetect").DetectorFactory, "seed", 0)
     yield pytest.importorskip("lm_eval.tasks.ifeval.utils")
@@ -279,21 +281,21 @@ PIECES = [
 ]
 
 
-def odd_texts(count: int, seed: int) -> list[str]:
-    """Random texts of up to 24 `PIECES`, joined with and without blanks."""
+def unusual_texts(count: int, seed: int) -> list[str]:
+    """Return random texts of up to 24 `PIECES`, joined with and without blanks."""
     rng = random.Random(seed)
     return [rng.choice(["", "", " "]).join(rng.choices(PIECES, k=rng.randint(0, 24))) for _ in range(count)]
 
 
-def test_odd_texts_give_the_harness_results(harness: Any) -> None:
+def test_unusual_texts_give_the_results_of_the_harness(harness: Any) -> None:
     """Hundreds of short texts with unusual punctuation under every instruction of `CASES`."""
     rng = random.Random(7)
     cases = [Constraint(name, kwargs) for name, kwargs, *_ in CASES if name in IFEVAL]
-    cases = [one for one in cases if one.kwargs.get("letter") != "#"]  # the harness takes letters alone
-    cases = [one for one in cases if one.kwargs.get("language") != "zh"]  # langdetect says zh-cn
+    cases = [one for one in cases if one.kwargs.get("letter") != "#"]  # the harness accepts only letters
+    cases = [one for one in cases if one.kwargs.get("language") != "zh"]  # langdetect returns zh-cn
     cases = [one for one in cases if not any("." in str(v) or "+" in str(v) for v in _keywords(one))]  # patterns there
     assert len(cases) > 24
-    for text in odd_texts(400, seed=7):
+    for text in unusual_texts(400, seed=7):
         if script(text) == "han":
             continue
         for constraint in cases:
@@ -301,7 +303,7 @@ def test_odd_texts_give_the_harness_results(harness: Any) -> None:
                 assert_same(harness, constraint, text)
 
 
-def test_arguments_with_blanks_around_them_give_the_harness_results(harness: Any) -> None:
+def test_arguments_with_surrounding_blanks_match_the_harness(harness: Any) -> None:
     constraints = [
         Constraint("keywords:frequency", {"keyword": " tea ", "frequency": 2, "relation": AT_LEAST}),
         Constraint("detectable_content:postscript", {"postscript_marker": " P.S. "}),
@@ -346,7 +348,7 @@ def test_arguments_with_blanks_around_them_give_the_harness_results(harness: Any
         ("iPHONE", 0),
     ],
 )
-def test_words_in_capitals_are_split_as_nltk_splits_them(nltk_data: Any, text: str, expected: int) -> None:
+def test_capitalised_words_are_split_as_in_nltk(nltk_data: Any, text: str, expected: int) -> None:
     assert sum(word.isupper() for word in nltk_data.word_tokenize(text)) == expected
     for count, holds in ((expected, True), (expected + 1, False)):
         kwargs = {"capital_frequency": count, "capital_relation": AT_LEAST}
@@ -362,19 +364,19 @@ def test_words_in_capitals_are_split_as_nltk_splits_them(nltk_data: Any, text: s
         ("Dr. Smith left at 5 p.m. today.", ["Dr. Smith left at 5 p.m. today."]),
     ],
 )
-def test_sentences_are_split_as_nltk_splits_them(nltk_data: Any, text: str, expected: list[str]) -> None:
+def test_sentences_are_split_as_in_nltk(nltk_data: Any, text: str, expected: list[str]) -> None:
     assert sentences(text) == nltk_data.sent_tokenize(text) == expected
 
 
-def test_odd_texts_give_nltks_words_and_sentences(nltk_data: Any) -> None:
-    for text in odd_texts(3000, seed=8):
+def test_unusual_texts_give_the_tokens_of_nltk(nltk_data: Any) -> None:
+    for text in unusual_texts(3000, seed=8):
         assert words(text) == nltk_data.word_tokenize(text)
         if script(text) != "han":
             assert sentences(text) == nltk_data.sent_tokenize(text)
 
 
-def test_texts_that_people_wrote_give_nltks_words_and_sentences(nltk_data: Any, shared_data: Path) -> None:
-    """IFEval's 541 prompts and 80 of MT-Bench, as they are and with odd punctuation put between their words."""
+def test_human_texts_give_the_tokens_of_nltk(nltk_data: Any, shared_data: Path) -> None:
+    """IFEval's 541 prompts and 80 of MT-Bench, unchanged and with unusual punctuation between their words."""
     rng = random.Random(9)
     texts = []
     for name in ("eval_prompts_ifeval_541_native.jsonl", "eval_prompts_mt_bench_80.jsonl"):
@@ -392,8 +394,8 @@ def _keywords(constraint: Constraint) -> list[Any]:
     return [constraint.kwargs.get(name) for name in ("keyword", "keywords", "forbidden_words")]
 
 
-def test_every_instruction_of_ifeval_gives_the_harness_results(harness: Any, shared_data: Path) -> None:
-    """All 834, on texts that people wrote and on the prompts themselves."""
+def test_ifeval_instructions_give_the_results_of_the_harness(harness: Any, shared_data: Path) -> None:
+    """All 834 instructions are checked on texts written by humans and on their prompts."""
     lines = (shared_data / "eval_prompts_ifeval_541_native.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     written = (shared_data / "eval_prompts_self_instruct_252.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""srlm.data.judge_benchmarks: published forms become ranked prompts, and what cannot be one says where it stands."""
+"""srlm.data.judge_benchmarks: published formats become ranked prompts, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("form", ROWS)
-def test_published_forms(write, form):
+def test_published_formats_become_ranked_prompts(write, form):
     [prompt], excluded = read_benchmark(write(ROWS[form]))
     assert prompt.prompt == "Q?"
     assert {answer.text: answer.rank for answer in prompt.answers} == {"good": 0, "bad": 1}
@@ -58,12 +58,12 @@ def test_published_forms(write, form):
     assert prompt.type == ROWS[form].get("subset", "")
 
 
-def test_order_of_the_two_answers_is_kept(write):
+def test_the_order_of_answers_is_kept(write):
     [prompt], _ = read_benchmark(write(ROWS["llmbar"]))
     assert [(answer.text, answer.rank) for answer in prompt.answers] == [("bad", 1), ("good", 0)]
 
 
-def test_ties_and_votes_without_a_majority(write):
+def test_ties_are_kept_and_votes_without_majority_dropped(write):
     votes = [(0, 0, 1), (2, 1, 2), (0, 1, 2)]
     names = ("annotator1", "annotator2", "annotator3")
     rows = [ROWS["pandalm"] | dict(zip(names, vote, strict=True)) | {"idx": n} for n, vote in enumerate(votes)]
@@ -72,13 +72,13 @@ def test_ties_and_votes_without_a_majority(write):
     assert excluded == {"no majority": 1}
 
 
-def test_an_instruction_with_its_input(write):
+def test_instruction_and_input_form_the_prompt(write):
     [prompt], _ = read_benchmark(write(ROWS["pandalm"] | {"instruction": "Sum up.", "input": "A text."}))
     assert prompt.prompt == "Sum up.\n\nA text."
 
 
-def test_empty_and_equal_answers_stay(write):
-    """A judge meets them too."""
+def test_empty_answers_are_kept(write):
+    """A judge can encounter empty answers, too."""
     [prompt], _ = read_benchmark(write(ROWS["plain"] | {"response_b": ""}))
     assert [answer.text for answer in prompt.answers] == ["good", ""]
 
@@ -103,7 +103,7 @@ def test_broken_rows_name_their_line(write, form, change, message):
         read_benchmark(write(ROWS[form], ROWS[form] | change))
 
 
-def test_rows_that_lack_a_field_or_are_none(write):
+def test_invalid_rows_are_refused_with_their_line(write):
     short = {key: value for key, value in ROWS["pandalm"].items() if key != "annotator3"}
     with pytest.raises(SeedError, match=r"bench\.jsonl:2: no field 'annotator3'"):
         read_benchmark(write(ROWS["pandalm"], short))
@@ -113,7 +113,7 @@ def test_rows_that_lack_a_field_or_are_none(write):
         read_benchmark(write(ROWS["rewardbench"], ROWS["rewardbench"]))
 
 
-def test_unknown_and_missing_files(write, tmp_path):
+def test_unknown_formats_and_missing_files_are_refused(write, tmp_path):
     with pytest.raises(SeedError, match="no known format has the fields"):
         read_benchmark(write({"left": "a", "right": "b"}))
     with pytest.raises(SeedError, match="no such file"):
@@ -122,7 +122,7 @@ def test_unknown_and_missing_files(write, tmp_path):
         read_benchmark(write(ROWS["pandalm"] | {"annotator1": 2, "annotator2": 0}))
 
 
-def test_a_limit_takes_each_subset_alike(write):
+def test_a_limit_samples_all_subsets_proportionally(write):
     rows = [ROWS["plain"] | {"prompt": f"Q{n}?", "subset": "rare" if n % 4 == 0 else "common"} for n in range(80)]
     source = write(*rows, limit=20)
     prompts, excluded = read_benchmark(source, seed=1)
@@ -135,7 +135,7 @@ def test_a_limit_takes_each_subset_alike(write):
     )
 
 
-def test_the_built_in_set():
+def test_the_builtin_set_has_four_answers_each():
     prompts, _ = read_benchmark(SourceConfig(path="builtin", languages=["en"]))
     assert len(prompts) == 106
     assert all(len(prompt.answers) == 4 for prompt in prompts)
@@ -144,7 +144,7 @@ def test_the_built_in_set():
 @pytest.mark.parametrize(
     ("name", "rows", "ties"), [("judge_bench_llmbar.jsonl", 419, 0), ("judge_bench_pandalm.jsonl", 999, 105)]
 )
-def test_real_benchmarks(shared_data: Path, name: str, rows: int, ties: int) -> None:
+def test_published_benchmarks_are_read_completely(shared_data: Path, name: str, rows: int, ties: int) -> None:
     prompts, excluded = read_benchmark(SourceConfig(path=str(shared_data / name)))
     assert len(prompts) == rows
     assert sum(prompt.answers[0].rank == prompt.answers[1].rank for prompt in prompts) == ties

@@ -1,4 +1,4 @@
-"""srlm.data.languages: scripts told apart by their letters."""
+"""srlm.data.languages: detection of scripts by letters."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ TEA = {  # "How is tea made?" by language
         (TEA["ta"], ["hi", "bn"], False),
         ("Objasni kako se kuva čaj.", ["sr"], True),
         ("Hãy giải thích cách pha trà", ["vi"], True),
-        ("¿Qué es el cielo? Où est-il?", ["en"], True),  # by script alone
+        ("¿Qué es el cielo? Où est-il?", ["en"], True),  # only the script counts
         ("1 + 1 = ?", ["en"], False),
         ("1 + 1 = ?", [], True),
         ("", ["en"], False),
         ("abcdefg" + "天地人", ["en"], True),  # 7 of 10
         ("abcdef" + "天地人和", ["en"], False),  # 6 of 10
-        ("abcdef 1234567890 !?" + "天地", ["en"], True),  # letters alone count
+        ("abcdef 1234567890 !?" + "天地", ["en"], True),  # only letters count
     ],
 )
-def test_languages(text, languages, expected):
+def test_in_languages_compares_scripts(text, languages, expected):
     assert in_languages(text, languages) is expected
 
 
@@ -87,5 +87,5 @@ def test_languages(text, languages, expected):
         ("", None),
     ],
 )
-def test_script(text, expected):
+def test_script_is_that_of_most_letters(text, expected):
     assert script(text) == expected

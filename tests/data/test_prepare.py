@@ -1,4 +1,4 @@
-"""srlm.data.prepare: which rows of which source a run gets."""
+"""srlm.data.prepare: the rows of each source that a run uses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.helpers import options
 
 
 @pytest.mark.parametrize(("given", "found"), [("[en]", {"en"}), ("[zh]", {"zh"}), ("[]", {"en", "zh"})])
-def test_languages_of_the_built_in_set(tmp_path, given, found):
+def test_builtin_languages_filter_the_builtin_set(tmp_path, given, found):
     prepare_seeds(options("data.ift.limit=0", f"data.builtin_languages={given}"), tmp_path)
     for name, kind in (("ift", SeedExample), ("eft", RankedPrompt), ("evaluation", SeedExample)):
         assert {row.language for row in read_records(tmp_path / f"{name}.jsonl", kind)} == found
 
 
-def test_own_rows_need_no_language(tmp_path):
-    """The filter of the built-in set leaves other sources alone."""
+def test_builtin_languages_do_not_filter_own_files(tmp_path):
+    """The filter of the built-in set does not apply to other sources."""
     own = tmp_path / "mine.jsonl"
     own.write_text(json.dumps({"prompt": "Nenne einen Fluss.", "response": "Die Elbe."}) + "\n", encoding="utf-8")
     assert DataConfig().builtin_languages == ["en"]
@@ -31,13 +31,13 @@ def test_own_rows_need_no_language(tmp_path):
     assert {row.language for row in read_records(tmp_path / "evaluation.jsonl", SeedExample)} == {"en"}
 
 
-def test_a_source_can_ask_for_other_languages_than_the_rest(tmp_path):
+def test_each_source_has_its_own_languages(tmp_path):
     prepare_seeds(options("data.ift.limit=0", "data.ift.languages=[zh]"), tmp_path)
     assert {row.language for row in read_records(tmp_path / "ift.jsonl", SeedExample)} == {"zh"}
     assert {row.language for row in read_records(tmp_path / "eft.jsonl", RankedPrompt)} == {"en"}
 
 
-def test_rows_that_the_split_drops_are_logged_with_the_reason(tmp_path, caplog):
+def test_dropped_rows_are_logged_with_the_reason(tmp_path, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     prepare_seeds(options("data.ift.limit=0"), tmp_path)
     assert not [message for message in caplog.messages if message.startswith("split")]

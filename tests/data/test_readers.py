@@ -54,7 +54,7 @@ HH = {
 ASSISTANT = {"role": "assistant", "content": "x"}
 LABELS = {"name": ["spam", "quality"], "value": [0.0, 1.0]}
 TREE = message("m", "Ask?", replies=replies_of("m", "Good.", "Bad.", labels=LABELS), labels={"spam": {"value": 0}})
-ROWS = {  # every format, saying the same
+ROWS = {  # the same data in every format
     "oasst_trees": [{"message_tree_id": "m", "tree_state": "ready_for_export", "prompt": TREE}],
     "oasst_messages": [message("m", "Ask?"), message("m1", "Bad.", "m", 1), message("m0", " Good.\n", "m", 0)],
     "alpaca": [{"instruction": " Ask? ", "input": "", "output": "Good."}],
@@ -75,7 +75,7 @@ ROWS = {  # every format, saying the same
 RANKED = ("oasst_trees", "oasst_messages", "hh_rlhf", "prompt_responses", "builtin")
 
 
-def test_every_format_is_tried():
+def test_every_format_has_test_rows():
     assert set(ROWS) == set(FORMATS)
 
 
@@ -109,14 +109,14 @@ def test_ranked_formats_read_as_ranked(write, name):
     ("answers", "expected"),
     [("best", {"": "Good."}), ("worst", {"": "Bad."}), ("all", {"/a0": "Good.", "/a1": "Bad."})],
 )
-def test_ift_of_ranked_answers_takes_the_best_the_worst_or_each(write, name, answers, expected):
+def test_ift_answers_selects_best_worst_or_all_answers(write, name, answers, expected):
     examples = read_ift(write(ROWS[name]), 0, IFTAnswers[answers])
     own = "m" if name.startswith("oasst") or name == "builtin" else "seeds-00001"
     assert {example.id.removeprefix(own): example.response for example in examples} == expected
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - set(RANKED)))
-def test_formats_without_ranks_refuse_to_be_ranked(write, name):
+def test_formats_without_ranks_are_refused_as_ranked_data(write, name):
     with pytest.raises(SeedError, match=rf"seeds.jsonl: format {name} has no ranked answers.* Use data in one of"):
         read_ranked(write(ROWS[name]))
 
@@ -131,7 +131,7 @@ def test_context_follows_the_instruction_after_a_blank_line(write):
 
 
 @pytest.mark.parametrize(("ask", "reply"), [("prompt", "response"), ("instruction", "output"), ("question", "answer")])
-def test_spellings_of_prompt_and_response(write, ask, reply):
+def test_alternative_names_of_prompt_and_response_are_read(write, ask, reply):
     (example,) = read_ift(write([{ask: "Ask?", reply: "Good.", "category": "qa", "lang": "zh-CN", "key": 7}]))
     assert (example.prompt, example.response, example.type, example.language) == ("Ask?", "Good.", "qa", "zh")
     assert example.id == "7"
@@ -140,14 +140,14 @@ def test_spellings_of_prompt_and_response(write, ask, reply):
 # Chat and dialogues
 
 
-def test_chat_takes_the_first_exchange_and_puts_the_system_message_in_front(write):
+def test_chat_uses_system_message_and_first_exchange(write):
     turns = [("system", "Be kind."), ("human", "Ask?"), ("gpt", "Good."), ("human", "More?"), ("gpt", "No.")]
     source = write([{"conversations": [{"from": who, "value": text} for who, text in turns]}])
     (example,) = read_ift(source)
     assert (example.prompt, example.response) == ("Be kind.\n\nAsk?", "Good.")
 
 
-def test_chat_without_a_first_exchange_is_left_out_and_counted(write, caplog):
+def test_chats_without_a_first_exchange_are_dropped_and_counted(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     conversations = [
         [("gpt", "Hello."), ("human", "Ask?")],
@@ -162,7 +162,7 @@ def test_chat_without_a_first_exchange_is_left_out_and_counted(write, caplog):
     assert caplog.messages == [expected]
 
 
-def test_hh_rlhf_ranks_single_turns_only(write, caplog):
+def test_hh_rlhf_uses_only_single_turns_as_ranked(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     more = "\n\nHuman: More?\n\nAssistant: "
     rows = [
@@ -192,14 +192,14 @@ def test_hh_rlhf_ranks_single_turns_only(write, caplog):
         (["", "a", "b", "a"], [("a", 0), ("b", 1)]),
     ],
 )  # fmt: skip
-def test_ranks(write, responses, expected):
+def test_ranks_are_read_from_ranks_scores_or_order(write, responses, expected):
     (row,) = read_ranked(write([{"prompt": "Ask?", "responses": responses}]))
     assert [(answer.text, answer.rank) for answer in row.answers] == expected
     assert all(answer.score is None and type(answer.rank) is int for answer in row.answers)
     assert read_ift(write([{"prompt": "Ask?", "responses": responses}]))[0].response == expected[0][0]
 
 
-def test_rows_without_an_order_are_left_out_and_counted(write, caplog):
+def test_rows_without_an_order_are_dropped_and_counted(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     tied = [{"text": "a", "score": 1}, {"text": "b", "score": 1}]
     rows = [{"prompt": str(n), "responses": r} for n, r in enumerate([["a", " "], tied, ["a", "a"], ["a", "b", ""]])]
@@ -219,7 +219,7 @@ def test_rows_without_an_order_are_left_out_and_counted(write, caplog):
         (lambda text, good: {"prompt": text, "completion": "x", "label": good}, {"response": "completion"}),
     ],
 )
-def test_answers_marked_as_bad_are_not_learnt(write, caplog, form, columns):
+def test_answers_marked_as_bad_are_dropped(write, caplog, form, columns):
     caplog.set_level(logging.INFO, "srlm.data")
     columns = columns and {"prompt": "prompt", **columns}
     source = replace(write([form("One?", True), form("Two?", False), form("Three?", None)]), columns=columns)
@@ -256,7 +256,7 @@ def test_answers_marked_as_bad_are_not_learnt(write, caplog, form, columns):
         ({"synthetic": True, "deleted": True, "labels": {"spam": 1}}, "deleted"),  # one reason each
     ],
 )
-def test_oasst_leaves_out_what_people_rejected_or_did_not_write(write, caplog, mark, reason):
+def test_oasst_drops_rejected_and_synthetic_messages(write, caplog, mark, reason):
     caplog.set_level(logging.INFO, "srlm.data")
     answers = replies_of("b", "First.", "Second.", "Third.")
     answers[0] |= mark
@@ -270,14 +270,14 @@ def test_oasst_leaves_out_what_people_rejected_or_did_not_write(write, caplog, m
     assert len(read_prompts(write(rows))) == 1
 
 
-def test_oasst_keeps_messages_with_little_spam_or_none_said(write):
+def test_oasst_keeps_messages_with_low_or_missing_spam_labels(write):
     given = [
         {"spam": {"value": 0.25, "count": 4}},
         {"name": ["quality"], "value": [1.0]},
         {"name": ["spam", "pii"], "value": [0.49, 0.0], "count": [9, 9]},
         [{"name": "hate_speech", "value": 0.33}],
-        {"toxicity": {"value": 1.0}, "violence": {"value": 1.0}, "fails_task": {"value": 1.0}},  # scales, and quality
-        {"name": "spam", "value": 1.0},  # no form of the export
+        {"toxicity": {"value": 1.0}, "violence": {"value": 1.0}, "fails_task": {"value": 1.0}},  # scales and quality
+        {"name": "spam", "value": 1.0},  # not a format of the export
         {"spam": {"value": None}},
         None,
     ]
@@ -285,7 +285,7 @@ def test_oasst_keeps_messages_with_little_spam_or_none_said(write):
     assert len(read_prompts(write(rows))) == len(given)
 
 
-STATES = {  # of a tree -> which kinds of seeds it gives
+STATES = {  # state of a tree -> the kinds of seeds it gives
     "ready_for_export": ("prompts", "ift", "ranked"),
     None: ("prompts", "ift", "ranked"),
     "prompt_lottery_waiting": ("prompts",),
@@ -318,7 +318,7 @@ def test_oasst_trees_in_other_states_give_no_seeds(write, caplog, form, state):
             assert caplog.messages == [f"seeds.jsonl: 1 read, 1 left out: 1 tree in state {state}"]
 
 
-def test_oasst_files_without_a_finished_tree_say_why(write):
+def test_oasst_files_without_a_finished_tree_are_refused(write):
     rows = [message(str(n), f"Ask {n}?", tree_state="aborted_low_grade", replies=replies_of("a", "x")) for n in (1, 2)]
     with pytest.raises(SeedError, match=r"0 read, 2 left out: 2 tree in state aborted_low_grade\. No row is left"):
         read_ift(write(rows))
@@ -340,7 +340,7 @@ def test_oasst_uses_first_turns_only(write):
         assert [answer.text for answer in row.answers] == ["Good.", "Bad."]
 
 
-def test_oasst_unranked_replies_are_no_ranked_answers(write):
+def test_oasst_unranked_replies_are_dropped_from_ranked_data(write):
     rows = [message("a", "Ask?", replies=[message("a0", "x", "a", 0, []), message("a1", "y", "a", None, [])])]
     with pytest.raises(
         SeedError, match=r"0 read, 1 left out: 1 fewer than two ranked answers \(no rank\). No row is left"
@@ -351,7 +351,7 @@ def test_oasst_unranked_replies_are_no_ranked_answers(write):
 # Files
 
 
-def test_a_json_array_is_read_with_the_line_of_each_item(write):
+def test_json_array_items_have_their_line_numbers(write):
     rows = [{"prompt": f"Ask {n}?", "response": "[1, 2],\n"} for n in range(3)]
     text = "\n" + json.dumps(rows, indent=2) + "\n\n"
     examples = read_ift(write(text, name="data.json"))
@@ -363,7 +363,7 @@ def test_a_json_array_is_read_with_the_line_of_each_item(write):
         assert f"Ask {n}?" in lines[line]
 
 
-def test_gzip_is_told_by_its_first_bytes_not_by_its_name(write):
+def test_gzip_is_detected_by_content_not_by_name(write):
     plain = json.dumps({"prompt": "Ask?", "response": "Good."}).encode()
     packed = read_ift(write(gzip.compress(plain), name="packed.jsonl"))
     named = read_ift(write(gzip.compress(plain), name="packed.jsonl.gz"))
@@ -372,13 +372,13 @@ def test_gzip_is_told_by_its_first_bytes_not_by_its_name(write):
     assert read_ift(write(plain, name="plain.gz"))[0].prompt == "Ask?"
 
 
-def test_byte_order_mark_line_ends_and_separators_do_no_harm(write):
+def test_byte_order_marks_and_unusual_line_separators_are_accepted(write):
     row = json.dumps({"prompt": "One\u2028two\u0085?", "response": "Good."}, ensure_ascii=False)
     (example,) = read_ift(write(f"\ufeff{row}\r\n\r\n \n"))
     assert example.prompt == "One\u2028two\u0085?"
 
 
-def test_own_records_read_back(write):
+def test_own_records_are_read_unchanged(write):
     (row,) = read_ranked(write(ROWS["builtin"]))
     assert read_ranked(write(to_json(row))) == [row]
     (example,) = read_ift(write(ROWS["builtin"]))
@@ -386,7 +386,7 @@ def test_own_records_read_back(write):
 
 
 LINE = '{"prompt": "Ask?", "response": "Good."}\n'
-BROKEN = {  # content, options, what the message must hold beside the file's name
+BROKEN = {  # content, options, required parts of the message besides the file's name
     "not JSON": (LINE + "{'prompt': 1}\n", {}, ":2: not JSON (Expecting property name", "Fix it"),
     "cut off": (LINE + LINE[:20], {}, ":2: not JSON (", "one JSON object per line"),
     "two on a line": (LINE.strip() + LINE, {}, ":1: not JSON (Extra data", "one JSON object per line"),
@@ -430,7 +430,7 @@ BROKEN = {  # content, options, what the message must hold beside the file's nam
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_files_are_named_with_line_and_remedy(write, case):
+def test_invalid_files_are_refused_with_line_and_fix(write, case):
     content, options, found, remedy = BROKEN[case]
     with pytest.raises(SeedError) as error:
         read_ift(write(content, **options))
@@ -485,7 +485,7 @@ BROKEN_RANKS = {
 
 
 @pytest.mark.parametrize("case", BROKEN_RANKS)
-def test_broken_ranks_are_named_with_line_and_remedy(write, case):
+def test_invalid_ranks_are_refused_with_line_and_fix(write, case):
     content, found, remedy = BROKEN_RANKS[case]
     with pytest.raises(SeedError) as error:
         read_ranked(write(content))
@@ -493,14 +493,14 @@ def test_broken_ranks_are_named_with_line_and_remedy(write, case):
     assert remedy in str(error.value)
 
 
-def test_missing_files_and_folders_are_named(tmp_path):
+def test_missing_files_and_folders_are_refused_with_their_path(tmp_path):
     with pytest.raises(SeedError, match=r"none\.jsonl: no such file\. Set `path` to a file, builtin or hub:OWNER/NAME"):
         read_ift(SourceConfig(path=str(tmp_path / "none.jsonl")))
     with pytest.raises(SeedError, match=r"cannot be read \(.*directory.*\)\. Set `path` to a file"):
         read_ift(SourceConfig(path=str(tmp_path)))
 
 
-def test_empty_answers_from_the_wild_are_left_out_and_counted(write, caplog):
+def test_empty_and_repeated_answers_are_dropped_and_counted(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     rows = [{"prompt": f"Ask {n}?", "response": text} for n, text in enumerate(["a", "", " \n", None, "b", "b"])]
     rows.append(rows[0])
@@ -512,7 +512,7 @@ def test_empty_answers_from_the_wild_are_left_out_and_counted(write, caplog):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_whatever_a_row_holds_only_seed_errors_are_raised(write, name):
+def test_invalid_rows_raise_only_seed_errors(write, name):
     draw = random.Random(name)
     junk = [None, True, -1, 0.5, float("nan"), 10**400, "", " ", "x", "\ud800", [], {}, [[]], [None], [{}], {"a": 1}]
 
@@ -536,10 +536,10 @@ def test_whatever_a_row_holds_only_seed_errors_are_raised(write, name):
     assert min(outcomes["read"], outcomes["refused"]) > 10
 
 
-# Which rows to keep
+# Selection of rows
 
 
-def test_languages_keep_only_these(write, caplog):
+def test_only_rows_in_the_languages_are_kept(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     codes = ["en", "zh-CN", "de", "", "EN"]
     rows = [{"prompt": f"Ask {n}?", "response": "x", "language": code} for n, code in enumerate(codes)]
@@ -552,7 +552,7 @@ def test_languages_keep_only_these(write, caplog):
         read_ift(write(rows, languages=["fr"]))
 
 
-def test_limit_draws_by_seed_and_keeps_the_order(write, caplog):
+def test_limit_samples_by_seed_and_keeps_the_order(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     rows = [{"prompt": f"Ask {n}?", "response": "x"} for n in range(50)]
     source = write(rows, limit=10)
@@ -566,8 +566,8 @@ def test_limit_draws_by_seed_and_keeps_the_order(write, caplog):
     assert len(read_ift(write(rows, limit=51))) == 50
 
 
-def test_the_same_file_elsewhere_gives_the_same_rows(tmp_path):
-    """Else a run would not repeat on another machine, whose folders have other names."""
+def test_sampled_rows_do_not_depend_on_the_folder(tmp_path):
+    """Otherwise a run would not be reproducible on another machine with other folder names."""
     rows = "".join(json.dumps({"prompt": f"Ask {n}?", "response": "x"}) + "\n" for n in range(50))
     drawn = []
     for folder in ("here", "there/deeper"):
@@ -577,13 +577,13 @@ def test_the_same_file_elsewhere_gives_the_same_rows(tmp_path):
     assert drawn[0] == drawn[1]
 
 
-def test_columns_map_our_fields_to_theirs(write):
+def test_columns_map_fields_to_other_names(write):
     rows = [{"q": "Ask?", "best": "Good.", "prompt": "no", "language": "en", "kind": "qa", "responses": 3}]
     (example,) = read_ift(write(rows, columns={"prompt": "q", "response": "best", "type": "kind"}))
     assert (example.prompt, example.response, example.type, example.language) == ("Ask?", "Good.", "qa", "en")
 
 
-# Hub data sets: `datasets` takes a folder OWNER/NAME below the current one before it asks the hub
+# Hub datasets: `datasets` prefers a local folder OWNER/NAME to the Hub
 
 
 @pytest.fixture
@@ -609,7 +609,7 @@ def test_hub_rows_are_read_by_columns(hub, caplog):
     assert caplog.messages[-1] == "owner/name: 2 read, 1 left out: 1 prompt empty"
 
 
-def test_hub_errors_name_the_data_set_and_the_remedy(hub):
+def test_hub_errors_name_the_dataset_and_the_fix(hub):
     hub.split = "validation"
     with pytest.raises(
         SeedError, match=r"hub:owner/name, split 'validation': could not be loaded \(.*\)\. Check name, split"
@@ -622,7 +622,7 @@ def test_hub_errors_name_the_data_set_and_the_remedy(hub):
         read_ift(hub)
 
 
-def test_without_network_or_package_the_hub_error_says_so(tmp_path):
+def test_missing_network_or_package_is_named_in_the_hub_error(tmp_path):
     code = """
 import sys
 from srlm.data.config import SourceConfig
@@ -672,12 +672,12 @@ for _ in range(2):
         ("native/oasst_messages_en_100.jsonl", "ranked", 94),
     ],
 )
-def test_real_files_have_the_rows_they_should(shared_data, name, reader, count):
+def test_published_files_have_the_expected_row_counts(shared_data, name, reader, count):
     assert len(READERS[reader](SourceConfig(path=str(shared_data / name)))) == count
 
 
-def test_native_formats_give_what_others_made_of_them(shared_data):
-    """The same data, read from the native files and from files that were rebuilt from them elsewhere."""
+def test_native_formats_give_the_rows_of_converted_files(shared_data):
+    """The same data are read from the native files and from files converted by others."""
 
     def read(reader, name):
         return reader(SourceConfig(path=str(shared_data / name)))
@@ -708,14 +708,14 @@ def test_native_formats_give_what_others_made_of_them(shared_data):
         ({"constraints": [{"id": "punctuation:no_comma", "kwargs": "{"}]}, "Expecting property name"),
     ],
 )
-def test_constraints_that_cannot_be_checked_are_refused(write, fields, message):
+def test_invalid_constraints_are_refused(write, fields, message):
     source = write([{"prompt": "One"}, {"prompt": "Two"} | fields])
     with pytest.raises(SeedError, match=rf"seeds\.jsonl:2: .*{re.escape(message)}.*Fix the row"):
         read_prompts(source)
-    read_ift(write([{"prompt": "Two", "response": "2"} | fields]))  # nothing is checked there
+    read_ift(write([{"prompt": "Two", "response": "2"} | fields]))  # constraints are not checked for IFT
 
 
-def test_constraints_of_ifeval(shared_data):
+def test_all_constraints_of_ifeval_are_read(shared_data):
     prompts = read_prompts(SourceConfig(path=str(shared_data / "eval_prompts_ifeval_541_native.jsonl")))
     assert (len(prompts), sum(len(prompt.constraints) for prompt in prompts)) == (541, 834)
     assert len({constraint.id for prompt in prompts for constraint in prompt.constraints}) == 25

@@ -29,7 +29,7 @@ def prompts_of(rows):
 
 
 def plain_rouge_l(left, right):
-    """The definition, by dynamic programming."""
+    """Return ROUGE-L by its definition, with dynamic programming."""
     table = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -45,7 +45,7 @@ def sentence(draw, low=0, high=12):
     return " ".join(draw.choices(WORDS, k=draw.randint(low, high)))
 
 
-def test_rouge_l_is_what_a_plain_dynamic_program_gives():
+def test_rouge_l_matches_dynamic_programming():
     draw = random.Random(0)
     values = set()
     for _ in range(2000):
@@ -56,7 +56,7 @@ def test_rouge_l_is_what_a_plain_dynamic_program_gives():
     assert len(values) > 30, "the random texts are all alike"
 
 
-def test_rouge_l_by_hand():
+def test_rouge_l_matches_hand_computed_values():
     assert rouge_l("police killed the gunman", "Police kill the gunman!") == pytest.approx(0.75)
     assert rouge_l("police killed the gunman", "the gunman kill police") == pytest.approx(0.5)
     assert rouge_l("天空为什么是蓝的？", "天空是蓝的。") == pytest.approx(2 * 5 / (8 + 5))
@@ -78,7 +78,7 @@ def test_overlap_finds_the_most_similar_text():
         assert index == (next(i for i, text in enumerate(texts) if rouge_l(query, text) == similarity) if best else -1)
 
 
-def test_overlap_of_nothing():
+def test_overlap_with_empty_texts_is_zero():
     assert Overlap().most_similar("a") == (0.0, -1)
     overlap = Overlap(["", "a b"])
     assert overlap.most_similar("") == (0.0, -1)
@@ -86,12 +86,12 @@ def test_overlap_of_nothing():
     assert overlap.most_similar("A, b!") == (1.0, 1)
 
 
-def test_split_keeps_all_near_duplicates_apart():
+def test_near_duplicates_are_never_on_two_sides():
     draw = random.Random(3)
     vocabulary = [f"w{n}" for n in range(60)]
     bases = [draw.choices(vocabulary, k=draw.randint(4, 12)) for _ in range(150)]
 
-    def variants(count, of):  # a base text with up to three words changed
+    def variants(count, of):  # a base text with up to three changed words
         for _ in range(count):
             words = list(draw.choice(of))
             for _ in range(draw.randint(0, 3)):
@@ -119,7 +119,7 @@ def test_split_keeps_all_near_duplicates_apart():
     assert all(max(rouge_l(row.prompt, t) for side in (0, 1, 3) for t in texts[side]) >= bound for row in lost)
 
 
-def test_split_holds_out_the_share_and_keeps_the_order():
+def test_split_holds_out_the_fraction_and_keeps_order():
     prompts = [f"word{n} other{n}" for n in range(40)]
     split = split_eft(eft(prompts), 0.25, [], [], 0.7, seed=0)
     assert (len(split.train), len(split.held_out)) == (30, 10)
@@ -129,7 +129,7 @@ def test_split_holds_out_the_share_and_keeps_the_order():
     assert split.held_out != split_eft(eft(prompts), 0.25, [], [], 0.7, seed=1).held_out
 
 
-def test_chains_of_near_duplicates_stay_together():
+def test_chains_of_near_duplicates_are_not_split():
     chain = ["a b c d", "b c d e", "c d e f", "d e f g"]
     assert rouge_l(chain[0], chain[-1]) < 0.7 <= rouge_l(chain[0], chain[1])
     for seed in range(20):
@@ -153,33 +153,33 @@ def test_dropped_seeds_are_counted_by_reason():
     }
 
 
-def test_ift_may_be_near_an_eft_prompt_that_was_dropped():
+def test_ift_may_be_near_dropped_eft_prompts():
     split = split_eft(eft(["b c d e f", "x", "y"]), 0.5, ift(["c d e f g"]), ift(["a b c d e"]), 0.7, seed=0)
     assert split.dropped["EFT near an evaluation prompt"] == 1
     assert prompts_of(split.ift) == ["c d e f g"]
 
 
 @pytest.mark.parametrize(("shared", "bound"), [(7, 0.7), (1, 0.1), (9, 0.9), (3, 0.3)])
-def test_similarity_that_equals_the_bound_is_a_duplicate(shared, bound):
+def test_similarity_equal_to_the_threshold_is_a_duplicate(shared, bound):
     ranked = eft([" ".join(f"a{n}" for n in range(10)), "x"])
     other = " ".join(f"a{n}" if n < shared else f"b{n}" for n in range(10))
     assert split_eft(ranked, 0.5, ift([other]), [], bound, seed=0).ift == []
     assert len(split_eft(ranked, 0.5, ift([other]), [], bound + 1e-6, seed=0).ift) == 1
 
 
-def test_blank_prompts_are_like_nothing():
+def test_blank_prompts_are_no_near_duplicates():
     split = split_eft(eft(["a", "b"]), 0.5, ift([" ", "c"]), ift([""]), 0.7, seed=0)
     assert prompts_of(split.ift) == [" ", "c"]
 
 
-def test_both_sides_have_a_prompt_whatever_the_share():
+def test_both_sides_have_a_prompt_for_any_fraction():
     assert len(split_eft(eft(["a", "b", "c"]), 0.01, [], [], 0.7, seed=0).held_out) == 1
     assert len(split_eft(eft(["a", "b", "c"]), 0.99, [], [], 0.7, seed=0).train) == 1
     split = split_eft(eft(["a b c d", "a b c d e", "x y z v", "x y z v w", "x y z v u"]), 0.2, [], [], 0.7, seed=0)
     assert prompts_of(split.held_out) == ["a b c d", "a b c d e"], "the smallest group, for none fits"
 
 
-def test_too_few_distinct_prompts_say_what_to_do():
+def test_too_few_distinct_prompts_raise_with_the_fix():
     with pytest.raises(SeedError) as error:
         split_eft(eft(["a b c d", "a b c d e", "v w x y"]), 0.5, [], ift(["v w x y"]), 0.7, seed=0)
     text = "1 are near an evaluation prompt, and the others have 1 distinct prompts at data.near_duplicate=0.7"
@@ -189,7 +189,7 @@ def test_too_few_distinct_prompts_say_what_to_do():
         split_eft([], 0.5, [], [], 0.7, seed=0)
 
 
-def test_real_data_are_split_in_seconds(shared_data):
+def test_published_data_are_split_in_seconds(shared_data):
     examples = read_ift(SourceConfig(path=str(shared_data / "ift_oasst1_en_train_top.jsonl.gz")))
     ranked = read_ranked(SourceConfig(path=str(shared_data / "ranked_oasst2_en_exact.jsonl.gz")))
     start = time.process_time()
@@ -197,7 +197,7 @@ def test_real_data_are_split_in_seconds(shared_data):
     assert time.process_time() - start < 30  # about 1 s
     assert len(split.train) + len(split.held_out) == len(ranked)
     assert len(split.held_out) == round(0.25 * len(ranked))
-    # SOURCES.md: 1,181 of the ranked prompts are IFT prompts too, word for word
+    # SOURCES.md: 1,181 of the ranked prompts are also IFT prompts
     assert split.dropped["IFT near an EFT prompt"] >= 1181
     assert len(split.ift) == len(examples) - split.dropped["IFT near an EFT prompt"]
     sides = [{" ".join(tokens(row.prompt)) for row in side} for side in (split.train, split.held_out, split.ift)]

@@ -1,4 +1,4 @@
-"""srlm.data.words: words of many scripts, worked out by hand, and ROUGE-L over them against another implementation."""
+"""srlm.data.words: hand-computed words of many scripts, and ROUGE-L compared with another implementation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.helpers import rouge_l
         pytest.param("Πώς φτιάχνουμε τσάι;", "πώσ φτιάχνουμε τσάι", id="Greek"),  # final sigma is sigma
         pytest.param("Բացատրիր, ինչպես պատրաստել թեյ։", "բացատրիր ինչպես պատրաստել թեյ", id="Armenian"),
         pytest.param("ახსენი, როგორ მზადდება ჩაი.", "ახსენი როგორ მზადდება ჩაი", id="Georgian"),
-        pytest.param("ሻይ፡እንዴት፡ይዘጋጃል።", "ሻይ እንዴት ይዘጋጃል", id="Amharic"),  # its word mark is punctuation
+        pytest.param("ሻይ፡እንዴት፡ይዘጋጃል።", "ሻይ እንዴት ይዘጋጃል", id="Amharic"),  # its word separator is punctuation
         pytest.param("བོད་ཡིག", "བོད ཡིག", id="Tibetan"),  # by syllable
         pytest.param("Hãy giải thích.", "hãy giải thích", id="Vietnamese"),
         # scripts without spaces: a letter with its marks is one
@@ -53,7 +53,7 @@ from tests.helpers import rouge_l
         pytest.param("ꆈꌠꁱꂷ", "ꆈ ꌠ ꁱ ꂷ", id="Yi"),
         pytest.param("ភាសាខ្មែរ។", "ភា សា ខ្មែ រ", id="Khmer"),  # a subscript letter belongs to its stack
         pytest.param("မြန်မာစာ", "မြ န် မာ စာ", id="Burmese"),
-        # several at once, and what is no word
+        # mixed scripts, and texts without words
         pytest.param("用Python3写个循环。", "用 python3 写 个 循 环", id="Chinese and Latin"),
         pytest.param("ไทย2567กับ AI", "ไ ท ย 2567 กั บ ai", id="Thai and Latin"),
         pytest.param("Don't STOP, it's 3.5_km!", "don t stop it s 3 5 km", id="English punctuation"),
@@ -64,7 +64,7 @@ from tests.helpers import rouge_l
         pytest.param(" \n\u3000\u200b", "", id="blank"),
     ],
 )
-def test_words_of_each_script(text: str, expected: str) -> None:
+def test_tokens_are_the_words_of_each_script(text: str, expected: str) -> None:
     assert tokens(text) == [unicodedata.normalize("NFC", word) for word in expected.split()]
 
 
@@ -85,7 +85,7 @@ def test_words_of_each_script(text: str, expected: str) -> None:
         pytest.param("STRASSE ΛΟΓΟΣ", "straße λόγος".replace("ό", "ο"), id="case"),
     ],
 )
-def test_spellings_of_the_same_words(one: str, other: str) -> None:
+def test_equivalent_spellings_give_the_same_tokens(one: str, other: str) -> None:
     assert tokens(one) == tokens(other) != []
     assert rouge_l(one, other) == 1.0
 
@@ -100,7 +100,7 @@ def test_spellings_of_the_same_words(one: str, other: str) -> None:
         pytest.param("がき", "かき", id="Japanese voicing"),
     ],
 )
-def test_different_words_stay_different(one: str, other: str) -> None:
+def test_different_words_give_different_tokens(one: str, other: str) -> None:
     assert tokens(one) != tokens(other)
 
 
@@ -111,13 +111,13 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize("text", SENTENCES)
-def test_composed_and_decomposed_texts_have_the_same_words(text: str) -> None:
+def test_unicode_normal_forms_give_the_same_tokens(text: str) -> None:
     forms = {form: tokens(unicodedata.normalize(form, text)) for form in ("NFC", "NFD", "NFKC", "NFKD")}
     assert len(set(map(tuple, forms.values()))) == 1
 
 
 @pytest.mark.parametrize("text", SENTENCES)
-def test_no_word_begins_with_a_mark_and_no_letter_is_lost(text: str) -> None:
+def test_tokens_keep_all_letters_and_start_with_no_mark(text: str) -> None:
     found = tokens(text)
     assert not any(unicodedata.category(word[0]).startswith("M") for word in found)
     letters = [c for c in normalized(text) if unicodedata.category(c)[0] in "LM"]
@@ -125,13 +125,13 @@ def test_no_word_begins_with_a_mark_and_no_letter_is_lost(text: str) -> None:
 
 
 @given(st.text())
-def test_words_of_words_are_the_words(text: str) -> None:
+def test_tokenising_tokens_changes_nothing(text: str) -> None:
     assert tokens(" ".join(tokens(text))) == tokens(text)
     assert bool(tokens(text)) or not normalized(text).strip()
 
 
 @given(st.text(st.characters(max_codepoint=127)))
-def test_ascii_text_takes_a_short_way_to_the_same_words(text: str) -> None:
+def test_the_ascii_pattern_gives_the_same_words(text: str) -> None:
     assert words._ASCII_WORD.findall(text.lower()) == words._WORD.findall(text.lower())
 
 
@@ -148,7 +148,7 @@ def test_ascii_text_takes_a_short_way_to_the_same_words(text: str) -> None:
         ),
     ],
 )
-def test_words_are_those_between_unicodes_word_boundaries(text: str) -> None:
+def test_tokens_match_unicode_word_boundaries(text: str) -> None:
     between = regex.split(r"(?V1w)\b", normalized(text))  # the default boundaries of Unicode's Annex 29
     assert tokens(text) == [word for word in between if word.strip()]
 
@@ -176,12 +176,12 @@ def test_words_are_those_between_unicodes_word_boundaries(text: str) -> None:
         pytest.param("Police killed the gunman", "the gunman kill police", 2 / 4, id="English"),
     ],
 )
-def test_rouge_l_by_hand(one: str, other: str, expected: float) -> None:
+def test_rouge_l_matches_hand_computed_values(one: str, other: str, expected: float) -> None:
     assert rouge_l(one, other) == pytest.approx(expected, abs=1e-9)
     assert Overlap([other]).most_similar(one)[0] == pytest.approx(expected, abs=1e-9)
 
 
-def test_rouge_l_over_these_words_is_that_of_rouge_score() -> None:
+def test_rouge_l_matches_the_package_rouge_score() -> None:
     scorer_of = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer
 
     class Words:
@@ -211,7 +211,7 @@ def test_rouge_l_over_these_words_is_that_of_rouge_score() -> None:
         ("a bitmap", "map", False),
         ("see my_map", "map", False),
         ("a well-known map-maker", "map", True),
-        ("Go  to it", "go to", False),  # a phrase is taken as it is
+        ("Go  to it", "go to", False),  # a phrase is matched literally
         ("Please go to it.", "Go to", True),
         ("I like C++.", "C++", True),
         ("vitamin C", "C++", False),
@@ -221,7 +221,7 @@ def test_rouge_l_over_these_words_is_that_of_rouge_score() -> None:
         ("चाय बनाओ", "चाय", True),
         ("चायवाला", "चाय", False),
         ("चाय", "चा", False),
-        ("चित्रा से पूछो", "चित्र", False),  # a name, of which the word is a part
+        ("चित्रा से पूछो", "चित्र", False),  # a name that contains the word
         ("एक चित्र बनाओ", "चित्र", True),
         ("اُرْسُمْ صُورَةً", "صورة", True),
         ("ดูรูปภาพนี้", "รูปภาพ", True),
@@ -234,11 +234,11 @@ def test_rouge_l_over_these_words_is_that_of_rouge_score() -> None:
         ("any", " ", False),
     ],
 )
-def test_contains_word(text: str, word: str, expected: bool) -> None:
+def test_contains_word_matches_whole_words(text: str, word: str, expected: bool) -> None:
     assert contains_word(text, word) is expected
 
 
-def test_the_longest_of_overlapping_words_counts() -> None:
+def test_find_words_prefers_the_longest_match() -> None:
     assert find_words("It is Dark Blue, not red.", ["blue", "dark blue", "Red", "green"]) == {"dark blue", "red"}
     assert find_words("blue and dark blue", ["blue", "dark blue"]) == {"blue", "dark blue"}
     assert find_words("不是", ["是", "不是"]) == {"不是"}
