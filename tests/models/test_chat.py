@@ -91,7 +91,7 @@ BLANK_AT_THE_END = (  # a file of a user's own
 )
 
 
-def said(text: str) -> dict[str, str]:
+def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
@@ -123,7 +123,7 @@ def test_training_and_generation_have_the_same_ids_at_the_boundary(tokenizer, an
     """A generated reply has the same token ids as the same reply in training."""
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Name three rivers."), answer)
     assert encode_chat(tokenizer, user("Name three rivers.")) == prompt_ids
-    encoded = encode(tokenizer, {"ift": [[*user("Name three rivers."), said(answer)]]}, SFTConfig())
+    encoded = encode(tokenizer, {"ift": [[*user("Name three rivers."), assistant(answer)]]}, SFTConfig())
     assert encoded.input_ids[0] == prompt_ids + reply_ids
     assert [label for label in encoded.labels[0] if label != IGNORED] == reply_ids
 
@@ -131,7 +131,7 @@ def test_training_and_generation_have_the_same_ids_at_the_boundary(tokenizer, an
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_prompt_and_reply_decode_to_the_rendered_template(tokenizer, answer, request):
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Name three rivers."), answer)
-    whole = render(tokenizer, [*user("Name three rivers."), said(answer)], False)
+    whole = render(tokenizer, [*user("Name three rivers."), assistant(answer)], False)
     decoded = tokenizer.decode(prompt_ids + reply_ids)
     if "in front" in request.node.callspec.id:  # SentencePiece's own blanks, at the beginning and after control tokens
         decoded, whole = decoded.replace(" ", ""), whole.replace(" ", "")
@@ -260,7 +260,7 @@ def test_template_with_eos_after_end_of_turn_renders_the_same_in_every_iteration
     template = CHATML + "{{ eos_token }}"
     make = by_bytes(eos="<|endoftext|>")
     folder = saved(tmp_path / "base", make(template))
-    chat = [*user("Hi?"), said("Hello.")]
+    chat = [*user("Hi?"), assistant("Hello.")]
     texts = []
     for name in ("M1", "M2"):
         tokenizer: Any = load_tokenizer(folder, ModelConfig(chat_template=str(write(tmp_path / "own.jinja", template))))
@@ -424,7 +424,7 @@ def test_broken_template_raises_model_error(template, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{{ bos_token }}\n{% for m in messages %}\n{{ m['content'] }", "has a syntax error in line 3"),
         ("{{ bos_token }}\n\n{{ raise_exception('No') }}", "rejects a chat with the roles user in line 3: No"),
@@ -432,13 +432,13 @@ def test_broken_template_raises_model_error(template, message):
         ("\n{{ messages.nothing.here }}", "rejects a chat with the roles user in line 2: "),
     ],
 )
-def test_template_error_names_file_and_line(tmp_path, text, said):
+def test_template_error_names_file_and_line(tmp_path, text, message):
     by_bytes()(CHATML).save_pretrained(tmp_path / "model")
     file = write(tmp_path / "own.jinja", text)
-    with pytest.raises(ModelError, match=re.escape(f"The chat template {file} {said}")):
+    with pytest.raises(ModelError, match=re.escape(f"The chat template {file} {message}")):
         load_tokenizer(tmp_path / "model", ModelConfig(chat_template=str(file)))
     write(tmp_path / "model" / "chat_template.jinja", text)
-    with pytest.raises(ModelError, match=re.escape(f"The chat template of the model {tmp_path / 'model'} {said}")):
+    with pytest.raises(ModelError, match=re.escape(f"The chat template of the model {tmp_path / 'model'} {message}")):
         load_tokenizer(tmp_path / "model")
 
 
@@ -529,7 +529,7 @@ def test_control_tokens_and_text_before_an_answer_are_added_to_the_prompt():
 
 
 def test_other_end_tokens_of_earlier_turns_are_masked():
-    chat = [*user("Hi?"), said("Hello."), *user("Why?"), said("So.")]
+    chat = [*user("Hi?"), assistant("Hello."), *user("Why?"), assistant("So.")]
     others = {
         "gpt-oss": (gpt_oss(), "Hello.So.<|return|>"),
         "no end": (by_bytes("<|user|>", "<|assistant|>", eos="<|endoftext|>")(GLM), None),

@@ -1,6 +1,6 @@
-"""Chat templates of the families that people train, each with a tokenizer of its kind and its control tokens.
+"""Chat templates of common model families, each with a small tokenizer of the same kind and its control tokens.
 
-Templates are written from each family's documented format; tokenizers are small, but split text as the family's do:
+Templates follow each family's documented format; the small tokenizers split text as the family's do:
 by bytes (GPT-2's way) or with "▁" for a blank and bytes as a last resort (SentencePiece's).
 """
 
@@ -21,7 +21,7 @@ CHATML = (
 QWEN = (  # ChatML with a system prompt of its own
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
 ) + CHATML
-LLAMA_2 = (  # the system prompt within the first user message, blanks stripped, no role for the assistant
+LLAMA_2 = (  # the system prompt is in the first user message, whitespace is stripped, the assistant has no role mark
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system = '<<SYS>>\n' +"
     " messages[0]['content'] + '\n<</SYS>>\n\n' %}{% else %}{% set rest = messages %}{% set system = '' %}{% endif %}"
     "{% for m in rest %}{% if m['role'] == 'user' %}{% if loop.index0 == 0 %}{% set text = system + m['content'] %}"
@@ -43,18 +43,18 @@ MISTRAL = (  # [INST] and [/INST] are control tokens
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + '[/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
-ALPACA = (  # no control token but the end of sequence
+ALPACA = (  # no control token except the end of sequence
     "{{ 'Below is an instruction that describes a task. Write a response that completes it.\n\n' }}"
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ '### Instruction:\n' + m['content'] + '\n\n' }}"
     "{% elif m['role'] == 'system' %}{{ m['content'] + '\n\n' }}"
     "{% else %}{{ '### Response:\n' + m['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
-ZEPHYR = (  # the assistant's role is written whether it is asked for or not
+ZEPHYR = (  # the assistant's role is always rendered
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
     "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
 )
-VICUNA = (  # text alone, and no role when an answer is asked for
+VICUNA = (  # only text, and no role when an answer is requested
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'USER: ' + m['content'] }}{% else %}"
     "{{ ' ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
@@ -72,16 +72,16 @@ QWEN_3 = (  # an empty thought in front of the last answer, and none where an an
 
 @dataclass(frozen=True)
 class Family:
-    """A template and what is to be trained of it.
+    """A template and the text of it that is trained on.
 
     Attributes
     ----------
     strips : bool
-        Whether the template takes blanks off the texts' ends.
+        Whether the template strips whitespace from the texts.
     closes : str
-        What ends an answer.
+        The text that ends an answer.
     has_system : bool
-        Whether it knows system messages.
+        Whether the template accepts system messages.
     """
 
     template: str
@@ -91,20 +91,20 @@ class Family:
     has_system: bool = True
 
     def tokenizer(self) -> Any:
-        """The family's tokenizer, as `load_tokenizer` prepares it."""
+        """Return the family's tokenizer as `load_tokenizer` prepares it."""
         tokenizer = self.make(self.template)
         prepare(tokenizer, ModelConfig())
         return tokenizer
 
 
 def by_bytes(*special: str, bos: str | None = None, eos: str = "<|im_end|>") -> Callable[[str], Any]:
-    """GPT-2's way, with these control tokens beside ChatML's."""
+    """Return a maker of byte-level tokenizers like GPT-2's, with these control tokens and ChatML's."""
 
     def make(template: str) -> Any:
         from tokenizers import processors
 
         tokenizer = tiny_tokenizer(template, eos)
-        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)  # blanks are no one's
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)  # offsets exclude blanks
         tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.all_special_tokens, *special]})
         if bos:
             tokenizer.add_special_tokens({"bos_token": bos})
@@ -114,7 +114,7 @@ def by_bytes(*special: str, bos: str | None = None, eos: str = "<|im_end|>") -> 
 
 
 def by_pieces(*special: str, eos: str = "</s>", prefix: bool = False) -> Callable[[str], Any]:
-    """SentencePiece's way: a blank is "▁" and begins a word; what the vocabulary lacks is spelt in bytes.
+    """Return a maker of tokenizers like SentencePiece's: a blank is "▁" and begins a word, with byte fallback.
 
     With `prefix`, a blank is put in front of a text, as Llama 2's and Mistral's tokenizers do.
     """
@@ -171,7 +171,7 @@ FAMILIES = {
     "zephyr": Family(ZEPHYR, by_pieces(), "</s>"),
     "vicuna": Family(VICUNA, by_pieces(), "</s>", has_system=False),
 }
-# Not for the tests of several turns: decoding shows blanks of the tokenizer, and only the last answer has a lead.
+# Excluded from tests of several turns: decoding adds blanks, and only the last answer has a prefix.
 SINGLE_TURN = {
     "llama 2, blank in front": Family(LLAMA_2, by_pieces(prefix=True), " </s>", strips=True),
     "qwen 3": Family(QWEN_3, by_bytes(), "<|im_end|>"),

@@ -1,4 +1,4 @@
-"""srlm.training.activation_cache: layers below LoRA's run once a sequence, and nothing else changes."""
+"""srlm.training.activation_cache: layers below LoRA run once per sequence; loss and gradients are unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from srlm.training import loading
 from srlm.training.config import LoraConfig
 from tests.helpers import tiny_llama
 
-BATCHES = [([3, 9, 4, 7], [5, 6]), ([5, 6], [8, 8, 2]), ([3, 9, 4, 7], [8, 8, 2])]  # the third holds nothing new
+BATCHES = [
+    ([3, 9, 4, 7], [5, 6]),
+    ([5, 6], [8, 8, 2]),
+    ([3, 9, 4, 7], [8, 8, 2]),
+]  # the third contains only known sequences
 
 
 def adapted(last_n_layers: int = 1) -> Any:
@@ -22,7 +26,7 @@ def adapted(last_n_layers: int = 1) -> Any:
     torch.manual_seed(1)
     model = get_peft_model(base, loading.peft_config(LoraConfig(r=4, dropout=0.0, last_n_layers=last_n_layers), base))
     for name, weight in model.named_parameters():
-        if "lora_B" in name:  # zero at first: then nothing would reach the weights of A
+        if "lora_B" in name:  # zero at initialisation: the gradients of A would be zero
             torch.nn.init.normal_(weight, std=0.1)
     return model.train()
 
@@ -35,7 +39,7 @@ def padded(rows: tuple[list[int], ...]) -> dict[str, torch.Tensor]:
 
 
 def learn(model: Any) -> list[Any]:
-    """Loss and gradients of each batch."""
+    """Return loss and gradients of each batch."""
     found = []
     for rows in BATCHES:
         model.zero_grad()
@@ -51,14 +55,14 @@ def calls_of(layer: torch.nn.Module) -> Counter[str]:
     return counted
 
 
-def test_losses_and_gradients_are_those_of_the_whole_model() -> None:
+def test_losses_and_gradients_equal_those_without_the_cache() -> None:
     model = adapted()
     whole = learn(model)
     runs = calls_of(model.get_base_model().model.layers[0])
     with frozen.frozen_once(model, epochs=2) as below:
         assert below == 1
         once = learn(model)
-    assert runs["run"] == 2  # the third batch was known
+    assert runs["run"] == 2  # the third batch is cached
     for (loss, gradients), (loss_once, gradients_once) in zip(whole, once, strict=True):
         torch.testing.assert_close(loss_once, loss)
         assert gradients_once.keys() == gradients.keys()
@@ -67,7 +71,7 @@ def test_losses_and_gradients_are_those_of_the_whole_model() -> None:
             torch.testing.assert_close(gradients_once[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_the_model_is_whole_again_and_its_weights_keep_their_names() -> None:
+def test_model_and_weight_names_are_restored_after_an_error() -> None:
     model = adapted()
     before = list(model.get_base_model().model.layers)
     names = set(model.state_dict())
@@ -87,7 +91,7 @@ def test_the_model_is_whole_again_and_its_weights_keep_their_names() -> None:
     assert runs["run"] == len(BATCHES)
 
 
-def test_sequences_padded_on_the_left_or_without_a_mask_are_run_anew() -> None:
+def test_left_padded_or_unmasked_sequences_are_not_cached() -> None:
     model = adapted()
     runs = calls_of(model.get_base_model().model.layers[0])
     batch = padded(BATCHES[0])
@@ -98,8 +102,8 @@ def test_sequences_padded_on_the_left_or_without_a_mask_are_run_anew() -> None:
     assert runs["run"] == 4
 
 
-def test_what_does_not_fit_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "LIMIT", 4 * 32 * 4)  # one sequence of four tokens, 32 numbers each
+def test_sequences_beyond_the_memory_limit_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "LIMIT", 4 * 32 * 4)  # space for one sequence of four tokens with 32 numbers each
     model = adapted()
     whole = learn(model)
     runs = calls_of(model.get_base_model().model.layers[0])
@@ -110,7 +114,7 @@ def test_what_does_not_fit_is_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(loss_once, loss)
 
 
-def test_only_where_it_gains_and_is_known_to_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_used_only_for_supported_models_and_several_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     def below(model: Any, epochs: float = 2) -> int:
         with frozen.frozen_once(model, epochs) as count:
             return count

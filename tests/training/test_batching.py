@@ -1,4 +1,4 @@
-"""srlm.training.batching: the weighted mean under accumulation, and examples that share a row but nothing else."""
+"""srlm.training.batching: the weighted mean under gradient accumulation, packing, and the order of examples."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def step(
     weighted: bool = True,
     attention: str = "sdpa",
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """One step of gradient descent by the real trainer: the loss that it logs, and the gradients."""
+    """Run one step of gradient descent with the real trainer; return the logged loss and the gradients."""
     from datasets import Dataset
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
@@ -74,7 +74,7 @@ def step(
 
 
 def by_hand(columns: dict[str, list[list[Any]]]) -> tuple[float, dict[str, torch.Tensor]]:
-    """Sum of w * -log p by sum of w, each example by itself, and its gradients."""
+    """Return the sum of w * -log p over the sum of w, with each example run by itself, and its gradients."""
     policy = model()
     total, weights = torch.tensor(0.0), 0.0
     for ids, of_tokens in zip(columns["input_ids"], columns["weights"], strict=True):
@@ -87,22 +87,22 @@ def by_hand(columns: dict[str, list[list[Any]]]) -> tuple[float, dict[str, torch
 
 
 def assert_same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]) -> None:
-    assert one[0] == pytest.approx(other[0], rel=1e-4)  # the log rounds
+    assert one[0] == pytest.approx(other[0], rel=1e-4)  # logged values are rounded
     for name, gradient in one[1].items():
         torch.testing.assert_close(gradient, other[1][name], rtol=1e-3, atol=2e-6)
 
 
 @pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
 @pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
-def test_the_mean_over_weighted_tokens_whatever_the_micro_batches(
+def test_loss_is_the_weighted_token_mean_for_any_micro_batch_size(
     train_on: TrainOn, micro: int, tmp_path: Path
 ) -> None:
-    """Examples of unlike length and weight: a mean of micro-batches' means would be another."""
+    """Examples differ in length and weight, so a mean of micro-batch means would differ."""
     columns = columns_of(train_on)
     assert_same(step(columns, tmp_path, micro), by_hand(columns))
 
 
-def test_a_mean_of_means_would_be_seen() -> None:
+def test_mean_of_example_means_differs_from_the_token_mean() -> None:
     columns = columns_of(TrainOn.weighted)
     each = [by_hand({name: [rows[n]] for name, rows in columns.items()})[0] for n in range(len(CHATS))]
     assert sum(each) / len(each) != pytest.approx(by_hand(columns)[0], rel=1e-3)
@@ -110,7 +110,7 @@ def test_a_mean_of_means_would_be_seen() -> None:
 
 @pytest.mark.parametrize(("weight", "same"), [(0.0, TrainOn.completion), (1.0, TrainOn.all)])
 @pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
-def test_prompt_weights_of_0_and_1_are_trls_own_loss(weight: float, same: TrainOn, micro: int, tmp_path: Path) -> None:
+def test_prompt_weights_of_0_and_1_equal_trls_loss(weight: float, same: TrainOn, micro: int, tmp_path: Path) -> None:
     weighted = step(columns_of(TrainOn.weighted, weight), tmp_path, micro)
     plain = {name: rows for name, rows in columns_of(same).items() if name != "weights"}
     loss, gradients = step(plain, tmp_path, micro, weighted=False)
@@ -122,7 +122,7 @@ def test_prompt_weights_of_0_and_1_are_trls_own_loss(weight: float, same: TrainO
 # Packing
 
 
-def test_packed_rows_hold_every_example_once() -> None:
+def test_packed_rows_contain_every_example_once() -> None:
     columns = columns_of(TrainOn.weighted)
     lengths = [len(ids) for ids in columns["input_ids"]]
     packed = batches.pack(columns, max(lengths) + 30)
@@ -138,7 +138,7 @@ def test_packed_rows_hold_every_example_once() -> None:
     assert sorted(found) == sorted(zip(*(map(tuple, rows) for rows in columns.values()), strict=True))
 
 
-def test_collate_numbers_each_example_anew_and_keeps_padding_apart() -> None:
+def test_collate_restarts_positions_for_each_example_and_masks_padding() -> None:
     rows = [
         {
             "input_ids": [5, 6, 7, 8, 9],
@@ -160,7 +160,7 @@ def test_collate_numbers_each_example_anew_and_keeps_padding_apart() -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("train_on", [TrainOn.completion, TrainOn.weighted], ids=lambda choice: choice.name)
-def test_packing_changes_neither_loss_nor_gradients(train_on: TrainOn, attention: str, tmp_path: Path) -> None:
+def test_packing_keeps_loss_and_gradients(train_on: TrainOn, attention: str, tmp_path: Path) -> None:
     columns = columns_of(train_on)
     packed = batches.pack(columns, 120)
     rows = len(packed["input_ids"])
@@ -181,20 +181,20 @@ def packed_rows() -> list[dict[str, list[Any]]]:
     return [{name: values[n] for name, values in packed.items()} for n in range(len(packed["input_ids"]))]
 
 
-def test_a_model_that_keeps_examples_apart_passes() -> None:
+def test_model_that_separates_packed_examples_is_accepted() -> None:
     policy = with_head(model().train())
     difference = batches.check_apart(policy, packed_rows(), tiny_tokenizer().pad_token_id)
     assert 0 < difference < 1e-4
     assert policy.training
 
 
-def test_nothing_to_check_where_no_row_holds_two() -> None:
+def test_rows_of_single_examples_are_not_checked() -> None:
     [row] = [row for row in packed_rows() if len(row["seq_lengths"]) > 1][:1]
     assert batches.check_apart(None, batches._examples(row), 0) == 0.0
 
 
-def test_a_model_that_lets_examples_see_each_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an architecture that does not look at positions for its mask would."""
+def test_model_with_attention_across_packed_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patch makes the attention mask ignore positions, as some architectures do."""
     from transformers import masking_utils
 
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
@@ -202,8 +202,8 @@ def test_a_model_that_lets_examples_see_each_other_is_refused(monkeypatch: pytes
         batches.check_apart(with_head(model()), packed_rows(), tiny_tokenizer().pad_token_id)
 
 
-def test_a_state_space_model_is_refused() -> None:
-    """Mamba's state runs on through a row, whatever the positions say."""
+def test_packing_with_a_state_space_model_is_refused() -> None:
+    """Mamba carries its state across the examples of a row and ignores positions."""
     from transformers import MambaConfig, MambaForCausalLM
 
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_a_state_space_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("cut", ["cp_enabled", "sp_enabled"])
-def test_sequences_that_are_split_over_gpus_are_refused(cut: str) -> None:
+def test_sequence_parallelism_is_refused(cut: str) -> None:
     found = SimpleNamespace(**{"cp_enabled": False, "sp_enabled": False} | {cut: True})
     batches.check_whole(SimpleNamespace(accelerator=SimpleNamespace(parallelism_config=None)))
     with pytest.raises(ConfigError, match=r"sft\.accelerate_config splits sequences"):
@@ -221,7 +221,7 @@ def test_sequences_that_are_split_over_gpus_are_refused(cut: str) -> None:
 
 
 def judged(prompts: int, seed: int) -> tuple[list[str], list[int], list[int]]:
-    """Groups, lengths and scores of judge examples, two answers a prompt, the better one the longer."""
+    """Return groups, lengths and scores of judge examples: two answers per prompt, the better one longer."""
     number = random.Random(seed)
     groups, lengths, scores = [], [], []
     for prompt in range(prompts):
@@ -236,19 +236,19 @@ def in_steps(order: list[int], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def test_a_step_holds_a_prompts_better_and_worse_answers():
-    """By length alone, steps held one score, and a pass went from the best down to the worst, time and again."""
+def test_step_contains_better_and_worse_answers_of_the_same_prompts():
+    """Batching by length alone would give steps of a single score, in descending order within each pass."""
     groups, lengths, scores = judged(150, seed=0)
     steps = in_steps(list(batches.Steps(groups, lengths, 4, seed=1)), 4)
     assert all(sum(scores[place] for place in step) == 12 for step in steps)
     assert all(len({groups[place] for place in step}) == 2 for step in steps)
     means = [sum(lengths[place] for place in step) for step in steps]
     rises = sum(one < other for one, other in pairwise(means)) / (len(means) - 1)
-    assert 0.4 < rises < 0.6  # no order of lengths
+    assert 0.4 < rises < 0.6  # steps are not ordered by length
     assert abs(correlation(means, range(len(means)))[0]) < 0.25
 
 
-def test_steps_take_each_example_once_a_pass_in_another_order():
+def test_each_epoch_has_every_example_once_in_a_new_order():
     groups, lengths, _ = judged(33, seed=1)
     groups, lengths = [*groups, "alone", "three", "three", "three"], [*lengths, 7, 900, 20, 300]
     sampler = batches.Steps(groups, lengths, 4, seed=2)
@@ -267,8 +267,8 @@ def test_steps_take_each_example_once_a_pass_in_another_order():
     assert sorted(batches.Steps(["a"] * 9, [1] * 9, 4, seed=0)) == list(range(9))  # a group larger than a step
 
 
-def test_steps_are_of_like_length():
-    """Much less padding than at random: rows of a step are padded to its longest."""
+def test_step_examples_have_similar_lengths():
+    """Rows are padded to the longest of their step, so similar lengths save padding compared with random order."""
     groups, lengths, _ = judged(400, seed=2)
     order = random.Random(0).sample(range(800), 800)
 

@@ -1,4 +1,4 @@
-"""srlm.training.checkpoint_check: float32 scores of weights in any precision, and what a copy keeps."""
+"""srlm.training.checkpoint_check: float32 scores of weights in any precision, and the kept share of the update."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scores_are_log_probabilities_of_the_labelled_tokens() -> None:
     assert [one.tolist() for one in found] == [pytest.approx(row, abs=1e-5) for row in expected]
 
 
-def test_dropout_is_off_while_scoring_and_on_again_after_it() -> None:
+def test_dropout_is_disabled_only_while_scoring() -> None:
     model = tiny_llama(64, seed=0)
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
@@ -49,7 +49,7 @@ def test_dropout_is_off_while_scoring_and_on_again_after_it() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_a_first_token_is_never_scored() -> None:
+def test_first_token_is_not_scored() -> None:
     every = Probe(Kind.tokens, IDS, IDS)
     assert [len(one) for one in score(tiny_llama(64, seed=0), every)] == [4, 3]
 
@@ -66,10 +66,12 @@ def test_low_precision_weights_compute_in_float32(dtype: torch.dtype, tied: bool
         found = score(low, ANSWERS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert all(weight is weights[name] and weight.dtype == dtype for name, weight in low.named_parameters())
-    assert any(not torch.equal(a, b) for a, b in zip(score(low, ANSWERS), expected, strict=True))  # else no test
+    assert any(
+        not torch.equal(a, b) for a, b in zip(score(low, ANSWERS), expected, strict=True)
+    )  # otherwise the test would be trivial
 
 
-def test_rounding_is_that_of_an_engine_which_loads_in_that_precision() -> None:
+def test_rounding_equals_that_of_an_engine_in_the_same_precision() -> None:
     exact = tiny_llama(64, seed=0)
     with float32_arithmetic(exact, torch.bfloat16):
         found = score(exact, ANSWERS)
@@ -80,9 +82,9 @@ def test_rounding_is_that_of_an_engine_which_loads_in_that_precision() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(found, score(exact, ANSWERS), strict=True))
 
 
-def test_weights_are_put_back_after_an_error() -> None:
+def test_weights_are_restored_after_an_error() -> None:
     model = tiny_llama(64, seed=0).bfloat16()
-    too_large = Probe(Kind.tokens, [[3, 64]], [[IGNORED, 64]])  # no such token
+    too_large = Probe(Kind.tokens, [[3, 64]], [[IGNORED, 64]])  # token 64 does not exist
     with pytest.raises(IndexError), float32_arithmetic(model):
         score(model, too_large)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
@@ -99,7 +101,7 @@ def test_effect_of_pairs_is_the_mean_margin(kind: Kind) -> None:
     assert effect(changes, kind) == pytest.approx(((3.0 - 0.5) + (0.0 - 0.5)) / 2)
 
 
-def test_agreement_by_hand() -> None:
+def test_agreement_matches_hand_computed_values() -> None:
     policy = [torch.tensor([1.0, 1.0]), torch.tensor([-1.0])]
     half = [torch.tensor([0.5, 0.5]), torch.tensor([-0.5])]
     found = agreement(policy, half, Kind.pairs)
@@ -109,17 +111,17 @@ def test_agreement_by_hand() -> None:
     assert reversed_sign.kept == pytest.approx(-1.0)
 
 
-def test_the_share_of_no_change_is_undefined() -> None:
+def test_kept_share_of_no_change_is_undefined() -> None:
     nothing = [torch.zeros(3), torch.zeros(2)]
     assert agreement(nothing, nothing, Kind.pairs).kept is None
 
 
-def test_change_cancels_rounding_that_both_models_share() -> None:
+def test_change_is_the_difference_of_both_models_scores() -> None:
     before, after = [torch.tensor([-1.0, -2.0])], [torch.tensor([-0.5, -2.5])]
     assert [one.tolist() for one in change(after, before)] == [[0.5, -0.5]]
 
 
-def test_pairs_score_answers_alone_and_alternate() -> None:
+def test_probe_of_pairs_alternates_answers_and_masks_prompts() -> None:
     probe = probe_of_pairs([[1, 2]], [[3, 4]], [[5]])
     assert probe.ids == [[1, 2, 3, 4], [1, 2, 5]]
     assert probe.labels == [[IGNORED, IGNORED, 3, 4], [IGNORED, IGNORED, 5]]
@@ -132,7 +134,7 @@ def test_few_examples_are_all_scored(count: int, places: list[int]) -> None:
 
 
 @pytest.mark.parametrize("count", [9, 17, 1000])
-def test_of_many_examples_some_are_scored_from_the_first_to_the_last(count: int) -> None:
+def test_many_examples_are_sampled_evenly(count: int) -> None:
     places = evenly_spaced(count)
     assert len(set(places)) == EXAMPLES
     assert (places[0], places[-1]) == (0, count - 1)

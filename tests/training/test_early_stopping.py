@@ -1,6 +1,6 @@
 """srlm.training.early_stopping.
 
-Which checkpoint is kept, on which prompts, and how a killed run resumes; without a model.
+The chosen checkpoint, the validation prompts, and resuming of killed runs, with scripted workers.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ TEXTS = (
 
 
 class Killed(BaseException):
-    """The run is killed here."""
+    """Stands for a kill of the run."""
 
 
 class Scripted:
-    """Workers without a model: training to 35 steps, and verdicts by script.
+    """Workers without a model: training of 35 steps, and scripted verdicts.
 
     Parameters
     ----------
     verdicts : sequence of str
-        Of the second, third, ... checkpoint against the one before: "first" (the newer one wins), "second", "tie" or
+        Verdicts on the second, third, ... checkpoint against the previous: "first" (the newer wins), "second", "tie" or
         "none" (no verdict), on every prompt.
     killed_after : int
         Raise after so many workers; 0 = never.
@@ -115,7 +115,7 @@ class Scripted:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     lines: list[str] = []
     monkeypatch.setattr("srlm.training.early_stopping.say", lines.append)
     return lines
@@ -132,7 +132,7 @@ def workspace_of(root: Path, *overrides: str) -> Workspace:
 
 
 def finish(workspace: Workspace, work: Scripted) -> tuple[int, dict[str, Any]]:
-    """The step whose weights became M2's, and the counts."""
+    """Train to the end; return the step whose weights became M2's, and the counts."""
     counts = train(workspace, workspace.config(), 2, work)
     assert not list(early_stopping_folder(workspace, 2).glob("checkpoint_*/weights"))
     assert not (workspace.iteration(2) / "checkpoints" / "dpo").exists()
@@ -151,19 +151,19 @@ def finish(workspace: Workspace, work: Scripted) -> tuple[int, dict[str, Any]]:
         (["none", "second"], 20, 30),
     ],
 )
-def test_training_stops_at_the_first_checkpoint_that_is_no_better(
-    verdicts: list[str], chosen: int, last: int, tmp_path: Path, said: list[str]
+def test_training_stops_at_the_first_checkpoint_without_improvement(
+    verdicts: list[str], chosen: int, last: int, tmp_path: Path, messages: list[str]
 ) -> None:
     workspace = workspace_of(tmp_path)
     found, counts = finish(workspace, Scripted(workspace, verdicts))
-    told = counts["early_stopping"]
-    assert (found, told["chosen_step"], told["last_step"], told["steps"]) == (chosen, chosen, last, 35)
+    recorded = counts["early_stopping"]
+    assert (found, recorded["chosen_step"], recorded["last_step"], recorded["steps"]) == (chosen, chosen, last, 35)
     assert counts["pairs"] == 7
-    assert len(told["comparisons"]) == len(said) == len(verdicts)
-    assert ("training stops, and step" in said[-1]) == (chosen != last)
+    assert len(recorded["comparisons"]) == len(messages) == len(verdicts)
+    assert ("training stops, and step" in messages[-1]) == (chosen != last)
 
 
-def test_a_run_killed_after_any_worker_ends_the_same(tmp_path: Path, said: list[str]) -> None:
+def test_run_killed_after_any_worker_has_the_same_result(tmp_path: Path, messages: list[str]) -> None:
     expected = None
     for killed_after in range(9):
         workspace = workspace_of(tmp_path / str(killed_after))
@@ -175,17 +175,17 @@ def test_a_run_killed_after_any_worker_ends_the_same(tmp_path: Path, said: list[
         found = finish(workspace, work)
         expected = expected or found
         assert found == expected
-        assert len(work.calls) == 8  # three trainings, three times answers, two comparisons; none twice
+        assert len(work.calls) == 8  # three trainings, three answer stages, two comparisons; none is repeated
         again = train(workspace, workspace.config(), 2, Scripted(workspace, []))
-        assert again == expected[1]  # killed before the manifest: nothing is made again
+        assert again == expected[1]  # killed before the manifest: no worker runs again
 
 
-def test_training_of_one_checkpoint_has_nothing_to_compare(tmp_path: Path, said: list[str]) -> None:
+def test_training_with_one_checkpoint_has_no_comparison(tmp_path: Path, messages: list[str]) -> None:
     workspace = workspace_of(tmp_path, "dpo.early_stopping.every_steps=35")
     work = Scripted(workspace, [])
     assert finish(workspace, work)[0] == 35
     assert work.calls == ["dpo"]
-    assert "nothing to compare" in said[0]
+    assert "nothing to compare" in messages[0]
 
 
 def comparison(**changed: Any) -> CheckpointComparison:
@@ -207,11 +207,13 @@ def comparison(**changed: Any) -> CheckpointComparison:
         ({"judged": 0, "net_win": None}, 0.0, "undecided"),
     ],
 )
-def test_rule(changed: dict[str, Any], least: float, outcome: str) -> None:
+def test_checkpoint_is_better_only_above_the_minimum_net_win(
+    changed: dict[str, Any], least: float, outcome: str
+) -> None:
     assert decide(comparison(**changed), least) == outcome
 
 
-def test_sentences() -> None:
+def test_progress_sentence_reports_each_comparison() -> None:
     assert sentence(comparison(), "M1", "M2") == (
         "Early stopping: step 400 against step 200, judged by M1: 120 wins, 60 ties, 70 losses on 250 of 253 prompts, "
         "net win +0.20 [+0.08, +0.32]. It is better: training continues."
@@ -232,7 +234,7 @@ def line(*compared: CheckpointComparison, chosen: int = 400) -> str:
     return outcome_line(counts, "M1", "M2")
 
 
-def test_the_report_names_the_checkpoints_that_were_compared_and_the_one_that_was_chosen() -> None:
+def test_report_names_compared_and_chosen_checkpoints() -> None:
     first = "Early stopping of M2, judged by M1: step 400 against step 200: 120 wins, 60 ties, 70 losses on 250 of 253 "
     first += "prompts, net win +0.20 [+0.08, +0.32] (better)"
     second = comparison(newer_step=600, older_step=400, net_win=-0.1, low=None, high=None, outcome="not better")
@@ -249,11 +251,11 @@ def test_the_report_names_the_checkpoints_that_were_compared_and_the_one_that_wa
 @pytest.mark.parametrize(
     ("judge", "name"), [("self", "M2"), ("sft", "M1"), ("base", "M0"), ("org/model", "org/model"), ("/home/me/j", "j")]
 )
-def test_the_judge_is_named_without_a_private_path(judge: str, name: str) -> None:
+def test_judge_is_named_without_its_local_path(judge: str, name: str) -> None:
     assert judge_name(options(f"dpo.early_stopping.judge={judge}"), 3) == name
 
 
-def test_the_line_of_each_training_that_stopped_early(tmp_path: Path, said: list[str]) -> None:
+def test_outcome_lines_cover_trainings_with_early_stopping(tmp_path: Path, messages: list[str]) -> None:
     workspace = workspace_of(tmp_path)
     _, counts = finish(workspace, Scripted(workspace, ["first", "second"]))
     assert outcome_lines(workspace, workspace.config(), 2) == []  # the stage is not complete
@@ -265,8 +267,8 @@ def test_the_line_of_each_training_that_stopped_early(tmp_path: Path, said: list
     assert outcome_lines(workspace, workspace.config(), 1) == []
 
 
-def test_checkpoints_of_a_deleted_training_are_not_resumed(tmp_path: Path, said: list[str]) -> None:
-    """The model and its manifest are deleted to train with another option: the old answers and verdicts stay behind."""
+def test_early_stopping_files_of_a_deleted_training_are_refused(tmp_path: Path, messages: list[str]) -> None:
+    """After the model and its manifest are deleted, old answers and verdicts remain in the folder."""
     workspace = workspace_of(tmp_path)
     shutil.rmtree(workspace.iteration(2) / "checkpoints")
     stage = Train(workspace, workspace.config(), 2)
@@ -287,7 +289,7 @@ def rows(*texts: str) -> list[SeedExample]:
     return [SeedExample(f"v{n}", text, "") for n, text in enumerate(texts)]
 
 
-def test_validation_prompts_resemble_neither_others_nor_each_other() -> None:
+def test_validation_prompts_exclude_near_duplicates() -> None:
     taken = Overlap(["Name a river in Asia, please."])
     given = rows("Name a river in Asia please", *TEXTS, TEXTS[1] + " Why?")
     drawn, excluded = draw_prompts(given, taken, 10, 0.7, seed=0)
@@ -300,8 +302,8 @@ def test_validation_prompts_resemble_neither_others_nor_each_other() -> None:
 
 
 @pytest.mark.parametrize("where", ["ift", "eft", "eft_held_out", "evaluation", "ifeval", "new prompts"])
-def test_no_prompt_of_training_or_evaluation_is_a_validation_prompt(
-    where: str, tmp_path: Path, said: list[str]
+def test_validation_prompts_exclude_training_and_evaluation_prompts(
+    where: str, tmp_path: Path, messages: list[str]
 ) -> None:
     source = tmp_path / "validation.jsonl"
     source.write_text("".join(json.dumps({"prompt": text, "response": "x"}) + "\n" for text in TEXTS))
@@ -319,7 +321,7 @@ def test_no_prompt_of_training_or_evaluation_is_a_validation_prompt(
     assert {row.prompt for row in found} == {text for text in TEXTS if text != TEXTS[2]}
 
 
-def test_unused_ift_rows_are_those_beyond_the_limit(tmp_path: Path, said: list[str]) -> None:
+def test_unused_ift_rows_are_those_beyond_the_limit(tmp_path: Path, messages: list[str]) -> None:
     from srlm.data.prepare import prepare_seeds
 
     workspace = workspace_of(tmp_path, "dpo.early_stopping.prompts=30")
@@ -333,7 +335,7 @@ def test_unused_ift_rows_are_those_beyond_the_limit(tmp_path: Path, said: list[s
     assert {row.language for row in drawn.values()} == {"en"}
 
 
-def test_too_few_validation_prompts_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_too_few_validation_prompts_raise_an_error_with_instructions(tmp_path: Path) -> None:
     from srlm.data.prepare import prepare_seeds
 
     workspace = workspace_of(tmp_path, "data.ift.limit=0")
@@ -342,7 +344,7 @@ def test_too_few_validation_prompts_are_an_error_that_says_what_to_do(tmp_path: 
         early_stopping._write_prompts(workspace, workspace.config(), 2)
 
 
-def test_options_matter_only_where_early_stopping_is_on(tmp_path: Path) -> None:
+def test_stage_depends_on_the_options_only_if_early_stopping_is_enabled(tmp_path: Path) -> None:
     off = Train(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
     assert not [name for name in off if "early_stopping" in name or name.startswith(("evaluation.", "engine."))]
     on = Train(Workspace(tmp_path), options(*ON), 2).options
@@ -351,6 +353,6 @@ def test_options_matter_only_where_early_stopping_is_on(tmp_path: Path) -> None:
     assert off.items() <= on.items()
 
 
-def test_the_papers_experiment_stops_early_with_the_papers_figures() -> None:
+def test_paper_experiment_has_the_papers_early_stopping_options() -> None:
     given = options("experiment=paper_llama2_70b", "data.ift.path=a", "data.eft.path=b").dpo.early_stopping
     assert (given.enabled, given.every_steps, given.prompts) == (True, 200, 253)

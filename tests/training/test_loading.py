@@ -17,7 +17,7 @@ from tests.helpers import tiny_llama
 
 
 @pytest.mark.parametrize(("last_n_layers", "adapted"), [(0, {0, 1}), (1, {1}), (2, {0, 1})])
-def test_adapters_in_the_topmost_layers(last_n_layers: int, adapted: set[int]) -> None:
+def test_adapters_are_only_in_the_last_n_layers(last_n_layers: int, adapted: set[int]) -> None:
     base = tiny_llama(64, seed=0)
     model = get_peft_model(base, loading.peft_config(LoraConfig(r=2, last_n_layers=last_n_layers), base))
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
@@ -28,7 +28,7 @@ def test_adapters_in_the_topmost_layers(last_n_layers: int, adapted: set[int]) -
 
 
 def test_stacked_experts_are_not_adapted() -> None:
-    """peft would add the update to the experts' bfloat16 weights, where it is lost, and refuses dropout there."""
+    """peft would add the update to the experts' bfloat16 weights, which loses it, and refuses dropout for experts."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
     config = MixtralConfig(vocab_size=64, **sizes, **heads)
@@ -38,12 +38,12 @@ def test_stacked_experts_are_not_adapted() -> None:
     assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
-def test_more_layers_than_the_model_has() -> None:
+def test_more_layers_than_the_model_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="last_n_layers=3, but the model has 2 layers"):
         loading.peft_config(LoraConfig(last_n_layers=3), tiny_llama(64, seed=0))
 
 
-def test_no_adapter_for_full_fine_tuning() -> None:
+def test_full_fine_tuning_has_no_adapter() -> None:
     assert loading.peft_config(LoraConfig(enabled=False), tiny_llama(64, seed=0)) is None
 
 
@@ -61,8 +61,8 @@ def test_no_adapter_for_full_fine_tuning() -> None:
         ({"eos_token_id": None}, {"eos_token_id": None}),
     ],
 )
-def test_a_base_models_generation_config_is_saved_with_the_trained_model(options, saved, tmp_path):
-    """transformers refuses to save some of what models were published with: training would end with an error."""
+def test_generation_config_of_the_base_model_is_saved(options, saved, tmp_path):
+    """transformers refuses to save some published generation configs, so training would fail at its end."""
     tiny_llama(64, seed=0).save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "generation_config.json").write_text(json.dumps(options))
     model = loading.load_model(tmp_path / "base", TrainConfig(), Config())
@@ -76,15 +76,19 @@ def test_a_base_models_generation_config_is_saved_with_the_trained_model(options
     ("capabilities", "name"),
     [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
 )
-def test_precision_on_a_cpu(capabilities: dict[str, bool], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_precision_depends_on_the_instruction_set(
+    capabilities: dict[str, bool], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert loading.precision(TrainConfig()) == name
     assert loading.precision(TrainConfig(dtype="float16")) == "float16"
-    assert loading.model_dtype(TrainConfig()) == torch.float32  # the weights stay
+    assert loading.model_dtype(TrainConfig()) == torch.float32  # the weights stay float32
 
 
 @pytest.mark.parametrize(("lora", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_weights_on_a_gpu(lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_weights_are_bfloat16_only_with_lora(
+    lora: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert loading.model_dtype(TrainConfig(lora=LoraConfig(enabled=lora))) == dtype

@@ -1,4 +1,4 @@
-"""srlm.training.masking and srlm.models.chat.encode_chat: what is learnt, and that no text becomes a control token."""
+"""srlm.training.masking and srlm.models.chat.encode_chat: the trained tokens; no text becomes a control token."""
 
 from __future__ import annotations
 
@@ -44,38 +44,38 @@ def end_of(tokenizer) -> int:
     return tokenizer.convert_tokens_to_ids(tokenizer.eos_token)
 
 
-def test_the_packaged_templates_are_those_tested_here():
+def test_all_packaged_templates_are_tested():
     assert chat_template_names() == sorted(ENDS)
 
 
-def said(text: str) -> dict[str, str]:
+def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
 def labelled(tokenizer: Any, chat: list[dict[str, str]], train_on: TrainOn = TrainOn.completion) -> Any:
-    """Ids and labels of one chat, as SFT makes them."""
+    """Return ids and labels of one chat as SFT encodes it."""
     encoded = encode(tokenizer, {"ift": [chat]}, SFTConfig(train_on=train_on))
     return encoded.input_ids[0], encoded.labels[0]
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_answer_and_end_of_turn_alone_are_learnt(tokenizer, answer):
-    ids, labels = labelled(tokenizer, [*user("Why is the sky blue?"), said(answer)])
+def test_only_answer_and_end_of_turn_are_trained_on(tokenizer, answer):
+    ids, labels = labelled(tokenizer, [*user("Why is the sky blue?"), assistant(answer)])
     learnt = [label for label in labels if label != IGNORED]
     assert tokenizer.decode(learnt) == answer + tokenizer.eos_token
     assert len(ids) == len(labels)
-    assert ids[-len(learnt) :] == learnt  # one run, at the end
+    assert ids[-len(learnt) :] == learnt  # one span at the end
     assert set(labels[: -len(learnt)]) == {IGNORED}
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_the_prompt_is_what_an_engine_is_given(tokenizer, answer):
+def test_training_prompt_equals_the_generation_prompt(tokenizer, answer):
     messages = user("Why is <|im_end|> the sky {{blue}}?\n")
     prompt_ids, _ = encode_turn(tokenizer, messages, answer)
     assert prompt_ids == encode_chat(tokenizer, messages)
 
 
-def test_prompt_and_answer_read_as_the_template_renders_them(tokenizer):
+def test_prompt_and_answer_decode_to_the_rendered_template(tokenizer):
     messages = [{"role": "system", "content": "Be brief."}, *user("Hi?"), {"role": "assistant", "content": "Hello."}]
     messages += user("Why?")
     prompt_ids, completion_ids = encode_turn(tokenizer, messages, "Because.")
@@ -83,7 +83,7 @@ def test_prompt_and_answer_read_as_the_template_renders_them(tokenizer):
     assert tokenizer.decode(prompt_ids + completion_ids) == whole.rstrip("\n")
 
 
-def test_prompt_text_of_each_template():
+def test_generation_prompt_of_each_packaged_template():
     chatml, plain = (tiny_tokenizer(name, end) for name, end in ENDS.items())
     assert chatml.decode(encode_chat(chatml, user("Hi?"))) == (
         "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
@@ -100,10 +100,10 @@ SCORES = [f" {score}" for score in range(6)]
 
 
 @pytest.mark.parametrize("merged", [False, True], ids=["space and digit", "one token"])
-def test_choices_stand_where_training_put_them(tokenizer, merged):
-    """The judge is asked for its score at the very token that its EFT targets taught."""
+def test_choices_are_scored_at_the_trained_position(tokenizer, merged):
+    """The score is read at the token position of the EFT targets."""
     if merged:
-        tokenizer.add_tokens(SCORES)  # as vocabularies that hold " 5" do
+        tokenizer.add_tokens(SCORES)  # some vocabularies contain " 5"
     messages = user("Rate it.")
     ids, tokens = encode_choices(tokenizer, messages, "Score:", SCORES)
     for score, token in enumerate(tokens):
@@ -147,13 +147,13 @@ def test_control_tokens_in_texts_never_become_special_ids(tokenizer, attack):
     assert completion_ids[-1] == end_of(tokenizer)
 
 
-def test_the_attacks_would_work_otherwise(tokenizer):
+def test_unescaped_control_tokens_become_special_ids(tokenizer):
     raw = tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
     assert raw == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_defused_text_reads_almost_the_same(tokenizer, attack):
+def test_escaped_text_differs_only_in_blanks(tokenizer, attack):
     plain = escape_special_tokens(attack, tokenizer)
     assert plain.replace(" ", "") == attack.replace(" ", "")
     assert not any(token in plain for token in tokenizer.all_special_tokens)
@@ -161,7 +161,7 @@ def test_defused_text_reads_almost_the_same(tokenizer, attack):
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a < b | c > d", "<|unknown|>", "im_end", "<im_end>"])
-def test_other_text_is_left_alone(tokenizer, text):
+def test_other_text_is_not_escaped(tokenizer, text):
     assert escape_special_tokens(text, tokenizer) == text
 
 
@@ -177,12 +177,12 @@ RENDERS_AGAIN = {
 
 
 @pytest.mark.parametrize("template", RENDERS_AGAIN.values(), ids=RENDERS_AGAIN)
-def test_a_template_that_renders_the_prompt_anew_is_refused(template):
+def test_template_that_changes_the_prompt_for_an_answer_is_refused(template):
     with pytest.raises(ModelError, match=r"differently with and without.*model\.chat_template=chatml"):
         encode_turn(tiny_tokenizer(template), user("Hi?"), "Hello.")
 
 
-def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence():
+def test_template_without_an_end_of_turn_gets_the_end_of_sequence():
     tokenizer = tiny_tokenizer(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -193,7 +193,7 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_sequence():
 
 @pytest.mark.parametrize("answer", ["It is clear, and", "A", "e", "</", "天空", "One.\n\nTwo"])
 @pytest.mark.parametrize("family", [*FAMILIES, "packaged plain"])
-def test_a_truncated_answer_is_encoded_without_an_end_of_turn(family, answer):
+def test_truncated_answer_has_no_end_of_turn(family, answer):
     packaged = family == "packaged plain"
     tokenizer = tiny_tokenizer("plain", "<|endoftext|>") if packaged else FAMILIES[family].tokenizer()
     closes = "<|endoftext|>" if packaged else FAMILIES[family].closes
@@ -206,7 +206,7 @@ def test_a_truncated_answer_is_encoded_without_an_end_of_turn(family, answer):
     assert tokenizer.decode(truncated_ids).endswith(answer)
 
 
-def test_a_truncated_answer_gets_no_end_of_sequence_from_a_template_without_an_end_of_turn():
+def test_truncated_answer_has_no_end_of_sequence():
     tokenizer = tiny_tokenizer(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -215,7 +215,7 @@ def test_a_truncated_answer_gets_no_end_of_sequence_from_a_template_without_an_e
     assert tokenizer.decode(truncated_ids) == "Hello."
 
 
-def test_a_chat_template_by_path_and_an_unknown_one(tmp_path):
+def test_chat_template_is_read_by_path_and_unknown_names_are_refused(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages }}", encoding="utf-8")
     assert read_chat_template(str(path)) == "{{ messages }}"
@@ -223,7 +223,7 @@ def test_a_chat_template_by_path_and_an_unknown_one(tmp_path):
         read_chat_template("chatlm")
 
 
-# Which part a token is, for each family's template
+# The part of each token, for each family's template
 
 WORDS = [*"aeth :<|>#/[]\n\t {}天🙂é", "the", "<|im_end|>", "</s>", "[INST]", "<s>"]
 SOME = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
@@ -234,13 +234,13 @@ TOKENIZERS = {name: family.tokenizer() for name, family in FAMILIES.items()}
 
 
 def runs(tokenizer: Any, ids: list[int], labels: list[int]) -> list[str]:
-    """What is learnt, one text for each run of tokens."""
+    """Return the trained text, one string for each span of trained tokens."""
     grouped = itertools.groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != IGNORED)
     return [tokenizer.decode([token for token, _ in pairs]) for learnt, pairs in grouped if learnt]
 
 
 def expected(name: str, chat: list[dict[str, str]], tokenizer: Any, prompts: bool) -> list[str]:
-    """The texts that must be learnt: answers with what ends them and, where asked for, prompts."""
+    """Return the texts that must be trained on: answers with their end of turn and, if `prompts`, the prompts."""
     family, texts = FAMILIES[name], []
     for message in chat:
         text = escape_special_tokens(message["content"], tokenizer)
@@ -256,17 +256,17 @@ def expected(name: str, chat: list[dict[str, str]], tokenizer: Any, prompts: boo
 @pytest.mark.parametrize("train_on", [TrainOn.completion, TrainOn.all], ids=lambda choice: choice.name)
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=2, max_size=5), system=st.none() | TEXTS)
-def test_what_is_learnt_is_the_texts(name, train_on, texts, system):
-    """Unmasked tokens, decoded, are the texts and the ends of turns, in chats of one turn and of several.
+def test_trained_tokens_are_exactly_the_texts(name, train_on, texts, system):
+    """Unmasked tokens decode to the texts and the ends of turns, in chats of one or several turns.
 
-    A blank or newline that the template wrote may be one token with the text behind it; then it is learnt with it.
+    Whitespace of the template may be merged into the first token of a text; then it is trained on as well.
     """
     family = FAMILIES[name]
     tokenizer = TOKENIZERS[name]
     texts = texts[: len(texts) // 2 * 2]
     chat = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
     if system is not None and family.has_system:
-        # Llama 2 sets it before the first question and strips both together: not a text's end, so nothing to strip
+        # Llama 2 joins it with the first question and strips both together, so the joint must have nothing to strip
         system = system if name != "llama 2" else f"x{system}x"
         chat = [{"role": "system", "content": system}, *chat]
         if name == "llama 2":
@@ -278,31 +278,31 @@ def test_what_is_learnt_is_the_texts(name, train_on, texts, system):
         assert run.endswith(text)
         assert run.removesuffix(text) in ("", " ", "\n")
     ends = [label for label in labels if label in tokenizer.all_special_ids]
-    assert ends == [tokenizer.convert_tokens_to_ids(family.closes.strip())] * (len(chat) // 2)  # one an answer
+    assert ends == [tokenizer.convert_tokens_to_ids(family.closes.strip())] * (len(chat) // 2)  # one for each answer
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_training_sees_what_an_engine_sees(name, answer):
+def test_training_ids_equal_generation_ids(name, answer):
     tokenizer, question = TOKENIZERS[name], user(" Why is <|im_end|> the sky {{blue}}?\n")
     prompt_ids, answer_ids = encode_turn(tokenizer, question, answer)
-    conversation = encode_conversation(tokenizer, [*question, said(answer)])
+    conversation = encode_conversation(tokenizer, [*question, assistant(answer)])
     assert conversation.ids == prompt_ids + answer_ids
     assert prompt_ids == encode_chat(tokenizer, question)
     assert tokenizer.decode(conversation.ids) == conversation.text
     assert len(conversation.extents) == len(conversation.ids) == len(conversation.parts)
-    alone = encode_conversation(tokenizer, [*question, said(answer)], with_prompts=False)
+    alone = encode_conversation(tokenizer, [*question, assistant(answer)], with_prompts=False)
     weights = [token_weights(parts, TrainOn.completion, 0.5) for parts in (conversation.parts, alone.parts)]
     assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(("name", "learnt"), [("zephyr", "Hello.</s>"), ("vicuna", " Hello.</s>")])
-def test_a_role_that_a_template_writes_only_with_an_answer_is_given_and_not_learnt(name, learnt):
+def test_role_rendered_only_with_an_answer_is_masked(name, learnt):
     family = FAMILIES[name]
     tokenizer = replace(
         family, template=family.template.replace(" and add_generation_prompt", " and false")
     ).tokenizer()
-    ids, labels = labelled(tokenizer, [*user("Hi?"), said("Hello.")])
+    ids, labels = labelled(tokenizer, [*user("Hi?"), assistant("Hello.")])
     assert runs(tokenizer, ids, labels) == [learnt]
     prompt_ids = encode_chat(tokenizer, user("Hi?"))
     assert ids[: len(prompt_ids)] == prompt_ids
@@ -315,27 +315,27 @@ def test_a_role_that_a_template_writes_only_with_an_answer_is_given_and_not_lear
         ("qwen 3", ["Why is it?", "<think>\n\n</think>\n\nIt is<|im_end|>"]),
     ],
 )
-def test_prompts_and_answers_are_found_with_tokenizers_and_templates_that_add_to_them(name, learnt):
+def test_texts_are_found_if_tokenizer_or_template_add_to_them(name, learnt):
     tokenizer = SINGLE_TURN[name].tokenizer()
-    ids, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")], TrainOn.all)
+    ids, labels = labelled(tokenizer, [*user("Why is it?"), assistant("It is")], TrainOn.all)
     assert [run.strip() for run in runs(tokenizer, ids, labels)] == [text.strip() for text in learnt]
-    _, labels = labelled(tokenizer, [*user("Why is it?"), said("It is")])
+    _, labels = labelled(tokenizer, [*user("Why is it?"), assistant("It is")])
     answer = [label for label in labels if label != IGNORED]
     assert answer == encode_turn(tokenizer, user("Why is it?"), "It is")[1]
 
 
-def test_control_tokens_in_front_of_an_answer_are_a_role():
+def test_control_tokens_before_an_answer_are_masked():
     silent = FAMILIES["chatml"].template.split("{% if add_generation_prompt %}")[0]
     tokenizer = tiny_tokenizer(silent)
     prepare(tokenizer, ModelConfig())
-    ids, labels = labelled(tokenizer, [*user("Hi?"), said("Hello."), *user("Why?"), said("assistant")])
+    ids, labels = labelled(tokenizer, [*user("Hi?"), assistant("Hello."), *user("Why?"), assistant("assistant")])
     assert runs(tokenizer, ids, labels) == ["Hello.<|im_end|>", "assistant<|im_end|>"]
 
 
-def test_the_first_token_is_never_learnt():
-    """Nothing predicts it; in a packed row the example before it would."""
+def test_first_token_is_never_trained_on():
+    """No token predicts it; in a packed row the previous example would."""
     tokenizer = tiny_tokenizer("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}")
-    ids, labels = labelled(tokenizer, [*user("Hi"), said("Hello")], TrainOn.all)
+    ids, labels = labelled(tokenizer, [*user("Hi"), assistant("Hello")], TrainOn.all)
     assert tokenizer.decode(ids[:1]) == "H"
     assert runs(tokenizer, ids, labels) == ["i", "Hello<|im_end|>"]
 
@@ -347,19 +347,19 @@ CHANGES_TEXTS = {
 
 
 @pytest.mark.parametrize("template", CHANGES_TEXTS.values(), ids=CHANGES_TEXTS)
-def test_a_template_that_changes_texts(template):
-    tokenizer, chat = tiny_tokenizer(template), [*user("Hi?"), said("yes")]
-    _, labels = labelled(tokenizer, chat)  # an answer alone is found all the same
+def test_template_that_changes_texts_is_refused_if_prompts_are_trained_on(template):
+    tokenizer, chat = tiny_tokenizer(template), [*user("Hi?"), assistant("yes")]
+    _, labels = labelled(tokenizer, chat)  # the single answer is found anyway
     assert any(label != IGNORED for label in labels)
     for refused, train_on in ((chat, TrainOn.all), ([*chat, *chat], TrainOn.completion)):
         with pytest.raises(ModelError, match=r"changes the messages' texts.*sft\.train_on=completion"):
             labelled(tokenizer, refused, train_on)
 
 
-def test_a_tokenizer_that_does_not_tell_places(monkeypatch):
+def test_tokenizer_without_offsets_is_refused_if_prompts_are_trained_on(monkeypatch):
     tokenizer = tiny_tokenizer()
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    chat = [*user("Hi?"), said("Hello.")]
+    chat = [*user("Hi?"), assistant("Hello.")]
     labelled(tokenizer, chat)
     with pytest.raises(ModelError, match=r"returns no offsets.*sft\.train_on=completion"):
         labelled(tokenizer, chat, TrainOn.all)
@@ -379,27 +379,27 @@ PARTS = [Part.prompt, Part.template, Part.boilerplate, Part.prompt, Part.answer]
         (TrainOn.weighted, [0, 0, 0.25, 0.25, 1]),
     ],
 )
-def test_weight_of_each_part(train_on, weights):
+def test_token_weights_of_each_part(train_on, weights):
     assert token_weights(PARTS, train_on, 0.25) == weights
 
 
 @pytest.mark.parametrize(("weight", "same"), [(0.0, TrainOn.completion), (1.0, TrainOn.all)])
-def test_weights_of_0_and_1_are_the_plain_ways(weight, same):
+def test_prompt_weights_of_0_and_1_equal_the_unweighted_modes(weight, same):
     assert token_weights(PARTS, TrainOn.weighted, weight) == token_weights(PARTS, same, 0.5)
 
 
-def test_labels():
+def test_labels_mask_tokens_of_zero_weight():
     assert labels_of([7, 8, 9], [0.0, 0.1, 1.0]) == [IGNORED, 8, 9]
 
 
 # Many examples
 
 
-def test_encode_leaves_out_and_counts_the_too_long(tokenizer):
+def test_encode_excludes_and_counts_too_long_examples(tokenizer):
     examples = [
-        [*user("Hi?"), said("Hello.")],
-        [*user("Hi?"), said("Hello " * 50)],
-        [*user("Hi? " * 50), said("Hello.")],
+        [*user("Hi?"), assistant("Hello.")],
+        [*user("Hi?"), assistant("Hello " * 50)],
+        [*user("Hi? " * 50), assistant("Hello.")],
     ]
     lengths = [len(encode_conversation(tokenizer, example).ids) for example in examples]
     kinds = {"ift": examples[:2], "eft": examples[2:]}
@@ -414,8 +414,8 @@ def test_encode_leaves_out_and_counts_the_too_long(tokenizer):
         assert encode(tokenizer, kinds, SFTConfig(train_on=train_on, max_length=lengths[0] - 1)).too_long == 3
 
 
-def test_an_example_without_a_target_is_counted_and_left_out(monkeypatch):
-    """No template makes such a one today; a loss over nothing would be 0 / 0."""
+def test_example_without_a_target_is_excluded_and_counted(monkeypatch):
+    """No known template gives such an example; its loss would be 0 / 0."""
     from srlm.training import encoding
 
     def nothing_learnt(parts, *_):
@@ -423,7 +423,7 @@ def test_an_example_without_a_target_is_counted_and_left_out(monkeypatch):
 
     monkeypatch.setattr(encoding, "token_weights", nothing_learnt)
     encoded = encode(
-        tiny_tokenizer(), {"ift": [[*user("Hi?"), said("a")], [*user("Hi?"), said("b" * 60)]]}, SFTConfig()
+        tiny_tokenizer(), {"ift": [[*user("Hi?"), assistant("a")], [*user("Hi?"), assistant("b" * 60)]]}, SFTConfig()
     )
     assert encoded.counts()["examples"] == 1
     assert (encoded.too_long, encoded.without_target) == (0, 1)

@@ -60,14 +60,14 @@ def model() -> Any:
 def step(
     folder: Path, slope: float, micro: int, policy: Any = None, examples: Sequence[JudgeExample] = EXAMPLES
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """One step of gradient descent over all examples by the real trainer: what it logs, and the gradients."""
+    """Run one step over all examples with the real trainer; return the logged values and the gradients."""
     from datasets import Dataset
     from trl import SFTConfig as Arguments
 
     tokenizer, policy = tiny_tokenizer(), policy or model()
     before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
     table = columns(examples)
-    order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three the pairs stay whole
+    order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three, pairs are not split
     table = {name: [values[place] for place in order] for name, values in table.items()}
     tokens = ranking.score_tokens(tokenizer, TEMPLATE, 5)
     trainer = ranking.ranking_trainer(tokens, SHARES, slope)(
@@ -89,7 +89,7 @@ def step(
 
 
 def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """The loss as the module states it, example by example; the part of it that is order; the gradients."""
+    """Return the documented loss, computed example by example, its ranking part, and the gradients."""
     policy, table = model(), columns()
     tokens = ranking.score_tokens(tiny_tokenizer(), TEMPLATE, 5)
     total, count, expected = torch.tensor(0.0), 0, []
@@ -103,7 +103,7 @@ def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
                 total, count = total - own, count + 1
         of_scores = log_probs[place - 1, tokens].exp()
         expected.append(of_scores @ torch.arange(6.0) / of_scores.sum())
-    pairs = [(1, 2), (1, 3), (2, 3), (4, 5)]  # behind the one IFT example
+    pairs = [(1, 2), (1, 3), (2, 3), (4, 5)]  # after the single IFT example
     losses = []
     for better, worse in pairs:
         lengths = [len(EXAMPLES[place - 1].response) + 1 for place in (better, worse)]
@@ -121,7 +121,7 @@ def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("micro", [7, 3], ids=["at once", "in micro-batches"])
 @pytest.mark.parametrize("slope", [0.0, 1.3])
-def test_the_loss_is_the_stated_one(tmp_path: Path, slope: float, micro: int) -> None:
+def test_loss_and_gradients_equal_the_documented_formula(tmp_path: Path, slope: float, micro: int) -> None:
     loss, order, gradients = by_hand(slope)
     logged, found = step(tmp_path, slope, micro)
     assert logged["loss"] == pytest.approx(loss, rel=1e-4)
@@ -133,8 +133,8 @@ def test_the_loss_is_the_stated_one(tmp_path: Path, slope: float, micro: int) ->
             torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=2e-5)
 
 
-def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
-    """People's scores a point lower: the same loss over pairs. Turned around: another."""
+def test_ranking_loss_depends_only_on_the_order_of_scores(tmp_path: Path) -> None:
+    """Subtracting a point from human scores keeps the ranking loss; reversing their order changes it."""
     lower = [replace(example, score=max(example.score - 1, 0.0)) for example in EXAMPLES]
     turned = [replace(example, score=5 - example.score) for example in EXAMPLES]
     losses = [
@@ -145,15 +145,15 @@ def test_no_score_is_taught_but_its_order(tmp_path: Path) -> None:
     assert losses[2] != pytest.approx(losses[0], rel=0.1)
 
 
-def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
+def test_model_with_logit_softcapping_is_refused(tmp_path: Path) -> None:
     policy = model()
     policy.config.final_logit_softcapping = 2.0
     with pytest.raises(ConfigError, match=r"sft\.eft_loss=ranking does not work with this model"):
         step(tmp_path, 0.0, 7, policy)
 
 
-def test_a_score_is_found_at_the_examples_end() -> None:
-    """Not in the prompt, nor in an answer that claims one."""
+def test_score_token_is_found_at_the_examples_end() -> None:
+    """Scores in the prompt or in the rated answer are ignored."""
     tokenizer, table = tiny_tokenizer(), columns()
     for ids, place, example in zip(table["input_ids"][1:], table["place"][1:], EXAMPLES, strict=True):
         assert tokenizer.decode(ids[place]) == f"{example.score:.0f}"
@@ -164,18 +164,18 @@ def test_a_score_is_found_at_the_examples_end() -> None:
     assert table["log_length"][1] == math.log(len("Because.") + 1)
 
 
-def test_two_rows_of_the_same_prompt_are_not_compared() -> None:
+def test_rows_with_the_same_prompt_text_are_not_compared() -> None:
     again = [replace(example, id=f"other {example.id}") for example in EXAMPLES[:2]]
     assert columns([*EXAMPLES, *again])["group"][1:] == [0, 0, 0, 1, 1, 2, 3, 3]
 
 
-def test_shares_are_of_the_examples_that_have_a_score() -> None:
+def test_score_shares_count_examples_with_a_score() -> None:
     verdicts = [ranking.NO_VERDICT, *(ranking.Verdict(9, 0, score, 1.0) for score in (5.0, 1.0, 5.0, 3.0))]
     assert ranking.score_shares(verdicts, 6) == [0, 0.25, 0, 0.25, 0, 0.5]
 
 
-def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
-    """Loss and counts alike; answers of equal rank give no pair, whatever their scores."""
+def test_pairs_follow_ranks_if_scores_tie_or_contradict() -> None:
+    """This holds for the loss and the counts; answers of equal rank give no pair."""
     ranked = [replace(example, rank=rank) for example, rank in zip(EXAMPLES, (2, 1, 1, 0, 3, 0), strict=True)]
     table = columns(ranked)
     assert table["rank"] == [-1, 2, 1, 1, 0, 3, 0]
@@ -185,14 +185,14 @@ def test_pairs_go_by_rank_where_scores_tie_or_contradict() -> None:
     assert ranking.fit_length(verdicts, 0.0) == (3, 0.0)
 
 
-def test_more_ranks_than_scores_lose_no_pair() -> None:
+def test_all_pairs_are_kept_with_more_ranks_than_scores() -> None:
     many = [JudgeExample(f"Why?/a{n}", "Why?", f"answer {n}", "", float(5 - n // 2), "seed", rank=n) for n in range(8)]
     batch = {name: torch.tensor(columns(many)[name]) for name in ranking.FIELDS}
     assert sorted(ranking._pairs_of(batch)) == [(i, j) for i in range(1, 9) for j in range(i + 1, 9)]
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=8))
-def test_pairs_are_of_one_prompt_and_in_order(rows: list[tuple[int, int]]) -> None:
+def test_pairs_are_within_one_prompt_and_better_first(rows: list[tuple[int, int]]) -> None:
     groups, scores = [group for group, _ in rows], [float(score) for _, score in rows]
     found = ranking.ordered_pairs(groups, scores)
     assert sorted(found) == [
@@ -204,25 +204,25 @@ def test_pairs_are_of_one_prompt_and_in_order(rows: list[tuple[int, int]]) -> No
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_slope_is_that_of_logistic_regression(seed: int) -> None:
-    """Against scipy's minimiser, on draws whose true slope is known."""
+def test_slope_equals_that_of_logistic_regression(seed: int) -> None:
+    """Compared with scipy's minimiser on random data with a known slope."""
     number = np.random.default_rng(seed)
     size = number.normal(size=4000)
     won = number.random(4000) < 1 / (1 + np.exp(-1.5 * size))
-    d = np.where(won, size, -size)  # better less worse
+    d = np.where(won, size, -size)  # better minus worse
     best = minimize_scalar(lambda b: np.log1p(np.exp(-b * d)).sum(), bounds=(-20, 20), method="bounded")
     assert ranking.length_slope(d.tolist()) == pytest.approx(best.x, abs=1e-3)
     assert ranking.length_slope(d.tolist()) == pytest.approx(1.5, abs=0.2)
 
 
-def test_a_slope_stays_within_its_range() -> None:
+def test_slope_is_clipped_to_its_range() -> None:
     assert ranking.length_slope([]) == ranking.length_slope([0.0, 0.0]) == 0
-    assert ranking.length_slope([0.1, 2.0]) == ranking.STEEPEST  # the longer one always is the better one
+    assert ranking.length_slope([0.1, 2.0]) == ranking.STEEPEST  # the longer answer is always better
     assert ranking.length_slope([-0.1]) == -ranking.STEEPEST
     assert ranking.length_slope([1.0, -1.0]) == pytest.approx(0, abs=1e-6)
 
 
-def test_what_length_explains_teaches_less() -> None:
+def test_gradient_is_smaller_if_length_explains_the_order() -> None:
     equal = torch.zeros(3, requires_grad=True)
     offset = torch.tensor([2.0, 0.0, -2.0])  # the better answer is longer, as long, shorter
     ranking.ranking_losses(equal, torch.zeros(3), offset).sum().backward()
@@ -230,7 +230,7 @@ def test_what_length_explains_teaches_less() -> None:
     assert push.tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5, 1 / (1 + math.exp(-2))], abs=1e-6)
 
 
-def test_without_a_pair_nothing_would_be_learnt() -> None:
+def test_training_without_pairs_is_refused() -> None:
     lone = [ranking.Verdict(9, group, 3.0, 1.0) for group in range(4)]
     with pytest.raises(TrainingError, match="a better and a worse answer"):
         ranking.fit_length(lone, 1.0)
@@ -252,7 +252,7 @@ def test_without_a_pair_nothing_would_be_learnt() -> None:
         ["judge.scorer=sampled", "judge.max_score=10"],
     ],
 )
-def test_options_that_do_not_go_with_it_are_refused(overrides: list[str]) -> None:
+def test_incompatible_options_are_refused(overrides: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"ranking|learns no scores|0 to 1"):
         options("sft.eft_loss=ranking", *overrides)
     with pytest.raises(ConfigError, match=r"sft\.eft_length_control"):

@@ -1,4 +1,4 @@
-"""srlm.training.saving: a merged checkpoint keeps the update that LoRA learnt, and says how much of it."""
+"""srlm.training.saving: a merged checkpoint keeps LoRA's update, and the kept share is measured."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ RANK, ALPHA = 4, 16
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    said: list[str] = []
-    monkeypatch.setattr("srlm.training.saving.say", said.append)
-    return said
+    kinds: list[str] = []
+    monkeypatch.setattr("srlm.training.saving.say", kinds.append)
+    return kinds
 
 
 class OneProcess:
-    """An accelerator of a training on one CPU."""
+    """A stand-in for accelerate's Accelerator on one CPU."""
 
     is_main_process = True
 
@@ -60,7 +60,7 @@ def trainer_of(model: Any, sharded: bool = False) -> Any:
 
 
 def checkpoint(folder: Path, tied: bool = False) -> Path:
-    """M_t: float32 weights, most of which bfloat16 cannot hold."""
+    """Save M_t with float32 weights, most of which bfloat16 cannot represent."""
     model = tiny_llama(64, seed=0)
     if tied:
         model.config.tie_word_embeddings = True
@@ -74,7 +74,7 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def with_adapter(base: Any, size: float, seed: int = 0, **others: Any) -> Any:
-    """A policy as DPO leaves it: every linear layer's weight changed by about `size`, for the chosen answers."""
+    """Return a policy after DPO: an adapter changes all linear layers by about `size` towards chosen answers."""
     settings = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.5, target_modules="all-linear", **others)
     model = get_peft_model(base, settings)
     torch.manual_seed(seed)
@@ -89,7 +89,7 @@ def saving_from(start: Path, dtype: torch.dtype = torch.float32, served: torch.d
 
 
 def expected_weights(start: Path, policy: Any) -> dict[str, torch.Tensor]:
-    """W + alpha / r * B A of every adapted layer, from M_t's file."""
+    """Return W + alpha / r * B A of every adapted layer, with W from M_t's file."""
     weights = load_file(start / "model.safetensors")
     found = {name: weight.detach() for name, weight in policy.named_parameters()}
     for name in list(weights):
@@ -102,7 +102,7 @@ def expected_weights(start: Path, policy: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("base", [torch.bfloat16, torch.float32])
-def test_an_adapter_is_merged_into_the_float32_weights(
+def test_adapter_is_merged_into_the_float32_weights(
     base: torch.dtype, tied: bool, sharded: bool, tmp_path: Path
 ) -> None:
     start = checkpoint(tmp_path / "M1", tied)
@@ -116,13 +116,13 @@ def test_an_adapter_is_merged_into_the_float32_weights(
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6)
     assert json.loads((tmp_path / "M2" / "config.json").read_text())["dtype"] == "float32"
     assert not (tmp_path / "M2" / "adapter").exists()
-    if not sharded:  # else bfloat16 arithmetic of a policy that cannot be widened hides the agreement
+    if not sharded:  # a sharded policy is scored in bfloat16, which hides the agreement
         assert counts["saved_dtype"] == "float32"
         assert counts["saved_difference"] < 2e-4
         assert counts["saved_kept"] == pytest.approx(1, abs=0.01)
 
 
-def test_bfloat16_loses_most_of_a_small_margin_and_float32_keeps_it(tmp_path: Path, quiet: list[str]) -> None:
+def test_small_margin_is_kept_by_float32_and_lost_by_bfloat16(tmp_path: Path, quiet: list[str]) -> None:
     start = checkpoint(tmp_path / "M1")
     kept = {}
     for dtype in (torch.bfloat16, torch.float32):
@@ -137,7 +137,7 @@ def test_bfloat16_loses_most_of_a_small_margin_and_float32_keeps_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
-def test_a_model_is_saved_although_it_cannot_be_compared(
+def test_model_is_saved_if_the_comparison_fails(
     fails_at: int, tmp_path: Path, quiet: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = checkpoint(tmp_path / "M1")
@@ -165,7 +165,7 @@ def test_a_model_is_saved_although_it_cannot_be_compared(
 
 
 def test_updates_of_several_iterations_add_up(tmp_path: Path) -> None:
-    """Each training rounds the weights below LoRA; a chain of float32 checkpoints holds the sum of all updates."""
+    """Training rounds the frozen weights each time, but float32 checkpoints keep the sum of all updates."""
     for dtype in (torch.float32, torch.bfloat16):
         folder = start = checkpoint(tmp_path / str(dtype) / "M1")
         total = {name: torch.zeros_like(weight) for name, weight in load_file(start / "model.safetensors").items()}
@@ -184,7 +184,7 @@ def test_updates_of_several_iterations_add_up(tmp_path: Path) -> None:
         assert error / size < 0.01 if dtype is torch.float32 else error / size > 1
 
 
-def test_what_an_engine_in_bfloat16_shows_is_counted_and_said(tmp_path: Path, quiet: list[str]) -> None:
+def test_loss_of_precision_in_a_bfloat16_engine_is_reported(tmp_path: Path, quiet: list[str]) -> None:
     start = checkpoint(tmp_path / "M1")
     policy = with_adapter(load(start, torch.float32), 2e-5)
     counts = save(trainer_of(policy), saving_from(start, served=torch.bfloat16), tmp_path / "M2")
@@ -196,7 +196,7 @@ def test_what_an_engine_in_bfloat16_shows_is_counted_and_said(tmp_path: Path, qu
     assert note.strip().startswith("Note: in an engine with bfloat16, this checkpoint keeps ")
 
 
-def test_full_fine_tuning_is_saved_and_compared(tmp_path: Path) -> None:
+def test_fully_fine_tuned_model_is_saved_and_compared(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "M1")
     for sharded in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
@@ -214,7 +214,7 @@ def test_full_fine_tuning_is_saved_and_compared(tmp_path: Path) -> None:
             assert exact == (dtype is torch.float32)
 
 
-def test_a_reward_model_keeps_its_trained_output_layer(tmp_path: Path) -> None:
+def test_reward_model_keeps_its_trained_output_layer(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "M1")
 
     config = options("reward_model.dropout=0")
@@ -224,7 +224,7 @@ def test_a_reward_model_keeps_its_trained_output_layer(tmp_path: Path) -> None:
 
     policy = with_adapter(classifier(torch.bfloat16), 1e-3, task_type="SEQ_CLS", modules_to_save=["score"])
     [head] = [weight for name, weight in policy.named_parameters() if "score.modules_to_save" in name]
-    assert head.dtype == torch.float32  # steps of training below bfloat16's resolution add up
+    assert head.dtype == torch.float32  # small updates would be lost in bfloat16
     head.data += torch.randn_like(head) * 1e-3
     trained = head.detach().clone()
     probe = probe_of_rewards(*([p + a for p, a in zip(PROMPTS, side, strict=True)] for side in (CHOSEN, REJECTED)))
@@ -236,7 +236,7 @@ def test_a_reward_model_keeps_its_trained_output_layer(tmp_path: Path) -> None:
     assert counts["saved_kept"] == pytest.approx(1, abs=0.1)
 
 
-def test_another_model_in_the_place_of_the_start_is_noticed(tmp_path: Path, quiet: list[str]) -> None:
+def test_changed_start_model_causes_a_warning(tmp_path: Path, quiet: list[str]) -> None:
     start = checkpoint(tmp_path / "M1")
     policy = with_adapter(load(start, torch.float32), 1e-2)
     changed = load(start, torch.float32)
@@ -248,7 +248,7 @@ def test_another_model_in_the_place_of_the_start_is_noticed(tmp_path: Path, quie
     assert "Check whether files of the previous model changed." in quiet[0]
 
 
-def test_settings_for_generation_are_the_policys(tmp_path: Path) -> None:
+def test_generation_config_is_that_of_the_policy(tmp_path: Path) -> None:
     start = checkpoint(tmp_path / "M1")
     policy = with_adapter(load(start, torch.float32), 1e-3)
     policy.get_base_model().generation_config.eos_token_id = 5
@@ -262,7 +262,7 @@ def counts(difference: float = 0.0, kept: float | None = 1.0, served: float | No
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "kinds"),
     [
         (counts(), []),
         (counts(0.001), []),
@@ -276,12 +276,12 @@ def counts(difference: float = 0.0, kept: float | None = 1.0, served: float | No
         (counts(0.1, served=0.5), ["WARNING", "Note"]),
     ],
 )
-def test_messages(given: dict[str, Any], said: list[str]) -> None:
+def test_warnings_and_notes_follow_from_the_counts(given: dict[str, Any], kinds: list[str]) -> None:
     saving = Saving(lambda dtype: None, PAIRS, torch.float32, torch.float32, 0.001, "dpo")
-    assert [message.split(":")[0] for message in messages(given, saving)] == said
+    assert [message.split(":")[0] for message in messages(given, saving)] == kinds
 
 
-def test_a_message_names_unit_share_and_remedy() -> None:
+def test_warning_names_unit_share_and_remedy() -> None:
     saving = Saving(lambda dtype: None, Probe(Kind.tokens, [], []), torch.bfloat16, torch.bfloat16, 0.002, "sft")
     [message] = messages({"saved_dtype": "bfloat16", "saved_difference": 0.0123, "saved_kept": 0.417}, saving)
     assert message == (
@@ -291,7 +291,7 @@ def test_a_message_names_unit_share_and_remedy() -> None:
     )
 
 
-def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_path: Path) -> None:
+def test_stages_depend_on_save_dtype_and_not_on_save_tolerance(tmp_path: Path) -> None:
     for group, make in (("sft", TrainSFT), ("reward_model", TrainRewardModel)):
         found = make(Workspace(tmp_path), options()).options
         assert found[f"{group}.save_dtype"] == "float32"
@@ -308,7 +308,9 @@ def test_outcomes_depend_on_the_saved_precision_and_not_on_the_tolerance(tmp_pat
         ("bfloat16", False, torch.bfloat16),
     ],
 )
-def test_precision_of_the_engine(given: str, on_gpu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_precision_depends_on_option_and_device(
+    given: str, on_gpu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     config = options(f"engine.dtype={given}")
     assert loading.engine_dtype(config) == dtype

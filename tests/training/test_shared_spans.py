@@ -1,4 +1,4 @@
-"""srlm.training.shared_spans: what all prompts of a kind repeat, found in the data or by a pattern."""
+"""srlm.training.shared_spans: text shared by all prompts of a kind, found in the data or by a pattern."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chat(question: str, answer: str, system: str = "") -> list[dict[str, str]]:
 
 
 def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = "") -> dict[str, list[list[str]]]:
-    """The runs of text that count as boilerplate, of each example of each kind."""
+    """Return the spans of text that count as boilerplate, for each example of each kind."""
     options = SFTConfig(train_on=TrainOn.no_shared_text, shared_text=pattern)
     found: dict[str, list[list[str]]] = {}
     for kind, examples in conversations(tiny_tokenizer(), kinds, options, True).items():
@@ -47,7 +47,7 @@ def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = 
     return found
 
 
-# Spans that rows have in common
+# Spans that all rows share
 
 
 @pytest.mark.parametrize(
@@ -57,16 +57,16 @@ def boilerplate_of(kinds: dict[str, list[list[dict[str, str]]]], pattern: str = 
         (["headAmiddleBtail", "headmiddleCtail", "headDDDmiddletail"], ["head", "middle", "tail"]),
         (["AAmiddleBB", "CmiddleD"], ["middle"]),
         (["AonethingBotherCC", "onethingDother", "EonethingFFFotherG"], ["onething", "other"]),
-        (["otherAonething", "onethingBother"], ["onething"]),  # in one order alone: the longer one
+        (["otherAonething", "onethingBother"], ["onething"]),  # only one fits the order: the longer one
         (["the same", "the same", "the same"], ["the same"]),
-        (["abcX", "abcY"], []),  # too short to be more than chance
+        (["abcX", "abcY"], []),  # too short
         (["nothing here", "ABC"], []),
         (["", "headAtail"], []),
         (["alone"], []),
         ([], []),
     ],
 )
-def test_common_spans(rows, spans):
+def test_common_spans_of_known_rows(rows, spans):
     found = common_spans([[ord(c) for c in row] for row in rows])
     assert [[row[start:end] for start, end in places] for row, places in zip(rows, found, strict=True)] == [
         spans for _ in rows
@@ -78,7 +78,7 @@ FILLING = st.text(alphabet="abc", max_size=6)
 
 @settings(max_examples=200, deadline=None)
 @given(fillings=st.lists(st.tuples(FILLING, FILLING), min_size=2, max_size=6))
-def test_a_templates_text_is_found_whatever_fills_it(fillings):
+def test_template_text_is_found_for_any_field_values(fillings):
     template = ("RUBRIC: ", "\n<ANSWER>\n", "\nSCORE?")
     rows = ["".join((template[0], first, template[1], second, template[2])) for first, second in fillings]
     places = common_spans([[ord(c) for c in row] for row in rows])
@@ -86,12 +86,12 @@ def test_a_templates_text_is_found_whatever_fills_it(fillings):
         found = "".join(row[start:end] for start, end in spans)
         assert all(part in found for part in template)
     texts = [[row[start:end] for start, end in spans] for row, spans in zip(rows, places, strict=True)]
-    assert all(of_row == texts[0] for of_row in texts)  # the same text in each
+    assert all(of_row == texts[0] for of_row in texts)  # each row has the same text
 
 
 @settings(max_examples=200, deadline=None)
 @given(rows=st.lists(st.text(alphabet="ab", max_size=14), min_size=2, max_size=4))
-def test_spans_are_common_ordered_and_long_enough(rows):
+def test_spans_are_shared_ordered_and_long_enough(rows):
     places = common_spans([[ord(c) for c in row] for row in rows])
     texts = [[row[start:end] for start, end in spans] for row, spans in zip(rows, places, strict=True)]
     assert all(of_row == texts[0] for of_row in texts)
@@ -107,12 +107,12 @@ def test_spans_are_common_ordered_and_long_enough(rows):
 # In examples
 
 
-def test_preamble_and_system_prompt_are_found():
+def test_shared_preamble_and_system_prompt_are_found():
     examples = [chat(PREAMBLE + question, "Yes.", "Be brief and kind.") for question in QUESTIONS]
     assert boilerplate_of({"ift": examples}) == {"ift": [["Be brief and kind.", PREAMBLE]] * 3}
 
 
-def test_each_kind_has_its_own():
+def test_shared_text_is_found_per_kind():
     ift = [chat(question, "Yes.") for question in QUESTIONS]
     eft = [chat(f"Rate this answer:\n{question}\nFrom 0 to 5.", "Score: 4") for question in QUESTIONS]
     assert boilerplate_of({"ift": ift, "eft": eft}) == {
@@ -121,12 +121,12 @@ def test_each_kind_has_its_own():
     }
 
 
-def test_one_example_repeats_nothing():
+def test_one_example_has_no_shared_text():
     assert boilerplate_of({"ift": [chat(PREAMBLE + QUESTIONS[0], "Yes.")]}) == {"ift": [[]]}
 
 
-def test_messages_are_compared_at_their_place():
-    """A system prompt that only some have is boilerplate there; a first question is none of a second."""
+def test_messages_are_compared_by_role_and_turn():
+    """A system prompt of only some examples counts for those; first questions are not compared with second ones."""
     examples = [chat(question, "Yes.", "Be brief and kind.") for question in QUESTIONS[:2]]
     examples += [chat(question, "Yes.") for question in QUESTIONS]
     assert boilerplate_of({"ift": examples}) == {"ift": [["Be brief and kind."]] * 2 + [[]] * 3}
@@ -134,7 +134,7 @@ def test_messages_are_compared_at_their_place():
     assert boilerplate_of({"ift": turns}) == {"ift": [[PREAMBLE]] * 3}
 
 
-def test_answers_are_never_boilerplate():
+def test_answers_never_count_as_shared_text():
     examples = [chat(PREAMBLE + question, f"The answer is this. Score: {n}") for n, question in enumerate(QUESTIONS)]
     encoded = encode(tiny_tokenizer(), {"eft": examples}, SFTConfig(train_on=TrainOn.no_shared_text))
     for question, example, labels in zip(QUESTIONS, examples, encoded.labels, strict=True):
@@ -143,8 +143,8 @@ def test_answers_are_never_boilerplate():
 
 
 @pytest.mark.parametrize("name", ["additive", "verdict_only", "multiple_choice", "logprob_weighted", "pairwise"])
-def test_the_rubric_is_found_in_eft_examples(name):
-    """All of the judge's template but its fields, of the built-in seeds."""
+def test_judge_template_is_found_in_eft_examples(name):
+    """The whole judge template except its fields is found in EFT examples of the built-in data."""
     fields = TWO_ANSWERS if name == "pairwise" else ("instruction", "response")
     name = "verdict_only" if name == "logprob_weighted" else name
     template = Template.load(name, judges, "judge.template", fields)
@@ -163,7 +163,7 @@ def test_the_rubric_is_found_in_eft_examples(name):
 # By a pattern
 
 
-def test_a_pattern_finds_it():
+def test_pattern_matches_are_shared_text():
     examples = [
         chat(f"### {question}\nRate from 0 to {n}.", "### Rate from 0 to 5.") for n, question in enumerate(QUESTIONS)
     ]
@@ -171,11 +171,11 @@ def test_a_pattern_finds_it():
     assert found == {"ift": [["### ", f"\nRate from 0 to {n}."] for n in range(3)]}
 
 
-def test_a_token_that_is_partly_matched_is_learnt():
+def test_partly_matched_token_is_trained_on():
     """ " the" is one token of the tokenizer."""
     assert boilerplate_of({"ift": [chat("See the river", "Yes.")]}, "See t") == {"ift": [["See"]]}
 
 
-def test_a_pattern_that_finds_nothing_is_refused():
+def test_pattern_without_a_match_is_refused():
     with pytest.raises(ConfigError, match=r"sft\.shared_text='Note: ' matches nothing in the prompts of 1 examples"):
         boilerplate_of({"ift": [chat("Hi?", "Note: yes")]}, "Note: ")

@@ -25,7 +25,7 @@ def sft(root: Path, *overrides: str) -> Stage:
 
 
 @pytest.mark.parametrize(
-    ("given", "looked_at"),
+    ("given", "expected"),
     [
         ((), {}),
         (("sft.prompt_weight=0.5", "sft.shared_text=x"), {}),
@@ -35,17 +35,17 @@ def sft(root: Path, *overrides: str) -> Stage:
         (("sft.packing=true",), {"sft.packing": True}),
     ],
 )
-def test_masking_that_is_looked_at_is_noted(
-    given: tuple[str, ...], looked_at: dict[str, object], tmp_path: Path
+def test_stage_records_only_effective_masking_options(
+    given: tuple[str, ...], expected: dict[str, object], tmp_path: Path
 ) -> None:
     for make in (TrainSFT, TrainSFTBaseline):
         found = make(Workspace(tmp_path), options(*given)).options
-        assert {name: value for name, value in found.items() if name in MASKING} == looked_at
+        assert {name: value for name, value in found.items() if name in MASKING} == expected
     other = TrainRewardModel(Workspace(tmp_path), options(*given), 1).options
     assert not MASKING & set(other)
 
 
-def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Path) -> None:
+def test_begun_training_resumes_and_refuses_changed_masking(tmp_path: Path) -> None:
     made = sft(tmp_path)
     made.begin()
     assert not sft(tmp_path).complete()
@@ -53,8 +53,8 @@ def test_a_run_made_before_goes_on_and_one_that_changes_is_refused(tmp_path: Pat
         sft(tmp_path, "sft.train_on=all").complete()
 
 
-def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
-    """The SFT baseline has no EFT; answers are compared within a micro-batch, whose size is then more than speed."""
+def test_ranking_loss_options_are_recorded_only_if_enabled(tmp_path: Path) -> None:
+    """The SFT baseline has no EFT. Answers are compared within a micro-batch, so its size affects results."""
 
     def made_with(make: Callable[..., Stage], *overrides: str) -> dict[str, Any]:
         return dict(make(Workspace(tmp_path), options(*overrides)).options)
@@ -66,8 +66,8 @@ def test_eft_by_order_counts_only_where_it_is_used(tmp_path: Path) -> None:
     assert made_with(TrainSFTBaseline, *order) == made_with(TrainSFTBaseline)
 
 
-def test_the_temperature_of_a_server_counts_only_where_it_is_set(tmp_path: Path) -> None:
-    """Runs that were made before the option existed are not refused."""
+def test_server_temperature_is_recorded_only_if_set(tmp_path: Path) -> None:
+    """Runs from before the option existed are not refused."""
     server = ("judge=verdict_only", "judge.model=endpoint", "evaluation.judge=endpoint", "prompts.model=endpoint")
     server += ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
     for make in (JudgeCandidates, WritePrompts, HeadToHead):

@@ -16,24 +16,24 @@ from tests.helpers import tiny_llama
     ("threads", "processes", "given", "used"),
     [(0, 1, "", 8), (0, 1, "3", 3), (6, 1, "3", 6), (0, 2, "1", 4), (6, 2, "1", 3)],
 )
-def test_training_uses_the_threads_that_are_given_to_it(
+def test_thread_count_follows_option_environment_or_cores(
     threads: int, processes: int, given: str, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the option, by the environment (which a launcher sets to 1 for its ranks), or all cores."""
+    """The number comes from the option, the environment (which a launcher sets to 1 for its ranks), or all cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
         if given:
             monkeypatch.setenv("OMP_NUM_THREADS", given)
-            torch.set_num_threads(int(given))  # as torch itself does when it is imported
+            torch.set_num_threads(int(given))  # as torch does on import
         worker._use_cores(threads, TrainConfig(processes=processes))
         assert torch.get_num_threads() == used
     finally:
         torch.set_num_threads(before)
 
 
-def test_projecting_targets_alone_leaves_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projecting_only_targets_keeps_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     import trl.trainer.utils as trl_utils
 
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def test_projecting_targets_alone_leaves_loss_and_gradients(monkeypatch: pytest.
     labels = ids.clone()
     labels[0, :15], labels[1, :20] = -100, -100
     results = []
-    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # put back afterwards
+    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # restored afterwards
     for alone in (False, True):
         if alone:
             worker._project_targets_alone()

@@ -25,7 +25,7 @@ def pair(prompt: str = "Hi?", chosen: str = "Good day.", rejected: str = "No.") 
 
 
 def length(tokenizer, one: PreferencePair) -> int:
-    """Tokens of the prompt and the longer answer."""
+    """Return the number of tokens of the prompt and the longer answer."""
     columns, _, _ = encode_pairs(tokenizer, [one], 10**6)
     return len(columns["prompt_ids"][0]) + max(len(columns[name][0]) for name in ("chosen_ids", "rejected_ids"))
 
@@ -55,7 +55,7 @@ def test_truncated_answers_have_no_end_of_turn(tokenizer):
     assert [tokenizer.decode(ids) for ids in columns["rejected_ids"]] == ["No." + end, "No.", "No."]
 
 
-def test_no_pairs_give_empty_columns(tokenizer):
+def test_empty_list_of_pairs_gives_empty_columns(tokenizer):
     columns, too_long, trl_drops = encode_pairs(tokenizer, [], 100)
     assert columns == {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     assert (too_long, trl_drops) == (0, 0)
@@ -64,7 +64,7 @@ def test_no_pairs_give_empty_columns(tokenizer):
 @pytest.mark.parametrize(
     "long", [pair(chosen="word " * 40), pair(rejected="word " * 40)], ids=["long chosen", "long rejected"]
 )
-def test_too_long_pairs_are_excluded_whole_and_counted(tokenizer, long):
+def test_too_long_pairs_are_excluded_and_counted(tokenizer, long):
     limit = length(tokenizer, long)
     columns, too_long, trl_drops = encode_pairs(tokenizer, [pair(), long, pair("Why?")], limit)
     assert ([len(column) for column in columns.values()], too_long, trl_drops) == ([3, 3, 3], 0, 0)
@@ -73,7 +73,7 @@ def test_too_long_pairs_are_excluded_whole_and_counted(tokenizer, long):
     assert columns["prompt_ids"] == [encode_chat(tokenizer, user(text)) for text in ("Hi?", "Why?")]
 
 
-def test_prompts_that_fill_the_length_alone_are_counted_separately(tokenizer):
+def test_prompts_that_fill_the_maximum_length_are_counted_separately(tokenizer):
     long = pair("word " * 40)
     prompt_length = len(encode_chat(tokenizer, user(long.prompt)))
     answers_too_long = pair(chosen="word " * 80)
@@ -83,7 +83,7 @@ def test_prompts_that_fill_the_length_alone_are_counted_separately(tokenizer):
 
 
 @pytest.mark.parametrize("difference", [0.0, 0.01, 0.05])
-def test_difference_within_the_tolerance_passes_for_the_same_model(difference):
+def test_difference_within_tolerance_is_accepted_for_the_same_model(difference):
     check_reference(difference, True, 0.05, "previous")
 
 
@@ -94,15 +94,15 @@ def test_larger_difference_is_refused_for_the_same_model(difference):
 
 
 @pytest.mark.parametrize("difference", [1e-6, 0.01, 3.0])
-def test_any_difference_passes_for_another_model(difference):
+def test_any_difference_is_accepted_for_another_model(difference):
     check_reference(difference, False, 0.05, "sft")
 
 
-def test_no_difference_is_refused_for_another_model():
+def test_zero_difference_is_refused_for_another_model():
     with pytest.raises(TrainingError, match=r"dpo\.reference=sft is another model"):
         check_reference(0.0, False, 0.05, "sft")
 
 
-def test_difference_that_is_not_a_number_is_refused():
+def test_nan_difference_is_refused():
     with pytest.raises(TrainingError):
         check_reference(math.nan, False, 0.05, "sft")

@@ -1,4 +1,4 @@
-"""srlm.training.methods.kto: labelled answers as token ids, weights, mismatched answers, and the loss by hand."""
+"""srlm.training.methods.kto: labelled answers as token ids, weights, mismatched answers, and a hand-computed loss."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_answers_end_with_the_end_of_turn_unless_truncated() -> None:
     assert (columns["label"], too_long) == ([True, False], 0)
 
 
-def test_a_preference_pair_is_a_desirable_and_an_undesirable_answer() -> None:
+def test_preference_pair_gives_a_desirable_and_an_undesirable_answer() -> None:
     assert answers_of(PAIR) == [
         LabelledAnswer("p0/c0", "Hi?", "Good day.", True, 5.0),
         LabelledAnswer("p0/c1", "Hi?", "No.", False, 1.0, truncated=True),
@@ -63,7 +63,7 @@ def test_weights_and_targets_are_refused(row: LabelledAnswer | PreferencePair) -
         answers_of(row)
 
 
-def test_too_long_answers_are_excluded_and_one_of_each_kind_is_needed() -> None:
+def test_too_long_answers_are_excluded_and_both_labels_are_needed() -> None:
     tokenizer = tiny_tokenizer()
     rows = [*ROWS[:2], answer("Name a river.", "x" * 300, False)]
     found = KTO().encode(tokenizer, rows, KTOConfig(max_length=120), Config())
@@ -76,7 +76,7 @@ def test_too_long_answers_are_excluded_and_one_of_each_kind_is_needed() -> None:
     ("desirable", "undesirable", "weights"),
     [(10, 10, (1, 1)), (4, 3, (1, 1)), (10, 20, (2, 1)), (1, 9, (9, 1)), (20, 10, (1, 1.5)), (8, 1, (1, 6))],
 )
-def test_the_rarer_kind_gets_the_least_weight_that_balances_the_kinds(
+def test_rarer_label_gets_the_smallest_balancing_weight(
     desirable: int, undesirable: int, weights: tuple[float, float]
 ) -> None:
     found = weights_of(desirable, undesirable, KTOConfig())
@@ -84,20 +84,20 @@ def test_the_rarer_kind_gets_the_least_weight_that_balances_the_kinds(
     assert 1 - 1e-9 <= found[0] * desirable / (found[1] * undesirable) <= 4 / 3 + 1e-9
 
 
-def test_given_weights_are_used() -> None:
+def test_configured_weights_are_used() -> None:
     assert weights_of(1, 9, KTOConfig(desirable_weight=3.0)) == (3.0, 1.0)
     assert weights_of(1, 9, KTOConfig(undesirable_weight=0.5)) == (1.0, 0.5)
 
 
-def test_each_prompt_is_paired_with_the_next_answer_to_another_prompt_of_its_micro_batch() -> None:
+def test_mismatched_answer_is_the_next_of_another_prompt_in_the_micro_batch() -> None:
     columns = {"prompt_ids": [[1], [1], [2], [3], [3], [4]], "completion_ids": [[10], [11], [12], [13], [14], [15]]}
     assert mismatched_answers(columns, 3) == [[12], [12], [10], [15], [15], [13]]
     assert mismatched_answers(columns, 5)[5] == [10]  # alone in the last micro-batch
-    alike = {"prompt_ids": [[1], [1]], "completion_ids": [[10], [11]]}
-    assert mismatched_answers(alike, 2) == [[11], [10]]
+    same_prompt = {"prompt_ids": [[1], [1]], "completion_ids": [[10], [11]]}
+    assert mismatched_answers(same_prompt, 2) == [[11], [10]]
 
 
-def test_a_micro_batch_of_one_is_refused() -> None:
+def test_micro_batch_of_one_is_refused() -> None:
     config = Config()
     config.kto.micro_batch_size = 1
     with pytest.raises(ConfigError, match=r"kto\.micro_batch_size=1 .*2 or more"):
@@ -105,7 +105,7 @@ def test_a_micro_batch_of_one_is_refused() -> None:
 
 
 def log_prob(model: object, prompt: list[int], completion: list[int]) -> float:
-    """The log-probability of an answer in nats, from the logits alone."""
+    """Return the log-probability of an answer in nats, computed from the logits."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0].double().numpy()  # type: ignore[operator]
@@ -114,8 +114,8 @@ def log_prob(model: object, prompt: list[int], completion: list[int]) -> float:
 
 
 @pytest.mark.e2e
-def test_the_loss_of_the_first_step_is_the_papers_worked_by_hand(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The reference is another model, so that rewards and z0 are not 0; two micro-batches of three answers."""
+def test_loss_of_the_first_step_equals_the_papers_formula(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The reference is another model, so rewards and z0 are not 0; there are two micro-batches of three answers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     reference = tmp_path / "reference"
@@ -148,13 +148,13 @@ def test_the_loss_of_the_first_step_is_the_papers_worked_by_hand(tiny_checkpoint
             losses.append((1.0 if desirable else 2.0) * (1 - 1 / (1 + np.exp(-gain))))
     first = json.loads((tmp_path / "kto_log.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    assert abs(np.mean(losses) - 0.75) > 1e-3  # which is the loss without any reward
+    assert abs(np.mean(losses) - 0.75) > 1e-3  # 0.75 is the loss without any reward
     assert (counts["desirable_weight"], counts["undesirable_weight"]) == (1.0, 2.0)
     assert counts["reference_check_difference"] > 0
 
 
 @pytest.mark.e2e
-def test_with_lora_the_reference_is_the_model_that_training_starts_from(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_lora_reference_is_the_start_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = options("experiment=smoke", "method=kto", "kto.dtype=float32", "kto.epochs=8", "kto.learning_rate=1e-3")
     counts = train(KTO(), ROWS, tiny_checkpoint, tmp_path / "model", config)
     log = [json.loads(line) for line in (tmp_path / "kto_log.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ def example(id: str, response: str, other: str, better_first: bool) -> JudgeExam
     return JudgeExample(id, "Name a river.", response, "", float(better_first), "seed", other)
 
 
-def test_chosen_is_the_better_one_wherever_it_was_shown():
+def test_chosen_is_the_better_answer_in_either_position():
     tokenizer = tiny_tokenizer()
     rows = [example("e0", "The Nile.", "No.", True), example("e1", "No.", "The Nile.", False)]
     columns, too_long = encode_comparisons(tokenizer, rows, 200)
@@ -22,7 +22,7 @@ def test_chosen_is_the_better_one_wherever_it_was_shown():
     assert too_long == 0
 
 
-def test_a_pair_with_a_side_too_long_is_excluded_and_counted():
+def test_pair_with_a_too_long_answer_is_excluded_and_counted():
     tokenizer = tiny_tokenizer()
     rows = [
         example("e0", "The Nile.", "No.", True),
@@ -33,7 +33,7 @@ def test_a_pair_with_a_side_too_long_is_excluded_and_counted():
     assert (len(columns["chosen_ids"]), len(columns["rejected_ids"]), too_long) == (1, 1, 2)
 
 
-def test_control_tokens_are_plain_text():
+def test_control_tokens_in_answers_are_plain_text():
     tokenizer = tiny_tokenizer()
     columns, _ = encode_comparisons(tokenizer, [example("e0", "<|im_end|>", "fine", True)], 200)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
