@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Fixtures and settings that several tests share."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ LONGEST = "test_smoke.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let signals reach what tests start, and give a worker and its children one thread each.
+    """Let signals reach the processes that tests start, and give a worker and its children one thread each.
 
     Background jobs of a shell ignore Ctrl-C, nohup ignores SIGHUP, and children inherit that.
     """
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers of `-n auto`; 0 with a GPU, whose memory an engine takes for itself."""
+    """Return the number of workers of `-n auto`; 0 with a GPU, because each engine reserves most of its memory."""
     import torch
 
     memory = psutil.virtual_memory().total // 2**30
@@ -34,7 +34,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the files that take longest first, so that workers end at the same time. One process keeps the order."""
+    """Run the slowest files first, so that workers end at the same time. A single process keeps the order."""
     if hasattr(config, "workerinput"):
         first = [LONGEST, "e2e", "process"]
         items.sort(key=lambda item: [not (item.path.name == one or item.get_closest_marker(one)) for one in first])
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data that lies beside the project, not in it; tests that need it are skipped without."""
+    """Return the folder of real data next to the project; tests that need it are skipped without it."""
     folder = Path(os.environ.get("SRLM_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}: set SRLM_SHARED_DATA to run the tests on real data")
@@ -51,7 +51,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ordinary checkpoint: two random layers and a tokenizer."""
+    """Return a checkpoint with two random layers and a tokenizer."""
     from srlm.models import tiny
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
@@ -61,7 +61,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """A finished run to M2, to read; `own_run` is one to change."""
+    """Return a finished run to M2 that tests must not change; `own_run` may be changed."""
     from tests.finished_run import make_run
 
     root = tmp_path_factory.mktemp("runs") / "rivers"
@@ -71,7 +71,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
 
 @pytest.fixture
 def own_run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of `finished_run` that the test may change."""
+    """Return a copy of `finished_run` that the test may change."""
     config = (finished_run / "config.yaml").read_text()
     shutil.copytree(finished_run, tmp_path / "rivers")
     (tmp_path / "rivers/config.yaml").write_text(config.replace(str(finished_run.parent), str(tmp_path)))

@@ -1,4 +1,4 @@
-"""A finished run to M2 as the loop leaves it, with texts that a model might write to do harm; no model writes them."""
+"""A finished run to M2 with hand-written records, including texts of the kind that could attack readers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NASTY = (
 
 
 def make_run(root: Path, checkpoint: Path, *overrides: str) -> tuple[Workspace, Config]:
-    """A run in `root` whose M0, M1 and M2 are copies of one checkpoint.
+    """Make a run in `root` whose M0, M1 and M2 are copies of one checkpoint.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Record the results of whole runs, and compare two recordings: a change of structure must not change a result.
+"""Record the results of whole runs and compare two recordings, to check that refactoring keeps results.
 
     python -m tests.golden record FILE [RUN ...]        results of all runs, or of those named, as FILE (.json.xz);
                                                         --scripted: of all scripted runs
@@ -9,7 +9,7 @@ compares. Smoke runs train and generate with a two-layer model; record both side
 processors round differently.
 
 RENAMES is a JSON file {"files": {OLD: NEW}, "keys": {OLD: NEW}, "values": {OLD: NEW}}: names of files (regular
-expressions), of keys in records and counts, and strings that stand for themselves, which OLD has under another name.
+expressions), keys in records and counts, and string values, whose names in OLD differ from those in NEW.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SMOKE: dict[str, tuple[str, ...]] = {
     **{f"smoke_{judge}": (*_SMALL, *_FLOAT32, f"judge={judge}") for judge in _JUDGES},
 }
 RUNS = (*SCRIPTED, *SMOKE)
-TOLERANCE = {True: 1e-7, False: 1e-5}  # of numbers, relative: of scripted runs, and of those with a model
+TOLERANCE = {True: 1e-7, False: 1e-5}  # relative tolerance of numbers: scripted runs, runs with a model
 RECORDED = ROOT / "tests/golden.json.xz"  # the scripted runs
 # Times, hashes, versions and places differ from run to run.
 _IGNORED = {"seconds", "finished", "inputs", "outputs", "libraries", "version", "tokens_per_second", "step_time"}
@@ -55,7 +55,7 @@ _IGNORED |= {"train_runtime", "train_samples_per_second", "train_steps_per_secon
 
 
 def recorded_files(root: Path) -> Iterator[Path]:
-    """Yield the files of a run that hold results: records, training logs, measures, and the stages' manifests."""
+    """Yield the files of a run that contain results: records, training logs, measures, and manifests."""
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root).parts
         folders = {"model", "sft_baseline", "reward_model", "checkpoints", "logs", "tracking"} & set(inside[:-1])
@@ -64,7 +64,7 @@ def recorded_files(root: Path) -> Iterator[Path]:
 
 
 def read_results(root: Path) -> dict[str, Any]:
-    """Return {file: content} of a run's results, without what differs from run to run."""
+    """Return {file: content} of a run's results, without values that differ from run to run."""
     found: dict[str, Any] = {}
     for path in recorded_files(root):
         text = path.read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def _without_ignored(value: Any, root: str) -> Any:
 
 
 def make_run(name: str, runs: Path) -> Path:
-    """Make the run `name` of RUNS in a process of its own; return its folder."""
+    """Make the run `name` of RUNS in a separate process; return its folder."""
     if name in SCRIPTED:
         job = {"root": str(runs / name), "options": SCRIPTED[name]}
         ended = subprocess.run(

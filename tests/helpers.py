@@ -1,4 +1,4 @@
-"""Builders that several unit tests share: a scripted engine, small tokenizers, records with few words."""
+"""Builders that several unit tests share: a scripted engine, small tokenizers, short records."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ Reply = Callable[[Sequence[Message], Sampling, str, int], "str | Completion"]
 
 
 def scripted_number(messages: Sequence[Message], sampling: Sampling, prefill: str, place: int) -> random.Random:
-    """A generator that depends on the request and the completion's place, and on nothing else."""
+    """Return a random generator that depends only on the request and the completion's place."""
     return random.Random(repr(([dict(message) for message in messages], sampling.seed, prefill, place)))
 
 
 def scripted_words(messages: Sequence[Message], sampling: Sampling, prefill: str, place: int) -> str:
-    """Ten words: two such texts hardly overlap."""
+    """Return ten random words, so that two texts hardly overlap."""
     return " ".join(scripted_number(messages, sampling, prefill, place).choices(WORDS, k=10))
 
 
 class ScriptedEngine:
-    """An `srlm.engines.base.Engine` whose text is a function of the request alone.
+    """An `srlm.engines.base.Engine` whose text depends only on the request.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class ScriptedEngine:
 
 
 def tiny_tokenizer(template: str = "chatml", end: str = "<|im_end|>") -> Any:
-    """A byte-level tokenizer with a few merges and ChatML's control tokens: any text survives it.
+    """Return a byte-level tokenizer with a few merges and ChatML's control tokens, which can encode any text.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def tiny_tokenizer(template: str = "chatml", end: str = "<|im_end|>") -> Any:
 
 
 def tiny_llama(vocabulary: int, seed: int) -> Any:
-    """Two layers of random weights, hidden size 32."""
+    """Return a model with two layers of random weights and hidden size 32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -132,7 +132,7 @@ def tiny_llama(vocabulary: int, seed: int) -> Any:
 
 
 def options(*overrides: str) -> Config:
-    """What `python -m srlm.run OVERRIDES` runs with."""
+    """Return the options of `python -m srlm.run OVERRIDES`."""
     import hydra
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -152,7 +152,7 @@ def candidates_of(prompt_id: str, texts: Sequence[str]) -> list[Candidate]:
 
 
 def judgements_of(candidate_id: str, scores: Sequence[float | None]) -> list[Judgement]:
-    """Judgements with these scores; None = unparsable."""
+    """Return judgements with these scores; None = unparsed."""
     return [
         Judgement(
             f"{candidate_id}/j{i}",
@@ -166,7 +166,7 @@ def judgements_of(candidate_id: str, scores: Sequence[float | None]) -> list[Jud
 
 
 def judgement_from(candidate_id: str, text: str, place: int = 0, max_score: int = 5) -> Judgement:
-    """What the judge stage would make of a completion."""
+    """Return the judgement that the judge stage parses from a completion."""
     score, problem = parse_verdict(text, max_score)
     return Judgement(f"{candidate_id}/j{place}", candidate_id, text, score, problem)
 
@@ -178,7 +178,7 @@ def ranked(
     rationales: Sequence[str | None] | None = None,
     prompt: str = "",
 ) -> RankedPrompt:
-    """A ranked prompt whose answers read "ID answer N"."""
+    """Return a ranked prompt whose answers are "ID answer N"."""
     scores = scores or [None] * len(ranks)
     rationales = rationales or [None] * len(ranks)
     answers = tuple(
@@ -195,7 +195,7 @@ def rouge_l(one: str, other: str) -> float:
 
 
 def all_stages(workspace: Workspace, config: Config) -> list[RunStage]:
-    """Every stage of a run, as the runner checks them."""
+    """Return every stage of a run, as the runner checks them."""
     return Runner(find_recipe(config.recipe), workspace, config, NoTracker()).stages()
 
 
@@ -206,7 +206,7 @@ def run_step(step: Step) -> None:
 
 
 async def generate_feedback(engine: Any, workspace: Workspace, config: Config, t: int, bars: Bars) -> None:
-    """Prompts, candidates and judgements of iteration `t` in one chain, all by the same engine."""
+    """Generate prompts, candidates and judgements of iteration `t` with the same engine."""
     parts = [make(workspace, config, t) for make in (WritePrompts, SampleCandidates, JudgeCandidates)]
     parts += [MetaJudge(workspace, config, t)] if config.judge.meta else []
 

@@ -1,4 +1,4 @@
-"""Workers for tests/pipeline/test_worker.py: they end in all the ways a worker can end."""
+"""Workers for tests/pipeline/test_worker.py that end in every possible way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def crash(workspace: Workspace, iteration: int) -> None:
 
 
 def crash_of_a_rank(workspace: Workspace, iteration: int) -> None:
-    """The second process fails, and the first one for that."""
+    """The second process fails, and then the first fails because of it."""
     failed = workspace.root / "failed"
     if os.environ["RANK"] == "1":
         failed.touch()
@@ -59,7 +59,7 @@ def sleep(workspace: Workspace, iteration: int) -> None:
     time.sleep(60)
 
 
-# What `noisy` writes: where it goes to, and how.
+# The output of `noisy`: its destination and the way it is written.
 NOISE = (
     "print to stdout",
     "print to stderr",
@@ -77,7 +77,7 @@ NOISE = (
 
 
 def noisy(workspace: Workspace, iteration: int) -> None:
-    """Progress and messages of ours, and meanwhile output of libraries in every way there is."""
+    """Print our progress and messages, and meanwhile output in every way that libraries use."""
     with Bars() as bars:
         bars.add("steps", 20)
         for step in range(20):

@@ -1,4 +1,4 @@
-"""Stand-ins for all processes of a run, in the layouts that real stages have: they note their pids and then wait.
+"""Stand-ins for all processes of a run, in the layouts of real stages: they write their pids and then wait.
 
 `python -m tests.process_layouts FOLDER LAYOUT` is the coordinator. A process of role R writes its pid to FOLDER/R.pid.
 The layout `sft` is the real stage, in a folder that is ready for it.
@@ -27,13 +27,13 @@ RANKS = 2
 # layout -> the roles of its processes besides the coordinator
 LAYOUTS = {
     "worker": ["worker"],
-    "spawned_engine": ["worker", "engine", "engine_worker"],  # vLLM's engine core with a worker of its own
+    "spawned_engine": ["worker", "engine", "engine_worker"],  # vLLM's engine core with its own worker
     "forked_engine": ["worker", "engine", "engine_worker"],
     "data_parallel": ["worker", "engine_0", "engine_1"],
-    "other_program": ["worker", "program"],  # one that a library starts, in a session of its own
+    "other_program": ["worker", "program"],  # one that a library starts in a new session
     "ranks": ["launcher", "rank_0", "rank_1"],  # torch.distributed.run
     "stubborn": ["worker"],  # ignores SIGINT
-    "shared_memory": ["worker", "engine"],  # which holds a segment, as vLLM's message queues do
+    "shared_memory": ["worker", "engine"],  # which holds a shared memory segment, like vLLM's message queues
 }
 
 
@@ -128,7 +128,7 @@ def _engine_with_worker(folder: Path, role: str, method: str) -> None:
 
 
 def start_ranks(arguments: list[str]) -> int:
-    """Start ranks, each in a session of its own, and end the others when one has ended."""
+    """Start ranks, each in a new session, and end the others when one ends."""
     started = []
 
     def stop(number: int, frame: object) -> None:
@@ -151,7 +151,7 @@ def start_ranks(arguments: list[str]) -> int:
 
 
 def main(folder: str, layout: str) -> None:
-    from srlm.run import user_errors  # here, because it imports Hydra, and the other processes need none
+    from srlm.run import user_errors  # imported here, because only this process needs Hydra
     from srlm.training.stages import TrainSFT
 
     if layout == "ranks":

@@ -1,4 +1,4 @@
-"""A deterministic engine for the tests of resuming: its text depends on the model, the request and its seed alone."""
+"""A deterministic engine for the tests of resuming: its text depends only on the model, the request and its seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SYLLABLES = ("ba", "cor", "del", "fin", "gro", "hum", "jin", "kel", "lor", "mat
 
 
 class OrderedEngine:
-    """Writes prompts, candidates, judgements and verdicts of pairs; some of each kind are unusable.
+    """Generates prompts, candidates, judgements and verdicts on pairs; some of each kind are unusable.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class OrderedEngine:
         self.usage = Usage()
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
-        # Turns of the event loop in place of seconds: the order is the same on a slow machine.
+        # Turns of the event loop instead of seconds, so that the order is the same on a slow machine.
         for _ in range(1 if self._calm else self._turns.randrange(1, 12)):
             await asyncio.sleep(0)
         if 0 < self.context < (length := len(messages[-1]["content"])) or sampling.priority == self.refused:
@@ -64,7 +64,7 @@ class OrderedEngine:
         if sampling.choices:
             return draw.choice(sampling.choices)
         words = " ".join("".join(draw.choices(_SYLLABLES, k=3)) for _ in range(draw.randrange(8, 16)))
-        # Too long to be answered or judged with a small context; what it writes as a judge stays as it is.
+        # Too long to be answered or judged with a small context; its output as a judge is not lengthened.
         if self.context and "Score: N" not in content and draw.random() < 0.25:
             words = " ".join(word * 300 for word in words.split()[:8])
         if prefill:

@@ -1,4 +1,4 @@
-"""The loop on a scripted engine, in processes that die where they are told to; `python -m tests.scripted_text`.
+"""Runs on a scripted engine, in processes that kill themselves at a given write; `python -m tests.scripted_text`.
 
 Reads one job a line from standard input, as JSON, forks a process for it, and answers with the process's end: its exit
 code, or minus the signal that killed it. Everything is imported once, so that a job takes some tenths of a second.
@@ -49,7 +49,7 @@ from tests.scripted import OrderedEngine
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "num_tokens", "epoch", "entropy", "mean_token_accuracy")
 _ENDS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss", "epoch")
-# What TRL's trainers log: the names are theirs, the numbers are none.
+# Metrics in TRL's training logs: the names are TRL's, the numbers are invented.
 NAMES = {
     "sft": _LOGGED,
     "sft_baseline": _LOGGED,
@@ -70,7 +70,7 @@ LOGS = {
 
 
 def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config:
-    """A run to M2 in which every stage has a handful of records; `options` by dotted name."""
+    """Return the options of a run to M2 in which every stage has few records; `options` by dotted name."""
     config = Config(name=root.name, runs_dir=str(root.parent), iteration=2)
     config.data.ift = SourceConfig(limit=30)
     config.data.eft = SourceConfig(limit=10)
@@ -91,14 +91,14 @@ def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config
 
 
 class Fate:
-    """Notes each write to a record file and each move to a final place, and dies at one of them."""
+    """Logs each write to a record file and each move of a finished file, and kills the process at one of them."""
 
     def __init__(self, root: Path, log: str | None, kill: Mapping[str, Any] | None):
         self.root, self.kill, self.count = root, kill, 0
         self.log = Path(log) if log else None
         self._write, self._replace = os.write, os.replace
         os.write, os.replace = self.write, self.replace
-        os.fsync = lambda fd: None  # a killed process's bytes stay without it; it would take most of the time
+        os.fsync = lambda fd: None  # a killed process's bytes survive without fsync, which would take most of the time
 
     def write(self, fd: int, data: bytes) -> int:
         path = Path(os.readlink(f"/proc/self/fd/{fd}"))
@@ -126,7 +126,7 @@ class Fate:
 
 
 def run(job: Mapping[str, Any]) -> None:
-    """Bring the run to its last model, with the scripted engine in the models' place and no training."""
+    """Run to the last model, with the scripted engine instead of models and without training."""
     root = Path(job["root"])
     config = small_config(root, job.get("options"))
     workspace = Workspace.of(config)
@@ -174,12 +174,12 @@ def run(job: Mapping[str, Any]) -> None:
         workspace.save_config(config)
         tracker = open_tracker(config, workspace)
         runner.Runner(find_recipe(config.recipe), workspace, config, tracker).run()
-        update_report(workspace)  # as srlm.run does at its end
+        update_report(workspace)  # like the end of srlm.run
         tracker.close(failed=False)
 
 
 def main() -> None:
-    checkers.words("This imports NLTK.")  # it and the hub's library take longer to import than a job takes
+    checkers.words("This imports NLTK.")  # importing it and huggingface_hub takes longer than a job
     import_module("huggingface_hub.repocard")
     for line in sys.stdin:
         child = os.fork()

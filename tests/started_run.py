@@ -1,4 +1,4 @@
-"""A command that a test has started, with all its processes."""
+"""A command that a test starts, with all its processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srlm.pipeline import processes
 from srlm.pipeline.workspace import Workspace
 from tests.helpers import ROOT
 
-PATIENCE = 300.0  # seconds that a test waits; what it waits for lasts longer if the code under test fails
+PATIENCE = 300.0  # seconds that a test waits at most
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -25,7 +25,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class StartedRun:
-    """A coordinator, started here, and the processes that it starts.
+    """A started coordinator and the processes that it starts.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ class StartedRun:
         return self.output.read_text()
 
     def members(self) -> list[psutil.Process]:
-        """All living processes that the coordinator has started."""
+        """Return all running processes that the coordinator started."""
         return processes.processes_with(processes.FOLDER, str(self.folder))
 
     def pid(self, *words: str) -> int:
-        """The first process, by pid, with these words in its command line or title."""
+        """Return the first process, by pid, with these words in its command line or title."""
         found = []
         for process in self.members():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -59,7 +59,7 @@ class StartedRun:
         return min(found)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something that the run does."""
+        """Wait until the run meets the condition."""
 
         def is_met() -> bool:
             assert self.coordinator.poll() is None, self.text()
@@ -68,7 +68,7 @@ class StartedRun:
         wait_for(is_met)
 
     def assert_all_end(self, cause: str) -> None:
-        """All its processes end, and another command can use the folder."""
+        """Assert that all its processes end and another command can lock the folder."""
         since = time.monotonic()
         living = self.members()
         wait_for(lambda: self.coordinator.poll() is not None and not self.members())
@@ -78,7 +78,7 @@ class StartedRun:
             pass
 
     def kill(self) -> None:
-        """End whatever is left, for the end of a test that may have failed."""
+        """End the remaining processes, also after a failed test."""
         self.coordinator.kill()
         self.coordinator.wait()
         for process in self.members():

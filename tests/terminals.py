@@ -1,4 +1,4 @@
-"""A command in a terminal of a given size, and what its user sees there."""
+"""A command in a terminal of a given size, and the output that its user sees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x07")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a command wrote to its terminal."""
+    """The output of a command in its terminal."""
 
     code: int
     raw: str
@@ -31,7 +31,7 @@ class Seen:
 
     @property
     def lines(self) -> list[str]:
-        """The lines that are left on the screen and in its history, as a terminal emulator renders them."""
+        """Return the lines on the screen and in its history, as a terminal emulator renders them."""
         screen = pyte.HistoryScreen(self.columns, 40, history=100_000)
         pyte.Stream(screen).feed(self.raw)
         above = ["".join(row[column].data for column in range(self.columns)) for row in screen.history.top]
@@ -43,7 +43,7 @@ class Seen:
 
     @property
     def widest(self) -> int:
-        """Columns of the longest line that was written at any time."""
+        """Return the columns of the longest line that was written at any time."""
         return max(cell_len(line) for line in re.split(r"[\r\n]+", CONTROL.sub("", self.raw)))
 
     @property

@@ -1,4 +1,4 @@
-"""`import srlm`: its functions return what a run and the commands compute, and refuse what cannot work.
+"""`import srlm`: its functions return the results of runs and commands, and refuse invalid arguments.
 
 Workers run in this process, on scripted engines; tests/e2e/test_api.py starts real ones.
 """
@@ -50,7 +50,7 @@ PROMPT, ANSWERS = "Name a river.", ["The Oder.", "A mountain."]
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Run workers in this process; return the folders that they ran in."""
+    """Run workers in this process; return the list of their folders."""
     folders: list[Path] = []
 
     def run(target: str, workspace: Workspace, number: int, train: Any, name: str, group: str) -> None:
@@ -64,7 +64,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def engine_of(monkeypatch: pytest.MonkeyPatch, in_process: list[Path]) -> Callable[[Callable[[str], Any]], None]:
-    """Replace the engines: of a model NAME, the one that the given function returns for it."""
+    """Replace the engine of each model by the one that the given function returns for its name."""
 
     def use(make: Callable[[str], Any]) -> None:
         @asynccontextmanager
@@ -78,7 +78,7 @@ def engine_of(monkeypatch: pytest.MonkeyPatch, in_process: list[Path]) -> Callab
 
 
 def verdicts(messages: Any, sampling: Any, prefill: str, place: int) -> Completion:
-    """Give answers with an "e" a 4, the others a 1, and none of those with "?" a verdict."""
+    """Score answers with "?" not at all, those with "e" 4, and others 1."""
     text = messages[-1]["content"].partition("<response>")[2].partition("</response>")[0]
     score = None if "?" in text else 4 if "e" in text else 1
     return Completion("no idea" if score is None else f"Fine.\nScore: {score}", 4, False)
@@ -97,7 +97,7 @@ class WithProbabilities(OrderedEngine):
 # import srlm
 
 
-def test_import_loads_nothing_heavy_and_takes_no_second(tmp_path: Path) -> None:
+def test_import_is_fast_and_loads_no_heavy_library(tmp_path: Path) -> None:
     heavy = ("torch", "transformers", "vllm", "trl", "datasets", "pandas", "matplotlib", "hydra", "wandb")
     code = f"""
 import sys, time
@@ -113,11 +113,11 @@ print([name for name in ("torch", "transformers", "vllm", "trl") if name in sys.
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.endswith(" []")
-    assert float(first.split()[0]) < 5  # on a busy machine; otherwise some hundredths
+    assert float(first.split()[0]) < 5  # on a busy machine; otherwise a few hundredths
     assert second == "[]"
 
 
-def test_names_are_listed_documented_and_checked() -> None:
+def test_public_functions_are_listed_and_documented() -> None:
     assert set(srlm.__all__) <= set(dir(srlm))
     functions = ("compose", "score", "select_pairs", "dpo", "open_run", "compare")
     for name in functions:
@@ -130,7 +130,7 @@ def test_names_are_listed_documented_and_checked() -> None:
 # compose
 
 
-def test_compose_returns_the_options_of_the_command(tmp_path: Path) -> None:
+def test_compose_returns_the_options_of_the_run_command(tmp_path: Path) -> None:
     words = ("experiment=smoke", "judge=pairwise", "name=2026_11_28", "dpo.extra.loss_type=[ipo]")
     assert srlm.compose() == options()
     config = srlm.compose(*words)
@@ -165,7 +165,7 @@ def test_compose_refuses_what_the_command_refuses(override: str, message: str) -
 # score
 
 
-def test_scores_are_means_of_valid_judgements_and_missing_is_none(engine_of: Any, in_process: list[Path]) -> None:
+def test_scores_are_means_of_valid_judgements_or_none(engine_of: Any, in_process: list[Path]) -> None:
     engine = ScriptedEngine(verdicts)
     engine_of({"tiny-random": engine}.__getitem__)
     config = srlm.compose("judge=verdict_only", "judge.count=2", "judge.min_valid=2", "model=tiny_random")
@@ -179,7 +179,7 @@ def test_scores_are_means_of_valid_judgements_and_missing_is_none(engine_of: Any
     assert not any(folder.exists() for folder in in_process)
 
 
-def test_an_answer_that_is_too_long_is_missing(engine_of: Any) -> None:
+def test_too_long_answer_has_no_score(engine_of: Any) -> None:
     def refuses(messages: Any, *rest: Any) -> Completion:
         if "long" in messages[-1]["content"]:
             raise PromptTooLongError("a prompt of 9999 tokens")
@@ -192,8 +192,10 @@ def test_an_answer_that_is_too_long_is_missing(engine_of: Any) -> None:
 
 
 @pytest.mark.parametrize("judge", ["verdict_only", "pairwise", "logprob"])
-def test_scores_are_those_of_a_runs_stage(engine_of: Any, tmp_path: Path, tiny_checkpoint: Path, judge: str) -> None:
-    """With the same prompts, answers and seed; also for a judge whose judgements are drawn."""
+def test_score_returns_the_scores_of_a_runs_stage(
+    engine_of: Any, tmp_path: Path, tiny_checkpoint: Path, judge: str
+) -> None:
+    """With the same prompts, answers and seed, this also holds for judges that sample."""
 
     workspace, _ = make_run(tmp_path / "run", tiny_checkpoint, f"judge={judge}")
     for file in ("1_prompts", "2_candidates", "3_judgements", "3_comparisons"):
@@ -215,8 +217,8 @@ def test_scores_are_those_of_a_runs_stage(engine_of: Any, tmp_path: Path, tiny_c
     assert srlm.select_pairs(prompts, candidates, scores.means, config=config) == selection
 
 
-def test_score_works_where_an_event_loop_runs(engine_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In Jupyter: the caller's loop is not the worker's, which is in a process (here, in a thread) of its own."""
+def test_score_works_inside_a_running_event_loop(engine_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Jupyter an event loop is running; the worker has its own loop in a separate process (here, a thread)."""
     engine_of(lambda name: ScriptedEngine(verdicts))
     here = process.run_worker
 
@@ -238,7 +240,7 @@ def test_score_works_where_an_event_loop_runs(engine_of: Any, monkeypatch: pytes
     assert one.means == [[4.0, 1.0]]
 
 
-def test_the_model_that_judges_is_named_by_the_argument_or_the_options(engine_of: Any) -> None:
+def test_judge_model_is_the_argument_or_the_option(engine_of: Any) -> None:
     named: list[str] = []
 
     def make(name: str) -> Any:
@@ -255,7 +257,7 @@ def test_the_model_that_judges_is_named_by_the_argument_or_the_options(engine_of
 # select_pairs
 
 
-def test_pairs_are_those_of_a_run(finished_run: Path) -> None:
+def test_select_pairs_returns_the_pairs_of_a_run(finished_run: Path) -> None:
     run = srlm.open_run(finished_run)
     for override in ((), ("pairs=length_controlled",), ("pairs.min_gap=9",)):
         config = srlm.compose(*override) if override else run.config
@@ -270,7 +272,7 @@ def test_pairs_are_those_of_a_run(finished_run: Path) -> None:
             assert selection.unpaired == run.unpaired(2)
 
 
-def test_own_scores_of_any_source_give_pairs_and_reasons() -> None:
+def test_select_pairs_accepts_own_scores() -> None:
     prompts = [PROMPT, "Equal?", "Missing?", "One?"]
     answers = [[*ANSWERS, "The Rhine."], ["a", "b"], ["a", "b"], ["a"]]
     scores = [[3, -1.5, 2], [1.0, 1.0], [2.0, None], [math.nan]]
@@ -299,13 +301,13 @@ def test_own_scores_of_any_source_give_pairs_and_reasons() -> None:
         (([PROMPT], [ANSWERS], [[1, math.inf]]), "the score of p00000/c1 is infinite"),
     ],
 )
-def test_arguments_that_do_not_belong_together_are_refused(arguments: Any, message: str) -> None:
+def test_inconsistent_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         srlm.select_pairs(*arguments)
     assert issubclass(ArgumentError, ValueError)
 
 
-def test_records_without_their_prompt_or_with_one_id_are_refused(finished_run: Path) -> None:
+def test_records_with_missing_prompt_or_duplicate_id_are_refused(finished_run: Path) -> None:
     run = srlm.open_run(finished_run)
     with pytest.raises(ArgumentError, match="The prompt of candidate t2/p00000/c0 is not among the prompts"):
         srlm.select_pairs(run.prompts(2)[1:], run.candidates(2), run.judgements(2))
@@ -321,7 +323,7 @@ PAIR = {"prompt": PROMPT, "chosen": "The Oder.", "rejected": "A mountain."}
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, in_process: list[Path]) -> list[dict[str, Any]]:
-    """Replace the trainer by one that writes a file; return what it was called with."""
+    """Replace the trainer by one that writes a file; return the list of its calls."""
     calls: list[dict[str, Any]] = []
 
     def train(method: Any, rows: Any, start: Path, target: Path, config: Any, **others: Any) -> dict[str, Any]:
@@ -338,7 +340,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, in_process: list[Path]) -> list[dic
     return calls
 
 
-def test_dpo_trains_as_a_run_does_and_leaves_the_model_alone(
+def test_dpo_trains_with_the_options_and_seed_of_a_run(
     trained: list[dict[str, Any]], tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     config = srlm.compose("dpo.beta=0.3", "seed=4")
@@ -357,7 +359,7 @@ def test_dpo_trains_as_a_run_does_and_leaves_the_model_alone(
     assert (pair.prompt, pair.chosen, pair.rejected) == tuple(PAIR.values())
 
 
-def test_dpo_overwrites_nothing_and_a_failure_leaves_nothing(
+def test_dpo_never_overwrites_and_removes_output_after_a_failure(
     trained: list[dict[str, Any]], tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -379,7 +381,7 @@ def test_dpo_overwrites_nothing_and_a_failure_leaves_nothing(
         ([PAIR], "dpo.reference=base", ConfigError, r"dpo.reference=base is for runs. Give the model as reference"),
     ],
 )
-def test_dpo_refuses_what_cannot_be_trained(
+def test_dpo_refuses_invalid_pairs_and_options(
     tmp_path: Path, pairs: Any, override: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -390,7 +392,7 @@ def test_dpo_refuses_what_cannot_be_trained(
 # open_run
 
 
-def test_a_run_is_read_as_records_and_as_frames(finished_run: Path) -> None:
+def test_run_is_read_as_records_and_data_frames(finished_run: Path) -> None:
     run = srlm.open_run(finished_run)
     assert repr(run) == "Run('rivers', models M0, M1, M2)"
     assert run.iterations == [0, 1, 2]
@@ -411,9 +413,9 @@ def test_a_run_is_read_as_records_and_as_frames(finished_run: Path) -> None:
     assert list(measures.columns) == ["value", "low", "high", "n"]
 
 
-def test_every_kind_of_record_that_a_run_has_can_be_read(finished_run: Path) -> None:
+def test_every_record_kind_of_a_run_can_be_read(finished_run: Path) -> None:
     run = srlm.open_run(finished_run)
-    absent = {"comparisons", "ratings", "labelled_answers"}  # of other judges and policies
+    absent = {"comparisons", "ratings", "labelled_answers"}  # only other judges and policies write them
     for kind in set(RECORDS) - absent:
         assert len(run.frame(kind, 2)) == len(run.records(kind, 2))
     assert run.records("eft_held_out")
@@ -421,7 +423,7 @@ def test_every_kind_of_record_that_a_run_has_can_be_read(finished_run: Path) -> 
         run.frame("judgments", 2)
 
 
-def test_what_is_not_finished_or_was_changed_is_refused(own_run: Path, tmp_path: Path) -> None:
+def test_unfinished_or_changed_records_are_refused(own_run: Path, tmp_path: Path) -> None:
     run = srlm.open_run(own_run)
     with pytest.raises(RunFolderError, match=r"no finished judgements in iteration 3; it is finished in: 2"):
         run.judgements(3)
@@ -435,7 +437,7 @@ def test_what_is_not_finished_or_was_changed_is_refused(own_run: Path, tmp_path:
         srlm.open_run(tmp_path)
 
 
-def test_the_training_log_is_read(own_run: Path) -> None:
+def test_training_log_is_read(own_run: Path) -> None:
     (own_run / "iteration_2/dpo_log.jsonl").write_text('{"loss": 0.69, "step": 1}\n{"train_loss": 0.69}\n')
     run = srlm.open_run(own_run)
     assert run.training_log(2) == [{"loss": 0.69, "step": 1}, {"train_loss": 0.69}]
@@ -445,8 +447,8 @@ def test_the_training_log_is_read(own_run: Path) -> None:
 # compare
 
 
-def prefers_long(messages: Any, sampling: Any, prefill: str, place: int) -> Completion:
-    """As a judge, prefer the longer answer; as a model, say the prompt again."""
+def repeat_prompt_or_prefer_longer(messages: Any, sampling: Any, prefill: str, place: int) -> Completion:
+    """As a judge, prefer the longer answer; as a model, repeat the prompt."""
     content = messages[-1]["content"]
     if "<answer_a>" not in content:
         return Completion(content, 3, False)
@@ -455,19 +457,19 @@ def prefers_long(messages: Any, sampling: Any, prefill: str, place: int) -> Comp
     return Completion(" A" if logprobs[0] > logprobs[1] else " B", 1, False, 0, logprobs)
 
 
-def speaker(name: str) -> ScriptedEngine:
-    """A model "long" that adds words, or another one; each can judge."""
+def repeating_engine(name: str) -> ScriptedEngine:
+    """Return an engine that repeats the prompt and, for the name "long", adds a word; each can judge."""
 
     def reply(messages: Any, *rest: Any) -> Completion:
-        found = prefers_long(messages, *rest)
+        found = repeat_prompt_or_prefer_longer(messages, *rest)
         longer = name == "long" and "<answer_a>" not in messages[-1]["content"]
         return replace(found, text=f"{found.text} indeed") if longer else found
 
     return ScriptedEngine(reply)
 
 
-def test_wins_are_those_of_the_first_model_in_either_order(engine_of: Any, in_process: list[Path]) -> None:
-    engine_of(speaker)
+def test_wins_are_counted_for_the_first_model_in_either_order(engine_of: Any, in_process: list[Path]) -> None:
+    engine_of(repeating_engine)
     prompts = [f"{'x' * n} prompt {n}".strip() for n in range(5)]
     one = srlm.compare("long", "brief", prompts, judge="brief")
     other = srlm.compare("brief", "long", prompts, judge="brief")
@@ -487,7 +489,9 @@ def test_wins_are_those_of_the_first_model_in_either_order(engine_of: Any, in_pr
     assert not any(folder.exists() for folder in in_process)
 
 
-def test_a_comparison_is_that_of_the_command(engine_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_returns_the_measures_of_the_command(
+    engine_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from srlm.cli.evaluate import main
     from srlm.pipeline import worker
 
@@ -508,8 +512,8 @@ def test_a_comparison_is_that_of_the_command(engine_of: Any, tmp_path: Path, mon
     assert found.judge == "a"
 
 
-def test_default_prompts_are_the_built_in_ones(engine_of: Any) -> None:
-    engine_of(speaker)
+def test_default_prompts_are_the_built_in_english_ones(engine_of: Any) -> None:
+    engine_of(repeating_engine)
     assert len(srlm.compare("a", "b").answers[0]) == 84  # in English
     with pytest.raises(ArgumentError, match="There are no prompts"):
         srlm.compare("a", "b", [])
@@ -520,10 +524,10 @@ def test_default_prompts_are_the_built_in_ones(engine_of: Any) -> None:
 # docs/python_api.md
 
 
-def test_snippets_of_the_page_run(
+def test_documented_snippets_run(
     engine_of: Any, trained: Any, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In their order, in one notebook: a cell may use `async with`."""
+    """The snippets run in order in one namespace, like notebook cells, and may use `async with`."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished_run, "runs/default")
     engine_of(WithProbabilities)
@@ -543,7 +547,7 @@ def test_snippets_of_the_page_run(
 # processes
 
 
-def test_errors_of_workers_do_not_speak_of_resuming(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_worker_errors_do_not_mention_resuming(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def crash(*_: Any, **__: Any) -> None:
         raise WorkerCrashed(f"The dpo process ended with code 1.\n{RESUME}")
 
@@ -552,7 +556,7 @@ def test_errors_of_workers_do_not_speak_of_resuming(monkeypatch: pytest.MonkeyPa
         process.work("module:function", Workspace(tmp_path))
 
 
-def test_lines_of_workers_are_printed_where_stderr_is_no_file(
+def test_worker_lines_are_printed_if_stderr_is_not_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class CellOutput:  # of Jupyter

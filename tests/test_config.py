@@ -1,4 +1,4 @@
-"""Options: their ranges, their way to disk and back, and every yaml file in conf/ (and of a study in experiments/)."""
+"""Options: ranges, saving and loading, and every YAML file in conf/ and of the studies in experiments/."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ GROUPS = sorted(
 )
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 STUDIES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*/*.yaml"))
-WITH_OPEN_PLACES = ("data=files", "paper_llama2_70b")
+WITH_PLACEHOLDERS = ("data=files", "paper_llama2_70b")
 
 
 def compose(*overrides: str) -> Config:
-    """What `python -m srlm.run OVERRIDES` runs with."""
+    """Return the options of `python -m srlm.run OVERRIDES`."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return plain_options(hydra.compose("config", list(overrides)))
 
@@ -76,7 +76,7 @@ def leaves(options: Any) -> dict[str, Any]:
 
 
 def put(config: Config, option: str, value: Any) -> Config:
-    """Set an option; one that another judge has changes the judge."""
+    """Set an option; an option of another judge kind also changes the judge."""
     if option in ("judge.reference", "judge.length_penalty"):
         config.judge = ImplicitJudgeConfig()
     *groups, name = option.split(".")
@@ -123,7 +123,7 @@ ABOVE_0 = (
     *(f"{group}.{name}" for group in OF_THE_LOOP for name in ("beta", "reference_check_tolerance")),
 )
 BELOW_1 = tuple(f"{group}.{name}" for group in METHODS for name in ("warmup_ratio", "dropout", "lora.dropout"))
-# (option, values that cannot work, values at the range's end)
+# (option, invalid values, values at the range's end)
 RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *((option, (0, -1), (1,)) for option in COUNTS_FROM_1 if "batch_size" not in option and option != "judge.count"),
     *((option, (0, -16), ()) for option in COUNTS_FROM_1 if "batch_size" in option),
@@ -172,13 +172,13 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
 ]
 
 
-def test_defaults_pass():
+def test_default_options_are_valid():
     config = Config()
     assert check(config) is config
 
 
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, bad, _ in RANGES for value in bad])
-def test_value_out_of_range_is_refused_by_name(option, value):
+def test_value_out_of_range_is_refused(option, value):
     with pytest.raises(ConfigError) as caught:
         check(put(Config(), option, value))
     message = str(caught.value)
@@ -188,11 +188,11 @@ def test_value_out_of_range_is_refused_by_name(option, value):
 
 
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, _, good in RANGES for value in good])
-def test_value_at_the_end_of_its_range_passes(option, value):
+def test_value_at_the_end_of_its_range_is_accepted(option, value):
     check(put(Config(), option, value))
 
 
-def test_every_range_is_tried():
+def test_every_range_is_tested():
     configs = [Config(judge=kind()) for kind in JUDGE_OPTIONS.values()]
     with_range = {option for config in configs for option, _, _ in ranges_of(config)}
     assert len(with_range) > 50
@@ -200,7 +200,7 @@ def test_every_range_is_tried():
     assert with_range - untried <= {option for option, bad, _ in RANGES if bad}
 
 
-def test_batches_must_divide_over_processes():
+def test_batch_size_must_divide_over_processes():
     config = put(put(Config(), "dpo.processes", 8), "dpo.micro_batch_size", 2)
     check(config)
     with pytest.raises(ConfigError, match=r"dpo\.batch_size=24 .*a multiple of micro_batch_size x processes = 16"):
@@ -216,13 +216,13 @@ def test_batches_must_divide_over_processes():
         ("logprob_weighted", "judge.max_score", 10),
     ],
 )
-def test_scores_by_probability_need_one_digit_and_deterministic_ones_one_judgement(scorer, option, value):
+def test_logprob_scores_need_one_digit_and_one_judgement(scorer, option, value):
     config = Config(judge=options_type(scorer)(scorer=scorer, max_score=9))
     check(config)
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
         check(put(config, option, value))
     config.judge = SampledJudgeConfig(max_score=config.judge.max_score)
-    check(config)  # all of them are fine where scores are sampled
+    check(config)  # all of them are valid for sampled scores
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_scores_by_probability_need_one_digit_and_deterministic_ones_one_judgeme
         (SampledJudgeConfig(meta=True, count=1, min_valid=1), "judge.count=1"),
     ],
 )
-def test_judges_that_cannot_be(judge, option):
+def test_impossible_judge_options_are_refused(judge, option):
     config = Config(judge=judge)
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)} cannot work: "):
@@ -244,7 +244,7 @@ def test_judges_that_cannot_be(judge, option):
 
 
 @pytest.mark.parametrize("risk", [0.0, 0.02])
-def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
+def test_judge_early_stopping_is_refused_with_an_automatic_length_penalty(risk):
     config = Config(judge=SampledJudgeConfig(early_stopping=True, early_stopping_risk=risk))
     check(put(config, "pairs.length_penalty", 0.3))
     with pytest.raises(ConfigError, match=r"^judge\.early_stopping=True cannot work: .*pairs\.length_penalty=null"):
@@ -252,7 +252,7 @@ def test_early_stopping_is_refused_with_a_penalty_that_is_known_late(risk):
 
 
 @pytest.mark.parametrize("scorer", ["logprob", "logprob_weighted"])
-def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
+def test_logprob_judge_on_a_server_needs_logprobs(scorer):
     config = Config(judge=options_type(scorer)(scorer=scorer, model="endpoint"))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
     put(config, "endpoint.logprobs", False)
@@ -263,7 +263,7 @@ def test_a_server_that_scores_by_probabilities_must_report_them(scorer):
 
 @pytest.mark.parametrize("option", ["prompts.model", "evaluation.judge", "judge.model"])
 @pytest.mark.parametrize("given", [{}, {"base_url": "http://127.0.0.1:8000/v1"}, {"model": "judge-70b"}])
-def test_endpoint_must_be_named_where_it_is_used(option, given):
+def test_endpoint_must_be_configured_if_it_is_used(option, given):
     config = put(Config(), option, "endpoint")
     for name, value in given.items():
         put(config, f"endpoint.{name}", value)
@@ -273,11 +273,11 @@ def test_endpoint_must_be_named_where_it_is_used(option, given):
     check(config)
 
 
-# To disk and back
+# Saving and loading
 
 
 def unusual() -> Config:
-    """No field has its default."""
+    """Return options in which no field has its default."""
 
     def change(value: Any, name: str) -> Any:
         if dataclasses.is_dataclass(value):
@@ -296,12 +296,12 @@ def unusual() -> Config:
         return {"yes": "1.0"} if isinstance(value, dict) else ["no", "1e3", "日本"]
 
     config = change(Config(), "config")
-    config.judge.scorer = "logprob_weighted"  # it names the options
+    config.judge.scorer = "logprob_weighted"  # selects the options class
     return config
 
 
 @pytest.mark.parametrize("config", [Config(), unusual()], ids=["defaults", "no defaults"])
-def test_round_trip(config, tmp_path):
+def test_options_survive_saving_and_loading(config, tmp_path):
     data = to_dict(config)
     assert from_dict(data) == config
     assert to_dict(from_dict(data)) == data
@@ -311,7 +311,7 @@ def test_round_trip(config, tmp_path):
     assert type(workspace.config().dpo) is type(config.dpo)
 
 
-def test_round_trip_tells_every_field():
+def test_unusual_options_differ_from_the_defaults_in_every_field():
     plain, other = leaves(to_dict(Config())), leaves(to_dict(unusual()))
     assert len(plain) > 90
     kept = {name for name in plain if name in other and plain[name] == other[name]}
@@ -319,7 +319,7 @@ def test_round_trip_tells_every_field():
 
 
 @pytest.mark.parametrize("value", [None, True, False])
-def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
+def test_optional_switch_survives_saving_and_loading(value, tmp_path):
     config = put(Config(), "engine.compile", value)
     assert to_dict(config)["engine"]["compile"] is value
     Workspace(tmp_path).save_config(config)
@@ -336,7 +336,7 @@ def test_round_trip_of_a_switch_that_may_be_unset(value, tmp_path):
         ("tracking.tracker", Tracker),
     ],
 )
-def test_round_trip_of_choices(option, kind, tmp_path):
+def test_choices_survive_saving_and_loading(option, kind, tmp_path):
     for value in kind:
         config = put(Config(), option, value)
         assert leaves(to_dict(config))[option] == value.name
@@ -345,25 +345,25 @@ def test_round_trip_of_choices(option, kind, tmp_path):
         assert leaves(to_dict(compose(f"{option}={value.name}")))[option] == value.name
 
 
-# Yaml files
+# YAML files
 
 
 def usage_of(file: str) -> str:
-    """The first line of a file of conf/ (GROUP=OPTION or an experiment's name): "# WORDS: what it is"."""
+    """Return the first line of a file of conf/ (GROUP=OPTION or an experiment's name): "# WORDS: description"."""
     group, _, option = file.rpartition("=")
     text = (CONF / (group or "experiment") / f"{option}.yaml").read_text(encoding="utf-8")
     return text.removeprefix("# @package _global_\n").split("\n")[0]
 
 
 def overrides_of(file: str) -> list[str]:
-    """The command line's words for a file of conf/, with a value for each place that its usage says to fill in."""
+    """Return the command-line words for a file of conf/, with a value for each placeholder of its usage."""
     chosen = file if "=" in file else f"experiment={file}"
     words = usage_of(file).split(": ")[0].split()[2:]
     return [chosen, *(word.replace("FILE", "rows.jsonl") for word in words if not word.startswith("["))]
 
 
 def study(path: str) -> Config:
-    """A study's file of differences, laid over conf/ as an experiment is."""
+    """Return the options of a study's file merged into conf/ like an experiment."""
     text = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         base = hydra.compose("config", chosen_groups(text))
@@ -377,7 +377,7 @@ def chosen_groups(text: dict[str, Any]) -> list[str]:
     return [f"{name.removeprefix('override /')}={value}" for name, value in given]
 
 
-def test_all_files_are_seen():
+def test_every_yaml_file_is_tested():
     assert len(GROUPS) >= 15
     assert {"smoke", "paper_llama2_70b"} <= set(EXPERIMENTS)
     commands = {CONF / f"{name}.yaml" for name in ("config", "judge_bench", "evaluate", "show_masking", "side_by_side")}
@@ -418,7 +418,7 @@ def test_evaluate_composes(tmp_path):
     assert Workspace(tmp_path).config_as(Evaluate) == options
 
 
-def test_the_default_command_composes(tmp_path):
+def test_run_command_composes_without_overrides(tmp_path):
     config = compose()
     assert config.name == "default"
     Workspace(tmp_path).save_config(config)
@@ -430,7 +430,7 @@ def test_the_default_command_composes(tmp_path):
     [
         *("cuont=3", "prompts.cuont=3", "promts.count=3", "prompts=nothing", "experiment=nothing"),
         *("prompts.count=many", "prompts.count=2.5", "prompts.count=null", "judge.top_p=[0.9]"),
-        # Hydra's own advice for a misspelt option is a "+" in front; it must not pass in silence either.
+        # Hydra advises a "+" before a misspelt option; that must be refused too.
         *("+cuont=3", "+prompts.cuont=3", "+promts.count=3", "++prompts.cuont=3"),
     ],
 )
@@ -440,7 +440,7 @@ def test_unknown_option_or_wrong_type_is_refused(override):
     assert any(part in str(caught.value) for part in override.lstrip("+").split("=")[0].split("."))
 
 
-def test_a_job_of_a_sweep_has_a_folder_of_its_own_within_what_file_systems_take():
+def test_sweep_job_names_are_unique_and_short_enough():
     assert job_name("lab", "seed=1,data.ift.path=data/a.jsonl") == "lab-seed=1,data.ift.path=data_a.jsonl"
     assert job_name("lab", "") == "lab"
     one, other = (job_name("lab", f"data.ift.path=/{'folder/' * 40}a.jsonl,seed={seed}") for seed in (1, 2))
@@ -449,7 +449,7 @@ def test_a_job_of_a_sweep_has_a_folder_of_its_own_within_what_file_systems_take(
     assert len(job_name("说" * 200, "").encode()) < 210
 
 
-def test_columns_of_a_source_can_be_given():
+def test_columns_of_a_source_can_be_set():
     assert compose("+data.ift.columns.prompt=question").data.ift.columns == {"prompt": "question"}
 
 
@@ -462,36 +462,36 @@ def test_file_composes(file, tmp_path):
 
 
 @pytest.mark.parametrize("study", ["loss_over_instructions", "templates", "chain_of_thought", "seed_quality"])
-def test_the_larger_setting_stands_beside_a_study(study):
+def test_one_gpu_combines_with_a_study(study):
     config = compose(f"experiment=[{study},one_gpu]", "data.ift.path=FILE")
     assert (config.name, config.model.name, config.sft.batch_size) == (study, "Qwen/Qwen2.5-1.5B", 16)
     assert (config.evaluation.enabled, config.iteration) == (False, 1)
     assert config.sft.epochs == compose(f"experiment={study}", "data.ift.path=FILE").sft.epochs
 
 
-def test_judges_by_order_have_the_larger_setting_too():
+def test_one_gpu_combines_with_eft_ranking():
     config = compose("experiment=[eft_ranking,one_gpu]", "data.eft.path=FILE")
     assert (config.name, config.model.name, config.sft.lora.r) == ("eft_ranking", "Qwen/Qwen2.5-1.5B", 32)
     assert (config.sft.eft_loss.name, config.sft.eft_length_control, config.sft.micro_batch_size) == ("ranking", 1.0, 8)
 
 
-@pytest.mark.parametrize("file", WITH_OPEN_PLACES)
-def test_open_place_is_named(file):
+@pytest.mark.parametrize("file", WITH_PLACEHOLDERS)
+def test_missing_placeholder_value_is_named(file):
     with pytest.raises(ConfigError, match=r"data\.ift\.path='' cannot work"):
         compose(overrides_of(file)[0])
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS])
-def test_file_begins_with_its_usage(file):
+def test_file_starts_with_its_usage(file):
     usage = usage_of(file)
     assert re.match(rf"# {re.escape(overrides_of(file)[0])}( \S+=\S*| \[\S+=\S*\])*: \S", usage), usage
 
 
 @pytest.mark.parametrize("file", [*EXPERIMENTS, *STUDIES])
-def test_experiment_holds_only_what_differs(file):
-    """A value that the defaults have anyway would stay behind when they change.
+def test_experiment_contains_only_differences(file):
+    """A value equal to the default would become wrong when the default changes.
 
-    But paper_llama2_70b states each of the paper's figures, so that no default that changes can change it.
+    paper_llama2_70b is an exception: it states all of the paper's figures, so changed defaults do not affect it.
     """
     path = ROOT / file if file.endswith(".yaml") else CONF / "experiment" / f"{file}.yaml"
     text = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -503,7 +503,7 @@ def test_experiment_holds_only_what_differs(file):
     assert set(given) <= set(base)
     same = [f"{name}={value}" for name, value in given.items() if base[name] == value]
     assert not same or "paper_llama2_70b" in file, f"{file} repeats what it would have without: {', '.join(same)}"
-    if file != "one_gpu":  # it stands beside another, whose name the run has
+    if file != "one_gpu":  # combined with another experiment, which names the run
         assert given.get("name") not in (None, alone["name"]), "an experiment's run needs a folder of its own"
 
 
@@ -564,22 +564,22 @@ def test_paper_experiment_has_the_papers_figures():
         assert rejection(text, False, config.prompts, Overlap()) == f"keyword: {word}"
 
 
-def test_built_in_instructions_have_one_answer() -> None:
+def test_worst_answers_are_refused_for_built_in_instructions() -> None:
     with pytest.raises(ConfigError, match=r"data.ift_answers=.*must be best with data.ift.path=builtin"):
         options("data.ift_answers=worst")
     assert options("data=files", "data.ift.path=a.jsonl", "data.eft.path=b.jsonl", "data.ift_answers=worst")
 
 
 @pytest.mark.parametrize("value", [-0.1, 2.1])
-def test_a_servers_temperature_has_the_range_of_others(value):
+def test_server_temperature_has_the_usual_range(value):
     with pytest.raises(ConfigError, match=r"endpoint\.temperature=.*must be 0 \(greedy\) to 2"):
         check(put(Config(), "endpoint.temperature", value))
     assert check(put(Config(), "endpoint.temperature", 1.0)).endpoint.temperature == 1.0
     assert check(Config()).endpoint.temperature is None
 
 
-def test_an_option_that_config_yaml_lacks_has_its_default(tmp_path: Path) -> None:
-    """At any depth; `Evaluate` has defaults of its own; an alarm keeps its own limit."""
+def test_option_missing_from_config_yaml_has_its_default(tmp_path: Path) -> None:
+    """This holds at any depth; `Evaluate` has different defaults, and an alarm keeps its threshold."""
     space = Workspace(tmp_path)
     space.config_path.write_text("{name: old, judge: {count: 5}, alarms: {tie_share: {action: stop}}}")
     found = space.config()
@@ -591,7 +591,7 @@ def test_an_option_that_config_yaml_lacks_has_its_default(tmp_path: Path) -> Non
     )
 
 
-def test_an_option_that_does_not_exist_is_reported_and_left_out(
+def test_unknown_option_in_config_yaml_is_reported_and_ignored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = Workspace(tmp_path)
@@ -603,7 +603,7 @@ def test_an_option_that_does_not_exist_is_reported_and_left_out(
     assert "this version of srlm has no option sft.lora.mood, moods; ignored" in capsys.readouterr().err
 
 
-def test_the_value_of_an_option_by_name() -> None:
+def test_option_value_is_looked_up_by_dotted_name() -> None:
     config = Evaluate()
     config.data.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
     values = {
@@ -640,7 +640,7 @@ def test_the_value_of_an_option_by_name() -> None:
     ],
     ids=["run", "run with IFEval", "judge_bench", "evaluate", "side_by_side"],
 )
-def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, options):
+def test_completion_length_must_be_below_the_context_length(config, options):
     for option in options:
         for limit in (config.engine.max_model_len, config.engine.max_model_len + 1):
             with pytest.raises(ConfigError, match=rf"{re.escape(option)}={limit} .*below engine\.max_model_len=2048"):
@@ -664,11 +664,11 @@ def test_a_completion_that_fills_the_context_is_refused_by_its_option(config, op
         (ShowMasking(), "evaluation.max_new_tokens"),
     ],
 )
-def test_a_completion_that_the_command_does_not_generate_may_be_of_any_length(config, option):
+def test_completion_length_of_unused_stages_is_not_checked(config, option):
     check(put(config, option, 100_000))
 
 
-def test_prompts_from_a_server_may_be_longer_than_the_context():
+def test_completion_length_of_a_server_is_not_checked():
     config = Config(prompts=PromptsConfig(model="endpoint", max_new_tokens=100_000))
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "big"
     check(config)

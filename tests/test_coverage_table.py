@@ -1,4 +1,4 @@
-"""docs/statistics.md is what benchmarks/coverage.py writes, and no share's interval covers less than 92 %."""
+"""docs/statistics.md has the output of benchmarks/coverage.py, and every interval covers at least 92 %."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmarks.coverage import CHANGED, DESIGNS, NETS, PAGE, PROMPTS, SHARES, o
 
 
 def rows(section: str) -> list[list[float]]:
-    """The figures of a section's tables, a list for each row."""
+    """Return the figures of a section's tables, a list for each row."""
     text = PAGE.read_text(encoding="utf-8").split(f"### {section}")[1].split("\n### ")[0].split("A plain percentile")[0]
     found = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
     return [[float(figure) for figure in figures.split(" | ")] for _, figures in found]
 
 
-def test_every_share_and_difference_covers_at_least_92_percent() -> None:
+def test_every_interval_covers_at_least_92_percent() -> None:
     shares = rows("Shares")
     assert len(shares) == len(DESIGNS) * len(PROMPTS)
     assert {len(row) for row in shares} == {len(SHARES)}
@@ -27,8 +27,8 @@ def test_every_share_and_difference_covers_at_least_92_percent() -> None:
 
 
 @pytest.mark.slow
-def test_the_table_is_what_the_script_writes_now() -> None:
-    """A few cells with few prompts, which are the fastest."""
+def test_table_matches_the_scripts_output() -> None:
+    """Compare a few cells with few prompts, which are the fastest."""
     shares = rows("Shares")
     for design, prompts, share in ((0, 0, 1), (4, 1, 2), (6, 0, 3)):
         cell = of_shares("interval", DESIGNS[design], PROMPTS[prompts], SHARES[share])

@@ -1,4 +1,4 @@
-"""The documents hold: commands compose, options, files, links and messages exist, and the references are complete."""
+"""The documents are correct: commands compose, options, files, links and messages exist, references are complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *DOCS]
 STUDIES = [REPO / "benchmarks" / "README.md", *sorted((REPO / "experiments").rglob("*.md"))]
 TEXT = {path: path.read_text(encoding="utf-8") for path in [*PAGES, *STUDIES]}
 BY_NAME = {command.name: command for command in COMMANDS}
-FLAGS = [command.name for command in COMMANDS if command.config is None]  # need arguments: a bare name is prose
+FLAGS = [
+    command.name for command in COMMANDS if command.config is None
+]  # need arguments; a name without arguments is prose
 PROGRAMS = ("srlm ", "python -m srlm.run")
 
 
@@ -46,7 +48,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def commands_in(text: str) -> list[str]:
-    """Commands of a page: lines of fenced and indented blocks, and inline code, without prompts and comments."""
+    """Return the commands of a page (fenced and indented blocks, inline code), without prompts and comments."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines += re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
@@ -63,7 +65,7 @@ def without_placeholders(command: str) -> bool:
 COMMANDS_IN_DOCS = sorted({c for path in PAGES for c in commands_in(TEXT[path]) if without_placeholders(c)})
 
 
-def test_pages_have_commands() -> None:
+def test_docs_contain_every_command() -> None:
     assert len(COMMANDS_IN_DOCS) > 60
     assert {command.split()[1] for command in COMMANDS_IN_DOCS} >= BY_NAME.keys()
 
@@ -78,7 +80,7 @@ def test_command_composes(command: str) -> None:
     module = importlib.import_module(known.module)  # registers the schema
     if known.config is None:
         parser: argparse.ArgumentParser = module.parser()
-        parser.parse_args(words)  # exits if it does not accept them
+        parser.parse_args(words)  # exits if it rejects them
         return
     if "--config-dir" in words:
         place = words.index("--config-dir")
@@ -128,7 +130,7 @@ def test_option_in_prose_exists(option: str) -> None:
         return
     value: object = Config()
     for part in option.split("."):
-        if isinstance(value, dict):  # its keys are free
+        if isinstance(value, dict):  # arbitrary keys
             return
         value = getattr(value, part)
 
@@ -157,7 +159,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("path", "link"), LINKS, ids=[f"{path.stem}-{link}" for path, link in LINKS])
-def test_link_leads_somewhere(path: Path, link: str) -> None:
+def test_link_target_exists(path: Path, link: str) -> None:
     name, _, anchor = link.partition("#")
     target = (path.parent / name).resolve() if name else path
     if target.name in GENERATED and target.parent == REPO / "docs":
@@ -178,13 +180,13 @@ def test_readme_and_contributing_are_short() -> None:
     assert len(TEXT[REPO / "CONTRIBUTING.md"].splitlines()) <= 80
 
 
-def test_every_option_has_a_meaning() -> None:
+def test_every_option_has_a_description() -> None:
     rows = [line.split(" | ") for line in configuration_page().splitlines() if line.startswith("| `")]
     assert len(rows) > 150
     assert not [row[0] for row in rows if not row[-1].strip(" |")]
 
 
-def test_recipes_name_every_experiment_and_judges_every_judge() -> None:
+def test_docs_name_every_experiment_and_every_judge() -> None:
     experiments = {path.stem for path in (REPO / "conf/experiment").glob("*.yaml")}
     assert not [name for name in experiments if not re.search(rf"[=,]\[?{name}\b", TEXT[REPO / "docs/recipes.md"])]
     judges = {path.stem for path in (REPO / "conf/judge").glob("*.yaml")}
@@ -200,7 +202,7 @@ def test_evaluation_page_defines_every_measure() -> None:
 
 
 def test_messages_of_the_troubleshooting_page_exist() -> None:
-    """Each quoted message stands in the source, whose adjacent string literals are joined."""
+    """Each quoted message occurs in the source after adjacent string literals are joined."""
     files = [*(REPO / "srlm").rglob("*.py"), REPO / "tools/setup.sh"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     source = re.sub(r"[\"']\s*\n?\s*(?:\+ )?f?[\"']", "", source).replace("\\'", "'")
@@ -209,6 +211,6 @@ def test_messages_of_the_troubleshooting_page_exist() -> None:
     assert not [message for message in quoted if message not in source]
 
 
-def test_experiments_hold_only_known_groups() -> None:
+def test_experiments_contain_only_known_groups() -> None:
     for path in (REPO / "conf/experiment").glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) - {"defaults"} <= set(Config.__dataclass_fields__)

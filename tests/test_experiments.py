@@ -1,4 +1,4 @@
-"""The data that studies are made from: their makers run, what they write can be read, and their answers are right."""
+"""The data of the studies: the scripts run, their files can be read, and their reference answers are correct."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assert_answers_are_right(asked: list[SeedExample], path: Path) -> None:
             assert not follows(constraint, "I do not know."), prompt
 
 
-def test_templates(tmp_path: Path) -> None:
+def test_templates_data_share_answers_and_hold_out_types(tmp_path: Path) -> None:
     make("templates", tmp_path)
     ways = [
         read_ift(SourceConfig(path=str(tmp_path / f"{way}.jsonl")))
@@ -74,7 +74,7 @@ def test_templates(tmp_path: Path) -> None:
     assert (again / "instruction.jsonl").read_bytes() == (tmp_path / "instruction.jsonl").read_bytes()
 
 
-def test_chain_of_thought(tmp_path: Path) -> None:
+def test_chain_of_thought_data_have_correct_steps(tmp_path: Path) -> None:
     make("chain_of_thought", tmp_path, "--train", "80", "--evaluation", "40")
     shares = {share: rows(tmp_path / f"share_{share:02}.jsonl") for share in (0, 10, 25, 50)}
     before: set[str] = set()
@@ -98,7 +98,7 @@ def test_chain_of_thought(tmp_path: Path) -> None:
     assert not problems & {re.split(r" (?:Give only|Think step)", row["prompt"])[0] for row in shares[0]}
 
 
-def test_every_answer_of_a_riddle_is_what_its_steps_end_with(tmp_path: Path) -> None:
+def test_reasoning_steps_end_with_the_answer(tmp_path: Path) -> None:
     make("chain_of_thought", tmp_path, "--train", "200", "--evaluation", "2")
     for row in rows(tmp_path / "share_50.jsonl")[:100]:
         steps, answer = row["response"].split(" Answer: ")
@@ -111,9 +111,9 @@ def test_every_answer_of_a_riddle_is_what_its_steps_end_with(tmp_path: Path) -> 
             assert answer == re.findall(r"= (\d+)", steps)[-1]
 
 
-def test_loss_over_instructions(tmp_path: Path) -> None:
-    told = make("loss_over_instructions", tmp_path, "builtin")
-    assert "long_instructions: " in told
+def test_loss_over_instructions_data_have_long_and_short_answers(tmp_path: Path) -> None:
+    reported = make("loss_over_instructions", tmp_path, "builtin")
+    assert "long_instructions: " in reported
     long, short = (
         read_ift(SourceConfig(path=str(tmp_path / f"long_{kind}.jsonl"))) for kind in ("instructions", "answers")
     )
@@ -124,7 +124,7 @@ def test_loss_over_instructions(tmp_path: Path) -> None:
     assert not {one.id for one in short} & {one.id for one in held_out}
 
 
-def test_seed_quality(tmp_path: Path) -> None:
+def test_seed_quality_data_have_best_all_and_worst_answers(tmp_path: Path) -> None:
     make("seed_quality", tmp_path, "builtin", "--held-out", "20")
     source = SourceConfig(path=str(tmp_path / "ranked.jsonl"))
     prompts = read_ranked(source)
@@ -137,15 +137,15 @@ def test_seed_quality(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("study", ["templates", "chain_of_thought", "loss_over_instructions", "seed_quality"])
-def test_a_folder_is_asked_for(study: str) -> None:
+def test_output_folder_is_required(study: str) -> None:
     maker = ROOT / "experiments" / study / "make_data.py"
     result = subprocess.run([sys.executable, str(maker)], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "--to" in result.stderr
 
 
-def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
-    """Of two prompts the longer answer is better, of a third the shorter; judges like length or the opposite."""
+def test_judge_measures_are_pooled_over_seeds(tmp_path: Path) -> None:
+    """The longer answer is better for two prompts and worse for a third; the judges prefer long or short answers."""
     ranked = [
         RankedPrompt(f"p{n}", "Name a river.", [RankedAnswer("The Elbe" * better, 0), RankedAnswer("The Elbe" * 2, 1)])
         for n, better in enumerate((3, 4, 1))
@@ -177,25 +177,25 @@ def test_judges_of_several_seeds_are_told_as_one(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     long, short = (part.splitlines() for part in result.stdout.strip().split("\n\n"))
     assert long[0] == "likes_long, likes_long"
-    told = {line[2:46].strip(): line[47:].strip() for line in long[1:]}
-    assert told["right"].startswith("60 [")
-    assert told["right"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
-    assert told["right where the shorter answer is better"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
-    assert told["length bias, points"].startswith("100 ")
-    assert told["right, both kinds alike"].startswith("50 ")
-    told = {line[2:46].strip(): line[47:].strip() for line in short[1:]}
-    assert told["right"].startswith("40 [")
+    reported = {line[2:46].strip(): line[47:].strip() for line in long[1:]}
+    assert reported["right"].startswith("60 [")
+    assert reported["right"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
+    assert reported["right where the shorter answer is better"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
+    assert reported["length bias, points"].startswith("100 ")
+    assert reported["right, both kinds alike"].startswith("50 ")
+    reported = {line[2:46].strip(): line[47:].strip() for line in short[1:]}
+    assert reported["right"].startswith("40 [")
     less = next(line for line in short if line.startswith("  length bias, points, less the first"))
     assert less.split()[-1] == "-200"
 
 
-def test_a_readout_finds_what_the_states_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    """States of 12 layers of which only the last one tells which answer is better; length tells nothing."""
+def test_readout_finds_the_layer_with_information(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 12 layers only the last indicates the better answer; length is uninformative."""
     module = _script("eft_length_balance", "readout")
     number = torch.Generator().manual_seed(0)
     prompts, states = [], {}
     for place in range(60):
-        longer = place % 2 == 0  # is the better one
+        longer = place % 2 == 0  # whether the better answer is longer
         texts = ("the longer one", "short")[:: 1 if longer else -1]
         prompts.append(RankedPrompt(f"p{place}", f"q{place}", (RankedAnswer(texts[0], 0), RankedAnswer(texts[1], 1))))
         for answer in (0, 1):

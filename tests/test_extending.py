@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md run as they stand there, from a folder outside the package."""
+"""The examples of docs/extending.md run unchanged, from a folder outside the package."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ PARTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder on Python's path with the modules of the page."""
+    """Return a folder on Python's path with the modules of the page."""
     folder = write_examples(tmp_path_factory.mktemp("own"))
     sys.path.insert(0, str(folder))
     yield folder
     sys.path.remove(str(folder))
 
 
-def test_every_part_has_an_example_of_at_most_20_lines_and_one_command() -> None:
+def test_every_part_has_a_short_example_and_one_command() -> None:
     assert set(EXAMPLES) == set(PARTS)
     text = PAGE.read_text(encoding="utf-8")
     for module, option in PARTS.items():
@@ -57,7 +57,7 @@ def test_every_part_has_an_example_of_at_most_20_lines_and_one_command() -> None
         assert len(re.findall(rf"^srlm run .*\b{re.escape(option)}={module}:\w+", text, re.M)) == 1
 
 
-def test_the_judge_scores_by_the_reply() -> None:
+def test_example_judge_scores_by_the_reply() -> None:
     engine = ScriptedEngine(lambda messages, *_: "Yes" if "Paris" in messages[0]["content"] else "No")
     config = Config(judge=JudgeConfig(scorer="my_judge:YesOrNo"))
     found = asyncio.run(judge_answers(make_judge(config), engine, "Capital of France?", ["Paris.", "Rome."]))
@@ -65,7 +65,7 @@ def test_the_judge_scores_by_the_reply() -> None:
     assert {sampling.choices for _, sampling, _ in engine.calls} == {("Yes", "No")}
 
 
-def test_the_pair_policy_selects_pairs_or_gives_a_reason() -> None:
+def test_example_pair_policy_selects_pairs_or_gives_a_reason() -> None:
     prompts = [prompt("t2/p00000"), prompt("t2/p00001"), prompt("t2/p00002")]
     texts = zip(prompts, ("abc", "xy", ""), strict=True)
     candidates = [one for p, letters in texts for one in candidates_of(p.id, list(letters))]
@@ -75,7 +75,7 @@ def test_the_pair_policy_selects_pairs_or_gives_a_reason() -> None:
     assert [one.id for one in unpaired] == ["t2/p00001", "t2/p00002"]
 
 
-def test_the_method_has_the_options_of_its_group_and_its_own() -> None:
+def test_example_method_has_its_own_options_and_those_of_its_group() -> None:
     config = options("method=my_method:Hinge", "++method_options.margin=2", "dpo.learning_rate=1e-4")
     found = training_options(config, method_of(config))
     assert (found.margin, found.learning_rate, found.beta) == (2, 1e-4, config.dpo.beta)  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def test_the_method_has_the_options_of_its_group_and_its_own() -> None:
 
 
 @pytest.mark.e2e
-def test_the_method_trains_with_its_own_loss(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_example_method_trains_with_its_own_loss(tiny_checkpoint: Path, tmp_path: Path) -> None:
     rows = [PreferencePair(f"p{n}", f"Say {n}.", f"{n}.", "No.", f"p{n}/c0", f"p{n}/c1", 5.0, 1.0) for n in range(4)]
     config = options(
         "experiment=smoke", "method=my_method:Hinge", "++method_options.margin=1000", "dpo.epochs=1",
@@ -99,12 +99,12 @@ def test_the_method_trains_with_its_own_loss(tiny_checkpoint: Path, tmp_path: Pa
     log = [json.loads(line) for line in (tmp_path / "hinge_log.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in log if "loss" in row]
     assert len(losses) == 2
-    assert all(900 < loss < 1100 for loss in losses)  # the margin, which no random model reaches
+    assert all(900 < loss < 1100 for loss in losses)  # close to the margin, which no random model reaches
     assert counts["saved_kept"] == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.process
-def test_the_recipe_runs(folder: Path, tmp_path: Path) -> None:
+def test_example_recipe_runs(folder: Path, tmp_path: Path) -> None:
     chosen = {"recipe": "my_recipe:FineTuneOnly", "iteration": 1}
     job = {"root": str(tmp_path / "run"), "options": chosen, "errors": str(tmp_path / "errors")}
     ended = subprocess.run(
@@ -118,7 +118,7 @@ def test_the_recipe_runs(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_the_engine_generates(tiny_checkpoint: Path) -> None:
+def test_example_engine_generates(tiny_checkpoint: Path) -> None:
     config = options("engine.kind=my_engine:Pipeline")
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=6, seed=3, n=2)
 
@@ -132,7 +132,7 @@ def test_the_engine_generates(tiny_checkpoint: Path) -> None:
     assert first == second
 
 
-def test_the_format_reads_a_file(tmp_path: Path) -> None:
+def test_example_format_reads_a_file(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     rows = [{"question": "Name a river.", "answers": [["No.", 1], ["The Nile.", 7]]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -156,13 +156,13 @@ def test_the_format_reads_a_file(tmp_path: Path) -> None:
         ("method=my_pairs:BestAgainstEach", r"method=my_pairs:BestAgainstEach does not exist. Use one of sft, dpo"),
     ],
 )
-def test_other_names_are_refused_with_the_option(override: str, message: str) -> None:
+def test_unusable_components_are_refused_by_option(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         options(override)
 
 
-def test_a_module_in_the_current_folder_is_found_by_the_command(folder: Path) -> None:
-    """The command srlm lies elsewhere, so Python does not look into the current folder by itself."""
+def test_module_in_the_current_folder_is_importable(folder: Path) -> None:
+    """For the installed command srlm, Python does not search the current folder by default."""
     code = "from srlm.io.components import imported; print(imported('x', 'my_pairs:BestAgainstEach'))"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)

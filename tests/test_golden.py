@@ -1,6 +1,6 @@
 """Whole runs on a scripted engine give the results that are recorded in tests/golden.json.xz.
 
-After an intended change of results: `python -m tests.golden record tests/golden.json.xz --scripted`, and say in the
+After an intended change of results: `python -m tests.golden record tests/golden.json.xz --scripted`, and state in the
 commit what has changed and why.
 """
 
@@ -20,7 +20,7 @@ def test_every_scripted_run_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTED)
-def test_results_are_those_recorded(name: str, tmp_path: Path) -> None:
+def test_results_equal_the_recorded_ones(name: str, tmp_path: Path) -> None:
     found = list(differences(load(RECORDED)[name], read_results(make_run(name, tmp_path)), TOLERANCE[True]))
     assert not found, "\n".join(found[:20])
 
@@ -37,11 +37,11 @@ def test_results_are_those_recorded(name: str, tmp_path: Path) -> None:
         ({"a": [1, 2]}, {"a": [1, 3, 4]}, ["a: 2 entries, now 3", "a[1]: 2, now 3"]),
     ],
 )
-def test_differences_are_named(old: object, new: object, expected: list[str]) -> None:
+def test_differences_are_listed(old: object, new: object, expected: list[str]) -> None:
     assert list(differences(old, new, 1e-9)) == expected
 
 
-def test_renames_hold_for_files_keys_and_values() -> None:
+def test_renames_apply_to_files_keys_and_values() -> None:
     old = {"iteration_1/evaluation.json": {"judge": {"model": "self", "n": 3}}}
     renames = {"files": {r"measures\.json$": "evaluation.json"}, "keys": {"model": "model"}, "values": {"self": "own"}}
     assert renamed(old, renames) == {"iteration_1/evaluation.json": {"judge": {"model": "own", "n": 3}}}

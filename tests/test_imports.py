@@ -1,4 +1,4 @@
-"""Imports run downward only, and heavy libraries stay where they belong: read from the source, without importing it."""
+"""Modules import only from lower layers, and heavy libraries only in their owners, by parsing the source."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MODULES = {
 
 
 def imports_of(path: Path) -> set[str]:
-    """All modules that a file imports, inside functions too; `from srlm import X` is srlm.X where that is a module."""
+    """Return all modules that a file imports, also in functions; `from srlm import X` is srlm.X if that is a module."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -87,18 +87,18 @@ def test_every_module_has_one_layer():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_run_downward(module):
+def test_modules_import_only_from_lower_layers(module):
     upward = {name for name in inner_imports(module) if layer_of(name) > layer_of(module)}
     if module.endswith(".config"):  # options may ask the components of their own package
         upward.discard(module.removesuffix(".config"))
     if module == "srlm.config":
         upward = {name for name in upward if not OPTION_MODULES.fullmatch(name)}
-    if module == "srlm":  # imports srlm.api for type checkers only: `srlm.score` is looked up at its first use
+    if module == "srlm":  # imports srlm.api only for type checkers: `srlm.score` is imported at its first use
         upward = {name for name in upward if unit_of(name) != "api"}
     assert not upward, f"{MODULES[module]} imports from above it: {sorted(upward)}"
 
 
-def test_only_judges_name_a_kind_of_judge():
+def test_only_the_judges_package_compares_judge_kinds():
     """Other modules ask the judge's spec, so that a new judge needs no change outside srlm/judges."""
     compared = re.compile(r"\bscorer (?:==|!=|is|in|not)\s|(?:==|!=|is|in) \w*\.?judge\.scorer\b|isinstance\(.*Judge\b")
     found = {
@@ -111,8 +111,8 @@ def test_only_judges_name_a_kind_of_judge():
     assert not found
 
 
-def test_nouns_and_errors_stand_alone():
-    """What everything rests on rests on nothing but the standard library."""
+def test_base_modules_import_only_the_standard_library():
+    """The modules that all others use depend only on the standard library."""
     allowed = {"srlm.errors", "__future__", *sys.stdlib_module_names}
     for module in ("srlm", "srlm.errors", "srlm.ranges", "srlm.types"):
         roots = {name if name.startswith("srlm") else name.split(".")[0] for name in imports_of(MODULES[module])}
@@ -121,7 +121,7 @@ def test_nouns_and_errors_stand_alone():
 
 @pytest.mark.parametrize("module", ["srlm.config", *filter(OPTION_MODULES.fullmatch, MODULES)])
 def test_option_modules_import_only_options_at_module_level(module):
-    """srlm.config imports them: they cannot import what imports srlm.config, and nothing heavy."""
+    """srlm.config imports them, so they must not import modules that import srlm.config, nor heavy libraries."""
     for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("srlm"):
             name = str(node.module)
@@ -139,14 +139,14 @@ def test_library_has_one_owner(library, owner):
     assert {unit_of(module) for module in users} == {owner}
 
 
-def test_the_harness_is_known_to_one_module():
+def test_one_module_imports_lm_eval():
     users = {module for module, path in MODULES.items() if any(n.split(".")[0] == "lm_eval" for n in imports_of(path))}
     assert users == {"srlm.evaluation.lm_eval"}
 
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_owned_library_is_imported_inside_functions(library):
-    """So that the folder can be imported where the library is not installed."""
+    """The package can then be imported without the library installed."""
     for path in MODULES.values():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -154,7 +154,7 @@ def test_owned_library_is_imported_inside_functions(library):
 
 
 def loaded(*arguments: str) -> set[str]:
-    """The top-level modules that a Python process imports."""
+    """Return the top-level modules that a Python process imports."""
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -175,7 +175,7 @@ def loaded(*arguments: str) -> set[str]:
     ids=["import srlm", "run --help", "evaluate --help", "side_by_side --help", "the parent process"],
 )
 def test_heavy_libraries_are_not_loaded(arguments):
-    """Help comes at once; the process that only waits for its workers holds no memory of a model's size."""
+    """Help is fast, and the process that waits for its workers uses little memory."""
     found = loaded(*arguments)
     assert "srlm" in found
     assert not found & set(HEAVY)

@@ -20,7 +20,7 @@ def test_keys_are_unique_and_have_one_slash() -> None:
     assert all(key.count("/") == 1 for key in keys)
 
 
-def test_every_metric_has_a_known_part_unit_and_direction_and_a_sentence() -> None:
+def test_every_metric_has_known_attributes_and_a_description() -> None:
     for one in METRICS:
         assert one.part in PARTS, one.key
         assert one.unit in UNITS or (one.base and not one.unit), one.key
@@ -58,14 +58,14 @@ def test_command_writes_the_page() -> None:
         ("judge/no_such_measure", None),
         ("judge/no_such_measure_gain", None),
         ("head_to_heads/M0_no_such_measure", None),
-        ("feedback/pairs_low", None),  # it has no interval
+        ("feedback/pairs_low", None),  # has no interval
         ("sft/no_such_number", None),
         ("a_new_part/kl", None),
         ("judge/a/b", None),
         ("loss", None),
     ],
 )
-def test_a_key_is_described_by_one_row(key: str, family: str | None) -> None:
+def test_key_is_described_by_one_row(key: str, family: str | None) -> None:
     found = family_of(key)
     assert (found and found.key) == family
 
@@ -86,13 +86,13 @@ def test_a_key_is_described_by_one_row(key: str, family: str | None) -> None:
         ("dpo_2/rewards_margins", "reward margin, nats", 1, "higher"),
     ],
 )
-def test_a_metric_has_the_label_unit_and_direction_of_its_key(key: str, heading: str, scale: int, better: str) -> None:
+def test_metric_has_label_unit_and_direction_of_its_key(key: str, heading: str, scale: int, better: str) -> None:
     found = find(key)
     assert found
     assert (found.heading, found.scale, found.better) == (heading, scale, better)
 
 
-def test_a_name_alone_is_looked_up_in_the_given_part_first() -> None:
+def test_name_without_part_is_looked_up_in_the_given_part_first() -> None:
     assert metric("loss").key == "head_to_head/loss"
     assert metric("loss", "evaluate").key == "evaluate/loss"
     assert metric("characters", "evaluate").key == "drift/characters"

@@ -1,4 +1,4 @@
-"""The notebooks as they are kept, and the tool that keeps them; tests/e2e/test_notebooks.py runs them."""
+"""The stored notebooks and the tool that cleans them; tests/e2e/test_notebooks.py runs them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ TEXT = [
 COMMANDS = [found for text in TEXT for found in re.findall(r"`((?:python -m srlm\.run|srlm) [^`]*)`", text)]
 
 
-def test_all_are_there() -> None:
+def test_every_notebook_exists() -> None:
     assert [path.stem for path in KEPT] == NAMES
     assert LARGEST < 500_000
 
 
 @pytest.mark.parametrize("path", KEPT, ids=NAMES)
-def test_kept_as_they_should_be(path) -> None:
+def test_stored_notebooks_are_clean_and_have_plots(path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert problems(notebook, path.stat().st_size) == []
-    assert nbformat.writes(notebook) + "\n" == path.read_text(encoding="utf-8")  # as the tool writes it
+    assert nbformat.writes(notebook) + "\n" == path.read_text(encoding="utf-8")  # formatted like the tool's output
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert 'os.environ.get("SRLM_NOTEBOOK_RUN", "../runs/default")' in code[0].source
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
@@ -57,12 +57,12 @@ def test_command_in_prose_composes(command: str) -> None:
         ("", False),
     ],
 )
-def test_what_shows_something(source: str, expected: bool) -> None:
+def test_shows_detects_cells_with_output(source: str, expected: bool) -> None:
     assert shows(source) is expected
 
 
 def made(*cells: NotebookNode) -> NotebookNode:
-    """A notebook of these cells as the tool would leave it."""
+    """Return a notebook of these cells after cleaning by the tool."""
     notebook = cleaned(new_notebook(cells=list(cells)))
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, 1):
@@ -74,7 +74,7 @@ def printed(text: str, name: str = "stdout") -> NotebookNode:
     return made(new_code_cell("print(text)", outputs=[new_output("stream", name=name, text=text)]))
 
 
-def test_a_clean_one_has_no_problem() -> None:
+def test_clean_notebook_has_no_problems() -> None:
     notebook = printed("../runs/default and 3/root/ and https://example.org/home/page\n")
     assert problems(notebook, 100) == []
 
@@ -101,12 +101,12 @@ def test_a_clean_one_has_no_problem() -> None:
         ),
     ],
 )
-def test_problems_are_told(notebook: NotebookNode, problem: str) -> None:
+def test_problems_are_reported(notebook: NotebookNode, problem: str) -> None:
     [found] = problems(notebook, 100)
     assert problem in found
 
 
-def test_size_order_metadata_and_form_are_looked_at() -> None:
+def test_size_order_metadata_and_format_are_checked() -> None:
     notebook = printed("x")
     assert problems(notebook, LARGEST + 1) == [f"{LARGEST + 1} bytes are more than {LARGEST}"]
     timed, skipped, versioned, twice = (copy.deepcopy(notebook) for _ in range(4))
@@ -120,11 +120,11 @@ def test_size_order_metadata_and_form_are_looked_at() -> None:
     assert "no valid notebook" in problems(twice, 100)[0]
 
 
-def test_addresses_are_left_out() -> None:
+def test_memory_addresses_are_removed() -> None:
     shown = new_output("execute_result", {"text/plain": "<Styler at 0x7f48526c65d0>"}, execution_count=1)
     assert made(new_code_cell("x", outputs=[shown])).cells[0].outputs[0].data == {"text/plain": "<Styler>"}
 
 
-def test_unknown_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_notebook_name_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "06_none"]) == 2
     assert "There is no notebook 06_none; there are 01_first_run" in capsys.readouterr().err

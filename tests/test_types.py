@@ -1,4 +1,4 @@
-"""srlm.types: what is written can be read again, whatever the texts hold; what is not a record is refused."""
+"""srlm.types: records survive writing and reading with any text; invalid records are refused."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{type(record).__name__}-{record.id}")
-def test_round_trip_of_each_kind(record):
+def test_records_of_each_kind_round_trip(record):
     again = serialization.from_json(type(record), serialization.to_json(record))
     assert again == record
     assert type(again) is type(record)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_round_trip_of_any_text_on_one_line(text):
+def test_any_text_round_trips_on_one_line(text):
     record = Prompt("t2/p00000", text, (text,), text)
     line = serialization.to_json(record)
     assert "\n" not in line
@@ -62,7 +62,7 @@ def test_round_trip_of_any_text_on_one_line(text):
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_round_trip_of_any_text_through_a_record_file(tmp_path, text):
+def test_any_text_round_trips_through_a_record_file(tmp_path, text):
     written = [Prompt(f"t2/p0000{i}", text, (text,)) for i in range(3)]
     path = tmp_path / "prompts.jsonl"
     RecordFile(path, Prompt).append(*written)
@@ -77,12 +77,12 @@ def test_nested_records_keep_their_order_and_types():
     assert row.answers[1].score is None
 
 
-def test_keys_come_in_field_order():
+def test_keys_are_in_field_order():
     line = serialization.to_json(Prompt("t2/p00000", "text", ()))
     assert list(json.loads(line)) == ["id", "text", "shots", "rejected", "too_long"]
 
 
-def test_a_whole_number_may_stand_for_a_float():
+def test_integer_is_accepted_for_a_float():
     judgement = serialization.from_dict(Judgement, {"id": "j", "candidate_id": "c", "text": "", "score": 4})
     assert judgement.score == 4.0
     assert type(judgement.score) is float
@@ -96,7 +96,7 @@ CANDIDATE = {"id": "c", "prompt_id": "p", "text": "t", "tokens": 3, "truncated":
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"text": 3}, r"Candidate\.text: expected str, found int"),
         ({"text": None}, r"Candidate\.text: expected str, found NoneType"),
@@ -108,20 +108,20 @@ CANDIDATE = {"id": "c", "prompt_id": "p", "text": "t", "tokens": 3, "truncated":
         ({"score": 3}, "unknown field 'score' for Candidate; fields are id, prompt_id, text, tokens, truncated"),
     ],
 )
-def test_wrong_and_unknown_fields_are_named(change, said):
+def test_wrong_and_unknown_fields_are_named(change, message):
     assert serialization.from_dict(Candidate, CANDIDATE) == Candidate("c", "p", "t", 3, False)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         serialization.from_dict(Candidate, CANDIDATE | change)
 
 
 @pytest.mark.parametrize("field", CANDIDATE)
-def test_a_missing_field_is_named(field):
+def test_missing_field_is_named(field):
     with pytest.raises(ValueError, match=rf"'{field}'"):
         serialization.from_dict(Candidate, {name: value for name, value in CANDIDATE.items() if name != field})
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "message"),
     [
         ("two", r"RankedPrompt\.answers: expected a list, found str"),
         ({"text": "x"}, r"RankedPrompt\.answers: expected a list, found dict"),
@@ -132,12 +132,12 @@ def test_a_missing_field_is_named(field):
         ([{"text": "x", "rank": 0, "grade": 5}], "unknown field 'grade' for RankedPrompt.answers"),
     ],
 )
-def test_faults_inside_nested_records_are_named(answers, said):
-    with pytest.raises(ValueError, match=said):
+def test_errors_in_nested_records_are_named(answers, message):
+    with pytest.raises(ValueError, match=message):
         serialization.from_dict(RankedPrompt, {"id": "e", "prompt": "p", "answers": answers})
 
 
 @pytest.mark.parametrize("line", ["", "[]", "3", "null", '"text"', "{", '{"id": "c"} {"id": "d"}'])
-def test_what_is_no_object_is_refused(line):
+def test_line_that_is_not_one_object_is_refused(line):
     with pytest.raises(ValueError, match=r"expected an object|Expecting|Extra data"):
         serialization.from_json(Candidate, line)

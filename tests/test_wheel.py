@@ -1,4 +1,4 @@
-"""The package as users install it: built as a wheel, unpacked without the checkout, run from another folder."""
+"""The package as users install it: built as a wheel, installed without the checkout, run from another folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds the installed package and nothing else."""
+    """Return a folder that contains only the installed package."""
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile", "--target", str(target)]
     subprocess.run([*pip, str(wheel)], check=True, capture_output=True, timeout=120)
@@ -40,7 +40,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(installed: Path, cwd: Path, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """A command of the installed package. PYTHONPATH comes before the checkout that the environment was made for."""
+    """Run a command of the installed package. PYTHONPATH precedes the checkout of the environment."""
     environment = os.environ | {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1", "SRLM_CACHE": str(cwd / "cache")}
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=timeout)
@@ -52,7 +52,7 @@ def run(installed: Path, cwd: Path, command: str, *words: str, timeout: float = 
     return ran.stdout + ran.stderr
 
 
-def test_wheel_has_all_data_and_no_tests(wheel: Path) -> None:
+def test_wheel_contains_all_data_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
     made_by_python = {"__pycache__"}
@@ -69,20 +69,20 @@ def test_wheel_has_all_data_and_no_tests(wheel: Path) -> None:
     assert licences == {"LICENSE", "srlm/data/builtin/LICENSE", "srlm/reporting/assets/LICENSES.txt"}
 
 
-def test_package_is_the_installed_one(installed: Path, tmp_path: Path) -> None:
+def test_installed_package_is_imported(installed: Path, tmp_path: Path) -> None:
     code = "import srlm; from srlm.cli.help import conf_folder; print(srlm.__file__); print(conf_folder())"
     lines = start(installed, tmp_path, "-c", code).stdout.splitlines()
     assert lines == [str(installed / "srlm/__init__.py"), str(installed / "srlm/conf")]
 
 
 @pytest.mark.parametrize("command", [*HYDRA_COMMANDS, *OTHER_COMMANDS])
-def test_help(installed: Path, tmp_path: Path, command: str) -> None:
+def test_help_runs_and_creates_no_files(installed: Path, tmp_path: Path, command: str) -> None:
     assert run(installed, tmp_path, command, "--help")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", HYDRA_COMMANDS)
-def test_options_are_those_of_the_checkout(installed: Path, tmp_path: Path, command: str) -> None:
+def test_installed_options_equal_those_of_the_checkout(installed: Path, tmp_path: Path, command: str) -> None:
     shown = yaml.safe_load(run(installed, tmp_path, command, "--cfg", "job"))
     ours = subprocess.run(
         [sys.executable, "-m", "srlm", command.replace("_", "-"), "--cfg", "job"],
@@ -96,7 +96,7 @@ def test_options_are_those_of_the_checkout(installed: Path, tmp_path: Path, comm
 
 
 def test_user_folder_is_searched_first(installed: Path, tmp_path: Path) -> None:
-    """--config-dir adds experiments, and replaces the package's of the same name."""
+    """--config-dir adds experiments and overrides packaged ones of the same name."""
     folder = tmp_path / "mine" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\ncandidates: {count: 7}\n")
@@ -106,13 +106,13 @@ def test_user_folder_is_searched_first(installed: Path, tmp_path: Path) -> None:
         assert yaml.safe_load(shown)["candidates"]["count"] == count
 
 
-def test_checkout_uses_its_own_folder() -> None:
+def test_checkout_uses_its_own_conf_folder() -> None:
     assert conf_folder() == ROOT / "conf"
-    with hydra.initialize(version_base="1.3", config_path=None):  # the plugin's path, as the commands have it
+    with hydra.initialize(version_base="1.3", config_path=None):  # uses the plugin's search path, like the commands
         assert hydra.compose("config", ["experiment=smoke"]).name == "smoke"
 
 
-def test_reading_commands_on_a_run(installed: Path, tmp_path: Path, own_run: Path) -> None:
+def test_report_export_and_push_work_on_a_run(installed: Path, tmp_path: Path, own_run: Path) -> None:
     assert "report.html" in run(installed, tmp_path, "report", str(own_run))
     assert "<!doctype html>" in (own_run / "report.html").read_text(encoding="utf-8")
     assert run(installed, tmp_path, "export", str(own_run), "--to", "exported", "--what", "pairs")
@@ -123,8 +123,8 @@ def test_reading_commands_on_a_run(installed: Path, tmp_path: Path, own_run: Pat
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_training_and_masking(installed: Path, tmp_path: Path) -> None:
-    """SFT and all that it needs, with options of the packaged experiment and a worker process of its own."""
+def test_installed_package_trains_and_shows_masking(installed: Path, tmp_path: Path) -> None:
+    """Run SFT with its data stages in a worker process, with options of a packaged experiment."""
     short = ("model.name=tiny-random", "data.ift.limit=8", "runs_dir=runs")
     run(installed, tmp_path, "show_masking", "model=tiny_random", "judge=logprob", "runs_dir=runs")
     assert (tmp_path / "runs/show_masking/masking.html").is_file()

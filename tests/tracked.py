@@ -1,4 +1,4 @@
-"""A run's folder with a few finished stages, as the input of trackers."""
+"""A run folder with a few finished stages, as input of trackers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DPO_ROWS = [*ROWS, {"step": 2, "train_loss": 0.6}]
 
 
 def make(folder: Path, name: str = "tiny-seed=3", **options: Any) -> tuple[Config, Workspace]:
-    """A run's options and its folder, with what the run itself notes there."""
+    """Return a run's options and its folder with config.yaml and run.json."""
     config = Config(name=name, runs_dir=str(folder / "runs"), seed=3, tracking=TrackingConfig(**options))
     workspace = Workspace.of(config)
     workspace.update_run(name=name, version="0.1", python="3.11", packages={"trl": "1.16"}, machine={"gpus": []})
@@ -62,7 +62,7 @@ def make(folder: Path, name: str = "tiny-seed=3", **options: Any) -> tuple[Confi
 def finished(
     folder: Path, name: str, outputs: dict[str, Any], inputs: Sequence[str] = (), counts: dict[str, Any] | None = None
 ) -> Stage:
-    """A stage that is done: its outputs are rows of records or a JSON object; one without an ending is a model."""
+    """Make a finished stage. Outputs are records or a JSON object; an output without a file extension is a model."""
     workspace = Workspace(folder.parent if "_" in folder.name or folder.name == "data" else folder)
     stage = Stage(workspace, folder, name, list(outputs), {})
     stage.begin()
