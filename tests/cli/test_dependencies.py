@@ -64,24 +64,24 @@ IMPLICIT_BASE = {
 def stages_of(workspace: Workspace, config: Config) -> dict[str, Stage]:
     """Return every stage of a command by its name in the tables."""
 
-    def called(model: str) -> str:
+    def name_of(model: str) -> str:
         return Path(model).name
 
     if isinstance(config, JudgeBench):
         found = {"data": _prompts(workspace, config, config.datasets[0])}
-        return found | {called(row.model): row.judgements for row in rows(workspace, config)}
+        return found | {name_of(row.model): row.judgements for row in rows(workspace, config)}
     assert isinstance(config, Evaluate)
     plan = Plan(workspace, config)
     found = {"prompts": plan.prompts} | dict(zip(["examples"], plan.examples.values(), strict=False))
-    found |= {f"answers of {called(model)}": stage for model, stage in plan.answers.items()}
+    found |= {f"answers of {name_of(model)}": stage for model, stage in plan.answers.items()}
     found |= dict(zip(["match"], (match.comparisons for match in plan.matches), strict=False))
-    found |= {f"loss of {called(m)}": stage for m, of_model in plan.losses.items() for stage in of_model.values()}
+    found |= {f"loss of {name_of(m)}": stage for m, of_model in plan.losses.items() for stage in of_model.values()}
     return found | {
-        f"benchmark of {called(m)}": stage for m, of_model in plan.benchmarks.items() for stage in of_model.values()
+        f"benchmark of {name_of(m)}": stage for m, of_model in plan.benchmarks.items() for stage in of_model.values()
     }
 
 
-def remade(name: str) -> Change:
+def changed_output(name: str) -> Change:
     return lambda workspace, config: remake(lambda *given: stages_of(*given)[name])(workspace, config)
 
 
@@ -95,10 +95,10 @@ CHANGES: dict[str, Change] = {
         workspace, config
     ),
     "model.name": lambda workspace, config: set_to("model.name", f"{workspace.root.parent}/writer")(workspace, config),
-    "prompts": remade("prompts"),
-    "examples": remade("examples"),
-    "data": remade("data"),
-    "answers of base": remade("answers of base"),
+    "prompts": changed_output("prompts"),
+    "examples": changed_output("examples"),
+    "data": changed_output("data"),
+    "answers of base": changed_output("answers of base"),
     "base": edit("base/model.safetensors"),
     "writer": edit("writer/tokenizer.json"),
     "judge": edit("judge/generation_config.json"),

@@ -117,7 +117,7 @@ def test_answers_of_a_retrained_model_are_refused(tmp_path: Path, finished: bool
     (folder / "config.json").write_text("{}")
     save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
 
-    def asked() -> bool:
+    def answers_are_complete() -> bool:
         found = plan(tmp_path / "runs", models=[str(folder)], suite=["answers"])
         if not found.prompts.path.exists():
             write_atomic(found.prompts.outputs[0], "")
@@ -131,17 +131,17 @@ def test_answers_of_a_retrained_model_are_refused(tmp_path: Path, finished: bool
         report_differences(found.stages())
         return stage.complete()
 
-    assert asked() is finished
+    assert answers_are_complete() is finished
     save_file({"two": torch.zeros(1)}, folder / "model.safetensors")
     verb = "ran" if finished else "began"
     with pytest.raises(RunFolderError, match=f"input {folder} has changed since this stage {verb}"):
-        asked()
+        answers_are_complete()
     save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
-    assert asked() is finished
+    assert answers_are_complete() is finished
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()  # its answers are still stored
-    assert asked() is finished
+    assert answers_are_complete() is finished
 
 
 def test_too_long_prompts_are_missing_and_listed(
@@ -191,7 +191,7 @@ def test_too_long_prompts_are_missing_and_listed(
         pytest.approx(1 / 3),
         3,
     )
-    told = capfd.readouterr().err
-    assert "(prompts.jsonl:1): a prompt of 5000 tokens" in told.replace(str(tmp_path) + "/", "")
-    assert "Head to head: answers to judge without an answer: 1 too long for the judge" in told
-    assert "head to heads: 6 of 6" in told
+    output = capfd.readouterr().err
+    assert "(prompts.jsonl:1): a prompt of 5000 tokens" in output.replace(str(tmp_path) + "/", "")
+    assert "Head to head: answers to judge without an answer: 1 too long for the judge" in output
+    assert "head to heads: 6 of 6" in output

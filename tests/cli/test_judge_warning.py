@@ -53,9 +53,9 @@ def shown(*cards: dict[str, Any]) -> str:
 )
 def test_warnings_about_unusable_judges_precede_the_measures(scores: list[float | None], warnings: list[str]) -> None:
     found = card(scores)
-    said = judge_warning(measures_of(found["measures"]))
-    assert len(said.split("; ")) == max(1, len(warnings))
-    assert all(warning in said for warning in warnings)
+    warning_text = judge_warning(measures_of(found["measures"]))
+    assert len(warning_text.split("; ")) == max(1, len(warnings))
+    assert all(warning in warning_text for warning in warnings)
     text = shown(found)
     assert ("WARNING" in text) == bool(warnings)
     if warnings:

@@ -153,7 +153,7 @@ def test_other_kinds_of_files_are_skipped(own_run):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("model.safetensors", pickle.dumps({"a": 1}), ": not a safetensors file"),
         ("model.safetensors", b"", ": not a safetensors file"),
@@ -169,14 +169,14 @@ def test_other_kinds_of_files_are_skipped(own_run):
         ("tokenizer.json", b"\n\nghp_" + b"a" * 36, ":3: a token of a code server"),
     ],
 )
-def test_unsafe_files_and_secrets_are_refused_with_their_location(own_run, file, content, told):
+def test_unsafe_files_and_secrets_are_refused_with_their_location(own_run, file, content, message):
     path = own_run / "iteration_2/model" / file
     path.write_bytes(content)
     accept(own_run)
     uploads = planned(own_run)
     with pytest.raises(PushError) as refused:
         refuse(open_run(own_run), uploads)
-    assert f"model {file}{told}" in str(refused.value)
+    assert f"model {file}{message}" in str(refused.value)
     assert "xxxx" not in str(refused.value)
 
 
@@ -184,7 +184,7 @@ def test_unsafe_files_and_secrets_are_refused_with_their_location(own_run, file,
     ("name", "text"),
     [
         ("config.json", '{"_name_or_path": "owner/model", "url": "https://example.org/home/of/models"}'),
-        ("tokenizer.json", '{"/home/user/": 1, "/usr/lib": 2}'),  # a vocabulary
+        ("tokenizer.json", '{"/home/user/": 1, "/usr/lib": 2}'),  # tokens of a vocabulary
         ("candidates/iteration_2.jsonl", '{"text": "Open a shell and type: cd /home/user/Documents"}'),
         ("chat_template.jinja", "{% if a %}Q:\\nA:\\n/{{ b }}{% endif %}"),
     ],
@@ -209,8 +209,8 @@ def test_secrets_and_paths_of_this_machine_are_refused(own_run, monkeypatch, tmp
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     with pytest.raises(PushError) as refused:
         refuse(workspace, [Upload(PLACE, "dataset", "", {"candidates/iteration_2.jsonl": content})])
-    told = re.findall(r"iteration_2\.jsonl:(\d): (.*)", str(refused.value))
-    assert sorted(told) == [
+    message = re.findall(r"iteration_2\.jsonl:(\d): (.*)", str(refused.value))
+    assert sorted(message) == [
         ("1", "the value of the environment variable RIVERS_API_KEY"),
         ("2", "the Hub token"),
         ("3", "a path of this machine"),
@@ -223,13 +223,13 @@ def test_dry_run_lists_files_without_hub_requests(own_run, hub, capfd):
     (own_run / "iteration_2/model/training_args.bin").write_bytes(b"\x80")
     accept(own_run)
     main([str(own_run), "--to", PLACE, "--data", "--private", "--dry-run"])
-    told = capfd.readouterr().err
+    message = capfd.readouterr().err
     for name in MODEL_FILES | DATA_FILES:
-        assert re.search(rf"^ +[\d.]+ (bytes|[kM]B)  {re.escape(name)}$", told, re.MULTILINE), name
-    assert "model owner/rivers (private): rivers-M2, srlm" in told
-    assert "skipped: training_args.bin" in told
-    assert "nothing was uploaded" in told
-    assert TOKEN not in told
+        assert re.search(rf"^ +[\d.]+ (bytes|[kM]B)  {re.escape(name)}$", message, re.MULTILINE), name
+    assert "model owner/rivers (private): rivers-M2, srlm" in message
+    assert "skipped: training_args.bin" in message
+    assert "nothing was uploaded" in message
+    assert TOKEN not in message
     assert hub.mock_calls == []
 
 
@@ -254,9 +254,9 @@ def test_push_makes_one_commit_per_repository(finished_run, hub, capfd):
     assert (model.kwargs["repo_type"], data.kwargs["repo_type"]) == ("model", "dataset")
     names = [call[0] for call in hub.mock_calls]
     assert names.index("create_commit") > max(i for i, name in enumerate(names) if name == "list_repo_files")
-    told = capfd.readouterr().err
-    assert told.count(f"Uploaded  https://huggingface.co/{PLACE}") == 2
-    assert TOKEN not in told
+    message = capfd.readouterr().err
+    assert message.count(f"Uploaded  https://huggingface.co/{PLACE}") == 2
+    assert TOKEN not in message
 
 
 def test_without_private_the_hub_default_applies(finished_run, hub):
@@ -302,7 +302,7 @@ def test_offline_mode_is_named_in_the_error(finished_run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"place": "rivers"}, "is not a Hub repository"),
         ({"place": "../up/there"}, "is not a Hub repository"),
@@ -312,8 +312,8 @@ def test_offline_mode_is_named_in_the_error(finished_run, monkeypatch):
         ({"seeds": True}, "Use it together with --data"),
     ],
 )
-def test_invalid_arguments_are_refused(finished_run, arguments, told):
-    with pytest.raises(PushError, match=told):
+def test_invalid_arguments_are_refused(finished_run, arguments, message):
+    with pytest.raises(PushError, match=message):
         plan(open_run(finished_run), **{"place": PLACE, "t": None, "data": False, "seeds": False} | arguments)
 
 

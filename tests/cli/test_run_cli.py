@@ -82,7 +82,7 @@ def test_help_shows_usage_options_examples_and_groups(command):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected_message"),
     [
         ("promts.count=3", "ConfigError: There is no option promts.count. Did you mean prompts.count?"),
         ("prompts.cuont=3", "ConfigError: There is no option prompts.cuont. Did you mean prompts.count?"),
@@ -97,8 +97,8 @@ def test_help_shows_usage_options_examples_and_groups(command):
         ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
     ],
 )
-def test_invalid_options_are_refused_with_the_reason(command, override, told):
-    assert told in command(override)
+def test_invalid_options_are_refused_with_the_reason(command, override, expected_message):
+    assert expected_message in command(override)
     assert not command.run_folder.parent.exists()
 
 
@@ -112,7 +112,7 @@ def test_a_missing_model_is_refused(command):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected_message"),
     [
         ((), "has no config.json, so it is not a checkpoint. Use a checkpoint's folder."),
         (
@@ -123,13 +123,13 @@ def test_a_missing_model_is_refused(command):
     ],
     ids=["empty", "no safetensors"],
 )
-def test_folders_without_a_checkpoint_are_refused(command, files, told):
+def test_folders_without_a_checkpoint_are_refused(command, files, expected_message):
     (command.folder / "checkpoint").mkdir()
     for file in files:
         (command.folder / "checkpoint" / file).write_text("{}")
     text = command("model.name=checkpoint")
     assert f"ModelError: model.name=checkpoint: {command.folder}/checkpoint " in text
-    assert told in text
+    assert expected_message in text
 
 
 def test_a_missing_gguf_file_is_refused(command):
@@ -181,7 +181,7 @@ def test_a_missing_seed_file_is_refused(command):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "expected_message"),
     [
         ((), "mine.jsonl: the file is empty. It must contain one JSON object per line, or a JSON array."),
         (
@@ -192,10 +192,10 @@ def test_a_missing_seed_file_is_refused(command):
     ],
     ids=["empty", "no ranks", "one answer"],
 )
-def test_unusable_eft_data_are_refused_with_the_reason(command, rows, told):
+def test_unusable_eft_data_are_refused_with_the_reason(command, rows, expected_message):
     text = command(f"data.eft.path={command.write('mine.jsonl', *rows)}")
     assert re.search(r"(Seed|NoRanks)Error: mine\.jsonl", text)
-    assert told in text
+    assert expected_message in text
 
 
 def test_too_few_eft_prompts_are_refused(command):

@@ -45,7 +45,7 @@ def options_of(*overrides: str) -> ShowMasking:
     return found
 
 
-def found_by(options: ShowMasking, tokenizer: Any = None) -> dict[str, list[Example]]:
+def examples_with(options: ShowMasking, tokenizer: Any = None) -> dict[str, list[Example]]:
     return examples_of(tokenizer or tiny_tokenizer(), rows_of(options), options)[0]
 
 
@@ -63,7 +63,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
 def test_runs_contain_all_tokens_with_their_weights(train_on: TrainOn, data: Path) -> None:
     options = options_of(f"dataset={data}", f"sft.train_on={train_on.name}", "sft.prompt_weight=0.25")
-    found = found_by(options)
+    found = examples_with(options)
     assert {kind: len(of_kind) for kind, of_kind in found.items()} == {"ift": 2, "eft": 4}
     for each in (each for of_kind in found.values() for each in of_kind):
         conversation = each.conversation
@@ -96,7 +96,7 @@ def test_control_characters_are_shown_as_escapes(text: str, seen: str) -> None:
 
 def test_without_colour_brackets_mark_trained_tokens(data: Path) -> None:
     options = options_of(f"dataset={data}", "sft.train_on=no_shared_text")
-    found = found_by(options)
+    found = examples_with(options)
     examples = [shown("IFT 2", found["ift"][1]), shown("EFT 1", found["eft"][0])]
     out = io.StringIO()
     show(examples, [share("IFT", found["ift"])], "Title", 0.0, Console(file=out, width=100))
@@ -111,7 +111,7 @@ def test_without_colour_brackets_mark_trained_tokens(data: Path) -> None:
 
 def test_the_page_escapes_all_texts(data: Path) -> None:
     options = options_of(f"dataset={data}", "sft.train_on=all")
-    found = found_by(options)
+    found = examples_with(options)
     examples = [shown(HOSTILE, example) for example in found["eft"]]
     page = render(examples, [share("EFT", found["eft"])], HOSTILE, 0.0, {"data": HOSTILE})
     assert "<script" not in page
@@ -123,7 +123,7 @@ def test_the_page_escapes_all_texts(data: Path) -> None:
     assert html.unescape(policy) == (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-    assert " style=" not in page  # the policy forbids it
+    assert " style=" not in page  # the policy forbids inline styles
     assert "http" not in page.replace("http-equiv", "")
     for kind, *_ in legend(0.5):
         assert f".{kind} {{" in style
@@ -143,9 +143,9 @@ def test_data_without_ranks_give_no_eft_examples(tmp_path: Path, capfd) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({"prompt": "Hi?", "response": "Hello."}) + "\n", encoding="utf-8")
     assert [type(row) for row in rows_of(options_of(f"dataset={path}"))] == [SeedExample]
-    said = capfd.readouterr().err.strip()
-    assert said.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
-    assert "format" not in said
+    output = capfd.readouterr().err.strip()
+    assert output.endswith("pairs.jsonl is shown as IFT data. It has no ranked answers, so it gives no EFT examples.")
+    assert "format" not in output
 
 
 def test_invalid_options_and_files_are_refused(data: Path, tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_invalid_options_and_files_are_refused(data: Path, tmp_path: Path) -> No
         rows_of(options_of(f"dataset={tmp_path / 'none.jsonl'}"))
     options = options_of(f"dataset={data}", "sft.max_length=16")
     with pytest.raises(TrainingError, match=r"longer than sft\.max_length=16"):
-        found_by(options)
+        examples_with(options)
 
 
 def test_templates_that_change_texts_mask_the_prompts(data: Path) -> None:
     options = options_of(f"dataset={data}")
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
-    shown_as = shown("IFT", found_by(options, tokenizer)["ift"][1])
+    shown_as = shown("IFT", examples_with(options, tokenizer)["ift"][1])
     assert [(run.kind, "".join(token.text for token in run.tokens)) for run in shown_as.runs] == [
         ("masked", "<|im_start|>user↵\nWHY IS THE SKY BLUE?<|im_end|>↵\n<|im_start|>assistant↵\n"),
         ("learnt", "It↵\nis.<|im_end|>"),  # the answer is trained unchanged
@@ -292,11 +292,11 @@ def test_each_option_changes_the_examples(sources: list[str]) -> None:
 
 
 def test_one_file_gives_ift_and_eft_examples(data: Path) -> None:
-    worst = found_by(options_of(f"dataset={data}", "data.ift_answers=worst"))
+    worst = examples_with(options_of(f"dataset={data}", "data.ift_answers=worst"))
     assert [each.conversation.text.count("Dunno") for each in worst["ift"]] == [0, 1]
-    one = found_by(options_of(f"dataset={data}", "data.ift_answers=all", "data.eft.limit=1"))
+    one = examples_with(options_of(f"dataset={data}", "data.ift_answers=all", "data.eft.limit=1"))
     assert {kind: len(of_kind) for kind, of_kind in one.items()} == {"ift": 4, "eft": 2}
-    assert len(found_by(options_of("data=files", f"dataset={data}", "data.ift.limit=1"))["ift"]) == 1
+    assert len(examples_with(options_of("data=files", f"dataset={data}", "data.ift.limit=1"))["ift"]) == 1
     with pytest.raises(ConfigError, match=r"data\.ift_answers"):
         options_of("dataset=builtin", "data.ift_answers=worst")
 

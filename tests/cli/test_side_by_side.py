@@ -45,7 +45,7 @@ unanswered: dict[str, tuple[str, ...]] = {}  # model -> beginnings of prompts th
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+def requests_made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Replace engines by scripted ones, in this process; return the requests: model and temperature."""
     requests: list[tuple[str, float]] = []
 
@@ -70,10 +70,10 @@ def page_of(folder: Path) -> str:
     return (folder / "side_by_side/side_by_side.html").read_text(encoding="utf-8")
 
 
-def test_models_answer_greedily_and_text_statistics_are_compared(tmp_path: Path, asked: list[Any]) -> None:
+def test_models_answer_greedily_and_text_statistics_are_compared(tmp_path: Path, requests_made: list[Any]) -> None:
     cards = run(options(tmp_path))
-    assert len(asked) == 2 * 5
-    assert {temperature for _, temperature in asked} == {0.0}
+    assert len(requests_made) == 2 * 5
+    assert {temperature for _, temperature in requests_made} == {0.0}
     assert set(cards) == {"models", "suite", "answers"}
     one, other = cards["answers"]["rows"]
     assert (one["model"], other["model"]) == ("a", "b")
@@ -86,14 +86,14 @@ def test_models_answer_greedily_and_text_statistics_are_compared(tmp_path: Path,
     assert page_of(tmp_path).count("nile and rhine") == 5
 
 
-def test_evaluate_writes_a_page_of_its_answers(tmp_path: Path, asked: list[Any]) -> None:
+def test_evaluate_writes_a_page_of_its_answers(tmp_path: Path, requests_made: list[Any]) -> None:
     run(options(tmp_path, Evaluate, suite=["answers"]))
-    assert {temperature for _, temperature in asked} == {0.7}
+    assert {temperature for _, temperature in requests_made} == {0.7}
     assert "nile and rhine" in (tmp_path / "evaluate/side_by_side.html").read_text(encoding="utf-8")
 
 
 def test_too_long_prompts_are_missing_and_listed(
-    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, requests_made: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Model b misses two answers and both models a third; only prompts answered by both are compared."""
     run(options(tmp_path / "whole"))
@@ -107,19 +107,19 @@ def test_too_long_prompts_are_missing_and_listed(
     assert [row["measures"]["mean_characters"]["n"] for row in (one, other)] == [4, 2]
     gap = other["against_first"]["mean_characters"]
     assert (gap["value"], gap["n"]) == (len(HOSTILE) - len("nile and rhine"), 2)
-    told = capfd.readouterr().err
-    assert "engine.max_model_len" in told
-    assert "Without an answer:" in told
+    output = capfd.readouterr().err
+    assert "engine.max_model_len" in output
+    assert "Without an answer:" in output
     assert page_of(tmp_path).count('<p class="quiet">no answer</p>') == 4
 
 
-def test_a_rerun_resumes_and_accepts_new_models(tmp_path: Path, asked: list[Any]) -> None:
+def test_a_rerun_resumes_and_accepts_new_models(tmp_path: Path, requests_made: list[Any]) -> None:
     run(options(tmp_path))
-    asked.clear()
+    requests_made.clear()
     run(options(tmp_path))
-    assert asked == []
+    assert requests_made == []
     cards = run(options(tmp_path, models=["a", "b", "c"]))
-    assert {name for name, _ in asked} == {"c"}
+    assert {name for name, _ in requests_made} == {"c"}
     assert cards["models"] == ["a", "b", "c"]
     warm = options(tmp_path)
     warm.evaluation.temperature = 0.5
@@ -127,7 +127,7 @@ def test_a_rerun_resumes_and_accepts_new_models(tmp_path: Path, asked: list[Any]
         run(warm)
 
 
-def test_the_page_has_no_active_content(tmp_path: Path, asked: list[Any]) -> None:
+def test_the_page_has_no_active_content(tmp_path: Path, requests_made: list[Any]) -> None:
     run(options(tmp_path))
     page = page_of(tmp_path)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
@@ -139,7 +139,7 @@ def test_the_page_has_no_active_content(tmp_path: Path, asked: list[Any]) -> Non
     assert len(styles) == 2
     assert policy[1].startswith("default-src &#39;none&#39;; style-src ")
     for tag in ("<script", "<img", " style=", " onerror=", "http:", "https:"):
-        inside = page.replace("onerror=alert(2)", "")  # as text
+        inside = page.replace("onerror=alert(2)", "")  # remove the escaped text
         assert tag not in inside, tag
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "{{ 7 * 7 }}" in page
@@ -148,7 +148,7 @@ def test_the_page_has_no_active_content(tmp_path: Path, asked: list[Any]) -> Non
 
 
 def test_the_terminal_shows_texts_without_markup(
-    tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, requests_made: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(main, "screen", lambda: Console(file=shown, width=160, highlight=False))

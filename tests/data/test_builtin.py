@@ -73,7 +73,7 @@ def test_all_scores_occur_and_none_dominates():
 
 
 def test_length_does_not_predict_the_better_answer():
-    pairs = [pair for row in EFT for pair in itertools.combinations(row.answers, 2)]  # the better one first
+    pairs = [pair for row in EFT for pair in itertools.combinations(row.answers, 2)]  # the better answer is first
     longer = sum(len(better.text) > len(worse.text) for better, worse in pairs)
     assert longer <= 0.6 * len(pairs)
     assert longer >= 0.4 * len(pairs), "nor may the shorter one be the better one"
@@ -90,7 +90,7 @@ def test_rationales_are_not_repetitive():
     assert rouge_l(rationales[0], rationales[0]) == 1.0
 
 
-# An answer to each evaluation prompt with constraints, as a person might write it.
+# A correct answer to each evaluation prompt with constraints.
 FOLLOWING = {
     "eval-001": "It warms the muscles. It wakes up the nerves. It makes injuries rarer.",
     "eval-007": "| planet | type | has moons |\n|---|---|---|\n| Mercury | rocky | no |\n| Mars | rocky | yes |\n"

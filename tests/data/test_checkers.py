@@ -17,7 +17,7 @@ from srlm.types import Constraint
 AT_LEAST, LESS = "at least", "less than"
 GERMAN = "Der Hund schläft heute lange, weil es draußen regnet und niemand mit ihm spazieren gehen möchte."
 ENGLISH = "The dog sleeps late today because it is raining outside and nobody wants to go for a walk with him."
-# Instruction, its arguments, texts that follow it, texts that do not.
+# Instruction, its arguments, texts that follow it, texts that violate it.
 CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ("keywords:existence", {"keywords": ["sea", "Moon"]}, ["The MOON moves the seas."], ["The moon.", "The s.a, moon"]),
     (
@@ -194,7 +194,7 @@ def test_loose_checks_ignore_asterisks() -> None:
     assert not follows(constraint, "It was **the end.**")
     assert follows_loosely(constraint, "It was **the end.**")
     assert not follows_loosely(constraint, "Is it?\nNo.\nNever.")
-    assert not follows_loosely(Constraint("punctuation:no_comma", {}), "one, two")  # a single line is not cut away
+    assert not follows_loosely(Constraint("punctuation:no_comma", {}), "one, two")  # a single line is not removed
     assert not follows_loosely(Constraint("punctuation:no_comma", {}), "")
 
 
@@ -293,7 +293,7 @@ def test_unusual_texts_give_the_results_of_the_harness(harness: Any) -> None:
     cases = [Constraint(name, kwargs) for name, kwargs, *_ in CASES if name in IFEVAL]
     cases = [one for one in cases if one.kwargs.get("letter") != "#"]  # the harness accepts only letters
     cases = [one for one in cases if one.kwargs.get("language") != "zh"]  # langdetect returns zh-cn
-    cases = [one for one in cases if not any("." in str(v) or "+" in str(v) for v in _keywords(one))]  # patterns there
+    cases = [one for one in cases if not any("." in str(v) or "+" in str(v) for v in _keywords(one))]  # regexes there
     assert len(cases) > 24
     for text in unusual_texts(400, seed=7):
         if script(text) == "han":
@@ -405,7 +405,7 @@ def test_ifeval_instructions_give_the_results_of_the_harness(harness: Any, share
         for name, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True):
             validate(Constraint(name, kwargs))
             if len(kwargs.get("letter", "a")) == 1 and not kwargs.get("letter", "a").isalpha():
-                continue  # it refuses "#", which the file has
+                continue  # the harness refuses "#", which occurs in the file
             for text in (row["prompt"], texts[number % len(texts)]):
                 assert_same(harness, Constraint(name, kwargs), text)
                 count += 1

@@ -253,7 +253,7 @@ def test_answers_marked_as_bad_are_dropped(write, caplog, form, columns):
         ({"review_result": 0}, "rejected in review"),
         ({"review_result": "false"}, "rejected in review"),
         ({"labels": {"not_appropriate": "1.0"}}, "marked as inappropriate"),
-        ({"synthetic": True, "deleted": True, "labels": {"spam": 1}}, "deleted"),  # one reason each
+        ({"synthetic": True, "deleted": True, "labels": {"spam": 1}}, "deleted"),  # only one reason is counted
     ],
 )
 def test_oasst_drops_rejected_and_synthetic_messages(write, caplog, mark, reason):

@@ -21,7 +21,7 @@ from tests.helpers import rouge_l
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        # scripts with spaces, whose vowel signs and other marks belong to the letter before them
+        # scripts with spaces; vowel signs and other marks belong to the preceding letter
         pytest.param("मेरा बेटा रोता है, क्या करूँ?", "मेरा बेटा रोता है क्या करूँ", id="Hindi"),
         pytest.param("चहा कसा बनवायचा ते सांगा.", "चहा कसा बनवायचा ते सांगा", id="Marathi"),
         pytest.param("আমার ছেলে কাঁদে, কী করব?", "আমার ছেলে কাঁদে কী করব", id="Bengali"),
@@ -41,9 +41,9 @@ from tests.helpers import rouge_l
         pytest.param("Բացատրիր, ինչպես պատրաստել թեյ։", "բացատրիր ինչպես պատրաստել թեյ", id="Armenian"),
         pytest.param("ახსენი, როგორ მზადდება ჩაი.", "ახსენი როგორ მზადდება ჩაი", id="Georgian"),
         pytest.param("ሻይ፡እንዴት፡ይዘጋጃል።", "ሻይ እንዴት ይዘጋጃል", id="Amharic"),  # its word separator is punctuation
-        pytest.param("བོད་ཡིག", "བོད ཡིག", id="Tibetan"),  # by syllable
+        pytest.param("བོད་ཡིག", "བོད ཡིག", id="Tibetan"),  # split by syllable
         pytest.param("Hãy giải thích.", "hãy giải thích", id="Vietnamese"),
-        # scripts without spaces: a letter with its marks is one
+        # scripts without spaces: a letter with its marks is one word
         pytest.param("天空为什么是蓝的？", "天 空 为 什 么 是 蓝 的", id="Chinese"),
         pytest.param("東京タワーへ、々", "東 京 タ ワ ー へ 々", id="Japanese"),
         pytest.param("ไม่กินน้ำ", "ไ ม่ กิ น น้ำ", id="Thai"),
@@ -225,7 +225,7 @@ def test_rouge_l_matches_the_package_rouge_score() -> None:
         ("एक चित्र बनाओ", "चित्र", True),
         ("اُرْسُمْ صُورَةً", "صورة", True),
         ("ดูรูปภาพนี้", "รูปภาพ", True),
-        ("กิน", "ก", False),  # not without its vowel sign
+        ("กิน", "ก", False),  # the vowel sign is part of the letter
         ("사진을 봐", "사진", False),
         ("ЭТО КАРТА.", "карта", True),
         ("caf\u00e9", "cafe\u0301", True),

@@ -104,7 +104,7 @@ def test_training_in_segments_equals_uninterrupted_training(
 
 
 def test_the_older_checkpoint_is_kept_when_training_brings_no_gain(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """A learning rate of almost 0: both checkpoints give the same answers, which are tied in both orders."""
+    """With a learning rate of almost 0, both checkpoints give the same answers, which are tied in both orders."""
     tiny = ["dpo.learning_rate=1e-12", "dpo.min_learning_rate=0", "evaluation.temperature=0"]
     workspace = prepared(tmp_path / "run", tiny_checkpoint, "dpo.early_stopping.enabled=true", *tiny)
     counts = early_stopping.train(workspace, workspace.config(), 2, work_in(workspace))

@@ -114,9 +114,9 @@ def test_base_models_stop_at_the_chat_templates_end_of_turn(kind: str, tmp_path:
 def test_engines_return_equal_choice_logprobs(kind: str) -> None:
     """The likelier choice is generated, and both engines return the same logprobs."""
     model = resolve(ModelConfig(name="tiny-random"))
-    told = asyncio.run(ask(kind, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
+    replies = asyncio.run(ask(kind, model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
     reference = asyncio.run(ask("transformers", model, Sampling(0, 1, 8, 0, choices=("A", "B")), True))
-    for [one], [expected] in zip(told, reference, strict=True):
+    for [one], [expected] in zip(replies, reference, strict=True):
         assert one.choice_logprobs == pytest.approx(expected.choice_logprobs, abs=1e-3)
         assert one.text == "AB"[one.choice_logprobs.index(max(one.choice_logprobs))]
 

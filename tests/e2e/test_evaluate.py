@@ -153,11 +153,11 @@ async def ask(questions: list[str]) -> list[tuple[str, str]]:
 
 def write_tasks(folder: Path) -> tuple[float, float]:
     """Write a task of texts and one of choices; return tiny-random's accuracy on each."""
-    said = asyncio.run(ask(QUESTIONS))
+    replies = asyncio.run(ask(QUESTIONS))
     folder.mkdir()
-    right = [n < 4 for n in range(len(said))], [n % 3 == 0 for n in range(len(said))]
+    right = [n < 4 for n in range(len(replies))], [n % 3 == 0 for n in range(len(replies))]
     rows: list[dict[str, Any]] = []
-    for n, (text, letter) in enumerate(said):
+    for n, (text, letter) in enumerate(replies):
         place = "AB".index(letter)
         rows.append(
             {
@@ -285,14 +285,14 @@ def test_answers_of_the_harness_are_stored_after_each_batch(tmp_path: Path) -> N
         for kind, arguments in ask.items():
             requests = [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in arguments]
             plain = getattr(lm, kind)(requests)
-            told: list[tuple[int, int]] = []
+            progress: list[tuple[int, int]] = []
             store = RecordFile(tmp_path / f"{kind}.jsonl", Response)
-            with keep_answers(lm, store, lambda *counts, told=told: told.append(counts)):
+            with keep_answers(lm, store, lambda *counts, progress=progress: progress.append(counts)):
                 kept = getattr(lm, kind)(requests)
-                assert [done for done, _ in told][:7] == list(range(7)), "one by one"
-                told.clear()
+                assert [done for done, _ in progress][:7] == list(range(7)), "one by one"
+                progress.clear()
                 again = getattr(lm, kind)(requests)
-                assert told == [(6, 6), (6, 6)], "nothing was asked again"
+                assert progress == [(6, 6), (6, 6)], "nothing was asked again"
             assert kept == plain
             assert [list(one) if isinstance(one, tuple) else one for one in kept] == again
 

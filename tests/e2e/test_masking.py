@@ -54,7 +54,7 @@ def prepared(root: Path, base: Path, *overrides: str) -> Workspace:
     return workspace
 
 
-def made(workspace: Workspace) -> tuple[dict[str, Any], list[float]]:
+def counts_and_losses(workspace: Workspace) -> tuple[dict[str, Any], list[float]]:
     """Return the stage's counts and its losses."""
     folder = workspace.iteration(1)
     log = [json.loads(line) for line in (folder / "sft_log.jsonl").read_text().splitlines()]
@@ -66,7 +66,7 @@ def test_every_masking_variant_trains(tiny_checkpoint: Path, tmp_path: Path) -> 
     for name, overrides in VARIANTS.items():
         workspace = prepared(tmp_path / name, tiny_checkpoint, *overrides)
         TrainSFT(workspace, workspace.config(), 1).work()
-        counts[name], losses[name] = made(workspace)
+        counts[name], losses[name] = counts_and_losses(workspace)
         assert all(math.isfinite(loss) for loss in losses[name])
         assert losses[name][-1] < losses[name][0]  # the loss decreases from the first steps
         weights = load_file(workspace.iteration(1) / "model" / "model.safetensors")
@@ -92,7 +92,7 @@ def test_two_processes_give_the_losses_of_one(tiny_checkpoint: Path, tmp_path: P
         workspace = prepared(tmp_path / str(processes), tiny_checkpoint, *VARIANTS["weighted"], *size)
         workspace.iteration(1).mkdir(exist_ok=True)
         TrainSFT(workspace, workspace.config(), 1).start_processes()
-        found.append(made(workspace)[1])
+        found.append(counts_and_losses(workspace)[1])
     assert found[0][1] < 0.99 * found[0][0]
     assert found[1] == pytest.approx(found[0], rel=1e-4)  # the second loss depends on the first gradients
 
@@ -112,7 +112,7 @@ def test_packed_rows_are_checked_before_training(tiny_checkpoint: Path, tmp_path
     monkeypatch.setattr(batching, "check_apart", lambda model, rows, pad: asked.append(len(rows)))
     workspace = prepared(tmp_path, tiny_checkpoint, *VARIANTS["packed"], "sft.epochs=1")
     TrainSFT(workspace, workspace.config(), 1).work()
-    assert asked == [made(workspace)[0]["rows"]]
+    assert asked == [counts_and_losses(workspace)[0]["rows"]]
 
 
 def test_answers_of_a_prompt_share_a_step_also_after_resume(
@@ -140,14 +140,14 @@ def test_answers_of_a_prompt_share_a_step_also_after_resume(
         counted = pairwise([0, *(seen[step] for step in sorted(seen))])
         return [after - before if after > before else after for before, after in counted]  # a resumed run counts from 0
 
-    undisturbed = judging("undisturbed")
-    TrainSFT(undisturbed, undisturbed.config(), 1).work()
-    passes = [tokens(undisturbed)[start : start + 6] for start in (0, 6, 12)]
+    uninterrupted = judging("undisturbed")
+    TrainSFT(uninterrupted, uninterrupted.config(), 1).work()
+    passes = [tokens(uninterrupted)[start : start + 6] for start in (0, 6, 12)]
     assert len(set(passes[0])) == 6
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
     assert passes[0] != passes[1] != passes[2]
 
-    disturbed = judging("disturbed")
+    interrupted = judging("disturbed")
     on_step_end = StepLog.on_step_end
 
     def killed(self: StepLog, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -157,11 +157,11 @@ def test_answers_of_a_prompt_share_a_step_also_after_resume(
 
     monkeypatch.setattr(StepLog, "on_step_end", killed)
     with pytest.raises(KeyboardInterrupt):
-        TrainSFT(disturbed, disturbed.config(), 1).work()
+        TrainSFT(interrupted, interrupted.config(), 1).work()
     monkeypatch.setattr(StepLog, "on_step_end", on_step_end)
-    TrainSFT(disturbed, disturbed.config(), 1).work()  # from the checkpoint of step 8, in the second pass
-    assert tokens(disturbed) == tokens(undisturbed)
-    one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (undisturbed, disturbed))
+    TrainSFT(interrupted, interrupted.config(), 1).work()  # from the checkpoint of step 8, in the second pass
+    assert tokens(interrupted) == tokens(uninterrupted)
+    one, other = (load_file(w.iteration(1) / "model" / "model.safetensors") for w in (uninterrupted, interrupted))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -188,7 +188,7 @@ def logged(workspace: Workspace, name: str) -> list[float]:
 def test_ranking_loss_trains_the_order_of_answers(tiny_checkpoint: Path, tmp_path: Path) -> None:
     workspace = ordering(tmp_path / "plain", tiny_checkpoint, "sft.epochs=12")
     TrainSFT(workspace, workspace.config(), 1).work()
-    counts, _ = made(workspace)
+    counts, _ = counts_and_losses(workspace)
     assert (counts["pairs"], counts["length_slope"]) == (6, 0)
     losses, right = logged(workspace, "ranking_loss"), logged(workspace, "ranking_accuracy")
     assert losses[-1] < 0.5 * losses[0]
@@ -196,7 +196,7 @@ def test_ranking_loss_trains_the_order_of_answers(tiny_checkpoint: Path, tmp_pat
     # Length explains every pair here, so with length control the loss is almost 0.
     workspace = ordering(tmp_path / "offset", tiny_checkpoint, "sft.eft_length_control=1")
     TrainSFT(workspace, workspace.config(), 1).work()
-    assert made(workspace)[0]["length_slope"] == STEEPEST
+    assert counts_and_losses(workspace)[0]["length_slope"] == STEEPEST
     assert max(logged(workspace, "ranking_loss")) < 1e-3
 
 
@@ -206,5 +206,5 @@ def test_two_processes_give_the_ranking_losses_of_one(tiny_checkpoint: Path, tmp
     for processes in (1, 2):
         workspace = ordering(tmp_path / str(processes), tiny_checkpoint, f"sft.processes={processes}")
         TrainSFT(workspace, workspace.config(), 1).start_processes()
-        found.append(made(workspace)[1])
+        found.append(counts_and_losses(workspace)[1])
     assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -42,10 +42,10 @@ def first(folder: Path) -> nbformat.NotebookNode:
 
 
 def test_the_first_notebook_makes_the_run(first: nbformat.NotebookNode, folder: Path) -> None:
-    said = [output.text for cell in first.cells for output in cell.get("outputs", []) if "text" in output]
-    assert "is not there yet" in said[0]
-    assert "M0 -> M1" in said[1]
-    assert "Measures of every model" in said[1]
+    texts = [output.text for cell in first.cells for output in cell.get("outputs", []) if "text" in output]
+    assert "is not there yet" in texts[0]
+    assert "M0 -> M1" in texts[1]
+    assert "Measures of every model" in texts[1]
     for t in range(3):
         assert (folder.parent / f"runs/tiny/iteration_{t}/evaluation.json").is_file()
 

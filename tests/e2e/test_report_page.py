@@ -50,9 +50,9 @@ class opened:
 
     def __init__(self, browser: Any, path: Path, place: str = "", **context: Any):
         self.page = browser.new_context(**context).new_page()
-        self.said: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.messages: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(f"{path.as_uri()}{place}")
 
     def __enter__(self) -> Any:
@@ -61,7 +61,7 @@ class opened:
 
     def __exit__(self, *error: object) -> None:
         if error == (None, None, None):
-            assert self.said == []
+            assert self.messages == []
             assert self.page.evaluate("window.fooled") is None
         self.page.context.close()
 
@@ -94,13 +94,13 @@ def test_missing_intervals_are_shown_as_na_in_charts_and_table(browser: Any, tmp
     write_measures(root, [model], start=2)
     write_report([root], tmp_path / "report.html")
     with opened(browser, tmp_path / "report.html") as page:
-        for title, told in (
+        for title, expected_tip in (
             ("Judge accuracy", "M2: 70 % [n/a], n = 1"),
             ("Head to head", "win 30 % [n/a], n = 1"),
         ):
             figure = page.locator("figure", has_text=title).first
             tips = [tip.text_content() for tip in figure.locator("svg title").all()]
-            assert any(told in tip for tip in tips), tips
+            assert any(expected_tip in tip for tip in tips), tips
         judged = page.locator("figure", has_text="Judge accuracy").first
         lines = judged.locator("g[aria-label=rule] line").count()
         dots = judged.locator("g[aria-label=dot] > *").count()
@@ -277,8 +277,8 @@ def test_long_texts_are_loaded_from_report_data_when_available(browser: Any, tmp
     with missing as page:
         assert "more]" in page.evaluate("document.querySelector('#entry .prompt').textContent")
         assert "not beside this page" in page.locator("#cut").inner_text()
-        assert len(missing.said) == 1  # Chromium logs the missing file once
-        missing.said.clear()
+        assert len(missing.messages) == 1  # Chromium logs the missing file once
+        missing.messages.clear()
 
 
 DRAWN = """figure => {

@@ -158,10 +158,10 @@ def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], 
         time.sleep(0.5)
         result = run(tmp_path)
     assert result.returncode == 0, result.stderr[-4000:]
-    undisturbed, disturbed = records(finished[0]), records(tmp_path / "smoke")
-    assert set(disturbed) == set(undisturbed)
-    for name, content in undisturbed.items():
-        assert disturbed[name] == content, name
+    uninterrupted, resumed = records(finished[0]), records(tmp_path / "smoke")
+    assert set(resumed) == set(uninterrupted)
+    for name, content in uninterrupted.items():
+        assert resumed[name] == content, name
 
 
 def without_dpo(finished: Path, runs: Path) -> Path:
@@ -178,8 +178,8 @@ def without_dpo(finished: Path, runs: Path) -> Path:
 def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     """kill -9 during DPO: the rerun resumes from a checkpoint and gives the weights of an uninterrupted run."""
     options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
-    undisturbed = without_dpo(finished[0], tmp_path / "undisturbed")
-    assert run(undisturbed.parent, *options).returncode == 0
+    uninterrupted = without_dpo(finished[0], tmp_path / "undisturbed")
+    assert run(uninterrupted.parent, *options).returncode == 0
     killed = without_dpo(finished[0], tmp_path / "killed")
     process = subprocess.Popen(command(killed.parent, *options), cwd=REPO, stderr=subprocess.DEVNULL)
     checkpoints = killed / "iteration_2" / "checkpoints" / "dpo"
@@ -193,10 +193,10 @@ def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, s
     assert not (killed / "iteration_2" / "model").exists()
     result = run(killed.parent, *options)
     assert result.returncode == 0, result.stderr[-4000:]
-    logs = [(folder / "iteration_2" / "dpo_log.jsonl").read_text() for folder in (undisturbed, killed)]
+    logs = [(folder / "iteration_2" / "dpo_log.jsonl").read_text() for folder in (uninterrupted, killed)]
     steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
     assert steps[0] == steps[1]
-    weights = [load_file(folder / "iteration_2" / "model" / "model.safetensors") for folder in (undisturbed, killed)]
+    weights = [load_file(folder / "iteration_2" / "model" / "model.safetensors") for folder in (uninterrupted, killed)]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-6)
     assert any(

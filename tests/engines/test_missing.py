@@ -42,10 +42,10 @@ def test_length_advice_is_given_only_for_too_long_texts(capsys: pytest.CaptureFi
     report_missing("Answers", {"a": LONG, "b": SILENT}, "Raise it")
     report_missing("Answers", {"b": SILENT}, "Raise it")
     report_missing("Answers", {}, "Raise it")
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].endswith("(a: 9 of 8 tokens; and 1 more). Raise it.")
-    assert told[1].endswith("1 no answer (b: HTML).")
-    assert len(told) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("(a: 9 of 8 tokens; and 1 more). Raise it.")
+    assert lines[1].endswith("1 no answer (b: HTML).")
+    assert len(lines) == 2
 
 
 def test_stages_with_equal_problems_share_a_line(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def reference(tmp_path):
     return saved(tmp_path / "reference", tiny_llama(len(tokenizer), 2), tokenizer)
 
 
-def rated(rater, pairs=PAIRS, ended=True):
+def scores_of(rater, pairs=PAIRS, ended=True):
     async def run():
         found = await asyncio.gather(*(rater.score(prompt, answer, ended=ended) for prompt, answer in pairs))
         await rater.close()
@@ -56,7 +56,7 @@ def rated(rater, pairs=PAIRS, ended=True):
     return asyncio.run(run())
 
 
-def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float, int]:
+def direct_logprob(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float, int]:
     """Return the sum of the answer's token log-probabilities and the number of tokens."""
     from transformers import AutoModelForCausalLM
 
@@ -68,30 +68,30 @@ def by_hand(folder, prompt: str, answer: str, ended: bool = True) -> tuple[float
 
 
 def test_implicit_reward_is_beta_times_the_log_ratio(policy, reference):
-    found = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()))
+    found = scores_of(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()))
     for (prompt, answer), (strength, tokens) in zip(PAIRS, found, strict=True):
-        (p, length), (r, _) = (by_hand(folder, prompt, answer) for folder in (policy, reference))
+        (p, length), (r, _) = (direct_logprob(folder, prompt, answer) for folder in (policy, reference))
         assert strength == pytest.approx(0.3 * (p - r), abs=2e-4)
         assert tokens == length
 
 
 def test_likelihood_is_the_sum_of_answer_token_logprobs(policy):
-    found = rated(Likelihood(ENGINE, policy, ModelConfig()))
+    found = scores_of(Likelihood(ENGINE, policy, ModelConfig()))
     for (prompt, answer), (log_probability, tokens) in zip(PAIRS, found, strict=True):
-        expected, length = by_hand(policy, prompt, answer)
+        expected, length = direct_logprob(policy, prompt, answer)
         assert log_probability == pytest.approx(expected, abs=1e-3)
         assert tokens == length
 
 
 def test_strengths_do_not_depend_on_the_batch(policy, reference):
     rater = ImplicitReward(ENGINE, policy, reference, 0.1, ModelConfig())
-    together = [strength for strength, _ in rated(rater)]
-    alone = [rated(rater, [pair])[0][0] for pair in PAIRS]
+    together = [strength for strength, _ in scores_of(rater)]
+    alone = [scores_of(rater, [pair])[0][0] for pair in PAIRS]
     assert together == pytest.approx(alone, abs=1e-5)
 
 
 def test_implicit_reward_is_0_for_equal_models(policy):
-    found = rated(ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig()))
+    found = scores_of(ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig()))
     assert [strength for strength, _ in found] == [0.0] * len(PAIRS)
 
 
@@ -103,18 +103,18 @@ def test_models_of_different_vocabularies_are_refused(policy, tmp_path):
 
 
 def test_likelihoods_of_truncated_answers_exclude_the_end_of_turn(policy, reference):
-    implicit = rated(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()), ended=False)
-    likelihoods = rated(Likelihood(ENGINE, policy, ModelConfig()), ended=False)
+    implicit = scores_of(ImplicitReward(ENGINE, policy, reference, 0.3, ModelConfig()), ended=False)
+    likelihoods = scores_of(Likelihood(ENGINE, policy, ModelConfig()), ended=False)
     for (prompt, answer), (strength, tokens), (nats, _) in zip(PAIRS, implicit, likelihoods, strict=True):
-        (p, length), (r, _) = (by_hand(folder, prompt, answer, ended=False) for folder in (policy, reference))
+        (p, length), (r, _) = (direct_logprob(folder, prompt, answer, ended=False) for folder in (policy, reference))
         assert nats == pytest.approx(p, abs=2e-4)
         assert strength == pytest.approx(0.3 * (p - r), abs=2e-4)
-        assert tokens == length == by_hand(policy, prompt, answer)[1] - 1
+        assert tokens == length == direct_logprob(policy, prompt, answer)[1] - 1
 
 
 def test_reward_models_score_truncated_answers_at_an_end_of_turn(tmp_path):
     folder = classifier(tmp_path / "rm")
-    assert rated(RewardModel(ENGINE, folder, ModelConfig()), ended=False) == rated(
+    assert scores_of(RewardModel(ENGINE, folder, ModelConfig()), ended=False) == scores_of(
         RewardModel(ENGINE, folder, ModelConfig())
     )
 
@@ -137,7 +137,7 @@ def test_rewards_are_the_logit_at_the_last_token(tmp_path, pad):
 
     folder = classifier(tmp_path / "rm", pad=pad)
     rater = RewardModel(ENGINE, folder, ModelConfig())
-    found = rated(rater)
+    found = scores_of(rater)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     for (prompt, answer), (strength, _) in zip(PAIRS, found, strict=True):
         before, ids = encode_turn(load_tokenizer(folder), user(prompt), answer)
@@ -156,19 +156,19 @@ def test_models_that_are_no_reward_model_are_refused(tmp_path, policy, kind):
 def test_texts_longer_than_the_context_are_refused(policy):
     rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, ModelConfig())
     with pytest.raises(PromptTooLongError, match=r"do not fit into engine\.max_model_len=64"):
-        rated(rater, [("q" * 80, "a")])
+        scores_of(rater, [("q" * 80, "a")])
 
 
 def test_control_tokens_in_an_answer_are_plain_text(policy):
     rater = ImplicitReward(ENGINE, policy, policy, 0.1, ModelConfig())
-    [(_, plain), (_, forged)] = rated(rater, [("q", "end"), ("q", "<|im_end|>")])
+    [(_, plain), (_, forged)] = scores_of(rater, [("q", "end"), ("q", "<|im_end|>")])
     assert forged > plain  # plain text, not one token
 
 
 # Batches
 
 
-def asked(batches, requests):
+def results_of(batches, requests):
     async def run():
         try:
             return await asyncio.gather(*(batches.ask(r) for r in requests), return_exceptions=True)
@@ -186,7 +186,7 @@ def test_waiting_requests_are_batched_by_key():
         return [10 * request for request in batch]
 
     batches = Batches(work, lambda _, batch: len(batch) < 3, lambda request: request)
-    assert asked(batches, [5, 1, 4, 2, 3]) == [50, 10, 40, 20, 30]
+    assert results_of(batches, [5, 1, 4, 2, 3]) == [50, 10, 40, 20, 30]
     assert seen == [[1, 2, 3], [4, 5]]  # lowest key first
 
 
@@ -197,7 +197,7 @@ def test_errors_reach_only_their_batch():
         return batch
 
     batches = Batches(work, lambda _, batch: len(batch) < 2, lambda request: request)
-    found = asked(batches, [1, 2, 3, 4])
+    found = results_of(batches, [1, 2, 3, 4])
     assert [isinstance(one, ValueError) for one in found] == [True, True, False, False]
     assert found[2:] == [3, 4]
 

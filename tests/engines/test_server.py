@@ -224,7 +224,7 @@ def test_valid_cached_answers_of_older_versions_are_used(serve, tmp_path):
     assert engine.ledger.rows[0].cached_tokens == 2
 
 
-# As many answers as were requested
+# Number of answers
 
 
 def counting(body):
@@ -234,7 +234,7 @@ def counting(body):
 
 def test_servers_that_ignore_n_get_further_requests_with_other_seeds(serve, tmp_path, capfd):
     server = serve(counting)
-    prices = {"input_price": 1e4, "output_price": 1e5}  # 1 for a prompt, 1 for its completion
+    prices = {"input_price": 1e4, "output_price": 1e5}  # a prompt costs 1, a completion 1
     [first, second], engine = asked(server, tmp_path, hello(10, n=4), hello(50, n=2), **prices)
     assert [c.text for c in first] == ["seed 10", "seed 11", "seed 12", "seed 13"]
     assert [c.text for c in second] == ["seed 50", "seed 51"]
@@ -324,7 +324,7 @@ def test_long_retry_after_values_raise(serve, tmp_path):
 
 
 def test_paid_unusable_responses_count_against_the_budget(serve, tmp_path):
-    server = serve(lambda body: BAD["choices null"])  # with its usage: 100 tokens read, 10 written
+    server = serve(lambda body: BAD["choices null"])  # its usage: 100 prompt tokens, 10 completion tokens
     with pytest.raises(EngineError, match=r"endpoint\.budget=2"):
         asked(server, tmp_path, hello(), input_price=1e4, budget=2, retries=9)
     assert len(server.requests) == 2
@@ -504,7 +504,7 @@ def test_the_refused_parameter_is_read_from_the_error(message, param, found):
     assert refused(SENT, param, message) == found
 
 
-# Reading
+# Parsing of responses
 
 
 def test_responses_are_reduced_to_their_used_fields():

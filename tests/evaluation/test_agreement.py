@@ -55,7 +55,7 @@ def test_judge_measures_match_hand_computed_values():
     assert part["pairwise_accuracy"]["n"] == 5
     assert value(part, "five_best") == pytest.approx(1 / 2)
     assert value(part, "exact_match") == pytest.approx(1 / 3)
-    assert value(part, "spearman") == pytest.approx((1 - 1) / 2)  # e2 has none
+    assert value(part, "spearman") == pytest.approx((1 - 1) / 2)  # e2 has no correlation
     assert value(part, "kendall_tau") == pytest.approx((1 - 1) / 2)
     assert value(part, "parse_rate") == 1.0
     assert value(part, "pair_coverage") == 1.0

@@ -214,7 +214,7 @@ def test_fits_converge_when_only_very_long_answers_win(prompts, short):
         scores = np.r_[np.zeros(prompts - few), np.ones(few)]
         x = np.where(scores == 1, 0.999, short)
         weights = np.vstack([np.ones(prompts), np.r_[np.zeros(prompts // 2), np.full(prompts - prompts // 2, 2.0)]])
-        mixed = np.r_[scores[1:], 1.0]  # one of the others wins too: an easy fit next to the hard ones
+        mixed = np.r_[scores[1:], 1.0]  # one of the others wins, too: this fit is easy
         for wins in (scores, 1 - scores, mixed):
             thetas, phis = fit_length(wins, x, weights)
             residuals = weights * (1 / (1 + np.exp(-(thetas[:, None] + phis[:, None] * x))) - wins)

@@ -182,7 +182,7 @@ def test_differences_of_identical_shares_have_positive_width() -> None:
 
 
 def test_independent_differences_match_the_normal_approximation() -> None:
-    """Two shares of other clusters: value +- 1.96 sqrt(p q / n + p q / n)."""
+    """Two shares of different clusters: value +- 1.96 sqrt(p q / n + p q / n)."""
     one = terms([*[1] * 120, *[0] * 80, *[0] * 200], [*[1] * 200, *[0] * 200])
     other = terms([*[0] * 200, *[1] * 100, *[0] * 100], [*[0] * 200, *[1] * 200])
     low, high = combined_interval([one, other], (1, -1))
@@ -215,7 +215,7 @@ def test_paired_difference_intervals_cover_0(clusters: int, flips: float) -> Non
 @pytest.mark.parametrize("clusters", [5, 24])
 @pytest.mark.parametrize("spread", [0.5, 1.0])
 def test_intervals_cover_the_truth_with_unequal_cluster_sizes(clusters: int, spread: float) -> None:
-    """Two judges that are equally good, on prompts of which some have ten times the rows of others."""
+    """Two judges of equal accuracy; some prompts have ten times the rows of others."""
     rng, shares, differences = np.random.default_rng(3), [], []
     for _ in range(500):
         sizes = np.maximum(1, rng.lognormal(1.5, spread, clusters).round()).astype(int)
@@ -228,7 +228,7 @@ def test_intervals_cover_the_truth_with_unequal_cluster_sizes(clusters: int, spr
     assert np.mean(shares) >= 0.92
 
 
-# Everything else
+# Means, bootstrap and jackknife
 
 
 def test_expanded_percentiles_improve_coverage_for_few_clusters() -> None:

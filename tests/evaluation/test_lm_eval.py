@@ -69,7 +69,7 @@ def test_results_have_exact_intervals_where_possible() -> None:
 
 def test_documents_are_stored_when_the_measure_is_their_mean() -> None:
     tasks = result_of(raw([1, 0, 1, 1], [0, 1], 4 / 6))["tasks"]
-    assert tasks["one"]["documents"] == {"acc": [1, 0, 1, 1]}  # no value of f1 by document
+    assert tasks["one"]["documents"] == {"acc": [1, 0, 1, 1]}  # f1 has no value by document
     assert tasks["both"]["documents"] == {"acc": [1, 0, 1, 1, 0, 1]}
     tasks_unweighted = result_of(raw([1, 0, 1, 1], [0, 1], (0.75 + 0.5) / 2))["tasks"]
     assert tasks_unweighted["both"]["documents"] == {}

@@ -113,7 +113,7 @@ def test_parse_rate_and_modal_score_by_hand() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
     assert m.modal_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]
-    assert m.modal_score(scores) == 5  # as common as 4: the higher
+    assert m.modal_score(scores) == 5  # as frequent as 4: the higher one counts
     assert value(m.modal_score_fraction(scores)) == (0.5, 6)
 
 
@@ -259,7 +259,7 @@ def test_intervals_depend_only_on_the_seed() -> None:
 def test_resamples_with_zero_denominators_are_excluded() -> None:
     numerators, denominators = [1, 0, 0, 0], [1, 1, 0, 0]
     drawn = bootstrap(numerators, denominators, 500, "s")
-    assert 0 < np.isnan(drawn).mean() < 0.2  # 1 in 16
+    assert 0 < np.isnan(drawn).mean() < 0.2  # expected: 1 in 16
     measure = m.ratio_measure(numerators, denominators, 500, "s")
     assert (measure.value, measure.low, measure.high, measure.n) == (0.5, 0, 1, 2)
     one_counts = m.ratio_measure([1, 0, 0, 0], [2, 0, 0, 0], 500, "s")

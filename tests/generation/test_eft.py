@@ -45,15 +45,15 @@ def test_a_judge_that_agrees_is_asked_once(tmp_path):
 
 
 def test_prompts_are_judged_again_until_agreement_or_rationale_attempts(tmp_path):
-    seen: dict[str, int] = {}
+    calls_by_text: dict[str, int] = {}
 
     def reply(messages, *_):
         content = messages[0]["content"]
         text = re.search(r"e\d answer \d", content)[0]
-        seen[text] = seen.get(text, 0) + 1
+        calls_by_text[text] = calls_by_text.get(text, 0) + 1
         if text.startswith("e0"):
             return "Because.\nScore: 3"  # never agrees with the ranks
-        return scored_by_rank(content) if seen[text] == 2 else "I cannot say."
+        return scored_by_rank(content) if calls_by_text[text] == 2 else "I cannot say."
 
     _, rows = write_rationales(tmp_path, reply, "data.rationale_attempts=3")
     assert sorted(row.id for row in rows if row.id.startswith("e0")) == [

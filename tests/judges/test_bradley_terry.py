@@ -37,7 +37,7 @@ def test_bradley_terry_matches_choix(seed):
     n, precision = int(rng.integers(2, 9)), float(rng.choice([0.1, 1.0, 3.0]))
     wins = random_wins(rng, n)
     halves = [(i, j) for i in range(n) for j in range(n) if i != j for _ in range(round(2 * wins[i, j]))]
-    theirs = choix.opt_pairwise(n, halves, alpha=precision) if halves else np.zeros(n)  # each half win counted as one
+    theirs = choix.opt_pairwise(n, halves, alpha=precision) if halves else np.zeros(n)  # each half win counts as one
     ours = bradley_terry(wins, precision)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert ours.sum() == pytest.approx(0, abs=1e-9)
@@ -90,7 +90,7 @@ def test_shares_have_the_order_of_strengths(seed):
     strengths = rng.normal(0, 3, size=int(rng.integers(2, 10))).tolist()
     scores = shares_of_wins(strengths, 5)
     assert np.argsort(scores).tolist() == np.argsort(strengths).tolist()
-    assert np.mean(scores) == pytest.approx(2.5)  # somebody wins each match
+    assert np.mean(scores) == pytest.approx(2.5)  # each match has a winner
     shifted = shares_of_wins([s + 100 for s in strengths], 5)
     assert shifted == pytest.approx(scores)
 

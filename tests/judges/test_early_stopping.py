@@ -85,7 +85,7 @@ def test_at_risk_0_pairs_equal_those_of_full_judging(seed: int) -> None:
         plain = replace(config, pairs=replace(config.pairs, length_penalty=0.0))
         reordered += ids_of(pairs_of(candidates, scores, plain)) != ids_of(full)
     assert saved > 0
-    assert reordered > 5  # so that bounds without the penalty would be wrong
+    assert reordered > 5  # bounds without the penalty would be wrong
 
 
 def ids_of(found) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ def build(rows, judgements=(), config=None, max_score=5, seed=0):
     return {example.id: example for example in examples}, counts
 
 
-def own(id: str, scores=(5.0, 2.0)):
+def explained(id: str, scores=(5.0, 2.0)):
     return ranked(id, range(len(scores)), scores, [f"{id} why {n}" for n in range(len(scores))])
 
 
@@ -48,7 +48,7 @@ def baseline(id: str, verdicts):
 
 
 def test_own_rationales_and_scores_become_examples():
-    examples, counts = build([own("e0"), own("e1", (4.0, 3.0, 0.0))])
+    examples, counts = build([explained("e0"), explained("e1", (4.0, 3.0, 0.0))])
     assert set(examples) == {"e0/a0", "e0/a1", "e1/a0", "e1/a1", "e1/a2"}
     assert examples["e1/a2"] == JudgeExample("e1/a2", "e1 question", "e1 answer 2", "e1 why 2", 0.0, "seed", rank=2)
     assert counts["prompts"] == 2
@@ -73,21 +73,21 @@ def test_a_score_of_zero_is_valid():
 
 @pytest.mark.parametrize(("score", "shown"), [(4.5, "4.5"), (6.0, "6"), (-1.0, "-1")])
 def test_own_scores_off_the_scale_are_refused(score, shown):
-    rows = [own("e0"), own("e1", (5.0, score))]
+    rows = [explained("e0"), explained("e1", (5.0, score))]
     with pytest.raises(SeedError, match=rf"e1: the score {shown} of answer 2 .*judge\.max_score=5"):
         build(rows)
 
 
 def test_the_scale_ends_at_max_score():
-    examples, _ = build([own("e0", (9.0, 2.0))], max_score=10)
+    examples, _ = build([explained("e0", (9.0, 2.0))], max_score=10)
     assert examples["e0/a0"].score == 9.0
 
 
-# The SFT baseline's
+# Rationales of the SFT baseline
 
 
 def test_needs_baseline_when_rationales_or_scores_are_missing():
-    bare, full = [ranked("e0"), ranked("e1")], [ranked("e0"), own("e1")]
+    bare, full = [ranked("e0"), ranked("e1")], [ranked("e0"), explained("e1")]
     assert needs_baseline(bare, RationaleSource.auto)
     assert not needs_baseline(full, RationaleSource.auto)
     assert needs_baseline(full, RationaleSource.baseline)
@@ -144,12 +144,12 @@ def test_a_missing_judgement_drops_the_whole_prompt():
 
 
 def test_baseline_option_overrides_own_rationales():
-    examples, _ = build([own("e0")], baseline("e0", (4, 1)), seeds("baseline"))
+    examples, _ = build([explained("e0")], baseline("e0", (4, 1)), seeds("baseline"))
     assert {example.written_by for example in examples.values()} == {"sft_baseline"}
     assert examples["e0/a0"].score == 4.0
 
 
-# Ranks alone
+# Examples from ranks only
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_ranks_map_to_evenly_spaced_scores(ranks, scores):
 
 
 def test_score_only_examples_use_own_scores():
-    examples, _ = build([own("e0", (4.0, 0.0))], config=seeds("none"))
+    examples, _ = build([explained("e0", (4.0, 0.0))], config=seeds("none"))
     assert [(e.score, e.rationale) for _, e in sorted(examples.items())] == [(4.0, ""), (0.0, "")]
 
 
@@ -184,7 +184,7 @@ def test_score_only_examples_use_ranks_when_a_score_is_missing():
 @pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
 def test_score_only_examples_need_whole_scores_in_range(score):
     with pytest.raises(SeedError, match=r"whole number from 0 to judge\.max_score=5"):
-        build([own("e0", (score, 1.0))], config=seeds("none"))
+        build([explained("e0", (score, 1.0))], config=seeds("none"))
 
 
 @pytest.mark.parametrize("count", range(2, 13))
@@ -238,13 +238,13 @@ def test_cap_modal_score_is_minimal_on_random_data():
         assert set(after) == set(before)  # no score is lost
         allowed = max(share, 1 / len(before))
         assert max(after.values()) <= allowed * len(kept) + 1e-9
-        for score, count in before.items():  # one more of any score that was cut would be too many, or make a tie
+        for score, count in before.items():  # one more example of a capped score would exceed the cap or make a tie
             if after[score] < count:
                 assert after[score] + 1 > allowed * (len(kept) + 1) - 1e-9
 
 
 def test_build_caps_the_modal_score_and_counts_drops():
-    rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [own(f"f{n}", (4.0, 4.0)) for n in range(4)]
+    rows = [explained(f"e{n}", (4.0, 1.0)) for n in range(4)] + [explained(f"f{n}", (4.0, 4.0)) for n in range(4)]
     examples, counts = build(rows, config=seeds(share=0.5))
     assert Counter(example.score for example in examples.values()) == {4.0: 4, 1.0: 4}
     assert counts["examples before balancing"] == 16
@@ -257,7 +257,7 @@ def test_build_caps_the_modal_score_and_counts_drops():
 
 def test_limit_takes_whole_prompts():
     """An answer without the others of its prompt mostly teaches how frequent a score is."""
-    rows = [own(f"e{n}", (5.0, 4.0, 3.0, 2.0)) for n in range(5)]
+    rows = [explained(f"e{n}", (5.0, 4.0, 3.0, 2.0)) for n in range(5)]
     for limit, sizes in ((3, [3]), (5, [4, 1]), (8, [4, 4]), (12, [4, 4, 4]), (20, [4] * 5), (99, [4] * 5)):
         examples, counts = build(rows, config=seeds(limit=limit))
         of_prompt = Counter(id.split("/")[0] for id in examples)
@@ -266,11 +266,11 @@ def test_limit_takes_whole_prompts():
 
 
 def test_limit_0_takes_all_examples():
-    assert len(build([own(f"e{n}") for n in range(5)], config=seeds(limit=0))[0]) == 10
+    assert len(build([explained(f"e{n}") for n in range(5)], config=seeds(limit=0))[0]) == 10
 
 
 def test_the_seed_determines_the_order():
-    rows = [own(f"e{n}") for n in range(10)]
+    rows = [explained(f"e{n}") for n in range(10)]
     first, again, other = (list(build(rows, seed=seed)[0]) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -279,16 +279,16 @@ def test_the_seed_determines_the_order():
 
 
 def test_examples_of_different_prompts_are_shuffled_together():
-    rows = [own(f"e{n}") for n in range(10)]
+    rows = [explained(f"e{n}") for n in range(10)]
     firsts = [{id.split("/")[0] for id in list(build(rows, seed=seed)[0])[:10]} for seed in range(5)]
     assert any(len(prompts) < 10 for prompts in firsts)
 
 
-# Nothing left
+# No example left
 
 
 @pytest.mark.parametrize(
-    ("rows", "verdicts", "config", "said"),
+    ("rows", "verdicts", "config", "message"),
     [
         ([], [], seeds(), r"of 0 ranked prompts \(no EFT data\)"),
         ([ranked("e0")], [], seeds("seed"), ".*no rationale and score of its own: 1"),
@@ -297,8 +297,8 @@ def test_examples_of_different_prompts_are_shuffled_together():
     ],
     ids=["no rows", "no own", "no judgements", "no agreement"],
 )
-def test_no_examples_left_raises_with_reasons_and_fixes(rows, verdicts, config, said):
-    with pytest.raises(SeedError, match=rf"No EFT example is left {said}.*data\.eft\.path=builtin"):
+def test_no_examples_left_raises_with_reasons_and_fixes(rows, verdicts, config, message):
+    with pytest.raises(SeedError, match=rf"No EFT example is left {message}.*data\.eft\.path=builtin"):
         build(rows, baseline("e0", verdicts), config)
 
 
@@ -309,7 +309,7 @@ PAIRWISE = PairwiseJudgeConfig()
 
 
 def sized(id: str, *lengths: int) -> RankedPrompt:
-    """Answers from best to worst with these lengths in characters."""
+    """Return a prompt whose answers, from best to worst, have these lengths in characters."""
     answers = tuple(RankedAnswer("x" * length, rank) for rank, length in enumerate(lengths))
     return RankedPrompt(id, f"{id} question", answers)
 
@@ -355,7 +355,7 @@ def log_ratio(better: JudgeExample, worse: JudgeExample) -> float:
 
 
 def open_assistant_like(number: random.Random, count: int) -> list[RankedPrompt]:
-    """The better answer is the longer one three times out of four."""
+    """Return prompts whose better answer is the longer one three times out of four."""
     rows = []
     for n in range(count):
         lengths = sorted(number.randint(50, 2000) for _ in range(number.choice([2, 2, 2, 3, 5])))
@@ -374,7 +374,7 @@ def test_balancing_removes_the_length_difference_between_scores(seed):
     for example in examples:
         by_prompt[example.id.rsplit("/", 1)[0]].append(example)
     pairs = [sorted(two, key=lambda example: -example.score) for two in by_prompt.values()]
-    assert {len(two) for two in pairs} == {2}  # one pair a prompt
+    assert {len(two) for two in pairs} == {2}  # one pair per prompt
     ratios = [log_ratio(better, worse) for better, worse in pairs]
     assert sum(ratio > 0 for ratio in ratios) == sum(ratio < 0 for ratio in ratios) == len(ratios) / 2
     assert abs(sum(ratios) / len(ratios)) < 0.15
@@ -507,7 +507,7 @@ def test_length_balanced_pairs_follow_ranks():
     found = ordered_pairs([short, long], balance=True)
     assert len(found) == 2
     for better, worse in found:
-        assert abs(len(better) - len(worse)) == 3 * 8  # the best and the last, one of either kind
+        assert abs(len(better) - len(worse)) == 3 * 8  # the best and the last answer, one pair of each kind
     assert len({len(better) > len(worse) for better, worse in found}) == 2
 
 
@@ -526,7 +526,7 @@ def test_scores_that_contradict_ranks_are_replaced_by_ranks(scores, expected):
 
 
 def test_prompts_whose_rationale_scores_contradict_ranks_are_dropped():
-    examples, counts = build([own("e0", (2.0, 5.0)), own("e1", (4.0, 4.0)), own("e2", (5.0, 1.0))])
+    examples, counts = build([explained("e0", (2.0, 5.0)), explained("e1", (4.0, 4.0)), explained("e2", (5.0, 1.0))])
     assert set(examples) == {"e1/a0", "e1/a1", "e2/a0", "e2/a1"}
     assert counts["dropped: its scores contradict its ranks"] == 1
 
@@ -536,14 +536,14 @@ def test_examples_store_the_human_rank():
     assert [examples[f"e0/a{n}"].rank for n in range(3)] == [0, 3, 3]
 
 
-# Tries
+# Attempts
 
 
 def test_the_first_attempt_that_agrees_is_kept():
     rows = [ranked("e0"), ranked("e1"), ranked("e2")]
     judgements = [
         *judgements_of_attempts("e0", (2, 5), (4, 1), (5, 0)),  # the second agrees
-        *judgements_of_attempts("e1", (2, 5), (None, 1), (3, 3)),  # none does
+        *judgements_of_attempts("e1", (2, 5), (None, 1), (3, 3)),  # none agrees
         *judgements_of_attempts("e2", (5, 1)),
     ]
     config = replace(seeds(), rationale_attempts=3)
@@ -564,7 +564,7 @@ def judgements_of_attempts(id: str, *tries) -> list[Judgement]:
 
 
 def test_report_counts_kept_and_dropped_examples():
-    rows = [own(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
+    rows = [explained(f"e{n}", (4.0, 1.0)) for n in range(4)] + [ranked("bare")]
     examples, counts = build_examples(rows, [], seeds("seed", share=0.5), SampledJudgeConfig(), 0)
     agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
     lines = report(counts | {"agreement with people": agreed})

@@ -41,7 +41,7 @@ def test_templates_with_matching_form_and_scale_load(tmp_path: Path, text: str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "max_score", "said"),
+    ("text", "max_score", "message"),
     [
         ("Rate from 0 to 5. Write Rating: N.", 5, 'does not ask for the verdict\'s format, "Score: N"'),
         ("Rating: 1-10", 5, 'does not ask for the verdict\'s format, "Score: N"'),
@@ -57,8 +57,10 @@ def test_templates_with_matching_form_and_scale_load(tmp_path: Path, text: str, 
         (f"1: bad\n2: fair\n{FORM}", 2, "must begin at 0"),
     ],
 )
-def test_templates_with_another_form_or_scale_are_refused(tmp_path: Path, text: str, max_score: int, said: str) -> None:
-    with pytest.raises(ConfigError, match=rf"judge\.template=.*own\.txt: the template .*{said}"):
+def test_templates_with_another_form_or_scale_are_refused(
+    tmp_path: Path, text: str, max_score: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"judge\.template=.*own\.txt: the template .*{message}"):
         load(tmp_path / "own.txt", text, max_score=max_score)
 
 

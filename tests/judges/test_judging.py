@@ -46,14 +46,14 @@ def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda 
     return judging, {judgement.candidate_id: judgement for judgement in judgements}
 
 
-def prefers(*order: str, leaning: float = 0.0):
+def prefers(*order: str, position_bias: float = 0.0):
     """Return a judge that prefers texts in this order, with a bias to the first position."""
 
     def reply(messages, *_):
         content = messages[0]["content"]
         a = content.split("<answer_a>")[1].split("</answer_a>")[0].strip()
         b = content.split("<answer_b>")[1].split("</answer_b>")[0].strip()
-        margin = order.index(b) - order.index(a) + leaning
+        margin = order.index(b) - order.index(a) + position_bias
         logprobs = (-math.log1p(math.exp(-margin)), -math.log1p(math.exp(margin)))
         return Completion(" A" if margin > 0 else " B", 1, False, 0, logprobs)
 
@@ -63,9 +63,9 @@ def prefers(*order: str, leaning: float = 0.0):
 TEXTS = ["rain", "snow", "hail", "sun"]
 
 
-@pytest.mark.parametrize("leaning", [0.0, 10.0, -10.0])
-def test_all_pairs_are_compared_in_both_orders(tmp_path, leaning):
-    engine = ScriptedEngine(prefers("sun", "rain", "hail", "snow", leaning=leaning), scramble=1)
+@pytest.mark.parametrize("position_bias", [0.0, 10.0, -10.0])
+def test_all_pairs_are_compared_in_both_orders(tmp_path, position_bias):
+    engine = ScriptedEngine(prefers("sun", "rain", "hail", "snow", position_bias=position_bias), scramble=1)
     pieces = []
     judging, found = judged(engine, config_of("pairwise"), tmp_path, {"p0": TEXTS}, lambda *t: pieces.append(t))
     assert len(engine.calls) == len(set(engine.contents)) == 12 == judging.pieces(4)
@@ -193,7 +193,7 @@ def test_ratings_of_too_long_answers_are_missing(tmp_path):
 
 
 def test_length_penalty_is_subtracted_per_token(tmp_path):
-    rater = ScriptedScorer(lambda _, answer: 0.1 * len(answer))  # 10 tokens a character
+    rater = ScriptedScorer(lambda _, answer: 0.1 * len(answer))  # 10 tokens per character
     _, found = judged(rater, config_of("implicit", length_penalty=0.02), tmp_path, {"p0": ["ab", "abcd"]})
     assert found["p0/c0"].strength == pytest.approx(0.2 - 0.02 * 20)
     assert found["p0/c0"].score > found["p0/c1"].score

@@ -1,4 +1,4 @@
-"""srlm.judges.meta: which judgements are compared, position-weighted Elo, pairs of judgements."""
+"""srlm.judges.meta: selection of judgements, position-weighted Elo, pairs of judgements."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_judgements_compared_in_both_orders_form_a_pair(tmp_path):
     [pair] = pairs
     assert (pair.chosen, pair.rejected) == ("careful, Score: 2", "flattery, Score: 5")
     assert (pair.chosen_id, pair.rejected_id) == ("p/c0/j1", "p/c0/j0")
-    assert pair.prompt == template.messages("a question", "rain")[0]["content"]  # what the judge was asked
+    assert pair.prompt == template.messages("a question", "rain")[0]["content"]  # the judge's prompt
     assert pair.chosen_score > 0 > pair.rejected_score
     assert (dropped, higher) == ({}, 0.0)
 

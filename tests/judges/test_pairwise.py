@@ -34,7 +34,7 @@ SHARES = ("win", "tie", "loss", "unparsed_fraction")
 
 
 def match(judge, count: int = 5, scramble: int | None = None):
-    """Comparisons of NEW against OLD in both orders, and the engine that judged."""
+    """Return comparisons of NEW and OLD in both orders, and the judge's engine."""
     engine = ScriptedEngine(judge, scramble)
 
     async def run():
@@ -205,7 +205,7 @@ def test_answer_seeds_depend_on_prompt_and_run_only():
 
 
 def comparisons_with(margins: dict[str, float]) -> list[Comparison]:
-    """Comparisons whose raw letter is A where the margin is above 0."""
+    """Return comparisons whose letter is A where the margin is above 0."""
     made = []
     for i, margin in margins.items():
         winner = "first" if (margin > 0) == i.endswith("ab") else "second"
@@ -309,7 +309,7 @@ def test_too_long_comparisons_are_missing_with_the_reason() -> None:
 
 
 def test_matches_without_both_verdicts_are_not_calibrated() -> None:
-    """Its other order is left out of the position bias, and its own missing order stays without a winner."""
+    """Its valid order is excluded from the position bias, and its missing order has no winner."""
     rows = [
         Comparison("a/b/ab", "a", "", "first", "", 2.0),
         Comparison("a/b/ba", "a", "", "second", "", 1.0),

@@ -164,7 +164,7 @@ def test_weighted_scores_are_read_at_the_generated_score():
     engine = ScriptedEngine(reply)
     found = judged(engine, candidate(), 3, config)
     assert [j.score for j in found] == [pytest.approx(4.0), None, pytest.approx(0.5)]
-    assert [j.text for j in found] == ["Good.\nScore: 4", "Hm.", "Score: 1."]  # what it wrote
+    assert [j.text for j in found] == ["Good.\nScore: 4", "Hm.", "Score: 1."]  # the generated texts
     assert [j.tokens for j in found] == [7, 2, 5]
     assert [j.problem for j in found] == ["", "no verdict", ""]
     assert [bool(j.probabilities) for j in found] == [True, False, True]

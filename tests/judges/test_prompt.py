@@ -111,7 +111,7 @@ def test_judge_targets_parse_to_their_score_and_rationale(rationale, score):
     ("probabilities", "score"),
     [
         ([0, 0, 0, 0, 0, 1], 5.0),
-        ([1, 0, 0, 0, 0, 0], 0.0),  # a low score that the judge does give
+        ([1, 0, 0, 0, 0, 0], 0.0),  # a valid low score
         ([0.5, 0, 0, 0, 0, 0.5], 2.5),
         ([0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 2.5),  # 0.6 in all: normalised over the scores
         ([0, 0, 0.25, 0.25, 0, 0], 2.5),  # 0.5 is enough
