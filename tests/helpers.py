@@ -53,7 +53,7 @@ class ScriptedEngine:
     reply : callable
         (messages, sampling, prefill, place) -> text or Completion; `place` counts the n completions. It may raise.
     scramble : int or None
-        Requests end in a random order by this seed; None = each at once.
+        Seed of the random order in which requests end; None = each ends immediately.
     """
 
     def __init__(self, reply: Reply = scripted_words, scramble: int | None = None):

@@ -21,11 +21,11 @@ class OrderedEngine:
     model : str
         Its text differs from another model's.
     order : int
-        Seed of the order in which requests that are under way at once end; 0 = each after one turn of the loop.
+        Seed of the order in which concurrent requests end; 0 = each after one turn of the event loop.
     verdicts : mapping
-        Answers whose score is given, so that a judge can agree with people.
+        Scores of given answers, so that a judge can agree with human ranks.
     context : int
-        Characters of a request that it can read; longer ones are refused, and some of its own texts become as long.
+        Maximum characters of a request; longer ones are refused, and some generated texts become as long.
         0 = no limit.
     refused : int, optional
         Priority of requests that are refused as too long.

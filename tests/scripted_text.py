@@ -1,13 +1,13 @@
 """Runs on a scripted engine, in processes that kill themselves at a given write; `python -m tests.scripted_text`.
 
-Reads one job a line from standard input, as JSON, forks a process for it, and answers with the process's end: its exit
-code, or minus the signal that killed it. Everything is imported once, so that a job takes some tenths of a second.
+Reads one job per line from standard input, as JSON, forks a process for it, and prints the result: its exit
+code, or minus the signal that killed it. Modules are imported once, so that a job takes some tenths of a second.
 
 A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.model": "sft"}, "log": FILE,
 "kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
 finished files to their place; "half" is half of a write's bytes. Without `kill` the job ends by itself. `log` gets a
 line for each of these. `context` limits the characters of a request; `refused` is the priority of requests to M1 that
-are too long, whatever their length. `errors` gets the traceback of a job that fails.
+are refused as too long. `errors` gets the traceback of a job that fails.
 """
 
 from __future__ import annotations

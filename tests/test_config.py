@@ -385,7 +385,7 @@ def test_every_yaml_file_is_tested():
     assert len(found) == len(GROUPS) + len(EXPERIMENTS)
 
 
-def test_judge_bench_composes():
+def test_judge_bench_command_composes():
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         options = hydra.compose("judge_bench", ["judge=additive", "models=[a,b]", "datasets=[builtin,c.jsonl]"])
     bench = plain_options(options, JudgeBench)
@@ -394,7 +394,7 @@ def test_judge_bench_composes():
     assert bench.judge.template == "additive"
 
 
-def test_side_by_side_composes(tmp_path):
+def test_side_by_side_command_composes(tmp_path):
     given = ["models=[a,b]", "dataset=prompts.jsonl", "num_shown=4", "engine=transformers"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         options = plain_options(hydra.compose("side_by_side", given), SideBySide)
@@ -404,7 +404,7 @@ def test_side_by_side_composes(tmp_path):
     assert Workspace(tmp_path).config_as(SideBySide) == options
 
 
-def test_evaluate_composes(tmp_path):
+def test_evaluate_command_composes(tmp_path):
     given = ["models=[a,b]", "suite=[benchmarks]", "benchmarks=[arc_easy]", "benchmark_shots=5", "evaluation.judge=c"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         plain = plain_options(hydra.compose("evaluate", []), Evaluate)
@@ -454,7 +454,7 @@ def test_columns_of_a_source_can_be_set():
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS, *STUDIES])
-def test_file_composes(file, tmp_path):
+def test_config_file_composes(file, tmp_path):
     config = study(file) if file.endswith(".yaml") else compose(*overrides_of(file))
     assert type(config) is Config
     Workspace(tmp_path).save_config(config)

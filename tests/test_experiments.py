@@ -37,9 +37,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def assert_answers_are_right(asked: list[SeedExample], path: Path) -> None:
+def assert_answers_are_right(evaluation: list[SeedExample], path: Path) -> None:
     answers = {row["id"]: row["response"] for row in rows(path)}
-    for prompt in asked:
+    for prompt in evaluation:
         assert prompt.constraints, prompt.id
         for constraint in prompt.constraints:
             validate(constraint)
@@ -59,14 +59,14 @@ def test_templates_data_share_answers_and_hold_out_types(tmp_path: Path) -> None
         assert name.prompt == f"[{without.type}] {without.prompt}"
         assert without.prompt in instruction.prompt
         assert len(instruction.prompt) > len(without.prompt)
-    asked = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
-    assert_answers_are_right(asked, tmp_path / "evaluation.jsonl")
+    evaluation = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
+    assert_answers_are_right(evaluation, tmp_path / "evaluation.jsonl")
     trained = {one.prompt for way in ways for one in way}
-    assert not trained & {one.prompt for one in asked}
-    kinds = {one.type for one in asked}
+    assert not trained & {one.prompt for one in evaluation}
+    kinds = {one.type for one in evaluation}
     assert kinds == {"held-out types, instruction", "held-out types, name", "trained types, instruction"}
     types = {one.type for one in bare}
-    held_out = {one.id.rpartition("-")[0] for one in asked if one.type == "held-out types, instruction"}
+    held_out = {one.id.rpartition("-")[0] for one in evaluation if one.type == "held-out types, instruction"}
     assert len(types) == 8
     assert not types & held_out
     again = tmp_path / "again"
@@ -90,10 +90,10 @@ def test_chain_of_thought_data_have_correct_steps(tmp_path: Path) -> None:
             sums += 1
             assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(c), row
     assert sums > 30
-    asked = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
-    assert len(asked) == 80
-    assert_answers_are_right(asked, tmp_path / "evaluation.jsonl")
-    problems = {re.split(r" (?:Give only|Think step)", one.prompt)[0] for one in asked}
+    evaluation = read_prompts(SourceConfig(path=str(tmp_path / "evaluation.jsonl")))
+    assert len(evaluation) == 80
+    assert_answers_are_right(evaluation, tmp_path / "evaluation.jsonl")
+    problems = {re.split(r" (?:Give only|Think step)", one.prompt)[0] for one in evaluation}
     assert len(problems) == 40
     assert not problems & {re.split(r" (?:Give only|Think step)", row["prompt"])[0] for row in shares[0]}
 

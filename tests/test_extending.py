@@ -75,7 +75,7 @@ def test_example_pair_policy_selects_pairs_or_gives_a_reason() -> None:
     assert [one.id for one in unpaired] == ["t2/p00001", "t2/p00002"]
 
 
-def test_example_method_has_its_own_options_and_those_of_its_group() -> None:
+def test_example_method_has_its_own_and_its_groups_options() -> None:
     config = options("method=my_method:Hinge", "++method_options.margin=2", "dpo.learning_rate=1e-4")
     found = training_options(config, method_of(config))
     assert (found.margin, found.learning_rate, found.beta) == (2, 1e-4, config.dpo.beta)  # type: ignore[attr-defined]

@@ -225,8 +225,8 @@ def test_numbers_of_candidates_and_judgements_follow_the_options(tmp_path):
     assert len(candidates) == 3 * 5
     assert len(judgements) == 3 * 5 * 4
     assert Counter(j.candidate_id for j in judgements) == {c.id: 4 for c in candidates}
-    asked = [sampling for _, sampling, prefill in engine.calls if not prefill]
-    assert Counter((s.n, s.temperature, s.top_p, s.max_new_tokens) for s in asked) == {
+    samplings = [sampling for _, sampling, prefill in engine.calls if not prefill]
+    assert Counter((s.n, s.temperature, s.top_p, s.max_new_tokens) for s in samplings) == {
         (5, 0.9, 0.8, 33): 3,
         (4, 0.6, 0.7, 44): 15,
     }

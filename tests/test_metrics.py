@@ -92,7 +92,7 @@ def test_metric_has_label_unit_and_direction_of_its_key(key: str, heading: str, 
     assert (found.heading, found.scale, found.better) == (heading, scale, better)
 
 
-def test_name_without_part_is_looked_up_in_the_given_part_first() -> None:
+def test_name_without_part_is_looked_up_in_the_given_part() -> None:
     assert metric("loss").key == "head_to_head/loss"
     assert metric("loss", "evaluate").key == "evaluate/loss"
     assert metric("characters", "evaluate").key == "drift/characters"

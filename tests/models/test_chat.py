@@ -158,8 +158,8 @@ def test_scores_and_letters_are_scored_at_the_trained_position(tokenizer, prefil
 
 def test_prefilled_reply_is_a_prefix_of_the_trained_reply(tokenizer):
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Rate it."), "Instruction 9: Name a river.")
-    asked = encode_chat(tokenizer, user("Rate it."), "Instruction 9:")
-    assert (prompt_ids + reply_ids)[: len(asked)] == asked
+    prefilled = encode_chat(tokenizer, user("Rate it."), "Instruction 9:")
+    assert (prompt_ids + reply_ids)[: len(prefilled)] == prefilled
 
 
 def test_no_double_space_before_an_answer(tokenizer):
@@ -204,7 +204,7 @@ def saved(folder: Path, tokenizer: Any, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_base_model_stops_at_end_of_turn_and_at_its_eos(base, tmp_path):
+def test_base_model_stops_at_end_of_turn_and_eos(base, tmp_path):
     template, make, end, eos = BASES[base]
     loaded: Any = load_tokenizer(saved(tmp_path, make(template)))
     ids = loaded.convert_tokens_to_ids([end, eos])
@@ -256,7 +256,7 @@ def test_a_trained_checkpoint_keeps_both_stop_tokens_and_the_template(tmp_path):
         assert stop_token_ids(again, folder) == stop_token_ids(first, tmp_path / "base")
 
 
-def test_template_with_eos_after_end_of_turn_renders_the_same_in_every_iteration(tmp_path):
+def test_template_with_eos_after_end_of_turn_is_stable_over_iterations(tmp_path):
     template = CHATML + "{{ eos_token }}"
     make = by_bytes(eos="<|endoftext|>")
     folder = saved(tmp_path / "base", make(template))
@@ -403,8 +403,8 @@ def test_answers_are_trained_on_unchanged_if_the_template_changes_texts(change):
     text = 'Is a < b & "c"?\n\nScore: 4'
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Hi?"), text)
     assert tokenizer.decode(reply_ids) == f"{text}<|im_end|>"
-    asked = encode_chat(tokenizer, user("Hi?"), text[:-2])
-    assert (prompt_ids + reply_ids)[: len(asked)] == asked
+    prefilled = encode_chat(tokenizer, user("Hi?"), text[:-2])
+    assert (prompt_ids + reply_ids)[: len(prefilled)] == prefilled
 
 
 BROKEN = {
@@ -495,7 +495,7 @@ def test_other_template_without_bos_is_kept_with_a_note(template, warned, tmp_pa
 # The assistant's role
 
 
-def test_role_rendered_only_with_an_answer_is_added_to_the_prompt():
+def test_role_rendered_only_with_answers_is_added_to_prompts():
     tokenizer = by_pieces()(VICUNA)
     prepare(tokenizer, ModelConfig())
     assert tokenizer.decode(encode_chat(tokenizer, user("Hi?"))) == "USER: Hi? ASSISTANT:"
@@ -519,7 +519,7 @@ def gpt_oss() -> Any:
     return tokenizer
 
 
-def test_control_tokens_and_text_before_an_answer_are_added_to_the_prompt():
+def test_text_before_an_answer_is_added_to_the_prompt():
     """Otherwise answers would begin with "final": decoding removes the control tokens around it, and not the word."""
     tokenizer = gpt_oss()
     prompt_ids, reply_ids = encode_turn(tokenizer, user("Hi?"), "Hello.")
@@ -543,7 +543,7 @@ def test_other_end_tokens_of_earlier_turns_are_masked():
         assert learnt is None or text == learnt
 
 
-def test_trailing_newline_of_a_template_is_dropped_when_a_role_is_added():
+def test_trailing_newline_is_dropped_when_a_role_is_added():
     texts = []
     for template in (VICUNA, VICUNA + "\n"):
         tokenizer = by_pieces()(template)
@@ -621,8 +621,8 @@ def test_empty_thought_is_trained_on_and_precedes_a_prefilled_reply():
     tokenizer = SINGLE_TURN["qwen 3"].tokenizer()
     _, reply_ids = encode_turn(tokenizer, user("Rate it."), "Score: 4")
     assert tokenizer.decode(reply_ids) == "<think>\n\n</think>\n\nScore: 4<|im_end|>"
-    asked = tokenizer.decode(encode_chat(tokenizer, user("Rate it."), "Score:"))
-    assert asked.endswith("assistant\n<think>\n\n</think>\n\nScore:")
+    prefilled = tokenizer.decode(encode_chat(tokenizer, user("Rate it."), "Score:"))
+    assert prefilled.endswith("assistant\n<think>\n\n</think>\n\nScore:")
 
 
 THOUGHT = "<think>\nRivers, then.\n</think>\n\nThe Nile."
@@ -650,7 +650,7 @@ def test_thought_opened_by_the_prompt_is_closed_before_an_answer():
     assert reply == "Rivers.\n</think>\n\nThe Nile.<|im_end|>\n"
 
 
-def test_template_that_opens_a_thought_and_changes_the_prompt_is_refused():
+def test_template_with_a_thought_and_a_changed_prompt_is_refused():
     with pytest.raises(ModelError, match="differently with and without an answer"):
         prepare(by_bytes()("{{ messages | length }}" + OPENS_A_THOUGHT), ModelConfig())
 
@@ -675,8 +675,8 @@ def test_reply_continues_the_prompt_if_thought_marks_differ(in_prompt, in_answer
     assert encode_chat(tokenizer, user("A river?")) == prompt_ids
     assert tokenizer.decode(prompt_ids).endswith(f"assistant\n{in_prompt}")
     assert tokenizer.decode(reply_ids) == f"{reply}<|im_end|>"
-    asked = encode_chat(tokenizer, user("A river?"), "The")
-    assert (prompt_ids + reply_ids)[: len(asked)] == asked
+    prefilled = encode_chat(tokenizer, user("A river?"), "The")
+    assert (prompt_ids + reply_ids)[: len(prefilled)] == prefilled
 
 
 GLM = (  # a newline and a thought in front of every answer, in a format of its own; no end of turn
@@ -694,8 +694,8 @@ def test_thought_after_template_whitespace_is_trained_on_once():
     assert tokenizer.decode(reply_ids) == "\n<think></think>\nThe Nile.<|endoftext|>"
     _, reply_ids = encode_turn(tokenizer, user("A river?"), THOUGHT)
     assert tokenizer.decode(reply_ids) == f"\n{THOUGHT}<|endoftext|>"
-    asked = encode_chat(tokenizer, user("A river?"), "<think>\nRivers")
-    assert tokenizer.decode(asked).endswith("<|assistant|>\n<think>\nRivers")
+    prefilled = encode_chat(tokenizer, user("A river?"), "<think>\nRivers")
+    assert tokenizer.decode(prefilled).endswith("<|assistant|>\n<think>\nRivers")
 
 
 # Other templates

@@ -266,7 +266,7 @@ PAIRWISE = {"judge.scorer": "pairwise"}
 
 
 @pytest.mark.parametrize(
-    ("names", "limit", "options", "told"),
+    ("names", "limit", "options", "expected"),
     [
         (["eft"], SMALL, {}, "No EFT prompt has judgements that rank its answers like people: "),
         (["ift"], SMALL, {}, "24 x examples too long: a prompt of "),
@@ -282,7 +282,7 @@ def test_run_without_fitting_texts_fails_and_resumes_with_more_context(
     names: list[str],
     limit: dict[str, int],
     options: dict[str, Any],
-    told: str,
+    expected: str,
 ) -> None:
     """The resumed run gives the same files as a run with the larger context from the start."""
     root, whole = all_long(names, options), all_long(names, options)
@@ -290,9 +290,9 @@ def test_run_without_fitting_texts_fails_and_resumes_with_more_context(
     for _ in range(2):
         assert job(root, options=options, errors=str(errors), **limit) == 1
         message = errors.read_text().strip().splitlines()[-1]
-        assert told in message
+        assert expected in message
         assert "raise engine.max_model_len" in message
     options = {**options, "engine.max_model_len": 4096}
     assert job(root, context=10**6, options=options) == 0
     assert job(whole, context=10**6, options=options) == 0
-    assert_same(files(root), files(whole), told)
+    assert_same(files(root), files(whole), expected)

@@ -121,7 +121,7 @@ def test_shared_memory_of_killed_processes_is_unlinked(start, victims, number):
     ("layout", "number"),
     [("spawned_engine", signal.SIGTERM), *(("ranks", number) for number in processes.STOP_SIGNALS)],
 )
-def test_signal_to_the_coordinator_ends_all_and_prints_how_to_resume(start, layout, number):
+def test_signalled_coordinator_ends_all_and_prints_how_to_resume(start, layout, number):
     run = start(layout)
     run.coordinator.send_signal(number)
     run.assert_all_end(f"{number.name} of coordinator")

@@ -1,6 +1,6 @@
 """A run that is killed at any moment resumes to the same files: no record is lost, repeated or incomplete.
 
-The loop runs on a scripted engine in a process of its own (tests/scripted_text.py), which kills itself with SIGKILL
+The loop runs on a scripted engine in a separate process (tests/scripted_text.py), which kills itself with SIGKILL
 before, in the middle of, or after one write to disk.
 """
 
@@ -33,7 +33,7 @@ from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair,
 from tests.helpers import ROOT, all_stages
 from tests.scripted_text import small_config
 
-# Every file that a model's text goes to -> its records.
+# Every file with text of a model -> the type of its records.
 RECORD_FILES = {
     "iteration_0/evaluation/held_out_judgements.jsonl": Judgement,
     "iteration_0/evaluation/answers.jsonl": Answer,

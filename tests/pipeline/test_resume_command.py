@@ -197,10 +197,10 @@ def test_interrupted_run_is_stopped_and_shows_how_to_resume(tmp_path: Path) -> N
     while state_of(workspace).state != RUNNING and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, error_output = process.communicate(timeout=60)
     assert process.returncode == 130
-    command = re.search(r"To resume: (.*)", told)
-    assert command, told
+    command = re.search(r"To resume: (.*)", error_output)
+    assert command, error_output
     assert to_dict(composed(command[1])) == to_dict(workspace.config())
     assert state_of(workspace).state == STOPPED
 
@@ -214,7 +214,7 @@ def test_command_to_a_model_has_the_options_of_the_run(tmp_path: Path) -> None:
     assert Workspace.of(found).root == workspace.root
 
 
-def test_command_to_a_model_of_a_moved_run_names_its_folder(tmp_path: Path) -> None:
+def test_command_to_a_model_names_a_moved_folder(tmp_path: Path) -> None:
     workspace, config = started(tmp_path / "old", "experiment=smoke", f"runs_dir={tmp_path}/old", "name=run")
     workspace.save_config(config)
     (tmp_path / "new place").mkdir()
@@ -242,9 +242,9 @@ def test_messages_about_missing_models_contain_the_command(tmp_path: Path) -> No
     ):
         for t in (0, 4):
             workspace.iteration(t).mkdir(exist_ok=True)
-        with pytest.raises(SrlmError) as told:
+        with pytest.raises(SrlmError) as error_output:
             make()
-        command = str(told.value).partition("first: ")[2]
+        command = str(error_output.value).partition("first: ")[2]
         found = composed(command)
         assert (found.iteration, found.seed) == (iteration, 7)
         assert Workspace.of(found).root == workspace.root

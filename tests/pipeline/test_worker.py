@@ -53,9 +53,9 @@ def test_out_of_memory_names_the_options_to_lower(workspace: Workspace) -> None:
 )
 def test_out_of_memory_message_names_the_options_of_the_stage(group: str, option: str) -> None:
     for error in (RuntimeError("CUDA out of memory."), MemoryError(), RuntimeError("std::bad_alloc")):
-        told = launch.as_user_error(error, "some_stage", 1, group)
-        assert told is not None
-        assert option in str(told)
+        user_error = launch.as_user_error(error, "some_stage", 1, group)
+        assert user_error is not None
+        assert option in str(user_error)
     assert launch.as_user_error(KeyError("x"), "some_stage", 1, group) is None
 
 

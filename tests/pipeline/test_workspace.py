@@ -830,9 +830,9 @@ def test_model_identity_depends_on_its_files(tmp_path, monkeypatch):
     for folder in (tmp_path / "one", run.iteration(1) / "model"):
         (folder / "config.json").write_text("{}")
     names = [str(tmp_path / name) for name in ("one", "run/iteration_1", "run/iteration_1/model", "m.gguf")]
-    told = identity(*names, str(tmp_path / "gone"), str(tmp_path / "gone.gguf"), "tiny-random", "OWNER/NAME")
-    assert list(told) == names
-    assert told[names[0]] == told[names[1]] == told[names[2]] != told[names[3]]
+    identities = identity(*names, str(tmp_path / "gone"), str(tmp_path / "gone.gguf"), "tiny-random", "OWNER/NAME")
+    assert list(identities) == names
+    assert identities[names[0]] == identities[names[1]] == identities[names[2]] != identities[names[3]]
     assert identity(str(tmp_path / "run" / "iteration_2")) == {}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-random").mkdir()

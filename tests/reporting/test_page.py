@@ -216,7 +216,7 @@ def test_locked_run_is_shown_as_running(made: Workspace) -> None:
     assert "its process ended without a message" in killed
 
 
-def test_state_of_a_run_of_an_older_version_follows_from_its_models(made: Workspace) -> None:
+def test_state_of_an_older_run_follows_from_its_models(made: Workspace) -> None:
     assert "; completed" in headline(made.root)
     config = made.config()
     config.iteration = 3

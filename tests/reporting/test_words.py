@@ -81,12 +81,12 @@ def test_headline_summarises_judge_and_answers(
 
 
 def test_verdict_sentences_have_intervals_and_counts(tmp_path: Path) -> None:
-    said = verdict(collect(make_run(tmp_path / "made")))
-    assert said.judge == (
+    result = verdict(collect(make_run(tmp_path / "made")))
+    assert result.judge == (
         "M2 orders 70 % [62, 78] of the held-out pairs like people (M1 68 % [60, 76], M0 50 % [50, 50]): "
         "a better judge than M1 (by +20 [+12, +28] points)."
     )
-    assert said.answers == (
+    assert result.answers == (
         "M2's answers win 30 % [0, 50] and lose 0 % [0, 50] against M1's (24 prompts, judged by M1): better answers."
     )
 
@@ -103,10 +103,10 @@ def test_verdict_sentences_have_intervals_and_counts(tmp_path: Path) -> None:
 )
 def test_judge_differs_only_beyond_the_interval_of_its_gain(gain: tuple[float, ...], words: str) -> None:
     run = numbers(judged(0), judged(1, measure(0.6, 0.5, 0.7)), judged(2, measure(0.7, 0.6, 0.8), measure(*gain)))
-    said = verdict(run)
-    told = "M2 orders 70 % [60, 80] of the held-out pairs like people (M1 60 % [50, 70]): "
-    assert said.judge == told + words
-    assert said.headline == {"a b": "better", "a w": "worse", "no ": "no difference shown"}[words[:3]]
+    result = verdict(run)
+    reported = "M2 orders 70 % [60, 80] of the held-out pairs like people (M1 60 % [50, 70]): "
+    assert result.judge == reported + words
+    assert result.headline == {"a b": "better", "a w": "worse", "no ": "no difference shown"}[words[:3]]
 
 
 @pytest.mark.parametrize(
@@ -120,22 +120,22 @@ def test_judge_differs_only_beyond_the_interval_of_its_gain(gain: tuple[float, .
 )
 def test_answers_differ_only_beyond_the_interval_of_net_wins(net: tuple[float, ...], words: str) -> None:
     match = {"net_win": measure(*net), "win": measure(0.3, 0.2, 0.4), "loss": measure(0.2, 0.1, 0.3)}
-    said = verdict(numbers({}, {"head_to_head": match, "head_to_head_judge": "M0"}))
-    told = "M1's answers win 30 % [20, 40] and lose 20 % [10, 30] against M0's (24 prompts, judged by M0): "
-    assert said.answers == f"{told}{words}."
-    assert said.headline == words.removesuffix(" answers")
+    result = verdict(numbers({}, {"head_to_head": match, "head_to_head_judge": "M0"}))
+    reported = "M1's answers win 30 % [20, 40] and lose 20 % [10, 30] against M0's (24 prompts, judged by M0): "
+    assert result.answers == f"{reported}{words}."
+    assert result.headline == words.removesuffix(" answers")
     assert verdict(numbers({}, {"head_to_head": match})).answers.endswith(f"judged by the judge): {words}.")
 
 
 def test_single_prompt_gives_values_and_no_verdict() -> None:
     match = {name: measure(1.0, n=1) for name in ("net_win", "win")} | {"loss": measure(0.0, n=1)}
     now = judged(1, measure(1.0), measure(0.5)) | {"head_to_head": match, "head_to_head_judge": "M0"}
-    said = verdict(numbers(judged(0, measure(0.5)), now))
-    assert said.headline == "no difference shown"
-    assert said.judge == (
+    result = verdict(numbers(judged(0, measure(0.5)), now))
+    assert result.headline == "no difference shown"
+    assert result.judge == (
         "M1 orders 100 % [n/a] of the held-out pairs like people (M0 50 % [n/a]): too few prompts to compare with M0."
     )
-    assert said.answers == (
+    assert result.answers == (
         "M1's answers win 100 % [n/a] and lose 0 % [n/a] against M0's (1 prompt, judged by M0): too few prompts to "
         "compare."
     )
@@ -143,29 +143,29 @@ def test_single_prompt_gives_values_and_no_verdict() -> None:
 
 @pytest.mark.parametrize("gain", [None, measure(None)])
 def test_judge_without_a_gain_is_reported_alone(gain: dict[str, Any] | None) -> None:
-    said = verdict(numbers({}, judged(1, measure(0.7, 0.6, 0.8), gain)))
-    assert said.judge == "M1 orders 70 % [60, 80] of the held-out pairs like people."
-    assert said.headline == "no difference shown"
+    result = verdict(numbers({}, judged(1, measure(0.7, 0.6, 0.8), gain)))
+    assert result.judge == "M1 orders 70 % [60, 80] of the held-out pairs like people."
+    assert result.headline == "no difference shown"
 
 
 @pytest.mark.parametrize("model", [{"answers": {}}, {"judge": {"pairwise_accuracy_imputed": measure(None)}}])
 def test_missing_measures_are_reported(model: dict[str, Any]) -> None:
-    said = verdict(numbers({}, {}, model))
-    assert said.headline == "no difference shown"
-    assert said.judge == "The judge of M2 was not measured."
-    assert said.answers == "There is no verdict on M2's answers against M1's."
+    result = verdict(numbers({}, {}, model))
+    assert result.headline == "no difference shown"
+    assert result.judge == "The judge of M2 was not measured."
+    assert result.answers == "There is no verdict on M2's answers against M1's."
 
 
 def test_match_without_a_verdict_is_reported() -> None:
-    said = verdict(numbers({}, {"head_to_head": {"net_win": measure(None), "win": measure(None)}}))
-    assert said.answers == "There is no verdict on M1's answers against M0's."
+    result = verdict(numbers({}, {"head_to_head": {"net_win": measure(None), "win": measure(None)}}))
+    assert result.answers == "There is no verdict on M1's answers against M0's."
 
 
 def test_run_with_only_m0_has_no_verdict() -> None:
-    said = verdict(numbers(judged(0, measure(0.5, 0.4, 0.6))))
-    assert said.headline == "begun"
-    assert said.judge == "Only M0 was evaluated so far."
-    assert said.answers == "There is no other model to compare it with."
+    result = verdict(numbers(judged(0, measure(0.5, 0.4, 0.6))))
+    assert result.headline == "begun"
+    assert result.judge == "Only M0 was evaluated so far."
+    assert result.answers == "There is no other model to compare it with."
     assert grounds(numbers({})) == [ONE_RUN]
 
 
@@ -235,11 +235,11 @@ def test_position_bias_needs_an_interval_without_one_half(first: tuple[Any, ...]
     assert grounds_of_part("head_to_head", first_position_win_rate=measure(*first)) == expected
 
 
-@pytest.mark.parametrize(("ties", "told"), [(0.51, True), (0.5, False), (0.1, False), (None, False)])
-def test_many_ties_are_a_ground_against(ties: float | None, told: bool) -> None:
+@pytest.mark.parametrize(("ties", "reported"), [(0.51, True), (0.5, False), (0.1, False), (None, False)])
+def test_many_ties_are_a_ground_against(ties: float | None, reported: bool) -> None:
     bounds = (0.4, 0.6) if ties is not None else (None, None)
     text = "Most comparisons by M1 are ties: 51 % [40, 60]."
-    expected = [JUDGED_BY_MODEL, Ground("against", text)] if told else [JUDGED_BY_MODEL]
+    expected = [JUDGED_BY_MODEL, Ground("against", text)] if reported else [JUDGED_BY_MODEL]
     assert grounds_of_part("head_to_head", tie=measure(ties, *bounds)) == expected
     assert grounds_of_part("head_to_head", win=measure(0.5)) == [JUDGED_BY_MODEL]
 
@@ -323,25 +323,25 @@ def test_imputed_accuracies_are_marked() -> None:
     none = {"parse_rate": measure(0.0, 0.0, 0.1)}
     coin, some = measure(0.5, 0.5, 0.5), measure(0.7, 0.6, 0.8)
     before = {"judge": {"pairwise_accuracy_imputed": coin} | none}
-    said = verdict(numbers(before, judged(1, some))).judge
-    assert said == "M1 orders 70 % [60, 80] of the held-out pairs like people (M0 50 % [50, 50] (unparsed = 0.5))."
-    said = verdict(numbers({}, before)).judge
-    assert said == (
+    result = verdict(numbers(before, judged(1, some))).judge
+    assert result == "M1 orders 70 % [60, 80] of the held-out pairs like people (M0 50 % [50, 50] (unparsed = 0.5))."
+    result = verdict(numbers({}, before)).judge
+    assert result == (
         "None of M1's 24 judgements could be parsed. M1 orders 50 % [50, 50] (unparsed = 0.5) of the held-out pairs "
         "like people."
     )
 
 
 @pytest.mark.parametrize(
-    ("told", "kind"),
+    ("reported", "kind"),
     [
         ("M2 against M1: a sign of reward hacking: ...", "against"),
         ("M2 against M1: possible reward hacking: ...", "against"),
         ("M2 against M1: no sign of reward hacking in ...", "note"),
     ],
 )
-def test_signs_of_reward_hacking_are_a_ground_against(told: str, kind: str) -> None:
-    assert grounds(numbers({}, reward_hacking_report=(told,))) == [Ground(kind, told), ONE_RUN]
+def test_signs_of_reward_hacking_are_a_ground_against(reported: str, kind: str) -> None:
+    assert grounds(numbers({}, reward_hacking_report=(reported,))) == [Ground(kind, reported), ONE_RUN]
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 evaluation prompt was"), (2, "2 evaluation prompts were")])

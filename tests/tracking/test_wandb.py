@@ -64,14 +64,14 @@ def run_files(workspace: Workspace) -> list[Path]:
 
 
 @dataclass
-class Left:
+class TrackedRun:
     """The output of a tracked run."""
 
     folder: Path
     workspace: Workspace
     config: Config
     records: list[Record]
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def history(self) -> dict[str, list[tuple[float, Any]]]:
         """Return metric -> (step, value), in the order of logging."""
@@ -110,32 +110,32 @@ def environment(patch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     patch.setenv("HOME", str(home))
     patch.setenv("NETRC", str(folder / "netrc"))
     patch.chdir(folder)
-    said: list[str] = []
-    patch.setattr(tracking, "say", said.append)
-    patch.setattr(base, "say", said.append)
-    return said
+    messages: list[str] = []
+    patch.setattr(tracking, "say", messages.append)
+    patch.setattr(base, "say", messages.append)
+    return messages
 
 
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackedRun]:
     """Track a run that is offline by its options, with a key in the environment."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
-        said = environment(patch, folder)
+        messages = environment(patch, folder)
         patch.setenv("WANDB_API_KEY", KEY)
         config, workspace = make(folder, mode="offline", sample_rows=2)
         track(WandbTracker(config, workspace), workspace, failed=True)
         (file,) = run_files(workspace)
-        yield Left(folder, workspace, config, read(file), said)
+        yield TrackedRun(folder, workspace, config, read(file), messages)
 
 
 @pytest.fixture
-def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield environment(monkeypatch, tmp_path)
     wandb.teardown()
 
 
-def test_wandb_run_has_name_group_and_config(left: Left) -> None:
+def test_wandb_run_has_name_group_and_config(left: TrackedRun) -> None:
     (run,) = [record.run for record in left.records if record.HasField("run")]
     assert run.run_id == left.workspace.run()["wandb_id"]
     assert run.run_id.startswith("tiny-seed-3-")
@@ -144,14 +144,14 @@ def test_wandb_run_has_name_group_and_config(left: Left) -> None:
     assert config.items() >= to_dict(left.config).items()
     assert config["packages"] == {"trl": "1.16"}
     assert not run.git.ByteSize()
-    (line,) = left.said
+    (line,) = left.messages
     assert "offline" in line
     assert "wandb sync" in line
     (exit_code,) = [record.exit.exit_code for record in left.records if record.HasField("exit")]
     assert exit_code == 1
 
 
-def test_every_section_has_its_step_metric(left: Left) -> None:
+def test_every_section_has_its_step_metric(left: TrackedRun) -> None:
     metrics = [record.metric for record in left.records if record.HasField("metric")]
     steps = {metric.glob_name: metric.step_metric for metric in metrics if metric.glob_name}
     assert {name: steps.pop(name) for name in ("sft/*", "dpo_2/*")} == {"sft/*": "sft/step", "dpo_2/*": "dpo_2/step"}
@@ -163,7 +163,7 @@ def test_every_section_has_its_step_metric(left: Left) -> None:
     assert all(name.count("/") <= 1 for name in left.history())
 
 
-def test_history_has_every_metric_at_its_step(left: Left) -> None:
+def test_history_has_every_metric_at_its_step(left: TrackedRun) -> None:
     history = left.history()
     assert history["judge/pairwise_accuracy"] == [(2, 0.75)]
     assert history["judge/pairwise_accuracy_low"] == [(2, 0.5)]
@@ -183,7 +183,7 @@ def test_history_has_every_metric_at_its_step(left: Left) -> None:
     assert {name: history[name] for name in found} == {name: [(2, value)] for name, value in found.items()}
 
 
-def test_score_histogram_counts_each_score(left: Left) -> None:
+def test_score_histogram_counts_each_score(left: TrackedRun) -> None:
     items = [item for record in left.records for item in record.history.item]
     parts = {i.nested_key[1]: json.loads(i.value_json) for i in items if i.nested_key[0] == "feedback/scores"}
     assert parts["_type"] == "histogram"
@@ -191,7 +191,7 @@ def test_score_histogram_counts_each_score(left: Left) -> None:
     assert parts["bins"] == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
 
 
-def test_tables_contain_shortened_plain_text_samples(left: Left) -> None:
+def test_tables_contain_shortened_plain_text_samples(left: TrackedRun) -> None:
     tables = {name: left.table(name) for name in ("prompts", "candidates", "judgements", "pairs")}
     assert {name: len(table["data"]) for name, table in tables.items()} == {
         "prompts": 2,
@@ -211,7 +211,7 @@ def test_tables_contain_shortened_plain_text_samples(left: Left) -> None:
     assert [name.split("-samples")[1].split("-")[0] for name in logged] == sorted(tables)
 
 
-def test_artifacts_are_files_or_manifests(left: Left) -> None:
+def test_artifacts_are_files_or_manifests(left: TrackedRun) -> None:
     artifacts = left.artifacts()
     seeds, pairs = artifacts["tiny-seed-3-data-data"], artifacts["tiny-seed-3-iteration_2-pairs"]
     model = artifacts["tiny-seed-3-iteration_2-dpo"]
@@ -231,7 +231,7 @@ def test_artifacts_are_files_or_manifests(left: Left) -> None:
     assert not any(str(left.folder) in name for name in artifacts)
 
 
-def test_summary_has_the_final_metrics(left: Left) -> None:
+def test_summary_has_the_final_metrics(left: TrackedRun) -> None:
     assert len(run_files(left.workspace)) == 1
     summary = left.summary()
     assert summary["judge/pairwise_accuracy"] == 0.75
@@ -242,19 +242,19 @@ def test_summary_has_the_final_metrics(left: Left) -> None:
     assert summary.items() >= {name: value for name, value in numbers.items() if isinstance(value, int | float)}.items()
 
 
-def test_summary_has_the_last_iteration_when_an_earlier_one_is_logged_later(tmp_path: Path, said: list[str]) -> None:
+def test_summary_keeps_the_last_iteration_if_an_earlier_is_logged_later(tmp_path: Path, messages: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", artifacts=False)
     stages = [finished(workspace.iteration(t), "data", {"a.jsonl": []}, counts={"ift": t}) for t in (1, 2)]
     for stage in reversed(stages):  # W&B treats each as a separate process
         tracker = WandbTracker(config, workspace)
         tracker.stage(stage)
         tracker.close(False)
-    *_, last = [Left(tmp_path, workspace, config, read(file)) for file in run_files(workspace)]
+    *_, last = [TrackedRun(tmp_path, workspace, config, read(file)) for file in run_files(workspace)]
     assert last.history()["stage/data_ift"] == [(1, 1)]
     assert last.summary()["stage/data_ift"] == 2
 
 
-def test_home_folder_and_passwords_are_not_logged(tmp_path: Path, said: list[str]) -> None:
+def test_home_folder_and_passwords_are_not_logged(tmp_path: Path, messages: list[str]) -> None:
     home = tmp_path / "home"
     home.unlink()
     config, workspace = make(home, mode="offline")
@@ -290,18 +290,18 @@ def test_without_secrets_hides_home_and_passwords(value: Any, clean: Any) -> Non
     assert without_secrets("/x", "/") == "/x"
 
 
-def test_api_key_is_not_written_to_disk(left: Left) -> None:
+def test_api_key_is_not_written_to_disk(left: TrackedRun) -> None:
     files = [path for path in left.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_all_files_are_in_the_run_folder(left: Left) -> None:
+def test_all_files_are_in_the_run_folder(left: TrackedRun) -> None:
     assert {path.name for path in left.folder.iterdir()} == {"home", "runs"}
     assert (left.folder / "home").is_file()
 
 
-def test_resumed_run_has_the_same_wandb_id(tmp_path: Path, said: list[str]) -> None:
+def test_resumed_run_has_the_same_wandb_id(tmp_path: Path, messages: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline")
     stages = finished_stages(workspace)
     for t in (1, 2):
@@ -315,8 +315,8 @@ def test_resumed_run_has_the_same_wandb_id(tmp_path: Path, said: list[str]) -> N
     runs = [record.run for records in files for record in records if record.HasField("run")]
     assert [run.run_id for run in runs] == [workspace.run()["wandb_id"]] * 2
     assert all(run.resume for run in runs)
-    assert len(said) == 2  # one at each start
-    one, two = (Left(tmp_path, workspace, config, records).history() for records in files)
+    assert len(messages) == 2  # one at each start
+    one, two = (TrackedRun(tmp_path, workspace, config, records).history() for records in files)
     assert {name for name in set(one) & set(two) if "/" in name} == set()  # each number once
     assert two["judge/pairwise_accuracy"] == [(2, 0.75)]
     names = [record.artifact.name for records in files for record in records if record.HasField("artifact")]
@@ -324,7 +324,7 @@ def test_resumed_run_has_the_same_wandb_id(tmp_path: Path, said: list[str]) -> N
     assert len(names) == len(set(names)) == len(stages)  # each artifact once
 
 
-def test_one_sync_command_uploads_all_sessions_of_a_run_in_order(tmp_path: Path, said: list[str]) -> None:
+def test_one_sync_command_uploads_all_sessions_in_order(tmp_path: Path, messages: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", artifacts=False, sample_rows=0)
     stages = finished_stages(workspace)
     for done in (stages[:3], stages):  # a stopped run, then its resumption
@@ -349,7 +349,7 @@ def test_one_sync_command_uploads_all_sessions_of_a_run_in_order(tmp_path: Path,
     assert (server.summary["sft/loss"], server.summary["judge/pairwise_accuracy"]) == (0.5, 0.75)
 
 
-def test_wandb_run_of_the_caller_is_not_used(tmp_path: Path, said: list[str]) -> None:
+def test_wandb_run_of_the_caller_is_not_used(tmp_path: Path, messages: list[str]) -> None:
     own = wandb.init(mode="offline", project="own", dir=str(tmp_path), settings=wandb.Settings(console="off"))
     config, workspace = make(tmp_path, mode="offline", artifacts=False)
     track(WandbTracker(config, workspace), workspace)
@@ -361,7 +361,7 @@ def test_wandb_run_of_the_caller_is_not_used(tmp_path: Path, said: list[str]) ->
     assert run.project == "srlm"
 
 
-def test_runs_of_the_same_name_have_different_ids(tmp_path: Path, said: list[str]) -> None:
+def test_runs_of_the_same_name_have_different_ids(tmp_path: Path, messages: list[str]) -> None:
     ids = set()
     for place in ("here", "there"):
         config, workspace = make(tmp_path / place, name="default", mode="offline")
@@ -370,12 +370,12 @@ def test_runs_of_the_same_name_have_different_ids(tmp_path: Path, said: list[str
     assert len(ids) == 2
 
 
-def test_samples_and_artifacts_can_be_disabled(tmp_path: Path, said: list[str]) -> None:
+def test_samples_and_artifacts_can_be_disabled(tmp_path: Path, messages: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", sample_rows=0, artifacts=False)
     tracker = WandbTracker(config, workspace)
     track(tracker, workspace)
     assert not tracker.off
-    left = Left(tmp_path, workspace, config, read(run_files(workspace)[0]))
+    left = TrackedRun(tmp_path, workspace, config, read(run_files(workspace)[0]))
     assert left.artifacts() == {}
     assert left.history()["feedback/pairs"] == [(2, 1)]
 
@@ -388,23 +388,23 @@ def broken(*_: Any, **__: Any) -> None:
     "part", ["init", "Run.log", "Run.log_artifact", "Run.define_metric", "Run.finish", "Artifact.add_file"]
 )
 def test_wandb_error_is_reported_once(
-    part: str, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    part: str, tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"wandb.{part}", broken)
     config, workspace = make(tmp_path, mode="offline")
     track(WandbTracker(config, workspace), workspace)
-    found = [line for line in said if "off from now on" in line]
+    found = [line for line in messages if "off from now on" in line]
     assert found == [
         f"W&B: RuntimeError: disk on fire. Tracking is off from now on; the run continues in {workspace.root}."
     ]
 
 
-def test_missing_wandb_disables_tracking(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wandb_disables_tracking(tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
         config, workspace = make(tmp_path)
         track(WandbTracker(config, workspace), workspace)
-    (line,) = said
+    (line,) = messages
     assert "wandb" in line
     assert "off from now on" in line
 
@@ -429,14 +429,14 @@ class Online:
 @pytest.fixture
 def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace `wandb.init`; return the list of modes it was called with."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     def init(mode: str, **_: Any) -> Online:
-        asked.append(mode)
+        requested.append(mode)
         return Online()
 
     monkeypatch.setattr(wandb, "init", init)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_mode_depends_on_option_key_and_variable(
     variable: str,
     mode: str | None,
     tmp_path: Path,
-    said: list[str],
+    messages: list[str],
     modes: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -476,22 +476,22 @@ def test_mode_depends_on_option_key_and_variable(
     WandbTracker(config, workspace).close(False)
     assert modes == ([mode] if mode else [])
     assert ("wandb_id" in workspace.run()) == bool(mode)
-    assert KEY not in "".join([*said, *capfd.readouterr()])
-    assert not any("off from now on" in line for line in said)
-    assert bool(said) == bool(mode)
+    assert KEY not in "".join([*messages, *capfd.readouterr()])
+    assert not any("off from now on" in line for line in messages)
+    assert bool(messages) == bool(mode)
 
 
 def test_unreachable_server_switches_to_offline_mode(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server listens on this port
     monkeypatch.setattr(tracking, "INIT_SECONDS", 2.0)
     config, workspace = make(tmp_path)
     track(WandbTracker(config, workspace), workspace)
-    assert len(said) == 2
-    assert "CommError" in said[0]
-    assert "offline" in said[1]
+    assert len(messages) == 2
+    assert "CommError" in messages[0]
+    assert "offline" in messages[1]
     (file,) = run_files(workspace)
     assert any(record.HasField("history") for record in read(file))
     assert "".join(capfd.readouterr()) == ""

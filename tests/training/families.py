@@ -1,7 +1,7 @@
 """Chat templates of common model families, each with a small tokenizer of the same kind and its control tokens.
 
 Templates follow each family's documented format; the small tokenizers split text as the family's do:
-by bytes (GPT-2's way) or with "▁" for a blank and bytes as a last resort (SentencePiece's).
+by bytes (like GPT-2) or with "▁" for a blank and byte fallback (like SentencePiece).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-QWEN = (  # ChatML with a system prompt of its own
+QWEN = (  # ChatML with a default system prompt
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
 ) + CHATML
 LLAMA_2 = (  # the system prompt is in the first user message, whitespace is stripped, the assistant has no role mark
@@ -59,7 +59,7 @@ VICUNA = (  # only text, and no role when an answer is requested
     "{{ ' ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
-QWEN_3 = (  # an empty thought in front of the last answer, and none where an answer is requested
+QWEN_3 = (  # an empty thought before the last answer, and none if an answer is requested
     "{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}{% set text = m['content'] %}"
     "{% set thought = '' %}{% if '</think>' in text %}{% set thought = text.split('</think>')[0].split('<think>')[-1]"
     " %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>assistant\n<think>\n' +"
@@ -116,7 +116,7 @@ def by_bytes(*special: str, bos: str | None = None, eos: str = "<|im_end|>") -> 
 def by_pieces(*special: str, eos: str = "</s>", prefix: bool = False) -> Callable[[str], Any]:
     """Return a maker of tokenizers like SentencePiece's: a blank is "▁" and begins a word, with byte fallback.
 
-    With `prefix`, a blank is put in front of a text, as Llama 2's and Mistral's tokenizers do.
+    With `prefix`, a blank is prepended to a text, like Llama 2's and Mistral's tokenizers do.
     """
 
     def make(template: str) -> Any:

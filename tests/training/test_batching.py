@@ -94,9 +94,7 @@ def assert_same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, 
 
 @pytest.mark.parametrize("train_on", TrainOn, ids=lambda choice: choice.name)
 @pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
-def test_loss_is_the_weighted_token_mean_for_any_micro_batch_size(
-    train_on: TrainOn, micro: int, tmp_path: Path
-) -> None:
+def test_loss_is_the_weighted_token_mean_for_any_micro_batch(train_on: TrainOn, micro: int, tmp_path: Path) -> None:
     """Examples differ in length and weight, so a mean of micro-batch means would differ."""
     columns = columns_of(train_on)
     assert_same(step(columns, tmp_path, micro), by_hand(columns))

@@ -220,8 +220,8 @@ def test_progress_sentence_reports_each_comparison() -> None:
     )
     worse = sentence(comparison(net_win=-0.1, low=None, high=None, outcome="not better"), "M1", "M2")
     assert worse.endswith("net win -0.10. It is not better: training stops, and step 200 becomes M2.")
-    blind = sentence(comparison(judged=3, net_win=None, outcome="undecided"), "M1", "M2")
-    assert "on 3 of 253 prompts. Too few prompts have a verdict, so training continues." in blind
+    without_verdicts = sentence(comparison(judged=3, net_win=None, outcome="undecided"), "M1", "M2")
+    assert "on 3 of 253 prompts. Too few prompts have a verdict, so training continues." in without_verdicts
 
 
 def line(*compared: CheckpointComparison, chosen: int = 400) -> str:
@@ -243,8 +243,8 @@ def test_report_names_compared_and_chosen_checkpoints() -> None:
         "(not better). Training stopped there, and step 400 of 600 became M2."
     )
     assert line(comparison()) == f"{first}. Training ran to its end, and its last step, 400, became M2."
-    blind = line(comparison(judged=3, net_win=None, outcome="undecided"))
-    assert "on 3 of 253 prompts (too few verdicts to decide). Training ran to its end" in blind
+    without_verdicts = line(comparison(judged=3, net_win=None, outcome="undecided"))
+    assert "on 3 of 253 prompts (too few verdicts to decide). Training ran to its end" in without_verdicts
     assert line(chosen=35) == "Early stopping of M2: training has one checkpoint, at step 35, and no comparison."
 
 
@@ -344,7 +344,7 @@ def test_too_few_validation_prompts_raise_an_error_with_instructions(tmp_path: P
         early_stopping._write_prompts(workspace, workspace.config(), 2)
 
 
-def test_stage_depends_on_the_options_only_if_early_stopping_is_enabled(tmp_path: Path) -> None:
+def test_options_are_recorded_only_if_early_stopping_is_enabled(tmp_path: Path) -> None:
     off = Train(Workspace(tmp_path), options("dpo.early_stopping.every_steps=5"), 2).options
     assert not [name for name in off if "early_stopping" in name or name.startswith(("evaluation.", "engine."))]
     on = Train(Workspace(tmp_path), options(*ON), 2).options

@@ -182,7 +182,7 @@ def test_template_that_changes_the_prompt_for_an_answer_is_refused(template):
         encode_turn(tiny_tokenizer(template), user("Hi?"), "Hello.")
 
 
-def test_template_without_an_end_of_turn_gets_the_end_of_sequence():
+def test_template_without_end_of_turn_gets_the_end_of_sequence():
     tokenizer = tiny_tokenizer(
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -215,7 +215,7 @@ def test_truncated_answer_has_no_end_of_sequence():
     assert tokenizer.decode(truncated_ids) == "Hello."
 
 
-def test_chat_template_is_read_by_path_and_unknown_names_are_refused(tmp_path):
+def test_chat_template_is_read_by_path_and_unknown_is_refused(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages }}", encoding="utf-8")
     assert read_chat_template(str(path)) == "{{ messages }}"
@@ -347,7 +347,7 @@ CHANGES_TEXTS = {
 
 
 @pytest.mark.parametrize("template", CHANGES_TEXTS.values(), ids=CHANGES_TEXTS)
-def test_template_that_changes_texts_is_refused_if_prompts_are_trained_on(template):
+def test_template_that_changes_texts_is_refused_for_trained_prompts(template):
     tokenizer, chat = tiny_tokenizer(template), [*user("Hi?"), assistant("yes")]
     _, labels = labelled(tokenizer, chat)  # the single answer is found anyway
     assert any(label != IGNORED for label in labels)
@@ -356,7 +356,7 @@ def test_template_that_changes_texts_is_refused_if_prompts_are_trained_on(templa
             labelled(tokenizer, refused, train_on)
 
 
-def test_tokenizer_without_offsets_is_refused_if_prompts_are_trained_on(monkeypatch):
+def test_tokenizer_without_offsets_is_refused_for_trained_prompts(monkeypatch):
     tokenizer = tiny_tokenizer()
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
     chat = [*user("Hi?"), assistant("Hello.")]

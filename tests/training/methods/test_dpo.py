@@ -30,7 +30,7 @@ def length(tokenizer, one: PreferencePair) -> int:
     return len(columns["prompt_ids"][0]) + max(len(columns[name][0]) for name in ("chosen_ids", "rejected_ids"))
 
 
-def test_answers_end_with_the_end_of_turn_and_control_tokens_are_text(tokenizer):
+def test_answers_end_with_end_of_turn_and_escape_control_tokens(tokenizer):
     rows = [pair(), pair("Why?", "Because <|im_end|> of it.", "天")]
     columns, too_long, trl_drops = encode_pairs(tokenizer, rows, 1000)
     assert (too_long, trl_drops) == (0, 0)

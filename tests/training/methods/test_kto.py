@@ -89,7 +89,7 @@ def test_configured_weights_are_used() -> None:
     assert weights_of(1, 9, KTOConfig(undesirable_weight=0.5)) == (1.0, 0.5)
 
 
-def test_mismatched_answer_is_the_next_of_another_prompt_in_the_micro_batch() -> None:
+def test_mismatched_answer_is_the_next_to_another_prompt() -> None:
     columns = {"prompt_ids": [[1], [1], [2], [3], [3], [4]], "completion_ids": [[10], [11], [12], [13], [14], [15]]}
     assert mismatched_answers(columns, 3) == [[12], [12], [10], [15], [15], [13]]
     assert mismatched_answers(columns, 5)[5] == [10]  # alone in the last micro-batch
