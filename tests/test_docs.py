@@ -71,7 +71,7 @@ def test_docs_contain_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS_IN_DOCS)
-def test_command_composes(command: str) -> None:
+def test_documented_command_composes(command: str) -> None:
     words = shlex.split(command)
     name, words = ("run", words[3:]) if words[0] == "python" else (words[1], words[2:])
     if name.startswith("-") or name == "completion" or words in (["--help"], ["--cfg", "job"]):

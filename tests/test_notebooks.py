@@ -41,7 +41,7 @@ def test_stored_notebooks_are_clean_and_have_plots(path) -> None:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if len(shlex.split(command)) > 2])
 def test_command_in_prose_composes(command: str) -> None:
-    test_docs.test_command_composes(command)
+    test_docs.test_documented_command_composes(command)
 
 
 @pytest.mark.parametrize(

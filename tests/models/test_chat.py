@@ -256,7 +256,7 @@ def test_a_trained_checkpoint_keeps_both_stop_tokens_and_the_template(tmp_path):
         assert stop_token_ids(again, folder) == stop_token_ids(first, tmp_path / "base")
 
 
-def test_template_with_eos_after_end_of_turn_is_stable_over_iterations(tmp_path):
+def test_template_with_eos_after_end_of_turn_is_stable(tmp_path):
     template = CHATML + "{{ eos_token }}"
     make = by_bytes(eos="<|endoftext|>")
     folder = saved(tmp_path / "base", make(template))

@@ -131,7 +131,7 @@ def test_unknown_template_names_the_option_and_the_known_ones():
         load("additve")
 
 
-def test_non_utf8_file_is_refused_and_byte_order_mark_is_removed(tmp_path):
+def test_non_utf8_file_is_refused_and_bom_is_removed(tmp_path):
     path, text = tmp_path / "mine.txt", "Größe: {{instruction}} {{response}}"
     path.write_bytes(text.encode("utf-8-sig").replace(b"\n", b"\r\n"))
     assert load(str(path)).text == text

@@ -242,7 +242,7 @@ def test_summary_has_the_final_metrics(left: TrackedRun) -> None:
     assert summary.items() >= {name: value for name, value in numbers.items() if isinstance(value, int | float)}.items()
 
 
-def test_summary_keeps_the_last_iteration_if_an_earlier_is_logged_later(tmp_path: Path, messages: list[str]) -> None:
+def test_summary_keeps_the_last_iteration_if_logged_out_of_order(tmp_path: Path, messages: list[str]) -> None:
     config, workspace = make(tmp_path, mode="offline", artifacts=False)
     stages = [finished(workspace.iteration(t), "data", {"a.jsonl": []}, counts={"ift": t}) for t in (1, 2)]
     for stage in reversed(stages):  # W&B treats each as a separate process
