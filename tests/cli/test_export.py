@@ -73,12 +73,12 @@ def test_mt_bench_has_one_single_turn_answer_per_question(finished_run, exported
     assert [question["question_id"] for question in questions] == [1, 2, 3, 4]
     for t in (0, 1, 2):
         rows = lines(exported / f"mt_bench/model_answer/rivers-M{t}.jsonl")
-        told = {row["question_id"]: row["choices"] for row in rows}
+        choices_by_question = {row["question_id"]: row["choices"] for row in rows}
         assert {row["model_id"] for row in rows} == {f"rivers-M{t}"}
         assert len({row["answer_id"] for row in rows}) == 4
         for answer in answers(finished_run, t):
             assert asked[answer.id]["turns"] == [answer.prompt]
-            assert told[asked[answer.id]["question_id"]] == [{"index": 0, "turns": [answer.text]}]
+            assert choices_by_question[asked[answer.id]["question_id"]] == [{"index": 0, "turns": [answer.text]}]
 
 
 def test_fastchat_loads_the_exported_files(finished_run, exported):
@@ -151,9 +151,9 @@ def test_empty_judgement_pairs_are_exported_as_an_empty_dataset(own_run, tmp_pat
     path = own_run / "iteration_2/4_judgement_pairs.jsonl"
     write_atomic(path, "")
     manifest = own_run / "iteration_2/manifests/pairs.json"
-    told = json.loads(manifest.read_text())
-    told["outputs"]["iteration_2/4_judgement_pairs.jsonl"] = workspace.fingerprint(path)
-    manifest.write_text(json.dumps(told))
+    stored_manifest = json.loads(manifest.read_text())
+    stored_manifest["outputs"]["iteration_2/4_judgement_pairs.jsonl"] = workspace.fingerprint(path)
+    manifest.write_text(json.dumps(stored_manifest))
     export(workspace, tmp_path / "to", ("pairs",), None, False)
     rows = load_from_disk(str(tmp_path / "to/pairs/iteration_2_judgements"))
     assert len(rows) == 0
@@ -227,11 +227,11 @@ def test_iterations_are_ordered_by_number(own_run):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "shown"),
     [("builtin", "srlm_builtin"), ("hub:owner/name", "owner/name"), ("/home/me/secret/prompts.jsonl", "prompts.jsonl")],
 )
-def test_data_names_contain_no_folders(path, told):
-    assert data_name(path) == told
+def test_data_names_contain_no_folders(path, shown):
+    assert data_name(path) == shown
 
 
 def test_the_command_exports_and_reports_errors(finished_run, tmp_path, capfd):

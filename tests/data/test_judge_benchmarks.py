@@ -98,7 +98,7 @@ def test_empty_answers_are_kept(write):
         ("plain", {"response_a": 3}, r"'response_a' is of type int"),
     ],
 )
-def test_broken_rows_name_their_line(write, form, change, message):
+def test_invalid_values_are_refused_with_their_line(write, form, change, message):
     with pytest.raises(SeedError, match=message):
         read_benchmark(write(ROWS[form], ROWS[form] | change))
 

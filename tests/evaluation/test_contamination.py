@@ -68,7 +68,7 @@ def test_shared_13_grams_are_contamination(prompt, training):
     assert (result.exact, result.thirteen_gram) == ((), ("v0",))
 
 
-def test_each_prompt_counts_once_and_repeats_count_separately():
+def test_each_evaluation_prompt_counts_once():
     result = found({"v0": text(0, 20), "v1": text(0, 20), "v2": text(3, 17), "v3": "x"}, text(0, 20), text(2, 20))
     assert result.to_dict() == {
         "prompts": 4,

@@ -105,14 +105,17 @@ class FakeModel:
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         # The hook gets other options than the request, as in the harness's vLLM model.
-        told = [(r.args[0], {"until": ["end"], "max_gen_toks": 8}) for r in requests]
-        return [self._answer("generate_until", r.args, t, r.args[0][::-1]) for r, t in zip(requests, told, strict=True)]
+        hook_arguments = [(r.args[0], {"until": ["end"], "max_gen_toks": 8}) for r in requests]
+        return [
+            self._answer("generate_until", r.args, t, r.args[0][::-1])
+            for r, t in zip(requests, hook_arguments, strict=True)
+        ]
 
-    def _answer(self, kind: str, arguments: Any, told: Any, answer: Any) -> Any:
+    def _answer(self, kind: str, arguments: Any, hook_arguments: Any, answer: Any) -> Any:
         if len(self.asked) == self.stop_after:
             raise KeyboardInterrupt
         self.asked.append(arguments)
-        self.cache_hook.add_partial(kind, told, answer)
+        self.cache_hook.add_partial(kind, hook_arguments, answer)
         return answer
 
 
@@ -141,17 +144,17 @@ def test_resumed_benchmarks_request_only_missing_answers(kind: str, tmp_path: Pa
     with (tmp_path / "answers.jsonl").open("a") as file:
         file.write('{"id": "torn')
 
-    told = []
+    progress = []
     second = FakeModel()
     store = RecordFile(tmp_path / "answers.jsonl", Response)
-    with keep_answers(second, store, lambda done, wanted: told.append((done, wanted))):
+    with keep_answers(second, store, lambda done, wanted: progress.append((done, wanted))):
         answers = getattr(second, kind)(asked)
     assert [request.args for request in asked[2:]] == second.asked
     assert [list(a) if isinstance(a, tuple) else a for a in expected] == [
         list(a) if isinstance(a, tuple) else a for a in answers
     ]
-    assert told[0] == (2, 3)
-    assert told[-1] == (3, 3)
+    assert progress[0] == (2, 3)
+    assert progress[-1] == (3, 3)
     assert getattr(second, kind).__func__ is whole  # the original method is restored
     assert second.cache_hook is None
 
@@ -177,7 +180,7 @@ def test_a_missing_harness_raises_with_the_install_command(monkeypatch: pytest.M
     assert harness.backend(Evaluate()) == "hf"
 
 
-def test_backend_is_vllm_when_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backend_is_vllm_only_for_installed_vllm_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.metadata, "version", lambda name: "0.32.0")
     options = Evaluate()
     assert harness.backend(options) == "vllm"

@@ -69,7 +69,7 @@ def random_prompts(
     return prompts
 
 
-def test_pairwise_accuracy_and_coverage_by_hand() -> None:
+def test_pairwise_accuracy_and_coverage_match_hand_computed_values() -> None:
     prompts = [
         judged((0, 1, 2), (5, 3, 4)),  # 2 of 3
         judged((0, 3), (2, 2)),  # a tie of the judge: one half
@@ -109,7 +109,7 @@ def test_length_baseline_on_all_and_on_scored_pairs() -> None:
     assert value(m.length_baseline_accuracy(prompts, scored_only=True)) == (1.5 / 2, 2)
 
 
-def test_parse_rate_and_modal_score_by_hand() -> None:
+def test_parse_rate_and_modal_score_match_hand_computed_values() -> None:
     assert value(m.parse_rate([(3, 4), (0, 2), (0, 0)])) == (0.5, 6)
     assert m.modal_score([[1, 1, 5], [3]]) == 1  # the most frequent one, not the highest
     scores: list[list[float | None]] = [[4, 4, None], [5, 4], [None], [5, 5]]

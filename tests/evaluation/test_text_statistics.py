@@ -124,7 +124,7 @@ def test_distinct_n_interval_covers_its_expectation():
     assert np.mean([measure.low <= truth <= measure.high for measure in found]) > 0.92
 
 
-def test_distinct_n_of_few_answers():
+def test_distinct_n_has_no_interval_for_one_answer():
     assert distinct([]) == distinct([[], []]) == Measure(None, None, None, 0)
     assert distinct([unigrams("aab")]) == Measure(pytest.approx(2 / 3), None, None, 3)
     assert distinct([unigrams("aab"), []]) == Measure(pytest.approx(2 / 3), None, None, 3)

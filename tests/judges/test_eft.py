@@ -55,7 +55,7 @@ def test_own_rationales_and_scores_become_examples():
     assert counts["examples"] == 5
 
 
-def test_answers_without_a_rationale_or_score_are_left_out():
+def test_answers_without_a_rationale_or_score_are_dropped():
     rows = [
         ranked("e0", (0, 1, 2), (5.0, None, 1.0), ("why", "why", None)),
         ranked("e1", (0, 1), (5.0, 1.0), ("", None)),

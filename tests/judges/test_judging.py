@@ -28,13 +28,13 @@ def config_of(scorer: str, **judge) -> Config:
     return Config(judge=options_type(scorer)(**judge))
 
 
-def judged(engine, config, tmp_path, prompts: dict[str, list[str]], told=lambda *_: None, truncated=()):
+def judged(engine, config, tmp_path, prompts: dict[str, list[str]], on_progress=lambda *_: None, truncated=()):
     """Judge all candidates of the prompts as a stage does."""
     workspace = Workspace(tmp_path)
     stage = Stage(workspace, tmp_path, "judgements", NAMES, {})
 
     async def run():
-        judging = Judging(engine, config, stage, 1, told)
+        judging = Judging(engine, config, stage, 1, on_progress)
         rows = {id: candidates_of(id, texts) for id, texts in prompts.items()}
         rows = {id: [replace(one, truncated=one.id in truncated) for one in row] for id, row in rows.items()}
         jobs = [judging.prompt(id, f"question {id}", row) for id, row in rows.items()]
@@ -150,11 +150,11 @@ def test_resume_requests_only_missing_judgements(tmp_path, scorer):
     kept = len(read_records(tmp_path / "cut" / NAMES[1], kind))
     assert kept == 7
     again = engine_of(lambda: None)
-    told = []
-    _, found = judged(again, config, tmp_path / "cut", prompts, lambda new, _: told.append(new))
+    progress = []
+    _, found = judged(again, config, tmp_path / "cut", prompts, lambda new, _: progress.append(new))
     assert found == expected
     assert len(again.calls) == len(whole.calls) - kept
-    assert sum(told) == len(whole.calls)  # stored judgements count as done
+    assert sum(progress) == len(whole.calls)  # stored judgements count as done
 
 
 class ScriptedScorer:
