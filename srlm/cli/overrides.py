@@ -133,7 +133,8 @@ def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = 
             continue
         if "/" in name or name.startswith(free) or name == "hydra":  # a nested group, or one of the user's folder
             continue
-        near = _by_last_part(name, known) or difflib.get_close_matches(name, [*known, *choices], 1)
+        without_group = [] if "." in name else _by_last_part(name, known)
+        near = without_group or difflib.get_close_matches(name, [*known, *choices], 1) or _by_last_part(name, known)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         return f"There is no option {name}.{hint} To list all options: --cfg job. For the most used ones: --help."
     return None

@@ -118,7 +118,7 @@ def files(root: Path) -> dict[str, Any]:
             continue
         found[name] = path.read_bytes() if name != "report.html" else "is there"  # contains times
         if path.name == CARD:  # contains the run's name
-            found[name] = re.sub(rf"\b{re.escape(root.name)}(-M\d|, by)".encode(), rb"RUN\1", found[name])
+            found[name] = re.sub(rf"\b{re.escape(root.name)}(-M\d|: self)".encode(), rb"RUN\1", found[name])
         if path.parent.name == "manifests":
             manifest = json.loads(found[name])
             found[name] = {
