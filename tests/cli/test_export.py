@@ -212,7 +212,7 @@ def test_missing_or_changed_files_are_refused_with_the_reason(own_run, tmp_path)
     with pytest.raises(ExportError, match="no finished data for pairs"):
         export(run, tmp_path / "to", ("pairs",), 1, False)
     (own_run / "iteration_1/evaluation/answers.jsonl").write_text("")
-    with pytest.raises(RunFolderError, match="is gone or was changed"):
+    with pytest.raises(RunFolderError, match="is missing or has changed since its stage finished"):
         export(run, tmp_path / "to", FORMS, None, False)
     (own_run / "iteration_1/evaluation/manifests/answers.json").unlink()  # unfinished stages count as missing
     export(run, tmp_path / "to", ("alpaca_eval",), None, False)
