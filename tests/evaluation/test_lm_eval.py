@@ -184,7 +184,7 @@ def test_backend_is_vllm_only_for_installed_vllm_engine(monkeypatch: pytest.Monk
     monkeypatch.setattr(harness.metadata, "version", lambda name: "0.32.0")
     options = Evaluate()
     assert harness.backend(options) == "vllm"
-    options.engine.kind = type(options.engine.kind).transformers
+    options.engine.kind = "transformers"
     assert harness.backend(options) == "hf"
 
 

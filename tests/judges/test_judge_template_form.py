@@ -95,10 +95,10 @@ def test_comparison_templates_with_other_letters_are_refused(tmp_path: Path, tex
         ConfigError, match=rf"evaluation\.judge_template=.*does not name .* A and B \({lacks} is missing\)"
     ):
         load_template(str(path), "evaluation.judge_template")
-    with pytest.raises(ConfigError, match=rf"judge\.template=.*\(it lacks {lacks}\)"):
+    with pytest.raises(ConfigError, match=rf"judge\.template=.*\({lacks} is missing\)"):
         JudgeTemplate.load(PairwiseJudgeConfig(template=str(path)))
     path.write_text(text + "{{instruction}}{{response}}{{judgement_a}}{{judgement_b}}", encoding="utf-8")
-    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\(it lacks {lacks}\)"):
+    with pytest.raises(ConfigError, match=rf"judge\.meta_template=.*\({lacks} is missing\)"):
         load_meta_template(SampledJudgeConfig(meta_template=str(path)))
 
 

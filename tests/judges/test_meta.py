@@ -180,5 +180,5 @@ def test_prompts_with_equal_scores_are_not_meta_judged(tmp_path):
 
 
 def test_an_unknown_meta_template_is_refused():
-    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must hold exactly"):
+    with pytest.raises(ConfigError, match=r"judge\.meta_template=additive: the template must contain exactly"):
         load_template(SampledJudgeConfig(meta_template="additive"))

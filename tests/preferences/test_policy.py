@@ -101,7 +101,7 @@ def test_early_stopping_needs_a_policy_that_compares_the_extremes():
 
 @pytest.mark.parametrize("selection", [{}, {"pairs": (1,), "reason": "both"}])
 def test_selection_has_either_pairs_or_a_reason(selection):
-    with pytest.raises(ValueError, match="pairs or a reason"):
+    with pytest.raises(ValueError, match="or a reason, not both"):
         Selection(**selection)
 
 
