@@ -127,7 +127,10 @@ def test_reports_and_cards_name_method_and_labels(run: Workspace) -> None:
     numbers = collect(run.root)
     marks = [shown.mark for entry in feedback_entries(numbers, 2) for shown in entry.answers]
     assert marks.count("desirable") + marks.count("undesirable") == len(LABELLED.read(run, 2))
-    assert f"trained with KTO from M1 on {len(LABELLED.read(run, 2))} labelled answers" in (run.model(2) / "README.md").read_text()
+    assert (
+        f"trained with KTO from M1 on {len(LABELLED.read(run, 2))} labelled answers"
+        in (run.model(2) / "README.md").read_text()
+    )
 
 
 def test_model_of_another_method_is_refused(run: Workspace) -> None:
