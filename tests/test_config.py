@@ -656,7 +656,6 @@ def test_completion_length_must_be_below_the_context_length(config, options):
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "evaluation.max_new_tokens"),
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
         (Config(), "evaluation.ifeval_max_new_tokens"),
-        (Config(judge=LogprobJudgeConfig()), "judge.max_new_tokens"),
         (JudgeBench(), "candidates.max_new_tokens"),
         (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
         (Evaluate(), "judge.max_new_tokens"),
