@@ -41,7 +41,6 @@ from srlm.generation.prompts import rejection
 from srlm.judges.config import (
     JUDGE_OPTIONS,
     ImplicitJudgeConfig,
-    LogprobJudgeConfig,
     RewardModelJudgeConfig,
     SampledJudgeConfig,
     options_type,
