@@ -79,27 +79,27 @@ class Run:
 
     def prompts(self, t: int) -> list[Prompt]:
         """Return the prompts that M_t-1 wrote; `rejected` says why one was not used."""
-        return self._read("prompts", artifacts.PROMPTS, t)
+        return self.records("prompts", t)
 
     def candidates(self, t: int) -> list[Candidate]:
         """Return the answers that M_t-1 sampled."""
-        return self._read("candidates", artifacts.CANDIDATES, t)
+        return self.records("candidates", t)
 
     def judgements(self, t: int) -> list[Judgement]:
         """Return the judgements of M_t-1's answers; a missing score is None."""
-        return self._read("judgements", artifacts.JUDGEMENTS, t)
+        return self.records("judgements", t)
 
     def pairs(self, t: int) -> list[PreferencePair]:
         """Return the preference pairs that M_t was trained on."""
-        return self._read("pairs", artifacts.PAIRS, t)
+        return self.records("pairs", t)
 
     def unpaired(self, t: int) -> list[Unpaired]:
         """Return the prompts of iteration t that gave no pair, each with the reason."""
-        return self._read("pairs", artifacts.UNPAIRED, t)
+        return self.records("unpaired", t)
 
     def answers(self, t: int) -> list[Answer]:
         """Return M_t's answers to the evaluation prompts."""
-        return self._read("evaluation/answers", artifacts.ANSWERS, t)
+        return self.records("answers", t)
 
     def evaluation(self, t: int) -> Evaluation:
         """Return the measures of M_t, with 95 % intervals; docs/metrics.md defines them."""
