@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
 from typing import Annotated, Any
 
 from srlm.data.config import DataConfig
-from srlm.engines.config import EndpointConfig, EngineConfig
+from srlm.engines.config import ENGINE_OPTIONS, EndpointConfig, EngineConfig, VllmConfig
+from srlm.engines.config import options_type as engine_options_type
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import CandidatesConfig, PromptsConfig
-from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig, options_type
+from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig
+from srlm.judges.config import options_type as judge_options_type
 from srlm.models.config import ModelConfig
 from srlm.preferences.config import AlarmsConfig, PairsConfig
 from srlm.ranges import DTYPES as DTYPES
@@ -60,7 +62,7 @@ class Config:
     iteration: Annotated[int, at_least(1)] = 2  # bring the run to M_iteration
     seed: Annotated[int, at_least(0)] = 0  # every random choice derives from it
     model: ModelConfig = field(default_factory=ModelConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: EngineConfig = field(default_factory=VllmConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     data: DataConfig = field(default_factory=DataConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
@@ -171,16 +173,57 @@ def from_dict_as(kind: type[C], data: Mapping[str, Any]) -> C:
     return typing.cast(C, updated(kind(), data))
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """An option group whose options depend on the component that one of them names.
+
+    Attributes
+    ----------
+    group : str
+        The option group: judge, engine.
+    base : type
+        The dataclass of the options that all components of the group have.
+    option : str
+        The option that names the component: scorer.
+    known : mapping
+        Name of a component of the package -> the dataclass of its options.
+    of : callable
+        Returns the dataclass for any name, also "module:Class"; raises ConfigError if there is no such component.
+    """
+
+    group: str
+    base: type
+    option: str
+    known: Mapping[str, type]
+    of: Callable[[str], Any]
+
+    def of_saved(self, data: Mapping[str, Any]) -> Any:
+        """Return the dataclass of saved options, `base` if they name no component."""
+        return self.of(data[self.option]) if data.get(self.option) else self.base
+
+
+KINDS = (
+    Kinds("judge", JudgeConfig, "scorer", JUDGE_OPTIONS, judge_options_type),
+    Kinds("engine", EngineConfig, "kind", ENGINE_OPTIONS, engine_options_type),
+)
+
+
+def kinds_for(group: Any) -> Kinds | None:
+    """Return the entry of `KINDS` for the dataclass of an option group; None if all its options always exist."""
+    return next((one for one in KINDS if isinstance(group, type) and issubclass(group, one.base)), None)
+
+
 def kinds_of(group: Any) -> tuple[Any, ...]:
-    """Return the dataclasses that an option group can have, given the type of its field: several for judges."""
-    return (group, *dict.fromkeys(JUDGE_OPTIONS.values())) if group is JudgeConfig else (group,)
+    """Return the dataclasses that an option group can have, given the type of its field."""
+    kinds = kinds_for(group)
+    return tuple(dict.fromkeys((group, *kinds.known.values()))) if kinds else (group,)
 
 
 def unknown_options(kind: Any, data: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the dotted names in nested `data` that are no options of the dataclass `kind`, in no kind of component."""
     hints = {name: hint for one in reversed(kinds_of(kind)) for name, hint in typing.get_type_hints(one).items()}
-    if kind is JudgeConfig:
-        hints |= typing.get_type_hints(options_type(data["scorer"])) if data.get("scorer") else {}
+    if kinds := kinds_for(kind):
+        hints |= typing.get_type_hints(kinds.of_saved(data))
     found: list[str] = []
     for name, value in data.items():
         if name not in hints:
@@ -194,15 +237,17 @@ def is_of_other_kind(kind: type[Config], name: str) -> bool:
     """Return whether a dotted option exists in some kind of component, such as another judge."""
     group, _, rest = name.partition(".")
     hint = typing.get_type_hints(kind).get(group)
-    return any(rest in typing.get_type_hints(one) for one in kinds_of(hint)) if hint is JudgeConfig else False
+    return kinds_for(hint) is not None and any(rest in typing.get_type_hints(one) for one in kinds_of(hint))
 
 
 def default_options(config: C) -> C:
     """Return the default options of a command, with the kinds of components that `config` has."""
     defaults = type(config)()
-    kind = type(config.judge)
-    if kind is not type(defaults.judge):
-        defaults.judge = dataclasses.replace(kind(), scorer=defaults.judge.scorer)
+    for kinds in KINDS:
+        default, kind = getattr(defaults, kinds.group), type(getattr(config, kinds.group))
+        if kind is not type(default):
+            named = {kinds.option: getattr(default, kinds.option)}
+            setattr(defaults, kinds.group, dataclasses.replace(kind(), **named))
     return defaults
 
 
@@ -246,7 +291,8 @@ def updated(default: Any, data: Mapping[str, Any]) -> Any:
 
 def _of_kind(default: Any, data: Mapping[str, Any]) -> Any:
     """Return the default options of the kind of component that `data` names."""
-    kind = options_type(data["scorer"]) if isinstance(default, JudgeConfig) and data.get("scorer") else type(default)
+    kinds = kinds_for(type(default))
+    kind = kinds.of(data[kinds.option]) if kinds and data.get(kinds.option) else type(default)
     return default if kind is type(default) else kind()
 
 

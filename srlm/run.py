@@ -30,10 +30,9 @@ from srlm import __version__, config, errors
 from srlm.cli.application import application
 from srlm.cli.check import check
 from srlm.cli.schemas import no_such_option
-from srlm.config import Config
+from srlm.config import Config, kinds_for
 from srlm.engines.extra import check_extra
 from srlm.io.progress import say
-from srlm.judges.config import JudgeConfig
 from srlm.pipeline.processes import Stopped, stop_on_signals
 from srlm.pipeline.provenance import library_versions
 from srlm.pipeline.resume import arguments
@@ -98,8 +97,8 @@ def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
     hints = typing.get_type_hints(kind)
     for name in map(str, options):
         if name not in hints:
-            if issubclass(kind, JudgeConfig):
-                raise errors.ConfigError(no_such_option(kind, name))
+            if kinds := kinds_for(kind):
+                raise errors.ConfigError(no_such_option(kinds, kind, name))
             near = difflib.get_close_matches(name, hints, 1)
             hint = f" Did you mean {prefix}{near[0]}?" if near else ""
             raise errors.ConfigError(f"There is no option {prefix}{name}.{hint} To list all options: --cfg job.")

@@ -34,6 +34,7 @@ from srlm.config import (
 )
 from srlm.data.config import RationaleSource
 from srlm.data.splits import Overlap
+from srlm.engines.config import EngineConfig
 from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import PromptsConfig
@@ -294,8 +295,9 @@ def unusual() -> Config:
             return "no: 1e-6, 好的 🙂 #'\"\n{null}"
         return {"yes": "1.0"} if isinstance(value, dict) else ["no", "1e3", "日本"]
 
-    config = change(Config(), "config")
-    config.judge.scorer = "logprob_weighted"  # selects the options class
+    config = change(Config(engine=EngineConfig()), "config")
+    # These two select the class of their group's options.
+    config.judge.scorer, config.engine.kind = "logprob_weighted", "transformers"
     return config
 
 

@@ -21,7 +21,7 @@ from srlm import config as schema
 from srlm.cli.check import check
 from srlm.cli.commands import COMMANDS
 from srlm.cli.overrides import option_names, with_free_keys, with_texts
-from srlm.cli.schemas import register_judges
+from srlm.cli.schemas import register_external
 from srlm.config import Config
 from tests.extending import write_examples
 from tools.config_reference import page as configuration_page
@@ -88,7 +88,7 @@ def test_documented_command_composes(command: str) -> None:
     file, kind = known.config
     words = [word if "[" in word else word.split(",")[0] for word in words if word != "-m"]  # a sweep's first job
     options = with_free_keys(with_texts(words, getattr(schema, kind)), getattr(schema, kind))
-    register_judges(words)
+    register_external(words)
     with initialize_config_dir(config_dir=str(REPO / "conf"), version_base="1.3"):
         config = OmegaConf.to_object(compose(file, overrides=options))
     assert type(config) is getattr(schema, kind)

@@ -35,7 +35,7 @@ PARTS = {
     "my_pairs": "pairs.policy",
     "my_method": "method",
     "my_recipe": "recipe",
-    "my_engine": "engine.kind",
+    "my_engine": "engine",
     "my_format": "data.eft.format",
 }
 
@@ -119,7 +119,7 @@ def test_example_recipe_runs(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_example_engine_generates(tiny_checkpoint: Path) -> None:
-    config = options("engine.kind=my_engine:Pipeline")
+    config = options("engine=my_engine:Pipeline")
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=6, seed=3, n=2)
 
     async def generate() -> list[Completion]:
@@ -150,8 +150,8 @@ def test_example_format_reads_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("engine.kind=my_engine:Missing", r"engine\.kind=my_engine:Missing cannot be imported"),
-        ("engine.kind=my_judge:YesOrNo", r"engine\.kind=my_judge:YesOrNo does not exist.*subclass of .*LocalEngine"),
+        ("engine=my_engine:Missing", r"engine\.kind=my_engine:Missing cannot be imported"),
+        ("engine=my_judge:YesOrNo", r"engine\.kind=my_judge:YesOrNo does not exist.*subclass of .*LocalEngine"),
         ("method=no_such_module:Loss", r"method=no_such_module:Loss cannot be imported"),
         ("method=my_pairs:BestAgainstEach", r"method=my_pairs:BestAgainstEach does not exist. Use one of sft, dpo"),
     ],

@@ -19,8 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import srlm.run  # noqa: F401  (registers the schema)
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_of
-from srlm.judges.config import JUDGE_OPTIONS
+from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_for, kinds_of
 from srlm.ranges import Range
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -168,11 +167,13 @@ def page() -> str:
 def kind_parts(group: type, value: Any, name: str) -> list[str]:
     """Return the parts of the page about the kinds of component that a group has: the options that each adds."""
     parts, shared = [], {field.name for field in dataclasses.fields(group)}
-    for kind in kinds_of(group)[1:]:
-        scorers = ", ".join(f"`{scorer}`" for scorer, options in JUDGE_OPTIONS.items() if options is kind)
+    kinds = kinds_for(group)
+    for kind in kinds_of(group)[1:] if kinds else ():
+        names = ", ".join(f"`{one}`" for one, options in kinds.known.items() if options is kind)
         rows = option_rows(kind, value if type(value) is kind else kind(), f"{name}.")
         own = [row for row in rows if row.split("`")[1].rpartition(".")[2] not in shared]
-        parts += [f"### {name}: {scorers.replace('`', '')}\n", f"{inspect.getdoc(kind)} `judge.scorer` is {scorers}.\n"]
+        named = f"`{name}.{kinds.option}` is {names}."
+        parts += [f"### {name}: {names.replace('`', '')}\n", f"{inspect.getdoc(kind)} {named}\n"]
         parts += [table(own)]
     return parts
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from srlm.cli.help import conf_folder
 from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
-from srlm.cli.schemas import refused_option, register_judges
+from srlm.cli.schemas import refused_option, register_external
 from srlm.config import Config
 from srlm.errors import ConfigError
 from srlm.run import plain_options
@@ -49,7 +49,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     hydra = GlobalHydra.instance()
     outer, hydra.hydra = hydra.hydra, None  # of a program that uses Hydra itself
     try:
-        register_judges(words)
+        register_external(words)
         with initialize_config_dir(str(folder), version_base="1.3"):
             options = hydra_compose("config", words)
     except HydraException as error:

@@ -18,7 +18,7 @@ from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
 from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
-from srlm.cli.schemas import refused_option, register_judges
+from srlm.cli.schemas import refused_option, register_external
 from srlm.errors import ConfigError
 from srlm.io.progress import say
 
@@ -46,7 +46,7 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
             sys.exit(1)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises errors of the composition, which are explained here
         try:
-            register_judges(words)
+            register_external(words)
             composed()
         except (CompactHydraException, ConfigError) as error:
             cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None

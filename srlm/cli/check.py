@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, option_value
 from srlm.data.config import IFTAnswers
-from srlm.engines.base import external_engine
+from srlm.engines.base import check_engine
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
@@ -45,7 +45,7 @@ def check(config: Config) -> Config:
         need(one, "data.ift_answers", "best with data.ift.path=builtin, which has one answer each")
     if not config.evaluation.enabled:
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
-    external_engine(config.engine.kind)
+    check_engine(config.engine)
     judge_of_config(config.judge).check(config, need)
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     for name in ("data.ift", "data.eft", "data.evaluation"):

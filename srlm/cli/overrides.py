@@ -21,7 +21,7 @@ _SYNTAX = ("'", '"', "\\", "${")  # values with Hydra's own syntax are not chang
 
 
 def option_names(schema: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of all options of a configuration dataclass, including groups and all judges."""
+    """Return the dotted names of all options of a configuration dataclass, with groups, all judges and all engines."""
     names: dict[str, None] = {}
     for kind in kinds_of(schema):
         hints = typing.get_type_hints(kind)

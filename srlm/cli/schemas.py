@@ -1,4 +1,4 @@
-"""Hydra's schemas: the dataclasses of the commands and of judges, which Hydra checks names and types against."""
+"""Hydra's schemas: the dataclasses of the commands, judges and engines, which Hydra checks names and types against."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ from hydra.core.config_store import ConfigStore
 from omegaconf.errors import OmegaConfBaseException
 
 from srlm.cli.help import conf_folder
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide
-from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, options_type
+from srlm.config import KINDS, Config, Evaluate, JudgeBench, Kinds, ShowMasking, SideBySide, kinds_for
+from srlm.engines.config import EngineConfig
+from srlm.judges.config import JudgeConfig
 
 _STORE = ConfigStore.instance()
-_WITH_JUDGE = {"schema": Config, "judge_bench_schema": JudgeBench, "show_masking_schema": ShowMasking}
-for _name, _kind in _WITH_JUDGE.items():  # the group `judge` adds the options of the chosen judge
-    _STORE.store(name=_name, node=replace(_kind(), judge=JudgeConfig()))
-_STORE.store(name="evaluate_schema", node=Evaluate)
-_STORE.store(name="side_by_side_schema", node=SideBySide)
-for _name, _options in JUDGE_OPTIONS.items():
-    _STORE.store(group="judge", name=f"{_name}_options", node=_options)
+# The groups `engine` and `judge` add the options of the chosen component; the last two commands have no group `judge`.
+_COMMANDS = {"schema": Config, "judge_bench_schema": JudgeBench, "show_masking_schema": ShowMasking}
+for _name, _kind in _COMMANDS.items():
+    _STORE.store(name=_name, node=replace(_kind(), engine=EngineConfig(), judge=JudgeConfig()))
+for _name, _kind in {"evaluate_schema": Evaluate, "side_by_side_schema": SideBySide}.items():
+    _STORE.store(name=_name, node=replace(_kind(), engine=EngineConfig()))
+for _kinds in KINDS:
+    for _name, _options in _kinds.known.items():
+        _STORE.store(group=_kinds.group, name=f"{_name}_options", node=_options)
 
 
-def register_judges(words: Sequence[str]) -> None:
-    """Make judges from outside the package (judge=module:Class) known to Hydra; raises ConfigError if there is none."""
+def register_external(words: Sequence[str]) -> None:
+    """Make judges and engines from outside the package (judge=module:Class) known to Hydra.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such class.
+    """
     for word in words:
-        name, _, value = word.partition("=")
-        for judge in value.split(",") if name == "judge" else ():
-            if ":" in judge:
-                _STORE.store(group="judge", name=judge, node=options_type(judge)(scorer=judge))
+        group, _, value = word.partition("=")
+        for kinds in KINDS:
+            for name in value.split(",") if group == kinds.group else ():
+                if ":" in name:
+                    _STORE.store(group=group, name=name, node=kinds.of(name)(**{kinds.option: name}))
 
 
 def refused_option(error: BaseException) -> str | None:
-    """Return what is wrong with an option of the judge that Hydra refuses, and which judges have it; otherwise None."""
+    """Return what is wrong with an option that Hydra refuses because another component has it; otherwise None."""
     found: BaseException | None = error
     while found is not None and not (isinstance(found, OmegaConfBaseException) and found.full_key):
         found = found.__cause__ or found.__context__
@@ -43,26 +53,29 @@ def refused_option(error: BaseException) -> str | None:
         return None
     group, _, option = str(found.full_key).partition(".")
     kind: Any = found.object_type
-    if group != "judge" or not isinstance(kind, type) or not issubclass(kind, JudgeConfig) or option in _names(kind):
+    kinds = kinds_for(kind)
+    if kinds is None or group != kinds.group or option in _names(kind):
         return None
-    return no_such_option(kind, option)
+    return no_such_option(kinds, kind, option)
 
 
-def no_such_option(kind: type[JudgeConfig], option: str) -> str:
-    """Return a message about an option that judges with the options `kind` do not have."""
-    text = f"judge.{option} is no option of the chosen judge, which has {', '.join(_names(kind))}."
-    if judges := [name for name, options in _judges().items() if option in _names(options)]:
-        return f"{text} Judges that have it: {', '.join(judges)}. To choose one: judge=NAME."
+def no_such_option(kinds: Kinds, kind: Any, option: str) -> str:
+    """Return a message about an option that components with the options `kind` do not have."""
+    group = kinds.group
+    text = f"{group}.{option} is no option of the chosen {group}, which has {', '.join(_names(kind))}."
+    if having := [name for name, options in _choices(kinds).items() if option in _names(options)]:
+        return f"{text} {group.capitalize()}s that have it: {', '.join(having)}. To choose one: {group}=NAME."
     near = difflib.get_close_matches(option, _names(kind), 1)
-    return text + (f" Did you mean judge.{near[0]}?" if near else "")
+    return text + (f" Did you mean {group}.{near[0]}?" if near else "")
 
 
-def _judges() -> dict[str, type[JudgeConfig]]:
-    """Return the judges that `judge=NAME` chooses, with their options; each yaml file names its schema."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf_folder() / "judge").glob("*.yaml"))}
+def _choices(kinds: Kinds) -> dict[str, type]:
+    """Return what GROUP=NAME chooses, with its options; each yaml file names its schema."""
+    files = sorted((conf_folder() / kinds.group).glob("*.yaml"))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files}
     found = {name: re.search(r"^  - .*?(\w+)_options", text, re.MULTILINE) for name, text in texts.items()}
-    return {name: JUDGE_OPTIONS[schema[1]] for name, schema in found.items() if schema}
+    return {name: kinds.known[schema[1]] for name, schema in found.items() if schema}
 
 
-def _names(kind: type[JudgeConfig]) -> list[str]:
+def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]

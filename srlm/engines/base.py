@@ -11,14 +11,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from srlm.config import Config
-from srlm.engines.config import EngineConfig
+from srlm.engines.config import ENGINE_OPTIONS, EngineConfig, VllmConfig, options_type
 from srlm.errors import PromptTooLongError
-from srlm.io.components import component
+from srlm.io.components import check_options_type, component
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
@@ -131,7 +131,9 @@ class NoEngine:
 
 
 class LocalEngine(ABC):
-    """An engine that loads a checkpoint. One from outside the package is named "module:Class" (`engine.kind`).
+    """An engine that loads a checkpoint. One from outside the package is chosen by engine=module:Class.
+
+    It may have options of its own: its `options_type` is a dataclass that inherits from EngineConfig.
 
     Parameters
     ----------
@@ -142,6 +144,7 @@ class LocalEngine(ABC):
         How the checkpoint is used, such as its chat template.
     """
 
+    options_type: ClassVar[type[EngineConfig]] = EngineConfig  # the dataclass of `config.engine`
     libraries: ClassVar[tuple[str, ...]] = ()  # packages whose version can change what is generated
 
     def __init__(self, options: EngineConfig, folder: Path, model: ModelConfig):
@@ -157,8 +160,21 @@ class LocalEngine(ABC):
 
 def external_engine(kind: str) -> type[LocalEngine] | None:
     """Return the class that `engine.kind` names, None for vllm and transformers; raises ConfigError for other names."""
-    own = {"vllm": Engine, "transformers": Engine}
+    own = dict.fromkeys(ENGINE_OPTIONS, Engine)
     return None if kind in own else component("engine.kind", kind, own, LocalEngine)  # type: ignore[type-abstract, arg-type]
+
+
+def own_options(engine: EngineConfig) -> list[str]:
+    """Return the options that only this engine from outside the package has; every one counts for what is generated."""
+    if engine.kind in ENGINE_OPTIONS:
+        return []
+    shared = {field.name for field in fields(EngineConfig)}
+    return [field.name for field in fields(engine) if field.name not in shared]
+
+
+def check_engine(engine: EngineConfig) -> None:
+    """Raise ConfigError if there is no such engine, or the options are those of another one."""
+    check_options_type("engine.kind", engine.kind, engine, options_type(engine.kind), engine.kind)
 
 
 class SequenceScorer(Protocol):
@@ -223,7 +239,7 @@ async def open_engine(config: Config, folder: Path, model: ModelConfig | None = 
     engine: Engine
     if external := external_engine(config.engine.kind):
         engine = external(config.engine, folder, model)
-    elif config.engine.kind == "vllm":
+    elif isinstance(config.engine, VllmConfig):
         from srlm.engines.vllm import start
 
         engine = await start(config.engine, folder, model)

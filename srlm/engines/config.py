@@ -10,22 +10,47 @@ from srlm.ranges import DTYPES, SHARE, TEMPERATURE, Range, above, at_least, one_
 
 @dataclass
 class EngineConfig:
-    """The engine that generates text with the models of the run."""
+    """The engine that generates text with the models of the run. These are the options that every engine has."""
 
-    kind: str = "vllm"  # vllm or transformers, which engine=vllm and engine=transformers set; or module:Class
+    kind: str = "transformers"  # `engine` sets it: vllm, transformers or module:Class
     dtype: Annotated[str, one_of(*DTYPES)] = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU
     max_model_len: Annotated[int, at_least(64)] = 2048  # tokens, prompt and completion together
     max_concurrent: Annotated[int, at_least(1)] = 64  # sequences decoded at once
+    threads: Annotated[int, at_least(0)] = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
+    # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
+    # ({attn_implementation: sdpa})
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class VllmConfig(EngineConfig):
+    """vLLM, which generates fastest and uses several GPUs."""
+
+    kind: str = "vllm"  # `engine` sets it
     kv_cache_gib: Annotated[float, above(0, " GiB")] = 2.0  # CPU only: memory for the key-value cache, GiB
     gpu_memory_utilization: Annotated[float, SHARE] = 0.9  # GPU only: share of memory that the engine may take
     tensor_parallel_size: Annotated[int, at_least(1)] = 1  # GPUs that a model is split over
     data_parallel_size: Annotated[int, at_least(1)] = 1  # copies of the model
     # torch.compile and CUDA graphs; unset = off on a CPU (the start takes minutes), on on a GPU
     compile: bool | None = None
-    threads: Annotated[int, at_least(0)] = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
-    # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
-    # ({attn_implementation: sdpa})
-    extra: dict[str, Any] = field(default_factory=dict)
+
+
+# `engine.kind` -> its options. The yaml files in conf/engine name a dataclass by NAME_options.
+ENGINE_OPTIONS: dict[str, type[EngineConfig]] = {"vllm": VllmConfig, "transformers": EngineConfig}
+
+
+def options_type(kind: str) -> type[EngineConfig]:
+    """Return the dataclass of the options of the engine that `engine.kind` names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such engine.
+    """
+    from srlm.engines.base import external_engine
+
+    external = external_engine(kind)
+    return external.options_type if external else ENGINE_OPTIONS[kind]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.engines.base import external_engine
+from srlm.engines.base import external_engine, own_options
 from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output
@@ -53,7 +53,8 @@ def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str,
         return {}
     if ref is not None and not ref.local:
         return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
-    return model_options(config) | options_of(config, *_ENGINE)
+    own = [f"engine.{name}" for name in own_options(config.engine)]
+    return model_options(config) | options_of(config, *_ENGINE, *own)
 
 
 def model_options(config: Config) -> dict[str, Any]:

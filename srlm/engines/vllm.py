@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from srlm.engines.base import Completion, Engine, Sampling, Usage, check_length, encode_request, split_thoughts
-from srlm.engines.config import EngineConfig
+from srlm.engines.config import VllmConfig
 from srlm.errors import EngineError
 from srlm.models.chat import Message, thought_marks
 from srlm.models.chat_template import load_tokenizer, stop_token_ids
 from srlm.models.config import ModelConfig
 
 
-async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engine:
+async def start(config: VllmConfig, folder: Path, model: ModelConfig) -> Engine:
     """Start vLLM on a checkpoint.
 
     Raises
@@ -34,8 +34,8 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
     """
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
-            "engine.kind=vllm, but vLLM is not installed. Install it (make setup EXTRA=cpu or EXTRA=cuda), or use "
-            "engine.kind=transformers, which is slower on a GPU."
+            "engine=vllm, but vLLM is not installed. Install it (make setup EXTRA=cpu or EXTRA=cuda), or use "
+            "engine=transformers, which is slower on a GPU."
         )
     import torch
 
@@ -58,7 +58,7 @@ async def start(config: EngineConfig, folder: Path, model: ModelConfig) -> Engin
         raise EngineError(f"vLLM could not start on {folder}: {error}") from error
 
 
-def _options(config: EngineConfig, model: Path, trust_remote_code: bool, on_cpu: bool) -> dict[str, Any]:
+def _options(config: VllmConfig, model: Path, trust_remote_code: bool, on_cpu: bool) -> dict[str, Any]:
     compiled = config.compile if config.compile is not None else not on_cpu
     return {
         "model": str(model),
@@ -192,11 +192,17 @@ class _SteppedEngine(_VllmEngine):
     """`LLMEngine` in this process: one thread steps it, and requests are coroutines."""
 
     def __init__(self, options: dict[str, Any], folder: Path, model: ModelConfig, max_model_len: int):
+        import torch
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         super().__init__(folder, model, max_model_len)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**options))
+        # On a CPU, vLLM replaces this function by one that does nothing, also for code that runs after the engine.
+        set_num_threads = torch.set_num_threads
+        try:
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**options))
+        finally:
+            torch.set_num_threads = set_num_threads
         self._waiting: dict[str, tuple[asyncio.Future[Any], asyncio.AbstractEventLoop]] = {}
         self._arrived: list[tuple[str, Any, Any, int]] = []
         self._wake = threading.Condition()

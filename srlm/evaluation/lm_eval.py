@@ -29,6 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from srlm.config import Evaluate
+from srlm.engines.config import VllmConfig
 from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, combined_measure, mean_measure, share_measure, table_terms
 from srlm.io.record_file import RecordFile
@@ -136,7 +137,7 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
         if chat:  # use this package's chat template and end-of-turn token
             arguments["tokenizer"] = stack.enter_context(tempfile.TemporaryDirectory())
             load_tokenizer(model, options.model).save_pretrained(arguments["tokenizer"])
-        if backend(options) == "vllm":
+        if isinstance(engine, VllmConfig) and backend(options) == "vllm":
             arguments |= {
                 "max_model_len": engine.max_model_len,
                 "max_num_seqs": engine.max_concurrent,

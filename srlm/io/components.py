@@ -44,6 +44,28 @@ def component(option: str, name: str, registry: Mapping[str, type[T] | str], bas
     return found
 
 
+def check_options_type(option: str, name: str, given: object, expected: type, choice: str) -> None:
+    """Raise ConfigError if the options of a component are those of another kind.
+
+    Parameters
+    ----------
+    option, name : str
+        The option that names the component, such as judge.scorer, and its value.
+    given : object
+        The options: a dataclass.
+    expected : type
+        The dataclass that this component has.
+    choice : str
+        The name that chooses the component together with its options.
+    """
+    if type(given) is not expected:
+        group = option.partition(".")[0]
+        raise ConfigError(
+            f"{option}={name} needs the options {expected.__name__}, and the options are {type(given).__name__}. "
+            f"Choose both with {group}={choice}."
+        )
+
+
 def imported(option: str, name: str) -> Any:
     """Return what "module:name" names, of a module in the current folder or on Python's path.
 

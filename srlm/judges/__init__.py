@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from srlm.errors import ConfigError
-from srlm.io.components import component
+from srlm.io.components import check_options_type, component
 
 if TYPE_CHECKING:
     from srlm.config import Config
@@ -40,12 +39,8 @@ def judge_of_config(judge: JudgeConfig) -> type[Judge[Any]]:
         If there is no such judge, or the options are those of another one.
     """
     found = judge_named(judge.scorer)
-    if type(judge) is not found.options_type:
-        own, given = found.options_type.__name__, type(judge).__name__
-        raise ConfigError(
-            f"judge.scorer={judge.scorer} cannot work: that judge's options are {own}, and {given} was chosen. Choose "
-            f"the judge with judge={_CHOICES.get(judge.scorer, judge.scorer)}."
-        )
+    choice = _CHOICES.get(judge.scorer, judge.scorer)
+    check_options_type("judge.scorer", judge.scorer, judge, found.options_type, choice)
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.judge_bench import _prompts, rows
 from srlm.config import Config, Evaluate, JudgeBench
+from srlm.engines.config import EngineConfig
 from srlm.errors import RunFolderError
 from srlm.io.files import write_atomic
 from srlm.judges.config import ImplicitJudgeConfig, SampledJudgeConfig
@@ -109,7 +110,7 @@ CHANGES: dict[str, Change] = {
     "thought mark": set_to("model.thought_end", "</reasoning>"),
     "judge template": edit("judge.txt"),
     "pairwise template": edit("pairwise.txt"),
-    "engine.kind": set_to("engine.kind", "transformers"),
+    "engine.kind": set_to("engine", EngineConfig()),
     "engine.dtype": set_to("engine.dtype", "bfloat16"),
     "engine.max_model_len": set_to("engine.max_model_len", 4096),
     "base_url": set_to("endpoint.base_url", "http://127.0.0.1:2/v1"),

@@ -1,4 +1,4 @@
-"""Options of the chosen judge: Hydra refuses those of another one, and the message names the judges that have them."""
+"""Options of the chosen judge and engine: Hydra refuses those of others, and the message names who has them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import hydra
 import pytest
 from hydra.errors import CompactHydraException
 
-from srlm.cli.schemas import refused_option, register_judges
+from srlm.cli.schemas import refused_option, register_external
 from srlm.config import Config
+from srlm.engines.base import LocalEngine
+from srlm.engines.config import ENGINE_OPTIONS, EngineConfig
+from srlm.engines.dependencies import generation_options
 from srlm.errors import ConfigError
 from srlm.judges.base import Judge, JudgeSpec
 from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, PairwiseJudgeConfig, SampledJudgeConfig
@@ -40,6 +43,22 @@ class OwnJudge(Judge[OwnOptions]):
 
 
 OWN = f"{__name__}:OwnJudge"
+
+
+@dataclass
+class OwnEngineOptions(EngineConfig):
+    """Options of an external engine."""
+
+    beams: int = 4
+
+
+class OwnEngine(LocalEngine):
+    options_type = OwnEngineOptions
+
+    async def generate(self, messages, sampling, prefill=""): ...
+
+
+OWN_ENGINE = f"{__name__}:OwnEngine"
 
 
 def refusal(*words: str) -> str:
@@ -72,8 +91,8 @@ def test_mistyped_judge_options_get_a_suggestion() -> None:
 
 @pytest.mark.parametrize(("scorer", "choice"), [("pairwise", "pairwise"), ("implicit", "implicit"), (OWN, OWN)])
 def test_scorers_with_other_options_are_refused_with_the_fix(scorer: str, choice: str) -> None:
-    assert f"Choose the judge with judge={choice}." in refusal(f"judge.scorer={scorer}")
-    assert "Choose the judge with judge=additive." in refusal("judge=pairwise", "judge.scorer=sampled")
+    assert f"Choose both with judge={choice}." in refusal(f"judge.scorer={scorer}")
+    assert "Choose both with judge=additive." in refusal("judge=pairwise", "judge.scorer=sampled")
 
 
 def test_scorers_with_the_same_options_are_accepted() -> None:
@@ -91,13 +110,58 @@ def test_every_judge_config_is_restored_with_its_type(judge: str, tmp_path: Path
 
 
 def test_external_judges_have_their_own_options(tmp_path: Path) -> None:
-    register_judges([f"judge={OWN}"])
+    register_external([f"judge={OWN}"])
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plain_options(hydra.compose("config", [f"judge={OWN}", "judge.margin=0.25"]))
     assert config.judge == OwnOptions(scorer=OWN, margin=0.25)
     Workspace(tmp_path).save_config(config)
     assert Workspace(tmp_path).config() == config
     assert "judge.count is no option" in refusal(f"judge={OWN}", "judge.count=2")
+
+
+def test_options_of_another_engine_are_refused() -> None:
+    for option in ("kv_cache_gib", "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size", "compile"):
+        message = refusal("engine=transformers", f"engine.{option}=1")
+        assert f"engine.{option} is no option of the chosen engine, which has kind, dtype, max_model_len" in message
+        assert "Engines that have it: vllm. To choose one: engine=NAME." in message
+    assert "Did you mean engine.max_model_len?" in refusal("engine=transformers", "+engine.max_model_ln=1")
+    for command in ("evaluate", "judge_bench", "show_masking", "side_by_side"):
+        folder = hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
+        with folder, pytest.raises(CompactHydraException) as caught:
+            hydra.compose(command, ["engine=transformers", "engine.compile=true"])
+        assert "Engines that have it: vllm." in str(refused_option(caught.value))
+
+
+def test_kinds_of_engine_with_other_options_are_refused_with_the_fix() -> None:
+    assert "Choose both with engine=transformers." in refusal("engine.kind=transformers")
+    assert f"Choose both with engine={OWN_ENGINE}." in refusal(f"engine.kind={OWN_ENGINE}")
+
+
+def test_external_engines_have_their_own_options(tmp_path: Path) -> None:
+    """Each of them counts for what is generated."""
+    register_external([f"engine={OWN_ENGINE}"])
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = plain_options(hydra.compose("config", [f"engine={OWN_ENGINE}", "engine.beams=2"]))
+    assert config.engine == OwnEngineOptions(kind=OWN_ENGINE, beams=2)
+    Workspace(tmp_path).save_config(config)
+    assert Workspace(tmp_path).config() == config
+    assert generation_options(config)["engine.beams"] == 2
+    assert "engine.beams" not in generation_options(Config())
+
+
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_every_engine_config_is_restored_with_its_type(engine: str, tmp_path: Path) -> None:
+    config = options(f"engine={engine}")
+    assert type(config.engine) is ENGINE_OPTIONS[engine]
+    Workspace(tmp_path).save_config(config)
+    assert Workspace(tmp_path).config() == config
+
+
+def test_options_of_other_engines_in_old_configs_are_ignored(tmp_path: Path, capsys) -> None:
+    """Runs of older versions stored vLLM's options for every engine."""
+    Workspace(tmp_path).config_path.write_text("{engine: {kind: transformers, threads: 1, tensor_parallel_size: 1}}")
+    assert Workspace(tmp_path).config() == Config(engine=EngineConfig(threads=1))
+    assert capsys.readouterr().err == ""
 
 
 def test_options_of_other_judges_in_old_configs_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +196,8 @@ def test_python_and_command_line_have_the_same_judge_defaults() -> None:
         (["judge=nowhere:Judge"], "judge.scorer=nowhere:Judge cannot be imported"),
         (["judge=nothing"], "Could not find 'judge/nothing'"),
         ([f"judge={OWN}", "judge.margn=1"], "Did you mean judge.margin?"),
+        (["engine=transformers", "engine.compile=true"], "Engines that have it: vllm."),
+        (["engine=nowhere:Engine"], "engine.kind=nowhere:Engine cannot be imported"),
     ],
 )
 def test_the_command_fails_with_the_message(words: list[str], message: str, tmp_path: Path) -> None:

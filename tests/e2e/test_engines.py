@@ -18,11 +18,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from srlm.config import Config
 from srlm.engines import vllm
 from srlm.engines.base import Completion, Sampling, open_endpoint, open_engine
+from srlm.engines.config import EngineConfig, VllmConfig
 from srlm.errors import EngineError
 from srlm.io.record_file import read_records
 from srlm.models.chat_template import load_tokenizer
@@ -40,8 +42,9 @@ QUESTIONS = ["What is the capital of France?", "Name three primary colours.", "W
 
 
 async def ask(kind: str, model: Path, sampling: Sampling, at_once: bool) -> list[list[Completion]]:
-    config = Config()
-    config.engine.kind, config.engine.max_model_len, config.engine.kv_cache_gib = kind, 512, 1.0
+    config = Config(engine=EngineConfig(max_model_len=512))
+    if kind == "vllm":
+        config.engine = VllmConfig(max_model_len=512, kv_cache_gib=1.0)
     async with open_engine(config, model) as engine:
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
         if at_once:
@@ -71,6 +74,17 @@ def test_texts_depend_only_on_request_and_seed(kind: str) -> None:
     assert [[c.text for c in one] for one in together] == [[c.text for c in one] for one in alone]
     assert all(len(one) == 3 for one in together)
     assert len({c.text for c in together[0]}) > 1
+
+
+@needs_vllm
+def test_threads_can_be_set_after_vllm_ran_in_this_process() -> None:
+    threads = torch.get_num_threads()
+    asyncio.run(ask("vllm", resolve(ModelConfig(name="tiny-random")), Sampling(0, 1, 2, 0), True))
+    try:
+        torch.set_num_threads(threads + 1)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 @needs_vllm
@@ -124,7 +138,7 @@ def test_engines_return_equal_choice_logprobs(kind: str) -> None:
 def test_transformers_engine_obeys_choices_and_length_limits() -> None:
     async def go() -> None:
         config = Config()
-        config.engine.kind, config.engine.max_model_len = "transformers", 128
+        config.engine = EngineConfig(max_model_len=128)
         async with open_engine(config, resolve(ModelConfig(name="tiny-random"))) as engine:
             chat = [{"role": "user", "content": "A or B?"}]
             [letter] = await engine.generate(chat, Sampling(0, 1, 8, 0, choices=("A", "B")))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from srlm.config import Config
+from srlm.engines.config import EngineConfig
 from srlm.engines.extra import SET_BY_SRLM, argument_names, check_extra
 from srlm.errors import ConfigError, RunFolderError
 from srlm.generation.candidates import SampleCandidates
@@ -72,7 +73,7 @@ def test_unknown_or_reserved_names_are_refused(group: str, extra: dict[str, Any]
 
 def test_transformers_engine_accepts_from_pretrained_arguments() -> None:
     config = Config()
-    config.engine.kind = "transformers"
+    config.engine = EngineConfig()
     config.engine.extra = {"attn_implementation": "eager"}
     assert check_extra(config) is config
     config.engine.extra = {"kv_cache_dtype": "fp8"}

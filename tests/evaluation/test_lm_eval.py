@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from srlm.config import Evaluate
+from srlm.engines.config import EngineConfig
 from srlm.errors import BenchmarkError
 from srlm.evaluation import lm_eval as harness
 from srlm.evaluation.lm_eval import Response, against_first, keep_answers, own_files, result_of
@@ -184,7 +185,7 @@ def test_backend_is_vllm_only_for_installed_vllm_engine(monkeypatch: pytest.Monk
     monkeypatch.setattr(harness.metadata, "version", lambda name: "0.32.0")
     options = Evaluate()
     assert harness.backend(options) == "vllm"
-    options.engine.kind = "transformers"
+    options.engine = EngineConfig()
     assert harness.backend(options) == "hf"
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from srlm.config import Config, option_value
 from srlm.data.prepare import PrepareData, PrepareIFEval
+from srlm.engines.config import EngineConfig
 from srlm.errors import RunFolderError
 from srlm.evaluation.answers import AnswerPrompts
 from srlm.generation import prompts as prompts_module
@@ -260,7 +261,7 @@ CHANGES: dict[str, Change] = {
     "validation file": edit("validation.jsonl"),
     "data.ift_answers": set_to("data.ift_answers", "best"),
     "dpo.early_stopping.every_steps": set_to("dpo.early_stopping.every_steps", 7),
-    "engine.kind": set_to("engine.kind", "transformers"),
+    "engine.kind": set_to("engine", EngineConfig()),
     "engine.dtype": set_to("engine.dtype", "bfloat16"),
     "endpoint.base_url": set_to("endpoint.base_url", "http://127.0.0.1:2/v1"),
     "endpoint.model": set_to("endpoint.model", "bigger"),
