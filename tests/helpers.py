@@ -10,6 +10,7 @@ from typing import Any
 
 from rapidfuzz.distance import Indel
 
+from srlm.cli.schemas import register_external
 from srlm.config import Config
 from srlm.data.words import tokens
 from srlm.engines.base import Completion, Sampling, Usage
@@ -135,6 +136,7 @@ def options(*overrides: str) -> Config:
     """Return the options of `python -m srlm.run OVERRIDES`."""
     import hydra
 
+    register_external(overrides)
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return plain_options(hydra.compose("config", list(overrides)))
 
