@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,12 +62,17 @@ SAVE_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = ("auto", *SAVE_DTYPES)
 
 
+@functools.cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def ranges_of(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]]:
     """Yield (dotted option, value, range) for each option that has a range, of a dataclass instance and those in it.
 
     An option that is None is unset and has no range.
     """
-    hints = typing.get_type_hints(type(options), include_extras=True)
+    hints = _type_hints(type(options))
     for field in dataclasses.fields(options):
         name, value = f"{prefix}{field.name}", getattr(options, field.name)
         if dataclasses.is_dataclass(value):

@@ -1,8 +1,10 @@
 """Fixtures and settings that several tests share."""
 
+import itertools
 import os
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -38,6 +40,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         first = [LONGEST, "e2e", "process"]
         items.sort(key=lambda item: [not (item.path.name == one or item.get_closest_marker(one)) for one in first])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """With --durations, list the files whose tests and fixtures took longest."""
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    if config.getoption("durations"):
+        terminalreporter.section(f"slowest files, of {sum(seconds.values()):.0f} s")
+        for name, value in seconds.most_common(30):
+            terminalreporter.write_line(f"{value:6.0f} s {name}")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +135,12 @@ def tiny_llama(vocabulary: int, seed: int) -> Any:
 
 
 def options(*overrides: str) -> Config:
-    """Return the options of `python -m srlm.run OVERRIDES`."""
+    """Return the options of `python -m srlm.run OVERRIDES`, which the caller may change."""
+    return copy.deepcopy(_options(*overrides))
+
+
+@functools.cache
+def _options(*overrides: str) -> Config:
     import hydra
 
     register_external(overrides)

@@ -65,12 +65,6 @@ STUDIES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").
 WITH_PLACEHOLDERS = ("data=files", "paper_llama2_70b")
 
 
-def compose(*overrides: str) -> Config:
-    """Return the options of `python -m srlm.run OVERRIDES`."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return plain_options(hydra.compose("config", list(overrides)))
-
-
 def leaves(options: Any) -> dict[str, Any]:
     return {name: value for group in options for name, value in flatten(options, group).items()}
 
@@ -343,7 +337,7 @@ def test_choices_survive_saving_and_loading(option, kind, tmp_path):
         assert leaves(to_dict(config))[option] == value.name
         Workspace(tmp_path).save_config(config)
         assert Workspace(tmp_path).config() == config
-        assert leaves(to_dict(compose(f"{option}={value.name}")))[option] == value.name
+        assert leaves(to_dict(options(f"{option}={value.name}")))[option] == value.name
 
 
 # YAML files
@@ -420,7 +414,7 @@ def test_evaluate_command_composes(tmp_path):
 
 
 def test_run_command_composes_without_overrides(tmp_path):
-    config = compose()
+    config = options()
     assert config.name == "default"
     Workspace(tmp_path).save_config(config)
     assert Workspace(tmp_path).config() == config
@@ -437,7 +431,7 @@ def test_run_command_composes_without_overrides(tmp_path):
 )
 def test_unknown_option_or_wrong_type_is_refused(override):
     with pytest.raises((ConfigError, HydraException)) as caught:
-        compose(override)
+        options(override)
     assert any(part in str(caught.value) for part in override.lstrip("+").split("=")[0].split("."))
 
 
@@ -451,12 +445,12 @@ def test_sweep_job_names_are_unique_and_short_enough():
 
 
 def test_columns_of_a_source_can_be_set():
-    assert compose("+data.ift.columns.prompt=question").data.ift.columns == {"prompt": "question"}
+    assert options("+data.ift.columns.prompt=question").data.ift.columns == {"prompt": "question"}
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS, *STUDIES])
 def test_config_file_composes(file, tmp_path):
-    config = study(file) if file.endswith(".yaml") else compose(*overrides_of(file))
+    config = study(file) if file.endswith(".yaml") else options(*overrides_of(file))
     assert type(config) is Config
     Workspace(tmp_path).save_config(config)
     assert Workspace(tmp_path).config() == config
@@ -464,14 +458,14 @@ def test_config_file_composes(file, tmp_path):
 
 @pytest.mark.parametrize("study", ["loss_over_instructions", "templates", "chain_of_thought", "seed_quality"])
 def test_one_gpu_combines_with_a_study(study):
-    config = compose(f"experiment=[{study},one_gpu]", "data.ift.path=FILE")
+    config = options(f"experiment=[{study},one_gpu]", "data.ift.path=FILE")
     assert (config.name, config.model.name, config.sft.batch_size) == (study, "Qwen/Qwen2.5-1.5B", 16)
     assert (config.evaluation.enabled, config.iteration) == (False, 1)
-    assert config.sft.epochs == compose(f"experiment={study}", "data.ift.path=FILE").sft.epochs
+    assert config.sft.epochs == options(f"experiment={study}", "data.ift.path=FILE").sft.epochs
 
 
 def test_one_gpu_combines_with_eft_ranking():
-    config = compose("experiment=[eft_ranking,one_gpu]", "data.eft.path=FILE")
+    config = options("experiment=[eft_ranking,one_gpu]", "data.eft.path=FILE")
     assert (config.name, config.model.name, config.sft.lora.r) == ("eft_ranking", "Qwen/Qwen2.5-1.5B", 32)
     assert (config.sft.eft_loss.name, config.sft.eft_length_control, config.sft.micro_batch_size) == ("ranking", 1.0, 8)
 
@@ -479,7 +473,7 @@ def test_one_gpu_combines_with_eft_ranking():
 @pytest.mark.parametrize("file", WITH_PLACEHOLDERS)
 def test_missing_placeholder_value_is_named(file):
     with pytest.raises(ConfigError, match=r"data\.ift\.path='' cannot work"):
-        compose(overrides_of(file)[0])
+        options(overrides_of(file)[0])
 
 
 @pytest.mark.parametrize("file", [*GROUPS, *EXPERIMENTS])
@@ -510,8 +504,8 @@ def test_experiment_contains_only_differences(file):
 
 def test_paper_experiment_has_the_papers_figures():
     """arXiv 2401.10020, sections 2 and 3.1; a default that changes must not change this."""
-    config = compose(*overrides_of("paper_llama2_70b"))
-    options = leaves(to_dict(config))
+    config = options(*overrides_of("paper_llama2_70b"))
+    given = leaves(to_dict(config))
     expected = {
         "iteration": 3,
         "model.name": "meta-llama/Llama-2-70b-hf",
@@ -557,7 +551,7 @@ def test_paper_experiment_has_the_papers_figures():
         "evaluation.prompts": 0,  # all
         "evaluation.eft_prompts": 0,
     }
-    assert {name: options[name] for name in expected} == expected
+    assert {name: given[name] for name in expected} == expected
     assert round(config.data.eft_held_out * (1630 + 541)) == 541
     assert config.prompts.count >= 3964
     for word in ("image", "graph", "file"):

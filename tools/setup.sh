@@ -27,10 +27,11 @@ if [ "$(cat .venv/extra 2>/dev/null)" != "$extra" ] || ! .venv/bin/python -m pip
     run "$python" -m venv --clear .venv
     echo "$extra" >.venv/extra
 fi
-pip() { run .venv/bin/python -m pip install --no-deps "$@"; }
+# Python compiles the modules that are used when they are first imported; compiling all of them takes long.
+pip() { run .venv/bin/python -m pip install --no-deps --no-compile "$@"; }
 
 torch=$(sed -n 's/^torch==\([0-9.]*\).*/torch==\1/p' "$lock")
-if [ "$extra" != cuda ] && [ "$(uname -s)" = Linux ] && ! .venv/bin/python -m pip install --no-deps "$torch+cpu" >>$log 2>&1; then
+if [ "$extra" != cuda ] && [ "$(uname -s)" = Linux ] && ! .venv/bin/python -m pip install --no-deps --no-compile "$torch+cpu" >>$log 2>&1; then
     # The plain build for Linux is the CUDA one. uv finds the CPU build where the index of pip lacks it.
     pip uv
     run .venv/bin/python -m uv pip install --python .venv/bin/python --no-deps --torch-backend cpu "$torch"

@@ -34,7 +34,8 @@ def test_judges_with_rationales_train_and_judge(tmp_path: Path) -> None:
 
 
 def test_sweeps_give_each_job_its_own_run(tmp_path: Path) -> None:
-    result = run(tmp_path, "iteration=1", "seed=1,2", "sft.epochs=1", "engine=transformers", "-m")
+    short = ("iteration=1", "evaluation=none", "sft.epochs=1", "engine=transformers")
+    result = run(tmp_path, *short, "seed=1,2", "-m")
     assert result.returncode == 0, result.stderr[-4000:]
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert [name for name in folders if "seed=1" in name]

@@ -138,12 +138,15 @@ def test_changed_options_are_refused_with_their_name(finished: tuple[Path, str])
 def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
     """kill -9 once a file has its first lines; the same command then gives the records of an uninterrupted run.
 
-    The killed run begins with the iteration of that file; earlier iterations are a copy of the uninterrupted run.
+    The killed run begins with the iteration of that file and ends with it; earlier ones are those of the finished run.
     """
     shutil.copytree(finished[0], tmp_path / "smoke")
-    for t in range(int(after[len("iteration_")]), 3):
+    last = int(after[len("iteration_")])
+    for t in range(last, 3):
         shutil.rmtree(tmp_path / f"smoke/iteration_{t}")
-    process = subprocess.Popen(command(tmp_path), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    to_last = f"iteration={last}"
+    killed = command(tmp_path, to_last)
+    process = subprocess.Popen(killed, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = tmp_path / "smoke" / after
     end = time.monotonic() + 400
     while not (watched.exists() and watched.stat().st_size) and process.poll() is None and time.monotonic() < end:
@@ -151,14 +154,16 @@ def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], 
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    result = run(tmp_path)  # no lock is held: the worker died with its parent
+    result = run(tmp_path, to_last)  # no lock is held: the worker died with its parent
     for _ in range(20):
         if "in use" not in result.stderr:
             break
         time.sleep(0.5)
-        result = run(tmp_path)
+        result = run(tmp_path, to_last)
     assert result.returncode == 0, result.stderr[-4000:]
-    uninterrupted, resumed = records(finished[0]), records(tmp_path / "smoke")
+    resumed = records(tmp_path / "smoke")
+    later = tuple(f"iteration_{t}/" for t in range(last + 1, 3))
+    uninterrupted = {name: text for name, text in records(finished[0]).items() if not name.startswith(later)}
     assert set(resumed) == set(uninterrupted)
     for name, content in uninterrupted.items():
         assert resumed[name] == content, name
