@@ -83,10 +83,11 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
     """Return the winner of each comparison, corrected for position bias if all margins are known.
 
     The position bias b is the mean margin over all comparisons ("batch calibration", arXiv 2309.17249). The answer
-    shown as A wins if its margin is above b, and B wins if it is below. At exactly b there is no winner (None). Every
-    match must have both orders, otherwise b would contain differences between the answers. If a comparison is missing,
-    or the margin of a verdict is unknown, the winners are returned uncorrected. A match in which an order has no
-    verdict does not count in b.
+    shown as A wins if its margin is at least b, and B wins if it is below. A match whose margins are b in both orders
+    is thus a tie: A wins both times, which is a different answer each time. Every match must have both orders,
+    otherwise b would contain differences between the answers. If a comparison is missing, or the margin of a verdict is
+    unknown, the winners are returned uncorrected. A comparison without a verdict has no winner (None), and its match
+    does not count in b.
     """
     matches: dict[str, list[float]] = defaultdict(list)
     orders = Counter[str]()
@@ -103,9 +104,11 @@ def calibrated_winners(comparisons: Sequence[Comparison]) -> list[str | None]:
     position_bias = sum(margins) / len(margins)
     winners: list[str | None] = []
     for comparison in comparisons:
-        shown_first = 0.0 if comparison.margin is None else comparison.margin - position_bias
-        ahead = shown_first if match_and_order(comparison.id)[1] == ORDERS[0] else -shown_first
-        winners.append(None if ahead == 0 else "first" if ahead > 0 else "second")
+        if comparison.margin is None:
+            winners.append(None)
+            continue
+        first_is_a = match_and_order(comparison.id)[1] == ORDERS[0]
+        winners.append("first" if (comparison.margin >= position_bias) == first_is_a else "second")
     return winners
 
 

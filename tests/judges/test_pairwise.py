@@ -13,7 +13,7 @@ from srlm.errors import ConfigError, EngineError, PromptTooLongError
 from srlm.evaluation.answers import answer
 from srlm.evaluation.config import EvaluationConfig
 from srlm.evaluation.head_to_head import head_to_head_part, match_results
-from srlm.judges.bradley_terry import calibrated_winners
+from srlm.judges.bradley_terry import calibrated_winners, strengths_by_group
 from srlm.judges.pairwise import compare, load_template, parse_letter, question, verdict
 from srlm.types import Answer, Comparison, SeedExample
 from tests.helpers import ScriptedEngine, user
@@ -247,8 +247,16 @@ def test_calibration_needs_all_margins_and_both_orders():
     assert calibrated_winners(unknown) == [c.winner for c in unknown]
 
 
-def test_margins_equal_to_the_bias_give_no_verdict():
-    assert calibrated_winners(comparisons_with({"v0/ab": 1.0, "v0/ba": 1.0})) == [None, None]
+@pytest.mark.parametrize("margin", [1.0, -1.0, 0.0])
+def test_margins_equal_to_the_bias_are_a_tie(margin):
+    """Two equal answers in the only match: the position bias explains both margins."""
+    equal = comparisons_with({"v0/ab": margin, "v0/ba": margin})
+    assert calibrated_winners(equal) == ["first", "second"]
+    part = part_of(equal)
+    assert (part["tie"]["value"], part["unparsed_fraction"]["value"]) == (1.0, 0.0)
+    assert strengths_by_group([replace(row, id=f"p/0-1/{row.id[-2:]}", prompt_id="p") for row in equal], {"p": 2}) == {
+        "p": [0.0, 0.0]
+    }
 
 
 def compared(order: str, *reply: object, **options: object) -> Comparison:
