@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from srlm.config import Config
 from srlm.pipeline.workspace import Workspace
@@ -59,7 +60,7 @@ def option(name: str, value: str) -> str:
     parser = OverridesParser.create()
     try:
         same = parser.parse_override(f"{name}={value}").value() == value
-    except Exception:  # not in Hydra's grammar; the parser's errors have no common base class
+    except HydraException:  # the value does not match Hydra's grammar
         same = False
     return f"{name}={value}" if same else f"{name}={QuotedString(value, Quote.double).with_quotes()}"
 

@@ -117,7 +117,7 @@ def test_run_without_a_command_line_has_no_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "a b", "[x]", "a=b", "it's", 'say "x"', "null", "5", "a,b", "back\\", "${x}"]
+    "value", ["plain", "a b", "[x]", "a=b", "it's", 'say "x"', "null", "5", "a,b", "back\\", "${x}", "ä", "("]
 )
 def test_option_value_survives_hydra_parsing(value: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
