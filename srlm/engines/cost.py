@@ -1,4 +1,4 @@
-"""The cache of a server's answers, so that none is paid for twice, and the ledger of a run's expenses."""
+"""The cache of a server's answers, so that none is paid for twice, and the cost ledger of a run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class AnswerCache:
 
 @dataclass(frozen=True)
 class Expense:
-    """One request, a line of the ledger."""
+    """One request, a line of the cost ledger."""
 
     time: str  # UTC
     model: str
@@ -75,8 +75,8 @@ class Expense:
     from_cache: bool
 
 
-class Ledger:
-    """The expenses of a run with all its processes and restarts, one JSON line per request.
+class CostLedger:
+    """The costs of a run's requests, over all its processes and restarts; one JSON line per request.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Ledger:
         if 0 < self.config.budget <= self.spent:
             raise EngineError(
                 f"This run has spent {self.spent:.4f} on {self.config.model}, and endpoint.budget="
-                f"{self.config.budget:g}. Answers so far are stored. To continue, raise the budget. Ledger: {self.path}"
+                f"{self.config.budget:g}. Answers so far are stored. To continue, raise the budget. Costs: {self.path}"
             )
 
     def add(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int, from_cache: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from srlm.engines.base import Completion, Place, Sampling, Usage, gather_or_cancel, split_thoughts
 from srlm.engines.config import EndpointConfig
-from srlm.engines.cost import AnswerCache, Ledger
+from srlm.engines.cost import AnswerCache, CostLedger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
 from srlm.engines.server import Server
 from srlm.io.progress import say
@@ -34,7 +34,7 @@ class EndpointEngine:
 
     def __init__(self, config: EndpointConfig, ledger: Path, thoughts: ThoughtMarks | None = None):
         self.config, self._thoughts = config, thoughts or ThoughtMarks()
-        self.ledger = Ledger(ledger, config)
+        self.ledger = CostLedger(ledger, config)
         self.usage = Usage()
         self._server = Server(config, self.ledger, self.usage)
         self._cache = AnswerCache(cache_folder() / "endpoint_answers.sqlite3") if config.cache else None

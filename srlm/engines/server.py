@@ -17,7 +17,7 @@ from aiolimiter import AsyncLimiter
 
 from srlm.engines.base import Usage
 from srlm.engines.config import EndpointConfig
-from srlm.engines.cost import Ledger
+from srlm.engines.cost import CostLedger
 from srlm.engines.parameters import Parameters
 from srlm.engines.responses import BadResponseError, WithheldError, parse_response, read_usage, shorten
 from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
@@ -59,13 +59,13 @@ class Server:
 
     Parameters
     ----------
-    ledger : Ledger
+    ledger : CostLedger
         Every response with token counts is added, usable or not.
     usage : Usage
         Counts the same responses.
     """
 
-    def __init__(self, config: EndpointConfig, ledger: Ledger, usage: Usage):
+    def __init__(self, config: EndpointConfig, ledger: CostLedger, usage: Usage):
         self.config, self.ledger, self.usage = config, ledger, usage
         self._key = os.environ.get(config.api_key_env, "")
         self._client = openai.AsyncOpenAI(

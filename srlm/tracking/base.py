@@ -11,7 +11,7 @@ from srlm.io.progress import say
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.config import Tracker as TrackerKind
-from srlm.tracking.ledger import Ledger
+from srlm.tracking.logged_rows import LoggedRows
 from srlm.tracking.rows import Row, rows_of
 
 Method = TypeVar("Method", bound=Callable[..., None])
@@ -56,11 +56,11 @@ def guarded(method: Method) -> Method:
 class LoggingTracker:
     """A tracker that logs rows. Subclasses implement `start`, `log`, `flush`, `keep` and `finish`.
 
-    Rows are logged first and then noted in the ledger, so a kill between the two logs them twice and loses none.
+    Rows are logged first and then noted in `logged`, so a kill between the two logs them twice and loses none.
     """
 
     title: str  # for messages
-    ledger_path: str  # in the run's folder
+    logged_path: str  # in the run's folder
 
     def __init__(self, config: Config, workspace: Workspace, off: bool = False):
         self.config, self.workspace, self.off = config, workspace, off
@@ -69,12 +69,12 @@ class LoggingTracker:
     @guarded
     def stage(self, stage: Stage) -> None:
         for row in self.rows(stage):
-            if new := self.ledger.new(row):
+            if new := self.logged.new(row):
                 self.log(new)
-                self.ledger.add(new)
+                self.logged.add(new)
         self.keep(stage)
         self.flush()
-        self.ledger.flush()
+        self.logged.flush()
 
     @guarded
     def close(self, failed: bool) -> None:
@@ -82,7 +82,7 @@ class LoggingTracker:
 
     @guarded
     def _open(self) -> None:
-        self.ledger = Ledger(self.workspace.root / self.ledger_path)
+        self.logged = LoggedRows(self.workspace.root / self.logged_path)
         self.start()
 
     def rows(self, stage: Stage) -> Iterator[Row]:

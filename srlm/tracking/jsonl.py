@@ -15,10 +15,10 @@ from srlm.tracking.rows import Row
 
 
 class JsonlTracker(LoggingTracker):
-    """Write the ledger, and nothing else."""
+    """Write the file of logged rows, and nothing else."""
 
     title = "metrics.jsonl"
-    ledger_path = "metrics.jsonl"
+    logged_path = "metrics.jsonl"
 
     def rows(self, stage: Stage) -> Iterator[Row]:
         return (replace(row, tables={}) for row in super().rows(stage))

@@ -1,4 +1,4 @@
-"""The ledger of a tracker: a JSON Lines file of what it has logged, so that a resumed run logs each value once."""
+"""The rows that a tracker has logged, in a JSON Lines file, so that a resumed run logs each value once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from srlm.tracking.rows import Row
 Key = tuple[str, int, str]  # the step's metric, the step, the name
 
 
-class Ledger:
+class LoggedRows:
     """An append-only file of `{"time", "against", "step", "metrics"}`.
 
     The same key at the same step with the same value is written once. A changed value, for example of a stage that was

@@ -19,7 +19,7 @@ class TensorBoardTracker(LoggingTracker):
     """Write event files to the folder `tensorboard` of the run."""
 
     title = "TensorBoard"
-    ledger_path = "tensorboard/logged.jsonl"
+    logged_path = "tensorboard/logged.jsonl"
 
     def start(self) -> None:
         try:

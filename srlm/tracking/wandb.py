@@ -35,7 +35,7 @@ class WandbTracker(LoggingTracker):
     """Log to one W&B run. No method raises."""
 
     title = "W&B"
-    ledger_path = "wandb/logged.jsonl"
+    logged_path = "wandb/logged.jsonl"
 
     def __init__(self, config: Config, workspace: Workspace):
         self._name = slug(workspace.root.name, "-")[:48]
@@ -78,13 +78,13 @@ class WandbTracker(LoggingTracker):
     def keep(self, stage: Stage) -> None:
         manifest = stage.manifest()
         row = Row("artifact", iteration_of(stage), {manifest.stage: manifest.finished})
-        if self.config.tracking.artifacts and stage.outputs and self.ledger.new(row):
+        if self.config.tracking.artifacts and stage.outputs and self.logged.new(row):
             self._run.log_artifact(self._artifact(manifest))
-            self.ledger.add(row)
+            self.logged.add(row)
 
     def finish(self, failed: bool) -> None:
         # An earlier iteration may have been recomputed and logged after a later one, or by an earlier process.
-        self._run.summary.update(self.ledger.final())
+        self._run.summary.update(self.logged.final())
         self._run.finish(exit_code=int(failed))
 
     def _artifact(self, manifest: Manifest) -> Any:

@@ -18,7 +18,7 @@ from srlm.tracking import base
 from srlm.tracking.base import NoTracker, open_tracker
 from srlm.tracking.config import Tracker, TrackingConfig
 from srlm.tracking.jsonl import JsonlTracker
-from srlm.tracking.ledger import Ledger
+from srlm.tracking.logged_rows import LoggedRows
 from srlm.tracking.rows import Row
 from tests.helpers import ROOT
 from tests.tracked import MEASURES, finished, finished_stages, make, track
@@ -95,12 +95,12 @@ def test_truncated_line_is_removed_and_written_again(tmp_path: Path) -> None:
 
 
 def test_non_finite_numbers_are_null(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "metrics.jsonl")
+    logged = LoggedRows(tmp_path / "metrics.jsonl")
     row = Row("sft/step", 1, {"sft/loss": math.nan, "sft/grad_norm": math.inf})
-    ledger.add(row)
-    ledger.flush()
-    assert lines(ledger.path)[0]["metrics"] == {"sft/loss": None, "sft/grad_norm": None}
-    assert Ledger(ledger.path).new(row) is None
+    logged.add(row)
+    logged.flush()
+    assert lines(logged.path)[0]["metrics"] == {"sft/loss": None, "sft/grad_norm": None}
+    assert LoggedRows(logged.path).new(row) is None
 
 
 @pytest.mark.parametrize("bad", ["{", "[]", '{"step": 1}', '{"against": "a", "step": 1, "metrics": 3}', "\udcff"])
@@ -112,7 +112,7 @@ def test_damaged_line_is_named_and_the_run_continues(bad: str, tmp_path: Path, m
     good = '{"against": "iteration", "step": 1, "metrics": {}}\n'
     path.write_bytes((good + bad + "\n" + good).encode(errors="surrogateescape"))
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl:2 is damaged.*Delete that line"):
-        Ledger(path)
+        LoggedRows(path)
     track(open_tracker(config, workspace), workspace)
     (line,) = messages
     assert line.startswith("metrics.jsonl: RunFolderError: ")
