@@ -1,9 +1,11 @@
-"""`srlm export RUN`: export a run's answers and preference pairs in the formats of other tools.
+"""`srlm export RUN`: export a run's answers and training data in the formats of other tools.
 
 - `alpaca_eval`: each model's answers to the evaluation prompts, as AlpacaEval's `model_outputs.json`.
 - `mt_bench`: the same as FastChat's `question.jsonl` and `model_answer/MODEL.jsonl`, one turn per question.
 - `pairs`: the preference pairs that M_t was trained on (and a meta-judge's pairs of judgements) in TRL's conversational
-  format, as JSON Lines and as a folder for `datasets.load_from_disk`.
+  preference format, as JSON Lines and as a folder for `datasets.load_from_disk`.
+- `labelled_answers`: the same of the labelled answers that M_t was trained on (`pairs.policy=above_mean`), in TRL's
+  conversational unpaired preference format.
 
 Texts are not changed and may contain control tokens such as <|im_end|>. srlm escapes these when it encodes a text;
 other tools may not. Files are ASCII with escaped characters, so that default encodings and line separators of other
@@ -28,7 +30,7 @@ from srlm.errors import ExportError
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.progress import say
 from srlm.io.record_file import read_records
-from srlm.pipeline.artifacts import EVALUATION_PROMPTS, JUDGEMENT_PAIRS, PAIRS
+from srlm.pipeline.artifacts import EVALUATION_PROMPTS, JUDGEMENT_PAIRS, LABELLED, PAIRS
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.run_reader import (
     ANSWERS,
@@ -40,20 +42,41 @@ from srlm.pipeline.run_reader import (
 )
 from srlm.pipeline.workspace import Workspace
 from srlm.run import user_errors
-from srlm.types import Answer, PreferencePair, SeedExample
+from srlm.types import Answer, LabelledAnswer, PreferencePair, SeedExample
 
-FORMS = ("alpaca_eval", "mt_bench", "pairs")
+FORMS = ("alpaca_eval", "mt_bench", "pairs", "labelled_answers")
 # FastChat's judge needs a reference answer for questions of these categories (llm_judge/common.py, NEED_REF_CATS).
 _WANTS_REFERENCE = ("math", "reasoning", "coding", "arena-hard-200")
+
+MESSAGES = "messages"  # the type of a column that contains a list of chat messages
+PAIR_COLUMNS = {  # column -> its type in `datasets`
+    **{"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES},
+    **{"id": "string", "chosen_id": "string", "rejected_id": "string"},
+    **{"chosen_score": "float64", "rejected_score": "float64"},
+    **{"chosen_truncated": "bool", "rejected_truncated": "bool", "weight": "float64", "target": "float64"},
+}
+ANSWER_COLUMNS = {
+    **{"prompt": MESSAGES, "completion": MESSAGES, "label": "bool"},
+    **{"id": "string", "score": "float64", "truncated": "bool", "weight": "float64"},
+}
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file to write; with `rows`, also a dataset folder with the file's name without .jsonl."""
+    """A file to write; with `columns`, also a dataset folder with the file's name without .jsonl.
+
+    Parameters
+    ----------
+    rows : tuple of dict
+        The dataset's rows.
+    columns : dict
+        The dataset's columns, with their types in `datasets`.
+    """
 
     path: Path
     text: str
-    rows: tuple[dict[str, Any], ...] | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+    columns: dict[str, str] | None = None
 
     @property
     def folder(self) -> Path:
@@ -62,14 +85,14 @@ class Item:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
-        prog="srlm export", description="Export a run's answers and pairs in the formats of other tools."
+        prog="srlm export", description="Export a run's answers and training data in the formats of other tools."
     )
     options.add_argument("run", metavar="RUN", help="a run's folder, such as runs/default")
     options.add_argument("--to", metavar="FOLDER", help="the output folder (default: RUN/export)")
     options.add_argument(
         "--what", type=_forms, default=FORMS, metavar="LIST", help=f"formats, of {','.join(FORMS)} (default: all)"
     )
-    options.add_argument("--model", type=int, metavar="t", help="only M_t and the pairs that it was trained on")
+    options.add_argument("--model", type=int, metavar="t", help="only M_t and the data that it was trained on")
     options.add_argument("--force", action="store_true", help="replace files of an earlier export")
     return options
 
@@ -91,7 +114,7 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
     what : iterable of str
         Names of FORMS.
     t : int or None
-        Only M_t and the pairs that it was trained on; None = all finished models.
+        Only M_t and the data that it was trained on; None = all finished models.
     force : bool
         Replace existing files and datasets with other content.
 
@@ -104,14 +127,14 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
     ExportError
         If a target exists with other content, or the run has none of the requested data.
     RunFolderError
-        If M_t's answers or pairs are not complete, or were changed later.
+        If M_t's answers or training data are not complete, or were changed later.
     """
-    make = {"alpaca_eval": _alpaca_eval, "mt_bench": _mt_bench, "pairs": _pairs}
+    make = {"alpaca_eval": _alpaca_eval, "mt_bench": _mt_bench, "pairs": _pairs, "labelled_answers": _labelled_answers}
     items = [item for form in FORMS if form in what for item in make[form](workspace, target / form, t)]
     if not items:
         raise ExportError(
-            f"{workspace.root} has no finished data for {', '.join(what)}: no evaluated model and no pairs. Continue "
-            f"the run to M2 first: {command_to(workspace, 2)}"
+            f"{workspace.root} has no finished data for {', '.join(what)}. A run has pairs or labelled answers from M2 "
+            f"on, which of them depends on its pairs.policy. To continue it to M2: {command_to(workspace, 2)}"
         )
     new = [item for item in items if not _there(item)]
     if not force and (taken := [item.path for item in new if item.path.exists() or _has_folder(item)]):
@@ -120,11 +143,11 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
             "write to another folder, use --to."
         )
     for item in new:
-        if item.rows is not None:
+        if item.columns:
             item.path.unlink(missing_ok=True)  # the file is written last: if it exists, the dataset is complete
             _save_dataset(item)
         write_atomic(item.path, item.text)
-    return [path for item in items for path in ([item.path] if item.rows is None else [item.path, item.folder])]
+    return [path for item in items for path in ([item.path, item.folder] if item.columns else [item.path])]
 
 
 def alpaca_eval_rows(answers: Sequence[Answer], generator: str, data: str) -> list[dict[str, str]]:
@@ -152,14 +175,14 @@ def mt_bench_questions(prompts: Sequence[SeedExample]) -> list[dict[str, Any]]:
 def mt_bench_answers(
     questions: Sequence[dict[str, Any]], answers: dict[str, Answer], model: str, answered: float
 ) -> list[dict[str, Any]]:
-    """Rows of FastChat's `model_answer/MODEL.jsonl`, one a question.
+    """Return the rows of FastChat's `model_answer/MODEL.jsonl`, one per question.
 
     Parameters
     ----------
     answers : dict
-        By the prompt's id.
+        Prompt id -> answer.
     answered : float
-        When, in seconds since 1970 (UTC).
+        Time of the answers, in seconds since 1970 (UTC).
     """
     return [
         {
@@ -174,7 +197,7 @@ def mt_bench_answers(
 
 
 def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
-    """Rows in TRL's conversational preference format, with ids, scores and truncation as further columns.
+    """Return rows in TRL's conversational preference format, with ids, scores and truncation as further columns.
 
     A text that is marked as truncated hit the token limit: srlm trains it without an end of turn, other tools append
     one.
@@ -195,6 +218,25 @@ def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
             "target": pair.target,
         }
         for pair in pairs
+    ]
+
+
+def unpaired_rows(answers: Sequence[LabelledAnswer]) -> list[dict[str, Any]]:
+    """Return rows in TRL's conversational unpaired preference format, with id, score, truncation and weight as well.
+
+    Truncated answers are as in `preference_rows`.
+    """
+    return [
+        {
+            "prompt": [{"role": "user", "content": answer.prompt}],
+            "completion": [{"role": "assistant", "content": answer.completion}],
+            "label": answer.label,
+            "id": answer.id,
+            "score": answer.score,
+            "truncated": answer.truncated,
+            "weight": answer.weight,
+        }
+        for answer in answers
     ]
 
 
@@ -235,15 +277,33 @@ def _mt_bench(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
 
 def _pairs(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
     items = []
-    there = finished_iterations(workspace, "pairs")
-    for u in there if t is None else [t] if t >= 2 else []:  # M0 and M1 have no pairs
-        files = {Path(path).name for path in manifest(workspace, u, "pairs").outputs}
+    for u, files in _feedback_files(workspace, t):
         for file, name in ((PAIRS.file, ""), (JUDGEMENT_PAIRS.file, "_judgements")):
-            if file in files:
-                pairs = read_records(finished_output(workspace, u, "pairs", file), PreferencePair)
-                rows = preference_rows(pairs)
-                items.append(Item(target / f"iteration_{u}{name}.jsonl", _lines(rows), tuple(rows)))
+            if file not in files:
+                continue
+            rows = preference_rows(read_records(finished_output(workspace, u, "pairs", file), PreferencePair))
+            if rows or LABELLED.file not in files:  # with labelled answers, the file of pairs exists and is empty
+                items.append(_dataset(target / f"iteration_{u}{name}.jsonl", rows, PAIR_COLUMNS))
     return items
+
+
+def _labelled_answers(workspace: Workspace, target: Path, t: int | None) -> list[Item]:
+    items = []
+    for u, files in _feedback_files(workspace, t):
+        if LABELLED.file in files:
+            answers = read_records(finished_output(workspace, u, "pairs", LABELLED.file), LabelledAnswer)
+            items.append(_dataset(target / f"iteration_{u}.jsonl", unpaired_rows(answers), ANSWER_COLUMNS))
+    return items
+
+
+def _feedback_files(workspace: Workspace, t: int | None) -> list[tuple[int, set[str]]]:
+    """Return each iteration (or only `t`) that has training data from its model, with the names of the files."""
+    there = finished_iterations(workspace, "pairs") if t is None else [t] if t >= 2 else []  # M0 and M1 have none
+    return [(u, {Path(path).name for path in manifest(workspace, u, "pairs").outputs}) for u in there]
+
+
+def _dataset(path: Path, rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> Item:
+    return Item(path, _lines(rows), tuple(rows), columns)
 
 
 def _answers(workspace: Workspace, t: int | None) -> list[tuple[str, dict[str, Answer], float]]:
@@ -268,24 +328,21 @@ def _lines(rows: Iterable[dict[str, Any]]) -> str:
 def _there(item: Item) -> bool:
     """Return whether the target exists with the same content."""
     same = item.path.is_file() and item.path.read_text(encoding="utf-8") == item.text
-    return same and (item.rows is None or (item.folder / "dataset_info.json").is_file())
+    return same and (item.columns is None or (item.folder / "dataset_info.json").is_file())
 
 
 def _has_folder(item: Item) -> bool:
-    return item.rows is not None and item.folder.exists()
+    return item.columns is not None and item.folder.exists()
 
 
 def _save_dataset(item: Item) -> None:
     from datasets import Dataset, Features, List, Value
 
-    assert item.rows is not None
+    assert item.columns is not None
     if item.folder.exists() and not (item.folder / "dataset_info.json").is_file():
         raise ExportError(f"{item.folder} exists and is not a dataset, so --force does not replace it. Use --to.")
-    message = List({"role": Value("string"), "content": Value("string")})
-    features = {name: message for name in ("prompt", "chosen", "rejected")}
-    features |= {name: Value("string") for name in ("id", "chosen_id", "rejected_id")}
-    features |= {name: Value("float64") for name in ("chosen_score", "rejected_score", "weight", "target")}
-    features |= {name: Value("bool") for name in ("chosen_truncated", "rejected_truncated")}
+    messages = List({"role": Value("string"), "content": Value("string")})
+    features = {name: messages if kind == MESSAGES else Value(kind) for name, kind in item.columns.items()}
     temporary = item.folder.with_name(f".{item.folder.name}.{os.getpid()}.partial")
     try:
         with disk_errors(item.folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,14 +21,14 @@ from srlm.io.progress import say, screen
 from srlm.io.tables import cell, plain_text, print_table, sections_table
 from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, metric
-from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PAIRS
+from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
 from srlm.training.early_stopping import outcome_lines
-from srlm.types import Judgement
+from srlm.types import Judgement, LabelledAnswer, PreferencePair
 
 _FOLLOWED = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
 ROWS = {  # part of evaluation.json -> its measures in the table of models
@@ -51,6 +51,7 @@ ROWS = {  # part of evaluation.json -> its measures in the table of models
     "answers": ("mean_characters", "truncated"),
     "head_to_head": ("win", "tie", "loss", "win_rate", "length_controlled_win_rate", "first_position_win_rate"),
 }
+_STYLES = {"chosen": "green", "desirable": "green", "rejected": "red", "undesirable": "red"}
 OPTIONAL = ("instructions", "ifeval")  # shown if a model has them
 
 
@@ -77,7 +78,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
         ]:
             console.print(line, markup=False)
         console.print()
-        _sample(console, workspace, config.iteration)
+        print_sample(console, workspace, config.iteration)
     _print_paths(config, workspace, seconds)
 
 
@@ -182,12 +183,12 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     return lines or ["No alarm was triggered (alarms.NAME.threshold)."]
 
 
-def _sample(console: Console, workspace: Workspace, t: int) -> None:
-    """Print the prompt with the largest score gap, its candidates and their scores."""
-    pairs = PAIRS.read(workspace, t)
-    if not pairs:
+def print_sample(console: Console, workspace: Workspace, t: int) -> None:
+    """Print the prompt with the largest score gap, its candidates, their scores, and what they are in training."""
+    widest = widest_gap(PAIRS.read(workspace, t), LABELLED.peek(workspace, t))
+    if widest is None:
         return
-    pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
+    prompt_id, prompt, marks = widest
     judgements: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in JUDGEMENTS.read(workspace, t):
         judgements[judgement.candidate_id].append(judgement)
@@ -196,14 +197,36 @@ def _sample(console: Console, workspace: Workspace, t: int) -> None:
     )
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column(plain_text(pair.prompt, 300))
+    table.add_column(plain_text(prompt, 300))
     for candidate in CANDIDATES.read(workspace, t):
-        if candidate.prompt_id == parent(pair.rejected_id):
+        if candidate.prompt_id == prompt_id:
             score = mean_score(judgements[candidate.id], 1)
-            marks = {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
-            style = {"chosen": "green", "rejected": "red"}.get(mark := marks.get(candidate.id, ""), "")
+            style = _STYLES.get(mark := marks.get(candidate.id, ""), "")
             table.add_row("-" if score is None else f"{score:.2f}", Text(mark, style), plain_text(candidate.text, 240))
     console.print(table)
+
+
+def widest_gap(
+    pairs: Sequence[PreferencePair], answers: Sequence[LabelledAnswer]
+) -> tuple[str, str, dict[str, str]] | None:
+    """Return the prompt with the largest score gap in the feedback: of a pair, or of a prompt's labelled answers.
+
+    Returns
+    -------
+    The prompt's id, its text, and the marks of its candidates by id, such as "chosen"; None without feedback.
+    """
+    if pairs:
+        pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
+        return parent(pair.rejected_id), pair.prompt, {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
+    if not answers:
+        return None
+    scores: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        scores[parent(answer.id)].append(answer.score)
+    prompt_id = max(scores, key=lambda prompt: max(scores[prompt]) - min(scores[prompt]))
+    shown = [answer for answer in answers if parent(answer.id) == prompt_id]
+    marks = {answer.id: "desirable" if answer.label else "undesirable" for answer in shown}
+    return prompt_id, shown[0].prompt, marks
 
 
 def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:

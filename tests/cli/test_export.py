@@ -244,4 +244,4 @@ def test_the_command_exports_and_reports_errors(finished_run, tmp_path, capfd):
     assert "RunFolderError" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         parser().parse_args([".", "--what", "alpaca"])
-    assert "'alpaca' is not one of alpaca_eval, mt_bench, pairs" in capfd.readouterr().err
+    assert "'alpaca' is not one of alpaca_eval, mt_bench, pairs, labelled_answers" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from rich.console import Console
 
 from srlm.cli.check import check
+from srlm.cli.export import FORMS, export, unpaired_rows
 from srlm.config import Config
-from srlm.errors import ConfigError, RunFolderError
+from srlm.errors import ConfigError, ExportError, RunFolderError
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS, PROMPTS, UNPAIRED
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.workspace import Workspace
@@ -22,6 +25,7 @@ from srlm.preferences.policies.above_mean import AboveMean
 from srlm.preferences.scores import mean_scores
 from srlm.reporting.collect import collect
 from srlm.reporting.entries import feedback_entries
+from srlm.reporting.summary import print_sample, widest_gap
 from srlm.training.methods.kto import KTOConfig
 from srlm.training.stages import Train
 from tests.e2e.test_smoke import run as run_smoke
@@ -131,6 +135,77 @@ def test_reports_and_cards_name_method_and_labels(run: Workspace) -> None:
         f"trained with KTO from M1 on {len(LABELLED.read(run, 2))} labelled answers"
         in (run.model(2) / "README.md").read_text()
     )
+
+
+def test_export_has_the_labelled_answers_in_trls_unpaired_format(run: Workspace, tmp_path: Path) -> None:
+    from datasets import load_from_disk
+    from trl.data_utils import is_conversational
+
+    made = export(run, tmp_path, FORMS, None, False)
+    datasets = [tmp_path / f"labelled_answers/iteration_{t}" for t in (2, 3)]
+    assert [path for path in made if path.parent.name in ("pairs", "labelled_answers") and not path.suffix] == datasets
+    for t, folder in zip((2, 3), datasets, strict=True):
+        answers, rows = LABELLED.read(run, t), load_from_disk(str(folder)).to_list()
+        assert rows == unpaired_rows(answers)
+        assert rows == [json.loads(line) for line in folder.with_suffix(".jsonl").read_text("ascii").splitlines()]
+        assert [(row["prompt"], row["completion"], row["label"]) for row in rows] == [
+            (
+                [{"role": "user", "content": answer.prompt}],
+                [{"role": "assistant", "content": answer.completion}],
+                answer.label,
+            )
+            for answer in answers
+        ]
+        assert all(is_conversational(row) for row in rows)
+    with pytest.raises(ExportError, match=r"no finished data for pairs.*pairs or labelled answers from M2"):
+        export(run, tmp_path / "other", ("pairs",), None, False)
+
+
+def test_trl_trains_on_the_exported_labelled_answers(run: Workspace, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """TRL's KTO trainer makes a step on the unchanged dataset, without code of this package."""
+    import torch
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import KTOConfig as Arguments
+    from trl import KTOTrainer
+
+    export(run, tmp_path, ("labelled_answers",), 2, False)
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    trainer = KTOTrainer(
+        model=model,
+        args=Arguments(
+            str(tmp_path / "trained"), max_steps=1, per_device_train_batch_size=4, use_cpu=True, report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=load_from_disk(str(tmp_path / "labelled_answers/iteration_2")),
+        processing_class=AutoTokenizer.from_pretrained(tiny_checkpoint),
+    )  # fmt: skip
+    assert len(trainer.train_dataset) == len(LABELLED.read(run, 2))
+    trainer.train()
+    assert any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_sample_is_the_prompt_with_the_largest_gap_and_its_labels(run: Workspace) -> None:
+    answers = LABELLED.read(run, 2)
+    found = widest_gap([], answers)
+    assert found is not None
+    prompt_id, text, marks = found
+    gaps = {
+        answer.prompt: max(one.score for one in answers if one.prompt == answer.prompt)
+        - min(one.score for one in answers if one.prompt == answer.prompt)
+        for answer in answers
+    }
+    assert gaps[text] == max(gaps.values()) > min(gaps.values())
+    assert marks == {
+        one.id: "desirable" if one.label else "undesirable" for one in answers if one.id.startswith(f"{prompt_id}/")
+    }
+    assert set(marks.values()) == {"desirable", "undesirable"}
+    assert widest_gap([], []) is None
+    screen = io.StringIO()
+    print_sample(Console(file=screen, width=200), run, 2)
+    for mark in ("desirable", "undesirable"):
+        assert sum(f" {mark} " in line for line in screen.getvalue().splitlines()) == list(marks.values()).count(mark)
 
 
 def test_model_of_another_method_is_refused(run: Workspace) -> None:
