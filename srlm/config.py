@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from srlm.data.config import DataConfig
 from srlm.engines.config import ENGINE_OPTIONS, EndpointConfig, EngineConfig, VllmConfig
 from srlm.engines.config import options_type as engine_options_type
+from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import CandidatesConfig, PromptsConfig
 from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig
@@ -29,7 +30,7 @@ from srlm.ranges import SAVE_DTYPES as SAVE_DTYPES
 from srlm.ranges import Range, at_least
 from srlm.tracking.config import TrackingConfig
 from srlm.training.config import LoopConfig
-from srlm.training.methods import METHODS, method_of, training_options
+from srlm.training.methods import METHODS, group_of, method_of, training_options
 from srlm.training.methods.dpo import DPOConfig
 from srlm.training.methods.reward_model import RewardModelConfig
 from srlm.training.methods.sft import SFTConfig
@@ -80,6 +81,22 @@ class Config:
     def training(self) -> LoopConfig:
         """Return the options of `method`."""
         return typing.cast(LoopConfig, training_options(self, method_of(self)))
+
+    def implicit_beta(self) -> tuple[str, float]:
+        """Return the name and the value of the option that scales the implicit reward: the beta of `method`.
+
+        Raises
+        ------
+        ConfigError
+            If the method has no beta.
+        """
+        beta = getattr(self.training, "beta", None)
+        if beta is None:
+            raise ConfigError(
+                f"judge={self.judge.scorer} is scaled by the beta of the training method, and method={self.method} has "
+                "no such option. Choose another judge, or a method with a beta, such as dpo."
+            )
+        return f"{group_of(method_of(self))}.beta", beta
 
 
 @dataclass

@@ -273,7 +273,7 @@ async def open_sequence_scorer(
     if reference is None:
         scorer = RewardModel(config.engine, folder, model)
     else:
-        scorer = ImplicitReward(config.engine, folder, reference, config.dpo.beta, model)
+        scorer = ImplicitReward(config.engine, folder, reference, config.implicit_beta()[1], model)
     try:
         yield scorer
     finally:

@@ -10,16 +10,33 @@ import asyncio
 import pytest
 import torch
 
+from srlm.config import Config
+from srlm.engines.base import open_sequence_scorer
 from srlm.engines.batching import Batches
 from srlm.engines.config import EngineConfig
 from srlm.engines.scoring import ImplicitReward, Likelihood, RewardModel
-from srlm.errors import ModelError, PromptTooLongError
+from srlm.errors import ConfigError, ModelError, PromptTooLongError
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
-from tests.helpers import tiny_llama, tiny_tokenizer, user
+from srlm.training.config import LoopConfig
+from srlm.training.methods.dpo import DPO, DPOConfig
+from srlm.training.methods.kto import KTOConfig
+from tests.helpers import options, tiny_llama, tiny_tokenizer, user
 
 ENGINE = EngineConfig(max_model_len=96, max_concurrent=8)
+
+
+class Sharper(DPO):
+    """A method from outside the package with DPO's options."""
+
+
+class NoBeta(DPO):
+    """A method from outside the package without a beta."""
+
+    config = LoopConfig
+
+
 PAIRS = [
     ("Name a river.", "The Nile."),
     ("Name a river.", "I would say the Danube, or the Rhine."),
@@ -73,6 +90,24 @@ def test_implicit_reward_is_beta_times_the_log_ratio(policy, reference):
         (p, length), (r, _) = (direct_logprob(folder, prompt, answer) for folder in (policy, reference))
         assert strength == pytest.approx(0.3 * (p - r), abs=2e-4)
         assert tokens == length
+
+
+@pytest.mark.parametrize(("method", "beta"), [("dpo", 0.2), ("kto", 0.3), ("tests.engines.test_scoring:Sharper", 0.4)])
+def test_implicit_reward_has_the_beta_of_the_training_method(policy, reference, method, beta):
+    config = Config(engine=ENGINE, method=method, dpo=DPOConfig(beta=0.2), kto=KTOConfig(beta=0.3))
+    config.method_options = {"beta": 0.4} if ":" in method else {}
+
+    async def opened():
+        async with open_sequence_scorer(config, policy, reference) as scorer:
+            return scorer.beta
+
+    assert asyncio.run(opened()) == beta
+
+
+def test_implicit_judge_refuses_methods_without_beta():
+    with pytest.raises(ConfigError, match=r"judge=implicit .* method=tests\.engines\.test_scoring:NoBeta has no such"):
+        options("judge=implicit", "method=tests.engines.test_scoring:NoBeta")
+    assert options("judge=additive", "method=tests.engines.test_scoring:NoBeta").training == LoopConfig()
 
 
 def test_likelihood_is_the_sum_of_answer_token_logprobs(policy):

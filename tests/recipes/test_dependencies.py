@@ -104,6 +104,11 @@ IMPLICIT = {
     "2 held_out_judgements": {"M2", "M0", "dpo.beta"},
     "sft": {"M0"},
 }
+IMPLICIT_KTO = {
+    "2 judgements": {"kto.beta"},
+    "3 judgements": {"kto.beta"},
+    "2 held_out_judgements": {"kto.beta"},
+}
 PREVIOUS = {
     "2 judgements": {"M1", "M0"},
     "3 judgements": {"M2", "M1"},
@@ -270,6 +275,7 @@ CHANGES: dict[str, Change] = {
     "endpoint.temperature": set_to("endpoint.temperature", 1.0),
     "sft.learning_rate": set_to("sft.learning_rate", 1e-3),
     "dpo.beta": set_to("dpo.beta", 0.5),
+    "kto.beta": set_to("kto.beta", 0.5),
     "judge.temperature": set_to("judge.temperature", 0.1),
     "judge.count": set_to("judge.count", 5),
     "judge.model": lambda workspace, config: set_to("judge.model", f"{workspace.root.parent}/writer")(
@@ -293,6 +299,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     ),
     "endpoint": (BY_SERVER, ENDPOINT),
     "implicit": (("judge=implicit",), IMPLICIT),
+    "implicit, kto": (("judge=implicit", "method=kto"), IMPLICIT_KTO),
     "previous": (("judge=implicit", "judge.reference=previous"), PREVIOUS),
     "reference": (("judge=implicit", "judge.reference=ROOT/reference"), REFERENCE),
     "reward model": (("judge=reward_model",), REWARD_MODEL),
@@ -315,6 +322,7 @@ CHECKED_CHANGES = {
     "external": {"M0", "M1", "M2", "writer", "judge", "match judge", "reference"},
     "endpoint": SERVER | ENGINE | {"speed", "thought mark", "chat template text", "M1", "M2"},
     "implicit": {"M0", "M1", "M2", "dpo.beta", "EFT examples", "judge template"},
+    "implicit, kto": {"dpo.beta", "kto.beta"},
     "previous": {"M0", "M1", "M2"},
     "reference": {"M0", "M1", "M2", "reference"},
     "reward model": TRAINED - {"seed"} | {"M0", "M1", "M2", "reward model", "EFT examples"},
