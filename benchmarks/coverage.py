@@ -1,6 +1,6 @@
 """How often 95 % intervals contain the truth, by simulation: `python -m benchmarks.coverage` writes docs/statistics.md.
 
-Each cell of each table has a seed of its own, so that a single cell can be computed again. It takes about 5 minutes.
+Each cell of each table has its own seed, so that a single cell can be recomputed. The script takes about 5 minutes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs/statistics.md"
 TRIALS = 2000
 PROMPTS = (8, 24, 98, 500)
 SHARES = (0.0, 0.02, 0.1, 0.5)
-UNEVEN = -1  # rows a prompt: log-normal, 1 to 20 for most prompts and more than 50 for one in a hundred
-# Words, rows a prompt (0: 1 to 12 at random; or UNEVEN), and the correlation of two rows of one prompt (intra-class
-# correlation).
+UNEVEN = -1  # rows per prompt: log-normal, 1 to 20 for most prompts and more than 50 for one in a hundred
+# Title, rows per prompt (0: 1 to 12 at random; or UNEVEN), and the intra-class correlation of the rows of one prompt.
 DESIGNS = (
     ("1 row a prompt", 1, 0.0),
     ("4 rows, correlation 0.3", 4, 0.3),
@@ -30,14 +29,14 @@ DESIGNS = (
     ("very different numbers of rows, correlation 0.3", UNEVEN, 0.3),
 )
 NETS = ((0.02, 0.0), (0.1, 0.02), (0.3, 0.1), (0.5, 0.5), (0.98, 0.02))  # wins, losses; the rest is tied
-CHANGED = (0.02, 0.1, 0.5)  # share of verdicts that a second judge gives anew
+CHANGED = (0.02, 0.1, 0.5)  # share of verdicts that a second judge draws again
 RESAMPLES = 1000
 
 Rng = np.random.Generator
 
 
 def sample(rng: Rng, prompts: int, share: float, rows: int, correlation: float) -> Terms:
-    """Rows within prompts, each right or wrong; a prompt's own share is beta-distributed around `share`."""
+    """Return random rows of prompts, each correct or not; the prompts' shares are beta-distributed around `share`."""
     sizes = rng.integers(1, 13, prompts) if rows == 0 else np.full(prompts, rows)
     if rows == UNEVEN:
         sizes = np.maximum(1, rng.lognormal(1.5, 1.0, prompts).round()).astype(int)
@@ -45,7 +44,7 @@ def sample(rng: Rng, prompts: int, share: float, rows: int, correlation: float) 
 
 
 def own_shares(rng: Rng, prompts: int, share: float, correlation: float) -> np.ndarray:
-    """Shares of prompts with this mean, whose rows have this intra-class correlation."""
+    """Return the shares of prompts with this mean, whose rows have this intra-class correlation."""
     if share in (0, 1) or correlation == 0:
         return np.full(prompts, share)
     if correlation == 1:
@@ -55,14 +54,14 @@ def own_shares(rng: Rng, prompts: int, share: float, correlation: float) -> np.n
 
 
 def net_wins(rng: Rng, prompts: int, win: float, loss: float) -> list[Terms]:
-    """Wins and losses of one match, a verdict a prompt."""
+    """Return wins and losses of one match with one verdict per prompt."""
     drawn = rng.random(prompts)
     one = np.ones(prompts)
     return [Terms((drawn < win).astype(float), one), Terms((drawn >= 1 - loss).astype(float), one)]
 
 
 def two_judges(rng: Rng, prompts: int, changed: float) -> list[Terms]:
-    """Two equally good judges on 12 pairs a prompt, right on 60 %; the second decides some pairs anew."""
+    """Return two equally good judges on 12 pairs per prompt, correct on 60 %; the second draws some verdicts again."""
     own = own_shares(rng, prompts, 0.6, 0.3)[:, None]
     first = rng.random((prompts, 12)) < own
     second = np.where(rng.random((prompts, 12)) < changed, rng.random((prompts, 12)) < own, first)
@@ -70,7 +69,7 @@ def two_judges(rng: Rng, prompts: int, changed: float) -> list[Terms]:
 
 
 def coverage(name: str, truth: float, interval: Callable[[Rng, str], Interval], trials: int = TRIALS) -> float:
-    """The share of `trials` intervals that contain the truth; `name` seeds the cell."""
+    """Return the share of `trials` intervals that contain the truth; `name` seeds the cell."""
     rng = np.random.default_rng(list(name.encode()))
     covered = 0
     for number in range(trials):
@@ -80,8 +79,8 @@ def coverage(name: str, truth: float, interval: Callable[[Rng, str], Interval], 
 
 
 def of_shares(method: str, design: tuple[str, int, float], prompts: int, share: float, trials: int = TRIALS) -> float:
-    """One cell of the tables of shares; `method` is "interval" or "percentile", a plain bootstrap."""
-    words, rows, correlation = design
+    """Return one cell of the tables of shares; `method` is "interval" or "percentile", a plain bootstrap."""
+    title, rows, correlation = design
 
     def interval(rng: Rng, seed: str) -> Interval:
         terms = sample(rng, prompts, share, rows, correlation)
@@ -90,7 +89,7 @@ def of_shares(method: str, design: tuple[str, int, float], prompts: int, share: 
         low, high = np.quantile(bootstrap(terms.numerators, terms.denominators, RESAMPLES, seed), [0.025, 0.975])
         return float(low), float(high)
 
-    return coverage(f"{words}/{prompts}/{share}", share, interval, trials)
+    return coverage(f"{title}/{prompts}/{share}", share, interval, trials)
 
 
 def of_net_wins(prompts: int, win: float, loss: float) -> float:
@@ -118,7 +117,7 @@ def of_means(prompts: int, kind: str) -> float:
 
 
 def table(head: list[str], rows: list[tuple[str, list[float]]]) -> str:
-    """A Markdown table of shares in percent."""
+    """Return a Markdown table of shares in percent."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     lines += [f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |" for name, values in rows]
     return "\n".join(lines)
@@ -134,7 +133,7 @@ def tables(method: str, designs: tuple[tuple[str, int, float], ...], prompts: tu
 
 
 def page() -> str:
-    """docs/statistics.md."""
+    """Return docs/statistics.md."""
     few = PROMPTS[:3]
     nets = [(f"{n}", [of_net_wins(n, win, loss) for win, loss in NETS]) for n in few]
     judges = [(f"{n}", [of_judges(n, changed) for changed in CHANGED]) for n in few]
@@ -154,25 +153,25 @@ _PAGE = """# Statistics
 Written by `python -m benchmarks.coverage`; the method is in
 [srlm/evaluation/intervals.py](../srlm/evaluation/intervals.py).
 
-Every figure has a 95 % interval. The unit of independence is the **prompt**: rows of one prompt (its pairs, its
-answers, its judgements) count together, so that 8 prompts with 12 pairs each are 8 observations. `[n/a]` means that the
-data give no interval: a single prompt, a single run of an arm, or a mean without any spread.
+Every measure has a 95 % interval. The unit of independence is the **prompt**: rows of one prompt (its pairs, its
+answers, its judgements) form one cluster, so that 8 prompts with 12 pairs each are 8 observations. `[n/a]` means that
+the data give no interval: a single prompt, a single run of an arm, or a mean of equal values.
 
-| figure | interval |
+| measure | interval |
 |---|---|
 | shares and rank correlations | Clopper-Pearson on an effective sample size |
-| differences of shares, net wins, length bias | of the prompts' differences and of both parts, the wider one |
+| differences of shares, net wins, length bias | the wider one of two: of the prompts' differences, of both parts |
 | means of lengths, scores and losses, and their differences | bootstrap over prompts, expanded for small samples |
 | distinct n-grams | delete-one jackknife over answers, as for shares |
 | arms of a sweep | two-way cluster-robust over runs and prompts, with t quantiles |
 | change of a mean between different prompts (reward hacking, the gap in loss) | recovered from both intervals (MOVER) |
-| benchmarks of lm-evaluation-harness | as shares where the metric is a share of documents, else 1.96 standard errors |
+| benchmarks of lm-evaluation-harness | for a share of documents as for shares, otherwise 1.96 standard errors |
 
-A change counts ("better", "beyond its interval") where the interval of the difference excludes 0.
+A change is significant ("better", "beyond its interval") if the interval of the difference excludes 0.
 
 ## How often the intervals contain the truth
 
-In percent of {trials:,} simulations a cell. 95 is aimed at; a higher figure means that intervals are wider than needed.
+In percent of {trials:,} simulations per cell. The target is 95; above it, intervals are wider than necessary.
 
 ### Shares
 
@@ -182,20 +181,20 @@ A plain percentile bootstrap, which earlier versions used, for comparison:
 
 {percentile}
 
-### Net wins: wins minus losses, one verdict a prompt
+### Net wins: wins minus losses, one verdict per prompt
 
 {nets}
 
-### Difference of two equally good judges, 12 pairs a prompt
+### Difference of two equally good judges, 12 pairs per prompt
 
-The second judge decides some of the first judge's pairs again, at random. Pairs of a prompt have a correlation of 0.3.
+The second judge draws some of the first judge's verdicts again. Pairs of a prompt have a correlation of 0.3.
 
 {judges}
 
 ### Means, by bootstrap
 
-Here 92 % is not always reached: a mean of few and very unequal values, such as lengths of 8 answers of which one is ten
-times as long as the others, has an interval that is too narrow. Read such intervals with care.
+These intervals can be too narrow, with a coverage below 92 %, if a mean is over few and very unequal values. An example
+is the length of 8 answers of which one is ten times as long as the others.
 
 {means}
 """

@@ -1,7 +1,7 @@
-"""The default run's figures: `python -m benchmarks.demo [option=value ...]`.
+"""Measurements of the default run: `python -m benchmarks.demo [option=value ...]`.
 
-Makes a run to M2 in a temporary folder, then gives the same command again, and prints what the project promises of it:
-time, memory, valid judgements, pairs, the parent's share, and whether M1 judges better than M0 and M2 better than M1.
+Makes a run to M2 in a temporary folder and reruns the same command. It prints time, memory, valid judgements, pairs,
+the share of time outside engine and trainer, and whether M1 judges better than M0 and M2 better than M1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(options: list[str]) -> None:
 
 
 def timed(command: list[str], quiet: bool = False) -> tuple[float, float]:
-    """Wall seconds, and the peak memory of the process with all its descendants, GiB."""
+    """Run a command; return the wall time in seconds, and the peak memory in GiB of the process and its descendants."""
     start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL if quiet else None)
     peak = 0.0
@@ -42,7 +42,7 @@ def timed(command: list[str], quiet: bool = False) -> tuple[float, float]:
             try:
                 for one in [parent, *parent.children(recursive=True)]:
                     total += one.memory_info().rss
-            except psutil.Error:  # one of them has just ended
+            except psutil.Error:  # a process has just ended
                 continue
             peak = max(peak, total / 2**30)
             time.sleep(0.2)
@@ -63,17 +63,17 @@ def report(run: Path, seconds: float, peak: float, again: float) -> None:
     pairs = manifest(run / "iteration_2/manifests/pairs.json")["counts"]
     models = [json.loads((run / f"iteration_{t}" / "evaluation.json").read_text()) for t in range(3)]
     print(f"\nMachine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, {platform.system()}")
-    print(f"Run to M2: {seconds / 60:.1f} min, peak memory {peak:.1f} GiB; second call: {again:.1f} s")
+    print(f"Run to M2: {seconds / 60:.1f} min, peak memory {peak:.1f} GiB; rerun of the command: {again:.1f} s")
     print(f"Outside engine, trainer and process start: {100 * (seconds - inside) / seconds:.1f} % of the wall time")
-    print(f"Candidates judged validly by M1: {judged['candidates_judged_validly']} of {judged['candidates']}")
+    print(f"Candidates that M1 judged validly: {judged['candidates_judged_validly']} of {judged['candidates']}")
     for t in (0, 1, 2):
         print(f"  held-out judgements of M{t} that parse: {measure(models[t]['judge']['parse_rate'])}")
     print(f"Pairs for DPO: {pairs['pairs']} of {pairs['prompts']} prompts; dropped: {pairs['dropped']}")
     for t in (1, 2):
         for name, value in models[t]["judge"].items():
             if name.endswith("_gain") and value["value"] is not None:
-                beats = value["low"] is not None and value["low"] > 0
-                print(f"  M{t} - M{t - 1}, {name[:-5]}: {measure(value, 1)}{'  beats it' if beats else ''}")
+                better = value["low"] is not None and value["low"] > 0
+                print(f"  M{t} - M{t - 1}, {name[:-5]}: {measure(value, 1)}{'  significant' if better else ''}")
         match = models[t]["head_to_head"]
         print(f"  M{t} against M{t - 1}: wins {measure(match['win'])}, losses {measure(match['loss'])}")
     for worker in workers:

@@ -1,6 +1,7 @@
-"""What early stopping would have saved in a run: `python -m benchmarks.judge_early_stopping RUN_FOLDER [ITERATION]`.
+"""Judgements that early stopping would save: `python -m benchmarks.judge_early_stopping RUN_FOLDER [ITERATION]`.
 
-Takes the run's judgements in rounds, as `judge.early_stopping=true` would have asked for them, and compares the pairs.
+Replays a run's judgements in rounds, as `judge.early_stopping=true` would request them, and compares the pairs with
+those of all judgements.
 """
 
 from __future__ import annotations
@@ -32,21 +33,23 @@ def outcome(run: str, iteration: str, risk: float) -> str:
     for judgement in full:
         of_candidate[judgement.candidate_id].append(judgement)
     k, penalty = config.judge.count, config.pairs.length_penalty or 0.0
-    asked: dict[str, list[Judgement]] = defaultdict(list)
+    requested: dict[str, list[Judgement]] = defaultdict(list)
     for prompt in prompts:
         own = [one for one in candidates if one.prompt_id == prompt.id and takes_part(one, config.pairs)]
         for j in range(k):
-            standings = [ScoreBounds.of(asked[one.id], k, length_points(one, penalty)) for one in own]
-            for one, matters in zip(own, still_contending(standings, config.judge), strict=True):
-                asked[one.id] += of_candidate[one.id][j : j + 1] if matters else []
-    fewer = [judgement for judgements in asked.values() for judgement in judgements]
+            bounds = [ScoreBounds.of(requested[one.id], k, length_points(one, penalty)) for one in own]
+            for one, matters in zip(own, still_contending(bounds, config.judge), strict=True):
+                requested[one.id] += of_candidate[one.id][j : j + 1] if matters else []
+    fewer = [judgement for judgements in requested.values() for judgement in judgements]
     select = (config.pairs, config.judge.min_valid, penalty)
     pairs, _ = select_pairs(prompts, candidates, full, *select)
     others, _ = select_pairs(prompts, candidates, fewer, *select)
     chosen, again = ({p.id: (p.chosen_id, p.rejected_id) for p in some} for some in (pairs, others))
     same = sum(chosen.get(prompt.id) == again.get(prompt.id) for prompt in prompts)
     saved = 100 * (1 - len(fewer) / len(full))
-    return f"{len(fewer)} of {len(full)} judgements, {saved:.0f} % saved; {same} of {len(prompts)} prompts as before"
+    return (
+        f"{len(fewer)} of {len(full)} judgements, {saved:.0f} % saved; same pair for {same} of {len(prompts)} prompts"
+    )
 
 
 if __name__ == "__main__":

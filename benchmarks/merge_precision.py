@@ -1,9 +1,9 @@
-"""What is left of a DPO update that LoRA trained over bfloat16 weights: `python -m benchmarks.merge_precision [MODEL]`.
+"""Part of a DPO update that survives merging LoRA, by precision: `python -m benchmarks.merge_precision [MODEL]`.
 
-The model's weights are rounded to bfloat16, as training on a GPU holds them, and LoRA takes 4 steps of DPO on 8 pairs
-of built-in seeds, for three learning rates. The margin that the policy gained is compared with that of three ways to
-store and load the result (`srlm.training.checkpoint_check.agreement`): the share of the mean margin, and the slope of a
-regression through the origin over the pairs.
+The model's weights are rounded to bfloat16, as in training on a GPU, and LoRA is trained with 4 steps of DPO on 8 pairs
+of built-in seeds, for three learning rates. The result is stored and loaded in three ways. The margin of each is
+compared with the policy's (`srlm.training.checkpoint_check.agreement`): as a share of the mean margin, and as the slope
+of a regression through the origin over the pairs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def main(name: str = "tiny-random") -> None:
     with float32_arithmetic(start, torch.bfloat16):
         rounded = score(start, probe)
     per_token = float((torch.cat(rounded) - torch.cat(exact)).abs().mean())
-    print(f"{name}, {sum(map(len, probe.ids))} tokens; rounding the weights moves a token by {per_token:.2g} nats")
-    print("share of the margin that is left: of the mean, and by regression")
+    print(f"{name}, {sum(map(len, probe.ids))} tokens")
+    print(f"rounding the weights changes a token's log-probability by {per_token:.2g} nats")
+    print("remaining share of the margin: of the mean, and by regression")
     print(f"{'rate':>6}  {'margin, nats':>12}  {'float32 file':>16}", end="")
     print(f"  {'loaded as bfloat16':>18}  {'merged in bfloat16':>18}")
     for rate in RATES:
@@ -114,7 +115,7 @@ def train(model: Any, probe: Probe, reference: Scores, rate: float) -> tuple[Sco
 
 
 def margins(scores: Scores, before: Scores) -> torch.Tensor:
-    """Return how much more the chosen answer gained than the rejected one, in nats: shape (PAIRS,)."""
+    """Return the gain of each chosen answer minus that of the rejected one, in nats: shape (PAIRS,)."""
     gained = torch.stack([part.sum() for part in change(scores, before)]).view(-1, 2)
     return gained[:, 0] - gained[:, 1]
 

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.report [PROMPTS]`: how large and how quick is the report page of a large run?
+"""Size and speed of the report page of a large run: `python -m benchmarks.report [PROMPTS]`.
 
-Makes a run's folder of PROMPTS (5,000) prompts x 4 candidates x 3 judgements, with text from a chain of word pairs of
-the built-in seeds, writes its report, opens it in headless Chromium beside the report of 24 such prompts, and prints
-sizes and times, each with its ratio to the small one's. Needs Chromium and the package playwright.
+Makes a run folder with PROMPTS (5,000) prompts x 4 candidates x 3 judgements, whose texts come from a Markov chain over
+the words of the built-in seeds. Opens its report in headless Chromium, and for comparison the report of 24 prompts.
+Prints sizes and times, and their ratios to those of the small report. Needs Chromium and the package playwright.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-netwo
 
 
 def chromium() -> str | None:
-    """The browser's program, where there is one."""
+    """Return the path of the browser's program; None if there is none."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Words:
-    """Endless text of the seeds' words, each after a word that it follows there."""
+    """Random text: a Markov chain over the words of the built-in seeds."""
 
     def __init__(self) -> None:
         self.random = random.Random(0)
@@ -61,7 +61,7 @@ class Words:
 
 
 def make_run(root: Path, prompts: int) -> None:
-    """A folder as a run to M2 with an additive judge leaves it, as far as the report reads it."""
+    """Write the files of a run to M2 with an additive judge that the report reads."""
     words, draw = Words(), random.Random(1)
     config = Config(name=root.name, judge=SampledJudgeConfig(count=JUDGEMENTS))
     workspace = Workspace(root)
@@ -94,24 +94,24 @@ def make_run(root: Path, prompts: int) -> None:
 
 
 def times(page: Page, path: Path) -> Iterator[tuple[str, float]]:
-    """What is measured of a page: its name and seconds."""
+    """Yield the name and the seconds of each measured step of a page."""
     start = time.perf_counter()
     page.goto(path.as_uri())
     page.wait_for_selector("body[data-ready]")
-    yield "first view: the list is there", time.perf_counter() - start
+    yield "first view, with the list", time.perf_counter() - start
     page.wait_for_selector("body[data-ready=charts], body[data-ready=texts]")
     yield "charts drawn", time.perf_counter() - start
     page.wait_for_selector("body[data-ready=texts]", timeout=120_000)
     yield "all texts unpacked for the search", time.perf_counter() - start
     page.wait_for_timeout(500)
-    for query in ("the", "score: 4", "not to be found anywhere"):
+    for query in ("the", "score: 4", "without any match"):
         start = time.perf_counter()
         page.evaluate(
             """query => new Promise((done) => {
                  const box = document.getElementById("query"), found = document.getElementById("found");
                  found.textContent = "";
-                 const told = new MutationObserver(() => requestAnimationFrame(() => setTimeout(done)));
-                 told.observe(found, {childList: true});
+                 const observer = new MutationObserver(() => requestAnimationFrame(() => setTimeout(done)));
+                 observer.observe(found, {childList: true});
                  box.value = query;
                  box.dispatchEvent(new Event("input"));
                })""",
@@ -126,21 +126,21 @@ def main(prompts: int) -> None:
         sys.exit("No Chromium found: install it (Debian: apt-get install chromium).")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
-        told: dict[str, list[float]] = defaultdict(list)
+        measured: dict[str, list[float]] = defaultdict(list)
         sizes = []
         for name, count in (("small", 24), ("large", prompts)):
             root = Path(folder) / name
             make_run(root, count)
             start = time.perf_counter()
             sizes.append(write_report([root], root / "report.html") / 1e6)
-            told["writing the report"].append(time.perf_counter() - start)
+            measured["writing the report"].append(time.perf_counter() - start)
             page = browser.new_page()
             for what, seconds in times(page, root / "report.html"):
-                told[what].append(seconds)
+                measured[what].append(seconds)
             page.close()
         print(f"{prompts:,} prompts x {CANDIDATES} candidates x {JUDGEMENTS} judgements, against 24 prompts")
         print(f"{'size of the page':36} {sizes[1]:8.2f} MB  ratio {sizes[1] / sizes[0]:6.1f}")
-        for what, (small, large) in told.items():
+        for what, (small, large) in measured.items():
             print(f"{what:36} {1000 * large:8.0f} ms  ratio {large / small:6.1f}")
         browser.close()
 

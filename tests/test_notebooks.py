@@ -86,7 +86,7 @@ def test_clean_notebook_has_no_problems() -> None:
         (printed("'/tmp/pytest-1/runs'"), "output names /tmp/pytest-1/runs'"),
         (printed("a.py:3: FutureWarning: this goes away"), "a warning: FutureWarning:"),
         (printed("half done", "stderr"), "wrote to stderr: half done"),
-        (made(new_code_cell("print(1)")), "no output is kept"),
+        (made(new_code_cell("print(1)")), "no stored output"),
         (made(new_code_cell('open("/root/x.txt")', outputs=[new_output("stream", text="x")])), "it names /root/x.txt"),
         (made(new_markdown_cell("Look into /Users/ann/x.")), "it names /Users/ann/x."),
         (
@@ -108,16 +108,16 @@ def test_problems_are_reported(notebook: NotebookNode, problem: str) -> None:
 
 def test_size_order_metadata_and_format_are_checked() -> None:
     notebook = printed("x")
-    assert problems(notebook, LARGEST + 1) == [f"{LARGEST + 1} bytes are more than {LARGEST}"]
+    assert problems(notebook, LARGEST + 1) == [f"it has {LARGEST + 1} bytes, and at most {LARGEST} are allowed"]
     timed, skipped, versioned, twice = (copy.deepcopy(notebook) for _ in range(4))
     timed.cells[0].metadata = NotebookNode(execution={"iopub.status.busy": "2026-01-01T00:00:00Z"})
     assert "it has metadata" in problems(timed, 100)[0]
     skipped.cells[0].execution_count = 7
-    assert problems(skipped, 100) == ["the cells were not run once each, in their order"]
+    assert problems(skipped, 100) == ["its cells were not run once each, in order"]
     versioned.metadata = nbformat.from_dict(METADATA | {"language_info": {"name": "python", "version": "3.11"}})
-    assert problems(versioned, 100) == ["the metadata are not those of `cleaned`"]
+    assert problems(versioned, 100) == ["its metadata differ from those that this tool writes"]
     del twice.cells[0]["source"]
-    assert "no valid notebook" in problems(twice, 100)[0]
+    assert "not a valid notebook" in problems(twice, 100)[0]
 
 
 def test_memory_addresses_are_removed() -> None:
@@ -127,4 +127,4 @@ def test_memory_addresses_are_removed() -> None:
 
 def test_unknown_notebook_name_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "06_none"]) == 2
-    assert "There is no notebook 06_none; there are 01_first_run" in capsys.readouterr().err
+    assert "There is no notebook 06_none. Choose from 01_first_run" in capsys.readouterr().err

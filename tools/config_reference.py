@@ -33,9 +33,9 @@ with `GROUP=CHOICE`.
 
 
 def comments(kind: type) -> dict[str, str]:
-    """Return the comment of each field of a dataclass, inherited ones included: the one above it and the one beside it.
+    """Return the comments of each field of a dataclass, including inherited ones: the one above and the one next to it.
 
-    A comment above a field also holds for the fields directly below that have none of their own.
+    A comment above a field also applies to the fields directly below that have no comment.
     """
     found: dict[str, str] = {}
     for base in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
@@ -88,7 +88,7 @@ def type_name(kind: Any) -> str:
 
 
 def default_run() -> Config:
-    """Return the options of `srlm run` as they are without any argument."""
+    """Return the options of `srlm run` without arguments."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return typing.cast(Config, OmegaConf.to_object(compose("config")))
 
@@ -117,7 +117,7 @@ def _row(name: str, kind: str, value: Any, meaning: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a comment as Markdown shows it word for word."""
+    """Return a comment with Markdown's special characters escaped."""
     return re.sub(r"([*_<>\[\]{}])", r"\\\1", text)
 
 
@@ -126,7 +126,7 @@ def table(rows: list[str]) -> str:
 
 
 def choices(group: str) -> str:
-    """Return the yaml files of a group with their first comments, as a table; "" if the group has one file at most."""
+    """Return the yaml files of a group with their first comments, as a table; "" if there are fewer than two files."""
     rows = []
     for path in sorted((CONF / group).glob("*.yaml")):
         head = []
@@ -165,7 +165,7 @@ def page() -> str:
 
 
 def kind_parts(group: type, value: Any, name: str) -> list[str]:
-    """Return the parts of the page about the kinds of component that a group has: the options that each adds."""
+    """Return the parts of the page about the kinds of component of a group, with the options that each adds."""
     parts, shared = [], {field.name for field in dataclasses.fields(group)}
     kinds = kinds_for(group)
     for kind in kinds_of(group)[1:] if kinds else ():

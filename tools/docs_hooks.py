@@ -1,8 +1,8 @@
 """Hooks of mkdocs: pages that are generated, documents outside docs/, and links between all of them.
 
 The site contains the configuration reference, a page for each package with the docstrings of its modules, and the
-repository's documents outside docs/. Links in all pages are those that also work in the repository: a link to a module
-leads to its docstrings, a link to another file of the repository becomes plain text.
+repository's documents outside docs/. All links are written so that they work in the repository. In the site, a link to
+a module leads to its docstrings, and a link to another file of the repository becomes plain text.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn the links of a page, which hold in the repository, into links of the site."""
+    """Turn the links of a page, which work in the repository, into links of the site."""
     if page.file.generated_by:
         return markdown
     here = page.file.src_uri

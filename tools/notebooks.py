@@ -1,7 +1,7 @@
-"""Run the notebooks and keep their outputs: `python tools/notebooks.py [NAME ...]`; with `--check` only look at them.
+"""Run the notebooks and store their outputs: `python tools/notebooks.py [NAME ...]`; `--check` only checks the files.
 
-They run in their order in notebooks/, all on the run that SRLM_NOTEBOOK_RUN names (../runs/default). One that fails, or
-whose outputs would tell of the machine they were made on, is not written.
+They run in the order of their names, on the run that SRLM_NOTEBOOK_RUN names (default: ../runs/default). A notebook
+that fails, or whose outputs contain a path of this machine, is not stored.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-LARGEST = 400_000  # bytes of a file, outputs included
-HOURS = 3  # for one cell: the first one of all makes the run
+LARGEST = 400_000  # maximum size of a file in bytes, with outputs
+HOURS = 3  # time limit of one cell; the first cell of all makes the run
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -32,19 +32,19 @@ _WARNING = re.compile(r"\b\w*Warning:")
 
 
 def executed(notebook: NotebookNode, folder: Path, seconds: int) -> NotebookNode:
-    """The notebook with the outputs that it has when it runs in `folder`.
+    """Run a notebook in `folder` and return it with its outputs.
 
     Parameters
     ----------
     seconds : int
-        The limit for each cell.
+        Time limit of each cell.
 
     Raises
     ------
     nbclient.exceptions.CellExecutionError
         If a cell raises.
     """
-    with tempfile.TemporaryDirectory() as sockets:  # no port that other users of the machine could reach
+    with tempfile.TemporaryDirectory() as sockets:  # instead of a port, which other users of the machine could access
         client = NotebookClient(
             copy.deepcopy(notebook),
             timeout=seconds,
@@ -58,7 +58,7 @@ def executed(notebook: NotebookNode, folder: Path, seconds: int) -> NotebookNode
 
 
 def cleaned(notebook: NotebookNode) -> NotebookNode:
-    """Without what differs from run to run and says nothing: versions, timestamps, editors' marks, addresses."""
+    """Return the notebook without versions, timestamps, editor metadata and memory addresses, which vary."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = NotebookNode()
@@ -72,31 +72,30 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
 
 
 def problems(notebook: NotebookNode, size: int) -> list[str]:
-    """Why a notebook cannot be kept as it is; empty if it can.
+    """Return the reasons why a notebook must not be stored; [] if there are none.
 
     Parameters
     ----------
     size : int
-        Of its file, in bytes.
+        Size of its file in bytes.
     """
     try:
         nbformat.validate(notebook)
     except nbformat.ValidationError as error:
-        return [f"no valid notebook: {error}"]
-    found = [f"{size} bytes are more than {LARGEST}"] if size > LARGEST else []
+        return [f"it is not a valid notebook: {error}"]
+    found = [f"it has {size} bytes, and at most {LARGEST} are allowed"] if size > LARGEST else []
     if notebook.metadata != METADATA:
-        found.append("the metadata are not those of `cleaned`")
+        found.append("its metadata differ from those that this tool writes")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        found.append("the cells were not run once each, in their order")
+        found.append("its cells were not run once each, in order")
     for cell in notebook.cells:
-        said = [f"cell {cell.id}: {problem}" for problem in _of_cell(cell)]
-        found.extend(said)
+        found += [f"cell {cell.id}: {problem}" for problem in _of_cell(cell)]
     return found
 
 
 def shows(source: str) -> bool:
-    """Whether a cell prints, draws, or ends with a value, outside of the functions that it defines."""
+    """Return whether a cell prints, draws, or ends with a value, outside the functions that it defines."""
     body = [node for node in ast.parse(source).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     calls = {ast.unparse(node.func) for part in body for node in ast.walk(part) if isinstance(node, ast.Call)}
     ends = bool(body) and isinstance(body[-1], ast.Expr) and not source.rstrip().endswith(";")
@@ -109,7 +108,7 @@ def _of_cell(cell: NotebookNode) -> list[str]:
     if cell.cell_type != "code":
         return found
     if shows(cell.source) and not cell.outputs:
-        found.append("it shows something, but no output is kept")
+        found.append("it shows something, but has no stored output")
     for output in cell.outputs:
         if output.output_type == "error":
             found.append(f"it raised {output.ename}")
@@ -120,15 +119,15 @@ def _of_cell(cell: NotebookNode) -> list[str]:
         texts += [text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")]
         for text in map(str, texts):
             found += [f"its output names {match[0]}" for match in _MACHINE.finditer(text)]
-            found += [f"its output holds a warning: {match[0]}" for match in _WARNING.finditer(text)]
+            found += [f"its output contains a warning: {match[0]}" for match in _WARNING.finditer(text)]
     return found
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="python tools/notebooks.py", description=__doc__)
     made.add_argument("names", nargs="*", metavar="NAME", help="such as 02_read_a_run; default: all")
-    made.add_argument("--check", action="store_true", help="run nothing, only say what is wrong with what is kept")
+    made.add_argument("--check", action="store_true", help="run nothing; only check the stored notebooks")
     return made
 
 
@@ -136,12 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     known = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
     if unknown := sorted(set(options.names) - set(known)):
-        print(f"There is no notebook {unknown[0]}; there are {', '.join(known)}.", file=sys.stderr)
+        print(f"There is no notebook {unknown[0]}. Choose from {', '.join(known)}.", file=sys.stderr)
         return 2
     for name in options.names or known:
         notebook = nbformat.read(known[name], as_version=4)
         if not options.check:
-            print(f"{name} runs", flush=True)
+            print(f"{name}: running", flush=True)
             notebook = executed(notebook, FOLDER, 3600 * HOURS)
         text = nbformat.writes(notebook) + "\n"
         if found := problems(notebook, len(text.encode())):

@@ -1,11 +1,11 @@
-"""Sums in words and small riddles of logic, with answers that can be checked and the steps that lead to them.
+"""Generate arithmetic word problems and small logic puzzles with checkable answers and reasoning steps.
 
     python experiments/chain_of_thought/make_data.py --to data/chain_of_thought
 
-Everything is made from the templates below (all written for this project, CC0). share_00.jsonl to share_50.jsonl hold
-the same problems to train on; in so many percent of them the prompt asks for steps and the answer has them, and in the
-others the prompt asks for the answer alone. A larger share has the steps of the smaller ones and more.
-evaluation.jsonl asks each of its problems, none of which is trained on, in both ways.
+The data are generated from the templates below (written for this project, CC0). share_00.jsonl to share_50.jsonl
+contain the same training problems. In a file with share S, the prompts of S % of the problems ask for steps, and their
+answers contain them. The other prompts ask for the answer only. A problem that has steps at one share also has them at
+every larger share. evaluation.jsonl contains held-out problems, each with both forms of the prompt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ORDERS = (("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: its text, the steps, the answer, and what may be answered ([] = a number)."""
+    """One problem: its text, the steps, the answer, and the possible answers ([] = a number)."""
 
     kind: str
     text: str
@@ -128,7 +128,7 @@ def _lamp(rng: Random) -> Problem:
 
 
 def problems(count: int, seed: str) -> list[Problem]:
-    """Different ones, half sums and half logic, mixed."""
+    """Return `count` different problems, alternately arithmetic and logic."""
     rng = Random(seed)
     found: dict[str, Problem] = {}
     makers = (_sum, _order, _product, _lamp)
@@ -139,7 +139,7 @@ def problems(count: int, seed: str) -> list[Problem]:
 
 
 def example(number: int, problem: Problem, with_steps: bool) -> SeedExample:
-    """A problem to train on."""
+    """Return a training example."""
     answer = f"Answer: {problem.answer}"
     return SeedExample(
         f"{problem.kind}-{number}",
@@ -149,8 +149,8 @@ def example(number: int, problem: Problem, with_steps: bool) -> SeedExample:
     )
 
 
-def asked(number: int, problem: Problem, with_steps: bool) -> SeedExample:
-    """A problem to evaluate on."""
+def evaluation_prompt(number: int, problem: Problem, with_steps: bool) -> SeedExample:
+    """Return an evaluation prompt, whose constraint is the correct answer."""
     right = (
         Constraint("final_answer:choice", {"answer": problem.answer, "options": problem.options})
         if problem.options
@@ -169,20 +169,22 @@ def _write(path: Path, rows: Sequence[SeedExample]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--train", type=int, default=160, help="problems to train on (160)")
-    parser.add_argument("--evaluation", type=int, default=100, help="problems to evaluate on (100)")
+    parser.add_argument("--train", type=int, default=160, help="number of training problems (160)")
+    parser.add_argument("--evaluation", type=int, default=100, help="number of evaluation problems (100)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     every = problems(arguments.train + arguments.evaluation, f"{arguments.seed}/problems")
     evaluation, train = every[: arguments.evaluation], every[arguments.evaluation :]
     arguments.to.mkdir(parents=True, exist_ok=True)
-    # Those that get steps first: one problem of each maker in turn, so that every share has sums and logic alike.
+    # The first problems get steps. The kinds alternate, so every share has as much arithmetic as logic.
     for share in SHARES:
         explained = round(share / 100 * len(train))
         rows = [example(number, problem, number < explained) for number, problem in enumerate(train)]
         _write(arguments.to / f"share_{share:02}.jsonl", rows)
-    asked_both = [asked(number, one, steps) for steps in (False, True) for number, one in enumerate(evaluation)]
-    _write(arguments.to / "evaluation.jsonl", asked_both)
+    both_forms = [
+        evaluation_prompt(number, one, steps) for steps in (False, True) for number, one in enumerate(evaluation)
+    ]
+    _write(arguments.to / "evaluation.jsonl", both_forms)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Two sets of instructions with answers that differ in which of the two is the long one, and nothing else in length.
+"""Make two datasets of equal total length: one with long instructions and short answers, one the other way round.
 
     python experiments/loss_over_instructions/make_data.py --to data/loss_over_instructions FILE...
 
-FILEs hold instructions with answers in any form that srlm reads. To each example whose instruction is at least as long
-as its answer (in characters) belongs one whose instruction is at most a quarter of its answer, the nearest in whole
-length. Written are long_instructions.jsonl and long_answers.jsonl to train on, and of each a held_out_ file.
+FILEs contain instructions with answers in any format that srlm reads. Each example whose instruction is at least as
+long as its answer (in characters) is matched with one whose instruction is at most a quarter of its answer: the one
+with the nearest total length. The output files are long_instructions.jsonl and long_answers.jsonl for training, and one with
+the prefix held_out_ for each.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.types import SeedExample
 
-LONG, SHORT = 1.0, 0.25  # characters of the instruction to one of the answer: at least, at most
-WHOLE = (150, 1200)  # characters of both together
+LONG, SHORT = 1.0, 0.25  # ratio of instruction length to answer length: at least, at most
+TOTAL = (150, 1200)  # characters of instruction and answer: least, most
 
 
 def matched(examples: Sequence[SeedExample]) -> list[tuple[SeedExample, SeedExample]]:
-    """Pairs (instruction long, answer long) of nearly equal whole length; the longest choose first."""
+    """Return pairs (long instruction, long answer) of nearly equal total length, matched greedily from the longest."""
 
-    def whole(example: SeedExample) -> int:
+    def total(example: SeedExample) -> int:
         return len(example.prompt) + len(example.response)
 
-    fitting = [one for one in examples if WHOLE[0] <= whole(one) <= WHOLE[1]]
+    fitting = [one for one in examples if TOTAL[0] <= total(one) <= TOTAL[1]]
     ratio = {one.id: len(one.prompt) / len(one.response) for one in fitting}
-    long = sorted((one for one in fitting if ratio[one.id] >= LONG), key=whole, reverse=True)
+    long = sorted((one for one in fitting if ratio[one.id] >= LONG), key=total, reverse=True)
     short = [one for one in fitting if ratio[one.id] <= SHORT]
     pairs = []
     for one in long:
-        other = min(short, key=lambda candidate: (abs(whole(candidate) - whole(one)), candidate.id))
+        other = min(short, key=lambda candidate: (abs(total(candidate) - total(one)), candidate.id))
         short.remove(other)
         pairs.append((one, other))
     return pairs

@@ -1,9 +1,9 @@
-"""Prompts with at least three ranked answers, to train on and held out.
+"""Make training and held-out data from prompts with at least three ranked answers.
 
     python experiments/seed_quality/make_data.py --to data/seed_quality FILE...
 
-FILEs hold ranked answers in any form that srlm reads. Written are ranked.jsonl to train on, and held_out_best.jsonl and
-held_out_worst.jsonl: the best and the worst answer to each prompt that is held out.
+FILEs contain ranked answers in any format that srlm reads. The output files are ranked.jsonl for training, and
+held_out_best.jsonl and held_out_worst.jsonl with the best and the worst answer to each held-out prompt.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from srlm.io import serialization
 from srlm.io.files import write_atomic
 from srlm.types import RankedPrompt, SeedExample
 
-LONGEST = 1000  # characters of a prompt, and of each of its answers: so much is trained on whole
-ANSWERS = 3  # at least
+LONGEST = 1000  # maximum characters of a prompt and of each answer, so that no training example is too long
+ANSWERS = 3  # minimum number of answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--held-out", type=int, default=50, help="prompts that are held out (50)")
+    parser.add_argument("--held-out", type=int, default=50, help="number of held-out prompts (50)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     every = [one for file in arguments.files for one in read_ranked(SourceConfig(path=file))]

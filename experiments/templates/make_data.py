@@ -242,7 +242,7 @@ def _question(rng: Random) -> tuple[str, str, list[str]]:
 
 @dataclass(frozen=True)
 class Task:
-    """One type of task: how inputs are made, and instructions for it, "{}" standing for the input."""
+    """One type of task: a function that makes inputs, and instructions in which "{}" stands for the input."""
 
     make: Make
     instructions: tuple[str, ...]
@@ -337,7 +337,7 @@ HELD_OUT = {
 
 
 def inputs(task: Task, rng: Random) -> Iterator[tuple[str, str, list[str]]]:
-    """Different inputs of a task, as long as there are any."""
+    """Yield different inputs of a task until there are no new ones."""
     seen: set[str] = set()
     for _ in range(10_000):
         found = task.make(rng)

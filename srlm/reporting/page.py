@@ -1,8 +1,7 @@
-"""One self-contained page: numbers and texts as compressed data, scripts that draw them, and a policy that lets nothing
-else run.
+"""The report page: one self-contained file with numbers and texts as compressed data, and the scripts that draw them.
 
-Texts of models are hostile. They reach the page only as compressed base64, and the DOM only as text, never as markup;
-the Content-Security-Policy allows the page's own scripts and styles by their hash and nothing else, no network least.
+Model texts are untrusted. The page contains them only as compressed base64, and the DOM only as text, never as markup.
+The Content-Security-Policy allows only the page's own scripts and styles, by their hash, and no network access.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ from srlm.reporting.summary import table_rows
 
 SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "browser.js")
 STYLES = ("report.css",)
-PIECE = 200  # entries a piece: unpacked when one of them is looked at, and all of them for a search
+PIECE = 200  # entries per piece; a piece is unpacked when one of its entries is shown, and all pieces for a search
 MEGABYTE = 1_000_000
-SAMPLED = 8  # pieces that sizes are tried on
-MARGIN = 0.97  # of the room that these may take: the others can pack a little worse
-LEAST_TEXT = 40  # characters that a text is never cut below
-FRAME = 60_000  # bytes set aside for what is around data, scripts and styles
+SAMPLED = 8  # pieces from which the compressed size is estimated
+MARGIN = 0.97  # fraction of the room that the estimate may use, because other pieces may compress less
+LEAST_TEXT = 40  # characters; texts are never cut to fewer
+FRAME = 60_000  # bytes reserved for the page without data, scripts and styles
 
 
 def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int:
-    """Write the page of one or several runs; returns its size in bytes.
+    """Write the page of one or several runs; return its size in bytes.
 
-    The page is one file. Where that would be larger than `megabytes`, its texts are cut, and a folder beside it,
-    `STEM_data`, holds them whole: the page takes them from there, in pieces, as long as the folder is beside it.
+    The page is one file. If it would be larger than `megabytes`, its texts are cut, and the folder `STEM_data` next to
+    it contains the complete texts in pieces. The page loads these from there if the folder exists.
 
     Parameters
     ----------
     roots : sequence of Path
         Folders of runs.
     megabytes : float
-        The page's size, about; 0 = one file that holds everything, however large.
+        Approximate maximum size of the page; 0 = one file with everything.
 
     Raises
     ------
     RunFolderError
-        As `srlm.reporting.collect.collect` does, or where the disk is full.
+        As in `srlm.reporting.collect.collect`, or if the disk is full.
     """
     runs = [collect(root) for root in roots]
     entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
@@ -68,9 +67,11 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     folder, digest = to.with_name(f"{to.stem}_data"), ""
     stale = {path for path in folder.glob("*.js") if re.fullmatch(r"[0-9a-f]{12}-\d+-\d+\.js", path.name)}
     if limit is not None:
-        whole = {name: pack(piece) for name, piece in pieces.items()}
-        digest = hashlib.sha256("".join(whole.values()).encode()).hexdigest()[:12]  # a page never takes another's texts
-        for name, piece in whole.items():
+        complete = {name: pack(piece) for name, piece in pieces.items()}
+        digest = hashlib.sha256("".join(complete.values()).encode()).hexdigest()[
+            :12
+        ]  # so that a page never loads the texts of another page
+        for name, piece in complete.items():
             write_atomic(path := folder / f"{digest}-{name}.js", f'Report.receive("{name}","{piece}")\n')
             stale.discard(path)
     packed = {name: pack(piece if limit is None else [cut(e, limit) for e in piece]) for name, piece in pieces.items()}
@@ -82,9 +83,9 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
 
 
 def fit(pieces: Sequence[Sequence[dict[str, Any]]], room: float | None) -> int | None:
-    """Characters at which texts are to be cut so that the packed pieces take at most about `room` bytes together.
+    """Return the number of characters to cut texts to, so that all packed pieces take about `room` bytes at most.
 
-    None where nothing need be cut; never below `LEAST_TEXT`, so that very many prompts can take more.
+    None if nothing has to be cut. It is at least `LEAST_TEXT`, so that very many prompts can take more than `room`.
     """
     sample = pieces[:: max(1, len(pieces) // SAMPLED)]
     share = sum(map(len, sample)) / max(1, sum(map(len, pieces)))
@@ -92,7 +93,7 @@ def fit(pieces: Sequence[Sequence[dict[str, Any]]], room: float | None) -> int |
         return None
     limit = LEAST_TEXT
     above = max(len(text) for piece in sample for entry in piece for text in [entry["prompt"], *_answers(entry)])
-    while limit < above:  # by halves, to the largest limit at which the sample fits
+    while limit < above:  # bisection for the largest limit at which the sample fits
         middle = (limit + above + 1) // 2
         if sum(len(pack([cut(entry, middle) for entry in piece])) for piece in sample) <= MARGIN * share * room:
             limit = middle
@@ -102,11 +103,11 @@ def fit(pieces: Sequence[Sequence[dict[str, Any]]], room: float | None) -> int |
 
 
 def pack(data: Any) -> str:
-    """JSON, deflated, in base64: it can hold no markup, whatever the data hold."""
+    """Return data as JSON, compressed with deflate, in base64, which cannot contain markup."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # "replace": a lone surrogate, which JSON can smuggle in, has no UTF-8.
-    squeezed = zlib.compressobj(6, zlib.DEFLATED, -15)
-    return base64.b64encode(squeezed.compress(text.encode("utf-8", "replace")) + squeezed.flush()).decode()
+    # "replace": a lone surrogate, which JSON can contain, has no UTF-8.
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return base64.b64encode(compressor.compress(text.encode("utf-8", "replace")) + compressor.flush()).decode()
 
 
 def _render(runs: Sequence[RunNumbers], data: dict[str, str], pieces: dict[str, str], texts: dict[str, Any]) -> str:
@@ -114,7 +115,7 @@ def _render(runs: Sequence[RunNumbers], data: dict[str, str], pieces: dict[str, 
         "report.html",
         STYLES,
         SCRIPTS,
-        # The folder of texts: scripts of one call each, from the page's own place on disk or its own server.
+        # The folder of texts contains scripts with one call each, from the page's own folder or server.
         "'self' file:" if texts["folder"] else "",
         title=", ".join(run.name for run in runs),
         runs=[_top(run) for run in runs],
@@ -125,7 +126,7 @@ def _render(runs: Sequence[RunNumbers], data: dict[str, str], pieces: dict[str, 
 
 
 def _top(run: RunNumbers) -> dict[str, Any]:
-    """What stands above the charts, for one run."""
+    """Return the data that the page shows above the charts for one run."""
     return {
         "name": run.name,
         "of": f"M{run.last} of M{run.config.iteration}" if run.last < run.config.iteration else f"M{run.last}",
@@ -135,7 +136,7 @@ def _top(run: RunNumbers) -> dict[str, Any]:
         "columns": [f"M{t}" for t in run.models],
         "table": table_rows(run.models),
         "grounds": grounds(run),
-        "alarms": [(f"Before the training of M{t}", told) for t, told in run.alarms.items() if told],
+        "alarms": [(f"Before the training of M{t}", messages) for t, messages in run.alarms.items() if messages],
         "options": {name: json.dumps(value, ensure_ascii=False) for name, value in run.options().items()},
         "facts": run.facts(),
     }

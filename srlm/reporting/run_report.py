@@ -1,4 +1,4 @@
-"""Keep a run's report page up to date while the run goes on."""
+"""Keep a run's report page up to date during the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srlm.reporting import write_report
 
 
 def update_report(workspace: Workspace, again: bool = False) -> None:
-    """Write report.html from what is finished; if nothing has finished since, the old page stays unless `again`."""
+    """Write report.html from the finished stages. If none has finished since, do nothing, unless `again`."""
     root, to = workspace.root, workspace.root / "report.html"
     if not evaluation_path(workspace, 0).exists():
         return
@@ -22,7 +22,7 @@ def update_report(workspace: Workspace, again: bool = False) -> None:
         return
     try:
         write_report([root], to)
-    # Whatever is wrong with a page, training continues: the page can be made again at any time.
+    # No error of the page may stop the run, because the page can be written again at any time.
     except Exception as error:
         retry = shlex.join([python_word(), "-m", "srlm", "report", str(root)])
         say(f"No report: {type(error).__name__}: {error}. The run continues. To try again:", command=retry)

@@ -29,12 +29,12 @@ def write_side_by_side(
     Parameters
     ----------
     models : mapping
-        Each model's name and its answers by the prompt's id; a prompt may lack an answer.
+        Model name -> prompt id -> answer. A prompt may have no answer.
     data : str
         The name of the prompts' data.
     tables : mapping
-        "all": the sections of the table of measures, each a title and rows of a label and a cell for each model.
-        "types": the same by type of prompt.
+        "all": the sections of the table of measures. A section is a title and its rows; a row is a label and one cell
+        per model. "types": the same by type of prompt.
     """
     by_type: dict[str, list[SeedExample]] = defaultdict(list)
     for prompt in prompts:
@@ -57,7 +57,7 @@ def write_side_by_side(
 
 
 def words(constraint: Constraint) -> str:
-    """Return an instruction for readers: "number words: at least 40"."""
+    """Return a constraint in words, such as "number words: at least 40"."""
     relations: dict[str, Any] = {name: one for name, one in constraint.kwargs.items() if name.endswith("relation")}
     others = [value for name, value in constraint.kwargs.items() if name not in relations]
     values = [str(one) for value in others for one in (value if isinstance(value, list) else [value])]
@@ -67,7 +67,7 @@ def words(constraint: Constraint) -> str:
 
 
 def seen(text: str) -> str:
-    """Return a text whose control characters and line separators are visible and have no effect."""
+    """Return the text with visible symbols instead of control characters and line separators."""
     return "".join(_picture(one) for one in text)
 
 

@@ -25,7 +25,7 @@ class Samples:
     input_ids: list[list[int]]
     labels: list[list[int]]
     weights: list[list[float]]
-    places: list[tuple[str, int]]  # of each sample: its kind, and its index among the chats of that kind
+    places: list[tuple[str, int]]  # each sample's kind, and its index among the chats of that kind
     too_long: int  # longer than sft.max_length tokens; samples are never truncated
     without_target: int  # samples without a token to train on
 
@@ -73,7 +73,8 @@ def conversations(
 ) -> dict[str, list[Conversation]]:
     """Return chats of each kind as token ids with their parts, without those over `options.max_length` tokens.
 
-    With `with_prompts`, shared text is marked: what `options.shared_text` matches, or what all prompts of a kind share.
+    With `with_prompts`, shared text is marked: the matches of `options.shared_text`, or the text that all prompts of a
+    kind share.
 
     Raises
     ------

@@ -21,7 +21,7 @@ _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop",
 
 
 def settings_of(folder: Path, options: TrainConfig, config: Config, **others: Any) -> Any:
-    """Return the config of a checkpoint with `others`, and with the dropout of `options` where the config has one.
+    """Return the config of a checkpoint with `others`, and with the dropout of `options` if the config has one.
 
     Parameters
     ----------
@@ -52,8 +52,9 @@ def load_model(folder: Path, options: TrainConfig, config: Config, dtype: torch.
 def savable(given: GenerationConfig) -> GenerationConfig:
     """Return a model's generation_config in a form that transformers saves.
 
-    transformers refuses to save what Llama 2 and others were published with: a temperature without do_sample, and
-    pad_token_id -1. Training would end with that error. Settings that are invalid with sampling, too, are removed.
+    transformers refuses to save the settings that Llama 2 and others were published with: a temperature without
+    do_sample, and pad_token_id -1. Training would end with that error. Settings that are invalid even with sampling are
+    removed.
     """
     tokens = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     valid = {name: value for name, value in tokens.items() if not (isinstance(value, int) and value < 0)}

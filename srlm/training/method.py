@@ -1,4 +1,4 @@
-"""What a training method is: options, encoding, trainer. `srlm.training.worker.train` does everything else.
+"""Base class of training methods: options, encoding, trainer. `srlm.training.worker.train` does everything else.
 
 A method is one file in `srlm/training/methods/` and a line in `METHODS` there. `srlm.config` imports these files for
 their options, so their module level imports only the standard library, `srlm.types`, `srlm.errors` and option modules;
@@ -56,11 +56,11 @@ class Encoded:
     columns : dict
         Columns of the trainer's dataset.
     counts : dict
-        What the stage's manifest counts; at least "tokens" and "too_long".
+        Counts for the stage's manifest; at least "tokens" and "too_long".
     probe : Probe
         Training examples on which the saved checkpoint is compared with the trained policy.
     batches : Batches, optional
-        How rows are put into steps; without it, in the trainer's random order.
+        How rows are put into steps; None = in the trainer's random order.
     """
 
     columns: Columns
@@ -75,7 +75,7 @@ E = TypeVar("E", bound=Encoded)
 
 @dataclass(frozen=True)
 class Context(Generic[O]):
-    """What the worker provides for building a trainer.
+    """The arguments that the worker provides for building a trainer.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Context(Generic[O]):
     arguments : dict
         Arguments that all of TRL's config classes take.
     checkpoints : Path
-        Folder of what is kept until training has finished.
+        Folder of the checkpoints and the dataset, which is deleted when training has finished.
     peft_config : peft.LoraConfig or None
         None for full fine-tuning.
     callbacks : list of TrainerCallback
@@ -114,7 +114,7 @@ class Context(Generic[O]):
 
     @property
     def no_dropout(self) -> bool:
-        """Whether the options ask for training without dropout."""
+        """Return whether training uses no dropout."""
         return self.options.dropout == 0 and self.options.lora.dropout == 0
 
     def build(self, trainer: type, arguments: Any, model: Any, data: Columns | Any, **others: Any) -> Any:
@@ -166,16 +166,16 @@ class Method(ABC, Generic[O, E]):
     Attributes
     ----------
     name : str
-        Stage, log file and W&B section alike, such as "dpo"; of a registered method also the option group. Letters,
-        digits and underscores.
+        Name of the stage, the log file and the W&B section, such as "dpo", and of a registered method also of the
+        option group. Letters, digits and underscores.
     config : type
-        The dataclass of the options; of a method that trains M_t+1 a subclass of LoopConfig.
+        The dataclass of the options. It is a subclass of LoopConfig if the method trains M_t+1.
     learns_from : tuple of type
         Kinds of records that `encode` accepts.
     needs : frozenset of str
         "reference": a model that the policy is compared with.
     metrics : tuple of str
-        What the trainer logs at each step, next to loss, grad_norm and learning_rate.
+        Metrics that the trainer logs at each step, in addition to loss, grad_norm and learning_rate.
     new_head : str
         Name of an output layer that the starting checkpoint lacks. LoRA trains it as a whole. "" = none.
     """
@@ -189,7 +189,7 @@ class Method(ABC, Generic[O, E]):
 
     @abstractmethod
     def encode(self, tokenizer: Any, rows: Sequence[Any], options: O, config: Config) -> E:
-        """Return records as token ids; report what is excluded.
+        """Return records as token ids, and log how many were excluded.
 
         Raises
         ------
@@ -202,18 +202,18 @@ class Method(ABC, Generic[O, E]):
         """Return the trainer of `model`, ready to train."""
 
     def check(self, trainer: Any, encoded: E, context: Context[O]) -> dict[str, Any]:
-        """Check the trainer before its first step; return what the stage's manifest counts of that.
+        """Check the trainer before its first step; return counts for the stage's manifest.
 
         Raises
         ------
         SrlmError
-            If training would not do what the options ask for.
+            If training would differ from the options.
         """
         return {}
 
     @classmethod
     def check_options(cls, options: O, group: str, config: Config, need: Need) -> None:
-        """Check what the options say together, and together with other groups; ranges are checked already.
+        """Check combinations of options, within the group and with other groups; ranges are checked already.
 
         Parameters
         ----------
@@ -225,7 +225,7 @@ class Method(ABC, Generic[O, E]):
         check_together(options, group, need)
 
     def load(self, folder: Path, options: TrainConfig, config: Config, dtype: torch.dtype | None = None) -> Any:
-        """Return a checkpoint for training, with weights in the precision that `options` ask for, or in `dtype`."""
+        """Return a checkpoint for training, with weights in the precision of `options`, or in `dtype`."""
         from srlm.training.loading import load_model
 
         return load_model(folder, options, config, dtype)

@@ -1,6 +1,6 @@
 """Train a model with any method: from a checkpoint and records to the next full checkpoint.
 
-Methods differ in their data, their loss and their checks (`srlm.training.method`). All that they share is here:
+Methods differ in their data, their loss and their checks (`srlm.training.method`). They share the code in this module:
 tokenizer, model, LoRA, TRL's common arguments, order of steps, resuming, step log, saving and its check.
 """
 
@@ -76,7 +76,7 @@ def train(
     -------
     dict
         The stage's counts: the method's, those of `srlm.training.saving.save`, and, with `stop_at`, "step" and
-        "steps". Other processes than the main one return a part of them.
+        "steps". Processes other than the main one return only some of them.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def train(
     encoded = method.encode(tokenizer, rows, options, config)
     arguments = trainer_arguments(options, config, checkpoints, seed)
     if stop_at is not None:
-        arguments["save_total_limit"] = 2  # a kill while the last one is saved resumes from the one before
+        arguments["save_total_limit"] = 2  # if a kill interrupts the last one, training resumes from the previous one
     model = method.load(start, options, config)
     with Bars() as bars:
         context = Context(
@@ -131,7 +131,7 @@ def trainer_arguments(options: TrainConfig, config: Config, checkpoints: Path, s
     on_gpu = torch.cuda.is_available()
     dtype = precision(options)
     if not on_gpu:
-        _project_targets_alone()
+        _project_only_targets()
         _use_cores(config.engine.threads, options)
     return {
         "output_dir": str(checkpoints),
@@ -165,17 +165,17 @@ def trainer_arguments(options: TrainConfig, config: Config, checkpoints: Path, s
 def _use_cores(threads: int, options: TrainConfig) -> None:
     """Divide the threads among the training processes, because more threads than cores would wait for each other.
 
-    OMP_NUM_THREADS holds where `engine.threads` is 0, except under a launcher, which sets it to 1 for its ranks.
+    OMP_NUM_THREADS is used if `engine.threads` is 0, except under a launcher, which sets it to 1 for its ranks.
     """
     launched = options.processes > 1 or options.accelerate_config
     if threads or launched or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (threads or os.cpu_count() or 1) // options.processes))
 
 
-def _project_targets_alone() -> None:
+def _project_only_targets() -> None:
     """Make TRL project only the trained positions to the vocabulary on a CPU, as it does on a GPU.
 
-    Projecting the masked prompt as well is most of the work for a small model with long prompts.
+    For a small model with long prompts, projecting the masked prompt would be most of the computation.
     """
     import trl.trainer.utils as trl_utils
 
@@ -184,7 +184,7 @@ def _project_targets_alone() -> None:
 
 
 class StepLog(TrainerCallback):
-    """Shows the progress of the steps and writes what was logged, one JSON object per line and step."""
+    """Show the progress of the steps and write the training log, one JSON object per line and step."""
 
     def __init__(self, bars: Bars, name: str, log: Path):
         self.bars, self.name, self.log = bars, name, log
@@ -202,7 +202,7 @@ class StepLog(TrainerCallback):
 
 
 class StopAt(TrainerCallback):
-    """Ends training after an optimizer step, with a checkpoint to resume from."""
+    """End training after an optimizer step, with a checkpoint to resume from."""
 
     def __init__(self, step: int):
         self.step = step
@@ -215,16 +215,16 @@ class StopAt(TrainerCallback):
 def train_and_save(
     trainer: Trainer, checkpoints: Path, target: Path, tokenizer: Any, saving: Saving, stop_at: int | None = None
 ) -> dict[str, Any]:
-    """Train, from the last checkpoint where there is one, and write a full checkpoint (LoRA merged) to `target`.
+    """Train, from the last checkpoint if there is one, and write a full checkpoint (LoRA merged) to `target`.
 
     Returns
     -------
     dict
-        The counts of `srlm.training.saving.save`: how the checkpoint agrees with the policy. Empty on other processes
-        than the main one.
+        The counts of `srlm.training.saving.save`: how far the checkpoint agrees with the policy. Empty in all processes
+        except the main one.
     """
-    begun = sorted(checkpoints.glob("checkpoint-*"), key=_step_of)
-    complete = [path for path in begun if (path / "trainer_state.json").is_file()]
+    started = sorted(checkpoints.glob("checkpoint-*"), key=_step_of)
+    complete = [path for path in started if (path / "trainer_state.json").is_file()]
     if stop_at is not None:
         trainer.add_callback(StopAt(stop_at))
         # A checkpoint of `stop_at` itself may be from a call that was killed while it saved.

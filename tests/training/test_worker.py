@@ -44,7 +44,7 @@ def test_projecting_only_targets_keeps_loss_and_gradients(monkeypatch: pytest.Mo
     monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # restored afterwards
     for alone in (False, True):
         if alone:
-            worker._project_targets_alone()
+            worker._project_only_targets()
         model = tiny_llama(64, seed=0)
         trl_utils.add_fused_lm_head(model)
         output = model(input_ids=ids, labels=labels, fused_lm_head=True)
