@@ -4,8 +4,8 @@
 
 FILEs contain instructions with answers in any format that srlm reads. Each example whose instruction is at least as
 long as its answer (in characters) is matched with one whose instruction is at most a quarter of its answer: the one
-with the nearest total length. The output files are long_instructions.jsonl and long_answers.jsonl for training, and one with
-the prefix held_out_ for each.
+with the nearest total length. The output files are long_instructions.jsonl and long_answers.jsonl for training, and one
+with the prefix held_out_ for each.
 """
 
 from __future__ import annotations
