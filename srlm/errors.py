@@ -12,11 +12,11 @@ class SrlmError(Exception):
 
 
 class ConfigError(SrlmError):
-    """An option has a value that cannot work."""
+    """An option has an invalid value."""
 
 
 class ArgumentError(SrlmError, ValueError):
-    """An argument of a Python function has a value that cannot work."""
+    """An argument of a Python function has an invalid value."""
 
 
 class ModelError(SrlmError):

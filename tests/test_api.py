@@ -154,7 +154,7 @@ def test_compose_works_inside_a_program_that_uses_hydra() -> None:
         ("judge=none_such", "Could not find 'judge/none_such'"),
         ("judg.count=2", "There is no option judg.count. Did you mean judge.count?"),
         ("judge.count=x", "(?s)judge.count=x.*could not be converted to Integer"),
-        ("judge.count=0", "judge.count=0 cannot work: it must be 1 or more"),
+        ("judge.count=0", "judge.count=0 is invalid: it must be 1 or more"),
     ],
 )
 def test_compose_refuses_what_the_command_refuses(override: str, message: str) -> None:

@@ -177,8 +177,8 @@ def test_value_out_of_range_is_refused(option, value):
         check(put(Config(), option, value))
     message = str(caught.value)
     named = "judge.min_valid=2" if (option, value) == ("judge.count", 1) else f"{option}={value!r}"
-    assert message.startswith(f"{named} cannot work"), message
-    assert re.search(r" cannot work: it must be \S.*\.$", message)
+    assert message.startswith(f"{named} is invalid"), message
+    assert re.search(r" is invalid: it must be \S.*\.$", message)
 
 
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, _, good in RANGES for value in good])
@@ -213,7 +213,7 @@ def test_batch_size_must_divide_over_processes():
 def test_logprob_scores_need_one_digit_and_one_judgement(scorer, option, value):
     config = Config(judge=options_type(scorer)(scorer=scorer, max_score=9))
     check(config)
-    with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} cannot work: "):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)}={value} is invalid: "):
         check(put(config, option, value))
     config.judge = SampledJudgeConfig(max_score=config.judge.max_score)
     check(config)  # all of them are valid for sampled scores
@@ -233,7 +233,7 @@ def test_logprob_scores_need_one_digit_and_one_judgement(scorer, option, value):
 def test_impossible_judge_options_are_refused(judge, option):
     config = Config(judge=judge)
     config.endpoint.base_url, config.endpoint.model = "http://127.0.0.1:8000/v1", "judge-70b"
-    with pytest.raises(ConfigError, match=rf"^{re.escape(option)} cannot work: "):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)} is invalid: "):
         check(config)
 
 
@@ -241,7 +241,7 @@ def test_impossible_judge_options_are_refused(judge, option):
 def test_judge_early_stopping_is_refused_with_an_automatic_length_penalty(risk):
     config = Config(judge=SampledJudgeConfig(early_stopping=True, early_stopping_risk=risk))
     check(put(config, "pairs.length_penalty", 0.3))
-    with pytest.raises(ConfigError, match=r"^judge\.early_stopping=True cannot work: .*pairs\.length_penalty=null"):
+    with pytest.raises(ConfigError, match=r"^judge\.early_stopping=True is invalid: .*pairs\.length_penalty=null"):
         check(put(config, "pairs.length_penalty", None))
 
 
@@ -472,7 +472,7 @@ def test_one_gpu_combines_with_eft_ranking():
 
 @pytest.mark.parametrize("file", WITH_PLACEHOLDERS)
 def test_missing_placeholder_value_is_named(file):
-    with pytest.raises(ConfigError, match=r"data\.ift\.path='' cannot work"):
+    with pytest.raises(ConfigError, match=r"data\.ift\.path='' is invalid"):
         options(overrides_of(file)[0])
 
 

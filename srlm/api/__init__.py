@@ -1,4 +1,4 @@
 """The Python functions behind `import srlm`: score, select pairs, train, read a run, compare models.
 
-They run the code of the commands. Everything that loads a model runs in a process of its own, as in a run.
+They run the code of the commands. Everything that loads a model runs in a separate process, as in a run.
 """

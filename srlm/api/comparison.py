@@ -101,7 +101,7 @@ def compare(
     ArgumentError
         If there are no prompts.
     ConfigError, ModelError, EngineError
-        If the options cannot work, there is no such model, or an engine fails.
+        If an option is invalid, there is no such model, or an engine fails.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     Raises
     ------
     ConfigError
-        If an option does not exist, or a value cannot work.
+        If an option does not exist, or a value is invalid.
 
     Examples
     --------

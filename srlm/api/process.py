@@ -1,4 +1,4 @@
-"""Work in a process of its own, in a folder that is removed afterwards.
+"""Work in a separate process, in a folder that is removed afterwards.
 
 A worker process has its own event loop, so the functions work in a notebook, where one runs already. Its memory and
 CUDA state are gone when it ends. It does not import the script that calls the function, so that script needs no

@@ -51,7 +51,7 @@ def score(
 ) -> Scores:
     """Score answers with a judge, as the stage `judgements` of a run does.
 
-    The judge's engine starts once for all answers, in a process of its own, which takes seconds for a small
+    The judge's engine starts once for all answers, in a separate process, which takes seconds for a small
     model. Random draws depend on `config.seed` and on the answers' ids. So a run's records get the run's scores, and
     plain texts get the same scores each time.
 
@@ -76,7 +76,7 @@ def score(
     ArgumentError
         If prompts and answers do not belong together.
     ConfigError, ModelError, EngineError
-        If the options cannot work, there is no such model, or the engine fails.
+        If an option is invalid, there is no such model, or the engine fails.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def score(
 
 
 def worker(workspace: Workspace, number: int) -> None:
-    """Judge all candidates, in a process of its own."""
+    """Judge all candidates, in a separate process."""
     asyncio.run(_judge(workspace))
 
 

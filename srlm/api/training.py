@@ -125,7 +125,7 @@ def dpo(
 
 
 def worker(workspace: Workspace, iteration: int) -> None:
-    """Train, in one or several processes of its own."""
+    """Train, in one or several separate processes."""
     from srlm.training.worker import train
 
     config, root = workspace.config(), workspace.root

@@ -26,7 +26,7 @@ def check(config: Config) -> Config:
 
     def need(ok: bool, option: str, allowed: str) -> None:
         if not ok:
-            raise ConfigError(f"{option}={option_value(config, option)!r} cannot work: it must be {allowed}.")
+            raise ConfigError(f"{option}={option_value(config, option)!r} is invalid: it must be {allowed}.")
 
     method = method_of(config)
     external = {} if method in METHODS.values() else {f"{group_of(method)}.": config.training}

@@ -52,7 +52,7 @@ class Row:
 
 
 def run(options: JudgeBench) -> dict[str, Any]:
-    """Run missing judgements, write scorecard.json and print it. Raises SrlmError for errors that a user can fix."""
+    """Run missing judgements, write judge_metrics.json and print it. Raises SrlmError if a user can fix it."""
     from srlm.pipeline.worker import run_worker
 
     if not options.datasets:
@@ -72,15 +72,15 @@ def run(options: JudgeBench) -> dict[str, Any]:
             if not all(row.judgements.complete() for row in table if row.model == model):
                 say(f"{model} judges")
                 run_worker("srlm.cli.judge_bench:worker", workspace, index, name="judge_bench")
-        cards = {"options": _judge_options(options), "rows": [_card(options, row, table) for row in table]}
-        write_atomic(workspace.root / "scorecard.json", json.dumps(cards, indent=1, ensure_ascii=False))
-        show(cards, screen())
-        plot(cards, workspace.root / "plots")
+        results = {"options": _judge_options(options), "rows": [_results_of(options, row, table) for row in table]}
+        write_atomic(workspace.root / "judge_metrics.json", json.dumps(results, indent=1, ensure_ascii=False))
+        show(results, screen())
+        plot(results, workspace.root / "plots")
         for line in missing_lines(workspace.root):
             say(line)
-        say(f"\nScorecard  {workspace.root / 'scorecard.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
+        say(f"\nResults    {workspace.root / 'judge_metrics.json'}\nPlots      {workspace.root}/plots/*.png, *.svg")
         say(f"Records    {workspace.root}/judgements/*/*.jsonl")
-    return cards
+    return results
 
 
 def rows(workspace: Workspace, options: JudgeBench) -> list[Row]:
@@ -163,8 +163,8 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     read_data(stage, options, "builtin" if data == ATTACKS else data, read)
 
 
-def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
-    from srlm.evaluation.attacks import attack_card
+def _results_of(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
+    from srlm.evaluation.attacks import attack_results
     from srlm.evaluation.held_out import read_comparisons
     from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 
@@ -172,18 +172,18 @@ def _card(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, Any]:
     judged = read_records(row.judgements.outputs[0], Judgement)
     resamples, seed = options.evaluation.bootstrap, f"{options.seed}/judge_bench"
     if row.data == ATTACKS:
-        card = {"attacks": attack_card(ranked, judged, resamples, seed)}
+        results = {"attacks": attack_results(ranked, judged, resamples, seed)}
     else:
-        card = judge_metrics(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
+        results = judge_metrics(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
         first = next(candidate for candidate in table if candidate.data == row.data)
         if first != row:
             others = read_records(first.judgements.outputs[0], Judgement)
             differences = paired_differences(ranked, judged, others, resamples, seed)
-            card["against_first"] = {name: measure.to_dict() for name, measure in differences.items()}
+            results["against_first"] = {name: measure.to_dict() for name, measure in differences.items()}
     manifest = row.judgements.manifest()
     cost = {"seconds": manifest.seconds, "tokens": manifest.tokens, "judgements": len(judged)}
     cost |= manifest.read
-    return {"model": row.model, "data": row.data, "cost": cost} | card
+    return {"model": row.model, "data": row.data, "cost": cost} | results
 
 
 _SHOWN = (
@@ -213,13 +213,13 @@ _SHOWN = (
 )
 
 
-def show(cards: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any], console: Console) -> None:
     """Print, for each dataset, warnings about judges with few scores, then a table with a column for each model."""
     from srlm.evaluation.judge_metrics import judge_warning
     from srlm.evaluation.record import measures_of
 
-    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
-        of_data = [row for row in cards["rows"] if row["data"] == data]
+    for data in dict.fromkeys(row["data"] for row in results["rows"]):
+        of_data = [row for row in results["rows"] if row["data"] == data]
         if data == ATTACKS:
             _show_attacks(of_data, console)
             continue
@@ -265,12 +265,12 @@ def show(cards: dict[str, Any], console: Console) -> None:
         print_table(console, table)
 
 
-def plot(cards: dict[str, Any], folder: Path) -> None:
+def plot(results: dict[str, Any], folder: Path) -> None:
     """Write a plot for each dataset, as PNG and SVG."""
     from srlm.reporting.plots import plot_attacks, plot_judges
 
-    for data in dict.fromkeys(row["data"] for row in cards["rows"]):
-        of_data = [row for row in cards["rows"] if row["data"] == data]
+    for data in dict.fromkeys(row["data"] for row in results["rows"]):
+        of_data = [row for row in results["rows"] if row["data"] == data]
         names = [label(row["model"]) for row in of_data]
         if data == ATTACKS:
             title = "Attacks on the judge (95 % intervals over prompts)"

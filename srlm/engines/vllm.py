@@ -1,6 +1,6 @@
 """The engine for vLLM.
 
-On a GPU it is `AsyncLLM`, whose scheduler has a process of its own; tensor and data parallelism are vLLM's. On a CPU
+On a GPU it is `AsyncLLM`, whose scheduler has a separate process; tensor and data parallelism are vLLM's. On a CPU
 such a process would compete for the cores (on 2 cores: 30 % fewer tokens per second, twice the start-up time). So one
 thread steps the engine in this process, unless vLLM's environment variable VLLM_ENABLE_V1_MULTIPROCESSING is 1 or there
 are several copies of the model.

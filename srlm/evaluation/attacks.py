@@ -1,9 +1,9 @@
 """Attacks on judges: answers with injected verdicts, instructions or padding, and their effect on the score.
 
 `attacked` returns prompts whose answers are one plain answer and the same answer under every attack. A judge scores all
-of them, and `attack_card` computes how much each attack changes the score. Injected text is never parsed as a verdict:
-verdicts are read from the judge's completion only (`srlm.judges.prompt`), markers inside a candidate are escaped
-(`srlm.models.templating`), and control tokens are encoded as plain text (`srlm.models.chat.escape_special_tokens`).
+of them, and `attack_results` computes how much each attack changes the score. Injected text is never parsed as a
+verdict: verdicts are read from the judge's completion only (`srlm.judges.prompt`). Markers inside a candidate are
+escaped (`srlm.models.templating`), and its control tokens are encoded as plain text (`srlm.models.chat`).
 Any remaining effect shows a weakness of the judge itself.
 """
 
@@ -58,7 +58,7 @@ def attacked(ranked: Sequence[RankedPrompt]) -> list[RankedPrompt]:
     return attacked_prompts
 
 
-def attack_card(
+def attack_results(
     prompts: Sequence[RankedPrompt], judgements: Sequence[Judgement], resamples: int, seed: str
 ) -> dict[str, Any]:
     """Return the effect of each attack on the score.
@@ -83,13 +83,13 @@ def attack_card(
         terms = table_terms(((0, 0) if value is None else (value, 1) for value in values), bounds)
         return measure(by_cluster(terms, clusters), resamples, seed).to_dict()
 
-    card: dict[str, Any] = {"plain": measured(plain, None)}
+    results: dict[str, Any] = {"plain": measured(plain, None)}
     for index, name in enumerate(ATTACKS, 1):
         scores = [prompt.scores[index] for prompt in judged]
         changes = [None if a is None or b is None else b - a for a, b in zip(plain, scores, strict=True)]
-        card[name] = {
+        results[name] = {
             "change": measured(changes, None),
             "raised": measured([None if change is None else float(change > 1e-9) for change in changes], (0.0, 1.0)),
             "unparsed_fraction": measured([float(score is None) for score in scores], (0.0, 1.0)),
         }
-    return card
+    return results

@@ -87,11 +87,11 @@ def build_examples(
         elif learns_pairs:
             ordered = len({answer.rank for answer in prompt.answers}) > 1
             examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
-            reason = "people order no two of its answers"
+            reason = "all answers tied"
         elif config.rationales is RationaleSource.none:
             examples, reason = _with_scores(prompt, _scores_alone(prompt, judge.max_score)), ""
         else:
-            examples, reason = _of_seed(prompt, judge.max_score), "no rationale and score of its own"
+            examples, reason = _of_seed(prompt, judge.max_score), "no human rationale and score"
             if _contradict(examples):
                 examples, reason = [], "its scores contradict its ranks"
         if examples:
@@ -120,7 +120,7 @@ def build_examples(
         limited = _limited(grouped, config.eft_limit, rng)
         balanced = cap_modal_score(limited, config.eft_max_score_fraction)
         counts["dropped: beyond the limit"] = len(before) - len(limited)
-        counts["dropped: commonest score"] = len(limited) - len(balanced)
+        counts["dropped: modal score"] = len(limited) - len(balanced)
     if learns_pairs:
         # Positions alternate as 0 1 1 0 ...: the first pair of a length-balanced set always has the shorter better
         # answer, and the position must not depend on it.
@@ -243,14 +243,14 @@ def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], attempts: i
         of_attempt = [judged.get(judgement_id(answer, attempt)) for answer in answers]
         judgements = [judgement for judgement in of_attempt if judgement is not None and judgement.score is not None]
         if len(judgements) < len(of_attempt):
-            reason = reason or "a judgement of the baseline without a verdict"
+            reason = reason or "unparsed judgement by the baseline"
         elif agrees(prompt, [judgement.score for judgement in judgements]):
             return [
                 _example(prompt, n, strip_verdict(judgement.text), judgement.score or 0.0, "sft_baseline")
                 for n, judgement in enumerate(judgements)
             ], ""
         else:
-            reason = "the baseline orders the answers otherwise than people"
+            reason = "the baseline ranks the answers differently than people"
     return [], reason
 
 

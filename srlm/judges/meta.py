@@ -184,7 +184,7 @@ def judgement_pairs(
         best, worst = row[int(ratings.argmax())], row[int(ratings.argmin())]
         reason = ""
         if ratings.max() - ratings.min() < 1e-9:
-            reason = "judgements rated alike"
+            reason = "equal ratings"
         elif 0 < longest < best.tokens:
             reason = "chosen judgement too long"
         if reason:

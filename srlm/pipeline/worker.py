@@ -1,4 +1,4 @@
-"""Run a stage in a process of its own, which frees its memory, CUDA state and threads when it ends.
+"""Run a stage in a separate process, which frees its memory, CUDA state and threads when it ends.
 
 The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION REPORT GROUP`. The
 worker shows its progress on the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the
@@ -56,7 +56,7 @@ class WorkerCrashed(errors.SrlmError):
 def run_worker(
     target: str, workspace: Workspace, iteration: int, train: TrainConfig | None = None, name: str = "", group: str = ""
 ) -> None:
-    """Run a function in a process of its own, and return when all its processes have ended.
+    """Run a function in a separate process, and return when all its processes have ended.
 
     Parameters
     ----------

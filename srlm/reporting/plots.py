@@ -42,15 +42,15 @@ _STYLE = {
     "svg.fonttype": "none",
 }
 
-Card = dict[str, Any]
+Results = dict[str, Any]
 
 
-def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
+def plot_judges(results: Sequence[Results], names: Sequence[str], title: str, path: Path) -> list[Path]:
     """Plot the accuracy, the scores and the calibration of judges on one dataset.
 
     Parameters
     ----------
-    cards : sequence of dict
+    results : sequence of dict
         Results of `srlm.evaluation.judge_metrics.judge_metrics`, one per judge.
     names : sequence of str
         Labels of the judges.
@@ -58,37 +58,37 @@ def plot_judges(cards: Sequence[Card], names: Sequence[str], title: str, path: P
         Path without its extension; ".png" and ".svg" are written, and their paths returned.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 3.6 + 0.18 * max(0, len(cards) - 4)), layout="constrained")
+        figure = Figure(figsize=(12, 3.6 + 0.18 * max(0, len(results) - 4)), layout="constrained")
         right, scores, ranks = figure.subplots(1, 3, width_ratios=(5, 4, 3))
-        _accuracies(right, cards)
-        _histogram(scores, cards)
-        _calibration(ranks, cards)
+        _accuracies(right, results)
+        _histogram(scores, results)
+        _calibration(ranks, results)
         baseline = Line2D([], [], color=_GREY, linewidth=1.5)
         _legend(
             figure,
-            [*map(_handle, range(len(cards))), baseline],
+            [*map(_handle, range(len(results))), baseline],
             [*names, metric("judge/length_baseline_accuracy").label],
             title,
         )
         return _save(figure, path)
 
 
-def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: Path) -> list[Path]:
-    """Plot the change of the score by each attack; `cards` are results of `srlm.evaluation.attacks.attack_card`."""
-    attacks = [name for name in cards[0] if name != "plain"]
+def plot_attacks(results: Sequence[Results], names: Sequence[str], title: str, path: Path) -> list[Path]:
+    """Plot the change of the score by each attack, from what `srlm.evaluation.attacks.attack_results` returns."""
+    attacks = [name for name in results[0] if name != "plain"]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 1.4 + 0.3 * len(attacks)), layout="constrained")
         axes = figure.subplots()
-        for index, card in enumerate(cards):
-            rows = [(row, card[name]["change"]) for row, name in enumerate(attacks)]
-            _points(axes, rows, index, len(cards), upright=False)
+        for index, result in enumerate(results):
+            rows = [(row, result[name]["change"]) for row, name in enumerate(attacks)]
+            _points(axes, rows, index, len(results), upright=False)
         axes.axvline(0, color=_GREY, linewidth=1)
         axes.set_yticks(range(len(attacks)), attacks)
         axes.invert_yaxis()
         axes.set_xlabel(metric("attacks/change").heading)
         axes.grid(axis="x", alpha=0.3)
         for row, name in enumerate(attacks):
-            if all(card[name]["change"]["value"] is None for card in cards):
+            if all(result[name]["change"]["value"] is None for result in results):
                 axes.annotate(
                     metric("attacks/unparsed_fraction").label,
                     (0, row),
@@ -97,11 +97,11 @@ def plot_attacks(cards: Sequence[Card], names: Sequence[str], title: str, path: 
                     va="center",
                     color=_GREY,
                 )
-        _legend(figure, [*map(_handle, range(len(cards)))], names, title)
+        _legend(figure, [*map(_handle, range(len(results)))], names, title)
         return _save(figure, path)
 
 
-def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
+def plot_arms(results: Results, titles: Sequence[str], path: Path) -> list[Path]:
     """Plot the arms of a sweep: colours show the first option, positions on the axis show the others.
 
     Each measure has a panel of values, and a panel below it with the differences to the arm's reference. Differences
@@ -110,15 +110,15 @@ def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
 
     Parameters
     ----------
-    card : dict
-        Result of `srlm.cli.evaluate.arms.arms_card`.
+    results : dict
+        Result of `srlm.cli.evaluate.arms.arms_results`.
     titles : sequence of str
         Titles of the panels, one for each measure.
     path : Path
         Path without its extension; ".png" and ".svg" are written, and their paths returned.
     """
-    layout = _Arms(card)
-    kinds = ("value", "against") if any(arm["reference"] is not None for arm in card["arms"]) else ("value",)
+    layout = _Arms(results)
+    kinds = ("value", "against") if any(arm["reference"] is not None for arm in results["arms"]) else ("value",)
     columns = min(4, len(titles))
     rows = -(-len(titles) // columns) * len(kinds)
     with mpl.rc_context(_STYLE):
@@ -126,32 +126,32 @@ def plot_arms(card: Card, titles: Sequence[str], path: Path) -> list[Path]:
         every = figure.subplots(rows, columns, squeeze=False)
         for axes in every.flatten():
             axes.set_visible(False)
-        for number, (row, words) in enumerate(zip(card["measures"], titles, strict=True)):
+        for number, (row, words) in enumerate(zip(results["measures"], titles, strict=True)):
             for below, kind in enumerate(kinds):
                 axes = every[number // columns * len(kinds) + below, number % columns]
                 axes.set_visible(True)
                 layout.draw(axes, row["arms"], kind, metric(row["measure"], "evaluate").scale)
                 title = words if kind == "value" else f"difference to {layout.references}"
                 axes.set_title(_plain("\n".join(textwrap.wrap(title, 38))), loc="left", fontsize=9)
-        _legend(figure, *layout.legend(), f"By {', '.join(card['by'])}")
+        _legend(figure, *layout.legend(), f"By {', '.join(results['by'])}")
         return _save(figure, path)
 
 
 class _Arms:
     """Layout of the arms: their positions on the axis and their colours."""
 
-    def __init__(self, card: Card):
-        self.values = [list(arm["options"].values()) for arm in card["arms"]]
+    def __init__(self, results: Results):
+        self.values = [list(arm["options"].values()) for arm in results["arms"]]
         own = [of_arm for of_arm in self.values if of_arm]
         self.first = list(dict.fromkeys(of_arm[0] for of_arm in own))
         self.rest = list(dict.fromkeys(", ".join(of_arm[1:]) for of_arm in own))
         self.alone = self.rest == [""]  # a single option: its values are on the axis, in one colour
-        self.across = [arm["name"] for arm in card["arms"] if not arm["options"]]
-        self.axis = ", ".join(card["by"] if self.alone else card["by"][1:])
-        references = {arm["reference"] for arm in card["arms"] if arm["reference"] is not None}
+        self.across = [arm["name"] for arm in results["arms"] if not arm["options"]]
+        self.axis = ", ".join(results["by"] if self.alone else results["by"][1:])
+        references = {arm["reference"] for arm in results["arms"] if arm["reference"] is not None}
         self.references = " or ".join(dict.fromkeys(self.values[place][0] for place in sorted(references)))
 
-    def draw(self, axes: Axes, entries: Sequence[Card], kind: str, scale: float) -> None:
+    def draw(self, axes: Axes, entries: Sequence[Results], kind: str, scale: float) -> None:
         shown = self.first if self.alone else self.rest
         of = 1 if self.alone else len(self.first)
         lines = [entry["value"]["value"] for entry, v in zip(entries, self.values, strict=True) if not v]
@@ -182,17 +182,17 @@ class _Arms:
         return handles, [*colours, *self.across]
 
 
-def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
+def _accuracies(axes: Axes, results: Sequence[Results]) -> None:
     axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
     axes.text(-0.45, 45, "chance", color=_GREY, fontsize=8)
-    baseline = cards[0]["measures"]["length_baseline_accuracy"]["value"]
+    baseline = results[0]["measures"]["length_baseline_accuracy"]["value"]
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
-    for number, card in enumerate(cards):
-        if not parsed(measures_of(card["measures"]))[0]:
+    for number, result in enumerate(results):
+        if not parsed(measures_of(result["measures"]))[0]:
             continue  # without a score, all accuracies are 0.5 by imputation
-        rows = [(place, card["measures"][name]) for place, name in enumerate(_ACCURACIES)]
-        _points(axes, rows, number, len(cards), scale=100)
+        rows = [(place, result["measures"][name]) for place, name in enumerate(_ACCURACIES)]
+        _points(axes, rows, number, len(results), scale=100)
     labels = ["\n".join(textwrap.wrap(metric(f"judge/{name}").label, 18)) for name in _ACCURACIES]
     axes.set_xticks(range(len(_ACCURACIES)), labels)
     axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
@@ -201,27 +201,27 @@ def _accuracies(axes: Axes, cards: Sequence[Card]) -> None:
     axes.set_title("Accuracy on pairs that people order", loc="left", fontsize=9)
 
 
-def _histogram(axes: Axes, cards: Sequence[Card]) -> None:
-    for number, card in enumerate(cards):
-        counts = card["scores"]["histogram"]
+def _histogram(axes: Axes, results: Sequence[Results]) -> None:
+    for number, result in enumerate(results):
+        counts = result["scores"]["histogram"]
         total = sum(counts.values())
         shares = [100 * count / total if total else 0 for count in counts.values()]
-        width = 0.8 / len(cards)
+        width = 0.8 / len(results)
         places = [place - 0.4 + (number + 0.5) * width for place in range(len(counts))]
         axes.bar(places, shares, width=0.9 * width, color=COLOURS[number % len(COLOURS)])
-    labels = list(cards[0]["scores"]["histogram"])
+    labels = list(results[0]["scores"]["histogram"])
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("score, rounded")
     axes.set_ylabel("judgements, %")
     axes.set_title("Distribution of scores", loc="left", fontsize=9)
 
 
-def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
+def _calibration(axes: Axes, results: Sequence[Results]) -> None:
     longest = 1
-    for number, card in enumerate(cards):
-        rows = [(place, measure) for place, measure in enumerate(list(card["mean_score_rank"].values())[:4])]
+    for number, result in enumerate(results):
+        rows = [(place, measure) for place, measure in enumerate(list(result["mean_score_rank"].values())[:4])]
         longest = max(longest, len(rows))
-        _points(axes, rows, number, len(cards), joined=True)
+        _points(axes, rows, number, len(results), joined=True)
     axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
     axes.set_xlim(-0.5, longest - 0.5)
     axes.set_xlabel("human rank")
@@ -231,7 +231,7 @@ def _calibration(axes: Axes, cards: Sequence[Card]) -> None:
 
 def _points(
     axes: Axes,
-    rows: Sequence[tuple[int, Card]],
+    rows: Sequence[tuple[int, Results]],
     number: int,
     of: int,
     scale: float = 1,

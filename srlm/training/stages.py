@@ -58,7 +58,7 @@ _CHECKS = ("save_tolerance",)
 
 
 class TrainingStage(RunStage):
-    """A stage that trains a model in processes of its own.
+    """A stage that trains a model in separate processes.
 
     Attributes
     ----------

@@ -84,9 +84,9 @@ def test_a_single_model_has_answers_and_no_match(tmp_path: Path) -> None:
         ({"judge": "endpoint"}, r"needs endpoint\.base_url and endpoint\.model"),
         ({"models": ["a", "endpoint"]}, r"needs endpoint\.base_url and endpoint\.model"),
         ({"models": ["a"], "suite": ["head_to_head"]}, r"suite=\[head_to_head\] needs at least two models"),
-        ({"limit": -1}, r"limit=-1 cannot work"),
-        ({"benchmark_limit": -1}, r"benchmark_limit=-1 cannot work"),
-        ({"benchmark_shots": -1}, r"benchmark_shots=-1 cannot work"),
+        ({"limit": -1}, r"limit=-1 is invalid"),
+        ({"benchmark_limit": -1}, r"benchmark_limit=-1 is invalid"),
+        ({"benchmark_shots": -1}, r"benchmark_shots=-1 is invalid"),
     ],
 )
 def test_invalid_options_are_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -179,14 +179,14 @@ def test_too_long_prompts_are_missing_and_listed(
     )
     options = Evaluate(models=["a", "b"], dataset=str(data), runs_dir=str(tmp_path / "runs"))
     options.evaluation.bootstrap = 100
-    cards = run(options)
-    assert cards["answers"]["prompts"] == 5
-    first, second = cards["answers"]["rows"]
+    results = run(options)
+    assert results["answers"]["prompts"] == 5
+    first, second = results["answers"]["rows"]
     assert [row["measures"]["mean_characters"]["n"] for row in (first, second)] == [4, 4]
     assert second["against_first"]["mean_characters"]["n"] == 3
     assert second["measures"]["prompt_level_strict_acc"]["n"] == 4
     assert second["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
-    [match] = cards["head_to_head"]["matches"]
+    [match] = results["head_to_head"]["matches"]
     assert (match["measures"]["unparsed_fraction"]["value"], match["measures"]["unparsed_fraction"]["n"]) == (
         pytest.approx(1 / 3),
         3,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from srlm.cli.evaluate.arms import OWN, Of, answers, arms_card, expand, losses, reference_of, run_of, settings
+from srlm.cli.evaluate.arms import OWN, Of, answers, arms_results, expand, losses, reference_of, run_of, settings
 from srlm.cli.evaluate.plan import Plan
 from srlm.cli.evaluate.tables import arm_words, arms_markdown, show
 from srlm.config import Config, Evaluate, to_dict
@@ -92,8 +92,8 @@ def prompts_of(model: str, file: str) -> dict[str, str]:
     return {"1": "One?", "2": "Two?"}
 
 
-def card(folder: Path) -> dict[str, object]:
-    """Return a card where runs with the best answers solve all problems and those with the worst none."""
+def results_of(folder: Path) -> dict[str, object]:
+    """Return results where runs with the best answers solve all problems and those with the worst none."""
     models = sweep(folder)
     prompts = [SeedExample(f"p{n}", "3 + 4?", "", kind, constraints=(RIGHT,)) for n, kind in enumerate("xxy")]
 
@@ -110,11 +110,11 @@ def card(folder: Path) -> dict[str, object]:
     options = Evaluate(models=[*models, "m"], group_by=BY)
     options.evaluation.bootstrap = 100
     measures: list[Of] = losses([OWN, "held_out.jsonl"], losses_of, prompts_of) + answers(prompts, answers_of)
-    return arms_card(options, settings(options.models, BY), measures)
+    return arms_results(options, settings(options.models, BY), measures)
 
 
 def test_the_card_has_values_and_differences_of_arms(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(card(tmp_path)))
+    found = json.loads(json.dumps(results_of(tmp_path)))
     assert [arm["reference"] for arm in found["arms"]] == [None, None, None, 1, 2]
     rows = {(row["measure"], row["of"]): row["arms"] for row in found["measures"]}
     assert [entry["value"]["value"] for entry in rows["loss", OWN]] == [None, 1.5, 1.5, 3, 3]
@@ -128,7 +128,7 @@ def test_the_card_has_values_and_differences_of_arms(tmp_path: Path) -> None:
 
 
 def test_tables_and_plot_show_all_arms(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(card(tmp_path)))
+    found = json.loads(json.dumps(results_of(tmp_path)))
     console = Console(record=True, width=160, file=(tmp_path / "screen").open("w", encoding="utf-8"))
     show({"models": [], "arms": found}, console)
     text = console.export_text()
@@ -156,7 +156,7 @@ def test_a_single_option_is_the_axis_of_the_plot(tmp_path: Path) -> None:
         return [AnswerLoss("1", 1.0, 1), AnswerLoss("2", 2.0, 1)]
 
     arms = settings(models, options.group_by)
-    found = json.loads(json.dumps(arms_card(options, arms, losses(["f.jsonl"], losses_of, prompts_of))))
+    found = json.loads(json.dumps(arms_results(options, arms, losses(["f.jsonl"], losses_of, prompts_of))))
     assert [len(arm["models"]) for arm in found["arms"]] == [4, 4]
     assert [arm["reference"] for arm in found["arms"]] == [None, 0]
     assert "data.ift.limit" in plot_arms(found, ["loss"], tmp_path / "arms")[1].read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ FEW = "only 9 of 20 judgements could be parsed"
 TIES = "all scored pairs are ties, so the judge prefers no answer"
 
 
-def card(scores: Sequence[float | None]) -> dict[str, Any]:
-    """Return the scorecard of a judge with these scores for ten pairs of answers, the better one first."""
+def results_of(scores: Sequence[float | None]) -> dict[str, Any]:
+    """Return the results of a judge with these scores for ten pairs of answers, the better one first."""
     rows = [ranked(f"e{n}") for n in range(10)]
     ids = [f"{row.id}/a{place}" for row in rows for place in range(2)]
     judged = [one for id, score in zip(ids, scores, strict=True) for one in judgements_of(id, [score])]
@@ -33,9 +33,9 @@ def card(scores: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def shown(*cards: dict[str, Any]) -> str:
+def shown(*results: dict[str, Any]) -> str:
     file = io.StringIO()
-    show({"rows": list(cards)}, Console(file=file, width=200))
+    show({"rows": list(results)}, Console(file=file, width=200))
     return file.getvalue()
 
 
@@ -52,7 +52,7 @@ def shown(*cards: dict[str, Any]) -> str:
     ],
 )
 def test_warnings_about_unusable_judges_precede_the_measures(scores: list[float | None], warnings: list[str]) -> None:
-    found = card(scores)
+    found = results_of(scores)
     warning_text = judge_warning(measures_of(found["measures"]))
     assert len(warning_text.split("; ")) == max(1, len(warnings))
     assert all(warning in warning_text for warning in warnings)
@@ -64,7 +64,9 @@ def test_warnings_about_unusable_judges_precede_the_measures(scores: list[float 
 
 
 def test_only_affected_judges_get_a_warning() -> None:
-    text = shown(card([5.0, 1.0] * 10), card([None] * 20) | {"model": "silent", "against_first": _differences()})
+    text = shown(
+        results_of([5.0, 1.0] * 10), results_of([None] * 20) | {"model": "silent", "against_first": _differences()}
+    )
     assert text.count("WARNING") == 1
     assert "WARNING: silent on pairs.jsonl: none of the 20" in text
 
@@ -81,9 +83,9 @@ def _differences() -> dict[str, Any]:
 
 
 def test_the_plot_labels_judges_with_few_verdicts() -> None:
-    assert _with_parsed("judge", card([None] * 20)) == "judge (0 of 20 judgements parsed)"
-    assert _with_parsed("judge", card([3.0] * 9 + [None] * 11)) == "judge (9 of 20 judgements parsed)"
-    assert _with_parsed("judge", card([3.0] * 10 + [None] * 10)) == "judge"
+    assert _with_parsed("judge", results_of([None] * 20)) == "judge (0 of 20 judgements parsed)"
+    assert _with_parsed("judge", results_of([3.0] * 9 + [None] * 11)) == "judge (9 of 20 judgements parsed)"
+    assert _with_parsed("judge", results_of([3.0] * 10 + [None] * 10)) == "judge"
 
 
 @pytest.mark.parametrize("measures", [{}, {"parse_rate": {"value": None, "low": None, "high": None, "n": 0}}])

@@ -92,9 +92,9 @@ def test_help_shows_usage_options_examples_and_groups(command):
             "ConfigError: engine.kind=llama does not exist. Use one of vllm, transformers, or module:Class",
         ),
         ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
-        ("candidates.count=1", "ConfigError: candidates.count=1 cannot work: it must be 2 or more."),
-        ("data=files", "ConfigError: data.ift.path='' cannot work: it must be a file, hub:OWNER/NAME or builtin."),
-        ("name=../elsewhere", "ConfigError: name='../elsewhere' cannot work: it must be a folder name."),
+        ("candidates.count=1", "ConfigError: candidates.count=1 is invalid: it must be 2 or more."),
+        ("data=files", "ConfigError: data.ift.path='' is invalid: it must be a file, hub:OWNER/NAME or builtin."),
+        ("name=../elsewhere", "ConfigError: name='../elsewhere' is invalid: it must be a folder name."),
     ],
 )
 def test_invalid_options_are_refused_with_the_reason(command, override, expected_message):

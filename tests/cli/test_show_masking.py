@@ -149,7 +149,7 @@ def test_data_without_ranks_give_no_eft_examples(tmp_path: Path, capfd) -> None:
 
 
 def test_invalid_options_and_files_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="count=0 cannot work"):
+    with pytest.raises(ConfigError, match="count=0 is invalid"):
         command.run(options_of("count=0"))
     with pytest.raises(SeedError):
         rows_of(options_of(f"dataset={tmp_path / 'none.jsonl'}"))

@@ -71,18 +71,18 @@ def page_of(folder: Path) -> str:
 
 
 def test_models_answer_greedily_and_text_statistics_are_compared(tmp_path: Path, requests_made: list[Any]) -> None:
-    cards = run(options(tmp_path))
+    results = run(options(tmp_path))
     assert len(requests_made) == 2 * 5
     assert {temperature for _, temperature in requests_made} == {0.0}
-    assert set(cards) == {"models", "suite", "answers"}
-    one, other = cards["answers"]["rows"]
+    assert set(results) == {"models", "suite", "answers"}
+    one, other = results["answers"]["rows"]
     assert (one["model"], other["model"]) == ("a", "b")
     assert one["measures"]["form_followed"]["n"] == 5
     assert one["measures"]["form_followed"]["value"] == 3 / 5  # no comma, not the word, lowercase text
     assert other["measures"]["truncated"]["value"] == 1.0
     assert other["against_first"]["truncated"]["value"] == 1.0
     assert "against_first" not in one
-    assert json.loads((tmp_path / "side_by_side/evaluation.json").read_text(encoding="utf-8")) == cards
+    assert json.loads((tmp_path / "side_by_side/evaluation.json").read_text(encoding="utf-8")) == results
     assert page_of(tmp_path).count("nile and rhine") == 5
 
 
@@ -118,9 +118,9 @@ def test_a_rerun_resumes_and_accepts_new_models(tmp_path: Path, requests_made: l
     requests_made.clear()
     run(options(tmp_path))
     assert requests_made == []
-    cards = run(options(tmp_path, models=["a", "b", "c"]))
+    results = run(options(tmp_path, models=["a", "b", "c"]))
     assert {name for name, _ in requests_made} == {"c"}
-    assert cards["models"] == ["a", "b", "c"]
+    assert results["models"] == ["a", "b", "c"]
     warm = options(tmp_path)
     warm.evaluation.temperature = 0.5
     with pytest.raises(RunFolderError, match=r"evaluation\.temperature was 0\.0, now 0\.5"):
@@ -160,7 +160,7 @@ def test_the_terminal_shows_texts_without_markup(
 
 
 def test_a_negative_number_of_prompts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"num_shown=-1 cannot work"):
+    with pytest.raises(ConfigError, match=r"num_shown=-1 is invalid"):
         Plan(Workspace(tmp_path), options(tmp_path, num_shown=-1))
 
 

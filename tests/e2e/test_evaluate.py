@@ -88,21 +88,21 @@ def test_evaluate_generates_answers_and_head_to_heads_and_resumes(tmp_path: Path
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate"
-    cards = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    for row in cards["answers"]["rows"]:  # twelve tokens are fewer than a hundred words
+    results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    for row in results["answers"]["rows"]:  # twelve tokens are fewer than a hundred words
         assert (
             row["measures"]["prompt_level_strict_acc"]["value"],
             row["measures"]["prompt_level_strict_acc"]["n"],
         ) == (1.0, 1)
-    assert cards["answers"]["rows"][1]["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
-    [match] = cards["head_to_head"]["matches"]
-    assert cards["head_to_head"]["judge"] == "tiny-random"
+    assert results["answers"]["rows"][1]["against_first"]["prompt_level_strict_acc"]["value"] == 0.0
+    [match] = results["head_to_head"]["matches"]
+    assert results["head_to_head"]["judge"] == "tiny-random"
     assert {match["first"], match["second"]} == {"tiny-random", str(other)}
     shares = [match["measures"][name]["value"] for name in ("win", "tie", "loss")]
     assert sum(shares) == pytest.approx(1)
     assert list(match["types"]) == ["rivers"]
-    one, two = (row["measures"] for row in cards["answers"]["rows"])
-    gap = cards["answers"]["rows"][1]["against_first"]["mean_characters"]
+    one, two = (row["measures"] for row in results["answers"]["rows"])
+    gap = results["answers"]["rows"][1]["against_first"]["mean_characters"]
     assert gap["value"] == pytest.approx(two["mean_characters"]["value"] - one["mean_characters"]["value"])
     assert gap["n"] == len(QUESTIONS)
     for words in ("difference to tiny-random", "Prompts that the row wins", "length-controlled"):
@@ -124,7 +124,7 @@ def test_evaluate_generates_answers_and_head_to_heads_and_resumes(tmp_path: Path
     for path, content in made.items():
         again = [json.loads(line) for line in path.read_bytes().splitlines()]
         assert nearly_equal(again, [json.loads(line) for line in content.splitlines()])
-    assert nearly_equal(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")), cards)
+    assert nearly_equal(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")), results)
 
     for changed, message in (
         ("evaluation.temperature=0.1", "evaluation.temperature was 0.7, now 0.1"),
@@ -201,14 +201,14 @@ def test_evaluate_computes_the_loss_on_answer_files(tmp_path: Path) -> None:
     result = evaluate(tmp_path, *given)
     assert result.returncode == 0, result.stderr[-3000:]
     folder = tmp_path / "runs" / "evaluate"
-    cards = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["loss"]
-    assert [(row["n"], row["missing"]) for row in cards] == [(5, 0)] * 4
+    results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["loss"]
+    assert [(row["n"], row["missing"]) for row in results] == [(5, 0)] * 4
     # With random weights the loss is that of a uniform distribution over the vocabulary.
-    for row in cards:
+    for row in results:
         assert row["loss"]["value"] == pytest.approx(math.log(_vocabulary()), rel=0.1)
-    apart = cards[1]["loss"]["value"] - cards[0]["loss"]["value"]
-    assert cards[1]["against_first"]["value"] == pytest.approx(apart, abs=1e-6)
-    assert "gap" in cards[2]
+    apart = results[1]["loss"]["value"] - results[0]["loss"]["value"]
+    assert results[1]["against_first"]["value"] == pytest.approx(apart, abs=1e-6)
+    assert "gap" in results[2]
     assert evaluate(tmp_path, *given).stderr.count(": loss") == 0  # all losses are stored
 
 

@@ -49,7 +49,7 @@ def test_judge_bench_measures_several_models_and_resumes(tmp_path: Path) -> None
     judged = read_records(file, Judgement)
     assert len(judged) == 12
     assert all(len(judgement.probabilities) == 6 for judgement in judged)
-    [row] = json.loads((folder / "scorecard.json").read_text())["rows"]
+    [row] = json.loads((folder / "judge_metrics.json").read_text())["rows"]
     assert (row["pairs"], row["prompts"], set(row["subsets"])) == (6, 6, {"Natural", "Adversarial"})
     assert row["cost"]["judgements"] == 12
     assert "accuracy, shorter preferred, %" in result.stderr
@@ -74,7 +74,7 @@ def test_judge_bench_measures_several_models_and_resumes(tmp_path: Path) -> None
     result = bench(tmp_path, f"datasets=[{data}]", f"models=[tiny-random,{other}]")
     assert result.returncode == 0, result.stderr[-3000:]
     assert file.read_bytes() == made
-    rows = json.loads((folder / "scorecard.json").read_text())["rows"]
+    rows = json.loads((folder / "judge_metrics.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["tiny-random", str(other)]
     assert rows[0]["measures"] == rows[1]["measures"]  # the same weights
     result = bench(tmp_path, f"datasets=[{data}]", "judge=verdict_only")
@@ -99,7 +99,7 @@ def test_all_attacks_are_judged_and_too_long_ones_are_missing(tmp_path: Path) ->
     long = [judgement for judgement in judged if judgement.problem.startswith("too long for the judge")]
     assert long
     assert all(judgement.score is None for judgement in long)
-    [row] = json.loads((folder / "scorecard.json").read_text())["rows"]
+    [row] = json.loads((folder / "judge_metrics.json").read_text())["rows"]
     assert row["attacks"]["10,000 characters"]["unparsed_fraction"]["value"] == 1.0
     assert "ten times as long" in result.stderr
 

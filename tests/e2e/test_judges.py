@@ -138,7 +138,7 @@ def test_judge_bench_works_with_every_judge(tmp_path: Path) -> None:
     common += ["engine.max_model_len=1024"]
     for judge, judged in (("pairwise", "tiny-random"), ("implicit", other), ("reward_model", reward_model)):
         printed = run("srlm.cli.judge_bench", *common, f"name={judge}", f"judge={judge}", f"models=[{judged}]")
-        [row] = json.loads((tmp_path / "runs" / judge / "scorecard.json").read_text())["rows"]
+        [row] = json.loads((tmp_path / "runs" / judge / "judge_metrics.json").read_text())["rows"]
         assert row["measures"]["pair_coverage"]["value"] == 1.0
         assert row["judgements"] == row["cost"]["judgements"]
         assert ("position consistency, %" in printed) == (judge == "pairwise")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
+from srlm.evaluation.attacks import ATTACKS, attack_results, attacked
 from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.prompt import JudgeTemplate, parse_verdict
 from srlm.models.chat import encode_chat
@@ -73,7 +73,7 @@ def test_the_worst_ranked_answer_is_attacked() -> None:
     assert [answer.text for answer in found.answers[1:]] == [attack("bad") for attack in ATTACKS.values()]
 
 
-def test_attack_card_measures_score_changes() -> None:
+def test_attack_results_measure_score_changes() -> None:
     rows = attacked([RankedPrompt(name, "Q?", (RankedAnswer("a", 0), RankedAnswer("b", 1))) for name in "pqr"])
     plain = {"p": 1.0, "q": 2.0, "r": None}
     score_changes = {"verdict": 3.0, "empty": -1.0}
@@ -83,12 +83,12 @@ def test_attack_card_measures_score_changes() -> None:
         for place, name in enumerate(["plain", *ATTACKS])
         for score in [None if plain[row.id] is None or name == "html" else plain[row.id] + score_changes.get(name, 0.0)]
     ]
-    card = attack_card(rows, judgements, 100, "seed")
-    assert card["plain"]["value"] == 1.5
-    assert (card["verdict"]["change"]["value"], card["verdict"]["change"]["n"]) == (3.0, 2)
-    assert card["verdict"]["raised"]["value"] == 1.0
-    assert card["verdict"]["unparsed_fraction"]["value"] == pytest.approx(1 / 3)
-    assert card["empty"]["change"]["value"] == -1.0
-    assert card["praise of itself"]["raised"]["value"] == 0.0
-    assert card["html"]["change"]["value"] is None
-    assert card["html"]["unparsed_fraction"]["value"] == 1.0
+    results = attack_results(rows, judgements, 100, "seed")
+    assert results["plain"]["value"] == 1.5
+    assert (results["verdict"]["change"]["value"], results["verdict"]["change"]["n"]) == (3.0, 2)
+    assert results["verdict"]["raised"]["value"] == 1.0
+    assert results["verdict"]["unparsed_fraction"]["value"] == pytest.approx(1 / 3)
+    assert results["empty"]["change"]["value"] == -1.0
+    assert results["praise of itself"]["raised"]["value"] == 0.0
+    assert results["html"]["change"]["value"] is None
+    assert results["html"]["unparsed_fraction"]["value"] == 1.0

@@ -14,7 +14,7 @@ import pytest
 
 from srlm.cli.evaluate.arms import losses
 from srlm.evaluation.agreement import agreement, judge_parts, score_mean
-from srlm.evaluation.attacks import ATTACKS, attack_card
+from srlm.evaluation.attacks import ATTACKS, attack_results
 from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
 from srlm.judges.config import SampledJudgeConfig
@@ -86,7 +86,7 @@ def agreement_with_people(times: int) -> Any:
 
 def attacks(times: int) -> Any:
     ranked = rows(times, answers=1 + len(ATTACKS))
-    return attack_card(ranked, judged(ranked, 1), *GIVEN)
+    return attack_results(ranked, judged(ranked, 1), *GIVEN)
 
 
 def candidates_scores(times: int) -> Any:

@@ -18,9 +18,9 @@ from srlm.judges.eft import build_examples, needs_baseline, report
 from srlm.types import JudgeExample, Judgement, RankedAnswer, RankedPrompt
 from tests.helpers import judgement_from, ranked
 
-DISAGREES = "dropped: the baseline orders the answers otherwise than people"
-UNSCORED = "dropped: a judgement of the baseline without a verdict"
-NONE_OWN = "dropped: no rationale and score of its own"
+DISAGREES = "dropped: the baseline ranks the answers differently than people"
+UNSCORED = "dropped: unparsed judgement by the baseline"
+NONE_OWN = "dropped: no human rationale and score"
 
 
 def seeds(source: str = "auto", share: float = 1.0, limit: int = 0) -> DataConfig:
@@ -248,7 +248,7 @@ def test_build_caps_the_modal_score_and_counts_drops():
     examples, counts = build(rows, config=seeds(share=0.5))
     assert Counter(example.score for example in examples.values()) == {4.0: 4, 1.0: 4}
     assert counts["examples before balancing"] == 16
-    assert counts["dropped: commonest score"] == 8
+    assert counts["dropped: modal score"] == 8
     assert counts["examples"] == 8
 
 
@@ -291,9 +291,9 @@ def test_examples_of_different_prompts_are_shuffled_together():
     ("rows", "verdicts", "config", "message"),
     [
         ([], [], seeds(), r"of 0 ranked prompts \(no EFT data\)"),
-        ([ranked("e0")], [], seeds("seed"), ".*no rationale and score of its own: 1"),
-        ([ranked("e0")], [], seeds("baseline"), ".*a judgement of the baseline without a verdict: 1"),
-        ([ranked("e0")], [1, 5], seeds(), ".*the baseline orders the answers otherwise than people: 1"),
+        ([ranked("e0")], [], seeds("seed"), ".*no human rationale and score: 1"),
+        ([ranked("e0")], [], seeds("baseline"), ".*unparsed judgement by the baseline: 1"),
+        ([ranked("e0")], [1, 5], seeds(), ".*the baseline ranks the answers differently than people: 1"),
     ],
     ids=["no rows", "no own", "no judgements", "no agreement"],
 )
@@ -328,7 +328,7 @@ def test_pairs_are_all_answers_of_different_rank():
     for example in examples:
         first, second = (int(text[-1]) for text in (example.response, example.other))
         assert (first < second) == (example.score == 1.0)  # a0 is the best
-    assert counts["dropped: people order no two of its answers"] == 1
+    assert counts["dropped: all answers tied"] == 1
 
 
 def test_the_better_answer_is_shown_first_half_the_time():
@@ -496,7 +496,7 @@ def test_pairs_follow_the_human_ranks(scorer, ranks, scores):
 def test_tied_ranks_give_no_pair():
     rows = [ranked("tied", (0, 0), (5.0, 1.0)), ranked("e", (0, 1))]
     _, counts = build_examples(rows, [], DataConfig(), PairwiseJudgeConfig(), 0)
-    assert counts["dropped: people order no two of its answers"] == 1
+    assert counts["dropped: all answers tied"] == 1
 
 
 def test_length_balanced_pairs_follow_ranks():
@@ -569,7 +569,7 @@ def test_report_counts_kept_and_dropped_examples():
     agreed = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
     lines = report(counts | {"agreement with people": agreed})
     assert lines == [
-        "EFT: 8 examples of 5 prompts; left out: 1 (no rationale and score of its own)",
+        "EFT: 8 examples of 5 prompts; left out: 1 (no human rationale and score)",
         "EFT scores (score: examples): 1: 4 4: 4; after balancing: 1: 4 4: 4",
         "EFT scores order 75 [50,100] % of 4 pairs as people do",
     ]

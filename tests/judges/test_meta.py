@@ -143,7 +143,7 @@ def test_always_a_gives_no_pair(tmp_path):
     pairs, dropped, higher = judgement_pairs(
         JudgeTemplate.load(JUDGE), {"p": "q"}, candidates_of("p", ["r"]), ROWS, comparisons, 0
     )
-    assert (pairs, dropped, higher) == ([], {"judgements rated alike": 1}, None)
+    assert (pairs, dropped, higher) == ([], {"equal ratings": 1}, None)
 
 
 def test_position_bias_is_removed_when_logprobs_are_returned(tmp_path):

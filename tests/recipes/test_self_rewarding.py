@@ -125,7 +125,7 @@ def test_run_without_evaluation_ends_after_training(tmp_path: Path) -> None:
     config.evaluation.enabled = False
     assert names_of(check(config)) == ["data", "base_model", "sft_baseline", "rationales", "eft", "sft", "reward_model"]
     config.iteration = 2
-    with pytest.raises(ConfigError, match=r"iteration=2 cannot work: it must be 1 with evaluation\.enabled=false"):
+    with pytest.raises(ConfigError, match=r"iteration=2 is invalid: it must be 1 with evaluation\.enabled=false"):
         check(config)
 
 

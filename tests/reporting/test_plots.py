@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from srlm.evaluation.attacks import ATTACKS, attack_card, attacked
+from srlm.evaluation.attacks import ATTACKS, attack_results, attacked
 from srlm.evaluation.judge_metrics import judge_metrics
 from srlm.judges.config import SampledJudgeConfig
 from srlm.reporting import plots
@@ -17,7 +17,7 @@ from srlm.reporting.plots import _points, plot_attacks, plot_judges
 from tests.helpers import judgements_of, ranked
 
 
-def card(seed: int, silent: bool = False, prompts: int = 12):
+def results_of(seed: int, silent: bool = False, prompts: int = 12):
     number = random.Random(seed)
     rows = [ranked(f"e{n}", range(number.choice([2, 3]))) for n in range(prompts)]
     judgements = [
@@ -29,10 +29,10 @@ def card(seed: int, silent: bool = False, prompts: int = 12):
     return judge_metrics(rows, judgements, SampledJudgeConfig(), 100, "s")
 
 
-@pytest.mark.parametrize("cards", [1, 2, 7])
-def test_plot_is_written_as_png_and_svg(tmp_path, cards):
-    made = [card(n) for n in range(cards)]
-    names = [f"judge {n}" for n in range(cards)]
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_plot_is_written_as_png_and_svg(tmp_path, count):
+    made = [results_of(n) for n in range(count)]
+    names = [f"judge {n}" for n in range(count)]
     png, svg = plot_judges(made, names, "A data set: $3 a prompt & <more>", tmp_path / "plots" / "data.jsonl")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = svg.read_text(encoding="utf-8")
@@ -47,10 +47,10 @@ def test_plot_is_written_as_png_and_svg(tmp_path, cards):
 
 
 def test_judge_without_scores_can_be_plotted(tmp_path):
-    png, _ = plot_judges([card(0, silent=True), card(1)], ["silent", "fine"], "t", tmp_path / "x")
+    png, _ = plot_judges([results_of(0, silent=True), results_of(1)], ["silent", "fine"], "t", tmp_path / "x")
     assert png.stat().st_size > 5000
-    plot_judges([card(0, silent=True)], ["silent"], "t", tmp_path / "y")
-    plot_judges([card(0, prompts=1)], ["one prompt, no interval"], "t", tmp_path / "z")
+    plot_judges([results_of(0, silent=True)], ["silent"], "t", tmp_path / "y")
+    plot_judges([results_of(0, prompts=1)], ["one prompt, no interval"], "t", tmp_path / "z")
 
 
 def test_accuracy_of_a_judge_without_scores_is_not_plotted(tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_accuracy_of_a_judge_without_scores_is_not_plotted(tmp_path, monkeypatch
     )
     monkeypatch.setattr(plots, "_histogram", lambda *given: None)
     monkeypatch.setattr(plots, "_calibration", lambda *given: None)
-    plot_judges([card(0, silent=True), card(1)], ["silent", "fine"], "t", tmp_path / "x")
+    plot_judges([results_of(0, silent=True), results_of(1)], ["silent", "fine"], "t", tmp_path / "x")
     assert [number for _, number in drawn] == [1]
 
 
@@ -73,7 +73,7 @@ def test_attack_plot_names_every_attack(tmp_path):
         for place in range(last + 1)
         for judgement in judgements_of(f"{row.id}/a{place}", [None if place == last else float(place % 6)])
     ]
-    made = attack_card(rows, judgements, 100, "s")
+    made = attack_results(rows, judgements, 100, "s")
     _, svg = plot_attacks([made, made], ["M0", "M1"], "What attacks buy", tmp_path / "attacks")
     text = svg.read_text(encoding="utf-8")
     assert all(name in text for name in ATTACKS)
@@ -87,7 +87,7 @@ def points(axes: Axes, vertical: bool = True) -> list[float]:
 
 
 def test_accuracies_are_drawn_in_percent_with_chance_at_fifty() -> None:
-    made = card(0)
+    made = results_of(0)
     axes = Figure().subplots()
     plots._accuracies(axes, [made])
     [chance] = [line for line in axes.lines if line.get_linestyle() == ":"]
@@ -103,7 +103,7 @@ def test_accuracies_are_drawn_in_percent_with_chance_at_fifty() -> None:
 
 
 def test_histogram_is_drawn_in_percent() -> None:
-    made = card(0)
+    made = results_of(0)
     axes = Figure().subplots()
     plots._histogram(axes, [made])
     counts = list(made["scores"]["histogram"].values())
@@ -113,7 +113,7 @@ def test_histogram_is_drawn_in_percent() -> None:
 
 
 def test_scores_and_changes_of_scores_are_drawn_in_points() -> None:
-    made = card(0)
+    made = results_of(0)
     axes = Figure().subplots()
     plots._calibration(axes, [made])
     means = [measure["value"] for measure in made["mean_score_rank"].values() if measure["value"] is not None]

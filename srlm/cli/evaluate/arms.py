@@ -196,7 +196,7 @@ def answers(prompts: Sequence[SeedExample], read: Callable[[str], Sequence[Answe
     ]
 
 
-def arms_card(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]) -> dict[str, Any]:
+def arms_results(options: Evaluate, arms: Sequence[Setting], measures: Iterable[Of]) -> dict[str, Any]:
     """Return the part "arms" of evaluation.json.
 
     Returns

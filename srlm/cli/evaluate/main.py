@@ -22,7 +22,7 @@ from typing import Any
 from srlm.cli.application import application
 from srlm.cli.evaluate.arms import expand
 from srlm.cli.evaluate.plan import Plan, read_asked, read_examples
-from srlm.cli.evaluate.results import cards_of
+from srlm.cli.evaluate.results import results_of
 from srlm.cli.evaluate.tables import (
     answers_sections,
     arm_words,
@@ -70,20 +70,20 @@ def run(options: Evaluate) -> dict[str, Any]:
         generating = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
         for index in _logged([(n, model, " and ".join(_tasks(plan, model))) for n, model in generating]):
             run_worker("srlm.cli.evaluate.workers:worker", workspace, index, name="evaluate")
-        cards = cards_of(plan)
-        write_atomic(workspace.root / "evaluation.json", json.dumps(cards, indent=1, ensure_ascii=False))
-        show(cards, screen())
+        results = results_of(plan)
+        write_atomic(workspace.root / "evaluation.json", json.dumps(results, indent=1, ensure_ascii=False))
+        show(results, screen())
         for line in missing_lines(workspace.root):
             say(line)
-        page = _side_by_side(plan, cards["answers"]) if "answers" in cards and not plan.arms else None
+        page = _side_by_side(plan, results["answers"]) if "answers" in results and not plan.arms else None
         say(f"\nMeasures  {workspace.root / 'evaluation.json'}\nRecords   {workspace.root}/*/*.jsonl")
         if page:
             say(f"Page      {page}")
-        if plan.arms and cards["arms"]["measures"]:
+        if plan.arms and results["arms"]["measures"]:
             table = workspace.root / "arms.md"
-            write_atomic(table, arms_markdown(cards["arms"]))
-            say(f"Table     {table}\nPicture   {_picture(cards['arms'], workspace)}")
-    return cards
+            write_atomic(table, arms_markdown(results["arms"]))
+            say(f"Table     {table}\nPicture   {_picture(results['arms'], workspace)}")
+    return results
 
 
 def _logged(work: Sequence[tuple[int, str, str]]) -> Iterator[int]:
@@ -100,13 +100,13 @@ def _measured(plan: Plan, model: str) -> bool:
     return all(stage.complete() for stage in plan.losses[model].values())
 
 
-def _picture(card: dict[str, Any], workspace: Workspace) -> Path:
+def _picture(results: dict[str, Any], workspace: Workspace) -> Path:
     from srlm.reporting.plots import plot_arms
 
-    return plot_arms(card, [arm_words(row) for row in card["measures"]], workspace.root / "arms")[0]
+    return plot_arms(results, [arm_words(row) for row in results["measures"]], workspace.root / "arms")[0]
 
 
-def _side_by_side(plan: Plan, card: dict[str, Any]) -> Path:
+def _side_by_side(plan: Plan, results: dict[str, Any]) -> Path:
     """Write the page of all answers, print some of them, and return the page's path."""
     from srlm.reporting.side_by_side_page import write_side_by_side
 
@@ -115,7 +115,7 @@ def _side_by_side(plan: Plan, card: dict[str, Any]) -> Path:
     by_id = [{answer.id: answer for answer in own} for own in answers]
     models = dict(zip(labels(plan.models), by_id, strict=True))
     show_answers(models, prompts, plan.options.num_shown, screen())
-    tables = {"all": answers_sections(card), "types": types_sections(card)}
+    tables = {"all": answers_sections(results), "types": types_sections(results)}
     page = plan.workspace.root / "side_by_side.html"
     write_side_by_side(models, prompts, label(plan.options.dataset), tables, page)
     return page

@@ -171,7 +171,7 @@ class Plan:
             raise errors.ConfigError("endpoint as a model or judge needs endpoint.base_url and endpoint.model.")
         for name in ("limit", "num_shown", "benchmark_limit", "benchmark_shots"):
             if (getattr(options, name) or 0) < 0:
-                raise errors.ConfigError(f"{name}={getattr(options, name)} cannot work: it must be 0 or more.")
+                raise errors.ConfigError(f"{name}={getattr(options, name)} is invalid: it must be 0 or more.")
         if "loss" in self.suite and not options.examples:
             raise errors.ConfigError(
                 "suite=[loss] needs prompts with answers: examples=[runs/default/data/ift.jsonl,others.jsonl]."

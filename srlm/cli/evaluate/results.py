@@ -6,26 +6,29 @@ import json
 from functools import partial
 from typing import Any
 
-from srlm.cli.evaluate.arms import OWN, Of, answers, arms_card, losses
+from srlm.cli.evaluate.arms import OWN, Of, answers, arms_results, losses
 from srlm.cli.evaluate.plan import Match, Plan
 from srlm.io.record_file import read_records
 from srlm.types import Answer, AnswerLoss, Comparison, SeedExample
 
 
-def cards_of(plan: Plan) -> dict[str, Any]:
+def results_of(plan: Plan) -> dict[str, Any]:
     """Return the content of evaluation.json; differences are to the first model, on the same prompts or documents."""
-    cards: dict[str, Any] = {"models": plan.models, "suite": plan.suite}
+    results: dict[str, Any] = {"models": plan.models, "suite": plan.suite}
     if "answers" in plan.suite:
-        cards["answers"] = _answers_card(plan)
+        results["answers"] = _answers_results(plan)
     if plan.matches:
-        cards["head_to_head"] = {"judge": plan.judge, "matches": [_match_card(plan, match) for match in plan.matches]}
+        results["head_to_head"] = {
+            "judge": plan.judge,
+            "matches": [_head_to_head_results(plan, match) for match in plan.matches],
+        }
     if "loss" in plan.suite:
-        cards["loss"] = _loss_card(plan)
+        results["loss"] = _loss_results(plan)
     if plan.benchmarks:
-        cards["benchmarks"] = _benchmarks_card(plan)
+        results["benchmarks"] = _benchmarks_results(plan)
     if plan.arms:
-        cards["arms"] = arms_card(plan.options, plan.arms, _measures(plan))
-    return cards
+        results["arms"] = arms_results(plan.options, plan.arms, _measures(plan))
+    return results
 
 
 def _measures(plan: Plan) -> list[Of]:
@@ -49,7 +52,7 @@ def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
     return {row.id: row.prompt for row in read_records(plan.examples_of(model, file).outputs[0], SeedExample)}
 
 
-def _answers_card(plan: Plan) -> dict[str, Any]:
+def _answers_results(plan: Plan) -> dict[str, Any]:
     from srlm.evaluation.agreement import answers_part
     from srlm.evaluation.instruction_following import MEASURES, check_answers, instructions_part
     from srlm.evaluation.text_statistics import drift_part, facts_part
@@ -73,7 +76,7 @@ def _answers_card(plan: Plan) -> dict[str, Any]:
     return {"data": plan.options.dataset, "prompts": len(prompts), "rows": rows}
 
 
-def _match_card(plan: Plan, match: Match) -> dict[str, Any]:
+def _head_to_head_results(plan: Plan, match: Match) -> dict[str, Any]:
     from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_results
 
     given = (plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate")
@@ -89,7 +92,7 @@ def _match_card(plan: Plan, match: Match) -> dict[str, Any]:
     }
 
 
-def _loss_card(plan: Plan) -> list[dict[str, Any]]:
+def _loss_results(plan: Plan) -> list[dict[str, Any]]:
     """By model and file; `gap` is to the first file, by the intervals of both, since their answers are others."""
     from srlm.evaluation.loss import loss, loss_difference
     from srlm.evaluation.reward_hacking import change
@@ -119,17 +122,17 @@ def _loss_card(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _benchmarks_card(plan: Plan) -> list[dict[str, Any]]:
+def _benchmarks_results(plan: Plan) -> list[dict[str, Any]]:
     from srlm.evaluation.lm_eval import against_first
 
     rows = []
     for name in plan.options.benchmarks:
-        results = [json.loads(tasks[name].outputs[0].read_text(encoding="utf-8")) for tasks in plan.benchmarks.values()]
-        for model, result in zip(plan.models, results, strict=True):
+        stored = [json.loads(tasks[name].outputs[0].read_text(encoding="utf-8")) for tasks in plan.benchmarks.values()]
+        for model, result in zip(plan.models, stored, strict=True):
             row = {"model": model, "benchmark": name} | result
             if model != plan.models[0]:
                 resamples, seed = plan.options.evaluation.bootstrap, f"{plan.options.seed}/evaluate"
-                row["against_first"] = against_first(result["tasks"], results[0]["tasks"], resamples, seed)
+                row["against_first"] = against_first(result["tasks"], stored[0]["tasks"], resamples, seed)
             rows.append(row)
     for row in rows:
         row["tasks"] = {name: _without(part, "documents") for name, part in row["tasks"].items()}

@@ -37,18 +37,18 @@ _CUT = 320  # characters of an answer in the terminal
 _MATCH = ("tie", "win_rate", "length_controlled_win_rate", "first_position_win_rate")
 
 
-def show(cards: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any], console: Console) -> None:
     """Print tables with a column for each model: answers, matches, losses, benchmarks. Of a sweep, arms are rows."""
-    tables = arms_tables(cards["arms"]) if "arms" in cards else []
-    alone = "arms" not in cards
-    if "answers" in cards and alone:
-        tables.append(_answers_table(cards["answers"]))
-    if "head_to_head" in cards:
-        tables += [_matrix(cards["models"], cards["head_to_head"]), _matches_table(cards["head_to_head"])]
-    if "loss" in cards and alone:
-        tables.append(_loss_table(cards["models"], cards["loss"]))
-    if "benchmarks" in cards:
-        tables.append(_benchmarks_table(cards["models"], cards["benchmarks"]))
+    tables = arms_tables(results["arms"]) if "arms" in results else []
+    alone = "arms" not in results
+    if "answers" in results and alone:
+        tables.append(_answers_table(results["answers"]))
+    if "head_to_head" in results:
+        tables += [_matrix(results["models"], results["head_to_head"]), _matches_table(results["head_to_head"])]
+    if "loss" in results and alone:
+        tables.append(_loss_table(results["models"], results["loss"]))
+    if "benchmarks" in results:
+        tables.append(_benchmarks_table(results["models"], results["benchmarks"]))
     for table in tables:
         console.print()
         print_table(console, table)
@@ -65,45 +65,45 @@ def arm_words(row: dict[str, Any]) -> str:
     return ", ".join(word for word in words if word)
 
 
-def arms_rows(card: dict[str, Any], measures: Sequence[dict[str, Any]]) -> list[list[str]]:
+def arms_rows(results: dict[str, Any], measures: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Return the cells of a table: for each arm its name, its runs and its measures, then the difference to its
     reference, if it has one."""
     rows = []
-    for number, arm in enumerate(card["arms"]):
+    for number, arm in enumerate(results["arms"]):
         entries = [(row["arms"][number], metric(row["measure"], "evaluate")) for row in measures]
         values = (cell(entry["value"], one.scale, one.digits) for entry, one in entries)
         rows.append([arm["name"], str(len(arm["models"])), *values])
         if arm["reference"] is not None:
-            than = card["arms"][arm["reference"]]["name"].partition(", ")[0]
+            than = results["arms"][arm["reference"]]["name"].partition(", ")[0]
             gaps = (signed(entry["against"], one.scale, one.digits) for entry, one in entries)
             rows.append([f"  minus {than}", "", *gaps])
     return rows
 
 
-def arms_tables(card: dict[str, Any]) -> list[Table]:
+def arms_tables(results: dict[str, Any]) -> list[Table]:
     """Arms as rows, some measures in each table."""
     tables = []
-    for start in range(0, len(card["measures"]), _IN_A_TABLE):
-        measures = card["measures"][start : start + _IN_A_TABLE]
-        title = f"By {', '.join(card['by'])} (95 % intervals over runs and items)" if not start else None
+    for start in range(0, len(results["measures"]), _IN_A_TABLE):
+        measures = results["measures"][start : start + _IN_A_TABLE]
+        title = f"By {', '.join(results['by'])} (95 % intervals over runs and items)" if not start else None
         table = sections_table(title, ["runs", *map(arm_words, measures)])
-        for row in arms_rows(card, measures):
+        for row in arms_rows(results, measures):
             table.add_row(*row, style="dim" if row[0].startswith(" ") else None)
         tables.append(table)
     return tables
 
 
-def arms_markdown(card: dict[str, Any]) -> str:
+def arms_markdown(results: dict[str, Any]) -> str:
     """Return the same as one table in Markdown, to be copied into a report."""
-    heads = [", ".join(card["by"]), "runs", *map(arm_words, card["measures"])]
-    rows = [[cell.strip() for cell in row] for row in arms_rows(card, card["measures"])]
+    heads = [", ".join(results["by"]), "runs", *map(arm_words, results["measures"])]
+    rows = [[cell.strip() for cell in row] for row in arms_rows(results, results["measures"])]
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+def answers_sections(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """Return the table of answers as sections: each a title, and rows of a label and a cell for each model."""
-    rows = card["rows"]
+    rows = results["rows"]
 
     def of_all(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
         present = [key for key in keys if _name(key) in rows[0]["measures"]]
@@ -125,11 +125,11 @@ def answers_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, li
     return sections
 
 
-def types_sections(card: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+def types_sections(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """Return the facts of the answers by type of prompt, as `answers_sections` returns them."""
     sections = []
-    for prompt_type in dict.fromkeys(prompt_type for row in card["rows"] for prompt_type in row["types"]):
-        parts = [row["types"].get(prompt_type, {}) for row in card["rows"]]
+    for prompt_type in dict.fromkeys(prompt_type for row in results["rows"] for prompt_type in row["types"]):
+        parts = [row["types"].get(prompt_type, {}) for row in results["rows"]]
         names = dict.fromkeys(name for part in parts for name in part)
         n = max(part["truncated"]["n"] for part in parts if part)
         rows = [(metric(name).heading, [cell(part.get(name), metric(name).scale) for part in parts]) for name in names]
@@ -141,9 +141,9 @@ def _defined(rows: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]
     return [(heading, cells) for heading, cells in rows if not set(cells) <= {"", "-"}]
 
 
-def _answers_table(card: dict[str, Any]) -> Table:
-    title = f"Answers to {card['prompts']} prompts of {label(card['data'])} (95 % intervals over prompts)"
-    return sections_table(title, labels([row["model"] for row in card["rows"]]), answers_sections(card))
+def _answers_table(results: dict[str, Any]) -> Table:
+    title = f"Answers to {results['prompts']} prompts of {label(results['data'])} (95 % intervals over prompts)"
+    return sections_table(title, labels([row["model"] for row in results["rows"]]), answers_sections(results))
 
 
 def show_answers(
@@ -195,23 +195,23 @@ def _name(key: str) -> str:
     return key.partition("/")[2]
 
 
-def _matrix(models: Sequence[str], card: dict[str, Any]) -> Table:
+def _matrix(models: Sequence[str], results: dict[str, Any]) -> Table:
     wins = {}
-    for match in card["matches"]:
+    for match in results["matches"]:
         wins[match["first"], match["second"]] = match["measures"]["win"]
         wins[match["second"], match["first"]] = match["measures"]["loss"]
     table = sections_table(
-        f"Prompts that the row wins against the column, %, judged by {label(card['judge'])}", [*map(label, models)]
+        f"Prompts that the row wins against the column, %, judged by {label(results['judge'])}", [*map(label, models)]
     )
     for one in models:
         table.add_row(label(one), *(cell(wins.get((one, other)), 100) if one != other else "" for other in models))
     return table
 
 
-def _matches_table(card: dict[str, Any]) -> Table:
+def _matches_table(results: dict[str, Any]) -> Table:
     heads = [metric(f"head_to_head/{name}").label for name in _MATCH]
     table = sections_table("Matches, the first model against the second, %", heads)
-    for match in card["matches"]:
+    for match in results["matches"]:
         cells = (cell(match["measures"][name], 100) for name in _MATCH)
         table.add_row(f"{label(match['first'])} : {label(match['second'])}", *cells)
     return table

@@ -34,7 +34,7 @@ STYLES = {"learnt": "bold green", "partly": "yellow", "boilerplate": "magenta", 
 def run(options: ShowMasking) -> Path:
     """Print the examples, write the page and return its path. Raises SrlmError for errors that a user can fix."""
     if options.count < 1:
-        raise ConfigError(f"count={options.count!r} cannot work: it must be 1 or more.")
+        raise ConfigError(f"count={options.count!r} is invalid: it must be 1 or more.")
     show_notes()
     tokenizer = load_tokenizer(resolve(options.model), options.model)
     found, data = examples_of(tokenizer, rows_of(options), options)
