@@ -57,7 +57,7 @@ class Config:
     recipe: str = "self_rewarding"  # the stages and their order: a name in srlm/recipes, or module:Class
     # what trains M_t+1 on the feedback of M_t: a name in srlm/training/methods (dpo), or module:Class
     method: str = "dpo"
-    # options that a method from outside the package has of its own, by name: {margin: 0.5}
+    # options that a method from outside the package adds, by name: {margin: 0.5}
     method_options: dict[str, Any] = field(default_factory=dict)
     runs_dir: str = "runs"  # the folder of all runs
     iteration: Annotated[int, at_least(1)] = 2  # bring the run to M_iteration
@@ -101,41 +101,41 @@ class Config:
 
 @dataclass
 class JudgeBench(Config):
-    """`srlm judge-bench`: judges on answers that people ranked; the other options as for a run."""
+    """`srlm judge-bench`: measure judges on answers that people ranked; the other options are those of a run."""
 
     name: str = "judge_bench"
-    models: list[str] = field(default_factory=list)  # names, folders or files, a row each; empty = model.name alone
+    models: list[str] = field(default_factory=list)  # names, folders or files, one row each; empty = only model.name
     datasets: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
     split: str = "train"  # hub only
-    limit: int = 0  # rows of each, drawn with the run's seed; 0 = all
+    limit: int = 0  # rows of each dataset, drawn with the run's seed; 0 = all
 
 
 @dataclass
 class Evaluate(Config):
-    """`srlm evaluate`: any models side by side; the other options as for a run.
+    """`srlm evaluate`: comparison of any models; the other options are those of a run.
 
-    evaluation.judge is for this command "first" (the first of the models), a model name or endpoint.
+    For this command, evaluation.judge is "first" (the first of the models), a model name or endpoint.
     """
 
     name: str = "evaluate"
-    # names, hub ids, folders, files, or patterns of folders (runs/sweep-*/iteration_1/model); empty = model.name alone
+    # names, Hub ids, folders, files, or patterns of folders (runs/sweep-*/iteration_1/model); empty = only model.name
     models: list[str] = field(default_factory=list)
-    # options of their runs ([sft.train_on,data.ift.limit]): models that agree in them are one arm, told as one, with
-    # their other differences, such as seeds, as chance, and compared with the first that differs in the first option
-    # alone; empty = every model alone
+    # options of their runs ([sft.train_on,data.ift.limit]). Models with the same values form one arm with one result;
+    # other differences, such as seeds, count as random. An arm is compared with the first arm that differs from it only
+    # in the first option. Empty = every model separately
     group_by: list[str] = field(default_factory=list)
-    suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # of these two, loss and benchmarks
+    suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # also loss, benchmarks
     dataset: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
     split: str = "train"  # hub only
-    # prompts, and examples of each file, drawn with the run's seed; 0 = all (evaluation.prompts is not looked at)
+    # prompts, and examples of each file, drawn with the run's seed; 0 = all (evaluation.prompts is not used)
     limit: int = 0
-    # loss: files of prompts with answers, builtin, hub:OWNER/NAME, own = the IFT that a model's run was trained on
+    # loss: files of prompts with answers, builtin, hub:OWNER/NAME, train = the IFT data of a model's run
     examples: list[str] = field(default_factory=list)
     num_shown: int = 0  # prompts whose answers are shown in the terminal; side_by_side.html has all; >= 0
-    benchmarks: list[str] = field(default_factory=list)  # lm-evaluation-harness's names: arc_easy, gsm8k, mmlu, ...
-    benchmark_limit: int = 0  # documents of each of their tasks, from the first; 0 = all
-    benchmark_shots: int | None = None  # examples before each question; unset = as each task has it
-    include_path: str = ""  # the harness's yaml tasks of your own; "" = none
+    benchmarks: list[str] = field(default_factory=list)  # names of lm-evaluation-harness: arc_easy, gsm8k, mmlu, ...
+    benchmark_limit: int = 0  # the first documents of each task; 0 = all
+    benchmark_shots: int | None = None  # few-shot examples; unset = each task's default
+    include_path: str = ""  # folder of custom yaml tasks for the harness; "" = none
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(judge="first"))
 
 
@@ -151,18 +151,18 @@ class SideBySide(Evaluate):
 
 @dataclass
 class ShowMasking(Config):
-    """`srlm show-masking`: which tokens SFT learns of which example; the other options as for a run."""
+    """`srlm show-masking`: show on which tokens SFT trains; the other options are those of a run."""
 
     name: str = "show_masking"
-    # "" = what a run with these options would train on; or builtin, a file, or hub:OWNER/NAME, in the place of both
-    # data.ift and data.eft (their other options hold) and without the split between these
+    # "" = the data that a run with these options trains on; or builtin, a file, or hub:OWNER/NAME, which replaces both
+    # data.ift and data.eft (their other options still apply) and is not split
     dataset: str = ""
     split: str = "train"  # of `data`, hub only
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dicts, Enums by name: what config.yaml and the manifests hold."""
+    """Return the options as nested dicts with Enums by name, as in config.yaml and in manifests."""
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
 
@@ -177,15 +177,15 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(data: dict[str, Any]) -> Config:
-    """The Config that `to_dict` wrote; a worker process reads the run's config.yaml this way."""
+    """Return the Config of a dict that `to_dict` returned, such as a run's config.yaml."""
     return from_dict_as(Config, data)
 
 
 def from_dict_as(kind: type[C], data: Mapping[str, Any]) -> C:
-    """As `from_dict`, for another command's options.
+    """Do the same as `from_dict` for another command's options.
 
-    `data` may come from another version: a missing option has its default value, and an option that does not exist in
-    this version is left out (`unknown_options` names it).
+    `data` may be from another version: a missing option has its default value, and an option that does not exist in
+    this version is ignored (`unknown_options` returns it).
     """
     return typing.cast(C, updated(kind(), data))
 
@@ -322,7 +322,7 @@ def _build(kind: Any, value: Any) -> Any:
 
 
 def flatten(options: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """`{"judge": {"count": 3}}` -> `{"judge.count": 3}`, for those below `prefix` (dotted; itself included)."""
+    """Return the options at or below the dotted `prefix`, flat: {"judge": {"count": 3}} becomes {"judge.count": 3}."""
     value: Any = options
     for part in prefix.split("."):
         value = value[part]
@@ -336,7 +336,7 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 
 
 def options_of(config: Config, *prefixes: str) -> dict[str, Any]:
-    """The options at or below `prefixes`, flat, as a manifest holds them."""
+    """Return the options at or below `prefixes`, flat, as in a manifest."""
     found: dict[str, Any] = {}
     for prefix in prefixes:
         value = option_value(config, prefix)

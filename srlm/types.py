@@ -1,7 +1,8 @@
-"""The nouns of the method, as frozen dataclasses; one JSON object a line on disk.
+"""The records of the method, as frozen dataclasses; on disk, one JSON object per line.
 
-IFT (instruction fine-tuning) and EFT (evaluation fine-tuning) seeds come from people; prompts, candidates, judgements
-and preference pairs come from a model M_t and together form AIFT(M_t), the data of M_t+1 (arXiv 2401.10020, section 2).
+IFT (instruction fine-tuning) and EFT (evaluation fine-tuning) seeds come from people. Prompts, candidates, judgements
+and preference pairs come from a model M_t. Together they form AIFT(M_t), the data of M_t+1 (arXiv 2401.10020, section
+2).
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class SeedExample:
-    """One IFT pair: an instruction and the answer a person gave."""
+    """One IFT example: an instruction and a human answer."""
 
     id: str
     prompt: str
     response: str
-    type: str = ""  # the instruction's type ("reasoning", "role_play", ...); "" where the source has none
-    language: str = ""  # ISO 639-1 code; "" where the source has none
-    source: str = ""  # where the row came from: FILE:LINE or a data set's name and row
-    constraints: tuple[Constraint, ...] = ()  # of an evaluation prompt, where its own words state such
+    type: str = ""  # the instruction's type ("reasoning", "role_play", ...); "" if the source has none
+    language: str = ""  # ISO 639-1 code; "" if the source has none
+    source: str = ""  # origin of the row: FILE:LINE, or a dataset's name and row
+    constraints: tuple[Constraint, ...] = ()  # of an evaluation prompt whose text contains such instructions
 
 
 @dataclass(frozen=True, slots=True)
 class RankedAnswer:
-    """One of several answers to a prompt, placed by people."""
+    """One of several answers to a prompt that people ranked."""
 
     text: str
     rank: int  # 0 is the best; equal ranks are ties; gaps are allowed
-    score: float | None = None  # on the judge's scale (0 to 5), where people gave one
-    rationale: str | None = None  # why, where people said so
+    score: float | None = None  # human score on the judge's scale (0 to 5); None if there is none
+    rationale: str | None = None  # human rationale of the score; None if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +60,27 @@ class RankedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class JudgeExample:
-    """One EFT training example: the judge prompt over one answer, and the judgement to learn."""
+    """One EFT training example: an answer to judge, or two to compare, and the target judgement."""
 
-    id: str  # RANKED_PROMPT_ID/aN, N the answer's place in the seed row
+    id: str  # RANKED_PROMPT_ID/aN, N is the answer's index in the seed row
     prompt: str  # the instruction that was answered
     response: str  # the answer that is judged
-    rationale: str  # "" where the target is the verdict alone
-    score: float  # of a comparison: 1 where the response is better than the other, 0 where it is worse
+    rationale: str  # "" if the target is the verdict only
+    score: float  # of a comparison: 1 if the response is better than the other, 0 if it is worse
     written_by: str  # "seed" or "sft_baseline"
-    other: str | None = None  # the response that it is compared with, shown second; None where it is judged by itself
-    rank: int | None = None  # people's rank of the response, 0 is the best; None in a comparison
+    other: str | None = None  # the response that it is compared with, shown second; None if it is judged separately
+    rank: int | None = None  # human rank of the response, 0 is the best; None in a comparison
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One attempt of the model at a new instruction; the rejected ones are kept with their reason."""
+    """One attempt of the model at a new prompt. Rejected attempts are stored with the reason."""
 
     id: str  # tT/pNNNNN: iteration and attempt
     text: str
-    shots: tuple[str, ...]  # ids of the examples shown to the writer
-    rejected: str = ""  # "" = accepted, else the filter's reason
-    too_long: tuple[str, ...] = ()  # ids of examples that were drawn first and did not fit into the writer's context
+    shots: tuple[str, ...]  # ids of the few-shot examples
+    rejected: str = ""  # the filter's reason; "" = accepted
+    too_long: tuple[str, ...] = ()  # ids of few-shot examples that were drawn first and did not fit into the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,19 @@ class Candidate:
     id: str  # PROMPT_ID/cN
     prompt_id: str
     text: str  # the answer, without the model's thought
-    tokens: int  # tokens generated, the thought's among them
-    truncated: bool  # stopped by the token limit, not by itself
-    thought: str = ""  # what the model wrote before its answer, marks included; text follows it directly
+    tokens: int  # generated tokens, including those of the thought
+    truncated: bool  # the completion hit the token limit
+    thought: str = ""  # generated text before the answer, including its marks; `text` follows it directly
 
     @property
     def full_text(self) -> str:
-        """All that the model wrote: what DPO trains on."""
+        """Return the complete generated text, on which DPO trains."""
         return self.thought + self.text
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One judgement of one candidate; an unparsable one has score None and counts as missing, never as a low score."""
+    """One judgement of one candidate. Without a valid verdict, its score is None: missing, not low."""
 
     id: str  # CANDIDATE_ID/jN
     candidate_id: str
@@ -109,14 +110,14 @@ class Judgement:
     score: float | None
     problem: str = ""  # why there is no score, "" if there is one
     tokens: int = 0
-    probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., where the judge is read from them
+    probabilities: tuple[float, ...] = ()  # of the scores 0, 1, ..., if the score is computed from them
     strength: float | None = None  # log-odds, by judges that compare a prompt's candidates with each other
     truncated: bool = False  # the completion hit the token limit
-    thought: str = ""  # what the judge wrote before it, marks included
+    thought: str = ""  # generated text before the judgement, including its marks
 
     @property
     def whole_score(self) -> int | None:
-        """The score, or where it is a mean by probabilities the nearest whole score, a half upwards."""
+        """Return the score, rounded to the nearest integer if it is a mean by probabilities; a half is rounded up."""
         return None if self.score is None else math.floor(self.score + 0.5)
 
 
@@ -124,7 +125,7 @@ class Judgement:
 class PreferencePair:
     """Two answers to one prompt, of which the chosen one is preferred."""
 
-    id: str  # the prompt's id; of a prompt's further pairs PROMPT_ID/pairN
+    id: str  # the prompt's id; PROMPT_ID/pairN for further pairs of the prompt
     prompt: str
     chosen: str
     rejected: str
@@ -140,7 +141,7 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class LabelledAnswer:
-    """One answer to a prompt, which is desirable or undesirable by itself."""
+    """One answer to a prompt, labelled as desirable or undesirable."""
 
     id: str  # the candidate's id
     prompt: str
@@ -168,17 +169,17 @@ class Answer:
     text: str
     tokens: int
     truncated: bool
-    thought: str = ""  # what the model wrote before its answer, marks included
+    thought: str = ""  # generated text before the answer, including its marks
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two answers to one prompt, judged in one order: two models' (head to head), or two candidates'."""
+    """Two answers to one prompt, compared in one order: of two models (head to head), or two candidates."""
 
     id: str  # MATCH/ORDER; MATCH is EVALUATION_PROMPT_ID, or PROMPT_ID/cI-cJ of candidates; ORDER "ab" or "ba"
     prompt_id: str
     text: str  # the judge's completion
-    winner: str | None  # "first" or "second" of the match (not position); None where unparsable
+    winner: str | None  # "first" or "second" of the match (not position); None without a verdict
     problem: str = ""
     margin: float | None = None  # log-odds of the answer shown as A over B, if the engine returns them
     tokens: int = 0
@@ -196,7 +197,7 @@ class CheckpointComparison:
     wins: int  # of the newer checkpoint
     ties: int
     losses: int
-    net_win: float | None  # wins minus losses as a share of the judged prompts; None where nothing was judged
+    net_win: float | None  # wins minus losses as a share of the judged prompts; None if nothing was judged
     low: float | None  # its 95 % interval, as for head to heads
     high: float | None
     outcome: str  # "better", "not better" or "undecided"
@@ -204,20 +205,20 @@ class CheckpointComparison:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """How strong an answer is by a judge that writes nothing: a reward model, or a model's own likelihoods."""
+    """Strength of an answer by a judge that generates nothing: a reward model, or log-likelihoods."""
 
     id: str  # CANDIDATE_ID
     prompt_id: str
-    strength: float | None  # log-odds: a difference of two is that of one being preferred to the other; None = missing
-    tokens: int  # of the answer, its end of turn included
+    strength: float | None  # log-odds; a difference is the log-odds of one being preferred to the other; None = missing
+    tokens: int  # of the answer, including its end of turn
     problem: str = ""  # why there is no strength, "" if there is one
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
-    """How surprised a model is by an answer that somebody else wrote."""
+    """Negative log-likelihood of a given answer under a model."""
 
     id: str  # the example's
     nats: float | None  # -log p(answer | prompt), summed over its tokens; None = missing
-    tokens: int  # of the answer, its end of turn included
+    tokens: int  # of the answer, including its end of turn
     problem: str = ""  # why it is missing, "" if it is not

@@ -153,4 +153,4 @@ def _refuse_text(name: str, value: Any, advice: str = "Give a list.") -> None:
 
 def _refuse_same_ids(name: str, ids: Iterable[str]) -> None:
     if twice := [record for record, count in Counter(ids).items() if count > 1]:
-        raise ArgumentError(f"{name}: the id {twice[0]} occurs twice. Give every record an id of its own.")
+        raise ArgumentError(f"{name}: the id {twice[0]} occurs twice. Give every record a unique id.")

@@ -25,7 +25,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     overrides : str
         As on the command line: "engine=transformers", "judge=logprob", "experiment=smoke", "dpo.beta=0.2".
     config_dir : str or Path, optional
-        A folder of yaml files of your own, as `--config-dir`.
+        A folder of custom yaml files, as `--config-dir`.
 
     Returns
     -------

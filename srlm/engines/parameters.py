@@ -32,7 +32,7 @@ _ADVICE = {
     "continue_final_message": "Set endpoint.prefill=false.",
     "add_generation_prompt": "Set endpoint.prefill=false.",
 }
-_NAMES = ("max_tokens", "seed", "stop", *_ADVICE)  # "n" is a letter as well, so it has a pattern of its own
+_NAMES = ("max_tokens", "seed", "stop", *_ADVICE)  # "n" is a letter as well, so it has a separate pattern
 _REFUSAL = re.compile(
     r"unsupported|not supported|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|deprecated|"
     r"(?:does not|doesn't|do not) (?:support|accept)|only .{0,80}(?:supported|allowed|accepted)|extra|invalid|must be",

@@ -1,6 +1,6 @@
 """The engine for transformers' `generate`, for machines without vLLM.
 
-Waiting requests form a left-padded batch. Each row is sampled with a generator of its own, seeded by its request, so
+Waiting requests form a left-padded batch. Each row is sampled with a separate generator, seeded by its request, so
 that a text does not depend on its batch.
 """
 

@@ -39,7 +39,7 @@ _live: list[Progress] = []  # visible bars; messages must be printed above them
 
 
 class Screen(Console):
-    """A console with the size of its own terminal. Rich uses the standard streams, which are a log in a worker."""
+    """A console with the size of the user's terminal. Rich uses the standard streams, which are a log in a worker."""
 
     @property
     def size(self) -> ConsoleDimensions:

@@ -93,7 +93,7 @@ O = TypeVar("O", bound=JudgeConfig)  # noqa: E741
 class Judge(ABC, Generic[O]):
     """Base class of judges.
 
-    A judge from outside the package may have options of its own: its `options_type` is a dataclass that inherits from
+    A judge from outside the package may add options: its `options_type` is a dataclass that inherits from
     JudgeConfig, or from the options of another judge. `judge=module:Class` chooses it.
 
     Parameters

@@ -160,8 +160,8 @@ def judgement_pairs(
     dropped : dict
         Reason -> number of candidates without a pair.
     follows_score : float or None
-        Fraction of the matches between different scores, decided alike in both orders, that the higher score won. A
-        value near 1 means that the meta-judge only prefers high scores.
+        Fraction of matches that the higher score won, among those between different scores with the same winner in both
+        orders. A value near 1 means that the meta-judge only prefers high scores.
     """
     of_candidate: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:

@@ -28,7 +28,7 @@ class Template:
     name : str
         The template's name or path.
     text : str
-        The text, with {{field}} in place of each value.
+        The text, with {{field}} for each value.
     """
 
     name: str

@@ -74,7 +74,7 @@ PAIRS = Artifact("4_pairs.jsonl", PreferencePair)
 UNPAIRED = Artifact("4_unpaired.jsonl", Unpaired)
 LABELLED = Artifact("4_labelled_answers.jsonl", LabelledAnswer)  # of pair policies that label single answers
 JUDGEMENT_PAIRS = Artifact("4_judgement_pairs.jsonl", PreferencePair)
-# What M_t can be trained on; the files that a run's options do not ask for are not there.
+# What M_t can be trained on; files that a run's options do not need do not exist.
 FEEDBACK: tuple[Artifact[PreferencePair] | Artifact[LabelledAnswer], ...] = (PAIRS, LABELLED, JUDGEMENT_PAIRS)
 
 ANSWERS = Artifact("answers.jsonl", Answer, "evaluation")
@@ -94,12 +94,12 @@ def head_to_head(opponent: int) -> Artifact[Comparison]:
 
 
 def training_log(stage: str) -> str:
-    """Return the file in an iteration's folder that holds what the trainer of a stage logged, a line a step."""
+    """Return the training log of a stage, a file in an iteration's folder with one line per step."""
     return f"{stage}_log.jsonl"
 
 
 def training_counts(stage: str) -> str:
-    """Return the file in an iteration's folder that holds a training's counts until its manifest is written."""
+    """Return the file in an iteration's folder with a training's counts, until its manifest is written."""
     return f"{stage}_counts.json"
 
 

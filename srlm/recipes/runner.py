@@ -17,7 +17,7 @@ from srlm.tracking.base import Tracker
 
 @dataclass(frozen=True)
 class Action:
-    """A step without outputs of its own, such as a check; it is repeated whenever the run passes it."""
+    """A step without outputs, such as a check; it is repeated whenever the run passes it."""
 
     run: Callable[[], None]
 

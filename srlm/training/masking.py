@@ -10,7 +10,7 @@ belongs to the template (roles, control tokens), to a prompt (the text of a syst
 - weighted: like all, with weight `sft.prompt_weight` for prompt tokens and 1 for answer tokens.
 
 The only requirement for a template is that it renders a prompt in the same way with and without an answer. To find the
-template's own text, the chat is rendered again with marks in place of the messages. Text that the assistant writes
+template's own text, the chat is rendered again with marks instead of the messages. Text that the assistant writes
 after the prompt belongs to its answer: Llama 2's space, Qwen3's empty thought. Control tokens are never trained, except
 the end of a turn. A token that contains both message and template text (" Hi" after "[INST]") belongs to the message.
 

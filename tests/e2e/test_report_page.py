@@ -276,7 +276,7 @@ def test_long_texts_are_loaded_from_report_data_when_available(browser: Any, tmp
     missing = opened(browser, path, "#prompt=t2/p00010")
     with missing as page:
         assert "more]" in page.evaluate("document.querySelector('#entry .prompt').textContent")
-        assert "not beside this page" in page.locator("#cut").inner_text()
+        assert "not next to this page" in page.locator("#cut").inner_text()
         assert len(missing.messages) == 1  # Chromium logs the missing file once
         missing.messages.clear()
 

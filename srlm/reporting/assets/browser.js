@@ -37,7 +37,7 @@
     missing = true;
     $("cut").hidden = false;
     $("cut").textContent = `Answers are cut at ${d3.format(",")(limit)} characters here and judgements sooner: the whole texts lie in the folder `
-      + `${folder.split("/")[0]}, which is not beside this page or belongs to a newer one. One file with everything: srlm report RUN --megabytes 0`;
+      + `${folder.split("/")[0]}, which is not next to this page or belongs to a newer one. One file with everything: srlm report RUN --megabytes 0`;
   }
 
   async function searchable(run) {

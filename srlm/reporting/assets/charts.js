@@ -4,7 +4,7 @@
 const Report = {
   received: new Map(),
 
-  // A file of the folder beside the page gives its piece.
+  // Called by a file of the folder next to the page, with its piece.
   receive(name, packed) { this.received.get(name)(packed); },
 
   load(folder, name) {
@@ -35,7 +35,7 @@ const Charts = (() => {
   const interval = (row, show) => (row.low == null ? "[n/a]" : `[${show(row.low)}, ${show(row.high)}]`);
   const number = (value) => (value == null ? "" : d3.format(Math.abs(value) >= 10 ? ",.0f" : ".2f")(value));
 
-  // Plot's own style elements are left out: the page's policy allows none, and report.css has the same rules.
+  // Plot's own style elements are removed: the page's policy allows none, and report.css has the same rules.
   function figure(title, about, svg, columns, rows) {
     for (const style of svg.querySelectorAll("style")) style.remove();
     const node = d3.create("figure");
@@ -218,7 +218,7 @@ const Charts = (() => {
 
   function curves(runs) {
     const rows = runs.flatMap((run) => run.curves.map((row) => ({ ...row, series: runs.length > 1 ? `${run.name}: ${row.training}` : row.training })));
-    // SFT and DPO each on a scale of its own: their losses and steps do not compare.
+    // SFT and DPO have separate scales: their losses and steps are not comparable.
     for (const [what, found] of d3.group(rows, (row) => `${row.training.split(" to ")[0]}, ${row.what}`)) {
       const names = [...new Set(found.map((row) => row.series))], color = palette(names);
       const svg = Plot.plot({
