@@ -260,9 +260,9 @@ def test_modal_score_measures_show_a_saturated_judge():
     verdicts = [(5.0, 4.0)] * 11 + [(5.0, 1.0)] * 2 + [(5.0, 5.0)] * 37
     answers = {f"{row.id}/a{i}": row_scores[i] for row, row_scores in zip(rows, verdicts, strict=True) for i in (0, 1)}
     judgements = [judgement for id, score in answers.items() for judgement in judgements_of(id, [score])]
-    part = judge_parts(rows, judgements, None, (), SampledJudgeConfig(), 100, "s")["judge"]
-    assert part["modal_score"]["value"] == 5.0
-    assert part["modal_score_fraction"]["value"] == 0.87
+    part, _ = judge_parts(rows, judgements, None, (), SampledJudgeConfig(), 100, "s")
+    assert part["modal_score"].value == 5.0
+    assert part["modal_score_fraction"].value == 0.87
     # Pairs store both scores, so that gaps can be counted.
     candidates = [c for row in rows for c in candidates_of(row.id, ["good", "bad"])]
     renamed = [Judgement(j.id, j.candidate_id.replace("/a", "/c"), j.text, j.score) for j in judgements]

@@ -15,7 +15,6 @@ from srlm.data.config import SourceConfig
 from srlm.data.readers import read_prompts
 from srlm.evaluation.head_to_head import head_to_head_part, match_results
 from srlm.evaluation.measures import Measure, mean_measure
-from srlm.evaluation.record import measures_of
 from srlm.ids import comparison_id, match_and_order
 from srlm.io.record_file import read_records, write_records
 from srlm.models.resolve import label
@@ -135,7 +134,7 @@ def compare(
     return ModelComparison(
         *names,
         judge=plan.judge,
-        measures=measures_of(head_to_head_part(match_results(comparisons, ours, theirs), *given)),
+        measures=head_to_head_part(match_results(comparisons, ours, theirs), *given),
         lengths=(our_length, their_length),
         answers=(ours, theirs),
         comparisons=comparisons,

@@ -7,9 +7,8 @@ scores, by human rank and by type of prompt. `answers` has mean lengths. Head-to
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from srlm.evaluation.intervals import by_cluster
 from srlm.evaluation.judge_metrics import judge_metrics, judged_prompts, paired_differences
@@ -23,14 +22,14 @@ from srlm.evaluation.measures import (
     ratio_measure,
     share_measure,
 )
+from srlm.evaluation.record import JudgeDetails, measures_of
+from srlm.io import serialization
 from srlm.judges import spec_of
 from srlm.judges.config import JudgeConfig
 from srlm.preferences.scores import mean_scores
 from srlm.types import Answer, Candidate, Comparison, Judgement, RankedPrompt
 
 PAPER_MEASURES = ("pairwise_accuracy", "five_best", "exact_match", "spearman", "kendall_tau")
-
-Part = dict[str, dict[str, float | int | None]]
 
 
 def judges_agree(ranked: Sequence[RankedPrompt], a: Sequence[Judgement], b: Sequence[Judgement]) -> float | None:
@@ -62,7 +61,7 @@ def judge_parts(
     judge: JudgeConfig,
     resamples: int,
     seed: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Measure], JudgeDetails]:
     """Return the judge's metrics, with the paired differences to the previous model (`..._gain`).
 
     Gains are computed for the paper's five measures, for `pairwise_accuracy_imputed`, which is defined for a model
@@ -75,29 +74,27 @@ def judge_parts(
 
     Returns
     -------
-    "judge": the measures by name; "judge_metrics": the other results of `judge_metrics`.
+    The measures by name, and the other results of `judge_metrics`.
     """
     metrics = judge_metrics(ranked, judgements, judge, resamples, seed, comparisons)
-    measures = metrics.pop("measures")
+    measures = measures_of(metrics.pop("measures"))
     if before is not None:
         now, then = judged_prompts(ranked, judgements), judged_prompts(ranked, before)
         perfect = spec_of(judge).perfect(judge.max_score)
         for name in (*PAPER_MEASURES, "pairwise_accuracy_imputed"):
-            measures[f"{name}_gain"] = difference(now, then, name, perfect, resamples, seed).to_dict()
+            measures[f"{name}_gain"] = difference(now, then, name, perfect, resamples, seed)
         gains = paired_differences(ranked, judgements, before, resamples, seed)
-        measures["accuracy_shorter_preferred_gain"] = gains["accuracy_shorter_preferred"].to_dict()
-    return {"judge": measures, "judge_metrics": metrics}
+        measures["accuracy_shorter_preferred_gain"] = gains["accuracy_shorter_preferred"]
+    return measures, serialization.from_dict(JudgeDetails, metrics)
 
 
-def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> Part:
+def answers_part(answers: Sequence[Answer], resamples: int, seed: str) -> dict[str, Measure]:
     """Return the mean length in characters and tokens, and the fraction of answers cut off by the token limit."""
-    return _plain(
-        {
-            "mean_characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
-            "mean_tokens": mean_measure([answer.tokens for answer in answers], resamples, seed),
-            "truncated": share_measure([float(answer.truncated) for answer in answers]),
-        }
-    )
+    return {
+        "mean_characters": mean_measure([len(answer.text) for answer in answers], resamples, seed),
+        "mean_tokens": mean_measure([answer.tokens for answer in answers], resamples, seed),
+        "truncated": share_measure([float(answer.truncated) for answer in answers]),
+    }
 
 
 def score_mean(candidates: Sequence[Candidate], judgements: Sequence[Judgement], resamples: int, seed: str) -> Measure:
@@ -112,7 +109,3 @@ def score_mean(candidates: Sequence[Candidate], judgements: Sequence[Judgement],
             of_prompt[candidate.prompt_id].append(means[candidate.id])
     sums, counts = [sum(scores) for scores in of_prompt.values()], [len(scores) for scores in of_prompt.values()]
     return ratio_measure(sums, counts, resamples, seed)
-
-
-def _plain(measures: Mapping[str, Measure]) -> dict[str, Any]:
-    return {name: measure.to_dict() for name, measure in measures.items()}

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from srlm.data.words import tokens
+from srlm.evaluation.record import Contaminated
 from srlm.types import RecordId, SeedExample
 
 GRAM = 13  # n of the n-grams, in words
@@ -33,16 +33,10 @@ class Contamination:
     def excluded(self) -> tuple[RecordId, ...]:
         return self.exact + self.thirteen_gram
 
-    def to_dict(self) -> dict[str, Any]:
+    def part(self) -> Contaminated:
         """Return the part of evaluation.json: counts, and the ids of the excluded prompts."""
         exact, gram = len(self.exact), len(self.thirteen_gram)
-        return {
-            "prompts": self.prompts,
-            "excluded": exact + gram,
-            "exact": exact,
-            "thirteen_gram": gram,
-            "ids": sorted(self.excluded),
-        }
+        return Contaminated(self.prompts, exact + gram, exact, gram, tuple(sorted(self.excluded)))
 
     def message(self, model: str) -> str:
         """Return the log message; "" if no prompt is excluded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from srlm.config import Config, options_of
@@ -13,7 +14,7 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_resul
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
 from srlm.evaluation.instruction_following import check_answers, instructions_part
 from srlm.evaluation.matches import opponents
-from srlm.evaluation.record import Evaluation, write_evaluation
+from srlm.evaluation.record import Evaluation, Instructions, Match, write_evaluation
 from srlm.evaluation.text_statistics import drift_part
 from srlm.io.progress import say
 from srlm.judges.dependencies import judged_files
@@ -63,8 +64,7 @@ class Evaluate(LocalStage):
         contaminated = trained_on(self.workspace, self.config, self.t)
         if message := contaminated.message(f"M{self.t}"):
             say(f"  {message}")
-        parts = measures(self.workspace, self.config, self.t, contaminated)
-        write_evaluation(self.outputs[0], Evaluation.from_dict(parts))
+        write_evaluation(self.outputs[0], evaluation_of(self.workspace, self.config, self.t, contaminated))
         return {"prompts": contaminated.prompts, "excluded": len(contaminated.excluded)}
 
 
@@ -98,7 +98,7 @@ def trained_on(
     return contamination(evaluation_prompts(workspace, config) if prompts is None else prompts, training())
 
 
-def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, seed: str) -> dict[str, Any]:
+def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, seed: str) -> Instructions:
     """Return IFEval's measures of M_t's answers; "excluded" counts prompts that it was trained on."""
     prompts = ifeval_prompts(workspace, config)
     excluded = set(trained_on(workspace, config, t, prompts).excluded)
@@ -107,39 +107,40 @@ def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, se
         for u in _with_previous(t)
     ]
     part = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
-    return part | {"excluded": len(excluded)}
+    return replace(part, excluded=len(excluded))
 
 
-def measures(workspace: Workspace, config: Config, t: int, contaminated: Contamination) -> dict[str, Any]:
-    """Return the content of evaluation.json of M_t; measures of its answers exclude the prompts in `contaminated`."""
+def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Contamination) -> Evaluation:
+    """Return the measures of M_t; those of its answers exclude the prompts in `contaminated`."""
     resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
-    parts: dict[str, Any] = {"iteration": t}
+    judge, details, instructions = {}, None, None
     if judge_is_measured(config, t):
         now = HELD_OUT_JUDGEMENTS.read(workspace, t)
         before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if t and judge_is_measured(config, t - 1) else None
         comparisons = read_comparisons(JudgeHeldOut(workspace, config, t))
         ranked = held_out_prompts(workspace, config)
-        parts |= judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
-    rivals = opponents(config, t)
-    parts["contamination"], excluded = contaminated.to_dict(), set(contaminated.excluded)
+        judge, details = judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
+    rivals, excluded = opponents(config, t), set(contaminated.excluded)
     answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
-    parts["answers"] = answers_part(answered[t], resamples, seed)
-    parts["drift"] = drift_part(answered[t], resamples, seed, answered.get(t - 1))
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
         checked = [check_answers(prompts, answered[u]) for u in _with_previous(t)]
-        parts["instructions"] = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
-    if config.evaluation.ifeval:
-        parts["ifeval"] = ifeval_part(workspace, config, t, resamples, seed)
-    if t:
-        types = {prompt.id: prompt.type for prompt in prompts}
-        parts["head_to_heads"] = {}
-        for u in rivals:
-            compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
-            match = match_results(compared, answered[t], answered[u])
-            part = head_to_head_part(match, resamples, seed)
-            if u == t - 1:
-                parts["head_to_head"] = part
-            parts["head_to_heads"][str(u)] = part | {"types": by_type(match, types, resamples, seed)}
-        parts["head_to_head_judge"] = str(match_judge(config))
-    return parts
+        instructions = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
+    types, matches = {prompt.id: prompt.type for prompt in prompts}, {}
+    for u in rivals:
+        compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
+        match = match_results(compared, answered[t], answered[u])
+        matches[u] = Match(head_to_head_part(match, resamples, seed), by_type(match, types, resamples, seed))
+    return Evaluation(
+        iteration=t,
+        judge=judge,
+        judge_metrics=details,
+        contamination=contaminated.part(),
+        answers=answers_part(answered[t], resamples, seed),
+        drift=drift_part(answered[t], resamples, seed, answered.get(t - 1)),
+        instructions=instructions,
+        ifeval=ifeval_part(workspace, config, t, resamples, seed) if config.evaluation.ifeval else None,
+        head_to_heads=matches,
+        head_to_head=matches[t - 1].measures if t else {},
+        head_to_head_judge=str(match_judge(config)) if t else "",
+    )

@@ -23,8 +23,6 @@ from srlm.types import Answer, Comparison
 RIDGE = 0.25  # see `fit_length`
 TYPE_PROMPTS = 2  # types with fewer prompts have no separate measures, because one prompt has no variance
 
-Part = dict[str, dict[str, float | int | None]]
-
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
@@ -77,7 +75,7 @@ def match_results(
     ]
 
 
-def head_to_head_part(match: Sequence[MatchResult], resamples: int, seed: str) -> Part:
+def head_to_head_part(match: Sequence[MatchResult], resamples: int, seed: str) -> dict[str, Measure]:
     """Return the measures of a match, of the first model against the second; fractions are from 0 to 1.
 
     Returns
@@ -94,7 +92,7 @@ def head_to_head_part(match: Sequence[MatchResult], resamples: int, seed: str) -
     """
     judged = [(result.score, result.lengths[0] - result.lengths[1]) for result in match if result.score is not None]
     scores, longer = np.array(judged, dtype=np.float64).reshape(-1, 2).T
-    measures = {
+    return {
         **{name: share_measure(scores == score) for name, score in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))},
         "unparsed_fraction": share_measure([result.score is None for result in match]),
         "net_win": net_win(scores),
@@ -105,7 +103,6 @@ def head_to_head_part(match: Sequence[MatchResult], resamples: int, seed: str) -
             [result.shown_first for result in match], [result.verdicts for result in match]
         ),
     }
-    return {name: measure.to_dict() for name, measure in measures.items()}
 
 
 def net_win(scores: Array) -> Measure:
@@ -127,7 +124,9 @@ def win_rate(scores: Array) -> Measure:
     return Measure(value, low, high, net.n)
 
 
-def by_type(match: Sequence[MatchResult], types: Mapping[str, str], resamples: int, seed: str) -> dict[str, Part]:
+def by_type(
+    match: Sequence[MatchResult], types: Mapping[str, str], resamples: int, seed: str
+) -> dict[str, dict[str, Measure]]:
     """Return `head_to_head_part` of each type of prompt with at least `TYPE_PROMPTS` prompts, by name.
 
     Parameters

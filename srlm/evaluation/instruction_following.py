@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from srlm.data.checkers import follows, follows_loosely
 from srlm.evaluation.measures import Measure, combined_measure, measure, share_measure, table_terms
+from srlm.evaluation.record import Instructions
 from srlm.types import Answer, RecordId, SeedExample
 
 MEASURES = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
@@ -50,7 +50,7 @@ def check_answers(prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> 
 
 def instructions_part(
     now: Sequence[Checked], before: Sequence[Checked] | None, resamples: int, seed: str
-) -> dict[str, Any]:
+) -> Instructions:
     """Return the measures of one model's answers, each with a 95 % interval over prompts.
 
     Parameters
@@ -60,12 +60,13 @@ def instructions_part(
 
     Returns
     -------
-    dict
+    measures
         - "prompt_level_strict_acc", "prompt_level_loose_acc": fraction of prompts whose instructions are all followed;
           `n` counts the prompts.
         - "inst_level_strict_acc", "inst_level_loose_acc": fraction of instructions followed; `n` counts them.
         - each of the four with "_gain": the difference to the previous model, paired by prompt.
-        - "groups": group of instructions ("keywords", "length_constraints", ...) -> "strict" and "loose".
+    groups
+        Group of instructions ("keywords", "length_constraints", ...) -> "strict" and "loose".
 
     Raises
     ------
@@ -76,19 +77,18 @@ def instructions_part(
     paired = [(row, of_before[row.id]) for row in now if row.id in of_before]
     if any(row.names != previous.names for row, previous in paired):
         raise ValueError("a prompt's constraints differ between the two models; pass answers to the same prompts")
-    part: dict[str, Any] = {}
+    measures: dict[str, Measure] = {}
     for name in MEASURES:
-        part[name] = measure(table_terms(row.terms(name) for row in now), resamples, seed).to_dict()
+        measures[name] = measure(table_terms(row.terms(name) for row in now), resamples, seed)
         if before is not None:
             both = [table_terms(pair[side].terms(name) for pair in paired) for side in (0, 1)]
             n = round(float(both[0].denominators.sum()))
-            part[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n).to_dict()
-    groups = dict.fromkeys(name.partition(":")[0] for row in now for name in row.names)
-    part["groups"] = {
-        group: {criterion: _of_group(now, group, criterion).to_dict() for criterion in ("strict", "loose")}
-        for group in sorted(groups)
+            measures[f"{name}_gain"] = combined_measure(both, (1, -1), resamples, seed, n)
+    groups = sorted({name.partition(":")[0] for row in now for name in row.names})
+    of_groups = {
+        group: {criterion: _of_group(now, group, criterion) for criterion in ("strict", "loose")} for group in groups
     }
-    return part
+    return Instructions(measures, of_groups)
 
 
 def _of_group(rows: Sequence[Checked], group: str, criterion: str) -> Measure:

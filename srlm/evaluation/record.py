@@ -174,11 +174,16 @@ def measures_of(data: Mapping[str, Any]) -> dict[str, Measure]:
     return {name: Measure.from_dict(one) for name, one in data.items()}
 
 
+def to_dicts(measures: Measures) -> dict[str, Any]:
+    """Return measures by name as plain dicts, for JSON."""
+    return {name: measure.to_dict() for name, measure in measures.items()}
+
+
 def _keyed(prefix: str, measures: Measures) -> Iterator[tuple[str, Measure]]:
     return ((f"{prefix}{name}", measure) for name, measure in measures.items())
 
 
 def _nested(data: Mapping[str, Any], *others: str) -> dict[str, Any]:
-    """Return a part with its measures as an entry of their own, next to those in `others`."""
+    """Return a part with its measures as a separate entry, next to those in `others`."""
     measures = {name: one for name, one in data.items() if name not in others}
     return {"measures": measures} | {name: data[name] for name in others if name in data}

@@ -115,7 +115,7 @@ def facts_part(
 
 def drift_part(
     answers: Sequence[Answer], resamples: int, seed: str, before: Sequence[Answer] | None = None
-) -> dict[str, dict[str, float | int | None]]:
+) -> dict[str, Measure]:
     """Return the statistics of one model's answers, one answer per prompt, each with a 95 % interval over prompts.
 
     Parameters
@@ -164,7 +164,7 @@ def drift_part(
         lengths = {answer.id: len(answer.text) for answer in before}
         longer = [len(answer.text) - lengths[answer.id] for answer in answers if answer.id in lengths]
         measures["characters_gain"] = mean_measure(longer, resamples, seed)
-    return {name: one.to_dict() for name, one in measures.items()}
+    return measures
 
 
 def distinct(answers: Sequence[Ngrams]) -> Measure:

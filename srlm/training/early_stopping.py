@@ -347,9 +347,9 @@ def _compared(
         wins=scores.count(1.0),
         ties=scores.count(0.5),
         losses=scores.count(0.0),
-        net_win=net["value"],
-        low=net["low"],
-        high=net["high"],
+        net_win=net.value,
+        low=net.low,
+        high=net.high,
         outcome="",
     )
     outcome = decide(comparison, config.training.early_stopping.min_net_win)

@@ -9,6 +9,7 @@ import pytest
 from srlm.evaluation.agreement import PAPER_MEASURES, answers_part, judge_parts, score_mean
 from srlm.evaluation.judge_metrics import judged_prompts
 from srlm.evaluation.measures import JudgedPrompt
+from srlm.evaluation.record import to_dicts
 from srlm.judges.config import LogprobJudgeConfig, SampledJudgeConfig
 from srlm.types import Answer
 from tests.helpers import candidates_of, judgements_of, ranked
@@ -17,7 +18,7 @@ RESAMPLES = 200
 
 
 def value(part, name):
-    return part[name]["value"]
+    return part[name].value
 
 
 def judged(scores: dict[str, list[list[float | None]]]):
@@ -34,7 +35,7 @@ JUDGE = SampledJudgeConfig()
 
 
 def measured(rows, judgements, before=None, judge=JUDGE):
-    return judge_parts(rows, judgements, before, (), judge, RESAMPLES, "seed")["judge"]
+    return judge_parts(rows, judgements, before, (), judge, RESAMPLES, "seed")[0]
 
 
 def test_judged_prompts_hold_means_of_valid_scores():
@@ -52,7 +53,7 @@ def test_judge_measures_match_hand_computed_values():
     scores = {"e0": [[5.0], [4.0], [1.0]], "e1": [[4.0], [5.0]], "e2": [[4.0], [4.0]]}
     part = measured(rows, judged(scores))
     assert value(part, "pairwise_accuracy") == pytest.approx((3 + 0 + 0.5) / 5)
-    assert part["pairwise_accuracy"]["n"] == 5
+    assert part["pairwise_accuracy"].n == 5
     assert value(part, "five_best") == pytest.approx(1 / 2)
     assert value(part, "exact_match") == pytest.approx(1 / 3)
     assert value(part, "spearman") == pytest.approx((1 - 1) / 2)  # e2 has no correlation
@@ -82,14 +83,14 @@ def test_modal_score_counts_scores_not_means():
 def test_the_scale_ends_at_max_score():
     part = measured([ranked("e0", (0, 1))], judged({"e0": [[10.0], [5.0]]}), judge=SampledJudgeConfig(max_score=10))
     assert value(part, "five_best") == 1.0
-    assert part["five_best"]["n"] == 1
+    assert part["five_best"].n == 1
 
 
 def test_expected_scores_are_rounded_for_score_counts():
     judge = LogprobJudgeConfig()
     rows = [ranked("e0", (0, 1)), ranked("e1", (0, 1))]
     part = measured(rows, judged({"e0": [[4.62], [4.41]], "e1": [[1.5], [2.4]]}), judge=judge)
-    assert (value(part, "five_best"), part["five_best"]["n"]) == (1.0, 1)  # 4.62
+    assert (value(part, "five_best"), part["five_best"].n) == (1.0, 1)  # 4.62
     assert (value(part, "modal_score"), value(part, "modal_score_fraction")) == (2.0, 2 / 4)  # 1.5 and 2.4
     assert value(part, "pairwise_accuracy") == 1 / 2  # the unrounded scores give the order
 
@@ -110,7 +111,7 @@ def test_gains_are_differences_to_the_previous_model():
     back = measured(rows, worse, better)
     assert value(back, "pairwise_accuracy_gain") == pytest.approx(-(1 - 1 / 4))
     same = measured(rows, better, better)
-    assert same["pairwise_accuracy_gain"]["low"] < 0 < same["pairwise_accuracy_gain"]["high"]  # four prompts
+    assert same["pairwise_accuracy_gain"].low < 0 < same["pairwise_accuracy_gain"].high  # four prompts
 
 
 def test_no_verdicts_give_undefined_accuracy():
@@ -124,14 +125,12 @@ def test_intervals_depend_only_on_the_seed():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(8)]
     judgements = judged({f"e{n}": [[float(n % 6), float(n % 3)], [3.0]] for n in range(8)})
     one, again, other = (
-        judge_parts(rows, judgements, None, (), SampledJudgeConfig(), RESAMPLES, seed)["judge_metrics"][
-            "mean_score_rank"
-        ]
+        judge_parts(rows, judgements, None, (), SampledJudgeConfig(), RESAMPLES, seed)[1].mean_score_rank
         for seed in ("a", "a", "b")
     )
     assert one == again
     assert one != other
-    assert {name: m["value"] for name, m in one.items()} == {name: m["value"] for name, m in other.items()}
+    assert {name: m.value for name, m in one.items()} == {name: m.value for name, m in other.items()}
 
 
 def test_answers_part_measures_length_and_truncation():
@@ -140,17 +139,17 @@ def test_answers_part_measures_length_and_truncation():
         RESAMPLES,
         "seed",
     )
-    assert {name: m["value"] for name, m in part.items()} == {
+    assert {name: m.value for name, m in part.items()} == {
         "mean_characters": 4.0,
         "mean_tokens": 2.0,
         "truncated": pytest.approx(1 / 3),
     }
-    assert {m["n"] for m in part.values()} == {3}
-    assert part["mean_characters"]["low"] < 4.0 < part["mean_characters"]["high"]
+    assert {m.n for m in part.values()} == {3}
+    assert part["mean_characters"].low < 4.0 < part["mean_characters"].high
 
 
 def test_no_answers_give_undefined_measures():
-    assert {m["value"] for m in answers_part([], RESAMPLES, "seed").values()} == {None}
+    assert {m.value for m in answers_part([], RESAMPLES, "seed").values()} == {None}
 
 
 def test_score_mean_averages_candidates_and_resamples_prompts():
@@ -166,6 +165,6 @@ def test_score_mean_averages_candidates_and_resamples_prompts():
 def test_parts_are_serialisable_as_json():
     rows = [ranked(f"e{n}", (0, 1)) for n in range(3)]
     judgements = judged({f"e{n}": [[5.0], [1.0]] for n in range(3)})
-    part = measured(rows, judgements, judgements)
+    part = to_dicts(measured(rows, judgements, judgements))
     assert json.loads(json.dumps(part, allow_nan=False)) == part
     assert all(set(measure) == {"value", "low", "high", "n"} for measure in part.values())

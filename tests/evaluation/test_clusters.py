@@ -17,6 +17,7 @@ from srlm.evaluation.agreement import agreement, judge_parts, score_mean
 from srlm.evaluation.attacks import ATTACKS, attack_results
 from srlm.evaluation.judge_metrics import judge_metrics, paired_differences
 from srlm.evaluation.loss import loss, loss_difference
+from srlm.evaluation.record import to_dicts
 from srlm.judges.config import SampledJudgeConfig
 from srlm.types import (
     AnswerLoss,
@@ -70,13 +71,13 @@ def a_judge(times: int) -> Any:
 
 def its_gains(times: int) -> Any:
     ranked = rows(times)
-    return judge_parts(ranked, judged(ranked, 1), judged(ranked, 2), (), SampledJudgeConfig(), *GIVEN)["judge"]
+    return to_dicts(judge_parts(ranked, judged(ranked, 1), judged(ranked, 2), (), SampledJudgeConfig(), *GIVEN)[0])
 
 
 def two_judges(times: int) -> Any:
     ranked = rows(times)
     found = paired_differences(ranked, judged(ranked, 1), judged(ranked, 2), *GIVEN)
-    return {name: measure.to_dict() for name, measure in found.items()}
+    return to_dicts(found)
 
 
 def agreement_with_people(times: int) -> Any:
@@ -151,12 +152,14 @@ def test_gains_over_few_prompts_are_not_significant() -> None:
         return found
 
     now, before = judgements_where(lambda p: p in (0, 1, 2, 5)), judgements_where(lambda p: p in (3, 4, 5))
-    part = judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)["judge"]
+    part, _ = judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)
     for name in ("pairwise_accuracy", "pairwise_accuracy_imputed", "exact_match", "five_best", "kendall_tau"):
         gain = part[f"{name}_gain"]
-        assert gain["value"] == pytest.approx(0.25 if name == "kendall_tau" else 0.125)
-        assert gain["low"] < -0.25
-        assert gain["high"] > 0.38
+        assert gain.value == pytest.approx(0.25 if name == "kendall_tau" else 0.125)
+        assert gain.low is not None
+        assert gain.low < -0.25
+        assert gain.high is not None
+        assert gain.high > 0.38
 
 
 def test_one_prompt_gives_values_without_intervals() -> None:
@@ -165,8 +168,8 @@ def test_one_prompt_gives_values_without_intervals() -> None:
     now, before = judged(ranked, 1), judged(ranked, 2)
     found = [
         judge_metrics(ranked, now, SampledJudgeConfig(), *GIVEN, comparisons=compared(ranked)),
-        judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)["judge"],
-        {name: measure.to_dict() for name, measure in paired_differences(ranked, now, before, *GIVEN).items()},
+        to_dicts(judge_parts(ranked, now, before, (), SampledJudgeConfig(), *GIVEN)[0]),
+        to_dicts(paired_differences(ranked, now, before, *GIVEN)),
         agreement(ranked, now, *GIVEN).to_dict(),
     ]
     every = list(measures(found))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
 
 from srlm.evaluation.contamination import GRAM, Contamination, contamination
+from srlm.evaluation.record import Contaminated
 from srlm.types import SeedExample
 
 WORDS = [f"w{n}" for n in range(200)]
@@ -70,14 +70,7 @@ def test_shared_13_grams_are_contamination(prompt, training):
 
 def test_each_evaluation_prompt_counts_once():
     result = found({"v0": text(0, 20), "v1": text(0, 20), "v2": text(3, 17), "v3": "x"}, text(0, 20), text(2, 20))
-    assert result.to_dict() == {
-        "prompts": 4,
-        "excluded": 3,
-        "exact": 2,
-        "thirteen_gram": 1,
-        "ids": ["v0", "v1", "v2"],
-    }
-    assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+    assert result.part() == Contaminated(prompts=4, excluded=3, exact=2, thirteen_gram=1, ids=("v0", "v1", "v2"))
 
 
 def test_hashing_matches_exhaustive_comparison():

@@ -14,7 +14,7 @@ from srlm.evaluation import evaluate
 from srlm.evaluation.answers import AnswerPrompts, evaluation_prompts
 from srlm.evaluation.config import Opponents
 from srlm.evaluation.contamination import Contamination
-from srlm.evaluation.evaluate import Evaluate, measures, trained_on
+from srlm.evaluation.evaluate import Evaluate, evaluation_of, trained_on
 from srlm.evaluation.matches import HeadToHead
 from srlm.generation.prompts import WritePrompts
 from srlm.io.progress import Bars
@@ -24,7 +24,7 @@ from srlm.pipeline.artifacts import SEEDS
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.summary import measures_table, verdict
 from srlm.types import Answer, Comparison, Prompt, SeedExample
-from tests.helpers import ScriptedEngine, evaluations
+from tests.helpers import ScriptedEngine
 from tests.scripted_text import small_config
 
 
@@ -79,19 +79,20 @@ def test_a_changed_external_judge_is_refused_on_resume(run):
 
 def test_parts_of_evaluation_depend_on_the_model(run):
     workspace, config, _ = run
-    of_m0, of_m2 = (measures(workspace, config, t, NONE) for t in (0, 2))
-    assert set(of_m0) == {"iteration", "judge", "judge_metrics", "answers", "drift", "contamination", "instructions"}
-    assert set(of_m2) == set(of_m0) | {"head_to_head", "head_to_heads", "head_to_head_judge"}
-    assert list(of_m2["head_to_heads"]) == ["1", "0"]
-    assert of_m2["head_to_head"]["win"] == of_m2["head_to_heads"]["0"]["win"]
-    assert of_m2["head_to_head"]["win"]["value"] == 0.5
-    assert of_m2["drift"]["characters_gain"]["value"] == 100
-    assert "characters_gain" not in of_m0["drift"]
+    of_m0, of_m2 = (evaluation_of(workspace, config, t, NONE) for t in (0, 2))
+    parts = {"iteration", "judge", "judge_metrics", "answers", "drift", "contamination", "instructions"}
+    assert set(of_m0.to_dict()) == parts
+    assert set(of_m2.to_dict()) == parts | {"head_to_head", "head_to_heads", "head_to_head_judge"}
+    assert list(of_m2.head_to_heads) == [1, 0]
+    assert of_m2.head_to_head["win"] == of_m2.head_to_heads[0].measures["win"]
+    assert of_m2.head_to_head["win"].value == 0.5
+    assert of_m2.drift["characters_gain"].value == 100
+    assert "characters_gain" not in of_m0.drift
 
 
 def test_the_final_table_has_both_win_rates(run):
     workspace, config, _ = run
-    table = measures_table(evaluations({t: measures(workspace, config, t, NONE) for t in (0, 1)}))
+    table = measures_table({t: evaluation_of(workspace, config, t, NONE) for t in (0, 1)})
     labels, *models = [list(column.cells) for column in table.columns]
     rows = {str(label): figures for label, *figures in zip(labels, *models, strict=True)}
     assert rows["  win rate (tie = 0.5), %"] == ["-", "50 [7,93]"]
@@ -104,23 +105,23 @@ def test_the_final_table_has_both_win_rates(run):
 def test_prompts_seen_in_training_are_excluded_from_all_measures(run):
     workspace, config, prompts = run
     seen = Contamination(4, (prompts[3].id,), (prompts[2].id,))
-    found = measures(workspace, config, 2, seen)
-    assert found["answers"]["mean_characters"]["value"] == 200.5
-    assert found["drift"]["characters"]["n"] == 2
-    for part in (found["head_to_head"], found["head_to_heads"]["0"]):
-        assert (part["win"]["value"], part["win"]["n"]) == (1.0, 2)
-    assert found["contamination"]["ids"] == sorted(seen.excluded)
+    found = evaluation_of(workspace, config, 2, seen)
+    assert found.answers["mean_characters"].value == 200.5
+    assert found.drift["characters"].n == 2
+    for part in (found.head_to_head, found.head_to_heads[0].measures):
+        assert (part["win"].value, part["win"].n) == (1.0, 2)
+    assert found.contamination.ids == tuple(sorted(seen.excluded))
 
 
 def test_excluding_all_prompts_gives_undefined_measures(run):
     workspace, config, prompts = run
-    found = {t: measures(workspace, config, t, NONE) for t in (0, 1)}
-    found[2] = measures(workspace, config, 2, Contamination(4, tuple(p.id for p in prompts), ()))
-    parts = [found[2][name] for name in ("answers", "drift", "head_to_head")]
-    assert {measure["value"] for part in parts for measure in part.values()} == {None}
-    assert found[2]["head_to_heads"]["1"]["types"] == {}
-    assert measures_table(evaluations(found)).row_count > 10
-    assert verdict(evaluations(found))[-1].endswith("the head to head gave no verdict.")
+    found = {t: evaluation_of(workspace, config, t, NONE) for t in (0, 1)}
+    found[2] = evaluation_of(workspace, config, 2, Contamination(4, tuple(p.id for p in prompts), ()))
+    parts = [found[2].answers, found[2].drift, found[2].head_to_head]
+    assert {measure.value for part in parts for measure in part.values()} == {None}
+    assert found[2].head_to_heads[1].types == {}
+    assert measures_table(found).row_count > 10
+    assert verdict(found)[-1].endswith("the head to head gave no verdict.")
 
 
 def test_training_prompts_are_seeds_and_prompts_of_earlier_iterations(run):

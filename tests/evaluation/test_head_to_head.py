@@ -21,6 +21,7 @@ from srlm.evaluation.head_to_head import (
 )
 from srlm.evaluation.intervals import bootstrap_interval, draw
 from srlm.evaluation.measures import Measure
+from srlm.evaluation.record import to_dicts
 from srlm.types import Answer, Comparison
 
 RESAMPLES = 200
@@ -55,7 +56,7 @@ def match(results, first=None, second=None):
 
 
 def values(part, *names):
-    return {name: part[name]["value"] for name in names or part}
+    return {name: part[name].value for name in names or part}
 
 
 def test_head_to_head_part_matches_hand_computed_values():
@@ -71,11 +72,11 @@ def test_head_to_head_part_matches_hand_computed_values():
         "longer": 0.5,
         "first_position_win_rate": pytest.approx(5 / 12),
     }
-    counts = {name: measure["n"] for name, measure in part.items()}
+    counts = {name: measure.n for name, measure in part.items()}
     assert (counts.pop("unparsed_fraction"), counts.pop("first_position_win_rate")) == (8, 12)
     assert set(counts.values()) == {5}
-    assert part["win"]["low"] < part["win"]["value"] < part["win"]["high"]
-    assert json.loads(json.dumps(part, allow_nan=False)) == part
+    assert part["win"].low < part["win"].value < part["win"].high
+    assert json.loads(json.dumps(to_dicts(part), allow_nan=False)) == to_dicts(part)
 
 
 @pytest.mark.parametrize(("wins", "sign_test"), [(2, 0.5), (5, 0.0625), (6, 0.03125), (20, 2e-6)])
@@ -108,7 +109,7 @@ def test_net_win_intervals_cover_the_truth(prompts, win, loss):
 def test_first_position_win_rate_follows_from_letters_and_orders():
     """The first position always wins: the first model's answer in one order, the second model's in the other."""
     found = {
-        name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["first_position_win_rate"]["value"]
+        name: head_to_head_part(match({"v0": both, "v1": both}), RESAMPLES, "s")["first_position_win_rate"].value
         for name, both in {"first": ("first", "second"), "last": ("second", "first"), "new": ("first", "first")}.items()
     }
     assert found == {"first": 1.0, "last": 0.0, "new": 0.5}
@@ -125,9 +126,9 @@ def test_matches_with_one_order_are_missing():
 def test_no_verdicts_give_undefined_measures():
     assert set(values(head_to_head_part([], RESAMPLES, "s")).values()) == {None}
     part = head_to_head_part(match({"v0": (None, None), "v1": ("first", None)}), RESAMPLES, "s")
-    assert part.pop("unparsed_fraction")["value"] == 1
-    assert part.pop("first_position_win_rate")["n"] == 1
-    assert {(m["value"], m["n"]) for m in part.values()} == {(None, 0)}
+    assert part.pop("unparsed_fraction").value == 1
+    assert part.pop("first_position_win_rate").n == 1
+    assert {(m.value, m.n) for m in part.values()} == {(None, 0)}
 
 
 def test_unknown_winners_are_refused():
@@ -288,5 +289,5 @@ def test_each_type_has_all_measures_over_its_prompts():
     assert list(parts) == ["code", "writing"]
     assert values(parts["writing"], "win", "net_win") == {"win": 1.0, "net_win": 1.0}
     assert values(parts["code"], "win", "loss") == {"win": 0.0, "loss": pytest.approx(1 / 3)}
-    assert parts["code"]["unparsed_fraction"]["n"] == 3
+    assert parts["code"]["unparsed_fraction"].n == 3
     assert set(parts["code"]) == set(head_to_head_part(match(RESULTS), RESAMPLES, "seed"))

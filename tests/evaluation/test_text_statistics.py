@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from srlm.evaluation.measures import Measure
+from srlm.evaluation.record import to_dicts
 from srlm.evaluation.text_statistics import DISTINCT, FACTS, REFUSALS, distinct, drift_part, facts, facts_part
 from srlm.types import Answer, Constraint, SeedExample
 
@@ -26,16 +27,16 @@ def part(*texts: str, prompt: str = "Tell me.", resamples: int = 100):
 
 
 def value(name: str, *texts: str, **rest: str):
-    return part(*texts, **rest)[name]["value"]
+    return part(*texts, **rest)[name].value
 
 
 def test_drift_part_has_all_measures_and_mean_lengths():
     found = part("One two.", "", "三个字")
     assert set(found) == NAMES
-    assert found["characters"]["value"] == pytest.approx((8 + 0 + 3) / 3)
-    assert found["words"]["value"] == pytest.approx((2 + 0 + 3) / 3)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert all(m["low"] <= m["value"] <= m["high"] for m in found.values() if m["low"] is not None)
+    assert found["characters"].value == pytest.approx((8 + 0 + 3) / 3)
+    assert found["words"].value == pytest.approx((2 + 0 + 3) / 3)
+    assert json.loads(json.dumps(to_dicts(found), allow_nan=False)) == to_dicts(found)
+    assert all(m.low <= m.value <= m.high for m in found.values() if m.low is not None)
 
 
 def test_length_gain_is_paired_by_prompt():
@@ -45,16 +46,16 @@ def test_length_gain_is_paired_by_prompt():
         for sizes in (lengths, before)
     )
     found = drift_part(now, 200, "s", then[::-1])["characters_gain"]
-    assert (found["value"], found["n"]) == (10, 4)
-    assert -10 <= found["low"] < 10 < found["high"] <= 20
-    assert drift_part(now, 200, "s", then[1:])["characters_gain"]["n"] == 3  # one has no previous answer
+    assert (found.value, found.n) == (10, 4)
+    assert -10 <= found.low < 10 < found.high <= 20
+    assert drift_part(now, 200, "s", then[1:])["characters_gain"].n == 3  # one has no previous answer
     assert "characters_gain" not in drift_part(now, 200, "s")
 
 
 def test_no_answers_give_undefined_measures():
-    assert {(m["value"], m["low"], m["n"]) for m in part().values()} == {(None, None, 0)}
+    assert {(m.value, m.low, m.n) for m in part().values()} == {(None, None, 0)}
     empty = part("", "  ")
-    undefined = {name for name, measure in empty.items() if measure["value"] is None}
+    undefined = {name for name, measure in empty.items() if measure.value is None}
     assert undefined == {
         "seq_rep_4",
         "language_switches",
@@ -68,15 +69,15 @@ def test_seq_rep_4_counts_repeats_within_an_answer():
     assert value("seq_rep_4", "a b c d a b c d") == pytest.approx(1 / 5)  # the last of five 4-grams is a repeat
     assert value("seq_rep_4", "ha ha ha ha ha ha") == pytest.approx(2 / 3)
     assert value("seq_rep_4", "a b c d", "a b c d", "too short") == 0  # repeats between answers do not count
-    assert part("a b c d", "too short")["seq_rep_4"]["n"] == 1
+    assert part("a b c d", "too short")["seq_rep_4"].n == 1
     assert value("seq_rep_4", "你好你好你好你") == pytest.approx(2 / 4)
 
 
 def test_words_with_combining_marks_are_not_split():
     son, daughter = "मेरा बेटा रोता है", "मेरी बेटी रोती है"  # equal without vowel signs
     found = part(son, daughter)
-    assert found["words"]["value"] == 4
-    assert found["distinct_1"]["value"] == pytest.approx(7 / 8)
+    assert found["words"].value == 4
+    assert found["distinct_1"].value == pytest.approx(7 / 8)
     assert value("seq_rep_4", f"{son} {daughter}") == 0
     assert value("modal_opening", son, daughter) == pytest.approx(1 / 2)
     assert value("words", "אֶת הַשָּׁמַיִם", "กินน้ำ") == pytest.approx((2 + 3) / 2)
@@ -85,8 +86,8 @@ def test_words_with_combining_marks_are_not_split():
 
 def test_distinct_n_matches_hand_computed_values():
     found = part("the cat sat", "the cat ran")
-    assert [found[f"distinct_{n}"]["value"] for n in DISTINCT] == pytest.approx([4 / 6, 3 / 4, 2 / 2])
-    assert [found[f"distinct_{n}"]["n"] for n in DISTINCT] == [6, 4, 2]
+    assert [found[f"distinct_{n}"].value for n in DISTINCT] == pytest.approx([4 / 6, 3 / 4, 2 / 2])
+    assert [found[f"distinct_{n}"].n for n in DISTINCT] == [6, 4, 2]
 
 
 def unigrams(words):
@@ -155,7 +156,7 @@ def test_language_switches_compare_answer_and_prompt_scripts():
     assert value("language_switches", "天空是蓝色的。", "It is blue.") == 0.5
     assert value("language_switches", "蓝色的天空, blue.", prompt="为什么天空是蓝色的？") == 0  # five letters of nine
     found = part("42", "", "Nein.")
-    assert (found["language_switches"]["value"], found["language_switches"]["n"]) == (0, 1)
+    assert (found["language_switches"].value, found["language_switches"].n) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_lists_headings_and_bold_text_are_counted(name, yes, no):
 
 def test_modal_opening_is_the_most_frequent_opening():
     found = part("Sure, here is one.", "Sure! Here is two.", "No.", "", "sure here IS three")["modal_opening"]
-    assert (found["value"], found["n"]) == (pytest.approx(3 / 4), 4)
+    assert (found.value, found.n) == (pytest.approx(3 / 4), 4)
     assert value("modal_opening", "a b c", "d e f") == 0.5
     assert value("modal_opening", "a b c", "a b c", "z") == pytest.approx(2 / 3)  # the most frequent, not the last
 
@@ -190,8 +191,8 @@ def test_adversarial_text_is_measured_without_errors():
         "🙂" * 99,
     ]
     found = part(*wild)
-    assert found["characters"]["n"] == len(wild)
-    assert json.dumps(found, allow_nan=False)
+    assert found["characters"].n == len(wild)
+    assert json.dumps(to_dicts(found), allow_nan=False)
 
 
 FORM = Constraint("punctuation:no_comma")

@@ -49,7 +49,7 @@ def part_of(comparisons):
 
 
 def shares(comparisons) -> dict[str, float | None]:
-    return {name: measure["value"] for name, measure in part_of(comparisons).items() if name in SHARES}
+    return {name: measure.value for name, measure in part_of(comparisons).items() if name in SHARES}
 
 
 def prefers(name: str):
@@ -219,7 +219,7 @@ def test_calibration_removes_position_bias():
     assert [c.winner for c in biased] == ["first", "second"] * 4
     assert calibrated_winners(biased) == ["first", "first"] * 4
     part = part_of(biased)
-    assert (part["win"]["value"], part["first_position_win_rate"]["value"]) == (1.0, 1.0)
+    assert (part["win"].value, part["first_position_win_rate"].value) == (1.0, 1.0)
 
 
 def test_matches_of_one_prompt_are_calibrated_together():
@@ -253,7 +253,7 @@ def test_margins_equal_to_the_bias_are_a_tie(margin):
     equal = comparisons_with({"v0/ab": margin, "v0/ba": margin})
     assert calibrated_winners(equal) == ["first", "second"]
     part = part_of(equal)
-    assert (part["tie"]["value"], part["unparsed_fraction"]["value"]) == (1.0, 0.0)
+    assert (part["tie"].value, part["unparsed_fraction"].value) == (1.0, 0.0)
     assert strengths_by_group([replace(row, id=f"p/0-1/{row.id[-2:]}", prompt_id="p") for row in equal], {"p": 2}) == {
         "p": [0.0, 0.0]
     }

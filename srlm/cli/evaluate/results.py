@@ -8,6 +8,7 @@ from typing import Any
 
 from srlm.cli.evaluate.arms import OWN, Of, answers, arms_results, losses
 from srlm.cli.evaluate.plan import Match, Plan
+from srlm.evaluation.record import to_dicts
 from srlm.io.record_file import read_records
 from srlm.types import Answer, AnswerLoss, Comparison, SeedExample
 
@@ -65,13 +66,14 @@ def _answers_results(plan: Plan) -> dict[str, Any]:
     for model, own in answers.items():
         others = None if model == plan.models[0] else first
         row: dict[str, Any] = {"model": model} | facts_part(prompts, own, others, *given)
-        row["measures"] |= answers_part(own, *given) | drift_part(own, *given)
+        measures = answers_part(own, *given) | drift_part(own, *given)
         if checked := check_answers(prompts, own):
             before = None if others is None else check_answers(prompts, others)
-            followed = instructions_part(checked, before, *given)
-            row["measures"] |= {name: followed[name] for name in MEASURES}
+            followed = instructions_part(checked, before, *given).measures
+            measures |= {name: followed[name] for name in MEASURES}
             if before:
-                row["against_first"] |= {name: followed[f"{name}_gain"] for name in MEASURES}
+                row["against_first"] |= {name: followed[f"{name}_gain"].to_dict() for name in MEASURES}
+        row["measures"] |= to_dicts(measures)
         rows.append(row)
     return {"data": plan.options.dataset, "prompts": len(prompts), "rows": rows}
 
@@ -83,12 +85,11 @@ def _head_to_head_results(plan: Plan, match: Match) -> dict[str, Any]:
     first, second = (read_records(plan.answers[side].outputs[0], Answer) for side in (match.first, match.second))
     types = {prompt.id: prompt.type for prompt in read_records(plan.prompts.outputs[0], SeedExample)}
     result = match_results(read_records(match.comparisons.outputs[0], Comparison), first, second)
-    measures = head_to_head_part(result, *given)
     return {
         "first": match.first,
         "second": match.second,
-        "measures": measures,
-        "types": by_type(result, types, *given),
+        "measures": to_dicts(head_to_head_part(result, *given)),
+        "types": {name: to_dicts(measures) for name, measures in by_type(result, types, *given).items()},
     }
 
 
