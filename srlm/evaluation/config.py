@@ -18,8 +18,7 @@ class Opponents(Enum):
 class EvaluationConfig:
     """How every model is measured."""
 
-    # false = models are made and not measured, up to M1 only: for sweeps whose models srlm evaluate measures
-    # together
+    # false = models are trained without evaluation, up to M1 only: for sweeps that srlm evaluate compares afterwards
     enabled: bool = True
     prompts: Annotated[int, at_least(0)] = 24  # evaluation prompts answered by every model; 0 = all
     eft_prompts: Annotated[int, at_least(0)] = 0  # held-out EFT prompts judged by every model; 0 = all
@@ -30,7 +29,7 @@ class EvaluationConfig:
     # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
     judge: Annotated[str, MODEL] = "sft"
     judge_template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
-    # whom M_t is compared with, two judgements per prompt and opponent: all = every earlier model; previous = M_t-1
+    # opponents of M_t, two judgements per prompt and opponent: all = every earlier model; previous = M_t-1
     opponents: Opponents = Opponents.all
     # IFEval's prompts, answered greedily by every model: a file with `instruction_id_list` and `kwargs`, or
     # hub:google/IFEval; "" = none

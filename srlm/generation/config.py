@@ -33,7 +33,7 @@ class PromptsConfig:
             "map", "draw", "plot", "video", "audio", "music score", "go to", "website link", "url", "attached",
             "图片", "照片", "附件", "视频", "文件",
         ]
-    )  # a prompt that contains one of these (whole words) asks for what text cannot do  # fmt: skip
+    )  # a prompt with one of these (whole words) asks for something that text cannot do  # fmt: skip
 
 
 _SAMPLED = Range(lambda temperature: temperature > 0, "above 0, or all candidates are the same text")

@@ -22,7 +22,7 @@ class JudgeConfig:
     model: Annotated[str, MODEL] = "self"
     max_score: Annotated[int, at_least(1)] = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
 
-    # What other judges have as options is constant here.
+    # Constant values of options that only other judges have.
 
     @property
     def template(self) -> str:
@@ -41,7 +41,7 @@ class JudgeConfig:
 
     @property
     def early_stopping(self) -> bool:
-        """Return whether candidates that will become neither best nor worst are not judged any more."""
+        """Return whether the judge stops judging candidates that will become neither best nor worst."""
         return False
 
     @property
@@ -61,8 +61,8 @@ class SampledJudgeConfig(JudgeConfig):
     count: Annotated[int, at_least(1)] = 3  # k, judgements of each candidate
     # valid judgements that a candidate needs to take part in pairs; at most judge.count
     min_valid: Annotated[int, at_least(1)] = 2
-    early_stopping: bool = False  # no more judgements of a candidate that will become neither best nor worst
-    # probability of an error in that, for each comparison; 0 = only where it is certain
+    early_stopping: bool = False  # stop judging candidates that will become neither best nor worst
+    # probability of an error in each such decision; 0 = only if it is certain
     early_stopping_risk: Annotated[float, below(0.5)] = 0.02
     temperature: Annotated[float, TEMPERATURE] = 0.7  # of sampling
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
@@ -97,8 +97,8 @@ class PairwiseJudgeConfig(JudgeConfig):
 class SequenceJudgeConfig(JudgeConfig):
     """A judge that scores sequences without generating text."""
 
-    # strength taken off for each token of an answer, log-odds; unset = so that the strongest and the weakest candidates
-    # are equally long on average
+    # log-odds subtracted per token of an answer; unset = the penalty with which the strongest and the weakest
+    # candidates are equally long on average
     length_penalty: Annotated[float | None, at_least(0)] = 0.0
 
 
