@@ -178,14 +178,14 @@ def test_judge_measures_are_pooled_over_seeds(tmp_path: Path) -> None:
     long, short = (part.splitlines() for part in result.stdout.strip().split("\n\n"))
     assert long[0] == "likes_long, likes_long"
     reported = {line[2:46].strip(): line[47:].strip() for line in long[1:]}
-    assert reported["right"].startswith("60 [")
-    assert reported["right"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
-    assert reported["right where the shorter answer is better"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
+    assert reported["accuracy"].startswith("60 [")
+    assert reported["accuracy"].endswith("seeds 67, 50; 5 pairs of 3 prompts")
+    assert reported["accuracy, shorter preferred"] == "0              seeds 0, 0; 2 pairs of 1 prompts"
     assert reported["length bias, points"].startswith("100 ")
-    assert reported["right, both kinds alike"].startswith("50 ")
+    assert reported["length-balanced accuracy"].startswith("50 ")
     reported = {line[2:46].strip(): line[47:].strip() for line in short[1:]}
-    assert reported["right"].startswith("40 [")
-    less = next(line for line in short if line.startswith("  length bias, points, less the first"))
+    assert reported["accuracy"].startswith("40 [")
+    less = next(line for line in short if line.startswith("  length bias, points, minus the first"))
     assert less.split()[-1] == "-200"
 
 

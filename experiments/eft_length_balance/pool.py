@@ -1,10 +1,10 @@
-"""Judges of several seeds, each on the prompts that its own run held out, told as one: the rows of the study's table.
+"""Pool the judges of several seeds, each on the prompts that its run held out: the rows of the study's table.
 
     python experiments/eft_length_balance/pool.py runs/judges_0 runs/judges_1 ...
 
-Each folder was written by srlm judge-bench, with as many models as the others, in the same order: the first models of
-all are one arm, the second models another, told by itself and less the first. The intervals cover both kinds of chance,
-seeds and prompts (srlm/evaluation/arms.py).
+Each folder was written by srlm judge-bench, and all have the same number of models in the same order. The first models
+form one arm, the second models another, and so on. Each arm's values are printed, and their differences to the first
+arm. The intervals are over seeds and prompts (srlm/evaluation/arms.py).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from srlm.pipeline.workspace import Workspace
 from srlm.types import Judgement, RankedPrompt
 
 
-def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measure -> prompt -> what it adds to the numerator and to the denominator."""
+def terms_of(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return measure -> prompt -> its terms of the numerator and the denominator."""
     judged = read_records(row.judgements.outputs[0], Judgement)
     prompts = judged_prompts(read_records(row.prompts, RankedPrompt), judged)
-    evened, _ = length_adjusted(prompts)
+    adjusted, _ = length_adjusted(prompts)
 
     def of_all(measure: Callable, some: list[JudgedPrompt]) -> dict[str, tuple[float, float]]:
         terms = measure(some)
@@ -44,13 +44,13 @@ def told(row: Row) -> dict[str, dict[str, tuple[float, float]]]:
         return {prompt.id: measure(prompt) for prompt in some}
 
     return {
-        "right": of_all(pairwise_accuracy_imputed, prompts),
-        "longer wins": of_all(length_baseline_accuracy, prompts),
-        "right where the longer answer is better": of_each(accuracy_longer_preferred, prompts),
-        "right where the shorter answer is better": of_each(accuracy_shorter_preferred, prompts),
-        "right, lengths evened out": of_all(pairwise_accuracy_imputed, evened),
-        "the same where the shorter answer is better": of_each(accuracy_shorter_preferred, evened),
-        "the same where the longer answer is better": of_each(accuracy_longer_preferred, evened),
+        "accuracy": of_all(pairwise_accuracy_imputed, prompts),
+        "length baseline": of_all(length_baseline_accuracy, prompts),
+        "accuracy, longer preferred": of_each(accuracy_longer_preferred, prompts),
+        "accuracy, shorter preferred": of_each(accuracy_shorter_preferred, prompts),
+        "length-adjusted accuracy": of_all(pairwise_accuracy_imputed, adjusted),
+        "length-adjusted, shorter preferred": of_each(accuracy_shorter_preferred, adjusted),
+        "length-adjusted, longer preferred": of_each(accuracy_longer_preferred, adjusted),
     }
 
 
@@ -60,12 +60,12 @@ def percent(measure: Measure) -> str:
     return f"{100 * measure.value:.0f} [{100 * measure.low:.0f}, {100 * measure.high:.0f}]"
 
 
-def figures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
-    """Measure -> its figure over all seeds, and the pairs that it counts in all of them."""
-    runs = [told(row) for row in arm]
+def pooled_measures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
+    """Return each measure over all seeds, and the number of pairs that it counts in them."""
+    runs = [terms_of(row) for row in arm]
     found = {name: pooled([run[name] for run in runs], (0.0, 1.0)) for name in runs[0]}
     pairs = {name: round(sum(n for run in runs for _, n in run[name].values())) for name in runs[0]}
-    longer, shorter = (found[f"right where the {which} answer is better"] for which in ("longer", "shorter"))
+    longer, shorter = (found[f"accuracy, {which} preferred"] for which in ("longer", "shorter"))
     found["length bias, points"] = longer.minus(shorter)
     if longer.value is not None and shorter.value is not None:
         both, items = (longer.value + shorter.value) / 2, min(longer.items, shorter.items)
@@ -73,7 +73,7 @@ def figures(arm: list[Row]) -> tuple[dict[str, Pooled], dict[str, int]]:
             cell: (longer.cells.get(cell, 0.0) + shorter.cells.get(cell, 0.0)) / 2
             for cell in {*longer.cells, *shorter.cells}
         }
-        found["right, both kinds alike"] = Pooled(both, (), items, len(arm), parts, (0.0, 1.0))
+        found["length-balanced accuracy"] = Pooled(both, (), items, len(arm), parts, (0.0, 1.0))
     return found, pairs
 
 
@@ -87,15 +87,15 @@ def main(folders: list[str]) -> None:
             arm.append(row)
     first: dict[str, Pooled] = {}
     for arm in arms:
-        found, pairs = figures(arm)
+        found, pairs = pooled_measures(arm)
         print(f"\n{', '.join(label(row.model) for row in arm)}")
-        for name, figure in found.items():
-            each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in figure.of_runs)
-            counts = f"{pairs[name]} pairs of {figure.items} prompts" if name in pairs else f"{figure.items} prompts"
-            print(f"  {name:44} {percent(figure.measure()):14} {f'seeds {each}; ' if each else ''}{counts}")
-        for name, figure in found.items():
+        for name, result in found.items():
+            each = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in result.of_runs)
+            counts = f"{pairs[name]} pairs of {result.items} prompts" if name in pairs else f"{result.items} prompts"
+            print(f"  {name:44} {percent(result.measure()):14} {f'seeds {each}; ' if each else ''}{counts}")
+        for name, result in found.items():
             if name in first:
-                print(f"  {name + ', less the first':60} {percent(figure.minus(first[name]).measure())}")
+                print(f"  {name + ', minus the first':60} {percent(result.minus(first[name]).measure())}")
         first = first or found
 
 

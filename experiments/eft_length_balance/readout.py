@@ -1,11 +1,11 @@
-"""What could a judge learn, beyond length, from what the untrained model makes of an answer? A readout tells.
+"""Fit a linear readout of the untrained model's hidden states: can a judge learn more than length from them?
 
     python experiments/eft_length_balance/readout.py RANKED.jsonl [--limit N] [--longest 512]
 
-RANKED.jsonl holds ranked prompts as a run writes them (runs/NAME/data/eft.jsonl). Each answer goes through the default
-model with the judge's prompt, up to where the score would stand; of the states there, standardised, a weighted sum is
-fitted to people's order by the loss of srlm/training/ranking.py, with a penalty on large weights, and asked about
-prompts it has not seen: ten parts, each left out once.
+RANKED.jsonl contains ranked prompts as a run writes them (runs/NAME/data/eft.jsonl). The default model processes each
+answer with the judge's prompt, up to the position of the score. A linear function of the standardised hidden states at
+this position is fitted to the human order with the loss of srlm/training/ranking.py and an L2 penalty. It is evaluated
+by 10-fold cross-validation over prompts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from srlm.training.ranking import length_slope, ranking_losses
 from srlm.types import RankedPrompt
 
 LAYERS = {"last": (-1,), "last, -4": (-4, -1), "last, -4, -7, -11": (-11, -7, -4, -1)}  # from the top
-OFFSETS, PENALTIES, PARTS = (0.0, 0.5, 1.0), (1.0, 0.3, 0.1), 10
+OFFSETS, PENALTIES, FOLDS = (0.0, 0.5, 1.0), (1.0, 0.3, 0.1), 10
 
 
 @torch.inference_mode()
 def states(prompts: Sequence[RankedPrompt], longest: int) -> dict[tuple[int, int], torch.Tensor]:
-    """(prompt, answer) -> (layers + 1, hidden size), where the judge's prompt has at most `longest` tokens."""
+    """Return (prompt, answer) -> hidden states, shape (layers + 1, hidden size), of prompts up to `longest` tokens."""
     from transformers import AutoModelForCausalLM
 
     folder = resolve(Config().model)
@@ -55,7 +55,7 @@ def states(prompts: Sequence[RankedPrompt], longest: int) -> dict[tuple[int, int
 
 
 def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, penalty: float) -> torch.Tensor:
-    """The weights. differences: (pairs, features), better less worse; lengths: (pairs,), of log-lengths."""
+    """Return the weights, given differences of features (pairs, features) and log-lengths (pairs,), better minus worse."""
     slope = offset * length_slope(lengths.tolist())
     weights = torch.zeros(differences.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")
@@ -71,12 +71,12 @@ def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, pena
     return weights.detach()
 
 
-def excluded(
+def cross_validated(
     prompts: Sequence[RankedPrompt], features: dict[tuple[int, int], torch.Tensor], offset: float, penalty: float
 ) -> list[JudgedPrompt]:
-    """Every prompt, its answers scored by a readout of the other parts'."""
+    """Return every prompt with its answers scored by a readout that was fitted to the other folds."""
     order = random.Random(0).sample(range(len(prompts)), len(prompts))
-    part = {number: place % PARTS for place, number in enumerate(order)}
+    fold = {number: place % FOLDS for place, number in enumerate(order)}
     pairs = [
         ((number, i), (number, j))
         for number, prompt in enumerate(prompts)
@@ -91,10 +91,10 @@ def excluded(
     differences = torch.stack([features[better] - features[worse] for better, worse in pairs])
     lengths = torch.tensor([log_length(better) - log_length(worse) for better, worse in pairs])
     judged = []
-    for held_out in range(PARTS):
-        kept = torch.tensor([part[better[0]] != held_out for better, _ in pairs])
+    for held_out in range(FOLDS):
+        kept = torch.tensor([fold[better[0]] != held_out for better, _ in pairs])
         weights = fitted(differences[kept], lengths[kept], offset, penalty)
-        for number in (number for number in order if part[number] == held_out):
+        for number in (number for number in order if fold[number] == held_out):
             answers = [(i, a) for i, a in enumerate(prompts[number].answers) if (number, i) in features]
             judged.append(
                 JudgedPrompt(
@@ -111,31 +111,31 @@ def excluded(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ranked", type=Path)
-    parser.add_argument("--limit", type=int, default=0, help="prompts, the first ones; 0 = all")
-    parser.add_argument("--longest", type=int, default=512, help="tokens of a judge's prompt")
+    parser.add_argument("--limit", type=int, default=0, help="only the first N prompts; 0 = all")
+    parser.add_argument("--longest", type=int, default=512, help="maximum tokens of a judge's prompt")
     given = parser.parse_args(arguments)
     prompts = read_records(given.ranked, RankedPrompt)[: given.limit or None]
     show(prompts, states(prompts, given.longest))
 
 
 def show(prompts: Sequence[RankedPrompt], of_layers: dict[tuple[int, int], torch.Tensor]) -> None:
-    """The table: for each choice of layers, share of the offset and penalty, how often the readout is right."""
+    """Print the accuracies of the readout for each choice of layers, fraction of the offset, and penalty."""
     stacked = torch.stack(list(of_layers.values()))
     spread = stacked.std(dim=0).clamp(min=1e-3)
     standard = {key: (value - stacked.mean(dim=0)) / spread for key, value in of_layers.items()}
-    print("layers                   offset  penalty  right  longer  shorter  both alike, %")
+    print("layers                   offset  penalty  accuracy  longer  shorter  balanced, %")
     for name, layers in LAYERS.items():
         features = {key: torch.cat([value[layer] for layer in layers]) for key, value in standard.items()}
         for offset in OFFSETS:
             for penalty in PENALTIES:
-                judged = excluded(prompts, features, offset, penalty)
+                judged = cross_validated(prompts, features, offset, penalty)
                 terms = pairwise_accuracy_imputed(judged)
                 shares = [float(terms.numerators.sum() / terms.denominators.sum())]
                 for measure in (accuracy_longer_preferred, accuracy_shorter_preferred):
                     tops, counts = zip(*(measure(prompt) for prompt in judged), strict=True)
                     shares.append(sum(tops) / max(sum(counts), 1))
                 shares.append((shares[1] + shares[2]) / 2)
-                shown = "  ".join(f"{100 * share:6.1f}" for share in shares)
+                shown = "  ".join(f"{100 * share:7.1f}" for share in shares)
                 print(f"{name:24} {offset:6.1f}  {penalty:7.1f}  {shown}")
     print(f"{int(terms.denominators.sum())} pairs of {len(prompts)} prompts")
 
