@@ -20,7 +20,7 @@ class ArgumentError(SrlmError, ValueError):
 
 
 class ModelError(SrlmError):
-    """A model is missing, incomplete, or cannot be used as asked (no chat template, say)."""
+    """A model is missing, incomplete, or cannot be used as configured, for example without a chat template."""
 
 
 class SeedError(SrlmError):
@@ -40,7 +40,7 @@ class EngineError(SrlmError):
 
 
 class NoAnswerError(EngineError):
-    """One request cannot be answered, though others can: a caller counts its answer as missing."""
+    """One request has no answer, and the caller counts it as missing; other requests are not affected."""
 
 
 class PromptTooLongError(NoAnswerError):
@@ -60,16 +60,16 @@ class AlarmError(SrlmError):
 
 
 class NoPairsError(SrlmError):
-    """The feedback left no preference pair to train on."""
+    """The feedback contains too little to train on."""
 
 
 class TrackingError(SrlmError):
-    """A dashboard cannot be built or sent."""
+    """A dashboard cannot be created or uploaded."""
 
 
 class ExportError(SrlmError):
-    """An export has nothing to write, or would write over something."""
+    """An export has nothing to write, or would overwrite a file."""
 
 
 class PushError(SrlmError):
-    """An upload is refused, by this package's checks or by the hub."""
+    """An upload is refused by this package's checks or by the Hub."""

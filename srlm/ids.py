@@ -82,9 +82,9 @@ def number_of(record: str) -> int:
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**31) that depends on all parts and on nothing else.
+    """Return a seed in [0, 2**31) that depends only on the parts.
 
-    Every random choice draws from (run seed, iteration, stage, record id), so neither the order of completion nor a
-    resume changes an outcome.
+    Every random choice draws from (run seed, iteration, stage, record id), so that neither the order of completion nor
+    a resume changes the result.
     """
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big") >> 1

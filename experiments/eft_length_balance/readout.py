@@ -55,7 +55,7 @@ def states(prompts: Sequence[RankedPrompt], longest: int) -> dict[tuple[int, int
 
 
 def fitted(differences: torch.Tensor, lengths: torch.Tensor, offset: float, penalty: float) -> torch.Tensor:
-    """Return the weights, given differences of features (pairs, features) and log-lengths (pairs,), better minus worse."""
+    """Return the weights; `differences` (pairs, features) and log-`lengths` (pairs,) are better minus worse."""
     slope = offset * length_slope(lengths.tolist())
     weights = torch.zeros(differences.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=150, line_search_fn="strong_wolfe")

@@ -12,7 +12,7 @@ _REFERENCE = Range(lambda value: value not in ("", "self", "endpoint"), "base, p
 
 @dataclass
 class JudgeConfig:
-    """The judge of candidates. `judge=NAME` chooses it, and with it which of the options below exist."""
+    """The judge of candidates. `judge=NAME` chooses it, and with it the options below that exist."""
 
     # how candidates become scores; `judge` sets it: sampled, logprob_weighted, logprob, pairwise, implicit,
     # reward_model, or module:Class
@@ -104,7 +104,7 @@ class SequenceJudgeConfig(JudgeConfig):
 
 @dataclass
 class ImplicitJudgeConfig(SequenceJudgeConfig):
-    """A judge by likelihoods: how much likelier it finds a candidate than a reference model does (DICE)."""
+    """A judge by likelihoods: the log-likelihood of a candidate minus that of a reference model (DICE)."""
 
     scorer: str = "implicit"  # `judge` sets it
     reference: Annotated[str, _REFERENCE] = "base"  # base = M0; previous = the model before the judge; or a model name
