@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from srlm.cli.check import check
-from srlm.cli.export import FORMS, export, unpaired_rows
+from srlm.cli.export import export, unpaired_rows
 from srlm.config import Config
 from srlm.errors import ConfigError, ExportError, RunFolderError
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS, PROMPTS, UNPAIRED
@@ -141,9 +141,9 @@ def test_export_has_the_labelled_answers_in_trls_unpaired_format(run: Workspace,
     from datasets import load_from_disk
     from trl.data_utils import is_conversational
 
-    made = export(run, tmp_path, FORMS, None, False)
+    made = export(run, tmp_path, ("pairs", "labelled_answers"), None, False)
     datasets = [tmp_path / f"labelled_answers/iteration_{t}" for t in (2, 3)]
-    assert [path for path in made if path.parent.name in ("pairs", "labelled_answers") and not path.suffix] == datasets
+    assert made == [path for folder in datasets for path in (folder.with_suffix(".jsonl"), folder)]
     for t, folder in zip((2, 3), datasets, strict=True):
         answers, rows = LABELLED.read(run, t), load_from_disk(str(folder)).to_list()
         assert rows == unpaired_rows(answers)
