@@ -14,7 +14,7 @@ from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_resul
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
 from srlm.evaluation.instruction_following import check_answers, instructions_part
 from srlm.evaluation.matches import opponents
-from srlm.evaluation.record import Evaluation, Instructions, Match, write_evaluation
+from srlm.evaluation.record import Evaluation, Instructions, Match, Measures, write_evaluation
 from srlm.evaluation.text_statistics import drift_part
 from srlm.io.progress import say
 from srlm.judges.dependencies import judged_files
@@ -113,7 +113,8 @@ def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, se
 def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Contamination) -> Evaluation:
     """Return the measures of M_t; those of its answers exclude the prompts in `contaminated`."""
     resamples, seed = config.evaluation.bootstrap, f"{config.seed}/measures"
-    judge, details, instructions = {}, None, None
+    judge: Measures = {}
+    details = instructions = None
     if judge_is_measured(config, t):
         now = HELD_OUT_JUDGEMENTS.read(workspace, t)
         before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if t and judge_is_measured(config, t - 1) else None
