@@ -72,7 +72,8 @@ def ranges_of(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]
 
     An option that is None is unset and has no range.
     """
-    hints = _type_hints(type(options))
+    kind: Any = type(options)  # mypy takes a class for unhashable
+    hints = _type_hints(kind)
     for field in dataclasses.fields(options):
         name, value = f"{prefix}{field.name}", getattr(options, field.name)
         if dataclasses.is_dataclass(value):
