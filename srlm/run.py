@@ -34,7 +34,7 @@ from srlm.config import Config, kinds_for
 from srlm.engines.extra import check_extra
 from srlm.io.progress import say
 from srlm.pipeline.processes import Stopped, stop_on_signals
-from srlm.pipeline.provenance import library_versions
+from srlm.pipeline.provenance import code_state, library_versions
 from srlm.pipeline.resume import arguments
 from srlm.pipeline.worker import RESUME
 
@@ -139,6 +139,7 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
             name=options.name,
             seed=options.seed,
             version=__version__,
+            code=code_state(),
             python=platform.python_version(),
             packages=library_versions(_PACKAGES),
             machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()},

@@ -2,18 +2,20 @@
 
 The old value of an option is that in the stage's manifest, otherwise that in the run's config.yaml, otherwise the
 default, because the option is newer than the run. An option in the manifest that the stage no longer depends on is
-compared with its current value, unless it is in `IRRELEVANT`, or only other judges have it, because `judge.scorer` is
-compared. An option that no longer exists is reported, and the stage is used.
+compared with its current value, unless it is in `IRRELEVANT`, or only other judges or engines have it, because the
+names of these are compared. An option that no longer exists is reported, and the stage is used.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from srlm.config import MISSING, Config, default_options, is_of_other_kind, option_value
@@ -100,6 +102,30 @@ def _installed_version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def code_state(folder: Path = Path(__file__).parents[1]) -> dict[str, Any]:
+    """Return the state of the git checkout that the package is in.
+
+    Returns
+    -------
+    dict
+        "commit": the hash; "changed": whether a file of the package differs from that commit or is untracked. Empty if
+        the package is not tracked by git, for example because it was installed from a wheel.
+    """
+    if not _git(folder, "ls-files", "--", "__init__.py"):
+        return {}
+    commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", ".")
+    return {"commit": commit, "changed": bool(changes)} if commit and changes is not None else {}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return the output of a git command in this folder; None if it fails or git is not installed."""
+    try:
+        ran = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout.strip() if ran.returncode == 0 else None
 
 
 def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> str:

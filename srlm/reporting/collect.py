@@ -103,8 +103,10 @@ class RunNumbers:
         run = self.workspace.run()
         packages = ", ".join(f"{name} {version}" for name, version in run.get("packages", {}).items())
         machine = run.get("machine", {})
+        code = run.get("code") or {}
+        commit = f", commit {code['commit'][:12]}{' with changes' if code['changed'] else ''}" if code else ""
         facts = {
-            "srlm": run.get("version", __version__),
+            "srlm": run.get("version", __version__) + commit,
             "Python": run.get("python", ""),
             "packages": packages,
             "machine": ", ".join([machine.get("system", ""), *machine.get("gpus", [])]),

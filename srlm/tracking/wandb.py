@@ -125,7 +125,9 @@ class WandbTracker(LoggingTracker):
         settings.save_code, settings.disable_code, settings.disable_git = False, True, True
         # The config contains versions and hardware, without the paths and arguments that W&B would collect.
         settings.x_disable_machine_info, settings.x_disable_stats, settings.x_save_requirements = True, True, False
-        options = to_dict(self.config) | {key: run.get(key) for key in ("version", "python", "packages", "machine")}
+        options = to_dict(self.config) | {
+            key: run.get(key) for key in ("version", "code", "python", "packages", "machine")
+        }
         return self._wandb.init(
             mode=mode,
             project=tracking.project,
