@@ -17,7 +17,7 @@ import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files w
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
-from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.cli.overrides import unknown_option, with_free_keys, with_short_job_names, with_texts
 from srlm.cli.schemas import refused_option, register_external
 from srlm.errors import ConfigError
 from srlm.io.progress import say
@@ -44,6 +44,7 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
         if message := unknown_option(words, kind, folders_of(words)):
             say(f"ConfigError: {message}")
             sys.exit(1)
+        sys.argv[1:] = with_short_job_names(words)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises errors of the composition, which are explained here
         try:
             register_external(words)

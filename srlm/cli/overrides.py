@@ -17,6 +17,8 @@ from srlm.cli.help import groups
 from srlm.config import kinds_of
 
 _HYDRA = ("hydra", "hydra.")
+_EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"  # Hydra's list of options that are in no job's name
+_NEVER_IN_NAMES = ("name", "iteration", "runs_dir", "experiment")  # as in conf/config.yaml
 _SYNTAX = ("'", '"', "\\", "${")  # values with Hydra's own syntax are not changed
 
 
@@ -93,6 +95,22 @@ def _as_text(value: str) -> str:
     except HydraException:  # the value does not match Hydra's grammar
         pass
     return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def with_short_job_names(words: Sequence[str]) -> list[str]:
+    """Return the words of a sweep with an override that keeps options which all jobs share out of the jobs' names."""
+    if not {"-m", "--multirun"} & set(words) or any(_EXCLUDED in word for word in words):
+        return list(words)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        given = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    except HydraException:  # Hydra reports it
+        return list(words)
+    shared = [override.key_or_group for override in given if not override.is_sweep_override()]
+    excluded = dict.fromkeys([*_NEVER_IN_NAMES, *(name for name in shared if not name.startswith(_HYDRA))])
+    return [*words, f"{_EXCLUDED}=[{','.join(excluded)}]"]
 
 
 def _type_of(name: str, schema: Any) -> Any:

@@ -19,7 +19,7 @@ from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
 from srlm.cli.help import chosen_groups, command_help, conf_folder, default_of, groups
-from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_texts
+from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_short_job_names, with_texts
 from tests.helpers import ROOT
 
 OF_OPTIONS = [command for command in COMMANDS if command.config]
@@ -259,3 +259,23 @@ def test_help_with_a_closed_pipe_exits_without_error() -> None:
     command = f"{sys.executable} -m srlm run --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "excluded"),
+    [
+        (["-m", "seed=1,2", "engine=transformers", "++data.ift.columns.a=b"], ["engine", "data.ift.columns.a"]),
+        (["--multirun", "judge=pairwise,logprob", "hydra/launcher=basic", "hydra.verbose=false"], []),
+        (["-m", "dpo.beta=choice(0.1,0.3)", "~evaluation", "seed=7"], ["evaluation", "seed"]),
+    ],
+)
+def test_names_of_jobs_have_swept_options_only(words: list[str], excluded: list[str]) -> None:
+    *same, last = with_short_job_names(words)
+    assert same == words
+    names = ",".join(["name", "iteration", "runs_dir", "experiment", *excluded])
+    assert last == f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
+
+
+@pytest.mark.parametrize("words", [["seed=1"], ["-m", "seed=1,2", "name=a b=c"]])
+def test_words_of_single_runs_and_wrong_words_are_unchanged(words: list[str]) -> None:
+    assert with_short_job_names(words) == words

@@ -38,9 +38,7 @@ def test_sweeps_give_each_job_its_own_run(tmp_path: Path) -> None:
     result = run(tmp_path, *short, "seed=1,2", "-m")
     assert result.returncode == 0, result.stderr[-4000:]
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert [name for name in folders if "seed=1" in name]
-    assert [name for name in folders if "seed=2" in name]
-    assert len(folders) == 2
+    assert folders == ["smoke-seed=1", "smoke-seed=2"]
     models = [
         (path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir() if path.is_dir()
     ]
