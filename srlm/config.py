@@ -62,6 +62,9 @@ class Config:
     runs_dir: str = "runs"  # the folder of all runs
     iteration: Annotated[int, at_least(1)] = 2  # bring the run to M_iteration
     seed: Annotated[int, at_least(0)] = 0  # every random choice derives from it
+    # a metric of the last model's evaluation, such as judge/pairwise_accuracy: what a run returns to a sweeper that
+    # searches for good options, such as Optuna's; "" = nothing
+    objective: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=VllmConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)

