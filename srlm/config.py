@@ -109,7 +109,7 @@ class JudgeBench(Config):
     name: str = "judge_bench"
     models: list[str] = field(default_factory=list)  # names, folders or files, one row each; empty = only model.name
     datasets: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
-    split: str = "train"  # hub only
+    split: str = "train"  # of folders and Hub datasets
     limit: int = 0  # rows of each dataset, drawn with the run's seed; 0 = all
 
 
@@ -128,8 +128,8 @@ class Evaluate(Config):
     # in the first option. Empty = every model separately
     group_by: list[str] = field(default_factory=list)
     suite: list[str] = field(default_factory=lambda: ["answers", "head_to_head"])  # also loss, benchmarks
-    dataset: str = "builtin"  # prompts to answer: builtin, a file, or hub:OWNER/NAME
-    split: str = "train"  # hub only
+    dataset: str = "builtin"  # prompts to answer: builtin, a file or folder, hub:OWNER/NAME, or a published dataset
+    split: str = "train"  # of folders and Hub datasets
     # prompts, and examples of each file, drawn with the run's seed; 0 = all (evaluation.prompts is not used)
     limit: int = 0
     # loss: files of prompts with answers, builtin, hub:OWNER/NAME, train = the IFT data of a model's run
@@ -160,7 +160,7 @@ class ShowMasking(Config):
     # "" = the data that a run with these options trains on; or builtin, a file, or hub:OWNER/NAME, which replaces both
     # data.ift and data.eft (their other options still apply) and is not split
     dataset: str = ""
-    split: str = "train"  # of `data`, hub only
+    split: str = "train"  # of `dataset`, a folder or Hub dataset
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
 
 

@@ -137,6 +137,10 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("sft.prompt_weight", (-0.1, 1.1, math.nan), (0.0, 1.0)),
     ("sft.shared_text", ("(", "*a"), ("", "### .*")),
     *((f"data.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
+    *(
+        (f"data.{name}.score_range", ([1.0], [5.0, 5.0], [0.0, 1.0, 2.0], [0.0, math.nan]), ([], [-1.0, 1.0]))
+        for name in ("ift", "eft", "evaluation")
+    ),
     ("name", ("", "..", "a/../b"), ("a", "a/b", "a..b")),
     ("judge.count", (0, 1), (2,)),  # judge.min_valid is 2
     ("judge.min_valid", (4,), (3,)),  # judge.count is 3
@@ -190,7 +194,8 @@ def test_every_range_is_tested():
     configs = [Config(judge=kind()) for kind in JUDGE_OPTIONS.values()]
     with_range = {option for config in configs for option, _, _ in ranges_of(config)}
     assert len(with_range) > 50
-    untried = {f"{group}.early_stopping.source.limit" for group in OF_THE_LOOP}
+    names = ("limit", "score_range")
+    untried = {f"{group}.early_stopping.source.{name}" for group in OF_THE_LOOP for name in names}
     assert with_range - untried <= {option for option, bad, _ in RANGES if bad}
 
 

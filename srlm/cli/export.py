@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srlm.data.config import hub_name
 from srlm.errors import ExportError
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.progress import say
@@ -242,9 +243,7 @@ def unpaired_rows(answers: Sequence[LabelledAnswer]) -> list[dict[str, Any]]:
 
 def data_name(path: str) -> str:
     """Return the public name of data: OWNER/NAME of a Hub dataset, otherwise the file's name without folders."""
-    if path.startswith("hub:"):
-        return path.removeprefix("hub:")
-    return "srlm_builtin" if path == "builtin" else Path(path).name
+    return hub_name(path) or ("srlm_builtin" if path == "builtin" else Path(path).name)
 
 
 def _alpaca_eval(workspace: Workspace, target: Path, t: int | None) -> list[Item]:

@@ -150,7 +150,7 @@ def _prompts(workspace: Workspace, options: JudgeBench, data: str) -> Stage:
 
 
 def _read(options: JudgeBench, data: str, stage: Stage) -> None:
-    from srlm.data.judge_benchmarks import read_benchmark
+    from srlm.data.readers import read_benchmark
     from srlm.evaluation.attacks import attacked
 
     def read(source: SourceConfig, seed: int) -> tuple[Sequence[Any], str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -76,8 +77,10 @@ def _with_text(word: str, schema: Any) -> str:
     if hint is str:
         return f"{name}={_as_text(value)}"
     inner = value[1:-1]
-    if hint == list[str] and value == f"[{inner}]" and inner.strip() and not set(inner) & set("[]{}"):
-        return f"{name}=[{','.join(_as_text(part.strip()) for part in inner.split(','))}]"
+    if hint == list[str] and value == f"[{inner}]" and inner.strip():
+        parts = [part.strip() for part in re.split(r",(?![^\[\]]*\])", inner)]  # not at commas in brackets
+        if not any(set(part) & set("[]{}") for part in parts if not part.startswith("hub:")):  # hub:OWNER/NAME[SPLIT]
+            return f"{name}=[{','.join(map(_as_text, parts))}]"
     return word
 
 

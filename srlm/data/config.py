@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
@@ -22,14 +23,47 @@ class RationaleSource(Enum):
     none = "none"
 
 
+_LOW_HIGH = Range(lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1]), "empty or [LOWEST, HIGHEST]")
+# Datasets of the Hugging Face Hub that a path can name
+PUBLISHED = {
+    "alpaca_cleaned": "hub:yahma/alpaca-cleaned",
+    "arc_challenge": "hub:allenai/ai2_arc:ARC-Challenge",
+    "arc_easy": "hub:allenai/ai2_arc:ARC-Easy",
+    "arena_hard": "hub:lmarena-ai/arena-hard-auto-v0.1",
+    "dolly": "hub:databricks/databricks-dolly-15k",
+    "gsm8k": "hub:openai/gsm8k:main",
+    "helpsteer": "hub:nvidia/HelpSteer",
+    "helpsteer2": "hub:nvidia/HelpSteer2",
+    "ifeval": "hub:google/IFEval",
+    "oasst1": "hub:OpenAssistant/oasst1",
+    "oasst2": "hub:OpenAssistant/oasst2",
+    "reward_bench_2": "hub:allenai/reward-bench-2[test]",
+    "ultrafeedback": "hub:openbmb/UltraFeedback",
+    "ultrafeedback_binarized": "hub:HuggingFaceH4/ultrafeedback_binarized[train_prefs]",
+    "wildchat": "hub:allenai/WildChat-1M",
+}
+
+
+def hub_name(path: str) -> str:
+    """Return OWNER/NAME of a path that stands for a dataset of the Hub, without its other parts; "" for other paths."""
+    path = PUBLISHED.get(path, path)
+    return re.split(r"[:@\[]", path.removeprefix("hub:"))[0] if path.startswith("hub:") else ""
+
+
 @dataclass
 class SourceConfig:
     """Where rows come from."""
 
-    path: str = "builtin"  # builtin, a file (plain or .gz), or hub:OWNER/NAME for a dataset of the Hugging Face Hub
-    format: str = "auto"  # auto, one of srlm.data.readers.FORMATS, or module:function
-    split: str = "train"  # Hub only
+    # builtin, a file, a folder, hub:OWNER/NAME (a dataset of the Hugging Face Hub; also with its other parts,
+    # hub:OWNER/NAME:CONFIGURATION@REVISION[SPLIT]), or one of srlm.data.config.PUBLISHED
+    path: str = "builtin"
+    format: str = "auto"  # auto, one of srlm.data.formats.FORMATS, or module:function
+    split: str = "train"  # of a folder or Hub dataset; of the Hub also a slice, train[:1000]
+    configuration: str = ""  # of a Hub dataset or folder that has several; "" = its default
+    revision: str = ""  # of a Hub dataset: a commit, branch or tag; "" = main
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
+    # lowest and highest possible score in the source; empty = 0 to 5, 10 or 100, the first that fits
+    score_range: Annotated[list[float], _LOW_HIGH] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
     limit: Annotated[int, at_least(0)] = 0  # rows to keep, drawn at random with the run's seed; 0 = all
 

@@ -1,9 +1,9 @@
-"""Readers of seed data in common dataset formats.
+"""Readers of data in any format of `srlm.data.formats`, as IFT, EFT, prompts and judge benchmarks.
 
-Rows without a usable prompt or answer are left out, counted and logged (logger "srlm.data"). A row that cannot be
-parsed raises an error with its file and line. Texts are stripped. Seeds are human data, so messages that a model wrote
-are left out if the source marks them (Open Assistant's `synthetic`). Answers that people marked as bad are left out,
-too (a false `label` or `kto_tag`, as in KTO data). `srlm.data.oasst` selects Open Assistant's trees and messages.
+Rows without a usable prompt or answer are left out, counted and logged (logger "srlm.data"). So are rows that their
+source marks as not to be used: deleted, toxic, redacted, of a model (Open Assistant's `synthetic`), or bad (a false
+`label` or `kto_tag`, as in KTO data). A row that cannot be parsed raises an error with its file and line. Texts are
+stripped. Of a conversation, the first exchange is read, with the system prompt in front of the user's text.
 """
 
 from __future__ import annotations
@@ -12,52 +12,33 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from random import Random
 from typing import Any
 
-from srlm.data import oasst
 from srlm.data.checkers import validate
 from srlm.data.config import IFTAnswers, SourceConfig
-from srlm.data.files import (
-    SPELLINGS,
-    Fault,
-    LeftOut,
-    Parsed,
-    Row,
-    get,
-    iso,
-    items_of,
-    keys_of,
-    load_rows,
-    number,
-    renamed,
-    text_of,
-)
+from srlm.data.files import Place, Rows
+from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
+from srlm.data.formats.base import Format, Parsed, PlacedRows, Turn
+from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of
+from srlm.data.sources import Loaded, load, resolved
 from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
-from srlm.io.components import imported
 from srlm.io.serialization import from_dict, to_json
 from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample
 
-FORMATS = (  # every format may be JSON Lines or a JSON array
-    "oasst_trees",  # Open Assistant, one message tree per line with nested replies
-    "oasst_messages",  # Open Assistant, one message per line; replies may be nested as well
-    "alpaca",  # instruction, input, output
-    "dolly",  # instruction, context, response, category
-    "self_instruct",  # instruction, instances[input, output]; the first instance is used
-    "hh_rlhf",  # chosen, rejected: "\n\nHuman: ...\n\nAssistant: ..."
-    "chat",  # messages[role, content] or conversations[from, value]; the first turn of user and assistant is used
-    "prompt_response",  # prompt (instruction, question) and response (output, answer)
-    "prompt_responses",  # prompt and responses: [{text, rank}], [{text, score}], or texts from best to worst
-    "builtin",  # this package's own records: SeedExample or RankedPrompt, without `source`
-)
-_RANKED = ("oasst_trees", "oasst_messages", "hh_rlhf", "prompt_responses", "builtin")
-_COLUMNS = ("prompt", "response", "responses", "messages", "chosen", "rejected", "id", "type", "language")
-_ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant"}
-_ROLES |= {"bot": "assistant", "model": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+COLUMNS = (
+    *("prompt", "response", "responses", "messages", "chosen", "rejected", "score", "system", "context", "history"),
+    *("id", "type", "language", "label"),
+)  # what the option `columns` maps
+_LABELS = tuple(key for name in ("id", "type", "language", "desirable") for key in SPELLINGS[name])
+_NOT_TO_BE_USED = {"deleted": "marked as deleted", "toxic": "marked as toxic", "redacted": "marked as redacted"}
+_FIRST = 1000  # rows by which a format is recognised
+_SCORES = 5.0  # the highest score of `RankedAnswer`
+_SCALES = (5.0, 10.0, 100.0)  # highest scores of usual scales, from 0
 _log = logging.getLogger("srlm.data")
 
 
@@ -79,15 +60,15 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
     -------
     list of SeedExample
         In the source's order. `id` is the source's id, or FILE_STEM-NNNNN with the line number. If `answers` is all,
-        it ends with /aN (0 = the best answer). `source` is FILE:LINE, or OWNER/NAME:ROW for a Hub dataset (rows count
-        from 0).
+        it ends with /aN (0 = the best answer). `source` is FILE:LINE, or for tables FILE:ROW or OWNER/NAME:ROW (rows
+        count from 0).
 
     Raises
     ------
     SeedError
         If the source is missing or unreadable, a row cannot be parsed, or no row is left.
     """
-    rows = _read(source, seed, need=1 if answers is IFTAnswers.best else 2)
+    rows, _ = _read(source, seed, need=1 if answers is IFTAnswers.best else 2)
     if answers is IFTAnswers.all:
         return [
             SeedExample(answer_id(r.id, n), r.prompt, answer.text, r.type, r.language, r.source)
@@ -110,16 +91,16 @@ def read_ranked(source: SourceConfig, seed: int = 0) -> list[RankedPrompt]:
     -------
     list of RankedPrompt
         Answers from best to worst. Each prompt's best rank becomes 0, even if the source counts from 1 or its best
-        answer was left out. Scores of `prompt_responses` are only used as an order, because their scale is unknown;
-        `builtin` rows keep their scores (0 to 5).
+        answer was left out. Scores are rescaled to 0 to 5, from the scale of the format, `source.score_range`, or the
+        first scale of 0 to 5, 10 and 100 that contains all scores. `builtin` rows keep their scores.
 
     Raises
     ------
     SeedError
         As for `read_ift`, and for a format without ranks.
     """
-    rows = _read(source, seed, need=2)
-    return [RankedPrompt(r.id, r.prompt, r.answers, r.type, r.language, r.source) for r in rows]
+    rows, _ = _read(source, seed, need=2)
+    return [_ranked_prompt(row) for row in rows]
 
 
 def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
@@ -128,113 +109,257 @@ def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
     Rows of any format may have IFEval's `instruction_id_list` and `kwargs`: they become the prompt's constraints.
     Arguments that are null are ignored.
     """
-    rows = _read(source, seed, need=0)
+    rows, _ = _read(source, seed, need=0)
     return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source, r.constraints) for r in rows]
+
+
+def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedPrompt], dict[str, int]]:
+    """Read a judge benchmark: prompts with answers and human ranks, in any format that has them.
+
+    Parameters
+    ----------
+    source, seed
+        As for `read_ift`. If rows have a `subset`, the limit draws from each in proportion.
+
+    Returns
+    -------
+    prompts : list of RankedPrompt
+        `type` is the row's subset, or else its type. Two answers are in the order of the source, more from best to
+        worst. Empty answers are kept. Two answers that people tie both have rank 0.
+    excluded : dict
+        Reason -> number of rows.
+
+    Raises
+    ------
+    SeedError
+        As for `read_ranked`.
+    """
+    rows, excluded = _read(source, seed, need=2, benchmark=True)
+    return [_ranked_prompt(row) for row in rows], dict(excluded)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row(RankedPrompt):
-    """Prompt, answers, labels and constraints of a row, for all three readers."""
+    """Prompt, answers, labels and constraints of a row, for all readers."""
 
     constraints: tuple[Constraint, ...] = ()
+    subset: str = ""
 
 
-def _read(source: SourceConfig, seed: int, need: int) -> list[_Row]:
-    """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2)."""
-    external = _external(imported(f"{source.path}: format", source.format)) if ":" in source.format else None
-    if external is None and source.format not in (*FORMATS, "auto"):
-        known = f"auto or one of {', '.join(FORMATS)}, or module:function"
-        raise SeedError(f"{source.path}: unknown format {source.format!r}. Set {known}.")
-    if unknown := sorted(set(source.columns) - set(_COLUMNS)):
-        raise SeedError(f"{source.path}: `columns` maps {unknown[0]!r}. Map only {', '.join(_COLUMNS)}.")
-    path = ("evaluation.jsonl", "ift.jsonl", "eft.jsonl")[need] if source.path == "builtin" else source.path
-    name = path.removeprefix("hub:") if path.startswith("hub:") else Path(path).name
-    stem = name.rpartition("/")[2] if path.startswith("hub:") else Path(name.removesuffix(".gz")).stem
-    excluded: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()  # single answers
-    rows: dict[str, _Row] = {}  # by id
-    seen: set[tuple[str, ...]] = set()
-    line = 0
+def _ranked_prompt(row: _Row) -> RankedPrompt:
+    return RankedPrompt(row.id, row.prompt, row.answers, row.type, row.language, row.source)
+
+
+@dataclass
+class _LeftOut:
+    """What is left out of a source, by reason."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)  # of several answers to a prompt
+    turns: int = 0  # of conversations, after the first exchange
+
+    def message(self, with_answers: bool) -> str:
+        text = f"{self.rows.total()} left out{_tally(self.rows)}"
+        if self.answers and with_answers:
+            text += f"; of single answers, {self.answers.total()} left out{_tally(self.answers)}"
+        return text + (f"; {self.turns} turns after the first exchange left out" if self.turns else "")
+
+
+def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -> tuple[list[_Row], Counter[str]]:
+    """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2); and what is not.
+
+    Of a benchmark, answers that are empty, equal or of the same rank are kept.
+    """
+    if unknown := sorted(set(source.columns) - set(COLUMNS)):
+        raise SeedError(f"{source.path}: `columns` maps {unknown[0]!r}. Map only {', '.join(COLUMNS)}.")
+    source = resolved(source)
+    form = None if source.format == "auto" else named(source.path, source.format)
+    loaded = load(source, builtin=("evaluation.jsonl", "ift.jsonl", "eft.jsonl")[need])
+    name, fields, left_out = loaded.name, Fields(), _LeftOut()
     try:
-        objects = []
-        for line, data in load_rows(source, path, name):
-            objects.append((line, renamed(data, source.columns)))
-        if not objects:
+        placed = _renamed(loaded.rows, source.columns, fields)
+        first = list(islice(placed, _FIRST))
+        if not first:
             raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
-        line = objects[0][0]
-        form = "builtin" if source.path == "builtin" else source.format
-        form = _detect(objects[0][1], need) if form == "auto" else "external" if external else form
-        if need == 2 and external is None and form not in _RANKED:
-            problem = f"{name}: format {form} has no ranked answers, which EFT seeds (and data.ift_answers) need"
-            raise NoRanksError(f"{problem}. Use data in one of the formats {', '.join(_RANKED)}.")
-        for line, data in oasst.find_prompts(objects) if form.startswith("oasst") else objects:
-            try:
-                if form.startswith("oasst"):
-                    oasst.check_tree(data, with_answers=need > 0)
-                if need and get(data, "desirable") is False:
-                    raise LeftOut("answer marked as bad")
-                prompt, answers, reasons = _parse((external or _PARSERS[form])(data), need)
-                if not prompt and path.startswith("hub:"):  # users cannot fix rows of a Hub dataset
-                    raise LeftOut("prompt empty")
-                key = (prompt, *(answer.text for answer in answers))
-                if key in seen:
-                    raise LeftOut("repeated")
-            except LeftOut as reason:
-                excluded[str(reason)] += 1
-                continue
-            if not prompt:
-                raise Fault("the prompt is empty", "Write it, or delete the row")
-            row_id, row_type, language = _labels(data)
-            row_id = row_id or f"{stem}-{line:05d}"
-            if row_id in rows:
-                problem = f"duplicate id {row_id!r}, also in {rows[row_id].source}"
-                raise Fault(problem, "Use a different id for each row, or no ids")
-            constraints = _constraints(data) if need == 0 else ()
-            row = _Row(row_id, prompt, tuple(answers), row_type, language, f"{name}:{line}", constraints)
-            if re.search("[\ud800-\udfff]", to_json(row)):
-                raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")
-            rows[row_id] = row
-            seen.add(key)
-            dropped.update(reasons)
+        form = _format_of(first, FORMATS["builtin"] if source.path == "builtin" else form, need, name)
+        rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out)
     except Fault as fault:
-        problem, remedy, *other_line = fault.args
-        raise SeedError(f"{name}:{other_line[0] if other_line else line}: {problem}. {remedy}.") from fault
-    chosen = _choose(list(rows.values()), source, seed, name, excluded)
-    message = f"{name}: {len(chosen)} read, {excluded.total()} left out{_tally(excluded)}"
-    if dropped and (need == 2 or form.startswith("oasst")):
-        message += f"; of single answers, {dropped.total()} left out{_tally(dropped)}"
+        problem, remedy, place = fault.args
+        raise SeedError(f"{place}: {problem}. {remedy}.") from fault
+    if form.name != "builtin" and need == 2:
+        rows = _rescaled(rows, source.score_range or form.score_range, name)
+    chosen = _choose(rows, source, seed, name, left_out.rows)
+    message = f"{name}: {len(chosen)} read, {left_out.message(need == 2 or form.name.startswith('oasst'))}"
     if not chosen:
         raise SeedError(f"{message}. No row is left: fix the data, or use another file.")
     _log.info("%s", message)
-    return chosen
+    if fields.unused and form.name in FORMATS and source.path != "builtin":
+        _log.info("%s: format %s; fields that are not used: %s", name, form.name, ", ".join(fields.unused))
+    return chosen, left_out.rows
 
 
-def _parse(parts: Parsed, need: int) -> tuple[str, list[RankedAnswer], list[str]]:
-    """Return the prompt, the answers (best first, the best rank 0), and the reasons of dropped answers."""
-    prompt = str(next(parts))
-    answers_and_reasons = list(parts) if need else []
-    reasons = [part for part in answers_and_reasons if isinstance(part, str)]
-    best: dict[str, RankedAnswer] = {}
-    ranked = (part for part in answers_and_reasons if isinstance(part, RankedAnswer))
-    for answer in sorted(ranked, key=lambda answer: answer.rank):
-        answer = replace(answer, text=answer.text.strip())
-        if not answer.text or answer.text in best:
-            reasons.append("repeated" if answer.text else "empty")
-        else:
-            best[answer.text] = answer
-    answers = list(best.values())
-    answers = [replace(answer, rank=answer.rank - answers[0].rank) for answer in answers]
+def _format_of(first: list[tuple[Place, Row]], chosen: Format | None, need: int, name: str) -> Format:
+    """Return the chosen format, or the one that fits the first rows. Raises Fault if they lack a field of it."""
+    place, rows = first[0][0], [row for _, row in first]
+    try:
+        form = chosen or recognised(rows, need > 0, need == 2)
+    except Fault as fault:
+        raise Fault(*fault.args, place) from fault
+    if missing := form.missing(merged(rows)):
+        problem = f"no field {missing[0]!r}, which format {form.name} needs; the row has {keys_of(rows[0])}"
+        raise Fault(problem, "Add it, set `format`, or map fields with `columns`", place)
+    if need == 2 and not form.ranked:
+        problem = f"format {form.name} has no ranked answers, which EFT seeds (and data.ift_answers) need"
+        raise NoRanksError(f"{name}: {problem}. Use data in one of the formats {', '.join(RANKED)}.")
+    return form
+
+
+def _parsed_rows(
+    form: Format, placed: PlacedRows, loaded: Loaded, need: int, benchmark: bool, left_out: _LeftOut
+) -> list[_Row]:
+    """Return the rows that can be used, and count the others. Raises Fault, with the place, for invalid ones."""
+    rows: dict[str, _Row] = {}  # by id
+    seen: set[tuple[str, ...]] = set()
+    for place, data in form.group(placed) if form.group else placed:
+        try:
+            row, reasons, later = _row(form, data, place, need, benchmark)
+            texts = (row.prompt, *(answer.text for answer in row.answers))
+            if not row.prompt and not loaded.editable:
+                raise LeftOut("prompt empty")
+            if texts in seen and not benchmark:
+                raise LeftOut("repeated")
+            if not row.prompt:
+                raise Fault("the prompt is empty", "Write it, or delete the row")
+            if row.id in rows and (row.id == place.id or not loaded.editable):  # of files in different folders
+                row = replace(row, id=str(place))
+            if row.id in rows:
+                problem = f"duplicate id {row.id!r}, also in {rows[row.id].source}"
+                raise Fault(problem, "Use a different id for each row, or no ids")
+        except LeftOut as reason:
+            left_out.rows[str(reason)] += 1
+            continue
+        except Fault as fault:
+            raise Fault(*fault.args[:2], *(fault.args[2:] or [place])) from fault
+        rows[row.id] = row
+        seen.add(texts)
+        left_out.answers.update(reasons)
+        left_out.turns += later
+    return list(rows.values())
+
+
+def _renamed(rows: Rows, columns: dict[str, str], fields: Fields) -> Iterator[tuple[Place, Row]]:
+    """Yield rows with the fields that `columns` maps (our name -> the source's name), and their labels.
+
+    Raises
+    ------
+    Fault
+        If a row is not an object, or a mapped field is missing.
+    """
+    for place, data in rows:
+        if not isinstance(data, dict):
+            raise Fault(f"expected an object, found {type(data).__name__}", "Write {...} for each row", place)
+        if missing := [theirs for theirs in columns.values() if theirs not in data]:
+            raise Fault(f"`columns` names {missing[0]!r}, but the row has {keys_of(data)}", "Fix `columns`", place)
+        if columns:
+            labels = {key: data[key] for key in _LABELS if key in data}
+            data = labels | {ours: data[theirs] for ours, theirs in columns.items()}
+        yield place, Row(data, fields)
+
+
+def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> tuple[_Row, list[str], int]:
+    """Parse a row; return it with the reasons of its answers that are left out, and the number of left out turns."""
+    if not benchmark and not form.name.startswith("oasst"):
+        marks = (reason for name, reason in _NOT_TO_BE_USED.items() if flag(data.get(name)))
+        if reason := next(marks, ""):
+            raise LeftOut(reason)
+    if need and not form.ranked and flag(get(data, "desirable")) is False:
+        raise LeftOut("answer marked as bad")
+    prompt, answers, reasons, later = _parse(form.parse(data), need, benchmark)
+    row_id, row_type, language = _labels(data)
+    subset = data.get("subset") if benchmark else ""
+    subset = subset if isinstance(subset, str) else ""
+    constraints = _constraints(data) if need == 0 else ()
+    row = _Row(
+        row_id or place.id, prompt, tuple(answers), subset or row_type, language, str(place), constraints, subset
+    )
+    if re.search("[\ud800-\udfff]", to_json(row)):
+        raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")
+    return row, reasons, later
+
+
+def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[str, list[RankedAnswer], list[str], int]:
+    """Return the prompt, the answers (best first, the best rank 0), why others are dropped, and the dropped turns."""
+    prompt, exchange, later = _first_exchange(next(parts))  # type: ignore[arg-type]
+    found: list[Any] = list(parts) if need else []
+    if exchange:  # the format's answers are those to the last turn
+        found = [part if isinstance(part, str) else "more than one turn" for part in found]
+        found = [*exchange, *found] if need == 1 else found
+    reasons = [part for part in found if isinstance(part, str)]
+    given = [replace(part, text=part.text.strip()) for part in found if isinstance(part, RankedAnswer)]
+    answers = sorted(given, key=lambda answer: answer.rank)
+    if not benchmark:
+        best: dict[str, RankedAnswer] = {}
+        for answer in answers:
+            if not answer.text or answer.text in best:
+                reasons.append("repeated" if answer.text else "empty")
+            else:
+                best[answer.text] = answer
+        answers = list(best.values())
+    top = answers[0].rank if answers else 0
+    if benchmark and len(answers) == 2:
+        answers = given
+    answers = [replace(answer, rank=answer.rank - top) for answer in answers]
     if len(answers) < need:
         why = f" ({', '.join(sorted(set(reasons)))})" if reasons else ""
         raise LeftOut(("fewer than two ranked answers" if need == 2 else "no answer") + why)
-    if need == 2 and answers[-1].rank == 0:
+    if need == 2 and not benchmark and answers[-1].rank == 0:
         raise LeftOut("all answers ranked the same")
-    return prompt, answers if need == 2 else answers[:need], reasons
+    return prompt, answers if need == 2 else answers[:need], reasons, later
+
+
+def _first_exchange(prompt: str | list[Turn]) -> tuple[str, list[RankedAnswer | str], int]:
+    """Return the system prompt and the user's first text, the answer in the conversation, and how many turns follow."""
+    turns = [("user", prompt.strip())] if isinstance(prompt, str) else prompt
+    system = [text for role, text in turns[:1] if role == "system" and text]
+    turns = [turn for turn in turns if turn[0] != "system"]
+    if [role for role, _ in turns[:1]] != ["user"]:
+        raise LeftOut("does not begin with the user")
+    text = "\n\n".join([*system, turns[0][1]]) if turns[0][1] else ""
+    answers: list[RankedAnswer | str] = []
+    for role, answer in turns[1:2]:
+        answers = [RankedAnswer(answer, 0)] if role == "assistant" else ["tool call"] if role == "tool" else []
+    return text, answers, max(0, len(turns) - 2)
+
+
+def _rescaled(rows: list[_Row], scale: Sequence[float] | None, name: str) -> list[_Row]:
+    """Return the rows with scores from 0 to 5. Scores of an unknown scale are removed, and their order is kept."""
+    scores = [answer.score for row in rows for answer in row.answers if answer.score is not None]
+    if not scores:
+        return rows
+    found = f"{name}: scores from {min(scores):g} to {max(scores):g}"
+    if scale is None:
+        fitting = [(0.0, top) for top in _SCALES if min(scores) >= 0 and max(scores) <= top]
+        scale = next(iter(fitting), None)
+        if scale:
+            _log.info("%s are taken to be on a scale from 0 to %g; `score_range` sets another", found, scale[1])
+        else:
+            _log.info("%s give only the order of answers. To use them as scores, set `score_range`", found)
+    elif min(scores) < scale[0] or max(scores) > scale[1]:
+        raise SeedError(f"{found} are not all on the scale {scale[0]:g} to {scale[1]:g}. Change `score_range`.")
+
+    def rescaled(answer: RankedAnswer) -> RankedAnswer:
+        if answer.score is None or scale is None:
+            return replace(answer, score=None)
+        return replace(answer, score=_SCORES * (answer.score - scale[0]) / (scale[1] - scale[0]))
+
+    return [replace(row, answers=tuple(map(rescaled, row.answers))) for row in rows]
 
 
 def _labels(data: Row) -> tuple[str, str, str]:
     """Return a row's id, type and language, "" if missing."""
     row_id, row_type, language = (get(data, name) for name in ("id", "type", "language"))
+    if isinstance(row_id, float) and row_id == int(row_id):  # pandas writes the integers of a column with gaps so
+        row_id = int(row_id)
     if isinstance(row_id, bool) or not isinstance(row_id, str | int | None):
         raise Fault(f"the id is of type {type(row_id).__name__}", "Use a string or an integer")
     row_type, language = (value.strip() if isinstance(value, str) else "" for value in (row_type, language))
@@ -280,147 +405,24 @@ def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, exclud
         rows = kept
     if 0 < source.limit < len(rows):
         excluded["beyond limit"] = len(rows) - source.limit
-        drawn = Random(f"{seed}/{source.path.rpartition('/')[2]}/limit").sample(range(len(rows)), source.limit)
-        rows = [rows[i] for i in sorted(drawn)]
+        rng = Random(f"{seed}/{source.path.rpartition('/')[2]}/limit")
+        rows = [rows[i] for i in sorted(_drawn(rows, source.limit, rng))]
     return rows
 
 
-def _detect(row: Row, need: int) -> str:
-    prompt, response, messages = (
-        any(key in row for key in SPELLINGS[name]) for name in ("prompt", "response", "messages")
+def _drawn(rows: list[_Row], limit: int, rng: Random) -> list[int]:
+    """Return the indices of `limit` random rows, from each subset in proportion."""
+    if not any(row.subset for row in rows):
+        return rng.sample(range(len(rows)), limit)
+    by_subset: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_subset.setdefault(row.subset, []).append(index)
+    spread = sorted(
+        ((n + rng.random()) / len(indices), index)
+        for indices in by_subset.values()
+        for n, index in enumerate(rng.sample(indices, len(indices)))
     )
-    tests = {
-        "oasst_trees": isinstance(row.get("prompt"), dict),
-        "oasst_messages": {"message_id", "text"} <= row.keys(),
-        "builtin": isinstance(row.get("answers"), list),
-        "prompt_responses": prompt and isinstance(row.get("responses"), list),
-        "self_instruct": {"instruction", "instances"} <= row.keys(),
-        "alpaca": {"instruction", "input", "output"} <= row.keys(),
-        "dolly": {"instruction", "context", "response"} <= row.keys(),
-        "hh_rlhf": str(row.get("chosen")).lstrip().startswith("Human:"),
-        "chat": messages,
-        "prompt_response": prompt and (response or need == 0),
-    }
-    for name, matches in tests.items():
-        if matches:
-            return name
-    remedy = f"Set `format` to one of {', '.join(FORMATS)}, or map fields with `columns`"
-    raise Fault(f"no known format has the fields {keys_of(row)}", remedy)
-
-
-# One parser for each format: from a row to its prompt and answers
-
-
-def _instruction(data: Row, context: str, answer: str, instruction: str = "instruction") -> Parsed:
-    prompt = text_of(data, instruction)
-    context_text = text_of(data, context) if context in data else ""
-    yield f"{prompt}\n\n{context_text}" if prompt and context_text else prompt
-    yield RankedAnswer(text_of(data, answer), 0)
-
-
-def _self_instruct(data: Row) -> Parsed:
-    first = items_of(data, "instances")[:1]
-    if not first or not isinstance(first[0], dict):
-        raise Fault("'instances' does not begin with an object", "Add an object with input and output")
-    return _instruction(first[0] | data, "input", "output")
-
-
-def _hh_rlhf(data: Row) -> Parsed:
-    chosen, rejected = _dialogue(data, "chosen"), _dialogue(data, "rejected")
-    yield chosen[1]
-    if chosen[2:3] == ["Assistant"]:
-        yield RankedAnswer(chosen[3], 0)
-    if len(chosen) > 4 or len(rejected) > 4:
-        yield "more than one turn"  # people compared the last answers, not the first
-    elif rejected[:3] != [*chosen[:2], "Assistant"]:
-        yield "prompts differ"
-    else:
-        yield RankedAnswer(rejected[3], 1)
-
-
-def _dialogue(data: Row, key: str) -> list[str]:
-    """Return [role, text, role, text, ...]; the first role is Human."""
-    before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text_of(data, key))
-    if before or parts[:1] != ["Human"]:
-        raise Fault(f"{key!r} does not begin with 'Human:'", "Write a dialogue, or set `format`")
-    return [part.strip() for part in parts]
-
-
-def _chat(data: Row) -> Parsed:
-    turns: list[tuple[str, str]] = []
-    for turn in items_of(data, "messages"):
-        if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():
-            raise Fault(f"a message is {turn!r:.60}", "Write {role, content} or {from, value}")
-        role, content = ("role", "content") if "role" in turn else ("from", "value")
-        if str(turn[role]) not in _ROLES:
-            raise Fault(f"unknown role {turn[role]!r:.60}", f"Use one of {', '.join(_ROLES)}")
-        turns.append((_ROLES[str(turn[role])], text_of(turn, content)))
-    system = [text for role, text in turns[:1] if role == "system" and text]
-    turns = [turn for turn in turns if turn[0] != "system"]
-    if [role for role, _ in turns[:1]] != ["user"]:
-        raise LeftOut("does not begin with the user")
-    yield "\n\n".join([*system, turns[0][1]]) if turns[0][1] else ""
-    yield from (RankedAnswer(text, 0) for role, text in turns[1:2] if role == "assistant")
-
-
-def _prompt_responses(data: Row) -> Parsed:
-    yield text_of(data, "prompt")
-    items = items_of(data, "responses")
-    if all(isinstance(item, str) for item in items):
-        items = [{"text": item, "rank": rank} for rank, item in enumerate(items)]
-    key = next((k for k in ("rank", "score") if all(isinstance(item, dict) and k in item for item in items)), "")
-    if not key:
-        raise Fault("'responses' are not ranked", "Write {text, rank} or {text, score} for each, or only texts")
-    values = [number(item[key], key) for item in items]
-    for item, value in zip(items, values, strict=True):
-        if value is None:
-            yield f"no {key}"
-        else:
-            better = sum(score > value for score in values if score is not None)
-            yield RankedAnswer(text_of(item, "text"), better if key == "score" else int(value))
-
-
-def _builtin(data: Row) -> Parsed:
-    yield text_of(data, "prompt")
-    try:
-        if "answers" not in data:
-            yield RankedAnswer(from_dict(SeedExample, {"id": ""} | data).response, 0)
-            return
-        answers = from_dict(RankedPrompt, {"id": ""} | data).answers
-    except (ValueError, OverflowError) as error:
-        raise Fault(str(error), "Fix the row, or set another `format`") from error
-    for answer in answers:
-        number(answer.score, "score")
-    yield from answers
-
-
-_PARSERS: dict[str, Callable[[Row], Parsed]] = {
-    "oasst_trees": oasst.parse,
-    "oasst_messages": oasst.parse,
-    "alpaca": lambda data: _instruction(data, "input", "output"),
-    "dolly": lambda data: _instruction(data, "context", "response"),
-    "self_instruct": _self_instruct,
-    "hh_rlhf": _hh_rlhf,
-    "chat": _chat,
-    "prompt_response": lambda data: _instruction(data, "", "response", instruction="prompt"),
-    "prompt_responses": _prompt_responses,
-    "builtin": _builtin,
-}
-
-
-def _external(function: Callable[[Row], tuple[str, Sequence[RankedAnswer]]]) -> Callable[[Row], Parsed]:
-    """Return the parser of a function from outside the package: row -> prompt, answers."""
-
-    def parse(data: Row) -> Parsed:
-        try:
-            prompt, answers = function(data)
-        except (LookupError, TypeError, ValueError) as error:
-            remedy = "Change the function, or the row"
-            raise Fault(f"{function.__name__} fails with {type(error).__name__}: {error}", remedy) from error
-        yield prompt.strip()
-        yield from answers
-
-    return parse
+    return [index for _, index in spread[:limit]]
 
 
 def _tally(reasons: Counter[str]) -> str:

@@ -2,13 +2,15 @@
 
 Two texts are near-duplicates if their ROUGE-L F1 is at least `near_duplicate` (Lin 2004, "ROUGE: A Package for
 Automatic Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, uses the threshold 0.7). Words are those
-of `srlm.data.words`, which counts scripts without spaces by character.
+of `srlm.data.words`, which counts scripts without spaces by character. Beginnings and ends that many prompts share,
+such as a system prompt, are not compared (`srlm.data.shared_text`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 
 import numpy as np
@@ -17,6 +19,7 @@ from rapidfuzz.distance import Indel
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from srlm.data.shared_text import SharedText
 from srlm.data.words import tokens
 from srlm.errors import SeedError
 from srlm.types import RankedPrompt, SeedExample
@@ -33,26 +36,28 @@ class Overlap:
     Parameters
     ----------
     texts : iterable of str
-        The first texts; `add` appends more. Texts are numbered in this order, from 0.
+        The first texts, whose shared beginnings and ends are not compared; `add` appends more. Texts are numbered in
+        this order, from 0.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._codes = _Codes()
-        self._texts = [self._codes.encode(text) for text in texts]
+        first = [tokens(text) for text in texts]
+        self._codes = _Codes(first)
+        self._texts = [self._codes.encode(words) for words in first]
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def add(self, text: str) -> None:
         """Append a text."""
-        self._texts.append(self._codes.encode(text))
+        self._texts.append(self._codes.encode(tokens(text)))
 
     def most_similar(self, text: str) -> tuple[float, int]:
         """Return the highest ROUGE-L F1 with any text, and the index of the first such text.
 
         The result is (0.0, -1) if no text has a word in common.
         """
-        query = self._codes.encode(text)
+        query = self._codes.encode(tokens(text))
         best = process.extractOne(query, self._texts, scorer=Indel.normalized_similarity) if query else None
         return (round(best[1], _DIGITS), best[2]) if best and best[1] > 0 else (0.0, -1)
 
@@ -104,10 +109,9 @@ def split_eft(
     SeedError
         If the remaining EFT seeds have fewer than two distinct prompts.
     """
-    codes = _Codes()
-    eft = [codes.encode(row.prompt) for row in ranked]
-    ift = [codes.encode(row.prompt) for row in ift_prompts]
-    evaluation = [codes.encode(row.prompt) for row in evaluation_prompts]
+    words = [[tokens(row.prompt) for row in rows] for rows in (ranked, ift_prompts, evaluation_prompts)]
+    codes = _Codes(chain(*words))
+    eft, ift, evaluation = ([codes.encode(prompt) for prompt in prompts] for prompts in words)
 
     leaked = {i for i, _ in _near(eft, evaluation, near_duplicate)}
     kept = [i for i in range(len(eft)) if i not in leaked]
@@ -143,13 +147,18 @@ def split_eft(
 
 
 class _Codes:
-    """Encoder of word lists as strings, one character per distinct word, which rapidfuzz compares fastest."""
+    """Encoder of word lists as strings, one character per distinct word, which rapidfuzz compares fastest.
 
-    def __init__(self) -> None:
+    Text that many of the word lists in `prompts` share is left out.
+    """
+
+    def __init__(self, prompts: Iterable[Sequence[str]]) -> None:
         self._codes: dict[str, str] = {}
+        self._shared = SharedText(prompts)
 
-    def encode(self, text: str) -> str:
-        return "".join(self._codes.setdefault(word, chr(len(self._codes))) for word in tokens(text))
+    def encode(self, words: Sequence[str]) -> str:
+        words = self._shared.without(words)
+        return "".join(self._codes.setdefault(word, chr(len(self._codes))) for word in words)
 
 
 def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,8 @@ The rule is that of GPT-3 (arXiv 2005.14165, appendix C). An evaluation prompt i
 with a training prompt. A prompt of fewer words is contaminated if a training prompt has exactly the same words. Unlike
 GPT-3, words are those of `srlm.data.words`, so that scripts without spaces are counted by character. The split of the
 seed data and the filter of new prompts exclude near-duplicates by ROUGE-L. This check finds the rest, such as a long
-passage with a different question after it.
+passage with a different question after it. A beginning or end that many evaluation prompts share, such as a system
+prompt, has no 13-grams (`srlm.data.shared_text`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from srlm.data.shared_text import SharedText, Words
 from srlm.data.words import tokens
 from srlm.evaluation.record import Contaminated
 from srlm.types import RecordId, SeedExample
@@ -70,21 +72,22 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[str]) ->
     """
     by_words: dict[tuple[str, ...], list[RecordId]] = defaultdict(list)
     by_gram: dict[tuple[str, ...], set[RecordId]] = defaultdict(set)
-    for prompt in evaluation:
-        words = tuple(tokens(prompt.prompt))
+    prompts = [tuple(tokens(prompt.prompt)) for prompt in evaluation]
+    shared_text = SharedText(prompts)
+    for prompt, words in zip(evaluation, prompts, strict=True):
         if words:
             by_words[words].append(prompt.id)
-        for gram in _grams(words):
+        for gram in _grams(shared_text.without(words)):
             by_gram[gram].add(prompt.id)
     exact: set[RecordId] = set()
     shared: set[RecordId] = set()
     for text in training:
         words = tuple(tokens(text))
         exact.update(by_words.get(words, ()))
-        for gram in _grams(words):
+        for gram in _grams(shared_text.without(words)):
             shared |= by_gram.get(gram, set())
     return Contamination(len(evaluation), tuple(sorted(exact)), tuple(sorted(shared - exact)))
 
 
-def _grams(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _grams(words: Words) -> Iterator[Words]:
     return (words[i : i + GRAM] for i in range(len(words) - GRAM + 1))

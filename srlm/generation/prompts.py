@@ -266,12 +266,8 @@ class WritePrompts(SourceStage):
             for prompt in PROMPTS.read(workspace, u)
             if not prompt.rejected
         }
-        seen = Overlap()
-        for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS):
-            for row in artifact.read(workspace):
-                seen.add(row.prompt)
-        for text in [*ift.values(), *earlier.values()]:
-            seen.add(text)
+        data = [row.prompt for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS) for row in artifact.read(workspace)]
+        seen = Overlap([*data, *ift.values(), *earlier.values()])
         if not complete:
             self.begin()
             bars.add("new prompts", options.count)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,15 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def files_by_name(names: Iterable[str]) -> dict[str, str]:
-    """Return name -> hash of the files and local dataset folders (`hub:FOLDER`) among these names.
+    """Return name -> hash of the files and local folders (also `hub:FOLDER[SPLIT]`) among these names.
 
     Other names, such as datasets on the Hub, are left out.
     """
     found = {}
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_file():
+        path = Path(re.split(r"[:@\[]", name[4:])[0] if name.startswith("hub:") else name).expanduser()
+        if path.is_file() and not name.startswith("hub:"):
             found[name] = sha256(path)
-        elif name.startswith("hub:") and (folder := Path(name.removeprefix("hub:"))).is_dir():
-            found[name] = hash_of_files(folder, (path for path in folder.rglob("*") if path.is_file()))
+        elif name and path.is_dir():
+            found[name] = hash_of_files(path, (file for file in path.rglob("*") if file.is_file()))
     return found

@@ -6,6 +6,7 @@ different rank, and may contradict the ranks. Answers of equal rank give no pair
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def build_examples(
     - The row's own rationale and score. A prompt is excluded if a worse answer has a higher score.
     - The SFT baseline's judgement, if the rows have no rationales (or with `rationales: baseline`). The first attempt
       is used whose scores rank all of the prompt's answers like people, without a tie.
-    - Only a score (`rationales: none`): the row's own score if all of the prompt's answers have one and none
+    - Only a score (`rationales: none`): the row's own score, rounded, if all of the prompt's answers have one and none
       contradicts the ranks. Otherwise scores are evenly spaced from `judge.max_score` for the best rank to 1 for the
       last.
 
@@ -219,7 +220,7 @@ def _scores_alone(prompt: RankedPrompt, max_score: int) -> list[float]:
     present = [answer.score for answer in prompt.answers if answer.score is not None]
     if len(present) < len(prompt.answers):
         return _spread_scores(prompt, max_score)
-    scores = [_in_range(prompt, n, score, max_score) for n, score in enumerate(present)]
+    scores = [_in_range(prompt, n, float(math.floor(score + 0.5)), max_score) for n, score in enumerate(present)]
     return _spread_scores(prompt, max_score) if _contradict(_with_scores(prompt, scores)) else scores
 
 

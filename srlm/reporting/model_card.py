@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config
+from srlm.data.config import hub_name
 from srlm.evaluation.measures import Measure
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
@@ -285,7 +286,8 @@ def _load_section(place: str) -> str:
 def seed_paths(config: Config) -> dict[str, str]:
     """Return the sources of the seed data: group -> builtin, hub:OWNER/NAME or a path."""
     data = config.data
-    return {"ift": data.ift.path, "eft": data.eft.path, "evaluation": data.evaluation.path}
+    paths = {"ift": data.ift.path, "eft": data.eft.path, "evaluation": data.evaluation.path}
+    return {group: f"hub:{hub_name(path)}" if hub_name(path) else path for group, path in paths.items()}
 
 
 def _is_hub(path: str) -> bool:

@@ -241,14 +241,10 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     path, options = early_stopping_folder(workspace, t) / "prompts.jsonl", config.training.early_stopping
     if path.exists():
         return
-    taken = Overlap()
-    for artifact in (*SEEDS, IFEVAL_PROMPTS):
-        for row in artifact.peek(workspace):
-            taken.add(row.prompt)
+    texts = [row.prompt for artifact in (*SEEDS, IFEVAL_PROMPTS) for row in artifact.peek(workspace)]
     for u in range(2, t + 1):
-        for prompt in PROMPTS.read(workspace, u):
-            if not prompt.rejected:
-                taken.add(prompt.text)
+        texts += [prompt.text for prompt in PROMPTS.read(workspace, u) if not prompt.rejected]
+    taken = Overlap(texts)
     rows = read_validation(config)
     drawn, excluded = draw_prompts(rows, taken, options.prompts, config.data.near_duplicate, config.seed)
     source = options.source.path

@@ -131,16 +131,27 @@ def test_keys_of_mapping_options_need_no_plus(word: str, expected: str) -> None:
 
 def test_mapping_options_compose() -> None:
     words = ["model.chat_template_kwargs={enable_thinking: false}", "data.ift.columns.prompt=question"]
+    words.append("data.eft.columns={prompt: question, responses: answers}")
     options = composed(BY_NAME["run"], *with_free_keys(words, config.Config))
     assert options.model.chat_template_kwargs == {"enable_thinking": False}
     assert options.data.ift.columns == {"prompt": "question"}
+    assert options.data.eft.columns == {"prompt": "question", "responses": "answers"}
 
 
 @pytest.mark.parametrize(
     "value",
     [
         *("2026_11_28", "1e3", "2e51234", "0x10", "5", "-1", "true", "inf", "nan", "010", "plain", "a b", "a:b", ""),
-        *("/data/café/x.jsonl", "データ/x.jsonl", "~/x.jsonl", "runs/lab-seed=1/model", "a#b (1)", "a[1]", "a&b;c!"),
+        *(
+            "/data/café/x.jsonl",
+            "データ/x.jsonl",
+            "~/x.jsonl",
+            "runs/lab-seed=1/model",
+            "a#b (1)",
+            "a[1]",
+            "a&b;c!",
+            "hub:a/b:c@d[train[:10%]]",
+        ),
     ],
 )
 def test_text_options_keep_the_typed_value(value: str) -> None:
@@ -155,6 +166,7 @@ def test_text_options_keep_the_typed_value(value: str) -> None:
         ("[runs/lab-seed=1/model, 2e51234]", ["runs/lab-seed=1/model", "2e51234"]),
         ("[~/modèle]", ["~/modèle"]),
         ("['a,b', c]", ["a,b", "c"]),
+        ("[hub:a/b[test], hub:c/d:main@v1[train[:10]],x=1]", ["hub:a/b[test]", "hub:c/d:main@v1[train[:10]]", "x=1"]),
         ("[]", []),
     ],
 )

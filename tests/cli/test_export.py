@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from srlm.cli.export import FORMS, data_name, export, main, mt_bench_questions, parser, preference_rows
+from srlm.data.config import SourceConfig
+from srlm.data.readers import read_ranked
 from srlm.errors import ExportError, RunFolderError
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
@@ -114,6 +116,11 @@ def test_exported_pairs_equal_the_pairs_of_the_run(finished_run, exported):
     assert all(is_conversational(row) for row in rows)
     read = load_dataset("json", data_files=str(exported / "pairs/iteration_2.jsonl"), split="train")
     assert read.to_list() == rows.to_list()
+    for path in ("pairs/iteration_2", "pairs/iteration_2.jsonl"):  # as EFT data, with the judge's scores
+        ranked = read_ranked(SourceConfig(path=str(exported / path)))
+        assert [(row.id, row.prompt) for row in ranked] == [(pair.id, pair.prompt.strip()) for pair in pairs]
+        scores = [tuple(answer.score for answer in row.answers) for row in ranked]
+        assert scores == [(pair.chosen_score, pair.rejected_score) for pair in pairs]
 
 
 def test_trl_trains_on_the_exported_pairs(exported, tiny_checkpoint, tmp_path):
@@ -228,7 +235,13 @@ def test_iterations_are_ordered_by_number(own_run):
 
 @pytest.mark.parametrize(
     ("path", "shown"),
-    [("builtin", "srlm_builtin"), ("hub:owner/name", "owner/name"), ("/home/me/secret/prompts.jsonl", "prompts.jsonl")],
+    [
+        ("builtin", "srlm_builtin"),
+        ("hub:owner/name", "owner/name"),
+        ("hub:owner/name:main@v1[test]", "owner/name"),
+        ("dolly", "databricks/databricks-dolly-15k"),
+        ("/home/me/secret/prompts.jsonl", "prompts.jsonl"),
+    ],
 )
 def test_data_names_contain_no_folders(path, shown):
     assert data_name(path) == shown

@@ -177,7 +177,7 @@ def test_seed_rows_without_a_field_are_refused_with_their_line(command):
 
 def test_a_missing_seed_file_is_refused(command):
     text = command("data.eft.path=nowhere.jsonl")
-    assert "SeedError: nowhere.jsonl: no such file. Set `path` to a file, builtin or hub:OWNER/NAME." in text
+    assert "SeedError: nowhere.jsonl: no such file. Set `path` to a file, a folder, builtin or hub:OWNER/NAME." in text
 
 
 @pytest.mark.parametrize(

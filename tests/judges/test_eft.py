@@ -181,8 +181,13 @@ def test_score_only_examples_use_ranks_when_a_score_is_missing():
     assert [example.score for example in sorted(examples.values(), key=lambda e: e.id)] == [5.0, 3.0, 1.0]
 
 
-@pytest.mark.parametrize("score", [2.5, 6.0, -1.0])
-def test_score_only_examples_need_whole_scores_in_range(score):
+def test_score_only_examples_round_scores_half_up():
+    examples, _ = build([explained("e0", (4.25, 2.5))], config=seeds("none"))
+    assert [example.score for _, example in sorted(examples.items())] == [4.0, 3.0]
+
+
+@pytest.mark.parametrize("score", [6.0, -1.0])
+def test_score_only_examples_need_scores_in_range(score):
     with pytest.raises(SeedError, match=r"whole number from 0 to judge\.max_score=5"):
         build([explained("e0", (score, 1.0))], config=seeds("none"))
 

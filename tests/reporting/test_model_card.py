@@ -132,9 +132,10 @@ def test_licence_is_that_of_the_base_model_or_unknown(own_run):
     assert "is other, rivers&lt;b&gt;-1, https&#58;//example.org/x." in section(stated.text, "Licence")
 
 
-def test_hub_datasets_and_models_are_named(own_run):
+@pytest.mark.parametrize("given", ["hub:owner/seeds", "hub:owner/seeds:main[train]"])
+def test_hub_datasets_and_models_are_named(own_run, given):
     path = own_run / "config.yaml"
-    text = path.read_text().replace("path: builtin", "path: hub:owner/seeds", 1)
+    text = path.read_text().replace("path: builtin", f"path: {given}", 1)
     path.write_text(text.replace("name: tiny-random", "name: owner/base-model"))
     found = card(own_run, 2)
     assert found.data.base_model == "owner/base-model"

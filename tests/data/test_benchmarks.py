@@ -1,4 +1,4 @@
-"""srlm.data.judge_benchmarks: published formats become ranked prompts, and errors name file and line."""
+"""srlm.data.readers.read_benchmark: published formats become ranked prompts, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from srlm.data.config import SourceConfig
-from srlm.data.judge_benchmarks import read_benchmark
+from srlm.data.readers import read_benchmark
 from srlm.errors import SeedError
 
 ROWS = {
@@ -118,7 +118,7 @@ def test_unknown_formats_and_missing_files_are_refused(write, tmp_path):
         read_benchmark(write({"left": "a", "right": "b"}))
     with pytest.raises(SeedError, match="no such file"):
         read_benchmark(SourceConfig(path=str(tmp_path / "none.jsonl")))
-    with pytest.raises(SeedError, match=r"no row is left \(\{'no majority': 1\}\)"):
+    with pytest.raises(SeedError, match=r"0 read, 1 left out: 1 no majority\. No row is left"):
         read_benchmark(write(ROWS["pandalm"] | {"annotator1": 2, "annotator2": 0}))
 
 

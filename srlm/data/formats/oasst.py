@@ -16,10 +16,11 @@ Source: the dataset cards of OpenAssistant/oasst1 and oasst2 on the Hugging Face
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-from srlm.data.files import Fault, LeftOut, Parsed, Row, items_of, number, text_of
+from srlm.data.formats.base import Format, Parsed, PlacedRows
+from srlm.data.rows import Fault, LeftOut, Row, flag, number, text_of
 from srlm.types import RankedAnswer
 
 FINISHED, REVIEWED = "ready_for_export", "prompt_lottery_waiting"
@@ -34,41 +35,29 @@ FLAGS = {
 FLAGGED = 0.5  # mean of the reviewers' votes
 
 
-def find_prompts(objects: list[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    """Yield the root prompts with their line numbers.
+def find_prompts(rows: PlacedRows) -> PlacedRows:
+    """Yield the root prompts with their places.
 
-    "replies" of each prompt has its direct replies with their line numbers, whether they are nested or separate rows.
+    "replies" of each prompt has its direct replies with their places, whether they are nested or separate rows.
     "tree_state" has the state of its tree.
     """
-    roots: list[tuple[int, Row]] = []
-    replies: dict[str, list[tuple[int, Row]]] = {}
-    for line, data in objects:
-        message = data
-        if isinstance(data.get("prompt"), dict):
-            message = {"tree_state": data.get("tree_state")} | data["prompt"]
+    roots: list[tuple[Any, Row]] = []
+    replies: dict[str, list[tuple[Any, Mapping[str, Any]]]] = {}
+    for place, row in rows:
+        message = row
+        if isinstance(row.get("prompt"), dict):
+            message = Row({"tree_state": row.get("tree_state"), **row["prompt"]}, row.fields, "prompt.")
         if message.get("parent_id") is None:
-            roots.append((line, message))
+            roots.append((place, message))
         else:
-            replies.setdefault(str(message["parent_id"]), []).append((line, message))
-    for line, root in roots:
-        nested = items_of(root, "replies") if root.get("replies") is not None else []
-        if not all(isinstance(reply, dict) for reply in nested):
-            raise Fault("'replies' contains other values than objects", "Write {...} for each message", line)
+            replies.setdefault(str(message["parent_id"]), []).append((place, message))
+    for place, root in roots:
+        nested = root.get("replies") or []
+        if not isinstance(nested, list) or not all(isinstance(reply, dict) for reply in nested):
+            raise Fault("'replies' contains other values than objects", "Write [{...}, ...]", place)
         separate = replies.get(str(root.get("message_id")), [])
-        yield line, root | {"replies": [*((line, reply) for reply in nested), *separate]}
-
-
-def check_tree(prompt: Row, with_answers: bool) -> None:
-    """Raise LeftOut if the state of a prompt's tree excludes it from the seeds.
-
-    Parameters
-    ----------
-    with_answers : bool
-        Whether the prompt's replies are used as well.
-    """
-    state = prompt.get("tree_state")
-    if state not in ((None, FINISHED) if with_answers else (None, FINISHED, REVIEWED)):
-        raise LeftOut(f"tree in state {state!s:.60}")
+        root["replies"] = [*((place, reply) for reply in nested), *separate]
+        yield place, root
 
 
 def parse(prompt: Row) -> Parsed:
@@ -77,13 +66,18 @@ def parse(prompt: Row) -> Parsed:
     Raises
     ------
     LeftOut
-        If the prompt itself is rejected.
+        If the prompt itself or its tree is rejected. With replies, the tree must be finished.
     """
+    state = prompt.get("tree_state")
+    if state not in (None, FINISHED, REVIEWED):
+        raise LeftOut(f"tree in state {state!s:.60}")
     text_of(prompt, "message_id")
     if reason := why_unusable(prompt):
         raise LeftOut(f"prompt {reason}")
     yield text_of(prompt, "text")
-    for line, reply in prompt["replies"]:
+    if state == REVIEWED:
+        raise LeftOut(f"tree in state {state}")
+    for place, reply in prompt["replies"]:
         try:
             rank = number(reply.get("rank"), "rank")
             if (reason := why_unusable(reply)) or rank is None:
@@ -91,26 +85,19 @@ def parse(prompt: Row) -> Parsed:
             else:
                 yield RankedAnswer(text_of(reply, "text"), int(rank))
         except Fault as fault:
-            raise Fault(*fault.args, line) from fault
+            raise Fault(*fault.args, place) from fault
 
 
-def why_unusable(message: Row) -> str:
+def why_unusable(message: Mapping[str, Any]) -> str:
     """Return the reason why a message is rejected; "" if it can be used."""
-    if _flag(message, "deleted") is True:
+    if flag(message.get("deleted")) is True:
         return "deleted"
-    if _flag(message, "review_result") is False:
+    if flag(message.get("review_result")) is False:
         return "rejected in review"
-    if _flag(message, "synthetic") is True or message.get("model_name"):
+    if flag(message.get("synthetic")) is True or message.get("model_name"):
         return "written by a model"
     values = _label_values(message.get("labels"))
-    return next((reason for flag, reason in FLAGS.items() if values.get(flag, 0.0) >= FLAGGED), "")
-
-
-def _flag(message: Row, name: str) -> bool | None:
-    """Return a flag in any spelling; None if it is missing."""
-    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(
-        str(message.get(name)).strip().lower()
-    )
+    return next((reason for label, reason in FLAGS.items() if values.get(label, 0.0) >= FLAGGED), "")
 
 
 def _label_values(labels: Any) -> dict[str, float]:
@@ -131,3 +118,16 @@ def _mean(value: Any) -> float | None:
         return float(value)
     except (OverflowError, TypeError, ValueError):
         return None
+
+
+FORMATS = (
+    Format(
+        "oasst_trees",
+        ("prompt",),
+        parse,
+        lambda row: isinstance(row.get("prompt"), dict),
+        ranked=True,
+        group=find_prompts,
+    ),
+    Format("oasst_messages", ("message_id", "text"), parse, ranked=True, group=find_prompts),
+)

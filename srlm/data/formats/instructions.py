@@ -1,0 +1,78 @@
+"""Formats of instructions with one answer, and of prompts alone."""
+
+from __future__ import annotations
+
+from srlm.data.formats.base import Format, Parsed, is_messages, prompt_turns, turns_of, with_system
+from srlm.data.rows import Fault, LeftOut, Row, get, items_of, name_in, text_of
+from srlm.types import RankedAnswer
+
+
+def instruction(row: Row) -> Parsed:
+    """Parse a prompt and its answer, both a text or a list of messages."""
+    yield prompt_turns(row)
+    answer = get(row, "response")
+    if is_messages(answer):
+        replies = turns_of(answer)
+        yield RankedAnswer(replies[0][1], 0) if replies[0][0] == "assistant" else "tool call"
+    else:
+        yield RankedAnswer(text_of(row, "response"), 0)
+
+
+def self_instruct(row: Row) -> Parsed:
+    first = items_of(row, "instances")[:1]
+    if not first or not isinstance(first[0], dict):
+        raise Fault("'instances' does not begin with an object", "Add an object with input and output")
+    yield from instruction(Row({**first[0], "instruction": text_of(row, "instruction")}, row.fields, "instances."))
+
+
+def chat(row: Row) -> Parsed:
+    turns = turns_of(items_of(row, "messages"))
+    yield with_system(row, turns)
+
+
+def turns(row: Row) -> Parsed:
+    """Parse the questions of MT-bench and Arena-Hard: the first turn, which the others follow without an answer."""
+    first = items_of(row, "turns")[:1]
+    text = first[0].get("content") if first and isinstance(first[0], dict) else first[0] if first else None
+    if not isinstance(text, str):
+        raise Fault("'turns' does not begin with a text", "Write [text, ...] or [{content}, ...]")
+    yield text
+    yield from [] if name_in(row, "response") is None else [RankedAnswer(text_of(row, "response"), 0)]
+
+
+def text(row: Row) -> Parsed:
+    yield text_of(row, "text")
+
+
+def multiple_choice(row: Row) -> Parsed:
+    """Parse a question with labelled choices (ARC: {text, label} and `answerKey`; MMLU: texts and `answer`)."""
+    choices = get(row, "choices")
+    if isinstance(choices, dict):
+        texts, labels = choices.get("text"), choices.get("label")
+    else:
+        texts, labels = choices, list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices) if isinstance(choices, list) else 0])
+    if not (isinstance(texts, list) and isinstance(labels, list) and texts and len(texts) == len(labels)):
+        raise Fault("'choices' are not texts with labels", "Write [text, ...] or {text: [...], label: [...]}")
+    lines = [f"{label}. {choice}" for label, choice in zip(labels, texts, strict=True)]
+    question = text_of(row, "question")
+    yield question and "\n".join([question, "", *lines])
+    key = get(row, "answerKey") if "answerKey" in row else get(row, "answer")
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = labels[key] if 0 <= key < len(labels) else key
+    if key not in labels:
+        raise LeftOut("no right choice")
+    yield RankedAnswer(lines[labels.index(key)], 0)
+
+
+FORMATS = (
+    Format("multiple_choice", ("question", "choices"), multiple_choice),
+    Format("self_instruct", ("instruction", "instances"), self_instruct),
+    Format("alpaca", ("instruction", "input", "output"), instruction),
+    Format("dolly", ("instruction", "context", "response"), instruction),
+    Format("chat", ("messages",), chat, lambda row: isinstance(get(row, "messages"), list | str | None)),
+    Format("prompt_response", ("prompt", "response"), instruction),
+    Format("turns", ("turns",), turns, lambda row: isinstance(get(row, "turns"), list)),
+    Format("prompt", ("prompt",), instruction),
+    Format("text", ("text",), text, lambda row: isinstance(row["text"], str | None)),
+)
+PROMPTS = ("turns", "prompt", "text")  # without an answer
