@@ -184,7 +184,7 @@ class _Arms:
 
 def _accuracies(axes: Axes, results: Sequence[Results]) -> None:
     axes.axhline(50, color=_GREY, linewidth=1, linestyle=":")
-    axes.text(-0.45, 45, "chance", color=_GREY, fontsize=8)
+    axes.annotate("chance", (1, 50), xycoords=("axes fraction", "data"), color=_GREY, fontsize=8, va="center")
     baseline = results[0]["measures"]["length_baseline_accuracy"]["value"]
     if baseline is not None:
         axes.plot([-0.4, 0.4], [100 * baseline] * 2, color=_GREY, linewidth=1.5)
@@ -193,7 +193,7 @@ def _accuracies(axes: Axes, results: Sequence[Results]) -> None:
             continue  # without a score, all accuracies are 0.5 by imputation
         rows = [(place, result["measures"][name]) for place, name in enumerate(_ACCURACIES)]
         _points(axes, rows, number, len(results), scale=100)
-    labels = ["\n".join(textwrap.wrap(metric(f"judge/{name}").label, 18)) for name in _ACCURACIES]
+    labels = ["\n".join(textwrap.wrap(metric(f"judge/{name}").label, 12)) for name in _ACCURACIES]
     axes.set_xticks(range(len(_ACCURACIES)), labels)
     axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
     axes.set_ylim(0, 100)
