@@ -27,7 +27,7 @@ from srlm.models.config import ModelConfig
 from srlm.preferences.config import AlarmsConfig, PairsConfig
 from srlm.ranges import DTYPES as DTYPES
 from srlm.ranges import SAVE_DTYPES as SAVE_DTYPES
-from srlm.ranges import Range, at_least
+from srlm.ranges import Range, at_least, one_of
 from srlm.tracking.config import TrackingConfig
 from srlm.training.config import LoopConfig
 from srlm.training.methods import METHODS, group_of, method_of, training_options
@@ -162,6 +162,16 @@ class ShowMasking(Config):
     dataset: str = ""
     split: str = "train"  # of `dataset`, a folder or Hub dataset
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
+
+
+@dataclass
+class CheckModel(Config):
+    """`srlm check-model`: whether models can be used; the other options as for a run."""
+
+    name: str = "check_model"
+    models: list[str] = field(default_factory=list)  # names, hub ids, folders or files
+    # what for: train (the base model), generate (a judge or prompt writer), classify (a reward model as judge)
+    use: Annotated[str, one_of("train", "generate", "classify")] = "train"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

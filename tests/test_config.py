@@ -380,7 +380,8 @@ def chosen_groups(text: dict[str, Any]) -> list[str]:
 def test_every_yaml_file_is_tested():
     assert len(GROUPS) >= 15
     assert {"smoke", "paper_llama2_70b"} <= set(EXPERIMENTS)
-    commands = {CONF / f"{name}.yaml" for name in ("config", "judge_bench", "evaluate", "show_masking", "side_by_side")}
+    names = ("config", "judge_bench", "evaluate", "show_masking", "side_by_side", "check_model")
+    commands = {CONF / f"{name}.yaml" for name in names}
     found = set(CONF.rglob("*.yaml")) - commands
     assert len(found) == len(GROUPS) + len(EXPERIMENTS)
 

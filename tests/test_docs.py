@@ -20,9 +20,10 @@ from omegaconf import OmegaConf
 from srlm import config as schema
 from srlm.cli.check import check
 from srlm.cli.commands import COMMANDS
-from srlm.cli.overrides import option_names, with_free_keys, with_texts
+from srlm.cli.overrides import option_names, with_free_keys, with_positionals, with_texts
 from srlm.cli.schemas import register_external
 from srlm.config import Config
+from srlm.models.checkpoint_checks import CHECKS
 from tests.extending import write_examples
 from tools.config_reference import page as configuration_page
 
@@ -86,6 +87,7 @@ def test_documented_command_composes(command: str) -> None:
         place = words.index("--config-dir")
         del words[place : place + 3]
     file, kind = known.config
+    words = with_positionals(words, known.positional) if known.positional else words
     words = [word if "[" in word else word.split(",")[0] for word in words if word != "-m"]  # a sweep's first job
     options = with_free_keys(with_texts(words, getattr(schema, kind)), getattr(schema, kind))
     register_external(words)
@@ -99,6 +101,18 @@ def test_documented_command_composes(command: str) -> None:
 def test_cheap_command_runs(command: str, tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "srlm", *command.split()]
     assert subprocess.run(arguments, cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
+
+
+def test_models_page_lists_every_check_of_a_model() -> None:
+    def plain(text: str) -> str:
+        fields = re.compile(r"\{(\w+)(?:!r)?\}")
+        return fields.sub(lambda field: field[1].upper(), text)
+
+    rows = [line.strip("| ").split(" | ") for line in TEXT[REPO / "docs" / "models.md"].splitlines()]
+    for one in CHECKS:
+        expected = [one.name, one.reads, plain(one.problem), plain(one.remedy)]
+        [row] = [row for row in rows if row[0] == one.name]
+        assert row == (expected if one.remedy else [*expected[:2], *row[2:]])
 
 
 FILES = (

@@ -169,6 +169,7 @@ def test_model_option_selects_the_base_model(tmp_path):
     tokenizer.save_pretrained(checkpoint)
     tiny_llama(len(tokenizer), seed=0).save_pretrained(checkpoint)
     config = options(f"model.name={checkpoint}", f"runs_dir={tmp_path}", "name=run")
+    config.engine.max_model_len = 128  # the model's positions
     workspace = Workspace.of(config)
     workspace.save_config(config)
     base_model_worker(workspace, 0)

@@ -19,11 +19,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import srlm.run  # noqa: F401  (registers the schema)
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_for, kinds_of
+from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_for, kinds_of
 from srlm.ranges import Range
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-COMMANDS = {"judge-bench": JudgeBench, "evaluate": Evaluate, "show-masking": ShowMasking, "side-by-side": SideBySide}
+COMMANDS = {
+    "judge-bench": JudgeBench,
+    "evaluate": Evaluate,
+    "show-masking": ShowMasking,
+    "side-by-side": SideBySide,
+    "check-model": CheckModel,
+}
 HEAD = """# Configuration
 
 This page is generated from the dataclasses and yaml files. "Default" is the value that `srlm run` uses without any

@@ -17,7 +17,8 @@ from srlm.errors import ArgumentError, ConfigError, NoPairsError
 from srlm.ids import derive_seed
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.record_file import read_records, write_records
-from srlm.models.checkpoint_files import check_trainable
+from srlm.models.checkpoint import Checkpoint
+from srlm.models.checkpoint_checks import problems_of, refuse
 from srlm.models.resolve import resolve_named
 from srlm.pipeline.workspace import Workspace
 from srlm.training.methods import METHODS
@@ -131,7 +132,7 @@ def worker(workspace: Workspace, iteration: int) -> None:
     config, root = workspace.config(), workspace.root
     names = json.loads((root / _MODELS).read_text(encoding="utf-8"))
     start, reference = (resolve_named(config, names[role]) for role in ("start", "reference"))
-    check_trainable(start, names["start"], config.model.trust_remote_code)
+    refuse(f"model={names['start']}", problems_of(Checkpoint(start, config.model, "train")))
     counts = train(
         METHODS["dpo"](),
         read_records(root / _PAIRS, PreferencePair),

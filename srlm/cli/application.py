@@ -17,27 +17,34 @@ import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files w
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
-from srlm.cli.overrides import unknown_option, with_free_keys, with_short_job_names, with_texts
+from srlm.cli.overrides import unknown_option, with_free_keys, with_positionals, with_short_job_names, with_texts
 from srlm.cli.schemas import refused_option, register_external
 from srlm.errors import ConfigError
 from srlm.io.progress import say
 
 
 def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
-    """Return the main function of the subcommand `name`: compose and check its options, and call `task` with them."""
+    """Return the main function of the subcommand `name`.
+
+    It composes and checks the options, checks the models that they name, and calls `task` with the options.
+    """
     spec = BY_NAME[name]
     assert spec.config
     file, kind = spec.config[0], getattr(config, spec.config[1])
 
     @hydra.main(version_base="1.3", config_path=None, config_name=file)
     def composed(options: DictConfig) -> Any:
+        from srlm.cli.named_models import check_named_models
         from srlm.run import plain_options, user_errors
 
         with user_errors():
-            return task(plain_options(options, kind))
+            checked = plain_options(options, kind)
+            check_named_models(checked)
+            return task(checked)
 
     def main() -> None:
-        words = sys.argv[1:] = with_free_keys(with_texts(sys.argv[1:], kind), kind)
+        given = with_positionals(sys.argv[1:], spec.positional) if spec.positional else sys.argv[1:]
+        words = sys.argv[1:] = with_free_keys(with_texts(given, kind), kind)
         if {"--help", "-h"} & set(words):
             print(command_help(spec))
             return

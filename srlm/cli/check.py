@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from srlm.config import Config, Evaluate, JudgeBench, ShowMasking, option_value
+from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, option_value
 from srlm.data.config import IFTAnswers
 from srlm.engines.base import check_engine
 from srlm.errors import ConfigError
@@ -69,7 +69,7 @@ def _longest_completions(config: Config) -> list[str]:
         return ["judge.max_new_tokens"] if writes and local else []
     if isinstance(config, Evaluate):
         return ["evaluation.max_new_tokens"] if local and {"answers", "head_to_head"} & set(config.suite) else []
-    if isinstance(config, ShowMasking):
+    if isinstance(config, ShowMasking | CheckModel):
         return []
     found = ["evaluation.max_new_tokens"] if config.evaluation.enabled else []
     found += ["judge.max_new_tokens"] if config.evaluation.enabled and writes else []

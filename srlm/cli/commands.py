@@ -22,6 +22,8 @@ class Command:
     options : tuple of (name, meaning)
         The most used options and groups; their defaults are read from the configuration.
     examples : tuple of (words after `srlm NAME`, meaning)
+    positional : str
+        For commands that Hydra composes: the option (a list) that words without "=" are values of.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Command:
     config: tuple[str, str] | None = None
     options: tuple[tuple[str, str], ...] = ()
     examples: tuple[tuple[str, str], ...] = ()
+    positional: str = ""
 
 
 _DATA = (
@@ -137,6 +140,26 @@ COMMANDS: tuple[Command, ...] = (
             _MODEL,
         ),
         (("count=2", "two examples of each kind"), ("sft.train_on=all", "prompts are trained on as well")),
+    ),
+    Command(
+        "check-model",
+        "srlm.cli.check_model",
+        "Check whether models can be used, from their files: weights, architecture, tokenizer, chat template",
+        ("check_model", "CheckModel"),
+        (
+            ("use", "train (as the base model), generate (as a judge or prompt writer), classify (as a reward model)"),
+            ("model.revision", "revision of the models on the Hub"),
+            ("model.chat_template", "chat template instead of the models' own"),
+            ("model.trust_remote_code", "whether custom code of the models may run"),
+            ("engine.max_model_len", "tokens of a prompt and its completion"),
+            _ENGINE,
+        ),
+        (
+            ("Qwen/Qwen2.5-0.5B", "a model on the Hub, before its weights are downloaded"),
+            ("my_model model.chat_template=chatml", "a folder, with another chat template"),
+            ("judge_a judge_b use=generate", "two models that only judge"),
+        ),
+        positional="models",
     ),
     Command("report", "srlm.cli.report", "Write the report page of a run, or of several runs together"),
     Command(

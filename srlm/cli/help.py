@@ -81,12 +81,13 @@ def command_help(command: Command) -> str:
     rows = [(f"{name}={default_of(command, name)}", meaning) for name, meaning in command.options]
     examples = [(f"srlm {command.name} {words}".rstrip(), meaning) for words, meaning in command.examples]
     known = {field.name for field in dataclasses.fields(getattr(config, command.config[1]))} | {"experiment"}
+    words = f"{command.name} {command.positional.removesuffix('s').upper()}..." if command.positional else command.name
     choices = {name: files for name, files in groups().items() if name in known}
     return "\n".join(
         [
             command.summary + ".",
             "",
-            f"usage: srlm {command.name} [GROUP=CHOICE | GROUP.OPTION=VALUE ...] [-m] [--config-dir FOLDER]",
+            f"usage: srlm {words} [GROUP=CHOICE | GROUP.OPTION=VALUE ...] [-m] [--config-dir FOLDER]",
             "",
             "Most used options, with their defaults:",
             *_columns(rows),

@@ -17,6 +17,8 @@ from typing import Any
 from srlm.cli.help import groups
 from srlm.config import kinds_of
 
+# Flags of Hydra that the next word belongs to.
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 _HYDRA = ("hydra", "hydra.")
 _EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"  # Hydra's list of options that are in no job's name
 _NEVER_IN_NAMES = ("name", "iteration", "runs_dir", "experiment")  # as in conf/config.yaml
@@ -47,6 +49,24 @@ def free_prefixes(schema: Any, prefix: str = "") -> tuple[str, ...]:
         elif typing.get_origin(hint) is dict:
             prefixes += (name,)
     return prefixes
+
+
+def with_positionals(words: Sequence[str], option: str) -> list[str]:
+    """Return the words with those that are no option and no flag as the values of `option`, a list.
+
+    A word with "=" is such a value if it is the path of a file or folder, such as that of a sweep's run.
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    values, others, before = list[str](), list[str](), ""
+    for word in words:
+        name, equals, _ = word.partition("=")
+        is_value = not word.startswith("-") and before not in _WITH_VALUE
+        is_value = is_value and (not equals or "/" in name or Path(word).expanduser().exists())
+        (values if is_value else others).append(word)
+        before = word
+    listed = ",".join(QuotedString(value, Quote.double).with_quotes() for value in values)
+    return [*others, f"{option}=[{listed}]"] if values else others
 
 
 def with_free_keys(words: Sequence[str], schema: Any) -> list[str]:

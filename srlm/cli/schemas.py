@@ -12,16 +12,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf.errors import OmegaConfBaseException
 
 from srlm.cli.help import conf_folder
-from srlm.config import KINDS, Config, Evaluate, JudgeBench, Kinds, ShowMasking, SideBySide, kinds_for
+from srlm.config import KINDS, CheckModel, Config, Evaluate, JudgeBench, Kinds, ShowMasking, SideBySide, kinds_for
 from srlm.engines.config import EngineConfig
 from srlm.judges.config import JudgeConfig
 
 _STORE = ConfigStore.instance()
-# The groups `engine` and `judge` add the options of the chosen component; the last two commands have no group `judge`.
+# The groups `engine` and `judge` add the options of the chosen component.
 _COMMANDS = {"schema": Config, "judge_bench_schema": JudgeBench, "show_masking_schema": ShowMasking}
 for _name, _kind in _COMMANDS.items():
     _STORE.store(name=_name, node=replace(_kind(), engine=EngineConfig(), judge=JudgeConfig()))
-for _name, _kind in {"evaluate_schema": Evaluate, "side_by_side_schema": SideBySide}.items():
+_WITHOUT_JUDGE: dict[str, type[Config]]
+_WITHOUT_JUDGE = {"evaluate_schema": Evaluate, "side_by_side_schema": SideBySide, "check_model_schema": CheckModel}
+for _name, _kind in _WITHOUT_JUDGE.items():
     _STORE.store(name=_name, node=replace(_kind(), engine=EngineConfig()))
 for _kinds in KINDS:
     for _name, _options in _kinds.known.items():

@@ -69,6 +69,8 @@ class EndpointConfig:
     temperature: Annotated[float | None, Range(TEMPERATURE.holds, f"{TEMPERATURE.allowed}, or null")] = None
     logprobs: bool = True  # the server returns probabilities (top_logprobs); false: verdicts are read from the text
     prefill: bool = False  # the server continues a begun reply (vLLM's continue_final_message)
+    # further fields of each request by name: {reasoning_effort: low}, {chat_template_kwargs: {enable_thinking: false}}
+    extra: dict[str, Any] = field(default_factory=dict)
     input_price: Annotated[float, at_least(0)] = 0.0  # of a million prompt tokens, in your currency, for the run's log
     output_price: Annotated[float, at_least(0)] = 0.0  # of a million completion tokens
     budget: Annotated[float, at_least(0)] = 0.0  # stop when the run has spent this much; 0 = no limit

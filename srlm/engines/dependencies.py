@@ -65,7 +65,9 @@ def model_options(config: Config) -> dict[str, Any]:
 
 def endpoint_options(config: Config) -> dict[str, Any]:
     """Return the options of a server that change its answers or the requests to it."""
-    options = options_of(config, *(f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs")))
+    options = options_of(
+        config, *(f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs", "extra"))
+    )
     return options | ({} if config.endpoint.temperature is None else options_of(config, "endpoint.temperature"))
 
 

@@ -1,8 +1,9 @@
-"""Check `engine.extra` and the training groups' `extra`, such as `dpo.extra`: arguments passed on to the libraries.
+"""Check the groups' `extra`, such as `engine.extra` and `dpo.extra`: arguments passed on to the libraries.
 
 The names are read from the libraries' source, so that a wrong one is refused at once and without importing them. For
 the engine they are those of vLLM's AsyncEngineArgs, or of transformers' from_pretrained; for training, those of TRL's
 config class that the group names. An argument that srlm sets itself is refused as well, with the option that sets it.
+The fields that a server accepts (`endpoint.extra`) are not known here.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ SET_BY_SRLM: Mapping[str, Mapping[str, str]] = {
         "generation_config": "",
         "scheduling_policy": "",
         "disable_log_stats": "",
+    },
+    "endpoint": {
+        "model": "endpoint.model",
+        "temperature": "endpoint.temperature",
+        "logprobs": "endpoint.logprobs",
+        "top_logprobs": "endpoint.logprobs",
+        "continue_final_message": "endpoint.prefill",
+        "add_generation_prompt": "endpoint.prefill",
+        **dict.fromkeys(
+            ("messages", "n", "top_p", "seed", "stop", "stream", "max_tokens", "max_completion_tokens"), ""
+        ),
     },
     "training": {
         "num_train_epochs": "epochs",
@@ -102,6 +114,8 @@ def check_extra(config: Config) -> Config:
     elif engine.kind == "vllm" and engine.extra:
         known = argument_names("engine")
         _check("engine", engine.extra, known, SET_BY_SRLM["engine"], "vLLM's AsyncEngineArgs")
+    own = SET_BY_SRLM["endpoint"]
+    _check("endpoint", config.endpoint.extra, {*config.endpoint.extra, *own}, own, "the server")
     for group, options in vars(config).items():
         if not isinstance(options, TrainConfig):
             continue

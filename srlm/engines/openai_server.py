@@ -57,10 +57,12 @@ class EndpointEngine:
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
         }
+        if self.config.extra:
+            request["extra_body"] = dict(self.config.extra)
         continued = bool(prefill) and self.config.prefill
         if continued:
             request["messages"] = [*messages, {"role": "assistant", "content": prefill}]
-            request["extra_body"] = {"continue_final_message": True, "add_generation_prompt": False}
+            request.setdefault("extra_body", {}).update(continue_final_message=True, add_generation_prompt=False)
         if sampling.choices:
             # A continued reply may begin with a space, as a token of its own.
             request["max_tokens"] = max(sampling.max_new_tokens, 3 if continued else 16)
@@ -71,7 +73,9 @@ class EndpointEngine:
         each = round(used["completion_tokens"] / len(replies))
         read = partial(self._completion, sampling=sampling, prefill=prefill, continued=continued, tokens=each)
         completions = [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
-        return completions if prefill or sampling.choices else split_thoughts(completions, self._thoughts)
+        if prefill or sampling.choices:
+            return completions
+        return [one if one.thought else split_thoughts([one], self._thoughts)[0] for one in completions]
 
     def _completion(
         self,
@@ -82,12 +86,14 @@ class EndpointEngine:
         tokens: int,
         prompt_tokens: int,
     ) -> Completion:
-        # JSON can contain unpaired surrogates, which cannot be written to a file.
-        text = reply["message"]["content"].encode("utf-8", "replace").decode("utf-8")
+        text = _writable(reply["message"]["content"])
+        thought = self._thought(_writable(reply["message"].get("reasoning", "")), text)
         cut = min((at for stop in sampling.stop if (at := text.find(stop)) >= 0), default=None)
         text = text if cut is None else text[:cut]  # not every server obeys `stop`
         logprobs: tuple[float, ...] = ()
         places = (reply.get("logprobs") or {}).get("content") or []
+        if thought:
+            places = _after_thought(places, text)
         if sampling.choices and places:
             reply_tokens = [place["token"] for place in places]
             place = choice_at(reply_tokens, sampling, prefill, continued, is_cut_off(reply))
@@ -101,7 +107,16 @@ class EndpointEngine:
             Place(place["token"], {top["token"]: top["logprob"] for top in place["top_logprobs"]})
             for place in (places if sampling.likely_tokens else [])
         )
-        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs, likely)
+        if thought and likely:
+            likely = (Place(thought, {}), *likely)  # `places` cover the thought as well
+        return Completion(text, tokens, is_cut_off(reply) and cut is None, prompt_tokens, logprobs, likely, thought)
+
+    def _thought(self, reasoning: str, answer: str) -> str:
+        """Return the reasoning that a server returns apart from the answer, as a local engine's thought."""
+        if not reasoning:
+            return ""
+        marks = self._thoughts
+        return f"{marks.start}{reasoning}{marks.end}\n\n" if answer else f"{marks.start}{reasoning}"
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return a response with as many choices as the request's `n`, from the cache if possible.
@@ -154,6 +169,18 @@ class EndpointEngine:
             self._cache.close()
         if self.ledger.rows:
             say(f"  {self.ledger.summary()}")
+
+
+def _writable(text: str) -> str:
+    """Return a text without unpaired surrogates, which JSON can contain and files cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _after_thought(places: list[dict[str, Any]], answer: str) -> list[dict[str, Any]]:
+    """Return the positions of the answer; some servers list those of the reasoning before them. [] if not found."""
+    tokens = [place["token"] for place in places]
+    start = "".join(tokens).rfind(answer)
+    return [] if start < 0 else places[bisect(list(accumulate(map(len, tokens))), start) :]
 
 
 def _single(request: dict[str, Any], place: int) -> dict[str, Any]:

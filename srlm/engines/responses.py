@@ -42,7 +42,8 @@ def check_response(data: Any) -> dict[str, Any]:
         - "choices": at least one dict with "message" {"content": str}, "finish_reason" str, and, if the server returns
           log-probabilities, "logprobs" {"content": list of {"token": str, "top_logprobs": list of {"token": str,
           "logprob": float}}}. Without another content, it is the refusal. A text that was cut off by the token limit
-          may be empty, if the model spent all tokens on its reasoning.
+          may be empty, if the model spent all tokens on its reasoning. If the server returns the reasoning apart from
+          the answer, it is "reasoning" of the message.
         - "usage": "prompt_tokens", "completion_tokens", "cached_tokens", each an int >= 0; 0 if it is not given.
 
     Raises
@@ -97,35 +98,68 @@ def _choice(choice: Any) -> dict[str, Any]:
     if not isinstance(reason, str) or not reason or reason in _FAILED:
         raise BadResponseError(f"finish_reason={reason!r}, so that the text may be incomplete: {shorten(choice)}")
     content, refusal = message.get("content"), message.get("refusal")
+    parts = content if isinstance(content, list) else []
+    if parts:
+        content = _joined_texts(parts, "text")
     if content is None and isinstance(refusal, str):
         content = refusal
     if content is None and reason in _LENGTH:
         content = ""
     if not isinstance(content, str):
         raise BadResponseError(f"a message whose content is no text: {shorten(choice)}")
+    fields = (message.get("reasoning_content"), message.get("reasoning"), _joined_texts(parts, "thinking"))
+    reasoning = next((text for text in fields if isinstance(text, str) and text), None)
     found: dict[str, Any] = {"message": {"content": content}, "finish_reason": reason}
-    logprobs = _dict(choice.get("logprobs")).get("content")
-    return found | {"logprobs": {"content": _places(logprobs)}} if logprobs else found
+    if reasoning:
+        found["message"]["reasoning"] = reasoning
+    logprobs = _logprobs(choice.get("logprobs"))
+    return found | {"logprobs": {"content": logprobs}} if logprobs is not None else found
 
 
-def _places(places: Any) -> list[dict[str, Any]]:
-    """Return a reply's tokens with the most likely tokens of each position; [] if the server lists none at all."""
+def _joined_texts(parts: list[Any], kind: str) -> str | None:
+    """Return the text of the content parts of a kind; None without one. A "thinking" part may contain text parts."""
+    bodies = [part.get(kind) for part in parts if isinstance(part, dict) and part.get("type") == kind]
+    texts = [_joined_texts(body, "text") if isinstance(body, list) else body for body in bodies]
+    return "".join(text for text in texts if isinstance(text, str)) if texts else None
+
+
+def _logprobs(value: Any) -> list[dict[str, Any]] | None:
+    """Return a reply's tokens with the most likely tokens of each position; [] if none are likely, None without tokens.
+
+    Servers write them in three forms: OpenAI's list "content", such a list without the object around it, and the
+    parallel lists "tokens" and "top_logprobs" of the older completions API.
+    """
+    if not value:
+        return None
     try:
+        if isinstance(value, list):
+            places = value
+        elif value.get("tokens"):
+            tokens = value["tokens"]
+            tops = value.get("top_logprobs") or [None] * len(tokens)
+            places = [
+                {"token": token, "top_logprobs": top if isinstance(top, dict) else None}
+                for token, top in zip(tokens, tops, strict=True)
+            ]
+        else:
+            places = value.get("content")
+        if not places:
+            return None
         found = [
-            {
-                "token": _text(place["token"]),
-                "top_logprobs": [
-                    {"token": _text(top["token"]), "logprob": _logprob(top["logprob"])}
-                    for top in place.get("top_logprobs") or []
-                ],
-            }
-            for place in places
+            {"token": _text(place["token"]), "top_logprobs": _likely(place.get("top_logprobs"))} for place in places
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadResponseError(
-            f"logprobs in another form (endpoint.logprobs=false does without them): {shorten(places)}"
+            f"logprobs in another form (endpoint.logprobs=false does without them): {shorten(value)}"
         ) from error
     return found if any(place["top_logprobs"] for place in found) else []
+
+
+def _likely(tops: Any) -> list[dict[str, Any]]:
+    """Return the most likely tokens of a position, from a list of objects or from one object token -> logprob."""
+    if isinstance(tops, dict):
+        tops = [{"token": token, "logprob": logprob} for token, logprob in tops.items()]
+    return [{"token": _text(top["token"]), "logprob": _logprob(top["logprob"])} for top in tops or []]
 
 
 def _logprob(value: Any) -> float:

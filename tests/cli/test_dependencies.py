@@ -31,7 +31,8 @@ WRITTEN = {
     "template date",
     "thought mark",
 }
-SERVER = {"base_url", "endpoint.model", "prefill", "logprobs", "temperature of the server", "seed", "thought mark"}
+SERVER = {"base_url", "endpoint.model", "prefill", "logprobs", "temperature of the server", "fields of the server"}
+SERVER |= {"seed", "thought mark"}
 JUDGED = {"judge template", "judge.temperature", "evaluation.judgements"}
 SPOKEN = {"evaluation.temperature", "evaluation.max_new_tokens"}
 # The model "endpoint" is the server; "base" and "writer" are folders.
@@ -118,6 +119,7 @@ CHANGES: dict[str, Change] = {
     "prefill": flip("endpoint.prefill"),
     "logprobs": flip("endpoint.logprobs"),
     "temperature of the server": set_to("endpoint.temperature", 1.0),
+    "fields of the server": set_to("endpoint.extra", {"reasoning_effort": "low"}),
     "judge.temperature": set_to("judge.temperature", 0.1),
     "dpo.beta": set_to("dpo.beta", 0.5),
     "benchmark_limit": set_to("benchmark_limit", 3),

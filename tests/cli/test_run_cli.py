@@ -1,6 +1,6 @@
 """`python -m srlm.run` on the command line: user errors have a message and no traceback.
 
-No run here starts an engine: each ends at or before the search for its base model.
+No run here generates text: each ends at the check of its model, at its data, or at an engine that does not start.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import yaml
 from safetensors.torch import save_file
 
 from srlm.pipeline.workspace import Workspace
+from tests.engine_that_fails import OPTIONS as NO_ENGINE
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.process
 NO_MODEL = "model.name=no-such-folder/anywhere/model"
 NO_MODEL_MESSAGE = "ModelError: model.name=no-such-folder/anywhere/model: no such folder"
+NO_ENGINE_MESSAGE = "EngineError: This engine does not start."
 
 
 class Command:
@@ -37,8 +39,9 @@ class Command:
         return self.folder / "runs" / "default"
 
     def __call__(self, *overrides: str, code: int = 1) -> str:
-        """Return the output in one line; without a `model.name=` option the run ends at a missing model."""
-        words = list(overrides) if any(word.startswith("model.name=") for word in overrides) else [*overrides, NO_MODEL]
+        """Return the output in one line; without a `model.name=` option the run ends at the start of its engine."""
+        named = any(word.startswith("model.name=") for word in overrides)
+        words = list(overrides) if named else [*NO_ENGINE, *overrides]
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "SRLM_CACHE": str(self.folder / "cache"),
@@ -108,6 +111,7 @@ def test_invalid_options_are_refused_with_the_reason(command, override, expected
 def test_a_missing_model_is_refused(command):
     text = command(NO_MODEL)
     assert NO_MODEL_MESSAGE in text
+    assert not command.run_folder.parent.exists()
     assert "Use one of these, or the path of a checkpoint folder or .gguf file." in text
 
 
@@ -128,8 +132,8 @@ def test_folders_without_a_checkpoint_are_refused(command, files, expected_messa
     for file in files:
         (command.folder / "checkpoint" / file).write_text("{}")
     text = command("model.name=checkpoint")
-    assert f"ModelError: model.name=checkpoint: {command.folder}/checkpoint " in text
-    assert expected_message in text
+    assert "ModelError: " in text
+    assert f"model.name=checkpoint: {command.folder}/checkpoint {expected_message}" in text
 
 
 def test_a_missing_gguf_file_is_refused(command):
@@ -138,7 +142,7 @@ def test_a_missing_gguf_file_is_refused(command):
 
 def test_unavailable_hub_models_are_refused_with_the_reason(command):
     text = command("model.name=nobody/nothing")
-    assert "ModelError: model.name=nobody/nothing could not be downloaded from the Hub" in text
+    assert "ModelError: model.name=nobody/nothing: it could not be downloaded from the Hub" in text
     assert "the id, the revision, the network and, for a gated model, HF_TOKEN" in text
 
 
@@ -154,7 +158,7 @@ def test_a_model_without_chat_template_is_refused(command):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
     text = command("model.name=checkpoint")
-    assert f"ModelError: The model in {folder} has no chat template." in text
+    assert f"ModelError: model.name=checkpoint: The model in {folder} has no chat template." in text
     assert "Set one: model.chat_template=chatml (available: chatml, plain) or the path of a .jinja file." in text
 
 
@@ -215,7 +219,7 @@ def test_a_run_in_use_is_refused(command):
     assert f"RunFolderError: The run {run.root} is in use by process {os.getpid()} on " in text
     assert "Wait for it, stop it, or start another run with name=..." in text
     assert os.listdir(run.root) == [".lock"]
-    assert NO_MODEL_MESSAGE in command()
+    assert NO_ENGINE_MESSAGE in command()
 
 
 def test_changed_options_are_refused_with_both_values(command):
@@ -239,7 +243,7 @@ def test_a_refused_command_does_not_change_the_run(command):
 
 def test_a_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
-    assert NO_MODEL_MESSAGE in command(f"data.ift.path={path}")
+    assert NO_ENGINE_MESSAGE in command(f"data.ift.path={path}")
     command.write("mine.jsonl", *ROWS, {"prompt": "What is it?", "response": "A word."})
     text = command(f"data.ift.path={path}")
     assert "RunFolderError: The stage data/data" in text
@@ -249,7 +253,7 @@ def test_a_changed_seed_file_is_refused(command):
 @pytest.mark.parametrize(
     ("wrong", "right", "then"),
     [
-        ("data.ift.path=nowhere.jsonl", "data.ift.path=mine.jsonl", NO_MODEL_MESSAGE),
+        ("data.ift.path=nowhere.jsonl", "data.ift.path=mine.jsonl", NO_ENGINE_MESSAGE),
         (NO_MODEL, "model.name=mine.gguf", "model.name=mine.gguf: no such GGUF file."),
     ],
     ids=["data", "model"],
@@ -263,4 +267,4 @@ def test_corrected_options_are_accepted(command, wrong, right, then):
 
 def test_the_command_writes_only_into_the_run_folder(command):
     command()
-    assert {path.name for path in command.folder.iterdir()} == {"runs"}
+    assert {path.name for path in command.folder.iterdir()} == {"runs", "cache"}

@@ -19,7 +19,7 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srlm.config import Config
 from srlm.engines import vllm
@@ -27,10 +27,12 @@ from srlm.engines.base import Completion, Sampling, open_endpoint, open_engine
 from srlm.engines.config import EngineConfig, VllmConfig
 from srlm.errors import EngineError
 from srlm.io.record_file import read_records
+from srlm.models.chat import encode_chat
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import PACKAGED, resolve
 from srlm.types import Comparison, Prompt
+from tests.helpers import options as composed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPO = Path(__file__).parents[2]
@@ -210,6 +212,30 @@ def test_endpoint_obeys_n_and_seed(server: str) -> None:
             assert all(c.prompt_tokens > 0 for c in first)
 
     asyncio.run(go())
+
+
+@needs_vllm
+@pytest.mark.parametrize("prefill", ["", "The better answer is"])
+def test_endpoint_reads_probabilities_where_the_reply_begins(server: str, prefill: str) -> None:
+    """`endpoint=vllm` gives the log-probabilities of the model itself, also after a reply that we began."""
+    folder, chat = resolve(ModelConfig(name="tiny-random")), [{"role": "user", "content": "A or B?"}]
+
+    async def go() -> Completion:
+        config = composed("endpoint=vllm", "endpoint.model=tiny", f"endpoint.base_url={server}")
+        async with open_endpoint(config) as engine:
+            [found] = await engine.generate(chat, Sampling(0, 1, 3, 0, likely_tokens=True), prefill)
+            return found
+
+    found = asyncio.run(go())
+    tokenizer, model = load_tokenizer(folder), AutoModelForCausalLM.from_pretrained(folder)
+    ids = encode_chat(tokenizer, chat, prefill)
+    with torch.no_grad():
+        expected = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].float(), -1)
+    assert found.prompt_tokens == len(ids)
+    best = {tokenizer.decode([int(token)]): float(expected[token]) for token in expected.topk(20).indices}
+    readable = {token: logprob for token, logprob in best.items() if "�" not in token}  # no part of a character
+    assert len(readable) >= 10
+    assert {token: found.places[0].logprobs.get(token) for token in readable} == pytest.approx(readable, abs=1e-3)
 
 
 @needs_vllm

@@ -89,7 +89,7 @@ def completion(text: str, tokens=(), n: int = 1):
 
 def asked(server, tmp_path, *jobs, **options):
     """Return the results of `jobs`, which are functions of an engine, and the engine."""
-    config = EndpointConfig(base_url=server.url, model="m", **({"retries": 2} | options))
+    config = EndpointConfig(**({"base_url": server.url, "model": "m", "retries": 2} | options))
 
     async def run():
         engine = EndpointEngine(config, tmp_path / "ledger.jsonl")

@@ -56,6 +56,8 @@ def test_arguments_that_srlm_sets_exist() -> None:
     [
         ("sft", {"neftune_noise": 5}, "sft.extra.neftune_noise: .*Did you mean neftune_noise_alpha"),
         ("dpo", {"los_type": ["ipo"]}, "dpo.extra.los_type: .*Did you mean loss_type"),
+        ("endpoint", {"max_tokens": 9}, "endpoint.extra.max_tokens cannot be set.*It has no option"),
+        ("endpoint", {"temperature": 1}, "endpoint.extra.temperature cannot be set.*Use endpoint.temperature instead"),
         ("sft", {"learning_rate": 1e-4}, "sft.extra.learning_rate cannot be set.*Use sft.learning_rate instead"),
         ("dpo", {"beta": 0.2}, "dpo.extra.beta cannot be set.*Use dpo.beta instead"),
         ("reward_model", {"output_dir": "x"}, "srlm sets this argument itself. It has no option"),

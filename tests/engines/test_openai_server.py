@@ -246,6 +246,37 @@ def test_weighted_scores_are_read_from_the_judgements_tokens(serve, tmp_path, te
     assert judgement.text == text
 
 
+@pytest.mark.parametrize("reported", ["the answer's tokens", "all tokens", "other tokens"])
+def test_weighted_scores_are_read_after_the_servers_reasoning(serve, tmp_path, reported):
+    """Some servers report the probabilities of the answer alone, others those of the reasoning before it as well."""
+    answer = [("Score", {"Score": 1.0}), (":", {":": 1.0}), (" 2", {" 2": 0.5, " 3": 0.5}), ("<end>", {"<end>": 1.0})]
+    reasoning = [("Score", {}), (":", {}), (" 5", {" 5": 1.0}), ("</think>", {})]
+    content = {"the answer's tokens": answer, "all tokens": [*reasoning, *answer], "other tokens": reasoning}[reported]
+
+    def reply(body):
+        begun = body["messages"][-1]["role"] == "assistant"
+        found = completion("2", [(" 2", {" 2": 0.5, " 3": 0.5})]) if begun else completion("Score: 2", content)
+        if not begun:
+            found["choices"][0]["message"]["reasoning_content"] = "Score: 5"
+        return found
+
+    server = serve(reply)
+    judgement = score(server, tmp_path, WEIGHTED, prefill=True)
+    assert (judgement.score, judgement.text) == (2.5, "Score: 2")
+    assert judgement.thought == "<think>Score: 5</think>\n\n"
+    assert len(server.requests) == (2 if reported == "other tokens" else 1)
+
+
+def test_choices_are_read_after_the_servers_reasoning(serve, tmp_path):
+    tokens = [("A", {"A": 1.0}), ("</think>", {}), ("B", {"B": 0.8, "A": 0.1})]
+    answer = completion("B", tokens)
+    answer["choices"][0]["message"]["reasoning"] = "A"
+    [found], _ = asked(
+        serve(lambda body: answer), tmp_path, lambda engine: compare(engine, "m", "p", "ab", user("Which?"))
+    )
+    assert (found.winner, found.margin) == ("second", pytest.approx(math.log(0.1 / 0.8)))
+
+
 def test_weighted_scores_skip_scores_in_reasoning():
     tokens = ["[", "Score", ":", " 5", "\n", "]", "Thin", ".\n", "Score", ":", " 2"]
     places = [Place(token, {token: 0.0}) for token in tokens]

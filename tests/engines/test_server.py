@@ -22,7 +22,7 @@ from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.types import Candidate
 from tests.engines.local_server import KEY, Raw, asked, completion, hello
-from tests.helpers import user
+from tests.helpers import options, user
 
 
 def changed(**message_or_choice):
@@ -30,7 +30,7 @@ def changed(**message_or_choice):
     answer = completion("hi")
     choice = {**answer["choices"][0], "message": dict(answer["choices"][0]["message"])}
     for name, value in message_or_choice.items():
-        target = choice["message"] if name in ("content", "refusal", "reasoning_content") else choice
+        target = choice["message"] if name in ("content", "refusal", "reasoning_content", "reasoning") else choice
         target[name] = value
     return answer | {"choices": [choice]}
 
@@ -52,6 +52,7 @@ BAD = {
     "content null after reasoning": changed(content=None, reasoning_content="Let me think."),
     "content a number": changed(content=4),
     "content an object": changed(content={"text": "hi"}),
+    "content parts without text": changed(content=[{"type": "image_url", "image_url": "x"}]),
     "finish_reason null": changed(finish_reason=None),
     "finish_reason a number": changed(finish_reason=1),
     "the server gave up": changed(finish_reason="error"),
@@ -184,6 +185,36 @@ def test_answers_with_only_reasoning_are_empty_and_truncated(serve, tmp_path, co
     server = serve(lambda body: changed(content=content, finish_reason="length", reasoning_content="Hm"))
     [[answer]], _ = asked(server, tmp_path, hello())
     assert (answer.text, answer.truncated, rows(tmp_path)) == ("", True, 1)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_is_stored_as_the_thought_of_an_answer(serve, tmp_path, name):
+    server = serve(lambda body: changed(content="4", **{name: "2 and 2"}))
+    for _ in range(2):  # the second answer is from the cache
+        [[answer]], _ = asked(server, tmp_path, hello())
+        assert (answer.text, answer.thought) == ("4", "<think>2 and 2</think>\n\n")
+    assert len(server.requests) == 1
+
+
+def test_content_parts_are_joined_and_their_thinking_is_the_thought(serve, tmp_path):
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "2 and 2"}]}
+    texts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "4"}]
+    [[answer]], _ = asked(serve(lambda body: changed(content=[thinking, *texts])), tmp_path, hello())
+    assert (answer.text, answer.thought) == ("It is 4", "<think>2 and 2</think>\n\n")
+
+
+def test_a_thought_in_the_text_is_split_unless_the_server_returns_reasoning(serve, tmp_path):
+    [[answer]], _ = asked(serve(lambda body: changed(content="<think>Hm</think>4")), tmp_path, hello())
+    assert (answer.text, answer.thought) == ("4", "<think>Hm</think>")
+    server = serve(lambda body: changed(content="<think>Hm</think>4", reasoning="No"))
+    [[answer]], _ = asked(server, tmp_path, hello())
+    assert answer.text == "<think>Hm</think>4"
+
+
+def test_reasoning_without_an_answer_is_an_unfinished_thought(serve, tmp_path):
+    server = serve(lambda body: changed(content=None, finish_reason="length", reasoning="Hm"))
+    [[answer]], _ = asked(server, tmp_path, hello())
+    assert (answer.text, answer.thought, answer.truncated) == ("", "<think>Hm", True)
 
 
 @pytest.mark.parametrize("old", ['{"choices": null, "usage": null}', '{"choices": []}', "[]", "null", "{", '{"a": 1}'])
@@ -377,6 +408,42 @@ def test_redirects_never_send_key_or_prompt_to_another_host(serve, tmp_path, sta
     assert not other.headers
 
 
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("vllm", "VLLM_API_KEY"),
+        ("llama_cpp", "LLAMA_API_KEY"),
+        ("ollama", "OLLAMA_API_KEY"),
+        ("openai", "OPENAI_API_KEY"),
+        ("openrouter", "OPENROUTER_API_KEY"),
+    ],
+)
+def test_named_servers_get_only_their_own_key(name, variable, serve, tmp_path, monkeypatch):
+    server = serve(lambda body: completion("hi"))
+    config = options(f"endpoint={name}", "endpoint.model=m").endpoint
+    assert config.base_url.endswith("/v1")
+    config.base_url = server.url
+    if name != "openai":
+        monkeypatch.delenv(variable, raising=False)
+    asked(server, tmp_path, hello(), **vars(config))
+    monkeypatch.setenv(variable, "sk-of-this-server")
+    asked(server, tmp_path, hello(1), **vars(config))
+    first = KEY if name == "openai" else "none"
+    sent = [headers["authorization"] for headers in server.headers]
+    assert sent == [f"Bearer {first}", "Bearer sk-of-this-server"]
+
+
+def test_further_fields_are_sent_with_every_request(serve, tmp_path):
+    server = serve(lambda body: completion("B"))
+    extra = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
+    compared = lambda engine: compare(engine, "m", "p", "ab", user("Which?"))  # noqa: E731
+    asked(server, tmp_path, hello(), compared, extra=extra, prefill=True, logprobs=False)
+    assert [{name: request[name] for name in extra} for request in server.requests] == [extra, extra]
+    assert [request.get("continue_final_message") for request in server.requests] == [None, True]
+    asked(server, tmp_path, hello())  # another request, which the cache does not contain
+    assert len(server.requests) == 3
+
+
 # Parameters that a model refuses
 
 
@@ -516,11 +583,36 @@ def test_responses_are_reduced_to_their_used_fields():
 
 
 @pytest.mark.parametrize(
-    "logprobs", [{"content": [None]}, {"content": [{"token": 1}]}, {"content": 4}, {"content": [{"logprob": 0.1}]}]
+    "logprobs",
+    [
+        {"content": [None]},
+        {"content": [{"token": 1}]},
+        {"content": 4},
+        {"content": [{"logprob": 0.1}]},
+        {"content": [{"token": "4", "top_logprobs": {"4": None}}]},
+        {"tokens": ["4", "."], "top_logprobs": [{"4": -0.5}]},
+        {"tokens": [4], "top_logprobs": [{"4": -0.5}]},
+        "-0.5",
+    ],
 )
 def test_malformed_logprobs_raise_with_the_option(logprobs):
     with pytest.raises(BadResponseError, match=r"endpoint\.logprobs=false"):
         check_response(changed(logprobs=logprobs))
+
+
+OTHER_LOGPROBS = {
+    "OpenAI's": {"content": [{"token": "4", "logprob": -0.5, "top_logprobs": [{"token": "4", "logprob": -0.5}]}]},
+    "a list": [{"token": "4", "logprob": -0.5, "top_logprobs": [{"token": "4", "logprob": -0.5}]}],
+    "likely tokens in an object": {"content": [{"token": "4", "top_logprobs": {"4": -0.5}}]},
+    "parallel lists": {"tokens": ["4"], "token_logprobs": [-0.5], "top_logprobs": [{"4": -0.5}]},
+}
+
+
+@pytest.mark.parametrize("logprobs", OTHER_LOGPROBS.values(), ids=OTHER_LOGPROBS.keys())
+def test_logprobs_are_read_in_every_form(logprobs):
+    [choice] = check_response(changed(content="4", logprobs=logprobs))["choices"]
+    assert choice["logprobs"]["content"] == [{"token": "4", "top_logprobs": [{"token": "4", "logprob": -0.5}]}]
+    assert parse_response(json.dumps({"choices": [choice]}))["choices"] == [choice]  # as it is cached
 
 
 @pytest.mark.parametrize(

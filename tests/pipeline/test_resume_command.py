@@ -33,6 +33,7 @@ from srlm.pipeline.resume import (
 )
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options
+from tests.engine_that_fails import OPTIONS as NO_ENGINE
 from tests.helpers import ROOT
 
 
@@ -73,7 +74,7 @@ def started(tmp_path: Path, *words: str) -> tuple[Workspace, Config]:
         ["+data.ift.columns={prompt: 'the question', response: \"it's\"}"],
         ["data.ift.path='data/a b=c [1].jsonl'", "pairs.length_penalty=null"],
         ["judge=additive", "judge.scorer=logprob_weighted", "++judge.count=2", "+data.ift.columns.prompt=question"],
-        ["endpoint=local", "endpoint.base_url='http://user:pass word@host:1/v1?a=b&c=$d'"],
+        ["endpoint=vllm", "endpoint.base_url='http://user:pass word@host:1/v1?a=b&c=$d'"],
     ],
 )
 def test_command_composes_to_the_options_of_the_run(tmp_path: Path, words: list[str]) -> None:
@@ -167,7 +168,7 @@ def test_run_with_a_killed_process_is_stopped(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     """After an error in a started run, the printed command reaches the same point."""
-    words = ["-m", "srlm.run", "experiment=smoke", "model.name=no-such/folder/model", "runs_dir=my runs", "name=a b"]
+    words = ["-m", "srlm.run", "experiment=smoke", *NO_ENGINE, "runs_dir=my runs", "name=a b"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(
         [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
@@ -178,11 +179,11 @@ def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "my runs" / "a b")
     assert to_dict(composed(command[1])) == to_dict(workspace.config())
     assert state_of(workspace).state == STOPPED
-    assert "ModelError" in state_of(workspace).why
+    assert "EngineError" in state_of(workspace).why
     again = subprocess.run(
         ["bash", "-c", command[1]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert again.stderr == ran.stderr.replace("Reading the seeds\n", "", 1) or "ModelError" in again.stderr
+    assert again.stderr == ran.stderr.replace("Reading the seeds\n", "", 1) or "EngineError" in again.stderr
 
 
 @pytest.mark.process

@@ -91,7 +91,7 @@ EXTERNAL = {
     "2 held_out_judgements": {"M2"},
     "2 head_to_head": {"match judge"},
 }
-SERVER = {"endpoint.base_url", "endpoint.model", "endpoint.prefill", "endpoint.logprobs", "endpoint.temperature"}
+SERVER = {f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs", "temperature", "extra")}
 ENDPOINT = {
     "2 prompts": SERVER | {"thought mark"},
     "2 candidates": ENGINE | {"thought mark", "chat template text", "M1"},
@@ -273,6 +273,7 @@ CHANGES: dict[str, Change] = {
     "endpoint.prefill": flip("endpoint.prefill"),
     "endpoint.logprobs": flip("endpoint.logprobs"),
     "endpoint.temperature": set_to("endpoint.temperature", 1.0),
+    "endpoint.extra": set_to("endpoint.extra", {"reasoning_effort": "low"}),
     "sft.learning_rate": set_to("sft.learning_rate", 1e-3),
     "dpo.beta": set_to("dpo.beta", 0.5),
     "kto.beta": set_to("kto.beta", 0.5),

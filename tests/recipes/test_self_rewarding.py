@@ -187,7 +187,7 @@ def test_changed_base_model_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     tokenizer.save_pretrained(base)
     tiny_llama(len(tokenizer), seed=0).save_pretrained(base)
     config = Config(name="run", runs_dir=str(tmp_path))
-    config.model.name = str(base)
+    config.model.name, config.engine.max_model_len = str(base), 128  # the model's positions
     workspace = Workspace.of(config)
     workspace.save_config(config)
     made: list[str] = []
