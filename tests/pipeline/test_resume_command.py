@@ -15,6 +15,7 @@ import hydra
 import pytest
 
 from srlm.cli.export import export
+from srlm.cli.schemas import register_external
 from srlm.config import Config, to_dict
 from srlm.errors import SrlmError
 from srlm.models.resolve import resolve_named
@@ -177,6 +178,7 @@ def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     command = re.search(r"To resume: (.*)", ran.stderr)
     assert command, ran.stderr
     workspace = Workspace(tmp_path / "my runs" / "a b")
+    register_external(shlex.split(command[1]))
     assert to_dict(composed(command[1])) == to_dict(workspace.config())
     assert state_of(workspace).state == STOPPED
     assert "EngineError" in state_of(workspace).why
