@@ -6,7 +6,7 @@ import difflib
 
 from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, option_value
 from srlm.data.config import IFTAnswers
-from srlm.engines.base import check_engine
+from srlm.engines import check_engine
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need

@@ -11,14 +11,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from srlm.config import Config
-from srlm.engines.config import ENGINE_OPTIONS, EngineConfig, VllmConfig, options_type
+from srlm.engines import external_engine
+from srlm.engines.config import EngineConfig, VllmConfig
 from srlm.errors import PromptTooLongError
-from srlm.io.components import check_options_type, component
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
@@ -156,25 +156,6 @@ class LocalEngine(ABC):
 
     async def close(self) -> None:  # noqa: B027
         """Free what the engine holds; nothing by default."""
-
-
-def external_engine(kind: str) -> type[LocalEngine] | None:
-    """Return the class that `engine.kind` names, None for vllm and transformers; raises ConfigError for other names."""
-    own = dict.fromkeys(ENGINE_OPTIONS, Engine)
-    return None if kind in own else component("engine.kind", kind, own, LocalEngine)  # type: ignore[type-abstract, arg-type]
-
-
-def own_options(engine: EngineConfig) -> list[str]:
-    """Return the options that only this engine from outside the package has; every one counts for what is generated."""
-    if engine.kind in ENGINE_OPTIONS:
-        return []
-    shared = {field.name for field in fields(EngineConfig)}
-    return [field.name for field in fields(engine) if field.name not in shared]
-
-
-def check_engine(engine: EngineConfig) -> None:
-    """Raise ConfigError if there is no such engine, or the options are those of another one."""
-    check_options_type("engine.kind", engine.kind, engine, options_type(engine.kind), engine.kind)
 
 
 class SequenceScorer(Protocol):

@@ -47,7 +47,7 @@ def options_type(kind: str) -> type[EngineConfig]:
     ConfigError
         If there is no such engine.
     """
-    from srlm.engines.base import external_engine
+    from srlm.engines import external_engine
 
     external = external_engine(kind)
     return external.options_type if external else ENGINE_OPTIONS[kind]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.engines.base import external_engine, own_options
+from srlm.engines import external_engine, own_options
 from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output
