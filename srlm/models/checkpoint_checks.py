@@ -196,6 +196,18 @@ def _embedding_rows(checkpoint: Checkpoint) -> Values:
                 yield {"tensor": tensor, "found": shape[0], "rows": checkpoint.rows}
 
 
+def _no_head(checkpoint: Checkpoint) -> Values:
+    """Find models with an output layer of its own, for which the weights have no second tensor like the embeddings."""
+    settings, headers = checkpoint.text_settings, list(checkpoint.headers.values())
+    tied = getattr(settings, "tie_word_embeddings", True) or "quantization_config" in checkpoint.config
+    if ADAPTER in checkpoint.files or tied or len(headers) < len(checkpoint.weight_files):
+        return
+    shapes = {name: shape for header in headers if isinstance(header, dict) for name, shape in header.items()}
+    rows = [shape[0] for name, shape in shapes.items() if _EMBEDDINGS.search(name) and shape]
+    if rows and sum(shape[:1] == rows[:1] and len(shape) == 2 for shape in shapes.values()) < 2:
+        yield {"names": checkpoint.config.get("architectures")}
+
+
 def _tokens_without_row(checkpoint: Checkpoint) -> Values:
     """Find tokens of the chat, and tokens that ordinary text can contain. Control tokens in a text are escaped."""
     tokenizer, rows = checkpoint.tokenizer, checkpoint.rows
@@ -365,6 +377,14 @@ CHECKS = (
         "{tensor} has {found} rows, and config.json names a vocabulary of {rows}.",
         "Correct vocab_size in config.json, or download both files again.",
         _embedding_rows,
+    ),
+    Check(
+        "output layer",
+        f"config.json (tie_word_embeddings) and {_HEADER}",
+        "The weights have no output layer (architectures: {names}). transformers would fill it with random numbers.",
+        "Use a language model. This may be a reward model, or only the layers below the output.",
+        _no_head,
+        ("train", "generate"),
     ),
     Check(
         "tokens without embedding",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFWriter
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from srlm.errors import ModelError
 from srlm.models.checkpoint import Checkpoint
@@ -106,6 +106,12 @@ def with_added_tokens(*tokens: str, special: bool = False, in_template: bool = F
     return add
 
 
+def as_reward_model(folder: Path) -> None:
+    """Replace the model by a classifier whose embeddings are not its output layer."""
+    config = AutoConfig.from_pretrained(folder, tie_word_embeddings=False, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+
+
 # (name of the check, damage, use, the beginning of the message)
 CASES: list[tuple[str, Damage, Any, str]] = [
     ("Git LFS pointer", written("model.safetensors", POINTER), "train", r"model\.safetensors is a .*git lfs pull in"),
@@ -144,6 +150,8 @@ CASES: list[tuple[str, Damage, Any, str]] = [
         r"quantised \(gptq\), and transformers cannot load them here: .*optimum.*engine=vllm",
     ),
     ("size of the embeddings", configured(vocab_size=1030), "train", "has 1024 rows, .* a vocabulary of 1030"),
+    ("output layer", configured(tie_word_embeddings=False), "train", r"no output layer \(architectures: \['LlamaFor"),
+    ("output layer", as_reward_model, "generate", r"no output layer \(architectures: \['LlamaForSequenceClass"),
     (
         "tokens without embedding",
         with_added_tokens("<|begin|>", special=True, in_template=True),
@@ -203,6 +211,19 @@ def test_a_good_checkpoint_passes_for_every_use(use: Any, tiny_checkpoint: Path)
     assert isinstance(found.turn, list)
     assert positions(found.text_settings) == 2048
     assert not notes_of(found)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt_neox", "gpt2", "opt", "phi", "bloom"])
+def test_language_models_have_an_output_layer(kind: str, tied: bool, folder: Path) -> None:
+    size = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "tie_word_embeddings": tied}
+    if kind not in ("gpt2", "bloom"):
+        size["intermediate_size"] = 32
+    if kind == "opt":
+        size["word_embed_proj_dim"] = 32
+    config = AutoConfig.for_model(kind, vocab_size=1024, **size)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    assert "output layer" not in failing_checks(checkpoint(folder))
 
 
 @pytest.mark.parametrize("family", FAMILIES | SINGLE_TURN)
