@@ -38,6 +38,18 @@ def run(runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(runs, *options), cwd=REPO, text=True, capture_output=True, timeout=550)
 
 
+def stopped_at(path: Path, *given: str) -> None:
+    """Start a command, and stop it by SIGTERM once a file exists, so that no later stage costs time."""
+    process = subprocess.Popen(given, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 400
+    while not path.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    exists = path.exists()
+    process.terminate()
+    _, printed = process.communicate()
+    assert exists, printed[-4000:]
+
+
 def records(folder: Path) -> dict[str, bytes]:
     """Return all records except the trainers' logs, which contain times."""
     paths = [path for path in sorted(folder.rglob("*.jsonl")) if "log" not in str(path.relative_to(folder))]
@@ -138,15 +150,15 @@ def test_changed_options_are_refused_with_their_name(finished: tuple[Path, str])
 def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
     """kill -9 once a file has its first lines; the same command then gives the records of an uninterrupted run.
 
-    The killed run begins with the iteration of that file and ends with it; earlier ones are those of the finished run.
+    The killed run begins with the iteration of that file; earlier ones are those of the finished run. The rerun is
+    stopped when the records are complete: before DPO, or when M1 has been evaluated.
     """
     shutil.copytree(finished[0], tmp_path / "smoke")
-    last = int(after[len("iteration_")])
-    for t in range(last, 3):
+    first = int(after[len("iteration_")])
+    for t in range(first, 3):
         shutil.rmtree(tmp_path / f"smoke/iteration_{t}")
-    to_last = f"iteration={last}"
-    killed = command(tmp_path, to_last)
-    process = subprocess.Popen(killed, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    given = command(tmp_path, f"iteration={first}")
+    process = subprocess.Popen(given, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = tmp_path / "smoke" / after
     end = time.monotonic() + 400
     while not (watched.exists() and watched.stat().st_size) and process.poll() is None and time.monotonic() < end:
@@ -154,15 +166,10 @@ def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], 
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    result = run(tmp_path, to_last)  # no lock is held: the worker died with its parent
-    for _ in range(20):
-        if "in use" not in result.stderr:
-            break
-        time.sleep(0.5)
-        result = run(tmp_path, to_last)
-    assert result.returncode == 0, result.stderr[-4000:]
+    done = "manifests/pairs.json" if first == 2 else "evaluation.json"
+    stopped_at(tmp_path / f"smoke/iteration_{first}" / done, *given)  # no lock is held: the worker died with its parent
     resumed = records(tmp_path / "smoke")
-    later = tuple(f"iteration_{t}/" for t in range(last + 1, 3))
+    later = "iteration_2/evaluation/" if first == 2 else "iteration_2/"
     uninterrupted = {name: text for name, text in records(finished[0]).items() if not name.startswith(later)}
     assert set(resumed) == set(uninterrupted)
     for name, content in uninterrupted.items():
@@ -183,8 +190,9 @@ def without_dpo(finished: Path, runs: Path) -> Path:
 def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     """kill -9 during DPO: the rerun resumes from a checkpoint and gives the weights of an uninterrupted run."""
     options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
+    made = "iteration_2/manifests/dpo.json"
     uninterrupted = without_dpo(finished[0], tmp_path / "undisturbed")
-    assert run(uninterrupted.parent, *options).returncode == 0
+    stopped_at(uninterrupted / made, *command(uninterrupted.parent, *options))
     killed = without_dpo(finished[0], tmp_path / "killed")
     process = subprocess.Popen(command(killed.parent, *options), cwd=REPO, stderr=subprocess.DEVNULL)
     checkpoints = killed / "iteration_2" / "checkpoints" / "dpo"
@@ -196,8 +204,7 @@ def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, s
     process.wait()
     time.sleep(2)  # the worker ends with its parent
     assert not (killed / "iteration_2" / "model").exists()
-    result = run(killed.parent, *options)
-    assert result.returncode == 0, result.stderr[-4000:]
+    stopped_at(killed / made, *command(killed.parent, *options))
     logs = [(folder / "iteration_2" / "dpo_log.jsonl").read_text() for folder in (uninterrupted, killed)]
     steps = [[json.loads(line)["step"] for line in log.splitlines()] for log in logs]
     assert steps[0] == steps[1]
@@ -253,8 +260,7 @@ def test_alarms_with_action_stop_prevent_training(finished: tuple[Path, str], tm
 
 def test_a_run_continues_to_m3_and_stores_its_config(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    result = run(folder.parent, "iteration=3")
-    assert result.returncode == 0, result.stderr[-4000:]
+    stopped_at(folder / "iteration_3/manifests/dpo.json", *command(folder.parent, "iteration=3"))
     assert (folder / "iteration_3" / "model" / "config.json").exists()
     workspace = Workspace(folder)
     assert workspace.config().iteration == 3
