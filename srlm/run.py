@@ -219,7 +219,19 @@ def _gpus() -> list[str]:
     return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
 
 
-main = application("run", _run_composed)
+_composed = application("run", _run_composed)
+
+
+def main() -> None:
+    """Run the command: continue a stored run (--resume), or compose the options."""
+    from srlm.cli.resume import resume, resumed
+
+    found = resumed(sys.argv[1:])
+    if found and not {"--help", "-h"} & set(sys.argv):
+        resume(*found)
+    else:
+        _composed()
+
 
 if __name__ == "__main__":
     main()

@@ -74,6 +74,7 @@ COMMANDS: tuple[Command, ...] = (
             ("experiment=smoke", "the whole loop in about a minute, with a random two-layer model"),
             ("", "the whole loop with the packaged model, on a CPU"),
             ("iteration=3", "continue the same run to M3"),
+            ("--resume runs/mine", "continue a run with its stored options"),
             ("name=mine model.name=Qwen/Qwen2.5-0.5B judge=pairwise", "another model and another judge"),
             ("-m seed=1,2,3", "one run for each value"),
             ("--config-dir my_conf experiment=my_experiment", "custom yaml files"),

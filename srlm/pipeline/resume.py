@@ -102,6 +102,8 @@ def command_to(workspace: Workspace, iteration: int) -> str:
         config.name, config.runs_dir = workspace.root.name, str(workspace.root.parent)
     if command := run_command(workspace, config, iteration):
         return command
+    if workspace.config_path.is_file():  # a run that was started from Python
+        return shlex.join([python_word(), "-m", "srlm.run", "--resume", str(workspace.root), f"iteration={iteration}"])
     name = [option("name", config.name), option("runs_dir", config.runs_dir)]
     return shlex.join([python_word(), "-m", "srlm.run", *name, f"iteration={iteration}"])
 

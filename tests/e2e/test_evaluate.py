@@ -319,7 +319,7 @@ def test_unavailable_benchmarks_raise_with_the_reason(tmp_path: Path, monkeypatc
         (["suite=[benchmarks]"], "ConfigError: suite=[benchmarks] needs the names"),
         (["evaluation.judge=sft"], "ConfigError: evaluation.judge=sft is for runs"),
         (["dataset=nowhere.jsonl"], "SeedError: nowhere.jsonl: no such file"),
-        (["models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),
+        (["models=[no/such/model]"], "ModelError: models=no/such/model: no such folder"),
         (["+bechmarks=[mmlu]"], "There is no option bechmarks. Did you mean benchmarks?"),
     ],
 )

@@ -108,7 +108,7 @@ def test_user_errors_have_a_message_without_traceback(tmp_path: Path) -> None:
     for options, message in (
         (["datasets=[nowhere.jsonl]"], "SeedError: nowhere.jsonl: no such file"),
         (["datasets=[]"], "ConfigError: datasets=[] is empty"),
-        (["datasets=[builtin]", "models=[no/such/model]"], "ModelError: model.name=no/such/model: no such folder"),
+        (["datasets=[builtin]", "models=[no/such/model]"], "ModelError: models=no/such/model: no such folder"),
         (["+judge.cuont=3"], "There is no option judge.cuont. Did you mean judge.count?"),
     ):
         result = bench(tmp_path, *options, f"name={len(message)}")

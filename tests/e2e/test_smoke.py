@@ -260,7 +260,8 @@ def test_alarms_with_action_stop_prevent_training(finished: tuple[Path, str], tm
 
 def test_a_run_continues_to_m3_and_stores_its_config(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    stopped_at(folder / "iteration_3/manifests/dpo.json", *command(folder.parent, "iteration=3"))
+    resume = (sys.executable, "-m", "srlm.run", "--resume", str(folder), "iteration=3")
+    stopped_at(folder / "iteration_3/manifests/dpo.json", *resume)
     assert (folder / "iteration_3" / "model" / "config.json").exists()
     workspace = Workspace(folder)
     assert workspace.config().iteration == 3

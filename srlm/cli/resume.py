@@ -1,0 +1,75 @@
+"""`srlm run --resume RUN [option=value ...]`: continue any run with the options that are stored in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from srlm.cli.check import check
+from srlm.cli.named_models import check_named_models
+from srlm.cli.overrides import unknown_option, with_free_keys
+from srlm.config import Config
+from srlm.engines.extra import check_extra
+from srlm.errors import ConfigError
+from srlm.pipeline.run_reader import open_run
+from srlm.pipeline.workspace import Workspace
+from srlm.run import run, user_errors
+
+FLAG = "--resume"
+
+
+def resumed(words: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return the run's folder and the other words of a command line; None without --resume. The folder may be ""."""
+    for place, word in enumerate(words):
+        flag, equals, folder = word.partition("=")
+        if flag == FLAG:
+            rest = words[place + 1 :]
+            return (folder, [*words[:place], *rest]) if equals else ("".join(rest[:1]), [*words[:place], *rest[1:]])
+    return None
+
+
+def resume(folder: str, overrides: Sequence[str]) -> None:
+    """Continue the run in a folder, to M_iteration of its options or of `overrides`."""
+    with user_errors():
+        if not folder or "=" in folder:
+            raise ConfigError(f"{FLAG} needs a run's folder: srlm run {FLAG} runs/default iteration=3")
+        workspace = open_run(folder)
+        options = check_extra(check(stored_options(workspace, overrides)))
+        check_named_models(options)
+        run(options, workspace.run().get("arguments"))
+
+
+def stored_options(workspace: Workspace, overrides: Sequence[str]) -> Config:
+    """Return the options of a run, some of them replaced.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        option=value for single options. Groups cannot be replaced, because a run keeps its own.
+
+    Raises
+    ------
+    ConfigError
+        If a word is no such override, or its value has another type.
+    """
+    stored = workspace.config()
+    if Workspace.of(stored).root != workspace.root:  # the folder was moved, or the command runs in another folder
+        stored.name, stored.runs_dir = workspace.root.name, str(workspace.root.parent)
+    if message := unknown_option(with_free_keys(overrides, Config), Config):
+        raise ConfigError(message)
+    for word in overrides:
+        name, equals, _ = word.partition("=")
+        if not equals or name.startswith(("+", "~", "-")) or dataclasses.is_dataclass(getattr(stored, name, None)):
+            raise ConfigError(f"{word!r} cannot be used with {FLAG}. Set single options, such as iteration=3.")
+        if name in ("name", "runs_dir"):
+            raise ConfigError(f"{FLAG} continues the run in its folder. Leave out {word}.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(stored), OmegaConf.from_dotlist(list(overrides)))
+        options = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(options, Config)
+    return options
