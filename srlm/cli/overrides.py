@@ -133,7 +133,9 @@ def with_short_job_names(words: Sequence[str]) -> list[str]:
         return list(words)
     shared = [override.key_or_group for override in given if not override.is_sweep_override()]
     excluded = dict.fromkeys([*_NEVER_IN_NAMES, *(name for name in shared if not name.startswith(_HYDRA))])
-    return [*words, f"{_EXCLUDED}=[{','.join(excluded)}]"]
+    place = next((n for n, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+    # Next to another override: the parser of the command line takes them only one after the other.
+    return [*words[:place], f"{_EXCLUDED}=[{','.join(excluded)}]", *words[place:]]
 
 
 def _type_of(name: str, schema: Any) -> Any:
