@@ -66,15 +66,14 @@ def test_ranks_end_when_any_process_dies(ranks: StartedRun, victim: str, number:
 @needs_vllm
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [("coordinator", signal.SIGKILL), ("worker", signal.SIGKILL), ("engine core", signal.SIGTERM)],
+    [("coordinator", signal.SIGKILL), ("engine core", signal.SIGTERM)],
 )
-def test_engine_core_ends_when_any_process_dies(engine: StartedRun, victim: str, number: int) -> None:
-    words = {"worker": ["srlm.pipeline.worker"], "engine core": ["VLLM::EngineCore"]}
+def test_engine_core_ends_when_another_process_dies(engine: StartedRun, victim: str, number: int) -> None:
     assert engine.pid("VLLM::EngineCore") != engine.pid("srlm.pipeline.worker")
-    os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid(*words[victim]), number)
+    os.kill(engine.coordinator.pid if victim == "coordinator" else engine.pid("VLLM::EngineCore"), number)
     engine.assert_all_end(f"engine, signal {number} to {victim}")
     assert engine.coordinator.returncode == (-number if victim == "coordinator" else 1)
-    message = {"coordinator": "", "worker": "was killed by the system", "engine core": "EngineError: vLLM "}[victim]
+    message = {"coordinator": "", "engine core": "EngineError: vLLM "}[victim]
     assert message in engine.text()
     answers = engine.folder / "answers/tiny-random.jsonl"
     assert all(answer.tokens for answer in peek_records(answers, Answer)), "an aborted request was taken for an answer"

@@ -9,7 +9,7 @@ import pytest
 
 from srlm.io.record_file import read_records
 from srlm.types import JudgeExample, Judgement
-from tests.e2e.test_smoke import run
+from tests.e2e.test_smoke import command, run, stopped_at
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
@@ -48,10 +48,10 @@ def test_sweeps_give_each_job_its_own_run(tmp_path: Path) -> None:
 def test_two_training_processes_train_and_save_once(tmp_path: Path) -> None:
     """With data-parallel SFT and DPO, only the first process logs and saves."""
     options = ["sft.processes=2", "sft.micro_batch_size=4", "dpo.processes=2", "dpo.micro_batch_size=1"]
-    result = run(tmp_path, "engine=transformers", *options)
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stderr.count("M0 -> M1: SFT on IFT and EFT") == 1
-    assert len([line for line in result.stderr.splitlines() if line.startswith("  sft: 95 of 95")]) == 1
+    given = command(tmp_path, "engine=transformers", *options)
+    printed = stopped_at(tmp_path / "smoke/iteration_2/manifests/dpo.json", *given)
+    assert printed.count("M0 -> M1: SFT on IFT and EFT") == 1
+    assert len([line for line in printed.splitlines() if line.startswith("  sft: 95 of 95")]) == 1
     counts = json.loads((tmp_path / "smoke/iteration_2/dpo_counts.json").read_text())
     assert 0 <= counts["reference_check_difference"] < 0.001
     assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()

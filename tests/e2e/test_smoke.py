@@ -38,8 +38,8 @@ def run(runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(runs, *options), cwd=REPO, text=True, capture_output=True, timeout=550)
 
 
-def stopped_at(path: Path, *given: str) -> None:
-    """Start a command, and stop it by SIGTERM once a file exists, so that no later stage costs time."""
+def stopped_at(path: Path, *given: str) -> str:
+    """Start a command, stop it by SIGTERM once a file exists, so that no later stage costs time; return its output."""
     process = subprocess.Popen(given, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 400
     while not path.exists() and process.poll() is None and time.monotonic() < end:
@@ -48,6 +48,7 @@ def stopped_at(path: Path, *given: str) -> None:
     process.terminate()
     _, printed = process.communicate()
     assert exists, printed[-4000:]
+    return printed
 
 
 def records(folder: Path) -> dict[str, bytes]:
