@@ -135,7 +135,7 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
     if not items:
         raise ExportError(
             f"{workspace.root} has no finished data for {', '.join(what)}. A run has pairs or labelled answers from M2 "
-            f"on, which of them depends on its pairs.policy. To continue it to M2: {command_to(workspace, 2)}"
+            f"on, which of them depends on its pairs.policy. Continue the run first: {command_to(workspace, 2)}"
         )
     new = [item for item in items if not _there(item)]
     if not force and (taken := [item.path for item in new if item.path.exists() or _has_folder(item)]):
