@@ -20,7 +20,7 @@ $(if $(wildcard requirements/$(EXTRA).txt),,$(error EXTRA=$(EXTRA) is unknown. U
 help:
 	@echo "make demo       install into .venv, then run the main job (srlm run)"
 	@echo "make test       install into .venv, then run the tests"
-	@echo "make test-all   the same, with all end-to-end variants; what CI runs"
+	@echo "make test-all   the same, with the slow variants; what CI runs"
 	@echo "make lint       install into .venv, then check format, lint and types"
 	@echo "make docs       install into .venv, then build the documentation in site/"
 	@echo "make setup      install into .venv, nothing else"

@@ -4,11 +4,14 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 MOST_WORKERS, GIB_OF_A_WORKER = 4, 6  # a worker and what it starts take some 5 GiB
 LONGEST = "test_smoke.py"
@@ -82,6 +85,20 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
     root = tmp_path_factory.mktemp("runs") / "rivers"
     make_run(root, tiny_checkpoint)
     return root
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a real run to M2 (experiment=smoke engine=transformers), made once for all workers; it must not change."""
+    folder = tmp_path_factory.getbasetemp()
+    runs = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "smoke_run"
+    command = [sys.executable, "-m", "srlm.run", "experiment=smoke", "engine=transformers", f"runs_dir={runs}"]
+    with FileLock(f"{runs}.lock"):
+        if not (runs / "finished").exists():
+            ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr[-4000:]
+            (runs / "finished").touch()
+    return runs / "smoke"
 
 
 @pytest.fixture

@@ -205,6 +205,7 @@ def test_words_without_an_option_are_models(words: list[str], expected: list[str
     assert with_positionals(words, "models") == expected
 
 
+@pytest.mark.variant
 @pytest.mark.process
 def test_check_model_runs_from_the_command_line(copy: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy("seed=1")

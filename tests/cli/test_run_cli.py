@@ -115,6 +115,7 @@ def test_a_missing_model_is_refused(command):
     assert "Use one of these, or the path of a checkpoint folder or .gguf file." in text
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     ("files", "expected_message"),
     [
@@ -232,6 +233,7 @@ def test_changed_options_are_refused_with_both_values(command):
     assert ways in text
 
 
+@pytest.mark.variant
 def test_a_refused_command_does_not_change_the_run(command):
     """config.yaml and run.json contain the options of the stored stages, not those of the refused command."""
     command()
@@ -250,6 +252,7 @@ def test_a_changed_seed_file_is_refused(command):
     assert "input mine.jsonl has changed since this stage ran" in text
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     ("wrong", "right", "then"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,17 +20,13 @@ from srlm.run import run as run_command
 from srlm.types import Judgement
 from tests.helpers import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> srlm.Run:
+def run(smoke_run: Path) -> srlm.Run:
     """Return a finished run to M2 with a random model; its judge reads scores from logprobs."""
-    runs = tmp_path_factory.mktemp("runs")
-    words = ["experiment=smoke", "engine=transformers", f"runs_dir={runs}"]
-    done = subprocess.run([sys.executable, "-m", "srlm.run", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return srlm.open_run(runs / "smoke")
+    return srlm.open_run(smoke_run)
 
 
 @pytest.fixture
@@ -55,12 +52,14 @@ def test_score_gives_the_scores_of_the_run(run: srlm.Run, temporary: Path) -> No
     assert not list(temporary.glob("srlm-*"))
 
 
-def test_a_run_returns_its_objective(run: srlm.Run) -> None:
-    """The finished run is only read: it has all stages."""
+def test_a_run_returns_its_objective(run: srlm.Run, smoke_run: Path, tmp_path: Path) -> None:
+    """All stages of the run are complete."""
+    shutil.copytree(smoke_run, tmp_path / "smoke")
+    config = dataclasses.replace(run.config, runs_dir=str(tmp_path))
     measures = dict(run.evaluation(2).measures())
     for name in ("judge/pairwise_accuracy_imputed", "head_to_head/win"):
-        assert run_command(dataclasses.replace(run.config, objective=name)) == measures[name].value
-    assert run_command(run.config) is None
+        assert run_command(dataclasses.replace(config, objective=name)) == measures[name].value
+    assert run_command(config) is None
 
 
 def test_dpo_gives_weights_and_losses_of_the_run(run: srlm.Run, temporary: Path, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_threads_can_be_set_after_vllm_ran_in_this_process() -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.variant
 @needs_vllm
 def test_vllm_with_separate_processes_generates_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout of a GPU: AsyncLLM, with the engine core in another process."""
@@ -198,6 +199,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.variant
 @needs_vllm
 def test_endpoint_obeys_n_and_seed(server: str) -> None:
     async def go() -> None:
@@ -214,6 +216,7 @@ def test_endpoint_obeys_n_and_seed(server: str) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.variant
 @needs_vllm
 @pytest.mark.parametrize("prefill", ["", "The better answer is"])
 def test_endpoint_reads_probabilities_where_the_reply_begins(server: str, prefill: str) -> None:
@@ -238,6 +241,7 @@ def test_endpoint_reads_probabilities_where_the_reply_begins(server: str, prefil
     assert {token: found.places[0].logprobs.get(token) for token in readable} == pytest.approx(readable, abs=1e-3)
 
 
+@pytest.mark.variant
 @needs_vllm
 def test_endpoint_errors_name_options_and_hide_the_key(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-shown")
@@ -256,6 +260,7 @@ def test_endpoint_errors_name_options_and_hide_the_key(server: str, monkeypatch:
         assert "sk-not-to-be-shown" not in message
 
 
+@pytest.mark.variant
 @needs_vllm
 def test_endpoint_generates_prompts_and_judges_head_to_heads(server: str, tmp_path: Path) -> None:
     options = [f"runs_dir={tmp_path}", "prompts.model=endpoint", "evaluation.judge=endpoint"]

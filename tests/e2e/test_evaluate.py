@@ -26,7 +26,7 @@ from srlm.models.resolve import resolve
 from srlm.types import Answer, Comparison
 from tests.helpers import ROOT, options, user
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed (extra eval)"
 )
@@ -221,6 +221,10 @@ def test_sweeps_without_evaluation_are_compared_by_arm(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr[-3000:]
     assert made.stderr.count("M1, not measured: ") == 2
     assert not list(tmp_path.rglob("evaluation")) + list(tmp_path.rglob("report.html"))
+    folders = sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert [folder.name for folder in folders] == ["sweep-seed=0", "sweep-seed=1"]
+    one, other = ((folder / "iteration_1/model/model.safetensors").read_bytes() for folder in folders)
+    assert one != other
     models = f"models=[tiny-random,{tmp_path}/runs/sweep-*/iteration_1/model]"
     given = ("suite=[loss]", "examples=[train,builtin]", "group_by=[sft.learning_rate]", "limit=6")
     result = evaluate(tmp_path, "name=arms", models, *given)

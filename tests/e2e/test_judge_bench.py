@@ -14,7 +14,7 @@ from srlm.io.record_file import read_records
 from srlm.types import Judgement
 from tests.helpers import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

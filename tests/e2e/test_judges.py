@@ -21,8 +21,8 @@ from srlm.models.resolve import resolve
 from srlm.types import Candidate, Comparison, JudgeExample, Judgement, PreferencePair, Rating
 from tests.helpers import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-KINDS = {"pairwise": Comparison, "implicit": Rating, "reward_model": Rating}
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
+KINDS = {"pairwise": Comparison, "reward_model": Rating}
 
 
 def run(module: str, *options: str) -> str:
@@ -32,15 +32,12 @@ def run(module: str, *options: str) -> str:
     return result.stderr
 
 
-@pytest.fixture(
-    scope="module",
-    params=[name if name == "pairwise" else pytest.param(name, marks=pytest.mark.variant) for name in KINDS],
-)
+@pytest.fixture(scope="module", params=KINDS)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, str]:
     """Return a finished run to M2: its judge, its folder and its output."""
     judge, runs = request.param, tmp_path_factory.mktemp("runs")
     options = ["experiment=smoke", f"judge={judge}", f"runs_dir={runs}", "data.eft_limit=48", "prompts.count=3"]
-    options += ["evaluation.prompts=2"] + (["judge.reference=previous"] if judge == "implicit" else [])
+    options += ["evaluation.prompts=2"]
     return judge, runs / "smoke", run("srlm.run", *options)
 
 
@@ -77,9 +74,6 @@ def test_each_judge_trains_on_its_own_data(finished: tuple[str, Path, str]) -> N
     eft = folder / "iteration_1/eft.jsonl"
     sft = json.loads((folder / "iteration_1/manifests/sft.json").read_text())
     assert ("iteration_1/eft.jsonl" in sft["inputs"]) == (judge == "pairwise")  # otherwise M1 is trained on IFT only
-    if judge == "implicit":
-        assert not eft.exists()
-        return
     examples = read_records(eft, JudgeExample)
     assert all(example.other is not None for example in examples)
     assert sum(example.score for example in examples) == len(examples) / 2
@@ -96,7 +90,7 @@ def test_the_same_command_changes_no_records(finished: tuple[str, Path, str]) ->
     judge, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     options = [f"judge={judge}", f"runs_dir={folder.parent}", "data.eft_limit=48", "prompts.count=3"]
-    options += ["evaluation.prompts=2"] + (["judge.reference=previous"] if judge == "implicit" else [])
+    options += ["evaluation.prompts=2"]
     printed = run("srlm.run", "experiment=smoke", *options)
     assert "writes" not in printed
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl") if path in before} == before

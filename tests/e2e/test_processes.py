@@ -16,7 +16,7 @@ from srlm.types import Answer
 from tests.e2e.test_masking import prepared
 from tests.started_run import StartedRun
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
 
 

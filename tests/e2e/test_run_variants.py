@@ -1,4 +1,4 @@
-"""Real runs with other options than the smoke run's: a judge with rationales, a sweep, two training processes."""
+"""Real runs with other options than the smoke run's: a judge with rationales, two training processes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,6 @@ def test_judges_with_rationales_train_and_judge(tmp_path: Path) -> None:
     assert all(example.rationale for example in examples)
     judgements = read_records(tmp_path / "smoke/iteration_1/evaluation/held_out_judgements.jsonl", Judgement)
     assert max(judgement.tokens for judgement in judgements) > 12  # more than a verdict
-
-
-def test_sweeps_give_each_job_its_own_run(tmp_path: Path) -> None:
-    short = ("iteration=1", "evaluation=none", "sft.epochs=1", "engine=transformers")
-    result = run(tmp_path, *short, "seed=1,2", "-m")
-    assert result.returncode == 0, result.stderr[-4000:]
-    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert folders == ["smoke-seed=1", "smoke-seed=2"]
-    models = [
-        (path / "iteration_1/model/model.safetensors").read_bytes() for path in tmp_path.iterdir() if path.is_dir()
-    ]
-    assert models[0] != models[1]
 
 
 def test_two_training_processes_train_and_save_once(tmp_path: Path) -> None:

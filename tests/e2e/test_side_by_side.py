@@ -14,7 +14,7 @@ from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from tests.helpers import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def test_equal_models_give_equal_answers(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_changed_options_are_refused_with_their_name(finished: tuple[Path, str])
     assert "name=" in result.stderr
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("after", ["iteration_2/2_candidates.jsonl", "iteration_1/sft_log.jsonl"])
 def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
     """kill -9 once a file has its first lines; the same command then gives the records of an uninterrupted run.
@@ -188,6 +189,7 @@ def without_dpo(finished: Path, runs: Path) -> Path:
     return folder
 
 
+@pytest.mark.variant
 def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     """kill -9 during DPO: the rerun resumes from a checkpoint and gives the weights of an uninterrupted run."""
     options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
@@ -225,7 +227,7 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [pytest.param(80, marks=pytest.mark.variant), 120])
 def test_terminal_shows_the_run_without_library_output(
     finished: tuple[Path, str], short_folder: Path, columns: int
 ) -> None:
@@ -259,6 +261,7 @@ def test_alarms_with_action_stop_prevent_training(finished: tuple[Path, str], tm
     assert not (folder / "iteration_2" / "model").exists()
 
 
+@pytest.mark.variant
 def test_a_run_continues_to_m3_and_stores_its_config(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     resume = (sys.executable, "-m", "srlm.run", "--resume", str(folder), "iteration=3")

@@ -265,6 +265,7 @@ SMALL, CANDIDATES, JUDGE = {"context": CONTEXT}, {"context": 10**6, "refused": -
 PAIRWISE = {"judge.scorer": "pairwise"}
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     ("names", "limit", "options", "expected"),
     [
