@@ -147,6 +147,7 @@ def test_unavailable_hub_models_are_refused_with_the_reason(command):
     assert "the id, the revision, the network and, for a gated model, HF_TOKEN" in text
 
 
+@pytest.mark.variant
 def test_a_model_without_chat_template_is_refused(command):
     """The folder has a real tokenizer; only the header of the weights file is read at this point."""
     from tokenizers import Tokenizer, models
@@ -213,6 +214,7 @@ def test_too_few_eft_prompts_are_refused(command):
 # The run's folder
 
 
+@pytest.mark.variant
 def test_a_run_in_use_is_refused(command):
     run = Workspace(command.run_folder)
     with run.lock():
@@ -243,6 +245,7 @@ def test_a_refused_command_does_not_change_the_run(command):
     assert {name: (command.run_folder / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.variant
 def test_a_changed_seed_file_is_refused(command):
     path = command.write("mine.jsonl", *ROWS)
     assert NO_ENGINE_MESSAGE in command(f"data.ift.path={path}")

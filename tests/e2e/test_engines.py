@@ -54,6 +54,7 @@ async def ask(kind: str, model: Path, sampling: Sampling, at_once: bool) -> list
         return [await engine.generate(chat, sampling) for chat in reversed(chats)][::-1]
 
 
+@pytest.mark.variant
 @needs_vllm
 @needs_smollm
 def test_vllm_and_transformers_generate_the_same_greedy_text() -> None:
@@ -106,6 +107,7 @@ def test_vllm_with_separate_processes_generates_the_same_text(monkeypatch: pytes
     assert texts["0"] == texts["1"]
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=needs_vllm)])
 def test_base_models_stop_at_the_chat_templates_end_of_turn(kind: str, tmp_path: Path) -> None:
     """The same weights with another EOS token, as in Qwen2.5 base, give texts that end at the same tokens."""

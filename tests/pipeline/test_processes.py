@@ -84,6 +84,7 @@ def test_sigkill_of_any_process_ends_all(start, layout, victim):
         assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher"))
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     ("layout", "victim"), [("spawned_engine", "worker"), ("ranks", "launcher"), ("ranks", "rank_1")]
 )
@@ -95,6 +96,7 @@ def test_sigterm_of_a_process_ends_all(start, layout, victim):
     assert ("was ended by SIGTERM" in run.text()) == (victim == "worker")
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize(
     ("victims", "number"),
     [
@@ -215,6 +217,7 @@ def test_signal_during_a_destructor_ends_the_process():
 # More than one process dies
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks"])
 def test_all_end_after_guard_and_coordinator_are_killed(start, layout):
     run = start(layout)
@@ -223,6 +226,7 @@ def test_all_end_after_guard_and_coordinator_are_killed(start, layout):
     run.assert_all_end("SIGKILL of guard and coordinator")
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "data_parallel"])
 def test_engines_end_after_guard_coordinator_and_worker_are_killed(start, layout):
     """`pkill -9 -f srlm` has this effect, because it does not match vLLM's engine cores."""
