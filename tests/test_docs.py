@@ -21,6 +21,7 @@ from srlm import config as schema
 from srlm.cli.check import check
 from srlm.cli.commands import COMMANDS
 from srlm.cli.overrides import option_names, with_free_keys, with_positionals, with_texts
+from srlm.cli.resume import resumed
 from srlm.cli.schemas import register_external
 from srlm.config import Config
 from srlm.models.checkpoint_checks import CHECKS
@@ -87,6 +88,9 @@ def test_documented_command_composes(command: str) -> None:
         place = words.index("--config-dir")
         del words[place : place + 3]
     file, kind = known.config
+    if found := resumed(words):  # only the other words are options
+        assert found[0]
+        words = found[1]
     words = with_positionals(words, known.positional) if known.positional else words
     words = [word if "[" in word else word.split(",")[0] for word in words if word != "-m"]  # a sweep's first job
     options = with_free_keys(with_texts(words, getattr(schema, kind)), getattr(schema, kind))
