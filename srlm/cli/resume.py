@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +35,7 @@ def resumed(words: Sequence[str]) -> tuple[str, list[str]] | None:
 def resume(folder: str, overrides: Sequence[str]) -> None:
     """Continue the run in a folder, to M_iteration of its options or of `overrides`."""
     with user_errors():
-        if not folder or "=" in folder:
+        if not folder or ("=" in folder and not Path(folder).expanduser().is_dir()):  # a sweep's folder has "="
             raise ConfigError(f"{FLAG} needs a run's folder: srlm run {FLAG} runs/default iteration=3")
         workspace = open_run(folder)
         options = check_extra(check(stored_options(workspace, overrides)))

@@ -197,7 +197,7 @@ def _embedding_rows(checkpoint: Checkpoint) -> Values:
 
 
 def _no_head(checkpoint: Checkpoint) -> Values:
-    """Find models with an output layer of its own, for which the weights have no second tensor like the embeddings."""
+    """Find models with untied embeddings whose weights have no second tensor of the embeddings' size."""
     settings, headers = checkpoint.text_settings, list(checkpoint.headers.values())
     tied = getattr(settings, "tie_word_embeddings", True) or "quantization_config" in checkpoint.config
     if ADAPTER in checkpoint.files or tied or len(headers) < len(checkpoint.weight_files):

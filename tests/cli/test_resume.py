@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from srlm.cli import resume as resume_module
 from srlm.cli.resume import resumed, stored_options
 from srlm.config import Config, from_dict, to_dict
 from srlm.errors import ConfigError
@@ -90,11 +91,20 @@ def test_runs_from_python_continue_with_this_command(tmp_path: Path) -> None:
     assert command_to(workspace, 3).endswith(f"-m srlm.run --resume {workspace.root} iteration=3")
 
 
+def test_a_folder_of_a_sweep_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, config = stored(tmp_path, *WORDS, "name='sweep-seed=1'")
+    continued = []
+    monkeypatch.setattr(resume_module, "run", lambda options, words: continued.append(options))
+    resume_module.resume(str(workspace.root), ["iteration=3"])
+    assert continued == [dataclasses.replace(config, iteration=3)]
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--resume"], "ConfigError: --resume needs a run's folder: srlm run --resume runs/default iteration=3"),
+        (["--resume", "iteration=3"], "ConfigError: --resume needs a run's folder"),
         (["--resume", "runs/none"], "RunFolderError: runs/none is not a run"),
     ],
 )
