@@ -16,6 +16,24 @@ RecordId = str
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: str  # system, user or assistant; only the first turn is the system's, and the others alternate
+    content: str
+
+
+# A prompt: the user's text, or the turns of a conversation, whose last turn is the user's.
+Conversation = str | tuple[Turn, ...]
+OMITTED = {"omit_empty": True}  # metadata of fields that are left out of the JSON if they are empty
+
+
+def conversation_of(text: str, history: tuple[Turn, ...] = ()) -> Conversation:
+    """Return a prompt: the user's text after the turns of `history`, or the text itself if there are none."""
+    return (*history, Turn("user", text)) if history else text
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
     """An instruction that a program can check (srlm/data/checkers.py), as in IFEval (arXiv 2311.07911)."""
 
@@ -34,6 +52,12 @@ class SeedExample:
     language: str = ""  # ISO 639-1 code; "" if the source has none
     source: str = ""  # origin of the row: FILE:LINE, or a dataset's name and row
     constraints: tuple[Constraint, ...] = ()  # of an evaluation prompt whose text contains such instructions
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,12 @@ class RankedPrompt:
     type: str = ""
     language: str = ""
     source: str = ""
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +100,12 @@ class JudgeExample:
     written_by: str  # "seed" or "sft_baseline"
     other: str | None = None  # the response that it is compared with, shown second; None if it is judged separately
     rank: int | None = None  # human rank of the response, 0 is the best; None in a comparison
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +117,12 @@ class Prompt:
     shots: tuple[str, ...]  # ids of the few-shot examples
     rejected: str = ""  # the filter's reason; "" = accepted
     too_long: tuple[str, ...] = ()  # ids of few-shot examples that were drawn first and did not fit into the context
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.text, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +179,12 @@ class PreferencePair:
     rejected_truncated: bool = False  # the same for the rejected text
     weight: float = 1.0  # of the pair's loss, relative to other pairs; above 0
     target: float = 1.0  # probability that the chosen answer is the better one; 0 to 1
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +198,12 @@ class LabelledAnswer:
     score: float
     truncated: bool = False  # the text hit the token limit, so no end of turn is trained after it
     weight: float = 1.0  # of the answer's loss, relative to other answers; above 0
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +224,12 @@ class Answer:
     tokens: int
     truncated: bool
     thought: str = ""  # generated text before the answer, including its marks
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+
+    @property
+    def conversation(self) -> Conversation:
+        """Return the prompt with the turns before it."""
+        return conversation_of(self.prompt, self.history)
 
 
 @dataclass(frozen=True, slots=True)

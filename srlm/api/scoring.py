@@ -109,7 +109,7 @@ def worker(workspace: Workspace, number: int) -> None:
 
 async def _judge(workspace: Workspace) -> None:
     config = workspace.config()
-    prompts = {prompt.id: prompt.text for prompt in read_records(workspace.root / _PROMPTS, Prompt)}
+    prompts = {prompt.id: prompt.conversation for prompt in read_records(workspace.root / _PROMPTS, Prompt)}
     candidates: dict[str, list[Candidate]] = {}
     for candidate in read_records(workspace.root / _CANDIDATES, Candidate):
         candidates.setdefault(candidate.prompt_id, []).append(candidate)

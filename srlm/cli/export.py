@@ -31,6 +31,7 @@ from srlm.errors import ExportError
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.progress import say
 from srlm.io.record_file import read_records
+from srlm.models.conversation import messages_of
 from srlm.pipeline.artifacts import EVALUATION_PROMPTS, JUDGEMENT_PAIRS, LABELLED, PAIRS
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.run_reader import (
@@ -205,7 +206,7 @@ def preference_rows(pairs: Sequence[PreferencePair]) -> list[dict[str, Any]]:
     """
     return [
         {
-            "prompt": [{"role": "user", "content": pair.prompt}],
+            "prompt": messages_of(pair.conversation),
             "chosen": [{"role": "assistant", "content": pair.chosen}],
             "rejected": [{"role": "assistant", "content": pair.rejected}],
             "id": pair.id,
@@ -229,7 +230,7 @@ def unpaired_rows(answers: Sequence[LabelledAnswer]) -> list[dict[str, Any]]:
     """
     return [
         {
-            "prompt": [{"role": "user", "content": answer.prompt}],
+            "prompt": messages_of(answer.conversation),
             "completion": [{"role": "assistant", "content": answer.completion}],
             "label": answer.label,
             "id": answer.id,

@@ -280,7 +280,14 @@ def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> t
     subset = subset if isinstance(subset, str) else ""
     constraints = _constraints(data) if need == 0 else ()
     row = _Row(
-        row_id or place.id, prompt, tuple(answers), subset or row_type, language, str(place), constraints, subset
+        row_id or place.id,
+        prompt,
+        tuple(answers),
+        subset or row_type,
+        language,
+        str(place),
+        constraints=constraints,
+        subset=subset,
     )
     if re.search("[\ud800-\udfff]", to_json(row)):
         raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")

@@ -23,6 +23,7 @@ from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
 from srlm.pipeline.workspace import Workspace
+from srlm.types import Conversation
 
 T = TypeVar("T")
 
@@ -163,7 +164,9 @@ class SequenceScorer(Protocol):
 
     usage: Usage
 
-    async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+    async def score(
+        self, prompt: Conversation, answer: str, priority: int = 0, ended: bool = True
+    ) -> tuple[float, int]:
         """Return an answer's strength (log-odds) and its number of tokens, end of turn included.
 
         With `ended=False` the answer was truncated, so likelihoods are of its text without an end of turn.

@@ -21,6 +21,8 @@ from srlm.errors import ModelError, PromptTooLongError
 from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
+from srlm.models.conversation import messages_of
+from srlm.types import Conversation
 
 _TOKENS = 4096  # padded tokens in a batch; logits over a large vocabulary need most of the memory
 
@@ -41,9 +43,11 @@ class _Scorer:
         self.usage = Usage()
         self._batches = Batches(self._scores, self._fits, lambda row: row[2])
 
-    async def score(self, prompt: str, answer: str, priority: int = 0, ended: bool = True) -> tuple[float, int]:
+    async def score(
+        self, prompt: Conversation, answer: str, priority: int = 0, ended: bool = True
+    ) -> tuple[float, int]:
         ended = ended or self.reads_end
-        prompt_ids, answer_ids = encode_turn(self.tokenizer, [{"role": "user", "content": prompt}], answer, ended)
+        prompt_ids, answer_ids = encode_turn(self.tokenizer, messages_of(prompt), answer, ended)
         if len(prompt_ids) + len(answer_ids) > self.max_model_len:
             raise PromptTooLongError(
                 f"a prompt and answer of {len(prompt_ids) + len(answer_ids)} tokens do not fit into "

@@ -16,6 +16,7 @@ from srlm.evaluation.config import EvaluationConfig
 from srlm.ids import derive_seed
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile
+from srlm.models.conversation import messages_of
 from srlm.pipeline.artifacts import ANSWERS, EVALUATION_PROMPTS, IFEVAL_ANSWERS, IFEVAL_PROMPTS, SEEDS
 from srlm.pipeline.roles import iteration
 from srlm.pipeline.stage import Stage, recorded
@@ -54,9 +55,9 @@ async def answer(engine: Engine, config: EvaluationConfig, run_seed: int, prompt
         seed=derive_seed(run_seed, "evaluation", prompt.id),
         priority=1,  # lower than the feedback stages, whose outputs other requests need
     )
-    [completion] = await engine.generate([{"role": "user", "content": prompt.prompt}], sampling)
+    [completion] = await engine.generate(messages_of(prompt.conversation), sampling)
     text, thought = completion.text.strip(), completion.thought.lstrip()
-    return Answer(prompt.id, prompt.prompt, text, completion.tokens, completion.truncated, thought)
+    return Answer(prompt.id, prompt.prompt, text, completion.tokens, completion.truncated, thought, prompt.history)
 
 
 async def answer_prompts(

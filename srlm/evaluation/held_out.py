@@ -66,7 +66,7 @@ async def judge_ranked(
     async def judge_prompt(prompt: RankedPrompt) -> None:
         answers = enumerate(prompt.answers)
         candidates = [Candidate(answer_id(prompt.id, n), prompt.id, answer.text, 0, False) for n, answer in answers]
-        await judge.prompt(prompt.id, prompt.prompt, candidates)
+        await judge.prompt(prompt.id, prompt.conversation, candidates)
 
     await gather_or_cancel(judge_prompt(prompt) for prompt in ranked)
     rows = judge.finish()

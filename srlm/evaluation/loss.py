@@ -33,7 +33,7 @@ async def answer_losses(
         if example.id in store.records:
             return
         try:
-            log_probability, tokens = await rater.score(example.prompt, example.response)
+            log_probability, tokens = await rater.score(example.conversation, example.response)
             new = AnswerLoss(example.id, -log_probability, tokens)
         except PromptTooLongError as error:
             new = AnswerLoss(example.id, None, 0, problem_of(error, TOO_LONG))

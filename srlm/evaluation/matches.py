@@ -48,7 +48,7 @@ async def play(
 
     async def compare_answers(answer: Answer, order: str) -> None:
         if f"{answer.id}/{order}" not in store.records:
-            prompt = question(template, answer.prompt, answer.text, second_texts[answer.id], order)
+            prompt = question(template, answer.conversation, answer.text, second_texts[answer.id], order)
             store.append(await compare(engine, answer.id, answer.id, order, prompt))
             on_progress()
 

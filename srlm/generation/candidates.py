@@ -15,6 +15,7 @@ from srlm.generation.config import CandidatesConfig
 from srlm.ids import candidate_id, derive_seed
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile
+from srlm.models.conversation import messages_of
 from srlm.pipeline.artifacts import CANDIDATES, PROMPTS
 from srlm.pipeline.roles import iteration
 from srlm.pipeline.stage import recorded
@@ -35,7 +36,7 @@ async def sample_candidates(engine: Engine, config: CandidatesConfig, run_seed: 
         n=config.count,
         priority=-1,
     )
-    completions = await engine.generate([{"role": "user", "content": prompt.text}], sampling)
+    completions = await engine.generate(messages_of(prompt.conversation), sampling)
     return [
         Candidate(
             id=candidate_id(prompt.id, n),

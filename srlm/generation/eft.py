@@ -88,7 +88,7 @@ class WriteRationales(GenerationStage):
                     template,
                     self.config.judge,
                     self.config.seed,
-                    prompt.prompt,
+                    prompt.conversation,
                     candidate,
                     1,
                     first=attempt,

@@ -73,7 +73,7 @@ class JudgeCandidates(ItemStage):
         item.candidates = item.candidates or self._stored[item.prompt.id]
         if not item.candidates:
             return False
-        await self._judge.prompt(item.prompt.id, item.prompt.text, item.candidates)
+        await self._judge.prompt(item.prompt.id, item.prompt.conversation, item.candidates)
         item.judgements = [judgement for candidate in item.candidates for judgement in self._judge.of(candidate.id)]
         return True
 
@@ -130,7 +130,7 @@ class MetaJudge(ItemStage):
         return self._meta.planned
 
     async def process(self, item: Feedback) -> bool:
-        await self._meta.prompt(item.prompt.text, item.candidates, item.judgements)
+        await self._meta.prompt(item.prompt.conversation, item.candidates, item.judgements)
         return True
 
     def close(self) -> None:

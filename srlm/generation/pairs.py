@@ -91,7 +91,7 @@ class SelectPairs(LocalStage):
             counts |= {"labelled_answers": len(answers), "desirable_answers": sum(answer.label for answer in answers)}
         higher = None
         if config.judge.meta:
-            texts, template = {prompt.id: prompt.text for prompt in prompts}, JudgeTemplate.load(config.judge)
+            texts, template = {prompt.id: prompt.conversation for prompt in prompts}, JudgeTemplate.load(config.judge)
             comparisons = META_COMPARISONS.read(workspace, t)
             of_judgements, dropped, higher = judgement_pairs(
                 template, texts, candidates, judgements, comparisons, meta_options(config.judge).meta_max_tokens

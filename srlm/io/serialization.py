@@ -14,8 +14,15 @@ R = TypeVar("R")
 
 
 def to_json(record: Any) -> str:
-    """Return a record as one line of JSON, with keys in field order."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    """Return a record as one line of JSON, with keys in field order.
+
+    An empty field whose metadata has `omit_empty` is left out.
+    """
+    data = dataclasses.asdict(record)
+    for field in dataclasses.fields(record):
+        if field.metadata.get("omit_empty") and not data[field.name]:
+            del data[field.name]
+    return json.dumps(data, ensure_ascii=False)
 
 
 def from_json(cls: type[R], line: str) -> R:

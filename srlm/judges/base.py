@@ -21,7 +21,7 @@ from srlm.ids import candidate_id
 from srlm.judges.bradley_terry import shares_of_wins
 from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import JudgeTemplate
-from srlm.types import Candidate, Judgement
+from srlm.types import Candidate, Conversation, Judgement
 
 Known = Mapping[str, Any]  # id -> record
 Emit = Callable[..., None]  # takes new records, one or several
@@ -135,11 +135,16 @@ class Judge(ABC, Generic[O]):
         return candidates * (self.count if self.spec.sampled else 1)
 
     @abstractmethod
-    async def judge(self, prompt: str, candidates: Sequence[Candidate], engine: Any, known: Known, emit: Emit) -> None:
+    async def judge(
+        self, prompt: Conversation, candidates: Sequence[Candidate], engine: Any, known: Known, emit: Emit
+    ) -> None:
         """Judge the candidates of one prompt.
 
         Parameters
         ----------
+        prompt : str or tuple of Turn
+            The user's text, or a conversation that ends with it. `srlm.models.conversation` has its messages, and the
+            transcript for a judge's prompt.
         engine
             As `spec.runs_on` declares.
         known : mapping
@@ -213,7 +218,9 @@ def judgements_of_strengths(
     return judgements
 
 
-async def judge_answers(judge: Judge[Any], engine: Any, prompt: str, answers: Sequence[str]) -> list[Judgement]:
+async def judge_answers(
+    judge: Judge[Any], engine: Any, prompt: Conversation, answers: Sequence[str]
+) -> list[Judgement]:
     """Return a judge's judgements of some answers to one prompt; the candidate id of answer N is prompt/cN."""
     candidates = [Candidate(candidate_id("prompt", n), "prompt", text, 0, False) for n, text in enumerate(answers)]
     return await judge_candidates(judge, engine, {"prompt": prompt}, {"prompt": candidates})
@@ -222,7 +229,7 @@ async def judge_answers(judge: Judge[Any], engine: Any, prompt: str, answers: Se
 async def judge_candidates(
     judge: Judge[Any],
     engine: Any,
-    prompts: Mapping[str, str],
+    prompts: Mapping[str, Conversation],
     candidates: Mapping[str, Sequence[Candidate]],
     on_records: Callable[[Sequence[Any]], None] = lambda records: None,
 ) -> list[Judgement]:
@@ -233,7 +240,7 @@ async def judge_candidates(
     engine
         As `judge.spec.runs_on` declares.
     prompts : mapping
-        Prompt id -> the prompt's text.
+        Prompt id -> the prompt: its text, or a conversation.
     candidates : mapping
         Prompt id -> its candidates.
     on_records : callable

@@ -174,7 +174,9 @@ def _histogram(examples: Sequence[JudgeExample]) -> dict[str, int]:
 
 def _pair(better: JudgeExample, worse: JudgeExample) -> JudgeExample:
     pair_id = f"{better.id}-{label(worse.id)}"
-    return JudgeExample(pair_id, better.prompt, better.response, "", 1.0, "seed", worse.response)
+    return JudgeExample(
+        pair_id, better.prompt, better.response, "", 1.0, "seed", worse.response, history=better.history
+    )
 
 
 def _turned(pair: JudgeExample) -> JudgeExample:
@@ -190,7 +192,9 @@ def _has_own(prompt: RankedPrompt) -> bool:
 def _example(prompt: RankedPrompt, n: int, rationale: str, score: float, written_by: str) -> JudgeExample:
     answer = prompt.answers[n]
     name = answer_id(prompt.id, n)
-    return JudgeExample(name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank)
+    return JudgeExample(
+        name, prompt.prompt, answer.text, rationale, score, written_by, rank=answer.rank, history=prompt.history
+    )
 
 
 def _of_seed(prompt: RankedPrompt, max_score: int) -> list[JudgeExample]:

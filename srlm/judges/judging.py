@@ -16,7 +16,7 @@ from srlm.io.record_file import RecordFile
 from srlm.judges import make_judge
 from srlm.judges.evidence import EvidenceFile, OnProgress
 from srlm.pipeline.stage import Stage
-from srlm.types import Candidate, Judgement
+from srlm.types import Candidate, Conversation, Judgement
 
 
 class Judging:
@@ -73,7 +73,7 @@ class Judging:
         """Return the number of records of a prompt with this many candidates."""
         return self.judge.pieces(candidates)
 
-    async def prompt(self, prompt_id: str, prompt: str, candidates: Sequence[Candidate]) -> None:
+    async def prompt(self, prompt_id: str, prompt: Conversation, candidates: Sequence[Candidate]) -> None:
         """Judge the candidates of one prompt."""
         self._candidates[prompt_id] = list(candidates)
         for group in (prompt_id, *(candidate.id for candidate in candidates)):

@@ -30,7 +30,7 @@ from srlm.judges.prompt import JudgeTemplate, check_letters
 from srlm.models.chat import Message
 from srlm.models.templating import Template
 from srlm.pipeline.stage import Stage
-from srlm.types import Candidate, Comparison, Judgement, PreferencePair
+from srlm.types import Candidate, Comparison, Conversation, Judgement, PreferencePair
 
 BEFORE = "The better judgement is"
 
@@ -82,7 +82,9 @@ class MetaJudging:
         self.store = self._comparisons.file
         self.planned = 0  # comparisons of the prompts so far
 
-    async def prompt(self, prompt: str, candidates: Sequence[Candidate], judgements: Iterable[Judgement]) -> None:
+    async def prompt(
+        self, prompt: Conversation, candidates: Sequence[Candidate], judgements: Iterable[Judgement]
+    ) -> None:
         """Compare the judgements of the prompt's most disputed candidate."""
         disputed = most_disputed(judgements)
         if not disputed:
@@ -139,7 +141,7 @@ def elo(comparisons: Sequence[Comparison], weights: tuple[float, float], n: int)
 
 def judgement_pairs(
     template: JudgeTemplate,
-    prompts: dict[str, str],
+    prompts: dict[str, Conversation],
     candidates: Iterable[Candidate],
     judgements: Iterable[Judgement],
     comparisons: Sequence[Comparison],

@@ -22,7 +22,7 @@ from srlm.judges.parsing import find_letter
 from srlm.judges.prompt import TWO_ANSWERS, check_letters
 from srlm.models.chat import Message
 from srlm.models.templating import Template
-from srlm.types import Candidate, Comparison, Judgement
+from srlm.types import Candidate, Comparison, Conversation, Judgement
 
 BEFORE = "The better answer is"  # the beginning of the judge's reply, up to the letter
 _LEAST = -30.0  # log-probability of a letter that is not in a server's list of likely tokens
@@ -55,7 +55,7 @@ def parse_letter(completion: str, before: str = BEFORE, truncated: bool = False)
     return None if at is None else completion[at]
 
 
-def question(template: Template, prompt: str, first: str, second: str, order: str) -> list[Message]:
+def question(template: Template, prompt: Conversation, first: str, second: str, order: str) -> list[Message]:
     """Return the judge's chat; the order "ab" shows the first answer as A, "ba" the second."""
     a, b = (first, second) if order == "ab" else (second, first)
     return [{"role": "user", "content": template.fill(instruction=prompt, answer_a=a, answer_b=b)}]
@@ -152,7 +152,7 @@ class PairwiseJudge(Judge[PairwiseJudgeConfig]):
         return len(ORDERS) * matches_of(candidates, self.own.max_comparisons)
 
     async def judge(
-        self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
+        self, prompt: Conversation, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
     ) -> None:
         template = self.template.template
         texts = [candidate.text for candidate in candidates]

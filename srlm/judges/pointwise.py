@@ -33,7 +33,7 @@ from srlm.judges.prompt import VERDICT, JudgeTemplate, expected_score
 from srlm.models.chat import Message
 from srlm.preferences.pairs import length_points, takes_part
 from srlm.preferences.policies import policy_named
-from srlm.types import Candidate, Judgement
+from srlm.types import Candidate, Conversation, Judgement
 
 
 async def judge(
@@ -41,7 +41,7 @@ async def judge(
     template: JudgeTemplate,
     config: JudgeConfig,
     run_seed: int,
-    prompt: str,
+    prompt: Conversation,
     candidate: Candidate,
     count: int,
     priority: int = 0,
@@ -184,7 +184,7 @@ class PointwiseJudge(Judge[O]):
     scorer: ClassVar[str]  # also set for external subclasses, whose `judge.scorer` is module:Class
 
     async def judge(
-        self, prompt: str, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
+        self, prompt: Conversation, candidates: Sequence[Candidate], engine: Engine, known: Known, emit: Emit
     ) -> None:
 
         async def judged(candidate: Candidate, count: int, first: int = 0) -> None:

@@ -19,6 +19,7 @@ from srlm.judges.config import JudgeConfig
 from srlm.judges.parsing import parse_verdict as parse_verdict
 from srlm.judges.parsing import strip_verdict as strip_verdict
 from srlm.models.templating import Template
+from srlm.types import Conversation
 
 
 def judge_target(rationale: str, score: float) -> str:
@@ -79,7 +80,7 @@ class JudgeTemplate:
             check_scale(template, config, by_form=spec.sampled)
         return cls(template)
 
-    def messages(self, prompt: str, response: str) -> list[dict[str, str]]:
+    def messages(self, prompt: Conversation, response: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.template.fill(instruction=prompt, response=response)}]
 
 

@@ -18,7 +18,7 @@ from srlm.judges.config import SequenceJudgeConfig
 from srlm.preferences.length_matching import length_matching_penalty
 from srlm.preferences.pairs import takes_part
 from srlm.preferences.policies.highest_lowest import highest_and_lowest
-from srlm.types import Candidate, Judgement, Rating
+from srlm.types import Candidate, Conversation, Judgement, Rating
 
 S = TypeVar("S", bound=SequenceJudgeConfig)
 
@@ -27,7 +27,7 @@ class SequenceJudge(Judge[S]):
     """A judge that scores each candidate with a SequenceScorer; subclasses declare the scorer and the scored text."""
 
     async def judge(
-        self, prompt: str, candidates: Sequence[Candidate], engine: SequenceScorer, known: Known, emit: Emit
+        self, prompt: Conversation, candidates: Sequence[Candidate], engine: SequenceScorer, known: Known, emit: Emit
     ) -> None:
         async def rate(candidate: Candidate) -> None:
             try:

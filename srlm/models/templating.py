@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from srlm.errors import ConfigError
+from srlm.models.conversation import transcript
+from srlm.types import Conversation
 
 _NAME = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _TAG = re.compile(r"<\s*/?\s*([a-z_]+)\b[^<>]{0,40}>", re.IGNORECASE)
@@ -16,6 +19,7 @@ _VERDICT_MARKER = re.compile(r"(\bscore|评分|得分)(\s*\**\s*)[:：=]", re.IG
 _VERDICT = re.compile(
     _VERDICT_MARKER.pattern + r"\s*\**\s*[-+]?\d+(?:[.,]\d+)?(?:\s*\**\s*(?:/|out of)\s*\d+)?", re.IGNORECASE
 )
+_ROLES = ("system", "user", "assistant")  # tags of a conversation's turns
 _UNSEEN = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")  # zero width, and changes of text direction
 
 
@@ -79,21 +83,27 @@ class Template:
         """Return the hash of the text, for manifests."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
-    def fill(self, **values: str) -> str:
+    def fill(self, **values: Conversation) -> str:
         """Return the template with its fields replaced by `values`, which are untrusted and escaped by `neutralise`.
 
-        Braces and field names inside a value are not replaced.
+        A conversation is shown with its roles. Braces and field names inside a value are not replaced.
         """
-        return _NAME.sub(lambda match: self.neutralise(values[match[1]]), self.text)
 
-    def neutralise(self, text: str) -> str:
+        def shown(match: re.Match[str]) -> str:
+            value = values[match[1]]
+            roles = () if isinstance(value, str) else _ROLES
+            return transcript(value, lambda text: self.neutralise(text, roles))
+
+        return _NAME.sub(shown, self.text)
+
+    def neutralise(self, text: str, tags: Sequence[str] = ()) -> str:
         """Return `text` without markers that this template or a judge uses.
 
-        The tags of this template's blocks lose their angle brackets, so that a text cannot close its block or open
-        another one. A verdict in the text ("Score: 5", in any digits) loses its number, because judges tend to copy it;
-        "Score:" without a number loses its colon. Invisible characters are removed.
+        The tags of this template's blocks, and those named in `tags`, lose their angle brackets, so that a text cannot
+        close its block or open another one. A verdict in the text ("Score: 5", in any digits) loses its number, because
+        judges tend to copy it; "Score:" without a number loses its colon. Invisible characters are removed.
         """
         text = _UNSEEN.sub("", text)
-        tags = {tag.lower() for tag in _TAG.findall(self.text)}
-        text = _TAG.sub(lambda match: f"({match[0][1:-1]})" if match[1].lower() in tags else match[0], text)
+        own = {*tags, *(tag.lower() for tag in _TAG.findall(self.text))}
+        text = _TAG.sub(lambda match: f"({match[0][1:-1]})" if match[1].lower() in own else match[0], text)
         return _VERDICT_MARKER.sub(r"\1\2 -", _VERDICT.sub(r"\1 (left out)", text))

@@ -85,10 +85,20 @@ def preference_pair(
         rejected_truncated=rejected[1].truncated,
         weight=weight,
         target=target,
+        history=prompt.history,
     )
 
 
 def labelled_answer(prompt: Prompt, one: Scored, label: bool, weight: float = 1.0) -> LabelledAnswer:
     """Return the labelled answer of a scored candidate; `label` is True if it is desirable."""
     score, candidate = one
-    return LabelledAnswer(candidate.id, prompt.text, candidate.full_text, label, score, candidate.truncated, weight)
+    return LabelledAnswer(
+        candidate.id,
+        prompt.text,
+        candidate.full_text,
+        label,
+        score,
+        candidate.truncated,
+        weight,
+        history=prompt.history,
+    )

@@ -48,7 +48,9 @@ class CopyPrompts(LocalStage):
 
     def run(self) -> dict[str, Any]:
         rows = enumerate(IFT.read(self.workspace))
-        prompts = [Prompt(prompt_id(self.t, number), row.prompt, shots=(row.id,)) for number, row in rows]
+        prompts = [
+            Prompt(prompt_id(self.t, number), row.prompt, shots=(row.id,), history=row.history) for number, row in rows
+        ]
         write_records(self.outputs[0], prompts)
         return {"attempts": len(prompts), "accepted": len(prompts), "rejected": {}}
 
@@ -146,4 +148,5 @@ def _pair(prompt: Prompt, chosen: str, candidate: Candidate) -> PreferencePair:
         chosen_score=1.0,
         rejected_score=0.0,
         rejected_truncated=candidate.truncated,
+        history=prompt.history,
     )

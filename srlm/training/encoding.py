@@ -10,6 +10,7 @@ from srlm.errors import ConfigError
 from srlm.judges import pairwise
 from srlm.judges.prompt import JudgeTemplate, judge_target
 from srlm.models.chat import Message
+from srlm.models.conversation import messages_of
 from srlm.training.masking import Conversation, Part, encode_conversation, labels_of, looks_at_prompts, token_weights
 from srlm.training.methods.sft import SFTConfig
 from srlm.training.shared_spans import mark_pattern, mark_repeated
@@ -43,17 +44,17 @@ class Samples:
 
 def ift_example(example: SeedExample) -> list[Message]:
     """Return the chat that SFT trains on for an IFT example."""
-    return [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.response}]
+    return [*messages_of(example.conversation), {"role": "assistant", "content": example.response}]
 
 
 def eft_example(example: JudgeExample, template: JudgeTemplate) -> list[Message]:
     """Return the chat that SFT trains on for an EFT example: the judge's prompt, and the verdict as the answer."""
     if example.other is not None:
-        texts = (example.prompt, example.response, example.other)
-        question = pairwise.question(template.template, *texts, "ab")
+        texts = (example.response, example.other)
+        question = pairwise.question(template.template, example.conversation, *texts, "ab")
         target = pairwise.verdict(example.score == 1, "ab")
     else:
-        question = template.messages(example.prompt, example.response)
+        question = template.messages(example.conversation, example.response)
         target = judge_target(example.rationale, example.score)
     return [*question, {"role": "assistant", "content": target}]
 

@@ -119,11 +119,12 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[PreferencePair], max_length: in
         the answers of the others.
     """
     from srlm.models.chat import encode_turn
+    from srlm.models.conversation import messages_of
 
     columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     too_long = trl_drops = 0
     for pair in pairs:
-        messages = [{"role": "user", "content": pair.prompt}]
+        messages = messages_of(pair.conversation)
         prompt, chosen = encode_turn(tokenizer, messages, pair.chosen, ended=not pair.chosen_truncated)
         _, rejected = encode_turn(tokenizer, messages, pair.rejected, ended=not pair.rejected_truncated)
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:

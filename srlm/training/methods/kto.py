@@ -143,8 +143,11 @@ def answers_of(row: LabelledAnswer | PreferencePair) -> list[LabelledAnswer]:
     if isinstance(row, LabelledAnswer):
         return [row]
     return [
-        LabelledAnswer(row.chosen_id, row.prompt, row.chosen, True, row.chosen_score, row.chosen_truncated),
-        LabelledAnswer(row.rejected_id, row.prompt, row.rejected, False, row.rejected_score, row.rejected_truncated),
+        LabelledAnswer(name, row.prompt, text, label, score, truncated, history=row.history)
+        for name, text, label, score, truncated in (
+            (row.chosen_id, row.chosen, True, row.chosen_score, row.chosen_truncated),
+            (row.rejected_id, row.rejected, False, row.rejected_score, row.rejected_truncated),
+        )
     ]
 
 
@@ -161,11 +164,12 @@ def encode_answers(tokenizer: Any, answers: Sequence[LabelledAnswer], max_length
         Answers that are excluded because prompt and answer exceed `max_length` tokens.
     """
     from srlm.models.chat import encode_turn
+    from srlm.models.conversation import messages_of
 
     columns: Columns = {"prompt_ids": [], "completion_ids": [], "label": []}
     too_long = 0
     for one in answers:
-        messages = [{"role": "user", "content": one.prompt}]
+        messages = messages_of(one.conversation)
         prompt, completion = encode_turn(tokenizer, messages, one.completion, ended=not one.truncated)
         if len(prompt) + len(completion) > max_length:
             too_long += 1

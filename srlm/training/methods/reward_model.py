@@ -83,15 +83,13 @@ def encode_comparisons(tokenizer: Any, rows: Sequence[JudgeExample], max_length:
         Pairs that are excluded because a side exceeds `max_length` tokens.
     """
     from srlm.models.chat import encode_turn
+    from srlm.models.conversation import messages_of
 
     columns: Columns = {"chosen_ids": [], "rejected_ids": []}
     too_long = 0
     for row in rows:
         assert row.other is not None
-        encoded = [
-            encode_turn(tokenizer, [{"role": "user", "content": row.prompt}], text)
-            for text in (row.response, row.other)
-        ]
+        encoded = [encode_turn(tokenizer, messages_of(row.conversation), text) for text in (row.response, row.other)]
         sides = [prompt + answer for prompt, answer in encoded]
         if max(map(len, sides)) > max_length:
             too_long += 1

@@ -1,0 +1,35 @@
+"""Prompts as conversations: the messages of a chat template, and the transcript that a judge reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from srlm.models.chat_template import Message
+from srlm.types import Conversation
+
+_INTRODUCTION = (
+    "The instruction is the user's last message of this conversation. The messages before it are context, which a good "
+    "reply takes into account."
+)
+
+
+def messages_of(prompt: Conversation) -> list[Message]:
+    """Return the messages of a prompt, of which the last one is the user's."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [{"role": turn.role, "content": turn.content} for turn in prompt]
+
+
+def transcript(prompt: Conversation, escape: Callable[[str], str] = str) -> str:
+    """Return the text by which a judge reads a prompt: the user's text itself, or a conversation with its roles.
+
+    Parameters
+    ----------
+    escape : callable
+        Is applied to each turn's text, which is untrusted. It must remove the tags <system>, <user> and <assistant>,
+        so that a text cannot pretend to be another turn.
+    """
+    if isinstance(prompt, str):
+        return escape(prompt)
+    turns = [f"<{turn.role}>\n{escape(turn.content)}\n</{turn.role}>" for turn in prompt]
+    return "\n".join([_INTRODUCTION, *turns])
