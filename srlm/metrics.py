@@ -116,6 +116,12 @@ class Metric:
         suffix = UNITS[self.unit].suffix
         return f"{self.label}, {suffix}" if suffix else self.label
 
+    @property
+    def definition(self) -> str:
+        """Meaning, direction and source, for tooltips."""
+        better = f" {self.better.capitalize()} is better." if self.better else ""
+        return f"{self.meaning}{better}{f' Source: {self.source}.' if self.source else ''}"
+
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Regular expression for the keys of this family, including those with _low, _high and _n."""
@@ -138,8 +144,8 @@ class Metric:
         if base is None:
             return None
         unit = {"share": "difference"}.get(base.unit, base.unit) if self.unit == "difference" else base.unit
-        label = label.replace("<measure>", base.label)
-        return replace(self, key=key, label=label, unit=unit, better=base.better, source=base.source)
+        label, meaning = label.replace("<measure>", base.label), f"{base.meaning} {self.meaning}"
+        return replace(self, key=key, label=label, unit=unit, better=base.better, meaning=meaning, source=base.source)
 
 
 def _part(part: str, *rows: tuple[str, ...], interval: bool = False) -> Iterator[Metric]:
@@ -274,7 +280,7 @@ METRICS: tuple[Metric, ...] = (
         interval=True,
     ),
     Metric("instructions/<measure>_gain", _GAIN_LABEL, "difference", "", _GAIN, "", True, "instructions/<measure>"),
-    Metric("ifeval/<measure>", "<measure>", "", "", "The measure of `instructions`, on IFEval's prompts.", "", True,
+    Metric("ifeval/<measure>", "<measure>", "", "", "On IFEval's prompts, the measure of `instructions`.", "", True,
            "instructions/<measure>"),
     *_part("ifeval", ("excluded", "excluded", "count", "lower", "IFEval prompts in the training data of M_t.")),
     *_part(
@@ -393,6 +399,10 @@ METRICS: tuple[Metric, ...] = (
         ("step", "step", "steps", "", "Optimizer steps so far; dpo_t trains M_t by DPO."),
         ("epoch", "epoch", "number", "", "Passes over the data so far."),
         ("loss", "loss", "nats", "lower", "Training loss of the step."),
+        ("loss_ift", "loss, IFT examples", "nats per token", "lower",
+         "SFT on IFT and EFT: mean -log p of the trained tokens of the step's IFT examples."),
+        ("loss_eft", "loss, EFT examples", "nats per token", "lower",
+         "SFT on IFT and EFT: mean -log p of the trained tokens of the step's EFT examples."),
         ("learning_rate", "learning rate", "number", "", "Learning rate of the step."),
         ("grad_norm", "gradient norm", "number", "", "Norm of the gradient before clipping."),
         ("num_tokens", "training tokens", "tokens", "", "Tokens trained on so far."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
-from srlm.io.tables import cell, print_table, sections_table, signed
+from srlm.io.tables import Row, cell, number, print_table, sections_table, signed
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.opening import open_judge, reference_name
@@ -175,6 +176,8 @@ def _results_of(options: JudgeBench, row: Row, table: list[Row]) -> dict[str, An
         results = {"attacks": attack_results(ranked, judged, resamples, seed)}
     else:
         results = judge_metrics(ranked, judged, options.judge, resamples, seed, read_comparisons(row.judgements))
+        of_types = {(prompt.type or "-", prompt.prompt) for prompt in ranked}
+        results["subset_prompts"] = dict(Counter(name for name, _ in of_types))
         first = next(candidate for candidate in table if candidate.data == row.data)
         if first != row:
             others = read_records(first.judgements.outputs[0], Judgement)
@@ -216,6 +219,7 @@ _SHOWN = (
 def show(results: dict[str, Any], console: Console) -> None:
     """Print, for each dataset, warnings about judges with few scores, then a table with a column for each model."""
     from srlm.evaluation.judge_metrics import judge_warning
+    from srlm.evaluation.measures import prompts_words
     from srlm.evaluation.record import measures_of
 
     for data in dict.fromkeys(row["data"] for row in results["rows"]):
@@ -244,7 +248,7 @@ def show(results: dict[str, Any], console: Console) -> None:
             metric("judge_metrics/scores_entropy_bits").heading,
             *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data),
         )
-        table.add_row("mean score by human rank", *(_ranks(row["mean_score_rank"]) for row in of_data))
+        table.add_row("mean score by human rank (~: not significant)", *(_ranks(row["mean_score_rank"]) for row in of_data))
         table.add_row("tokens per judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds per judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
@@ -256,7 +260,8 @@ def show(results: dict[str, Any], console: Console) -> None:
             parts = [row["subsets"].get(name, {}) for row in of_data]
             measure = metric("judge/pairwise_accuracy_imputed")
             cells = [cell(part.get("pairwise_accuracy_imputed"), measure.scale) for part in parts]
-            table.add_row(f"{measure.label}, {name[:28]}, %", *cells)
+            words = prompts_words(first["subset_prompts"][name])
+            table.add_row(f"{measure.label}, {name[:28]}, % ({words})", *cells)
         console.print()
         for row in of_data:
             if warning := judge_warning(measures_of(row["measures"])):
@@ -298,9 +303,9 @@ def _with_parsed(name: str, row: dict[str, Any]) -> str:
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     """Print how much each attack changes the score: a row for each attack, a column for each model."""
     title = f"Attacks: {metric('attacks/change').heading} (95 % intervals over prompts)"
-    plain = (f"({metric('attacks/plain').label})", [cell(row["attacks"]["plain"], 1) for row in rows])
+    plain = Row(f"({metric('attacks/plain').label})", [cell(row["attacks"]["plain"], 1) for row in rows])
     names = [name for name in rows[0]["attacks"] if name != "plain"]
-    changes = [(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
+    changes = [Row(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
     console.print()
     print_table(console, sections_table(title, [label(row["model"]) for row in rows], [("", [plain, *changes])]))
 
@@ -312,8 +317,17 @@ def _change(part: dict[str, Any]) -> str:
 
 
 def _ranks(mean_score_rank: dict[str, Any]) -> str:
-    means = [f"{measure['value']:.2f}" for measure in mean_score_rank.values() if measure["value"] is not None]
-    return " > ".join(means[:4]) or "-"
+    """Return the mean scores of the first four ranks, joined by ">" or "<" where the step is significant, else "~"."""
+    from srlm.evaluation.measures import direction
+    from srlm.evaluation.record import measures_of
+    from srlm.evaluation.reward_hacking import change
+
+    means = [mean for mean in measures_of(mean_score_rank).values() if mean.value is not None][:4]
+    text = ""
+    for before, mean in zip([None, *means], means, strict=False):
+        step = change(before, mean) if before else None
+        text += (f" {'~<>'[direction(step)] if step else '~'} " if before else "") + f"{mean.value:.2f}"
+    return text or "-"
 
 
 def _from_cache(cost: dict[str, Any]) -> str:
@@ -322,7 +336,7 @@ def _from_cache(cost: dict[str, Any]) -> str:
 
 
 def _each(cost: dict[str, Any], name: str, scale: float) -> str:
-    return f"{scale * cost[name] / cost['judgements']:.3g}" if cost["judgements"] else "-"
+    return number(scale * cost[name] / cost["judgements"]) if cost["judgements"] else "-"
 
 
 main = application("judge-bench", run)

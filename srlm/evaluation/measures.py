@@ -44,6 +44,7 @@ from srlm.evaluation.intervals import (
 from srlm.io import serialization
 
 _CORRELATION = (-1.0, 1.0)
+FEW_PROMPTS = 5  # a type of prompt with fewer is not compared
 DECIMALS = 9  # scores are compared after rounding to 9 decimals: means over k judgements carry rounding noise
 
 
@@ -168,6 +169,11 @@ def combined_measure(
         low, high = bootstrap_interval(np.sum(drawn, axis=0).round(12), count)
     value = round(float(np.dot(weights, defined)), 12)  # equal ratios give exactly 0
     return Measure(value, low, high, count if n is None else n)
+
+
+def prompts_words(n: int) -> str:
+    """Return the number of prompts of a type in words, and that they are too few to compare if so."""
+    return f"{n} prompt{'s' * (n != 1)}" + (", too few to compare" if n < FEW_PROMPTS else "")
 
 
 def direction(measure: Measure) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -22,9 +22,31 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
+class Row(NamedTuple):
+    """A row of a table: its label, a cell for each column, and what its label means."""
+
+    label: str
+    cells: Sequence[str]
+    meaning: str = ""
+
+
+Section = tuple[str, Sequence[Row]]  # a title, "" = none, and rows
+
+
 Measured = Figure | Mapping[str, Any] | None  # a mapping with these names is a measure in JSON
 
 _FRAME, _CELL = 1, 3  # terminal columns for a table's frame, and for the padding and border of each column
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with `digits` significant digits and without an exponent, such as "1,620", "52.6" or "0.0123".
+
+    Trailing zeros of decimals are left out. Numbers below 0.0001 have an exponent.
+    """
+    if value and abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
+    shown = f"{float(f'{value:.{digits}g}'):,.10f}"
+    return shown.rstrip("0").rstrip(".")
 
 
 def cell(measure: Measured, scale: int = 1, digits: int | None = None, sign: str = "") -> str:
@@ -67,10 +89,8 @@ def plain_text(text: str, limit: int, lines: bool = False) -> Text:
     return Text(shown if len(shown) <= limit else shown[: limit - 1] + "…")
 
 
-def sections_table(
-    title: str | None, columns: Sequence[str], sections: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]] = ()
-) -> Table:
-    """Return a table of sections: each a title, "" = none, and rows of a label and a cell for each column."""
+def sections_table(title: str | None, columns: Sequence[str], sections: Sequence[Section] = ()) -> Table:
+    """Return a table of sections, with a column for the labels and one for each name."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for name in columns:  # where the terminal is narrow, a cell breaks between value and interval
@@ -79,8 +99,8 @@ def sections_table(
         table.add_section()
         if heading:
             table.add_row(Text(heading, style="bold"))
-        for label, cells in rows:
-            table.add_row(f"  {label}" if heading else label, *cells)
+        for row in rows:
+            table.add_row(f"  {row.label}" if heading else row.label, *row.cells)
     return table
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, pstdev, stdev
 
+from srlm.io.tables import number
 from srlm.metrics import metric
 from srlm.preferences.config import AlarmAction, AlarmsConfig
 from srlm.preferences.scores import mean_scores
@@ -103,7 +104,7 @@ def triggered(statistics: Mapping[str, float], alarms: AlarmsConfig) -> list[tup
         is_triggered = value > alarm.threshold if above else value < alarm.threshold
         if is_triggered and alarm.action is not AlarmAction.off:
             threshold = f"{'above' if above else 'below'} alarms.{name}.threshold={alarm.threshold:g}"
-            messages.append((alarm.action, f"{statistic.label}: {value:.3g}, {threshold}. {REMEDIES[name]}."))
+            messages.append((alarm.action, f"{statistic.label}: {number(value)}, {threshold}. {REMEDIES[name]}."))
     return messages
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +18,15 @@ from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.judges.roles import judge_of
 from srlm.metrics import metric, slug
-from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS, Artifact, training_log
+from srlm.pipeline.artifacts import (
+    ANSWERS,
+    CANDIDATES,
+    EVALUATION_PROMPTS,
+    JUDGEMENTS,
+    PROMPTS,
+    Artifact,
+    training_log,
+)
 from srlm.pipeline.manifest import Manifest, finished_manifests, stage_manifest
 from srlm.pipeline.resume import COMPLETED, PRIVATE, STOPPED, public_command, run_command, state_of
 from srlm.pipeline.run_reader import open_run
@@ -29,7 +39,8 @@ from srlm.training.early_stopping import outcome_lines
 R = TypeVar("R")
 
 CURVE_POINTS = 300  # maximum number of points of a training curve; longer curves are thinned evenly
-CURVES = ("loss", "mean_token_accuracy", "ranking_accuracy", "rewards/accuracies", "rewards/margins", "accuracy")
+SOURCE_LOSSES = {"loss_ift": "IFT examples", "loss_eft": "EFT examples"}  # in place of the loss over both
+CURVES = ("mean_token_accuracy", "ranking_accuracy", "rewards/accuracies", "rewards/margins", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class RunNumbers:
                 | {"feedback": {"score_mean": self.own_scores.get(t)}}
                 for t, measures in self.models.items()
             },
+            "types": self._types(),
             "histograms": self._histograms(),
             "funnel": self._funnels(),
             "curves": self._curves(),
@@ -113,6 +125,12 @@ class RunNumbers:
             "seed": str(self.config.seed),
         }
         return {name: fact for name, fact in facts.items() if fact}
+
+    def _types(self) -> dict[str, int]:
+        """Return the number of M_last's answers to evaluation prompts of each type."""
+        answered = {answer.id for answer in self.records(ANSWERS, self.last)}
+        prompts = self.records(EVALUATION_PROMPTS)
+        return dict(sorted(Counter(prompt.type for prompt in prompts if prompt.type and prompt.id in answered).items()))
 
     def _histograms(self) -> list[dict[str, Any]]:
         """Return histograms of integer scores, of each iteration's candidates and of the held-out answers."""
@@ -167,18 +185,13 @@ class RunNumbers:
                 title = f"{name.upper()} to M{t}" if t > 1 or name == "sft" else name.replace("_", " ")
                 lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
                 logged = [line for line in lines if "loss" in line]
-                thin = max(1, -(-len(logged) // CURVE_POINTS))
-                for line in logged[::thin]:
-                    rows += [
-                        {
-                            "training": title,
-                            "step": line["step"],
-                            "value": line[key],
-                            "what": _curve(trainer_part(name, t), key),
-                        }
-                        for key in CURVES
-                        if isinstance(line.get(key), int | float) and math.isfinite(line[key])  # JSON has no NaN
-                    ]
+                apart = any(key in line for line in logged for key in SOURCE_LOSSES)
+                for key in (*(SOURCE_LOSSES if apart else ("loss",)), *CURVES):
+                    of = SOURCE_LOSSES.get(key, "")
+                    row = metric(f"{trainer_part(name, t)}/{slug(key)}")
+                    what = metric("sft/loss").label if of else row.label
+                    about = {"training": title, "what": what, "of": of, "definition": row.definition}
+                    rows += [about | point for point in _points(logged, key)]
         return rows
 
     def _costs(self) -> list[dict[str, Any]]:
@@ -191,9 +204,22 @@ class RunNumbers:
         return rows
 
 
-def _curve(part: str, key: str) -> str:
-    """Return the label of a value in a trainer's log."""
-    return metric(f"{part}/{slug(key)}").label
+def _points(logged: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, float]]:
+    """Return at most CURVE_POINTS of the logged values, each with the mean of the values around it."""
+    # JSON has no NaN.
+    defined = [row for row in logged if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+    means = smoothed([row[key] for row in defined])
+    thin = max(1, -(-len(defined) // CURVE_POINTS))
+    rows = zip(defined, means, strict=True)
+    return [{"step": row["step"], "value": row[key], "smooth": mean} for row, mean in islice(rows, 0, None, thin)]
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the centred moving average over a tenth of the values, over fewer at both ends."""
+    reach = len(values) // 20
+    sums = [0.0, *accumulate(values)]
+    ends = ((max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values)))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]
 
 
 def collect(root: Path) -> RunNumbers:

@@ -19,7 +19,7 @@ from srlm.data.config import hub_name
 from srlm.evaluation.measures import Measure
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
-from srlm.io.tables import cell
+from srlm.io.tables import cell, number
 from srlm.judges import spec_of
 from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, Metric, find, metric
@@ -151,7 +151,7 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
     ):
         for name, measure in evaluation.part(part).items():
             if name in ROWS[part] and measure.value is not None:
-                interval = "" if measure.low is None else f" [{measure.low:.4g}, {measure.high:.4g}]"
+                interval = "" if measure.low is None else f" [{number(measure.low, 4)}, {number(measure.high, 4)}]"
                 results.append(
                     EvalResult(
                         task_type="text-generation",
@@ -159,7 +159,7 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
                         dataset_name=f"{title} ({_one_line(shown(paths[group]))})",
                         metric_type=name,
                         metric_name=metric(f"{part}/{name}").label,
-                        metric_value=f"{measure.value:.4g}{interval}",
+                        metric_value=f"{number(measure.value, 4)}{interval}",
                     )
                 )
     return results
@@ -170,7 +170,7 @@ def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
         return "## Alarms\n\nAlarms check preference pairs, and M1 is trained without pairs."
     statistics: dict[str, float] = manifest(workspace, t, "pairs").counts.get("alarms", {})
     alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(statistics, config.alarms))
-    values = "; ".join(f"{metric(f'alarms/{name}').label}: {value:.3g}" for name, value in statistics.items())
+    values = "; ".join(f"{metric(f'alarms/{name}').label}: {number(value)}" for name, value in statistics.items())
     none = "No alarm was triggered before this model's training."
     return f"## Alarms\n\n{alarms or none}\n\nFeedback statistics: {plain(values)}."
 

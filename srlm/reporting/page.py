@@ -16,15 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from srlm.evaluation.measures import FEW_PROMPTS
 from srlm.io.files import write_atomic
+from srlm.metrics import metric
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.entries import FLAGS, all_entries, cut, row
 from srlm.reporting.html import asset, render_page
-from srlm.reporting.panels import PANELS
+from srlm.reporting.panels import DEFINED, PANELS
 from srlm.reporting.phrases import grounds, verdict
 from srlm.reporting.summary import table_rows
 
-SCRIPTS = ("d3.min.js", "plot.min.js", "charts.js", "browser.js")
+SCRIPTS = ("d3.min.js", "plot.min.js", "tips.js", "charts.js", "browser.js")
 STYLES = ("report.css",)
 PIECE = 200  # entries per piece; a piece is unpacked when one of its entries is shown, and all pieces for a search
 MEGABYTE = 1_000_000
@@ -55,7 +57,8 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     runs = [collect(root) for root in roots]
     entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
     rows = [[row(entry) for entry in of_run] for of_run in entries]
-    labels = {"panels": [panel.data() for panel in PANELS], "flags": FLAGS}
+    definitions = {key: metric(key).definition for key in DEFINED}
+    labels = {"panels": [panel.data() for panel in PANELS], "flags": FLAGS, "definitions": definitions, "few": FEW_PROMPTS}
     data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows), "labels": pack(labels)}
     fixed = sum(map(len, [*map(asset, (*SCRIPTS, *STYLES)), *data.values()])) + FRAME
     pieces = {

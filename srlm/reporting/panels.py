@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srlm.metrics import metric
+from srlm.metrics import PARTS, Metric, metric
 
 _PERCENT = (0, 100)
+DEFINED = (  # metrics of the charts that have no panel
+    *(f"head_to_head/{name}" for name in ("win", "tie", "loss", "net_win", "length_controlled_win_rate")),
+    *("judge_metrics/scores_histogram_0", "feedback/pairs", "stage/sft_seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,16 @@ class Panel:
     def data(self) -> dict[str, Any]:
         """Return the chart as data for the script of the page."""
         shown = [metric(key) for key in self.metrics]
-        labels = [[*key.split("/"), row.label] for key, row in zip(self.metrics, shown, strict=True)]
+        names = [row.label for row in shown]
+        labels = [[*row.key.split("/"), _label(row, names), row.definition] for row in shown]
         share = shown[0].scale == 100
         texts = {"title": self.title, "about": self.about}
         return texts | {"metrics": labels, "share": share, "domain": self.domain, "line": self.line}
+
+
+def _label(row: Metric, names: list[str]) -> str:
+    """Return a metric's label; if another metric of the chart has it too, with the part of the metric."""
+    return row.label if names.count(row.label) == 1 else f"{row.label}, {PARTS[row.part].rpartition(': ')[2]}"
 
 
 PANELS = (

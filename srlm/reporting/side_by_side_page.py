@@ -13,6 +13,7 @@ from typing import Any
 from srlm.data.checkers import follows
 from srlm.evaluation.text_statistics import facts
 from srlm.io.files import write_atomic
+from srlm.io.tables import Section
 from srlm.reporting.html import render_page
 from srlm.types import Answer, Constraint, SeedExample
 
@@ -21,7 +22,7 @@ def write_side_by_side(
     models: Mapping[str, Mapping[str, Answer]],
     prompts: Sequence[SeedExample],
     data: str,
-    tables: Mapping[str, Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]],
+    tables: Mapping[str, Sequence[Section]],
     to: Path,
 ) -> None:
     """Write the page.
@@ -33,8 +34,7 @@ def write_side_by_side(
     data : str
         The name of the prompts' data.
     tables : mapping
-        "all": the sections of the table of measures. A section is a title and its rows; a row is a label and one cell
-        per model. "types": the same by type of prompt.
+        "all": the sections of the table of measures, with one cell per model. "types": the same by type of prompt.
     """
     by_type: dict[str, list[SeedExample]] = defaultdict(list)
     for prompt in prompts:

@@ -18,9 +18,9 @@ from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_e
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
-from srlm.io.tables import cell, plain_text, print_table, sections_table
+from srlm.io.tables import Row, Section, cell, plain_text, print_table, sections_table
 from srlm.judges.roles import judge_of
-from srlm.metrics import PARTS, metric
+from srlm.metrics import PARTS, Metric, metric
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
@@ -87,20 +87,34 @@ def measures_table(models: Mapping[int, Evaluation]) -> Table:
     return sections_table("Measures of every model (95 % intervals)", [f"M{t}" for t in models], table_rows(models))
 
 
-def table_rows(models: Mapping[int, Evaluation]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-    """Return the table of models as parts: a title, and rows of a label with one cell per model."""
-    table = []
+def table_rows(models: Mapping[int, Evaluation]) -> list[Section]:
+    """Return the table of models as sections, one for each part of evaluation.json."""
+    table: list[Section] = []
     for part, names in ROWS.items():
         if part in OPTIONAL and not any(model.part(part) for model in models.values()):
             continue
         metrics = [metric(f"{part}/{name}") for name in names]
-        rows = [
-            (row.heading, [cell(model.part(part).get(name), row.scale) for model in models.values()])
-            for name, row in zip(names, metrics, strict=True)
-        ]
+        rows = _without_repeated_loose(
+            [
+                (row, [cell(model.part(part).get(name), row.scale) for model in models.values()])
+                for name, row in zip(names, metrics, strict=True)
+            ]
+        )
         judge = f", judged by {models[max(models)].head_to_head_judge or '?'}" if part == "head_to_head" else ""
         table.append((PARTS[part] + judge, rows))
     return table
+
+
+def _without_repeated_loose(rows: Sequence[tuple[Metric, list[str]]]) -> list[Row]:
+    """Return rows without those of a loose criterion whose cells repeat the strict row's; its label says so."""
+    cells_of = {row.key: cells for row, cells in rows}
+    kept = []
+    for row, cells in rows:
+        loose, strict = row.key.replace("_strict_", "_loose_"), row.key.replace("_loose_", "_strict_")
+        if strict == row.key or cells_of.get(strict) != cells:
+            same = loose != row.key and cells_of.get(loose) == cells
+            kept.append(Row(f"{row.heading} (loose: the same)" if same else row.heading, cells, row.definition))
+    return kept
 
 
 def judge_lines(models: Mapping[int, Evaluation]) -> list[str]:

@@ -94,7 +94,7 @@ COST = (
 def training_panels(iterations: int, method: str = "dpo") -> list[Panel]:
     """Return the panels of SFT, and of the training of M_2 to M_`iterations`."""
     loop = [trainer_part(method, t) for t in range(2, iterations + 1)]
-    keys: list[tuple[str, ...]] = [(f"{part}/loss",) for part in ("sft", *loop)]
+    keys: list[tuple[str, ...]] = [("sft/loss", "sft/loss_ift", "sft/loss_eft"), *((f"{part}/loss",) for part in loop)]
     for part in loop:
         keys += [(f"{part}/rewards_chosen", f"{part}/rewards_rejected"), (f"{part}/rewards_accuracies",)]
     keys += [(f"{part}/grad_norm",) for part in ("sft", *loop)]

@@ -14,7 +14,7 @@ weights are 0 or 1, this is TRL's loss. Models without loss arguments are averag
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ import torch
 from srlm.errors import ConfigError
 from srlm.training.masking import IGNORED
 
+SOURCES = ("ift", "eft")  # kinds of examples whose losses are logged separately
 Row = dict[str, list[Any]]  # input_ids, labels, weights; packed rows also have seq_lengths, their examples' lengths
 
 
@@ -161,6 +162,62 @@ def weighted_trainer() -> type:
             return super().compute_loss(weighted, inputs, return_outputs, total)
 
     return WeightedTrainer
+
+
+def with_sources(collate: Callable[[list[Row]], dict[str, torch.Tensor]]) -> Callable[[list[Row]], Any]:
+    """Return a collator that also pads the column `sources`, the index in SOURCES of each token's example.
+
+    A batch in another layout than one line per row, such as TRL's without padding, has no sources.
+    """
+
+    def collate_sources(rows: list[Row]) -> dict[str, torch.Tensor]:
+        batch = collate([{name: value for name, value in row.items() if name != "sources"} for row in rows])
+        if len(batch["labels"]) == len(rows):
+            sources = torch.full_like(batch["labels"], -1)
+            for line, row in zip(sources, rows, strict=True):
+                line[: len(row["sources"])] = torch.tensor(row["sources"])
+            batch["sources"] = sources
+        return batch
+
+    return collate_sources
+
+
+def by_source(trainer: type) -> type:
+    """Return a subclass of an SFT trainer that logs loss_ift and loss_eft at each step, for batches of `with_sources`.
+
+    Each is the mean of -log p over the step's trained tokens of that source, weighted as in training, over all
+    micro-batches and processes. The loss itself mixes both, and their shares differ from step to step.
+    """
+
+    class BySourceTrainer(trainer):  # type: ignore[misc]
+        _totals: torch.Tensor | None = None  # shape (2, sources): sums of w * -log p, and of w
+
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *others: Any, **named: Any) -> Any:
+            sources, labels, weights = inputs.pop("sources", None), inputs["labels"], inputs.get("weights")
+            caught: list[torch.Tensor] = []
+            hook = model.register_forward_hook(lambda _model, _inputs, output: caught.append(output.log_probs.detach()))
+            try:
+                result = super().compute_loss(model, inputs, *others, **named)
+            finally:
+                hook.remove()
+            if sources is not None and caught[-1].shape == labels[:, 1:].shape:  # not split over GPUs
+                trained = (labels[:, 1:] != IGNORED).float()
+                w = trained if weights is None else trained * weights[:, 1:]
+                of_source = w[..., None] * (sources[:, 1:, None] == torch.arange(len(SOURCES), device=w.device))
+                totals = torch.stack([-(caught[-1][..., None] * of_source).sum((0, 1)), of_source.sum((0, 1))])
+                totals = self.accelerator.gather(totals[None]).sum(0)
+                self._totals = totals if self._totals is None else self._totals + totals
+            return result
+
+        def log(self, logs: dict[str, float], *others: Any) -> None:
+            if self._totals is not None:
+                losses, counts = self._totals.tolist()
+                means = zip(SOURCES, losses, counts, strict=True)
+                logs.update({f"loss_{name}": total / count for name, total, count in means if count})
+                self._totals = None
+            super().log(logs, *others)
+
+    return BySourceTrainer
 
 
 def check_whole(trainer: Any) -> None:

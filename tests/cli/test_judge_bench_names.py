@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from srlm.cli.judge_bench import rows, run
+from srlm.cli.judge_bench import _ranks, rows, run
 from srlm.config import JudgeBench
 from srlm.errors import ConfigError
 from srlm.judges.config import ImplicitJudgeConfig, PairwiseJudgeConfig
 from srlm.judges.opening import _reference
 from srlm.models.resolve import label, slug
 from srlm.pipeline.workspace import Workspace
+from tests.reporting.made_run import measure
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,10 @@ def test_long_names_are_truncated_and_remain_unique() -> None:
     assert len(one) < 200
     assert one != other
     assert len(slug("x" * 300)) < 200
+
+
+def test_mean_scores_by_rank_are_ordered_only_where_the_step_is_significant() -> None:
+    scores = [measure(4.0, 3.8, 4.2), measure(3.0, 2.8, 3.2), measure(2.9, 2.7, 3.1), measure(3.9, 3.7, 4.1)]
+    assert _ranks({str(rank): score for rank, score in enumerate(scores)}) == "4.00 > 3.00 ~ 2.90 < 3.90"
+    assert _ranks({"0": measure(4.0), "1": measure(1.0)}) == "4.00 ~ 1.00"
+    assert _ranks({"0": measure(None)}) == "-"

@@ -73,7 +73,9 @@ def found(page: Any) -> list[str]:
 def test_the_page_opens_with_verdict_charts_and_list(page: Any) -> None:
     assert page.locator(".headline strong").first.inner_text() == "M2: better"
     titles = [caption.inner_text().split("\n")[0] for caption in page.locator("figcaption").all()]
-    assert titles[:2] == ["Head to head", "Judge accuracy"]
+    assert titles[:3] == ["Head to head", "By type of instruction", "Judge accuracy"]
+    few = page.locator("figure", has_text="By type of instruction").inner_text()
+    assert "fewer than 5 prompts: creative, made (1), creative, other (1)." in few
     assert {
         "Scores",
         "Mean score by the run's own judge",
@@ -81,7 +83,7 @@ def test_the_page_opens_with_verdict_charts_and_list(page: Any) -> None:
         "Training: SFT, loss",
         "Time by stage",
     } <= set(titles)
-    assert page.locator("figure svg[role=img]").count() == len(titles)
+    assert page.locator("figure svg[role=img]").count() == len(titles) - 1  # types with few prompts have no chart
     assert page.locator("#found").inner_text() == f"{6 + len(HOSTILE)} of {6 + len(HOSTILE)} prompts"
 
 
@@ -246,11 +248,27 @@ def test_colours_follow_the_system_with_readable_contrast(browser: Any, report: 
         assert min(contrasts) >= 4.5  # WCAG 2.2, level AA
 
 
-def test_the_page_fits_a_phone_screen(browser: Any, report: Path) -> None:
-    with opened(browser, report, viewport={"width": 375, "height": 700}) as page:
+@pytest.mark.parametrize("width", [375, 1280])
+def test_pages_and_tables_of_two_runs_fit_the_screen(browser: Any, report: Path, width: int) -> None:
+    with opened(browser, report, viewport={"width": width, "height": 700}) as page:
         page.click(".row")
         page.wait_for_selector("#entry .answer")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        tables = page.evaluate("[...document.querySelectorAll('.run .scroll')].map((n) => n.scrollWidth - n.clientWidth)")
+        assert tables == [0, 0]
+        wraps = page.evaluate("[...document.querySelectorAll('.models th, .models td')].map((n) => getComputedStyle(n).overflowWrap)")
+        assert set(wraps) == {"normal"}  # no word is broken
+
+
+def test_measures_show_their_definition_on_hover_and_focus(page: Any) -> None:
+    measures = page.locator(".models tbody tr:not(.part) th span")
+    assert measures.count() == page.locator(".models [data-tip]").count() > 20
+    measures.first.hover()
+    assert page.locator("#tip").inner_text().startswith("Pairs with two scores that the judge orders as people do.")
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    page.locator(".swatches [data-tip]", has_text="length baseline accuracy").first.focus()
+    assert "always prefers the longer answer" in page.locator("#tip").inner_text()
 
 
 def test_inputs_and_lists_have_accessible_names(page: Any) -> None:

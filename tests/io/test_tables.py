@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from srlm.io.tables import cell, print_table, signed
+from srlm.io.tables import cell, number, print_table, signed
 from tests.reporting.made_run import measure
 
 
@@ -100,3 +100,12 @@ def test_differences_show_their_sign() -> None:
     assert signed(measure(0.0, -0.1, 0.1), 100) == "0 [-10,10]"
     assert signed(measure(-0.1, -0.3, 0.1), 100) == "-10 [-30,10]"
     assert signed(measure(None), 100) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1620.4, "1,620"), (52.63, "52.6"), (3.0, "3"), (0.01234, "0.0123"), (0.0, "0"), (-1234567.0, "-1,230,000"),
+     (0.00001234, "1.23e-05"), (100.0, "100")],
+)  # fmt: skip
+def test_numbers_have_three_digits_and_no_exponent(value: float, shown: str) -> None:
+    assert number(value) == shown

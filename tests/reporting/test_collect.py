@@ -10,7 +10,7 @@ import pytest
 from srlm.errors import RunFolderError
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting import write_report
-from srlm.reporting.collect import CURVE_POINTS, collect
+from srlm.reporting.collect import CURVE_POINTS, collect, smoothed
 from tests.reporting.made_run import make_run
 
 
@@ -55,6 +55,31 @@ def test_long_curve_is_thinned(tmp_path: Path) -> None:
     rows = collect(root).charts()["curves"]
     assert CURVE_POINTS / 2 < len(rows) <= CURVE_POINTS
     assert rows[0]["step"] == 0
+
+
+def test_ift_and_eft_losses_are_two_series_instead_of_their_mixture(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    log = [{"loss": 2.0, "loss_ift": 3.0, "loss_eft": 1.0, "step": 1}, {"loss": 0.5, "loss_eft": 0.5, "step": 2}]
+    (root / "iteration_1/sft_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    rows = collect(root).charts()["curves"]
+    assert {row["what"] for row in rows} == {"loss"}
+    assert [(row["of"], row["step"], row["value"]) for row in rows] == [
+        ("IFT examples", 1, 3.0),
+        ("EFT examples", 1, 1.0),
+        ("EFT examples", 2, 0.5),
+    ]
+
+
+def test_curves_are_smoothed_over_a_tenth_of_their_steps() -> None:
+    assert smoothed([1.0, 5.0]) == [1.0, 5.0]
+    values = [float(n % 2) for n in range(40)]
+    assert smoothed(values)[20] == pytest.approx(0.4)  # of 5 values
+    assert smoothed(values)[0] == pytest.approx(1 / 3)
+    assert smoothed([]) == []
+
+
+def test_types_of_prompts_are_counted_by_the_answers_of_the_last_model(root: Path) -> None:
+    assert collect(root).charts()["types"] == {"creative": 1}
 
 
 def test_feedback_scores_belong_to_the_model_that_generated_the_candidates(root: Path) -> None:

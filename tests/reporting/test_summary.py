@@ -172,21 +172,40 @@ def test_pair_lines_count_prompts_without_a_pair_by_reason() -> None:
 # The table
 
 
+def cells_of(models: dict[int, Any]) -> dict[str, dict[str, list[str]]]:
+    """Return title -> label -> cells."""
+    return {title: {row.label: list(row.cells) for row in rows} for title, rows in table_rows(evaluations(models))}
+
+
+def test_each_row_has_the_definition_of_its_measure() -> None:
+    rows = [row for _, rows in table_rows(evaluations({0: {"ifeval": {}}})) for row in rows]
+    assert all(row.meaning.endswith(".") for row in rows)
+    of_ifeval = dict(table_rows(evaluations({0: {"ifeval": {"inst_level_strict_acc": measure(0.5)}}})))
+    [row] = [row for row in of_ifeval["Instructions followed: IFEval"] if row.label.startswith("instruction-level")][:1]
+    assert row.meaning.startswith("Verifiable instructions that are followed. On IFEval's prompts")
+
+
+@pytest.mark.parametrize(("loose", "labels"), [(0.5, ["A (loose: the same)"]), (0.6, ["A", "A, loose"])])
+def test_loose_rows_that_repeat_the_strict_row_are_merged(loose: float, labels: list[str]) -> None:
+    values = {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6), "prompt_level_loose_acc": measure(loose, 0.4, 0.6)}
+    found = cells_of({0: {"ifeval": values}})["Instructions followed: IFEval"]
+    shown = [label.replace("prompt-level accuracy", "A").replace(", %", "") for label in found]
+    assert [label for label in shown if label.startswith("A")] == labels
+
+
 def test_table_rows_are_the_measures_of_available_parts() -> None:
     judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
-    rows = dict(table_rows(evaluations({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}})))
+    rows = dict(cells_of({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
     assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", AGAINST + "M1"]
     of_judge = dict(rows["Judge: held-out EFT"])
     assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
     assert of_judge["length baseline accuracy, %"] == ["40 [30,50]", "-"]
     assert len(of_judge) == len(ROWS["judge"])
     assert "length baseline accuracy, %" not in dict(rows["Evaluation answers"])
-    ifeval_rows = dict(
-        table_rows(evaluations({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}}))
-    )
+    ifeval_rows = cells_of({0: {}, 1: {"ifeval": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})
     assert dict(ifeval_rows["Instructions followed: IFEval"])["prompt-level accuracy, %"] == ["-", "50 [40,60]"]
     assert FOLLOWED not in ifeval_rows
-    followed = dict(table_rows(evaluations({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})))
+    followed = cells_of({0: {"instructions": {"prompt_level_strict_acc": measure(0.5, 0.4, 0.6)}}})
     assert dict(followed[FOLLOWED])["prompt-level accuracy, %"] == ["50 [40,60]"]
     assert f"{AGAINST}?" in ifeval_rows
 

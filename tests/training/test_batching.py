@@ -48,29 +48,40 @@ def step(
     attention: str = "sdpa",
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Run one step of gradient descent with the real trainer; return the logged loss and the gradients."""
+    row, gradients = logged_step(columns, folder, micro, rows, weighted, attention)
+    return row["loss"], gradients
+
+
+def logged_step(
+    columns: dict[str, list[list[Any]]], folder: Path, micro: int, rows: int, weighted: bool, attention: str = "sdpa"
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Return what the trainer logs for one step, and the gradients; with a column "sources", also each source's loss."""
     from datasets import Dataset
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
 
     tokenizer, policy = tiny_tokenizer(), model(attention)
     before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
-    trainer = (batches.weighted_trainer() if weighted else SFTTrainer)(
+    kind, mixed = batches.weighted_trainer() if weighted else SFTTrainer, "sources" in columns
+    trainer = (batches.by_source(kind) if mixed else kind)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
             optim="sgd", learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=0.0, max_steps=1,
             per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, gradient_checkpointing=False,
-            train_sampling_strategy="sequential", max_length=None, logging_steps=1, remove_unused_columns=not weighted,
+            train_sampling_strategy="sequential", max_length=None, logging_steps=1, remove_unused_columns=not (weighted or mixed),
         ),
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
     )  # fmt: skip
     if weighted:
         trainer.data_collator = partial(batches.collate, pad_token_id=tokenizer.pad_token_id)
+    if mixed:
+        trainer.data_collator = batches.with_sources(trainer.data_collator)
     trainer.train()
     after = dict(policy.named_parameters())
     gradients = {name: (before[name] - after[name].detach()) / RATE for name in before}
-    return trainer.state.log_history[0]["loss"], gradients
+    return trainer.state.log_history[0], gradients
 
 
 def by_hand(columns: dict[str, list[list[Any]]]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -98,6 +109,23 @@ def test_loss_is_the_weighted_token_mean_for_any_micro_batch(train_on: TrainOn, 
     """Examples differ in length and weight, so a mean of micro-batch means would differ."""
     columns = columns_of(train_on)
     assert_same(step(columns, tmp_path, micro), by_hand(columns))
+
+
+@pytest.mark.parametrize("micro", [4, 1], ids=lambda micro: f"{micro} at once")
+@pytest.mark.parametrize("train_on", [TrainOn.completion, TrainOn.weighted], ids=lambda choice: choice.name)
+def test_the_losses_of_ift_and_eft_are_logged_apart_and_change_nothing(
+    micro: int, train_on: TrainOn, tmp_path: Path
+) -> None:
+    columns, weighted = columns_of(train_on), train_on is TrainOn.weighted
+    if not weighted:
+        plain = {name: columns[name] for name in ("input_ids", "labels")}
+    of_rows = [1, 0, 1, 1]
+    sources = {"sources": [[source] * len(ids) for source, ids in zip(of_rows, columns["input_ids"], strict=True)]}
+    row, gradients = logged_step((columns if weighted else plain) | sources, tmp_path, micro, 4, weighted)
+    for source, name in enumerate(batches.SOURCES):
+        some = {key: [one for one, of in zip(rows, of_rows, strict=True) if of == source] for key, rows in columns.items()}
+        assert row[f"loss_{name}"] == pytest.approx(by_hand(some)[0], rel=1e-4)
+    assert_same((row["loss"], gradients), by_hand(columns))
 
 
 def test_mean_of_example_means_differs_from_the_token_mean() -> None:

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from srlm.cli.evaluate.arms import OWN
 from srlm.data.checkers import follows
-from srlm.io.tables import cell, plain_text, print_table, sections_table, signed
+from srlm.evaluation.measures import prompts_words
+from srlm.io.tables import Row, Section, cell, plain_text, print_table, sections_table, signed
 from srlm.metrics import UNITS, metric
 from srlm.models.resolve import label, labels
 from srlm.types import Answer, SeedExample
@@ -101,44 +102,45 @@ def arms_markdown(results: dict[str, Any]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
-def answers_sections(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-    """Return the table of answers as sections: each a title, and rows of a label and a cell for each model."""
+def answers_sections(results: dict[str, Any]) -> list[Section]:
+    """Return the table of answers as sections, with a cell for each model."""
     rows = results["rows"]
 
-    def of_all(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
+    def of_all(keys: Sequence[str]) -> list[Row]:
         present = [key for key in keys if _name(key) in rows[0]["measures"]]
-        return [
-            (metric(key).heading, [cell(row["measures"][_name(key)], metric(key).scale) for row in rows])
-            for key in present
-        ]
+        return [_row(key, [cell(row["measures"][_name(key)], metric(key).scale) for row in rows]) for key in present]
 
-    sections = [("", of_all(_ANSWERS))]
+    sections: list[Section] = [("", of_all(_ANSWERS))]
     checked = rows[0]["measures"].get("prompt_level_strict_acc")
     if checked:
         sections.append((f"instructions followed in {checked['n']} verifiable prompts", of_all(_FOLLOWED)))
     if len(rows) > 1:
         gains = [
-            (metric(name).heading, ["", *(signed(row["against_first"][name], metric(name).scale) for row in rows[1:])])
+            _row(name, ["", *(signed(row["against_first"][name], metric(name).scale) for row in rows[1:])])
             for name in rows[1]["against_first"]
         ]
         sections.append((f"difference to {_short(rows[0]['model'])}", _defined(gains)))
     return sections
 
 
-def types_sections(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+def types_sections(results: dict[str, Any]) -> list[Section]:
     """Return the facts of the answers by type of prompt, as `answers_sections` returns them."""
-    sections = []
+    sections: list[Section] = []
     for prompt_type in dict.fromkeys(prompt_type for row in results["rows"] for prompt_type in row["types"]):
         parts = [row["types"].get(prompt_type, {}) for row in results["rows"]]
         names = dict.fromkeys(name for part in parts for name in part)
         n = max(part["truncated"]["n"] for part in parts if part)
-        rows = [(metric(name).heading, [cell(part.get(name), metric(name).scale) for part in parts]) for name in names]
-        sections.append((f"{prompt_type.replace('_', ' ')} ({n} prompt{'s' * (n != 1)})", _defined(rows)))
+        rows = [_row(name, [cell(part.get(name), metric(name).scale) for part in parts]) for name in names]
+        sections.append((f"{prompt_type.replace('_', ' ')} ({prompts_words(n)})", _defined(rows)))
     return sections
 
 
-def _defined(rows: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
-    return [(heading, cells) for heading, cells in rows if not set(cells) <= {"", "-"}]
+def _row(key: str, cells: Sequence[str]) -> Row:
+    return Row(metric(key).heading, cells, metric(key).definition)
+
+
+def _defined(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not set(row.cells) <= {"", "-"}]
 
 
 def _answers_table(results: dict[str, Any]) -> Table:

@@ -16,7 +16,7 @@
     return;
   }
   const runs = await Report.embedded("charts");
-  const { panels, flags: FLAGS } = await Report.embedded("labels");
+  const labels = await Report.embedded("labels"), FLAGS = labels.flags;
   const index = (await Report.embedded("index")).map((rows) =>
     rows.map(([id, source, iteration, type, outcome, gap, flags, excerpt], place) =>
       ({ id, source, iteration, type, outcome, gap, flags, excerpt, place })));
@@ -267,7 +267,7 @@
   if (!(await open())) await filter();
   document.body.dataset.ready = "list";
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
-  Charts(runs, panels);
+  Charts(runs, labels);
   if (chosen) $("panes").scrollIntoView();  // the charts have moved it
   document.body.dataset.ready = "charts";
   for (let run = 0; run < index.length; run++) await searchable(run);  // so that the first search finds texts unpacked

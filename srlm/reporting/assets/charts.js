@@ -30,16 +30,20 @@ const Report = {
 const Charts = (() => {
   const COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a8a8a"];  // Okabe and Ito
   const SYMBOLS = [d3.symbolCircle, d3.symbolSquare, d3.symbolTriangle, d3.symbolDiamond, d3.symbolStar, d3.symbolCross, d3.symbolWye];
-  const WIDTH = 430;
+  let WIDTH = 430;  // more with three runs or more
   const percent = (value) => (value == null ? "" : `${d3.format(".0f")(100 * value)} %`);
   const interval = (row, show) => (row.low == null ? "[n/a]" : `[${show(row.low)}, ${show(row.high)}]`);
   const number = (value) => (value == null ? "" : d3.format(Math.abs(value) >= 10 ? ",.0f" : ".2f")(value));
 
   // Plot's own style elements are removed: the page's policy allows none, and report.css has the same rules.
   function figure(title, about, svg, columns, rows) {
-    for (const style of svg.querySelectorAll("style")) style.remove();
     const node = d3.create("figure");
-    node.append("figcaption").text(title).append("small").text(about);
+    d3.select("#figures").append(() => node.node());
+    const caption = node.append("figcaption");
+    caption.append("span").text(title);
+    caption.append("small").text(about);
+    if (!svg) return node;
+    for (const style of svg.querySelectorAll("style")) style.remove();
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${title}. ${about} The numbers are in the table below.`);
     node.append(() => svg);
@@ -49,20 +53,23 @@ const Charts = (() => {
     table.append("thead").append("tr").selectAll("th").data(columns).join("th").attr("scope", "col").text((c) => c[0]);
     const cell = (row) => columns.map(([, get]) => get(row));
     table.append("tbody").selectAll("tr").data(rows).join("tr").selectAll("td").data(cell).join("td").text(String);
-    d3.select("#figures").append(() => node.node());
     return node;
   }
 
-  function legend(node, names, scale, symbols) {
+  // `tips` are the definitions of the names.
+  function legend(node, names, scale, symbols, tips = {}) {
     const items = d3.create("div").attr("class", "swatches").selectAll("span").data(names).join("span");
     items.append("svg").attr("width", 12).attr("height", 12).append("path").attr("transform", "translate(6,6)")
       .attr("d", (_, i) => d3.symbol(symbols ? SYMBOLS[i % 7] : d3.symbolSquare, 70)()).attr("fill", scale);
-    items.append("span").text(String);
+    items.append("span").text(String).each(function (name) { if (tips[name]) Tips.add(this, tips[name]); });
     node.insert(() => items.node().parentNode, "svg");
   }
 
+  const define = (node, text) => node.select("figcaption span").each(function () { Tips.add(this, text); });
   const palette = (names) => d3.scaleOrdinal(names, COLORS);
   const facets = (runs) => (runs.length > 1 ? { fx: "run" } : {});
+  const facetAxis = (runs) => ({ label: null, domain: runs.map((run) => run.name), tickFormat: short });
+  const short = (name) => (name.length > 20 ? `${name.slice(0, 11)}…${name.slice(-8)}` : name);
 
   // Measures by model with 95 % intervals; `names` is a list of [part, measure, label].
   function measureRows(runs, names) {
@@ -90,7 +97,7 @@ const Charts = (() => {
       width: WIDTH, height: 240, marginLeft: 44, marginBottom: 28,
       x: { domain: [-0.4, models.length - 0.6], ticks: models, tickFormat: (t) => `M${t}`, label: null },
       y: { domain: domain ?? undefined, nice: true, grid: true, label: null, percent: share, tickFormat: share ? (v) => `${v} %` : undefined },
-      fx: { label: null },
+      fx: facetAxis(runs),
       color: { domain: shown, range: shown.map(color) },
       symbol: { domain: shown, range: SYMBOLS.slice(0, shown.length) },
       marks: [
@@ -108,10 +115,12 @@ const Charts = (() => {
       ["value", (row) => show(row.value)], ["low", (row) => show(row.low)], ["high", (row) => show(row.high)],
       ["n", (row) => row.n],
     ], rows);
-    if (shown.length > 1) legend(node, shown, color, true);
+    const tips = Object.fromEntries(names.map(([, , label, definition]) => [label, definition]));
+    if (shown.length > 1) legend(node, shown, color, true, tips);
+    else define(node, tips[shown[0]]);
   }
 
-  function wins(runs) {
+  function wins(runs, defined) {
     const rows = [], names = ["win", "tie", "loss"], many = runs.length > 1;
     for (const run of runs)
       for (const [t, parts] of Object.entries(run.models)) {
@@ -119,7 +128,7 @@ const Charts = (() => {
         for (const [u, match] of Object.entries(all))
           for (const name of names)
             if (match[name]?.value != null)
-              rows.push({ match: `${many ? `${run.name}: ` : ""}M${t} against M${u}`, run: run.name, result: name,
+              rows.push({ match: `${many ? `${short(run.name)}: ` : ""}M${t} against M${u}`, run: run.name, result: name,
                 ...match[name], net: match.net_win, controlled: match.length_controlled_win_rate });
       }
     if (!rows.length) return;
@@ -145,17 +154,24 @@ const Charts = (() => {
       ["low", (row) => percent(row.low)], ["high", (row) => percent(row.high)], ["n", (row) => row.n],
       ["length-controlled win rate", (row) => percent(row.controlled?.value)],
     ], rows);
-    legend(node, names, color);
+    legend(node, names, color, false, Object.fromEntries(names.map((name) => [name, defined[`head_to_head/${name}`]])));
+    define(node, `Net win: ${defined["head_to_head/net_win"]}`);
   }
 
-  function byType(runs) {
-    const many = runs.length > 1;
+  function byType(runs, defined, few) {
+    const many = runs.length > 1, tooFew = [];
     const rows = runs.flatMap((run) => {
-      const types = run.models[run.last].head_to_heads?.[run.last - 1]?.types ?? {};
-      return Object.entries(types).filter(([, match]) => match.net_win?.low != null)
-        .map(([type, match]) => ({ run: run.name, type: `${type.replaceAll("_", " ")}${many ? `, ${run.name}` : ""}`, ...match.net_win }));
+      const found = run.models[run.last].head_to_heads?.[run.last - 1]?.types ?? {};
+      const sizes = { ...run.types, ...Object.fromEntries(Object.entries(found).map(([type, match]) => [type, match.net_win.n])) };
+      return Object.entries(sizes).flatMap(([name, n]) => {
+        const type = `${name.replaceAll("_", " ")}${many ? `, ${short(run.name)}` : ""}`;
+        if (n < few) tooFew.push(`${type} (${n})`);
+        return n < few || found[name]?.net_win.low == null ? [] : [{ run: run.name, type, ...found[name].net_win }];
+      });
     });
-    if (!rows.length) return;
+    const about = "The last model's answers against those of the model before."
+      + (tooFew.length ? ` Not shown, because they have fewer than ${few} prompts: ${tooFew.join(", ")}.` : "");
+    if (!rows.length) return tooFew.length ? figure("By type of instruction", about) : undefined;
     const types = d3.sort(new Set(rows.map((row) => row.type)));
     const svg = Plot.plot({
       width: WIDTH, height: 50 + 20 * types.length, marginLeft: d3.max(types, (type) => 6 * type.length) + 12, marginRight: 16,
@@ -167,37 +183,38 @@ const Charts = (() => {
           title: (row) => `${row.type}: ${percent(row.value)} [${percent(row.low)}, ${percent(row.high)}], n = ${row.n}` }),
       ],
     });
-    figure("By type of instruction", "The last model's answers against those of the model before; types with two prompts or more.", svg, [
+    const node = figure("By type of instruction", about, svg, [
       ["type", (row) => row.type], ["net win", (row) => percent(row.value)], ["low", (row) => percent(row.low)],
       ["high", (row) => percent(row.high)], ["n", (row) => row.n],
     ], rows);
+    define(node, defined["head_to_head/net_win"]);
   }
 
-  function histograms(runs) {
-    const rows = runs.flatMap((run) => run.histograms.map((row) => ({ ...row, run: run.name,
-      what: `${runs.length > 1 ? `${run.name}, ` : ""}${row.model}: ${row.of}` })));
+  function histograms(runs, defined) {
+    const rows = runs.flatMap((run) => run.histograms.map((row) => ({ ...row, run: run.name, what: `${row.model}: ${row.of}` })));
     if (!rows.length) return;
-    const whats = [...new Set(rows.map((row) => row.what))];
+    const whats = d3.sort(new Set(rows.map((row) => row.what))), names = d3.rollups(rows, (found) => found[0], (row) => row.run, (row) => row.what).flatMap(([, found]) => found.map(([, row]) => row));
     const svg = Plot.plot({
       width: WIDTH, height: 34 + 58 * whats.length, marginLeft: 40, marginRight: 8,
-      x: { label: null, type: "band" }, y: { percent: true, label: null, ticks: 3, grid: true, tickFormat: (v) => `${v} %` },
-      fy: { domain: whats, axis: null },
+      x: { label: null, type: "band" }, y: { percent: true, domain: [0, 130], label: null, ticks: [0, 50, 100], grid: true, tickFormat: (v) => `${v} %` },
+      fx: facetAxis(runs), fy: { domain: whats, axis: null },
       marks: [
-        Plot.barY(rows, { x: "score", y: "share", fy: "what", fill: COLORS[0],
-          title: (row) => `${row.what}, score ${row.score}: ${row.count} (${percent(row.share)})` }),
-        Plot.text(whats, { fy: (what) => what, text: (what) => what, frameAnchor: "top-left", dx: 3, dy: 2 }),
+        Plot.barY(rows, { x: "score", y: "share", fy: "what", fill: COLORS[0], ...facets(runs),
+          title: (row) => `${row.run}, ${row.what}, score ${row.score}: ${row.count} (${percent(row.share)})` }),
+        Plot.text(names, { fy: "what", text: "what", frameAnchor: "top-left", dx: 3, dy: 2, ...facets(runs) }),
         Plot.ruleY([0]),
       ],
     });
-    figure("Scores", "Rounded scores. A judge that gives nearly all answers the same score does not discriminate.", svg, [
-      ["judge", (row) => row.what], ["score", (row) => row.score], ["count", (row) => row.count], ["share", (row) => percent(row.share)],
+    const node = figure("Scores", "Rounded scores. A judge that gives nearly all answers the same score does not discriminate.", svg, [
+      ["run", (row) => row.run], ["judge", (row) => row.what], ["score", (row) => row.score], ["count", (row) => row.count], ["share", (row) => percent(row.share)],
     ], rows);
+    define(node, defined["judge_metrics/scores_histogram_0"]);
   }
 
   function funnel(runs) {
     const many = runs.length > 1;
     const rows = runs.flatMap((run) => run.funnel.map((row) => ({ ...row, run: run.name,
-      of: `${many ? `${run.name}, ` : ""}for ${row.iteration}`,
+      of: `${many ? `${short(run.name)}, ` : ""}for ${row.iteration}`,
       why: Object.entries(row.lost).map(([reason, n]) => `${n} ${reason}`).join("; ") })));
     if (!rows.length) return;
     const steps = [...new Set(rows.map((row) => row.step))], groups = [...new Set(rows.map((row) => row.of))];
@@ -217,7 +234,8 @@ const Charts = (() => {
   }
 
   function curves(runs) {
-    const rows = runs.flatMap((run) => run.curves.map((row) => ({ ...row, series: runs.length > 1 ? `${run.name}: ${row.training}` : row.training })));
+    const rows = runs.flatMap((run) => run.curves.map((row) => ({ ...row,
+      series: [runs.length > 1 ? `${short(run.name)}: ${row.training}` : row.training, row.of].filter(Boolean).join(", ") })));
     // SFT and DPO have separate scales: their losses and steps are not comparable.
     for (const [what, found] of d3.group(rows, (row) => `${row.training.split(" to ")[0]}, ${row.what}`)) {
       const names = [...new Set(found.map((row) => row.series))], color = palette(names);
@@ -226,21 +244,23 @@ const Charts = (() => {
         x: { label: "step" }, y: { label: null, grid: true, nice: true },
         color: { domain: names, range: names.map(color) },
         marks: [
-          Plot.line(found, { x: "step", y: "value", stroke: "series", strokeWidth: 1.5 }),
-          Plot.dot(found.length > 80 ? [] : found, { x: "step", y: "value", fill: "series", r: 2 }),
-          Plot.tip(found, Plot.pointer({ x: "step", y: "value", title: (row) => `${row.series}, step ${row.step}: ${number(row.value)}` })),
+          Plot.dot(found, { x: "step", y: "value", fill: "series", r: 1.5, fillOpacity: 0.3 }),
+          Plot.line(found, { x: "step", y: "smooth", stroke: "series", strokeWidth: 1.8 }),
+          Plot.tip(found, Plot.pointer({ x: "step", y: "value",
+            title: (row) => `${row.series}, step ${row.step}: ${number(row.value)}, smoothed ${number(row.smooth)}` })),
         ],
       });
-      const node = figure(`Training: ${what}`, "On the training data, as the trainer logged it.", svg, [
-        ["training", (row) => row.series], ["step", (row) => row.step], [what, (row) => number(row.value)],
+      const node = figure(`Training: ${what}`, "On the training data: a moving average, and a dot for each logged step.", svg, [
+        ["training", (row) => row.series], ["step", (row) => row.step], [what, (row) => number(row.value)], ["smoothed", (row) => number(row.smooth)],
       ], found);
+      define(node, found[0].definition);
       if (names.length > 1) legend(node, names, color);
     }
   }
 
   function cost(runs) {
     const many = runs.length > 1;
-    const rows = runs.flatMap((run) => run.cost.map((row) => ({ ...row, of: `${many ? `${run.name}: ` : ""}${row.when}` })));
+    const rows = runs.flatMap((run) => run.cost.map((row) => ({ ...row, of: `${many ? `${short(run.name)}: ` : ""}${row.when}` })));
     const total = d3.rollup(rows, (found) => d3.sum(found, (row) => row.seconds), (row) => row.stage);
     const top = [...total].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([stage]) => stage);
     for (const row of rows) row.shown = top.includes(row.stage) ? row.stage : "other";
@@ -259,11 +279,15 @@ const Charts = (() => {
     legend(node, names, color);
   }
 
-  return (runs, panels) => {
-    wins(runs);
-    byType(runs);
+  return (runs, { panels, definitions, few }) => {
+    if (runs.length > 2) {
+      WIDTH = 860;
+      document.getElementById("figures").className = "large";
+    }
+    wins(runs, definitions);
+    byType(runs, definitions, few);
     for (const panel of panels) byModel(runs, panel);
-    histograms(runs);
+    histograms(runs, definitions);
     funnel(runs);
     curves(runs);
     cost(runs);

@@ -118,6 +118,9 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         columns: Columns = {"input_ids": samples.input_ids, "labels": samples.labels}
         if options.weighs_tokens:
             columns["weights"] = samples.weights
+        if len({kind for kind, _ in samples.places}) > 1:
+            kinds = [batching.SOURCES.index(kind) for kind, _ in samples.places]
+            columns["sources"] = [[kind] * len(ids) for kind, ids in zip(kinds, samples.input_ids, strict=True)]
         ranking = None
         if template is not None and options.eft_loss is EFTLoss.ranking:
             control = options.eft_length_control
@@ -148,11 +151,17 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         if loss := encoded.ranking:
             kind = ranking.ranking_trainer(loss.tokens, loss.shares, loss.slope)
             collate = ranking.collate_ranked
+        mixed = "sources" in encoded.columns
+        if mixed:
+            kind = batching.by_source(kind)
         # TRL would remove the columns that it does not use itself.
-        arguments = Arguments(**context.arguments, max_length=None, remove_unused_columns=collate is None)
+        keep = mixed or collate is not None
+        arguments = Arguments(**context.arguments, max_length=None, remove_unused_columns=not keep)
         trainer = context.build(kind, arguments, model, encoded.columns)
         if collate is not None:
             trainer.data_collator = partial(collate, pad_token_id=context.tokenizer.pad_token_id)
+        if mixed:
+            trainer.data_collator = batching.with_sources(trainer.data_collator)
         return trainer
 
     def check(self, trainer: Any, encoded: EncodedSamples, context: Context[SFTConfig]) -> dict[str, Any]:
