@@ -27,7 +27,7 @@ from srlm.engines.missing import missing_lines
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars, say, screen
 from srlm.io.record_file import read_records
-from srlm.io.tables import Row, cell, number, print_table, sections_table, signed
+from srlm.io.tables import TableRow, cell, number, print_table, sections_table, signed
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
 from srlm.judges.opening import open_judge, reference_name
@@ -248,7 +248,9 @@ def show(results: dict[str, Any], console: Console) -> None:
             metric("judge_metrics/scores_entropy_bits").heading,
             *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data),
         )
-        table.add_row("mean score by human rank (~: not significant)", *(_ranks(row["mean_score_rank"]) for row in of_data))
+        table.add_row(
+            "mean score by human rank (~: not significant)", *(_ranks(row["mean_score_rank"]) for row in of_data)
+        )
         table.add_row("tokens per judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds per judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):
@@ -303,9 +305,9 @@ def _with_parsed(name: str, row: dict[str, Any]) -> str:
 def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     """Print how much each attack changes the score: a row for each attack, a column for each model."""
     title = f"Attacks: {metric('attacks/change').heading} (95 % intervals over prompts)"
-    plain = Row(f"({metric('attacks/plain').label})", [cell(row["attacks"]["plain"], 1) for row in rows])
+    plain = TableRow(f"({metric('attacks/plain').label})", [cell(row["attacks"]["plain"], 1) for row in rows])
     names = [name for name in rows[0]["attacks"] if name != "plain"]
-    changes = [Row(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
+    changes = [TableRow(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
     console.print()
     print_table(console, sections_table(title, [label(row["model"]) for row in rows], [("", [plain, *changes])]))
 

@@ -22,7 +22,7 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table: its label, a cell for each column, and what its label means."""
 
     label: str
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     meaning: str = ""
 
 
-Section = tuple[str, Sequence[Row]]  # a title, "" = none, and rows
+Section = tuple[str, Sequence[TableRow]]  # a title, "" = none, and rows
 
 
 Measured = Figure | Mapping[str, Any] | None  # a mapping with these names is a measure in JSON

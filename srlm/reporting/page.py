@@ -58,7 +58,12 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
     rows = [[row(entry) for entry in of_run] for of_run in entries]
     definitions = {key: metric(key).definition for key in DEFINED}
-    labels = {"panels": [panel.data() for panel in PANELS], "flags": FLAGS, "definitions": definitions, "few": FEW_PROMPTS}
+    labels = {
+        "panels": [panel.data() for panel in PANELS],
+        "flags": FLAGS,
+        "definitions": definitions,
+        "few": FEW_PROMPTS,
+    }
     data = {"charts": pack([run.charts() for run in runs]), "index": pack(rows), "labels": pack(labels)}
     fixed = sum(map(len, [*map(asset, (*SCRIPTS, *STYLES)), *data.values()])) + FRAME
     pieces = {

@@ -18,7 +18,7 @@ from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_e
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
-from srlm.io.tables import Row, Section, cell, plain_text, print_table, sections_table
+from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
 from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, Metric, metric
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
@@ -105,7 +105,7 @@ def table_rows(models: Mapping[int, Evaluation]) -> list[Section]:
     return table
 
 
-def _without_repeated_loose(rows: Sequence[tuple[Metric, list[str]]]) -> list[Row]:
+def _without_repeated_loose(rows: Sequence[tuple[Metric, list[str]]]) -> list[TableRow]:
     """Return rows without those of a loose criterion whose cells repeat the strict row's; its label says so."""
     cells_of = {row.key: cells for row, cells in rows}
     kept = []
@@ -113,7 +113,7 @@ def _without_repeated_loose(rows: Sequence[tuple[Metric, list[str]]]) -> list[Ro
         loose, strict = row.key.replace("_strict_", "_loose_"), row.key.replace("_loose_", "_strict_")
         if strict == row.key or cells_of.get(strict) != cells:
             same = loose != row.key and cells_of.get(loose) == cells
-            kept.append(Row(f"{row.heading} (loose: the same)" if same else row.heading, cells, row.definition))
+            kept.append(TableRow(f"{row.heading} (loose: the same)" if same else row.heading, cells, row.definition))
     return kept
 
 

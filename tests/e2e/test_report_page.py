@@ -254,9 +254,13 @@ def test_pages_and_tables_of_two_runs_fit_the_screen(browser: Any, report: Path,
         page.click(".row")
         page.wait_for_selector("#entry .answer")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        tables = page.evaluate("[...document.querySelectorAll('.run .scroll')].map((n) => n.scrollWidth - n.clientWidth)")
+        tables = page.evaluate(
+            "[...document.querySelectorAll('.run .scroll')].map((n) => n.scrollWidth - n.clientWidth)"
+        )
         assert tables == [0, 0]
-        wraps = page.evaluate("[...document.querySelectorAll('.models th, .models td')].map((n) => getComputedStyle(n).overflowWrap)")
+        wraps = page.evaluate(
+            "[...document.querySelectorAll('.models th, .models td')].map((n) => getComputedStyle(n).overflowWrap)"
+        )
         assert set(wraps) == {"normal"}  # no word is broken
 
 

@@ -55,7 +55,7 @@ def step(
 def logged_step(
     columns: dict[str, list[list[Any]]], folder: Path, micro: int, rows: int, weighted: bool, attention: str = "sdpa"
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Return what the trainer logs for one step, and the gradients; with a column "sources", also each source's loss."""
+    """Return the log of one step, with each loss if there is a column "sources", and the gradients."""
     from datasets import Dataset
     from trl import SFTConfig as Arguments
     from trl import SFTTrainer
@@ -63,13 +63,14 @@ def logged_step(
     tokenizer, policy = tiny_tokenizer(), model(attention)
     before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
     kind, mixed = batches.weighted_trainer() if weighted else SFTTrainer, "sources" in columns
+    extra = weighted or mixed
     trainer = (batches.by_source(kind) if mixed else kind)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
             optim="sgd", learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=0.0, max_steps=1,
             per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, gradient_checkpointing=False,
-            train_sampling_strategy="sequential", max_length=None, logging_steps=1, remove_unused_columns=not (weighted or mixed),
+            train_sampling_strategy="sequential", max_length=None, logging_steps=1, remove_unused_columns=not extra,
         ),
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
@@ -123,7 +124,9 @@ def test_the_losses_of_ift_and_eft_are_logged_apart_and_change_nothing(
     sources = {"sources": [[source] * len(ids) for source, ids in zip(of_rows, columns["input_ids"], strict=True)]}
     row, gradients = logged_step((columns if weighted else plain) | sources, tmp_path, micro, 4, weighted)
     for source, name in enumerate(batches.SOURCES):
-        some = {key: [one for one, of in zip(rows, of_rows, strict=True) if of == source] for key, rows in columns.items()}
+        some = {
+            key: [one for one, of in zip(rows, of_rows, strict=True) if of == source] for key, rows in columns.items()
+        }
         assert row[f"loss_{name}"] == pytest.approx(by_hand(some)[0], rel=1e-4)
     assert_same((row["loss"], gradients), by_hand(columns))
 

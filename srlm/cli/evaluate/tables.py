@@ -12,7 +12,7 @@ from rich.text import Text
 from srlm.cli.evaluate.arms import OWN
 from srlm.data.checkers import follows
 from srlm.evaluation.measures import prompts_words
-from srlm.io.tables import Row, Section, cell, plain_text, print_table, sections_table, signed
+from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table, signed
 from srlm.metrics import UNITS, metric
 from srlm.models.resolve import label, labels
 from srlm.types import Answer, SeedExample
@@ -106,7 +106,7 @@ def answers_sections(results: dict[str, Any]) -> list[Section]:
     """Return the table of answers as sections, with a cell for each model."""
     rows = results["rows"]
 
-    def of_all(keys: Sequence[str]) -> list[Row]:
+    def of_all(keys: Sequence[str]) -> list[TableRow]:
         present = [key for key in keys if _name(key) in rows[0]["measures"]]
         return [_row(key, [cell(row["measures"][_name(key)], metric(key).scale) for row in rows]) for key in present]
 
@@ -135,11 +135,11 @@ def types_sections(results: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def _row(key: str, cells: Sequence[str]) -> Row:
-    return Row(metric(key).heading, cells, metric(key).definition)
+def _row(key: str, cells: Sequence[str]) -> TableRow:
+    return TableRow(metric(key).heading, cells, metric(key).definition)
 
 
-def _defined(rows: Sequence[Row]) -> list[Row]:
+def _defined(rows: Sequence[TableRow]) -> list[TableRow]:
     return [row for row in rows if not set(row.cells) <= {"", "-"}]
 
 
