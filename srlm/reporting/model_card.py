@@ -151,7 +151,8 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
     ):
         for name, measure in evaluation.part(part).items():
             if name in ROWS[part] and measure.value is not None:
-                interval = "" if measure.low is None else f" [{number(measure.low, 4)}, {number(measure.high, 4)}]"
+                ends = [number(end, 4) for end in (measure.low, measure.high) if end is not None]
+                interval = f" [{', '.join(ends)}]" if ends else ""
                 results.append(
                     EvalResult(
                         task_type="text-generation",
