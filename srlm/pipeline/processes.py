@@ -120,8 +120,10 @@ def start_guard(environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, env=environment, start_new_session=True)
 
 
-def kill_marked(mark: str, seconds: float = 10.0) -> None:
-    """Kill all processes with this mark except the caller, and return when they have ended.
+def kill_marked(mark: str, seconds: float = 10.0, session: int | None = None) -> None:
+    """Kill all processes with this mark, or of this session, except the caller; return when they have ended.
+
+    A forked worker is found by its session, because the system shows the environment that its parent started with.
 
     A process in an uninterruptible system call is waited for at most `seconds`; it still holds the lock. Resource
     trackers may end by themselves, because they unlink the shared memory of the killed processes. Otherwise vLLM's
@@ -132,7 +134,10 @@ def kill_marked(mark: str, seconds: float = 10.0) -> None:
     # A process may start another one while it is killed, so repeat until none is found. A process that is ending has no
     # environment any more, but may still hold files and GPU memory.
     killed: list[psutil.Process] = []
-    while (found := processes_with(MARK, mark) + [p for p in killed if _is_alive(p)]) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        found = processes_with(MARK, mark) + _session_members(session) + [p for p in killed if _is_alive(p)]
+        if not found:
+            return
         others = [process for process in found if not _is_resource_tracker(process)]
         if not others and trackers_until is None:
             trackers_until = time.monotonic() + TRACKER_SECONDS
@@ -147,6 +152,17 @@ def kill_marked(mark: str, seconds: float = 10.0) -> None:
 def processes_with(name: str, value: str) -> list[psutil.Process]:
     """Return the user's living processes that have this environment variable, without the caller."""
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, name, value)]
+
+
+def _session_members(session: int | None) -> list[psutil.Process]:
+    return [] if session is None else [one for one in psutil.process_iter() if _is_member(one, session)]
+
+
+def _is_member(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and _is_alive(process)
+    except (psutil.Error, OSError):  # the process has ended
+        return False
 
 
 def _has(process: psutil.Process, name: str, value: str) -> bool:

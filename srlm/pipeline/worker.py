@@ -1,7 +1,7 @@
 """Run a stage in a separate process, which frees its memory, CUDA state and threads when it ends.
 
-The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION REPORT GROUP`. The
-worker shows its progress on the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the
+The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION REPORT GROUP`, or forks
+the worker from a process that has imported the libraries (srlm/pipeline/preload.py). The worker shows its progress on the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the
 coordinator, and any other error is reported with the end of the log. No process of a stage outlives it
 (srlm/pipeline/processes.py).
 """
@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 
 from srlm import errors
-from srlm.pipeline import processes
+from srlm.pipeline import preload, processes
 
 if __name__ == "__mp_main__":  # a process that multiprocessing spawned from a worker, such as vLLM's engine core
     processes.join_run()
@@ -84,32 +84,40 @@ def run_worker(
     for old_report in workspace.logs.glob(".*.json"):  # of a coordinator that was killed
         old_report.unlink()
     write_atomic(report, " " * _REPORT_BYTES)  # so that there is space for the error when the disk is full
-    command = [*launcher(train), "-m", "srlm.pipeline.worker", target, stage, str(workspace.root)]
-    command += [str(iteration), str(report), group]
+    arguments = [target, stage, str(workspace.root), str(iteration), str(report), group]
+    command = [*launcher(train), "-m", "srlm.pipeline.worker", *arguments]
+    launched = len(launcher(train)) > 1
     terminal = contextlib.ExitStack()
     terminal_fd = terminal.enter_context(descriptor_for_workers())
     mark = processes.mark_environment(workspace.root)
-    environment = os.environ | mark | {"SRLM_TERMINAL_FD": str(terminal_fd), "TOKENIZERS_PARALLELISM": "false"}
-    environment["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
+    own = mark | {"SRLM_TERMINAL_FD": str(terminal_fd)}
+    own["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"} | own
     # Unbuffered, so that the log is complete when the process is killed. The user's own values take precedence.
     environment = _KEEP_MEMORY | {"PYTHONUNBUFFERED": "1"} | environment
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
     )
     start = time.time()
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[bytes] | preload.ForkedWorker] = []
+    forked: preload.ForkedWorker | None = None
+    preloaded = None if launched else preload.current()
     try:
         started.append(processes.start_guard(environment))
+        worker: subprocess.Popen[bytes] | preload.ForkedWorker
         with log.open("ab") as out:
-            worker = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches only the coordinator, which interrupts the worker
-                pass_fds=[terminal_fd],
-            )
+            if preloaded and (forked := preloaded.fork(arguments, environment, own, out.fileno(), terminal_fd)):
+                worker = forked
+            else:
+                worker = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches only the coordinator, which interrupts the worker
+                    pass_fds=[terminal_fd],
+                )
         started.append(worker)
         try:
             code = worker.wait()
@@ -117,7 +125,7 @@ def run_worker(
             _interrupt(worker)
             raise
     finally:
-        processes.kill_marked(mark[processes.MARK])
+        processes.kill_marked(mark[processes.MARK], session=forked.pid if forked else None)
         for process in started:
             process.wait()
         show_cursor()
@@ -132,7 +140,6 @@ def run_worker(
         return
     if "type" in error:
         raise getattr(errors, error["type"], WorkerCrashed)(error["message"])
-    launched = command[1:3] != ["-m", "srlm.pipeline.worker"]
     end = _last_lines(log.read_text(errors="replace"))
     if code == -signal.SIGKILL or (launched and "Signal 9 (SIGKILL)" in end):  # of a rank
         raise errors.EngineError(
@@ -162,7 +169,7 @@ def _last_lines(text: str) -> str:
     return "\n".join(text.rstrip().splitlines()[-25:])
 
 
-def _interrupt(worker: subprocess.Popen[bytes]) -> None:
+def _interrupt(worker: subprocess.Popen[bytes] | preload.ForkedWorker) -> None:
     """Ask the worker to end, and wait `PATIENCE_SECONDS` for it.
 
     The signal goes only to the worker, because an engine core that receives it returns unfinished requests as finished.
@@ -234,6 +241,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "preload":
+        preload.serve(int(sys.argv[3]), sys.argv[4:], main)
+        sys.exit()
     # Flush and end without waiting for threads: some libraries, such as vLLM, leave threads that never end.
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from srlm.config import Config
 from srlm.engines.session import Session
 from srlm.io.progress import say
+from srlm.pipeline.preload import GENERATION, TRAINING, preloaded_workers
 from srlm.pipeline.stage import RunStage, report_differences
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
@@ -72,8 +73,9 @@ class Runner:
         for stage in self.stages():
             if stage.path.exists():  # perhaps not tracked yet, by a run that was killed or had no tracker
                 self.tracker.stage(stage)
-        for step in self.recipe.steps(self.workspace, self.config, self.config.iteration):
-            self.run_step(step)
+        with preloaded_workers(*GENERATION, *TRAINING):
+            for step in self.recipe.steps(self.workspace, self.config, self.config.iteration):
+                self.run_step(step)
 
     def run_step(self, step: Step) -> None:
         """Run one step, except what of it is complete or not needed."""
