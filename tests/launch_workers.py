@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,12 +16,24 @@ import warnings
 
 from srlm.errors import SeedError
 from srlm.io.progress import Bars, say
+from srlm.pipeline import processes
 from srlm.pipeline.workspace import Workspace
 
 
 def fine(workspace: Workspace, iteration: int) -> None:
     print("a library's chatter")
     (workspace.root / "done").write_text(str(iteration))
+
+
+def describe(workspace: Workspace, iteration: int) -> None:
+    """Write what a worker has of its own, and change state that the next worker must not find changed."""
+    shared = sys.modules.get("colorsys")
+    changed = getattr(shared, "changed", 0) + 1
+    if shared is not None:
+        shared.changed = changed
+    own = {"pid": os.getpid(), "session": os.getsid(0), "parent": os.getppid(), "mark": os.environ[processes.MARK]}
+    own |= {"preloaded": shared is not None, "changed": changed, "random": random.random()}
+    (workspace.root / "described.json").write_text(json.dumps(own))
 
 
 def user_error(workspace: Workspace, iteration: int) -> None:

@@ -21,12 +21,15 @@ from pathlib import Path
 
 from srlm.errors import EngineError
 from srlm.pipeline import worker as launch
+from srlm.pipeline.preload import preloaded_workers
 from srlm.pipeline.workspace import Workspace
 
 RANKS = 2
 # layout -> the roles of its processes besides the coordinator
 LAYOUTS = {
     "worker": ["worker"],
+    "preloaded": ["worker", "engine", "engine_worker"],  # a forked worker whose engine is forked as well
+    "preloaded_spawned": ["worker", "engine", "engine_worker"],
     "spawned_engine": ["worker", "engine", "engine_worker"],  # vLLM's engine core with its own worker
     "forked_engine": ["worker", "engine", "engine_worker"],
     "data_parallel": ["worker", "engine_0", "engine_1"],
@@ -69,6 +72,9 @@ def spawned_engine(workspace: Workspace, iteration: int) -> None:
 
 def forked_engine(workspace: Workspace, iteration: int) -> None:
     _with_engines(workspace.root, "fork", ["engine"], _engine_with_worker)
+
+
+preloaded, preloaded_spawned = forked_engine, spawned_engine
 
 
 def data_parallel(workspace: Workspace, iteration: int) -> None:
@@ -161,7 +167,8 @@ def main(folder: str, layout: str) -> None:
         if layout == "sft":
             TrainSFT(workspace, workspace.config(), 1).start_processes()
             return
-        launch.run_worker(f"tests.process_layouts:{layout}", workspace, 1)
+        with preloaded_workers(*(["json"] if layout.startswith("preloaded") else [])):
+            launch.run_worker(f"tests.process_layouts:{layout}", workspace, 1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ if [ "$(cat .venv/extra 2>/dev/null)" != "$extra" ] || ! .venv/bin/python -m pip
     echo "$extra" >.venv/extra
 fi
 # Python compiles the modules that are used when they are first imported; compiling all of them takes long.
+unset PYTHONDONTWRITEBYTECODE
 pip() { run .venv/bin/python -m pip install --no-deps --no-compile "$@"; }
 
 torch=$(sed -n 's/^torch==\([0-9.]*\).*/torch==\1/p' "$lock")
@@ -37,5 +38,6 @@ if [ "$extra" != cuda ] && [ "$(uname -s)" = Linux ] && ! .venv/bin/python -m pi
     run .venv/bin/python -m uv pip install --python .venv/bin/python --no-deps --torch-backend cpu "$torch"
 fi
 pip -r "$lock" -e .
+run .venv/bin/python -c "import srlm.training.worker, srlm.engines.transformers, trl.trainer.dpo_trainer, trl.trainer.sft_trainer"
 touch ".venv/complete-$extra"
 echo "Done. Activate the environment with: . .venv/bin/activate"

@@ -54,6 +54,7 @@ class Row:
 
 def run(options: JudgeBench) -> dict[str, Any]:
     """Run missing judgements, write judge_metrics.json and print it. Raises SrlmError if a user can fix it."""
+    from srlm.pipeline.preload import GENERATION, preloaded_workers
     from srlm.pipeline.worker import run_worker
 
     if not options.datasets:
@@ -69,10 +70,11 @@ def run(options: JudgeBench) -> dict[str, Any]:
         workspace.save_config(options)
         for data, stage in sources.items():
             _read(options, data, stage)
-        for index, model in enumerate(_models(options)):
-            if not all(row.judgements.complete() for row in table if row.model == model):
-                say(f"{model} judges")
-                run_worker("srlm.cli.judge_bench:worker", workspace, index, name="judge_bench")
+        with preloaded_workers(*(GENERATION if len(set(options.models) - {"endpoint"}) > 1 else ())):
+            for index, model in enumerate(_models(options)):
+                if not all(row.judgements.complete() for row in table if row.model == model):
+                    say(f"{model} judges")
+                    run_worker("srlm.cli.judge_bench:worker", workspace, index, name="judge_bench")
         results = {"options": _judge_options(options), "rows": [_results_of(options, row, table) for row in table]}
         write_atomic(workspace.root / "judge_metrics.json", json.dumps(results, indent=1, ensure_ascii=False))
         show(results, screen())

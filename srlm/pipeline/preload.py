@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -117,11 +118,19 @@ class Preloaded:
         self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = Path(environment[processes.FOLDER])
         environment = dict(environment) | processes.mark_environment(folder)
-        command = [sys.executable, "-m", "srlm.pipeline.worker", "preload", str(folder), str(other.fileno()), *self._modules]
+        command = [
+            sys.executable,
+            "-m",
+            "srlm.pipeline.worker",
+            "preload",
+            str(folder),
+            str(other.fileno()),
+            *self._modules,
+        ]
         quiet = subprocess.DEVNULL
         self._guard = processes.start_guard(environment)
         self._process = subprocess.Popen(
-            command,
+            [*command, *self._modules],
             stdin=quiet,
             stdout=quiet,
             stderr=quiet,
@@ -183,11 +192,12 @@ def serve(descriptor: int, modules: Sequence[str], main: Callable[[list[str]], i
     connection.set_inheritable(False)
     for module in modules:
         importlib.import_module(module)
-    import torch
-
-    # A fork has only the thread that forked, so a lock that another thread holds would never be released.
-    single = len(os.listdir("/proc/self/task")) == 1
-    if torch.version.cuda or torch.version.hip or not single:
+    # A fork has only the thread that forked, so a lock that another thread holds would never be released. Threads of
+    # Python are counted. Those that pyarrow's jemalloc and OpenBLAS start are restarted by their own fork handlers.
+    single = threading.active_count() == 1
+    version = getattr(sys.modules.get("torch"), "version", None)
+    on_gpu = getattr(version, "cuda", None) or getattr(version, "hip", None)
+    if on_gpu or not single:
         connection.send(b"unusable")
         return
     connection.send(b"ready")

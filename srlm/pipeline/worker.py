@@ -1,9 +1,9 @@
 """Run a stage in a separate process, which frees its memory, CUDA state and threads when it ends.
 
 The coordinator (`run_worker`) starts `python -m srlm.pipeline.worker TARGET NAME RUN ITERATION REPORT GROUP`, or forks
-the worker from a process that has imported the libraries (srlm/pipeline/preload.py). The worker shows its progress on the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the
-coordinator, and any other error is reported with the end of the log. No process of a stage outlives it
-(srlm/pipeline/processes.py).
+the worker from a process that has imported the libraries (srlm/pipeline/preload.py). The worker shows its progress on
+the terminal, and its libraries' output goes to a log. An SrlmError is raised again in the coordinator, and any other
+error is reported with the end of the log. No process of a stage outlives it (srlm/pipeline/processes.py).
 """
 
 from __future__ import annotations

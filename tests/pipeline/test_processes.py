@@ -38,6 +38,8 @@ class Run(StartedRun):
             return self.coordinator.pid
         if role == "guard":
             return self.pid("-m srlm.pipeline.processes")
+        if role == "preloaded":
+            return psutil.Process(self.pid_of("worker")).ppid()
         return int((self.folder / f"{role}.pid").read_text())
 
     def is_started(self) -> bool:
@@ -69,6 +71,8 @@ KILLED = [
     *(("data_parallel", role) for role in ("engine_1", "coordinator")),
     *(("other_program", role) for role in ("worker", "coordinator")),
     *(("ranks", role) for role in ("launcher", "rank_0", "rank_1", "coordinator")),
+    *(("preloaded", role) for role in ("preloaded", "worker", "engine_worker", "coordinator")),
+    *(("preloaded_spawned", role) for role in ("preloaded", "worker", "coordinator")),
 ]
 
 
@@ -81,7 +85,7 @@ def test_sigkill_of_any_process_ends_all(start, layout, victim):
         assert run.coordinator.returncode == 1
         error = "WorkerCrashed" if layout == "ranks" and victim != "launcher" else "EngineError"
         assert run.text().startswith(f"\n{error}: ")
-        assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher"))
+        assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher", "preloaded"))
 
 
 @pytest.mark.variant
@@ -121,7 +125,11 @@ def test_shared_memory_of_killed_processes_is_unlinked(start, victims, number):
 
 @pytest.mark.parametrize(
     ("layout", "number"),
-    [("spawned_engine", signal.SIGTERM), *(("ranks", number) for number in processes.STOP_SIGNALS)],
+    [
+        ("spawned_engine", signal.SIGTERM),
+        ("preloaded_spawned", signal.SIGINT),
+        *(("ranks", number) for number in processes.STOP_SIGNALS),
+    ],
 )
 def test_signalled_coordinator_ends_all_and_prints_how_to_resume(start, layout, number):
     run = start(layout)
@@ -218,7 +226,7 @@ def test_signal_during_a_destructor_ends_the_process():
 
 
 @pytest.mark.variant
-@pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks"])
+@pytest.mark.parametrize("layout", ["spawned_engine", "forked_engine", "ranks", "preloaded"])
 def test_all_end_after_guard_and_coordinator_are_killed(start, layout):
     run = start(layout)
     os.kill(run.pid_of("guard"), signal.SIGKILL)

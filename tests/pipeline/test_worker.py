@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from srlm import errors
 from srlm.pipeline import worker as launch
+from srlm.pipeline.preload import preloaded_workers
 from srlm.pipeline.workspace import Workspace
 from srlm.training.config import TrainConfig
 from tests.helpers import ROOT
+
+Start = Callable[[str], None]
 
 
 @pytest.fixture
@@ -24,12 +28,15 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def start(workspace: Workspace, worker: str) -> None:
-    launch.run_worker(f"tests.launch_workers:{worker}", workspace, 2)
+@pytest.fixture(params=["interpreter", "fork"])
+def start(request: pytest.FixtureRequest, workspace: Workspace) -> Iterator[Callable[[str], None]]:
+    """Yield a function that runs a worker, as a new interpreter or as a fork of a process."""
+    with preloaded_workers(*(["json"] if request.param == "fork" else [])):
+        yield lambda worker: launch.run_worker(f"tests.launch_workers:{worker}", workspace, 2)
 
 
-def test_worker_logs_its_output_and_exit_code(workspace: Workspace) -> None:
-    start(workspace, "fine")
+def test_worker_logs_its_output_and_exit_code(workspace: Workspace, start: Start) -> None:
+    start("fine")
     assert (workspace.root / "done").read_text() == "2"
     [log] = workspace.logs.glob("*.log")
     assert "a library's chatter" in log.read_text()
@@ -37,14 +44,14 @@ def test_worker_logs_its_output_and_exit_code(workspace: Workspace) -> None:
     assert (row["iteration"], row["exit_code"]) == (2, 0)
 
 
-def test_srlm_error_of_a_worker_is_raised_in_the_coordinator(workspace: Workspace) -> None:
+def test_srlm_error_of_a_worker_is_raised_in_the_coordinator(start: Start) -> None:
     with pytest.raises(errors.SeedError, match=r"seeds\.jsonl:3: mend this line"):
-        start(workspace, "user_error")
+        start("user_error")
 
 
-def test_out_of_memory_names_the_options_to_lower(workspace: Workspace) -> None:
+def test_out_of_memory_names_the_options_to_lower(start: Start) -> None:
     with pytest.raises(errors.EngineError, match=r"Memory ran out.*20.00 GiB.*engine.max_concurrent"):
-        start(workspace, "out_of_memory")
+        start("out_of_memory")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +87,14 @@ def test_full_disk_error_is_reported_without_free_space(tmp_path: Path) -> None:
     assert len(report.read_text()) == 1000
 
 
-def test_full_disk_message_states_that_stages_are_saved(workspace: Workspace) -> None:
+def test_full_disk_message_states_that_stages_are_saved(start: Start) -> None:
     with pytest.raises(errors.RunFolderError, match=r"No space left on disk.*stages are saved"):
-        start(workspace, "disk_full")
+        start("disk_full")
 
 
-def test_killed_worker_is_reported_as_out_of_memory(workspace: Workspace) -> None:
+def test_killed_worker_is_reported_as_out_of_memory(start: Start) -> None:
     with pytest.raises(errors.EngineError, match=r"killed by the system.*memory.*Lower"):
-        start(workspace, "killed")
+        start("killed")
 
 
 @pytest.mark.e2e
@@ -101,9 +108,9 @@ def test_crash_of_a_rank_shows_only_its_own_traceback(workspace: Workspace) -> N
     assert not list(workspace.logs.glob(".*.json"))
 
 
-def test_crash_message_shows_the_end_of_the_log(workspace: Workspace) -> None:
+def test_crash_message_shows_the_end_of_the_log(start: Start) -> None:
     with pytest.raises(launch.WorkerCrashed, match="nobody foresaw this"):
-        start(workspace, "crash")
+        start("crash")
 
 
 def _wait_for(path: Path) -> int:
@@ -138,3 +145,27 @@ def test_worker_ends_after_its_parent(workspace: Workspace, number: int) -> None
     parent.send_signal(number)
     parent.wait(timeout=30)
     assert _has_ended(worker)
+
+
+def test_forked_workers_share_imports_but_no_state(workspace: Workspace) -> None:
+    """Each worker has its own session, environment and log, and modules that it imports stay its own."""
+    seen = []
+    with preloaded_workers("colorsys"):
+        for place in range(2):
+            launch.run_worker("tests.launch_workers:describe", workspace, place)
+            seen.append(json.loads((workspace.root / "described.json").read_text()))
+    for one in seen:
+        assert one["preloaded"]
+        assert one["session"] == one["pid"]
+        assert one["changed"] == 1
+    assert seen[0]["parent"] == seen[1]["parent"] != os.getpid()
+    assert seen[0]["mark"] != seen[1]["mark"]
+    assert seen[0]["random"] != seen[1]["random"]
+    assert {path.name for path in workspace.logs.glob("*.log")} == {f"iteration_{n}_describe.log" for n in range(2)}
+
+
+def test_worker_that_cannot_be_preloaded_is_a_new_interpreter(workspace: Workspace) -> None:
+    with preloaded_workers("no_such_module"):
+        for _ in range(2):
+            launch.run_worker("tests.launch_workers:describe", workspace, 2)
+            assert json.loads((workspace.root / "described.json").read_text())["parent"] == os.getpid()

@@ -44,6 +44,7 @@ from srlm.types import Answer, SeedExample
 
 def run(options: Evaluate) -> dict[str, Any]:
     """Compute what is missing, write evaluation.json and print it. Raises SrlmError for what a user can fix."""
+    from srlm.pipeline.preload import GENERATION, preloaded_workers
     from srlm.pipeline.worker import run_worker
 
     options.models = expand(options.models)  # once, for the workers as well: a running sweep creates more models
@@ -62,14 +63,16 @@ def run(options: Evaluate) -> dict[str, Any]:
             for n, tasks in enumerate(plan.benchmarks.values())
             if not all(stage.complete() for stage in tasks.values())
         ]
-        for index in _logged([(n, plan.models[n], "benchmarks") for n in unfinished]):  # first: wrong names fail early
-            run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, index, name="benchmarks")
-        read_examples(plan)
-        for index in _logged([(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]):
-            run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, index, name="loss")
-        generating = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
-        for index in _logged([(n, model, " and ".join(_tasks(plan, model))) for n, model in generating]):
-            run_worker("srlm.cli.evaluate.workers:worker", workspace, index, name="evaluate")
+        with preloaded_workers(*(GENERATION if len(set(plan.models) - {"endpoint"}) > 1 else ())):
+            for index in _logged([(n, plan.models[n], "benchmarks") for n in unfinished]):  # wrong names fail early
+                run_worker("srlm.cli.evaluate.workers:benchmarks_worker", workspace, index, name="benchmarks")
+            read_examples(plan)
+            losses = [(n, model, "loss") for n, model in enumerate(plan.losses) if not _measured(plan, model)]
+            for index in _logged(losses):
+                run_worker("srlm.cli.evaluate.workers:loss_worker", workspace, index, name="loss")
+            generating = [(n, model) for n, model in enumerate(plan.generators) if not plan.is_done(model)]
+            for index in _logged([(n, model, " and ".join(_tasks(plan, model))) for n, model in generating]):
+                run_worker("srlm.cli.evaluate.workers:worker", workspace, index, name="evaluate")
         results = results_of(plan)
         write_atomic(workspace.root / "evaluation.json", json.dumps(results, indent=1, ensure_ascii=False))
         show(results, screen())
