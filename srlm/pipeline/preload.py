@@ -61,6 +61,8 @@ class ForkedWorker:
                 message = self._connection.recv(_MESSAGE_BYTES)
             except TimeoutError:
                 raise subprocess.TimeoutExpired("the worker", timeout or 0.0) from None
+            except ConnectionError:
+                message = b""
             # Without its parent, a worker ends itself (`processes.join_run`).
             self.returncode = int(message) if message else -signal.SIGKILL
         return self.returncode
@@ -76,9 +78,9 @@ class Preloaded:
     """The process that imports the modules. It ends with `close`, or when the coordinator has ended."""
 
     def __init__(self, modules: Sequence[str]):
-        self._modules = modules
-        self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._modules = list(modules)
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._mark = ""
         self._connection: socket.socket | None = None
         self._usable = sys.platform == "linux"
 
@@ -118,39 +120,32 @@ class Preloaded:
         self._connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         folder = Path(environment[processes.FOLDER])
         environment = dict(environment) | processes.mark_environment(folder)
-        command = [
-            sys.executable,
-            "-m",
-            "srlm.pipeline.worker",
-            "preload",
-            str(folder),
-            str(other.fileno()),
-            *self._modules,
-        ]
+        self._mark = environment[processes.MARK]
+        command = [sys.executable, "-m", "srlm.pipeline.worker", "preload", str(folder), str(other.fileno())]
         quiet = subprocess.DEVNULL
-        self._guard = processes.start_guard(environment)
-        self._process = subprocess.Popen(
-            [*command, *self._modules],
-            stdin=quiet,
-            stdout=quiet,
-            stderr=quiet,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[other.fileno()],
+        self._started.append(processes.start_guard(environment))
+        self._started.append(
+            subprocess.Popen(
+                command + self._modules,
+                stdin=quiet,
+                stdout=quiet,
+                stderr=quiet,
+                env=environment,
+                start_new_session=True,
+                pass_fds=[other.fileno()],
+            )
         )
         other.close()
         # No answer: an import failed. The worker, started in another way, reports why.
         self._usable = self._connection.recv(_MESSAGE_BYTES) == b"ready"
-        self._mark = environment[processes.MARK]
 
     def close(self) -> None:
         """End the process."""
         if self._connection:
             self._connection.close()
-        if self._process and self._guard:
             processes.kill_marked(self._mark)
-            self._process.wait()
-            self._guard.wait()
+        for process in self._started:
+            process.wait()
 
 
 _current: Preloaded | None = None
