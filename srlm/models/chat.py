@@ -236,8 +236,55 @@ def _prepends_blank(tokenizer: Any) -> bool:
 
 
 def escape_chat(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with escaped contents."""
-    return [{**message, "content": escape_special_tokens(message["content"], tokenizer)} for message in messages]
+    """Return the messages with escaped contents, and with the roles that the template has (`fit_roles`)."""
+    escaped = [{**message, "content": escape_special_tokens(message["content"], tokenizer)} for message in messages]
+    return fit_roles(tokenizer, escaped)
+
+
+def fit_roles(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
+    """Return the messages as the chat template can render them.
+
+    If the template has no system role, the system prompt becomes the beginning of the first user's text, followed by a
+    blank line.
+
+    Raises
+    ------
+    ModelError
+        If the template drops the earlier turns of a conversation.
+    """
+    first, rest = messages[0], list(messages[1:])
+    if sum(message["role"] == "user" for message in messages) > 1:
+        _check_turns(tokenizer, tokenizer.chat_template)
+    if first["role"] != "system" or not rest or _has_system_role(tokenizer, tokenizer.chat_template):
+        return list(messages)
+    return [{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
+@lru_cache(maxsize=8)
+def _has_system_role(tokenizer: Any, template: str) -> bool:
+    """Return whether the template renders a system message and the user's message after it."""
+    try:
+        return _rendered(tokenizer, "system", "user") == [True, True]
+    except ModelError:
+        return False
+
+
+@lru_cache(maxsize=8)
+def _check_turns(tokenizer: Any, template: str) -> None:
+    """Raise ModelError if the template does not render all turns of a conversation."""
+    if not all(_rendered(tokenizer, "user", "assistant", "user")):
+        raise ModelError(
+            "The chat template drops earlier turns of a conversation, so the model would answer without them. Use "
+            "another template, such as model.chat_template=chatml, or data of single turns."
+        )
+
+
+def _rendered(tokenizer: Any, *roles: str) -> list[bool]:
+    """Return for each message of a chat with these roles whether its text is in the generation prompt."""
+    marks = [f"qz{n}mark{n}zq" for n in range(len(roles))]
+    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    text = render(tokenizer, chat, True)
+    return [mark in text for mark in marks]
 
 
 def _blanks_before(lead: str) -> str:

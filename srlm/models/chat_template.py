@@ -11,8 +11,8 @@ vLLM, transformers and lm-evaluation-harness use the same template as this packa
   (`srlm.models.chat`).
 - The EOS token becomes the token that ends a turn. The model's previous EOS token still stops generation.
 
-Chats have one user turn. Readers prepend a system prompt to the user's text, because some templates have no system role
-or merge user turns.
+Templates that have no system role get the system prompt as the beginning of the first user's text
+(`srlm.models.chat.fit_roles`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,8 @@ from srlm.judges import pairwise
 from srlm.judges.prompt import JudgeTemplate, judge_target
 from srlm.models.chat import Message
 from srlm.models.conversation import messages_of
-from srlm.training.masking import Conversation, Part, encode_conversation, labels_of, looks_at_prompts, token_weights
-from srlm.training.methods.sft import SFTConfig
+from srlm.training.masking import EncodedChat, Part, encode_answers, labels_of, looks_at_prompts, token_weights
+from srlm.training.methods.sft import SFTConfig, Turns
 from srlm.training.shared_spans import mark_pattern, mark_repeated
 from srlm.types import JudgeExample, SeedExample
 
@@ -27,8 +28,9 @@ class Samples:
     labels: list[list[int]]
     weights: list[list[float]]
     places: list[tuple[str, int]]  # each sample's kind, and its index among the chats of that kind
-    too_long: int  # longer than sft.max_length tokens; samples are never truncated
+    too_long: int  # chats longer than sft.max_length tokens; answers are never truncated
     without_target: int  # samples without a token to train on
+    cut: int = 0  # conversations whose last turns are left out, because they end after sft.max_length tokens
 
     def counts(self) -> dict[str, int]:
         """Return the counts for the stage manifest."""
@@ -37,6 +39,7 @@ class Samples:
             "examples": len(self.input_ids),
             "too_long": self.too_long,
             "without_target": self.without_target,
+            "conversations_cut": self.cut,
             "tokens": sum(map(len, self.input_ids)),
             "tokens_learnt": trained,
         }
@@ -69,10 +72,8 @@ def chats_of(
     return chats
 
 
-def conversations(
-    tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts: bool
-) -> dict[str, list[Conversation]]:
-    """Return chats of each kind as token ids with their parts, without those over `options.max_length` tokens.
+def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts: bool) -> dict[str, list[EncodedChat]]:
+    """Return the samples of chats of each kind, without answers that end after `options.max_length` tokens.
 
     With `with_prompts`, shared text is marked: the matches of `options.shared_text`, or the text that all prompts of a
     kind share.
@@ -82,13 +83,15 @@ def conversations(
     ConfigError
         If `options.shared_text` matches nothing in any prompt.
     """
-    encoded: dict[str, list[Conversation]] = {}
-    for kind, of_kind in chats.items():
-        all_of_kind = (
-            replace(encode_conversation(tokenizer, chat, with_prompts), number=number)
+    every = options.turns is Turns.all
+    encoded = {
+        kind: [
+            replace(sample, number=number)
             for number, chat in enumerate(of_kind)
-        )
-        encoded[kind] = [conversation for conversation in all_of_kind if len(conversation.ids) <= options.max_length]
+            for sample in encode_answers(tokenizer, chat, every, with_prompts, options.max_length)
+        ]
+        for kind, of_kind in chats.items()
+    }
     if not with_prompts:
         return encoded
     if not options.shared_text:
@@ -106,13 +109,23 @@ def encode(tokenizer: Any, chats: Chats, options: SFTConfig) -> Samples:
     """Return the samples that SFT trains on."""
     input_ids, labels, weights, places = [], [], [], []
     encoded = conversations(tokenizer, chats, options, looks_at_prompts(options.train_on))
-    short = [(kind, conversation) for kind, of_kind in encoded.items() for conversation in of_kind]
-    for kind, conversation in short:
-        of_tokens = token_weights(conversation.parts, options.train_on, options.prompt_weight)
-        if any(of_tokens):
-            input_ids.append(conversation.ids)
-            labels.append(labels_of(conversation.ids, of_tokens))
-            weights.append(of_tokens)
-            places.append((kind, conversation.number))
-    too_long, without_target = sum(map(len, chats.values())) - len(short), len(short) - len(input_ids)
-    return Samples(input_ids, labels, weights, places, too_long, without_target)
+    answers: Counter[tuple[str, int]] = Counter()  # that fit, by chat
+    for kind, of_kind in encoded.items():
+        for sample in of_kind:
+            answers[kind, sample.number] += sample.answers
+            of_tokens = token_weights(sample.parts, options.train_on, options.prompt_weight)
+            if any(of_tokens):
+                input_ids.append(sample.ids)
+                labels.append(labels_of(sample.ids, of_tokens))
+                weights.append(of_tokens)
+                places.append((kind, sample.number))
+    cut = 0
+    if options.turns is Turns.all:
+        cut = sum(count < _answers(chats[kind][number]) for (kind, number), count in answers.items())
+    too_long = sum(map(len, chats.values())) - len(answers)
+    without_target = sum(map(len, encoded.values())) - len(input_ids)
+    return Samples(input_ids, labels, weights, places, too_long, without_target, cut)
+
+
+def _answers(chat: Sequence[Message]) -> int:
+    return sum(message["role"] == "assistant" for message in chat)

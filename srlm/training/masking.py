@@ -2,15 +2,18 @@
 
 A chat that ends with an answer is one sequence of token ids: the prompt as an engine gets it, and the answer. A token
 belongs to the template (roles, control tokens), to a prompt (the text of a system or user message), or to an answer
-(the assistant's text with its end of turn, including earlier turns). `sft.train_on` selects the trained parts:
+(the assistant's text with its end of turn). In a conversation, `sft.turns` decides whether all answers are trained or
+the last one; earlier ones then belong to the prompt. `sft.train_on` selects the trained parts:
 
 - completion: only answers (arXiv 2401.10020, section 3.1.2).
 - all: answers and prompts (instruction modelling, arXiv 2405.14394).
 - no_shared_text: like all, except text that all IFT prompts or all EFT prompts have in common (`shared_spans.py`).
 - weighted: like all, with weight `sft.prompt_weight` for prompt tokens and 1 for answer tokens.
 
-The only requirement for a template is that it renders a prompt in the same way with and without an answer. To find the
-template's own text, the chat is rendered again with marks instead of the messages. Text that the assistant writes
+The only requirement for a template is that it renders a prompt in the same way with and without an answer. A template
+may render an answer differently once another turn follows it (Qwen3 removes its thought, gpt-oss ends it with another
+token). Such a conversation becomes several samples, each of which ends with one answer. To find the template's own
+text, the chat is rendered again with marks instead of the messages. Text that the assistant writes
 after the prompt belongs to its answer: Llama 2's space, Qwen3's empty thought. Control tokens are never trained, except
 the end of a turn. A token that contains both message and template text (" Hi" after "[INST]") belongs to the message.
 
@@ -21,18 +24,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
 from srlm.errors import ModelError
-from srlm.models.chat import encode_reply_with_offsets, encode_turn, escape_special_tokens, render_turn
+from srlm.models.chat import encode_reply_with_offsets, encode_turn, escape_special_tokens, fit_roles, render_turn
 from srlm.models.chat_template import Message, control_tokens, render
 from srlm.training.methods.sft import TrainOn
 
 IGNORED = -100  # label that PyTorch's cross entropy ignores
 Span = tuple[int, int]  # (start, end), without the end
+_THOUGHT = re.compile(r"\A\s*<(\w+)>.*?</\1>\s*", re.DOTALL)
 
 
 class Part(IntEnum):
@@ -45,7 +49,7 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class EncodedChat:
     """A chat that ends with an answer, as token ids.
 
     Attributes
@@ -57,10 +61,12 @@ class Conversation:
     extents : list of (int, int), length n
         Character span of each token in `text`; spans of tokens that share a character overlap.
     prompts : tuple of (int, str, int, int)
-        Of each system and user message: its index in the chat, its role, and the start and end of its text in `text`.
-        Empty if prompts were not located.
+        Of each message that belongs to the prompt: its index in the chat, its role, and the start and end of its text
+        in `text`. Empty if prompts were not located.
     number : int
         Index of the chat among the IFT or EFT examples.
+    answers : int
+        Number of answers that the sample trains.
     """
 
     ids: list[int]
@@ -69,6 +75,7 @@ class Conversation:
     extents: list[Span]
     prompts: tuple[tuple[int, str, int, int], ...] = ()
     number: int = 0
+    answers: int = 1
 
 
 def looks_at_prompts(train_on: TrainOn) -> bool:
@@ -100,138 +107,159 @@ def labels_of(ids: Sequence[int], weights: Sequence[float]) -> list[int]:
     return [token if weight > 0 else IGNORED for token, weight in zip(ids, weights, strict=True)]
 
 
-def encode_conversation(tokenizer: Any, messages: Sequence[Message], with_prompts: bool = True) -> Conversation:
-    """Return a chat's token ids, and the part that each token belongs to.
+def encode_answers(
+    tokenizer: Any, messages: Sequence[Message], every: bool = True, with_prompts: bool = True, max_length: int = 0
+) -> list[EncodedChat]:
+    """Return the samples in which the answers of a chat are trained, and the part that each token belongs to.
+
+    Each answer follows exactly the ids that an engine gets as its prompt. If the template renders an earlier answer in
+    the same way as a new one, one sample trains all answers. If it does not (it drops earlier thoughts, or writes
+    something only before the last answer), an answer is trained in a sample of its own, as the end of a shorter chat.
 
     Parameters
     ----------
     messages : sequence of {"role", "content"}
         The last message is the assistant's.
+    every : bool
+        Whether all answers are trained, or only the last one. Earlier answers are then part of the prompt.
     with_prompts : bool
-        Whether to locate the prompts' texts. If False, and without earlier answers, the complete prompt belongs to the
-        template, and every template that `encode_turn` accepts can be used.
+        Whether to locate the prompts' texts. If False, the complete prompt belongs to the template, and every template
+        that `encode_turn` accepts can be used.
+    max_length : int
+        Tokens; answers that end later are left out. 0 = no limit.
+
+    Returns
+    -------
+    list of EncodedChat
+        Usually one; none if the chat is too long. Each prompt and each answer is trained in one of them, and belongs
+        to the template in the others.
 
     Raises
     ------
     ModelError
-        As for `srlm.models.chat.render_turn`. Also if prompts or earlier answers cannot be located, because the
-        template changes their text, or the tokenizer returns no offsets.
+        As for `srlm.models.chat.render_turn`. Also if prompts cannot be located, because the template changes their
+        text, or the tokenizer returns no offsets.
     """
-    *context, last = messages
-    assert last["role"] == "assistant"
-    prompt_ids, answer_ids = encode_turn(tokenizer, context, last["content"])
-    roles = tuple(message["role"] for message in context)
-    ids = prompt_ids + answer_ids
-    if not with_prompts and "assistant" not in roles:
-        return Conversation(ids, [Part.template] * len(prompt_ids) + [Part.answer] * len(answer_ids), "", [])
+    messages = fit_roles(tokenizer, messages)
+    assert messages[-1]["role"] == "assistant"
+    places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    ends: list[tuple[int, list[int], list[Span]]] = []  # of a sample: its last message, its ids, its answers' spans
+    for n in places if every else places[-1:]:
+        prompt, answer = encode_turn(tokenizer, messages[:n], messages[n]["content"])
+        ids = prompt + answer
+        if max_length and len(ids) > max_length:
+            break
+        earlier = ends.pop()[2] if ends and prompt[: len(ends[-1][1])] == ends[-1][1] else []
+        ends.append((n, ids, [*earlier, (len(prompt), len(ids))]))
+    samples, start = [], 0
+    for last, ids, answers in ends:
+        samples.append(_sample(tokenizer, messages[: last + 1], ids, answers, with_prompts, start, every))
+        start = last + 1
+    return samples
+
+
+def _sample(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    ids: list[int],
+    answers: Sequence[Span],
+    with_prompts: bool,
+    start: int,
+    every: bool,
+) -> EncodedChat:
+    """Return a sample that trains the answers at these token spans, and the prompts from message `start` on."""
+    parts, found = [Part.template] * len(ids), EncodedChat(ids, [], "", [])
+    if with_prompts:
+        found = _located(tokenizer, messages, ids)
+        roles = ("system", "user") if every else ("system", "user", "assistant")
+        prompts = tuple(prompt for prompt in found.prompts if prompt[0] >= start and prompt[1] in roles)
+        found = replace(found, prompts=prompts)
+        controls = control_tokens(tokenizer)
+        characters = [False] * len(found.text)
+        for _, _, first, end in prompts:
+            characters[first:end] = [True] * (end - first)
+        for i, (first, end) in enumerate(found.extents):
+            if any(characters[first:end]) and ids[i] not in controls:
+                parts[i] = Part.prompt
+    for first, end in answers:
+        parts[first:end] = [Part.answer] * (end - first)
+    return replace(found, parts=parts, answers=len(answers))
+
+
+def _located(tokenizer: Any, messages: Sequence[Message], ids: list[int]) -> EncodedChat:
+    """Return a chat with its text and the spans of its tokens and of all messages before the last one; no parts."""
     if not tokenizer.is_fast:
         raise ModelError(
             "The model's tokenizer returns no offsets, so the tokens of prompts cannot be located. Use "
             "sft.train_on=completion, or a model with a fast tokenizer (tokenizer.json)."
         )
+    *context, last = messages
     before, after = render_turn(tokenizer, context, last["content"])
-    frame = _frame(tokenizer, tokenizer.chat_template, roles)
-    spans = _locate(before, frame, [escape_special_tokens(message["content"], tokenizer) for message in context])
-    characters = [Part.template] * len(before)
-    for n, (start, end) in enumerate(spans):
-        if roles[n] == "assistant":
-            closing = _end_of_turn(tokenizer, frame.pieces[n + 1])
-            start, end = start - frame.leads[n], end + closing
-        characters[start:end] = [Part.answer if roles[n] == "assistant" else Part.prompt] * (end - start)
+    roles = tuple(message["role"] for message in context)
+    contents = [escape_special_tokens(message["content"], tokenizer) for message in context]
+    spans = _locate(before, _pieces(tokenizer, tokenizer.chat_template, roles), contents, roles)
     extents = _extents(tokenizer, before)
-    controls = control_tokens(tokenizer)
-    parts = []
-    for token, extent in zip(prompt_ids, extents, strict=True):
-        part = max(characters[slice(*extent)], default=Part.template)
-        parts.append(Part.template if token in controls and part is not Part.answer else part)
-    of_answer = _reply_extents(tokenizer, after)[: len(answer_ids)]
-    if len(of_answer) < len(answer_ids):  # an EOS token that the template does not write
+    of_answer = _reply_extents(tokenizer, after)[: len(ids) - len(extents)]
+    if len(extents) + len(of_answer) < len(ids):  # an EOS token that the template does not write
         after += tokenizer.eos_token
         of_answer.append((len(after) - len(tokenizer.eos_token), len(after)))
-    parts += [Part.answer] * len(of_answer)
     extents += [(len(before) + start, len(before) + end) for start, end in of_answer]
-    prompts = [(n, role, *span) for n, (role, span) in enumerate(zip(roles, spans, strict=True)) if role != "assistant"]
-    return Conversation(ids, parts, (before + after)[: extents[-1][1]], extents, tuple(prompts))
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """A template's text around the messages of a chat.
-
-    Attributes
-    ----------
-    pieces : tuple of str
-        Text before the first message, between two messages, and after the last one up to the assistant's turn; empty
-        if the messages cannot be located.
-    leads : tuple of int
-        Number of characters before each message's text that the assistant generates itself.
-    """
-
-    pieces: tuple[str, ...]
-    leads: tuple[int, ...]
+    prompts = [(n, role, *span) for n, (role, span) in enumerate(zip(roles, spans, strict=True))]
+    return EncodedChat(ids, [], (before + after)[: extents[-1][1]], extents, tuple(prompts))
 
 
 @lru_cache(maxsize=64)
-def _frame(tokenizer: Any, template: str, roles: tuple[str, ...]) -> _Frame:
-    marks = [f"qz{n}mark{n}zq" for n in range(len(roles))]
-    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+def _pieces(tokenizer: Any, template: str, roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a template's text around the messages of a chat, up to the assistant's turn.
 
-    rendered = render(tokenizer, chat, True)
-    leads = []
-    for n, role in enumerate(roles):
-        before = render(tokenizer, chat[:n], True) if n and role == "assistant" else rendered
-        at = rendered.find(marks[n])
-        leads.append(at - len(before) if at >= 0 and rendered.startswith(before) and before != rendered else 0)
-    pieces, rest = [], rendered
+    These are the texts before the first message, between two messages, and after the last one; () if the template
+    writes a message never or twice.
+    """
+    marks = [f"qz{n}mark{n}zq" for n in range(len(roles))]
+    rest = render(tokenizer, [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)], True)
+    pieces = []
     for mark in marks:
         if rest.count(mark) != 1:
-            return _Frame((), tuple(leads))
+            return ()
         piece, rest = rest.split(mark)
         pieces.append(piece)
-    return _Frame((*pieces, rest), tuple(leads))
+    return (*pieces, rest)
 
 
-def _locate(text: str, frame: _Frame, contents: Sequence[str]) -> list[Span]:
-    """Return the span of each message in the rendered `text`; a template may strip whitespace of messages.
+def _locate(text: str, pieces: Sequence[str], contents: Sequence[str], roles: Sequence[str]) -> list[Span]:
+    """Return the span of each message in the rendered `text`.
+
+    A template may strip whitespace of messages, and remove the thoughts of earlier answers.
 
     Raises
     ------
     ModelError
-        If the text does not consist of the frame's pieces and the contents.
+        If the text does not consist of the pieces and the contents.
     """
 
     def from_piece(at: int, n: int) -> list[Span] | None:
-        if not text.startswith(frame.pieces[n], at):
+        if not text.startswith(pieces[n], at):
             return None
-        at += len(frame.pieces[n])
+        at += len(pieces[n])
         if n == len(contents):
             return [] if at == len(text) else None
         content = contents[n]
-        for form in dict.fromkeys((content, content.strip(), content.lstrip(), content.rstrip())):
+        without_thought = _THOUGHT.sub("", content) if roles[n] == "assistant" else content
+        forms = (content, content.strip(), content.lstrip(), content.rstrip(), without_thought, without_thought.strip())
+        for form in dict.fromkeys(forms):
             if text.startswith(form, at):
                 rest = from_piece(at + len(form), n + 1)
                 if rest is not None:
                     return [(at, at + len(form)), *rest]
         return None
 
-    spans = from_piece(0, 0) if frame.pieces else None
+    spans = from_piece(0, 0) if pieces else None
     if spans is None:
         raise ModelError(
-            "The chat template changes the messages' texts, so the tokens of prompts and earlier answers cannot be "
-            "located. Use another template, such as model.chat_template=chatml, or, for single turns, "
-            "sft.train_on=completion."
+            "The chat template changes the messages' texts, so the tokens of prompts cannot be located. Use another "
+            "template, such as model.chat_template=chatml, or sft.train_on=completion."
         )
     return spans
-
-
-def _end_of_turn(tokenizer: Any, piece: str) -> int:
-    """Return the length in characters of the end of turn at the start of a piece after an answer; 0 without one.
-
-    Only the token that stops generation counts. gpt-oss ends earlier turns with another token. Templates without an
-    end of turn continue with the next role's mark.
-    """
-    match = re.match(rf"\s*{re.escape(tokenizer.eos_token)}", piece)
-    return match.end() if match else 0
 
 
 def _extents(tokenizer: Any, text: str) -> list[Span]:

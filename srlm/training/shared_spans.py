@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
-from srlm.training.masking import Conversation, Part, Span
+from srlm.training.masking import EncodedChat, Part, Span
 
 SHORTEST = 4  # tokens; shorter common spans are coincidence
 
 
-def mark_repeated(examples: Sequence[Conversation]) -> list[Conversation]:
+def mark_repeated(examples: Sequence[EncodedChat]) -> list[EncodedChat]:
     """Return the conversations with the shared tokens of their prompts marked as `Part.boilerplate`.
 
     A message whose index and role occur in one conversation only has no shared tokens.
@@ -35,7 +35,7 @@ def mark_repeated(examples: Sequence[Conversation]) -> list[Conversation]:
     return [_mark(conversation, marked[example]) for example, conversation in enumerate(examples)]
 
 
-def mark_pattern(examples: Sequence[Conversation], pattern: str) -> list[Conversation]:
+def mark_pattern(examples: Sequence[EncodedChat], pattern: str) -> list[EncodedChat]:
     """Return the conversations with prompt tokens inside matches of `pattern` marked as `Part.boilerplate`."""
     marked_examples = []
     for conversation in examples:
@@ -114,7 +114,7 @@ def _in_common(text: str, spans: list[str], shortest: int) -> list[str]:
     return common
 
 
-def _tokens_in(conversation: Conversation, span: Span) -> list[int]:
+def _tokens_in(conversation: EncodedChat, span: Span) -> list[int]:
     """Return the indices of a prompt's tokens."""
     start, end = span
     return [
@@ -124,6 +124,6 @@ def _tokens_in(conversation: Conversation, span: Span) -> list[int]:
     ]
 
 
-def _mark(conversation: Conversation, tokens: set[int]) -> Conversation:
+def _mark(conversation: EncodedChat, tokens: set[int]) -> EncodedChat:
     parts = [Part.boilerplate if i in tokens else part for i, part in enumerate(conversation.parts)]
     return replace(conversation, parts=parts)

@@ -528,19 +528,16 @@ def test_text_before_an_answer_is_added_to_the_prompt():
     assert encode_chat(tokenizer, user("Hi?")) == prompt_ids
 
 
-def test_other_end_tokens_of_earlier_turns_are_masked():
+def test_every_answer_ends_with_the_token_that_stops_generation():
+    """gpt-oss and GLM end earlier answers in another way than the last one."""
     chat = [*user("Hi?"), assistant("Hello."), *user("Why?"), assistant("So.")]
-    others = {
-        "gpt-oss": (gpt_oss(), "Hello.So.<|return|>"),
-        "no end": (by_bytes("<|user|>", "<|assistant|>", eos="<|endoftext|>")(GLM), None),
-    }
-    prepare(others["no end"][0], ModelConfig())
-    for tokenizer, learnt in others.values():
-        labels = encode(tokenizer, {"ift": [chat]}, SFTConfig()).labels[0]
-        text = tokenizer.decode([label for label in labels if label != IGNORED])
-        assert "<|end|>" not in text
-        assert "<|user|>" not in text
-        assert learnt is None or text == learnt
+    glm = by_bytes("<|user|>", "<|assistant|>", eos="<|endoftext|>")(GLM)
+    prepare(glm, ModelConfig())
+    for tokenizer in (gpt_oss(), glm):
+        samples = encode(tokenizer, {"ift": [chat]}, SFTConfig())
+        learnt = [tokenizer.decode([label for label in row if label != IGNORED]) for row in samples.labels]
+        assert len(learnt) == 2
+        assert all(f"{text}{tokenizer.eos_token}" in row for row, text in zip(learnt, ("Hello.", "So."), strict=True))
 
 
 def test_trailing_newline_is_dropped_when_a_role_is_added():
@@ -716,13 +713,37 @@ def test_template_that_merges_user_turns_gets_one_user_turn():
     assert tokenizer.decode(reply_ids) == "Hello.<|im_end|>"
 
 
-def test_unsupported_system_message_raises_model_error():
-    tokenizer = FAMILIES["gemma"].make(
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + GEMMA
-    )
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + GEMMA,
+        GEMMA.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}"),
+    ],
+    ids=["refuses it", "drops it"],
+)
+def test_template_without_a_system_role_has_the_system_prompt_in_front_of_the_first_text(template):
+    tokenizer = FAMILIES["gemma"].make(template)
     prepare(tokenizer, ModelConfig())
-    with pytest.raises(ModelError, match="roles system, user in line 1: System role not supported"):
-        encode_chat(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")])
+    chat = [*user("Hi?"), assistant("Hello."), *user("Why?")]
+    merged = [*user("Be brief.\n\nHi?"), *chat[1:]]
+    assert encode_chat(tokenizer, [{"role": "system", "content": "Be brief."}, *chat]) == encode_chat(tokenizer, merged)
+    assert encode_turn(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")], "So.") == (
+        encode_turn(tokenizer, user("Be brief.\n\nHi?"), "So.")
+    )
+
+
+def test_template_that_drops_earlier_turns_is_refused_for_conversations():
+    tokenizer = by_bytes()(CHATML.replace("in messages %}", "in messages[-1:] %}"))
+    with pytest.raises(ModelError, match="drops earlier turns of a conversation"):
+        encode_chat(tokenizer, [*user("Hi?"), assistant("Hello."), *user("Why?")])
+    encode_chat(tokenizer, user("Hi?"))
+
+
+def test_roles_that_a_template_refuses_raise_a_model_error():
+    template = "{% if messages | length > 2 %}{{ raise_exception('One turn only') }}{% endif %}" + CHATML
+    tokenizer = by_bytes()(template)
+    with pytest.raises(ModelError, match="roles user, assistant, user in line 1: One turn only"):
+        encode_chat(tokenizer, [*user("Hi?"), assistant("Hello."), *user("Why?")])
 
 
 def test_has_chat_template_reads_the_saved_tokenizer(tmp_path):

@@ -16,7 +16,7 @@ from srlm.models.chat import encode_chat, encode_choices, encode_turn, escape_sp
 from srlm.models.chat_template import chat_template_names, prepare, read_chat_template
 from srlm.models.config import ModelConfig
 from srlm.training.encoding import encode
-from srlm.training.masking import IGNORED, Part, encode_conversation, labels_of, token_weights
+from srlm.training.masking import IGNORED, EncodedChat, Part, encode_answers, labels_of, token_weights
 from srlm.training.methods.sft import SFTConfig, TrainOn
 from tests.helpers import tiny_tokenizer, user
 from tests.training.families import CHATML, FAMILIES, SINGLE_TURN
@@ -53,9 +53,15 @@ def assistant(text: str) -> dict[str, str]:
 
 
 def labelled(tokenizer: Any, chat: list[dict[str, str]], train_on: TrainOn = TrainOn.completion) -> Any:
-    """Return ids and labels of one chat as SFT encodes it."""
-    encoded = encode(tokenizer, {"ift": [chat]}, SFTConfig(train_on=train_on))
-    return encoded.input_ids[0], encoded.labels[0]
+    """Return ids and labels of one chat as SFT encodes it; of several samples, their concatenation."""
+    samples = encode(tokenizer, {"ift": [chat]}, SFTConfig(train_on=train_on))
+    return list(itertools.chain(*samples.input_ids)), list(itertools.chain(*samples.labels))
+
+
+def encoded(tokenizer: Any, chat: list[dict[str, str]], **options: Any) -> EncodedChat:
+    """Return a chat's only sample."""
+    [sample] = encode_answers(tokenizer, chat, **options)
+    return sample
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
@@ -286,12 +292,12 @@ def test_trained_tokens_are_exactly_the_texts(name, train_on, texts, system):
 def test_training_ids_equal_generation_ids(name, answer):
     tokenizer, question = TOKENIZERS[name], user(" Why is <|im_end|> the sky {{blue}}?\n")
     prompt_ids, answer_ids = encode_turn(tokenizer, question, answer)
-    conversation = encode_conversation(tokenizer, [*question, assistant(answer)])
+    conversation = encoded(tokenizer, [*question, assistant(answer)])
     assert conversation.ids == prompt_ids + answer_ids
     assert prompt_ids == encode_chat(tokenizer, question)
     assert tokenizer.decode(conversation.ids) == conversation.text
     assert len(conversation.extents) == len(conversation.ids) == len(conversation.parts)
-    alone = encode_conversation(tokenizer, [*question, assistant(answer)], with_prompts=False)
+    alone = encoded(tokenizer, [*question, assistant(answer)], with_prompts=False)
     weights = [token_weights(parts, TrainOn.completion, 0.5) for parts in (conversation.parts, alone.parts)]
     assert weights[0] == weights[1]
 
@@ -351,9 +357,8 @@ def test_template_that_changes_texts_is_refused_for_trained_prompts(template):
     tokenizer, chat = tiny_tokenizer(template), [*user("Hi?"), assistant("yes")]
     _, labels = labelled(tokenizer, chat)  # the single answer is found anyway
     assert any(label != IGNORED for label in labels)
-    for refused, train_on in ((chat, TrainOn.all), ([*chat, *chat], TrainOn.completion)):
-        with pytest.raises(ModelError, match=r"changes the messages' texts.*sft\.train_on=completion"):
-            labelled(tokenizer, refused, train_on)
+    with pytest.raises(ModelError, match=r"changes the messages' texts.*sft\.train_on=completion"):
+        labelled(tokenizer, chat, TrainOn.all)
 
 
 def test_tokenizer_without_offsets_is_refused_for_trained_prompts(monkeypatch):
@@ -401,7 +406,7 @@ def test_encode_excludes_and_counts_too_long_examples(tokenizer):
         [*user("Hi?"), assistant("Hello " * 50)],
         [*user("Hi? " * 50), assistant("Hello.")],
     ]
-    lengths = [len(encode_conversation(tokenizer, example).ids) for example in examples]
+    lengths = [len(encoded(tokenizer, example).ids) for example in examples]
     kinds = {"ift": examples[:2], "eft": examples[2:]}
     for train_on in TrainOn:
         everything = encode(tokenizer, kinds, SFTConfig(train_on=train_on, max_length=max(lengths)))

@@ -7,6 +7,7 @@ the training method `SFT`), so they are those that the trainer gets.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from srlm.judges.eft import examples_of_run, needs_baseline
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.resolve import label
 from srlm.training.encoding import chats_of, conversations
-from srlm.training.masking import Conversation, Part, looks_at_prompts
+from srlm.training.masking import EncodedChat, Part, looks_at_prompts
 from srlm.training.methods.sft import SFT, EncodedSamples
 from srlm.types import JudgeExample, SeedExample
 
@@ -78,7 +79,7 @@ class Shown:
 class Example:
     """One example as the trainer gets it, with its text."""
 
-    conversation: Conversation
+    conversation: EncodedChat
     weights: list[float]  # of each token
 
 
@@ -152,12 +153,15 @@ def examples_of(
             raise
         plain = conversations(tokenizer, chats, options.sft, with_prompts=False)
         found = {kind: [_with_text(tokenizer, each) for each in of_kind] for kind, of_kind in plain.items()}
-    by_place = {(kind, each.number): each for kind, of_kind in found.items() for each in of_kind}
+    by_place: dict[tuple[str, int], list[EncodedChat]] = defaultdict(list)
+    for kind, of_kind in found.items():
+        for each in of_kind:
+            by_place[kind, each.number].append(each)
     examples: dict[str, list[Example]] = {}
     samples = data.samples
     for place, ids, weights in zip(samples.places, samples.input_ids, samples.weights, strict=True):
-        assert by_place[place].ids == ids
-        examples.setdefault(place[0], []).append(Example(by_place[place], weights))
+        sample = next(each for each in by_place[place] if each.ids == ids)
+        examples.setdefault(place[0], []).append(Example(sample, weights))
     return examples, data
 
 
@@ -198,7 +202,7 @@ def visible(text: str) -> str:
     )
 
 
-def _with_text(tokenizer: Any, conversation: Conversation) -> Conversation:
+def _with_text(tokenizer: Any, conversation: EncodedChat) -> EncodedChat:
     """A conversation whose text was not looked for, with the text of its tokens, each by itself."""
     pieces = [tokenizer.decode([token]) for token in conversation.ids]
     ends = itertools.accumulate(map(len, pieces), initial=0)

@@ -57,6 +57,7 @@ def run(options: ShowMasking) -> Path:
         "data.ift_answers": options.data.ift_answers.name,
         "judge.template": label(options.judge.template),
         "sft.train_on": options.sft.train_on.name,
+        "sft.turns": options.sft.turns.name,
         "sft.prompt_weight": f"{options.sft.prompt_weight:g}",
         "sft.shared_text": options.sft.shared_text,
         "sft.max_length": options.sft.max_length,

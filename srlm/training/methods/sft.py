@@ -35,6 +35,11 @@ class TrainOn(Enum):
     weighted = "weighted"
 
 
+class Turns(Enum):
+    all = "all"
+    last = "last"
+
+
 class EFTLoss(Enum):
     score = "score"
     ranking = "ranking"
@@ -62,6 +67,8 @@ class SFTConfig(TrainConfig):
     prompt_weight: Annotated[float, Range(lambda weight: 0 <= weight <= 1, "0 to 1")] = 0.1
     # no_shared_text: a regular expression that matches it in prompts; "" = find it in the data
     shared_text: Annotated[str, Range(_is_pattern, "a regular expression")] = ""
+    # Which answers of a conversation are trained: all, or the last one (earlier ones are then part of the prompt)
+    turns: Turns = Turns.all
     # What an EFT example teaches about the verdict. score = the token of the score; ranking = which of a prompt's
     # answers scores higher, by the probabilities of the scores (srlm/training/ranking.py); then
     # data.eft_max_score_fraction=1 keeps all pairs
@@ -112,6 +119,11 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             )
         if samples.too_long:
             say(f"  {samples.too_long} of {len(rows)} SFT examples are longer than sft.max_length and excluded")
+        if samples.cut:
+            say(
+                f"  {samples.cut} of {len(rows)} SFT examples are conversations whose last turns are excluded, because "
+                "they end after sft.max_length tokens"
+            )
         if samples.without_target:
             say(f"  {samples.without_target} of {len(rows)} SFT examples have no token to train on and are excluded")
         counts: dict[str, Any] = samples.counts()
