@@ -3,7 +3,11 @@
 Rows without a usable prompt or answer are left out, counted and logged (logger "srlm.data"). So are rows that their
 source marks as not to be used: deleted, toxic, redacted, of a model (Open Assistant's `synthetic`), or bad (a false
 `label` or `kto_tag`, as in KTO data). A row that cannot be parsed raises an error with its file and line. Texts are
-stripped. Of a conversation, the first exchange is read, with the system prompt in front of the user's text.
+stripped.
+
+A prompt is the conversation up to the user's last turn, with a system prompt as its first turn. Of a conversation with
+answers, the last exchange is read: all turns before the last answer are its prompt. A tool call, an empty message or
+two turns of one role end the conversation before them. The number of turns that are left out is logged.
 """
 
 from __future__ import annotations
@@ -22,13 +26,13 @@ from srlm.data.checkers import validate
 from srlm.data.config import IFTAnswers, SourceConfig
 from srlm.data.files import Place, Rows
 from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
-from srlm.data.formats.base import Format, Parsed, PlacedRows, Turn
+from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText
 from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of
 from srlm.data.sources import Loaded, load, resolved
 from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
 from srlm.io.serialization import from_dict, to_json
-from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample
+from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample, Turn
 
 COLUMNS = (
     *("prompt", "response", "responses", "messages", "chosen", "rejected", "score", "system", "context", "history"),
@@ -71,12 +75,15 @@ def read_ift(source: SourceConfig, seed: int = 0, answers: IFTAnswers = IFTAnswe
     rows, _ = _read(source, seed, need=1 if answers is IFTAnswers.best else 2)
     if answers is IFTAnswers.all:
         return [
-            SeedExample(answer_id(r.id, n), r.prompt, answer.text, r.type, r.language, r.source)
+            SeedExample(answer_id(r.id, n), r.prompt, answer.text, r.type, r.language, r.source, history=r.history)
             for r in rows
             for n, answer in enumerate(r.answers)
         ]
     index = 0 if answers is IFTAnswers.best else -1
-    return [SeedExample(r.id, r.prompt, r.answers[index].text, r.type, r.language, r.source) for r in rows]
+    return [
+        SeedExample(r.id, r.prompt, r.answers[index].text, r.type, r.language, r.source, history=r.history)
+        for r in rows
+    ]
 
 
 def read_ranked(source: SourceConfig, seed: int = 0) -> list[RankedPrompt]:
@@ -110,7 +117,7 @@ def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
     Arguments that are null are ignored.
     """
     rows, _ = _read(source, seed, need=0)
-    return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source, r.constraints) for r in rows]
+    return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source, r.constraints, r.history) for r in rows]
 
 
 def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedPrompt], dict[str, int]]:
@@ -147,7 +154,7 @@ class _Row(RankedPrompt):
 
 
 def _ranked_prompt(row: _Row) -> RankedPrompt:
-    return RankedPrompt(row.id, row.prompt, row.answers, row.type, row.language, row.source)
+    return RankedPrompt(row.id, row.prompt, row.answers, row.type, row.language, row.source, row.history)
 
 
 @dataclass
@@ -156,13 +163,13 @@ class _LeftOut:
 
     rows: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)  # of several answers to a prompt
-    turns: int = 0  # of conversations, after the first exchange
+    turns: int = 0  # of conversations, after the last exchange that can be used
 
     def message(self, with_answers: bool) -> str:
         text = f"{self.rows.total()} left out{_tally(self.rows)}"
         if self.answers and with_answers:
             text += f"; of single answers, {self.answers.total()} left out{_tally(self.answers)}"
-        return text + (f"; {self.turns} turns after the first exchange left out" if self.turns else "")
+        return text + (f"; {self.turns} turns of conversations left out" if self.turns else "")
 
 
 def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -> tuple[list[_Row], Counter[str]]:
@@ -223,7 +230,7 @@ def _parsed_rows(
     for place, data in form.group(placed) if form.group else placed:
         try:
             row, reasons, later = _row(form, data, place, need, benchmark)
-            texts = (row.prompt, *(answer.text for answer in row.answers))
+            texts = (row.prompt, *(answer.text for answer in row.answers), *(turn.content for turn in row.history))
             if not row.prompt and not loaded.editable:
                 raise LeftOut("prompt empty")
             if texts in seen and not benchmark:
@@ -274,18 +281,19 @@ def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> t
             raise LeftOut(reason)
     if need and not form.ranked and flag(get(data, "desirable")) is False:
         raise LeftOut("answer marked as bad")
-    prompt, answers, reasons, later = _parse(form.parse(data), need, benchmark)
+    turns, answers, reasons, later = _parse(form.parse(data), need, benchmark)
     row_id, row_type, language = _labels(data)
     subset = data.get("subset") if benchmark else ""
     subset = subset if isinstance(subset, str) else ""
     constraints = _constraints(data) if need == 0 else ()
     row = _Row(
         row_id or place.id,
-        prompt,
+        turns[-1][1],
         tuple(answers),
         subset or row_type,
         language,
         str(place),
+        history=tuple(Turn(*turn) for turn in turns[:-1]),
         constraints=constraints,
         subset=subset,
     )
@@ -294,23 +302,36 @@ def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> t
     return row, reasons, later
 
 
-def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[str, list[RankedAnswer], list[str], int]:
-    """Return the prompt, the answers (best first, the best rank 0), why others are dropped, and the dropped turns."""
-    prompt, exchange, later = _first_exchange(next(parts))  # type: ignore[arg-type]
+def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[list[RoleText], list[RankedAnswer], list[str], int]:
+    """Return the prompt's turns, the answers (best first, the best rank 0), why others are dropped, the dropped turns.
+
+    The format's answers are those to the last turn, if all turns can be used. Otherwise the prompt and its answer are
+    the last exchange that can be used.
+    """
+    first = next(parts)
+    turns = [("user", first.strip())] if isinstance(first, str) else list(first)  # type: ignore[arg-type]
     found: list[Any] = list(parts) if need else []
-    if exchange:  # the format's answers are those to the last turn
-        found = [part if isinstance(part, str) else "more than one turn" for part in found]
-        found = [*exchange, *found] if need == 1 else found
+    usable, problem = _usable(turns)
+    if not usable[-1][1]:
+        return usable, [], [], 0  # the prompt is empty
+    prompt, later = usable, 0
+    answered = any(isinstance(part, RankedAnswer) for part in found)
+    if problem or not answered or usable[-1][0] != "user":
+        prompt, answer = _last_exchange(usable, need, bool(problem))
+        later = len(turns) - len(prompt) - (len(usable) > len(prompt))
+        found = [part if isinstance(part, str) else "not to the last question" for part in found]
+        found += [problem] * bool(problem and not answer)
+        found = [RankedAnswer(answer, 0), *found] if answer and need == 1 else found
     reasons = [part for part in found if isinstance(part, str)]
     given = [replace(part, text=part.text.strip()) for part in found if isinstance(part, RankedAnswer)]
     answers = sorted(given, key=lambda answer: answer.rank)
     if not benchmark:
         best: dict[str, RankedAnswer] = {}
-        for answer in answers:
-            if not answer.text or answer.text in best:
-                reasons.append("repeated" if answer.text else "empty")
+        for one in answers:
+            if not one.text or one.text in best:
+                reasons.append("repeated" if one.text else "empty")
             else:
-                best[answer.text] = answer
+                best[one.text] = one
         answers = list(best.values())
     top = answers[0].rank if answers else 0
     if benchmark and len(answers) == 2:
@@ -324,18 +345,39 @@ def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[str, list[RankedA
     return prompt, answers if need == 2 else answers[:need], reasons, later
 
 
-def _first_exchange(prompt: str | list[Turn]) -> tuple[str, list[RankedAnswer | str], int]:
-    """Return the system prompt and the user's first text, the answer in the conversation, and how many turns follow."""
-    turns = [("user", prompt.strip())] if isinstance(prompt, str) else prompt
-    system = [text for role, text in turns[:1] if role == "system" and text]
-    turns = [turn for turn in turns if turn[0] != "system"]
-    if [role for role, _ in turns[:1]] != ["user"]:
+def _usable(turns: list[RoleText]) -> tuple[list[RoleText], str]:
+    """Return the first turns that form a conversation, and why the next one does not; "" if all do.
+
+    These are a system prompt, if there is one, and turns of the user and the assistant in alternation. Raises LeftOut
+    if there is no turn of the user. An empty first question is returned, too.
+    """
+    system = [turn for turn in turns[:1] if turn[0] == "system"]
+    rest = turns[len(system) :]
+    if [role for role, _ in rest[:1]] != ["user"]:
         raise LeftOut("does not begin with the user")
-    text = "\n\n".join([*system, turns[0][1]]) if turns[0][1] else ""
-    answers: list[RankedAnswer | str] = []
-    for role, answer in turns[1:2]:
-        answers = [RankedAnswer(answer, 0)] if role == "assistant" else ["tool call"] if role == "tool" else []
-    return text, answers, max(0, len(turns) - 2)
+    system = [turn for turn in system if turn[1]]
+    for place, (role, text) in enumerate(rest):
+        expected = ("user", "assistant")[place % 2]
+        if role != expected or (not text and place):
+            problem = (
+                "tool call" if role == "tool" else "empty" if role == expected else f"{role} after {rest[place - 1][0]}"
+            )
+            return [*system, *rest[:place]], problem
+        if not text:
+            return [*system, (role, text)], ""
+    return [*system, *rest], ""
+
+
+def _last_exchange(turns: list[RoleText], need: int, cut: bool) -> tuple[list[RoleText], str]:
+    """Return the turns up to the last question that can be used, and the answer that follows it; "" without one.
+
+    If answers are needed, or the conversation is cut after the question, an answered question is used where there is
+    one.
+    """
+    last = max(place for place, (role, _) in enumerate(turns) if role == "user")
+    if last == len(turns) - 1 and (need or cut) and any(role == "assistant" for role, _ in turns):
+        last -= 2
+    return turns[: last + 1], turns[last + 1][1] if last + 1 < len(turns) else ""
 
 
 def _rescaled(rows: list[_Row], scale: Sequence[float] | None, name: str) -> list[_Row]:

@@ -3,14 +3,16 @@
 Two texts are near-duplicates if their ROUGE-L F1 is at least `near_duplicate` (Lin 2004, "ROUGE: A Package for
 Automatic Evaluation of Summaries", section 3; Self-Instruct, arXiv 2212.10560, uses the threshold 0.7). Words are those
 of `srlm.data.words`, which counts scripts without spaces by character. Beginnings and ends that many prompts share,
-such as a system prompt, are not compared (`srlm.data.shared_text`).
+such as a preamble, are not compared (`srlm.data.shared_text`).
+
+Of conversations, the user's turns are compared, without system prompts and answers. A conversation of the training data
+repeats a prompt if its user's turns, up to any of them, are near those of the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from random import Random
 
 import numpy as np
@@ -22,9 +24,11 @@ from scipy.sparse.csgraph import connected_components
 from srlm.data.shared_text import SharedText
 from srlm.data.words import tokens
 from srlm.errors import SeedError
+from srlm.models.conversation import user_texts
 from srlm.types import RankedPrompt, SeedExample
 
 _DIGITS = 12  # similarities are rounded before the comparison with a threshold: 1 - 0.9 < 0.1 in floats
+Row = Sequence[str]  # a prompt's `user_texts`, encoded
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
 
@@ -109,14 +113,15 @@ def split_eft(
     SeedError
         If the remaining EFT seeds have fewer than two distinct prompts.
     """
-    words = [[tokens(row.prompt) for row in rows] for rows in (ranked, ift_prompts, evaluation_prompts)]
-    codes = _Codes(chain(*words))
-    eft, ift, evaluation = ([codes.encode(prompt) for prompt in prompts] for prompts in words)
+    texts = [[user_texts(row.conversation) for row in rows] for rows in (ranked, ift_prompts, evaluation_prompts)]
+    codes = _Codes(tokens(row[-1]) for rows in texts for row in rows)
+    eft, ift, evaluation = ([[codes.encode(tokens(text)) for text in row] for row in rows] for rows in texts)
 
-    leaked = {i for i, _ in _near(eft, evaluation, near_duplicate)}
+    leaked = {i for i, _ in _repeats(eft, evaluation, near_duplicate)}
     kept = [i for i in range(len(eft)) if i not in leaked]
-    texts = [eft[i] for i in kept]
-    groups = [[kept[i] for i in group] for group in _components(len(kept), _near(texts, texts, near_duplicate))]
+    remaining = [eft[i] for i in kept]
+    pairs = _repeats(remaining, remaining, near_duplicate)
+    groups = [[kept[i] for i in group] for group in _components(len(kept), pairs)]
     if len(groups) < 2:
         raise SeedError(
             f"EFT seeds: of {len(ranked)} prompts, {len(leaked)} are near an evaluation prompt, and the others have "
@@ -132,8 +137,8 @@ def split_eft(
     smallest = min(groups, key=len)
     held = held or set(smallest)
 
-    near_evaluation = {i for i, _ in _near(ift, evaluation, near_duplicate)}
-    near_eft = {i for i, _ in _near(ift, texts, near_duplicate)} - near_evaluation
+    near_evaluation = {i for i, _ in _repeats(ift, evaluation, near_duplicate)}
+    near_eft = {i for i, _ in _repeats(ift, remaining, near_duplicate)} - near_evaluation
     return Split(
         train=[ranked[i] for i in kept if i not in held],
         held_out=[ranked[i] for i in kept if i in held],
@@ -159,6 +164,13 @@ class _Codes:
     def encode(self, words: Sequence[str]) -> str:
         words = self._shared.without(words)
         return "".join(self._codes.setdefault(word, chr(len(self._codes))) for word in words)
+
+
+def _repeats(left: Sequence[Row], right: Sequence[Row], bound: float) -> Iterator[tuple[int, int]]:
+    """Yield the indices of all pairs in which the left row, up to any turn, is near the complete right row."""
+    owners = [i for i, row in enumerate(left) for _ in row]
+    for i, j in _near([text for row in left for text in row], [row[-1] for row in right], bound):
+        yield owners[i], j
 
 
 def _near(left: Sequence[str], right: Sequence[str], bound: float) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,8 @@ with a training prompt. A prompt of fewer words is contaminated if a training pr
 GPT-3, words are those of `srlm.data.words`, so that scripts without spaces are counted by character. The split of the
 seed data and the filter of new prompts exclude near-duplicates by ROUGE-L. This check finds the rest, such as a long
 passage with a different question after it. A beginning or end that many evaluation prompts share, such as a system
-prompt, has no 13-grams (`srlm.data.shared_text`).
+prompt, has no 13-grams (`srlm.data.shared_text`). Of conversations, the user's turns are compared: all of
+the evaluation prompt with those of the training prompt, also up to an earlier turn.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from srlm.data.shared_text import SharedText, Words
 from srlm.data.words import tokens
 from srlm.evaluation.record import Contaminated
-from srlm.types import RecordId, SeedExample
+from srlm.models.conversation import user_texts
+from srlm.types import Conversation, RecordId, SeedExample
 
 GRAM = 13  # n of the n-grams, in words
 NAMED = 5  # maximum number of ids in the message
@@ -58,7 +61,7 @@ class Contamination:
         )
 
 
-def contamination(evaluation: Sequence[SeedExample], training: Iterable[str]) -> Contamination:
+def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversation]) -> Contamination:
     """Return the evaluation prompts that occur in a model's training prompts.
 
     Time is linear in the number of words. The n-grams of the evaluation prompts are stored in a hash table, and the
@@ -67,12 +70,12 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[str]) ->
     Parameters
     ----------
     evaluation : P prompts
-    training : iterable of str
-        The texts of all prompts that the model was trained on.
+    training : iterable of str or tuple of Turn
+        All prompts that the model was trained on.
     """
     by_words: dict[tuple[str, ...], list[RecordId]] = defaultdict(list)
     by_gram: dict[tuple[str, ...], set[RecordId]] = defaultdict(set)
-    prompts = [tuple(tokens(prompt.prompt)) for prompt in evaluation]
+    prompts = [tuple(tokens(user_texts(prompt.conversation)[-1])) for prompt in evaluation]
     shared_text = SharedText(prompts)
     for prompt, words in zip(evaluation, prompts, strict=True):
         if words:
@@ -81,7 +84,7 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[str]) ->
             by_gram[gram].add(prompt.id)
     exact: set[RecordId] = set()
     shared: set[RecordId] = set()
-    for text in training:
+    for text in chain.from_iterable(map(user_texts, training)):
         words = tuple(tokens(text))
         exact.update(by_words.get(words, ()))
         for gram in _grams(shared_text.without(words)):

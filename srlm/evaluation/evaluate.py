@@ -33,7 +33,7 @@ from srlm.pipeline.artifacts import (
 from srlm.pipeline.roles import match_judge
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
-from srlm.types import SeedExample
+from srlm.types import Conversation, SeedExample
 
 
 class Evaluate(LocalStage):
@@ -87,13 +87,13 @@ def trained_on(
         Prompts to check; None = the evaluation prompts.
     """
 
-    def training() -> Iterator[str]:
+    def training() -> Iterator[Conversation]:
         if t:
-            yield from (row.prompt for row in IFT.read(workspace))
-            yield from (row.prompt for row in EFT.read(workspace))
+            yield from (row.conversation for row in IFT.read(workspace))
+            yield from (row.conversation for row in EFT.read(workspace))
         for u in range(2, t + 1):
             rows = PROMPTS.read(workspace, u)
-            yield from (row.text for row in rows if not row.rejected)
+            yield from (row.conversation for row in rows if not row.rejected)
 
     return contamination(evaluation_prompts(workspace, config) if prompts is None else prompts, training())
 

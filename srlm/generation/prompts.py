@@ -3,6 +3,8 @@
 The filters follow Self-Instruct (arXiv 2212.10560, section 2.2): overlap with all known prompts, keywords of tasks that
 text cannot solve, length, language, broken output. Every rejected attempt is stored with its reason.
 
+New prompts are single turns. The example of a conversation is the user's first turn, which needs no context.
+
 Attempts run in rounds. All attempts of a round draw their examples from the same accepted prompts and are decided in
 order, so that results do not depend on the order in which an engine finishes them. If the examples of an attempt do not
 fit into the model's context, the longest one is excluded and all are drawn again, with the attempt's own seed.
@@ -32,6 +34,7 @@ from srlm.generation.config import PromptsConfig
 from srlm.ids import derive_seed, prompt_id
 from srlm.io.progress import Bars
 from srlm.io.record_file import RecordFile
+from srlm.models.conversation import compared_texts, user_texts
 from srlm.models.templating import Template
 from srlm.pipeline.artifacts import EFT, EFT_HELD_OUT, EVALUATION_PROMPTS, IFT, PROMPTS, SEEDS
 from srlm.pipeline.roles import resolve_role
@@ -128,7 +131,7 @@ async def write_prompts(
     Parameters
     ----------
     ift : dict
-        Id -> instruction of the IFT seeds, from which examples are drawn.
+        Id -> instruction of the IFT seeds (of a conversation, the first turn), from which examples are drawn.
     earlier : dict
         Id -> text of the prompts accepted in earlier iterations.
     seen : Overlap
@@ -259,15 +262,16 @@ class WritePrompts(SourceStage):
         workspace, options, complete = self.workspace, self.config.prompts, self.complete()
         store = RecordFile(self.outputs[0], Prompt)
         seeds = IFT.read(workspace)
-        ift = {row.id: row.prompt for row in seeds}
+        ift = {row.id: user_texts(row.conversation)[0] for row in seeds}
         earlier = {
             prompt.id: prompt.text
             for u in range(2, self.t)
             for prompt in PROMPTS.read(workspace, u)
             if not prompt.rejected
         }
-        data = [row.prompt for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS) for row in artifact.read(workspace)]
-        seen = Overlap([*data, *ift.values(), *earlier.values()])
+        others = [row for artifact in (EFT, EFT_HELD_OUT, EVALUATION_PROMPTS) for row in artifact.read(workspace)]
+        data = [text for row in (*others, *seeds) for text in compared_texts(row.conversation)]
+        seen = Overlap([*data, *earlier.values()])
         if not complete:
             self.begin()
             bars.add("new prompts", options.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 from srlm.models.chat_template import Message
 from srlm.types import Conversation
@@ -18,6 +19,22 @@ def messages_of(prompt: Conversation) -> list[Message]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
+
+
+def user_texts(prompt: Conversation) -> list[str]:
+    """Return the user's turns up to each of them, joined by newlines; the last text has all.
+
+    Prompts are compared by these texts. System prompts and answers do not count.
+    """
+    if isinstance(prompt, str):
+        return [prompt]
+    return list(accumulate((turn.content for turn in prompt if turn.role == "user"), "{}\n{}".format))
+
+
+def compared_texts(prompt: Conversation) -> list[str]:
+    """Return the texts that a new single-turn prompt must not repeat: the user's first turn, and all of them."""
+    texts = user_texts(prompt)
+    return list(dict.fromkeys((texts[0], texts[-1])))
 
 
 def transcript(prompt: Conversation, escape: Callable[[str], str] = str) -> str:

@@ -38,6 +38,7 @@ from srlm.evaluation.matches import play
 from srlm.ids import ORDERS
 from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, read_records, write_records
+from srlm.models.conversation import compared_texts, user_texts
 from srlm.pipeline.artifacts import IFEVAL_PROMPTS, PROMPTS, SEEDS
 from srlm.pipeline.roles import ModelRef, resolve_role
 from srlm.pipeline.run_reader import model_manifest
@@ -222,10 +223,10 @@ def draw_prompts(
     for row in Random(f"{seed}/validation").sample(list(rows), len(rows)):
         if len(drawn) == limit:
             break
-        if taken.most_similar(row.prompt)[0] >= near_duplicate:
+        if taken.most_similar(user_texts(row.conversation)[-1])[0] >= near_duplicate:
             excluded += 1
             continue
-        taken.add(row.prompt)
+        taken.add(user_texts(row.conversation)[-1])
         drawn.append(row)
     return drawn, excluded
 
@@ -241,9 +242,10 @@ def _write_prompts(workspace: Workspace, config: Config, t: int) -> None:
     path, options = early_stopping_folder(workspace, t) / "prompts.jsonl", config.training.early_stopping
     if path.exists():
         return
-    texts = [row.prompt for artifact in (*SEEDS, IFEVAL_PROMPTS) for row in artifact.peek(workspace)]
+    known = [row for artifact in (*SEEDS, IFEVAL_PROMPTS) for row in artifact.peek(workspace)]
+    texts = [text for row in known for text in compared_texts(row.conversation)]
     for u in range(2, t + 1):
-        texts += [prompt.text for prompt in PROMPTS.read(workspace, u) if not prompt.rejected]
+        texts += [user_texts(prompt.conversation)[-1] for prompt in PROMPTS.read(workspace, u) if not prompt.rejected]
     taken = Overlap(texts)
     rows = read_validation(config)
     drawn, excluded = draw_prompts(rows, taken, options.prompts, config.data.near_duplicate, config.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from srlm.data.config import SourceConfig
 from srlm.data.readers import read_benchmark, read_ift, read_prompts, read_ranked
 from srlm.errors import NoRanksError, SeedError
+from srlm.io.serialization import to_json
+from srlm.models.conversation import messages_of
+from srlm.types import RankedPrompt, SeedExample, Turn
 
 
 def user(text: str) -> dict[str, str]:
@@ -20,6 +24,9 @@ def user(text: str) -> dict[str, str]:
 
 def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be kind."}
 
 
 @pytest.fixture
@@ -42,6 +49,11 @@ def pairs(source: SourceConfig) -> list[tuple[str, str]]:
     return [(row.prompt, row.response) for row in read_ift(source)]
 
 
+def conversation(row: SeedExample | RankedPrompt) -> list[str]:
+    """Return the first letter of each turn's role, and its text."""
+    return [f"{message['role'][0]}: {message['content']}" for message in messages_of(row.conversation)]
+
+
 # Instructions
 
 
@@ -59,16 +71,20 @@ def pairs(source: SourceConfig) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_system_prompt_and_context_are_part_of_the_prompt(write: Any, row: dict[str, Any]) -> None:
-    assert pairs(write(row)) == [("Be brief.\n\nAdd.\n\n2, 3", "5")]
+    [found] = read_ift(write(row))
+    assert (conversation(found), found.response) == (["s: Be brief.", "u: Add.\n\n2, 3"], "5")
 
 
-def test_history_makes_a_conversation_of_which_the_first_exchange_is_used(write: Any, logged: Any) -> None:
-    history = [["Ask?", "Good."], ["Sure?", "Yes."]]
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_history_precedes_the_prompt(write: Any, logged: Any, as_messages: bool) -> None:
+    history: list[Any] = [["Ask?", "Good."], ["Sure?", "Yes."]]
+    if as_messages:
+        history = [make(text) for pair in history for make, text in zip((user, assistant), pair, strict=True)]
     row = {"instruction": "Why?", "input": "", "output": "So.", "history": history, "system": "Be kind."}
-    assert pairs(write(row, {"instruction": "More?", "input": "", "output": "No.", "history": []})) == [
-        ("Be kind.\n\nAsk?", "Good."), ("More?", "No.")
-    ]  # fmt: skip
-    assert logged()[0] == "2 read, 0 left out; 3 turns after the first exchange left out"
+    first, second = read_ift(write(row, {"instruction": "More?", "input": "", "output": "No.", "history": []}))
+    assert conversation(first) == ["s: Be kind.", "u: Ask?", "a: Good.", "u: Sure?", "a: Yes.", "u: Why?"]
+    assert (first.response, conversation(second), second.response) == ("So.", ["u: More?"], "No.")
+    assert logged()[0] == "2 read, 0 left out"
     with pytest.raises(SeedError, match=r"rows\.jsonl:1: 'history' is not a list of \[prompt, answer\]"):
         read_ift(write(row | {"history": ["Ask?"]}))
 
@@ -76,21 +92,61 @@ def test_history_makes_a_conversation_of_which_the_first_exchange_is_used(write:
 @pytest.mark.parametrize(
     "messages",
     [
+        [user("Ask?"), assistant("Good."), user("More?"), assistant("")],
+        [user("Ask?"), assistant("Good."), assistant("No."), user("More?")],
+        [user("Ask?"), assistant("Good."), SYSTEM, user("More?")],
         [user("Ask?"), assistant("Good."), user("More?"), {"role": "narrator", "content": "x"}],
         [user("Ask?"), assistant("Good."), user("More?"), {"role": "assistant", "tool_calls": [{"id": "1"}]}],
         [user("Ask?"), assistant("Good."), user("More?"), {"role": "user", "content": [{"type": "image"}]}],
         [user("Ask?"), assistant("Good."), user("More?"), {"role": "user"}],
-        [user("Ask?"), assistant("Good.") | {"tool_calls": None, "value": None}, user("More?"), assistant("No.")],
+        [user("Ask?"), assistant("Good.") | {"tool_calls": None, "value": None}, user("More?"), user("No.")],
         [{"role": None, "from": "human", "content": None, "value": "Ask?"}, assistant("Good."), *([user("More?")] * 2)],
         [{"role": "user", "content": [{"type": "text", "text": "As"}, {"type": "text", "text": "k?"}]},
-         assistant("Good."), user("More?"), assistant("No.")],
+         assistant("Good."), user("More?"), {"role": "tool", "content": "No."}],
         [{"from": "User", "value": "Ask?"}, {"from": "chatgpt", "value": "Good."},
          {"from": "observation", "value": "1"}, {"from": "bing", "value": "x"}],
     ],
 )  # fmt: skip
-def test_messages_after_the_first_exchange_stop_no_file(write: Any, logged: Any, messages: list[Any]) -> None:
-    assert pairs(write({"messages": messages})) == [("Ask?", "Good.")]
-    assert logged()[0] == "1 read, 0 left out; 2 turns after the first exchange left out"
+def test_messages_that_cannot_be_used_end_the_conversation(write: Any, logged: Any, messages: list[Any]) -> None:
+    source = write({"messages": messages})
+    assert pairs(source) == [("Ask?", "Good.")]
+    assert logged()[0] == "1 read, 0 left out; 2 turns of conversations left out"
+    # As a prompt alone, a question without an answer is read if nothing unusable follows it.
+    [prompt] = read_prompts(source)
+    assert conversation(prompt) == ["u: Ask?"]
+
+
+def test_a_conversation_is_the_prompt_of_its_last_answer(write: Any, logged: Any) -> None:
+    turns = [SYSTEM, user("Ask?"), assistant("Good."), user("More?"), assistant("No.")]
+    source = write({"messages": turns}, {"messages": [*turns, user("Why?")]}, {"messages": [user("Hi?")]})
+    first, *others = read_ift(source)  # the second row is the same without its last question
+    assert (conversation(first), first.response) == (["s: Be kind.", "u: Ask?", "a: Good.", "u: More?"], "No.")
+    assert not others
+    assert logged()[0] == "1 read, 2 left out: 1 repeated, 1 no answer"
+    prompts = [conversation(row) for row in read_prompts(source)]
+    assert prompts[0] == conversation(first)
+    assert prompts[1] == [*conversation(first), "a: No.", "u: Why?"]
+    assert prompts[2] == ["u: Hi?"]
+
+
+def test_conversations_that_differ_in_earlier_turns_are_not_repeated(write: Any) -> None:
+    rows = [
+        {"messages": [user(text), assistant("Good."), user("More?"), assistant("No.")]} for text in ("One?", "Two?")
+    ]
+    assert len(read_ift(write(*rows))) == 2
+
+
+def test_records_of_srlm_are_read_with_their_history(write: Any) -> None:
+    [row] = read_ift(write({"messages": [SYSTEM, user("Ask?"), assistant("Good."), user("More?"), assistant("No.")]}))
+    assert [replace(one, source="") for one in read_ift(write(json.loads(to_json(row))))] == [replace(row, source="")]
+    [ranked] = read_ranked(write({"prompt": [SYSTEM, *PROMPT], "chosen": CHOSEN, "rejected": REJECTED}))
+    [again] = read_ranked(write(json.loads(to_json(ranked))))
+    assert (again.conversation, again.answers) == (ranked.conversation, ranked.answers)
+
+
+def test_a_completion_may_have_several_turns(write: Any) -> None:
+    [row] = read_ift(write({"prompt": PROMPT, "completion": [*CHOSEN, user("More?"), assistant("No.")]}))
+    assert (conversation(row), row.response) == (["u: Ask?", "a: Good.", "u: More?"], "No.")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +232,6 @@ def test_languages_may_be_words(write: Any) -> None:
 
 
 PROMPT, CHOSEN, REJECTED = [user("Ask?")], [assistant("Good.")], [assistant("Bad.")]
-SYSTEM = {"role": "system", "content": "Be kind."}
 PREFERENCES: dict[str, dict[str, Any]] = {
     "texts": {"prompt": "Ask?", "chosen": "Good.", "rejected": "Bad."},
     "instruction": {"instruction": "Ask?", "input": "", "chosen": "Good.", "rejected": "Bad."},
@@ -208,11 +263,11 @@ def test_every_form_of_preference_gives_the_same_answers(write: Any, name: str) 
 def test_the_system_prompt_of_a_preference_is_kept(write: Any, name: str) -> None:
     row = PREFERENCES[name]
     [found] = read_ranked(write(row | {"system": "Be kind."}))
-    assert found.prompt == "Be kind.\n\nAsk?"
+    assert conversation(found) == ["s: Be kind.", "u: Ask?"]
     first = "prompt" if isinstance(row.get("prompt"), list) else "chosen"
     if isinstance(row[first], list):
         lists = {name: [SYSTEM, *row[name]] for name in (["prompt"] if first == "prompt" else ["chosen", "rejected"])}
-        assert read_ranked(write(row | lists))[0].prompt == "Be kind.\n\nAsk?"
+        assert conversation(read_ranked(write(row | lists))[0]) == ["s: Be kind.", "u: Ask?"]
 
 
 MORE = [user("More?")]
@@ -221,21 +276,48 @@ MORE = [user("More?")]
 @pytest.mark.parametrize(
     ("chosen", "rejected", "reason"),
     [
-        (PROMPT + CHOSEN + MORE + CHOSEN, PROMPT + CHOSEN + MORE + REJECTED, "more than one turn"),
-        (PROMPT + CHOSEN + MORE + CHOSEN, PROMPT + REJECTED + MORE + REJECTED, "more than one turn"),
-        (PROMPT + CHOSEN, PROMPT + REJECTED + MORE + REJECTED, "more than one turn"),
+        (PROMPT + CHOSEN + MORE + CHOSEN, PROMPT + REJECTED + MORE + REJECTED, "prompts differ"),
+        (PROMPT + CHOSEN, PROMPT + REJECTED + MORE + REJECTED, "prompts differ"),
         (PROMPT + CHOSEN, MORE + REJECTED, "prompts differ"),
         (PROMPT + CHOSEN + PROMPT + CHOSEN, PROMPT + CHOSEN + MORE + REJECTED, "prompts differ"),
         (PROMPT + CHOSEN, PROMPT + CHOSEN, "repeated"),
     ],
 )
-def test_preferences_that_do_not_compare_first_answers_are_counted(
+def test_preferences_after_different_turns_are_counted(
     write: Any, logged: Any, chosen: list[Any], rejected: list[Any], reason: str
 ) -> None:
     source = write({"chosen": PROMPT + CHOSEN, "rejected": PROMPT + REJECTED}, {"chosen": chosen, "rejected": rejected})
     assert [row.source for row in read_ranked(source)] == ["rows.jsonl:1"]
     assert f"1 left out: 1 fewer than two ranked answers ({reason})" in logged()[0]
-    assert pairs(write({"chosen": chosen, "rejected": rejected})) == [("Ask?", "Good.")]
+    [row] = read_ift(write({"chosen": chosen, "rejected": rejected}))
+    assert (row.prompt, row.response) == (chosen[-2]["content"], "Good.")
+
+
+@pytest.mark.parametrize("form", ["implicit lists", "explicit lists", "text", "dialogues"])
+def test_preferences_of_last_answers_have_the_conversation_as_prompt(write: Any, form: str) -> None:
+    turns = PROMPT + CHOSEN + MORE
+    row: dict[str, Any] = {
+        "implicit lists": {"chosen": turns + CHOSEN, "rejected": turns + REJECTED},
+        "explicit lists": {"prompt": turns, "chosen": CHOSEN, "rejected": REJECTED},
+        "text": {"prompt": turns, "chosen": "Good.", "rejected": "Bad."},
+        "dialogues": {
+            name: f"\n\nHuman: Ask?\n\nAssistant: Good.\n\nHuman: More?\n\nAssistant: {text}"
+            for name, text in (("chosen", "Good."), ("rejected", "Bad."))
+        },
+    }[form]
+    for found in (read_ranked(write(row)), read_benchmark(write(row))[0]):
+        assert [conversation(one) for one in found] == [["u: Ask?", "a: Good.", "u: More?"]]
+        assert [(a.text, a.rank) for a in found[0].answers] == [("Good.", 0), ("Bad.", 1)]
+    [example] = read_ift(write(row))
+    assert (conversation(example)[-1], example.response) == ("u: More?", "Good.")
+
+
+def test_answers_after_a_tool_call_are_not_ranked(write: Any, logged: Any) -> None:
+    turns = [*PROMPT, *CHOSEN, *MORE, {"role": "tool", "content": "{}"}, user("And?")]
+    rows = [{"prompt": turns, "chosen": CHOSEN, "rejected": REJECTED}, PREFERENCES["texts"]]
+    assert len(read_ranked(write(*rows))) == 1
+    assert "1 fewer than two ranked answers (not to the last question)" in logged()[0]
+    assert pairs(write(rows[0])) == [("Ask?", "Good.")]
 
 
 def test_what_srlm_exports_is_read_with_its_scores(write: Any) -> None:
@@ -243,8 +325,9 @@ def test_what_srlm_exports_is_read_with_its_scores(write: Any) -> None:
     from srlm.types import PreferencePair
 
     pair = PreferencePair("t2/p00001", "Ask?", "Good.", "Bad.", "t2/p00001/c0", "t2/p00001/c1", 4.5, 1.0)
+    pair = replace(pair, history=(Turn("system", "Be kind."), Turn("user", "Hi?"), Turn("assistant", "Hello.")))
     [row] = read_ranked(write(*preference_rows([pair])))
-    assert (row.id, row.prompt) == ("t2/p00001", "Ask?")
+    assert (row.id, row.conversation) == ("t2/p00001", pair.conversation)
     assert [(a.text, a.rank, a.score) for a in row.answers] == [("Good.", 0, 4.5), ("Bad.", 1, 1.0)]
 
 
@@ -317,11 +400,9 @@ def test_ratings_of_single_answers_are_joined_by_prompt(write: Any, logged: Any)
     turns = "One?\n<extra_id_1>Assistant\nYes.\n<extra_id_1>User\nTwo?"
     rows += [rows[0] | {"prompt": turns, "helpfulness": rating, "response": f"{rating}"} for rating in (1, 2)]
     source = write(*rows)
-    assert scores_of(source) == [[("Answer 2.", 0, 3.75), ("Answer 0.", 1, 1.25)]]
-    assert logged()[0] == (
-        "1 read, 3 left out: 1 all answers ranked the same, 1 fewer than two ranked answers, "
-        "1 fewer than two ranked answers (more than one turn)"
-    )
+    assert scores_of(source) == [[("Answer 2.", 0, 3.75), ("Answer 0.", 1, 1.25)], [("2", 0, 2.5), ("1", 1, 1.25)]]
+    assert logged()[0] == "2 read, 2 left out: 1 all answers ranked the same, 1 fewer than two ranked answers"
+    assert conversation(read_ranked(source)[1]) == ["u: One?", "a: Yes.", "u: Two?"]
     assert ("One?", "Answer 2.") in pairs(source)
 
 
@@ -361,7 +442,7 @@ def test_votes_of_mt_bench_are_counted(write: Any, votes: list[dict[str, Any]], 
 
 def test_judgements_of_second_turns_are_counted_as_left_out(write: Any) -> None:
     rows, excluded = read_benchmark(write(judgement("model_a"), judgement("model_b", turn=2)))
-    assert (len(rows), excluded) == (1, {"fewer than two ranked answers (more than one turn)": 1})
+    assert (len(rows), excluded) == (1, {"fewer than two ranked answers (prompts differ)": 1})
     with pytest.raises(SeedError, match=r"rows\.jsonl:2: 'winner' is 'x'\. Write one of 'model_a'"):
         read_benchmark(write(judgement("model_a"), judgement("x")))
 
@@ -423,9 +504,8 @@ def test_unknown_fields_are_named_with_the_closest_formats(write: Any) -> None:
 def test_columns_map_the_fields_of_every_part(write: Any) -> None:
     columns = {"prompt": "q", "context": "passage", "system": "role", "response": "a", "label": "ok"}
     rows = [{"q": "Ask?", "passage": "Text.", "role": "Be kind.", "a": "Good.", "ok": n, "id": n} for n in (0, 1)]
-    assert [(row.id, row.prompt) for row in read_ift(write(*rows, columns=columns))] == [
-        ("1", "Be kind.\n\nAsk?\n\nText.")
-    ]
+    [found] = read_ift(write(*rows, columns=columns))
+    assert (found.id, conversation(found)) == ("1", ["s: Be kind.", "u: Ask?\n\nText."])
     source = write({"q": "Ask?", "w": "Good.", "l": "Bad."}, columns={"prompt": "q", "chosen": "w", "rejected": "l"})
     assert [answer.text for answer in read_ranked(source)[0].answers] == ["Good.", "Bad."]
 

@@ -182,11 +182,12 @@ def test_alternative_names_of_prompt_and_response_are_read(write, ask, reply):
 # Chat and dialogues
 
 
-def test_chat_uses_system_message_and_first_exchange(write):
+def test_chat_is_read_with_all_its_turns(write):
     turns = [("system", "Be kind."), ("human", "Ask?"), ("gpt", "Good."), ("human", "More?"), ("gpt", "No.")]
     source = write([{"conversations": [{"from": who, "value": text} for who, text in turns]}])
     (example,) = read_ift(source)
-    assert (example.prompt, example.response) == ("Be kind.\n\nAsk?", "Good.")
+    assert (example.prompt, example.response) == ("More?", "No.")
+    assert [turn.content for turn in example.history] == ["Be kind.", "Ask?", "Good."]
 
 
 def test_chats_without_a_first_exchange_are_dropped_and_counted(write, caplog):
@@ -207,7 +208,7 @@ def test_chats_without_a_first_exchange_are_dropped_and_counted(write, caplog):
     assert counts(caplog) == [expected]
 
 
-def test_hh_rlhf_uses_only_single_turns_as_ranked(write, caplog):
+def test_hh_rlhf_compares_the_last_answers(write, caplog):
     caplog.set_level(logging.INFO, "srlm.data")
     more = "\n\nHuman: More?\n\nAssistant: "
     rows = [
@@ -215,13 +216,13 @@ def test_hh_rlhf_uses_only_single_turns_as_ranked(write, caplog):
         HH,
         {"chosen": HH["chosen"], "rejected": "\n\nHuman: Another?\n\nAssistant: Bad."},
     ]
-    assert [row.source for row in read_ranked(write(rows))] == ["seeds.jsonl:2"]
-    assert "2 left out: 1 fewer than two ranked answers (more than one turn)" in counts(caplog)[0]
-    assert "1 fewer than two ranked answers (prompts differ)" in counts(caplog)[0]
-    assert [row.prompt for row in read_ift(write(rows))] == ["Ask?"]  # the same first exchange counts once
-    assert counts(caplog)[1] == (
-        "seeds.jsonl: 1 read, 2 left out: 2 repeated; 2 turns after the first exchange left out"
-    )
+    first, second = read_ranked(write(rows))
+    assert [turn.content for turn in first.history] == ["Ask?", HH["chosen"].rpartition(": ")[2]]
+    assert [answer.text for answer in first.answers] == ["Yes.", "No."]
+    assert second.history == ()
+    assert "1 left out: 1 fewer than two ranked answers (prompts differ)" in counts(caplog)[0]
+    assert [row.prompt for row in read_ift(write(rows))] == ["More?", "Ask?"]
+    assert counts(caplog)[1] == "seeds.jsonl: 2 read, 1 left out: 1 repeated"
 
 
 # Ranks

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from srlm.data.formats import benchmarks, instructions, oasst, preferences
-from srlm.data.formats.base import Format, Parsed
+from srlm.data.formats.base import Format, Parsed, is_messages, turns_of
 from srlm.data.rows import Fault, Fields, Row, get, keys_of, name_in
 from srlm.errors import SeedError
 from srlm.io.components import imported
@@ -104,7 +104,7 @@ def _external(function: Callable[[Row], Any]) -> Callable[[Row], Parsed]:
         except (LookupError, TypeError, ValueError) as error:
             remedy = "Change the function, or the row"
             raise Fault(f"{function.__name__} fails with {type(error).__name__}: {error}", remedy) from error
-        yield prompt
+        yield turns_of(prompt) if is_messages(prompt) else prompt
         yield from answers
 
     return parse

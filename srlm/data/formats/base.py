@@ -10,10 +10,10 @@ from srlm.data.files import Place
 from srlm.data.rows import Fault, LeftOut, Row, get, name_in, optional_text, text_of
 from srlm.types import RankedAnswer
 
-Turn = tuple[str, str]  # role (system, user, assistant or tool) and text
+RoleText = tuple[str, str]  # role (system, user, assistant or tool) and text
 # First the prompt: a text, or the turns of a conversation. The last turn is the user's if answers follow. Without
 # answers, the conversation may contain them itself. Then each answer, or the reason why it is left out.
-Parsed = Iterator[str | list[Turn] | RankedAnswer]
+Parsed = Iterator[str | list[RoleText] | RankedAnswer]
 PlacedRows = Iterable[tuple[Place, Row]]
 
 ROLES = {
@@ -61,7 +61,7 @@ class Format:
         return not self.missing(sample) and self.check(sample)
 
 
-def turns_of(messages: list[Any]) -> list[Turn]:
+def turns_of(messages: list[Any]) -> list[RoleText]:
     """Return the turns of a list of messages, {role, content} or {from, value}, without those after an unusable one.
 
     The content is a text, or a list of parts. An assistant's message with a tool call is a turn of the tool, because
@@ -74,18 +74,18 @@ def turns_of(messages: list[Any]) -> list[Turn]:
     LeftOut
         If one of the first messages has an unknown role or no text, as an image.
     """
-    turns: list[Turn] = []
+    turns: list[RoleText] = []
     for message in messages:
         try:
             turns.append(_turn(message))
         except (Fault, LeftOut):
-            if any(role == "assistant" for role, _ in turns):  # after the first exchange
+            if any(role == "assistant" for role, _ in turns):  # what precedes it can be used
                 return [*turns, ("tool", "")]
             raise
     return turns
 
 
-def _turn(message: Any) -> Turn:
+def _turn(message: Any) -> RoleText:
     if not isinstance(message, dict) or not {"role", "from"} & message.keys():
         raise Fault(f"a message is {message!r:.60}", "Write {role, content} or {from, value}")
     given = message.get("from") if message.get("role") is None else message["role"]
@@ -114,11 +114,11 @@ def is_messages(value: Any) -> bool:
     return isinstance(first, dict) and bool({"role", "from"} & first.keys())
 
 
-def prompt_turns(row: Row, name: str = "prompt") -> list[Turn]:
+def prompt_turns(row: Row, name: str = "prompt") -> list[RoleText]:
     """Return the turns of a prompt, a text or a list of messages, with what the row has besides.
 
-    The context follows the prompt after a blank line. `history`, a list of earlier [prompt, answer], and a system
-    prompt precede it.
+    The context follows the prompt after a blank line. `history`, a list of earlier [prompt, answer] or messages, and
+    a system prompt precede it.
     """
     value = get(row, name)
     turns = turns_of(value) if is_messages(value) else [("user", text_of(row, name))]
@@ -128,15 +128,19 @@ def prompt_turns(row: Row, name: str = "prompt") -> list[Turn]:
     return with_system(row, [*_history(row), *turns])
 
 
-def _history(row: Row) -> list[Turn]:
+def _history(row: Row) -> list[RoleText]:
     pairs = row.get("history") or []
+    if is_messages(pairs):
+        return turns_of(pairs)
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise Fault("'history' is not a list of [prompt, answer]", "Write [[prompt, answer], ...]")
+        raise Fault(
+            "'history' is not a list of [prompt, answer]", "Write [[prompt, answer], ...] or [{role, content}, ...]"
+        )
     roles = ("user", "assistant")
     return [(role, str(text or "").strip()) for pair in pairs for role, text in zip(roles, pair, strict=True)]
 
 
-def with_system(row: Row, turns: list[Turn]) -> list[Turn]:
+def with_system(row: Row, turns: list[RoleText]) -> list[RoleText]:
     """Return the turns with the row's system prompt first, if it has one and the turns have none."""
     system = optional_text(row, "system")
     return [("system", system), *turns] if system and [role for role, _ in turns[:1]] != ["system"] else turns

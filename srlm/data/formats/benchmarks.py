@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from srlm.data.formats.base import Format, Parsed, PlacedRows, Turn, turns_of
+from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText, turns_of
 from srlm.data.rows import Fault, LeftOut, Row, items_of, keys_of, optional_text, text_of
 from srlm.types import RankedAnswer
 
@@ -78,10 +78,10 @@ def mt_bench(row: Row) -> Parsed:
     if len(first) == 2 == len(second):
         yield from _pair(first[1][1], second[1][1], _more_votes(row["votes"]))
     else:
-        yield "more than one turn"
+        yield "prompts differ"
 
 
-def _conversation(row: Row, name: str) -> list[Turn]:
+def _conversation(row: Row, name: str) -> list[RoleText]:
     turns = turns_of(items_of(row, name))
     if [role for role, _ in turns[:2]] != ["user", "assistant"]:
         raise LeftOut("does not begin with the user")

@@ -9,12 +9,11 @@ from srlm.types import RankedAnswer
 
 def instruction(row: Row) -> Parsed:
     """Parse a prompt and its answer, both a text or a list of messages."""
-    yield prompt_turns(row)
     answer = get(row, "response")
-    if is_messages(answer):
-        replies = turns_of(answer)
-        yield RankedAnswer(replies[0][1], 0) if replies[0][0] == "assistant" else "tool call"
+    if is_messages(answer):  # further turns may follow the first answer
+        yield [*prompt_turns(row), *turns_of(answer)]
     else:
+        yield prompt_turns(row)
         yield RankedAnswer(text_of(row, "response"), 0)
 
 

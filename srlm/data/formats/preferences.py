@@ -6,7 +6,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from srlm.data.formats.base import Format, Parsed, PlacedRows, Turn, is_messages, prompt_turns, turns_of, with_system
+from srlm.data.formats.base import (
+    Format,
+    Parsed,
+    PlacedRows,
+    RoleText,
+    is_messages,
+    prompt_turns,
+    turns_of,
+    with_system,
+)
 from srlm.data.rows import Fault, Row, field_of, flag, get, items_of, name_in, number, text_of
 from srlm.io.serialization import from_dict
 from srlm.types import RankedAnswer, RankedPrompt, SeedExample
@@ -31,17 +40,16 @@ def preference(row: Row) -> Parsed:
     common = min(common, len(chosen) - 1, len(rejected) - 1)  # the same answer twice
     comparable = {role for role, _ in chosen[common - 1 : common]} == {"user"}
     comparable = comparable and chosen[common][0] == rejected[common][0] == "assistant"
-    questions = [role for role, _ in chosen[:common]].count("user")
-    if comparable and questions == 1 and len(chosen) == len(rejected) == common + 1:
+    if comparable and len(chosen) == len(rejected) == common + 1:
         yield chosen[:common]
         yield RankedAnswer(chosen[common][1], 0, _score(row, "chosen"))
         yield RankedAnswer(rejected[common][1], 1, _score(row, "rejected"))
-    else:  # in a conversation, people compared the last answers, not the first
+    else:  # the last answers follow different turns
         yield chosen
-        yield "more than one turn" if comparable else "prompts differ"
+        yield "prompts differ"
 
 
-def _turns(row: Row, name: str) -> list[Turn]:
+def _turns(row: Row, name: str) -> list[RoleText]:
     _, value = field_of(row, name)
     if isinstance(value, dict) or is_messages(value):
         return turns_of(value if isinstance(value, list) else [value])
@@ -49,7 +57,7 @@ def _turns(row: Row, name: str) -> list[Turn]:
     return _dialogue(text, name) if text.startswith("Human:") else [("assistant", text)]
 
 
-def _prompt(row: Row) -> list[Turn]:
+def _prompt(row: Row) -> list[RoleText]:
     """Return the turns of a prompt that is a text, a dialogue of HH-RLHF, or a list of messages."""
     value = get(row, "prompt")
     if name_in(row, "prompt") is None:
@@ -60,7 +68,7 @@ def _prompt(row: Row) -> list[Turn]:
     return prompt_turns(row)
 
 
-def _dialogue(text: str, name: str) -> list[Turn]:
+def _dialogue(text: str, name: str) -> list[RoleText]:
     before, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
     if before or parts[:1] != ["Human"]:
         raise Fault(f"{name!r} does not begin with 'Human:'", "Write a dialogue, or set `format`")
@@ -126,7 +134,7 @@ def by_prompt(rows: PlacedRows) -> PlacedRows:
     """Combine rows with the same prompt: a list of the rows as the field `rows` of the first."""
     groups: dict[str, tuple[Any, Row]] = {}
     for place, row in rows:
-        key = repr([get(row, "system"), get(row, "prompt"), get(row, "context")])
+        key = repr([get(row, "system"), row.get("history"), get(row, "prompt"), get(row, "context")])
         _, first = groups.setdefault(key, (place, row))
         first.setdefault("rows", []).append(row)
     return groups.values()
@@ -151,7 +159,7 @@ def _rated(value: Callable[[Row], float | None], reason: str) -> Callable[[Row],
     return parse
 
 
-def _extra_id_turns(turns: list[Turn]) -> list[Turn]:
+def _extra_id_turns(turns: list[RoleText]) -> list[RoleText]:
     """Return the turns of a prompt in which HelpSteer's marks separate them."""
     first, *parts = re.split(r"\n<extra_id_1>(User|Assistant)\n", turns[-1][1])
     more = [(name.lower(), part.strip()) for name, part in zip(parts[::2], parts[1::2], strict=True)]
@@ -175,7 +183,7 @@ def _is_rated(row: Row) -> bool:
 
 
 def builtin(row: Row) -> Parsed:
-    yield text_of(row, "prompt")
+    yield prompt_turns(row)
     data = {key: row[key] for key in row}
     try:
         if "answers" not in data:
