@@ -39,6 +39,7 @@ UNITS = {
     "steps": Unit(">= 1", suffix="steps"),
     "seconds": Unit(suffix="seconds"),
     "per second": Unit(suffix="per second"),
+    "per minute": Unit(suffix="per minute"),
     "bits": Unit(suffix="bits"),
     "nats": Unit(suffix="nats"),
     "nats per token": Unit(suffix="nats per token", digits=3),
@@ -65,6 +66,7 @@ PARTS = {  # part of the key -> heading in tables and cards
     "samples": "Samples of the feedback",
     "stage": "Stages: cost, and counts of their manifests",
     "<trainer>": "Training",
+    "progress": "Progress of running stages, by their progress bars",
     "evaluate": "Only in `srlm evaluate`",
     "attacks": "Only in `srlm judge-bench`, for datasets=[attacks]",
 }
@@ -434,6 +436,15 @@ METRICS: tuple[Metric, ...] = (
         ("train_runtime", "training time", "seconds", "lower", "Wall-clock time of the training."),
         ("train_<things>_per_second", "<things>", "per second", "higher", "Throughput: samples, and steps."),
         ("total_flos", "floating-point operations", "number", "", "Floating-point operations of the training."),
+    ),
+    *_part(
+        "progress",
+        ("second", "time", "seconds", "", "Seconds since the run's first command."),
+        ("<task>_done", "<task>: done", "number", "", "Finished items or steps."),
+        ("<task>_total", "<task>: total", "number", "", "Items or steps in all."),
+        ("<task>_per_minute", "<task>", "per minute", "higher", "Items or steps per minute, since the worker started."),
+        ("<task>_tokens_per_second", "<task>: tokens", "per second", "higher",
+         "Generated tokens per second, since the worker started."),
     ),
     *_part(
         "evaluate",

@@ -143,6 +143,7 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
         Runner(recipe, workspace, options, NoTracker()).refuse_changes()
         workspace.save_config(options)
         workspace.update_run(
+            created=workspace.run().get("created", round(time.time())),
             name=options.name,
             seed=options.seed,
             version=__version__,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 import os
 import re
 import shlex
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.cells import cell_len
@@ -23,6 +26,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as TimeLeft
 from rich.table import Column
 from rich.text import Text
+
+from srlm.errors import RunFolderError
+from srlm.io.files import write_atomic
 
 LINE_SECONDS = 10.0
 NAME_WIDTH = 28  # maximal columns of a bar's name; a longer name is cut
@@ -33,6 +39,10 @@ _HANG = 2  # columns by which the second line of a message is indented more than
 
 # In a worker process, the file descriptor of the terminal; its standard streams are the log.
 _TERMINAL_FD = "SRLM_TERMINAL_FD"
+
+PROGRESS_FILE = "progress.json"  # in a run's folder of logs
+PROGRESS_PATH = "SRLM_PROGRESS"  # environment variable of a worker: the path of that file
+WRITE_SECONDS = 2.0  # between two writes of the file
 
 _lock = threading.Lock()
 _live: list[Progress] = []  # visible bars; messages must be printed above them
@@ -217,6 +227,7 @@ class Bars:
         self._tasks: dict[str, Any] = {}
         self._state: dict[str, dict[str, Any]] = {}
         self._printed: dict[str, float] = {}
+        self._written = -math.inf
         columns = _columns(console.size.width)
         # No redirection, which would show the libraries' output on the screen instead of in the log.
         self._progress = (
@@ -258,6 +269,7 @@ class Bars:
         state["tokens"] += tokens
         state["done"] = state["done"] if done is None else done
         state["total"] = state["total"] if total is None else total
+        self._write()
         if self._progress:
             self._progress.update(
                 self._tasks[name], completed=state["done"], total=state["total"], rate=self._rate(state)
@@ -265,14 +277,31 @@ class Bars:
         elif time.monotonic() - self._printed.get(name, state["start"]) >= LINE_SECONDS:
             self._line(name)
 
+    def _write(self) -> None:
+        """Write counts and rates for trackers, if this is a worker. Of several training processes, the first writes."""
+        path = os.environ.get(PROGRESS_PATH)
+        if not path or os.environ.get("RANK", "0") != "0" or time.monotonic() < self._written + WRITE_SECONDS:
+            return
+        self._written = time.monotonic()
+        state = {
+            name: {"done": bar["done"], "total": bar["total"]} | self._rates(bar) for name, bar in self._state.items()
+        }
+        with contextlib.suppress(OSError, RunFolderError):  # a full disk; the stage's own writes report it
+            write_atomic(Path(path), json.dumps(state))
+
     @staticmethod
-    def _rate(state: dict[str, Any]) -> str:
-        """Return tokens per second, or items per minute if items have at most one token."""
+    def _rates(state: dict[str, Any]) -> dict[str, float]:
+        """Return tokens per second, or items per minute if items have at most one token; nothing at the start."""
         seconds = max(time.monotonic() - state["start"], 1e-3)
         made = state["done"] - state["first"]
-        if state["tokens"] <= made:
-            return f"{60 * (state['tokens'] or made) / seconds:,.0f} a minute" if made else ""
-        return f"{state['tokens'] / seconds:,.0f} tokens/s"
+        if state["tokens"] > made:
+            return {"tokens_per_second": state["tokens"] / seconds}
+        return {"per_minute": 60 * (state["tokens"] or made) / seconds} if made else {}
+
+    @classmethod
+    def _rate(cls, state: dict[str, Any]) -> str:
+        words = {"tokens_per_second": "tokens/s", "per_minute": "a minute"}
+        return "".join(f"{value:,.0f} {words[name]}" for name, value in cls._rates(state).items())
 
     def _line(self, name: str) -> None:
         state = self._state[name]

@@ -26,7 +26,7 @@ if __name__ == "__mp_main__":  # a process that multiprocessing spawned from a w
     processes.join_run()
 
 from srlm.io.files import disk_errors, write_atomic
-from srlm.io.progress import descriptor_for_workers, show_cursor
+from srlm.io.progress import PROGRESS_FILE, PROGRESS_PATH, descriptor_for_workers, show_cursor
 from srlm.pipeline.workspace import Workspace
 from srlm.training.config import TrainConfig
 
@@ -91,6 +91,9 @@ def run_worker(
     terminal_fd = terminal.enter_context(descriptor_for_workers())
     mark = processes.mark_environment(workspace.root)
     own = mark | {"SRLM_TERMINAL_FD": str(terminal_fd)}
+    progress = workspace.logs / PROGRESS_FILE
+    progress.unlink(missing_ok=True)  # of the previous worker
+    own[PROGRESS_PATH] = str(progress.resolve())
     own["SRLM_TERMINAL"] = f"/proc/{os.getpid()}/fd/{terminal_fd}"  # for processes that a launcher starts
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"} | own
     # Unbuffered, so that the log is complete when the process is killed. The user's own values take precedence.

@@ -14,6 +14,7 @@ from srlm.pipeline.stage import RunStage, report_differences
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.base import Tracker
+from srlm.tracking.live import logged_while_running
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Runner:
         if caption := stage.caption():
             say(caption)
         stage.begin(in_pieces=stage.resumable)
-        stage.finish(stage.run())
+        with logged_while_running(self.tracker, [stage]):
+            counts = stage.run()
+        stage.finish(counts)
         self.tracker.stage(stage)
 
     def _run_session(self, session: Session) -> None:
@@ -102,7 +105,8 @@ class Runner:
             return
         say(session.caption)
         target = f"srlm.recipes:session_worker:{session.name}"
-        run_worker(target, self.workspace, session.t, name=session.name)
+        with logged_while_running(self.tracker, missing):
+            run_worker(target, self.workspace, session.t, name=session.name)
         for stage in missing:
             self.tracker.stage(stage)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
@@ -11,8 +11,9 @@ from srlm.io.progress import say
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.config import Tracker as TrackerKind
+from srlm.tracking.live import progress_row
 from srlm.tracking.logged_rows import LoggedRows
-from srlm.tracking.rows import Row, rows_of
+from srlm.tracking.rows import Row, rows_of, training_rows
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -20,8 +21,13 @@ Method = TypeVar("Method", bound=Callable[..., None])
 class Tracker(Protocol):
     """The interface that the runner calls."""
 
+    live_seconds: float  # between two calls of `running`; 0 = never
+
     def stage(self, stage: Stage) -> None:
         """Log a complete stage from its files. The runner may call it several times for one stage."""
+
+    def running(self, stages: Sequence[Stage]) -> None:
+        """Log what is new of stages that run in a worker. It is called from another thread, never during `stage`."""
 
     def close(self, failed: bool) -> None:
         """End logging, when the command ends."""
@@ -30,7 +36,11 @@ class Tracker(Protocol):
 class NoTracker:
     """Log nothing (tracking.tracker=none)."""
 
+    live_seconds = 0.0
+
     def stage(self, stage: Stage) -> None: ...
+
+    def running(self, stages: Sequence[Stage]) -> None: ...
 
     def close(self, failed: bool) -> None: ...
 
@@ -60,19 +70,36 @@ class LoggingTracker:
     """
 
     title: str  # for messages
+    _progress: Mapping[str, Any] | None = None  # the last progress that was logged
     logged_path: str  # in the run's folder
 
     def __init__(self, config: Config, workspace: Workspace, off: bool = False):
         self.config, self.workspace, self.off = config, workspace, off
+        self.live_seconds = config.tracking.live_seconds
         self._open()
 
     @guarded
     def stage(self, stage: Stage) -> None:
-        for row in self.rows(stage):
+        self._log_new(self.rows(stage))
+        self.keep(stage)
+        self._flush()
+
+    @guarded
+    def running(self, stages: Sequence[Stage]) -> None:
+        rows = [row for stage in stages for row in training_rows(stage)]
+        if (progress := progress_row(self.workspace)) and progress.metrics != self._progress:
+            rows.append(progress)
+            self._progress = progress.metrics
+        self._log_new(rows)
+        self._flush()
+
+    def _log_new(self, rows: Iterable[Row]) -> None:
+        for row in rows:
             if new := self.logged.new(row):
                 self.log(new)
                 self.logged.add(new)
-        self.keep(stage)
+
+    def _flush(self) -> None:
         self.flush()
         self.logged.flush()
 

@@ -28,4 +28,6 @@ class TrackingConfig:
     project: str = "srlm"  # W&B
     entity: str = ""  # W&B: "" = the account's default
     sample_rows: Annotated[int, at_least(0)] = 50  # rows per table of samples; W&B and TensorBoard
+    # Seconds between logs of a running stage: losses, counts, rates; 0 = log complete stages only.
+    live_seconds: Annotated[float, at_least(0)] = 10.0
     artifacts: bool = True  # W&B: store data as artifacts, and models by their manifests

@@ -1,7 +1,8 @@
 """The numbers that trackers log, with the keys of srlm/metrics.py.
 
-A key is PART/NAME. Parts are plotted against `iteration`, and those of trainers (sft, sft_baseline, reward_model,
-dpo_2, dpo_3, ...) against PART/step. Undefined values are left out.
+A key is PART/NAME. Parts are plotted against `iteration`, those of trainers (sft, sft_baseline, reward_model, dpo_2,
+dpo_3, ...) against PART/step, and the progress of running stages against progress/second. Undefined values are left
+out.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair, Pro
 
 ITERATION = "iteration"
 SCORES = "feedback/scores"
+PROGRESS = "progress"  # part of the counts and rates of running stages
 
 
 def step_of(name: str) -> str:
-    """Return the metric that `name` is plotted against: `iteration`, or PART/step if a trainer logs it."""
+    """Return the metric that `name` is plotted against: `iteration`, PART/step of a trainer, or progress/second."""
     part = name.split("/")[0]
+    if part == PROGRESS:
+        return f"{PROGRESS}/second"
     trained = part == "<trainer>" or re.fullmatch(TRAINER, part)
     return f"{part}/step" if trained else ITERATION
 

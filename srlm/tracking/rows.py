@@ -72,16 +72,19 @@ def rows_of(stage: Stage, config: Config) -> Iterator[Row]:
     """Yield everything to log for a complete stage, in order."""
     t = iteration_of(stage)
     yield Row(ITERATION, t, stage_metrics(stage.name, stage.manifest()))
-    log = stage.folder / training_log(stage.name)
-    if log.exists():
-        part = trainer_part(stage.name, t)
-        for line in log.read_text(encoding="utf-8").splitlines():
-            logged = json.loads(line)
-            yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
+    yield from training_rows(stage)
     if stage.name == "evaluation":
         yield Row(ITERATION, t, measure_metrics(read_evaluation(stage.outputs[0])))
     if stage.name == "pairs":
         yield _feedback(stage, config, t)
+
+
+def training_rows(stage: Stage) -> Iterator[Row]:
+    """Yield the steps of a stage's training log, also while it runs; nothing for other stages."""
+    log, part = stage.folder / training_log(stage.name), trainer_part(stage.name, iteration_of(stage))
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+        logged = json.loads(line)
+        yield Row(step_of(f"{part}/"), logged["step"], training_metrics(part, logged))
 
 
 def _feedback(stage: Stage, config: Config, t: int) -> Row:

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ import pytest
 
 from srlm.config import Config
 from srlm.errors import RunFolderError
+from srlm.io.progress import Bars
+from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking import base
 from srlm.tracking.base import NoTracker, open_tracker
 from srlm.tracking.config import Tracker, TrackingConfig
 from srlm.tracking.jsonl import JsonlTracker
+from srlm.tracking.live import logged_while_running
 from srlm.tracking.logged_rows import LoggedRows
 from srlm.tracking.rows import Row
 from tests.helpers import ROOT
-from tests.tracked import MEASURES, finished, finished_stages, make, track
+from tests.tracked import MEASURES, ROWS, finished, finished_stages, log, make, track
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -74,6 +79,62 @@ def test_changed_metrics_of_a_recomputed_stage_are_logged(tmp_path: Path) -> Non
     rows = lines(workspace.root / "metrics.jsonl")
     assert rows[-1]["metrics"] == {"judge/pairwise_accuracy": 0.8}
     assert keys(workspace.root / "metrics.jsonl")[len(before) :][-1] == ("iteration", 2, "judge/pairwise_accuracy")
+
+
+class Slow(Stage):
+    """A training stage that writes two steps and its progress, slower than the tracker logs."""
+
+    def run(self, seen: Callable[[], bool]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log(self.folder, "sft", ROWS[:1])
+        with Bars() as bars:
+            bars.add("sft", 2)
+            bars.update("sft", done=1)
+            deadline = time.monotonic() + 60
+            while not seen() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        log(self.folder, "sft", ROWS)
+
+
+def test_running_stage_is_logged_and_its_end_adds_only_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = make(tmp_path, tracker=Tracker.jsonl, live_seconds=0.01)
+    workspace.update_run(created=round(time.time()) - 100)
+    workspace.logs.mkdir(parents=True)
+    monkeypatch.setenv("SRLM_PROGRESS", str(workspace.logs / "progress.json"))
+    path = workspace.root / "metrics.jsonl"
+    stage = Slow(workspace, workspace.iteration(1), "sft", [], {})
+    for _ in range(2):  # the second command resumes after a kill: nothing of the first is logged again
+        tracker = open_tracker(config, workspace)
+        with logged_while_running(tracker, [stage]):
+            stage.run(lambda: path.exists() and "progress/sft_done" in path.read_text())
+        tracker.close(True)
+    rows = lines(path)
+    steps = [row["step"] for row in rows if "sft/loss" in row["metrics"]]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 1
+    [second] = [row for row in rows if "progress/sft_done" in row["metrics"]][:1]
+    assert second["against"] == "progress/second"
+    assert 100 <= second["step"] <= 160
+    assert second["metrics"]["progress/sft_done"] == 1
+    assert second["metrics"]["progress/sft_total"] == 2
+    assert second["metrics"]["progress/sft_per_minute"] > 0
+
+
+def test_error_of_a_live_log_turns_tracking_off_and_the_stage_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = make(tmp_path, tracker=Tracker.jsonl, live_seconds=0.01)
+    said: list[str] = []
+    monkeypatch.setattr(base, "say", said.append)
+    tracker = open_tracker(config, workspace)
+    stage = Slow(workspace, workspace.iteration(1), "sft", [], {})
+    monkeypatch.setattr(JsonlTracker, "log", lambda *_: 1 / 0)
+    with logged_while_running(tracker, [stage]):
+        stage.run(lambda: bool(said))
+    assert len(said) == 1
+    assert "Tracking is off from now on; the run continues" in said[0]
 
 
 def test_truncated_line_is_removed_and_written_again(tmp_path: Path) -> None:

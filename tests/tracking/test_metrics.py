@@ -26,7 +26,8 @@ from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
-UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_")  # computed only by commands
+# Computed only by commands, or logged only while a stage runs in a worker.
+UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_", "progress/")
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 
