@@ -103,7 +103,7 @@ COUNTS_FROM_0 = (
         "data.eft.limit",
         "data.evaluation.limit",
     ),
-    *("tracking.sample_rows", "judge.max_comparisons", "judge.meta_max_tokens"),
+    *("tracking.sample_rows", "tracking.live_seconds", "judge.max_comparisons", "judge.meta_max_tokens"),
     *(f"{group}.{name}" for group in METHODS for name in ("checkpoint_steps", "lora.last_n_layers")),
     *(f"endpoint.{name}" for name in ("requests_per_minute", "input_price", "output_price", "budget")),
 )

@@ -64,7 +64,7 @@ def test_logged_metrics_are_exactly_the_described_ones(logged: dict[str, set[str
     # these runs.
     others = [name for method in METHODS for name in training_metrics(f"{method}_2", dict.fromkeys(NAMES[method], 1.0))]
     others += feedback_metrics([], [], [], [], [LabelledAnswer("t2/p00000/c0", "Why?", "Because.", True, 4.0)])
-    others += training_metrics("sft", {"ranking_loss": 1.0, "ranking_accuracy": 1.0})
+    others += training_metrics("sft", dict.fromkeys(("ranking_loss", "ranking_accuracy", "loss_ift", "loss_eft"), 1.0))
     others += [f"samples/{table}" for table in TABLES]
     found = {family_of(name) for name in [*logged, *others]}
     assert not [one.key for one in METRICS if one not in found and not one.key.startswith(UNLOGGED)]
