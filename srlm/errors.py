@@ -55,6 +55,10 @@ class BenchmarkError(SrlmError):
     """A public benchmark, its data or the package that runs it is not available."""
 
 
+class VerdictError(SrlmError):
+    """A file of a reader's verdicts is damaged or belongs to other runs."""
+
+
 class AlarmError(SrlmError):
     """An alarm about the judge was triggered whose action is to stop before training."""
 

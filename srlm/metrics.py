@@ -57,6 +57,7 @@ PARTS = {  # part of the key -> heading in tables and cards
     "answers": "Evaluation answers",
     "head_to_head": "Head to head against M_t-1",
     "head_to_heads": "Head to head against each earlier model",
+    "reader": "Verdicts of readers: `srlm report RUN --verdicts FILE`",
     "instructions": "Instructions followed: evaluation prompts",
     "ifeval": "Instructions followed: IFEval",
     "drift": "Text statistics of the evaluation answers",
@@ -266,6 +267,18 @@ METRICS: tuple[Metric, ...] = (
            "The measure over the prompts of one type; only in evaluation.json.", "", True, "head_to_head/<measure>"),
     Metric("head_to_heads/M<iteration>_<measure>", "<measure>, against M<iteration>", "", "",
            "The measure of `head_to_head`, against M<iteration>.", "", True, "head_to_head/<measure>"),
+    *_part(
+        "reader",
+        ("judge_agreement", "judge agrees with readers, pairs for M_t", "share", "higher",
+         "Pairs of the feedback for M_t that readers order as the scores do; equal scores count one half, and pairs "
+         "that readers tie are left out."),
+        ("head_to_head_agreement", "judge agrees with readers, head to head", "share", "higher",
+         "Answers of M_t and M_t-1 that readers order as the head-to-head judge does; its ties count one half, and "
+         "answers that readers tie are left out.", _BIAS),
+        ("win_rate", "readers' win rate of M_t over M_t-1 (tie = 0.5)", "share", "higher",
+         "Readers' verdicts for M_t's answer, and half of the ties."),
+        interval=True,
+    ),
     *_part(
         "instructions",
         ("prompt_level_strict_acc", "prompt-level accuracy", "share", "higher",
@@ -535,7 +548,8 @@ def markdown() -> str:
 _PAGE = """# Metrics
 
 This page is generated from `srlm/metrics.py` by `python -m srlm.metrics`. Every tracker (`tracking=wandb`,
-`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type and the last two sections.
+`tracking=tensorboard`, `tracking=jsonl`) logs these keys, except head to heads by type,
+readers' verdicts and the last two sections.
 
 - Metrics are plotted against `iteration` t, that of M_t: `feedback/`, `alarms/` and `dpo_t/` of iteration t describe
   the feedback of M_t-1 and the training of M_t on it. A trainer's own metrics are plotted against its `step`:

@@ -246,6 +246,25 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """A reader's verdict on two answers to one prompt, from the report page, which showed neither models nor scores."""
+
+    run: str  # the run's name and a hash (`srlm.reporting.collect.RunNumbers.id`)
+    prompt_id: str
+    prompt: str
+    first_id: str  # last part of a candidate's id, such as "c0", or the model whose answer it is, such as "M2"
+    second_id: str
+    first: str  # the text
+    second: str
+    order: str  # "ab" = the first answer was shown as A; "ba" = the second one
+    verdict: str  # "first", "second" or "tie"; "skip" = the reader did not decide
+    seed: int  # of the session that shuffled prompts and orders
+    time: str  # UTC, in ISO 8601
+    history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+    version: int = 1  # of this format
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointComparison:
     """Two consecutive checkpoints of one DPO training, compared on the validation prompts (early stopping)."""
 

@@ -44,6 +44,16 @@ def follows(constraint: Constraint, text: str) -> bool:
     return bool(text.strip()) and CHECKERS[constraint.id](text, **constraint.kwargs)
 
 
+def constraint_words(constraint: Constraint) -> str:
+    """Return a constraint in words, such as "number words: at least 40"."""
+    relations: dict[str, Any] = {name: one for name, one in constraint.kwargs.items() if name.endswith("relation")}
+    others = [value for name, value in constraint.kwargs.items() if name not in relations]
+    values = [str(one) for value in others for one in (value if isinstance(value, list) else [value])]
+    arguments = " ".join([*relations.values(), ", ".join(values)])
+    name = constraint.id.partition(":")[2].replace("_", " ")
+    return f"{name}: {arguments}" if arguments else name
+
+
 def follows_loosely(constraint: Constraint, text: str) -> bool:
     """Return whether an answer follows the instruction with or without common additions (IFEval's loose criterion).
 

@@ -62,6 +62,12 @@ class RunNumbers:
     def name(self) -> str:
         return self.config.name
 
+    @property
+    def id(self) -> str:
+        """Name and hash of the run: of M1's evaluation answers, which stay when the run is continued; "" before M1."""
+        path = ANSWERS.path(self.workspace, 1)
+        return f"{self.name}-{self.workspace.fingerprint(path)[:8]}" if self.last and path.exists() else ""
+
     def records(self, artifact: Artifact[R], t: int = 0) -> list[R]:
         """Return the records of a file, which is read once; an empty list if the file does not exist."""
         path = artifact.path(self.workspace, t)
@@ -73,6 +79,7 @@ class RunNumbers:
         """Return the data of the page's charts, as plain dicts."""
         return {
             "name": self.name,
+            "id": self.id,
             "last": self.last,
             "maxScore": self.config.judge.max_score,
             "models": {

@@ -1,9 +1,9 @@
 """Entries of the feedback browser: each prompt of a run with its answers, judgements, scores and pair.
 
-An entry has one of three sources: `feedback` (a prompt written by M_t-1, its candidates, their judgements, chosen and
-rejected), `evaluation` (the answers of M0..M_t to an evaluation prompt, and the head-to-head verdicts) or `held_out`
-(answers ranked by people, and the scores that M0..M_t gave them). This module only reads files, so it can be used while
-the run is in progress.
+An entry has one of four sources: `feedback` (a prompt written by M_t-1, its candidates, their judgements, chosen and
+rejected), `evaluation` (the answers of M0..M_t to an evaluation prompt, and the head-to-head verdicts), `ifeval` (their
+answers to a prompt of IFEval) or `held_out` (answers ranked by people, and the scores that M0..M_t gave them). This
+module only reads files, so it can be used while the run is in progress.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from srlm.config import Config
+from srlm.data.checkers import constraint_words, follows
 from srlm.evaluation.answers import evaluation_prompts
 from srlm.evaluation.head_to_head import match_results
 from srlm.evaluation.held_out import held_out_prompts
@@ -26,26 +27,30 @@ from srlm.pipeline.artifacts import (
     EFT_HELD_OUT,
     EVALUATION_PROMPTS,
     HELD_OUT_JUDGEMENTS,
+    IFEVAL_ANSWERS,
+    IFEVAL_PROMPTS,
     JUDGEMENTS,
     LABELLED,
     PAIRS,
     PROMPTS,
     UNPAIRED,
+    Artifact,
     head_to_head,
 )
 from srlm.pipeline.manifest import stage_manifest
 from srlm.preferences.scores import mean_score
 from srlm.reporting.collect import RunNumbers
-from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample
+from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample, Turn
 
 RESULTS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
-FLAGS = {  # flags that the browser filters prompts by; all except the last correspond to alarms
+FLAGS = {  # flags that the browser filters prompts by; all except the last two correspond to alarms
     "parse_rate": "a judgement without a score",
     "top_score_share": "all scores at the top",
     "tie_share": "all scores equal",
     "length_ratio": "chosen far longer",
     "judge_noise": "judgements disagree",
     "truncated": "truncated",
+    "not_followed": "the last model does not follow an instruction",
 }
 EXCERPT = 96  # characters of a prompt in the list
 
@@ -69,12 +74,14 @@ class Shown:
 
     label: str  # c0, c1, ... for candidates; M0, M1, ... for evaluation answers; a0, a1, ... for ranked answers
     text: str
+    thought: str = ""  # generated text before the answer
     score: float | None = None  # mean over its judgements
     mark: str = ""  # chosen, rejected; desirable, undesirable; result against the previous model
     tokens: int = 0
     characters: int = 0
     truncated: bool = False
     rank: int | None = None  # human rank; 0 is the best
+    checks: list[bool] = field(default_factory=list)  # whether it follows each of the entry's constraints
     judgements: list[Judged] = field(default_factory=list)
 
 
@@ -90,6 +97,9 @@ class Entry:
     outcome: str = ""  # feedback: "pair", or the reason that there is none
     gap: float | None = None  # chosen score minus rejected score
     flags: list[str] = field(default_factory=list)  # keys of FLAGS
+    history: list[Turn] = field(default_factory=list)  # turns before the prompt
+    constraints: list[str] = field(default_factory=list)  # instructions that a program can check, in words
+    pairs: list[tuple[str, str]] = field(default_factory=list)  # labels of two answers that a reader can compare
     answers: list[Shown] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)  # from pairwise judges; keys as in `_comparison`
 
@@ -97,13 +107,16 @@ class Entry:
 def row(plain: dict[str, Any]) -> list[Any]:
     """Return the fields of an entry for the list and the filters, with an excerpt of its prompt at the end."""
     excerpt = " ".join(plain["prompt"][: 4 * EXCERPT].split())[:EXCERPT]
-    return [*(plain[name] for name in ("id", "source", "iteration", "type", "outcome", "gap", "flags")), excerpt]
+    names = ("id", "source", "iteration", "type", "outcome", "gap", "flags", "pairs")
+    scores = [answer["score"] for answer in plain["answers"] if answer["score"] is not None]
+    longest = max((answer["characters"] for answer in plain["answers"]), default=0)
+    return [*(plain[name] for name in names), max(scores, default=None), longest, excerpt]
 
 
 def cut(plain: dict[str, Any], limit: int) -> dict[str, Any]:
     """Return an entry with its long texts truncated.
 
-    Prompt and answers are truncated to `limit` characters, and judgements and comparisons to an eighth of that.
+    Prompt, earlier turns, answers and thoughts are cut to `limit` characters, judgements and comparisons to an eighth.
     """
 
     def short(text: str, limit: int) -> str:
@@ -113,17 +126,20 @@ def cut(plain: dict[str, Any], limit: int) -> dict[str, Any]:
         return [row | {"text": short(row["text"], limit // 8)} for row in rows]
 
     answers = [
-        answer | {"text": short(answer["text"], limit), "judgements": all_short(answer["judgements"])}
+        answer
+        | {name: short(answer[name], limit) for name in ("text", "thought")}
+        | {"judgements": all_short(answer["judgements"])}
         for answer in plain["answers"]
     ]
-    comparisons = all_short(plain["comparisons"])
-    return plain | {"prompt": short(plain["prompt"], limit), "answers": answers, "comparisons": comparisons}
+    history = [turn | {"content": short(turn["content"], limit)} for turn in plain["history"]]
+    cuts = {"prompt": short(plain["prompt"], limit), "history": history, "comparisons": all_short(plain["comparisons"])}
+    return plain | cuts | {"answers": answers}
 
 
 def all_entries(run: RunNumbers) -> list[Entry]:
     """Return the feedback entries for M_2 to M_last+1, then the evaluation entries and the held-out entries."""
     feedback = [entry for t in range(2, run.last + 2) for entry in feedback_entries(run, t)]
-    return [*feedback, *evaluation_entries(run), *held_out_entries(run)]
+    return [*feedback, *evaluation_entries(run), *ifeval_entries(run), *held_out_entries(run)]
 
 
 def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
@@ -147,7 +163,10 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         answers = [labelled[candidate.id] for candidate in own if candidate.id in labelled]
         marks |= {answer.id: "desirable" if answer.label else "undesirable" for answer in answers}
         gap = max((pair.chosen_score - pair.rejected_score for pair in selected), default=None)
-        entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap)
+        entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap, history=list(prompt.history))
+        texts = {candidate.id: candidate.text for candidate in own}
+        both = (sorted((pair.chosen_id, pair.rejected_id), key=number_of) for pair in selected)
+        entry.pairs = [(label(a), label(b)) for a, b in both if texts.get(a) != texts.get(b)]
         if prompt.rejected:
             entry.outcome = f"prompt rejected: {prompt.rejected}"
         elif selected:
@@ -163,7 +182,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
             entry.answers.append(
                 Shown(
                     label=label(candidate.id),
-                    text=candidate.full_text,
+                    text=candidate.text,
+                    thought=candidate.thought,
                     score=mean_score(judged, 1),
                     mark=marks.get(candidate.id, ""),
                     tokens=candidate.tokens,
@@ -184,36 +204,59 @@ def evaluation_entries(run: RunNumbers) -> list[Entry]:
     prompts: Sequence[SeedExample] = []
     if EVALUATION_PROMPTS.path(workspace).exists():
         prompts = evaluation_prompts(workspace, config)
-    of_model: dict[int, dict[str, Answer]] = {}
-    results: dict[int, dict[str, str]] = {}
     matches: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for t in range(last + 1):
-        of_model[t] = {answer.id: answer for answer in run.records(ANSWERS, t)}
         for u in range(t):
-            comparisons = run.records(head_to_head(u), t)
-            for comparison in comparisons:
+            for comparison in run.records(head_to_head(u), t):
                 matches[comparison.prompt_id].append(_comparison(comparison, f"M{t}", f"M{u}"))
-            if u == t - 1:
-                match = match_results(comparisons, list(of_model[t].values()), list(of_model[u].values()))
-                results[t] = {result.prompt_id: RESULTS[result.score] for result in match if result.score is not None}
+    results = {t: match_scores(run, t) for t in range(1, last + 1)}
+    made = _answered(run, prompts, ANSWERS, "evaluation")
+    for entry in made:
+        entry.comparisons = matches[entry.id]
+        texts = {number_of(answer.label): answer.text for answer in entry.answers}
+        entry.pairs = [(f"M{t}", f"M{t - 1}") for t in texts if t - 1 in texts and texts[t] != texts[t - 1]]
+        for answer in entry.answers:
+            score = results.get(t := number_of(answer.label), {}).get(entry.id)
+            answer.mark = "" if score is None else f"{RESULTS[score]} against M{t - 1}"
+        entry.outcome = entry.answers[-1].mark
+    return made
+
+
+def match_scores(run: RunNumbers, t: int) -> dict[str, float]:
+    """Return evaluation prompt -> 1 if M_t's answer won against M_t-1's, 0 if it lost, 0.5 for a tie."""
+    comparisons = run.records(head_to_head(t - 1), t)
+    match = match_results(comparisons, run.records(ANSWERS, t), run.records(ANSWERS, t - 1))
+    return {result.prompt_id: result.score for result in match if result.score is not None}
+
+
+def ifeval_entries(run: RunNumbers) -> list[Entry]:
+    """Return IFEval's prompts with the answers of M0..M_last."""
+    return _answered(run, run.records(IFEVAL_PROMPTS), IFEVAL_ANSWERS, "ifeval")
+
+
+def _answered(run: RunNumbers, prompts: Sequence[SeedExample], artifact: Artifact[Answer], source: str) -> list[Entry]:
+    """Return the prompts that models answered, with the answers, and which instructions they follow."""
+    of_model = {t: {answer.id: answer for answer in run.records(artifact, t)} for t in range(run.last + 1)}
     made = []
     for prompt in prompts:
-        entry = Entry(prompt.id, "evaluation", 0, prompt.type, prompt.prompt, comparisons=matches[prompt.id])
+        entry = Entry(prompt.id, source, 0, prompt.type, prompt.prompt, history=list(prompt.history))
+        entry.constraints = [constraint_words(constraint) for constraint in prompt.constraints]
         for t, answers in of_model.items():
             if answer := answers.get(prompt.id):
-                mark = results.get(t, {}).get(prompt.id, "")
                 entry.answers.append(
                     Shown(
                         label=f"M{t}",
-                        text=answer.thought + answer.text,
-                        mark=f"{mark} against M{t - 1}" if mark else "",
+                        text=answer.text,
+                        thought=answer.thought,
                         tokens=answer.tokens,
                         characters=len(answer.text),
                         truncated=answer.truncated,
+                        checks=[follows(constraint, answer.text) for constraint in prompt.constraints],
                     )
                 )
         if entry.answers:
-            entry.outcome = entry.answers[-1].mark
+            followed = entry.answers[-1].checks
+            entry.flags = [] if all(followed) else ["not_followed"]
             made.append(entry)
     return made
 
@@ -230,13 +273,14 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
     of_model = {t: _by(run.records(HELD_OUT_JUDGEMENTS, t), "candidate_id") for t in range(last + 1)}
     made = []
     for prompt in ranked:
-        entry = Entry(prompt.id, "held_out", 0, prompt.type, prompt.prompt)
+        entry = Entry(prompt.id, "held_out", 0, prompt.type, prompt.prompt, history=list(prompt.history))
         for index, answer in enumerate(prompt.answers):
             of_answer = {t: by_answer.get(answer_id(prompt.id, index), []) for t, by_answer in of_model.items()}
             judged = [_judged(f"M{t}", judgement) for t, of_t in of_answer.items() for judgement in of_t]
             score = mean_score(of_answer[last], 1)
             characters = len(answer.text)
-            shown = Shown(f"a{index}", answer.text, score, characters=characters, rank=answer.rank, judgements=judged)
+            shown = Shown(f"a{index}", answer.text, score=score, characters=characters, rank=answer.rank)
+            shown.judgements = judged
             entry.answers.append(shown)
         scored = [answer for answer in entry.answers if answer.score is not None and answer.rank is not None]
         if len(scored) > 1:

@@ -24,9 +24,10 @@ from srlm.reporting.entries import FLAGS, all_entries, cut, row
 from srlm.reporting.html import asset, render_page
 from srlm.reporting.panels import DEFINED, PANELS
 from srlm.reporting.phrases import grounds, verdict
+from srlm.reporting.readers import Readers
 from srlm.reporting.summary import table_rows
 
-SCRIPTS = ("d3.min.js", "plot.min.js", "tips.js", "charts.js", "browser.js")
+SCRIPTS = ("d3.min.js", "plot.min.js", "tips.js", "charts.js", "diff.js", "verdicts.js", "browser.js")
 STYLES = ("report.css",)
 PIECE = 200  # entries per piece; a piece is unpacked when one of its entries is shown, and all pieces for a search
 MEGABYTE = 1_000_000
@@ -54,7 +55,13 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
     RunFolderError
         As in `srlm.reporting.collect.collect`, or if the disk is full.
     """
-    runs = [collect(root) for root in roots]
+    return write_page([collect(root) for root in roots], to, megabytes)
+
+
+def write_page(
+    runs: Sequence[RunNumbers], to: Path, megabytes: float = 5.0, readers: Sequence[Readers | None] = ()
+) -> int:
+    """Write the page of runs, as `write_report`, with the readers' verdicts on each run, if there are any."""
     entries = [[asdict(entry) for entry in all_entries(run)] for run in runs]
     rows = [[row(entry) for entry in of_run] for of_run in entries]
     definitions = {key: metric(key).definition for key in DEFINED}
@@ -83,7 +90,8 @@ def write_report(roots: Sequence[Path], to: Path, megabytes: float = 5.0) -> int
             write_atomic(path := folder / f"{digest}-{name}.js", f'Report.receive("{name}","{piece}")\n')
             stale.discard(path)
     packed = {name: pack(piece if limit is None else [cut(e, limit) for e in piece]) for name, piece in pieces.items()}
-    page = _render(runs, data, packed, {"limit": limit, "folder": f"{folder.name}/{digest}" if digest else ""})
+    tops = [_top(run, of_run) for run, of_run in zip(runs, readers or [None] * len(runs), strict=True)]
+    page = _render(tops, data, packed, {"limit": limit, "folder": f"{folder.name}/{digest}" if digest else ""})
     write_atomic(to, page)
     for path in stale:
         path.unlink()
@@ -118,22 +126,22 @@ def pack(data: Any) -> str:
     return base64.b64encode(compressor.compress(text.encode("utf-8", "replace")) + compressor.flush()).decode()
 
 
-def _render(runs: Sequence[RunNumbers], data: dict[str, str], pieces: dict[str, str], texts: dict[str, Any]) -> str:
+def _render(runs: Sequence[dict[str, Any]], data: dict[str, str], pieces: dict[str, str], texts: dict[str, Any]) -> str:
     return render_page(
         "report.html",
         STYLES,
         SCRIPTS,
         # The folder of texts contains scripts with one call each, from the page's own folder or server.
         "'self' file:" if texts["folder"] else "",
-        title=", ".join(run.name for run in runs),
-        runs=[_top(run) for run in runs],
+        title=", ".join(run["name"] for run in runs),
+        runs=runs,
         data=data | {f"piece-{name}": piece for name, piece in pieces.items()},
         places=json.dumps(texts | {"piece": PIECE}),
         licences=asset("LICENSES.txt"),
     )
 
 
-def _top(run: RunNumbers) -> dict[str, Any]:
+def _top(run: RunNumbers, readers: Readers | None) -> dict[str, Any]:
     """Return the data that the page shows above the charts for one run."""
     return {
         "name": run.name,
@@ -142,8 +150,8 @@ def _top(run: RunNumbers) -> dict[str, Any]:
         "base": Path(run.config.model.name).name,
         "verdict": verdict(run),
         "columns": [f"M{t}" for t in run.models],
-        "table": table_rows(run.models),
-        "grounds": grounds(run),
+        "table": [*table_rows(run.models), *([readers.section()] if readers else [])],
+        "grounds": grounds(run, readers),
         "alarms": [(f"Before the training of M{t}", messages) for t, messages in run.alarms.items() if messages],
         "options": {name: json.dumps(value, ensure_ascii=False) for name, value in run.options().items()},
         "facts": run.facts(),

@@ -14,6 +14,7 @@ from srlm.evaluation.judge_metrics import MANY_PARSED, judge_warning, parsed
 from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures
 from srlm.reporting.collect import RunNumbers
+from srlm.reporting.readers import Readers
 
 JUDGE = "pairwise_accuracy_imputed"  # also defined for a model that cannot judge yet
 ENOUGH = 100  # evaluation prompts; with fewer, only large differences are significant
@@ -51,11 +52,17 @@ def verdict(run: RunNumbers) -> Verdict:
     return Verdict(headline, judge, answers)
 
 
-def grounds(run: RunNumbers) -> list[Ground]:
-    """Return the reasons for and against trusting the numbers of M_last."""
+def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
+    """Return the reasons for and against trusting the numbers of M_last.
+
+    Parameters
+    ----------
+    readers : Readers, optional
+        People's verdicts on the run's answers.
+    """
     t, measures = run.last, run.models[run.last]
     match = measures.head_to_head
-    reasons = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge)]
+    reasons = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge, readers)]
     reasons += _of_judge(t, measures.judge)
     for sentence in run.reward_hacking_report:
         against = ": a sign of" in sentence or ": possible" in sentence
@@ -87,10 +94,12 @@ def _of_prompts(answers: Measures, match: Measures) -> list[Ground]:
     return [Ground("against" if n < ENOUGH else "for", f"{n} evaluation prompt{'s' * (n != 1)}: {precision}.")]
 
 
-def _of_match(match: Measures, judge: str) -> list[Ground]:
+def _of_match(match: Measures, judge: str, readers: Readers | None) -> list[Ground]:
+    read = [Ground(kind, text) for kind, text in readers.sentences()] if readers else []
     if not match:
-        return []
-    reasons = [Ground("note", f"The judge of answers is {judge}, a model. No person read these answers.")]
+        return read
+    nobody = "" if read else " No person read these answers."
+    reasons = [Ground("note", f"The judge of answers is {judge}, a model.{nobody}"), *read]
     first, ties = match.get("first_position_win_rate"), match.get("tie")
     _, low, high = _numbers(first)
     if first and (low > 0.5 or high < 0.5):

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from srlm.data.checkers import follows
+from srlm.data.checkers import constraint_words, follows
 from srlm.evaluation.text_statistics import facts
 from srlm.io.files import write_atomic
 from srlm.io.tables import Section
 from srlm.reporting.html import render_page
-from srlm.types import Answer, Constraint, SeedExample
+from srlm.types import Answer, SeedExample
 
 
 def write_side_by_side(
@@ -50,20 +49,10 @@ def write_side_by_side(
         types=dict(sorted(by_type.items())),
         facts=facts,
         follows=follows,
-        words=words,
+        words=constraint_words,
         seen=seen,
     )
     write_atomic(to, page)
-
-
-def words(constraint: Constraint) -> str:
-    """Return a constraint in words, such as "number words: at least 40"."""
-    relations: dict[str, Any] = {name: one for name, one in constraint.kwargs.items() if name.endswith("relation")}
-    others = [value for name, value in constraint.kwargs.items() if name not in relations]
-    values = [str(one) for value in others for one in (value if isinstance(value, list) else [value])]
-    arguments = " ".join([*relations.values(), ", ".join(values)])
-    name = constraint.id.partition(":")[2].replace("_", " ")
-    return f"{name}: {arguments}" if arguments else name
 
 
 def seen(text: str) -> str:

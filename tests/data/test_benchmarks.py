@@ -34,6 +34,14 @@ ROWS = {
         "label": "B>A",
         "source": "mmlu-pro-law",
     },
+    "reader_verdict": {
+        "prompt": "Q?",
+        "first_id": "c0",
+        "first": "good",
+        "second": "bad",
+        "order": "ba",
+        "verdict": "first",
+    },
     "ranked": {"prompt": "Q?", "responses": [{"text": "bad", "rank": 1}, {"text": "good", "rank": 0}]},
 }
 
@@ -70,6 +78,13 @@ def test_ties_are_kept_and_votes_without_majority_dropped(write):
     prompts, excluded = read_benchmark(write(*rows))
     assert [[answer.rank for answer in prompt.answers] for prompt in prompts] == [[0, 0], [1, 0]]
     assert excluded == {"no majority": 1}
+
+
+def test_skipped_verdicts_of_readers_are_left_out_and_ties_kept(write):
+    rows = [ROWS["reader_verdict"] | {"verdict": verdict} for verdict in ("tie", "skip")]
+    prompts, excluded = read_benchmark(write(*rows))
+    assert [[answer.rank for answer in prompt.answers] for prompt in prompts] == [[0, 0]]
+    assert excluded == {"skipped by the reader": 1}
 
 
 def test_instruction_and_input_form_the_prompt(write):

@@ -86,6 +86,10 @@ ROWS = {  # the same data in every format
         for text, score in (("Bad.", 0), ("Good.", 4))
     ],
     "human_preference": [{"prompt": "Ask?", "response_a": "Good.", "response_b": "Bad.", "human_preference": "a"}],
+    "reader_verdict": [
+        {"version": 1, "run": "r", "prompt_id": "p", "prompt": "Ask?", "first_id": "c0", "second_id": "c1", "seed": 1}
+        | {"first": "Bad.", "second": "Good.", "order": "ab", "verdict": "second", "time": "2026-01-01T00:00:00Z"}
+    ],
     "llmbar": [{"input": "Ask?", "output_1": "Bad.", "output_2": "Good.", "label": 2}],
     "pandalm": [
         {"instruction": "Ask?", "input": "", "response1": "Good.", "response2": "Bad."}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from srlm.cli.report import main
 from srlm.reporting import write_report
-from tests.reporting.made_run import RIVERS, SILENT, evaluation, make_run, measure, write_measures
+from tests.reporting.made_run import RIVERS, SILENT, TIE, evaluation, make_run, measure, write_measures
 from tests.reporting.test_page import HOSTILE, long_entry
 
 pytestmark = pytest.mark.e2e
@@ -206,9 +208,93 @@ def test_keyboard_shortcuts_work_outside_inputs(page: Any) -> None:
     page.keyboard.press("/")
     page.keyboard.type("fjord")
     page.wait_for_function("document.querySelector('#found').textContent.startsWith('1 of')")
-    assert page.locator("#entry").get_attribute("data-id") == RIVERS  # typed letters are no shortcuts
+    page.wait_for_selector(f"#entry[data-id='{TIE}']")  # the open prompt follows the filter
+    page.keyboard.press("ArrowDown")  # from the search into the list
+    assert page.evaluate("document.activeElement.id") == "list"
+    page.keyboard.press("/")
     page.keyboard.press("Escape")
     page.wait_for_function(f"document.querySelector('#found').textContent.startsWith('{6 + len(HOSTILE)} of')")
+    page.focus("#list")
+    for key, prompt in (("Home", RIVERS), ("ArrowDown", TIE), ("ArrowDown", SILENT), ("ArrowUp", TIE)):
+        page.keyboard.press(key)
+        page.wait_for_selector(f"#entry[data-id='{prompt}']")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#entry:focus")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "list"
+    page.fill("#query", "nowhere to be found")
+    page.wait_for_selector("#entry:has-text('No prompt matches.')")
+
+
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [
+        ("gap-down", "Name three rivers of Asia."),
+        ("score", "What is a fjord?"),
+        ("score-down", "Name three rivers of Asia."),
+        ("length-down", "Name three rivers of Asia."),
+    ],
+)
+def test_prompts_are_sorted_by_gap_score_and_length(browser: Any, report: Path, order: str, first: str) -> None:
+    with opened(browser, report, f"#run=1&order={order}") as page:
+        assert page.locator("#entry .prompt").inner_text() == first
+
+
+def test_two_answers_are_compared_word_by_word_with_checks_of_their_instructions(page: Any) -> None:
+    page.evaluate("location.hash = 'prompt=eval-1'")
+    page.wait_for_selector("#entry[data-id=eval-1]")
+    page.click("#entry .diff summary")
+    assert [page.locator(f"#entry .diff {tag}").all_inner_texts() for tag in ("del", "ins")] == [["M1."], ["M2."]]
+    page.locator("#entry .diff select").first.select_option("M0")
+    assert page.locator("#entry .diff del").all_inner_texts() == ["M0."]
+    assert page.locator("#entry .checks").all_inner_texts() == ["✗ does not follow no comma"] * 3
+    assert page.evaluate("Diff.parts('a b\\n'.repeat(3000), 'a c\\n'.repeat(3000)).length") == 2  # too long for words
+    assert page.evaluate("Diff.parts('', 'new').join()") == "added,new"
+
+
+def test_readers_mark_verdicts_blindly_and_the_command_reads_them_back(
+    browser: Any, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "verdicts.jsonl"
+    with opened(browser, report, accept_downloads=True) as page:
+        page.select_option("#verdict-run", "1")
+        assert page.locator("#verdict-kind option").all_inner_texts() == [
+            "M2 against M1 (1 left)",
+            "M1 against M0 (1 left)",
+            "candidates of M1, for M2 (1 left)",
+        ]
+        for kind, keys in (("M2 against M1", "sub"), ("candidates of M1, for M2", "t")):
+            page.select_option("#verdict-kind", kind)
+            page.click("#start")
+            page.wait_for_selector("#blind[open]")
+            text = page.locator("#blind").inner_text()
+            assert not re.search(r"score|chosen|won|\bc\d\b|against", text)  # the answers themselves name M1 and M2
+            shown = [page.locator(f"#blind-{side}").inner_text() for side in "ab"]
+            for key in keys:
+                page.keyboard.press(key)
+                page.wait_for_timeout(30)
+            assert "You have compared all of these answers." in page.locator("#blind").inner_text()
+            page.keyboard.press("Escape")
+            if kind == "M2 against M1":
+                better = shown[1]
+        assert page.locator("#marked").inner_text() == "Verdicts on other in this browser: 2 (ties: 1, skipped: 0)."
+        with page.expect_download() as download:
+            page.click("#export")
+        download.value.save_as(file)
+    assert download.value.suggested_filename.startswith("other-")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert rows[0][rows[0]["verdict"]] == better
+    main([str(report.parent / "other"), "--to", str(tmp_path / "read.html"), "--verdicts", str(file)])
+    rate = 100 if better == "Rain, says M2." else 0
+    assert f"Readers' win rate of M2 over M1 is {rate} % [n/a] of 1 verdict" in capsys.readouterr().out
+    foreign = {"run": "x-1"} | {name: rows[0][name] for name in rows[0] if name != "run"}
+    file.write_text("".join(f"{line}\n" for line in (json.dumps(rows[0]), json.dumps(foreign), "{broken")))
+    with opened(browser, report) as page:
+        page.select_option("#verdict-run", "1")
+        page.set_input_files("#import", file)
+        page.wait_for_selector("#marked:has-text('imported')")
+        message = page.locator("#marked").inner_text()
+        assert message.startswith("verdicts.jsonl: 1 imported, 1 of another run, 1 unreadable.")
 
 
 def test_links_open_run_filters_and_prompt(browser: Any, report: Path) -> None:

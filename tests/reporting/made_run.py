@@ -14,8 +14,19 @@ from srlm.judges.config import JudgeConfig, SampledJudgeConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import feedback_statistics
 from srlm.preferences.pairs import count_reasons, select_pairs
-from srlm.types import Answer, Candidate, Comparison, Judgement, Prompt, RankedAnswer, RankedPrompt, SeedExample
+from srlm.types import (
+    Answer,
+    Candidate,
+    Comparison,
+    Constraint,
+    Judgement,
+    Prompt,
+    RankedAnswer,
+    RankedPrompt,
+    SeedExample,
+)
 
+NO_COMMA = Constraint("punctuation:no_comma")
 RIVERS, TIE, SILENT, REFUSED = "t2/p00000", "t2/p00001", "t2/p00002", "t2/p00003"
 
 
@@ -88,7 +99,10 @@ def make_run(root: Path, hostile: Iterable[str] = (), judge: JudgeConfig | None 
     }
     SelectPairs(workspace, config, 2).done({}, counts)
 
-    write(workspace.data / "evaluation.jsonl", [SeedExample("eval-1", "Describe rain.", "", type="creative")])
+    write(
+        workspace.data / "evaluation.jsonl",
+        [SeedExample("eval-1", "Describe rain.", "", type="creative", constraints=(NO_COMMA,))],
+    )
     answers = (RankedAnswer("It falls.", 0), RankedAnswer("Rain is.", 1))
     write(workspace.data / "eft_held_out.jsonl", [RankedPrompt("eft-1", "What does rain do?", answers, type="facts")])
     for t in range(3):

@@ -10,8 +10,8 @@ from srlm.judges.config import PairwiseJudgeConfig
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting.collect import collect
 from srlm.reporting.entries import Entry, all_entries, cut, row
-from srlm.types import Comparison, Judgement
-from tests.reporting.made_run import REFUSED, RIVERS, SILENT, TIE, make_run, write
+from srlm.types import Answer, Comparison, Judgement, SeedExample, Turn
+from tests.reporting.made_run import NO_COMMA, REFUSED, RIVERS, SILENT, TIE, make_run, write
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,30 @@ def test_evaluation_prompts_have_one_marked_answer_per_model(entries: dict[str, 
     assert [answer.mark for answer in entry.answers] == ["", "won against M0", "won against M1"]
     assert [comparison["shown"] for comparison in entry.comparisons[:2]] == ["M1 then M0", "M0 then M1"]
     assert {comparison["winner"] for comparison in entry.comparisons} == {"M1", "M2"}
+    assert (entry.constraints, [answer.checks for answer in entry.answers]) == (["no comma"], [[False]] * 3)
+    assert entry.flags == ["not_followed"]
+    assert entry.pairs == [("M1", "M0"), ("M2", "M1")]
+
+
+def test_pairs_to_compare_do_not_show_which_candidate_is_chosen(entries: dict[str, Entry]) -> None:
+    assert entries[RIVERS].pairs == [("c0", "c1")]
+    assert entries[TIE].pairs == []
+
+
+def test_ifeval_prompts_have_the_answers_and_checks_of_each_model(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    prompt = SeedExample("if-1", "Name rivers.", "", constraints=(NO_COMMA,), history=(Turn("user", "Hi"),))
+    write(root / "data/ifeval.jsonl", [prompt])
+    for t, text in enumerate(("Rhine, Elbe", "Rhine", "Elbe")):
+        answers = [Answer("if-1", "Name rivers.", text, 2, False, thought="Hm. ")]
+        write(root / f"iteration_{t}/evaluation/ifeval_answers.jsonl", answers)
+    [entry] = [entry for entry in all_entries(collect(root)) if entry.source == "ifeval"]
+    assert [(answer.text, answer.thought, answer.checks) for answer in entry.answers] == [
+        ("Rhine, Elbe", "Hm. ", [False]),
+        ("Rhine", "Hm. ", [True]),
+        ("Elbe", "Hm. ", [True]),
+    ]
+    assert (entry.flags, entry.history) == ([], [Turn("user", "Hi")])
 
 
 def test_held_out_answers_have_scores_of_each_model(entries: dict[str, Entry]) -> None:
@@ -103,19 +127,24 @@ def test_unfinished_record_file_is_read_and_not_changed(tmp_path: Path) -> None:
 def test_cut_shortens_texts_and_appends_the_omitted_length() -> None:
     plain = {
         "prompt": "p" * 100,
-        "answers": [{"text": "a" * 100, "judgements": [{"text": "j" * 100, "score": 1.0}]}],
+        "history": [{"role": "user", "content": "h" * 100}],
+        "answers": [{"text": "a" * 100, "thought": "t" * 100, "judgements": [{"text": "j" * 100, "score": 1.0}]}],
         "comparisons": [{"text": "c" * 100}],
     }
     short = cut(plain, 80)
     assert short["prompt"] == "p" * 80 + " […20 more]"
     assert short["answers"][0]["text"] == "a" * 80 + " […20 more]"
+    assert short["answers"][0]["thought"] == "t" * 80 + " […20 more]"
+    assert short["history"] == [{"role": "user", "content": "h" * 80 + " […20 more]"}]
     assert short["answers"][0]["judgements"] == [{"text": "j" * 10 + " […90 more]", "score": 1.0}]
     assert short["comparisons"][0]["text"] == "c" * 10 + " […90 more]"
     assert cut(plain, 800) == plain
 
 
 def test_row_has_the_prompts_beginning_on_one_line() -> None:
-    names = ("id", "source", "iteration", "type", "outcome", "gap", "flags")
-    plain = dict.fromkeys(names) | {"prompt": "one\n\ttwo  three " * 40}
+    names = ("id", "source", "iteration", "type", "outcome", "gap", "flags", "pairs")
+    answers = [{"score": score, "characters": n} for score, n in ((None, 7), (2.0, 9), (3.5, 1))]
+    plain = dict.fromkeys(names) | {"prompt": "one\n\ttwo  three " * 40, "answers": answers}
+    assert row(plain)[-3:-1] == [3.5, 9]  # the best score, and the longest answer
     assert row(plain)[-1].startswith("one two three one")
     assert len(row(plain)[-1]) == 96

@@ -96,7 +96,8 @@ def test_packed_data_contain_no_markup_and_round_trip(data: Any) -> None:
 def long_entry(n: int) -> dict[str, Any]:
     draws = hashlib.sha256(str(n).encode()).hexdigest()
     text = "".join(hashlib.sha256(f"{draws}{i}".encode()).hexdigest() for i in range(20))
-    return {"prompt": f"{n}", "answers": [{"text": text, "judgements": [{"text": text}]}], "comparisons": []}
+    answers = [{"text": text, "thought": "", "judgements": [{"text": text}]}]
+    return {"prompt": f"{n}", "history": [], "answers": answers, "comparisons": []}
 
 
 def test_texts_are_shortened_to_the_largest_limit_that_fits() -> None:

@@ -50,6 +50,16 @@ def judgebench(row: Row) -> Parsed:
     yield from _pair(text_of(row, "response_A"), text_of(row, "response_B"), preferred)
 
 
+def reader_verdict(row: Row) -> Parsed:
+    """Parse a line that the report page exports (`srlm.types.Verdict`)."""
+    preferred = _one_of(row, "verdict", {"first": "a", "second": "b", "tie": "tie", "skip": "skip"})
+    turns = [(turn["role"], turn["content"]) for turn in row.get("history") or ()]
+    yield [*turns, ("user", text_of(row, "prompt"))] if turns else text_of(row, "prompt")
+    if preferred == "skip":
+        raise LeftOut("skipped by the reader")
+    yield from _pair(text_of(row, "first"), text_of(row, "second"), preferred)
+
+
 _WINNERS = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (bothbad)": "tie", "tie (inconsistent)": "tie"}
 
 
@@ -105,6 +115,9 @@ def _one_of(row: Row, name: str, meaning: Mapping[Any, str], *place: Any) -> str
 FORMATS = (
     Format(
         "human_preference", ("prompt", "response_a", "response_b", "human_preference"), human_preference, ranked=True
+    ),
+    Format(
+        "reader_verdict", ("prompt", "first", "second", "first_id", "order", "verdict"), reader_verdict, ranked=True
     ),
     Format("llmbar", ("input", "output_1", "output_2", "label"), llmbar, ranked=True),
     Format("pandalm", ("instruction", "response1", "response2", "annotator1"), pandalm, ranked=True),

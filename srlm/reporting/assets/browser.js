@@ -4,8 +4,9 @@
 
 (async () => {
   const ROW = 52;  // pixels, as in report.css
-  const SOURCES = { feedback: "Feedback (training prompts)", evaluation: "Evaluation answers", held_out: "Held-out judgements" };
-  const FIELDS = ["query", "run", "source", "iteration", "type", "outcome", "flag", "gap"];
+  const SOURCES = { feedback: "Feedback (training prompts)", evaluation: "Evaluation answers", ifeval: "IFEval answers", held_out: "Held-out judgements" };
+  const SHORT = { evaluation: "evaluation", ifeval: "IFEval", held_out: "held-out" };
+  const FIELDS = ["query", "run", "source", "iteration", "type", "outcome", "flag", "gap", "order"];
   // Control, format and bidirectional characters: invisible, and a way to fool a reader or a judge.
   const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
   const $ = (id) => document.getElementById(id);
@@ -18,11 +19,11 @@
   const runs = await Report.embedded("charts");
   const labels = await Report.embedded("labels"), FLAGS = labels.flags;
   const index = (await Report.embedded("index")).map((rows) =>
-    rows.map(([id, source, iteration, type, outcome, gap, flags, excerpt], place) =>
-      ({ id, source, iteration, type, outcome, gap, flags, excerpt, place })));
+    rows.map(([id, source, iteration, type, outcome, gap, flags, pairs, score, length, excerpt], place) =>
+      ({ id, source, iteration, type, outcome, gap, flags, pairs, score, length, excerpt, place })));
   const texts = index.map((rows) => new Array(rows.length));  // lower case, for the search
   const pieces = new Map();
-  let found = [], chosen = null, wanted = 0, missing = false;
+  let found = [], chosen = null, wanted = 0, missing = false, diffOpen = false;
 
   const field = (name) => $(name)?.value ?? "";
   const currentRun = () => +(field("run") || 0);
@@ -45,8 +46,8 @@
       if (texts[run][n * PIECE] !== undefined) continue;
       const entries = await piece(run, n);
       entries.forEach((entry, i) => {
-        texts[run][n * PIECE + i] = [entry.id, entry.prompt, ...entry.answers.flatMap((answer) =>
-          [answer.text, ...answer.judgements.map((judged) => judged.text)]),
+        texts[run][n * PIECE + i] = [entry.id, ...entry.history.map((turn) => turn.content), entry.prompt, ...entry.answers.flatMap((answer) =>
+          [answer.thought, answer.text, ...answer.judgements.map((judged) => judged.text)]),
           ...entry.comparisons.map((comparison) => comparison.text)].join("\n").toLowerCase();
       });
       await new Promise((resolve) => setTimeout(resolve));  // keys and scrolling come first
@@ -71,7 +72,8 @@
     choices("flag", [...new Set(shown.flatMap((row) => row.flags))].sort().map((flag) => [flag, FLAGS[flag]]), "all");
   }
 
-  async function filter() {
+  // Show the prompts that match. With `follow`, the open prompt is one of them.
+  async function filter(follow = true) {
     const turn = ++wanted, run = currentRun(), query = field("query").trim().toLowerCase(), gap = field("gap");
     if (query) await searchable(run);
     if (turn !== wanted) return;  // a newer search has begun
@@ -84,23 +86,36 @@
       && (!field("flag") || row.flags.includes(field("flag")))
       && (gap === "" || (row.gap != null && row.gap >= +gap))
       && (!query || texts[run][row.place].includes(query)));
+    const [by, down] = field("order").split("-");  // prompts without a value come last
+    if (by) found = d3.sort(found, (row) => (row[by] == null ? Infinity : down ? -row[by] : row[by]));
     $("list").scrollTop = 0;
     draw();
     document.body.dataset.searchMs = (performance.now() - start).toFixed(1);
     $("found").textContent = `${d3.format(",")(found.length)} of ${d3.format(",")(index[run].length)} prompts`;
+    if (follow && !found.includes(chosen)) {
+      if (found.length) choose(found[0]);
+      else close("No prompt matches.");
+    }
     remember();
+  }
+
+  function close(message) {
+    chosen = null;
+    $("entry").removeAttribute("data-id");
+    $("entry").textContent = message;
   }
 
   function draw() {
     const list = $("list"), first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
     const shown = found.slice(first, first + Math.ceil(list.clientHeight / ROW) + 8);
     $("rows").style.height = `${found.length * ROW}px`;
-    d3.select("#rows").selectAll(".row").data(shown, (row) => `${row.place}/${row.id}`).join((enter) => {
+    d3.select("#rows").selectAll(".row").data(shown, (row) => `${row.place}/${row.id}/${field("order")}`).join((enter) => {
       const row = enter.append("div").attr("class", "row").attr("role", "option").on("click", (_, d) => choose(d));
       row.append("div").text((d) => visible(d.excerpt));
       row.append("div").attr("class", "quiet").text((d) => [
-        d.source === "feedback" ? `for M${d.iteration}` : d.source === "evaluation" ? "evaluation" : "held-out",
+        SHORT[d.source] ?? `for M${d.iteration}`,
         d.type.replaceAll("_", " "), d.outcome, d.gap == null ? "" : `gap ${d3.format(".2f")(d.gap)}`,
+        field("order").startsWith("score") ? `best score ${score(d.score)}` : field("order").startsWith("length") ? `${d3.format(",")(d.length)} characters` : "",
       ].filter(Boolean).join(" · "));
       return row;
     }).style("top", (_, i) => `${(first + i) * ROW}px`).attr("id", (d) => `row-${d.place}`)
@@ -152,7 +167,9 @@
     head.append("span").attr("class", "quiet").text(about.filter(Boolean).join(" · "));
     head.append("a").attr("href", `#${link()}`).text("link to this prompt");
     if (entry.flags.length) node.append("p").text(`Flags: ${entry.flags.map((flag) => FLAGS[flag]).join(", ")}.`);
+    for (const turn of entry.history) textNode(node, "prompt turn", `${turn.role}: ${turn.content}`);
     textNode(node, "prompt", entry.prompt);
+    if (entry.answers.length > 1) compare(node, entry);
     const order = entry.source === "feedback" ? d3.sort(entry.answers, (a) => -(a.score ?? -Infinity)) : entry.answers;
     for (const answer of order) {
       const box = node.append("section").attr("class", `answer ${answer.mark.split(" ")[0]}`).attr("aria-label", `answer ${answer.label}`);
@@ -163,6 +180,17 @@
       if (answer.rank != null) title.append("span").text(`people's rank ${answer.rank + 1}`);
       if (answer.judgements.length || answer.score != null) title.append("span").text(`score ${score(answer.score)}`);
       title.append("span").attr("class", "quiet").text([answer.tokens ? `${answer.tokens} tokens` : "", `${d3.format(",")(answer.characters)} characters`, answer.truncated ? "truncated" : ""].filter(Boolean).join(" · "));
+      if (answer.checks.length) {
+        const followed = d3.sum(answer.checks, Number);
+        const checks = box.append("ul").attr("class", "checks").attr("aria-label", `follows ${followed} of ${answer.checks.length} instructions`);
+        checks.selectAll("li").data(d3.zip(entry.constraints, answer.checks)).join("li").attr("class", ([, good]) => (good ? "good" : "bad"))
+          .text(([words, good]) => `${good ? "✓ follows" : "✗ does not follow"} ${words}`);
+      }
+      if (answer.thought) {
+        const thought = box.append("details");
+        thought.append("summary").text("Thought before the answer");
+        textNode(thought, "quiet", answer.thought);
+      }
       textNode(box, "", answer.text || "(empty)");
       if (answer.judgements.length) {
         const details = box.append("details").property("open", answer.judgements.length <= 3 && entry.source === "feedback");
@@ -192,6 +220,27 @@
     remember();
   }
 
+  // The differences of two answers by words: of chosen and rejected, or of the last two models, until others are selected.
+  function compare(node, entry) {
+    const labels = entry.answers.map((answer) => answer.label), marked = (mark) => entry.answers.find((answer) => answer.mark === mark)?.label;
+    const preset = marked("chosen") && marked("rejected") ? [marked("rejected"), marked("chosen")] : labels.slice(-2);
+    const details = node.append("details").attr("class", "diff").property("open", diffOpen).on("toggle", function () { diffOpen = this.open; });
+    details.append("summary").text("Compare two answers word by word");
+    const pick = preset.map((label, i) => {
+      const select = details.append("label").text(i ? " with " : "From ").append("select").on("change", show);
+      select.selectAll("option").data(labels).join("option").attr("value", String).text(String);
+      return select.property("value", label);
+    });
+    const shown = details.append("div").attr("class", "text").attr("dir", "auto");
+    function show() {
+      const [from, to] = pick.map((select) => entry.answers.find((answer) => answer.label === select.property("value")));
+      shown.text("");
+      for (const [kind, text] of Diff.parts(from.text, to.text))
+        shown.append({ same: "span", removed: "del", added: "ins" }[kind]).each(function () { fill(this, text); });
+    }
+    show();
+  }
+
   // The page's address holds the filters and the prompt, so that a link opens what is shown.
   function link() {
     const state = new URLSearchParams();
@@ -212,10 +261,10 @@
     for (const name of FIELDS) if ($(name) && !["run", "source"].includes(name)) $(name).value = state.get(name) ?? "";
     const id = state.get("prompt");
     chosen = null;
-    await filter();
+    await filter(!id);
     if (!id) return true;
     const row = found.find((one) => one.id === id) ?? index[currentRun()].find((one) => one.id === id);
-    if (!row) { $("entry").textContent = `There is no prompt ${id} in this run.`; return true; }
+    if (!row) { close(`There is no prompt ${id} in this run.`); return true; }
     if (found.includes(row)) $("list").scrollTop = Math.max(0, found.indexOf(row) * ROW - 100);
     await choose(row);
     $("panes").scrollIntoView();
@@ -236,23 +285,25 @@
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   for (const name of FIELDS)
     $(name)?.addEventListener(name === "query" || name === "gap" ? "input" : "change", () => {
-      if (name === "run") chosen = null;
       if (name === "run" || name === "source") fillChoices();
       filter();
     });
   $("clear").addEventListener("click", () => {
-    for (const name of FIELDS) if ($(name) && name !== "run") $(name).value = "";
+    for (const name of FIELDS) if ($(name) && !["run", "order"].includes(name)) $(name).value = "";
     fillChoices();
     filter();
   });
   addEventListener("keydown", (event) => {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (event.key === "Escape" && typing) { if (event.target.id === "query") { event.target.value = ""; filter(); } event.target.blur(); return; }
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const inList = event.target === $("list");
-    if (event.key === "j" || (inList && event.key === "ArrowDown")) { event.preventDefault(); step(1); }
-    else if (event.key === "k" || (inList && event.key === "ArrowUp")) { event.preventDefault(); step(-1); }
-    else if (event.key === "Enter" && inList && chosen) choose(chosen, true);
+    if (event.target.id === "query" && ["ArrowDown", "Enter"].includes(event.key)) { event.preventDefault(); $("list").focus(); return; }
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    // Elsewhere the arrow keys scroll.
+    const inList = event.target === $("list"), page = Math.floor($("list").clientHeight / ROW);
+    const steps = { j: 1, k: -1, ...(inList && { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity }) };
+    if (event.key in steps) { event.preventDefault(); step(steps[event.key]); }
+    else if (event.key === "Enter" && inList && found.length) choose(chosen ?? found[0], true);
+    else if (event.key === "Escape" && $("entry").contains(event.target)) $("list").focus();
     else if (event.key === "/") { event.preventDefault(); $("query").focus(); $("query").select(); }
   });
 
@@ -264,11 +315,13 @@
   });
 
   fillChoices();
-  if (!(await open())) await filter();
+  const linked = await open();
+  if (!linked) await filter(false);
   document.body.dataset.ready = "list";
   await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   Charts(runs, labels);
-  if (chosen) $("panes").scrollIntoView();  // the charts have moved it
+  Verdicts(runs, index, piece, () => missing, { fill });
+  if (linked && chosen) $("panes").scrollIntoView();  // the charts have moved it
   document.body.dataset.ready = "charts";
   for (let run = 0; run < index.length; run++) await searchable(run);  // so that the first search finds texts unpacked
   document.body.dataset.ready = "texts";
