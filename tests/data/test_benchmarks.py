@@ -39,7 +39,6 @@ ROWS = {
         "first_id": "c0",
         "first": "good",
         "second": "bad",
-        "order": "ba",
         "verdict": "first",
     },
     "ranked": {"prompt": "Q?", "responses": [{"text": "bad", "rank": 1}, {"text": "good", "rank": 0}]},
@@ -81,7 +80,7 @@ def test_ties_are_kept_and_votes_without_majority_dropped(write):
 
 
 def test_skipped_verdicts_of_readers_are_left_out_and_ties_kept(write):
-    rows = [ROWS["reader_verdict"] | {"verdict": verdict} for verdict in ("tie", "skip")]
+    rows = [ROWS["reader_verdict"] | {"verdict": verdict, "prompt_id": verdict} for verdict in ("tie", "skip")]
     prompts, excluded = read_benchmark(write(*rows))
     assert [[answer.rank for answer in prompt.answers] for prompt in prompts] == [[0, 0]]
     assert excluded == {"skipped by the reader": 1}

@@ -106,7 +106,14 @@ ROWS = {  # the same data in every format
     "text": [{"text": "Ask?"}],
 }
 WITH_ANSWERS = sorted(set(FORMATS) - set(PROMPTS))
-OWN_IDS = {"oasst_trees": "m", "oasst_messages": "m", "self_instruct": "m", "builtin": "m", "mt_bench": "q-00000"}
+OWN_IDS = {
+    "oasst_trees": "m",
+    "oasst_messages": "m",
+    "self_instruct": "m",
+    "builtin": "m",
+    "mt_bench": "q-00000",
+    "reader_verdict": "p-c0-c1",
+}
 TYPES = {"builtin": "reasoning", "dolly": "open_qa"}
 
 

@@ -50,6 +50,13 @@ def judgebench(row: Row) -> Parsed:
     yield from _pair(text_of(row, "response_A"), text_of(row, "response_B"), preferred)
 
 
+def name_verdicts(rows: PlacedRows) -> PlacedRows:
+    """Give each verdict an id of its own, because a reader may compare several pairs of answers to one prompt."""
+    for place, row in rows:
+        row["id"] = "-".join(str(row.get(name, "")) for name in ("prompt_id", "first_id", "second_id"))
+        yield place, row
+
+
 def reader_verdict(row: Row) -> Parsed:
     """Parse a line that the report page exports (`srlm.types.Verdict`)."""
     preferred = _one_of(row, "verdict", {"first": "a", "second": "b", "tie": "tie", "skip": "skip"})
@@ -117,7 +124,11 @@ FORMATS = (
         "human_preference", ("prompt", "response_a", "response_b", "human_preference"), human_preference, ranked=True
     ),
     Format(
-        "reader_verdict", ("prompt", "first", "second", "first_id", "order", "verdict"), reader_verdict, ranked=True
+        "reader_verdict",
+        ("prompt", "first", "second", "first_id", "verdict"),
+        reader_verdict,
+        ranked=True,
+        group=name_verdicts,
     ),
     Format("llmbar", ("input", "output_1", "output_2", "label"), llmbar, ranked=True),
     Format("pandalm", ("instruction", "response1", "response2", "annotator1"), pandalm, ranked=True),
