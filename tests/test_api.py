@@ -29,12 +29,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 import srlm
 from srlm.api import process
+from srlm.api.arguments import pair_records
 from srlm.api.runs import RECORDS
 from srlm.config import Evaluate
 from srlm.engines.base import Completion
 from srlm.errors import ArgumentError, ConfigError, NoPairsError, PromptTooLongError, RunFolderError, TrainingError
 from srlm.io.progress import Bars, descriptor_for_workers
 from srlm.io.record_file import read_records
+from srlm.models.conversation import messages_of
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, PROMPTS
 from srlm.pipeline.worker import RESUME, WorkerCrashed
 from srlm.pipeline.workspace import Workspace
@@ -46,6 +48,11 @@ from tests.helpers import ROOT, ScriptedEngine, generate_feedback, options
 from tests.scripted import OrderedEngine
 
 PROMPT, ANSWERS = "Name a river.", ["The Oder.", "A mountain."]
+CHAT = [
+    {"role": "user", "content": PROMPT},
+    {"role": "assistant", "content": ANSWERS[0]},
+    {"role": "user", "content": "Sure?"},
+]
 
 
 @pytest.fixture
@@ -299,12 +306,28 @@ def test_select_pairs_accepts_own_scores() -> None:
         (([PROMPT], [ANSWERS], [1]), "scores: 1 is not a list"),
         (([PROMPT], [ANSWERS], [[1]]), "Prompt p00000 has 2 answers and 1 scores"),
         (([PROMPT], [ANSWERS], [[1, math.inf]]), "the score of p00000/c1 is infinite"),
+        ((CHAT, [ANSWERS], [[1, 2]]), r"prompts: number 0 is one message. Give a list of conversations"),
+        (([CHAT[:2]], [ANSWERS], [[1, 2]]), "prompts: number 0 has messages of user, assistant. Give a system prompt"),
+        (([[]], [ANSWERS], [[1, 2]]), "prompts: number 0 has messages of nobody"),
+        (([[{"role": "user"}]], [ANSWERS], [[1, 2]]), "prompts: number 0 is no list of messages"),
     ],
 )
 def test_inconsistent_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         srlm.select_pairs(*arguments)
     assert issubclass(ArgumentError, ValueError)
+
+
+def test_prompts_and_pairs_may_be_conversations(engine_of: Any) -> None:
+    [pair] = srlm.select_pairs([CHAT], [ANSWERS], [[1, 2]]).pairs
+    assert messages_of(pair.conversation) == CHAT
+    row = {"prompt": CHAT, "chosen": [{"role": "assistant", "content": "Yes."}], "rejected": "No."}
+    [pair] = pair_records([row])
+    assert (messages_of(pair.conversation), pair.chosen, pair.rejected) == (CHAT, "Yes.", "No.")
+    engine = ScriptedEngine(verdicts)
+    engine_of(lambda name: engine)
+    srlm.score([CHAT], [ANSWERS], config=srlm.compose("judge=verdict_only"))
+    assert all("<user>\nSure?\n</user>" in content for content in engine.contents)
 
 
 def test_records_with_missing_prompt_or_duplicate_id_are_refused(finished_run: Path) -> None:

@@ -9,29 +9,33 @@ from typing import Any, TypeGuard, TypeVar
 
 from srlm.errors import ArgumentError
 from srlm.ids import candidate_id, judgement_id
-from srlm.types import Candidate, Judgement, PreferencePair, Prompt, SeedExample
+from srlm.types import Candidate, Judgement, PreferencePair, Prompt, SeedExample, Turn
 
 R = TypeVar("R", Prompt, SeedExample)
 T = TypeVar("T")
+Text = str | Sequence[Mapping[str, str]]  # a prompt: the user's text, or the messages of a conversation
 Answers = Sequence[Sequence[str]] | Sequence[Candidate]
 AnswerScores = Sequence[Sequence[float | None]] | Sequence[Judgement]
 
 
-def prompt_records(prompts: Sequence[str | Prompt]) -> list[Prompt]:
-    """Return prompts as records, without those that a run rejected; text N has the id pNNNNN.
+def prompt_records(prompts: Sequence[Text | Prompt]) -> list[Prompt]:
+    """Return prompts as records, without those that a run rejected; prompt N has the id pNNNNN.
 
     Raises
     ------
     ArgumentError
-        If there is no prompt, `prompts` is one text, or two prompts have the same id.
+        If there is no prompt, `prompts` is one text or one conversation, a conversation does not alternate between user
+        and assistant up to the user's turn, or two prompts have the same id.
     """
-    rows = _with_ids(prompts, Prompt, lambda record_id, text: Prompt(record_id, text, ()))
+    rows = _with_ids(prompts, Prompt, lambda record_id, text, turns: Prompt(record_id, text, (), history=turns))
     return [row for row in rows if not row.rejected]
 
 
-def evaluation_records(prompts: Sequence[str | SeedExample]) -> list[SeedExample]:
+def evaluation_records(prompts: Sequence[Text | SeedExample]) -> list[SeedExample]:
     """Return evaluation prompts as records; ids and errors as for `prompt_records`."""
-    return _with_ids(prompts, SeedExample, lambda record_id, text: SeedExample(record_id, text, ""))
+    return _with_ids(
+        prompts, SeedExample, lambda record_id, text, turns: SeedExample(record_id, text, "", history=turns)
+    )
 
 
 def candidate_records(prompts: Sequence[Prompt], answers: Answers) -> list[Candidate]:
@@ -94,6 +98,8 @@ def judgement_records(
 def pair_records(pairs: Iterable[PreferencePair | Mapping[str, Any]]) -> list[PreferencePair]:
     """Return preference pairs as records; of a mapping, the texts under "prompt", "chosen" and "rejected".
 
+    The prompt may be a list of messages, and the answers lists of one message, as in TRL and `srlm export`.
+
     Raises
     ------
     ArgumentError
@@ -104,23 +110,54 @@ def pair_records(pairs: Iterable[PreferencePair | Mapping[str, Any]]) -> list[Pr
         if isinstance(pair, PreferencePair):
             found.append(pair)
             continue
-        if wrong := [name for name in ("prompt", "chosen", "rejected") if not isinstance(pair.get(name), str)]:
-            raise ArgumentError(f"pairs: pair {number} has no text {wrong[0]!r}. Give prompt, chosen and rejected.")
-        name = f"pair{number}"
-        texts = (pair["prompt"], pair["chosen"], pair["rejected"])
+        chosen, rejected = (_answer(pair.get(name)) for name in ("chosen", "rejected"))
+        if chosen is None or rejected is None or not isinstance(pair.get("prompt"), str | list | tuple):
+            missing = "chosen" if chosen is None else "rejected" if rejected is None else "prompt"
+            raise ArgumentError(f"pairs: pair {number} has no text {missing!r}. Give prompt, chosen and rejected.")
+        name, (text, history) = f"pair{number}", _turns(f"pairs: the prompt of pair {number}", pair["prompt"])
         # DPO does not use the scores; they state the order that the pair has.
-        found.append(PreferencePair(name, *texts, f"{name}/chosen", f"{name}/rejected", 1.0, 0.0))
+        ids = (f"{name}/chosen", f"{name}/rejected")
+        found.append(PreferencePair(name, text, chosen, rejected, *ids, 1.0, 0.0, history=history))
     _refuse_same_ids("pairs", (pair.id for pair in found))
     return found
 
 
-def _with_ids(values: Sequence[str | R], kind: type[R], make: Callable[[str, str], R]) -> list[R]:
+def _with_ids(values: Sequence[Text | R], kind: type[R], make: Callable[[str, str, tuple[Turn, ...]], R]) -> list[R]:
     _refuse_text("prompts", values)
     if not values:
         raise ArgumentError("There are no prompts. Give one or more.")
-    rows = [one if isinstance(one, kind) else make(f"p{number:05d}", str(one)) for number, one in enumerate(values)]
+    rows = [
+        one if isinstance(one, kind) else make(f"p{number:05d}", *_turns(f"prompts: number {number}", one))
+        for number, one in enumerate(values)
+    ]
     _refuse_same_ids("prompts", (row.id for row in rows))
     return rows
+
+
+def _answer(value: Any) -> str | None:
+    """Return an answer that is a text, or a list of one message; None for other values."""
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], Mapping):
+        value = value[0].get("content")
+    return value if isinstance(value, str) else None
+
+
+def _turns(name: str, value: Any) -> tuple[str, tuple[Turn, ...]]:
+    """Return the user's last turn and the turns before it, of a text or a list of messages."""
+    if isinstance(value, Mapping):
+        raise ArgumentError(f"{name} is one message. Give a list of conversations: [[{{...}}, {{...}}], ...].")
+    if not isinstance(value, list | tuple):
+        return str(value), ()
+    if not all(isinstance(one, Mapping) and isinstance(one.get("content"), str) for one in value):
+        raise ArgumentError(f"{name} is no list of messages. Give [{{role, content}}, ...], with texts.")
+    turns = tuple(Turn(str(message.get("role")), message["content"]) for message in value)
+    roles = [turn.role for turn in turns]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if len(spoken) % 2 == 0 or spoken != (["user", "assistant"] * len(spoken))[: len(spoken)]:
+        raise ArgumentError(
+            f"{name} has messages of {', '.join(roles) or 'nobody'}. Give a system prompt, if there is one, and then "
+            "user and assistant in alternation, up to the user's last message."
+        )
+    return turns[-1].content, turns[:-1]
 
 
 def _judgement(candidate: Candidate, value: float | None) -> Judgement:

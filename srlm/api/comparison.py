@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from srlm.api.arguments import evaluation_records
+from srlm.api.arguments import Text, evaluation_records
 from srlm.api.options import compose
 from srlm.api.process import temporary_workspace, work
 from srlm.cli.evaluate.plan import Plan
@@ -68,7 +68,7 @@ class ModelComparison:
 def compare(
     first: str | Path,
     second: str | Path,
-    prompts: Sequence[str | SeedExample] | None = None,
+    prompts: Sequence[Text | SeedExample] | None = None,
     *,
     judge: str | Path | None = None,
     config: Config | None = None,
@@ -82,7 +82,7 @@ def compare(
     ----------
     first, second : str or Path
         Models: packaged names, Hub ids, folders, .gguf files, or "endpoint".
-    prompts : sequence of str or SeedExample, optional
+    prompts : sequence of str, list of messages or SeedExample, optional
         By default the built-in evaluation prompts in `data.builtin_languages`.
     judge : str or Path, optional
         The model that compares. By default it is the one that `evaluation.judge` names, and `first` for the roles sft

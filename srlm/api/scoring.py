@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from srlm.api.arguments import Answers, candidate_records, prompt_records
+from srlm.api.arguments import Answers, Text, candidate_records, prompt_records
 from srlm.api.options import compose
 from srlm.api.process import temporary_workspace, work
 from srlm.config import Config
@@ -43,7 +43,7 @@ class Scores:
 
 
 def score(
-    prompts: Sequence[str | Prompt],
+    prompts: Sequence[Text | Prompt],
     answers: Answers,
     *,
     model: str | Path | None = None,
@@ -57,8 +57,8 @@ def score(
 
     Parameters
     ----------
-    prompts : sequence of str or Prompt
-        P prompts. Prompts that a run rejected are left out.
+    prompts : sequence of str, list of messages or Prompt
+        P prompts: texts, or conversations whose last message is the user's. Prompts that a run rejected are left out.
     answers : sequence of sequence of str, or sequence of Candidate
         P rows of texts, one for each prompt; or the candidates of all prompts, as `Run.candidates` returns them.
     model : str or Path, optional

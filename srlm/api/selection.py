@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from srlm.api.arguments import Answers, AnswerScores, candidate_records, judgement_records, prompt_records
+from srlm.api.arguments import Answers, AnswerScores, Text, candidate_records, judgement_records, prompt_records
 from srlm.api.options import compose
 from srlm.config import Config
 from srlm.preferences import pairs as policies
@@ -40,14 +40,14 @@ class PairSelection:
 
 
 def select_pairs(
-    prompts: Sequence[str | Prompt], answers: Answers, scores: AnswerScores, *, config: Config | None = None
+    prompts: Sequence[Text | Prompt], answers: Answers, scores: AnswerScores, *, config: Config | None = None
 ) -> PairSelection:
     """Select preference pairs, as the stage `pairs` of a run does (arXiv 2401.10020, section 2.3).
 
     Parameters
     ----------
-    prompts : sequence of str or Prompt
-        P prompts. Prompts that a run rejected are left out.
+    prompts : sequence of str, list of messages or Prompt
+        P prompts: texts, or conversations whose last message is the user's. Prompts that a run rejected are left out.
     answers : sequence of sequence of str, or sequence of Candidate
         As for `score`.
     scores : sequence of sequence of float, or sequence of Judgement

@@ -68,8 +68,8 @@ def dpo(
     Parameters
     ----------
     pairs : iterable of PreferencePair, or of mappings
-        As `select_pairs` returns them; or mappings with the texts "prompt", "chosen" and "rejected", such as the rows
-        of a `datasets.Dataset`.
+        As `select_pairs` returns them; or mappings with "prompt", "chosen" and "rejected" (texts, or lists of
+        messages), such as the rows of a `datasets.Dataset`.
     output : str or Path
         Folder of the trained model. It must not exist.
     model : str or Path, optional

@@ -1,7 +1,8 @@
 """`srlm export RUN`: export a run's answers and training data in the formats of other tools.
 
 - `alpaca_eval`: each model's answers to the evaluation prompts, as AlpacaEval's `model_outputs.json`.
-- `mt_bench`: the same as FastChat's `question.jsonl` and `model_answer/MODEL.jsonl`, one turn per question.
+- `mt_bench`: the same as FastChat's `question.jsonl` and `model_answer/MODEL.jsonl`, one turn per question (of a
+  conversation, all its turns as one text).
 - `pairs`: the preference pairs that M_t was trained on (and a meta-judge's pairs of judgements) in TRL's conversational
   preference format, as JSON Lines and as a folder for `datasets.load_from_disk`.
 - `labelled_answers`: the same of the labelled answers that M_t was trained on (`pairs.policy=above_mean`), in TRL's
@@ -31,7 +32,7 @@ from srlm.errors import ExportError
 from srlm.io.files import disk_errors, write_atomic
 from srlm.io.progress import say
 from srlm.io.record_file import read_records
-from srlm.models.conversation import messages_of
+from srlm.models.conversation import dialogue, messages_of
 from srlm.pipeline.artifacts import EVALUATION_PROMPTS, JUDGEMENT_PAIRS, LABELLED, PAIRS
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.run_reader import (
@@ -153,9 +154,12 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
 
 
 def alpaca_eval_rows(answers: Sequence[Answer], generator: str, data: str) -> list[dict[str, str]]:
-    """Return the rows of AlpacaEval's `model_outputs.json`: instruction, output, generator, dataset."""
+    """Return the rows of AlpacaEval's `model_outputs.json`: instruction, output, generator, dataset.
+
+    The instruction of a conversation is a text with all its turns.
+    """
     return [
-        {"instruction": answer.prompt, "output": answer.text, "generator": generator, "dataset": data}
+        {"instruction": dialogue(answer.conversation), "output": answer.text, "generator": generator, "dataset": data}
         for answer in answers
     ]
 
@@ -164,13 +168,21 @@ def mt_bench_questions(prompts: Sequence[SeedExample]) -> list[dict[str, Any]]:
     """Return the rows of FastChat's `question.jsonl`: question_id counts from 1, category is the prompt's type.
 
     Runs have no reference answers. Types for which FastChat's judge needs one get the suffix "_without_reference". The
-    category of a prompt without a type is "general".
+    category of a prompt without a type is "general". The turns of a conversation are one text, because FastChat
+    would ask for an answer to each of them.
     """
     rows = []
     for number, prompt in enumerate(prompts, 1):
         category = prompt.type or "general"
         category += "_without_reference" if category in _WANTS_REFERENCE else ""
-        rows.append({"question_id": number, "category": category, "turns": [prompt.prompt], "prompt_id": prompt.id})
+        rows.append(
+            {
+                "question_id": number,
+                "category": category,
+                "turns": [dialogue(prompt.conversation)],
+                "prompt_id": prompt.id,
+            }
+        )
     return rows
 
 

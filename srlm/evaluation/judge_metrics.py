@@ -36,6 +36,7 @@ from srlm.evaluation.measures import (
 from srlm.ids import ORDERS, answer_id, match_and_order, parent
 from srlm.judges import spec_of
 from srlm.judges.config import JudgeConfig
+from srlm.models.conversation import dialogue
 from srlm.preferences.alarms import entropy_bits
 from srlm.preferences.length_matching import unfiltered_matching_penalty
 from srlm.preferences.scores import mean_scores
@@ -55,7 +56,7 @@ def judged_prompts(ranked: Sequence[RankedPrompt], judgements: Sequence[Judgemen
             scores=tuple(means.get(answer_id(prompt.id, i)) for i in range(len(prompt.answers))),
             lengths=tuple(len(answer.text) for answer in prompt.answers),
             type=prompt.type,
-            prompt=prompt.prompt,
+            prompt=dialogue(prompt.conversation),
         )
         for prompt in ranked
     ]

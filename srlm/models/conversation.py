@@ -21,6 +21,13 @@ def messages_of(prompt: Conversation) -> list[Message]:
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
 
 
+def dialogue(prompt: Conversation) -> str:
+    """Return a prompt as text for people: the user's text itself, or the turns of a conversation with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in prompt)
+
+
 def user_texts(prompt: Conversation) -> list[str]:
     """Return the user's turns up to each of them, joined by newlines; the last text has all.
 

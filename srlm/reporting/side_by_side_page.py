@@ -13,6 +13,7 @@ from srlm.data.checkers import constraint_words, follows
 from srlm.evaluation.text_statistics import facts
 from srlm.io.files import write_atomic
 from srlm.io.tables import Section
+from srlm.models.conversation import dialogue
 from srlm.reporting.html import render_page
 from srlm.types import Answer, SeedExample
 
@@ -51,6 +52,7 @@ def write_side_by_side(
         follows=follows,
         words=constraint_words,
         seen=seen,
+        dialogue=dialogue,
     )
     write_atomic(to, page)
 

@@ -21,6 +21,7 @@ from srlm.io.progress import say, screen
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
 from srlm.judges.roles import judge_of
 from srlm.metrics import PARTS, Metric, metric
+from srlm.models.conversation import dialogue
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.resume import run_command
@@ -231,7 +232,11 @@ def widest_gap(
     """
     if pairs:
         pair = max(pairs, key=lambda p: p.chosen_score - p.rejected_score)
-        return parent(pair.rejected_id), pair.prompt, {pair.chosen_id: "chosen", pair.rejected_id: "rejected"}
+        return (
+            parent(pair.rejected_id),
+            dialogue(pair.conversation),
+            {pair.chosen_id: "chosen", pair.rejected_id: "rejected"},
+        )
     if not answers:
         return None
     scores: dict[str, list[float]] = defaultdict(list)
@@ -240,7 +245,7 @@ def widest_gap(
     prompt_id = max(scores, key=lambda prompt: max(scores[prompt]) - min(scores[prompt]))
     shown = [answer for answer in answers if parent(answer.id) == prompt_id]
     marks = {answer.id: "desirable" if answer.label else "undesirable" for answer in shown}
-    return prompt_id, shown[0].prompt, marks
+    return prompt_id, dialogue(shown[0].conversation), marks
 
 
 def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:

@@ -10,6 +10,7 @@ from srlm.cli.evaluate.arms import OWN, Of, answers, arms_results, losses
 from srlm.cli.evaluate.plan import Match, Plan
 from srlm.evaluation.record import to_dicts
 from srlm.io.record_file import read_records
+from srlm.models.conversation import dialogue
 from srlm.types import Answer, AnswerLoss, Comparison, SeedExample
 
 
@@ -50,7 +51,10 @@ def _measures(plan: Plan) -> list[Of]:
 
 def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
     """Return example id -> prompt, for the examples that a model's loss was measured on."""
-    return {row.id: row.prompt for row in read_records(plan.examples_of(model, file).outputs[0], SeedExample)}
+    return {
+        row.id: dialogue(row.conversation)
+        for row in read_records(plan.examples_of(model, file).outputs[0], SeedExample)
+    }
 
 
 def _answers_results(plan: Plan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from srlm.data.checkers import follows
 from srlm.evaluation.measures import prompts_words
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table, signed
 from srlm.metrics import UNITS, metric
+from srlm.models.conversation import dialogue
 from srlm.models.resolve import label, labels
 from srlm.types import Answer, SeedExample
 
@@ -165,7 +166,10 @@ def show_answers(
 
     for prompt in sorted(prompts, key=agree)[:count]:
         table = Table(
-            title=plain_text(prompt.prompt, 2 * _CUT, lines=True), title_justify="left", title_style="bold", expand=True
+            title=plain_text(dialogue(prompt.conversation), 2 * _CUT, lines=True),
+            title_justify="left",
+            title_style="bold",
+            expand=True,
         )
         for name in models:
             table.add_column(Text(name), ratio=1)

@@ -145,7 +145,7 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             columns = batching.pack(columns, options.max_length)
             counts["rows"] = len(columns["input_ids"])
         else:
-            groups = [(kind, judged[i].prompt if kind == "eft" else i) for kind, i in samples.places]
+            groups = [(kind, judged[i].conversation if kind == "eft" else i) for kind, i in samples.places]
             size = options.micro_batch_size if ranking else options.batch_size
             batches = Batches(groups, [len(ids) for ids in samples.input_ids], size)
         probe = probe_of_answers(samples.input_ids, samples.labels)
