@@ -16,6 +16,11 @@ class IFTAnswers(Enum):
     worst = "worst"
 
 
+class SourceTurns(Enum):
+    all = "all"
+    first = "first"
+
+
 class RationaleSource(Enum):
     auto = "auto"
     seed = "seed"
@@ -64,6 +69,7 @@ class SourceConfig:
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
     # lowest and highest possible score in the source; empty = 0 to 5, 10 or 100, the first that fits
     score_range: Annotated[list[float], _LOW_HIGH] = field(default_factory=list)
+    turns: SourceTurns = SourceTurns.all  # of conversations: all, or the first question with its answers
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
     limit: Annotated[int, at_least(0)] = 0  # rows to keep, drawn at random with the run's seed; 0 = all
 

@@ -23,10 +23,11 @@ from random import Random
 from typing import Any
 
 from srlm.data.checkers import validate
-from srlm.data.config import IFTAnswers, SourceConfig
+from srlm.data.config import IFTAnswers, SourceConfig, SourceTurns
 from srlm.data.files import Place, Rows
 from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
 from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText
+from srlm.data.formats.oasst import is_later_prompt
 from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of
 from srlm.data.sources import Loaded, load, resolved
 from srlm.errors import NoRanksError, SeedError
@@ -189,7 +190,8 @@ def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -
         if not first:
             raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
         form = _format_of(first, FORMATS["builtin"] if source.path == "builtin" else form, need, name)
-        rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out)
+        first_only = source.turns is SourceTurns.first
+        rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out, first_only)
     except Fault as fault:
         problem, remedy, place = fault.args
         raise SeedError(f"{place}: {problem}. {remedy}.") from fault
@@ -222,14 +224,16 @@ def _format_of(first: list[tuple[Place, Row]], chosen: Format | None, need: int,
 
 
 def _parsed_rows(
-    form: Format, placed: PlacedRows, loaded: Loaded, need: int, benchmark: bool, left_out: _LeftOut
+    form: Format, placed: PlacedRows, loaded: Loaded, need: int, benchmark: bool, left_out: _LeftOut, first_only: bool
 ) -> list[_Row]:
     """Return the rows that can be used, and count the others. Raises Fault, with the place, for invalid ones."""
     rows: dict[str, _Row] = {}  # by id
     seen: set[tuple[str, ...]] = set()
     for place, data in form.group(placed) if form.group else placed:
+        if first_only and is_later_prompt(form.name, data):
+            continue
         try:
-            row, reasons, later = _row(form, data, place, need, benchmark)
+            row, reasons, later = _row(form, data, place, need, benchmark, first_only)
             texts = (row.prompt, *(answer.text for answer in row.answers), *(turn.content for turn in row.history))
             if not row.prompt and not loaded.editable:
                 raise LeftOut("prompt empty")
@@ -273,7 +277,9 @@ def _renamed(rows: Rows, columns: dict[str, str], fields: Fields) -> Iterator[tu
         yield place, Row(data, fields)
 
 
-def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> tuple[_Row, list[str], int]:
+def _row(
+    form: Format, data: Row, place: Place, need: int, benchmark: bool, first_only: bool
+) -> tuple[_Row, list[str], int]:
     """Parse a row; return it with the reasons of its answers that are left out, and the number of left out turns."""
     if not benchmark and not form.name.startswith("oasst"):
         marks = (reason for name, reason in _NOT_TO_BE_USED.items() if flag(data.get(name)))
@@ -281,7 +287,7 @@ def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> t
             raise LeftOut(reason)
     if need and not form.ranked and flag(get(data, "desirable")) is False:
         raise LeftOut("answer marked as bad")
-    turns, answers, reasons, later = _parse(form.parse(data), need, benchmark)
+    turns, answers, reasons, later = _parse(form.parse(data), need, benchmark, first_only)
     row_id, row_type, language = _labels(data)
     subset = data.get("subset") if benchmark else ""
     subset = subset if isinstance(subset, str) else ""
@@ -302,11 +308,13 @@ def _row(form: Format, data: Row, place: Place, need: int, benchmark: bool) -> t
     return row, reasons, later
 
 
-def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[list[RoleText], list[RankedAnswer], list[str], int]:
+def _parse(
+    parts: Parsed, need: int, benchmark: bool, first_only: bool
+) -> tuple[list[RoleText], list[RankedAnswer], list[str], int]:
     """Return the prompt's turns, the answers (best first, the best rank 0), why others are dropped, the dropped turns.
 
     The format's answers are those to the last turn, if all turns can be used. Otherwise the prompt and its answer are
-    the last exchange that can be used.
+    the last exchange that can be used, or the first one with `first_only`.
     """
     first = next(parts)
     turns = [("user", first.strip())] if isinstance(first, str) else list(first)  # type: ignore[arg-type]
@@ -316,6 +324,8 @@ def _parse(parts: Parsed, need: int, benchmark: bool) -> tuple[list[RoleText], l
         return usable, [], [], 0  # the prompt is empty
     prompt, later = usable, 0
     answered = any(isinstance(part, RankedAnswer) for part in found)
+    if first_only and (asked := [place for place, (role, _) in enumerate(usable) if role == "user"])[1:]:
+        usable, problem = usable[: asked[1]], problem or "first turns only"
     if problem or not answered or usable[-1][0] != "user":
         prompt, answer = _last_exchange(usable, need, bool(problem))
         later = len(turns) - len(prompt) - (len(usable) > len(prompt))

@@ -87,8 +87,8 @@ def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts
     encoded = {
         kind: [
             replace(sample, number=number)
-            for number, chat in enumerate(of_kind)
-            for sample in encode_answers(tokenizer, chat, every, with_prompts, options.max_length)
+            for number, (chat, shared) in enumerate(zip(of_kind, shared_answers(of_kind), strict=True))
+            for sample in encode_answers(tokenizer, chat, every, with_prompts, options.max_length, shared)
         ]
         for kind, of_kind in chats.items()
     }
@@ -121,11 +121,36 @@ def encode(tokenizer: Any, chats: Chats, options: SFTConfig) -> Samples:
                 places.append((kind, sample.number))
     cut = 0
     if options.turns is Turns.all:
-        cut = sum(count < _answers(chats[kind][number]) for (kind, number), count in answers.items())
+        wanted = {
+            (kind, number): len(_answers(chat)) - len(shared)
+            for kind, of_kind in chats.items()
+            for number, (chat, shared) in enumerate(zip(of_kind, shared_answers(of_kind), strict=True))
+        }
+        cut = sum(count < wanted[place] for place, count in answers.items())
     too_long = sum(map(len, chats.values())) - len(answers)
     without_target = sum(map(len, encoded.values())) - len(input_ids)
     return Samples(input_ids, labels, weights, places, too_long, without_target, cut)
 
 
-def _answers(chat: Sequence[Message]) -> int:
-    return sum(message["role"] == "assistant" for message in chat)
+def shared_answers(chats: Sequence[Sequence[Message]]) -> list[set[int]]:
+    """Return, for each chat, the numbers of its answers that another chat trains after the same turns.
+
+    The conversations of a tree share their first turns. An answer is trained in the chat that ends with it, or in the
+    first one that has it.
+    """
+
+    def key(chat: Sequence[Message], end: int) -> tuple[str, ...]:
+        return tuple(text for message in chat[: end + 1] for text in (message["role"], message["content"]))
+
+    trained = {key(chat, len(chat) - 1) for chat in chats}
+    shared: list[set[int]] = []
+    for chat in chats:
+        earlier = [key(chat, end) for end in _answers(chat)[:-1]]
+        shared.append({number for number, one in enumerate(earlier) if one in trained})
+        trained.update(earlier)
+    return shared
+
+
+def _answers(chat: Sequence[Message]) -> list[int]:
+    """Return the indices of the assistant's messages."""
+    return [n for n, message in enumerate(chat) if message["role"] == "assistant"]

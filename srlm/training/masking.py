@@ -23,7 +23,7 @@ The first token of a sequence has no loss, because no position predicts it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -108,7 +108,12 @@ def labels_of(ids: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def encode_answers(
-    tokenizer: Any, messages: Sequence[Message], every: bool = True, with_prompts: bool = True, max_length: int = 0
+    tokenizer: Any,
+    messages: Sequence[Message],
+    every: bool = True,
+    with_prompts: bool = True,
+    max_length: int = 0,
+    skipped: Collection[int] = (),
 ) -> list[EncodedChat]:
     """Return the samples in which the answers of a chat are trained, and the part that each token belongs to.
 
@@ -127,6 +132,8 @@ def encode_answers(
         that `encode_turn` accepts can be used.
     max_length : int
         Tokens; answers that end later are left out. 0 = no limit.
+    skipped : collection of int
+        Numbers of answers, 0 for the first one, that are not trained.
 
     Returns
     -------
@@ -144,6 +151,7 @@ def encode_answers(
     assert messages[-1]["role"] == "assistant"
     places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     ends: list[tuple[int, list[int], list[Span]]] = []  # of a sample: its last message, its ids, its answers' spans
+    places = [n for number, n in enumerate(places) if number not in skipped]
     for n in places if every else places[-1:]:
         prompt, answer = encode_turn(tokenizer, messages[:n], messages[n]["content"])
         ids = prompt + answer

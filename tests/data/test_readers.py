@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from srlm.data.config import IFTAnswers, SourceConfig
+from srlm.data.config import IFTAnswers, SourceConfig, SourceTurns
 from srlm.data.formats import FORMATS, RANKED
 from srlm.data.formats.instructions import PROMPTS
 from srlm.data.readers import read_ift, read_prompts, read_ranked
@@ -383,7 +383,7 @@ def test_oasst_files_without_a_finished_tree_are_refused(write):
         read_ift(write(rows))
 
 
-def test_oasst_uses_first_turns_only(write):
+def test_oasst_gives_the_first_or_all_prompts_of_a_tree(write):
     first = message("a0", "Good.", "a", 0, [message("x", "More?", "a0", None, replies_of("x", "Deep.", "Deeper."))])
     nested = [message("a", "Ask?", replies=[first, message("a1", "Bad.", "a", 1, [])])]
     flat = [
@@ -395,8 +395,33 @@ def test_oasst_uses_first_turns_only(write):
         message("a1", "Bad.", "a", 1),
     ]
     for rows in (nested, flat):
-        (row,) = read_ranked(write(rows))
+        (row,) = read_ranked(write(rows, turns=SourceTurns.first))
         assert [answer.text for answer in row.answers] == ["Good.", "Bad."]
+        first, later = read_ranked(write(rows))
+        assert (first, first.history) == (row, ())
+        assert (later.id, [turn.content for turn in later.history], later.prompt) == ("x", ["Ask?", "Good."], "More?")
+        assert [answer.text for answer in later.answers] == ["Deep.", "Deeper."]
+        assert [example.response for example in read_ift(write(rows))] == ["Good.", "Deep."]
+
+
+def test_oasst_has_no_conversation_through_a_rejected_message(write):
+    more = [message("x", "More?", "a0", None, replies_of("x", "Deep.", "Deeper."))]
+    answers = [message("a0", "Good.", "a", 0, more, deleted=True), *replies_of("a", "So.", "Bad.")]
+    assert [row.id for row in read_ranked(write([message("a", "Ask?", replies=answers)]))] == ["a"]
+
+
+def test_only_the_first_exchange_of_a_conversation_is_read_on_request(write, caplog):
+    caplog.set_level(logging.INFO, "srlm.data")
+    turns = [("system", "Be kind."), ("human", "Ask?"), ("gpt", "Good."), ("human", "More?"), ("gpt", "No.")]
+    rows = [{"conversations": [{"from": who, "value": text} for who, text in turns]}]
+    for read in (read_ift, read_prompts):
+        (row,) = read(write(rows, turns=SourceTurns.first))
+        assert (row.prompt, [turn.content for turn in row.history]) == ("Ask?", ["Be kind."])
+    assert row.response in ("", "Good.")
+    assert counts(caplog)[0] == "seeds.jsonl: 1 read, 0 left out; 2 turns of conversations left out"
+    more = "\n\nHuman: More?\n\nAssistant: "
+    pairs = [{"chosen": HH["chosen"] + more + "Yes.", "rejected": HH["chosen"] + more + "No."}, HH]
+    assert len(read_ranked(write(pairs, turns=SourceTurns.first))) == 1
 
 
 def test_oasst_unranked_replies_are_dropped_from_ranked_data(write):
@@ -692,7 +717,7 @@ def test_hub_errors_name_the_dataset_and_the_fix(hub):
 def test_missing_network_or_package_is_named_in_the_hub_error(tmp_path):
     code = """
 import sys
-from srlm.data.config import SourceConfig
+from srlm.data.config import SourceConfig, SourceTurns
 from srlm.errors import SeedError
 from srlm.data.readers import read_ift
 read_ift(SourceConfig())
@@ -740,14 +765,14 @@ for _ in range(2):
     ],
 )
 def test_published_files_have_the_expected_row_counts(shared_data, name, reader, count):
-    assert len(READERS[reader](SourceConfig(path=str(shared_data / name)))) == count
+    assert len(READERS[reader](SourceConfig(path=str(shared_data / name), turns=SourceTurns.first))) == count
 
 
 def test_native_formats_give_the_rows_of_converted_files(shared_data):
     """The same data are read from the native files and from files converted by others."""
 
     def read(reader, name):
-        return reader(SourceConfig(path=str(shared_data / name)))
+        return reader(SourceConfig(path=str(shared_data / name), turns=SourceTurns.first))
 
     rebuilt = {row.prompt: row.answers for row in read(read_ranked, "ranked_oasst_en100_trees.jsonl")}
     for name in ("oasst_trees_en_100", "oasst_messages_en_100"):

@@ -99,7 +99,7 @@ def test_earlier_answers_are_prompts_if_only_the_last_one_is_trained() -> None:
 def test_answers_that_end_after_the_limit_are_left_out_and_counted(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     lengths = [sum(map(len, encode_turn(tokenizer, CHAT[:n], CHAT[n]["content"]))) for n in (1, 3, 5)]
-    chats = {"ift": [CHAT, CHAT[:2]]}
+    chats = {"ift": [CHAT, [*user("Two and ten?"), CHAT[1]]]}
     for limit, answers, cut, too_long in (
         (lengths[2], 4, 0, 0), (lengths[2] - 1, 3, 1, 0), (lengths[0], 2, 1, 0), (lengths[0] - 1, 0, 0, 2)
     ):  # fmt: skip
@@ -109,6 +109,20 @@ def test_answers_that_end_after_the_limit_are_left_out_and_counted(name: str) ->
         assert all(len(ids) <= limit for ids in samples.input_ids)
     samples = encode(tokenizer, chats, SFTConfig(max_length=lengths[1], turns=Turns.last))
     assert (len(samples.input_ids), samples.cut, samples.too_long) == (1, 0, 1)  # never cut to another answer
+
+
+def test_answers_that_conversations_share_are_trained_once() -> None:
+    tokenizer = TOKENIZERS["chatml"]
+    branch = [*CHAT[:4], *user("Why?"), assistant("So.")]
+    chats = {"ift": [CHAT, branch, CHAT[:2], [*user("Other?"), CHAT[1]]]}
+    samples = encode(tokenizer, chats, SFTConfig())
+    learnt = [
+        [tokenizer.decode(ids[start:end]).removesuffix("<|im_end|>") for start, end in spans(labels)]
+        for ids, labels in zip(samples.input_ids, samples.labels, strict=True)
+    ]
+    assert learnt == [["Five, I think.", "No."], ["So."], ["Four."], ["Four."]]
+    assert samples.cut == 0
+    assert len(encode(tokenizer, chats, SFTConfig(turns=Turns.last)).input_ids) == 4
 
 
 def test_masks_equal_those_of_trl(tmp_path: Any) -> None:

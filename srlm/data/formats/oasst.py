@@ -1,4 +1,7 @@
-"""Reader of Open Assistant's exports: root prompts with their direct replies, without rejected messages.
+"""Reader of Open Assistant's exports: prompts with their direct replies, without rejected messages.
+
+A root prompt is a row, and so is each later prompt that has replies. The history of a later prompt is its path from the
+root. With `turns: first`, only root prompts are read, as in the paper (arXiv 2401.10020, section 3.1.1).
 
 A message is rejected by these fields of the export:
 
@@ -36,10 +39,10 @@ FLAGGED = 0.5  # mean of the reviewers' votes
 
 
 def find_prompts(rows: PlacedRows) -> PlacedRows:
-    """Yield the root prompts with their places.
+    """Yield the root prompts with their places, each followed by the later prompts of its tree that have replies.
 
     "replies" of each prompt has its direct replies with their places, whether they are nested or separate rows.
-    "tree_state" has the state of its tree.
+    "tree_state" has the state of its tree, and "path" of a later prompt the turns before it.
     """
     roots: list[tuple[Any, Row]] = []
     replies: dict[str, list[tuple[Any, Mapping[str, Any]]]] = {}
@@ -51,13 +54,35 @@ def find_prompts(rows: PlacedRows) -> PlacedRows:
             roots.append((place, message))
         else:
             replies.setdefault(str(message["parent_id"]), []).append((place, message))
-    for place, root in roots:
-        nested = root.get("replies") or []
+
+    def children(place: Any, message: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+        nested = message.get("replies") or []
         if not isinstance(nested, list) or not all(isinstance(reply, dict) for reply in nested):
             raise Fault("'replies' contains other values than objects", "Write [{...}, ...]", place)
-        separate = replies.get(str(root.get("message_id")), [])
-        root["replies"] = [*((place, reply) for reply in nested), *separate]
-        yield place, root
+        return [*((place, reply) for reply in nested), *replies.get(str(message.get("message_id")), [])]
+
+    def prompts(place: Any, prompt: Row) -> PlacedRows:
+        prompt["replies"] = children(place, prompt)
+        yield place, prompt
+        if why_unusable(prompt):
+            return
+        for at, reply in prompt["replies"]:
+            if why_unusable(reply) or not all(isinstance(one.get("text"), str) for one in (prompt, reply)):
+                continue  # `parse` raises for messages without a text
+            turns = [("user", text_of(prompt, "text")), ("assistant", text_of(reply, "text"))]
+            for after, message in children(at, reply):
+                if children(after, message):
+                    path = [*prompt.get("path", []), *turns]
+                    later = {**message, "tree_state": prompt.get("tree_state"), "path": path}
+                    yield from prompts(after, Row(later, prompt.fields, prompt.prefix))
+
+    for place, root in roots:
+        yield from prompts(place, root)
+
+
+def is_later_prompt(form: str, row: Row) -> bool:
+    """Return whether a row of `find_prompts` is not the root prompt of its tree; False for rows of other formats."""
+    return form.startswith("oasst") and bool(row.get("path"))
 
 
 def parse(prompt: Row) -> Parsed:
@@ -74,7 +99,7 @@ def parse(prompt: Row) -> Parsed:
     text_of(prompt, "message_id")
     if reason := why_unusable(prompt):
         raise LeftOut(f"prompt {reason}")
-    yield text_of(prompt, "text")
+    yield [*prompt.get("path", []), ("user", text_of(prompt, "text"))]
     if state == REVIEWED:
         raise LeftOut(f"tree in state {state}")
     for place, reply in prompt["replies"]:
