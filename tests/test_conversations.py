@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from io import StringIO
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from srlm.cli.evaluate.tables import show_answers
 from srlm.cli.export import alpaca_eval_rows, mt_bench_questions, preference_rows, unpaired_rows
 from srlm.data.config import DataConfig, RationaleSource
 from srlm.data.splits import split_eft
@@ -22,6 +26,8 @@ from srlm.judges.prompt import JudgeTemplate
 from srlm.models.chat import encode_chat
 from srlm.models.conversation import messages_of, user_texts
 from srlm.preferences.policy import labelled_answer, preference_pair
+from srlm.reporting.side_by_side_page import write_side_by_side
+from srlm.reporting.summary import widest_gap
 from srlm.training.encoding import eft_example
 from srlm.training.methods.dpo import encode_pairs
 from srlm.training.methods.kto import answers_of, encode_answers
@@ -103,6 +109,19 @@ def test_exports_have_all_turns() -> None:
     assert mt_bench_questions([prompt])[0]["turns"] == [text]
     answered = asyncio.run(answer(engine(), options().evaluation, 0, prompt))
     assert alpaca_eval_rows([answered], "m", "d")[0]["instruction"] == text
+
+
+def test_pages_and_tables_show_all_turns(tmp_path: Path) -> None:
+    prompt = SeedExample("e0", PROMPT.text, "", history=HISTORY)
+    found = {"m": {"e0": asyncio.run(answer(engine(), options().evaluation, 0, prompt))}}
+    write_side_by_side(found, [prompt], "d", {"all": [], "types": []}, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "System: Be kind.\n\nUser: Name a river.\n\nAssistant: The Oder.\n\nUser: A longer one?" in page
+    console = Console(file=StringIO(), width=100)
+    show_answers(found, [prompt], 1, console)
+    assert "Assistant: The Oder." in console.file.getvalue()
+    _, text, _ = widest_gap([PAIR], []) or ("", "", {})
+    assert text.startswith("System: Be kind.")
 
 
 # Which prompts count as the same

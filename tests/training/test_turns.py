@@ -136,7 +136,12 @@ def test_masks_equal_those_of_trl(tmp_path: Any) -> None:
         "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{{ '\n' }}"
         "{% else %}{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}",
     )
-    chats = [CHAT, [{"role": "system", "content": "Be brief."}, *CHAT], CHAT[:2], [*user("天?"), assistant("a\n\nb")]]
+    chats = [
+        CHAT,
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+        [*user("Two?"), assistant("2.")],
+        [*user("天?"), assistant("a\n\nb")],
+    ]
     theirs = tiny_tokenizer(marked)
     arguments = Arguments(
         str(tmp_path), assistant_only_loss=True, max_length=None, report_to=[], use_cpu=True, bf16=False, packing=False
