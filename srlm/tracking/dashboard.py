@@ -20,7 +20,7 @@ from srlm.io.files import write_atomic
 from srlm.io.progress import say
 from srlm.metrics import metric
 from srlm.tracking.config import TrackingConfig
-from srlm.tracking.metrics import step_of, trainer_part
+from srlm.tracking.metrics import ITERATION, step_of, trainer_part
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,14 @@ def _plot(panel: Panel, grouped: bool) -> Any:
 
     bounds = [f"{name}_{end}" for name in panel.metrics for end in ("low", "high")]
     grouping = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"} if grouped else {}
+    trained = step_of(panel.metrics[0]) != ITERATION
+    smoothing = {"smoothing_factor": 0.8, "smoothing_type": "exponentialTimeWeighted", "smoothing_show_original": True}
     return reports.LinePlot(
         title=panel.title or _labels(panel.metrics),
         x=step_of(panel.metrics[0]),
         y=[*panel.metrics, *(bounds if panel.interval and not grouped else [])],
         **grouping,
+        **(smoothing if trained else {}),
     )
 
 

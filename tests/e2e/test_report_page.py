@@ -226,18 +226,16 @@ def test_keyboard_shortcuts_work_outside_inputs(page: Any) -> None:
     page.wait_for_selector("#entry:has-text('No prompt matches.')")
 
 
-@pytest.mark.parametrize(
-    ("order", "first"),
-    [
-        ("gap-down", "Name three rivers of Asia."),
-        ("score", "What is a fjord?"),
-        ("score-down", "Name three rivers of Asia."),
-        ("length-down", "Name three rivers of Asia."),
-    ],
-)
-def test_prompts_are_sorted_by_gap_score_and_length(browser: Any, report: Path, order: str, first: str) -> None:
-    with opened(browser, report, f"#run=1&order={order}") as page:
-        assert page.locator("#entry .prompt").inner_text() == first
+def test_prompts_are_sorted_by_gap_score_and_length(page: Any) -> None:
+    page.select_option("#run", "1")
+    for order, first in {
+        "gap-down": "Name three rivers of Asia.",
+        "score": "What is a fjord?",
+        "score-down": "Name three rivers of Asia.",
+        "length": "Draw a map.",
+    }.items():
+        page.select_option("#order", order)
+        page.wait_for_selector(f".row:has-text('{first}')[aria-posinset='1']")
 
 
 def test_two_answers_are_compared_word_by_word_with_checks_of_their_instructions(page: Any) -> None:
@@ -351,6 +349,7 @@ def test_pages_and_tables_of_two_runs_fit_the_screen(browser: Any, report: Path,
 
 
 def test_measures_show_their_definition_on_hover_and_focus(page: Any) -> None:
+    assert page.locator("figure:has(svg):not(:has([data-tip]))").count() == 0
     measures = page.locator(".models tbody tr:not(.part) th span")
     assert measures.count() == page.locator(".models [data-tip]").count() > 20
     measures.first.hover()

@@ -50,6 +50,13 @@ def test_every_metric_is_described_and_plotted_against_its_step(views: list[dict
     assert "dpo_5/loss" not in seen
 
 
+def test_losses_are_smoothed_and_measures_are_not(views: list[dict[str, Any]]) -> None:
+    smoothed = {plot["metrics"][0]: plot.get("smoothingWeight") for plot in plots(views[0])}
+    assert smoothed["sft/loss"] == smoothed["dpo_2/loss"] == 0.8
+    assert smoothed["judge/kendall_tau"] is None
+    assert {"sft/loss", "sft/loss_ift", "sft/loss_eft"} in [set(plot["metrics"]) for plot in plots(views[0])]
+
+
 def test_spec_names_only_described_metrics(views: list[dict[str, Any]]) -> None:
     """Every string PART/NAME in the JSON is a described metric."""
 

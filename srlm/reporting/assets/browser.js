@@ -224,7 +224,7 @@
   function compare(node, entry) {
     const labels = entry.answers.map((answer) => answer.label), marked = (mark) => entry.answers.find((answer) => answer.mark === mark)?.label;
     const preset = marked("chosen") && marked("rejected") ? [marked("rejected"), marked("chosen")] : labels.slice(-2);
-    const details = node.append("details").attr("class", "diff").property("open", diffOpen).on("toggle", function () { diffOpen = this.open; });
+    const details = node.append("details").attr("class", "diff").property("open", diffOpen).on("toggle", function () { diffOpen = this.open; show(); });
     details.append("summary").text("Compare two answers word by word");
     const pick = preset.map((label, i) => {
       const select = details.append("label").text(i ? " with " : "From ").append("select").on("change", show);
@@ -233,6 +233,7 @@
     });
     const shown = details.append("div").attr("class", "text").attr("dir", "auto");
     function show() {
+      if (!diffOpen) return;
       const [from, to] = pick.map((select) => entry.answers.find((answer) => answer.label === select.property("value")));
       shown.text("");
       for (const [kind, text] of Diff.parts(from.text, to.text))

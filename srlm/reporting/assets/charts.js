@@ -211,7 +211,7 @@ const Charts = (() => {
     define(node, defined["judge_metrics/scores_histogram_0"]);
   }
 
-  function funnel(runs) {
+  function funnel(runs, defined) {
     const many = runs.length > 1;
     const rows = runs.flatMap((run) => run.funnel.map((row) => ({ ...row, run: run.name,
       of: `${many ? `${short(run.name)}, ` : ""}for ${row.iteration}`,
@@ -228,9 +228,10 @@ const Charts = (() => {
       ],
     });
     const lost = rows.filter((row) => row.why).map((row) => `${row.of}, before "${row.step}": ${row.why}`);
-    figure("From prompts to pairs", lost.length ? `Lost ${lost.join(". ")}.` : "Nothing was lost on the way.", svg, [
+    const node = figure("From prompts to pairs", lost.length ? `Lost ${lost.join(". ")}.` : "Nothing was lost on the way.", svg, [
       ["", (row) => row.of], ["step", (row) => row.step], ["count", (row) => row.count], ["lost", (row) => row.why],
     ], rows);
+    define(node, defined["feedback/pairs"]);
   }
 
   function curves(runs) {
@@ -258,7 +259,7 @@ const Charts = (() => {
     }
   }
 
-  function cost(runs) {
+  function cost(runs, defined) {
     const many = runs.length > 1;
     const rows = runs.flatMap((run) => run.cost.map((row) => ({ ...row, of: `${many ? `${short(run.name)}: ` : ""}${row.when}` })));
     const total = d3.rollup(rows, (found) => d3.sum(found, (row) => row.seconds), (row) => row.stage);
@@ -276,6 +277,7 @@ const Charts = (() => {
     const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes in all; stages of one engine session overlap, so bars can add up to more.`, svg, [
       ["", (row) => row.of], ["stage", (row) => row.stage], ["seconds", (row) => number(row.seconds)], ["tokens", (row) => d3.format(",")(row.tokens)],
     ], rows);
+    define(node, defined["stage/sft_seconds"]);
     legend(node, names, color);
   }
 
@@ -288,8 +290,8 @@ const Charts = (() => {
     byType(runs, definitions, few);
     for (const panel of panels) byModel(runs, panel);
     histograms(runs, definitions);
-    funnel(runs);
+    funnel(runs, definitions);
     curves(runs);
-    cost(runs);
+    cost(runs, definitions);
   };
 })();

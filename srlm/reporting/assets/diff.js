@@ -6,7 +6,7 @@ const Diff = (() => {
 
   // [kind, text] with kind "same", "removed" (only in the first text) or "added" (only in the second).
   function parts(first, second) {
-    const words = ["\\s+|\\S+", "[^\\n]*\\n?"].map((one) => new RegExp(one, "g"));
+    const words = ["\\S+\\s*|\\s+", "[^\\n]*\\n?"].map((one) => new RegExp(one, "g"));
     let a = first.match(words[0]) ?? [], b = second.match(words[0]) ?? [];
     if (a.length * b.length > CELLS) [a, b] = [first.match(words[1]), second.match(words[1])];
     if (a.length * b.length > CELLS) return [["removed", first], ["added", second]];
