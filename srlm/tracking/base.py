@@ -152,4 +152,12 @@ def open_tracker(config: Config, workspace: Workspace) -> Tracker:
         from srlm.tracking.wandb import WandbTracker
 
         return WandbTracker(config, workspace)
+    if kind is TrackerKind.mlflow:
+        from srlm.tracking.mlflow import MlflowTracker
+
+        return MlflowTracker(config, workspace)
+    if kind is TrackerKind.trackio:
+        from srlm.tracking.trackio import TrackioTracker
+
+        return TrackioTracker(config, workspace)
     return NoTracker()

@@ -12,6 +12,8 @@ from srlm.ranges import Range, at_least
 class Tracker(Enum):
     wandb = "wandb"
     tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    trackio = "trackio"
     jsonl = "jsonl"
     none = "none"
 
@@ -25,9 +27,9 @@ class TrackingConfig:
 
     tracker: Tracker = Tracker.wandb  # tracking=NAME sets it
     mode: Annotated[str, _MODES] = "auto"  # W&B: auto = online where a key is found, otherwise offline
-    project: str = "srlm"  # W&B
+    project: str = "srlm"  # W&B and Trackio: the project; MLflow: the experiment
     entity: str = ""  # W&B: "" = the account's default
-    sample_rows: Annotated[int, at_least(0)] = 50  # rows per table of samples; W&B and TensorBoard
+    sample_rows: Annotated[int, at_least(0)] = 50  # rows per table of samples; not for jsonl
     # Seconds between logs of a running stage: losses, counts, rates; 0 = log complete stages only.
     live_seconds: Annotated[float, at_least(0)] = 10.0
     artifacts: bool = True  # W&B: store data as artifacts, and models by their manifests

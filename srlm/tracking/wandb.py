@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.base import LoggingTracker, reason
 from srlm.tracking.rows import Row, Table, iteration_of
+from srlm.tracking.secrets import without_secrets
 
 INIT_SECONDS = 30.0  # longest wait for a server at the start
 FINISH_SECONDS = 15.0  # and at the end: SLURM kills 30 s after its signal. What is not sent by then stays on disk.
@@ -142,15 +142,3 @@ class WandbTracker(LoggingTracker):
             dir=str(self.workspace.root),  # W&B adds the folder `wandb`
             settings=settings,
         )
-
-
-def without_secrets(value: Any, home: str) -> Any:
-    """Return plain data in which the home folder's path is ~ and URLs have no user and password."""
-    if isinstance(value, Mapping):
-        return {without_secrets(key, home): without_secrets(inner, home) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(inner, home) for inner in value]
-    if not isinstance(value, str):
-        return value
-    value = re.sub(rf"{re.escape(home)}(?![^/\s\"'])", "~", value) if len(home) > 1 else value
-    return re.sub(r"(?<=://)[^/@\s]+@", "", value)

@@ -1,6 +1,9 @@
-"""srlm.data.languages: detection of scripts by letters."""
+"""srlm.data.languages: detection of scripts by letters, and of other languages than the wanted ones."""
 
 from __future__ import annotations
+
+import json
+from importlib import resources
 
 import pytest
 
@@ -44,22 +47,69 @@ TEA = {  # "How is tea made?" by language
         ("आकाश नीला क्यों है", ["hi"], True),
         *((text, [language], True) for language, text in TEA.items()),
         *((text, ["en"], False) for text in TEA.values()),
-        *(("Explain how to make tea.", [language], language == "sr") for language in TEA),
+        *(("Explain how to make tea.", [language], False) for language in TEA),
         (TEA["th"], ["lo"], False),
         (TEA["ta"], ["hi", "bn"], False),
         ("Objasni kako se kuva čaj.", ["sr"], True),
         ("Hãy giải thích cách pha trà", ["vi"], True),
-        ("¿Qué es el cielo? Où est-il?", ["en"], True),  # only the script counts
         ("1 + 1 = ?", ["en"], False),
         ("1 + 1 = ?", [], True),
         ("", ["en"], False),
-        ("abcdefg" + "天地人", ["en"], True),  # 7 of 10
-        ("abcdef" + "天地人和", ["en"], False),  # 6 of 10
-        ("abcdef 1234567890 !?" + "天地", ["en"], True),  # only letters count
+        # Interlingua, which the classifier lacks, so only scripts count.
+        ("abcdefg" + "天地人", ["ia"], True),  # 7 of 10
+        ("abcdef" + "天地人和", ["ia"], False),  # 6 of 10
+        ("abcdef 1234567890 !?" + "天地", ["ia"], True),  # only letters count
     ],
 )
-def test_in_languages_compares_scripts(text, languages, expected):
+def test_in_languages_compares_scripts_and_languages(text, languages, expected):
     assert in_languages(text, languages) is expected
+
+
+BUILTIN = resources.files("srlm.data") / "builtin"
+SHORT = {
+    "de": "Wie backe ich ein Brot mit Sauerteig?",
+    "es": "¿Cuál es la capital de Perú?",
+    "fa": "چگونه نان بپزم؟",
+    "ar": "كيف أخبز الخبز؟",
+    "fr": "Écris un poème sur la mer.",
+    "id": "Bagaimana cara membuat roti?",
+    "it": "Scrivi una breve storia su un gatto.",
+    "nl": "Schrijf een gedicht over de zee.",
+    "pl": "Jak upiec chleb?",
+    "pt": "Escreva uma história sobre um gato.",
+    "ru": "Как испечь хлеб?",
+    "sv": "Skriv en dikt om havet.",
+    "tr": "Ekmek nasıl yapılır?",
+    "uk": "Як спекти хліб удома?",
+}
+PLAIN = ("Why?", "sum 3 and 4", "Print hello world in Python", "List 3 colors", "def f(x): return x", "OK")
+
+
+@pytest.mark.parametrize(("language", "text"), SHORT.items())
+def test_short_prompts_are_in_their_language_and_no_other(language, text):
+    assert in_languages(text, [language])
+    assert in_languages(text, ["en", language])
+    assert not in_languages(text, ["en"])
+    assert not in_languages(text, ["zh", "ja"])
+
+
+def test_languages_of_one_script_are_told_from_each_other():
+    assert not in_languages(SHORT["ar"], ["fa"])
+    assert not in_languages(SHORT["fa"], ["ar"])
+    assert not in_languages("روٹی کیسے بنائیں؟", ["fa"])
+    assert not in_languages(SHORT["ru"], ["uk"])
+    assert not in_languages(SHORT["es"], ["fr", "it"])
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_texts_of_no_clear_language_are_kept(text):
+    assert in_languages(text, ["en"])
+
+
+def test_builtin_prompts_are_in_their_language():
+    for name in ("ift", "eft", "evaluation"):
+        rows = map(json.loads, (BUILTIN / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        assert all(in_languages(row["prompt"], [row["language"]]) for row in rows)
 
 
 @pytest.mark.parametrize(

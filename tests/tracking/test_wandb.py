@@ -25,7 +25,8 @@ from srlm.tracking import wandb as tracking
 from srlm.tracking.base import open_tracker
 from srlm.tracking.metrics import feedback_metrics
 from srlm.tracking.rows import TEXT_LIMIT
-from srlm.tracking.wandb import WandbTracker, without_secrets
+from srlm.tracking.secrets import without_secrets
+from srlm.tracking.wandb import WandbTracker
 from srlm.types import Prompt
 from tests.tracked import CANDIDATES, JUDGEMENTS, LONG, PAIRS, PROMPTS, finished, finished_stages, make, track
 from tests.tracking.wandb_server import WandbServer
