@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import logging
 import math
+import os
 import platform
 import shlex
 import signal
@@ -150,7 +151,8 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
             code=code_state(),
             python=platform.python_version(),
             packages=library_versions(_PACKAGES),
-            machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()},
+            machine={"system": platform.platform(), "processor": platform.machine(), "gpus": _gpus()}
+            | ({"cuda_visible_devices": visible} if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) else {}),
             options=config.to_dict(options),
             arguments=started_with,
         )

@@ -188,6 +188,14 @@ def _is_terminal(file: Any) -> bool:
         return False
 
 
+def can_estimate(first: float, done: float, total: float | None) -> bool:
+    """Return whether enough is done since the start to estimate the remaining time: three items, and 2 % of the rest.
+
+    Requests to an engine end in batches. After the first one, the estimate would be many times too long.
+    """
+    return total is not None and done - first >= max(3, 0.02 * (total - first))
+
+
 class _Time(TimeLeft):
     """The remaining time or, if finished, the elapsed time."""
 
@@ -196,8 +204,8 @@ class _Time(TimeLeft):
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
-        if not text:
-            return text
+        if not text or not (task.finished or can_estimate(task.fields["first"], task.completed, task.total)):
+            return Text("")
         return Text("in " if task.finished else "", style=text.style) + text + ("" if task.finished else " left")
 
 
@@ -262,7 +270,7 @@ class Bars:
     def add(self, name: str, total: int | None, done: int = 0) -> None:
         self._state[name] = {"total": total, "done": done, "first": done, "tokens": 0, "start": time.monotonic()}
         if self._progress:
-            self._tasks[name] = self._progress.add_task(name, total=total, completed=done, rate="")
+            self._tasks[name] = self._progress.add_task(name, total=total, completed=done, rate="", first=done)
 
     def update(self, name: str, done: int | None = None, tokens: int = 0, total: int | None = None) -> None:
         state = self._state[name]
@@ -313,5 +321,8 @@ class Bars:
         made, left = state["done"] - state["first"], (state["total"] or 0) - state["done"]
         parts = [f"  {name}: {state['done']} of {state['total'] if state['total'] is not None else '?'}"]
         parts += [self._rate(state)] if self._rate(state) else []
-        parts += [f"{left * seconds / made:.0f} s left"] if made and left > 0 else [f"{seconds:.0f} s"]
+        if left <= 0:
+            parts.append(f"{seconds:.0f} s")
+        elif can_estimate(state["first"], state["done"], state["total"]):
+            parts.append(f"{left * seconds / made:.0f} s left")
         say(", ".join(parts))
