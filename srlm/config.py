@@ -20,7 +20,7 @@ from srlm.engines.config import ENGINE_OPTIONS, EndpointConfig, EngineConfig, Vl
 from srlm.engines.config import options_type as engine_options_type
 from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
-from srlm.generation.config import CandidatesConfig, PromptsConfig
+from srlm.generation.config import CandidatesConfig, JudgementsConfig, PromptsConfig
 from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig
 from srlm.judges.config import options_type as judge_options_type
 from srlm.models.config import ModelConfig
@@ -72,6 +72,7 @@ class Config:
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     judge: JudgeConfig = field(default_factory=SampledJudgeConfig)
+    judgements: JudgementsConfig = field(default_factory=JudgementsConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -84,6 +85,16 @@ class Config:
     def training(self) -> LoopConfig:
         """Return the options of `method`."""
         return typing.cast(LoopConfig, training_options(self, method_of(self)))
+
+    @property
+    def learns_from(self) -> tuple[type, ...]:
+        """Return the kinds of records that `method` trains on."""
+        return method_of(self).learns_from
+
+    @property
+    def min_valid(self) -> int:
+        """Return how many valid judgements a candidate needs: `judge.min_valid`, or 1 of own judgements."""
+        return 1 if self.judgements.path else self.judge.min_valid
 
     def implicit_beta(self) -> tuple[str, float]:
         """Return the name and the value of the option that scales the implicit reward: the beta of `method`.

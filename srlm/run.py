@@ -181,10 +181,10 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
                 say(f"{options.objective} of M{options.iteration}: {'undefined' if value is None else f'{value:.4g}'}")
                 return math.nan if value is None else value
         else:
-            model = workspace.model(1)
-            say(f"M1, not measured: {model}")
+            model = workspace.model(options.iteration)
+            say(f"M{options.iteration}, not measured: {model}")
             say("Measure it:", command=evaluate_command(model))
-            if command := run_command(workspace, options, 2):
+            if command := run_command(workspace, options, options.iteration + 1):
                 say("Continue:", command=command)
         return None
 

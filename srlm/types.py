@@ -110,14 +110,19 @@ class JudgeExample:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One attempt of the model at a new prompt. Rejected attempts are stored with the reason."""
+    """One attempt of the model at a new prompt, or a prompt of a pool. Rejected ones are stored with the reason."""
 
     id: str  # tT/pNNNNN: iteration and attempt
     text: str
-    shots: tuple[str, ...]  # ids of the few-shot examples
+    shots: tuple[str, ...] = ()  # ids of the few-shot examples
     rejected: str = ""  # the filter's reason; "" = accepted
     too_long: tuple[str, ...] = ()  # ids of few-shot examples that were drawn first and did not fit into the context
     history: tuple[Turn, ...] = field(default=(), metadata=OMITTED)  # turns before the prompt, system prompt included
+    # Of a prompt of a pool:
+    source: str = field(default="", metadata=OMITTED)  # origin of the row, FILE:LINE, or a dataset's name and row
+    type: str = field(default="", metadata=OMITTED)  # the row's type
+    constraints: tuple[Constraint, ...] = field(default=(), metadata=OMITTED)  # what a program can check of an answer
+    reference: str = field(default="", metadata=OMITTED)  # the row's reference answer
 
     @property
     def conversation(self) -> Conversation:

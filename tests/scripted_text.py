@@ -21,6 +21,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config
     config.tracking.tracker = Tracker.none
     for name, value in (options or {}).items():
         group, _, option = name.rpartition(".")
-        place = getattr(config, group) if group else config
+        place = reduce(getattr, group.split("."), config) if group else config
         known = getattr(place, option)
         setattr(place, option, type(known)[value] if isinstance(known, Enum) else value)
     return check(config)

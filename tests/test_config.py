@@ -90,6 +90,7 @@ COUNTS_FROM_1 = (
     *("endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift", "prompts.round_size"),
     *("prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens", "judge.count", "judge.min_valid"),
     *("judge.max_score", "judge.max_new_tokens", "pairs.min_pairs", "evaluation.judgements"),
+    *("sft.ift_repeats", "sft.eft_repeats"),
     *("evaluation.max_new_tokens", "evaluation.ifeval_max_new_tokens", "data.rationale_attempts"),
     *(f"{group}.{name}" for group in METHODS for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
@@ -99,6 +100,8 @@ COUNTS_FROM_0 = (
         "evaluation.eft_prompts",
         "evaluation.ifeval_prompts",
         "data.eft_limit",
+        "pairs.count",
+        "judgements.count",
         "data.ift.limit",
         "data.eft.limit",
         "data.evaluation.limit",

@@ -107,7 +107,7 @@ class Run:
 
     def model(self, t: int) -> Path:
         """Return the folder of M_t's checkpoint, which other functions take as `model`."""
-        if t:
+        if t and not self._workspace.is_base(t):
             return self._finished(t, run_reader.model_stage(self._workspace, t), artifacts.MODEL)
         try:
             return self._workspace.model(0)
@@ -163,6 +163,7 @@ class Run:
     def _read(self, stage: str, artifact: Artifact[R], t: int) -> list[R]:
         if stage:
             path = artifact.path(self._workspace, t)
+            stage = run_reader.stage_with(self._workspace, t, stage, artifact.file)
             outputs = run_reader.manifest(self._workspace, t, stage).outputs
             if self._workspace.relative(path) not in outputs:
                 raise RunFolderError(

@@ -10,12 +10,19 @@ from srlm.engines import check_engine
 from srlm.errors import ConfigError
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
+from srlm.judges.eft import sft_uses_eft
+from srlm.judges.roles import judge_of
 from srlm.metrics import METRICS, find
+from srlm.pipeline.run_reader import run_at
 from srlm.preferences.policies import policy_named
 from srlm.ranges import MODEL, ranges_of
+from srlm.recipes import find_recipe
 from srlm.training.config import LoopConfig
 from srlm.training.methods import METHODS, group_of, method_of
+from srlm.training.methods.sft import SFTData
 from srlm.types import PreferencePair
+
+OWN_DATA = ("prompts.path", "judgements.path", "pairs.path")
 
 
 def check(config: Config) -> Config:
@@ -46,17 +53,18 @@ def check(config: Config) -> Config:
     if (data or config.data.ift.path) == "builtin":
         one = config.data.ift_answers is IFTAnswers.best
         need(one, "data.ift_answers", "best with data.ift.path=builtin, which has one answer each")
-    if not config.evaluation.enabled:
+    if not config.evaluation.enabled and not (config.judgements.path or config.pairs.path):
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     check_engine(config.engine)
     judge_of_config(config.judge).check(config, need)
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
-    for name in ("data.ift", "data.eft", "data.evaluation"):
-        need(bool(data or option_value(config, f"{name}.path")), f"{name}.path", "a file, hub:OWNER/NAME or builtin")
+    if not data:
+        _check_data(config, need)
     for name, method in METHODS.items():
         method.check_options(getattr(config, name), name, config, need)
     _check_method(config, need)
     _check_objective(config)
+    _check_own_data(config, need)
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
 
@@ -74,9 +82,10 @@ def _longest_completions(config: Config) -> list[str]:
     found = ["evaluation.max_new_tokens"] if config.evaluation.enabled else []
     found += ["judge.max_new_tokens"] if config.evaluation.enabled and writes else []
     found += ["evaluation.ifeval_max_new_tokens"] if config.evaluation.enabled and config.evaluation.ifeval else []
-    if config.iteration >= 2:
+    if config.iteration >= 2 and not (config.judgements.path or config.pairs.path):
         found += ["candidates.max_new_tokens"]
-        found += ["prompts.max_new_tokens"] if config.prompts.model != "endpoint" else []
+        writes_prompts = not config.prompts.path and config.prompts.model != "endpoint"
+        found += ["prompts.max_new_tokens"] if writes_prompts else []
     return found
 
 
@@ -91,6 +100,47 @@ def _check_objective(config: Config) -> None:
         raise ConfigError(f"objective={config.objective} is no metric of an evaluation (docs/metrics.md).{hint}")
     if config.objective and not config.evaluation.enabled:
         raise ConfigError(f"objective={config.objective} needs evaluation.enabled=true.")
+
+
+def _check_data(config: Config, need: Need) -> None:
+    """Check that there are data for all that is trained, and no training of a judge that needs others."""
+    data, sft, last = config.data, config.sft, config.iteration
+    own = any(option_value(config, name) for name in OWN_DATA)
+    ift = {
+        f"with sft.data={sft.data.name}": sft.uses_ift,
+        "from which the examples for new prompts are drawn": last >= 2 and not own and config.evaluation.enabled,
+        f"with recipe={config.recipe}": find_recipe(config.recipe).needs_ift,
+        "with early_stopping.source.path=unused_ift": config.training.early_stopping.enabled
+        and config.training.early_stopping.source.path == "unused_ift",
+    }
+    eft = {
+        f"with sft.data={sft.data.name} and judge.scorer={config.judge.scorer}": sft_uses_eft(config),
+        f"with judge.scorer={config.judge.scorer}": judge_of(config, 1).kind == "reward_model",
+    }
+    place = "a file, hub:OWNER/NAME or builtin"
+    for name, path, uses in (("ift", data.ift.path, ift), ("eft", data.eft.path, eft)):
+        why = next((why for why, is_used in uses.items() if is_used), "")
+        need(bool(path) or not why, f"data.{name}.path", f"{place}, {why}")
+    need(bool(data.evaluation.path), "data.evaluation.path", place)
+    learns = sft.data is not SFTData.eft or spec_of(config.judge).eft_in_sft
+    need(learns, "sft.data", f"both, ift or none with judge.scorer={config.judge.scorer}, which learns nothing by SFT")
+
+
+def _check_own_data(config: Config, need: Need) -> None:
+    """Check own prompts, judgements and pairs: one of them, for a recipe that uses it."""
+    given = [name for name in OWN_DATA if option_value(config, name)]
+    for option in given:
+        used = option in find_recipe(config.recipe).own_data
+        need(used, option, f"empty with recipe={config.recipe}, which does not use it")
+        need(option == given[-1], option, f"empty with {given[-1]}, which has the prompts, too")
+    for group in ("judgements", "pairs"):
+        if not option_value(config, f"{group}.path"):
+            need(not option_value(config, f"{group}.count"), f"{group}.count", f"0 without {group}.path")
+            continue
+        need(not config.judge.meta, "judge.meta", f"false with {group}.path, because no judge compares judgements")
+        several = config.iteration > 2 and run_at(option_value(config, f"{group}.path")) is None
+        enough = not several or option_value(config, f"{group}.count") > 0
+        need(enough, f"{group}.count", "1 or more with iteration=3 or more, so that each iteration has its own rows")
 
 
 def _check_method(config: Config, need: Need) -> None:

@@ -28,7 +28,7 @@ from srlm.io.progress import say
 from srlm.pipeline.run_reader import finished_iterations, finished_output, model_name, model_stage, open_run
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.reporting.dataset_card import data_card, data_files
-from srlm.reporting.model_card import model_card
+from srlm.reporting.model_card import model_card, seed_paths
 from srlm.run import user_errors
 
 # Files of a checkpoint; "*.model" is SentencePiece.
@@ -119,6 +119,8 @@ def plan(workspace: Workspace, place: str, t: int | None, data: bool, seeds: boo
             "which the run does not train)."
         )
     t = evaluated[-1] if t is None else t
+    if workspace.is_base(t):
+        raise PushError("M1 is M0 (sft.data=none), so there is no model to upload. Continue the run: iteration=2.")
     config, title = workspace.config(), f"{model_name(workspace, t)}, srlm {__version__}"
     folder = finished_output(workspace, t, model_stage(workspace, t), "model")
     files: dict[str, Path | bytes] = {CARD: model_card(workspace, config, t, place).encode()}
@@ -133,6 +135,12 @@ def plan(workspace: Workspace, place: str, t: int | None, data: bool, seeds: boo
     if data:
         if t < 2:
             raise PushError("M1 is trained on seed data only, so there is no generated data. Remove --data.")
+        groups = [group for group in ("prompts", "judgements", "pairs") if group in seed_paths(config)]
+        if groups and not seeds:
+            raise PushError(
+                f"The run takes {groups[0]}.path from other data, which may have licences that forbid redistribution. "
+                "To upload them with the run's data, add --seeds."
+            )
         records, kinds = data_files(workspace, t, seeds)
         card = data_card(workspace, config, t, kinds, place, seeds).encode()
         uploads.append(Upload(place, "dataset", title, {CARD: card, **records}))

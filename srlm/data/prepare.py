@@ -45,14 +45,16 @@ def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
 def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
     """Return the split seed data and the evaluation prompts of a run with these options.
 
+    Without a path (""), there is no IFT or EFT.
+
     Raises
     ------
     SeedError
         If a source cannot be read, or a part of the split is empty.
     """
     data = config.data
-    ift = read_ift_seeds(config)
-    ranked = read_eft_seeds(config)
+    ift = read_ift_seeds(config) if data.ift.path else []
+    ranked = read_eft_seeds(config) if data.eft.path else []
     evaluation = read_prompts(_source(data, data.evaluation), config.seed)
     split = split_eft(
         ranked,
@@ -67,13 +69,13 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
         _log.info(
             "split: %d dropped at data.near_duplicate=%s: %s", sum(dropped.values()), data.near_duplicate, reasons
         )
-    if len(split.train) < 1 or len(split.held_out) < 2:
+    if data.eft.path and (len(split.train) < 1 or len(split.held_out) < 2):
         raise SeedError(
             f"data.eft.path={data.eft.path} gives {len(split.train)} EFT prompts for training and "
             f"{len(split.held_out)} held-out ones (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 "
             "are needed: add ranked prompts, or change data.eft_held_out."
         )
-    if not split.ift:
+    if data.ift.path and not split.ift:
         raise SeedError(
             f"data.ift.path={data.ift.path} gives no IFT example (dropped: {split.dropped}). Add more examples."
         )

@@ -17,7 +17,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain, islice
 from random import Random
 from typing import Any
@@ -28,12 +28,23 @@ from srlm.data.files import Place, Rows
 from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
 from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText
 from srlm.data.formats.oasst import is_later_prompt
-from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of
+from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of, number
 from srlm.data.sources import Loaded, load, resolved
 from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
 from srlm.io.serialization import from_dict, to_json
-from srlm.types import Constraint, RankedAnswer, RankedPrompt, SeedExample, Turn
+from srlm.ranges import Range, above
+from srlm.types import (
+    Candidate,
+    Constraint,
+    LabelledAnswer,
+    PreferencePair,
+    Prompt,
+    RankedAnswer,
+    RankedPrompt,
+    SeedExample,
+    Turn,
+)
 
 COLUMNS = (
     *("prompt", "response", "responses", "messages", "chosen", "rejected", "score", "system", "context", "history"),
@@ -41,6 +52,8 @@ COLUMNS = (
 )  # what the option `columns` maps
 _LABELS = tuple(key for name in ("id", "type", "language", "desirable") for key in SPELLINGS[name])
 _NOT_TO_BE_USED = {"deleted": "marked as deleted", "toxic": "marked as toxic", "redacted": "marked as redacted"}
+_TRUNCATED = ("chosen_truncated", "rejected_truncated", "truncated")
+_NUMBERS = {"weight": above(0), "target": Range(lambda value: 0 <= value <= 1, "from 0 to 1")}
 _FIRST = 1000  # rows by which a format is recognised
 _SCORES = 5.0  # the highest score of `RankedAnswer`
 _SCALES = (5.0, 10.0, 100.0)  # highest scores of usual scales, from 0
@@ -115,10 +128,84 @@ def read_prompts(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
     """Read evaluation prompts like `read_ift`, with an empty `response`, whether or not the source has answers.
 
     Rows of any format may have IFEval's `instruction_id_list` and `kwargs`: they become the prompt's constraints.
-    Arguments that are null are ignored.
+    Arguments that are null are ignored. So does a correct final answer (see `read_pool`).
     """
     rows, _ = _read(source, seed, need=0)
     return [SeedExample(r.id, r.prompt, "", r.type, r.language, r.source, r.constraints, r.history) for r in rows]
+
+
+def read_pool(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
+    """Read prompts like `read_prompts`, with the reference answer as `response`; "" for rows without one.
+
+    The reference is the field `reference`, or else the answer: of ranked answers, the best one. A correct final answer
+    becomes a constraint: the label of a multiple choice (ARC, MMLU), or the whole number that is the answer, or follows
+    "####" at its end (GSM8K).
+    """
+    rows, _ = _read(source, seed, need=0)
+    return [
+        SeedExample(r.id, r.prompt, r.reference, r.type, r.language, r.source, r.constraints, r.history) for r in rows
+    ]
+
+
+def read_judged(source: SourceConfig, seed: int = 0) -> list[Scored]:
+    """Read prompts with scored answers, in any format that has scores. Scores are not rescaled.
+
+    Raises
+    ------
+    SeedError
+        As for `read_ranked`, and if no answer has a score.
+    """
+    rows, _ = _read(source, seed, need=2, benchmark=True, rescale=False, trained=Candidate)
+    found = [Scored(_prompt(row), tuple((answer.text, answer.score) for answer in row.answers)) for row in rows]
+    if not any(score is not None for row in found for _, score in row.candidates):
+        raise SeedError(f"{source.path}: no answer has a score. Write {{text, score}} for each.")
+    return found
+
+
+def read_pairs(source: SourceConfig, seed: int = 0) -> list[Paired]:
+    """Read preference pairs in any format that has ranks: of each row, the best and the worst answer.
+
+    `chosen_truncated`, `rejected_truncated`, `weight` and `target` of exported pairs are kept. Without scores, the
+    chosen answer has 1 and the rejected one 0.
+
+    Raises
+    ------
+    SeedError
+        As for `read_ranked`.
+    """
+    rows, _ = _read(source, seed, need=2, rescale=False, trained=PreferencePair)
+    return [Paired(_prompt(row), _pair(row)) for row in rows]
+
+
+def is_labelled(source: SourceConfig) -> bool:
+    """Return whether the first row is one answer with a label that says if it is desirable, as in KTO data."""
+    source = resolved(source)
+    try:
+        renamed = _renamed(load(source, "ift.jsonl").rows, source.columns, Fields())
+        first = next((row for _, row in renamed), Row({}, Fields()))
+    except Fault as fault:
+        raise SeedError(f"{fault.args[2]}: {fault.args[0]}. {fault.args[1]}.") from fault
+    return flag(get(first, "desirable")) is not None and not {"chosen", "rejected"} & first.keys()
+
+
+def read_labelled(source: SourceConfig, seed: int = 0) -> list[Labelled]:
+    """Read answers with a label, `label` or `kto_tag`: whether they are desirable.
+
+    Raises
+    ------
+    SeedError
+        As for `read_ift`, and if rows have no label.
+    """
+    rows, _ = _read(source, seed, need=1, trained=LabelledAnswer)
+    if without := next((row for row in rows if row.desirable is None), None):
+        raise SeedError(
+            f"{without.source}: no `label`, which says whether the answer is desirable. Write true or false."
+        )
+    return [
+        Labelled(_prompt(row), LabelledAnswer(row.id, row.prompt, row.answers[0].text, bool(row.desirable),
+                                              float(bool(row.desirable)), history=row.history, **row.further))
+        for row in rows
+    ]  # fmt: skip
 
 
 def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedPrompt], dict[str, int]]:
@@ -147,11 +234,69 @@ def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedProm
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """A prompt with scored answers, whose score is None where it is missing."""
+
+    prompt: Prompt
+    candidates: tuple[tuple[str, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """A prompt with its preference pair."""
+
+    prompt: Prompt
+    pair: PreferencePair
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A prompt with a labelled answer."""
+
+    prompt: Prompt
+    answer: LabelledAnswer
+
+
+@dataclass(frozen=True, slots=True)
 class _Row(RankedPrompt):
     """Prompt, answers, labels and constraints of a row, for all readers."""
 
     constraints: tuple[Constraint, ...] = ()
     subset: str = ""
+    reference: str = ""
+    desirable: bool | None = None  # the row's label
+    further: dict[str, Any] = field(default_factory=dict)  # fields of exported pairs and labelled answers
+
+
+def _prompt(row: _Row) -> Prompt:
+    return Prompt(
+        row.id, row.prompt, source=row.source, type=row.type, constraints=row.constraints, reference=row.reference,
+        history=row.history,
+    )  # fmt: skip
+
+
+def _pair(row: _Row) -> PreferencePair:
+    best, worst = row.answers[0], row.answers[-1]
+    high, low = (1.0, 0.0) if best.score is None or worst.score is None else (best.score, worst.score)
+    ids = (answer_id(row.id, 0), answer_id(row.id, 1))
+    texts = (row.prompt, best.text, worst.text)
+    return PreferencePair(row.id, *texts, *ids, high, low, history=row.history, **row.further)
+
+
+def _further(data: Row, kind: type) -> dict[str, Any]:
+    """Return the fields of exported pairs or labelled answers (`kind`) that training depends on."""
+    if kind is PreferencePair and not {"chosen", "rejected"} <= data.keys():
+        return {}
+    names = {one.name for one in fields(kind)}
+    found: dict[str, Any] = {
+        name: bool(flag(data.get(name))) for name in _TRUNCATED if name in names and data.get(name) is not None
+    }
+    for name in sorted(names & _NUMBERS.keys()):
+        if (value := number(data.get(name), name)) is not None:
+            if not _NUMBERS[name].holds(value):
+                raise Fault(f"the {name} is {value:g}", f"Write a number {_NUMBERS[name].allowed}")
+            found[name] = value
+    return found
 
 
 def _ranked_prompt(row: _Row) -> RankedPrompt:
@@ -173,10 +318,19 @@ class _LeftOut:
         return text + (f"; {self.turns} turns of conversations left out" if self.turns else "")
 
 
-def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -> tuple[list[_Row], Counter[str]]:
+def _read(
+    source: SourceConfig,
+    seed: int,
+    need: int,
+    benchmark: bool = False,
+    rescale: bool = True,
+    trained: type | None = None,
+) -> tuple[list[_Row], Counter[str]]:
     """Return rows with no answers (`need` 0), the best answer (1), or two and more ranked answers (2); and what is not.
 
-    Of a benchmark, answers that are empty, equal or of the same rank are kept.
+    Of a benchmark, answers that are empty, equal or of the same rank are kept. `trained` is PreferencePair,
+    LabelledAnswer or Candidate if rows become such records; then constraints, references and the records' further
+    fields are kept. So are, as LabelledAnswer, answers marked as bad.
     """
     if unknown := sorted(set(source.columns) - set(COLUMNS)):
         raise SeedError(f"{source.path}: `columns` maps {unknown[0]!r}. Map only {', '.join(COLUMNS)}.")
@@ -189,13 +343,14 @@ def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -
         first = list(islice(placed, _FIRST))
         if not first:
             raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
-        form = _format_of(first, FORMATS["builtin"] if source.path == "builtin" else form, need, name)
+        form = FORMATS["builtin"] if source.path == "builtin" else form
+        form = _format_of(first, form, need, name, single=trained is LabelledAnswer)
         first_only = source.turns is SourceTurns.first
-        rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out, first_only)
+        rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out, first_only, trained)
     except Fault as fault:
         problem, remedy, place = fault.args
         raise SeedError(f"{place}: {problem}. {remedy}.") from fault
-    if form.name != "builtin" and need == 2:
+    if form.name != "builtin" and need == 2 and rescale:
         rows = _rescaled(rows, source.score_range or form.score_range, name)
     chosen = _choose(rows, source, seed, name, left_out.rows)
     message = f"{name}: {len(chosen)} read, {left_out.message(need == 2 or form.name.startswith('oasst'))}"
@@ -207,11 +362,16 @@ def _read(source: SourceConfig, seed: int, need: int, benchmark: bool = False) -
     return chosen, left_out.rows
 
 
-def _format_of(first: list[tuple[Place, Row]], chosen: Format | None, need: int, name: str) -> Format:
-    """Return the chosen format, or the one that fits the first rows. Raises Fault if they lack a field of it."""
+def _format_of(
+    first: list[tuple[Place, Row]], chosen: Format | None, need: int, name: str, single: bool = False
+) -> Format:
+    """Return the chosen format, or the one that fits the first rows. Raises Fault if they lack a field of it.
+
+    With `single`, formats with several answers are not considered.
+    """
     place, rows = first[0][0], [row for _, row in first]
     try:
-        form = chosen or recognised(rows, need > 0, need == 2)
+        form = chosen or recognised(rows, need > 0, need == 2, single)
     except Fault as fault:
         raise Fault(*fault.args, place) from fault
     if missing := form.missing(merged(rows)):
@@ -224,7 +384,14 @@ def _format_of(first: list[tuple[Place, Row]], chosen: Format | None, need: int,
 
 
 def _parsed_rows(
-    form: Format, placed: PlacedRows, loaded: Loaded, need: int, benchmark: bool, left_out: _LeftOut, first_only: bool
+    form: Format,
+    placed: PlacedRows,
+    loaded: Loaded,
+    need: int,
+    benchmark: bool,
+    left_out: _LeftOut,
+    first_only: bool,
+    trained: type | None,
 ) -> list[_Row]:
     """Return the rows that can be used, and count the others. Raises Fault, with the place, for invalid ones."""
     rows: dict[str, _Row] = {}  # by id
@@ -233,7 +400,7 @@ def _parsed_rows(
         if first_only and is_later_prompt(form.name, data):
             continue
         try:
-            row, reasons, later = _row(form, data, place, need, benchmark, first_only)
+            row, reasons, later = _row(form, data, place, need, benchmark, first_only, trained)
             texts = (row.prompt, *(answer.text for answer in row.answers), *(turn.content for turn in row.history))
             if not row.prompt and not loaded.editable:
                 raise LeftOut("prompt empty")
@@ -278,20 +445,20 @@ def _renamed(rows: Rows, columns: dict[str, str], fields: Fields) -> Iterator[tu
 
 
 def _row(
-    form: Format, data: Row, place: Place, need: int, benchmark: bool, first_only: bool
+    form: Format, data: Row, place: Place, need: int, benchmark: bool, first_only: bool, trained: type | None
 ) -> tuple[_Row, list[str], int]:
     """Parse a row; return it with the reasons of its answers that are left out, and the number of left out turns."""
     if not benchmark and not form.name.startswith("oasst"):
         marks = (reason for name, reason in _NOT_TO_BE_USED.items() if flag(data.get(name)))
         if reason := next(marks, ""):
             raise LeftOut(reason)
-    if need and not form.ranked and flag(get(data, "desirable")) is False:
+    desirable = flag(get(data, "desirable")) if need and not form.ranked else None
+    if desirable is False and trained is not LabelledAnswer:
         raise LeftOut("answer marked as bad")
     turns, answers, reasons, later = _parse(form.parse(data), need, benchmark, first_only)
     row_id, row_type, language = _labels(data)
     subset = data.get("subset") if benchmark else ""
     subset = subset if isinstance(subset, str) else ""
-    constraints = _constraints(data) if need == 0 else ()
     row = _Row(
         row_id or place.id,
         turns[-1][1],
@@ -300,9 +467,14 @@ def _row(
         language,
         str(place),
         history=tuple(Turn(*turn) for turn in turns[:-1]),
-        constraints=constraints,
         subset=subset,
     )
+    if trained:
+        row = replace(row, desirable=desirable, further=_further(data, trained))
+    if trained or need == 0:
+        row = replace(
+            row, constraints=_constraints(data, form), reference=_reference(data, form, need == 0, first_only)
+        )
     if re.search("[\ud800-\udfff]", to_json(row)):
         raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")
     return row, reasons, later
@@ -425,8 +597,22 @@ def _labels(data: Row) -> tuple[str, str, str]:
     return "" if row_id is None else str(row_id).strip(), row_type, iso(language)
 
 
-def _constraints(data: Row) -> tuple[Constraint, ...]:
-    """Return a row's verifiable instructions, from IFEval's fields or from those of this package's records."""
+def _reference(data: Row, form: Format, or_answer: bool, first_only: bool) -> str:
+    """Return a row's reference answer, or else its answer with `or_answer`; "" if it has none."""
+    given = get(data, "reference")
+    if isinstance(given, str | int | float) and not isinstance(given, bool):
+        return str(given).strip()
+    if not or_answer:
+        return ""
+    try:
+        _, answers, _, _ = _parse(form.parse(data), 1, False, first_only)
+    except (Fault, LeftOut):
+        return ""
+    return answers[0].text
+
+
+def _constraints(data: Row, form: Format) -> tuple[Constraint, ...]:
+    """Return a row's verifiable instructions, from IFEval's fields or this package's records, and its final answer."""
     ids, arguments = data.get("instruction_id_list") or [], data.get("kwargs") or []
     try:
         if not isinstance(ids, list) or not isinstance(arguments, list) or len(ids) != len(arguments):
@@ -437,6 +623,8 @@ def _constraints(data: Row) -> tuple[Constraint, ...]:
             raise ValueError("'constraints' is not a list of objects")
         pairs += [(row.get("id"), row.get("kwargs")) for row in rows]
         constraints = tuple(_constraint(name, arguments) for name, arguments in pairs)
+        if not any(one.id.startswith("final_answer") for one in constraints) and (final := form.final_answer(data)):
+            constraints += (final,)
         for constraint in constraints:
             validate(constraint)
     except ValueError as error:

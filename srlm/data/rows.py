@@ -8,7 +8,7 @@ from typing import Any
 SPELLINGS = {
     "prompt": ("prompt", "instruction", "question", "query"),
     "response": ("response", "output", "answer", "completion"),
-    "responses": ("responses", "completions", "answers"),
+    "responses": ("responses", "completions", "answers", "candidates"),
     "messages": ("messages", "conversations", "conversation"),
     "system": ("system", "system_prompt"),
     "context": ("input", "context"),
@@ -16,6 +16,8 @@ SPELLINGS = {
     "type": ("type", "category"),
     "language": ("language", "lang"),
     "desirable": ("kto_tag", "label"),  # human label of KTO data: whether the answer is good
+    "reference": ("reference", "reference_answer"),
+    "final_answer": ("final_answer", "ground_truth"),
     "score": ("score", "fine-grained_score", "overall_score", "rating", "helpfulness"),
     "answer_text": ("text", "response", "content", "output", "completion", "answer"),  # of one of several answers
 }

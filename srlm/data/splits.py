@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 
 import numpy as np
@@ -42,11 +43,13 @@ class Overlap:
     texts : iterable of str
         The first texts, whose shared beginnings and ends are not compared; `add` appends more. Texts are numbered in
         this order, from 0.
+    later : iterable of str
+        Texts that will be compared, or added, and whose shared beginnings and ends are not compared either.
     """
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
+    def __init__(self, texts: Iterable[str] = (), later: Iterable[str] = ()) -> None:
         first = [tokens(text) for text in texts]
-        self._codes = _Codes(first)
+        self._codes = _Codes(chain(first, map(tokens, later)))
         self._texts = [self._codes.encode(words) for words in first]
 
     def __len__(self) -> int:
@@ -93,7 +96,7 @@ def split_eft(
     Parameters
     ----------
     ranked : sequence of RankedPrompt
-        The EFT seeds.
+        The EFT seeds; there may be none.
     held_out_share : float
         Fraction of the remaining EFT seeds to hold out, in (0, 1); at least one seed, and never all. Fewer are held out
         if no further group fits. More are held out only if the smallest group is larger than the fraction.
@@ -122,7 +125,7 @@ def split_eft(
     remaining = [eft[i] for i in kept]
     pairs = _repeats(remaining, remaining, near_duplicate)
     groups = [[kept[i] for i in group] for group in _components(len(kept), pairs)]
-    if len(groups) < 2:
+    if ranked and len(groups) < 2:
         raise SeedError(
             f"EFT seeds: of {len(ranked)} prompts, {len(leaked)} are near an evaluation prompt, and the others have "
             f"{len(groups)} distinct prompts at data.near_duplicate={near_duplicate}. Two are needed, for training and "
@@ -134,8 +137,9 @@ def split_eft(
     for group in groups:
         if len(held) + len(group) <= target:
             held.update(group)
-    smallest = min(groups, key=len)
-    held = held or set(smallest)
+    if groups and not held:
+        smallest = min(groups, key=len)
+        held = set(smallest)
 
     near_evaluation = {i for i, _ in _repeats(ift, evaluation, near_duplicate)}
     near_eft = {i for i, _ in _repeats(ift, remaining, near_duplicate)} - near_evaluation

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from srlm.data.shared_text import SharedText, Words
 from srlm.data.words import tokens
@@ -61,11 +60,41 @@ class Contamination:
         )
 
 
+class EvaluationText:
+    """The words and 13-grams of evaluation prompts, in hash tables.
+
+    Parameters
+    ----------
+    prompts : sequence of SeedExample
+    """
+
+    def __init__(self, prompts: Sequence[SeedExample]):
+        self._by_words: dict[Words, list[RecordId]] = defaultdict(list)
+        self._by_gram: dict[Words, set[RecordId]] = defaultdict(set)
+        of_prompts = [tuple(tokens(user_texts(prompt.conversation)[-1])) for prompt in prompts]
+        self._shared = SharedText(of_prompts)
+        for prompt, words in zip(prompts, of_prompts, strict=True):
+            if words:
+                self._by_words[words].append(prompt.id)
+            for gram in _grams(self._shared.without(words)):
+                self._by_gram[gram].add(prompt.id)
+
+    def found_in(self, prompt: Conversation) -> tuple[set[RecordId], set[RecordId]]:
+        """Return the ids of evaluation prompts with the same words, and of those that share a 13-gram with `prompt`."""
+        exact: set[RecordId] = set()
+        shared: set[RecordId] = set()
+        for text in user_texts(prompt):
+            words = tuple(tokens(text))
+            exact.update(self._by_words.get(words, ()))
+            for gram in _grams(self._shared.without(words)):
+                shared |= self._by_gram.get(gram, set())
+        return exact, shared
+
+
 def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversation]) -> Contamination:
     """Return the evaluation prompts that occur in a model's training prompts.
 
-    Time is linear in the number of words. The n-grams of the evaluation prompts are stored in a hash table, and the
-    training prompts are read one by one.
+    Time is linear in the number of words: the training prompts are read one by one.
 
     Parameters
     ----------
@@ -73,22 +102,13 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversa
     training : iterable of str or tuple of Turn
         All prompts that the model was trained on.
     """
-    by_words: dict[tuple[str, ...], list[RecordId]] = defaultdict(list)
-    by_gram: dict[tuple[str, ...], set[RecordId]] = defaultdict(set)
-    prompts = [tuple(tokens(user_texts(prompt.conversation)[-1])) for prompt in evaluation]
-    shared_text = SharedText(prompts)
-    for prompt, words in zip(evaluation, prompts, strict=True):
-        if words:
-            by_words[words].append(prompt.id)
-        for gram in _grams(shared_text.without(words)):
-            by_gram[gram].add(prompt.id)
+    known = EvaluationText(evaluation)
     exact: set[RecordId] = set()
     shared: set[RecordId] = set()
-    for text in chain.from_iterable(map(user_texts, training)):
-        words = tuple(tokens(text))
-        exact.update(by_words.get(words, ()))
-        for gram in _grams(shared_text.without(words)):
-            shared |= by_gram.get(gram, set())
+    for prompt in training:
+        same, grams = known.found_in(prompt)
+        exact |= same
+        shared |= grams
     return Contamination(len(evaluation), tuple(sorted(exact)), tuple(sorted(shared - exact)))
 
 

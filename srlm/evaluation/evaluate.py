@@ -16,6 +16,7 @@ from srlm.evaluation.instruction_following import check_answers, instructions_pa
 from srlm.evaluation.matches import opponents
 from srlm.evaluation.record import Evaluation, Instructions, Match, Measures, write_evaluation
 from srlm.evaluation.text_statistics import drift_part
+from srlm.io.files import write_atomic
 from srlm.io.progress import say
 from srlm.judges.dependencies import judged_files
 from srlm.pipeline.artifacts import (
@@ -31,9 +32,36 @@ from srlm.pipeline.artifacts import (
     head_to_head,
 )
 from srlm.pipeline.roles import match_judge
-from srlm.pipeline.stage import LocalStage, recorded
+from srlm.pipeline.stage import LocalStage, RunStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Conversation, SeedExample
+
+
+class CopyEvaluation(LocalStage):
+    """Take what M0 generated when it was evaluated as that of M1, which is M0 (`sft.data=none`).
+
+    Parameters
+    ----------
+    original : RunStage
+        M0's stage.
+    """
+
+    place = "evaluation"
+
+    def __init__(self, original: RunStage):
+        self.original, self.name = original, original.name
+        super().__init__(original.workspace, original.config, 1)
+
+    def writes(self) -> Sequence[str]:
+        return self.original.writes()
+
+    def made_from(self) -> dict[str, str]:
+        return recorded(self.workspace, *self.original.outputs)
+
+    def run(self) -> dict[str, Any]:
+        for source, target in zip(self.original.outputs, self.outputs, strict=True):
+            write_atomic(target, source.read_text(encoding="utf-8"))
+        return self.original.manifest().counts
 
 
 class Evaluate(LocalStage):
@@ -50,13 +78,16 @@ class Evaluate(LocalStage):
 
     def made_from(self) -> dict[str, str]:
         workspace, config, t = self.workspace, self.config, self.t
-        judged = [u for u in _with_previous(t) if judge_is_measured(config, u)]
+        judged = [u for u in _with_previous(config, t) if judge_is_measured(config, u)]
         files = [artifact.path(workspace) for artifact in SEEDS]
         files += [PROMPTS.path(workspace, u) for u in range(2, t + 1)]
         files += [workspace.evaluation(u) / f for u in judged for f in judged_files(config, HELD_OUT_JUDGEMENTS)]
         files += [ANSWERS.path(workspace, u) for u in (t, *opponents(config, t))]
         if config.evaluation.ifeval:
-            files += [IFEVAL_PROMPTS.path(workspace), *(IFEVAL_ANSWERS.path(workspace, u) for u in _with_previous(t))]
+            files += [
+                IFEVAL_PROMPTS.path(workspace),
+                *(IFEVAL_ANSWERS.path(workspace, u) for u in _with_previous(config, t)),
+            ]
         files += [head_to_head(u).path(workspace, t) for u in opponents(config, t)]
         return recorded(workspace, *files)
 
@@ -68,9 +99,9 @@ class Evaluate(LocalStage):
         return {"prompts": contaminated.prompts, "excluded": len(contaminated.excluded)}
 
 
-def _with_previous(t: int) -> tuple[int, ...]:
-    """Return the iterations of M_t and of the previous model, if there is one."""
-    return (t, t - 1) if t else (t,)
+def _with_previous(config: Config, t: int) -> tuple[int, ...]:
+    """Return the iterations of M_t and of the previous model, if there is one that differs from M_t."""
+    return (t, t - 1) if t - 1 in opponents(config, t) else (t,)
 
 
 def trained_on(
@@ -88,8 +119,9 @@ def trained_on(
     """
 
     def training() -> Iterator[Conversation]:
-        if t:
+        if t and config.sft.uses_ift:
             yield from (row.conversation for row in IFT.read(workspace))
+        if t and config.sft.uses_eft:
             yield from (row.conversation for row in EFT.read(workspace))
         for u in range(2, t + 1):
             rows = PROMPTS.read(workspace, u)
@@ -104,9 +136,9 @@ def ifeval_part(workspace: Workspace, config: Config, t: int, resamples: int, se
     excluded = set(trained_on(workspace, config, t, prompts).excluded)
     checked = [
         check_answers(prompts, [row for row in IFEVAL_ANSWERS.read(workspace, u) if row.id not in excluded])
-        for u in _with_previous(t)
+        for u in _with_previous(config, t)
     ]
-    part = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
+    part = instructions_part(checked[0], checked[1] if len(checked) > 1 else None, resamples, seed)
     return replace(part, excluded=len(excluded))
 
 
@@ -117,7 +149,8 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
     details = instructions = None
     if judge_is_measured(config, t):
         now = HELD_OUT_JUDGEMENTS.read(workspace, t)
-        before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if t and judge_is_measured(config, t - 1) else None
+        has_before = t - 1 in _with_previous(config, t) and judge_is_measured(config, t - 1)
+        before = HELD_OUT_JUDGEMENTS.read(workspace, t - 1) if has_before else None
         comparisons = read_comparisons(JudgeHeldOut(workspace, config, t))
         ranked = held_out_prompts(workspace, config)
         judge, details = judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
@@ -125,8 +158,8 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
     answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
-        checked = [check_answers(prompts, answered[u]) for u in _with_previous(t)]
-        instructions = instructions_part(checked[0], checked[1] if t else None, resamples, seed)
+        checked = [check_answers(prompts, answered[u]) for u in _with_previous(config, t)]
+        instructions = instructions_part(checked[0], checked[1] if len(checked) > 1 else None, resamples, seed)
     types, matches = {prompt.id: prompt.type for prompt in prompts}, {}
     for u in rivals:
         compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]
@@ -142,6 +175,6 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
         instructions=instructions,
         ifeval=ifeval_part(workspace, config, t, resamples, seed) if config.evaluation.ifeval else None,
         head_to_heads=matches,
-        head_to_head=matches[t - 1].measures if t else {},
-        head_to_head_judge=str(match_judge(config)) if t else "",
+        head_to_head=matches[t - 1].measures if matches else {},
+        head_to_head_judge=str(match_judge(config)) if matches else "",
     )

@@ -29,8 +29,8 @@ def held_out_prompts(workspace: Workspace, config: Config) -> list[RankedPrompt]
 
 
 def judge_is_measured(config: Config, t: int) -> bool:
-    """Return whether M_t has a judge to measure; a reward model is trained after M0."""
-    return t >= (1 if spec_of(config.judge).trains else 0)
+    """Return whether M_t has a judge to measure, and EFT data to measure it; a reward model is trained after M0."""
+    return bool(config.data.eft.path) and t >= (1 if spec_of(config.judge).trains else 0)
 
 
 def read_comparisons(stage: Stage) -> list[Comparison]:

@@ -22,8 +22,12 @@ from srlm.types import Answer, Comparison
 
 
 def opponents(config: Config, t: int) -> list[int]:
-    """Return the iterations of the earlier models that M_t's answers are compared with, latest first."""
-    return list(range(t - 1, -1, -1))[: 1 if config.evaluation.opponents is Opponents.previous else None]
+    """Return the iterations of the earlier models that M_t's answers are compared with, latest first.
+
+    Without SFT (`sft.data=none`), M_1 is M_0, so M_0 is left out.
+    """
+    first = 0 if config.sft.makes_m1 else 1
+    return list(range(t - 1, first - 1, -1))[: 1 if config.evaluation.opponents is Opponents.previous else None]
 
 
 async def play(

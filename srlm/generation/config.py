@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from srlm.data.config import RowsConfig
 from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, at_least
 
 
 @dataclass
-class PromptsConfig:
-    """New prompts (arXiv 2401.10020, section 2.2; filters as in Self-Instruct, arXiv 2212.10560)."""
+class PromptsConfig(RowsConfig):
+    """New prompts (arXiv 2401.10020, section 2.2; filters as in Self-Instruct, arXiv 2212.10560), or a fixed pool.
 
+    Of a pool, only `count`, `max_overlap` and the options of its rows are used.
+    """
+
+    # "" = a model writes new prompts. Otherwise the pool from which each iteration takes its own prompts: a file,
+    # hub:OWNER/NAME or a published dataset, as data.ift.path; builtin = the built-in IFT prompts; or the folder of
+    # another run, runs/NAME
+    path: str = ""
     count: Annotated[int, at_least(1)] = 24  # accepted prompts per iteration
     attempts: Annotated[int, at_least(1)] = 4  # give up after count x this many attempts
     model: Annotated[str, MODEL] = "self"  # self = M_t; sft = M1; base = M0; endpoint; or any model name
@@ -22,7 +30,8 @@ class PromptsConfig:
     temperature: Annotated[float, TEMPERATURE] = 0.6  # of sampling
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 96  # tokens
-    max_overlap: Annotated[float, SHARE] = 0.7  # reject from this ROUGE-L F1 with any prompt seen
+    # reject from this ROUGE-L F1 with any prompt seen; of a pool, with its other prompts and those of evaluation
+    max_overlap: Annotated[float, SHARE] = 0.7
     # words (characters in scripts written without spaces: Chinese, Japanese, Thai, ...)
     min_words: Annotated[int, at_least(1)] = 4
     max_words: int = 120  # words, counted as for min_words
@@ -47,3 +56,13 @@ class CandidatesConfig:
     temperature: Annotated[float, TEMPERATURE, _SAMPLED] = 0.7  # of sampling
     top_p: Annotated[float, SHARE] = 0.9  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 128  # tokens
+
+
+@dataclass
+class JudgementsConfig(RowsConfig):
+    """Own candidates with their scores, instead of those of the run's models."""
+
+    # "" = M_t's candidates are judged. Otherwise prompts with scored answers: a file, hub:OWNER/NAME or a published
+    # dataset, or the folder of another run, runs/NAME; iteration t takes that run's judgements of iteration t
+    path: str = ""
+    count: Annotated[int, at_least(0)] = 0  # rows per iteration, drawn with the run's seed; 0 = all, for one iteration

@@ -15,7 +15,7 @@ from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile, write_records
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
-from srlm.judges.eft import agrees, examples_of_run, needs_baseline, report
+from srlm.judges.eft import agrees, eft_is_used, examples_of_run, needs_baseline, report
 from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.templating import Template
@@ -55,8 +55,8 @@ class WriteRationales(GenerationStage):
         return recorded(workspace, *data, workspace.sft_baseline) | chat_template(self.config)
 
     def wanted(self) -> bool:
-        ranked = EFT.read(self.workspace)
-        return needs_baseline(ranked, self.config.data.rationales) and spec_of(self.config.judge).eft == "scores"
+        learns_scores = spec_of(self.config.judge).eft == "scores" and eft_is_used(self.config)
+        return learns_scores and needs_baseline(EFT.read(self.workspace), self.config.data.rationales)
 
     def generator(self) -> Generator:
         return Generator(SFT_BASELINE)
@@ -137,7 +137,7 @@ class BuildEFT(LocalStage):
         return recorded(workspace, *(artifact.path(workspace) for artifact in SEEDS), *rationales)
 
     def wanted(self) -> bool:
-        return spec_of(self.config.judge).eft != "none"
+        return eft_is_used(self.config)
 
     def run(self) -> dict[str, Any]:
         workspace, config, ranked = self.workspace, self.config, EFT.read(self.workspace)

@@ -8,14 +8,14 @@ from typing import Any
 from srlm.config import Config, options_of
 from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.agreement import judges_agree, score_mean
-from srlm.evaluation.held_out import held_out_prompts
+from srlm.evaluation.held_out import held_out_prompts, judge_is_measured
 from srlm.io.progress import say
 from srlm.io.record_file import write_records
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judged_files
 from srlm.judges.meta import judgement_pairs, meta_options
 from srlm.judges.prompt import JudgeTemplate
-from srlm.judges.roles import judge_of
+from srlm.judges.roles import feedback_judge, judge_of
 from srlm.pipeline.artifacts import (
     CANDIDATES,
     FEEDBACK,
@@ -54,7 +54,7 @@ class SelectPairs(LocalStage):
 
     def depends_on(self) -> dict[str, Any]:
         names = [f"pairs.{name}" for name in ("policy", "min_gap", "length_penalty", "truncated")]
-        names += ["judge.min_valid", "judge.meta"]
+        names += ["judgements.path"] if self.config.judgements.path else ["judge.min_valid", "judge.meta"]
         return options_of(self.config, *names, *(["judge.meta_max_tokens"] if self.config.judge.meta else []))
 
     def made_from(self) -> dict[str, str]:
@@ -70,8 +70,8 @@ class SelectPairs(LocalStage):
         workspace, config, t = self.workspace, self.config, self.t
         prompts = [prompt for prompt in PROMPTS.read(workspace, t) if not prompt.rejected]
         candidates, judgements = CANDIDATES.read(workspace, t), JUDGEMENTS.read(workspace, t)
-        penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.judge.min_valid)
-        selected = select(prompts, candidates, judgements, config.pairs, config.judge.min_valid, penalty)
+        penalty = length_penalty(prompts, candidates, judgements, config.pairs, config.min_valid)
+        selected = select(prompts, candidates, judgements, config.pairs, config.min_valid, penalty)
         pairs = [pair for selection in selected.values() for pair in selection.pairs]
         answers = [answer for selection in selected.values() for answer in selection.answers]
         unpaired = unpaired_of(selected)
@@ -113,7 +113,8 @@ class SelectPairs(LocalStage):
     def _agreement(self) -> float | None:
         """Return the agreement of M_t-1's and M_t-2's held-out judgements; None if M_t-1 does not judge candidates."""
         config = self.config
-        if config.judge.model != "self" or judge_of(config, self.t - 1).of_run is None:
+        own_judge = config.judge.model == "self" and judge_of(config, self.t - 1).of_run is not None
+        if config.judgements.path or not own_judge or not judge_is_measured(config, self.t - 2):
             return None
         now, before = (HELD_OUT_JUDGEMENTS.read(self.workspace, u) for u in (self.t - 1, self.t - 2))
         return judges_agree(held_out_prompts(self.workspace, config), now, before)
@@ -146,6 +147,13 @@ class CheckFeedback:
         if number >= self.config.pairs.min_pairs:
             return
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
+        if path := self.config.pairs.path or self.config.judgements.path:
+            why = f" ({reasons})" if reasons else ""
+            raise NoPairsError(
+                f"Iteration {self.t} has {describe_feedback(counts)} from {counts['prompts']} prompts of {path}, but "
+                f"pairs.min_pairs={self.config.pairs.min_pairs} are needed{why}. Add rows, or lower pairs.min_pairs or "
+                f"pairs.min_gap, and delete {self.workspace.iteration(self.t)}."
+            )
         error = NoPairsError(
             f"Iteration {self.t} has {describe_feedback(counts)} from {counts['prompts']} prompts, but "
             f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). First read "
@@ -160,7 +168,7 @@ class CheckFeedback:
         raise error
 
     def _check_alarms(self, statistics: dict[str, float]) -> None:
-        alarms, judge = triggered(statistics, self.config.alarms), judge_of(self.config, self.t - 1)
+        alarms, judge = triggered(statistics, self.config.alarms), feedback_judge(self.config, self.t - 1)
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:

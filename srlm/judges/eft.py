@@ -31,6 +31,17 @@ def needs_baseline(ranked: Sequence[RankedPrompt], source: RationaleSource) -> b
     return source is RationaleSource.baseline
 
 
+def sft_uses_eft(config: Config) -> bool:
+    """Return whether M1 is trained on EFT examples: the judge learns from them in SFT, and `sft.data` includes them."""
+    return spec_of(config.judge).eft_in_sft and config.sft.uses_eft
+
+
+def eft_is_used(config: Config) -> bool:
+    """Return whether EFT examples are built: for SFT, or for a judge that is trained as a separate model."""
+    spec = spec_of(config.judge)
+    return sft_uses_eft(config) or bool(spec.eft != "none" and spec.trains and config.data.eft.path)
+
+
 def examples_of_run(
     config: Config, ranked: Sequence[RankedPrompt], judgements: Sequence[Judgement]
 ) -> tuple[list[JudgeExample], dict[str, Any]]:

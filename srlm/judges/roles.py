@@ -17,6 +17,12 @@ def judge_of(config: Config, t: int) -> ModelRef:
     return ModelRef(spec.trains) if spec.trains and own else resolve_role(config.judge.model, t)
 
 
+def feedback_judge(config: Config, t: int) -> str:
+    """Return, for messages, who judged M_t's candidates: the judge's name, or the option of own judgements or pairs."""
+    own = [name for name in ("judgements", "pairs") if getattr(config, name).path]
+    return f"{own[0]}.path" if own else str(judge_of(config, t))
+
+
 def measured_judge(config: Config, t: int) -> ModelRef:
     """Return the judge that is evaluated with M_t: M_t itself, or the trained judge or program of its candidates."""
     spec = spec_of(config.judge)

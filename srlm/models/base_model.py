@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from srlm.io.progress import say
 from srlm.models.checkpoint import Checkpoint
 from srlm.models.checkpoint_checks import notes_of, problems_of, refuse
 from srlm.models.resolve import identity, licence_of, model_id, resolve
-from srlm.pipeline.artifacts import BASE_MODEL
-from srlm.pipeline.stage import RunStage
+from srlm.pipeline.artifacts import model_output
+from srlm.pipeline.run_reader import refuse_other_maker
+from srlm.pipeline.stage import LocalStage, RunStage, recorded
 from srlm.pipeline.worker import run_worker
-from srlm.pipeline.workspace import Workspace
+from srlm.pipeline.workspace import BASE_MODEL, Workspace
 
 
 class BaseModel(RunStage):
@@ -51,6 +53,33 @@ class BaseModel(RunStage):
     def run(self) -> dict[str, Any]:
         """Resolve and check M0 in a separate process."""
         run_worker("srlm.models.base_model:worker", self.workspace, 0, name=self.name)
+        return {}
+
+
+class StartFromBase(LocalStage):
+    """M1 is M0, without SFT (`sft.data=none`). The checkpoint is not copied: a file says that M1 is M0."""
+
+    name = "start_from_base"
+
+    def writes(self) -> list[str]:
+        return [BASE_MODEL]
+
+    def depends_on(self) -> dict[str, Any]:
+        return options_of(self.config, "sft.data")
+
+    def made_from(self) -> dict[str, str]:
+        return recorded(self.workspace, model_output(self.workspace, 0))
+
+    def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
+        """Return whether the stage is complete; raise RunFolderError if M1 was trained."""
+        refuse_other_maker(self, 1, "sft.data")
+        return super().complete(inputs)
+
+    def caption(self) -> str:
+        return "M1 is M0: no SFT"
+
+    def run(self) -> dict[str, Any]:
+        write_atomic(self.outputs[0], model_output(self.workspace, 0).read_text())
         return {}
 
 

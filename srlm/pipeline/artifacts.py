@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from srlm.io.record_file import peek_records, read_records
-from srlm.pipeline.workspace import Workspace
+from srlm.pipeline.workspace import BASE_MODEL, Workspace
 from srlm.types import (
     Answer,
     Candidate,
@@ -58,6 +58,7 @@ IFT = Artifact("ift.jsonl", SeedExample, "data")
 EFT = Artifact("eft.jsonl", RankedPrompt, "data")
 EFT_HELD_OUT = Artifact("eft_held_out.jsonl", RankedPrompt, "data")
 EVALUATION_PROMPTS = Artifact("evaluation.jsonl", SeedExample, "data")
+POOL = Artifact("pool.jsonl", SeedExample, "data")  # prompts of `prompts.path`; a response is a reference answer
 IFEVAL_PROMPTS = Artifact("ifeval.jsonl", SeedExample, "data")
 SEEDS: tuple[Artifact[SeedExample] | Artifact[RankedPrompt], ...] = (IFT, EFT, EFT_HELD_OUT, EVALUATION_PROMPTS)
 
@@ -84,7 +85,6 @@ HELD_OUT_JUDGEMENTS = Artifact("held_out_judgements.jsonl", Judgement, "evaluati
 MODEL = "model"  # a folder of an iteration: the checkpoint of M_t
 SFT_BASELINE = "sft_baseline"  # a folder of iteration 1: M0 after SFT on IFT alone
 REWARD_MODEL = "reward_model"  # a folder of iteration 1
-BASE_MODEL = "model.json"  # of iteration 0: which model M0 is
 EVALUATION = "evaluation.json"  # of an iteration: the measures of M_t
 
 
@@ -104,5 +104,5 @@ def training_counts(stage: str) -> str:
 
 
 def model_output(workspace: Workspace, t: int) -> Path:
-    """Return the output of the stage that makes M_t: its checkpoint, or for M0 the file that names it."""
-    return workspace.iteration(t) / (MODEL if t else BASE_MODEL)
+    """Return the output of the stage that makes M_t: its checkpoint, or for M0 (also as M1) the file that names it."""
+    return workspace.iteration(t) / (BASE_MODEL if t == 0 or workspace.is_base(t) else MODEL)

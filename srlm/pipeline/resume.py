@@ -81,7 +81,8 @@ def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequ
     if started is None:
         return None
     changed = [option("name", config.name), option("runs_dir", config.runs_dir), f"iteration={iteration}", *more]
-    if iteration > 1 and not config.evaluation.enabled:
+    own = config.judgements.path or config.pairs.path
+    if iteration > 1 and not config.evaluation.enabled and not own:
         changed.append("evaluation.enabled=true")  # later models depend on evaluations
     parser = OverridesParser.create()
     replaced = {parser.parse_override(word).key_or_group for word in changed}

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from srlm.config import option_value
 from srlm.errors import RunFolderError
-from srlm.pipeline.manifest import Manifest, finished_manifests
+from srlm.pipeline.artifacts import model_output
+from srlm.pipeline.manifest import Manifest, finished_manifests, stage_manifest
 from srlm.pipeline.resume import command_to
+from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 
 ANSWERS = "evaluation/answers"
@@ -25,11 +28,35 @@ def open_run(folder: str | Path) -> Workspace:
     return workspace
 
 
+def run_at(path: str) -> Workspace | None:
+    """Return the run in the folder that an option names, None if it names anything else."""
+    folder = Path(path).expanduser()
+    return open_run(folder) if path and (folder / "config.yaml").is_file() and (folder / "run.json").is_file() else None
+
+
 def model_manifest(workspace: Workspace, t: int) -> Manifest | None:
     """Return the manifest of the stage that trained M_t, t >= 1; None if it is not finished."""
-    model, folder = workspace.relative(workspace.model(t)), workspace.iteration(t)
+    model, folder = workspace.relative(model_output(workspace, t)), workspace.iteration(t)
     found = (Manifest.load(path) for path in finished_manifests(folder, below=False))
     return next((manifest for manifest in found if model in manifest.outputs), None)
+
+
+def refuse_other_maker(stage: Stage, t: int, option: str) -> None:
+    """Raise an error if another stage than this one made M_t, t >= 1.
+
+    Raises
+    ------
+    RunFolderError
+        With `option`, which selects the stage.
+    """
+    made = model_manifest(stage.workspace, t)
+    if made and made.stage != str(stage):
+        value = option_value(stage.config, option)
+        raise RunFolderError(
+            f"M{t} in {stage.workspace.root} was made by the stage {made.stage}, not by {stage.name} "
+            f"({option}={value}). To continue: revert the option {option}, or start a new run with name=..., or delete "
+            f"{stage.to_delete()} to recompute it."
+        )
 
 
 def model_stage(workspace: Workspace, t: int) -> str:
@@ -74,6 +101,18 @@ def manifest(workspace: Workspace, t: int, stage: str) -> Manifest:
             f"these, or run this command first: {command_to(workspace, t)}"
         )
     return Manifest.load(path)
+
+
+def stage_with(workspace: Workspace, t: int, stage: str, file: str) -> str:
+    """Return the finished stage of iteration t that wrote a file: `stage`, or one that took the file from own data.
+
+    `stage` as well if neither is finished.
+    """
+    if stage_manifest(workspace.iteration(t), stage):
+        return stage
+    name = workspace.relative(workspace.iteration(t) / file)
+    found = (path for path in finished_manifests(workspace.iteration(t), below=False))
+    return next((path.stem for path in found if name in Manifest.load(path).outputs), stage)
 
 
 def finished_output(workspace: Workspace, t: int, stage: str, file: str) -> Path:

@@ -251,10 +251,10 @@ class Stage:
         since = "ran" if self.path.exists() else "began"
         raise RunFolderError(
             f"The stage {self} in {self.workspace.root} cannot be used: {what} since this stage {since}{details}. To "
-            f"continue: {revert}, or start a new run with name=..., or delete {self._to_delete()} to recompute it."
+            f"continue: {revert}, or start a new run with name=..., or delete {self.to_delete()} to recompute it."
         )
 
-    def _to_delete(self) -> str:
+    def to_delete(self) -> str:
         """Return what to delete to recompute this stage and those that depend on it."""
         if self.name == "evaluation":  # no stage depends on it
             return f"{self.path} and {self.outputs[0]}"

@@ -21,6 +21,7 @@ from srlm.pipeline.processes import LOCK, lock_exclusively, share_lock
 
 LINEAGE = "lineage"  # folder in a run: the last manifest of each stage
 _REWRITTEN = "Restore it, or delete it: the next command writes it again."
+BASE_MODEL = "model.json"  # of iteration 0: which model M0 is; of iteration 1, if it is M0 as well
 CARD = "README.md"  # a model's card, in the model's folder
 
 
@@ -62,9 +63,13 @@ class Workspace:
 
     def model(self, t: int) -> Path:
         """Return the full checkpoint of M_t. M_0 is not copied; its path is in run.json."""
-        if t == 0:
+        if t == 0 or self.is_base(t):
             return Path(self.run()["base_model"])
         return self.iteration(t) / "model"
+
+    def is_base(self, t: int) -> bool:
+        """Return whether M_t, t >= 1, is M_0 itself: M_1 without SFT (`sft.data=none`)."""
+        return t == 1 and (self.iteration(1) / BASE_MODEL).exists()
 
     @property
     def sft_baseline(self) -> Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
 
+from srlm.data.config import RowsConfig
 from srlm.ranges import at_least
 
 
@@ -21,9 +22,17 @@ class AlarmAction(Enum):
 
 
 @dataclass
-class PairsConfig:
-    """Selection of preference pairs from candidates."""
+class PairsConfig(RowsConfig):
+    """Selection of preference pairs from candidates, or own pairs.
 
+    Of own pairs, only `count`, `min_pairs` and the options of their rows are used.
+    """
+
+    # "" = they are selected from judged candidates. Otherwise preference pairs (for KTO also labelled answers): a file,
+    # hub:OWNER/NAME or a published dataset, or the folder of another run, runs/NAME; iteration t takes that run's pairs
+    # of iteration t
+    path: str = ""
+    count: Annotated[int, at_least(0)] = 0  # rows per iteration, drawn with the run's seed; 0 = all, for one iteration
     min_gap: Annotated[float, at_least(0)] = 0.0  # mean score of chosen minus rejected must exceed this, in points
     # points subtracted from a candidate's score per hundred characters; null = the penalty with which the chosen and
     # rejected answers are equally long on average

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from srlm.config import Config
 from srlm.engines.session import Session
@@ -32,7 +33,17 @@ class Recipe(ABC):
 
     `steps` constructs the steps lazily and reads no records: what depends on earlier outputs is asked of the stage
     when its turn comes (`RunStage.wanted`).
+
+    Attributes
+    ----------
+    own_data : frozenset of str
+        Options of own prompts, judgements and pairs that the recipe uses. Others are refused.
+    needs_ift : bool
+        Whether the recipe needs IFT data even if M1 is not trained on them.
     """
+
+    own_data: ClassVar[frozenset[str]] = frozenset()
+    needs_ift: ClassVar[bool] = False
 
     @abstractmethod
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:

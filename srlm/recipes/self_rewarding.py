@@ -14,24 +14,32 @@ from srlm.data.prepare import PrepareData, PrepareIFEval
 from srlm.engines.session import Session, Single
 from srlm.evaluation.evaluate import Evaluate
 from srlm.generation.eft import BuildEFT, WriteRationales
+from srlm.generation.own_feedback import take_feedback
 from srlm.generation.pairs import CheckFeedback, SelectPairs
+from srlm.generation.pool import take_prompts
 from srlm.models.base_model import BaseModel
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes.runner import Action, Recipe, Step
-from srlm.recipes.turn import generate
+from srlm.recipes.turn import first_model, generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
-from srlm.training.stages import Train, TrainRewardModel, TrainSFT, TrainSFTBaseline
+from srlm.training.stages import Train, TrainRewardModel, TrainSFTBaseline
 
 
 class SelfRewarding(Recipe):
     """The paper's recipe."""
 
+    own_data = frozenset({"prompts.path", "judgements.path", "pairs.path"})
+
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:
         evaluated = config.evaluation.enabled
+        own = config.judgements.path or config.pairs.path
         yield PrepareData(workspace, config)
         if config.evaluation.ifeval:
             yield PrepareIFEval(workspace, config)
+        if config.prompts.path:
+            yield from take_prompts(workspace, config, last)
+        yield from take_feedback(workspace, config, last)
         yield BaseModel(workspace, config)
         if evaluated:
             yield from generate(workspace, config, 0, feedback=False)
@@ -39,17 +47,17 @@ class SelfRewarding(Recipe):
         rationales = WriteRationales(workspace, config, 1)
         yield Session("rationales", 1, rationales.generator(), ((Single(rationales),),), rationales.caption())
         yield BuildEFT(workspace, config, 1)
-        yield TrainSFT(workspace, config, 1)
+        yield first_model(workspace, config)
         yield TrainRewardModel(workspace, config, 1)
-        if not evaluated:
-            return
         for t in range(1, last + 1):
-            yield from generate(workspace, config, t, feedback=t < last)
-            yield Evaluate(workspace, config, t - 1)
-            yield Evaluate(workspace, config, t)
-            yield Action(partial(write_card, workspace, config, t))
+            if evaluated:
+                yield from generate(workspace, config, t, feedback=t < last and not own)
+                yield Evaluate(workspace, config, t - 1)
+                yield Evaluate(workspace, config, t)
+                yield Action(partial(write_card, workspace, config, t))
             if t < last:
-                yield SelectPairs(workspace, config, t + 1)
+                if not config.pairs.path:
+                    yield SelectPairs(workspace, config, t + 1)
                 yield Action(CheckFeedback(workspace, config, t + 1).run)
                 yield Action(partial(update_report, workspace))
                 yield Train(workspace, config, t + 1)

@@ -25,10 +25,10 @@ from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import TRUNCATED, count_reasons, takes_part
 from srlm.recipes.runner import Action, Recipe, Step
-from srlm.recipes.turn import generate
+from srlm.recipes.turn import first_model, generate
 from srlm.reporting.model_card import write_card
 from srlm.reporting.run_report import update_report
-from srlm.training.stages import Train, TrainSFT
+from srlm.training.stages import Train
 from srlm.types import Candidate, PreferencePair, Prompt, Unpaired
 
 
@@ -116,11 +116,13 @@ class PairWithHuman(LocalStage):
 class SPIN(Recipe):
     """Self-play fine-tuning: SFT on IFT alone, then DPO of human answers against own answers."""
 
+    needs_ift = True
+
     def steps(self, workspace: Workspace, config: Config, last: int) -> Iterator[Step]:
         yield PrepareData(workspace, config)
         yield BaseModel(workspace, config)
         yield from generate(workspace, config, 0, feedback=False)
-        yield TrainSFT(workspace, config, 1)
+        yield first_model(workspace, config)
         for t in range(1, last + 1):
             more = t < last
             if more:

@@ -16,7 +16,7 @@ from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
-from srlm.judges.roles import judge_of
+from srlm.judges.roles import feedback_judge
 from srlm.metrics import metric, slug
 from srlm.pipeline.artifacts import (
     ANSWERS,
@@ -170,10 +170,10 @@ class RunNumbers:
                 continue
             accepted = [prompt.id for prompt in prompts if not prompt.rejected]
             candidates = self.records(CANDIDATES, t)
-            means = mean_scores(self.records(JUDGEMENTS, t), self.config.judge.min_valid)
+            means = mean_scores(self.records(JUDGEMENTS, t), self.config.min_valid)
             scored = Counter(candidate.prompt_id for candidate in candidates if candidate.id in means)
             steps = [
-                ("generated prompts", len(prompts), {}),
+                ("prompts of the pool" if self.config.prompts.path else "generated prompts", len(prompts), {}),
                 ("accepted prompts", len(accepted), dict(lost)),
                 ("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}),
             ]
@@ -255,7 +255,7 @@ def collect(root: Path) -> RunNumbers:
         if made := stage_manifest(workspace.iteration(t), "pairs"):
             counts[t] = made.counts
             statistics[t] = counts[t]["alarms"]
-            judge = str(judge_of(config, t - 1))
+            judge = feedback_judge(config, t - 1)
             alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(statistics[t], config.alarms)]
     own = {t - 1: of_pairs["score_mean"] for t, of_pairs in counts.items() if of_pairs.get("score_mean")}
     hacking, stopping = reward_hacking_report(models, counts), outcome_lines(workspace, config, len(models))

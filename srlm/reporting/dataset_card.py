@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from srlm.io import serialization
 from srlm.io.record_file import read_records
 from srlm.pipeline import artifacts
 from srlm.pipeline.artifacts import Artifact
-from srlm.pipeline.run_reader import finished_output
+from srlm.pipeline.run_reader import finished_output, stage_with
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.model_card import PAPER, languages, lineage_section, plain, seed_paths, shown
 from srlm.types import Prompt, SeedExample
@@ -75,10 +75,12 @@ def data_files(workspace: Workspace, t: int, with_seeds: bool) -> tuple[dict[str
     """
     files: dict[str, Path | bytes] = {}
     kinds: dict[str, type] = {}
+    own_pairs = workspace.config().pairs.path  # they have no judgements
     for u in range(2, t + 1):
         for kind in KINDS:
-            if kind.always or kind.artifact.path(workspace, u).is_file():
-                path = finished_output(workspace, u, kind.stage, kind.artifact.file)
+            if (kind.always and not own_pairs) or kind.artifact.path(workspace, u).is_file():
+                stage = stage_with(workspace, u, kind.stage, kind.artifact.file)
+                path = finished_output(workspace, u, stage, kind.artifact.file)
                 kinds[kind.name] = kind.artifact.record
                 files[f"{kind.name}/iteration_{u}.jsonl"] = (
                     _accepted(path) if kind.artifact is artifacts.PROMPTS else path
@@ -154,7 +156,11 @@ def _column(name: str, hint: Any) -> dict[str, Any]:
 
 def _with_texts(path: Path) -> bytes:
     """Return a file of seeds with the arguments of constraints as JSON strings, because a Hub column has one type."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    return _with_plain_arguments(path.read_text(encoding="utf-8").split("\n")[:-1])
+
+
+def _with_plain_arguments(lines: Sequence[str]) -> bytes:
+    rows = [json.loads(line) for line in lines]
     for row in rows:
         for constraint in row.get("constraints", []):
             constraint["kwargs"] = json.dumps(constraint["kwargs"], ensure_ascii=False)
@@ -164,4 +170,4 @@ def _with_texts(path: Path) -> bytes:
 def _accepted(path: Path) -> bytes:
     """Return a file of prompts without rejected prompts."""
     kept = [prompt for prompt in read_records(path, Prompt) if not prompt.rejected]
-    return "".join(serialization.to_json(prompt) + "\n" for prompt in kept).encode()
+    return _with_plain_arguments([serialization.to_json(prompt) for prompt in kept])

@@ -72,7 +72,7 @@ class Judged:
 class Shown:
     """One answer to the prompt of an entry."""
 
-    label: str  # c0, c1, ... for candidates; M0, M1, ... for evaluation answers; a0, a1, ... for ranked answers
+    label: str  # c0, c1, ... for candidates (also "reference"); M0, M1, ... for evaluation answers; a0, a1, ... ranked
     text: str
     thought: str = ""  # generated text before the answer
     score: float | None = None  # mean over its judgements
@@ -163,7 +163,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         answers = [labelled[candidate.id] for candidate in own if candidate.id in labelled]
         marks |= {answer.id: "desirable" if answer.label else "undesirable" for answer in answers}
         gap = max((pair.chosen_score - pair.rejected_score for pair in selected), default=None)
-        entry = Entry(prompt.id, "feedback", t, "", prompt.text, gap=gap, history=list(prompt.history))
+        entry = Entry(prompt.id, "feedback", t, prompt.type, prompt.text, gap=gap, history=list(prompt.history))
+        entry.constraints = [constraint_words(constraint) for constraint in prompt.constraints]
         texts = {candidate.id: candidate.text for candidate in own}
         both = (sorted((pair.chosen_id, pair.rejected_id), key=number_of) for pair in selected)
         entry.pairs = [(label(a), label(b)) for a, b in both if texts.get(a) != texts.get(b)]
@@ -177,6 +178,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
             entry.outcome = reasons.get(prompt.id, "no pair")  # runs of older versions have no reasons
         else:
             entry.outcome = "not paired yet"
+        if prompt.reference:
+            entry.answers.append(Shown("reference", prompt.reference, characters=len(prompt.reference)))
         for candidate in own:
             judged = sorted(judgements.get(candidate.id, []), key=lambda judgement: number_of(judgement.id))
             entry.answers.append(
@@ -189,6 +192,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
                     tokens=candidate.tokens,
                     characters=len(candidate.text),
                     truncated=candidate.truncated,
+                    checks=[follows(constraint, candidate.text) for constraint in prompt.constraints],
                     judgements=[_judged("", judgement) for judgement in judged],
                 )
             )

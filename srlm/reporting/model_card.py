@@ -20,8 +20,8 @@ from srlm.evaluation.measures import Measure
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.io.files import write_atomic
 from srlm.io.tables import cell, number
-from srlm.judges import spec_of
-from srlm.judges.roles import judge_of
+from srlm.judges.eft import sft_uses_eft
+from srlm.judges.roles import feedback_judge
 from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import IFT
@@ -40,7 +40,12 @@ _LONGEST = 120  # maximum characters of an option's value
 
 
 def write_card(workspace: Workspace, config: Config, t: int) -> None:
-    """Write M_t's card to its folder, t >= 1; a file with the same content is not rewritten."""
+    """Write M_t's card to its folder, t >= 1; a file with the same content is not rewritten.
+
+    M1 that is M0 (`sft.data=none`) gets none, because its folder is not the run's.
+    """
+    if workspace.is_base(t):
+        return
     path = workspace.model(t) / CARD
     text = model_card(workspace, config, t)
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
@@ -77,12 +82,9 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
     )
     training = (
         f"It was trained with {method.upper()} from M{t - 1} on "
-        f"{describe_feedback(manifest(workspace, t, 'pairs').counts)} of M{t - 1}'s own answers, judged by "
-        f"{plain(str(judge_of(config, t - 1)))}."
+        f"{describe_feedback(manifest(workspace, t, 'pairs').counts)} {_origin(config, t)}."
         if t >= 2
-        else "It was trained with SFT from M0 on IFT examples (instructions with human answers)"
-        + (" and EFT examples (judgements of answers)" if spec_of(config.judge).eft_in_sft else "")
-        + "."
+        else f"It was trained with SFT from M0 on {' and '.join(_sft_data(config))}."
     )
     sections = [
         f"# {plain(name)}\n\nThis is M{t} of the run {plain(workspace.root.name)}: self-rewarding training ({PAPER}) "
@@ -96,6 +98,19 @@ def model_card(workspace: Workspace, config: Config, t: int, place: str = "") ->
         _options_section(_options(workspace, t)),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def _sft_data(config: Config) -> list[str]:
+    """Return what M1 was trained on."""
+    ift = ["IFT examples (instructions with human answers)"] if config.sft.uses_ift else []
+    return [*ift, *(["EFT examples (judgements of answers)"] if sft_uses_eft(config) else [])]
+
+
+def _origin(config: Config, t: int) -> str:
+    """Return whose answers M_t was trained on, and who judged them."""
+    if path := config.pairs.path or config.judgements.path:
+        return f"from {plain(shown(path))}"
+    return f"of M{t - 1}'s own answers, judged by {plain(feedback_judge(config, t - 1))}"
 
 
 def plain(text: object) -> str:
@@ -227,7 +242,7 @@ def _options_section(options: Mapping[str, Any]) -> str:
 def _limits_section(workspace: Workspace, config: Config, t: int, evaluation: Evaluation) -> str:
     lines = []
     if t >= 2:
-        judge = plain(str(judge_of(config, t - 1)))
+        judge = plain(feedback_judge(config, t - 1))
         by_model = (
             "No person checked the judgements"
             if config.judge.model != "endpoint"
@@ -285,10 +300,11 @@ def _load_section(place: str) -> str:
 
 
 def seed_paths(config: Config) -> dict[str, str]:
-    """Return the sources of the seed data: group -> builtin, hub:OWNER/NAME or a path."""
+    """Return the sources of the data that no model of the run wrote: group -> builtin, hub:OWNER/NAME or a path."""
     data = config.data
     paths = {"ift": data.ift.path, "eft": data.eft.path, "evaluation": data.evaluation.path}
-    return {group: f"hub:{hub_name(path)}" if hub_name(path) else path for group, path in paths.items()}
+    paths |= {group: getattr(config, group).path for group in ("prompts", "judgements", "pairs")}
+    return {group: f"hub:{hub_name(path)}" if hub_name(path) else path for group, path in paths.items() if path}
 
 
 def _is_hub(path: str) -> bool:

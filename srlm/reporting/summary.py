@@ -19,7 +19,7 @@ from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
-from srlm.judges.roles import judge_of
+from srlm.judges.roles import feedback_judge
 from srlm.metrics import PARTS, Metric, metric
 from srlm.models.conversation import dialogue
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
@@ -64,7 +64,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     for line in judge_lines(models):
         console.print(line, style="bold", markup=False)
     print_table(console, measures_table(models))
-    for line in verdict(models):
+    for line in verdict(models, workspace.is_base(1)):
         console.print(line, style="bold", markup=False)
     for line in missing_lines(workspace.root):
         console.print(line, markup=False)
@@ -124,14 +124,16 @@ def judge_lines(models: Mapping[int, Evaluation]) -> list[str]:
     return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
 
 
-def verdict(models: Mapping[int, Evaluation]) -> list[str]:
+def verdict(models: Mapping[int, Evaluation], m1_is_m0: bool = False) -> list[str]:
     """Return a sentence for each model: whether its judge and its answers are better than the previous model's.
 
-    A change counts if the 95 % interval of the difference excludes 0.
+    A change counts if the 95 % interval of the difference excludes 0. `m1_is_m0` if there was no SFT.
     """
     return [
         f"M{t} against M{t - 1}: judge: {_judge_verdict(models[t].judge)}; "
         f"answers: {_answers_verdict(models[t].head_to_head)}."
+        if t > 1 or not m1_is_m0
+        else "M1 is M0, without SFT."
         for t in list(models)[1:]
     ]
 
@@ -193,7 +195,7 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     """Return a line for each triggered alarm, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
-        statistics, judge = pair_counts(workspace, t)["alarms"], judge_of(config, t - 1)
+        statistics, judge = pair_counts(workspace, t)["alarms"], feedback_judge(config, t - 1)
         lines += [f"Alarm, {judge} as judge: {message}" for _, message in triggered(statistics, config.alarms)]
     return lines or ["No alarm was triggered (alarms.NAME.threshold)."]
 
@@ -253,7 +255,7 @@ def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:
     root = workspace.root
     others = f" ... iteration_{last}/model" if last > 1 else ""
     say(f"\nRun      {root} ({seconds / 60:.1f} min in this session)")
-    say(f"Models   {root}/iteration_1/model{others}")
+    say(f"Models   {workspace.model(1)}{others}")
     say(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json")
     say(f"Report   {root}/report.html")
     if command := run_command(workspace, config, last + 1):

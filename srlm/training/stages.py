@@ -17,12 +17,12 @@ from srlm.engines.dependencies import (
     model_input,
     model_options,
 )
-from srlm.errors import RunFolderError
+from srlm.errors import SeedError
 from srlm.ids import derive_seed
 from srlm.io.files import files_by_name, write_atomic
 from srlm.judges import spec_of
 from srlm.judges.dependencies import judge_options
-from srlm.judges.eft import needs_baseline
+from srlm.judges.eft import eft_is_used, needs_baseline, sft_uses_eft
 from srlm.judges.pairwise import load_template as load_pairwise_template
 from srlm.judges.roles import judge_of
 from srlm.pipeline.artifacts import (
@@ -41,7 +41,7 @@ from srlm.pipeline.artifacts import (
 )
 from srlm.pipeline.provenance import TRAINING
 from srlm.pipeline.roles import iteration, resolve_role, training_reference
-from srlm.pipeline.run_reader import model_manifest
+from srlm.pipeline.run_reader import refuse_other_maker
 from srlm.pipeline.stage import RunStage, recorded
 from srlm.pipeline.worker import run_worker
 from srlm.pipeline.workspace import Workspace, early_stopping_folder
@@ -164,24 +164,41 @@ class TrainSFTBaseline(TrainingStage):
         return found | model_input(self.workspace, iteration(0)) | chat_template(self.config)
 
     def wanted(self) -> bool:
-        ranked = EFT.read(self.workspace)
-        return needs_baseline(ranked, self.config.data.rationales) and spec_of(self.config.judge).eft == "scores"
+        """Return whether EFT data need rationales.
+
+        Raises
+        ------
+        SeedError
+            If they do, and there is no IFT example to train the SFT baseline on.
+        """
+        config = self.config
+        learns_scores = spec_of(config.judge).eft == "scores" and eft_is_used(config)
+        wanted = learns_scores and needs_baseline(EFT.read(self.workspace), config.data.rationales)
+        if wanted and not config.data.ift.path:
+            raise SeedError(
+                f"data.eft.path={config.data.eft.path} has no rationales, and the SFT baseline that would write them "
+                "is trained on IFT. Set data.ift.path, or data.rationales=none to train on scores only."
+            )
+        return wanted
 
     def caption(self) -> str:
         return "The SFT baseline: SFT on IFT alone"
 
     def _unused(self) -> set[str]:
-        return _unused_masking(self.config.sft) | _RANKING
+        return _unused_masking(self.config.sft) | _RANKING | {"sft.data", "sft.eft_repeats"}
 
 
 class TrainSFT(TrainingStage):
-    """M0 to M1: SFT on IFT and EFT; on IFT alone where the judge generates nothing (arXiv 2401.10020, section 2.1)."""
+    """M0 to M1: SFT on IFT and EFT (arXiv 2401.10020, section 2.1).
+
+    On IFT alone if the judge generates nothing, or on one of the two by `sft.data`.
+    """
 
     name, method, start = "sft", SFT, 0
 
     def rows(self) -> list[SeedExample | JudgeExample]:
-        eft = EFT_EXAMPLES.read(self.workspace, 1) if spec_of(self.config.judge).eft_in_sft else []
-        return [*IFT.read(self.workspace), *eft]
+        ift = IFT.read(self.workspace) if self.config.sft.uses_ift else []
+        return [*ift, *(EFT_EXAMPLES.read(self.workspace, 1) if sft_uses_eft(self.config) else [])]
 
     def depends_on(self) -> dict[str, Any]:
         options = super().depends_on()
@@ -190,12 +207,18 @@ class TrainSFT(TrainingStage):
         return options | {"judge.template": judge_options(self.config).get("judge.template")}
 
     def made_from(self) -> dict[str, str]:
-        examples = [EFT_EXAMPLES.path(self.workspace, 1)] if spec_of(self.config.judge).eft_in_sft else []
-        found = recorded(self.workspace, IFT.path(self.workspace), *examples)
+        files = [IFT.path(self.workspace)] if self.config.sft.uses_ift else []
+        files += [EFT_EXAMPLES.path(self.workspace, 1)] if sft_uses_eft(self.config) else []
+        found = recorded(self.workspace, *files)
         return found | model_input(self.workspace, iteration(0)) | chat_template(self.config)
 
     def caption(self) -> str:
-        return "M0 -> M1: SFT on IFT" + (" and EFT" if spec_of(self.config.judge).eft_in_sft else "")
+        used = {"IFT": self.config.sft.uses_ift, "EFT": sft_uses_eft(self.config)}
+        return f"M0 -> M1: SFT on {' and '.join(name for name, is_used in used.items() if is_used)}"
+
+    def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
+        refuse_other_maker(self, 1, "sft.data")
+        return super().complete(inputs)
 
     def _ranks(self) -> bool:
         return self.config.sft.eft_loss is EFTLoss.ranking
@@ -280,13 +303,7 @@ class Train(TrainingStage):
         return [*super().resumes_from(), *early]
 
     def complete(self, inputs: Mapping[str, str] | None = None) -> bool:
-        made = model_manifest(self.workspace, self.t)
-        if made and made.stage != str(self):
-            raise RunFolderError(
-                f"M{self.t} in {self.workspace.root} was made by the stage {made.stage}, not by {self.name} "
-                f"(method={self.config.method}). To continue: revert the option method, or start a new run with "
-                f"name=..., or delete {self._to_delete()} to recompute it."
-            )
+        refuse_other_maker(self, self.t, "method")
         return super().complete(inputs)
 
     def caption(self) -> str:

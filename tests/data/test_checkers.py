@@ -156,6 +156,18 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ),
     ("final_answer:choice", {"answer": "不是", "options": ["是", "不是"]}, ["答案不是。"], ["答案是。", "是不是"]),
     ("final_answer:choice", {"answer": "चा", "options": ["चा", "चाय"]}, ["यह चा है"], ["यह चाय है"]),
+    (
+        "final_answer:label",
+        {"answer": "B", "labels": ["A", "B", "C"]},
+        [
+            "B",
+            "(B) A plant",
+            "Answer: **B**",
+            "A cat is no plant. The answer is B because C is not.",
+            "A. no\nAnswer: B.",
+        ],
+        ["A", "b", "C, not B", "B. Answer: C", "Basil", "A plant"],
+    ),
 ]
 
 
@@ -172,7 +184,7 @@ def test_each_checker_accepts_and_rejects_texts(
 def test_all_checkers_have_test_cases() -> None:
     assert {name for name, *_ in CASES} == set(CHECKERS)
     assert len(IFEVAL) == 25
-    assert set(CHECKERS) - set(IFEVAL) == {"final_answer:number", "final_answer:choice"}
+    assert set(CHECKERS) - set(IFEVAL) == {"final_answer:number", "final_answer:choice", "final_answer:label"}
 
 
 @pytest.mark.parametrize(

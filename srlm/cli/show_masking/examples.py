@@ -18,7 +18,7 @@ from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
 from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
 from srlm.io.progress import say
 from srlm.judges import spec_of
-from srlm.judges.eft import examples_of_run, needs_baseline
+from srlm.judges.eft import examples_of_run, needs_baseline, sft_uses_eft
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.resolve import label
 from srlm.training.encoding import chats_of, conversations
@@ -105,7 +105,8 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
         options = replace(options, data=replace(options.data, ift=ift_source, eft=eft_source))
         ift, ranked = read_ift_seeds(options), []
     spec = spec_of(options.judge)
-    if not spec.eft_in_sft:
+    ift = ift if options.dataset or options.sft.uses_ift else []
+    if not (spec.eft_in_sft if options.dataset else sft_uses_eft(options)):
         return [*ift]
     if options.dataset:
         try:

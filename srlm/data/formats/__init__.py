@@ -35,7 +35,7 @@ def named(path: str, name: str) -> Format:
     return FORMATS[name]
 
 
-def recognised(rows: Sequence[Any], with_answers: bool, ranked: bool) -> Format:
+def recognised(rows: Sequence[Any], with_answers: bool, ranked: bool, single: bool = False) -> Format:
     """Return the format of rows.
 
     Parameters
@@ -44,6 +44,8 @@ def recognised(rows: Sequence[Any], with_answers: bool, ranked: bool) -> Format:
         The first rows. A field that is null in some of them is judged by the others.
     with_answers, ranked : bool
         Whether answers, or several ranked answers, are wanted. Formats that have them are preferred.
+    single : bool
+        Whether only formats of one answer per row are considered.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def recognised(rows: Sequence[Any], with_answers: bool, ranked: bool) -> Format:
         If no format fits, or two fit that read different fields.
     """
     sample = merged(rows)
-    fitting = [one for one in FORMATS.values() if one.fits(sample)]
+    fitting = [one for one in FORMATS.values() if one.fits(sample) and not (single and one.ranked)]
     if with_answers:
         fitting = [one for one in fitting if one.name not in instructions.PROMPTS]
     fitting = [one for one in fitting if one.ranked] * ranked or fitting

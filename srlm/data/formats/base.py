@@ -8,7 +8,7 @@ from typing import Any
 
 from srlm.data.files import Place
 from srlm.data.rows import Fault, LeftOut, Row, get, name_in, optional_text, text_of
-from srlm.types import RankedAnswer
+from srlm.types import Constraint, RankedAnswer
 
 RoleText = tuple[str, str]  # role (system, user, assistant or tool) and text
 # First the prompt: a text, or the turns of a conversation. The last turn is the user's if answers follow. Without
@@ -43,6 +43,8 @@ class Format:
         Combines the rows of one prompt into one row, for formats with an answer per row.
     score_range : tuple of float, or None
         The lowest and highest score, if the format has one scale.
+    final_answer : callable
+        Row -> the constraint that an answer must end with the right number or option; None if there is none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Format:
     ranked: bool = False
     group: Callable[[PlacedRows], PlacedRows] | None = None
     score_range: tuple[float, float] | None = None
+    final_answer: Callable[[Row], Constraint | None] = lambda row: None
 
     def missing(self, sample: Row) -> list[str]:
         """Return the needed fields that a row does not have."""

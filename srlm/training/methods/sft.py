@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import TrainingError
-from srlm.ranges import Range
+from srlm.ranges import Range, at_least
 from srlm.training.config import TrainConfig
 from srlm.training.method import Batches, Columns, Context, Encoded, Method, Need
 from srlm.types import JudgeExample, SeedExample
@@ -40,6 +40,13 @@ class Turns(Enum):
     last = "last"
 
 
+class SFTData(Enum):
+    both = "both"
+    ift = "ift"
+    eft = "eft"
+    none = "none"
+
+
 class EFTLoss(Enum):
     score = "score"
     ranking = "ranking"
@@ -59,6 +66,12 @@ class SFTConfig(TrainConfig):
 
     trl_config: ClassVar[str] = "SFTConfig"
 
+    # What M1 is trained on. both = IFT and EFT; ift, eft = one of them; none = M1 is M0, as for an instruct model.
+    # Without EFT, the judge is not trained
+    data: SFTData = SFTData.both
+    # times that each IFT example, and each EFT example, is in a pass over the data (`epochs`)
+    ift_repeats: Annotated[int, at_least(1)] = 1
+    eft_repeats: Annotated[int, at_least(1)] = 1
     # Which tokens are trained. completion = answers with their ends of turn; all = the text of system and user
     # messages, too; no_shared_text = as all, without the text that all IFT prompts share, or all EFT prompts;
     # weighted = as all, with a weight for prompt tokens. Roles and control tokens never are.
@@ -80,6 +93,21 @@ class SFTConfig(TrainConfig):
     packing: bool = False
 
     @property
+    def makes_m1(self) -> bool:
+        """Whether M1 is trained; otherwise it is M0."""
+        return self.data is not SFTData.none
+
+    @property
+    def uses_ift(self) -> bool:
+        """Whether M1 is trained on IFT."""
+        return self.data in (SFTData.both, SFTData.ift)
+
+    @property
+    def uses_eft(self) -> bool:
+        """Whether M1 is trained on EFT, if its judge learns from it."""
+        return self.data in (SFTData.both, SFTData.eft)
+
+    @property
     def weighs_tokens(self) -> bool:
         """Whether rows have a weight per token, as `srlm.training.batching.weighted_trainer` expects."""
         return self.packing or self.train_on is TrainOn.weighted
@@ -91,6 +119,11 @@ class EncodedSamples(Encoded):
 
     samples: Samples
     ranking: RankingLoss | None  # with sft.eft_loss=ranking
+
+
+def repeated(times: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (index, time) of every example in a pass over the data, where example i occurs `times[i]` times."""
+    return [(i, time) for time in range(max(times, default=0)) for i, count in enumerate(times) if time < count]
 
 
 class SFT(Method[SFTConfig, EncodedSamples]):
@@ -140,14 +173,20 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             columns |= ranking.columns()
             counts |= {"pairs": ranking.pairs, "length_slope": ranking.slope}
             say(f"  {ranking.summary()}")
+        times = {"ift": options.ift_repeats, "eft": options.eft_repeats}
+        order = repeated([times[kind] for kind, _ in samples.places])
+        if len(order) > len(samples.places):
+            columns = {name: [values[i] for i, _ in order] for name, values in columns.items()}
+            counts["examples_with_repeats"] = len(order)
         batches = None
         if options.packing:
             columns = batching.pack(columns, options.max_length)
             counts["rows"] = len(columns["input_ids"])
         else:
-            groups = [(kind, judged[i].conversation if kind == "eft" else i) for kind, i in samples.places]
+            placed = [(*samples.places[i], time) for i, time in order]
+            groups = [(kind, judged[i].conversation if kind == "eft" else i, time) for kind, i, time in placed]
             size = options.micro_batch_size if ranking else options.batch_size
-            batches = Batches(groups, [len(ids) for ids in samples.input_ids], size)
+            batches = Batches(groups, [len(ids) for ids in columns["input_ids"]], size)
         probe = probe_of_answers(samples.input_ids, samples.labels)
         return EncodedSamples(columns, counts, probe, batches, samples=samples, ranking=ranking)
 
@@ -196,6 +235,7 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             need(options.eft_length_control == 0, "sft.eft_length_control", "0 with sft.eft_loss=score")
             return
         ranking = "with sft.eft_loss=ranking"
+        need(options.uses_eft, "sft.eft_loss", f"score with sft.data={options.data.name}, which has no EFT examples")
         learns_scores = spec_of(config.judge).eft == "scores"
         need(learns_scores, "sft.eft_loss", f"score with judge.scorer={config.judge.scorer}, which learns no scores")
         need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {ranking}: a score must be one digit")
