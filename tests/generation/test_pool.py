@@ -134,6 +134,23 @@ def test_another_runs_prompts_are_a_pool(tmp_path: Path) -> None:
         take(empty, config, 2)
 
 
+def test_conversations_of_a_pool_come_through(tmp_path: Path) -> None:
+    asked = texts(5)
+    turns = [
+        ("system", "Be brief."),
+        ("user", asked[4]),
+        ("assistant", "Yes."),
+        ("user", asked[0]),
+        ("assistant", "No."),
+    ]
+    rows: list[dict[str, Any]] = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+    rows += [{"messages": [{"role": "user", "content": text}]} for text in asked[1:4]]
+    [taken] = take(*run_of(tmp_path, written(tmp_path / "pool.jsonl", rows)), 2)
+    [prompt] = [one for one in taken if one.text == asked[0]]
+    assert [(turn.role, turn.content) for turn in prompt.history] == turns[:3]
+    assert prompt.reference == "No."
+
+
 def test_changed_pool_is_noticed(tmp_path: Path) -> None:
     pool = written(tmp_path / "pool.jsonl", [{"prompt": text} for text in texts(8)])
     workspace, config = run_of(tmp_path, pool)
