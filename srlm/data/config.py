@@ -69,6 +69,9 @@ class RowsConfig:
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the source's column
 
 
+ROW_OPTIONS = tuple(one.name for one in fields(RowsConfig))
+
+
 @dataclass
 class SourceConfig(RowsConfig):
     """Where rows come from, and which of them are used."""
@@ -83,7 +86,7 @@ class SourceConfig(RowsConfig):
 
 def source_of(rows: RowsConfig) -> SourceConfig:
     """Return the source of an option group that has `path`, `format` and the other options of `RowsConfig`."""
-    return SourceConfig(**{one.name: getattr(rows, one.name) for one in fields(RowsConfig)})
+    return SourceConfig(**{name: getattr(rows, name) for name in ROW_OPTIONS})
 
 
 @dataclass

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from srlm.config import Config, options_of
-from srlm.data.config import RowsConfig, source_of
+from srlm.data.config import ROW_OPTIONS, RowsConfig, source_of
 from srlm.data.readers import Labelled, Paired, Scored, is_labelled, read_judged, read_labelled, read_pairs
 from srlm.errors import SeedError
-from srlm.generation.pool import NEAR_EVALUATION, OF_ROWS, HeldOut, own_files
+from srlm.generation.pool import NEAR_EVALUATION, HeldOut, own_files
 from srlm.ids import candidate_id, judgement_id, prompt_id
 from srlm.io.record_file import write_records
 from srlm.pipeline.artifacts import (
@@ -63,7 +63,7 @@ class OwnStage(LocalStage):
         return [artifact.file for artifact in self.made]
 
     def depends_on(self) -> dict[str, Any]:
-        names = (*OF_ROWS, "count")
+        names = (*ROW_OPTIONS, "count")
         return options_of(self.config, *(f"{self.name}.{name}" for name in names), "data.near_duplicate", "seed")
 
     def made_from(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.data.config import RowsConfig, SourceConfig, source_of
+from srlm.data.config import ROW_OPTIONS, RowsConfig, SourceConfig, source_of
 from srlm.data.readers import read_ift, read_pool
 from srlm.data.splits import Overlap
 from srlm.errors import SeedError
@@ -29,7 +29,6 @@ from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Conversation, Prompt, SeedExample
 
-OF_ROWS = ("path", "format", "split", "configuration", "revision", "columns")  # the options of `RowsConfig`
 NEAR_EVALUATION = "near an evaluation prompt"
 NEAR_ADDED = "near another prompt of the pool"
 
@@ -114,7 +113,7 @@ class PreparePool(LocalStage):
         return [POOL.file]
 
     def depends_on(self) -> dict[str, Any]:
-        return options_of(self.config, *(f"prompts.{name}" for name in OF_ROWS), "data.builtin_languages", "seed")
+        return options_of(self.config, *(f"prompts.{name}" for name in ROW_OPTIONS), "data.builtin_languages", "seed")
 
     def made_from(self) -> dict[str, str]:
         return own_files(self.config.prompts, "prompts", PROMPTS.file)

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from srlm.config import options_of
+from srlm.data.config import ROW_OPTIONS
 from srlm.data.languages import in_languages, script
 from srlm.data.splits import Overlap
 from srlm.data.words import contains_word, tokens
@@ -243,7 +244,9 @@ class WritePrompts(SourceStage):
         return [PROMPTS.file]
 
     def depends_on(self) -> dict[str, Any]:
+        unused = {f"prompts.{name}" for name in ROW_OPTIONS if name != "path"}
         options = options_of(self.config, "prompts", "seed") | generation_options(self.config, self.generator().model)
+        options = {name: value for name, value in options.items() if name not in unused}
         return options | {"prompts.template": load_writer_template().digest}
 
     def made_from(self) -> dict[str, str]:
