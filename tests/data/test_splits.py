@@ -185,8 +185,11 @@ def test_too_few_distinct_prompts_raise_with_the_fix():
     text = "1 are near an evaluation prompt, and the others have 1 distinct prompts at data.near_duplicate=0.7"
     assert text in str(error.value)
     assert "Add prompts to data.eft" in str(error.value)
-    with pytest.raises(SeedError, match="EFT seeds: of 0 prompts"):
-        split_eft([], 0.5, [], [], 0.7, seed=0)
+
+
+def test_ift_is_split_without_eft():
+    split = split_eft([], 0.5, ift(["a b c d", "v w x y"]), ift(["v w x y"]), 0.7, seed=0)
+    assert (split.train, split.held_out, prompts_of(split.ift)) == ([], [], ["a b c d"])
 
 
 def test_published_data_are_split_in_seconds(shared_data):
