@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from srlm.pipeline.manifest import Manifest
 from srlm.pipeline.run_reader import model_manifest
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.summary import verdict
-from srlm.training.methods.sft import repeated
+from srlm.training.methods.sft import SFT, repeated
 from srlm.training.stages import TrainSFT, TrainSFTBaseline
 from srlm.types import JudgeExample, SeedExample
 from tests.generation.test_pool import texts, written
-from tests.helpers import ROOT, all_stages, options, run_step
+from tests.helpers import ROOT, all_stages, options, run_step, tiny_tokenizer
 
 
 def run_of(root: Path, *overrides: str) -> tuple[Workspace, Config]:
@@ -105,6 +106,22 @@ def test_repeats_are_times_in_a_pass() -> None:
     assert repeated([1, 1]) == [(0, 0), (1, 0)]
     assert repeated([1, 3, 2]) == [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
     assert repeated([]) == []
+
+
+@pytest.mark.parametrize("ranking", [False, True])
+def test_examples_are_repeated_by_kind(ranking: bool) -> None:
+    rows: list[Any] = [SeedExample("i", "Name a river.", "The Rhine.")]
+    rows += [JudgeExample(f"e/a{n}", "Name a lake.", f"Lake {n}.", "", 5.0 - n, "seed", rank=n) for n in range(2)]
+    config = options("judge=logprob", *(["sft.eft_loss=ranking"] if ranking else []))
+    config.sft.max_length, config.sft.eft_repeats = 4096, 3
+    encoded = SFT().encode(tiny_tokenizer(), rows, config.sft, config)
+    assert {len(values) for values in encoded.columns.values()} == {1 + 3 * 2}
+    assert encoded.counts["examples_with_repeats"] == 7
+    assert encoded.batches is not None
+    of_groups = Counter(encoded.batches.groups)
+    assert sorted(of_groups.values()) == [1, 2, 2, 2]  # the answers of a prompt stay together, once per repeat
+    config.sft.eft_repeats = 1
+    assert "examples_with_repeats" not in SFT().encode(tiny_tokenizer(), rows, config.sft, config).counts
 
 
 @pytest.fixture(scope="module")
