@@ -179,7 +179,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         else:
             entry.outcome = "not paired yet"
         if prompt.reference:
-            entry.answers.append(Shown("reference", prompt.reference, characters=len(prompt.reference)))
+            checks = [follows(constraint, prompt.reference) for constraint in prompt.constraints]
+            entry.answers.append(Shown("reference", prompt.reference, characters=len(prompt.reference), checks=checks))
         for candidate in own:
             judged = sorted(judgements.get(candidate.id, []), key=lambda judgement: number_of(judgement.id))
             entry.answers.append(

@@ -158,10 +158,11 @@ def test_report_shows_references_and_followed_constraints(tmp_path: Path) -> Non
     run_step(TakeJudgements(workspace, config, 2))
     run_step(SelectPairs(workspace, config, 2))
     [entry] = feedback_entries(RunNumbers(workspace, config, 1, {}, {}, {}, {}, [], []), 2)
-    assert [(answer.label, answer.mark) for answer in entry.answers] == [
-        ("reference", ""),
-        ("c0", "rejected · follows 1 of 1 constraints"),
-        ("c1", "chosen · follows 1 of 1 constraints"),
+    assert entry.constraints == ["no comma"]
+    assert [(answer.label, answer.mark, answer.checks) for answer in entry.answers] == [
+        ("reference", "", [True]),
+        ("c0", "rejected", [True]),
+        ("c1", "chosen", [True]),
     ]
 
 
