@@ -608,7 +608,7 @@ def _reference(data: Row, form: Format, or_answer: bool, first_only: bool) -> st
         _, answers, _, _ = _parse(form.parse(data), 1, False, first_only)
     except (Fault, LeftOut):
         return ""
-    return answers[0].text
+    return answers[0].text if answers else ""
 
 
 def _constraints(data: Row, form: Format) -> tuple[Constraint, ...]:
