@@ -167,7 +167,8 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         entry.constraints = [constraint_words(constraint) for constraint in prompt.constraints]
         texts = {candidate.id: candidate.text for candidate in own}
         both = (sorted((pair.chosen_id, pair.rejected_id), key=number_of) for pair in selected)
-        entry.pairs = [(label(a), label(b)) for a, b in both if texts.get(a) != texts.get(b)]
+        # A pair may also contain an answer that is no candidate, such as a person's.
+        entry.pairs = [(label(a), label(b)) for a, b in both if {a, b} <= texts.keys() and texts[a] != texts[b]]
         if prompt.rejected:
             entry.outcome = f"prompt rejected: {prompt.rejected}"
         elif selected:

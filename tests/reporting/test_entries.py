@@ -73,6 +73,14 @@ def test_pairs_to_compare_do_not_show_which_candidate_is_chosen(entries: dict[st
     assert entries[TIE].pairs == []
 
 
+def test_pairs_with_a_persons_answer_are_not_offered_to_readers(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "made")
+    path = root / "iteration_2/4_pairs.jsonl"
+    path.write_text(path.read_text().replace(f'"chosen_id": "{RIVERS}/c0"', '"chosen_id": "ift-1"'))
+    [entry, *_] = all_entries(collect(root))
+    assert (entry.outcome, entry.pairs) == ("pair", [])
+
+
 def test_ifeval_prompts_have_the_answers_and_checks_of_each_model(tmp_path: Path) -> None:
     root = make_run(tmp_path / "made")
     prompt = SeedExample("if-1", "Name rivers.", "", constraints=(NO_COMMA,), history=(Turn("user", "Hi"),))
