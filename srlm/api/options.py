@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from srlm.cli.help import conf_folder
-from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.cli.overrides import unknown_choice, unknown_option, with_free_keys, with_texts
 from srlm.cli.schemas import refused_option, register_external
 from srlm.config import Config
 from srlm.errors import ConfigError
@@ -44,7 +44,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     """
     words = with_free_keys(with_texts(overrides, Config), Config)
     folder = Path(config_dir).expanduser().absolute() if config_dir else conf_folder()
-    if message := unknown_option(words, Config, [folder]):
+    if message := unknown_option(words, Config, [folder]) or unknown_choice(words, [folder]):
         raise ConfigError(message)
     hydra = GlobalHydra.instance()
     outer, hydra.hydra = hydra.hydra, None  # of a program that uses Hydra itself

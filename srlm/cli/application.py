@@ -17,7 +17,15 @@ import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files w
 from srlm import config
 from srlm.cli.commands import BY_NAME
 from srlm.cli.help import command_help
-from srlm.cli.overrides import unknown_option, with_free_keys, with_positionals, with_short_job_names, with_texts
+from srlm.cli.overrides import (
+    foreign_group,
+    unknown_choice,
+    unknown_option,
+    with_free_keys,
+    with_positionals,
+    with_short_job_names,
+    with_texts,
+)
 from srlm.cli.schemas import refused_option, register_external
 from srlm.errors import ConfigError
 from srlm.io.progress import say
@@ -48,7 +56,9 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
         if {"--help", "-h"} & set(words):
             print(command_help(spec))
             return
-        if message := unknown_option(words, kind, folders_of(words)):
+        folders = folders_of(words)
+        message = unknown_option(words, kind, folders) or foreign_group(words, spec) or unknown_choice(words, folders)
+        if message:
             say(f"ConfigError: {message}")
             sys.exit(1)
         sys.argv[1:] = with_short_job_names(words)

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.cli.help import groups
+from srlm import config
+from srlm.cli.commands import Command
+from srlm.cli.help import chosen_groups, groups
 from srlm.config import kinds_of
 
 # Flags of Hydra that the next word belongs to.
@@ -180,6 +182,48 @@ def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = 
         near = without_group or difflib.get_close_matches(name, [*known, *choices], 1) or _by_last_part(name, known)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         return f"There is no option {name}.{hint} To list all options: --cfg job. For the most used ones: --help."
+    return None
+
+
+def foreign_group(words: Sequence[str], command: Command) -> str | None:
+    """Return a message about the first word that chooses from a group which this command does not use; else None."""
+    assert command.config
+    schema = getattr(config, command.config[1])
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not equals or name.startswith("-") or name not in groups() or name in chosen_groups(command):
+            continue
+        used = " and ".join(f"{group}=NAME" for group in chosen_groups(command) if "/" not in group)
+        text = f"srlm {command.name} has no {name}=NAME; it has {used}."
+        near = [
+            one
+            for one in _by_last_part(name, option_names(schema))
+            if not dataclasses.is_dataclass(_type_of(one, schema))
+        ]
+        if near:
+            return f"{text} Did you mean {min(near, key=lambda one: one.count('.'))}?"
+        return f"{text} Single options can be set: {name}.OPTION=VALUE." if _type_of(name, schema) else text
+    return None
+
+
+def unknown_choice(words: Sequence[str], folders: Sequence[Path] = ()) -> str | None:
+    """Return a message about the first GROUP=NAME whose NAME does not exist; None if all exist.
+
+    Names of sweeps (a,b) and lists ([a,b]) are checked one by one. Paths, module:Class, null and Hydra's syntax are not
+    checked.
+    """
+    for word in words:
+        group, equals, value = word.lstrip("+").partition("=")
+        if not equals or word.startswith("-") or group not in groups():
+            continue
+        own = [path.stem for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+        known = [*groups()[group], *own]
+        for name in re.split(r"[,\s]+", value.strip("[] ")):
+            if re.fullmatch(r"[\w.-]+", name) and name not in (*known, "null"):
+                near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+                near = near or [one for one in known if one.startswith(name)]
+                hint = f" Did you mean {group}={near[0]}?" if near else ""
+                return f"There is no {group}={name}.{hint} There are {', '.join(known)}."
     return None
 
 

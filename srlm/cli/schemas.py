@@ -46,13 +46,29 @@ def register_external(words: Sequence[str]) -> None:
                     _STORE.store(group=group, name=name, node=kinds.of(name)(**{kinds.option: name}))
 
 
+_TYPES = {  # OmegaConf's message -> what the value must be
+    r"could not be converted to Integer": "a whole number",
+    r"could not be converted to Float": "a number",
+    r"is not a valid bool": "true or false",
+    r"expected one of \[(.*?)\]": "one of {}",
+    r"is not a ListConfig": "a list, such as [a,b]",
+}
+
+
 def refused_option(error: BaseException) -> str | None:
-    """Return what is wrong with an option that Hydra refuses because another component has it; otherwise None."""
+    """Return what is wrong with an option that Hydra refuses: a wrong type, or an option of another component.
+
+    None for other errors.
+    """
+    override = re.match(r"Error merging override (.+)", str(error))
     found: BaseException | None = error
     while found is not None and not (isinstance(found, OmegaConfBaseException) and found.full_key):
         found = found.__cause__ or found.__context__
     if not isinstance(found, OmegaConfBaseException):
         return None
+    for pattern, needed in _TYPES.items():
+        if override and (match := re.search(pattern, str(found))):
+            return f"{override[1]} is invalid: it must be {needed.format(*match.groups())}."
     group, _, option = str(found.full_key).partition(".")
     kind: Any = found.object_type
     kinds = kinds_for(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,15 @@ from srlm.cli.application import folders_of
 from srlm.cli.commands import BY_NAME, COMMANDS, Command
 from srlm.cli.completion import SCRIPTS, complete
 from srlm.cli.help import chosen_groups, command_help, conf_folder, default_of, groups
-from srlm.cli.overrides import option_names, unknown_option, with_free_keys, with_short_job_names, with_texts
+from srlm.cli.overrides import (
+    foreign_group,
+    option_names,
+    unknown_choice,
+    unknown_option,
+    with_free_keys,
+    with_short_job_names,
+    with_texts,
+)
 from tests.helpers import ROOT
 
 OF_OPTIONS = [command for command in COMMANDS if command.config]
@@ -102,6 +111,53 @@ def test_options_similar_to_none_get_no_suggestion() -> None:
 )
 def test_words_accepted_by_hydra_are_not_refused(word: str) -> None:
     assert unknown_option([word], config.Config) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["judge=logprb"], "There is no judge=logprb. Did you mean judge=logprob? There are additive, "),
+        (["model=smollm"], "There is no model=smollm. Did you mean model=smollm2_135m_instruct? There are "),
+        (["experiment=[smoke,one_gqu]"], "There is no experiment=one_gqu. Did you mean experiment=one_gpu? There are "),
+        (["judge=pairwise,aditive"], "There is no judge=aditive. Did you mean judge=additive? There are "),
+        (["engine=qqq"], "There is no engine=qqq. There are transformers, vllm."),
+    ],
+)
+def test_mistyped_choices_of_a_group_get_a_suggestion(words: list[str], message: str) -> None:
+    assert (unknown_choice(words) or "").startswith(message)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["judge=my.module:Judge", "experiment=null", "experiment=[smoke,one_gpu]", "judge=pairwise,additive", "seed=1"],
+)
+def test_existing_choices_are_accepted(word: str) -> None:
+    assert unknown_choice([word]) is None
+
+
+def test_choices_in_the_users_folder_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "mine.yaml").touch()
+    assert unknown_choice(["judge=mine"], [tmp_path]) is None
+    assert "mine" in str(unknown_choice(["judge=mime"], [tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "message"),
+    [
+        ("evaluate", "judge=logprob", "srlm evaluate has no judge=NAME; .* Did you mean evaluation.judge\\?"),
+        ("evaluate", "sft=full", "srlm evaluate has no sft=NAME; .* Single options can be set: sft.OPTION=VALUE."),
+        ("judge-bench", "experiment=smoke", "srlm judge-bench has no experiment=NAME; it has model=NAME and .*NAME."),
+    ],
+)
+def test_groups_of_other_commands_are_refused(command: str, word: str, message: str) -> None:
+    assert re.fullmatch(message, foreign_group([word], BY_NAME[command]) or "")
+
+
+def test_every_command_accepts_its_own_groups() -> None:
+    for command in COMMANDS:
+        if command.config:
+            assert foreign_group([f"{group}=x" for group in chosen_groups(command)], command) is None
 
 
 def test_config_groups_in_the_users_folder_are_accepted(tmp_path: Path) -> None:

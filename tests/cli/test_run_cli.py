@@ -89,12 +89,12 @@ def test_help_shows_usage_options_examples_and_groups(command):
     [
         ("promts.count=3", "ConfigError: There is no option promts.count. Did you mean prompts.count?"),
         ("prompts.cuont=3", "ConfigError: There is no option prompts.cuont. Did you mean prompts.count?"),
-        ("prompts.count=many", "Value 'many' of type 'str' could not be converted to Integer full_key: prompts.count"),
+        ("prompts.count=many", "ConfigError: prompts.count=many is invalid: it must be a whole number."),
         (
             "engine.kind=llama",
             "ConfigError: engine.kind=llama does not exist. Use one of vllm, transformers, or module:Class",
         ),
-        ("model=gpt5", "Could not find 'model/gpt5' Available options in 'model': llama2_70b"),
+        ("model=gpt5", "There is no model=gpt5. There are llama2_70b"),
         ("candidates.count=1", "ConfigError: candidates.count=1 is invalid: it must be 2 or more."),
         ("data=files", "ConfigError: data.ift.path='' is invalid: it must be a file, hub:OWNER/NAME or builtin."),
         ("name=../elsewhere", "ConfigError: name='../elsewhere' is invalid: it must be a folder name."),

@@ -194,7 +194,7 @@ def test_python_and_command_line_have_the_same_judge_defaults() -> None:
     [
         (["judge=pairwise", "judge.temperature=1"], "Judges that have it: additive,"),
         (["judge=nowhere:Judge"], "judge.scorer=nowhere:Judge cannot be imported"),
-        (["judge=nothing"], "Could not find 'judge/nothing'"),
+        (["judge=nothing"], "There is no judge=nothing."),
         ([f"judge={OWN}", "judge.margn=1"], "Did you mean judge.margin?"),
         (["engine=transformers", "engine.compile=true"], "Engines that have it: vllm."),
         (["engine=nowhere:Engine"], "engine.kind=nowhere:Engine cannot be imported"),
