@@ -33,7 +33,7 @@ from srlm.judges.dependencies import judge_options
 from srlm.judges.opening import open_judge, reference_name
 from srlm.judges.roles import judge_reference
 from srlm.metrics import metric
-from srlm.models.resolve import identity, label, slug
+from srlm.models.resolve import identity, label, labels, slug
 from srlm.pipeline.roles import by_name
 from srlm.pipeline.stage import Stage, outputs_of, report_differences
 from srlm.pipeline.workspace import Workspace
@@ -231,7 +231,7 @@ def show(results: dict[str, Any], console: Console) -> None:
             continue
         first = of_data[0]
         title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
-        names = [label(row["model"]) for row in of_data]
+        names = labels([row["model"] for row in of_data])
         table = sections_table(f"{title} (95 % intervals over prompts)", names)
         for name in _SHOWN:
             measure = metric(f"judge/{name}")
@@ -280,7 +280,7 @@ def plot(results: dict[str, Any], folder: Path) -> None:
 
     for data in dict.fromkeys(row["data"] for row in results["rows"]):
         of_data = [row for row in results["rows"] if row["data"] == data]
-        names = [label(row["model"]) for row in of_data]
+        names = labels([row["model"] for row in of_data])
         if data == ATTACKS:
             title = "Attacks on the judge (95 % intervals over prompts)"
             plot_attacks([row["attacks"] for row in of_data], names, title, folder / slug(data))
@@ -311,7 +311,7 @@ def _show_attacks(rows: list[dict[str, Any]], console: Console) -> None:
     names = [name for name in rows[0]["attacks"] if name != "plain"]
     changes = [TableRow(name, [_change(row["attacks"][name]) for row in rows]) for name in names]
     console.print()
-    print_table(console, sections_table(title, [label(row["model"]) for row in rows], [("", [plain, *changes])]))
+    print_table(console, sections_table(title, labels([row["model"] for row in rows]), [("", [plain, *changes])]))
 
 
 def _change(part: dict[str, Any]) -> str:

@@ -152,9 +152,25 @@ def label(name: str) -> str:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Return the models' names for tables: their labels, or their full names if two labels are equal."""
-    short = [label(name) for name in names]
-    return short if len(set(short)) == len(short) else list(names)
+    """Return the models' names for tables: their labels, with as many parent folders as tell equal labels apart."""
+    found = [label(name) for name in names]
+    for shared in [one for one in dict.fromkeys(found) if found.count(one) > 1]:
+        equal = [n for n, one in enumerate(found) if one == shared]
+        parents = [_above(names[n]) for n in equal]
+        depth = next((d for d in range(1, max(map(len, parents)) + 1) if _differ(parents, d)), 0)
+        for n, folders in zip(equal, parents, strict=True):
+            found[n] = "/".join([*folders[max(0, len(folders) - depth) :], shared]) if depth else names[n]
+    return found
+
+
+def _above(name: str) -> tuple[str, ...]:
+    """Return the folders above what `label` shows: above the run, or above the last part."""
+    path = re.sub(r"/iteration_\d+(?:/model|/reward_model)?/?$", "", name)
+    return tuple(part for part in Path(path).parts[:-1] if part != "/")
+
+
+def _differ(parents: Sequence[tuple[str, ...]], depth: int) -> bool:
+    return len({folders[max(0, len(folders) - depth) :] for folders in parents}) == len(parents)
 
 
 def _from_hub(config: ModelConfig, weights: bool) -> Path:

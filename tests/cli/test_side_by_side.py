@@ -166,8 +166,15 @@ def test_a_negative_number_of_prompts_is_refused(tmp_path: Path) -> None:
 
 def test_runs_of_the_same_name_are_labelled_by_folder() -> None:
     models = ["one/default/iteration_1", "two/default/iteration_1"]
-    assert labels(models) == models
+    assert labels(models) == ["one/default M1", "two/default M1"]
     assert labels(models[:1]) == ["default M1"]
+    assert labels(["m", "a/x/runs/r/iteration_2/model", "a/y/runs/r/iteration_2"]) == [
+        "m",
+        "x/runs/r M2",
+        "y/runs/r M2",
+    ]
+    same = ["runs/a/iteration_1", "runs/a/iteration_1/model"]
+    assert labels(same) == same
 
 
 def test_run_folders_resolve_to_their_models(own_run: Path, tiny_checkpoint: Path) -> None:

@@ -206,26 +206,29 @@ def _matrix(models: Sequence[str], results: dict[str, Any]) -> Table:
     for match in results["matches"]:
         wins[match["first"], match["second"]] = match["measures"]["win"]
         wins[match["second"], match["first"]] = match["measures"]["loss"]
+    names = dict(zip(models, labels(models), strict=True))
     table = sections_table(
-        f"Prompts that the row wins against the column, %, judged by {label(results['judge'])}", [*map(label, models)]
+        f"Prompts that the row wins against the column, %, judged by {label(results['judge'])}", [*names.values()]
     )
     for one in models:
-        table.add_row(label(one), *(cell(wins.get((one, other)), 100) if one != other else "" for other in models))
+        table.add_row(names[one], *(cell(wins.get((one, other)), 100) if one != other else "" for other in models))
     return table
 
 
 def _matches_table(results: dict[str, Any]) -> Table:
     heads = [metric(f"head_to_head/{name}").label for name in _MATCH]
     table = sections_table("Matches, the first model against the second, %", heads)
+    models = list(dict.fromkeys(match[side] for match in results["matches"] for side in ("first", "second")))
+    names = dict(zip(models, labels(models), strict=True))
     for match in results["matches"]:
         cells = (cell(match["measures"][name], 100) for name in _MATCH)
-        table.add_row(f"{label(match['first'])} : {label(match['second'])}", *cells)
+        table.add_row(f"{names[match['first']]} : {names[match['second']]}", *cells)
     return table
 
 
 def _loss_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     title = f"{metric('evaluate/loss').heading} (95 % intervals over prompts)"
-    table = sections_table(title, [*map(label, models)])
+    table = sections_table(title, labels(models))
     files = list(dict.fromkeys(row["examples"] for row in rows))
     for file in files:
         found = {row["model"]: row for row in rows if row["examples"] == file}
@@ -256,7 +259,7 @@ def _short(name: str, length: int = 24) -> str:
 def _benchmarks_table(models: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
     """Return the table of benchmarks; a group has one row, but a group without values, or a tag, a row per task."""
     title = f"Benchmarks, by lm-evaluation-harness {rows[0]['harness']} (95 % intervals)"
-    table = sections_table(title, [*map(label, models)])
+    table = sections_table(title, labels(models))
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         of_models = [row for row in rows if row["benchmark"] == name]
         tasks = of_models[0]["tasks"]
