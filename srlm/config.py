@@ -21,14 +21,14 @@ from srlm.engines.config import options_type as engine_options_type
 from srlm.errors import ConfigError
 from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.config import CandidatesConfig, JudgementsConfig, PromptsConfig
-from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, SampledJudgeConfig
+from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, LogprobJudgeConfig, default_judge
 from srlm.judges.config import options_type as judge_options_type
 from srlm.models.config import ModelConfig
 from srlm.preferences.config import AlarmsConfig, PairsConfig
 from srlm.ranges import DTYPES as DTYPES
 from srlm.ranges import SAVE_DTYPES as SAVE_DTYPES
 from srlm.ranges import Range, at_least, one_of
-from srlm.tracking.config import TrackingConfig
+from srlm.tracking.config import Tracker, TrackingConfig
 from srlm.training.config import LoopConfig
 from srlm.training.methods import METHODS, group_of, method_of, training_options
 from srlm.training.methods.dpo import DPOConfig
@@ -71,7 +71,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
-    judge: JudgeConfig = field(default_factory=SampledJudgeConfig)
+    judge: JudgeConfig = field(default_factory=default_judge)
     judgements: JudgementsConfig = field(default_factory=JudgementsConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
@@ -118,6 +118,7 @@ class JudgeBench(Config):
     """`srlm judge-bench`: measure judges on answers that people ranked; the other options are those of a run."""
 
     name: str = "judge_bench"
+    judge: JudgeConfig = field(default_factory=LogprobJudgeConfig)
     models: list[str] = field(default_factory=list)  # names, folders or files, one row each; empty = only model.name
     datasets: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, attacks, files, hub:OWNER/NAME
     split: str = "train"  # of folders and Hub datasets
@@ -173,6 +174,7 @@ class ShowMasking(Config):
     dataset: str = ""
     split: str = "train"  # of `dataset`, a folder or Hub dataset
     count: int = 1  # examples of each kind, IFT and EFT; >= 1
+    tracking: TrackingConfig = field(default_factory=lambda: TrackingConfig(tracker=Tracker.none))
 
 
 @dataclass

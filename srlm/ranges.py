@@ -8,7 +8,15 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def resolved(value: T | None) -> T:
+    """Return the value of an option that follows the model, after `srlm.training.by_model.resolve` has chosen it."""
+    assert value is not None, "options of a run are resolved before they are used"
+    return value
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from srlm import __version__, config, errors
 from srlm.cli.application import application
+from srlm.cli.by_model import resolve_options
 from srlm.cli.check import check
 from srlm.cli.schemas import no_such_option
 from srlm.config import Config, kinds_for
@@ -140,6 +141,7 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
+        options = resolve_options(options, workspace.saved_options(), groups=_trained(options))
         recipe = find_recipe(options.recipe)
         Runner(recipe, workspace, options, NoTracker()).refuse_changes()
         workspace.save_config(options)
@@ -187,6 +189,15 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
             if command := run_command(workspace, options, options.iteration + 1):
                 say("Continue:", command=command)
         return None
+
+
+def _trained(options: Config) -> list[str]:
+    """Return the option groups that a run uses and that follow the model."""
+    from srlm.judges import spec_of
+    from srlm.training.methods import group_of, method_of
+
+    scored = [spec_of(options.judge).trains] if spec_of(options.judge).trains else []
+    return ["sft", *scored, *([group_of(method_of(options))] if options.iteration > 1 else []), "engine", "data"]
 
 
 def evaluate_command(model: Path) -> str:

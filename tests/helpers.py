@@ -12,10 +12,12 @@ from typing import Any
 
 from rapidfuzz.distance import Indel
 
+from srlm.cli.check import check
 from srlm.cli.schemas import register_external
-from srlm.config import Config
+from srlm.config import C, Config
 from srlm.data.words import tokens
 from srlm.engines.base import Completion, Sampling, Usage
+from srlm.engines.hardware import Hardware
 from srlm.evaluation.record import Evaluation
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.chain import Chain
@@ -24,12 +26,15 @@ from srlm.generation.prompts import WritePrompts
 from srlm.io.progress import Bars
 from srlm.judges.prompt import parse_verdict
 from srlm.models.chat_template import Message, read_chat_template
+from srlm.models.facts import SMOLLM2_135M, facts_of
+from srlm.models.resolve import TINY
 from srlm.pipeline.stage import RunStage
 from srlm.pipeline.workspace import Workspace
 from srlm.recipes import find_recipe
 from srlm.recipes.runner import Runner, Step
 from srlm.run import plain_options
 from srlm.tracking.base import NoTracker
+from srlm.training.by_model import resolve
 from srlm.types import Candidate, Judgement, Prompt, RankedAnswer, RankedPrompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,7 +150,13 @@ def _options(*overrides: str) -> Config:
 
     register_external(overrides)
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return plain_options(hydra.compose("config", list(overrides)))
+        return on_cpu(plain_options(hydra.compose("config", list(overrides))))
+
+
+def on_cpu(config: C) -> C:
+    """Return options with the values that the default model has on a CPU, for those that follow the model."""
+    facts = facts_of(config.model) if config.model.name == TINY else None
+    return check(resolve(config, [facts or SMOLLM2_135M], Hardware(0, 8.0, False))[0])
 
 
 def user(text: str) -> list[Message]:

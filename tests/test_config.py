@@ -18,7 +18,9 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+import srlm.config
 from srlm.cli.check import check
+from srlm.cli.commands import COMMANDS
 from srlm.config import (
     MISSING,
     Config,
@@ -54,7 +56,7 @@ from srlm.tracking.config import Tracker
 from srlm.training.config import LoopConfig, Reference
 from srlm.training.methods import METHODS
 from srlm.training.methods.sft import TrainOn
-from tests.helpers import ROOT, options
+from tests.helpers import ROOT, on_cpu, options
 
 CONF = ROOT / "conf"
 GROUPS = sorted(
@@ -67,6 +69,11 @@ WITH_PLACEHOLDERS = ("data=files", "paper_llama2_70b")
 
 def leaves(options: Any) -> dict[str, Any]:
     return {name: value for group in options for name, value in flatten(options, group).items()}
+
+
+def typical() -> Config:
+    """Return options with a judge that samples several judgements, and no unset option."""
+    return on_cpu(Config(judge=SampledJudgeConfig()))
 
 
 def put(config: Config, option: str, value: Any) -> Config:
@@ -163,7 +170,7 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("judge.early_stopping_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
     ("data.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
     ("tracking.mode", ("", "on"), ("online", "offline")),
-    *((f"{group}.batch_size", (6,), (4,)) for group in METHODS),  # micro_batch_size is 4
+    *((f"{group}.batch_size", (7,), (8,)) for group in METHODS),  # micro_batch_size is 2, 4 or 8
     *((f"{group}.early_stopping.every_steps", (0, -1), (1, 200)) for group in OF_THE_LOOP),
     *((f"{group}.early_stopping.min_net_win", (-0.1, 1.0, math.nan), (0.0, 0.99)) for group in OF_THE_LOOP),
     *((f"{group}.early_stopping.prompts", (0, 1), (2, 253)) for group in OF_THE_LOOP),
@@ -178,10 +185,19 @@ def test_default_options_are_valid():
     assert check(config) is config
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.config], ids=lambda one: one.name)
+def test_default_options_in_python_are_those_of_the_command(command):
+    """The yaml files hold only what a choice changes."""
+    file, kind = command.config
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = plain_options(hydra.compose(file), getattr(srlm.config, kind))
+    assert composed == getattr(srlm.config, kind)()
+
+
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, bad, _ in RANGES for value in bad])
 def test_value_out_of_range_is_refused(option, value):
     with pytest.raises(ConfigError) as caught:
-        check(put(Config(), option, value))
+        check(put(typical(), option, value))
     message = str(caught.value)
     named = "judge.min_valid=2" if (option, value) == ("judge.count", 1) else f"{option}={value!r}"
     assert message.startswith(f"{named} is invalid"), message
@@ -190,7 +206,7 @@ def test_value_out_of_range_is_refused(option, value):
 
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, _, good in RANGES for value in good])
 def test_value_at_the_end_of_its_range_is_accepted(option, value):
-    check(put(Config(), option, value))
+    check(put(typical(), option, value))
 
 
 def test_every_range_is_tested():
@@ -203,7 +219,7 @@ def test_every_range_is_tested():
 
 
 def test_batch_size_must_divide_over_processes():
-    config = put(put(Config(), "dpo.processes", 8), "dpo.micro_batch_size", 2)
+    config = put(put(put(typical(), "dpo.processes", 8), "dpo.micro_batch_size", 2), "dpo.batch_size", 16)
     check(config)
     with pytest.raises(ConfigError, match=r"dpo\.batch_size=24 .*a multiple of micro_batch_size x processes = 16"):
         check(put(config, "dpo.batch_size", 24))
@@ -299,7 +315,7 @@ def unusual() -> Config:
 
     config = change(Config(engine=EngineConfig()), "config")
     # These two select the class of their group's options.
-    config.judge.scorer, config.engine.kind = "logprob_weighted", "transformers"
+    config.judge.scorer, config.engine.kind = "sampled", "transformers"
     return config
 
 
@@ -630,10 +646,10 @@ def test_option_value_is_looked_up_by_dotted_name() -> None:
     config = Evaluate()
     config.data.ift.columns = {"prompt": "question", "a.b": "c", "deep": {"er": 1}}  # type: ignore[dict-item]
     values = {
-        "judge.scorer": "sampled",
+        "judge.scorer": "logprob_weighted",
         "evaluation.judge": "first",
         "benchmark_shots": None,
-        "prompts.languages": ["en", "zh"],
+        "prompts.languages": ["en"],
         "data.ift.columns.prompt": "question",
         "data.ift.columns.a.b": "c",
         "data.ift.columns.deep.er": 1,
@@ -657,13 +673,14 @@ def test_option_value_is_looked_up_by_dotted_name() -> None:
             ],
         ),
         (Config(evaluation=EvaluationConfig(ifeval="hub:google/IFEval")), ["evaluation.ifeval_max_new_tokens"]),
-        (JudgeBench(), ["judge.max_new_tokens"]),
+        (JudgeBench(judge=SampledJudgeConfig()), ["judge.max_new_tokens"]),
         (Evaluate(), ["evaluation.max_new_tokens"]),
         (SideBySide(), ["evaluation.max_new_tokens"]),
     ],
     ids=["run", "run with IFEval", "judge_bench", "evaluate", "side_by_side"],
 )
 def test_completion_length_must_be_below_the_context_length(config, options):
+    config = on_cpu(config)
     for option in options:
         for limit in (config.engine.max_model_len, config.engine.max_model_len + 1):
             with pytest.raises(ConfigError, match=rf"{re.escape(option)}={limit} .*below engine\.max_model_len=2048"):
@@ -680,14 +697,14 @@ def test_completion_length_must_be_below_the_context_length(config, options):
         (Config(iteration=1, evaluation=EvaluationConfig(enabled=False)), "judge.max_new_tokens"),
         (Config(), "evaluation.ifeval_max_new_tokens"),
         (JudgeBench(), "candidates.max_new_tokens"),
-        (JudgeBench(models=["endpoint"]), "judge.max_new_tokens"),
+        (JudgeBench(models=["endpoint"], judge=SampledJudgeConfig()), "judge.max_new_tokens"),
         (Evaluate(), "judge.max_new_tokens"),
         (SideBySide(), "prompts.max_new_tokens"),
         (ShowMasking(), "evaluation.max_new_tokens"),
     ],
 )
 def test_completion_length_of_unused_stages_is_not_checked(config, option):
-    check(put(config, option, 100_000))
+    check(put(on_cpu(config), option, 100_000))
 
 
 def test_completion_length_of_a_server_is_not_checked():

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 import srlm.run  # noqa: F401  (registers the schema)
 from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, SideBySide, kinds_for, kinds_of
 from srlm.ranges import Range
+from srlm.training.by_model import for_default_run, unset_options
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 COMMANDS = {
@@ -33,7 +34,10 @@ COMMANDS = {
 HEAD = """# Configuration
 
 This page is generated from the dataclasses and yaml files. "Default" is the value that `srlm run` uses without any
-argument; `srlm run --cfg job` prints all of them. Set an option with `GROUP.OPTION=VALUE`, and choose a group's file
+argument; `srlm run --cfg job` prints all of them. "Follows the model" marks options that are unset: a run chooses
+their values by the size of the model and the hardware, prints them and stores them in its config.yaml
+([the rules](models.md#options-that-follow-the-model)). The page shows those of the default run, and a value that is
+set is always kept. Set an option with `GROUP.OPTION=VALUE`, and choose a group's file
 with `GROUP=CHOICE`.
 """
 
@@ -93,10 +97,13 @@ def type_name(kind: Any) -> str:
     return {"bool": "true, false"}.get(kind.__name__, kind.__name__)
 
 
+FOLLOWING = frozenset(unset_options(Config()))
+
+
 def default_run() -> Config:
     """Return the options of `srlm run` without arguments."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return typing.cast(Config, OmegaConf.to_object(compose("config")))
+        return for_default_run(typing.cast(Config, OmegaConf.to_object(compose("config"))))
 
 
 def option_rows(kind: type, value: Any, prefix: str) -> list[str]:
@@ -118,7 +125,8 @@ def _row(name: str, kind: str, value: Any, meaning: str) -> str:
     )
     shown = shown.removesuffix("\n...\n").strip().replace("\n", " ")
     shown = shown if len(shown) < 60 else shown[:50] + " …"
-    cells = (f"`{name}`", kind, f"`{shown}`", escape(meaning))
+    follows = ", follows the model" if name in FOLLOWING else ""
+    cells = (f"`{name}`", kind, f"`{shown}`{follows}", escape(meaning))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from srlm.cli.by_model import resolve_options
 from srlm.config import C
 from srlm.pipeline.worker import RESUME, WorkerCrashed, run_worker
 from srlm.pipeline.workspace import Workspace
@@ -20,16 +21,21 @@ from srlm.training.config import TrainConfig
 
 
 @contextlib.contextmanager
-def temporary_workspace(config: C, folder: Path | None = None) -> Iterator[tuple[Workspace, C]]:
+def temporary_workspace(config: C, folder: Path | None = None, model: str = "") -> Iterator[tuple[Workspace, C]]:
     """Yield a folder for workers, and the options with this folder as the run; the folder is removed at the end.
+
+    Options that follow the model get their values.
 
     Parameters
     ----------
     folder : Path, optional
         Where it is made; by default, where the system keeps temporary files.
+    model : str
+        The model that is trained; by default, `model.name`.
     """
     with tempfile.TemporaryDirectory(prefix=".srlm-" if folder else "srlm-", dir=folder) as name:
         root = Path(name).resolve()
+        config = resolve_options(config, model=model)
         config = replace(config, runs_dir=str(root.parent), name=root.name)
         workspace = Workspace(root)
         workspace.save_config(config)

@@ -114,7 +114,7 @@ def dpo(
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     start = str(model or config.model.name)
-    with temporary_workspace(config, target.parent) as (workspace, options):
+    with temporary_workspace(config, target.parent, start) as (workspace, options):
         write_records(workspace.root / _PAIRS, rows)
         models = {"start": start, "reference": str(reference or start)}
         write_atomic(workspace.root / _MODELS, json.dumps(models))

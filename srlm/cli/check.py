@@ -47,7 +47,7 @@ def check(config: Config) -> Config:
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
     limit = config.engine.max_model_len
     holds_both = f"below engine.max_model_len={limit}, which holds the prompt as well"
-    for option in _longest_completions(config):
+    for option in _longest_completions(config) if limit is not None else ():
         need(option_value(config, option) < limit, option, holds_both)
     data = config.dataset if isinstance(config, ShowMasking) else ""  # takes the place of data.ift and data.eft
     if (data or config.data.ift.path) == "builtin":

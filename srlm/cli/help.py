@@ -6,12 +6,12 @@ import dataclasses
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from srlm import __version__, config
 from srlm.cli.commands import COMMANDS, Command
+from srlm.training.by_model import for_default_run, unset_options
 
 _WIDTH = 100
 _PACKAGE = Path(__file__).parents[1]
@@ -56,22 +56,17 @@ def chosen_groups(command: Command) -> dict[str, str]:
 
 
 def default_of(command: Command, option: str) -> str:
-    """Return the default of an option in command-line syntax; for a group, its default choice."""
+    """Return the default of an option in command-line syntax; for a group, its default choice.
+
+    The default of an option that follows the model is that of the default run.
+    """
     if option in (chosen := chosen_groups(command)):
         return chosen[option]
     assert command.config
-    group, _, rest = option.partition(".")
-    value: Any = getattr(config, command.config[1])()
-    for part in option.split("."):
-        value = getattr(value, part)
-    file = conf_folder() / group / f"{chosen.get(group, '')}.yaml"
-    if rest and file.is_file():  # the yaml file of the group overrides the dataclass
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        loaded = loaded.get(group, loaded)  # yaml files that set options of several groups have one more level
-        for part in rest.split("."):
-            loaded = loaded.get(part) if isinstance(loaded, dict) else None
-        value = value if loaded is None else loaded
-    value = getattr(value, "name", value)
+    options = getattr(config, command.config[1])()
+    if option in unset_options(options):
+        options = for_default_run(options)
+    value = config.option_value(options, option)
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from srlm import errors
 from srlm.cli.application import application
+from srlm.cli.by_model import resolve_options
 from srlm.cli.evaluate.plan import data_stage, model_dependencies, model_inputs, read_data
 from srlm.config import JudgeBench, options_of
 from srlm.data.config import SourceConfig
@@ -64,6 +65,7 @@ def run(options: JudgeBench) -> dict[str, Any]:
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"judge_bench: {workspace.root}")
+        options = resolve_options(options, workspace.saved_options(), groups=["engine"])
         sources = {data: _prompts(workspace, options, data) for data in options.datasets}
         table = rows(workspace, options)
         report_differences([*sources.values(), *(row.judgements for row in table)])  # before anything is changed

@@ -81,7 +81,8 @@ class SourceConfig(RowsConfig):
     score_range: Annotated[list[float], _LOW_HIGH] = field(default_factory=list)
     turns: SourceTurns = SourceTurns.all  # of conversations: all, or the first question with its answers
     languages: list[str] = field(default_factory=list)  # keep only these (ISO 639-1); empty = all
-    limit: Annotated[int, at_least(0)] = 0  # rows to keep, drawn at random with the run's seed; 0 = all
+    # rows to keep, drawn at random with the run's seed; 0 = all; unset (data.ift) = by the hardware
+    limit: Annotated[int | None, at_least(0)] = 0
 
 
 def source_of(rows: RowsConfig) -> SourceConfig:
@@ -93,7 +94,7 @@ def source_of(rows: RowsConfig) -> SourceConfig:
 class DataConfig:
     """Seed data: IFT and EFT examples, and evaluation prompts."""
 
-    ift: SourceConfig = field(default_factory=SourceConfig)
+    ift: SourceConfig = field(default_factory=lambda: SourceConfig(limit=None))
     eft: SourceConfig = field(default_factory=SourceConfig)
     evaluation: SourceConfig = field(default_factory=SourceConfig)
     ift_answers: IFTAnswers = IFTAnswers.best  # of ranked answers: an example of the best, of each, or of the worst
@@ -101,7 +102,9 @@ class DataConfig:
     # share of the EFT prompts that is held out, to measure judges
     eft_held_out: Annotated[float, Range(lambda value: 0 < value < 1, "between 0 and 1")] = 0.25
     near_duplicate: Annotated[float, SHARE] = 0.7  # ROUGE-L F1 from which two prompts count as the same
-    rationales: RationaleSource = RationaleSource.auto  # auto = the seed's own where it has them, else the SFT baseline
+    # of EFT examples, before the score: auto = the seed's own where it has them, else the SFT baseline. A judge that
+    # writes a rationale sets auto (`judge`)
+    rationales: RationaleSource = RationaleSource.none
     eft_max_score_fraction: Annotated[float, SHARE] = 0.3  # no score may make up more than this share of EFT examples
     # the baseline judges a prompt's answers until it orders them as people did
     rationale_attempts: Annotated[int, at_least(1)] = 1

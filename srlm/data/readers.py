@@ -650,7 +650,7 @@ def _choose(rows: list[_Row], source: SourceConfig, seed: int, name: str, exclud
             )
         excluded += Counter({"another language": len(rows) - len(kept)})  # += drops zeros
         rows = kept
-    if 0 < source.limit < len(rows):
+    if source.limit and source.limit < len(rows):
         excluded["beyond limit"] = len(rows) - source.limit
         rng = Random(f"{seed}/{source.path.rpartition('/')[2]}/limit")
         rows = [rows[i] for i in sorted(_drawn(rows, source.limit, rng))]

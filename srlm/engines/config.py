@@ -13,9 +13,11 @@ class EngineConfig:
     """The engine that generates text with the models of the run. These are the options that every engine has."""
 
     kind: str = "transformers"  # `engine` sets it: vllm, transformers or module:Class
-    dtype: Annotated[str, one_of(*DTYPES)] = "auto"  # auto = float32 on a CPU, bfloat16 on a GPU
-    max_model_len: Annotated[int, at_least(64)] = 2048  # tokens, prompt and completion together
-    max_concurrent: Annotated[int, at_least(1)] = 64  # sequences decoded at once
+    # auto = float32 on a CPU, bfloat16 on a GPU (float16 on one without bfloat16)
+    dtype: Annotated[str, one_of(*DTYPES)] = "auto"
+    # tokens, prompt and completion together; unset = by the model and the hardware
+    max_model_len: Annotated[int | None, at_least(64)] = None
+    max_concurrent: Annotated[int | None, at_least(1)] = None  # sequences decoded at once; unset = by the hardware
     threads: Annotated[int, at_least(0)] = 0  # CPU threads for engine and trainer; 0 = OMP_NUM_THREADS, or all cores
     # further arguments by name: of vLLM's AsyncEngineArgs ({kv_cache_dtype: fp8}), or of transformers' from_pretrained
     # ({attn_implementation: sdpa})
@@ -27,7 +29,8 @@ class VllmConfig(EngineConfig):
     """vLLM, which generates fastest and uses several GPUs."""
 
     kind: str = "vllm"  # `engine` sets it
-    kv_cache_gib: Annotated[float, above(0, " GiB")] = 2.0  # CPU only: memory for the key-value cache, GiB
+    # CPU only: memory for the key-value cache, GiB; unset = by the model and the memory
+    kv_cache_gib: Annotated[float | None, above(0, " GiB")] = None
     gpu_memory_utilization: Annotated[float, SHARE] = 0.9  # GPU only: share of memory that the engine may take
     tensor_parallel_size: Annotated[int, at_least(1)] = 1  # GPUs that a model is split over
     data_parallel_size: Annotated[int, at_least(1)] = 1  # copies of the model

@@ -22,6 +22,7 @@ from srlm.models.chat import encode_turn
 from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
 from srlm.models.conversation import messages_of
+from srlm.ranges import resolved
 from srlm.types import Conversation
 
 _TOKENS = 4096  # padded tokens in a batch; logits over a large vocabulary need most of the memory
@@ -37,7 +38,7 @@ class _Scorer:
     def __init__(self, config: EngineConfig, model: Path, options: ModelConfig):
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
+        self.max_model_len, self.max_concurrent = resolved(config.max_model_len), resolved(config.max_concurrent)
         self.tokenizer: Any = load_tokenizer(model, options)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.usage = Usage()

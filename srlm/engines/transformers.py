@@ -27,6 +27,7 @@ from srlm.engines.config import EngineConfig
 from srlm.models.chat import Message, thought_marks
 from srlm.models.chat_template import load_tokenizer, stop_token_ids
 from srlm.models.config import ModelConfig
+from srlm.ranges import resolved
 
 
 @dataclass
@@ -82,7 +83,7 @@ class TransformersEngine:
         if config.threads:
             torch.set_num_threads(config.threads)
         dtype = ("bfloat16" if on_gpu else "float32") if config.dtype == "auto" else config.dtype
-        self.max_model_len, self.max_concurrent = config.max_model_len, config.max_concurrent
+        self.max_model_len, self.max_concurrent = resolved(config.max_model_len), resolved(config.max_concurrent)
         self.tokenizer: Any = load_tokenizer(model, options)
         self.tokenizer.padding_side = "left"
         self.model = AutoModelForCausalLM.from_pretrained(

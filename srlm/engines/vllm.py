@@ -22,6 +22,7 @@ from srlm.errors import EngineError
 from srlm.models.chat import Message, thought_marks
 from srlm.models.chat_template import load_tokenizer, stop_token_ids
 from srlm.models.config import ModelConfig
+from srlm.ranges import resolved
 
 
 async def start(config: VllmConfig, folder: Path, model: ModelConfig) -> Engine:
@@ -41,7 +42,7 @@ async def start(config: VllmConfig, folder: Path, model: ModelConfig) -> Engine:
 
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(resolved(config.kv_cache_gib)))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("OMP_NUM_THREADS", str(config.threads or os.cpu_count() or 1))
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if config.data_parallel_size > 1 else "0")
@@ -50,8 +51,8 @@ async def start(config: VllmConfig, folder: Path, model: ModelConfig) -> Engine:
     options = _options(config, folder, model.trust_remote_code, on_cpu)
     try:
         if on_cpu and os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
-            return _SteppedEngine(options, folder, model, config.max_model_len)
-        return _AsyncEngine(options, folder, model, config.max_model_len)
+            return _SteppedEngine(options, folder, model, resolved(config.max_model_len))
+        return _AsyncEngine(options, folder, model, resolved(config.max_model_len))
     except (ValueError, RuntimeError) as error:
         if "memory" in str(error).lower():
             raise  # the worker reports it as "out of memory", with options to lower
@@ -64,8 +65,8 @@ def _options(config: VllmConfig, model: Path, trust_remote_code: bool, on_cpu: b
         "model": str(model),
         "tokenizer": str(model),
         "dtype": ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_concurrent,
+        "max_model_len": resolved(config.max_model_len),
+        "max_num_seqs": resolved(config.max_concurrent),
         "enforce_eager": not compiled,
         "trust_remote_code": trust_remote_code,
         "disable_log_stats": True,
@@ -77,7 +78,7 @@ def _options(config: VllmConfig, model: Path, trust_remote_code: bool, on_cpu: b
         **(
             {
                 "enable_chunked_prefill": False,  # seeded requests with chunked prefill fail on a CPU
-                "max_num_batched_tokens": max(config.max_model_len, 4096),
+                "max_num_batched_tokens": max(resolved(config.max_model_len), 4096),
                 # A shared prefix is cached in whole blocks. With vLLM's 128 tokens for CPUs, judging was half as fast,
                 # because each judgement recomputed the rest of its prompt. 32 is the smallest size.
                 "block_size": 32,

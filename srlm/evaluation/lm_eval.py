@@ -34,6 +34,7 @@ from srlm.errors import BenchmarkError, ConfigError
 from srlm.evaluation.measures import Measure, combined_measure, mean_measure, share_measure, table_terms
 from srlm.io.record_file import RecordFile
 from srlm.models.chat_template import has_chat_template, load_tokenizer
+from srlm.ranges import resolved
 
 _CPU_BATCH = 8  # a batch's logits are in memory: 8 x 2,048 tokens x vocabulary of 50,000 take 3 GB
 _VLLM_ROUNDS = 16  # vLLM gets engine.max_concurrent x this many requests at once; answers are stored when all are done
@@ -130,6 +131,7 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
     engine, on_gpu = options.engine, torch.cuda.is_available()
     chat = bool(options.model.chat_template) or has_chat_template(model)
     dtype = ("bfloat16" if on_gpu else "float32") if engine.dtype == "auto" else engine.dtype
+    length, concurrent = resolved(engine.max_model_len), resolved(engine.max_concurrent)
     with contextlib.ExitStack() as stack:
         arguments = {"pretrained": str(model), "dtype": dtype, "trust_remote_code": False}
         if chat and options.model.thought_end:
@@ -139,9 +141,9 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
             load_tokenizer(model, options.model).save_pretrained(arguments["tokenizer"])
         if isinstance(engine, VllmConfig) and backend(options) == "vllm":
             arguments |= {
-                "max_model_len": engine.max_model_len,
-                "max_num_seqs": engine.max_concurrent,
-                "batch_size": _VLLM_ROUNDS * engine.max_concurrent,
+                "max_model_len": length,
+                "max_num_seqs": concurrent,
+                "batch_size": _VLLM_ROUNDS * concurrent,
                 "gpu_memory_utilization": engine.gpu_memory_utilization,
                 "tensor_parallel_size": engine.tensor_parallel_size,
                 "data_parallel_size": engine.data_parallel_size,
@@ -152,10 +154,10 @@ def open_model(options: Evaluate, model: Path) -> Iterator[tuple[Any, bool]]:
             if engine.threads:
                 torch.set_num_threads(engine.threads)
             arguments |= {
-                "max_length": engine.max_model_len,
+                "max_length": length,
                 "device": "cuda" if on_gpu else "cpu",
-                "batch_size": "auto" if on_gpu else min(_CPU_BATCH, engine.max_concurrent),
-                "max_batch_size": engine.max_concurrent,
+                "batch_size": "auto" if on_gpu else min(_CPU_BATCH, concurrent),
+                "max_batch_size": concurrent,
                 "use_safetensors": True,
             }
         yield get_model(backend(options))(**arguments), chat

@@ -35,7 +35,7 @@ class PromptsConfig(RowsConfig):
     # words (characters in scripts written without spaces: Chinese, Japanese, Thai, ...)
     min_words: Annotated[int, at_least(1)] = 4
     max_words: int = 120  # words, counted as for min_words
-    languages: list[str] = field(default_factory=lambda: ["en", "zh"])  # accepted (ISO 639-1); empty = all
+    languages: list[str] = field(default_factory=lambda: ["en"])  # accepted (ISO 639-1); empty = all
     keywords: list[str] = field(
         default_factory=lambda: [
             "image", "images", "picture", "pictures", "photo", "graph", "graphs", "chart", "diagram", "file", "files",

@@ -75,6 +75,13 @@ class SampledJudgeConfig(JudgeConfig):
     max_comparisons: Annotated[int, at_least(0)] = 0
 
 
+def default_judge() -> SampledJudgeConfig:
+    """Return the options of `judge=logprob_weighted`, the default."""
+    return SampledJudgeConfig(
+        scorer="logprob_weighted", template="verdict_only", count=1, min_valid=1, max_new_tokens=8
+    )
+
+
 @dataclass
 class LogprobJudgeConfig(JudgeConfig):
     """A judge that generates nothing: the mean of all scores by their probabilities right after the prompt."""

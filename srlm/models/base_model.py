@@ -87,7 +87,7 @@ def worker(workspace: Workspace, t: int) -> None:
     """Resolve M0, check its files and its chat template, and write its fingerprint."""
     config = workspace.config()
     folder = resolve(config.model)
-    checkpoint = Checkpoint(folder, config.model, "train", config.engine.max_model_len, config.engine.kind)
+    checkpoint = Checkpoint(folder, config.model, "train", config.engine.max_model_len or 0, config.engine.kind)
     refuse(f"model.name={config.model.name}", problems_of(checkpoint))
     for note in notes_of(checkpoint):
         say(f"  Note on {config.model.name}: {note}")

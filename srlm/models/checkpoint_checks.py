@@ -19,7 +19,7 @@ from srlm.models.checkpoint import ADAPTER, INDEX, UNREADABLE, Checkpoint, Use, 
 Values = Iterator[dict[str, Any]]  # of the fields in a check's problem and remedy, once for each problem
 _MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3")  # kinds of peft adapters
 _EMBEDDINGS = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$")
-_SCALED_ROPE = ("linear", "dynamic")  # other kinds of RoPE scaling are included in max_position_embeddings
+SCALED_ROPE = ("linear", "dynamic")  # other kinds of RoPE scaling are included in max_position_embeddings
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -225,7 +225,7 @@ def positions(settings: Any) -> int | None:
     if not isinstance(limit, int) or limit <= 0:
         return None
     rope = getattr(settings, "rope_parameters", None) or {}
-    scaled = [one for one in (rope, *rope.values()) if isinstance(one, dict) and one.get("rope_type") in _SCALED_ROPE]
+    scaled = [one for one in (rope, *rope.values()) if isinstance(one, dict) and one.get("rope_type") in SCALED_ROPE]
     return int(limit * max((one.get("factor") or 1.0 for one in scaled), default=1.0))
 
 

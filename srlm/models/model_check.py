@@ -88,7 +88,7 @@ def report_of(config: Config, model: NamedModel) -> Report:
     downloaded = path.is_file() or any(path.glob("*.safetensors"))
     listed = (files_on_hub(options) or ()) if _is_on_hub(model) and not downloaded else None
     engine = config.engine
-    checkpoint = Checkpoint(path, options, model.use, engine.max_model_len, engine.kind, listed)
+    checkpoint = Checkpoint(path, options, model.use, engine.max_model_len or 0, engine.kind, listed)
     problems = problems_of(checkpoint)
     if not problems and is_adapter(path):  # its tokenizer is checked when it has been merged
         base, revision = base_of(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +74,7 @@ def chats_of(
 
 
 def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts: bool) -> dict[str, list[EncodedChat]]:
-    """Return the samples of chats of each kind, without answers that end after `options.max_length` tokens.
+    """Return the samples of chats of each kind, without answers that end after `options.max_length` tokens, if it is set.
 
     With `with_prompts`, shared text is marked: the matches of `options.shared_text`, or the text that all prompts of a
     kind share.
@@ -88,7 +89,9 @@ def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts
         kind: [
             replace(sample, number=number)
             for number, (chat, shared) in enumerate(zip(of_kind, shared_answers(of_kind), strict=True))
-            for sample in encode_answers(tokenizer, chat, every, with_prompts, options.max_length, shared)
+            for sample in encode_answers(
+                tokenizer, chat, every, with_prompts, options.max_length or sys.maxsize, shared
+            )
         ]
         for kind, of_kind in chats.items()
     }

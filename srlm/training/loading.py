@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
 from srlm.config import Config
 from srlm.engines.extra import MODEL_ARGUMENTS
-from srlm.errors import ConfigError
+from srlm.errors import ConfigError, TrainingError
 from srlm.training.activation_cache import layer_stack
 from srlm.training.config import LoraConfig, TrainConfig
 
+LINEAR = (torch.nn.Linear, Conv1D)  # layers that LoRA adapts; GPT-2 has Conv1D
 _DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout")
 
 
@@ -43,10 +46,44 @@ def load_model(folder: Path, options: TrainConfig, config: Config, dtype: torch.
         dtype=dtype or model_dtype(options),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
+        **quantization(options, dtype),
         **options.extra.get(MODEL_ARGUMENTS, {}),
     )
     model.generation_config = savable(model.generation_config)
     return model
+
+
+def quantization(options: TrainConfig, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Return the arguments of from_pretrained for `lora.quantize`; none if `dtype` asks for full weights.
+
+    4 bits are QLoRA's: NormalFloat with quantised constants (arXiv 2305.14314, section 3). The output layer and a
+    classifier's head are not quantised.
+
+    Raises
+    ------
+    TrainingError
+        If bitsandbytes cannot be used on this machine.
+    """
+    if dtype is not None or options.lora.quantize == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401  # it loads its library for this hardware
+    except (ImportError, RuntimeError, OSError) as error:
+        raise TrainingError(
+            f"lora.quantize={options.lora.quantize} needs bitsandbytes, which cannot be used here: {error}. Install a "
+            "version for this hardware, or set lora.quantize=none."
+        ) from error
+    settings = BitsAndBytesConfig(
+        load_in_4bit=options.lora.quantize == "4bit",
+        load_in_8bit=options.lora.quantize == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, precision(options)),
+        llm_int8_skip_modules=["lm_head", "embed_out", "score"],
+    )
+    return {"quantization_config": settings}
 
 
 def savable(given: GenerationConfig) -> GenerationConfig:
@@ -110,7 +147,12 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module, new_head: str = "") ->
     """
     if not lora.enabled:
         return None
-    target: str | list[str] = _linear_layers_around_experts(model) or "all-linear"
+    target: str | list[str] = lora.targets or _linear_layers_around_experts(model) or "all-linear"
+    names = [name for name, part in model.named_modules() if isinstance(part, LINEAR)]
+    for wanted in lora.targets:
+        if not any(_is_named(layer, [wanted]) for layer in names):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+            raise ConfigError(f"lora.targets: the model has no linear layer {wanted}. It has {known}.")
     if lora.last_n_layers:
         name, layers = layer_stack(model)
         if lora.last_n_layers > len(layers):
@@ -121,7 +163,7 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module, new_head: str = "") ->
             f"{name}.{place}.{below}"
             for place in range(len(layers) - lora.last_n_layers, len(layers))
             for below, part in layers[place].named_modules()
-            if isinstance(part, torch.nn.Linear)
+            if isinstance(part, LINEAR) and (not lora.targets or _is_named(f"{name}.{place}.{below}", lora.targets))
         ]
     return PeftLoraConfig(
         r=lora.r,
@@ -130,7 +172,14 @@ def peft_config(lora: LoraConfig, model: torch.nn.Module, new_head: str = "") ->
         target_modules=target,
         task_type="SEQ_CLS" if new_head else "CAUSAL_LM",
         modules_to_save=[new_head] if new_head else None,
+        # GPT-2's layers store their weights transposed
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),
     )
+
+
+def _is_named(layer: str, targets: Sequence[str]) -> bool:
+    """Return whether a layer's full name is, or ends with, one of these names."""
+    return any(f".{layer}".endswith(f".{target}") for target in targets)
 
 
 def _linear_layers_around_experts(model: Any) -> list[str]:
@@ -142,4 +191,4 @@ def _linear_layers_around_experts(model: Any) -> list[str]:
     if not any(weight.ndim == 3 and ".experts." in name for name, weight in model.named_parameters()):
         return []
     head = model.get_output_embeddings()
-    return [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head]
+    return [name for name, part in model.named_modules() if isinstance(part, LINEAR) and part is not head]

@@ -8,6 +8,7 @@ everything else is imported inside functions.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -128,7 +129,7 @@ class Context(Generic[O]):
         """
         from datasets import Dataset
 
-        return trainer(
+        built = trainer(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_dict(data) if isinstance(data, dict) else data,
@@ -137,6 +138,12 @@ class Context(Generic[O]):
             callbacks=self.callbacks,
             **others,
         )
+        if self.options.lora.quantize != "none":
+            # TRL rounds adapters over quantised weights to bfloat16, which loses small steps.
+            for weight in built.model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.float()
+        return built
 
     def on_disk(self, columns: Columns) -> Any:
         """Return columns as a dataset that all training processes read from one folder.
@@ -231,13 +238,36 @@ class Method(ABC, Generic[O, E]):
         return load_model(folder, options, config, dtype)
 
 
+_NO_BITSANDBYTES = "bitsandbytes is not installed (pip install bitsandbytes)"
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
 def check_together(options: TrainConfig, group: str, need: Need) -> None:
     """Check the ranges of the options that all methods share."""
-    highest = f"0 to {group}.learning_rate={options.learning_rate}"
-    need(0 <= options.min_learning_rate <= options.learning_rate, f"{group}.min_learning_rate", highest)
-    step = options.micro_batch_size * options.processes
-    need(options.batch_size % step == 0, f"{group}.batch_size", f"a multiple of micro_batch_size x processes = {step}")
+    if options.min_learning_rate is not None:
+        rate = options.learning_rate
+        need(options.min_learning_rate >= 0, f"{group}.min_learning_rate", "0 or more")
+        highest = f"0 to {group}.learning_rate={rate}"
+        need(rate is None or options.min_learning_rate <= rate, f"{group}.min_learning_rate", highest)
+    if options.batch_size is not None:  # what is unset follows
+        step = (options.micro_batch_size or 1) * options.processes
+        multiple = f"a multiple of micro_batch_size x processes = {step}"
+        need(options.batch_size % step == 0, f"{group}.batch_size", multiple)
+    lora, optimizer = options.lora, options.optimizer
+    if lora.quantize != "none":
+        need(lora.enabled, f"{group}.lora.quantize", f"none with {group}.lora.enabled=false: only adapters are trained")
+        plain = f"none with {group}.accelerate_config: quantised weights cannot be sharded"
+        need(not options.accelerate_config, f"{group}.lora.quantize", plain)
+        need(_has_bitsandbytes(), f"{group}.lora.quantize", f"none: {_NO_BITSANDBYTES}")
+    if "8bit" in optimizer or "paged" in optimizer:
+        need(_has_bitsandbytes(), f"{group}.optimizer", f"adamw or adafactor: {_NO_BITSANDBYTES}")
+    need(optimizer == "adamw" or "optim" not in options.extra, f"{group}.optimizer", f"adamw with {group}.extra.optim")
     if isinstance(options, LoopConfig):
+        once = f"false with {group}.early_stopping.enabled=true"
+        need(not (lora.keep_adapter and options.early_stopping.enabled), f"{group}.lora.keep_adapter", once)
         source, place = options.early_stopping.source, f"{group}.early_stopping"
         other = "unused_ift, a file or hub:OWNER/NAME: validation prompts are no evaluation prompts"
         need(source.path not in ("", "builtin"), f"{place}.source.path", other)

@@ -23,6 +23,8 @@ from transformers import Trainer
 from srlm.io.progress import say
 from srlm.training.checkpoint_check import Probe, Scores, agreement, change, float32_arithmetic, score
 
+ADAPTER = "adapter"  # folder of the adapter in an unfinished checkpoint
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 LEAST_KEPT, MOST_KEPT = (
     0.9,
     1.1,
@@ -47,6 +49,10 @@ class Saving:
         Difference above which a warning is logged: nats per token (reward model: log-odds per answer).
     group : str
         The training's option group, such as "dpo".
+    quantized : str
+        `lora.quantize` of the training.
+    keep_adapter : bool
+        Whether the adapter is kept, in the folder `ADAPTER` of the checkpoint.
     """
 
     start: Callable[[torch.dtype], Any]
@@ -55,6 +61,13 @@ class Saving:
     served: torch.dtype
     tolerance: float
     group: str
+    quantized: str = "none"
+    keep_adapter: bool = False
+
+
+def adapter_folder(model: Path) -> Path:
+    """Return the folder of the adapter that was merged into a model, next to it."""
+    return model.with_name(f"{model.name}_adapter")
 
 
 def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
@@ -84,7 +97,7 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
             if lora:
                 with model.disable_adapter():
                     before = score(runs, saving.probe)
-    written = folder / "adapter" if lora else folder
+    written = folder / ADAPTER if lora else folder
     if sharded:
         trainer.save_model(str(written))  # gathers the shards; all processes take part
     elif main:
@@ -106,9 +119,16 @@ def save(trainer: Trainer, saving: Saving, folder: Path) -> dict[str, Any]:
     if lora:
         merged: Any = PeftModel.from_pretrained(start, written).merge_and_unload()
         merged.config = base.config
+        if hasattr(merged.config, "quantization_config"):  # of the weights in memory
+            del merged.config.quantization_config
         if hasattr(base, "generation_config"):  # a classifier has none
             merged.generation_config = base.generation_config
-        shutil.rmtree(written)
+        if saving.keep_adapter:
+            for path in written.iterdir():  # a sharded trainer also writes its arguments, as a pickle
+                if path.name not in _ADAPTER_FILES:
+                    path.unlink()
+        else:
+            shutil.rmtree(written)
         merged.to(saving.dtype).save_pretrained(folder)
         del merged
     elif sharded and saving.dtype is not torch.float32:
@@ -152,7 +172,13 @@ def messages(counts: Mapping[str, Any], saving: Saving) -> list[str]:
     unit = "log-odds per answer" if saving.probe.kind.name == "rewards" else "nats per token"
     changed = saving.probe.kind.value
     lines = []
-    if not counts["saved_difference"] <= saving.tolerance or not _is_whole(counts["saved_kept"]):
+    if saving.quantized != "none":
+        lines.append(
+            f"Note: the adapter was trained over {saving.quantized} weights and is merged into the full ones. The "
+            f"checkpoint differs from the trained policy by {counts['saved_difference']:.2g} {unit}"
+            f"{_left(counts['saved_kept'], changed)}."
+        )
+    elif not counts["saved_difference"] <= saving.tolerance or not _is_whole(counts["saved_kept"]):
         remedy = (
             f"Set {saving.group}.save_dtype=float32 to save it exactly."
             if saving.dtype is not torch.float32
@@ -194,7 +220,13 @@ def _free(trainer: Trainer, model: torch.nn.Module) -> None:
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
     trainer.accelerator.free_memory()
-    model.to("meta")
+    if not getattr(model, "is_quantized", False):
+        model.to("meta")
+        return
+    for module in model.modules():  # quantised weights cannot be moved to the device `meta`
+        module._parameters.clear()
+        if hasattr(module, "state"):  # where bitsandbytes keeps 8-bit weights
+            module.state = None
 
 
 def _placed(model: Any) -> Any:

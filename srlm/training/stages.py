@@ -79,7 +79,8 @@ class TrainingStage(RunStage):
         raise NotImplementedError
 
     def writes(self) -> list[str]:
-        return [self.output]
+        lora = self.train.lora
+        return [self.output, *([f"{self.output}_adapter"] if lora.enabled and lora.keep_adapter else [])]
 
     def depends_on(self) -> dict[str, Any]:
         return _options(self.config, self.group, self._unused())

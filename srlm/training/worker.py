@@ -22,13 +22,14 @@ from srlm.engines.extra import MODEL_ARGUMENTS
 from srlm.io.files import write_atomic
 from srlm.io.progress import Bars
 from srlm.models.chat_template import load_tokenizer, write_stop_tokens
+from srlm.ranges import resolved
 from srlm.training.activation_cache import frozen_once
 from srlm.training.batching import Steps
 from srlm.training.config import TrainConfig
 from srlm.training.loading import engine_dtype, peft_config, precision
 from srlm.training.method import Context, Method
 from srlm.training.methods import group_of, training_options
-from srlm.training.saving import Saving, save
+from srlm.training.saving import ADAPTER, Saving, adapter_folder, save
 
 
 def train(
@@ -119,6 +120,8 @@ def train(
             served=engine_dtype(config),
             tolerance=options.save_tolerance,
             group=group,
+            quantized=options.lora.quantize if options.lora.enabled else "none",
+            keep_adapter=options.lora.keep_adapter,
         )
         counts |= train_and_save(trainer, checkpoints, target, tokenizer, saving, stop_at)
     if stop_at is not None:
@@ -130,6 +133,7 @@ def trainer_arguments(options: TrainConfig, config: Config, checkpoints: Path, s
     """Return the arguments that all of TRL's config classes take."""
     on_gpu = torch.cuda.is_available()
     dtype = precision(options)
+    micro_batch = resolved(options.micro_batch_size)
     if not on_gpu:
         _project_only_targets()
         _use_cores(config.engine.threads, options)
@@ -138,16 +142,17 @@ def trainer_arguments(options: TrainConfig, config: Config, checkpoints: Path, s
         "use_cpu": not on_gpu,
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
-        "num_train_epochs": options.epochs,
-        "per_device_train_batch_size": options.micro_batch_size,
-        "gradient_accumulation_steps": options.batch_size // (options.micro_batch_size * options.processes),
-        "learning_rate": options.learning_rate,
+        "num_train_epochs": resolved(options.epochs),
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": resolved(options.batch_size) // (micro_batch * options.processes),
+        "learning_rate": resolved(options.learning_rate),
         "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": options.min_learning_rate},
+        "lr_scheduler_kwargs": {"min_lr": resolved(options.min_learning_rate)},
         "warmup_steps": options.warmup_ratio,
         "weight_decay": options.weight_decay,
+        **({} if options.optimizer == "adamw" else {"optim": options.optimizer}),
         "max_grad_norm": options.max_grad_norm,
-        "gradient_checkpointing": options.gradient_checkpointing,
+        "gradient_checkpointing": resolved(options.gradient_checkpointing),
         "save_strategy": "steps" if options.checkpoint_steps else "no",
         "save_steps": options.checkpoint_steps or 1,
         "save_total_limit": 1,
@@ -240,6 +245,10 @@ def train_and_save(
     if trainer.accelerator.is_main_process:
         tokenizer.save_pretrained(temporary)
         write_stop_tokens(temporary, tokenizer)
+        adapter = adapter_folder(target)
+        shutil.rmtree(adapter, ignore_errors=True)
+        if (temporary / ADAPTER).is_dir():
+            os.replace(temporary / ADAPTER, adapter)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
         if stop_at is None:

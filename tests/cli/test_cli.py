@@ -29,6 +29,7 @@ from srlm.cli.overrides import (
     with_short_job_names,
     with_texts,
 )
+from srlm.training.by_model import for_default_run
 from tests.helpers import ROOT
 
 OF_OPTIONS = [command for command in COMMANDS if command.config]
@@ -44,7 +45,7 @@ def composed(command: Command, *overrides: str) -> Any:
 
 @pytest.mark.parametrize("command", OF_OPTIONS, ids=lambda command: command.name)
 def test_help_shows_the_defaults_that_hydra_composes(command: Command) -> None:
-    options = composed(command)
+    options = for_default_run(composed(command))
     for name, _ in command.options:
         shown = default_of(command, name)
         if name in chosen_groups(command):

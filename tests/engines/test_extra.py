@@ -22,7 +22,7 @@ from srlm.training.activation_cache import frozen_once
 from srlm.training.methods import METHODS
 from srlm.training.methods.sft import SFTConfig
 from srlm.training.stages import Train, TrainSFT
-from tests.helpers import ROOT
+from tests.helpers import ROOT, options
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,7 +88,7 @@ def test_transformers_engine_accepts_from_pretrained_arguments() -> None:
 def test_arguments_reach_the_trainer_and_the_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from trl import SFTConfig as Arguments
 
-    config = Config()
+    config = options()
     config.sft.extra = {
         "optim": "adafactor",
         "neftune_noise_alpha": 5,
@@ -104,10 +104,10 @@ def test_arguments_reach_the_trainer_and_the_model(tiny_checkpoint: Path, tmp_pa
 def test_arguments_reach_vllm() -> None:
     from srlm.engines.vllm import _options
 
-    config = Config()
+    config = options()
     config.engine.extra = {"kv_cache_dtype": "fp8", "block_size": 64}
-    options = _options(config.engine, Path("model"), False, on_cpu=True)
-    assert (options["kv_cache_dtype"], options["block_size"]) == ("fp8", 64)
+    found = _options(config.engine, Path("model"), False, on_cpu=True)
+    assert (found["kv_cache_dtype"], found["block_size"]) == ("fp8", 64)
 
 
 def test_outputs_depend_on_extra_arguments(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_implicit_reward_has_the_beta_of_the_training_method(policy, reference, 
 def test_implicit_judge_refuses_methods_without_beta():
     with pytest.raises(ConfigError, match=r"judge=implicit .* method=tests\.engines\.test_scoring:NoBeta has no such"):
         options("judge=implicit", "method=tests.engines.test_scoring:NoBeta")
-    assert options("judge=additive", "method=tests.engines.test_scoring:NoBeta").training == LoopConfig()
+    assert options("judge=additive", "method=tests.engines.test_scoring:NoBeta").training.learning_rate == 2e-4
 
 
 def test_likelihood_is_the_sum_of_answer_token_logprobs(policy):
@@ -189,7 +189,7 @@ def test_models_that_are_no_reward_model_are_refused(tmp_path, policy, kind):
 
 
 def test_texts_longer_than_the_context_are_refused(policy):
-    rater = ImplicitReward(EngineConfig(max_model_len=64), policy, policy, 0.1, ModelConfig())
+    rater = ImplicitReward(EngineConfig(max_model_len=64, max_concurrent=8), policy, policy, 0.1, ModelConfig())
     with pytest.raises(PromptTooLongError, match=r"do not fit into engine\.max_model_len=64"):
         scores_of(rater, [("q" * 80, "a")])
 

@@ -31,7 +31,7 @@ CONFIG = PromptsConfig()
 
 
 def reason(text: str, truncated: bool = False, seen: tuple[str, ...] = (), **options: object) -> str:
-    return rejection(text, truncated, PromptsConfig(**options), Overlap(seen))
+    return rejection(text, truncated, PromptsConfig(**{"languages": ["en", "zh"]} | options), Overlap(seen))
 
 
 # Cleaning

@@ -211,7 +211,7 @@ def test_weighted_scores_match_the_models_probabilities(tmp_path):
     template.write_text("Score: N {{instruction}}{{response}}")
     config = Config(
         judge=SampledJudgeConfig(scorer="logprob_weighted", count=1, min_valid=1, template=str(template)),
-        engine=EngineConfig(kind="transformers", max_model_len=128),
+        engine=EngineConfig(kind="transformers", max_model_len=128, max_concurrent=8),
     )
 
     async def run():

@@ -297,7 +297,7 @@ def test_full_disk_while_creating_a_folder_is_reported(tmp_path, monkeypatch):
 # Stages
 
 
-OPTIONS = {"judge.count": 3, "judge.temperature": 0.7, "prompts.languages": ["en", "zh"], "seed": 0}
+OPTIONS = {"judge.count": 1, "judge.temperature": 0.7, "prompts.languages": ["en", "zh"], "seed": 0}
 WAYS_ON = ("To continue: re", "start a new run with name=...", "or delete ")
 
 
@@ -365,7 +365,7 @@ def test_changed_options_are_refused(tmp_path, verb):
     assert stage_of(tmp_path, **same).complete() == (verb == "made")
     message = refused(stage_of(tmp_path, judge__count=5, prompts__languages=["en"]))
     assert f"options have changed since this stage {'ran' if verb == 'made' else 'began'}: " in message
-    assert "judge.count was 3, now 5; prompts.languages was ['en', 'zh'], now ['en']" in message
+    assert "judge.count was 1, now 5; prompts.languages was ['en', 'zh'], now ['en']" in message
     assert "seed" not in message
     assert "judge.temperature" not in message
 
@@ -384,11 +384,11 @@ def recorded(root: Path, verb: str, **options: Any) -> Path:
 
 @pytest.mark.parametrize("verb", ["begun", "made"])
 def test_option_missing_from_the_record_has_its_default(tmp_path, verb):
-    """A newer version added it. `judge.count` is 3 by default, `endpoint.model` is ""."""
+    """A newer version added it. `judge.count` is 1 by default, `endpoint.model` is ""."""
     recorded(tmp_path, verb, seed=0)
     assert OPTIONS["judge.count"] == Config().judge.count
     assert stage_of(tmp_path).complete() == (verb == "made")
-    assert "judge.count was 3, now 5" in refused(stage_of(tmp_path, judge__count=5))
+    assert "judge.count was 1, now 5" in refused(stage_of(tmp_path, judge__count=5))
     assert "endpoint.model was '', now 'judge-70b'" in refused(stage_of(tmp_path, endpoint__model="judge-70b"))
 
 
@@ -398,7 +398,7 @@ def test_option_missing_from_the_record_has_its_config_yaml_value(tmp_path):
     config = Config(name="run")
     config.judge.count = 5
     Workspace(tmp_path).save_config(config)
-    assert "judge.count was 5, now 3" in refused(stage_of(tmp_path))
+    assert "judge.count was 5, now 1" in refused(stage_of(tmp_path))
     assert stage_of(tmp_path, judge__count=5).complete()
     (tmp_path / "config.yaml").write_text("judge: {temperature: 0.7}")  # as if judge.count were new: its default
     assert stage_of(tmp_path).complete()

@@ -13,6 +13,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from srlm.config import Config
+from srlm.engines.config import EngineConfig
 from srlm.pipeline.workspace import Workspace
 from srlm.training import checkpoint_check, loading
 from srlm.training.checkpoint_check import Kind, Probe, probe_of_pairs, probe_of_rewards
@@ -312,5 +314,5 @@ def test_engine_precision_depends_on_option_and_device(
     given: str, on_gpu: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    config = options(f"engine.dtype={given}")
+    config = Config(engine=EngineConfig(dtype=given))
     assert loading.engine_dtype(config) == dtype

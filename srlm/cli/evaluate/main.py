@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.cli.application import application
+from srlm.cli.by_model import resolve_options
 from srlm.cli.evaluate.arms import expand
 from srlm.cli.evaluate.plan import Plan, read_asked, read_examples
 from srlm.cli.evaluate.results import results_of
@@ -49,9 +50,10 @@ def run(options: Evaluate) -> dict[str, Any]:
 
     options.models = expand(options.models)  # once, for the workers as well: a running sweep creates more models
     workspace = Workspace.of(options)
-    plan = Plan(workspace, options)
     with workspace.lock():
         say(f"evaluate: {workspace.root}")
+        options = resolve_options(options, workspace.saved_options(), groups=["engine"])
+        plan = Plan(workspace, options)
         report_differences(plan.stages())  # before anything is changed
         workspace.save_config(options)
         if plan.answers:

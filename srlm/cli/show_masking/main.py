@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from srlm.cli.application import application
+from srlm.cli.by_model import resolve_options
 from srlm.cli.show_masking.examples import KINDS, Share, Shown, examples_of, rows_of, share, shown
 from srlm.config import ShowMasking
 from srlm.errors import ConfigError
@@ -36,6 +37,7 @@ def run(options: ShowMasking) -> Path:
     if options.count < 1:
         raise ConfigError(f"count={options.count!r} is invalid: it must be 1 or more.")
     show_notes()
+    options = resolve_options(options)
     tokenizer = load_tokenizer(resolve(options.model), options.model)
     found, data = examples_of(tokenizer, rows_of(options), options)
     examples = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import NoPairsError, TrainingError
-from srlm.ranges import above
+from srlm.ranges import above, resolved
 from srlm.training.config import LoopConfig
 from srlm.training.method import Columns, Context, Encoded, Method
 from srlm.types import PreferencePair
@@ -45,7 +45,7 @@ class DPO(Method[DPOConfig, Encoded]):
         from srlm.training.checkpoint_check import probe_of_pairs
 
         _refuse_weights(rows)
-        columns, too_long, trl_drops = encode_pairs(tokenizer, rows, options.max_length)
+        columns, too_long, trl_drops = encode_pairs(tokenizer, rows, resolved(options.max_length))
         if too_long:
             say(
                 f"  {too_long} of {len(rows)} pairs are longer than dpo.max_length={options.max_length} and excluded "

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import NoPairsError, TrainingError
-from srlm.ranges import above
+from srlm.ranges import above, resolved
 from srlm.training.config import LoopConfig
 from srlm.training.method import Columns, Context, Encoded, Method, Need
 from srlm.types import LabelledAnswer, PreferencePair
@@ -59,7 +59,7 @@ class KTO(Method[KTOConfig, Encoded]):
         from srlm.io.progress import say
 
         answers = [one for row in rows for one in answers_of(row)]
-        columns, too_long = encode_answers(tokenizer, answers, options.max_length)
+        columns, too_long = encode_answers(tokenizer, answers, resolved(options.max_length))
         prompts, completions, labels = columns.values()
         desirable, undesirable = sum(labels), len(labels) - sum(labels)
         if too_long:
@@ -93,7 +93,7 @@ class KTO(Method[KTOConfig, Encoded]):
 
         options, other = context.options, context.reference != context.start
         columns = shuffled(encoded.columns, context.arguments["seed"])  # TRL keeps the order that z0 depends on
-        columns["KL_completion_ids"] = mismatched_answers(columns, options.micro_batch_size)
+        columns["KL_completion_ids"] = mismatched_answers(columns, resolved(options.micro_batch_size))
         trainer = context.build(
             AnswerTrainer,
             Arguments(
@@ -121,7 +121,7 @@ class KTO(Method[KTOConfig, Encoded]):
     def check_options(cls, options: KTOConfig, group: str, config: Config, need: Need) -> None:
         super().check_options(options, group, config, need)
         borrowed = "2 or more: each prompt is also paired with another prompt's answer"
-        need(options.micro_batch_size > 1, f"{group}.micro_batch_size", borrowed)
+        need(options.micro_batch_size != 1, f"{group}.micro_batch_size", borrowed)
         ordered = "train_sampling_strategy" not in options.extra
         need(ordered, f"{group}.extra", "without train_sampling_strategy: the data are shuffled with the run's seed")
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import TrainingError
+from srlm.ranges import below, resolved
 from srlm.training.config import TrainConfig
 from srlm.training.method import Batches, Columns, Context, Encoded, Method
 from srlm.types import JudgeExample
@@ -29,6 +30,8 @@ class RewardModelConfig(TrainConfig):
 
     trl_config: ClassVar[str] = "RewardConfig"
 
+    warmup_ratio: Annotated[float, below(1)] = 0.05  # share of all steps
+
 
 class RewardModel(Method[RewardModelConfig, Encoded]):
     name = "reward_model"
@@ -43,7 +46,7 @@ class RewardModel(Method[RewardModelConfig, Encoded]):
         from srlm.io.progress import say
         from srlm.training.checkpoint_check import probe_of_rewards
 
-        columns, too_long = encode_comparisons(tokenizer, rows, options.max_length)
+        columns, too_long = encode_comparisons(tokenizer, rows, resolved(options.max_length))
         chosen, rejected = columns["chosen_ids"], columns["rejected_ids"]
         if not chosen:
             raise TrainingError(
@@ -54,7 +57,7 @@ class RewardModel(Method[RewardModelConfig, Encoded]):
         lengths = [max(map(len, pair)) for pair in zip(chosen, rejected, strict=True)]
         tokens = sum(map(len, [*chosen, *rejected]))
         counts = {"pairs": len(chosen), "too_long": too_long, "tokens": tokens}
-        batches = Batches(range(len(chosen)), lengths, options.batch_size)
+        batches = Batches(range(len(chosen)), lengths, resolved(options.batch_size))
         return Encoded(columns, counts, probe_of_rewards(chosen, rejected), batches)
 
     def trainer(self, model: Any, encoded: Encoded, context: Context[RewardModelConfig]) -> Any:
@@ -118,6 +121,7 @@ def load_classifier(folder: Path, options: TrainConfig, config: Config, dtype: t
         dtype=dtype or loading.model_dtype(options),
         trust_remote_code=config.model.trust_remote_code,
         use_safetensors=True,
+        **loading.quantization(options, dtype),
         **options.extra.get(MODEL_ARGUMENTS, {}),
     )
     model.score.float()

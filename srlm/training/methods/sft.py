@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import TrainingError
-from srlm.ranges import Range, at_least
+from srlm.ranges import Range, at_least, below, resolved
 from srlm.training.config import TrainConfig
 from srlm.training.method import Batches, Columns, Context, Encoded, Method, Need
 from srlm.types import JudgeExample, SeedExample
@@ -72,6 +72,7 @@ class SFTConfig(TrainConfig):
     # times that each IFT example, and each EFT example, is in a pass over the data (`epochs`)
     ift_repeats: Annotated[int, at_least(1)] = 1
     eft_repeats: Annotated[int, at_least(1)] = 1
+    warmup_ratio: Annotated[float, below(1)] = 0.02  # share of all steps
     # Which tokens are trained. completion = answers with their ends of turn; all = the text of system and user
     # messages, too; no_shared_text = as all, without the text that all IFT prompts share, or all EFT prompts;
     # weighted = as all, with a weight for prompt tokens. Roles and control tokens never are.
@@ -180,13 +181,16 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             counts["examples_with_repeats"] = len(order)
         batches = None
         if options.packing:
-            columns = batching.pack(columns, options.max_length)
+            columns = batching.pack(columns, resolved(options.max_length))
             counts["rows"] = len(columns["input_ids"])
         else:
             placed = [(*samples.places[i], time) for i, time in order]
             groups = [(kind, judged[i].conversation if kind == "eft" else i, time) for kind, i, time in placed]
             size = options.micro_batch_size if ranking else options.batch_size
             batches = Batches(groups, [len(ids) for ids in columns["input_ids"]], size)
+            groups = [(kind, judged[i].conversation if kind == "eft" else i) for kind, i in samples.places]
+            size = resolved(options.micro_batch_size if ranking else options.batch_size)
+            batches = Batches(groups, [len(ids) for ids in samples.input_ids], size)
         probe = probe_of_answers(samples.input_ids, samples.labels)
         return EncodedSamples(columns, counts, probe, batches, samples=samples, ranking=ranking)
 
@@ -241,5 +245,5 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         need(config.judge.max_score <= 9, "judge.max_score", f"at most 9 {ranking}: a score must be one digit")
         need(options.train_on is TrainOn.completion, "sft.train_on", f"completion {ranking}")
         need(not options.packing, "sft.packing", f"false {ranking}")
-        need(options.micro_batch_size > 1, "sft.micro_batch_size", f"2 or more {ranking}: answers are compared")
+        need(options.micro_batch_size != 1, "sft.micro_batch_size", f"2 or more {ranking}: answers are compared")
         need(0 <= options.eft_length_control <= 1, "sft.eft_length_control", "0 to 1")
