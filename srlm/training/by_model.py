@@ -115,7 +115,7 @@ def resolve(
     choices = []
     for group in (*METHODS, *([OWN] if _own(config) else [])):
         options, unset = _options(config, group), _unset(_options(config, group))
-        known, table = _stored(stored, group), TrainingTable(group, options, trained, hardware)
+        known, table = _still_valid(_stored(stored, group), options), TrainingTable(group, options, trained, hardware)
         values = {name: _first(known.get(name), value) for name, value in table.values(known) if name in unset}
         if values:
             choices.append(Choice(group, values, table.reason))
@@ -305,6 +305,18 @@ def _stored(stored: Mapping[str, Any] | None, group: str) -> dict[str, Any]:
 
 def _first(value: Any, other: Any) -> Any:
     return other if value is None else value
+
+
+def _still_valid(known: dict[str, Any], options: TrainConfig) -> dict[str, Any]:
+    """Return a run's values without those that follow from one which is set to another value now."""
+
+    def changed(name: str) -> bool:
+        value = getattr(options, name)
+        return name in known and value is not None and value != known[name]
+
+    follow = {"min_learning_rate"} if changed("learning_rate") else set()
+    follow |= {"micro_batch_size"} if changed("batch_size") or changed("processes") else set()
+    return {name: value for name, value in known.items() if name not in follow}
 
 
 def _size(model: ModelFacts) -> str:

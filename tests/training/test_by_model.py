@@ -115,8 +115,10 @@ def test_stored_values_have_priority_over_the_table() -> None:
     first.engine.dtype = "auto"
     assert again == first
     changed = Config()
-    changed.sft.learning_rate = 1e-5
-    assert resolve(changed, [LLAMA_8B], GPU, stored)[0].sft.learning_rate == 1e-5
+    changed.sft.learning_rate, changed.sft.processes, changed.dpo.batch_size = 1e-5, 2, 1
+    found, _ = resolve(changed, [LLAMA_8B], GPU, stored)
+    assert values(found, "sft.learning_rate", "sft.min_learning_rate", "sft.batch_size") == [1e-5, 1e-6, 4]
+    assert values(found, "sft.micro_batch_size", "dpo.micro_batch_size") == [2, 1], "what follows from them fits"
 
 
 def test_context_fits_every_model() -> None:
