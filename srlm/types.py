@@ -146,6 +146,11 @@ class Candidate:
         """Return the complete generated text, on which DPO trains."""
         return self.thought + self.text
 
+    @property
+    def unanswered(self) -> bool:
+        """Return whether the token limit cut the thought, so that there is no answer to judge."""
+        return self.truncated and bool(self.thought) and not self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:

@@ -46,9 +46,11 @@ def check(config: Config) -> Config:
         if range_ is MODEL and value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
     limit = config.engine.max_model_len
+    thought = config.model.max_thought_tokens
     holds_both = f"below engine.max_model_len={limit}, which holds the prompt as well"
+    holds_both += f", and model.max_thought_tokens={thought}" if thought else ""
     for option in _longest_completions(config) if limit is not None else ():
-        need(option_value(config, option) < limit, option, holds_both)
+        need(option_value(config, option) + thought < limit, option, holds_both)
     data = config.dataset if isinstance(config, ShowMasking) else ""  # takes the place of data.ift and data.eft
     if (data or config.data.ift.path) == "builtin":
         one = config.data.ift_answers is IFTAnswers.best

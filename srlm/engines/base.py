@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from srlm.engines import external_engine
 from srlm.engines.config import EngineConfig, VllmConfig
 from srlm.errors import PromptTooLongError
 from srlm.models.chat import Message, ThoughtMarks, encode_chat, encode_choices
+from srlm.models.chat_template import template_variables
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve_named
 from srlm.pipeline.workspace import Workspace
@@ -83,10 +85,56 @@ class Usage:
         }
 
 
-def split_thoughts(completions: Sequence[Completion], marks: ThoughtMarks) -> list[Completion]:
-    """Return completions whose thoughts are separated from their texts."""
-    split = [(completion, *marks.split(completion.text)) for completion in completions]
-    return [replace(completion, text=answer, thought=thought) for completion, thought, answer in split]
+def split_thought(completion: Completion, marks: ThoughtMarks) -> Completion:
+    """Return a completion whose thought is separated from its text."""
+    thought, answer = marks.split(completion.text)
+    return replace(completion, text=answer, thought=thought)
+
+
+def with_thought(sampling: Sampling, marks: ThoughtMarks) -> Sampling:
+    """Return a request with tokens for a thought in addition to those of the answer."""
+    return replace(sampling, max_new_tokens=sampling.max_new_tokens + marks.budget)
+
+
+def cut_to_limits(
+    completion: Completion,
+    ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    sampling: Sampling,
+    marks: ThoughtMarks,
+) -> Completion:
+    """Split the thought from the answer, and cut each at its limit.
+
+    The engine generated up to `marks.budget + sampling.max_new_tokens` tokens, because it does not know where a thought
+    ends. A longer thought leaves no answer. Both cuts mark the completion as truncated.
+
+    Parameters
+    ----------
+    completion : Completion
+        Thought and answer together, as the engine returned them.
+    ids : sequence of int
+        Its token ids.
+    decode : callable
+        Returns the text of token ids.
+    sampling : Sampling
+        With the limit of the answer.
+    """
+    split = split_thought(completion, marks)
+    thought, used = split.thought, 0
+    if not marks.budget:
+        return split
+    if thought and marks.end in thought:
+        used = bisect_left(range(len(ids) + 1), True, key=lambda count: marks.end in decode(ids[:count]))
+    if thought and (used > marks.budget or (not used and len(ids) > marks.budget)):
+        kept = decode(ids[: marks.budget])
+        return replace(completion, text="", thought=kept, tokens=marks.budget, truncated=True)
+    limit = used + sampling.max_new_tokens
+    if (thought and not used) or len(ids) <= limit:  # it ended within its thought, or within both limits
+        return split
+    thought, answer = marks.split(decode(ids[:limit]))
+    ends = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
+    answer = answer[: min(ends)] if ends else answer
+    return replace(completion, text=answer, thought=thought, tokens=limit, truncated=not ends)
 
 
 class Engine(Protocol):
@@ -281,8 +329,10 @@ async def open_endpoint(config: Config) -> AsyncIterator[Engine]:
     """Open the client of the OpenAI-compatible server of `config.endpoint`."""
     from srlm.engines.openai_server import EndpointEngine
 
-    marks = ThoughtMarks(config.model.thought_start, config.model.thought_end)
-    engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl", marks)
+    model = config.model
+    marks = ThoughtMarks(model.thought_start, model.thought_end, budget=model.max_thought_tokens)
+    variables = template_variables(model) if config.endpoint.template_variables else {}
+    engine = EndpointEngine(config.endpoint, Workspace.of(config).logs / "endpoint.jsonl", marks, variables)
     try:
         yield engine
     finally:

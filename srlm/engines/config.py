@@ -71,6 +71,9 @@ class EndpointConfig:
     # sent instead of each request's own, for models that accept one value only; unset = as requested
     temperature: Annotated[float | None, Range(TEMPERATURE.holds, f"{TEMPERATURE.allowed}, or null")] = None
     logprobs: bool = True  # the server returns probabilities (top_logprobs); false: verdicts are read from the text
+    # the server passes variables to its chat template (vLLM's and llama.cpp's chat_template_kwargs): it gets those of
+    # model.chat_template_kwargs, and model.template_date as date_string
+    template_variables: bool = False
     prefill: bool = False  # the server continues a begun reply (vLLM's continue_final_message)
     # further fields of each request by name: {reasoning_effort: low}, {chat_template_kwargs: {enable_thinking: false}}
     extra: dict[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from srlm.pipeline.workspace import Workspace
 _ENGINE = ("engine.kind", "engine.dtype", "engine.extra")
 # The model and its chat template are inputs instead, by their contents.
 _BY_CONTENTS = ("model.name", "model.revision", "model.trust_remote_code", "model.chat_template")
+_GENERATED = "model.max_thought_tokens"  # training does not depend on it
 
 
 def chat_template(config: Config, ref: ModelRef | None = None) -> dict[str, str]:
@@ -52,15 +53,18 @@ def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str,
     if ref == PROGRAM:
         return {}
     if ref is not None and not ref.local:
-        return endpoint_options(config) | options_of(config, "model.thought_start", "model.thought_end")
+        names = ["model.thought_start", "model.thought_end", _GENERATED]
+        if config.endpoint.template_variables:
+            names += ["endpoint.template_variables", "model.chat_template_kwargs", "model.template_date"]
+        return endpoint_options(config) | options_of(config, *names)
     own = [f"engine.{name}" for name in own_options(config.engine)]
-    return model_options(config) | options_of(config, *_ENGINE, *own)
+    return model_options(config) | options_of(config, _GENERATED, *_ENGINE, *own)
 
 
 def model_options(config: Config) -> dict[str, Any]:
     """Return the options of the group `model` that change texts or token ids."""
     options = options_of(config, "model")
-    return {name: value for name, value in options.items() if name not in _BY_CONTENTS}
+    return {name: value for name, value in options.items() if name not in (*_BY_CONTENTS, _GENERATED)}
 
 
 def endpoint_options(config: Config) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from srlm.engines.base import Completion, Place, Sampling, Usage, gather_or_cancel, split_thoughts
+from srlm.engines.base import Completion, Place, Sampling, Usage, gather_or_cancel, split_thought
 from srlm.engines.config import EndpointConfig
 from srlm.engines.cost import AnswerCache, CostLedger
 from srlm.engines.responses import BadResponseError, is_cut_off, parse_response
@@ -18,6 +18,7 @@ from srlm.io.progress import say
 from srlm.models.chat import Message, ThoughtMarks
 from srlm.models.resolve import cache_folder
 
+_TEMPLATE_VARIABLES = "chat_template_kwargs"  # the field of vLLM and llama.cpp
 _TOP = 20  # most likely tokens requested for each position
 
 
@@ -30,10 +31,20 @@ class EndpointEngine:
     ----------
     ledger : Path
         The file that the run's expenses are appended to.
+    thoughts : ThoughtMarks, optional
+        A server counts the tokens of thought and answer together: it gets the sum of both limits.
+    variables : mapping, optional
+        Variables for the server's chat template, sent with each request as chat_template_kwargs.
     """
 
-    def __init__(self, config: EndpointConfig, ledger: Path, thoughts: ThoughtMarks | None = None):
-        self.config, self._thoughts = config, thoughts or ThoughtMarks()
+    def __init__(
+        self,
+        config: EndpointConfig,
+        ledger: Path,
+        thoughts: ThoughtMarks | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ):
+        self.config, self._thoughts, self._variables = config, thoughts or ThoughtMarks(), dict(variables or {})
         self.ledger = CostLedger(ledger, config)
         self.usage = Usage()
         self._server = Server(config, self.ledger, self.usage)
@@ -57,8 +68,13 @@ class EndpointEngine:
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
         }
+        if not (prefill or sampling.choices):
+            request["max_tokens"] += self._thoughts.budget
         if self.config.extra:
             request["extra_body"] = dict(self.config.extra)
+        if self._variables:
+            own = self.config.extra.get(_TEMPLATE_VARIABLES) or {}
+            request.setdefault("extra_body", {})[_TEMPLATE_VARIABLES] = self._variables | own
         continued = bool(prefill) and self.config.prefill
         if continued:
             request["messages"] = [*messages, {"role": "assistant", "content": prefill}]
@@ -75,7 +91,7 @@ class EndpointEngine:
         completions = [read(reply, prompt_tokens=used["prompt_tokens"]) for reply in replies]
         if prefill or sampling.choices:
             return completions
-        return [one if one.thought else split_thoughts([one], self._thoughts)[0] for one in completions]
+        return [one if one.thought else split_thought(one, self._thoughts) for one in completions]
 
     def _completion(
         self,

@@ -21,7 +21,7 @@ from transformers import (
     StopStringCriteria,
 )
 
-from srlm.engines.base import Completion, Sampling, Usage, check_length, encode_request, split_thoughts
+from srlm.engines.base import Completion, Sampling, Usage, check_length, cut_to_limits, encode_request, with_thought
 from srlm.engines.batching import Batches
 from srlm.engines.config import EngineConfig
 from srlm.models.chat import Message, thought_marks
@@ -102,16 +102,25 @@ class TransformersEngine:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, prefill: str = "") -> list[Completion]:
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
-        check_length(ids, sampling, self.max_model_len)
+        thinks = not (prefill or allowed)
+        longest = with_thought(sampling, self._thoughts) if thinks else sampling
+        check_length(ids, longest, self.max_model_len)
         self.usage.add(len(ids), 0)  # there is no prefix cache
-        completions = await self._batches.ask(_Request(ids, sampling, allowed))
-        return completions if prefill or allowed else split_thoughts(completions, self._thoughts)
+        found = await self._batches.ask(_Request(ids, longest, allowed))
+        if not thinks:
+            return [completion for completion, _ in found]
+        return [
+            cut_to_limits(completion, tokens, self._decode, sampling, self._thoughts) for completion, tokens in found
+        ]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _fits(self, request: _Request, batch: list[_Request]) -> bool:
         return _batch_together(request, batch[0]) and _rows(batch) < self.max_concurrent
 
     @torch.inference_mode()
-    def _complete(self, batch: list[_Request]) -> list[list[Completion]]:
+    def _complete(self, batch: list[_Request]) -> list[list[tuple[Completion, list[int]]]]:
         rows = [(request, i) for request in batch for i in range(request.sampling.n)]
         inputs = self.tokenizer.pad({"input_ids": [request.ids for request, _ in rows]}, return_tensors="pt")
         inputs = inputs.to(self.model.device)
@@ -130,7 +139,7 @@ class TransformersEngine:
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self._end),
         )
-        results: dict[int, list[Completion]] = {id(request): [] for request in batch}
+        results: dict[int, list[tuple[Completion, list[int]]]] = {id(request): [] for request in batch}
         width = inputs["input_ids"].shape[1]
         for row, ids in enumerate(output[:, width:].tolist()):
             request, limit = rows[row][0], limits[row]
@@ -140,18 +149,20 @@ class TransformersEngine:
 
     def _completion(
         self, request: _Request, ids: list[int], limit: int, choice_logprobs: tuple[float, ...]
-    ) -> Completion:
+    ) -> tuple[Completion, list[int]]:
+        """Return a completion, and its token ids up to its end."""
         end = next((i for i, token in enumerate(ids) if token in self._end), None)
         kept = ids if end is None else ids[:end]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        text = self._decode(kept)
         cut = min((at for stop in request.sampling.stop if (at := text.find(stop)) >= 0), default=None)
-        return Completion(
+        completion = Completion(
             text=text if cut is None else text[:cut],
             tokens=len(kept) + (end is not None),
             truncated=end is None and cut is None and len(ids) == limit and not request.allowed,
             prompt_tokens=len(request.ids),
             choice_logprobs=choice_logprobs,
         )
+        return completion, kept if end is None else ids[: end + 1]
 
     async def close(self) -> None:
         self._batches.close()

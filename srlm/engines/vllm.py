@@ -16,7 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.engines.base import Completion, Engine, Sampling, Usage, check_length, encode_request, split_thoughts
+from srlm.engines.base import (
+    Completion,
+    Engine,
+    Sampling,
+    Usage,
+    check_length,
+    cut_to_limits,
+    encode_request,
+    with_thought,
+)
 from srlm.engines.config import VllmConfig
 from srlm.errors import EngineError
 from srlm.models.chat import Message, thought_marks
@@ -121,12 +130,14 @@ class _VllmEngine:
         from vllm import SamplingParams, TokensPrompt
 
         ids, allowed = encode_request(self.tokenizer, messages, prefill, sampling)
-        check_length(ids, sampling, self.max_model_len)
+        thinks = not (prefill or allowed)
+        longest = with_thought(sampling, self.thoughts) if thinks else sampling
+        check_length(ids, longest, self.max_model_len)
         params = SamplingParams(
             n=sampling.n,
             temperature=sampling.temperature,
             top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
-            max_tokens=1 if allowed else sampling.max_new_tokens,
+            max_tokens=1 if allowed else longest.max_new_tokens,
             seed=sampling.seed,
             stop=list(sampling.stop) or None,
             stop_token_ids=self.stop_token_ids,  # by itself, vLLM uses only those of the checkpoint
@@ -144,6 +155,7 @@ class _VllmEngine:
         # Of several completions, vLLM reports the last one's cached tokens; the first may have had none.
         cached = output.num_cached_tokens or 0
         self.usage.add(len(ids) * sampling.n, cached * max(sampling.n - 1, 1))
+        outputs = sorted(output.outputs, key=lambda one: one.index)
         completions = [
             Completion(
                 text=one.text,
@@ -152,9 +164,17 @@ class _VllmEngine:
                 prompt_tokens=len(ids),
                 choice_logprobs=tuple(one.logprobs[0][token].logprob for token in allowed),
             )
-            for one in sorted(output.outputs, key=lambda one: one.index)
+            for one in outputs
         ]
-        return completions if prefill or allowed else split_thoughts(completions, self.thoughts)
+        if not thinks:
+            return completions
+        return [
+            cut_to_limits(completion, one.token_ids, self._decode, sampling, self.thoughts)
+            for completion, one in zip(completions, outputs, strict=True)
+        ]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     async def _run(self, request_id: str, prompt: Any, params: Any, priority: int) -> Any:
         raise NotImplementedError

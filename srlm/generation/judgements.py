@@ -80,15 +80,18 @@ class JudgeCandidates(ItemStage):
     def close(self) -> None:
         judgements = self._judge.finish()
         problems = Counter(row.problem.split(":")[0] for row in judgements if row.score is None)
-        candidates = len(CANDIDATES.read(self.workspace, self.t))
+        rows = CANDIDATES.read(self.workspace, self.t)
+        candidates, unanswered = len(rows), sum(candidate.unanswered for candidate in rows)
         counts: dict[str, Any] = {
             "judgements": len(judgements),
-            "saved": candidates * self.config.judge.count - len(judgements),
+            "saved": (candidates - unanswered) * self.config.judge.count - len(judgements),
             "valid": len(judgements) - problems.total(),
             "candidates_judged_validly": valid_candidates(judgements, self.config.judge.min_valid),
             "candidates": candidates,
             "problems": dict(problems.most_common()),
         }
+        if unanswered:  # their thoughts were cut by the token limit
+            counts["unanswered"] = unanswered
         missing = self._judge.count_missing("Candidates to judge")
         refuse_without_any("candidate could be judged", counts["valid"], missing)
         read = self._engine.usage.since(self._before)

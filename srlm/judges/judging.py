@@ -74,10 +74,13 @@ class Judging:
         return self.judge.pieces(candidates)
 
     async def prompt(self, prompt_id: str, prompt: Conversation, candidates: Sequence[Candidate]) -> None:
-        """Judge the candidates of one prompt."""
-        self._candidates[prompt_id] = list(candidates)
+        """Judge the candidates of one prompt, except those whose thought was cut: they have no answer."""
+        candidates = [candidate for candidate in candidates if not candidate.unanswered]
         for group in (prompt_id, *(candidate.id for candidate in candidates)):
             self.evidence.resume(group)
+        if not candidates:
+            return
+        self._candidates[prompt_id] = candidates
         await self.judge.judge(prompt, candidates, self.engine, self.evidence.file.records, self.evidence.emit)
 
     def of(self, candidate_id: str) -> list[Judgement]:

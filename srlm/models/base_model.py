@@ -33,7 +33,8 @@ class BaseModel(RunStage):
         return [BASE_MODEL]
 
     def depends_on(self) -> dict[str, Any]:
-        return options_of(self.config, "model")
+        options = options_of(self.config, "model")
+        return {name: value for name, value in options.items() if name != "model.max_thought_tokens"}
 
     def made_from(self) -> dict[str, str]:
         name, folder = self.config.model.name, self.workspace.run().get("base_model")

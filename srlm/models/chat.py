@@ -140,6 +140,7 @@ class ThoughtMarks:
     start: str = "<think>"
     end: str = "</think>"
     opened: bool = False  # whether the prompt ends with `start`
+    budget: int = 0  # tokens of a thought in addition to the answer's; 0 = none, `model.max_thought_tokens`
 
     def split(self, text: str) -> tuple[str, str]:
         """Return a completion's thought, with its marks and the whitespace after it, and the answer.
@@ -159,7 +160,8 @@ def thought_marks(tokenizer: Any, options: ModelConfig) -> ThoughtMarks:
     """Return the marks of a model's thoughts; `opened` is True if its chat template writes the start mark."""
     start, end = options.thought_start, options.thought_end
     prompt = render(tokenizer, [{"role": "user", "content": ""}], True)
-    return ThoughtMarks(start, end, bool(start) and prompt.rstrip().endswith(start))
+    opened = bool(start) and prompt.rstrip().endswith(start)
+    return ThoughtMarks(start, end, opened, options.max_thought_tokens if end else 0)
 
 
 def encode_choices(

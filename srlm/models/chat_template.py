@@ -336,6 +336,15 @@ def _with_defaults(template: str, variables: Mapping[str, Any]) -> str:
     return template if template.startswith(header) else header + template
 
 
+def template_variables(options: ModelConfig) -> dict[str, Any]:
+    """Return the variables that a server's chat template gets: `model.chat_template_kwargs`, and the date.
+
+    The date is `date_string`, in the form of Llama's templates, the only common ones that write one.
+    """
+    day = date.fromisoformat(options.template_date).strftime("%d %b %Y")
+    return {"date_string": day} | options.chat_template_kwargs
+
+
 def _literal(value: Any) -> str:
     """Return a plain value (string, number, bool, None, list, dict) as Jinja source: a Python literal."""
     return repr(value)

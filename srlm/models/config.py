@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from srlm.ranges import DATE
+from srlm.ranges import DATE, at_least
 
 
 @dataclass
@@ -23,4 +23,7 @@ class ModelConfig:
     # trained on by DPO. An empty thought_start: whatever stands before thought_end; an empty thought_end: no thoughts.
     thought_start: str = "<think>"
     thought_end: str = "</think>"
+    # tokens that a thought may have, in addition to max_new_tokens of the answer. A longer thought is cut, and its
+    # completion is truncated, without an answer; 0 = max_new_tokens limits thought and answer together
+    max_thought_tokens: Annotated[int, at_least(0)] = 0
     trust_remote_code: bool = False  # run code that a Hub repository ships: only for repositories you trust

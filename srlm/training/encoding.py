@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +73,7 @@ def chats_of(
 
 
 def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts: bool) -> dict[str, list[EncodedChat]]:
-    """Return the samples of chats of each kind, without answers that end after `options.max_length` tokens, if it is set.
+    """Return the samples of chats of each kind, without answers that end after `options.max_length` tokens.
 
     With `with_prompts`, shared text is marked: the matches of `options.shared_text`, or the text that all prompts of a
     kind share.

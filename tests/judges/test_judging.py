@@ -269,3 +269,24 @@ def test_the_sampled_judge_stores_judgements_without_evidence(tmp_path):
     assert [(j.id, j.score) for j in judging.finish()] == [(f"p0/c{c}/j{j}", 3.0) for c in range(2) for j in range(2)]
     assert [j.id for j in judging.of("p0/c1")] == ["p0/c1/j0", "p0/c1/j1"]
     assert replace(judging.of("p0/c1")[0], strength=None) == judging.of("p0/c1")[0]
+
+
+@pytest.mark.parametrize("scorer", ["pairwise", "logprob_weighted"])
+def test_candidate_whose_thought_was_cut_is_not_judged(tmp_path, scorer):
+    workspace = Workspace(tmp_path)
+    stage = Stage(workspace, tmp_path, "judgements", NAMES if scorer == "pairwise" else NAMES[:1], {})
+    engine = ScriptedEngine(lambda *_: " A" if scorer == "pairwise" else "Score: 3")
+    cut = {"text": "", "thought": "<think>I", "truncated": True}
+    rows = [replace(one, **cut) if n else one for n, one in enumerate(candidates_of("p0", ["rain", "", ""]))]
+
+    async def run():
+        judging = Judging(engine, config_of(scorer), stage, 1, lambda *_: None)
+        await judging.prompt("p0", "question", rows)
+        await judging.prompt(
+            "p1", "question", [replace(one, prompt_id="p1", id=f"p1/{one.id[-2:]}") for one in rows[1:]]
+        )
+        return judging.finish()
+
+    found = asyncio.run(run())
+    assert len(engine.calls) == (0 if scorer == "pairwise" else 1)
+    assert {judgement.candidate_id for judgement in found} <= {"p0/c0"}
