@@ -336,7 +336,8 @@ def _of_kind(default: Any, data: Mapping[str, Any]) -> Any:
     """Return the default options of the kind of component that `data` names."""
     kinds = kinds_for(type(default))
     kind = kinds.of(data[kinds.option]) if kinds and data.get(kinds.option) else type(default)
-    return default if kind is type(default) else kind()
+    same = kind is type(default) and (kinds is None or data.get(kinds.option) in (None, getattr(default, kinds.option)))
+    return default if same else kind()
 
 
 def _build(kind: Any, value: Any) -> Any:

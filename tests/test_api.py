@@ -31,7 +31,7 @@ import srlm
 from srlm.api import process
 from srlm.api.arguments import pair_records
 from srlm.api.runs import RECORDS
-from srlm.config import Evaluate
+from srlm.config import Config, Evaluate
 from srlm.engines.base import Completion
 from srlm.errors import ArgumentError, ConfigError, NoPairsError, PromptTooLongError, RunFolderError, TrainingError
 from srlm.io.progress import Bars, descriptor_for_workers
@@ -44,7 +44,7 @@ from srlm.preferences.pairs import length_penalty
 from srlm.preferences.pairs import select_pairs as select
 from srlm.types import Judgement, PreferencePair, SeedExample
 from tests.finished_run import make_run
-from tests.helpers import ROOT, ScriptedEngine, generate_feedback, options
+from tests.helpers import ROOT, ScriptedEngine, generate_feedback, on_cpu, options
 from tests.scripted import OrderedEngine
 
 PROMPT, ANSWERS = "Name a river.", ["The Oder.", "A mountain."]
@@ -139,9 +139,11 @@ def test_public_functions_are_listed_and_documented() -> None:
 
 def test_compose_returns_the_options_of_the_run_command(tmp_path: Path) -> None:
     words = ("experiment=smoke", "judge=pairwise", "name=2026_11_28", "dpo.extra.loss_type=[ipo]")
-    assert srlm.compose() == options()
+    assert srlm.compose() == Config()
+    assert on_cpu(srlm.compose()) == options()
     config = srlm.compose(*words)
-    assert config == options("experiment=smoke", "judge=pairwise", "name='2026_11_28'", "++dpo.extra.loss_type=[ipo]")
+    words = ("experiment=smoke", "judge=pairwise", "name='2026_11_28'", "++dpo.extra.loss_type=[ipo]")
+    assert on_cpu(config) == options(*words)
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge/mine.yaml").write_text("defaults: [sampled_options, _self_]\ncount: 7\n")
     assert srlm.compose("judge=mine", config_dir=tmp_path).judge.count == 7

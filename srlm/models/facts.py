@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.errors import ModelError
-from srlm.models.adapters import base_of, is_adapter
-from srlm.models.checkpoint_checks import SCALED_ROPE
 from srlm.models.config import ModelConfig
-from srlm.models.resolve import PACKAGED, TINY, locate
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ SMOLLM2_135M = ModelFacts(134_515_008, layers=30, hidden=576, vocabulary=49_152,
 # Models whose files need not be opened, by name.
 _KNOWN = {
     "smollm2-135m-instruct": SMOLLM2_135M,
-    TINY: ModelFacts(460_000, layers=2, hidden=128, vocabulary=1024, cached=256, positions=2048),
+    "tiny-random": ModelFacts(460_000, layers=2, hidden=128, vocabulary=1024, cached=256, positions=2048),
 }
 
 
@@ -58,7 +55,10 @@ def facts_of(options: ModelConfig) -> ModelFacts | None:
 
     For a model on the Hub, the files except the weights are downloaded, and its size is estimated from config.json.
     """
-    assert set(PACKAGED) < set(_KNOWN)
+    # Imported here, because the help of commands uses this module, and these import Hydra.
+    from srlm.models.adapters import base_of, is_adapter
+    from srlm.models.resolve import locate
+
     if options.name in _KNOWN:
         return _KNOWN[options.name]
     with contextlib.suppress(ModelError, OSError, ValueError, KeyError, TypeError):
@@ -78,6 +78,8 @@ def facts_of_config(config: Mapping[str, Any], parameters: int = 0) -> ModelFact
     parameters : int
         The number of weights, if it is known; otherwise it is estimated for a decoder with gated feed-forward layers.
     """
+    from srlm.models.checkpoint_checks import SCALED_ROPE
+
     config = {**config, **config["text_config"]} if isinstance(config.get("text_config"), dict) else config
 
     def number(*names: str) -> int:

@@ -321,7 +321,7 @@ def _still_valid(known: dict[str, Any], options: TrainConfig) -> dict[str, Any]:
 
 def _size(model: ModelFacts) -> str:
     number = model.parameters
-    return f"{number / 1e9:.3g}B parameters" if number >= 1e9 else f"{number / 1e6:.0f}M parameters"
+    return f"{number / 1e9:.3g}B parameters" if number >= 1e9 else f"{number / 1e6:.3g}M parameters"
 
 
 def _shown(value: Any) -> str:

@@ -150,7 +150,9 @@ def evaluate_server(root: Path) -> Config:
 
 
 def judge_bench(root: Path) -> Config:
-    return JudgeBench(models=[str(root / "base"), "endpoint"], datasets=[str(root / "ift.jsonl")])
+    return JudgeBench(
+        judge=SampledJudgeConfig(), models=[str(root / "base"), "endpoint"], datasets=[str(root / "ift.jsonl")]
+    )
 
 
 def judge_bench_implicit(root: Path) -> Config:

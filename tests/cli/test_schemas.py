@@ -18,7 +18,7 @@ from srlm.engines.config import ENGINE_OPTIONS, EngineConfig
 from srlm.engines.dependencies import generation_options
 from srlm.errors import ConfigError
 from srlm.judges.base import Judge, JudgeSpec
-from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, PairwiseJudgeConfig, SampledJudgeConfig
+from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, PairwiseJudgeConfig, SampledJudgeConfig, default_judge
 from srlm.pipeline.provenance import OptionChanges, option_changes
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options
@@ -181,11 +181,12 @@ def test_options_of_other_judges_in_old_manifests_are_ignored() -> None:
     assert option_changes(then, now, config, dict) == OptionChanges({}, {})
     other = option_changes(then | {"judge.scorer": "sampled"}, now, config, dict)
     assert other == OptionChanges({"judge.scorer": ("sampled", "pairwise")}, {})
-    assert option_changes({}, now, config, dict).changed == {"judge.scorer": ("sampled", "pairwise")}
+    assert option_changes({}, now, config, dict).changed == {"judge.scorer": ("logprob_weighted", "pairwise")}
 
 
 def test_python_and_command_line_have_the_same_judge_defaults() -> None:
-    assert options("judge=additive").judge == Config().judge == SampledJudgeConfig()
+    assert options().judge == Config().judge == default_judge()
+    assert options("judge=additive").judge == SampledJudgeConfig()
 
 
 @pytest.mark.process

@@ -33,14 +33,14 @@ from srlm.training.masking import IGNORED
 from srlm.training.methods.sft import TrainOn
 from srlm.training.stages import TrainSFT
 from srlm.types import SeedExample
-from tests.helpers import ROOT, run_step, tiny_tokenizer
+from tests.helpers import ROOT, on_cpu, run_step, tiny_tokenizer
 
 HOSTILE = '</pre><script>alert("x")</script> \x1b[31mred \u202eback <|im_end|>'
 
 
 def options_of(*overrides: str) -> ShowMasking:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = plain_options(hydra.compose("show_masking", list(overrides)), ShowMasking)
+        found = on_cpu(plain_options(hydra.compose("show_masking", list(overrides)), ShowMasking))
     assert isinstance(found, ShowMasking)
     return found
 

@@ -15,6 +15,7 @@ from srlm.engines.hardware import Hardware
 from srlm.errors import ConfigError
 from srlm.models.config import ModelConfig
 from srlm.models.facts import SMOLLM2_135M, ModelFacts, facts_of, facts_of_config
+from srlm.models.resolve import PACKAGED, TINY
 from srlm.training.by_model import lines, resolve, unset_options
 from srlm.training.methods import METHODS
 from tests.helpers import tiny_llama
@@ -198,6 +199,11 @@ def test_size_is_estimated_from_the_configuration() -> None:
     assert found is not None
     assert found.parameters == pytest.approx(1.54e9, rel=0.02)
     assert facts_of_config({"model_type": "strange"}) is None
+
+
+def test_packaged_models_are_known() -> None:
+    for name in (*PACKAGED, TINY):
+        assert facts_of(ModelConfig(name=name)) is not None
 
 
 def test_model_that_is_not_there_has_no_facts(tmp_path: Path) -> None:
