@@ -88,9 +88,7 @@ def conversations(tokenizer: Any, chats: Chats, options: SFTConfig, with_prompts
         kind: [
             replace(sample, number=number)
             for number, (chat, shared) in enumerate(zip(of_kind, shared_answers(of_kind), strict=True))
-            for sample in encode_answers(
-                tokenizer, chat, every, with_prompts, options.max_length or sys.maxsize, shared
-            )
+            for sample in encode_answers(tokenizer, chat, every, with_prompts, options.max_length or 0, shared)
         ]
         for kind, of_kind in chats.items()
     }
