@@ -102,7 +102,14 @@ COUNTS_FROM_1 = (
     *(f"{group}.{name}" for group in METHODS for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
 COUNTS_FROM_0 = (
-    *("seed", "engine.threads", "endpoint.retries", "prompts.shots_generated", "evaluation.prompts"),
+    *(
+        "seed",
+        "model.max_thought_tokens",
+        "engine.threads",
+        "endpoint.retries",
+        "prompts.shots_generated",
+        "evaluation.prompts",
+    ),
     *(
         "evaluation.eft_prompts",
         "evaluation.ifeval_prompts",
@@ -144,6 +151,8 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     *((f"{group}.min_learning_rate", (-1e-9, 1.0, math.nan), (0.0, 5.5e-6)) for group in METHODS),
     *((f"{group}.dtype", ("", "int8", "fp16"), ("float32", "bfloat16", "float16")) for group in ("engine", *METHODS)),
     *((f"{group}.save_dtype", ("", "auto", "int8"), ("float32", "bfloat16", "float16")) for group in METHODS),
+    *((f"{group}.optimizer", ("", "adam"), ("adamw", "adafactor")) for group in METHODS),
+    *((f"{group}.lora.quantize", ("", "5bit"), ("none",)) for group in METHODS),
     ("sft.prompt_weight", (-0.1, 1.1, math.nan), (0.0, 1.0)),
     ("sft.shared_text", ("(", "*a"), ("", "### .*")),
     *((f"data.{name}.path", ("",), ("hub:OWNER/NAME",)) for name in ("ift", "eft", "evaluation")),
