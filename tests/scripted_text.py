@@ -34,7 +34,7 @@ from srlm.engines import session
 from srlm.evaluation.config import EvaluationConfig
 from srlm.io.files import write_atomic
 from srlm.io.record_file import read_records
-from srlm.judges.config import options_type
+from srlm.judges.config import SampledJudgeConfig, options_type
 from srlm.models import base_model
 from srlm.models.config import ModelConfig
 from srlm.pipeline.workspace import Workspace
@@ -46,6 +46,7 @@ from srlm.training import stages
 from srlm.training.config import TrainConfig
 from srlm.training.methods import METHODS
 from srlm.types import CheckpointComparison, RankedPrompt
+from tests.helpers import on_cpu
 from tests.scripted import OrderedEngine
 
 _LOGGED = ("loss", "grad_norm", "learning_rate", "num_tokens", "epoch", "entropy", "mean_token_accuracy")
@@ -72,7 +73,8 @@ LOGS = {
 
 def small_config(root: Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return the options of a run to M2 in which every stage has few records; `options` by dotted name."""
-    config = Config(name=root.name, runs_dir=str(root.parent), iteration=2)
+    config = on_cpu(Config(name=root.name, runs_dir=str(root.parent), iteration=2, judge=SampledJudgeConfig()))
+    config.prompts.languages = ["en", "zh"]
     config.data.ift = SourceConfig(limit=30)
     config.data.eft = SourceConfig(limit=10)
     config.data.eft_held_out = 0.5
