@@ -186,11 +186,8 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         else:
             placed = [(*samples.places[i], time) for i, time in order]
             groups = [(kind, judged[i].conversation if kind == "eft" else i, time) for kind, i, time in placed]
-            size = options.micro_batch_size if ranking else options.batch_size
-            batches = Batches(groups, [len(ids) for ids in columns["input_ids"]], size)
-            groups = [(kind, judged[i].conversation if kind == "eft" else i) for kind, i in samples.places]
             size = resolved(options.micro_batch_size if ranking else options.batch_size)
-            batches = Batches(groups, [len(ids) for ids in samples.input_ids], size)
+            batches = Batches(groups, [len(ids) for ids in columns["input_ids"]], size)
         probe = probe_of_answers(samples.input_ids, samples.labels)
         return EncodedSamples(columns, counts, probe, batches, samples=samples, ranking=ranking)
 
