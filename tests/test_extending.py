@@ -85,7 +85,7 @@ def test_example_method_has_its_own_and_its_groups_options() -> None:
     with pytest.raises(ConfigError, match=r"method_options=.*empty with method=dpo"):
         options("++method_options.margin=2")
     with pytest.raises(ConfigError, match=r"dpo\.batch_size=3 .*multiple of micro_batch_size"):
-        options("method=my_method:Hinge", "dpo.batch_size=3")
+        options("method=my_method:Hinge", "dpo.batch_size=3", "dpo.micro_batch_size=2")
 
 
 @pytest.mark.e2e

@@ -60,11 +60,11 @@ def check(config: Config) -> Config:
     check_engine(config.engine)
     judge_of_config(config.judge).check(config, need)
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
+    _check_method(config, need)
     if not data:
         _check_data(config, need)
     for name, method in METHODS.items():
         method.check_options(getattr(config, name), name, config, need)
-    _check_method(config, need)
     _check_objective(config)
     _check_own_data(config, need)
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
