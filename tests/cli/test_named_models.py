@@ -18,6 +18,7 @@ from srlm.cli.check_model import run
 from srlm.cli.named_models import check_named_models, named_models
 from srlm.cli.overrides import with_positionals
 from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking
+from srlm.engines.config import VllmConfig
 from srlm.errors import ConfigError, ModelError
 from srlm.judges.config import ImplicitJudgeConfig, RewardModelJudgeConfig
 from srlm.models import model_check
@@ -182,7 +183,7 @@ def test_the_command_reports_each_model(
     run(CheckModel(models=[str(good)]))
     change(bad, max_position_embeddings=100)
     with pytest.raises(ModelError, match=rf"1 of 2 models cannot be used: {bad}\."):
-        run(CheckModel(models=[str(good), str(bad)]))
+        run(CheckModel(models=[str(good), str(bad)], engine=VllmConfig(max_model_len=2048)))
     shown = capsys.readouterr().err
     assert shown.count(f"{good}: can be used as the base model") == 2
     assert f"{bad}: cannot be used as the base model\n  Problem: The model has 100 positions" in shown

@@ -96,7 +96,7 @@ def test_help_shows_usage_options_examples_and_groups(command):
         ),
         ("model=gpt5", "There is no model=gpt5. There are llama2_70b"),
         ("candidates.count=1", "ConfigError: candidates.count=1 is invalid: it must be 2 or more."),
-        ("data=files", "ConfigError: data.ift.path='' is invalid: it must be a file, hub:OWNER/NAME or builtin."),
+        ("data=files", "ConfigError: data.ift.path='' is invalid: it must be a file, hub:OWNER/NAME or builtin, with "),
         ("name=../elsewhere", "ConfigError: name='../elsewhere' is invalid: it must be a folder name."),
     ],
 )
