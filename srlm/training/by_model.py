@@ -21,7 +21,8 @@ on other hardware.
 - `engine.max_model_len`: 2048 tokens on a CPU, 4096 on a GPU, at most the positions of every model that is used.
 - `engine.max_concurrent`: 64 on a CPU; 256 on a GPU, vLLM's default.
 - `engine.kv_cache_gib`: 16 sequences of `max_model_len`, at least 2 GiB, at most a quarter of the memory.
-- `engine.dtype`: as `dtype`, but float32 on every CPU, because few compute fast in bfloat16 there.
+- `engine.dtype`: float16 on a GPU that does not compute in bfloat16. Otherwise `auto` stays, which has a meaning of
+  its own: bfloat16 on a GPU, but float32 where likelihoods are compared, and on a CPU.
 - `data.ift.limit`: 64 rows of the built-in set on a CPU, where training on more takes too long for a first run;
   otherwise all.
 
@@ -93,7 +94,7 @@ def unset_options(config: Config) -> list[str]:
     """Return the dotted names of the options that follow the model and have no value."""
     groups = [*METHODS, *([OWN] if _own(config) else [])]
     found = [f"{group}.{name}" for group in groups for name in _unset(_options(config, group))]
-    found += [f"engine.{name}" for name in _unset_in_engine(config)]
+    found += [f"engine.{name}" for name in _unset_in_engine(config) if name != "dtype"]  # `auto` is a value of it
     return found + (["data.ift.limit"] if config.data.ift.limit is None else [])
 
 
@@ -234,7 +235,7 @@ def _engine_values(config: Config, models: Sequence[ModelFacts], hardware: Hardw
     wanted = 16 * length * 4 * max(model.cached for model in models) / _GIB
     limit = hardware.memory_gib / 4 or wanted
     found = {
-        "dtype": _dtype(hardware) if on_gpu else "float32",
+        **({"dtype": "float16"} if on_gpu and not hardware.bf16 else {}),
         "max_model_len": length,
         "max_concurrent": 256 if on_gpu else 64,
         "kv_cache_gib": float(max(2, round(min(wanted, limit)))),

@@ -32,6 +32,7 @@ from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import PACKAGED, resolve
 from srlm.types import Comparison, Prompt
+from tests.helpers import on_cpu
 from tests.helpers import options as composed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -44,9 +45,8 @@ QUESTIONS = ["What is the capital of France?", "Name three primary colours.", "W
 
 
 async def ask(kind: str, model: Path, sampling: Sampling, at_once: bool) -> list[list[Completion]]:
-    config = Config(engine=EngineConfig(max_model_len=512))
-    if kind == "vllm":
-        config.engine = VllmConfig(max_model_len=512, kv_cache_gib=1.0)
+    engine = VllmConfig(max_model_len=512, kv_cache_gib=1.0) if kind == "vllm" else EngineConfig(max_model_len=512)
+    config = on_cpu(Config(engine=engine))
     async with open_engine(config, model) as engine:
         chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
         if at_once:
@@ -142,8 +142,7 @@ def test_engines_return_equal_choice_logprobs(kind: str) -> None:
 
 def test_transformers_engine_obeys_choices_and_length_limits() -> None:
     async def go() -> None:
-        config = Config()
-        config.engine = EngineConfig(max_model_len=128)
+        config = on_cpu(Config(engine=EngineConfig(max_model_len=128)))
         async with open_engine(config, resolve(ModelConfig(name="tiny-random"))) as engine:
             chat = [{"role": "user", "content": "A or B?"}]
             [letter] = await engine.generate(chat, Sampling(0, 1, 8, 0, choices=("A", "B")))
@@ -205,7 +204,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @needs_vllm
 def test_endpoint_obeys_n_and_seed(server: str) -> None:
     async def go() -> None:
-        config = Config()
+        config = on_cpu(Config())
         config.endpoint.base_url, config.endpoint.model = server, "tiny"
         async with open_endpoint(config) as engine:
             chat = [{"role": "user", "content": "Hello"}]
@@ -249,7 +248,7 @@ def test_endpoint_errors_name_options_and_hide_the_key(server: str, monkeypatch:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-shown")
 
     async def go(model: str, url: str) -> str:
-        config = Config()
+        config = on_cpu(Config())
         config.endpoint.base_url, config.endpoint.model, config.endpoint.retries = url, model, 0
         async with open_endpoint(config) as engine:
             with pytest.raises(EngineError) as caught:

@@ -83,7 +83,7 @@ def test_each_judge_trains_on_its_own_data(finished: tuple[str, Path, str]) -> N
         assert "iteration_1/model" in stage["inputs"]
         judged = json.loads((folder / "iteration_2/manifests/judgements.json").read_text())
         assert judged["inputs"]["iteration_1/reward_model"] == stage["outputs"]["iteration_1/reward_model"]
-        RewardModel(EngineConfig(), folder / "iteration_1/reward_model", ModelConfig())
+        RewardModel(EngineConfig(max_model_len=1024, max_concurrent=8), folder / "iteration_1/reward_model", ModelConfig())
 
 
 def test_the_same_command_changes_no_records(finished: tuple[str, Path, str]) -> None:
@@ -101,7 +101,7 @@ def test_dpo_raises_the_implicit_reward_of_the_chosen(finished: tuple[str, Path,
     _, folder, _ = finished
     pairs = read_records(folder / "iteration_2/4_pairs.jsonl", PreferencePair)
     models = (folder / "iteration_2/model", folder / "iteration_1/model")
-    rater = ImplicitReward(EngineConfig(max_model_len=1024), *models, 0.1, ModelConfig())
+    rater = ImplicitReward(EngineConfig(max_model_len=1024, max_concurrent=8), *models, 0.1, ModelConfig())
 
     async def margins() -> list[float]:
         found = []

@@ -44,7 +44,7 @@ def test_default_run_keeps_its_values() -> None:
         "reward_model": [2, 8, 8, 10, 1024, False],
     }
     engine = values(config, "engine.dtype", "engine.max_model_len", "engine.max_concurrent", "engine.kv_cache_gib")
-    assert engine == ["float32", 2048, 64, 2.0]
+    assert engine == ["auto", 2048, 64, 2.0]
     assert config.data.ift.limit == 64
 
 
@@ -53,7 +53,7 @@ def test_larger_model_inherits_nothing_of_the_default_run(model: ModelFacts) -> 
     config, _ = resolve(Config(), [model], GPU)
     assert config.sft.learning_rate in (2e-4, 1e-4)
     assert values(config, "sft.epochs", "sft.batch_size", "sft.lora.last_n_layers") == [3, 16, 0]
-    assert values(config, "dpo.learning_rate", "engine.dtype", "sft.dtype")[1:] == ["bfloat16", "bfloat16"]
+    assert values(config, "dpo.learning_rate", "engine.dtype", "sft.dtype")[1:] == ["auto", "bfloat16"]
     assert config.dpo.learning_rate <= 2e-5
     assert values(config, "engine.max_model_len", "engine.max_concurrent", "data.ift.limit") == [4096, 256, 0]
 
@@ -79,7 +79,7 @@ def test_micro_batch_follows_the_memory() -> None:
 
 def test_memory_of_a_cpu_limits_micro_batches_of_larger_models() -> None:
     config, _ = resolve(Config(), [QWEN_1_5B], Hardware(0, 16.0, False))
-    assert values(config, "sft.micro_batch_size", "sft.batch_size", "engine.dtype") == [1, 16, "float32"]
+    assert values(config, "sft.micro_batch_size", "sft.batch_size", "engine.dtype") == [1, 16, "auto"]
     assert config.kto.micro_batch_size == 2  # each prompt is also paired with another prompt's answer
     assert config.engine.kv_cache_gib == 2  # type: ignore[attr-defined]
 
@@ -108,12 +108,10 @@ def test_set_values_are_kept() -> None:
 
 
 def test_stored_values_have_priority_over_the_table() -> None:
-    """A run continues with its values, also on other hardware; those of an older version include `auto`."""
+    """A run continues with its values, also on other hardware."""
     first, _ = resolve(Config(), [SMOLLM2_135M], CPU)
     stored = to_dict(first)
-    stored["engine"]["dtype"] = "auto"
     again, _ = resolve(Config(), [LLAMA_8B], GPU, stored)
-    first.engine.dtype = "auto"
     assert again == first
     changed = Config()
     changed.sft.learning_rate, changed.sft.processes, changed.dpo.batch_size = 1e-5, 2, 1
