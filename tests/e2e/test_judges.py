@@ -83,7 +83,8 @@ def test_each_judge_trains_on_its_own_data(finished: tuple[str, Path, str]) -> N
         assert "iteration_1/model" in stage["inputs"]
         judged = json.loads((folder / "iteration_2/manifests/judgements.json").read_text())
         assert judged["inputs"]["iteration_1/reward_model"] == stage["outputs"]["iteration_1/reward_model"]
-        RewardModel(EngineConfig(max_model_len=1024, max_concurrent=8), folder / "iteration_1/reward_model", ModelConfig())
+        engine = EngineConfig(max_model_len=1024, max_concurrent=8)
+        RewardModel(engine, folder / "iteration_1/reward_model", ModelConfig())
 
 
 def test_the_same_command_changes_no_records(finished: tuple[str, Path, str]) -> None:

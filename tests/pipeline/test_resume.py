@@ -438,7 +438,7 @@ def test_feedback_of_a_retrained_model_is_refused(job, prepared, uninterrupted, 
     assert record.exists(), "the kill was meant to fall into the feedback"
     shutil.rmtree(root / "iteration_1")
     before = files(root)
-    changed = {"sft.learning_rate": 1e-4}
+    changed = {"sft.learning_rate": 1e-4, "sft.min_learning_rate": 1e-5}
     assert job(root, options=changed) == 1
     left = files(root)
     assert {name: left[name] for name in before if name.startswith("iteration_2")} == {

@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 import pytest
 
+from srlm.cli.by_model import resolve_options
 from srlm.cli.export import export
 from srlm.cli.schemas import register_external
 from srlm.config import Config, to_dict
@@ -179,7 +180,8 @@ def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     assert command, ran.stderr
     workspace = Workspace(tmp_path / "my runs" / "a b")
     register_external(shlex.split(command[1]))
-    assert to_dict(composed(command[1])) == to_dict(workspace.config())
+    stored = to_dict(workspace.config())
+    assert to_dict(resolve_options(composed(command[1]), stored)) == stored
     assert state_of(workspace).state == STOPPED
     assert "EngineError" in state_of(workspace).why
     again = subprocess.run(
@@ -204,7 +206,8 @@ def test_interrupted_run_is_stopped_and_shows_how_to_resume(tmp_path: Path) -> N
     assert process.returncode == 130
     command = re.search(r"To resume: (.*)", error_output)
     assert command, error_output
-    assert to_dict(composed(command[1])) == to_dict(workspace.config())
+    stored = to_dict(workspace.config())
+    assert to_dict(resolve_options(composed(command[1]), stored)) == stored
     assert state_of(workspace).state == STOPPED
 
 
