@@ -9,6 +9,7 @@ from typing import Any
 
 from srlm.config import Config
 from srlm.io import serialization
+from srlm.io.files import write_atomic
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 from srlm.tracking.config import TrackingConfig
@@ -79,7 +80,7 @@ def finished(
 
 def log(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(folder / f"{name}_log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def finished_stages(workspace: Workspace) -> list[Stage]:

@@ -27,7 +27,7 @@ from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
 # Computed only by commands, or logged only while a stage runs in a worker.
-UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_", "progress/")
+UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_", "progress/", "reader/")
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 
