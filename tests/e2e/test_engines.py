@@ -142,7 +142,7 @@ def test_engines_return_equal_choice_logprobs(kind: str) -> None:
 
 def test_transformers_engine_obeys_choices_and_length_limits() -> None:
     async def go() -> None:
-        config = on_cpu(Config(engine=EngineConfig(max_model_len=128)))
+        config = Config(engine=EngineConfig(max_model_len=128, max_concurrent=8))
         async with open_engine(config, resolve(ModelConfig(name="tiny-random"))) as engine:
             chat = [{"role": "user", "content": "A or B?"}]
             [letter] = await engine.generate(chat, Sampling(0, 1, 8, 0, choices=("A", "B")))
