@@ -374,12 +374,14 @@ def test_dpo_trains_with_the_options_and_seed_of_a_run(
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["my_model"]
     assert [path.name for path in made.folder.iterdir()] == ["config.json"]
     [call] = trained
+    from srlm.cli.by_model import resolve_options
     from srlm.ids import derive_seed
 
     assert call["method"] == "dpo"
     assert call["seed"] == derive_seed(4, 2, "dpo")
     assert call["start"] == call["reference"] == tiny_checkpoint.resolve()
-    assert call["config"].dpo == config.dpo
+    assert call["config"].dpo == resolve_options(config, model=str(tiny_checkpoint)).dpo
+    assert call["config"].dpo.beta == 0.3
     [pair] = call["rows"]
     assert (pair.prompt, pair.chosen, pair.rejected) == tuple(PAIR.values())
 

@@ -85,7 +85,8 @@ def test_sigkill_of_any_process_ends_all(start, layout, victim):
         assert run.coordinator.returncode == 1
         error = "WorkerCrashed" if layout == "ranks" and victim != "launcher" else "EngineError"
         assert run.text().startswith(f"\n{error}: ")
-        assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher", "preloaded"))
+        if victim != "preloaded":  # the worker may report first that its engine has ended
+            assert ("was killed by the system" in run.text()) == (victim in ("worker", "launcher"))
 
 
 @pytest.mark.variant

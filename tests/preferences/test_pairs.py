@@ -25,7 +25,7 @@ def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_
     judgements = [
         j for i, row in enumerate(scores) for place, s in enumerate(row) for j in judgements_of(f"p{i}/c{place}", s)
     ]
-    return counted(select_pairs(prompts, candidates, judgements, PairsConfig(min_gap), min_valid))
+    return counted(select_pairs(prompts, candidates, judgements, PairsConfig(min_gap=min_gap), min_valid))
 
 
 def counted(selected):
