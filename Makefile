@@ -14,7 +14,7 @@ EXTRA ?= $(shell cat .venv/extra 2>/dev/null || case "$$(uname -s) $$(uname -m)"
 EXTRA := $(EXTRA)
 $(if $(wildcard requirements/$(EXTRA).txt),,$(error EXTRA=$(EXTRA) is unknown. Use cpu, cuda or none))
 
-# Containers often set it. Without compiled modules, the imports of each process take three times as long.
+# Containers often set it. Without compiled modules, the imports of each process take more than twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -32,10 +32,10 @@ are interpolated, because the best learning rate of LoRA falls with the model's 
 above 20B are the paper's (70B); 2e-5 for SFT, 1e-5 for reward models and 1e-6 for DPO and KTO are TRL's. LoRA is the
 default at every size: it needs an eighth of the memory, and learns as much from data sets of this size.
 
-The memory of a training is estimated from its weights (LoRA: 2 bytes per parameter on a GPU, 4 on
-a CPU, 1.1 with lora.quantize=8bit, 0.6 with 4bit; full
-fine-tuning with AdamW: 16) and its activations: 34 bytes per token, layer and unit of width in bfloat16 without
-checkpointing, 2 with it (arXiv 2205.05198, section 4), and 12 bytes per token and logit.
+The memory of a training is estimated from its weights (LoRA: 2 bytes per parameter on a GPU, 4 on a CPU, 1.1 with
+lora.quantize=8bit, 0.6 with 4bit; full fine-tuning with AdamW: 16) and its activations: 34 bytes per token, layer and
+unit of width in bfloat16 without checkpointing, 2 with it (arXiv 2205.05198, section 4), and 12 bytes per token and
+logit.
 """
 
 from __future__ import annotations
