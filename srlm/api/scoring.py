@@ -18,6 +18,7 @@ from srlm.io.record_file import read_records, write_records
 from srlm.judges import make_judge
 from srlm.judges.base import judge_candidates
 from srlm.judges.opening import open_judge
+from srlm.judges.roles import feedback_config
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, Prompt
@@ -63,7 +64,8 @@ def score(
         P rows of texts, one for each prompt; or the candidates of all prompts, as `Run.candidates` returns them.
     model : str or Path, optional
         The model that judges: a packaged name, Hub id, folder, .gguf file, or "endpoint". By default it is the one that
-        `judge.model` names, and `model.name` for the roles self, sft and base.
+        `judge.model` names, and `model.name` for the roles self, sft and base. With judge.model=program, prompts are
+        records with constraints; other prompts get no score.
     config : Config, optional
         From `compose`; `judge`, `engine`, `model`, `endpoint` and `seed` are used.
 
@@ -90,14 +92,15 @@ def score(
     if not candidates:
         return Scores([[] for _ in rows], [])
     name = str(model or (config.model.name if config.judge.model in ("self", "sft", "base") else config.judge.model))
-    with temporary_workspace(replace(config, judge=replace(config.judge, model=name))) as (workspace, _):
+    config = replace(config, judge=replace(config.judge, model=name))
+    with temporary_workspace(config) as (workspace, _):
         write_records(workspace.root / _PROMPTS, rows)
         write_records(workspace.root / _CANDIDATES, candidates)
         work("srlm.api.scoring:worker", workspace, name="judgements")
         found = read_records(workspace.root / _JUDGEMENTS, Judgement)
     place = {candidate.id: number for number, candidate in enumerate(candidates)}
     judgements = sorted(found, key=lambda judgement: (place[judgement.candidate_id], judgement.id))
-    means = mean_scores(judgements, config.judge.min_valid)
+    means = mean_scores(judgements, feedback_config(config).judge.min_valid)
     of_prompts = ([means.get(one.id) for one in candidates if one.prompt_id == row.id] for row in rows)
     return Scores(list(of_prompts), judgements)
 
@@ -108,8 +111,9 @@ def worker(workspace: Workspace, number: int) -> None:
 
 
 async def _judge(workspace: Workspace) -> None:
-    config = workspace.config()
-    prompts = {prompt.id: prompt.conversation for prompt in read_records(workspace.root / _PROMPTS, Prompt)}
+    config = feedback_config(workspace.config())
+    records = {prompt.id: prompt for prompt in read_records(workspace.root / _PROMPTS, Prompt)}
+    prompts = {id: prompt.conversation for id, prompt in records.items()}
     candidates: dict[str, list[Candidate]] = {}
     for candidate in read_records(workspace.root / _CANDIDATES, Candidate):
         candidates.setdefault(candidate.prompt_id, []).append(candidate)
@@ -125,6 +129,6 @@ async def _judge(workspace: Workspace) -> None:
                 tokens = 0 if judge.spec.scores_sequences else sum(record.tokens for record in records)
                 bars.update(unit, done=done, tokens=tokens)
 
-            judgements = await judge_candidates(judge, engine, prompts, candidates, on_records)
+            judgements = await judge_candidates(judge, engine, prompts, candidates, on_records, records)
     count_missing("Answers to judge", judgements)
     write_records(workspace.root / _JUDGEMENTS, judgements)

@@ -13,6 +13,7 @@ from srlm.judges.base import Need
 from srlm.judges.eft import sft_uses_eft
 from srlm.judges.roles import judge_of
 from srlm.metrics import METRICS, find
+from srlm.pipeline.roles import CONTROLS
 from srlm.pipeline.run_reader import run_at
 from srlm.preferences.policies import policy_named
 from srlm.ranges import MODEL, ranges_of
@@ -43,6 +44,8 @@ def check(config: Config) -> Config:
     ranges = [one for prefix, group in {"": config, **external}.items() for one in ranges_of(group, prefix)]
     for option, value, range_ in ranges:
         need(range_.holds(value), option, range_.allowed)
+        judges = f"another model: {value} is a program, which only judges candidates (judge.model)"
+        need(range_ is not MODEL or value not in CONTROLS or option == "judge.model", option, judges)
         if range_ is MODEL and value == "endpoint" and not (config.endpoint.base_url and config.endpoint.model):
             raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
     limit = config.engine.max_model_len
@@ -59,6 +62,7 @@ def check(config: Config) -> Config:
         need(config.iteration == 1, "iteration", "1 with evaluation.enabled=false: later models are made from measures")
     check_engine(config.engine)
     judge_of_config(config.judge).check(config, need)
+    _check_control(config, need)
     need(config.prompts.max_words >= config.prompts.min_words, "prompts.max_words", "at least prompts.min_words")
     _check_method(config, need)
     if not data:
@@ -69,6 +73,22 @@ def check(config: Config) -> Config:
     _check_own_data(config, need)
     need(config.evaluation.judge != "self", "evaluation.judge", "one fixed judge: sft, base, endpoint or a model name")
     return config
+
+
+def _check_control(config: Config, need: Need) -> None:
+    """Check the judge of a control arm (`srlm.judges.controls`)."""
+    control = config.judge.model
+    if control not in CONTROLS:
+        return
+    command = isinstance(config, Evaluate | JudgeBench | ShowMasking | CheckModel)
+    need(not command, "judge.model", f"another one, because {control} judges the candidates of a run")
+    need(
+        not config.judge.meta, "judge.meta", f"false with judge.model={control}, which writes no judgements to compare"
+    )
+    own = config.judgements.path or config.pairs.path
+    checkable = f"prompts with constraints with judge.model={control}: a file, hub:OWNER/NAME or a run"
+    judged = control == "program" and config.iteration >= 2 and not own
+    need(bool(config.prompts.path) or not judged, "prompts.path", checkable)
 
 
 def _longest_completions(config: Config) -> list[str]:

@@ -17,7 +17,7 @@ from srlm.models.chat_template import chat_template_names, read_chat_template
 from srlm.models.resolve import identity
 from srlm.pipeline.artifacts import model_output
 from srlm.pipeline.provenance import TRANSFORMERS, VLLM
-from srlm.pipeline.roles import PROGRAM, ModelRef
+from srlm.pipeline.roles import ModelRef
 from srlm.pipeline.stage import recorded
 from srlm.pipeline.workspace import Workspace
 
@@ -50,7 +50,7 @@ def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
 
 def generation_options(config: Config, ref: ModelRef | None = None) -> dict[str, Any]:
     """Return the options besides the request that a model's text depends on; `ref` None = a model of the run."""
-    if ref == PROGRAM:
+    if ref is not None and ref.kind == "program":
         return {}
     if ref is not None and not ref.local:
         names = ["model.thought_start", "model.thought_end", _GENERATED]

@@ -150,7 +150,7 @@ class Engines:
     def of(self, stage: GenerationStage) -> Engine | SequenceScorer:
         """Return the engine that a stage of the session runs on."""
         if self._is_remote(stage):
-            if stage.generator().model == PROGRAM:
+            if stage.generator().model.kind == "program":
                 return NoEngine()
             assert self._client is not None
             return self._client
@@ -176,7 +176,7 @@ async def open_generator(
 @contextlib.asynccontextmanager
 async def open_model(workspace: Workspace, config: Config, ref: ModelRef) -> AsyncIterator[Engine]:
     """Open the engine of a model, or the client of the server; for a program there is nothing to open."""
-    if ref == PROGRAM:
+    if ref.kind == "program":
         yield NoEngine()
         return
     if not ref.local:

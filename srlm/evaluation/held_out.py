@@ -18,6 +18,7 @@ from srlm.judges.dependencies import judge_generator, judge_input, judge_options
 from srlm.judges.judging import Judging
 from srlm.judges.roles import measured_judge
 from srlm.pipeline.artifacts import EFT_HELD_OUT, HELD_OUT_JUDGEMENTS, SEEDS
+from srlm.pipeline.roles import CONTROLS
 from srlm.pipeline.stage import Stage, recorded
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Comparison, RankedPrompt
@@ -29,8 +30,13 @@ def held_out_prompts(workspace: Workspace, config: Config) -> list[RankedPrompt]
 
 
 def judge_is_measured(config: Config, t: int) -> bool:
-    """Return whether M_t has a judge to measure, and EFT data to measure it; a reward model is trained after M0."""
-    return bool(config.data.eft.path) and t >= (1 if spec_of(config.judge).trains else 0)
+    """Return whether M_t has a judge to measure, and EFT data to measure it.
+
+    A reward model is trained after M0, and not at all if a program judges instead of it (`srlm.judges.controls`).
+    """
+    if spec_of(config.judge).trains and (t < 1 or config.judge.model in CONTROLS):
+        return False
+    return bool(config.data.eft.path)
 
 
 def read_comparisons(stage: Stage) -> list[Comparison]:

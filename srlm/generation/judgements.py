@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from srlm.config import options_of
+from srlm.config import Config, options_of
 from srlm.engines.base import Engine, SequenceScorer
 from srlm.engines.dependencies import chat_template, generation_options
 from srlm.engines.missing import count_missing, refuse_without_any
@@ -19,16 +19,20 @@ from srlm.judges.dependencies import judge_generator, judge_input, judge_options
 from srlm.judges.judging import Judging
 from srlm.judges.meta import MetaJudging
 from srlm.judges.meta import load_template as load_meta_template
-from srlm.judges.roles import judge_of
+from srlm.judges.roles import feedback_config, judge_of
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, META_COMPARISONS
 from srlm.pipeline.stage import recorded
+from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Judgement
 
 
 class JudgeCandidates(ItemStage):
-    """Judge M_t-1's candidates with M_t-1 or with the model that `judge.model` names."""
+    """Judge M_t-1's candidates with M_t-1, or with the model or program that `judge.model` names."""
 
     name = "judgements"
+
+    def __init__(self, workspace: Workspace, config: Config, t: int):
+        super().__init__(workspace, feedback_config(config), t)
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -73,6 +77,7 @@ class JudgeCandidates(ItemStage):
         item.candidates = item.candidates or self._stored[item.prompt.id]
         if not item.candidates:
             return False
+        self._judge.judge.prompts[item.prompt.id] = item.prompt
         await self._judge.prompt(item.prompt.id, item.prompt.conversation, item.candidates)
         item.judgements = [judgement for candidate in item.candidates for judgement in self._judge.of(candidate.id)]
         return True

@@ -15,7 +15,7 @@ from srlm.judges import spec_of
 from srlm.judges.dependencies import judged_files
 from srlm.judges.meta import judgement_pairs, meta_options
 from srlm.judges.prompt import JudgeTemplate
-from srlm.judges.roles import feedback_judge, judge_of
+from srlm.judges.roles import feedback_config, feedback_judge, judge_of
 from srlm.pipeline.artifacts import (
     CANDIDATES,
     FEEDBACK,
@@ -46,6 +46,9 @@ class SelectPairs(LocalStage):
     """
 
     name = "pairs"
+
+    def __init__(self, workspace: Workspace, config: Config, t: int):
+        super().__init__(workspace, feedback_config(config), t)
 
     def writes(self) -> list[str]:
         others = [LABELLED.file] if self._labels() else []

@@ -126,6 +126,11 @@ class PreparePool(LocalStage):
         random.Random(f"{self.config.seed}/pool").shuffle(rows)
         write_records(self.outputs[0], rows)
         checked, answered = sum(bool(row.constraints) for row in rows), sum(bool(row.response) for row in rows)
+        if self.config.judge.model == "program" and not checked:
+            raise SeedError(
+                f"prompts.path={self.config.prompts.path} has no prompts with constraints, which judge.model=program "
+                "checks. Add `instruction_id_list` and `kwargs`, or `final_answer`, to its rows (docs/data.md)."
+            )
         return {"prompts": len(rows), "with_constraints": checked, "with_reference": answered}
 
 

@@ -21,7 +21,7 @@ from srlm.ids import candidate_id
 from srlm.judges.bradley_terry import shares_of_wins
 from srlm.judges.config import JudgeConfig
 from srlm.judges.prompt import JudgeTemplate
-from srlm.types import Candidate, Conversation, Judgement
+from srlm.types import Candidate, Conversation, Judgement, Prompt
 
 Known = Mapping[str, Any]  # id -> record
 Emit = Callable[..., None]  # takes new records, one or several
@@ -106,6 +106,12 @@ class Judge(ABC, Generic[O]):
         As in `srlm.engines.base.Sampling`.
     early_stopping : bool
         Whether to skip judgements that cannot change the pair, if the judge can.
+
+    Attributes
+    ----------
+    prompts : dict
+        Prompt id -> its record, with constraints and reference answer. Evaluation prompts and held-out EFT prompts have
+        no such record.
     """
 
     spec: ClassVar[JudgeSpec]
@@ -116,6 +122,7 @@ class Judge(ABC, Generic[O]):
         self.config, self.own = config, self.own_options(config)
         self.count = count or config.judge.count
         self.priority, self.early_stopping = priority, early_stopping
+        self.prompts: dict[str, Prompt] = {}
         self.saved = 0  # records that early stopping skipped
         self.counted: dict[str, Any] = {}  # what `scores` computed in addition, for a manifest
 
@@ -232,6 +239,7 @@ async def judge_candidates(
     prompts: Mapping[str, Conversation],
     candidates: Mapping[str, Sequence[Candidate]],
     on_records: Callable[[Sequence[Any]], None] = lambda records: None,
+    records: Mapping[str, Prompt] | None = None,
 ) -> list[Judgement]:
     """Return a judge's judgements of the candidates of several prompts, which are judged concurrently.
 
@@ -245,7 +253,10 @@ async def judge_candidates(
         Prompt id -> its candidates.
     on_records : callable
         Is called with new records: evidence, or judgements if the judge has no evidence.
+    records : mapping, optional
+        Prompt id -> its record, for judges that use a prompt's constraints or reference answer.
     """
+    judge.prompts.update(records or {})
     known: dict[str, Any] = {}
 
     def emit(*records: Any) -> None:

@@ -18,7 +18,8 @@ class JudgeConfig:
     # reward_model, or module:Class
     scorer: str = ""
     # the model that judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any
-    # model name
+    # model name. For control arms, a program judges candidates only: random = random scores; program = the share of the
+    # prompt's constraints that the candidate follows
     model: Annotated[str, MODEL] = "self"
     max_score: Annotated[int, at_least(1)] = 5  # scores range from 0 to this; logprob_weighted, logprob: at most 9
 

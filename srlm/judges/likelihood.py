@@ -12,6 +12,7 @@ from srlm.config import Config
 from srlm.judges.base import JudgeSpec, Need
 from srlm.judges.config import ImplicitJudgeConfig
 from srlm.judges.scoring import SequenceJudge
+from srlm.pipeline.roles import CONTROLS
 from srlm.types import Candidate, Rating
 
 
@@ -43,7 +44,7 @@ class ImplicitRewardJudge(SequenceJudge[ImplicitJudgeConfig]):
             "another model than judge.reference, or all rewards are 0",
         )
         need(
-            reference != "previous" or model in ("self", "sft"),
+            reference != "previous" or model in ("self", "sft", *CONTROLS),
             "judge.reference",
             f"base or a model name with judge.model={model}",
         )

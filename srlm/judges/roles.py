@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from srlm.config import Config
 from srlm.judges import spec_of
 from srlm.judges.config import ImplicitJudgeConfig, JudgeConfig
-from srlm.pipeline.roles import PROGRAM, ModelRef, iteration, resolve_role
+from srlm.pipeline.roles import CONTROLS, PROGRAM, ModelRef, iteration, resolve_role
+
+
+def feedback_config(config: Config) -> Config:
+    """Return the options with which candidates are judged: with the judge of a control arm, if judge.model names one.
+
+    M1's training data and the measures of the judge are those of the configured judge.
+    """
+    if config.judge.model not in CONTROLS:
+        return config
+    scorer = f"srlm.judges.controls:{config.judge.model.capitalize()}Judge"
+    return replace(config, judge=JudgeConfig(scorer, config.judge.model, config.judge.max_score))
 
 
 def judge_of(config: Config, t: int) -> ModelRef:
     """Return the judge of M_t's candidates."""
     spec = spec_of(config.judge)
+    if config.judge.model in CONTROLS:
+        return resolve_role(config.judge.model, t)
     if spec.runs_on == "program":
         return PROGRAM
     own = spec.trains and config.judge.model == "self"

@@ -26,6 +26,7 @@ from srlm.metrics import PARTS, Metric, find, metric
 from srlm.models.resolve import hub_id
 from srlm.pipeline.artifacts import IFT
 from srlm.pipeline.manifest import Manifest, finished_manifests
+from srlm.pipeline.roles import CONTROLS
 from srlm.pipeline.run_reader import manifest, model_name, model_stage
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.preferences.alarms import triggered
@@ -248,10 +249,10 @@ def _limits_section(workspace: Workspace, config: Config, t: int, evaluation: Ev
             if config.judge.model != "endpoint"
             else "The judge is a model of an external server"
         )
-        lines.append(
-            f"- {judge} judged the answers that this model was trained on. {by_model}, so the model also learns the "
-            "judge's biases, above all its length bias."
-        )
+        biased = f"{by_model}, so the model also learns the judge's biases, above all its length bias."
+        control = "It is the model of a control arm, which shows what a judge's information is worth."
+        limit = control if config.judge.model in CONTROLS else biased
+        lines.append(f"- {judge} judged the answers that this model was trained on. {limit}")
         ratio = manifest(workspace, t, "pairs").counts.get("alarms", {}).get("length_ratio")
         if ratio is not None:
             lines.append(f"- Chosen answers were {ratio:.2f} times as long as rejected ones.")
