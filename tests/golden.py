@@ -26,6 +26,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.forked import run_job
+
 ROOT = Path(__file__).resolve().parents[1]
 PAIRWISE = {"judge.scorer": "pairwise"}
 SCRIPTED: dict[str, dict[str, Any]] = {
@@ -86,12 +88,8 @@ def _without_ignored(value: Any, root: str) -> Any:
 def make_run(name: str, runs: Path) -> Path:
     """Make the run `name` of RUNS in a separate process; return its folder."""
     if name in SCRIPTED:
-        job = {"root": str(runs / name), "options": SCRIPTED[name]}
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
-            capture_output=True,
-        )  # fmt: skip
-        if ended.stdout.strip() != "0":
+        ended = run_job(runs / name, options=SCRIPTED[name])
+        if ended.returncode:
             raise SystemExit(f"{name} failed:\n{ended.stderr[-4000:]}")
         return runs / name
     command = [sys.executable, "-m", "srlm.run", "experiment=smoke", f"name={name}", f"runs_dir={runs}", *SMOKE[name]]

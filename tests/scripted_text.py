@@ -1,7 +1,6 @@
-"""Runs on a scripted engine, in processes that kill themselves at a given write; `python -m tests.scripted_text`.
+"""Runs on a scripted engine, in processes that kill themselves at a given write; `python -m tests.scripted_text JOB`.
 
-Reads one job per line from standard input, as JSON, forks a process for it, and prints the result: its exit
-code, or minus the signal that killed it. Modules are imported once, so that a job takes some tenths of a second.
+Tests start them by `tests.forked.run_job`, so that a job takes some tenths of a second.
 
 A job: {"root": RUN FOLDER, "order": SEED OF THE ENGINE'S ORDER, "options": {"prompts.model": "sft"}, "log": FILE,
 "kill": {"at": N, "when": "before" | "half" | "after"}}. `at` counts from 0 the writes to record files and the moves of
@@ -28,7 +27,6 @@ from typing import Any
 
 from srlm.cli.check import check
 from srlm.config import Config, options_of
-from srlm.data import checkers
 from srlm.data.config import RationaleSource, SourceConfig
 from srlm.engines import session
 from srlm.evaluation.config import EvaluationConfig
@@ -182,22 +180,14 @@ def run(job: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    checkers.words("This imports NLTK.")  # importing it and huggingface_hub takes longer than a job
-    import_module("huggingface_hub.repocard")
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            job = json.loads(line)
-            try:
-                run(job)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                sys.stderr.flush()
-                if "errors" in job:
-                    Path(job["errors"]).write_text(traceback.format_exc(), encoding="utf-8")
-                os._exit(1)
-            os._exit(0)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    """Run the job that the command line gives as JSON."""
+    job = json.loads(sys.argv[1])
+    try:
+        run(job)
+    except BaseException:
+        if "errors" in job:
+            Path(job["errors"]).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from srlm.training.methods import method_of, training_options
 from srlm.training.worker import train
 from srlm.types import PreferencePair
 from tests.extending import EXAMPLES, PAGE, write_examples
+from tests.forked import run_forked
 from tests.helpers import ROOT, ScriptedEngine, candidates_of, judgements_of, options, prompt, user
 
 PARTS = {
@@ -105,13 +106,9 @@ def test_example_method_trains_with_its_own_loss(tiny_checkpoint: Path, tmp_path
 
 @pytest.mark.process
 def test_example_recipe_runs(folder: Path, tmp_path: Path) -> None:
-    chosen = {"recipe": "my_recipe:FineTuneOnly", "iteration": 1}
-    job = {"root": str(tmp_path / "run"), "options": chosen, "errors": str(tmp_path / "errors")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
-        capture_output=True, env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"},
-    )  # fmt: skip
-    assert ended.stdout.strip() == "0", ended.stderr[-4000:]
+    job = {"root": str(tmp_path / "run"), "options": {"recipe": "my_recipe:FineTuneOnly", "iteration": 1}}
+    ended = run_forked("tests.scripted_text", json.dumps(job), environment={"PYTHONPATH": str(folder)})
+    assert ended.returncode == 0, ended.stderr[-4000:]
     made = Workspace(tmp_path / "run")
     assert stage_manifest(made.iteration(1), "sft")
     assert [(made.iteration(t) / "evaluation.json").exists() for t in (0, 1)] == [True, True]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ from srlm.models import model_check
 from srlm.models.config import ModelConfig
 from srlm.models.model_check import report_of
 from srlm.pipeline.workspace import Workspace
-from tests.helpers import ROOT, options
+from tests.forked import run_forked
+from tests.helpers import options
 
 
 def named(config: Config) -> list[tuple[str, str, str]]:
@@ -210,12 +209,10 @@ def test_words_without_an_option_are_models(words: list[str], expected: list[str
 @pytest.mark.process
 def test_check_model_runs_from_the_command_line(copy: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy("seed=1")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "SRLM_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "srlm", "check-model", "seed=1"]
+    environment = {"SRLM_CACHE": str(tmp_path / "cache")}
 
     def checked(*words: str) -> subprocess.CompletedProcess[str]:
-        ran = [*command, *words]
-        return subprocess.run(ran, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return run_forked("srlm", "check-model", "seed=1", *words, cwd=tmp_path, environment=environment)
 
     good = checked()
     assert (good.returncode, good.stderr) == (0, "seed=1: can be used as the base model\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,8 @@ from srlm.errors import ConfigError
 from srlm.pipeline.resume import command_to
 from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import Workspace
-from tests.helpers import ROOT, options
+from tests.forked import run_forked
+from tests.helpers import options
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_folder_of_a_sweep_is_resumed(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_wrong_folders_have_a_message(words: list[str], message: str) -> None:
-    ended = subprocess.run([sys.executable, "-m", "srlm.run", *words], cwd=ROOT, capture_output=True, text=True)
+    ended = run_forked("srlm.run", *words)
     assert ended.returncode == 1
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr

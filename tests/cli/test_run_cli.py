@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from safetensors.torch import save_file
 
 from srlm.pipeline.workspace import Workspace
 from tests.engine_that_fails import OPTIONS as NO_ENGINE
-from tests.helpers import ROOT
+from tests.forked import run_forked
 
 pytestmark = pytest.mark.process
 NO_MODEL = "model.name=no-such-folder/anywhere/model"
@@ -42,22 +40,8 @@ class Command:
         """Return the output in one line; without a `model.name=` option the run ends at the start of its engine."""
         named = any(word.startswith("model.name=") for word in overrides)
         words = list(overrides) if named else [*NO_ENGINE, *overrides]
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "SRLM_CACHE": str(self.folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "100",
-        }
-        ran = subprocess.run(
-            [sys.executable, "-m", "srlm.run", *words, "tracking=none"],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-        )
+        environment = {"SRLM_CACHE": str(self.folder / "cache"), "COLUMNS": "100"}
+        ran = run_forked("srlm.run", *words, "tracking=none", cwd=self.folder, environment=environment, merge=True)
         assert ran.returncode == code, ran.stdout
         assert "Traceback" not in ran.stdout
         return " ".join(ran.stdout.split())

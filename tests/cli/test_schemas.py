@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from srlm.judges.config import JUDGE_OPTIONS, JudgeConfig, PairwiseJudgeConfig, 
 from srlm.pipeline.provenance import OptionChanges, option_changes
 from srlm.pipeline.workspace import Workspace
 from srlm.run import plain_options
+from tests.forked import run_forked
 from tests.helpers import ROOT, options
 
 JUDGES = sorted(path.stem for path in (ROOT / "conf/judge").glob("*.yaml"))
@@ -202,8 +201,7 @@ def test_python_and_command_line_have_the_same_judge_defaults() -> None:
     ],
 )
 def test_the_command_fails_with_the_message(words: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "srlm.run", f"runs_dir={tmp_path}", *words]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ended = run_forked("srlm.run", f"runs_dir={tmp_path}", *words)
     assert ended.returncode == 1
     assert message in " ".join(ended.stderr.split())
     assert "Traceback" not in ended.stderr

@@ -32,6 +32,7 @@ from srlm.models.chat_template import load_tokenizer
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import PACKAGED, resolve
 from srlm.types import Comparison, Prompt
+from tests.forked import run_forked
 from tests.helpers import on_cpu
 from tests.helpers import options as composed
 
@@ -268,8 +269,7 @@ def test_endpoint_generates_prompts_and_judges_head_to_heads(server: str, tmp_pa
     options += [f"endpoint.base_url={server}", "endpoint.model=tiny", "engine=transformers", "prompts.attempts=2"]
 
     def run(iteration: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "srlm.run", "experiment=smoke", f"iteration={iteration}", *options]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=550)
+        return run_forked("srlm.run", "experiment=smoke", f"iteration={iteration}", *options)
 
     first = run(1)
     assert first.returncode == 0, first.stderr[-3000:]

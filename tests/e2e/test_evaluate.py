@@ -6,9 +6,7 @@ import asyncio
 import importlib.util
 import json
 import math
-import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from srlm.io.record_file import RecordFile, read_records
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.types import Answer, Comparison
-from tests.helpers import ROOT, options, user
+from tests.forked import run_forked
+from tests.helpers import options, user
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 needs_harness = pytest.mark.skipif(
@@ -35,17 +34,9 @@ QUESTIONS = [f"Name the river number {n}, please." for n in range(6)]
 
 
 def evaluate(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "srlm", "evaluate", "model=tiny_random", "engine=transformers"]
+    command = ("srlm", "evaluate", "model=tiny_random", "engine=transformers", f"runs_dir={folder}/runs")
     small = ("engine.max_model_len=1024", "evaluation.bootstrap=100", "evaluation.max_new_tokens=12")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
-    return subprocess.run(
-        [*command, f"runs_dir={folder}/runs", *small, *given],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
+    return run_forked(*command, *small, *given)
 
 
 def nearly_equal(one: Any, other: Any) -> bool:
@@ -215,9 +206,7 @@ def test_evaluate_computes_the_loss_on_answer_files(tmp_path: Path) -> None:
 def test_sweeps_without_evaluation_are_compared_by_arm(tmp_path: Path) -> None:
     """Two seeds of a setting form one arm, with one loss of both M1 on their training data."""
     smoke = ("experiment=smoke", "judge=implicit", "evaluation=none", "data.ift.limit=8", "sft.epochs=8")
-    command = [sys.executable, "-m", "srlm.run", "-m", *smoke, f"runs_dir={tmp_path}/runs", "name=sweep", "seed=0,1"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    made = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300)
+    made = run_forked("srlm.run", "-m", *smoke, f"runs_dir={tmp_path}/runs", "name=sweep", "seed=0,1")
     assert made.returncode == 0, made.stderr[-3000:]
     assert made.stderr.count("M1, not measured: ") == 2
     assert not list(tmp_path.rglob("evaluation")) + list(tmp_path.rglob("report.html"))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from srlm.evaluation.attacks import ATTACKS
 from srlm.io.record_file import read_records
+from srlm.models import tiny
 from srlm.types import Judgement
-from tests.helpers import ROOT
+from tests.forked import run_forked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "srlm", "judge-bench", "model=tiny_random", "engine=transformers"]
     options = (f"runs_dir={folder}/runs", "engine.max_model_len=1024", "evaluation.bootstrap=100", *options)
-    return subprocess.run([*command, *options], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    return run_forked("srlm", "judge-bench", "model=tiny_random", "engine=transformers", *options)
 
 
 def benchmark(folder: Path) -> Path:
@@ -59,18 +58,7 @@ def test_judge_bench_measures_several_models_and_resumes(tmp_path: Path) -> None
     manifest.rename(manifest.with_suffix(".begun.json"))
     file.write_bytes(b"".join(made.splitlines(keepends=True)[:6]) + b'{"id": "to')
     other = tmp_path / "other"
-    checkpoint = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from srlm.models import tiny; from pathlib import Path; tiny.build(Path({str(other)!r}))",
-        ],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert checkpoint.returncode == 0, checkpoint.stderr
+    tiny.build(other)
     result = bench(tmp_path, f"datasets=[{data}]", f"models=[tiny-random,{other}]")
     assert result.returncode == 0, result.stderr[-3000:]
     assert file.read_bytes() == made

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,15 +17,14 @@ from srlm.io.record_file import read_records
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from srlm.types import Candidate, Comparison, JudgeExample, Judgement, PreferencePair, Rating
-from tests.helpers import ROOT
+from tests.forked import run_forked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 KINDS = {"pairwise": Comparison, "reward_model": Rating}
 
 
 def run(module: str, *options: str) -> str:
-    command = [sys.executable, "-m", module, "engine=transformers", *options]
-    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=500)
+    result = run_forked(module, "engine=transformers", *options)
     assert result.returncode == 0, result.stderr[-4000:]
     return result.stderr
 

@@ -22,9 +22,8 @@ def test_judges_with_rationales_train_and_judge(tmp_path: Path) -> None:
         "judge.scorer=logprob_weighted",
         "judge.max_new_tokens=24",
         "sft.epochs=1",
-        "engine=transformers",
     ]
-    result = run(tmp_path, *options)
+    result = run(tmp_path, *options, engine="transformers")
     assert result.returncode == 0, result.stderr[-4000:]
     examples = read_records(tmp_path / "smoke" / "iteration_1" / "eft.jsonl", JudgeExample)
     assert len(examples) > 100
@@ -35,11 +34,11 @@ def test_judges_with_rationales_train_and_judge(tmp_path: Path) -> None:
 
 def test_two_training_processes_train_and_save_once(tmp_path: Path) -> None:
     """With data-parallel SFT and DPO, only the first process logs and saves."""
-    options = ["sft.processes=2", "sft.micro_batch_size=4", "dpo.processes=2", "dpo.micro_batch_size=1"]
-    given = command(tmp_path, "engine=transformers", *options)
+    options = ["sft.processes=2", "sft.micro_batch_size=4", "dpo.processes=2", "dpo.micro_batch_size=1", "sft.epochs=1"]
+    given = command(tmp_path, *options)
     printed = stopped_at(tmp_path / "smoke/iteration_2/manifests/dpo.json", *given)
     assert printed.count("M0 -> M1: SFT on IFT and EFT") == 1
-    assert len([line for line in printed.splitlines() if line.startswith("  sft: 95 of 95")]) == 1
+    assert len([line for line in printed.splitlines() if line.startswith("  sft: 19 of 19")]) == 1
     counts = json.loads((tmp_path / "smoke/iteration_2/dpo_counts.json").read_text())
     assert 0 <= counts["reference_check_difference"] < 0.001
     assert (tmp_path / "smoke/iteration_2/model/model.safetensors").exists()

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
-from tests.helpers import ROOT
+from tests.forked import run_forked
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def test_equal_models_give_equal_answers(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "srlm", "side-by-side", "engine=transformers", "evaluation.max_new_tokens=12"]
+    command = ["srlm", "side-by-side", "engine=transformers", "evaluation.max_new_tokens=12"]
     command += [f"models=[tiny-random,{resolve(ModelConfig(name='tiny-random'))}]", f"runs_dir={tmp_path}"]
     command += ["dataset=tests/verifiable_prompts.jsonl", "evaluation.bootstrap=100"]
-    ran = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, text=True, capture_output=True, timeout=300
-    )
+    ran = run_forked(*command)
     assert ran.returncode == 0, ran.stderr[-3000:]
     folder = tmp_path / "side_by_side"
     one, other = (path.read_text(encoding="utf-8") for path in folder.glob("answers/*.jsonl"))

@@ -23,6 +23,7 @@ from srlm.config import from_dict
 from srlm.io.record_file import read_records
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt
+from tests.forked import run_forked
 from tests.terminals import in_terminal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -30,12 +31,12 @@ REPO = Path(__file__).parents[2]
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 
-def command(runs: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "srlm.run", "experiment=smoke", f"runs_dir={runs}", f"engine={ENGINE}", *options]
+def command(runs: Path, *options: str, engine: str = "transformers") -> list[str]:
+    return [sys.executable, "-m", "srlm.run", "experiment=smoke", f"runs_dir={runs}", f"engine={engine}", *options]
 
 
-def run(runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(runs, *options), cwd=REPO, text=True, capture_output=True, timeout=550)
+def run(runs: Path, *options: str, engine: str = ENGINE) -> subprocess.CompletedProcess[str]:
+    return run_forked("srlm.run", "experiment=smoke", f"runs_dir={runs}", f"engine={engine}", *options)
 
 
 def stopped_at(path: Path, *given: str) -> str:
@@ -59,9 +60,10 @@ def records(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a finished run to M2 and its output."""
+    """Return a finished run to M2 and its output; with vLLM, where it is installed."""
     runs = tmp_path_factory.mktemp("runs")
-    result = run(runs)
+    given = command(runs, engine=ENGINE)
+    result = subprocess.run(given, cwd=REPO, text=True, capture_output=True, timeout=550)
     assert result.returncode == 0, result.stderr[-4000:]
     return runs / "smoke", result.stderr
 
@@ -148,18 +150,24 @@ def test_changed_options_are_refused_with_their_name(finished: tuple[Path, str])
 
 
 @pytest.mark.variant
-@pytest.mark.parametrize("after", ["iteration_2/2_candidates.jsonl", "iteration_1/sft_log.jsonl"])
-def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], tmp_path: Path, after: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "engine"), [("iteration_2/2_candidates.jsonl", ENGINE), ("iteration_1/sft_log.jsonl", "transformers")]
+)
+def test_resume_after_a_kill_gives_the_same_records(
+    request: pytest.FixtureRequest, tmp_path: Path, after: str, engine: str
+) -> None:
     """kill -9 once a file has its first lines; the same command then gives the records of an uninterrupted run.
 
     The killed run begins with the iteration of that file; earlier ones are those of the finished run. The rerun is
     stopped when the records are complete: before DPO, or when M1 has been evaluated.
     """
-    shutil.copytree(finished[0], tmp_path / "smoke")
+    fixture = request.getfixturevalue("finished" if engine == ENGINE else "smoke_run")
+    finished: Path = fixture[0] if engine == ENGINE else fixture
+    shutil.copytree(finished, tmp_path / "smoke")
     first = int(after[len("iteration_")])
     for t in range(first, 3):
         shutil.rmtree(tmp_path / f"smoke/iteration_{t}")
-    given = command(tmp_path, f"iteration={first}")
+    given = command(tmp_path, f"iteration={first}", engine=engine)
     process = subprocess.Popen(given, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watched = tmp_path / "smoke" / after
     end = time.monotonic() + 400
@@ -172,7 +180,7 @@ def test_resume_after_a_kill_gives_the_same_records(finished: tuple[Path, str], 
     stopped_at(tmp_path / f"smoke/iteration_{first}" / done, *given)  # no lock is held: the worker died with its parent
     resumed = records(tmp_path / "smoke")
     later = "iteration_2/evaluation/" if first == 2 else "iteration_2/"
-    uninterrupted = {name: text for name, text in records(finished[0]).items() if not name.startswith(later)}
+    uninterrupted = {name: text for name, text in records(finished).items() if not name.startswith(later)}
     assert set(resumed) == set(uninterrupted)
     for name, content in uninterrupted.items():
         assert resumed[name] == content, name
@@ -190,13 +198,13 @@ def without_dpo(finished: Path, runs: Path) -> Path:
 
 
 @pytest.mark.variant
-def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_resume_after_a_kill_in_dpo_gives_the_same_model(smoke_run: Path, tmp_path: Path) -> None:
     """kill -9 during DPO: the rerun resumes from a checkpoint and gives the weights of an uninterrupted run."""
     options = ("dpo.epochs=15", "dpo.checkpoint_steps=4")
     made = "iteration_2/manifests/dpo.json"
-    uninterrupted = without_dpo(finished[0], tmp_path / "undisturbed")
+    uninterrupted = without_dpo(smoke_run, tmp_path / "undisturbed")
     stopped_at(uninterrupted / made, *command(uninterrupted.parent, *options))
-    killed = without_dpo(finished[0], tmp_path / "killed")
+    killed = without_dpo(smoke_run, tmp_path / "killed")
     process = subprocess.Popen(command(killed.parent, *options), cwd=REPO, stderr=subprocess.DEVNULL)
     checkpoints = killed / "iteration_2" / "checkpoints" / "dpo"
     end = time.monotonic() + 200
@@ -215,7 +223,7 @@ def test_resume_after_a_kill_in_dpo_gives_the_same_model(finished: tuple[Path, s
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-6)
     assert any(
-        not torch.equal(weight, load_file(finished[0] / "iteration_1" / "model" / "model.safetensors")[name])
+        not torch.equal(weight, load_file(smoke_run / "iteration_1" / "model" / "model.safetensors")[name])
         for name, weight in weights[0].items()
     )
 
@@ -228,15 +236,13 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("columns", [pytest.param(80, marks=pytest.mark.variant), 120])
-def test_terminal_shows_the_run_without_library_output(
-    finished: tuple[Path, str], short_folder: Path, columns: int
-) -> None:
+def test_terminal_shows_the_run_without_library_output(smoke_run: Path, short_folder: Path, columns: int) -> None:
     """The terminal shows DPO, M2's texts and the final screen; at 120 columns only the final screen."""
     runs = short_folder
     if columns == 80:
-        without_dpo(finished[0], runs)
+        without_dpo(smoke_run, runs)
     else:
-        shutil.copytree(finished[0], runs / "smoke")
+        shutil.copytree(smoke_run, runs / "smoke")
     seen = in_terminal(command(runs, f"runs_dir={runs}"), columns, REPO, timeout=400)
     assert seen.code == 0, seen.text[-3000:]
     assert seen.widest <= columns
@@ -262,8 +268,8 @@ def test_alarms_with_action_stop_prevent_training(finished: tuple[Path, str], tm
 
 
 @pytest.mark.variant
-def test_a_run_continues_to_m3_and_stores_its_config(finished: tuple[Path, str]) -> None:
-    folder, _ = finished
+def test_a_run_continues_to_m3_and_stores_its_config(smoke_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(smoke_run, tmp_path / "smoke")
     resume = (sys.executable, "-m", "srlm.run", "--resume", str(folder), "iteration=3")
     stopped_at(folder / "iteration_3/manifests/dpo.json", *resume)
     assert (folder / "iteration_3" / "model" / "config.json").exists()

@@ -10,9 +10,7 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from srlm.io.record_file import read_records
 from srlm.io.serialization import from_json
 from srlm.pipeline.workspace import CARD, Workspace
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, Prompt
+from tests.forked import run_job
 from tests.helpers import ROOT, all_stages
 from tests.scripted_text import small_config
 
@@ -64,27 +63,9 @@ STAGES = {stage.name: stage for stage in (WritePrompts, SampleCandidates, JudgeC
 
 
 @pytest.fixture(scope="module")
-def job() -> Iterator[Job]:
+def job() -> Job:
     """Return a function that runs one job of tests/scripted_text.py and returns its exit code."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.scripted_text"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert server.stdin
-    assert server.stdout
-
-    def call(root: Path, **rest: Any) -> int:
-        print(json.dumps({"root": str(root), **rest}), file=server.stdin, flush=True)
-        return int(server.stdout.readline())
-
-    yield call
-    server.stdin.close()
-    server.wait()
-    server.stdout.close()
+    return lambda root, **rest: run_job(root, **rest).returncode
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -28,8 +26,9 @@ from srlm.reporting.entries import feedback_entries
 from srlm.reporting.summary import print_sample, widest_gap
 from srlm.training.methods.kto import KTOConfig
 from srlm.training.stages import Train
-from tests.e2e.test_smoke import command, stopped_at
-from tests.helpers import ROOT, candidates_of, options, prompt
+from tests.e2e.test_smoke import command, stopped_at, without_dpo
+from tests.forked import run_job
+from tests.helpers import candidates_of, options, prompt
 
 KTO = {"method": "kto", "pairs.policy": "above_mean"}
 
@@ -90,12 +89,8 @@ def test_kto_accepts_preference_pairs() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a run to M3 with a scripted engine."""
     root = tmp_path_factory.mktemp("kto") / "run"
-    job = {"root": str(root), "options": KTO | {"iteration": 3}, "errors": str(root.parent / "errors")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
-        capture_output=True,
-    )  # fmt: skip
-    assert ended.stdout.strip() == "0", ended.stderr[-4000:]
+    ended = run_job(root, options=KTO | {"iteration": 3})
+    assert ended.returncode == 0, ended.stderr[-4000:]
     return Workspace(root)
 
 
@@ -218,8 +213,9 @@ def test_model_of_another_method_is_refused(run: Workspace) -> None:
 @pytest.mark.variant
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_kto_trains_a_model_end_to_end(tmp_path: Path) -> None:
-    options = ("engine=transformers", "method=kto", "pairs=above_mean", "kto.learning_rate=1e-3")
+def test_kto_trains_a_model_end_to_end(smoke_run: Path, tmp_path: Path) -> None:
+    (without_dpo(smoke_run, tmp_path) / "iteration_2/manifests/pairs.json").unlink()
+    options = ("method=kto", "pairs=above_mean", "kto.learning_rate=1e-3")
     printed = stopped_at(tmp_path / "smoke/iteration_2/manifests/kto.json", *command(tmp_path, *options))
     assert "M1 -> M2: KTO, reference previous" in printed
     counts = json.loads((tmp_path / "smoke/iteration_2/kto_counts.json").read_text())

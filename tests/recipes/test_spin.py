@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from srlm.pipeline.artifacts import CANDIDATES, IFT, JUDGEMENTS, PAIRS, UNPAIRED
 from srlm.pipeline.manifest import stage_manifest
 from srlm.pipeline.workspace import Workspace
-from tests.helpers import ROOT
+from tests.forked import run_job
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Return a run to M3 with a scripted engine."""
     root = tmp_path_factory.mktemp("spin") / "run"
-    job = {"root": str(root), "options": {"recipe": "spin", "iteration": 3}, "errors": str(root.parent / "errors")}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.scripted_text"], cwd=ROOT, input=json.dumps(job) + "\n", text=True,
-        capture_output=True,
-    )  # fmt: skip
-    assert ended.stdout.strip() == "0", ended.stderr[-4000:]
+    ended = run_job(root, options={"recipe": "spin", "iteration": 3})
+    assert ended.returncode == 0, ended.stderr[-4000:]
     return Workspace(root)
 
 

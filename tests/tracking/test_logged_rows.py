@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ from srlm.tracking.jsonl import JsonlTracker
 from srlm.tracking.live import logged_while_running
 from srlm.tracking.logged_rows import LoggedRows
 from srlm.tracking.rows import Row
-from tests.helpers import ROOT
+from tests.forked import run_job
 from tests.tracked import MEASURES, ROWS, finished, finished_stages, log, make, track
 
 
@@ -189,19 +187,11 @@ def test_tracking_none_logs_nothing() -> None:
 def test_resumed_runs_log_every_value_exactly_once(tmp_path: Path) -> None:
     """Kill the run at every kind of write: a finished stage that is not logged yet is logged when the run resumes."""
     options = {"tracking.tracker": "jsonl"}
-    jobs: list[dict[str, Any]] = [{"root": str(tmp_path / "whole"), "options": options, "log": str(tmp_path / "log")}]
-    killed = {"root": str(tmp_path / "killed"), "options": options}
-    jobs += [killed | {"kill": {"at": at, "when": when}} for at in (9, 25, 60, 90) for when in ("before", "after")]
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.scripted_text"],
-        input="".join(json.dumps(job) + "\n" for job in [*jobs, killed, killed]),
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-    )
-    first, *ends, _, last = map(int, ran.stdout.split())
-    assert (first, last) == (0, 0), ran.stderr[-2000:]
+    assert run_job(tmp_path / "whole", options=options).returncode == 0
+    kills = [{"at": at, "when": when} for at in (9, 25, 60, 90) for when in ("before", "after")]
+    ends = [run_job(tmp_path / "killed", options=options, kill=kill).returncode for kill in kills]
     assert ends.count(-9) >= 4
+    assert [run_job(tmp_path / "killed", options=options).returncode for _ in range(2)][1] == 0
     found = keys(tmp_path / "killed" / "metrics.jsonl")
     assert set(found) == set(keys(tmp_path / "whole" / "metrics.jsonl"))
     assert len(found) == len(set(found))

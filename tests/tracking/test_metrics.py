@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -22,6 +20,7 @@ from srlm.tracking.metrics import (
 from srlm.tracking.rows import TABLES
 from srlm.training.methods import METHODS
 from srlm.types import Candidate, Judgement, LabelledAnswer
+from tests.forked import run_job
 from tests.helpers import ROOT
 from tests.scripted_text import NAMES
 from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
@@ -35,18 +34,9 @@ IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Return all metrics of two runs to M2, the second with a meta-judge, and their step metrics."""
     folder = tmp_path_factory.mktemp("runs")
-    jobs = [
-        {"root": str(folder / name), "options": {"tracking.tracker": "jsonl", "judge.meta": meta} | IFEVAL}
-        for name, meta in (("plain", False), ("meta", True))
-    ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.scripted_text"],
-        input="".join(json.dumps(job) + "\n" for job in jobs),
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-    )
-    assert ran.stdout.split() == ["0", "0"], ran.stderr[-2000:]
+    for name, meta in (("plain", False), ("meta", True)):
+        ran = run_job(folder / name, options={"tracking.tracker": "jsonl", "judge.meta": meta} | IFEVAL)
+        assert ran.returncode == 0, ran.stderr[-2000:]
     found: dict[str, set[str]] = {}
     for path in folder.glob("*/metrics.jsonl"):
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
