@@ -51,9 +51,13 @@ def test_mlflow_run_has_options_metrics_and_samples(tmp_path: Path, messages: li
     assert "samples/pairs_2.json" in [one.path for one in samples]
 
 
-def test_trackio_run_has_options_and_metrics(tmp_path: Path, messages: list[str]) -> None:
+def test_trackio_run_has_options_and_metrics(
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trackio = pytest.importorskip("trackio")
     storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    for module in ("utils", "sqlite_storage"):  # TRL may have imported it, with the user's own folder
+        monkeypatch.setattr(f"trackio.{module}.TRACKIO_DIR", tmp_path / "trackio")
     config, workspace = track_in_two_commands(tmp_path, Tracker.trackio)
     assert not messages
     [run] = list(trackio.Api().runs("srlm"))
