@@ -8,6 +8,7 @@ from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, o
 from srlm.data.config import IFTAnswers
 from srlm.engines import check_engine
 from srlm.errors import ConfigError
+from srlm.generation.own_feedback import OWN_EFT
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
 from srlm.judges.eft import sft_uses_eft
@@ -138,6 +139,7 @@ def _check_data(config: Config, need: Need) -> None:
     eft = {
         f"with sft.data={sft.data.name} and judge.scorer={config.judge.scorer}": sft_uses_eft(config),
         f"with judge.scorer={config.judge.scorer}": judge_of(config, 1).kind == "reward_model",
+        f"with pairs.path={OWN_EFT}": config.pairs.path == OWN_EFT,
     }
     place = "a file, hub:OWNER/NAME or builtin"
     for name, path, uses in (("ift", data.ift.path, ift), ("eft", data.eft.path, eft)):

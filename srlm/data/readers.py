@@ -174,7 +174,17 @@ def read_pairs(source: SourceConfig, seed: int = 0) -> list[Paired]:
         As for `read_ranked`.
     """
     rows, _ = _read(source, seed, need=2, rescale=False, trained=PreferencePair)
-    return [Paired(_prompt(row), _pair(row)) for row in rows]
+    return [Paired(_prompt(row), replace(_pair(row), **row.further)) for row in rows]
+
+
+def pairs_of_ranked(ranked: Iterable[RankedPrompt]) -> list[Paired]:
+    """Return the best answer of each EFT prompt against the worst one, without prompts whose answers have one rank."""
+    ordered = (replace(row, answers=tuple(sorted(row.answers, key=lambda one: one.rank))) for row in ranked)
+    return [
+        Paired(Prompt(row.id, row.prompt, source=row.source, type=row.type, history=row.history), _pair(row))
+        for row in ordered
+        if row.answers[0].rank < row.answers[-1].rank
+    ]
 
 
 def is_labelled(source: SourceConfig) -> bool:
@@ -275,12 +285,12 @@ def _prompt(row: _Row) -> Prompt:
     )  # fmt: skip
 
 
-def _pair(row: _Row) -> PreferencePair:
+def _pair(row: RankedPrompt) -> PreferencePair:
     best, worst = row.answers[0], row.answers[-1]
     high, low = (1.0, 0.0) if best.score is None or worst.score is None else (best.score, worst.score)
     ids = (answer_id(row.id, 0), answer_id(row.id, 1))
     texts = (row.prompt, best.text, worst.text)
-    return PreferencePair(row.id, *texts, *ids, high, low, history=row.history, **row.further)
+    return PreferencePair(row.id, *texts, *ids, high, low, history=row.history)
 
 
 def _further(data: Row, kind: type) -> dict[str, Any]:

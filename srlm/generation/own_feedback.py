@@ -2,7 +2,8 @@
 
 The rows of a file are shuffled with the run's seed, and iteration t takes the next ones after those of iteration t-1:
 `judgements.count` or `pairs.count` rows, or all with 0. Rows whose prompt is near an evaluation or held-out prompt are
-left out. Of another run, iteration t takes the records of its iteration t as they are.
+left out. Of another run, iteration t takes the records of its iteration t as they are. With `pairs.path=eft`, the rows
+are the run's own EFT prompts: DPO on the labels that the judge learns from, without a judge.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ from typing import Any, TypeVar
 
 from srlm.config import Config, options_of
 from srlm.data.config import ROW_OPTIONS, RowsConfig, source_of
-from srlm.data.readers import Labelled, Paired, Scored, is_labelled, read_judged, read_labelled, read_pairs
+from srlm.data.readers import (
+    Labelled,
+    Paired,
+    Scored,
+    is_labelled,
+    pairs_of_ranked,
+    read_judged,
+    read_labelled,
+    read_pairs,
+)
 from srlm.errors import SeedError
 from srlm.generation.pool import NEAR_EVALUATION, HeldOut, own_files
 from srlm.ids import candidate_id, judgement_id, prompt_id
 from srlm.io.record_file import write_records
 from srlm.pipeline.artifacts import (
     CANDIDATES,
+    EFT,
     EFT_HELD_OUT,
     EVALUATION_PROMPTS,
     FEEDBACK,
@@ -40,6 +51,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair
 
 R = TypeVar("R", Scored, Paired, Labelled)
+OWN_EFT = "eft"  # the value of pairs.path for the EFT prompts of the run
 
 
 class OwnStage(LocalStage):
@@ -69,7 +81,11 @@ class OwnStage(LocalStage):
     def made_from(self) -> dict[str, str]:
         files = (artifact.file for artifact in self.made)
         held_out = (one.path(self.workspace) for one in (EVALUATION_PROMPTS, EFT_HELD_OUT, IFEVAL_PROMPTS))
-        return own_files(self.rows_config, self.name, *files) | recorded(self.workspace, *held_out)
+        return self.rows_files(*files) | recorded(self.workspace, *held_out)
+
+    def rows_files(self, *files: str) -> dict[str, str]:
+        """Return the hashes of the own data, as inputs; `files` are those that another run has."""
+        return own_files(self.rows_config, self.name, *files)
 
     def caption(self) -> str:
         return f"{self.name.capitalize()} for M{self.t}: {self.rows_config.path}"
@@ -158,7 +174,7 @@ class TakeJudgements(OwnStage):
 
 
 class TakePairs(OwnStage):
-    """Take preference pairs, or labelled answers, from `pairs.path`."""
+    """Take preference pairs, or labelled answers, from `pairs.path`; with `eft` from the labelled EFT answers."""
 
     name = "pairs"
 
@@ -170,6 +186,11 @@ class TakePairs(OwnStage):
         self.made = (PROMPTS, CANDIDATES, UNPAIRED, *further, *labelled, PAIRS)
         super().__init__(workspace, config, t)
 
+    def rows_files(self, *files: str) -> dict[str, str]:
+        if self.rows_config.path == OWN_EFT:
+            return recorded(self.workspace, EFT.path(self.workspace))
+        return super().rows_files(*files)
+
     def copied(self, run: Workspace) -> dict[str, Any]:
         return super().copied(run) | {"alarms": {}}  # they were checked there
 
@@ -178,7 +199,8 @@ class TakePairs(OwnStage):
         for artifact in FEEDBACK:  # a file of other options would be trained on
             artifact.path(workspace, t).unlink(missing_ok=True)
         paired, answered, near = list[Paired](), list[Labelled](), 0
-        labelled = is_labelled(source)
+        eft = source.path == OWN_EFT
+        labelled = not eft and is_labelled(source)
         if labelled and LABELLED not in self.made:
             raise SeedError(
                 f"pairs.path={source.path} has single answers with labels, from which method={self.config.method} does "
@@ -187,7 +209,8 @@ class TakePairs(OwnStage):
         if labelled:
             answered, near = self.slice(read_labelled(source, self.config.seed))
         else:
-            paired, near = self.slice(read_pairs(source, self.config.seed))
+            rows = pairs_of_ranked(EFT.read(workspace)) if eft else read_pairs(source, self.config.seed)
+            paired, near = self.slice(rows)
         candidates, pairs, answers = list[Candidate](), list[PreferencePair](), list[LabelledAnswer]()
         for row in paired:
             ids = [candidate_id(row.prompt.id, n) for n in (0, 1)]

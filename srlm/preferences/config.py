@@ -30,7 +30,7 @@ class PairsConfig(RowsConfig):
 
     # "" = they are selected from judged candidates. Otherwise preference pairs (for KTO also labelled answers): a file,
     # hub:OWNER/NAME or a published dataset, or the folder of another run, runs/NAME; iteration t takes that run's pairs
-    # of iteration t
+    # of iteration t. eft = the best against the worst answer of each EFT prompt that the judge is trained on
     path: str = ""
     count: Annotated[int, at_least(0)] = 0  # rows per iteration, drawn with the run's seed; 0 = all, for one iteration
     min_gap: Annotated[float, at_least(0)] = 0.0  # mean score of chosen minus rejected must exceed this, in points

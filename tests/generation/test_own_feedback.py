@@ -16,13 +16,13 @@ from srlm.errors import ConfigError, RunFolderError, SeedError
 from srlm.generation.own_feedback import TakeJudgements, TakePairs
 from srlm.generation.pairs import CheckFeedback, SelectPairs
 from srlm.io.record_file import write_records
-from srlm.pipeline.artifacts import CANDIDATES, EVALUATION_PROMPTS, JUDGEMENTS, LABELLED, PAIRS, PROMPTS
+from srlm.pipeline.artifacts import CANDIDATES, EFT, EVALUATION_PROMPTS, JUDGEMENTS, LABELLED, PAIRS, PROMPTS
 from srlm.pipeline.run_reader import stage_with
 from srlm.pipeline.workspace import Workspace
 from srlm.reporting.collect import RunNumbers
 from srlm.reporting.entries import feedback_entries
 from srlm.training.stages import Train
-from srlm.types import LabelledAnswer, PreferencePair
+from srlm.types import LabelledAnswer, PreferencePair, RankedAnswer, RankedPrompt, Turn
 from tests.generation.test_pool import texts, written
 from tests.helpers import all_stages, options, run_step
 
@@ -216,3 +216,43 @@ def test_judgements_without_scores_are_refused(tmp_path: Path, row: dict[str, An
     workspace, config = run_of(tmp_path, f"judgements.path={written(tmp_path / 'x.jsonl', [row])}")
     with pytest.raises(SeedError, match=message):
         run_step(TakeJudgements(workspace, config, 2))
+
+
+# The run's own EFT labels
+
+
+def labelled(number: int, *ranks: int, **more: Any) -> RankedPrompt:
+    answers = tuple(RankedAnswer(f"answer {rank}/{n}", rank) for n, rank in enumerate(ranks))
+    return RankedPrompt(f"e{number}", WORDS[number], answers, **more)
+
+
+def test_eft_pairs_are_the_best_against_the_worst_answer_of_the_training_split(tmp_path: Path) -> None:
+    workspace, config = run_of(tmp_path, "pairs.path=eft")
+    rows = [labelled(0, 2, 0, 1), labelled(1, 1, 1), labelled(2, 0, 3, 0, history=(Turn("system", "Be brief."),))]
+    write_records(EFT.path(workspace), rows)
+    assert names(workspace, config) == ["pairs", "dpo", "evaluation"]
+    run_step(TakePairs(workspace, config, 2))
+    found = {one.prompt: (one.chosen, one.rejected, one.history) for one in PAIRS.read(workspace, 2)}
+    assert found == {
+        WORDS[0]: ("answer 0/1", "answer 2/0", ()),
+        WORDS[2]: ("answer 0/0", "answer 3/1", (Turn("system", "Be brief."),)),
+    }
+    CheckFeedback(workspace, config, 2).run()
+    assert "data/eft.jsonl" in TakePairs(workspace, config, 2).manifest().inputs
+
+
+def test_eft_pairs_are_for_one_iteration_unless_they_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pairs\.count=0 .* 1 or more with iteration=3"):
+        options("pairs.path=eft", "iteration=3")
+    workspace, config = run_of(tmp_path, "pairs.path=eft", "pairs.count=2", "iteration=3")
+    write_records(EFT.path(workspace), [labelled(n, 0, 1) for n in range(5)])
+    for t in (2, 3):
+        run_step(TakePairs(workspace, config, t))
+    used = [{one.prompt for one in PAIRS.read(workspace, t)} for t in (2, 3)]
+    assert [len(one) for one in used] == [2, 2]
+    assert not used[0] & used[1]
+
+
+def test_eft_pairs_need_eft_data() -> None:
+    with pytest.raises(ConfigError, match=r"data\.eft\.path='' .* with pairs\.path=eft"):
+        options("pairs.path=eft", "data.eft.path=", "sft.data=ift")
