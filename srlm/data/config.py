@@ -47,6 +47,7 @@ PUBLISHED = {
     "ultrafeedback_binarized": "hub:HuggingFaceH4/ultrafeedback_binarized[train_prefs]",
     "wildchat": "hub:allenai/WildChat-1M",
 }
+FACTS = "facts:"  # and a part of the built-in set of `srlm.data.facts`: facts:ift
 
 
 def hub_name(path: str) -> str:
@@ -60,7 +61,8 @@ class RowsConfig:
     """Where rows come from, and how they are read."""
 
     # a file, a folder, hub:OWNER/NAME (a dataset of the Hugging Face Hub; also with its other parts,
-    # hub:OWNER/NAME:CONFIGURATION@REVISION[SPLIT]), or one of srlm.data.config.PUBLISHED; "" = none
+    # hub:OWNER/NAME:CONFIGURATION@REVISION[SPLIT]), one of srlm.data.config.PUBLISHED, or facts:PART (built-in requests
+    # with constraints that a program can check; PART is ift, eft, pool, development or test); "" = none
     path: str = ""
     format: str = "auto"  # auto, one of srlm.data.formats.FORMATS, or module:function
     split: str = "train"  # of a folder or Hub dataset; of the Hub also a slice, train[:1000]

@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from srlm.data.config import PUBLISHED, SourceConfig
+from srlm.data import facts
+from srlm.data.config import FACTS, PUBLISHED, SourceConfig
 from srlm.data.files import EXTENSIONS, PACKED, Place, Rows, read_file
 from srlm.data.rows import without_nan
 from srlm.errors import SeedError
@@ -74,6 +75,8 @@ def load(source: SourceConfig, builtin: str) -> Loaded:
     """
     if source.path == "builtin":
         return Loaded(builtin, read_file(resources.files("srlm.data") / "builtin" / builtin, builtin), True)
+    if source.path.startswith(FACTS):
+        return Loaded(source.path, _facts(source.path.removeprefix(FACTS)), False)
     path = Path(source.path.removeprefix("hub:")).expanduser()
     name = source.path.removeprefix("hub:") if source.path.startswith("hub:") else path.name or str(path)
     if (path / "dataset_dict.json").is_file() or all((path / file).is_file() for file in _SAVED):
@@ -85,6 +88,12 @@ def load(source: SourceConfig, builtin: str) -> Loaded:
     if path.is_dir():
         return Loaded(name, _of_folder(path, source, name), True)
     return Loaded(name, read_file(path, name), True)
+
+
+def _facts(part: str) -> Rows:
+    if part not in facts.PARTS:
+        raise SeedError(f"{FACTS}{part}: no such part of the built-in facts. Use one of {', '.join(facts.PARTS)}.")
+    return ((Place(f"{FACTS}{part}", number), row) for number, row in enumerate(facts.rows(part)))
 
 
 def _close(path: str) -> str:
