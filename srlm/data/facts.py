@@ -1,8 +1,8 @@
 """The built-in set `facts`: requests for a fact about a topic, with one or two constraints that a program can check.
 
-A model of 135 million parameters can learn to follow them, and to judge whether an answer does, within minutes. Each kind
-of constraint has an opposite or an argument that changes, so that a fixed habit of the model follows no more of them.
-The parts have different topics. IFT answers are facts, rewritten so that they follow their constraints.
+A small model can learn to follow them, and a judge's scores can be compared with the checkers'. Each kind of constraint
+has an opposite or an argument that changes, or its rate can be measured where it is not asked, so that a habit is told
+from obedience. The parts have different topics. IFT answers are facts, rewritten so that they follow their constraints.
 """
 
 from __future__ import annotations
