@@ -285,7 +285,7 @@ def test_early_stopping_of_the_judge_counts_saved_judgements(job, prepared, tmp_
 def test_judge_model_changes_only_the_scores(job, prepared, uninterrupted, tmp_path):
     """Prompts and candidates come from M1 whichever model judges."""
     read = {}
-    for by in ("self", "sft", "base"):
+    for by in ("self", "sft", "base", "random"):
         shutil.copytree(prepared, tmp_path / by)
         assert job(tmp_path / by, options={"judge.model": by}) == 0
         folder = tmp_path / by / "iteration_2"
@@ -293,6 +293,12 @@ def test_judge_model_changes_only_the_scores(job, prepared, uninterrupted, tmp_p
     assert read["self"] == read["sft"]  # M1 is both
     assert read["base"][0] == read["self"][0]
     assert read["base"][1] != read["self"][1]
+    assert read["random"][0] == read["self"][0]
+    assert read["random"][1].count(b"\n") == read["random"][0].count(b"\n")  # one judgement of each candidate
+    judged = [
+        (tmp_path / by / "iteration_1/evaluation/held_out_judgements.jsonl").read_bytes() for by in ("self", "random")
+    ]
+    assert judged[0] == judged[1]  # the held-out judgements are still M1's
 
 
 # Other judges and the meta-judge
