@@ -166,6 +166,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("report", "srlm.cli.report", "Write the report page of a run, or of several runs together"),
     Command(
+        "compare", "srlm.cli.compare", "Compare finished runs, arm by arm: measures of every model and differences"
+    ),
+    Command(
         "export",
         "srlm.cli.export",
         "Export the data of a run in the formats of other tools (AlpacaEval, MT-Bench, TRL)",
