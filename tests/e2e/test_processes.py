@@ -48,14 +48,10 @@ def engine(tmp_path: Path) -> Iterator[StartedRun]:
         run.kill()
 
 
-@pytest.mark.parametrize(
-    ("victim", "number"),
-    [("coordinator", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL)],
-)
+@pytest.mark.parametrize(("victim", "number"), [("coordinator", signal.SIGTERM), ("rank", signal.SIGKILL)])
 def test_ranks_end_when_any_process_dies(ranks: StartedRun, victim: str, number: int) -> None:
-    words = {"launcher": ["torch.distributed.run"], "rank": ["-u -m srlm.pipeline.worker"]}
     assert len(ranks.members()) == 4  # guard, launcher, two ranks
-    os.kill(ranks.coordinator.pid if victim == "coordinator" else ranks.pid(*words[victim]), number)
+    os.kill(ranks.coordinator.pid if victim == "coordinator" else ranks.pid("-u -m srlm.pipeline.worker"), number)
     ranks.assert_all_end(f"ranks, signal {number} to {victim}")
     assert ranks.coordinator.returncode == (128 + number if victim == "coordinator" else 1)
     message = "Stopped by SIGTERM." if victim == "coordinator" else "was killed by the system"

@@ -89,6 +89,12 @@ def uninterrupted(job: Job, prepared: Path) -> tuple[dict[str, Any], list[str]]:
     return files(root), log.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.fixture(scope="module")
+def whole(uninterrupted: Any, prepared: Path) -> Path:
+    """Return the folder of the uninterrupted run; it must not change."""
+    return prepared.with_name("uninterrupted")
+
+
 def files(root: Path) -> dict[str, Any]:
     """Return the files of a run without times, paths and process ids."""
     found: dict[str, Any] = {}
@@ -206,9 +212,9 @@ def test_order_of_completion_does_not_change_results(job, prepared, uninterrupte
     assert_same(files(tmp_path / "run"), expected, f"order {order}")
 
 
-def test_finished_run_writes_only_its_config(job, prepared, tmp_path):
-    shutil.copytree(prepared, tmp_path / "run")
-    assert job(tmp_path / "run") == 0
+def test_finished_run_writes_only_its_config(job, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    assert job(tmp_path / "run") == 0  # report and model cards contain the run's name
     before = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")}
     assert job(tmp_path / "run", log=str(tmp_path / "log")) == 0
     assert (tmp_path / "log").read_text().split() == ["replace", "config.yaml"]
@@ -216,11 +222,9 @@ def test_finished_run_writes_only_its_config(job, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "evaluation"])
-def test_deleted_stage_is_computed_again_with_equal_results(job, prepared, uninterrupted, tmp_path, stage):
+def test_deleted_stage_is_computed_again_with_equal_results(job, whole, uninterrupted, tmp_path, stage):
     """Stages that depend on it are kept and stay valid, because the results are the same."""
-    root = tmp_path / "run"
-    shutil.copytree(prepared, root)
-    assert job(root) == 0
+    root = shutil.copytree(whole, tmp_path / "run")
     config = small_config(root)
     [deleted] = [one for one in all_stages(Workspace.of(config), config) if str(one) == f"iteration_2/{stage}"]
     for path in (deleted.path, *deleted.outputs):
@@ -230,10 +234,8 @@ def test_deleted_stage_is_computed_again_with_equal_results(job, prepared, unint
 
 
 @pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements"])
-def test_records_without_their_manifest_are_refused(job, prepared, tmp_path, stage):
-    root = tmp_path / "run"
-    shutil.copytree(prepared, root)
-    assert job(root) == 0
+def test_records_without_their_manifest_are_refused(job, whole, tmp_path, stage):
+    root = shutil.copytree(whole, tmp_path / "run")
     (root / f"iteration_2/manifests/{stage}.json").unlink()
     assert job(root) == 1
     config = small_config(root)
@@ -339,12 +341,12 @@ def test_killed_run_with_other_judges_resumes(job, prepared, tmp_path, variant):
         kind = Judgement if "judgements" in name else Answer if "answers" in name else Comparison
         ids = [from_json(kind, line).id for line in expected[name].decode().split("\n")[:-1]]
         assert ids == sorted(set(ids))
-        for at, when in points(steps, name)[1:]:
-            root = tmp_path / f"{name.replace('/', '_')}_{at}_{when}"
-            shutil.copytree(prepared, root)
-            assert job(root, kill={"at": at, "when": when}, options=options) == -signal.SIGKILL
-            assert job(root, order=at, options=options) == 0
-            assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
+        at, when = points(steps, name)[1]
+        root = tmp_path / f"{name.replace('/', '_')}_{at}_{when}"
+        shutil.copytree(prepared, root)
+        assert job(root, kill={"at": at, "when": when}, options=options) == -signal.SIGKILL
+        assert job(root, order=at, options=options) == 0
+        assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
 
 
 def test_each_model_is_compared_with_earlier_models(job, prepared, tmp_path):
