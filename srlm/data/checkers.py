@@ -9,7 +9,9 @@ like in IFEval's published checkers, so that results are comparable, with these 
 - Sentences are split by NLTK's Punkt with its English model, as in IFEval. A text that is mostly Chinese is split by
   Chinese rules; IFEval would count it as one sentence.
 - The language is detected by langdetect, as in IFEval, but with a fixed seed, so that results are deterministic. "zh"
-  accepts both "zh-cn" and "zh-tw".
+  accepts both "zh-cn" and "zh-tw". On request (`published=False`), texts of fewer than `FEW_WORDS` words are checked by
+  `srlm.data.languages.in_languages`. Of 105 English answers of 5 to 19 words in the built-in data, langdetect takes 3 for
+  another language, 7 if they are in lowercase, and 26 in capitals. `in_languages` accepts all.
 - An empty answer follows no instruction. Relations other than "at least" and "less than" are errors of the file.
 
 NLTK splits sentences and words, with the same results as lm-evaluation-harness. Its Punkt data would be a download;
@@ -32,17 +34,30 @@ from typing import Any
 
 import regex
 
-from srlm.data.languages import script
-from srlm.data.words import find_words, normalized
+from srlm.data.languages import in_languages, script
+from srlm.data.words import find_words, normalized, tokens
 from srlm.types import Constraint
 
 LESS, AT_LEAST = "less than", "at least"
+FEW_WORDS = 20  # words; langdetect is not reliable for fewer
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
-def follows(constraint: Constraint, text: str) -> bool:
-    """Return whether an answer follows the instruction (IFEval's strict criterion)."""
-    return bool(text.strip()) and CHECKERS[constraint.id](text, **constraint.kwargs)
+def follows(constraint: Constraint, text: str, published: bool = True) -> bool:
+    """Return whether an answer follows the instruction (IFEval's strict criterion).
+
+    Parameters
+    ----------
+    published : bool
+        Whether to detect the language of every text as IFEval does, for comparable results. False = of a short text in
+        a way that is more often right; see the module's docstring.
+    """
+    if not text.strip():
+        return False
+    if not published and constraint.id in _DETECTS and len(tokens(text)) < FEW_WORDS:
+        rest, language = _DETECTS[constraint.id](text, **constraint.kwargs)
+        return rest and (in_languages(text, [language.partition("-")[0]]) or not any(map(str.isalpha, text)))
+    return CHECKERS[constraint.id](text, **constraint.kwargs)
 
 
 def constraint_words(constraint: Constraint) -> str:
@@ -55,15 +70,16 @@ def constraint_words(constraint: Constraint) -> str:
     return f"{name}: {arguments}" if arguments else name
 
 
-def follows_loosely(constraint: Constraint, text: str) -> bool:
+def follows_loosely(constraint: Constraint, text: str, published: bool = True) -> bool:
     """Return whether an answer follows the instruction with or without common additions (IFEval's loose criterion).
 
     Eight variants are checked: the text without its first line ("Sure, here it is:"), without its last line, without
     both, and unchanged, each with and without Markdown's asterisks. One of them must follow the instruction.
+    `published` is as for `follows`.
     """
     lines = text.split("\n")
     parts = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
-    return any(follows(constraint, variant) for part in parts for variant in (part, part.replace("*", "")))
+    return any(follows(constraint, variant, published) for part in parts for variant in (part, part.replace("*", "")))
 
 
 def validate(constraint: Constraint) -> None:
@@ -344,6 +360,12 @@ CHECKERS: dict[str, Callable[..., bool]] = {
     "change_case:english_capital": _english_capital,
     "change_case:english_lowercase": _english_lowercase,
     "punctuation:no_comma": _no_comma,
+}
+# Checkers of a language: the text -> whether the rest of the constraint holds, and the language
+_DETECTS: dict[str, Callable[..., tuple[bool, str]]] = {
+    "language:response_language": lambda text, language: (True, language),
+    "change_case:english_capital": lambda text: (text.isupper(), "en"),
+    "change_case:english_lowercase": lambda text: (text.islower(), "en"),
 }
 IFEVAL = tuple(CHECKERS)  # the 25 instructions of IFEval
 CHECKERS |= {

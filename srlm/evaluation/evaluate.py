@@ -158,7 +158,7 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
     answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
-        checked = [check_answers(prompts, answered[u]) for u in _with_previous(config, t)]
+        checked = [check_answers(prompts, answered[u], published=False) for u in _with_previous(config, t)]
         instructions = instructions_part(checked[0], checked[1] if len(checked) > 1 else None, resamples, seed)
     types, matches = {prompt.id: prompt.type for prompt in prompts}, {}
     for u in rivals:

@@ -33,15 +33,18 @@ class Checked:
         return (float(all(followed)), 1.0) if level == "prompt" else (float(sum(followed)), float(len(followed)))
 
 
-def check_answers(prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> list[Checked]:
-    """Return the checks of each answer whose prompt has constraints, in the order of the answers."""
+def check_answers(prompts: Sequence[SeedExample], answers: Sequence[Answer], published: bool = True) -> list[Checked]:
+    """Return the checks of each answer whose prompt has constraints, in the order of the answers.
+
+    `published` as for `srlm.data.checkers.follows`.
+    """
     constraints = {prompt.id: prompt.constraints for prompt in prompts}
     return [
         Checked(
             answer.id,
             tuple(constraint.id for constraint in required),
-            tuple(follows(constraint, answer.text) for constraint in required),
-            tuple(follows_loosely(constraint, answer.text) for constraint in required),
+            tuple(follows(constraint, answer.text, published) for constraint in required),
+            tuple(follows_loosely(constraint, answer.text, published) for constraint in required),
         )
         for answer in answers
         if (required := constraints[answer.id])

@@ -85,7 +85,8 @@ def run_items(workspace: Workspace, config: Config, evaluation: Evaluation) -> d
 
 
 def _followed(part: str, prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> dict[str, Items]:
-    text_of, checked = {one.id: dialogue(one.conversation) for one in prompts}, check_answers(prompts, answers)
+    text_of = {one.id: dialogue(one.conversation) for one in prompts}
+    checked = check_answers(prompts, answers, published=part == "ifeval")
     if not checked:
         return {}
     return {f"{part}/{name}": _items((text_of[row.id], *row.terms(name)) for row in checked) for name in MEASURES}

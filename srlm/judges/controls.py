@@ -60,5 +60,5 @@ class ProgramJudge(ControlJudge):
         prompt, id = self.prompts.get(candidate.prompt_id), judgement_id(candidate.id, 0)
         if prompt is None or not prompt.constraints:
             return Judgement(id, candidate.id, "", None, "the prompt has no constraint that a program can check")
-        followed = [follows(constraint, candidate.text) for constraint in prompt.constraints]
+        followed = [follows(constraint, candidate.text, published=False) for constraint in prompt.constraints]
         return Judgement(id, candidate.id, "", self.config.judge.max_score * sum(followed) / len(followed))

@@ -180,7 +180,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
         else:
             entry.outcome = "not paired yet"
         if prompt.reference:
-            checks = [follows(constraint, prompt.reference) for constraint in prompt.constraints]
+            checks = [follows(constraint, prompt.reference, published=False) for constraint in prompt.constraints]
             entry.answers.append(Shown("reference", prompt.reference, characters=len(prompt.reference), checks=checks))
         for candidate in own:
             judged = sorted(judgements.get(candidate.id, []), key=lambda judgement: number_of(judgement.id))
@@ -194,7 +194,7 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
                     tokens=candidate.tokens,
                     characters=len(candidate.text),
                     truncated=candidate.truncated,
-                    checks=[follows(constraint, candidate.text) for constraint in prompt.constraints],
+                    checks=[follows(constraint, candidate.text, published=False) for constraint in prompt.constraints],
                     judgements=[_judged("", judgement) for judgement in judged],
                 )
             )
@@ -257,7 +257,7 @@ def _answered(run: RunNumbers, prompts: Sequence[SeedExample], artifact: Artifac
                         tokens=answer.tokens,
                         characters=len(answer.text),
                         truncated=answer.truncated,
-                        checks=[follows(constraint, answer.text) for constraint in prompt.constraints],
+                        checks=[follows(one, answer.text, source == "ifeval") for one in prompt.constraints],
                     )
                 )
         if entry.answers:

@@ -422,3 +422,57 @@ def test_ifeval_instructions_give_the_results_of_the_harness(harness: Any, share
                 assert_same(harness, Constraint(name, kwargs), text)
                 count += 1
     assert count > 1600
+
+
+# Languages of short texts
+
+SHORT_ENGLISH = (  # langdetect takes each for another language
+    "grey and drizzly all day.",
+    "number,square,cube\n2,4,8\n3,9,27",
+    "- DRINK PLENTY OF WATER\n- EAT MORE GREEN VEGETABLES\n- WALK FOR AN HOUR",
+)
+SHORT_OTHERS = {
+    "de": "Der Fluss fließt durch die Stadt und mündet ins Meer.",
+    "fr": "La rivière traverse la ville avant de rejoindre la mer.",
+    "es": "El río atraviesa la ciudad y llega hasta el mar.",
+    "it": "Il fiume attraversa la città e arriva fino al mare.",
+    "zh": "这条河穿过城市，流入大海。",
+    "ru": "Река течёт через город и впадает в море.",
+}
+
+
+def in_language(code: str) -> Constraint:
+    return Constraint("language:response_language", {"language": code})
+
+
+def test_languages_of_short_texts_are_detected_if_ifevals_detector_is_not_asked_for() -> None:
+    english = in_language("en")
+    assert not any(follows(english, text) for text in SHORT_ENGLISH)  # IFEval's published behaviour, the default
+    assert all(follows(english, text, published=False) for text in SHORT_ENGLISH)
+    for code, text in SHORT_OTHERS.items():
+        assert follows(in_language(code), text, published=False), code
+        assert not follows(english, text, published=False), code
+        assert not follows(in_language("pt" if code != "zh" else "ja"), text, published=False), code
+
+
+def test_short_texts_keep_the_rest_of_their_constraint() -> None:
+    lowercase, capitals = Constraint("change_case:english_lowercase"), Constraint("change_case:english_capital")
+    day, _, water = SHORT_ENGLISH
+    assert not follows(lowercase, day)
+    assert follows(lowercase, day, published=False)
+    assert not follows(lowercase, day.capitalize(), published=False)
+    assert not follows(lowercase, SHORT_OTHERS["de"].lower(), published=False)
+    assert not follows(capitals, water)
+    assert follows(capitals, water, published=False)
+    assert not follows(capitals, day, published=False)
+    assert follows(in_language("en"), "1234", published=False)  # no letters: undetected, as for IFEval
+    assert not follows(in_language("en"), " ", published=False)
+
+
+def test_longer_texts_are_checked_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srlm.data.checkers.in_languages", lambda *_: pytest.fail("the text is long"))
+    for text in (ENGLISH, f"{GERMAN} {GERMAN}"):
+        assert len(text.split()) >= 20
+        assert (
+            follows(in_language("en"), text, published=False) == follows(in_language("en"), text) == (text == ENGLISH)
+        )
