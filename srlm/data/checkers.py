@@ -10,8 +10,8 @@ like in IFEval's published checkers, so that results are comparable, with these 
   Chinese rules; IFEval would count it as one sentence.
 - The language is detected by langdetect, as in IFEval, but with a fixed seed, so that results are deterministic. "zh"
   accepts both "zh-cn" and "zh-tw". On request (`published=False`), texts of fewer than `FEW_WORDS` words are checked by
-  `srlm.data.languages.in_languages`. Of 105 English answers of 5 to 19 words in the built-in data, langdetect takes 3 for
-  another language, 7 if they are in lowercase, and 26 in capitals. `in_languages` accepts all.
+  `srlm.data.languages.in_languages`. Of 105 English answers of 5 to 19 words in the built-in data, langdetect takes 3
+  for another language, 7 if they are in lowercase, and 26 in capitals. `in_languages` accepts all.
 - An empty answer follows no instruction. Relations other than "at least" and "less than" are errors of the file.
 
 NLTK splits sentences and words, with the same results as lm-evaluation-harness. Its Punkt data would be a download;
