@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from srlm.config import Config
 from srlm.errors import ArgumentError, RunFolderError
+from srlm.evaluation.feedback_checks import FeedbackChecks
 from srlm.evaluation.record import Evaluation, read_evaluation
 from srlm.pipeline import artifacts, run_reader
 from srlm.pipeline.artifacts import Artifact, R
@@ -104,6 +105,13 @@ class Run:
     def evaluation(self, t: int) -> Evaluation:
         """Return the measures of M_t, with 95 % intervals; docs/metrics.md defines them."""
         return read_evaluation(self._finished(t, "evaluation", artifacts.EVALUATION))
+
+    def feedback_checks(self, t: int) -> FeedbackChecks | None:
+        """Return the judge's accuracy on M_t-1's candidates and the pairs that programs confirm, with 95 % intervals.
+
+        None if the prompts have no constraints.
+        """
+        return FeedbackChecks.from_counts(run_reader.manifest(self._workspace, t, "pairs").counts)
 
     def model(self, t: int) -> Path:
         """Return the folder of M_t's checkpoint, which other functions take as `model`."""

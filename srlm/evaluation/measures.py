@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -92,7 +92,7 @@ class Measure:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Any) -> Measure:
+    def from_dict(cls, data: Any) -> Self:
         """Return the measure that `to_dict` wrote. Raises ValueError on other fields or types."""
         return serialization.from_dict(cls, data)
 

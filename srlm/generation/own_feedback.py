@@ -27,6 +27,7 @@ from srlm.data.readers import (
     read_pairs,
 )
 from srlm.errors import SeedError
+from srlm.evaluation.feedback_checks import feedback_checks
 from srlm.generation.pool import NEAR_EVALUATION, HeldOut, own_files
 from srlm.ids import candidate_id, judgement_id, prompt_id
 from srlm.io.record_file import write_records
@@ -232,6 +233,9 @@ class TakePairs(OwnStage):
             write_records(LABELLED.path(workspace, t), answers)
         if answers:
             counts |= {"labelled_answers": len(answers), "desirable_answers": sum(one.label for one in answers)}
+        resamples, seed = self.config.evaluation.bootstrap, f"{self.config.seed}/pairs"
+        checks = feedback_checks(prompts, candidates, (), [*pairs, *answers], resamples, seed)
+        counts |= checks.to_counts() if checks else {}
         return counts | {"dropped": {}, "length_penalty": 0.0, "truncated_candidates": 0, "alarms": {}}
 
 

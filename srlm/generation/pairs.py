@@ -8,6 +8,7 @@ from typing import Any
 from srlm.config import Config, options_of
 from srlm.errors import AlarmError, NoPairsError
 from srlm.evaluation.agreement import judges_agree, score_mean
+from srlm.evaluation.feedback_checks import feedback_checks
 from srlm.evaluation.held_out import held_out_prompts, judge_is_measured
 from srlm.io.progress import say
 from srlm.io.record_file import write_records
@@ -102,11 +103,14 @@ class SelectPairs(LocalStage):
             write_records(JUDGEMENT_PAIRS.path(workspace, t), of_judgements)
             counts |= {"judgement_pairs": len(of_judgements), "judgement_pairs_dropped": dropped}
         agreed = self._agreement()
+        resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
         if spec_of(config.judge).comparable_across_prompts:  # otherwise the mean score is constant
-            resamples, seed = config.evaluation.bootstrap, f"{config.seed}/pairs"
             counts["score_mean"] = score_mean(candidates, judgements, resamples, seed).to_dict()
+        checks = feedback_checks(prompts, candidates, judgements, [*pairs, *answers], resamples, seed)
+        counts |= checks.to_counts() if checks else {}
+        accuracy = checks.alarm if checks else None
         counts["alarms"] = feedback_statistics(
-            candidates, judgements, [*pairs, *answers], config.judge.max_score, agreed, higher
+            candidates, judgements, [*pairs, *answers], config.judge.max_score, agreed, higher, accuracy
         )
         return counts
 
@@ -143,7 +147,7 @@ class CheckFeedback:
         assert manifest is not None
         self._check_number(manifest.counts)
         if model_manifest(self.workspace, self.t) is None:
-            self._check_alarms(manifest.counts["alarms"])
+            self._check_alarms(manifest.counts)
 
     def _check_number(self, counts: dict[str, Any]) -> None:
         number = counts["pairs"] + counts.get("labelled_answers", 0)
@@ -170,8 +174,8 @@ class CheckFeedback:
             error.overrides = (f"pairs.min_pairs={number}",)
         raise error
 
-    def _check_alarms(self, statistics: dict[str, float]) -> None:
-        alarms, judge = triggered(statistics, self.config.alarms), feedback_judge(self.config, self.t - 1)
+    def _check_alarms(self, counts: dict[str, Any]) -> None:
+        alarms, judge = triggered(counts, self.config.alarms), feedback_judge(self.config, self.t - 1)
         for _, message in alarms:
             say(f"  ALARM, {judge} as judge: {message}")
         if stopping := [message for action, message in alarms if action is AlarmAction.stop]:

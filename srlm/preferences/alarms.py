@@ -3,6 +3,11 @@
 A run's loss falls and its own scores rise even if the judge is saturated, prefers only length or gives no verdicts.
 Each statistic is computed once per iteration and compared with a threshold (`alarms.NAME.threshold`). The option
 `alarms.NAME.action` selects what a triggered alarm does: off, warn, or stop, which ends the run before the training.
+
+`judge_accuracy` is the judge's accuracy on own candidates, as programs check them (`srlm.evaluation.feedback_checks`).
+With an accuracy a, a fraction 1 - a of random pairs is the wrong way round. Even for a DPO that knows a, the bound on
+the error grows with 1 / (2a - 1) and falls with the square root of the number of pairs (arXiv 2403.00409). At the
+default threshold 0.6, the same bound needs 25 times as many pairs as without wrong ones.
 """
 
 from __future__ import annotations
@@ -12,8 +17,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, pstdev, stdev
+from typing import Any
 
-from srlm.io.tables import number
+from srlm.io.tables import Measured, cell, number
 from srlm.metrics import metric
 from srlm.preferences.config import AlarmAction, AlarmsConfig
 from srlm.preferences.scores import mean_scores
@@ -32,6 +38,10 @@ REMEDIES = {
     "judge_noise": _LESS_NOISE,
     "meta_higher_share": "The meta-judge only prefers high scores: set judge.meta=false",
     "agreement": "Lower dpo.learning_rate",
+    "judge_accuracy": (
+        "Training on these pairs would be training on noise. Use another judge (judge=... or judge.model=...), raise "
+        "judge.count, or train the judge on more EFT data"
+    ),
 }
 
 
@@ -42,6 +52,7 @@ def feedback_statistics(
     max_score: int,
     agreement: float | None,
     meta_higher_share: float | None = None,
+    judge_accuracy: float | None = None,
 ) -> dict[str, float]:
     """Return the statistics of one iteration's feedback (part `alarms` of srlm/metrics.py), rounded to six decimals.
 
@@ -55,6 +66,8 @@ def feedback_statistics(
         -1 to 1, from `srlm.evaluation.agreement.judges_agree`.
     meta_higher_share : float or None
         0 to 1, from `srlm.judges.meta.judgement_pairs`.
+    judge_accuracy : float or None
+        0 to 1, from `srlm.evaluation.feedback_checks.FeedbackChecks`.
     """
     means = mean_scores(judgements)
     of_prompt: dict[str, list[float]] = defaultdict(list)
@@ -91,21 +104,35 @@ def feedback_statistics(
         "judge_noise": fmean(noise) if noise else None,
         "meta_higher_share": meta_higher_share,
         "agreement": agreement,
+        "judge_accuracy": judge_accuracy,
     }
     return {name: round(value, 6) for name, value in statistics.items() if value is not None}
 
 
-def triggered(statistics: Mapping[str, float], alarms: AlarmsConfig) -> list[tuple[AlarmAction, str]]:
-    """Return the action and the message of each alarm that is triggered."""
+def triggered(counts: Mapping[str, Any], alarms: AlarmsConfig) -> list[tuple[AlarmAction, str]]:
+    """Return the action and the message of each alarm that is triggered.
+
+    Parameters
+    ----------
+    counts : mapping
+        Counts of the stage that selects pairs. "alarms" has the statistics by name. A statistic that is also a measure
+        of the counts is shown with its interval.
+    """
     messages = []
-    for name, value in statistics.items():
+    for name, value in counts.get("alarms", {}).items():
         statistic, alarm = metric(f"alarms/{name}"), getattr(alarms, name)
         above = statistic.better == "lower"
         is_triggered = value > alarm.threshold if above else value < alarm.threshold
         if is_triggered and alarm.action is not AlarmAction.off:
             threshold = f"{'above' if above else 'below'} alarms.{name}.threshold={alarm.threshold:g}"
-            messages.append((alarm.action, f"{statistic.label}: {number(value)}, {threshold}. {REMEDIES[name]}."))
+            shown = _percent(counts[name]) if name in counts else number(value)
+            messages.append((alarm.action, f"{statistic.label}: {shown}, {threshold}. {REMEDIES[name]}."))
     return messages
+
+
+def _percent(share: Measured) -> str:
+    """Return a share with its interval in percent, such as "53 % [47, 59]"."""
+    return cell(share, 100).replace(" ", " % ").replace(",", ", ")
 
 
 def entropy_bits(counts: Iterable[int]) -> float:

@@ -64,3 +64,4 @@ class AlarmsConfig:
     judge_noise: Alarm = field(default_factory=lambda: Alarm(1.5))  # triggered above; points
     meta_higher_share: Alarm = field(default_factory=lambda: Alarm(0.95))  # triggered above; fraction
     agreement: Alarm = field(default_factory=lambda: Alarm(0.0))  # triggered below; Kendall's tau, -1 to 1
+    judge_accuracy: Alarm = field(default_factory=lambda: Alarm(0.6))  # triggered below; fraction, chance is 0.5

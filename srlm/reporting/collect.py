@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from srlm import __version__
 from srlm.config import Config, flatten, to_dict
 from srlm.errors import RunFolderError
+from srlm.evaluation.feedback_checks import FeedbackChecks, checks_by_model
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.judges.roles import feedback_judge
@@ -56,6 +57,7 @@ class RunNumbers:
     own_scores: dict[int, dict[str, Any]]  # t -> mean score of M_t's candidates by the judge that selects pairs
     reward_hacking_report: list[str]  # one sentence for each model from M2 on
     early_stopping: list[str] = field(default_factory=list)  # one sentence for each DPO training with early stopping
+    checks: dict[int, FeedbackChecks] = field(default_factory=dict)  # t -> checks of M_t's candidates, if checkable
     _read: dict[Path, list[Any]] = field(default_factory=dict)
 
     @property
@@ -84,7 +86,7 @@ class RunNumbers:
             "maxScore": self.config.judge.max_score,
             "models": {
                 str(t): {part: values for part, values in measures.to_dict().items() if part != "judge_metrics"}
-                | {"feedback": {"score_mean": self.own_scores.get(t)}}
+                | {"feedback": self._feedback(t)}
                 for t, measures in self.models.items()
             },
             "types": self._types(),
@@ -93,6 +95,11 @@ class RunNumbers:
             "curves": self._curves(),
             "cost": self._costs(),
         }
+
+    def _feedback(self, t: int) -> dict[str, Any]:
+        """Return the measures of M_t's candidates by name."""
+        checks = self.checks[t].to_counts() if t in self.checks else {}
+        return {"score_mean": self.own_scores.get(t)} | checks
 
     def options(self) -> dict[str, Any]:
         """Return every option by dotted name; paths are reduced to their last part, and server URLs are omitted.
@@ -256,7 +263,8 @@ def collect(root: Path) -> RunNumbers:
             counts[t] = made.counts
             statistics[t] = counts[t]["alarms"]
             judge = feedback_judge(config, t - 1)
-            alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(statistics[t], config.alarms)]
+            alarms[t] = [f"{judge} as judge: {message}" for _, message in triggered(counts[t], config.alarms)]
     own = {t - 1: of_pairs["score_mean"] for t, of_pairs in counts.items() if of_pairs.get("score_mean")}
     hacking, stopping = reward_hacking_report(models, counts), outcome_lines(workspace, config, len(models))
-    return RunNumbers(workspace, config, len(models) - 1, models, statistics, alarms, own, hacking, stopping)
+    checks = checks_by_model(counts)
+    return RunNumbers(workspace, config, len(models) - 1, models, statistics, alarms, own, hacking, stopping, checks)

@@ -185,8 +185,9 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
 def _alarms_section(workspace: Workspace, config: Config, t: int) -> str:
     if t < 2:
         return "## Alarms\n\nAlarms check preference pairs, and M1 is trained without pairs."
-    statistics: dict[str, float] = manifest(workspace, t, "pairs").counts.get("alarms", {})
-    alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(statistics, config.alarms))
+    counts = manifest(workspace, t, "pairs").counts
+    statistics: dict[str, float] = counts.get("alarms", {})
+    alarms = "\n".join(f"- {plain(message)}" for _, message in triggered(counts, config.alarms))
     values = "; ".join(f"{metric(f'alarms/{name}').label}: {number(value)}" for name, value in statistics.items())
     none = "No alarm was triggered before this model's training."
     return f"## Alarms\n\n{alarms or none}\n\nFeedback statistics: {plain(values)}."

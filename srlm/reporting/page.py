@@ -150,7 +150,7 @@ def _top(run: RunNumbers, readers: Readers | None) -> dict[str, Any]:
         "base": Path(run.config.model.name).name,
         "verdict": verdict(run),
         "columns": [f"M{t}" for t in run.models],
-        "table": [*table_rows(run.models), *([readers.section()] if readers else [])],
+        "table": [*table_rows(run.models, run.checks), *([readers.section()] if readers else [])],
         "grounds": grounds(run, readers),
         "alarms": [(f"Before the training of M{t}", messages) for t, messages in run.alarms.items() if messages],
         "options": {name: json.dumps(value, ensure_ascii=False) for name, value in run.options().items()},

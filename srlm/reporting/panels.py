@@ -73,6 +73,13 @@ PANELS = (
         _PERCENT,
     ),
     Panel(
+        "Judge on own candidates",
+        "Pairs of each model's candidates that the judge orders as programs do, and selected pairs; dashed: chance.",
+        ("feedback/judge_accuracy", "feedback/pairs_confirmed", "feedback/pairs_contradicted"),
+        _PERCENT,
+        0.5,
+    ),
+    Panel(
         "Mean score by the run's own judge",
         "Mean score of each model's candidates, in points. A rise without more wins or a better judge suggests reward "
         "hacking.",

@@ -13,6 +13,7 @@ from srlm.engines.missing import missing_lines
 from srlm.evaluation.judge_metrics import MANY_PARSED, judge_warning, parsed
 from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures
+from srlm.judges.roles import feedback_judge
 from srlm.reporting.collect import RunNumbers
 from srlm.reporting.readers import Readers
 
@@ -64,6 +65,7 @@ def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
     match = measures.head_to_head
     reasons = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge, readers)]
     reasons += _of_judge(t, measures.judge)
+    reasons += _of_checks(run)
     for sentence in run.reward_hacking_report:
         against = ": a sign of" in sentence or ": possible" in sentence
         reasons.append(Ground("against" if against else "note", sentence))
@@ -134,6 +136,21 @@ def _of_judge(t: int, judge: Measures) -> list[Ground]:
         text = f"{_percent(modal)} of M{t}'s scores are equal: the judge does not discriminate."
         reasons.append(Ground("against", text))
     return reasons
+
+
+def _of_checks(run: RunNumbers) -> list[Ground]:
+    """Return a reason for or against trusting the judge of the last feedback that programs can check."""
+    t = max((t for t, checks in run.checks.items() if checks.judge_accuracy.value is not None), default=None)
+    if t is None:
+        return []
+    accuracy = run.checks[t].judge_accuracy
+    prompts = f"{accuracy.prompts} prompt{'s' * (accuracy.prompts != 1)}"
+    judge = feedback_judge(run.config, t)
+    text = f"{judge} orders {_percent(accuracy)} of the pairs of M{t}'s own candidates as programs do ({prompts})"
+    _, low, _ = _numbers(accuracy)
+    if low > 0.5:
+        return [Ground("for", f"{text}: better than chance.")]
+    return [Ground("against", f"{text}: not shown to be better than chance.")]
 
 
 def _judge_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:

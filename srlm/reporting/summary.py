@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,15 +12,16 @@ from rich.text import Text
 
 from srlm.config import Config
 from srlm.engines.missing import missing_lines
+from srlm.evaluation.feedback_checks import RESULTS, Accuracy, FeedbackChecks, checks_by_model
 from srlm.evaluation.judge_metrics import judge_warning
-from srlm.evaluation.measures import direction
+from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
 from srlm.judges.roles import feedback_judge
-from srlm.metrics import PARTS, Metric, metric
+from srlm.metrics import PARTS, Metric, metric, slug
 from srlm.models.conversation import dialogue
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
 from srlm.pipeline.manifest import stage_manifest
@@ -60,16 +61,16 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     """Print the summary to the user's terminal."""
     console = screen()
     models = {t: read_evaluation(evaluation_path(workspace, t)) for t in range(config.iteration + 1)}
+    counts = {t: pair_counts(workspace, t) for t in range(2, config.iteration + 1)}
     console.print()
     for line in judge_lines(models):
         console.print(line, style="bold", markup=False)
-    print_table(console, measures_table(models))
+    print_table(console, measures_table(models, checks_by_model(counts)))
     for line in verdict(models, workspace.is_base(1)):
         console.print(line, style="bold", markup=False)
     for line in missing_lines(workspace.root):
         console.print(line, markup=False)
     if config.iteration >= 2:
-        counts = {t: pair_counts(workspace, t) for t in range(2, config.iteration + 1)}
         stopping = outcome_lines(workspace, config, config.iteration)
         for line in [
             *pair_lines(counts),
@@ -83,15 +84,18 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     _print_paths(config, workspace, seconds)
 
 
-def measures_table(models: Mapping[int, Evaluation]) -> Table:
+def measures_table(models: Mapping[int, Evaluation], checks: Mapping[int, FeedbackChecks] | None = None) -> Table:
     """Return a table with M0, M1, ... as columns and every measure with its 95 % interval."""
-    return sections_table("Measures of every model (95 % intervals)", [f"M{t}" for t in models], table_rows(models))
+    sections = table_rows(models, checks)
+    return sections_table("Measures of every model (95 % intervals)", [f"M{t}" for t in models], sections)
 
 
-def table_rows(models: Mapping[int, Evaluation]) -> list[Section]:
-    """Return the table of models as sections, one for each part of evaluation.json."""
+def table_rows(models: Mapping[int, Evaluation], checks: Mapping[int, FeedbackChecks] | None = None) -> list[Section]:
+    """Return the table of models as sections, one for each part of evaluation.json, and those of `checks_sections`."""
     table: list[Section] = []
     for part, names in ROWS.items():
+        if part == "instructions" and checks:  # after the judge's part
+            table += checks_sections(models, checks)
         if part in OPTIONAL and not any(model.part(part) for model in models.values()):
             continue
         metrics = [metric(f"{part}/{name}") for name in names]
@@ -104,6 +108,41 @@ def table_rows(models: Mapping[int, Evaluation]) -> list[Section]:
         judge = f", judged by {models[max(models)].head_to_head_judge or '?'}" if part == "head_to_head" else ""
         table.append((PARTS[part] + judge, rows))
     return table
+
+
+def checks_sections(models: Iterable[int], checks: Mapping[int, FeedbackChecks]) -> list[Section]:
+    """Return what programs find in each model's feedback: the judge's accuracy and the selected pairs, and kinds.
+
+    Parameters
+    ----------
+    checks : t -> checks of M_t's candidates
+    """
+    found = [checks.get(t) for t in models]
+    rows = {name: [getattr(one, name) if one else None for one in found] for name in ("judge_accuracy", *RESULTS)}
+    kinds = sorted({kind for one in checks.values() for kind in one.judge_accuracy_kinds})
+    of_kinds = {kind: [one.judge_accuracy_kinds.get(kind) if one else None for one in found] for kind in kinds}
+    return [
+        ("Judge: own candidates, checked by programs", [_checked(name, map(_share, rows[name])) for name in rows]),
+        (
+            "The judge's accuracy on own candidates, by kind of constraint (prompts)",
+            [_checked(f"judge_accuracy_kinds_{slug(kind)}", map(_of_kind, of_kinds[kind])) for kind in kinds],
+        ),
+    ]
+
+
+def _checked(name: str, cells: Iterable[str]) -> TableRow:
+    row = metric(f"feedback/{name}")
+    return TableRow(row.heading, list(cells), row.definition)
+
+
+def _share(measure: Measure | None) -> str:
+    return cell(measure, 100)
+
+
+def _of_kind(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "-"
+    return f"too\u00a0few ({accuracy.prompts})" if accuracy.few else f"{cell(accuracy, 100)} ({accuracy.prompts})"
 
 
 def _without_repeated_loose(rows: Sequence[tuple[Metric, list[str]]]) -> list[TableRow]:
@@ -195,8 +234,8 @@ def alarm_lines(config: Config, workspace: Workspace) -> list[str]:
     """Return a line for each triggered alarm, or one line if there was none."""
     lines = []
     for t in range(2, config.iteration + 1):
-        statistics, judge = pair_counts(workspace, t)["alarms"], feedback_judge(config, t - 1)
-        lines += [f"Alarm, {judge} as judge: {message}" for _, message in triggered(statistics, config.alarms)]
+        counts, judge = pair_counts(workspace, t), feedback_judge(config, t - 1)
+        lines += [f"Alarm, {judge} as judge: {message}" for _, message in triggered(counts, config.alarms)]
     return lines or ["No alarm was triggered (alarms.NAME.threshold)."]
 
 

@@ -76,6 +76,11 @@ TRUST = (
     ),
     Panel(("alarms/judge_noise", "judge/score_std"), title="Judge noise, points"),
     Panel(("alarms/agreement",)),
+    _measure("feedback/judge_accuracy"),
+    Panel(
+        ("feedback/pairs_confirmed", "feedback/pairs_contradicted"),
+        title="Pairs that programs confirm and contradict",
+    ),
     _measure("stage/eft_agreement_with_people"),
 )
 _TIMED = ("sft", "prompts", "candidates", "judgements", "dpo", "answers", "held_out_judgements", "head_to_head")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from srlm.evaluation.feedback_checks import RESULTS
 from srlm.evaluation.record import Evaluation
 from srlm.metrics import TRAINER, slug
 from srlm.pipeline.manifest import Manifest
@@ -21,6 +22,7 @@ from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair, Pro
 ITERATION = "iteration"
 SCORES = "feedback/scores"
 PROGRESS = "progress"  # part of the counts and rates of running stages
+_FEEDBACK = ("score_mean", "judge_accuracy", "judge_accuracy_kinds", *RESULTS)  # measures among the counts of `pairs`
 
 
 def step_of(name: str) -> str:
@@ -53,14 +55,14 @@ def measure_metrics(evaluation: Evaluation) -> dict[str, float]:
 def stage_metrics(stage: str, manifest: Manifest) -> dict[str, float]:
     """Return `stage/pairs_seconds` and the like from a manifest: time, tokens, and every number among its counts.
 
-    The counts of the pairs stage also contain `alarms/*`, such as `alarms/tie_share`, and `feedback/score_mean`.
+    The counts of the pairs stage also contain `alarms/*`, such as `alarms/tie_share`, and measures of `feedback/*`.
     """
     counts = dict(manifest.counts)
-    alarms, score_mean = counts.pop("alarms", {}), counts.pop("score_mean", None)
+    alarms, feedback = counts.pop("alarms", {}), {name: counts.pop(name, {}) for name in _FEEDBACK}
     found = {"seconds": manifest.seconds, "tokens": manifest.tokens} | manifest.read | numbers(counts)
     named = {f"stage/{stage}_{name}": number for name, number in found.items()}
     named |= {f"alarms/{name}": number for name, number in numbers(alarms).items()}
-    return named | {f"feedback/{name}": number for name, number in numbers({"score_mean": score_mean or {}}).items()}
+    return named | {f"feedback/{name}": number for name, number in numbers(feedback).items()}
 
 
 def training_metrics(part: str, row: Mapping[str, Any]) -> dict[str, float]:
