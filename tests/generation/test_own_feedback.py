@@ -12,13 +12,15 @@ import pytest
 from srlm.cli.export import preference_rows, unpaired_rows
 from srlm.config import Config
 from srlm.data.prepare import PrepareData
-from srlm.errors import ConfigError, RunFolderError, SeedError
+from srlm.errors import AlarmError, ConfigError, RunFolderError, SeedError
+from srlm.evaluation.feedback_checks import FeedbackChecks
 from srlm.generation.own_feedback import TakeJudgements, TakePairs
 from srlm.generation.pairs import CheckFeedback, SelectPairs
 from srlm.io.record_file import write_records
 from srlm.pipeline.artifacts import CANDIDATES, EFT, EVALUATION_PROMPTS, JUDGEMENTS, LABELLED, PAIRS, PROMPTS
 from srlm.pipeline.run_reader import stage_with
 from srlm.pipeline.workspace import Workspace
+from srlm.preferences.config import AlarmAction
 from srlm.reporting.collect import RunNumbers
 from srlm.reporting.entries import feedback_entries
 from srlm.training.stages import Train
@@ -149,6 +151,50 @@ def test_own_scores_select_pairs(tmp_path: Path) -> None:
     assert found == {WORDS[0]: ("answer 1", "answer 0", 8.0), WORDS[2]: ("answer 1", "answer 0", 0.0)}
     counts = SelectPairs(workspace, config, 2).manifest().counts
     assert counts["dropped"] == {"all scores equal": 1}
+    CheckFeedback(workspace, config, 2).run()
+
+
+def checkable(n: int, *answers: tuple[str, float]) -> dict[str, Any]:
+    """Return scored answers to a prompt that asks for no commas."""
+    candidates = [{"text": text, "score": score} for text, score in answers]
+    return {"prompt": WORDS[n], "candidates": candidates, "constraints": [{"id": "punctuation:no_comma"}]}
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_own_scores_are_checked_by_programs(tmp_path: Path, method: str) -> None:
+    """The scores of 4 prompts prefer the answer with a comma, and those of one the other answer."""
+    rows = [checkable(n, ("so", 2), ("so, so", 4)) for n in range(4)] + [checkable(4, ("so", 4), ("so, so", 2))]
+    rows.append(scored(5, 1, 2))  # without constraints
+    file = written(tmp_path / "x.jsonl", rows)
+    given = ("method=kto", "pairs=above_mean") if method == "kto" else ()
+    workspace, config = run_of(tmp_path, f"judgements.path={file}", *given)
+    run_step(TakeJudgements(workspace, config, 2))
+    run_step(SelectPairs(workspace, config, 2))
+    counts = SelectPairs(workspace, config, 2).manifest().counts
+    checks = FeedbackChecks.from_counts(counts)
+    assert checks
+    assert (checks.judge_accuracy.value, checks.judge_accuracy.n, checks.judge_accuracy.prompts) == (0.2, 5, 5)
+    results = (checks.pairs_confirmed, checks.pairs_tied, checks.pairs_contradicted)
+    assert [(one.value, one.n) for one in results] == [(0.2, 5), (0.0, 5), (0.8, 5)]
+    assert counts["alarms"]["judge_accuracy"] == 0.2
+    config.alarms.judge_accuracy.action = AlarmAction.stop
+    with pytest.raises(AlarmError, match=r"judgements\.path's .* accuracy on own candidates: 20 % \[\d+, \d+\], below"):
+        CheckFeedback(workspace, config, 2).run()
+    config.alarms.judge_accuracy.action = AlarmAction.off
+    CheckFeedback(workspace, config, 2).run()
+
+
+def test_own_pairs_are_checked_by_programs(tmp_path: Path) -> None:
+    constraints = {"constraints": [{"id": "punctuation:no_comma"}]}
+    rows = [preference_rows([pair(n)])[0] | constraints for n in range(2)]
+    rows.append({"prompt": WORDS[2], "chosen": "bad, bad", "rejected": "good"} | constraints)
+    workspace, config = run_of(tmp_path, f"pairs.path={written(tmp_path / 'x.jsonl', rows)}")
+    run_step(TakePairs(workspace, config, 2))
+    checks = FeedbackChecks.from_counts(TakePairs(workspace, config, 2).manifest().counts)
+    assert checks
+    results = (checks.pairs_confirmed, checks.pairs_tied, checks.pairs_contradicted)
+    assert [one.value for one in results] == pytest.approx([0, 2 / 3, 1 / 3])
+    assert checks.judge_accuracy.value is None  # no scores
     CheckFeedback(workspace, config, 2).run()
 
 
