@@ -292,6 +292,13 @@ METRICS: tuple[Metric, ...] = (
         ("groups_<group>_strict", "<group>", "share", "higher", "Followed instructions of one group."),
         ("groups_<group>_loose", "<group>, loose", "share", "higher",
          "Followed instructions of one group; an opening or closing line and asterisks are ignored."),
+        ("behaviours_<behaviour>_not_asked", "<behaviour>, not asked", "share", "",
+         "Answers that show a checkable behaviour, over the prompts that do not ask for it; with arguments, the mean "
+         "over those of the evaluation prompts."),
+        ("behaviours_<behaviour>_asked", "<behaviour>, asked", "share", "higher",
+         "Answers that show a checkable behaviour, over the prompts that ask for it."),
+        ("behaviours_<behaviour>_obedience", "<behaviour>, asked minus not asked", "difference", "higher",
+         "The rate where the behaviour is asked for minus the rate where it is not; 0 = a habit."),
         interval=True,
     ),
     Metric("instructions/<measure>_gain", _GAIN_LABEL, "difference", "", _GAIN, "", True, "instructions/<measure>"),

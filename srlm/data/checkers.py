@@ -40,6 +40,7 @@ from srlm.types import Constraint
 
 LESS, AT_LEAST = "less than", "at least"
 FEW_WORDS = 20  # words; langdetect is not reliable for fewer
+_RECENT = 16  # texts whose analysis is kept: several constraints are checked on one text and its loose variants
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
@@ -115,6 +116,7 @@ def _validate_argument(where: str, expected: Any, value: Any) -> None:
 # The checkers by group. Each gets a text that is not blank.
 
 
+@lru_cache(_RECENT)
 def sentences(text: str) -> list[str]:
     """Split a text into sentences with Punkt: by English rules, or by Chinese rules if most letters are Han."""
     if script(text) != "han":
@@ -124,6 +126,7 @@ def sentences(text: str) -> list[str]:
     return punkt.sent_tokenize(text, "chinese")
 
 
+@lru_cache(_RECENT)
 def words(text: str) -> list[str]:
     """Split an English text into words and punctuation marks like NLTK's `word_tokenize`."""
     from nltk.tokenize import NLTKWordTokenizer  # importing NLTK takes seconds
@@ -151,6 +154,7 @@ def _english_punkt() -> Any:
     return PunktSentenceTokenizer(parameters)
 
 
+@lru_cache(_RECENT)
 def language(text: str) -> str | None:
     """Return the language of a text, as ISO 639-1 code, "zh-cn" or "zh-tw"; None if undetected (no letters)."""
     import langdetect

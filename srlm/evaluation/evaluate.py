@@ -9,6 +9,7 @@ from typing import Any
 from srlm.config import Config, options_of
 from srlm.evaluation.agreement import answers_part, judge_parts
 from srlm.evaluation.answers import evaluation_prompts, ifeval_prompts
+from srlm.evaluation.behaviours import behaviours_part
 from srlm.evaluation.contamination import Contamination, contamination
 from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_results
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
@@ -160,6 +161,8 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
     if any(prompt.constraints for prompt in prompts):
         checked = [check_answers(prompts, answered[u], published=False) for u in _with_previous(config, t)]
         instructions = instructions_part(checked[0], checked[1] if len(checked) > 1 else None, resamples, seed)
+        behaviours = behaviours_part(prompts, answered[t], answered.get(t - 1), resamples, seed)
+        instructions = replace(instructions, behaviours=behaviours)
     types, matches = {prompt.id: prompt.type for prompt in prompts}, {}
     for u in rivals:
         compared = [row for row in head_to_head(u).read(workspace, t) if row.prompt_id not in excluded]

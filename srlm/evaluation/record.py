@@ -58,6 +58,7 @@ class Instructions:
     measures: Measures = field(default_factory=dict)
     groups: Mapping[str, Measures] = field(default_factory=dict)
     excluded: int | None = None  # IFEval prompts in the training data; None for the evaluation prompts
+    behaviours: Mapping[str, Measures] = field(default_factory=dict)  # asked for and not; only of evaluation prompts
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Evaluation:
         for part, instructions in (("instructions", self.instructions), ("ifeval", self.ifeval)):
             for group, of_group in instructions.groups.items() if instructions else ():
                 yield from _keyed(f"{part}/groups_{slug(group)}_", of_group)
+            for behaviour, of_behaviour in instructions.behaviours.items() if instructions else ():
+                yield from _keyed(f"{part}/behaviours_{slug(behaviour)}_", of_behaviour)
         for t, match in self.head_to_heads.items():
             yield from _keyed(f"head_to_heads/M{t}_", match.measures)
             for type_name, of_type in match.types.items():
@@ -124,8 +127,9 @@ class Evaluation:
         parts: dict[str, Any] = asdict(self)
         for name in ("instructions", "ifeval"):
             if part := parts[name]:
-                excluded = {} if part["excluded"] is None else {"excluded": part["excluded"]}
-                parts[name] = part["measures"] | {"groups": part["groups"]} | excluded
+                others = {} if part["excluded"] is None else {"excluded": part["excluded"]}
+                others |= {"behaviours": part["behaviours"]} if part["behaviours"] else {}
+                parts[name] = part["measures"] | {"groups": part["groups"]} | others
         parts["head_to_heads"] = {
             str(t): match["measures"] | {"types": match["types"]} for t, match in parts["head_to_heads"].items()
         }
@@ -137,7 +141,7 @@ class Evaluation:
         plain = dict(data)
         for name in ("instructions", "ifeval"):
             if name in plain:
-                plain[name] = _nested(plain[name], "groups", "excluded")
+                plain[name] = _nested(plain[name], "groups", "excluded", "behaviours")
         plain["head_to_heads"] = {t: _nested(match, "types") for t, match in plain.get("head_to_heads", {}).items()}
         return serialization.from_dict(cls, plain)
 

@@ -19,6 +19,7 @@ from typing import Any
 from srlm.evaluation.measures import FEW_PROMPTS
 from srlm.io.files import write_atomic
 from srlm.metrics import metric
+from srlm.reporting.behaviours import behaviour_lines, behaviour_rows
 from srlm.reporting.collect import RunNumbers, collect
 from srlm.reporting.entries import FLAGS, all_entries, cut, row
 from srlm.reporting.html import asset, render_page
@@ -152,6 +153,8 @@ def _top(run: RunNumbers, readers: Readers | None) -> dict[str, Any]:
         "columns": [f"M{t}" for t in run.models],
         "table": [*table_rows(run.models, run.checks), *([readers.section()] if readers else [])],
         "grounds": grounds(run, readers),
+        "behaviours": behaviour_rows(run.models),
+        "behaviour_lines": behaviour_lines(run.models),
         "alarms": [(f"Before the training of M{t}", messages) for t, messages in run.alarms.items() if messages],
         "options": {name: json.dumps(value, ensure_ascii=False) for name, value in run.options().items()},
         "facts": run.facts(),

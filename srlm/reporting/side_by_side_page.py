@@ -24,6 +24,7 @@ def write_side_by_side(
     data: str,
     tables: Mapping[str, Sequence[Section]],
     to: Path,
+    behaviour_lines: Sequence[str] = (),
 ) -> None:
     """Write the page.
 
@@ -35,6 +36,9 @@ def write_side_by_side(
         The name of the prompts' data.
     tables : mapping
         "all": the sections of the table of measures, with one cell per model. "types": the same by type of prompt.
+        "behaviours", optional: the same of behaviours where they are asked for and where they are not.
+    behaviour_lines : sequence of str
+        Sentences about behaviours in which a model differs from the first one.
     """
     by_type: dict[str, list[SeedExample]] = defaultdict(list)
     for prompt in prompts:
@@ -47,6 +51,7 @@ def write_side_by_side(
         prompts=len(prompts),
         constraints=sum(len(prompt.constraints) for prompt in prompts),
         tables=tables,
+        behaviour_lines=behaviour_lines,
         types=dict(sorted(by_type.items())),
         facts=facts,
         follows=follows,

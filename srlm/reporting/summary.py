@@ -29,6 +29,7 @@ from srlm.pipeline.resume import run_command
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
+from srlm.reporting.behaviours import behaviour_lines
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement, LabelledAnswer, PreferencePair
 
@@ -68,6 +69,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     print_table(console, measures_table(models, checks_by_model(counts)))
     for line in verdict(models, workspace.is_base(1)):
         console.print(line, style="bold", markup=False)
+    for line in behaviour_lines(models):
+        console.print(line, markup=False)
     for line in missing_lines(workspace.root):
         console.print(line, markup=False)
     if config.iteration >= 2:

@@ -28,6 +28,8 @@ from srlm.cli.evaluate.tables import (
     answers_sections,
     arm_words,
     arms_markdown,
+    behaviour_lines,
+    behaviours_sections,
     show,
     show_answers,
     types_sections,
@@ -120,9 +122,13 @@ def _side_by_side(plan: Plan, results: dict[str, Any]) -> Path:
     by_id = [{answer.id: answer for answer in own} for own in answers]
     models = dict(zip(labels(plan.models), by_id, strict=True))
     show_answers(models, prompts, plan.options.num_shown, screen())
-    tables = {"all": answers_sections(results), "types": types_sections(results)}
+    tables = {
+        "all": answers_sections(results),
+        "types": types_sections(results),
+        "behaviours": behaviours_sections(results),
+    }
     page = plan.workspace.root / "side_by_side.html"
-    write_side_by_side(models, prompts, label(plan.options.dataset), tables, page)
+    write_side_by_side(models, prompts, label(plan.options.dataset), tables, page, behaviour_lines(results))
     return page
 
 

@@ -59,6 +59,7 @@ def _prompts_of(plan: Plan, model: str, file: str) -> dict[str, str]:
 
 def _answers_results(plan: Plan) -> dict[str, Any]:
     from srlm.evaluation.agreement import answers_part
+    from srlm.evaluation.behaviours import behaviours_part
     from srlm.evaluation.instruction_following import MEASURES, check_answers, instructions_part
     from srlm.evaluation.text_statistics import drift_part, facts_part
 
@@ -77,6 +78,8 @@ def _answers_results(plan: Plan) -> dict[str, Any]:
             measures |= {name: followed[name] for name in MEASURES}
             if before:
                 row["against_first"] |= {name: followed[f"{name}_gain"].to_dict() for name in MEASURES}
+            behaviours = behaviours_part(prompts, own, others, *given)
+            row["behaviours"] = {name: to_dicts(of_behaviour) for name, of_behaviour in behaviours.items()}
         row["measures"] |= to_dicts(measures)
         rows.append(row)
     return {"data": plan.options.dataset, "prompts": len(prompts), "rows": rows}

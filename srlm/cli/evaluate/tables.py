@@ -11,7 +11,9 @@ from rich.text import Text
 
 from srlm.cli.evaluate.arms import OWN
 from srlm.data.checkers import follows
+from srlm.evaluation.behaviours import ASKED, NOT_ASKED, behaviour_sentence, behaviour_words
 from srlm.evaluation.measures import prompts_words
+from srlm.evaluation.record import measures_of
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table, signed
 from srlm.metrics import UNITS, metric
 from srlm.models.conversation import dialogue
@@ -54,6 +56,8 @@ def show(results: dict[str, Any], console: Console) -> None:
     for table in tables:
         console.print()
         print_table(console, table)
+    for line in behaviour_lines(results["answers"]) if "answers" in results and alone else ():
+        console.print(line, markup=False)
 
 
 _IN_A_TABLE = 4  # measures of arms
@@ -122,6 +126,33 @@ def answers_sections(results: dict[str, Any]) -> list[Section]:
         ]
         sections.append((f"difference to {_short(rows[0]['model'])}", _defined(gains)))
     return sections
+
+
+def behaviours_sections(results: dict[str, Any]) -> list[Section]:
+    """Return the rates of checkable behaviours where they are asked for and where they are not, if there are any."""
+    found = [row.get("behaviours", {}) for row in results["rows"]]
+    names = sorted({name for of_model in found for name in of_model}, key=behaviour_words)
+    sections: list[Section] = []
+    for group in (ASKED, NOT_ASKED) if names else ():
+        of_group = metric(f"instructions/behaviours_X_{group}")
+        rows = [
+            (name, [cell(of_model.get(name, {}).get(group), of_group.scale) for of_model in found]) for name in names
+        ]
+        heading = f"{group.replace('_', ' ')} for, %"
+        sections.append((heading, [TableRow(behaviour_words(name), cells, of_group.meaning) for name, cells in rows]))
+    return sections
+
+
+def behaviour_lines(results: dict[str, Any]) -> list[str]:
+    """Return a sentence for each behaviour in which a model differs significantly from the first one."""
+    first, *others = results["rows"]
+    lines = []
+    for row in others:
+        for name, measures in row.get("behaviours", {}).items():
+            if before := first.get("behaviours", {}).get(name):
+                sentence = behaviour_sentence(name, measures_of(before), measures_of(measures))
+                lines += [f"{_short(row['model'])} against {_short(first['model'])}: {sentence}"] if sentence else []
+    return lines
 
 
 def types_sections(results: dict[str, Any]) -> list[Section]:
