@@ -145,9 +145,9 @@ def test_sentence_tells_habit_from_obedience(asked: tuple[int, int], other: tupl
     assert sentence == (f"answers without commas {expected}" if expected else "")
 
 
-def given(asked: int, **gains: tuple[float, float, float]) -> Any:
+def given(asking: int, /, **gains: tuple[float, float, float]) -> Any:
     """Return measures with these gains, and that number of prompts that ask."""
-    share = {"asked": Measure(0.5, 0.4, 0.6, asked), "not_asked": Measure(0.9, 0.8, 0.95, 40)}
+    share = {"asked": Measure(0.5, 0.4, 0.6, asking), "not_asked": Measure(0.9, 0.8, 0.95, 40)}
     none = dict.fromkeys(("asked_gain", "not_asked_gain", "obedience_gain"), Measure(0.0, None, None, 1))
     return share | none | {f"{name}_gain": Measure(*values, 30) for name, values in gains.items()}
 
@@ -183,7 +183,7 @@ def test_measures_are_stored_and_described() -> None:
     evaluation = Evaluation(1, instructions=Instructions(behaviours={COMMA: now, FEW: before}))
     assert Evaluation.from_dict(evaluation.to_dict()) == evaluation
     keys = [key for key, _ in evaluation.measures()]
-    assert f"instructions/behaviours_punctuation_no_comma_obedience_gain" in keys
+    assert "instructions/behaviours_punctuation_no_comma_obedience_gain" in keys
     metrics = {key: find(key) for key in keys}
     assert all(metrics.values())
     gain = metrics["instructions/behaviours_punctuation_no_comma_not_asked_gain"]
