@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from srlm.evaluation.feedback_checks import RESULTS
 from srlm.evaluation.record import Evaluation
-from srlm.metrics import METRICS, family_of
+from srlm.metrics import METRICS, family_of, find
 from srlm.pipeline.manifest import Manifest
 from srlm.tracking.metrics import (
     feedback_metrics,
@@ -27,6 +28,13 @@ from tests.tracked import CANDIDATES, JUDGEMENTS, MEASURES, PAIRS, PROMPTS
 
 # Computed only by commands, or logged only while a stage runs in a worker.
 UNLOGGED = ("evaluate/", "attacks/", "head_to_heads/M<iteration>_types_", "progress/", "reader/")
+SHARE = {"value": 0.5, "low": 0.25, "high": None, "n": 8}
+CHECKED = {
+    "alarms": {"judge_accuracy": 0.5},
+    "judge_accuracy": SHARE | {"prompts": 5},
+    "judge_accuracy_kinds": {"punctuation:no_comma": SHARE | {"prompts": 4}},
+    **dict.fromkeys(("pairs_confirmed", "pairs_tied", "pairs_contradicted"), SHARE),
+}
 IFEVAL = {"evaluation.ifeval": str(ROOT / "tests/verifiable_prompts.jsonl")}
 
 
@@ -50,12 +58,13 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 def test_logged_metrics_are_exactly_the_described_ones(logged: dict[str, set[str]]) -> None:
     assert len(logged) > 300
     assert not [name for name in logged if family_of(name) is None]
-    # Other trainers, labelled answers, the ranking loss of EFT, and samples (not in metrics.jsonl) do not occur in
-    # these runs.
+    # Other trainers, labelled answers, the ranking loss of EFT, samples (not in metrics.jsonl) and prompts with
+    # constraints do not occur in these runs.
     others = [name for method in METHODS for name in training_metrics(f"{method}_2", dict.fromkeys(NAMES[method], 1.0))]
     others += feedback_metrics([], [], [], [], [LabelledAnswer("t2/p00000/c0", "Why?", "Because.", True, 4.0)])
     others += training_metrics("sft", dict.fromkeys(("ranking_loss", "ranking_accuracy", "loss_ift", "loss_eft"), 1.0))
     others += [f"samples/{table}" for table in TABLES]
+    others += stage_metrics("pairs", Manifest("iteration_2/pairs", {}, {}, {}, CHECKED, 1.5, 0))
     found = {family_of(name) for name in [*logged, *others]}
     assert not [one.key for one in METRICS if one not in found and not one.key.startswith(UNLOGGED)]
 
@@ -108,6 +117,22 @@ def test_pairs_stage_logs_alarms_and_mean_score_in_separate_parts() -> None:
         "feedback/score_mean_low": 2.5,
         "feedback/score_mean_n": 9,
     }
+
+
+def test_checks_of_the_feedback_are_logged_with_their_prompts() -> None:
+    found = stage_metrics("pairs", Manifest("iteration_2/pairs", {}, {}, {}, CHECKED, 1.5, 0))
+    measures = ("judge_accuracy", "judge_accuracy_kinds_punctuation_no_comma", *RESULTS)
+    assert found == {
+        "stage/pairs_seconds": 1.5,
+        "stage/pairs_tokens": 0,
+        "alarms/judge_accuracy": 0.5,
+        **{
+            f"feedback/{name}{end}": value for name in measures for end, value in (("", 0.5), ("_low", 0.25), ("_n", 8))
+        },
+        "feedback/judge_accuracy_prompts": 5,
+        "feedback/judge_accuracy_kinds_punctuation_no_comma_prompts": 4,
+    }
+    assert all(find(name) for name in found)
 
 
 def test_measure_metrics_omits_undefined_values() -> None:
