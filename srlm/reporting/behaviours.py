@@ -21,7 +21,7 @@ class BehaviourRow(NamedTuple):
 def behaviour_rows(models: Mapping[int, Evaluation]) -> list[BehaviourRow]:
     """Return a row for each behaviour that the evaluation prompts ask for; none if no prompt has constraints."""
     of_models = [_behaviours(model) for model in models.values()]
-    names = sorted({name for found in of_models for name in found}, key=behaviour_words)
+    names = sorted({name for found in of_models for name in found}, key=lambda name: behaviour_words(name).lower())
     groups = [(found, group) for found in of_models for group in (ASKED, NOT_ASKED)]
     return [
         BehaviourRow(behaviour_words(name), [_cell(found.get(name, {}).get(group)) for found, group in groups])
