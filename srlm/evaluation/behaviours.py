@@ -78,6 +78,7 @@ def behaviours_part(
     before: Sequence[Answer] | None,
     resamples: int,
     seed: str,
+    published: bool = True,
 ) -> dict[str, Measures]:
     """Return behaviour -> the measures of one model's answers, each with a 95 % interval over prompts.
 
@@ -87,6 +88,8 @@ def behaviours_part(
         All evaluation prompts; they define the behaviours and their arguments, which are equal for all models.
     before : sequence of Answer or None
         The previous model's answers. Gains use the prompts that both models answered.
+    published : bool
+        As for `srlm.data.checkers.follows`.
 
     Returns
     -------
@@ -102,8 +105,11 @@ def behaviours_part(
                 arguments.setdefault(behaviour, {})[key] = constraint
     distinct = {name: [found[key] for key in sorted(found)] for name, found in sorted(arguments.items())}
     asked = {prompt.id: prompt.constraints for prompt in prompts}
-    now = {answer.id: _shown(answer, asked[answer.id], distinct) for answer in answers}
-    then = None if before is None else {row.id: _shown(row, asked[row.id], distinct) for row in before}
+
+    def shown(rows: Sequence[Answer]) -> dict[RecordId, Shown]:
+        return {row.id: _shown(row, asked[row.id], distinct, published) for row in rows}
+
+    now, then = shown(answers), None if before is None else shown(before)
     return {name: _measures(name, now, then, resamples, seed) for name in distinct}
 
 
@@ -142,14 +148,16 @@ def _change(side: int, before: Measure, now: Measure) -> str:
     return f"{'rose' if side > 0 else 'fell'} from {first} to {second}"
 
 
-def _shown(answer: Answer, required: Sequence[Constraint], behaviours: Mapping[str, Sequence[Constraint]]) -> Shown:
+def _shown(
+    answer: Answer, required: Sequence[Constraint], behaviours: Mapping[str, Sequence[Constraint]], published: bool
+) -> Shown:
     """Return to which fraction an answer shows each behaviour, except those asked for with another relation."""
     shown: Shown = {}
     ids = {constraint.id for constraint in required}
     for name, distinct in behaviours.items():
         own = [constraint for constraint in required if behaviour_of(constraint) == name]
         if own or distinct[0].id not in ids:
-            shown[name] = (bool(own), fmean(follows(one, answer.text) for one in own or distinct))
+            shown[name] = (bool(own), fmean(follows(one, answer.text, published) for one in own or distinct))
     return shown
 
 

@@ -161,7 +161,7 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
     if any(prompt.constraints for prompt in prompts):
         checked = [check_answers(prompts, answered[u], published=False) for u in _with_previous(config, t)]
         instructions = instructions_part(checked[0], checked[1] if len(checked) > 1 else None, resamples, seed)
-        behaviours = behaviours_part(prompts, answered[t], answered.get(t - 1), resamples, seed)
+        behaviours = behaviours_part(prompts, answered[t], answered.get(t - 1), resamples, seed, published=False)
         instructions = replace(instructions, behaviours=behaviours)
     types, matches = {prompt.id: prompt.type for prompt in prompts}, {}
     for u in rivals:

@@ -160,7 +160,7 @@ def checks_by_model(counts: Mapping[int, Mapping[str, Any]]) -> dict[int, Feedba
 
 
 def _followed(prompt: Prompt, text: str) -> list[bool]:
-    return [follows(constraint, text) for constraint in prompt.constraints]
+    return [follows(constraint, text, published=False) for constraint in prompt.constraints]
 
 
 def _signs(checked: Sequence[_Checked], feedback: Feedback) -> list[list[int]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from srlm.data.checkers import follows
 from srlm.evaluation.feedback_checks import FeedbackChecks, checks_by_model, feedback_checks
 from srlm.types import Candidate, Constraint, LabelledAnswer, PreferencePair, Prompt
 from tests.helpers import candidates_of, judgements_of
@@ -159,3 +160,12 @@ def test_empty_answer_follows_nothing() -> None:
     checks = feedback_checks([P], candidates, judgements, [], 100, "seed")
     assert checks
     assert (checks.judge_accuracy.value, checks.judge_accuracy.n) == (1.0, 2)  # "" and COMMA follow no constraint
+
+
+def test_language_of_short_candidates_is_detected_as_in_the_report() -> None:
+    """IFEval's own detector takes this English sentence for another language."""
+    lowercase = Constraint("change_case:english_lowercase")
+    text = "good morning"
+    assert not follows(lowercase, text)
+    checks = found([replace(P, constraints=(lowercase,))], [[text, text.upper()]], [[2.0, 1.0]])
+    assert (checks.judge_accuracy.value, checks.judge_accuracy.n) == (1.0, 1)
