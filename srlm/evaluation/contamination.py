@@ -5,17 +5,20 @@ with a training prompt. A prompt of fewer words is contaminated if a training pr
 GPT-3, words are those of `srlm.data.words`, so that scripts without spaces are counted by character. The split of the
 seed data and the filter of new prompts exclude near-duplicates by ROUGE-L. This check finds the rest, such as a long
 passage with a different question after it. A beginning or end that many evaluation prompts share, such as a system
-prompt, has no 13-grams (`srlm.data.shared_text`). Of conversations, the user's turns are compared: all of
-the evaluation prompt with those of the training prompt, also up to an earlier turn.
+prompt, has no 13-grams (`srlm.data.shared_text`). A 13-gram of which most words are in phrases that many prompts share,
+such as "Your entire response should be in English, and in all lowercase letters", is no evidence, either. Tools that
+remove test data from training data ignore frequent n-grams, too (`max_matches` of NVIDIA's NeMo Curator). Of
+conversations, the user's turns are compared: all of the evaluation prompt with those of the training prompt, also up to
+an earlier turn.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from srlm.data.shared_text import SharedText, Words
+from srlm.data.shared_text import CommonPhrases, SharedText, Words, ngrams
 from srlm.data.words import tokens
 from srlm.evaluation.record import Contaminated
 from srlm.models.conversation import user_texts
@@ -66,18 +69,24 @@ class EvaluationText:
     Parameters
     ----------
     prompts : sequence of SeedExample
+    training : iterable of Conversation
+        All prompts that may be looked up; what many of them share with several evaluation prompts is no evidence.
     """
 
-    def __init__(self, prompts: Sequence[SeedExample]):
+    def __init__(self, prompts: Sequence[SeedExample], training: Iterable[Conversation] = ()):
         self._by_words: dict[Words, list[RecordId]] = defaultdict(list)
         self._by_gram: dict[Words, set[RecordId]] = defaultdict(set)
         of_prompts = [tuple(tokens(user_texts(prompt.conversation)[-1])) for prompt in prompts]
         self._shared = SharedText(of_prompts)
+        common = CommonPhrases(of_prompts, (tokens(user_texts(prompt)[-1]) for prompt in training))
         for prompt, words in zip(prompts, of_prompts, strict=True):
             if words:
                 self._by_words[words].append(prompt.id)
-            for gram in _grams(self._shared.without(words)):
-                self._by_gram[gram].add(prompt.id)
+            rest = self._shared.without(words)
+            covered = common.covered(rest)
+            for start, gram in enumerate(ngrams(rest, GRAM)):
+                if 2 * sum(covered[start : start + GRAM]) < GRAM:
+                    self._by_gram[gram].add(prompt.id)
 
     def found_in(self, prompt: Conversation) -> tuple[set[RecordId], set[RecordId]]:
         """Return the ids of evaluation prompts with the same words, and of those that share a 13-gram with `prompt`."""
@@ -86,7 +95,7 @@ class EvaluationText:
         for text in user_texts(prompt):
             words = tuple(tokens(text))
             exact.update(self._by_words.get(words, ()))
-            for gram in _grams(self._shared.without(words)):
+            for gram in ngrams(self._shared.without(words), GRAM):
                 shared |= self._by_gram.get(gram, set())
         return exact, shared
 
@@ -94,7 +103,7 @@ class EvaluationText:
 def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversation]) -> Contamination:
     """Return the evaluation prompts that occur in a model's training prompts.
 
-    Time is linear in the number of words: the training prompts are read one by one.
+    Time is linear in the number of words.
 
     Parameters
     ----------
@@ -102,7 +111,8 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversa
     training : iterable of str or tuple of Turn
         All prompts that the model was trained on.
     """
-    known = EvaluationText(evaluation)
+    training = list(training)
+    known = EvaluationText(evaluation, training)
     exact: set[RecordId] = set()
     shared: set[RecordId] = set()
     for prompt in training:
@@ -110,7 +120,3 @@ def contamination(evaluation: Sequence[SeedExample], training: Iterable[Conversa
         exact |= same
         shared |= grams
     return Contamination(len(evaluation), tuple(sorted(exact)), tuple(sorted(shared - exact)))
-
-
-def _grams(words: Words) -> Iterator[Words]:
-    return (words[i : i + GRAM] for i in range(len(words) - GRAM + 1))

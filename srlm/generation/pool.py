@@ -82,7 +82,8 @@ class HeldOut:
         evaluation = [row for one in (EVALUATION_PROMPTS, IFEVAL_PROMPTS) for row in one.peek(workspace)]
         known = [row.conversation for row in evaluation]
         known += [row.conversation for row in EFT_HELD_OUT.peek(workspace)]
-        self._count, self._grams = len(known), EvaluationText(evaluation)
+        prompts = list(prompts)
+        self._count, self._grams = len(known), EvaluationText(evaluation, prompts)
         last = (user_texts(prompt)[-1] for prompt in prompts)
         self._seen = Overlap([user_texts(prompt)[-1] for prompt in known], later=last)
 

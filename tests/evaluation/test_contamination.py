@@ -75,13 +75,19 @@ def test_each_evaluation_prompt_counts_once():
 
 def test_hashing_matches_exhaustive_comparison():
     draw = random.Random(0)
-    evaluation = {f"v{n}": " ".join(draw.choices("ab", k=draw.randrange(10, 22))) for n in range(60)}
-    training = [" ".join(draw.choices("ab", k=draw.randrange(10, 60))) for _ in range(60)] + [evaluation["v7"]]
+    words = [f"x{n:04}" for n in range(3000)]
+
+    def part(longest: int) -> str:
+        start, count = draw.randrange(3000), draw.randrange(10, longest)
+        return " ".join(words[start : start + count])
+
+    evaluation = {f"v{n}": part(22) for n in range(60)}
+    training = [part(60) for _ in range(60)] + [evaluation["v7"]]
     shared = {
         id
         for id, prompt in evaluation.items()
-        for i in range(0, len(prompt) - 2 * GRAM + 2, 2)
-        if any(prompt[i : i + 2 * GRAM - 1] in row for row in training)
+        for i in range(0, len(prompt) - 6 * GRAM + 2, 6)
+        if any(prompt[i : i + 6 * GRAM - 1] in row for row in training)
     }
     same = {id for id, prompt in evaluation.items() if prompt in training}
     result = found(evaluation, *training)
@@ -103,3 +109,46 @@ def test_message_names_counts_and_prompt_ids():
     )
     assert some.endswith(": v1, v2, v3, v4, v5, ...")
     assert "data.evaluation" in Contamination(1, ("v0",), ()).message("M1")
+
+
+# Wording that many prompts share
+
+WORDING = "Your entire response should be in English, and in all lowercase letters. No capital letters are allowed."
+TOPICS = [
+    f"Describe {name} to a child in two sentences."
+    for name in ["rain", "iron", "tea", "snow", "salt", "gold", "milk", "moss", "clay", "wind"]
+]
+
+
+def asked(topics: list[str], wording: str = WORDING) -> dict[str, str]:
+    return {f"v{n}": f"{topic} {wording} Say why it matters {n} times." for n, topic in enumerate(topics)}
+
+
+def test_wording_of_many_evaluation_prompts_is_no_contamination() -> None:
+    """Five of ten evaluation prompts have the wording between other texts; four of them are not enough."""
+    evaluation = asked(TOPICS[:5]) | {f"w{n}": topic for n, topic in enumerate(TOPICS[5:])}
+    training = f"Tell a joke about a goat. {WORDING} Keep it clean."
+    assert found(evaluation, training).excluded == ()
+    del evaluation["v4"]
+    assert found(evaluation, training).excluded == ("v0", "v1", "v2", "v3")
+
+
+def test_wording_of_two_evaluation_prompts_and_many_of_training_is_no_contamination() -> None:
+    training = [
+        f"Tell a joke about a {name}. {WORDING} Keep it clean." for name in ("goat", "cow", "pig", "hen", "fox")
+    ]
+    assert found(asked(TOPICS[:2]), *training).excluded == ()
+    assert found(asked(TOPICS[:2]), *training[:4]).excluded == ("v0", "v1")
+    assert found(asked(TOPICS[:1]), *training).excluded == ("v0",)  # it may be the prompt itself that leaked
+    assert found(asked(TOPICS[:2]), *[training[0]] * 5).excluded == ("v0", "v1")  # one prompt, five times
+
+
+def test_own_words_next_to_shared_wording_are_contamination() -> None:
+    """A 13-gram counts with 7 words of the prompt's own and 6 of the wording, and not with 6 and 7."""
+    own = text(0, 20)
+    evaluation = asked(TOPICS[:5]) | {"own": f"{own} {WORDING}"}
+    assert found(evaluation, f"{own} {WORDING}").exact == ("own",)
+    wording = WORDING.split()
+    for count, excluded in ((7, ("own",)), (6, ())):
+        training = " ".join(["Translate:", *own.split()[-count:], *wording[: GRAM - count], "now"])
+        assert found(evaluation, training).excluded == excluded
