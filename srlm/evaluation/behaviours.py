@@ -6,7 +6,8 @@ evaluation prompt asks for:
 
 - asked: the fraction of the answers that show it, over the prompts that ask for it.
 - not_asked: the same over the other prompts. If the behaviour has arguments, such as an end phrase, an answer counts as
-  the fraction of the behaviour's distinct arguments in the evaluation prompts with which it shows the behaviour.
+  the fraction of the behaviour's distinct arguments in the evaluation prompts with which it shows the behaviour. Of
+  more than `MOST_ARGUMENTS`, some are used, evenly spaced in the order of their JSON.
 - obedience: asked minus not_asked; 0 = the behaviour does not depend on whether it is asked for.
 
 A behaviour is an instruction of IFEval and its relation: "at least" 300 words and "less than" 50 words are two. A
@@ -28,6 +29,7 @@ from srlm.types import Answer, Constraint, RecordId, SeedExample
 
 Shown = dict[str, tuple[bool, float]]  # behaviour -> whether the prompt asks for it, and to which fraction it is shown
 
+MOST_ARGUMENTS = 10  # of a behaviour; IFEval has up to 49, and all of them would take half a minute for every model
 ASKED, NOT_ASKED, OBEDIENCE = "asked", "not_asked", "obedience"
 # In words, after which "rose" or "fell" can follow.
 WORDS = {
@@ -103,7 +105,7 @@ def behaviours_part(
             if behaviour := behaviour_of(constraint):
                 key = json.dumps(constraint.kwargs, sort_keys=True)
                 arguments.setdefault(behaviour, {})[key] = constraint
-    distinct = {name: [found[key] for key in sorted(found)] for name, found in sorted(arguments.items())}
+    distinct = {name: _spaced([found[key] for key in sorted(found)]) for name, found in sorted(arguments.items())}
     asked = {prompt.id: prompt.constraints for prompt in prompts}
 
     def shown(rows: Sequence[Answer]) -> dict[RecordId, Shown]:
@@ -146,6 +148,12 @@ def _change(side: int, before: Measure, now: Measure) -> str:
     digits = 0 if round(shares[0]) != round(shares[1]) else 1
     first, second = (f"{share:.{digits}f} %" for share in shares)
     return f"{'rose' if side > 0 else 'fell'} from {first} to {second}"
+
+
+def _spaced(constraints: Sequence[Constraint]) -> list[Constraint]:
+    """Return at most `MOST_ARGUMENTS` constraints, evenly spaced."""
+    count = min(MOST_ARGUMENTS, len(constraints))
+    return [constraints[n * len(constraints) // count] for n in range(count)]
 
 
 def _shown(

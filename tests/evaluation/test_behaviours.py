@@ -67,6 +67,13 @@ def test_other_prompts_are_checked_with_all_distinct_arguments() -> None:
     assert found[f"{END} not_asked"] == (0.25, 2)
 
 
+def test_ten_of_many_arguments_are_used() -> None:
+    """Of 30 phrases in order, those with 0, 3, ..., 27."""
+    asked = prompts(**{f"a{n:02}": (ends(f"End {n:02}."),) for n in range(30)}, c=(), d=())
+    found = part(asked, answers(c="so. End 03.", d="so. End 04."))
+    assert found[f"{END} not_asked"] == (pytest.approx(0.1 / 2), 2)
+
+
 def test_relations_of_one_instruction_are_two_behaviours() -> None:
     """Prompt b, which asks for few words, counts neither as asking for many words nor as not asking."""
     asked = prompts(a=(words("at least", 3),), b=(words("less than", 3),), c=())
