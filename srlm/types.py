@@ -62,17 +62,20 @@ class SeedExample:
 
 @dataclass(frozen=True, slots=True)
 class RankedAnswer:
-    """One of several answers to a prompt that people ranked."""
+    """One of several answers to a prompt, ranked by people or by labels."""
 
     text: str
     rank: int  # 0 is the best; equal ranks are ties; gaps are allowed
-    score: float | None = None  # human score on the judge's scale (0 to 5); None if there is none
-    rationale: str | None = None  # human rationale of the score; None if there is none
+    score: float | None = None  # human score or label on the judge's scale (0 to 5); None if there is none
+    rationale: str | None = None  # rationale of the score; None if there is none
 
 
 @dataclass(frozen=True, slots=True)
 class RankedPrompt:
-    """One EFT seed: a prompt with at least two answers that people ranked."""
+    """One EFT seed: a prompt with at least two answers that people ranked.
+
+    Of own answers (`data.own_answers`), the ranks follow from labels, and there may be a single answer.
+    """
 
     id: str
     prompt: str
@@ -86,6 +89,11 @@ class RankedPrompt:
     def conversation(self) -> Conversation:
         """Return the prompt with the turns before it."""
         return conversation_of(self.prompt, self.history)
+
+    @property
+    def is_ordered(self) -> bool:
+        """Return whether one of the answers is better than another one."""
+        return len({answer.rank for answer in self.answers}) > 1
 
 
 @dataclass(frozen=True, slots=True)

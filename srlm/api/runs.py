@@ -25,6 +25,8 @@ RECORDS: dict[str, tuple[str, Artifact[Any]]] = {
     "eft": ("", artifacts.EFT),
     "eft_held_out": ("", artifacts.EFT_HELD_OUT),
     "evaluation_prompts": ("", artifacts.EVALUATION_PROMPTS),
+    "eft_answers": ("eft_answers", artifacts.OWN_ANSWERS),
+    "eft_labels": ("eft_labels", artifacts.OWN_LABELS),
     "prompts": ("prompts", artifacts.PROMPTS),
     "candidates": ("candidates", artifacts.CANDIDATES),
     "judgements": ("judgements", artifacts.JUDGEMENTS),
@@ -136,7 +138,8 @@ class Run:
         ----------
         kind : str
             A key of `srlm.api.runs.RECORDS`: besides the methods' names "comparisons" and "ratings" (evidence of
-            judges), "held_out_judgements", and the data "ift", "eft", "eft_held_out" and "evaluation_prompts".
+            judges), "held_out_judgements", "eft_answers" and "eft_labels" (of `data.own_answers`, t = 1), and the data
+            "ift", "eft", "eft_held_out" and "evaluation_prompts".
         t : int
             The iteration; the data have none.
 

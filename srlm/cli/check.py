@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 
 from srlm.config import CheckModel, Config, Evaluate, JudgeBench, ShowMasking, option_value
-from srlm.data.config import IFTAnswers
+from srlm.data.config import ENDPOINT_LABELS, IFTAnswers
+from srlm.data.labels import is_function
 from srlm.engines import check_engine
 from srlm.errors import ConfigError
 from srlm.generation.own_feedback import OWN_EFT
+from srlm.io.components import imported
 from srlm.judges import judge_of_config, spec_of
 from srlm.judges.base import Need
 from srlm.judges.eft import sft_uses_eft
@@ -68,6 +70,7 @@ def check(config: Config) -> Config:
     _check_method(config, need)
     if not data:
         _check_data(config, need)
+        _check_own_answers(config, need)
     for name, method in METHODS.items():
         method.check_options(getattr(config, name), name, config, need)
     _check_objective(config)
@@ -104,6 +107,8 @@ def _longest_completions(config: Config) -> list[str]:
         return []
     found = ["evaluation.max_new_tokens"] if config.evaluation.enabled else []
     found += ["judge.max_new_tokens"] if config.evaluation.enabled and writes else []
+    own = config.data.own_answers
+    found += ["data.own_answers.max_new_tokens"] if own.used and own.model != "endpoint" else []
     found += ["evaluation.ifeval_max_new_tokens"] if config.evaluation.enabled and config.evaluation.ifeval else []
     if config.iteration >= 2 and not (config.judgements.path or config.pairs.path):
         found += ["candidates.max_new_tokens"]
@@ -130,6 +135,7 @@ def _check_data(config: Config, need: Need) -> None:
     data, sft, last = config.data, config.sft, config.iteration
     own = any(option_value(config, name) for name in OWN_DATA)
     ift = {
+        "on which the SFT baseline, which writes the EFT answers, is trained": data.own_answers.by_baseline,
         f"with sft.data={sft.data.name}": sft.uses_ift,
         "from which the examples for new prompts are drawn": last >= 2 and not own and config.evaluation.enabled,
         f"with recipe={config.recipe}": find_recipe(config.recipe).needs_ift,
@@ -140,6 +146,7 @@ def _check_data(config: Config, need: Need) -> None:
         f"with sft.data={sft.data.name} and judge.scorer={config.judge.scorer}": sft_uses_eft(config),
         f"with judge.scorer={config.judge.scorer}": judge_of(config, 1).kind == "reward_model",
         f"with pairs.path={OWN_EFT}": config.pairs.path == OWN_EFT,
+        f"whose prompts are answered with data.own_answers.labels={data.own_answers.labels}": data.own_answers.used,
     }
     place = "a file, hub:OWNER/NAME or builtin"
     for name, path, uses in (("ift", data.ift.path, ift), ("eft", data.eft.path, eft)):
@@ -148,6 +155,24 @@ def _check_data(config: Config, need: Need) -> None:
     need(bool(data.evaluation.path), "data.evaluation.path", place)
     learns = sft.data is not SFTData.eft or spec_of(config.judge).eft_in_sft
     need(learns, "sft.data", f"both, ift or none with judge.scorer={config.judge.scorer}, which learns nothing by SFT")
+
+
+def _check_own_answers(config: Config, need: Need) -> None:
+    """Check that EFT can be made of own answers, and that who labels them exists."""
+    own, option = config.data.own_answers, "data.own_answers.labels"
+    if not own.used:
+        return
+    need(option in find_recipe(config.recipe).own_data, option, f"empty with recipe={config.recipe}")
+    if own.labels == ENDPOINT_LABELS:
+        spec = spec_of(config.judge)
+        scores = spec.runs_on == "text" and spec.eft == "scores" and spec.evidence is None
+        need(
+            scores, option, f"another source with judge.scorer={config.judge.scorer}, which gives no scores by a server"
+        )
+        if not (config.endpoint.base_url and config.endpoint.model):
+            raise ConfigError(f"{option}=endpoint needs endpoint.base_url and endpoint.model.")
+    if is_function(own.labels):
+        need(callable(imported(option, own.labels)), option, "a function, module:function")
 
 
 def _check_own_data(config: Config, need: Need) -> None:

@@ -38,6 +38,7 @@ class Command:
 _DATA = (
     ("data.ift.path", "instruction-answer pairs: builtin, a file, or hub:OWNER/NAME"),
     ("data.eft.path", "prompts with ranked answers (judge training): builtin, a file, or hub:OWNER/NAME"),
+    ("data.own_answers.labels", "who labels a model's own answers to these prompts, which replace the ranked ones"),
 )
 _MODEL = ("model.name", "the base model: a packaged name, a Hub id, a folder or a .gguf file")
 _MODELS = ("models", "names, Hub ids, folders or files: [M1,M2]")

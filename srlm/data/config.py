@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Annotated
 
-from srlm.ranges import SHARE, Range, at_least
+from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, above, at_least
 
 
 class IFTAnswers(Enum):
@@ -92,6 +92,45 @@ def source_of(rows: RowsConfig) -> SourceConfig:
     return SourceConfig(**{name: getattr(rows, name) for name in ROW_OPTIONS})
 
 
+# Values of `data.own_answers.labels` that are no file and no function.
+CHECKERS, ENDPOINT_LABELS, PERSON = "checkers", "endpoint", "person"
+_ANSWERS = Range(
+    lambda model: model not in ("self", "previous", "sft"),
+    "sft_baseline, base, endpoint or a model name, because M1 is trained on the answers",
+)
+
+
+@dataclass
+class OwnAnswersConfig:
+    """EFT answers that a model writes and that are labelled, instead of answers that people wrote and ranked."""
+
+    # "" = the answers and their ranks are those of data.eft. Otherwise a model answers the prompts of data.eft, and
+    # this labels its answers from 0 to judge.max_score: checkers (share of the prompt's constraints that an answer
+    # follows), endpoint (a server, with the run's judge), person (a file to fill in), a file, or module:function
+    labels: str = ""
+    # who answers: sft_baseline = M0 after SFT on IFT alone; base = M0; endpoint; or any model name
+    model: Annotated[str, MODEL, _ANSWERS] = "sft_baseline"
+    count: Annotated[int, at_least(2)] = 4  # answers to each prompt
+    temperature: Annotated[float, TEMPERATURE, above(0, ", or all answers are the same text")] = 1.0  # of sampling
+    top_p: Annotated[float, SHARE] = 1.0  # nucleus sampling: total probability of the tokens drawn from
+    max_new_tokens: Annotated[int, at_least(1)] = 128  # tokens
+
+    @property
+    def used(self) -> bool:
+        """Return whether the EFT answers are a model's."""
+        return bool(self.labels)
+
+    @property
+    def by_baseline(self) -> bool:
+        """Return whether the SFT baseline writes the EFT answers."""
+        return self.used and self.model == "sft_baseline"
+
+    @property
+    def checked(self) -> bool:
+        """Return whether the labels need prompts with constraints."""
+        return self.labels == CHECKERS
+
+
 @dataclass
 class DataConfig:
     """Seed data: IFT and EFT examples, and evaluation prompts."""
@@ -99,6 +138,7 @@ class DataConfig:
     ift: SourceConfig = field(default_factory=lambda: SourceConfig(limit=None))
     eft: SourceConfig = field(default_factory=SourceConfig)
     evaluation: SourceConfig = field(default_factory=SourceConfig)
+    own_answers: OwnAnswersConfig = field(default_factory=OwnAnswersConfig)
     ift_answers: IFTAnswers = IFTAnswers.best  # of ranked answers: an example of the best, of each, or of the worst
     builtin_languages: list[str] = field(default_factory=lambda: ["en"])  # of the built-in set (en, zh); empty = all
     # share of the EFT prompts that is held out, to measure judges

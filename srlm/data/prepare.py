@@ -10,12 +10,21 @@ from typing import Any
 
 from srlm.config import Config, options_of
 from srlm.data.config import DataConfig, SourceConfig
-from srlm.data.readers import read_ift, read_prompts, read_ranked
-from srlm.data.splits import Split, split_eft
+from srlm.data.readers import read_ift, read_pool, read_prompts, read_ranked
+from srlm.data.splits import P, Split, split_eft
 from srlm.errors import SeedError
 from srlm.io.files import files_by_name
 from srlm.io.record_file import write_records
-from srlm.pipeline.artifacts import IFEVAL_PROMPTS, SEEDS
+from srlm.pipeline.artifacts import (
+    EFT,
+    EFT_HELD_OUT,
+    EVALUATION_PROMPTS,
+    IFEVAL_PROMPTS,
+    IFT,
+    OWN_HELD_OUT_PROMPTS,
+    OWN_PROMPTS,
+    Artifact,
+)
 from srlm.pipeline.stage import LocalStage
 from srlm.types import RankedPrompt, SeedExample
 
@@ -25,24 +34,30 @@ _log = logging.getLogger("srlm.data")
 def prepare_seeds(config: Config, folder: Path) -> dict[str, Any]:
     """Write ift, eft, eft_held_out and evaluation (.jsonl) to `folder` and return their sizes.
 
+    If a model writes the EFT answers (`data.own_answers`), the files eft_prompts and eft_held_out_prompts instead of
+    eft and eft_held_out.
+
     Raises
     ------
     SeedError
         See `read_seeds`.
     """
-    split, evaluation = read_seeds(config)
-    files: dict[str, Sequence[Any]] = {
-        "ift": split.ift,
-        "eft": split.train,
-        "eft_held_out": split.held_out,
-        "evaluation": evaluation,
-    }
-    for name, rows in files.items():
-        write_records(folder / f"{name}.jsonl", rows)
-    return {name: len(rows) for name, rows in files.items()} | {"dropped": split.dropped}
+    split: Split[Any]
+    split, evaluation = (read_own_seeds if config.data.own_answers.used else read_seeds)(config)
+    parts: Sequence[Sequence[Any]] = (split.ift, split.train, split.held_out, evaluation)
+    files = dict(zip(_written(config), parts, strict=True))
+    for artifact, rows in files.items():
+        write_records(folder / artifact.file, rows)
+    return {Path(artifact.file).stem: len(rows) for artifact, rows in files.items()} | {"dropped": split.dropped}
 
 
-def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
+def _written(config: Config) -> tuple[Artifact[Any], ...]:
+    """Return the files of IFT, EFT for training, held-out EFT and evaluation."""
+    own = config.data.own_answers.used
+    return (IFT, *((OWN_PROMPTS, OWN_HELD_OUT_PROMPTS) if own else (EFT, EFT_HELD_OUT)), EVALUATION_PROMPTS)
+
+
+def read_seeds(config: Config) -> tuple[Split[RankedPrompt], list[SeedExample]]:
     """Return the split seed data and the evaluation prompts of a run with these options.
 
     Without a path (""), there is no IFT or EFT.
@@ -52,9 +67,17 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
     SeedError
         If a source cannot be read, or a part of the split is empty.
     """
+    return _split(config, read_eft_seeds(config) if config.data.eft.path else [])
+
+
+def read_own_seeds(config: Config) -> tuple[Split[SeedExample], list[SeedExample]]:
+    """Do the same as `read_seeds` for a run in which a model writes the EFT answers: EFT has prompts only."""
+    return _split(config, read_own_prompts(config))
+
+
+def _split(config: Config, ranked: list[P]) -> tuple[Split[P], list[SeedExample]]:
     data = config.data
     ift = read_ift_seeds(config) if data.ift.path else []
-    ranked = read_eft_seeds(config) if data.eft.path else []
     evaluation = read_prompts(_source(data, data.evaluation), config.seed)
     split = split_eft(
         ranked,
@@ -73,7 +96,7 @@ def read_seeds(config: Config) -> tuple[Split, list[SeedExample]]:
         raise SeedError(
             f"data.eft.path={data.eft.path} gives {len(split.train)} EFT prompts for training and "
             f"{len(split.held_out)} held-out ones (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 "
-            "are needed: add ranked prompts, or change data.eft_held_out."
+            f"are needed: add {'' if data.own_answers.used else 'ranked '}prompts, or change data.eft_held_out."
         )
     if data.ift.path and not split.ift:
         raise SeedError(
@@ -92,6 +115,37 @@ def read_ift_seeds(config: Config) -> list[SeedExample]:
 def read_eft_seeds(config: Config) -> list[RankedPrompt]:
     """Return the EFT seeds before the split; see `srlm.data.readers.read_ranked`."""
     return read_ranked(_source(config.data, config.data.eft), config.seed)
+
+
+def read_own_prompts(config: Config) -> list[SeedExample]:
+    """Return the prompts of `data.eft` to which a model writes the answers; a response is a reference answer.
+
+    With `data.own_answers.labels=checkers`, prompts without constraints are left out and logged.
+
+    Raises
+    ------
+    SeedError
+        If they cannot be read, or no prompt has constraints that the checkers need.
+    """
+    source = _source(config.data, config.data.eft)
+    if source.path == "builtin":
+        rows = [
+            SeedExample(r.id, r.prompt, r.answers[0].text, r.type, r.language, r.source, history=r.history)
+            for r in read_ranked(source, config.seed)
+        ]
+    else:
+        rows = read_pool(source, config.seed)
+    if not config.data.own_answers.checked:
+        return rows
+    kept = [row for row in rows if row.constraints]
+    if not kept:
+        raise SeedError(
+            f"data.eft.path={source.path} has no prompt with constraints, which data.own_answers.labels=checkers needs "
+            "(`instruction_id_list` and `kwargs`, or a correct final answer). Use other prompts or other labels."
+        )
+    if len(kept) < len(rows):
+        _log.info("%s: %d prompts left out: no constraints to check", source.path, len(rows) - len(kept))
+    return kept
 
 
 def read_ifeval(config: Config) -> list[SeedExample]:
@@ -134,10 +188,12 @@ class PrepareData(LocalStage):
     name, place = "data", "data"
 
     def writes(self) -> list[str]:
-        return [artifact.file for artifact in SEEDS]
+        return [artifact.file for artifact in _written(self.config)]
 
     def depends_on(self) -> dict[str, Any]:
-        names = ("ift", "eft", "evaluation", "eft_held_out", "ift_answers", "near_duplicate", "builtin_languages")
+        names = ["ift", "eft", "evaluation", "eft_held_out", "ift_answers", "near_duplicate", "builtin_languages"]
+        own = self.config.data.own_answers
+        names += ["own_answers.used"] * own.used + ["own_answers.labels"] * own.checked  # which rows are read
         return options_of(self.config, *(f"data.{name}" for name in names), "seed")
 
     def made_from(self) -> dict[str, str]:

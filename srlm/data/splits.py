@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from random import Random
+from typing import Generic, TypeVar
 
 import numpy as np
 from rapidfuzz import process
@@ -29,6 +30,7 @@ from srlm.models.conversation import user_texts
 from srlm.types import RankedPrompt, SeedExample
 
 _DIGITS = 12  # similarities are rounded before the comparison with a threshold: 1 - 0.9 < 0.1 in floats
+P = TypeVar("P", RankedPrompt, SeedExample)
 Row = Sequence[str]  # a prompt's `user_texts`, encoded
 _BLOCK = 256  # rows of the similarity matrix in memory at once
 
@@ -70,23 +72,23 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Generic[P]):
     """Parts of the seed data that share no prompt, in their original order."""
 
-    train: list[RankedPrompt]  # EFT prompts for training
-    held_out: list[RankedPrompt]  # EFT prompts for measuring judges
+    train: list[P]  # EFT prompts for training
+    held_out: list[P]  # EFT prompts for measuring judges
     ift: list[SeedExample]
     dropped: dict[str, int]  # reason -> number of seeds
 
 
 def split_eft(
-    ranked: Sequence[RankedPrompt],
+    ranked: Sequence[P],
     held_out_share: float,
     ift_prompts: Sequence[SeedExample],
     evaluation_prompts: Sequence[SeedExample],
     near_duplicate: float,
     seed: int,
-) -> Split:
+) -> Split[P]:
     """Split the EFT seeds, so that EFT train, EFT held-out, IFT and evaluation share no prompt or near-duplicate.
 
     EFT seeds near an evaluation prompt are dropped. The others are grouped by near-duplicates, transitively. Complete
@@ -95,8 +97,8 @@ def split_eft(
 
     Parameters
     ----------
-    ranked : sequence of RankedPrompt
-        The EFT seeds; there may be none.
+    ranked : sequence of RankedPrompt or SeedExample
+        The EFT seeds, or the prompts whose answers a model will write; there may be none.
     held_out_share : float
         Fraction of the remaining EFT seeds to hold out, in (0, 1); at least one seed, and never all. Fewer are held out
         if no further group fits. More are held out only if the smallest group is larger than the fraction.

@@ -43,6 +43,8 @@ def model_input(workspace: Workspace, ref: ModelRef) -> dict[str, str]:
     """Return the fingerprint of a model, as an input; a server's model has none."""
     if ref.kind == "iteration":
         return recorded(workspace, model_output(workspace, ref.iteration))
+    if ref.kind == "sft_baseline":
+        return recorded(workspace, workspace.sft_baseline)
     if ref.kind == "reward_model":
         return recorded(workspace, workspace.reward_model)
     return identity(ref.name) if ref.kind == "external" else {}

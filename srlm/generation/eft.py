@@ -67,7 +67,7 @@ class WriteRationales(GenerationStage):
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
         if self.complete():
             return
-        ranked = EFT.read(self.workspace)
+        ranked = [prompt for prompt in EFT.read(self.workspace) if prompt.is_ordered]
         self.begin()
         store = RecordFile(self.outputs[0], Judgement)
         store.forget(lambda judgement: is_missing(judgement.problem))
@@ -151,6 +151,6 @@ class BuildEFT(LocalStage):
         ]
         accuracy = agreement(ranked, measured, config.evaluation.bootstrap, f"{config.seed}/eft")
         counts["agreement with people"] = accuracy.to_dict()
-        for line in report(counts):
+        for line in report(counts, "their labels do" if config.data.own_answers.used else "people do"):
             say(f"  {line}")
         return counts

@@ -28,13 +28,12 @@ from srlm.data.readers import (
 )
 from srlm.errors import SeedError
 from srlm.evaluation.feedback_checks import feedback_checks
-from srlm.generation.pool import NEAR_EVALUATION, HeldOut, own_files
+from srlm.generation.pool import NEAR_EVALUATION, HeldOut, held_out_file, own_files
 from srlm.ids import candidate_id, judgement_id, prompt_id
 from srlm.io.record_file import write_records
 from srlm.pipeline.artifacts import (
     CANDIDATES,
     EFT,
-    EFT_HELD_OUT,
     EVALUATION_PROMPTS,
     FEEDBACK,
     IFEVAL_PROMPTS,
@@ -81,7 +80,8 @@ class OwnStage(LocalStage):
 
     def made_from(self) -> dict[str, str]:
         files = (artifact.file for artifact in self.made)
-        held_out = (one.path(self.workspace) for one in (EVALUATION_PROMPTS, EFT_HELD_OUT, IFEVAL_PROMPTS))
+        known = (EVALUATION_PROMPTS, held_out_file(self.workspace), IFEVAL_PROMPTS)
+        held_out = (one.path(self.workspace) for one in known)
         return self.rows_files(*files) | recorded(self.workspace, *held_out)
 
     def rows_files(self, *files: str) -> dict[str, str]:

@@ -23,11 +23,19 @@ from srlm.ids import prompt_id
 from srlm.io.files import files_by_name
 from srlm.io.record_file import write_records
 from srlm.models.conversation import user_texts
-from srlm.pipeline.artifacts import EFT_HELD_OUT, EVALUATION_PROMPTS, IFEVAL_PROMPTS, POOL, PROMPTS
+from srlm.pipeline.artifacts import (
+    EFT_HELD_OUT,
+    EVALUATION_PROMPTS,
+    IFEVAL_PROMPTS,
+    OWN_HELD_OUT_PROMPTS,
+    POOL,
+    PROMPTS,
+    Artifact,
+)
 from srlm.pipeline.run_reader import finished_iterations, run_at
 from srlm.pipeline.stage import LocalStage, recorded
 from srlm.pipeline.workspace import Workspace
-from srlm.types import Conversation, Prompt, SeedExample
+from srlm.types import Conversation, Prompt, RankedPrompt, SeedExample
 
 NEAR_EVALUATION = "near an evaluation prompt"
 NEAR_ADDED = "near another prompt of the pool"
@@ -68,6 +76,11 @@ def own_files(rows: RowsConfig, stage: str, *files: str) -> dict[str, str]:
     return {f"{rows.path}/{run.relative(path)}": run.fingerprint(path) for path in paths if path.exists()}
 
 
+def held_out_file(workspace: Workspace) -> Artifact[RankedPrompt] | Artifact[SeedExample]:
+    """Return the file with the held-out EFT prompts, whose answers a model may write later (`data.own_answers`)."""
+    return OWN_HELD_OUT_PROMPTS if OWN_HELD_OUT_PROMPTS.path(workspace).exists() else EFT_HELD_OUT
+
+
 class HeldOut:
     """The evaluation prompts and held-out EFT prompts of a run, near which nothing may be trained on.
 
@@ -81,7 +94,7 @@ class HeldOut:
     def __init__(self, workspace: Workspace, prompts: Iterable[Conversation]):
         evaluation = [row for one in (EVALUATION_PROMPTS, IFEVAL_PROMPTS) for row in one.peek(workspace)]
         known = [row.conversation for row in evaluation]
-        known += [row.conversation for row in EFT_HELD_OUT.peek(workspace)]
+        known += [row.conversation for row in held_out_file(workspace).peek(workspace)]
         prompts = list(prompts)
         self._count, self._grams = len(known), EvaluationText(evaluation, prompts)
         last = (user_texts(prompt)[-1] for prompt in prompts)
@@ -148,7 +161,7 @@ class TakePrompts(LocalStage):
 
     def made_from(self) -> dict[str, str]:
         workspace = self.workspace
-        data = [one.path(workspace) for one in (POOL, EVALUATION_PROMPTS, EFT_HELD_OUT, IFEVAL_PROMPTS)]
+        data = [one.path(workspace) for one in (POOL, EVALUATION_PROMPTS, held_out_file(workspace), IFEVAL_PROMPTS)]
         return recorded(workspace, *data, *(PROMPTS.path(workspace, t) for t in range(2, self.t)))
 
     def run(self) -> dict[str, Any]:

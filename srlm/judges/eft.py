@@ -97,8 +97,8 @@ def build_examples(
         if by_baseline:
             examples, reason = _of_baseline(prompt, judged, config.rationale_attempts)
         elif learns_pairs:
-            ordered = len({answer.rank for answer in prompt.answers}) > 1
-            examples = _with_scores(prompt, _spread_scores(prompt, judge.max_score)) if ordered else []
+            spread = _spread_scores(prompt, judge.max_score)
+            examples = _with_scores(prompt, spread) if prompt.is_ordered else []
             reason = "all answers tied"
         elif config.rationales is RationaleSource.none:
             examples, reason = _with_scores(prompt, _scores_alone(prompt, judge.max_score)), ""
@@ -165,8 +165,8 @@ def agrees(prompt: RankedPrompt, scores: Sequence[float | None]) -> bool:
     )
 
 
-def report(counts: Mapping[str, Any]) -> list[str]:
-    """Return log lines about the examples: counts, dropped ones, score histograms, agreement with human ranks."""
+def report(counts: Mapping[str, Any], ranked_by: str = "people do") -> list[str]:
+    """Return log lines about the examples: counts, dropped ones, score histograms, agreement with the ranks."""
     dropped = {name.removeprefix("dropped: "): n for name, n in counts.items() if name.startswith("dropped") and n}
     lines = [f"EFT: {counts['examples']} examples of {counts['prompts']} prompts"]
     lines[0] += f"; left out: {', '.join(f'{n} ({reason})' for reason, n in dropped.items())}" if dropped else ""
@@ -175,7 +175,9 @@ def report(counts: Mapping[str, Any]) -> list[str]:
     agreed = counts["agreement with people"]
     if agreed["value"] is not None:
         interval = "n/a" if agreed["low"] is None else f"{100 * agreed['low']:.0f},{100 * agreed['high']:.0f}"
-        lines.append(f"EFT scores order {100 * agreed['value']:.0f} [{interval}] % of {agreed['n']} pairs as people do")
+        lines.append(
+            f"EFT scores order {100 * agreed['value']:.0f} [{interval}] % of {agreed['n']} pairs as {ranked_by}"
+        )
     return lines
 
 
@@ -253,6 +255,8 @@ def _contradict(examples: Sequence[JudgeExample]) -> bool:
 
 def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], attempts: int) -> tuple[list[JudgeExample], str]:
     """Return the examples of the first attempt that agrees with the human ranks, or [] and the reason."""
+    if not prompt.is_ordered:  # any score would agree
+        return [], "all answers tied"
     reason = ""
     for attempt in range(attempts):
         answers = [answer_id(prompt.id, n) for n in range(len(prompt.answers))]

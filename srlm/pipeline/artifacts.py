@@ -62,6 +62,13 @@ POOL = Artifact("pool.jsonl", SeedExample, "data")  # prompts of `prompts.path`;
 IFEVAL_PROMPTS = Artifact("ifeval.jsonl", SeedExample, "data")
 SEEDS: tuple[Artifact[SeedExample] | Artifact[RankedPrompt], ...] = (IFT, EFT, EFT_HELD_OUT, EVALUATION_PROMPTS)
 
+# With `data.own_answers`: the prompts that a model answers, its answers, and their labels, from which EFT is made.
+OWN_PROMPTS = Artifact("eft_prompts.jsonl", SeedExample, "data")
+OWN_HELD_OUT_PROMPTS = Artifact("eft_held_out_prompts.jsonl", SeedExample, "data")
+OWN_ANSWERS = Artifact("eft_answers.jsonl", Candidate)
+OWN_LABELS = Artifact("eft_labels.jsonl", Judgement)
+LABELS_TO_FILL = "labels.jsonl"  # in the run's folder, so that it outlives the folders of stages
+
 EFT_JUDGEMENTS = Artifact("eft_judgements.jsonl", Judgement)  # by the SFT baseline, for their rationales
 EFT_EXAMPLES = Artifact("eft.jsonl", JudgeExample)
 

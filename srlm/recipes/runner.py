@@ -37,7 +37,7 @@ class Recipe(ABC):
     Attributes
     ----------
     own_data : frozenset of str
-        Options of own prompts, judgements and pairs that the recipe uses. Others are refused.
+        Options of own prompts, judgements, pairs and EFT answers that the recipe uses. Others are refused.
     needs_ift : bool
         Whether the recipe needs IFT data even if M1 is not trained on them.
     """

@@ -1,4 +1,4 @@
-"""What one model generates, as sessions: its evaluation outputs, and the feedback for the next model."""
+"""What one model generates, as sessions: its evaluation outputs, the feedback for the next model, EFT answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from srlm.evaluation.matches import HeadToHead
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.chain import Chain
 from srlm.generation.judgements import JudgeCandidates, MetaJudge
+from srlm.generation.own_answers import AnswerOwnPrompts, RankAnswers
+from srlm.generation.own_labels import label_stage
 from srlm.generation.prompts import WritePrompts
 from srlm.models.base_model import StartFromBase
 from srlm.pipeline.roles import iteration
 from srlm.pipeline.stage import RunStage
 from srlm.pipeline.workspace import Workspace
-from srlm.training.stages import TrainSFT
+from srlm.training.stages import TrainSFT, TrainSFTBaseline
 
 
 def generate(
@@ -70,6 +72,16 @@ def generate(
         yield _alone("judgements", t + 1, Chain(tuple(judges)))
     if match and match.generator() != own:
         yield _alone("head_to_head", t, Single(match))
+
+
+def own_eft(workspace: Workspace, config: Config) -> Iterator[Session | RunStage]:
+    """Yield the steps that make EFT of a model's own answers (`data.own_answers`): answers, labels, ranked prompts."""
+    if config.data.own_answers.by_baseline:
+        yield TrainSFTBaseline(workspace, config, 1)
+    yield _alone("eft_answers", 1, Single(AnswerOwnPrompts(workspace, config, 1)))
+    labels = label_stage(workspace, config)
+    yield _alone("eft_labels", 1, Single(labels)) if isinstance(labels, GenerationStage) else labels
+    yield RankAnswers(workspace, config)
 
 
 def first_model(workspace: Workspace, config: Config) -> RunStage:

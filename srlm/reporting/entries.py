@@ -270,12 +270,13 @@ def _answered(run: RunNumbers, prompts: Sequence[SeedExample], artifact: Artifac
 def held_out_entries(run: RunNumbers) -> list[Entry]:
     """Return the held-out prompts with the scores of each model.
 
-    The outcome says whether M_last orders the best and the worst answer as people do.
+    The outcome says whether M_last orders the best and the worst answer as people, or labels, do.
     """
     workspace, config, last = run.workspace, run.config, run.last
     if not EFT_HELD_OUT.path(workspace).exists():
         return []
     ranked: Sequence[RankedPrompt] = held_out_prompts(workspace, config)
+    by = "the labels" if config.data.own_answers.used else "people"
     of_model = {t: _by(run.records(HELD_OUT_JUDGEMENTS, t), "candidate_id") for t in range(last + 1)}
     made = []
     for prompt in ranked:
@@ -293,8 +294,8 @@ def held_out_entries(run: RunNumbers) -> list[Entry]:
             best, worst = (pick(scored, key=lambda answer: answer.rank or 0) for pick in (min, max))
             gap = (best.score or 0) - (worst.score or 0)
             entry.gap = gap if best.rank != worst.rank else None
-            as_people = "as people did" if gap > 0 else "tied" if gap == 0 else "against people"
-            entry.outcome = f"M{last} orders best and worst {as_people}" if best.rank != worst.rank else ""
+            as_ranked = f"as {by} did" if gap > 0 else "tied" if gap == 0 else f"against {by}"
+            entry.outcome = f"M{last} orders best and worst {as_ranked}" if best.rank != worst.rank else ""
         of_last = (judged for answer in entry.answers for judged in answer.judgements if judged.by == f"M{last}")
         entry.flags = ["parse_rate"] if any(judged.score is None for judged in of_last) else []
         made.append(entry)

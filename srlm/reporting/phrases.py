@@ -16,6 +16,7 @@ from srlm.evaluation.record import Evaluation, Measures
 from srlm.judges.roles import feedback_judge
 from srlm.reporting.collect import RunNumbers
 from srlm.reporting.readers import Readers
+from srlm.reporting.summary import own_answer_lines
 
 JUDGE = "pairwise_accuracy_imputed"  # also defined for a model that cannot judge yet
 ENOUGH = 100  # evaluation prompts; with fewer, only large differences are significant
@@ -73,6 +74,7 @@ def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
     if count := measures.contamination.excluded if measures.contamination else 0:
         excluded = f"{count} evaluation prompt{'s were' if count != 1 else ' was'} excluded"
         reasons.append(Ground("note", f"{excluded}: the models trained on the same text."))
+    reasons += [Ground("note", f"{line}.") for line in own_answer_lines(run.workspace)]
     reasons += [Ground("note", line) for line in missing_lines(run.workspace.root)]
     if run.statistics:
         count = sum(map(len, run.alarms.values()))

@@ -17,6 +17,7 @@ from srlm.evaluation.judge_metrics import judge_warning
 from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
+from srlm.generation.own_answers import report
 from srlm.ids import parent
 from srlm.io.progress import say, screen
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
@@ -71,7 +72,7 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
         console.print(line, style="bold", markup=False)
     for line in behaviour_lines(models):
         console.print(line, markup=False)
-    for line in missing_lines(workspace.root):
+    for line in [*own_answer_lines(workspace), *missing_lines(workspace.root)]:
         console.print(line, markup=False)
     if config.iteration >= 2:
         stopping = outcome_lines(workspace, config, config.iteration)
@@ -164,6 +165,12 @@ def judge_lines(models: Mapping[int, Evaluation]) -> list[str]:
     """Return a warning for each model whose accuracies as a judge are not meaningful (see `judge_warning`)."""
     warnings = {t: judge_warning(model.judge) for t, model in models.items()}
     return [f"M{t} as judge: {warning}." for t, warning in warnings.items() if warning]
+
+
+def own_answer_lines(workspace: Workspace) -> list[str]:
+    """Return lines about the labels of own EFT answers (`data.own_answers`); none if EFT has other answers."""
+    made = stage_manifest(workspace.data, "own_answers")
+    return report(made.counts) if made else []
 
 
 def verdict(models: Mapping[int, Evaluation], m1_is_m0: bool = False) -> list[str]:

@@ -153,7 +153,7 @@ def train_worker(workspace: Workspace, t: int, module: str, name: str) -> None:
 
 
 class TrainSFTBaseline(TrainingStage):
-    """M0 to the SFT baseline: SFT on IFT alone, to write rationales for EFT data that has none."""
+    """M0 to the SFT baseline: SFT on IFT alone, to write EFT answers (`data.own_answers`) or rationales."""
 
     name, method, start, output = "sft_baseline", SFT, 0, SFT_BASELINE
 
@@ -161,11 +161,13 @@ class TrainSFTBaseline(TrainingStage):
         return IFT.read(self.workspace)
 
     def made_from(self) -> dict[str, str]:
-        found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in SEEDS))
+        # EFT of own answers is made of the baseline's answers.
+        read = (IFT,) if self.config.data.own_answers.used else SEEDS
+        found = recorded(self.workspace, *(artifact.path(self.workspace) for artifact in read))
         return found | model_input(self.workspace, iteration(0)) | chat_template(self.config)
 
     def wanted(self) -> bool:
-        """Return whether EFT data need rationales.
+        """Return whether the baseline writes the EFT answers, or EFT data need rationales.
 
         Raises
         ------
@@ -173,6 +175,8 @@ class TrainSFTBaseline(TrainingStage):
             If they do, and there is no IFT example to train the SFT baseline on.
         """
         config = self.config
+        if config.data.own_answers.by_baseline:
+            return True
         learns_scores = spec_of(config.judge).eft == "scores" and eft_is_used(config)
         wanted = learns_scores and needs_baseline(EFT.read(self.workspace), config.data.rationales)
         if wanted and not config.data.ift.path:

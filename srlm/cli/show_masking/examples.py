@@ -14,7 +14,7 @@ from typing import Any
 
 from srlm.config import ShowMasking
 from srlm.data.config import RationaleSource
-from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_seeds
+from srlm.data.prepare import read_eft_seeds, read_ift_seeds, read_own_seeds, read_seeds
 from srlm.errors import ConfigError, ModelError, NoRanksError, SeedError
 from srlm.io.progress import say
 from srlm.judges import spec_of
@@ -24,7 +24,7 @@ from srlm.models.resolve import label
 from srlm.training.encoding import chats_of, conversations
 from srlm.training.masking import EncodedChat, Part, looks_at_prompts
 from srlm.training.methods.sft import SFT, EncodedSamples
-from srlm.types import JudgeExample, SeedExample
+from srlm.types import JudgeExample, RankedPrompt, SeedExample
 
 KINDS = {  # what a token is: its marks where there is no colour, and what that means
     "learnt": ("⟦", "⟧", "learnt, weight 1"),
@@ -95,8 +95,7 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
         If the data cannot be read.
     """
     if not options.dataset:
-        split, _ = read_seeds(options)
-        ift, ranked = split.ift, split.train
+        ift, ranked = _rows_of_run(options)
     else:
         ift_source, eft_source = (
             replace(source, path=options.dataset, split=options.split)
@@ -107,6 +106,9 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
     spec = spec_of(options.judge)
     ift = ift if options.dataset or options.sft.uses_ift else []
     if not (spec.eft_in_sft if options.dataset else sft_uses_eft(options)):
+        return [*ift]
+    if options.data.own_answers.used and not options.dataset:
+        say("  EFT examples are not shown, because a model writes their answers during the run")
         return [*ift]
     if options.dataset:
         try:
@@ -128,6 +130,14 @@ def rows_of(options: ShowMasking) -> list[SeedExample | JudgeExample]:
         options = replace(options, data=replace(options.data, rationales=RationaleSource.none))
     judged, _ = examples_of_run(options, ranked, [])
     return [*ift, *judged]
+
+
+def _rows_of_run(options: ShowMasking) -> tuple[list[SeedExample], list[RankedPrompt]]:
+    """Return the IFT and EFT seeds for training; a model's own EFT answers exist only in a run."""
+    if options.data.own_answers.used:
+        return read_own_seeds(options)[0].ift, []
+    split, _ = read_seeds(options)
+    return split.ift, split.train
 
 
 def examples_of(
