@@ -97,7 +97,7 @@ COUNTS_FROM_1 = (
     *("endpoint.max_concurrent", "prompts.count", "prompts.attempts", "prompts.shots_ift", "prompts.round_size"),
     *("prompts.min_words", "prompts.max_new_tokens", "candidates.max_new_tokens", "judge.count", "judge.min_valid"),
     *("judge.max_score", "judge.max_new_tokens", "pairs.min_pairs", "evaluation.judgements"),
-    *("sft.ift_repeats", "sft.eft_repeats"),
+    *("sft.ift_repeats", "sft.eft_repeats", "data.own_answers.max_new_tokens"),
     *("evaluation.max_new_tokens", "evaluation.ifeval_max_new_tokens", "data.rationale_attempts"),
     *(f"{group}.{name}" for group in METHODS for name in ("batch_size", "micro_batch_size", "processes", "lora.r")),
 )
@@ -127,6 +127,7 @@ COUNTS_FROM_0 = (
 SHARES = (
     *("engine.gpu_memory_utilization", "data.near_duplicate", "data.eft_max_score_fraction", "prompts.top_p"),
     *("prompts.max_overlap", "candidates.top_p", "judge.top_p", "evaluation.top_p"),
+    "data.own_answers.top_p",
 )
 ABOVE_0 = (
     *("engine.kv_cache_gib", "endpoint.timeout_s"),
@@ -166,6 +167,9 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("candidates.count", (1, 0), (2,)),
     ("candidates.temperature", (0.0,), (0.01,)),
     ("evaluation.temperature", (), (0.0,)),
+    ("data.own_answers.count", (1, 0), (2,)),
+    ("data.own_answers.temperature", (0.0, -0.1, 2.1, math.nan), (0.01, 2.0)),
+    ("data.own_answers.model", ("", "self", "sft", "previous"), ("sft_baseline", "base", "OWNER/NAME")),
     ("model.template_date", ("", "today", "2024-7-26"), ("2026-01-01",)),
     ("engine.max_model_len", (63,), (193, 256)),  # judge.max_new_tokens is 192
     ("evaluation.bootstrap", (99,), (100,)),

@@ -69,9 +69,11 @@ def _named(config: Config) -> Iterator[NamedModel]:
             yield fixed("evaluation.judge", config.evaluation.judge, "generate")
     else:
         yield NamedModel("model.name", config.model, "train")
+        own = config.data.own_answers
+        unnamed = () if own.used and not own.by_baseline else ("data.own_answers.model",)  # unused, or made by the run
         for option, value, range_ in ranges_of(config):
             use = judges if option == "judge.model" else "generate"
-            if range_ is MODEL and use:
+            if range_ is MODEL and use and option not in unnamed:
                 yield fixed(option, value, use, own_template=True)
         if reference:
             yield fixed("judge.reference", reference, "generate", own_template=True)

@@ -43,6 +43,11 @@ def test_a_run_names_its_base_model_and_the_external_models_of_its_roles() -> No
     }
     roles = ("prompts.model=base", "judge.model=sft", "evaluation.judge=base", "dpo.early_stopping.judge=self")
     assert named(options("model.name=m0", *roles)) == [("model.name", "m0", "train")]
+    own = ("data.own_answers.labels=checkers", "data.own_answers.model")
+    assert named(options("model.name=m0", own[0])) == [("model.name", "m0", "train")]
+    answers = named(options("model.name=m0", own[0], f"{own[1]}=writer"))
+    assert answers == [("model.name", "m0", "train"), ("data.own_answers.model", "writer", "generate")]
+    assert named(options("model.name=m0", f"{own[1]}=writer")) == [("model.name", "m0", "train")]  # not used
     server = ("prompts.model=endpoint", "endpoint=vllm", "endpoint.model=big")
     assert named(options("model.name=m0", *server)) == [("model.name", "m0", "train")]
 

@@ -27,6 +27,8 @@ from srlm.generation import prompts as prompts_module
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.eft import BuildEFT, WriteRationales
 from srlm.generation.judgements import JudgeCandidates, MetaJudge
+from srlm.generation.own_answers import AnswerOwnPrompts, RankAnswers
+from srlm.generation.own_labels import label_stage
 from srlm.generation.pairs import SelectPairs
 from srlm.generation.prompts import WritePrompts, load_writer_template
 from srlm.io.files import write_atomic
@@ -91,12 +93,30 @@ EXTERNAL = {
     "2 held_out_judgements": {"M2"},
     "2 head_to_head": {"match judge"},
 }
+# A model writes the EFT answers, and programs label them.
+OWN_EFT = {
+    "data": {"seed", "IFT file", "data.ift_answers"},
+    "sft_baseline": TRAINED | {"data", "M0", "sft.learning_rate"},
+    "1 eft_answers": WRITTEN | {"data", "baseline", "data.own_answers.count"},
+    "1 eft_labels": {"data", "EFT answers", "judge.max_score"},
+    "data own_answers": {"data", "EFT answers", "EFT labels"},
+    "rationales": WRITTEN | JUDGED | {"data", "own EFT", "baseline"},
+    "eft": {"data", "own EFT", "seed", "rationales", "judge.max_score"},
+    "sft": TRAINED | {"data", "M0", "sft.learning_rate", "EFT examples", "judge template"},
+    "0 held_out_judgements": WRITTEN | JUDGED | {"data", "own EFT", "M0"},
+    "2 prompts": WRITTEN | {"data", "own EFT", "M1", "prompt template", "prompts.temperature"},
+}
 SERVER = {f"endpoint.{name}" for name in ("base_url", "model", "prefill", "logprobs", "temperature", "extra")}
 ENDPOINT = {
     "2 prompts": SERVER | {"thought mark"},
     "2 candidates": ENGINE | {"thought mark", "chat template text", "M1"},
     "2 judgements": SERVER | {"thought mark"},
     "2 head_to_head": SERVER | {"thought mark"},
+}
+OWN_EFT_ENDPOINT = {
+    "1 eft_answers": SERVER | {"thought mark"},
+    "1 eft_labels": SERVER | {"thought mark", "judge template", "judge.count", "EFT answers"},
+    "data own_answers": {"EFT answers", "EFT labels", "judge.min_valid"},
 }
 IMPLICIT = {
     "2 judgements": {"M1", "M0", "dpo.beta"},
@@ -244,6 +264,9 @@ CHANGES: dict[str, Change] = {
     "IFEval prompts": remake(PrepareIFEval),
     "rationales": remake(of(WriteRationales, 1)),
     "EFT examples": remake(of(BuildEFT, 1)),
+    "EFT answers": remake(of(AnswerOwnPrompts, 1)),
+    "EFT labels": remake(label_stage),
+    "own EFT": remake(RankAnswers),
     "prompts of 2": remake(of(WritePrompts, 2)),
     "candidates of 2": remake(of(SampleCandidates, 2)),
     "judgements of 2": remake(of(JudgeCandidates, 2)),
@@ -277,7 +300,9 @@ CHANGES: dict[str, Change] = {
     "sft.learning_rate": set_to("sft.learning_rate", 1e-3),
     "dpo.beta": set_to("dpo.beta", 0.5),
     "kto.beta": set_to("kto.beta", 0.5),
+    "data.own_answers.count": set_to("data.own_answers.count", 7),
     "judge.temperature": set_to("judge.temperature", 0.1),
+    "judge.min_valid": set_to("judge.min_valid", 1),
     "judge.count": set_to("judge.count", 5),
     "judge.model": lambda workspace, config: set_to("judge.model", f"{workspace.root.parent}/writer")(
         workspace, config
@@ -299,6 +324,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
         EXTERNAL,
     ),
     "endpoint": (BY_SERVER, ENDPOINT),
+    "own EFT": (("data.own_answers.labels=checkers",), OWN_EFT),
+    "own EFT, endpoint": (
+        ("data.own_answers.labels=endpoint", "data.own_answers.model=endpoint", *SERVER_OPTIONS),
+        OWN_EFT_ENDPOINT,
+    ),
     "implicit": (("judge=implicit",), IMPLICIT),
     "implicit, kto": (("judge=implicit", "method=kto"), IMPLICIT_KTO),
     "previous": (("judge=implicit", "judge.reference=previous"), PREVIOUS),
@@ -317,9 +347,22 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, set[str]]]] = {
     "reward model outside": (("judge=reward_model", "judge.model=ROOT/judge"), REWARD_MODEL_OUTSIDE),
     "seeds in a folder": (("data.ift.path=hub:ROOT/rows",), FOLDER),
 }
-AT_ONCE = ("data", "ifeval", "base_model", "eft", "2 pairs", "2 evaluation")  # no records or checkpoints to resume from
+AT_ONCE = (
+    "data",
+    "ifeval",
+    "base_model",
+    "eft",
+    "2 pairs",
+    "2 evaluation",
+    "1 eft_labels",
+    "data own_answers",
+)  # no records or checkpoints to resume from
 # The tables of the other variants contain only their differences from the first.
+OF_OWN_EFT = {"EFT answers", "EFT labels", "own EFT", "data.own_answers.count"}
 CHECKED_CHANGES = {
+    "own models": set(CHANGES) - OF_OWN_EFT - {"judge.min_valid"},
+    "own EFT": OF_OWN_EFT | set().union(*OWN_EFT.values()),
+    "own EFT, endpoint": SERVER | {"speed", "EFT answers", "EFT labels"} | set().union(*OWN_EFT_ENDPOINT.values()),
     "external": {"M0", "M1", "M2", "writer", "judge", "match judge", "reference"},
     "endpoint": SERVER | ENGINE | {"speed", "thought mark", "chat template text", "M1", "M2"},
     "implicit": {"M0", "M1", "M2", "dpo.beta", "EFT examples", "judge template"},
@@ -465,7 +508,7 @@ def test_dependency_tables_contain_every_change() -> None:
     tables = [table for _, table in VARIANTS.values()]
     known = {name for table in tables for depends in table.values() for name in depends}
     assert known == set(CHANGES) - {"speed"}
-    assert set(OWN_MODELS) >= {output for table in tables for output in table} - {
+    assert {*OWN_MODELS, *OWN_EFT} >= {output for table in tables for output in table} - {
         "reward_model",
         "1 held_out_judgements",
     }
