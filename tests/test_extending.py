@@ -8,15 +8,18 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from srlm.config import Config
 from srlm.data.config import SourceConfig
+from srlm.data.labels import called
 from srlm.data.readers import read_ift, read_ranked
 from srlm.engines.base import Completion, Sampling, open_engine
 from srlm.errors import ConfigError, SeedError
+from srlm.io.components import imported
 from srlm.judges import make_judge
 from srlm.judges.base import judge_answers
 from srlm.judges.config import JudgeConfig
@@ -38,6 +41,7 @@ PARTS = {
     "my_recipe": "recipe",
     "my_engine": "engine",
     "my_format": "data.eft.format",
+    "my_labels": "data.own_answers.labels",
 }
 
 
@@ -142,6 +146,16 @@ def test_example_format_reads_a_file(tmp_path: Path) -> None:
         read_ranked(source)
     with pytest.raises(ConfigError, match=r"format=my_format:vote cannot be imported"):
         read_ranked(SourceConfig(path=str(path), format="my_format:vote"))
+
+
+def test_example_labeller_scores_answers() -> None:
+    config = options("data.own_answers.labels=my_labels:closeness")  # it exists, or the check would refuse it
+    function = imported("data.own_answers.labels", config.data.own_answers.labels)
+    one = replace(prompt(), reference="The Nile")
+    rows = called(function, "my_labels:closeness", one, candidates_of(one.id, ["No.", "the Nile", "Nile"]), 5)
+    assert [row.score for row in rows] == [0.0, 5.0, 2.0]
+    [row] = called(function, "my_labels:closeness", prompt(), candidates_of(one.id, ["No."]), 5)
+    assert (row.score, row.problem) == (None, "no label by the function")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ class WriteRationales(GenerationStage):
     async def generate(self, engine: Engine | SequenceScorer, bars: Bars) -> None:
         if self.complete():
             return
-        ranked = [prompt for prompt in EFT.read(self.workspace) if prompt.is_ordered]
+        own = self.config.data.own_answers.used  # then the labels of a prompt may be equal
+        ranked = [prompt for prompt in EFT.read(self.workspace) if prompt.is_ordered or not own]
         self.begin()
         store = RecordFile(self.outputs[0], Judgement)
         store.forget(lambda judgement: is_missing(judgement.problem))

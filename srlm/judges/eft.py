@@ -94,7 +94,9 @@ def build_examples(
     counts: Counter[str] = Counter(prompts=len(ranked))
     grouped: dict[str, list[JudgeExample]] = {}
     for prompt in ranked:
-        if by_baseline:
+        if by_baseline and config.own_answers.used and not prompt.is_ordered:
+            examples, reason = [], "all answers tied"  # any scores of the baseline would agree with the labels
+        elif by_baseline:
             examples, reason = _of_baseline(prompt, judged, config.rationale_attempts)
         elif learns_pairs:
             spread = _spread_scores(prompt, judge.max_score)
@@ -255,8 +257,6 @@ def _contradict(examples: Sequence[JudgeExample]) -> bool:
 
 def _of_baseline(prompt: RankedPrompt, judged: dict[str, Judgement], attempts: int) -> tuple[list[JudgeExample], str]:
     """Return the examples of the first attempt that agrees with the human ranks, or [] and the reason."""
-    if not prompt.is_ordered:  # any score would agree
-        return [], "all answers tied"
     reason = ""
     for attempt in range(attempts):
         answers = [answer_id(prompt.id, n) for n in range(len(prompt.answers))]

@@ -35,7 +35,7 @@ from srlm.pipeline.artifacts import (
 )
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Judgement
-from tests.helpers import ScriptedEngine, Step, all_stages, options, run_step
+from tests.helpers import ScriptedEngine, Step, all_stages, judgement_from, options, run_step
 from tests.own_answers import write_prompts
 
 SERVER = ("endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.model=big")
@@ -229,6 +229,15 @@ def test_skipped_answers_and_tied_prompts(tmp_path: Path) -> None:
     assert tied_held_out not in {row.id for row in EFT_HELD_OUT.read(workspace)}
     examples, _ = examples_of_run(config, EFT.read(workspace), [])
     assert {example.id.split("/")[0] for example in examples} >= {tied, single}
+    rationales = options("data.own_answers.labels=checkers", "judge=additive")  # the baseline writes rationales
+    judged = [
+        judgement_from(f"{row.id}/a{n}", f"So.\nScore: {5 - answer.rank}")
+        for row in EFT.read(workspace)
+        for n, answer in enumerate(row.answers)
+    ]
+    examples, made = examples_of_run(rationales, EFT.read(workspace), judged)
+    assert not {example.id.split("/")[0] for example in examples} & {tied, single}
+    assert made["dropped: all answers tied"] == 2
     pairs = options("judge=pairwise")
     examples, made = examples_of_run(pairs, EFT.read(workspace), [])
     assert not {example.id.split("/")[0] for example in examples} & {tied, single}
