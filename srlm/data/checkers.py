@@ -61,6 +61,14 @@ def follows(constraint: Constraint, text: str, published: bool = True) -> bool:
     return CHECKERS[constraint.id](text, **constraint.kwargs)
 
 
+def share_followed(constraints: Sequence[Constraint], text: str) -> float:
+    """Return the share of a prompt's constraints, one or more, that an answer follows; 0 to 1.
+
+    Languages are not detected as IFEval does; see `follows`.
+    """
+    return sum(follows(constraint, text, published=False) for constraint in constraints) / len(constraints)
+
+
 def constraint_words(constraint: Constraint) -> str:
     """Return a constraint in words, such as "number words: at least 40"."""
     relations: dict[str, Any] = {name: one for name, one in constraint.kwargs.items() if name.endswith("relation")}

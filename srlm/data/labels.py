@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srlm.data.checkers import follows
+from srlm.data.checkers import share_followed
 from srlm.data.files import Place, read_file
 from srlm.data.rows import Fault, number
 from srlm.errors import ConfigError, SeedError
@@ -44,7 +44,7 @@ def label(candidate: Candidate, score: float | None, problem: str = "") -> Judge
 
 def checked(prompt: SeedExample, answer: str, max_score: int) -> float:
     """Return the share of the prompt's constraints that an answer follows (strictly), times `max_score`."""
-    return max_score * sum(follows(constraint, answer) for constraint in prompt.constraints) / len(prompt.constraints)
+    return max_score * share_followed(prompt.constraints, answer)
 
 
 def called(

@@ -235,7 +235,9 @@ def _followed(prompts: Mapping[str, SeedExample], ranked: Mapping[str, RankedPro
     for id, prompt in ranked.items():
         for constraint in prompts[id].constraints:
             answers[constraint.id] += len(prompt.answers)
-            followed[constraint.id] += sum(follows(constraint, answer.text) for answer in prompt.answers)
+            followed[constraint.id] += sum(
+                follows(constraint, answer.text, published=False) for answer in prompt.answers
+            )
     return {name: {"answers": answers[name], "followed": followed[name]} for name in sorted(answers)}
 
 

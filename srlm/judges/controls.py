@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srlm.config import Config, options_of
-from srlm.data.checkers import follows
+from srlm.data.checkers import share_followed
 from srlm.ids import derive_seed, judgement_id
 from srlm.judges.base import Emit, Judge, JudgeSpec, Known
 from srlm.judges.config import JudgeConfig
@@ -60,5 +60,5 @@ class ProgramJudge(ControlJudge):
         prompt, id = self.prompts.get(candidate.prompt_id), judgement_id(candidate.id, 0)
         if prompt is None or not prompt.constraints:
             return Judgement(id, candidate.id, "", None, "the prompt has no constraint that a program can check")
-        followed = [follows(constraint, candidate.text, published=False) for constraint in prompt.constraints]
-        return Judgement(id, candidate.id, "", self.config.judge.max_score * sum(followed) / len(followed))
+        score = self.config.judge.max_score * share_followed(prompt.constraints, candidate.text)
+        return Judgement(id, candidate.id, "", score)

@@ -94,10 +94,10 @@ def build_examples(
     counts: Counter[str] = Counter(prompts=len(ranked))
     grouped: dict[str, list[JudgeExample]] = {}
     for prompt in ranked:
-        if by_baseline and config.own_answers.used and not prompt.is_ordered:
-            examples, reason = [], "all answers tied"  # any scores of the baseline would agree with the labels
-        elif by_baseline:
+        if by_baseline:
             examples, reason = _of_baseline(prompt, judged, config.rationale_attempts)
+            if config.own_answers.used and not prompt.is_ordered:  # any scores agree with labels that are all equal
+                examples, reason = [], "all answers tied"
         elif learns_pairs:
             spread = _spread_scores(prompt, judge.max_score)
             examples = _with_scores(prompt, spread) if prompt.is_ordered else []

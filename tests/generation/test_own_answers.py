@@ -364,6 +364,24 @@ def test_model_that_answers_and_order_of_the_stages(tmp_path: Path, model: str, 
     assert ("endpoint.model" in answers.depends_on()) == (model == "endpoint")
 
 
+def test_pairs_of_own_eft_are_taken_after_the_labels(tmp_path: Path) -> None:
+    config = options(f"runs_dir={tmp_path}", "data.own_answers.labels=checkers", "pairs.path=eft")
+    stages = [str(stage) for stage in all_stages(Workspace.of(config), config)]
+    assert stages.index("data/own_answers") < stages.index("iteration_2/pairs")
+    assert stages.count("iteration_2/pairs") == 1
+    config = options(f"runs_dir={tmp_path}", "pairs.path=eft")
+    assert str(all_stages(Workspace.of(config), config)[1]) == "iteration_2/pairs"  # before any model runs
+
+
+def test_built_in_facts_can_be_answered_and_checked(tmp_path: Path) -> None:
+    config = options(f"runs_dir={tmp_path}", "experiment=own_answers")
+    workspace = Workspace.of(config)
+    run_step(PrepareData(workspace, config))
+    rows = [*OWN_PROMPTS.read(workspace), *OWN_HELD_OUT_PROMPTS.read(workspace)]
+    assert len(rows) > 200
+    assert all(row.constraints for row in rows)
+
+
 def test_without_own_answers_nothing_depends_on_them(tmp_path: Path) -> None:
     config = options(f"runs_dir={tmp_path}")
     for stage in all_stages(Workspace.of(config), config):
