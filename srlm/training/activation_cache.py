@@ -2,7 +2,8 @@
 
 With `lora.last_n_layers` the layers below are frozen. Without dropout, their output for a sequence depends only on its
 tokens. Computing it is most of the work for a small model, and it needs little memory (tokens x hidden size), so the
-output of the first epoch is reused in later epochs. Gradients equal those of the whole model.
+output of the first pass over the data is reused in later ones. Gradients equal those of the whole model. A pass is an
+epoch, or the pass in which DPO computes the reference's log-probabilities with the adapter switched off.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 
 _KNOWN = ("llama", "mistral", "qwen2", "qwen3")  # architectures whose layers exchange one tensor
 LIMIT = 2 * 2**30  # maximum size of the cache, bytes
+Activations = dict[bytes, torch.Tensor]  # token ids of a sequence -> output of the frozen layers, (tokens, hidden size)
 
 
 def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -34,11 +36,11 @@ class _Above(nn.Module):
 class _Below(nn.Module):
     """Replacement of the first layer: runs all frozen layers, once per sequence."""
 
-    def __init__(self, layers: list[nn.Module]):
+    def __init__(self, layers: list[nn.Module], made: Activations):
         super().__init__()
         self._frozen = layers  # a plain list, so that checkpoints do not contain these layers under other names
-        self._made: dict[bytes, torch.Tensor] = {}  # token ids -> (tokens, hidden size)
-        self._bytes = 0
+        self._made = made
+        self._bytes = sum(one.numel() * one.element_size() for one in made.values())
         self._rows: list[tuple[bytes, int]] = []  # of the current batch: token ids, length
 
     def see(self, _: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
@@ -80,11 +82,18 @@ class _Below(nn.Module):
 
 
 @contextmanager
-def frozen_once(model: nn.Module, epochs: float) -> Iterator[int]:
+def frozen_once(model: nn.Module, passes: float, made: Activations | None = None) -> Iterator[int]:
     """Run the frozen layers below the first trained layer once per sequence, within the context; yields their number.
 
-    Yields 0 and changes nothing if the cache gives no speed-up or is not known to be correct: with one epoch, a GPU,
+    Yields 0 and changes nothing if the cache gives no speed-up or is not known to be correct: with one pass, a GPU,
     dropout, gradient checkpointing, trained embeddings, or layers that exchange more than one tensor.
+
+    Parameters
+    ----------
+    passes : float
+        How often the sequences are computed, earlier and later passes of the same model included.
+    made : dict, optional
+        The activations of an earlier pass, to which new ones are added.
     """
     name, layers = layer_stack(model)
     trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in layers]
@@ -97,7 +106,7 @@ def frozen_once(model: nn.Module, epochs: float) -> Iterator[int]:
         if not part.startswith(f"{name.rpartition('.')[2]}.")
     ]
     if (
-        epochs <= 1
+        passes <= 1
         or torch.cuda.is_available()
         or any(others)
         or getattr(settings, "model_type", "") not in _KNOWN
@@ -110,7 +119,7 @@ def frozen_once(model: nn.Module, epochs: float) -> Iterator[int]:
         yield 0
         return
     whole = list(layers)
-    first = _Below(whole[:below])
+    first = _Below(whole[:below], {} if made is None else made)
     hook = decoder.register_forward_pre_hook(first.see, with_kwargs=True)
     for index in range(below):
         layers[index] = _Above() if index else first

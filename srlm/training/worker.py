@@ -23,7 +23,7 @@ from srlm.io.files import write_atomic
 from srlm.io.progress import Bars
 from srlm.models.chat_template import load_tokenizer, write_stop_tokens
 from srlm.ranges import resolved
-from srlm.training.activation_cache import frozen_once
+from srlm.training.activation_cache import Activations, frozen_once
 from srlm.training.batching import Steps
 from srlm.training.config import TrainConfig
 from srlm.training.loading import engine_dtype, peft_config, precision
@@ -234,10 +234,12 @@ def train_and_save(
         trainer.add_callback(StopAt(stop_at))
         # A checkpoint of `stop_at` itself may be from a call that was killed while it saved.
         complete = [path for path in complete if _step_of(path) < stop_at]
+    made: Activations = getattr(trainer, "activations", {})
     # NEFTune adds different noise to the embeddings in each epoch.
-    epochs = 1.0 if trainer.args.neftune_noise_alpha else trainer.args.num_train_epochs
-    with frozen_once(trainer.model, epochs):
+    passes = 0.0 if trainer.args.neftune_noise_alpha else trainer.args.num_train_epochs + bool(made)
+    with frozen_once(trainer.model, passes, made):
         trainer.train(resume_from_checkpoint=str(complete[-1]) if complete else None)
+    made.clear()
     temporary = target.with_name(f".{target.name}.partial")
     if trainer.accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)

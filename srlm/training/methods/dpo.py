@@ -65,8 +65,23 @@ class DPO(Method[DPOConfig, Encoded]):
         from trl import DPOConfig as Arguments
         from trl import DPOTrainer
 
+        from srlm.training.activation_cache import Activations, frozen_once
+
         class PairTrainer(DPOTrainer):
-            """TRL's trainer on pairs that are already token ids, so that training gets what the engine generated."""
+            """TRL's trainer on pairs that are already token ids, so that training gets what the engine generated.
+
+            Without a reference model of its own, the pass that computes the reference's log-probabilities runs the
+            frozen layers of the policy, and `train_and_save` takes their outputs from `activations`.
+            """
+
+            def __init__(self, *arguments: Any, **others: Any) -> None:
+                self.activations: Activations = {}
+                super().__init__(*arguments, **others)
+
+            def _precompute_ref_logps(self, *arguments: Any) -> Any:
+                own = self.ref_model is None
+                with frozen_once(self.model, passes=2 if own else 0, made=self.activations):
+                    return super()._precompute_ref_logps(*arguments)
 
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
                 return dataset
