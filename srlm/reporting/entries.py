@@ -43,7 +43,7 @@ from srlm.reporting.collect import RunNumbers
 from srlm.types import Answer, Candidate, Comparison, Judgement, PreferencePair, RankedPrompt, SeedExample, Turn
 
 RESULTS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
-FLAGS = {  # flags that the browser filters prompts by; all except the last two correspond to alarms
+FLAGS = {  # flags that the browser filters prompts by; all except the last three correspond to alarms
     "parse_rate": "a judgement without a score",
     "top_score_share": "all scores at the top",
     "tie_share": "all scores equal",
@@ -51,6 +51,7 @@ FLAGS = {  # flags that the browser filters prompts by; all except the last two 
     "judge_noise": "judgements disagree",
     "truncated": "truncated",
     "not_followed": "the last model does not follow an instruction",
+    "contradicted": "programs contradict the pair",
 }
 EXCERPT = 96  # characters of a prompt in the list
 
@@ -200,6 +201,10 @@ def feedback_entries(run: RunNumbers, t: int) -> list[Entry]:
             )
         entry.comparisons = [_comparison(comparison) for comparison in comparisons.get(prompt.id, [])]
         entry.flags = _flags(own, judgements, selected, config)
+        followed = {answer.label: sum(answer.checks) for answer in entry.answers}
+        sides = [[followed.get(label(id)) for id in (pair.chosen_id, pair.rejected_id)] for pair in selected]
+        if any(chosen is not None and rejected is not None and chosen < rejected for chosen, rejected in sides):
+            entry.flags.append("contradicted")
         made.append(entry)
     return made
 

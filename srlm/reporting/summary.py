@@ -128,7 +128,7 @@ def checks_sections(models: Iterable[int], checks: Mapping[int, FeedbackChecks])
     return [
         ("Judge: own candidates, checked by programs", [_checked(name, map(_share, rows[name])) for name in rows]),
         (
-            "The judge's accuracy on own candidates, by kind of constraint (prompts)",
+            "Accuracy on own candidates, by kind (prompts)",
             [_checked(f"judge_accuracy_kinds_{slug(kind)}", map(_of_kind, of_kinds[kind])) for kind in kinds],
         ),
     ]

@@ -26,8 +26,10 @@ from srlm.models.config import ModelConfig
 from srlm.models.resolve import label, labels, resolve
 from srlm.pipeline import worker as launch
 from srlm.pipeline.workspace import Workspace
+from tests.generation.test_pool import texts
 from tests.helpers import ROOT, ScriptedEngine
 
+WORDS = texts(24)  # prompts that are no near-duplicates
 HOSTILE = "<script>alert(1)</script></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x1b[31m\x00 \u2028\u202e"
 HOSTILE += " [bold]x[/bold]"
 
@@ -90,6 +92,34 @@ def test_evaluate_writes_a_page_of_its_answers(tmp_path: Path, requests_made: li
     run(options(tmp_path, Evaluate, suite=["answers"]))
     assert {temperature for _, temperature in requests_made} == {0.7}
     assert "nile and rhine" in (tmp_path / "evaluate/side_by_side.html").read_text(encoding="utf-8")
+
+
+def test_behaviours_are_compared_where_asked_for_and_where_not(
+    tmp_path: Path, requests_made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answers of b, and none of a, contain the word that 12 of 24 prompts ask for."""
+    asking = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["script"]}]}
+    rows = [{"key": n, "prompt": f"{WORDS[n]}?"} | (asking if n % 2 else {}) for n in range(24)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shown = io.StringIO()
+    monkeypatch.setattr(main, "screen", lambda: Console(file=shown, width=200))
+    results = run(options(tmp_path, dataset=str(file)))
+    one, other = (row["behaviours"]["keywords:existence"] for row in results["answers"]["rows"])
+    assert [(part[name]["value"], part[name]["n"]) for part in (one, other) for name in ("asked", "not_asked")] == [
+        (0.0, 12),
+        (0.0, 12),
+        (1.0, 12),
+        (1.0, 12),
+    ]
+    assert other["not_asked_gain"]["value"] == 1.0
+    assert "asked_gain" not in one
+    sentence = "b against a: given keywords rose from 0 % to 100 % where not asked for: a habit, not obedience."
+    assert sentence in shown.getvalue()
+    page = page_of(tmp_path)
+    assert sentence in page
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert re.search(r"not asked for, % given keywords 0 \[0,\d+\] 100 \[\d+,100\]", text)
 
 
 def test_too_long_prompts_are_missing_and_listed(

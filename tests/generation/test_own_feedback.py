@@ -177,6 +177,9 @@ def test_own_scores_are_checked_by_programs(tmp_path: Path, method: str) -> None
     results = (checks.pairs_confirmed, checks.pairs_tied, checks.pairs_contradicted)
     assert [(one.value, one.n) for one in results] == [(0.2, 5), (0.0, 5), (0.8, 5)]
     assert counts["alarms"]["judge_accuracy"] == 0.2
+    entries = feedback_entries(RunNumbers(workspace, config, 1, {}, {}, {}, {}, [], []), 2)
+    flagged = [entry.outcome for entry in entries if "contradicted" in entry.flags]
+    assert flagged == (["pair"] * 4 if method == "dpo" else [])  # labelled answers are no pairs
     config.alarms.judge_accuracy.action = AlarmAction.stop
     with pytest.raises(AlarmError, match=r"judgements\.path's .* accuracy on own candidates: 20 % \[\d+, \d+\], below"):
         CheckFeedback(workspace, config, 2).run()

@@ -93,11 +93,11 @@ def test_table_has_the_checks_of_each_models_candidates() -> None:
     own = {row.label: list(row.cells) for row in sections["Judge: own candidates, checked by programs"]}
     assert own == {
         "accuracy on own candidates, %": ["-", "53 [47,59]", "-"],
-        "pairs confirmed by programs, %": ["-", "40 [30,50]", "-"],
-        "pairs tied by programs, %": ["-", "35 [25,45]", "-"],
-        "pairs contradicted by programs, %": ["-", "25 [15,35]", "-"],
+        "selected pairs, confirmed, %": ["-", "40 [30,50]", "-"],
+        "selected pairs, tied, %": ["-", "35 [25,45]", "-"],
+        "selected pairs, contradicted, %": ["-", "25 [15,35]", "-"],
     }
-    kinds = sections["The judge's accuracy on own candidates, by kind of constraint (prompts)"]
+    kinds = sections["Accuracy on own candidates, by kind (prompts)"]
     assert [(row.label, list(row.cells)) for row in kinds] == [
         ("punctuation no comma, %", ["-", "61 [50,72] (12)", "-"]),
         ("startend quotation, %", ["-", "too\u00a0few (3)", "-"]),
