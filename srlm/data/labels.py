@@ -73,10 +73,10 @@ def called(
             f"{_OPTION}={name} returned {found!r:.100} for the {len(candidates)} answers to the prompt {prompt.id}. It "
             f"must return a list with a number from 0 to judge.max_score={max_score} for each answer, or None."
         )
-    pairs = zip(candidates, scores, strict=True)
     return [
-        label(one, None, UNLABELLED) if score is None else label(one, float(score)) for one, score in pairs
-    ]  # fmt: skip
+        label(one, None, UNLABELLED) if score is None else label(one, float(score))
+        for one, score in zip(candidates, scores, strict=True)
+    ]
 
 
 def _is_label(score: object, max_score: int) -> bool:

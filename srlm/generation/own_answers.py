@@ -96,7 +96,9 @@ class AnswerOwnPrompts(GenerationStage):
         if self.complete():
             return
         own, prompts = self.config.data.own_answers, own_prompts(self.workspace)
-        sampling = CandidatesConfig(own.count, own.temperature, own.top_p, own.max_new_tokens)
+        sampling = CandidatesConfig(
+            count=own.count, temperature=own.temperature, top_p=own.top_p, max_new_tokens=own.max_new_tokens
+        )
         self.begin()
         store = RecordFile(self.outputs[0], Candidate)
         bars.add("EFT answers", len(prompts) * own.count, len(store.records))

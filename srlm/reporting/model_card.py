@@ -161,7 +161,7 @@ def _eval_results(config: Config, evaluation: Evaluation) -> list[Any]:
     paths = seed_paths(config)
     results = []
     for part, group, title in (
-        ("judge", "eft", "held-out answers with human ranks"),
+        ("judge", "eft", f"held-out answers with {'labels' if config.data.own_answers.used else 'human ranks'}"),
         ("answers", "evaluation", "evaluation prompts"),
         ("head_to_head", "evaluation", "evaluation prompts"),
     ):

@@ -313,3 +313,12 @@ def test_the_number_of_packed_rows_is_printed(tiny_checkpoint: Path, sources: li
     printed = capfd.readouterr().err
     assert re.search(r"sft\.packing: \d+ examples in \d+ rows of at most 4096 tokens", printed)
     assert "ift.jsonl: 12 read, 0 left out" in printed
+
+
+def test_own_eft_answers_are_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """A model writes them during the run; IFT is that of the run, without prompts near the EFT prompts."""
+    given = ("data.eft.path=facts:eft", "data.own_answers.labels=checkers", "data.ift.limit=20")
+    rows = rows_of(options_of(*given))
+    assert rows
+    assert {type(row) for row in rows} == {SeedExample}
+    assert "EFT examples are not shown, because a model writes their answers" in capfd.readouterr().err

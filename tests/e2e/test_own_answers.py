@@ -53,5 +53,6 @@ def test_m1_learns_to_judge_the_answers_of_its_sft_baseline(tmp_path: Path) -> N
         "data/eft_prompts.jsonl", "data/eft_held_out_prompts.jsonl", "iteration_1/eft_answers.jsonl",
         "iteration_1/eft_labels.jsonl",
     }  # fmt: skip
+    assert (workspace.root / "report.html").read_text(encoding="utf-8").count("Own EFT answers") == 3
     answering = Manifest.load(workspace.iteration(1) / "manifests" / "eft_answers.json")
     assert "iteration_1/sft_baseline" in answering.inputs

@@ -313,7 +313,14 @@ def test_server_labels_with_the_judge_of_the_run(tmp_path: Path) -> None:
     engine = generate(stage, ScriptedEngine(reply))
     assert len(engine.calls) == 36
     assert len(OWN_LABELS.read(workspace, 1)) == 72
-    generate(label_stage(workspace, config), ScriptedEngine(lambda *_: "unused"))
+    assert not generate(label_stage(workspace, config), ScriptedEngine(reply)).calls
+    rows = OWN_LABELS.read(workspace, 1)  # a run that was killed has some of them
+    for path in (stage.path, stage.outputs[0]):
+        path.unlink()
+    stage.begin()
+    write_records(stage.outputs[0], rows[:20])
+    assert len(generate(label_stage(workspace, config), ScriptedEngine(reply)).calls) == 26
+    assert OWN_LABELS.read(workspace, 1) == rows
     counts = ranked(workspace, config)
     assert counts["labels"] == {"2": 12, "5": 12}
     assert counts["left_out"]["unlabelled"] == 12

@@ -9,7 +9,7 @@ import pytest
 from srlm.judges.config import PairwiseJudgeConfig
 from srlm.preferences.pairs import TRUNCATED
 from srlm.reporting.collect import collect
-from srlm.reporting.entries import Entry, all_entries, cut, row
+from srlm.reporting.entries import Entry, all_entries, cut, held_out_entries, row
 from srlm.types import Answer, Comparison, Judgement, SeedExample, Turn
 from tests.reporting.made_run import NO_COMMA, REFUSED, RIVERS, SILENT, TIE, make_run, write
 
@@ -101,6 +101,13 @@ def test_held_out_answers_have_scores_of_each_model(entries: dict[str, Entry]) -
     entry = entries["eft-1"]
     assert (entry.type, entry.outcome, entry.gap) == ("facts", "M2 orders best and worst against people", -1.0)
     assert [(judged.by, judged.score) for judged in entry.answers[1].judgements] == [("M0", 1), ("M1", 2), ("M2", 3)]
+
+
+def test_held_out_answers_of_a_model_are_ranked_by_labels(tmp_path: Path) -> None:
+    run = collect(make_run(tmp_path / "made"))
+    run.config.data.own_answers.labels = "checkers"
+    [outcome] = {entry.outcome for entry in held_out_entries(run) if entry.id == "eft-1"}
+    assert outcome == "M2 orders best and worst against the labels"
 
 
 def test_judgements_are_in_numeric_order(tmp_path: Path) -> None:
