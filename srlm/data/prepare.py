@@ -87,20 +87,21 @@ def _split(config: Config, ranked: list[P]) -> tuple[Split[P], list[SeedExample]
         data.near_duplicate,
         config.seed,
     )
-    if dropped := {reason: count for reason, count in split.dropped.items() if count}:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        _log.info(
-            "split: %d dropped at data.near_duplicate=%s: %s", sum(dropped.values()), data.near_duplicate, reasons
-        )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in split.dropped.items() if count)
+    total = sum(split.dropped.values())
+    dropped = f"{total} dropped at data.near_duplicate={data.near_duplicate}: {reasons}" if reasons else ""
+    if dropped:
+        _log.info("split: %s", dropped)
     if data.eft.path and (len(split.train) < 1 or len(split.held_out) < 2):
         raise SeedError(
             f"data.eft.path={data.eft.path} gives {len(split.train)} EFT prompts for training and "
-            f"{len(split.held_out)} held-out ones (of {len(ranked)} read; dropped: {split.dropped}). At least 1 and 2 "
-            f"are needed: add {'' if data.own_answers.used else 'ranked '}prompts, or change data.eft_held_out."
+            f"{len(split.held_out)} held-out ones (of {len(ranked)} read; {dropped or 'none dropped'}). At least 1 "
+            f"and 2 are needed: add {'' if data.own_answers.used else 'ranked '}prompts, or change data.eft_held_out."
         )
     if data.ift.path and not split.ift:
         raise SeedError(
-            f"data.ift.path={data.ift.path} gives no IFT example (dropped: {split.dropped}). Add more examples."
+            f"data.ift.path={data.ift.path} gives no IFT example (of {len(ift)} read; {dropped or 'none dropped'}). "
+            "Add examples with other prompts, use other evaluation prompts, or raise data.near_duplicate."
         )
     if not evaluation:
         raise SeedError(f"data.evaluation.path={data.evaluation.path} contains no evaluation prompt.")

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srlm.config import options_of
+from srlm.config import Config, options_of
+from srlm.errors import ModelError
 from srlm.io.files import write_atomic
 from srlm.io.progress import say
+from srlm.models.chat import check_turns
 from srlm.models.checkpoint import Checkpoint
 from srlm.models.checkpoint_checks import notes_of, problems_of, refuse
 from srlm.models.resolve import identity, licence_of, model_id, resolve
-from srlm.pipeline.artifacts import model_output
+from srlm.pipeline.artifacts import EVALUATION_PROMPTS, IFT, PAIRS, POOL, PROMPTS, Artifact, model_output
 from srlm.pipeline.run_reader import refuse_other_maker
 from srlm.pipeline.stage import LocalStage, RunStage, recorded
 from srlm.pipeline.worker import run_worker
@@ -90,8 +92,31 @@ def worker(workspace: Workspace, t: int) -> None:
     folder = resolve(config.model)
     checkpoint = Checkpoint(folder, config.model, "train", config.engine.max_model_len or 0, config.engine.kind)
     refuse(f"model.name={config.model.name}", problems_of(checkpoint))
+    _check_conversations(workspace, config, checkpoint.tokenizer)
     for note in notes_of(checkpoint):
         say(f"  Note on {config.model.name}: {note}")
     record = {"name": config.model.name, "id": model_id(folder)}
     write_atomic(workspace.iteration(0) / BASE_MODEL, json.dumps(record, indent=1))
     workspace.update_run(base_model=str(folder), base_licence=licence_of(config.model, folder))
+
+
+def _check_conversations(workspace: Workspace, config: Config, tokenizer: Any) -> None:
+    """Raise ModelError if the data that M_t answers or learns from have conversations which the template cannot render.
+
+    Otherwise, the first such conversation would stop the run hours later.
+    """
+    sources: dict[str, tuple[Artifact[Any], bool]] = {
+        f"data.ift.path={config.data.ift.path}": (IFT, config.sft.uses_ift),
+        f"data.evaluation.path={config.data.evaluation.path}": (EVALUATION_PROMPTS, config.evaluation.enabled),
+        f"prompts.path={config.prompts.path}": (POOL, bool(config.prompts.path)),
+        f"judgements.path={config.judgements.path}": (PROMPTS, bool(config.judgements.path)),
+        f"pairs.path={config.pairs.path}": (PAIRS, bool(config.pairs.path)),
+    }
+    for source, (artifact, is_used) in sources.items():
+        rows = artifact.peek(workspace, 2) if is_used else []  # own data are read before M0, those for M2 first
+        if several := sum(any(turn.role == "user" for turn in row.history) for row in rows):
+            try:
+                check_turns(tokenizer, tokenizer.chat_template)
+            except ModelError as error:
+                text = f"{source} has {several} conversations of several turns (of {len(rows)} rows). {error}"
+                raise ModelError(text) from error

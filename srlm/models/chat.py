@@ -256,7 +256,7 @@ def fit_roles(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
     """
     first, rest = messages[0], list(messages[1:])
     if sum(message["role"] == "user" for message in messages) > 1:
-        _check_turns(tokenizer, tokenizer.chat_template)
+        check_turns(tokenizer, tokenizer.chat_template)
     if first["role"] != "system" or not rest or _has_system_role(tokenizer, tokenizer.chat_template):
         return list(messages)
     return [{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
@@ -272,8 +272,8 @@ def _has_system_role(tokenizer: Any, template: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _check_turns(tokenizer: Any, template: str) -> None:
-    """Raise ModelError if the template does not render all turns of a conversation."""
+def check_turns(tokenizer: Any, template: str) -> None:
+    """Raise ModelError if the tokenizer's chat template does not render all turns of a conversation, or rejects one."""
     if not all(_rendered(tokenizer, "user", "assistant", "user")):
         raise ModelError(
             "The chat template drops earlier turns of a conversation, so the model would answer without them. Use "

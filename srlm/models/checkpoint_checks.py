@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm.errors import ModelError
+from srlm.models.chat import check_turns
 from srlm.models.chat_template import control_tokens, notes
 from srlm.models.checkpoint import ADAPTER, INDEX, UNREADABLE, Checkpoint, Use, beginning
 
@@ -66,7 +67,13 @@ def problems_of(checkpoint: Checkpoint, files_only: bool = False) -> list[str]:
 def notes_of(checkpoint: Checkpoint) -> list[str]:
     """Return warnings about the chat of a checkpoint that can be used; usually none."""
     tokenizer = checkpoint.tokenizer
-    return [] if tokenizer is None or isinstance(tokenizer, ModelError) else notes(tokenizer, checkpoint.path)
+    if tokenizer is None or isinstance(tokenizer, ModelError):
+        return []
+    try:
+        check_turns(tokenizer, tokenizer.chat_template)
+    except ModelError as error:
+        return [*notes(tokenizer, checkpoint.path), f"only single turns can be used. {error}"]
+    return notes(tokenizer, checkpoint.path)
 
 
 def refuse(model: str, problems: list[str]) -> None:

@@ -58,6 +58,8 @@ PACKAGED = {
 }
 
 
+# OWNER/NAME as huggingface_hub accepts it
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]{0,94}\w)?")
 _LONGEST = 150  # maximum characters of a file name before its hash and ending; file systems allow 255
 TINY = "tiny-random"  # two layers with random weights, created when needed (tiny.py)
 
@@ -109,9 +111,9 @@ def locate(config: ModelConfig, weights: bool = True) -> Path:
         if not path.is_file():
             raise ModelError(f"model.name={name}: no such GGUF file. Set the path of an existing file.")
         return path.resolve()
-    if path.is_dir():
+    if name and path.is_dir():
         return (_of_run(path, name) or path).resolve()
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if hub_id(name) is None:
         raise ModelError(
             f"model.name={name}: no such folder, and neither a Hub id (OWNER/NAME) nor a packaged model "
             f"({', '.join([*PACKAGED, TINY])}). Use one of these, or the path of a checkpoint folder or .gguf file."
@@ -207,7 +209,7 @@ def hub_id(name: str) -> str | None:
     if name in PACKAGED:
         return PACKAGED[name].hub
     local = name.endswith(".gguf") or name.startswith((".", "~")) or Path(name).is_dir()
-    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not local else None
+    return name if _HUB_ID.fullmatch(name) and not local else None
 
 
 def licence_of(config: ModelConfig, folder: Path) -> dict[str, str]:

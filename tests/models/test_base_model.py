@@ -6,8 +6,15 @@ import pytest
 from gguf import GGUFWriter
 
 from srlm.config import Config
+from srlm.errors import ModelError
+from srlm.io.record_file import write_records
+from srlm.models.base_model import worker
+from srlm.models.chat_template import read_chat_template
 from srlm.models.config import ModelConfig
-from srlm.models.resolve import external_options, hub_id, licence_of
+from srlm.models.resolve import external_options, hub_id, licence_of, locate
+from srlm.pipeline.artifacts import EVALUATION_PROMPTS, IFT, PAIRS, POOL
+from srlm.pipeline.workspace import Workspace
+from srlm.types import PreferencePair, SeedExample, Turn
 from tests.helpers import tiny_tokenizer
 
 
@@ -20,10 +27,20 @@ from tests.helpers import tiny_tokenizer
         ("/home/me/model", None),
         ("./model", None),
         ("folder/model.gguf", None),
+        ("owner/my model", None),
+        ("owner/model--2", None),
+        ("-owner/model", None),
+        ("", None),
     ],
 )
 def test_hub_id_of_model_names(name, found):
     assert hub_id(name) == found
+
+
+@pytest.mark.parametrize("name", ["", "owner/my model", "owner/model..2"])
+def test_names_that_no_model_can_have_are_refused(name):
+    with pytest.raises(ModelError, match="no such folder, and neither a Hub id"):
+        locate(ModelConfig(name=name))
 
 
 def test_existing_folder_has_no_hub_id(tmp_path, monkeypatch):
@@ -88,3 +105,31 @@ def test_external_model_prefers_its_own_chat_template(tmp_path):
     other = found["chat model"]
     assert (other.revision, other.trust_remote_code, other.thought_end) == ("", False, "")
     assert found["mine"] == config.model
+
+
+@pytest.mark.parametrize("source", ["data.ift", "data.evaluation", "prompts", "pairs"])
+def test_conversations_that_the_template_cannot_render_are_refused_before_training(source, tiny_checkpoint, tmp_path):
+    template = tmp_path / "single.jinja"
+    template.write_text(read_chat_template("chatml").replace("in messages", "in messages[-2:]"))
+    model = ModelConfig(name=str(tiny_checkpoint), chat_template=str(template))
+    config = Config(runs_dir=str(tmp_path), name="mine", model=model)
+    config.prompts.path = "own.jsonl" if source == "prompts" else ""
+    config.pairs.path = "own.jsonl" if source == "pairs" else ""
+    workspace = Workspace.of(config)
+    workspace.save_config(config)
+    history = (Turn("user", "Hi?"), Turn("assistant", "Hello."))
+    artifact = {"data.ift": IFT, "data.evaluation": EVALUATION_PROMPTS, "prompts": POOL, "pairs": PAIRS}[source]
+
+    def row(history):
+        if source == "pairs":
+            return PreferencePair("a", "Why?", "So.", "No.", "b", "c", 1.0, 0.0, history=history)
+        return SeedExample("a", "Why?", "So.", history=history)
+
+    write_records(artifact.path(workspace, 2), [row(history[:0]), row((Turn("system", "Be brief."),))])
+    worker(workspace, 0)
+    write_records(artifact.path(workspace, 2), [row(history[:0]), row(history)])
+    with pytest.raises(ModelError, match=rf"^{source}.path=\S+ has 1 conversations.*drops earlier turns"):
+        worker(workspace, 0)
+    config.model.chat_template = ""
+    workspace.save_config(config)
+    worker(workspace, 0)

@@ -19,7 +19,7 @@ from srlm.models.checkpoint_checks import CHECKS, notes_of, positions, problems_
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import resolve
 from tests.helpers import tiny_llama
-from tests.training.families import FAMILIES, SINGLE_TURN
+from tests.training.families import CHATML, FAMILIES, SINGLE_TURN
 
 Damage = Callable[[Path], object]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
@@ -233,6 +233,15 @@ def test_families_of_chat_templates_pass(family: str, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     tiny_llama(len(tokenizer), seed=0).save_pretrained(tmp_path)
     assert problems_of(replace(checkpoint(tmp_path), max_model_len=128)) == []
+
+
+@pytest.mark.parametrize("rejects", ["", "{% if messages | length > 2 %}{{ raise_exception('One turn') }}{% endif %}"])
+def test_a_template_for_single_turns_gets_a_note(rejects: str, folder: Path) -> None:
+    templated(rejects + (CHATML if rejects else CHATML.replace("in messages %}", "in messages[-2:] %}")))(folder)
+    found = checkpoint(folder)
+    assert problems_of(found) == []
+    (note,) = notes_of(found)
+    assert note.startswith("only single turns can be used. The chat template")
 
 
 def test_all_problems_are_in_one_message(folder: Path) -> None:
