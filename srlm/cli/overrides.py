@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from srlm import config
-from srlm.cli.commands import Command
+from srlm.cli.commands import COMMANDS, Command
 from srlm.cli.help import chosen_groups, groups
 from srlm.config import kinds_of
 
@@ -181,14 +181,22 @@ def unknown_option(words: Sequence[str], schema: Any, folders: Sequence[Path] = 
         without_group = [] if "." in name else _by_last_part(name, known)
         near = without_group or difflib.get_close_matches(name, [*known, *choices], 1) or _by_last_part(name, known)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        others = [f"srlm {one.name}" for one in COMMANDS if one.config and name in option_names(_schema(one))]
+        if others and not without_group:
+            hint = f" It is an option of {', '.join(others)}."
         return f"There is no option {name}.{hint} To list all options: --cfg job. For the most used ones: --help."
     return None
 
 
+def _schema(command: Command) -> Any:
+    """Return the dataclass of a command's options."""
+    assert command.config
+    return getattr(config, command.config[1])
+
+
 def foreign_group(words: Sequence[str], command: Command) -> str | None:
     """Return a message about the first word that chooses from a group which this command does not use; else None."""
-    assert command.config
-    schema = getattr(config, command.config[1])
+    schema = _schema(command)
     for word in words:
         name, equals, _ = word.partition("=")
         if not equals or name.startswith("-") or name not in groups() or name in chosen_groups(command):

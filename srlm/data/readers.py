@@ -388,7 +388,7 @@ def _format_of(
         problem = f"no field {missing[0]!r}, which format {form.name} needs; the row has {keys_of(rows[0])}"
         raise Fault(problem, "Add it, set `format`, or map fields with `columns`", place)
     if need == 2 and not form.ranked:
-        problem = f"format {form.name} has no ranked answers, which EFT seeds (and data.ift_answers) need"
+        problem = f"format {form.name} has no ranked answers, which EFT, data.ift_answers and judgements.path need"
         raise NoRanksError(f"{name}: {problem}. Use data in one of the formats {', '.join(RANKED)}.")
     return form
 

@@ -96,6 +96,17 @@ def test_mistyped_options_get_a_suggestion(words: list[str], near: str) -> None:
     assert "--cfg job" in message
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("datasets=[attacks]", "There is no option datasets. It is an option of srlm judge-bench. To"),
+        ("suite=[loss]", "There is no option suite. It is an option of srlm evaluate, srlm side-by-side. To"),
+    ],
+)
+def test_options_of_other_commands_are_named(word: str, message: str) -> None:
+    assert message in (unknown_option([word], config.Config) or "")
+
+
 def test_options_similar_to_none_get_no_suggestion() -> None:
     message = unknown_option(["qqqqq=1"], config.Config)
     assert message

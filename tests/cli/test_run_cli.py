@@ -176,7 +176,7 @@ def test_a_missing_seed_file_is_refused(command):
         ((), "mine.jsonl: the file is empty. It must contain one JSON object per line, or a JSON array."),
         (
             ROWS,
-            "has no ranked answers, which EFT seeds (and data.ift_answers) need. Use data in one of the formats",
+            "has no ranked answers, which EFT, data.ift_answers and judgements.path need. Use data in one of the",
         ),
         (({"prompt": "Why?", "responses": ["Because."]},), "fewer than two ranked answers"),
     ],

@@ -109,7 +109,8 @@ def prompt_responses(row: Row) -> Parsed:
         items = [{"text": text, **values} for text, values in zip(items, _values_of(row, len(items)), strict=True)]
     key = next((k for k in ("rank", "score") if all(isinstance(i, dict) and name_in(i, k) for i in items)), "")
     if not key:
-        raise Fault("'responses' are not ranked", "Write {text, rank} or {text, score} for each, or only texts")
+        name = name_in(row, "responses")
+        raise Fault(f"{name!r} are not ranked", "Write {text, rank} or {text, score} for each, or only texts")
     values = [number(get(item, key), key) for item in items]
     for item, value in zip(items, values, strict=True):
         if value is None:
