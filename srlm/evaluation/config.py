@@ -12,6 +12,7 @@ from srlm.ranges import MODEL, SHARE, TEMPERATURE, at_least
 class Opponents(Enum):
     all = "all"
     previous = "previous"
+    none = "none"
 
 
 @dataclass
@@ -29,7 +30,7 @@ class EvaluationConfig:
     # the one fixed judge of head to heads: sft = M1; base = M0; endpoint; or any model name
     judge: Annotated[str, MODEL] = "sft"
     judge_template: str = "pairwise"  # a name in srlm/judges/templates or a .txt file
-    # opponents of M_t, two judgements per prompt and opponent: all = every earlier model; previous = M_t-1
+    # opponents of M_t, two judgements per prompt and opponent: all = every earlier model; previous = M_t-1; none
     opponents: Opponents = Opponents.all
     # IFEval's prompts, answered greedily by every model: a file with `instruction_id_list` and `kwargs`, or
     # hub:google/IFEval; "" = none

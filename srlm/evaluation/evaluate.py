@@ -14,7 +14,7 @@ from srlm.evaluation.contamination import Contamination, contamination
 from srlm.evaluation.head_to_head import by_type, head_to_head_part, match_results
 from srlm.evaluation.held_out import JudgeHeldOut, held_out_prompts, judge_is_measured, read_comparisons
 from srlm.evaluation.instruction_following import check_answers, instructions_part
-from srlm.evaluation.matches import opponents
+from srlm.evaluation.matches import earlier_models, opponents
 from srlm.evaluation.record import Evaluation, Instructions, Match, Measures, write_evaluation
 from srlm.evaluation.text_statistics import drift_part
 from srlm.io.files import write_atomic
@@ -83,7 +83,7 @@ class Evaluate(LocalStage):
         files = [artifact.path(workspace) for artifact in SEEDS]
         files += [PROMPTS.path(workspace, u) for u in range(2, t + 1)]
         files += [workspace.evaluation(u) / f for u in judged for f in judged_files(config, HELD_OUT_JUDGEMENTS)]
-        files += [ANSWERS.path(workspace, u) for u in (t, *opponents(config, t))]
+        files += [ANSWERS.path(workspace, u) for u in _answering(config, t)]
         if config.evaluation.ifeval:
             files += [
                 IFEVAL_PROMPTS.path(workspace),
@@ -102,7 +102,12 @@ class Evaluate(LocalStage):
 
 def _with_previous(config: Config, t: int) -> tuple[int, ...]:
     """Return the iterations of M_t and of the previous model, if there is one that differs from M_t."""
-    return (t, t - 1) if t - 1 in opponents(config, t) else (t,)
+    return (t, *earlier_models(config, t)[:1])
+
+
+def _answering(config: Config, t: int) -> list[int]:
+    """Return the iterations of the models whose answers are used: M_t, the previous model and the opponents."""
+    return list(dict.fromkeys((*_with_previous(config, t), *opponents(config, t))))
 
 
 def trained_on(
@@ -156,7 +161,7 @@ def evaluation_of(workspace: Workspace, config: Config, t: int, contaminated: Co
         ranked = held_out_prompts(workspace, config)
         judge, details = judge_parts(ranked, now, before, comparisons, config.judge, resamples, seed)
     rivals, excluded = opponents(config, t), set(contaminated.excluded)
-    answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in (t, *rivals)}
+    answered = {u: [row for row in ANSWERS.read(workspace, u) if row.id not in excluded] for u in _answering(config, t)}
     prompts = evaluation_prompts(workspace, config)
     if any(prompt.constraints for prompt in prompts):
         checked = [check_answers(prompts, answered[u], published=False) for u in _with_previous(config, t)]

@@ -20,14 +20,21 @@ from srlm.pipeline.roles import match_judge
 from srlm.pipeline.stage import recorded
 from srlm.types import Answer, Comparison
 
+LIMITS = {Opponents.all: None, Opponents.previous: 1, Opponents.none: 0}
 
-def opponents(config: Config, t: int) -> list[int]:
-    """Return the iterations of the earlier models that M_t's answers are compared with, latest first.
+
+def earlier_models(config: Config, t: int) -> list[int]:
+    """Return the iterations of the models before M_t, latest first.
 
     Without SFT (`sft.data=none`), M_1 is M_0, so M_0 is left out.
     """
     first = 0 if config.sft.makes_m1 else 1
-    return list(range(t - 1, first - 1, -1))[: 1 if config.evaluation.opponents is Opponents.previous else None]
+    return list(range(t - 1, first - 1, -1))
+
+
+def opponents(config: Config, t: int) -> list[int]:
+    """Return the iterations of the earlier models that M_t's answers are compared with, latest first."""
+    return earlier_models(config, t)[: LIMITS[config.evaluation.opponents]]
 
 
 async def play(

@@ -9,7 +9,7 @@ from srlm.engines.session import GenerationStage, Generator, Job, Session, Singl
 from srlm.evaluation.answers import AnswerIFEval, AnswerPrompts
 from srlm.evaluation.evaluate import CopyEvaluation
 from srlm.evaluation.held_out import JudgeHeldOut, judge_is_measured
-from srlm.evaluation.matches import HeadToHead
+from srlm.evaluation.matches import HeadToHead, opponents
 from srlm.generation.candidates import SampleCandidates
 from srlm.generation.chain import Chain
 from srlm.generation.judgements import JudgeCandidates, MetaJudge
@@ -60,7 +60,7 @@ def generate(
         chain.append(SampleCandidates(workspace, config, t + 1))
         jobs.append(Chain((*chain, *(judge for judge in judges if _shares(judge, own)))))
     jobs += further
-    match = HeadToHead(workspace, config, t) if t and not is_base else None
+    match = HeadToHead(workspace, config, t) if opponents(config, t) else None
     steps = [tuple(jobs), *([(Single(match),)] if match and match.generator() == own else [])]
     names = (stage.name.replace("_", " ") for job in jobs for stage in job.stages())
     if jobs:

@@ -15,6 +15,7 @@ from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures
 from srlm.judges.roles import feedback_judge
 from srlm.reporting.collect import RunNumbers
+from srlm.reporting.instructions import followed
 from srlm.reporting.readers import Readers
 from srlm.reporting.summary import own_answer_lines
 
@@ -32,6 +33,7 @@ class Verdict:
     headline: str  # better, worse, mixed, no difference shown, or begun
     judge: str
     answers: str
+    program: str = ""  # instructions followed, against M1; "" if no program can check the answers
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ def verdict(run: RunNumbers) -> Verdict:
     t, models = run.last, run.models
     if t == 0:
         return Verdict("begun", "Only M0 was evaluated so far.", "There is no other model to compare it with.")
-    judged, judge = _judge_sentence(t, models)
+    judged, judge = _judge_sentence(
+        t, models, "as their labels do" if run.config.data.own_answers.used else "like people"
+    )
     won, answers = _answers_sentence(t, models)
-    ups, downs = (judged > 0) + (won > 0), (judged < 0) + (won < 0)
+    checked = followed(run.workspace, run.config, models[t])
+    signs = (judged, won, checked.sign if checked else 0)
+    ups, downs = sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
     headline = "mixed" if ups and downs else "better" if ups else "worse" if downs else "no difference shown"
-    return Verdict(headline, judge, answers)
+    return Verdict(headline, judge, answers, checked.sentence() if checked else "")
 
 
 def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
@@ -155,15 +161,15 @@ def _of_checks(run: RunNumbers) -> list[Ground]:
     return [Ground("against", f"{text}: not shown to be better than chance.")]
 
 
-def _judge_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
-    """Return the sign of the change from M_t-1 (0 = none shown), and the sentence."""
+def _judge_sentence(t: int, models: dict[int, Evaluation], like: str) -> tuple[int, str]:
+    """Return the sign of the change from M_t-1 (0 = none shown), and the sentence; `like` says who ordered pairs."""
     now = models[t].judge
     if not _has_value(now):
         return 0, f"The judge of M{t} was not measured."
     before = [(u, models[u].judge) for u in reversed(range(t))]
     compared = ", ".join(f"M{u} {_accuracy(judge)}" for u, judge in before if _has_value(judge))
     text = f"None of M{t}'s {parsed(now)[1]} judgements could be parsed. " if _unparsed(now) else ""
-    text += f"M{t} orders {_accuracy(now)} of the held-out pairs like people"
+    text += f"M{t} orders {_accuracy(now)} of the held-out pairs {like}"
     text += f" ({compared})" if compared else ""
     gain = now.get(f"{JUDGE}_gain")
     side = direction(gain) if gain else 0
@@ -193,6 +199,8 @@ def _answers_sentence(t: int, models: dict[int, Evaluation]) -> tuple[int, str]:
     match, judge = models[t].head_to_head, models[t].head_to_head_judge or "the judge"
     net = match.get("net_win")
     side = direction(net) if net else 0
+    if not match:
+        return 0, f"M{t}'s answers were not compared with M{t - 1}'s by a judge."
     if not net or net.value is None:
         return 0, f"There is no verdict on M{t}'s answers against M{t - 1}'s."
     words = {1: "better answers", -1: "worse answers", 0: "no difference shown"}[side]

@@ -31,6 +31,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
 from srlm.reporting.behaviours import behaviour_lines
+from srlm.reporting.instructions import followed, print_changed
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement, LabelledAnswer, PreferencePair
 
@@ -68,7 +69,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     for line in judge_lines(models):
         console.print(line, style="bold", markup=False)
     print_table(console, measures_table(models, checks_by_model(counts)))
-    for line in verdict(models, workspace.is_base(1)):
+    checked = followed(workspace, config, models[max(models)])
+    for line in [*([checked.sentence()] if checked else []), *verdict(models, workspace.is_base(1))]:
         console.print(line, style="bold", markup=False)
     for line in behaviour_lines(models):
         console.print(line, markup=False)
@@ -85,6 +87,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
             console.print(line, markup=False)
         console.print()
         print_sample(console, workspace, config.iteration)
+        if checked:
+            print_changed(console, checked)
     _print_paths(config, workspace, seconds)
 
 
@@ -203,6 +207,8 @@ def _judge_verdict(judge: Measures) -> str:
 
 
 def _answers_verdict(match: Measures) -> str:
+    if not match:
+        return "not compared"
     win, loss, net = (match.get(name) for name in ("win", "loss", "net_win"))
     if not win or not loss or not net or win.value is None or loss.value is None:
         return "the head to head gave no verdict"

@@ -153,7 +153,7 @@ def test_missing_measures_are_reported(model: dict[str, Any]) -> None:
     result = verdict(numbers({}, {}, model))
     assert result.headline == "no difference shown"
     assert result.judge == "The judge of M2 was not measured."
-    assert result.answers == "There is no verdict on M2's answers against M1's."
+    assert result.answers == "M2's answers were not compared with M1's by a judge."
 
 
 def test_match_without_a_verdict_is_reported() -> None:
