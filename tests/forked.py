@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from srlm.data.checkers import words
+from srlm.data.languages import in_languages
 from srlm.pipeline import preload, worker
 from srlm.pipeline.preload import GENERATION, TRAINING
 from tests.helpers import ROOT
@@ -135,6 +137,8 @@ def serve(requests: Any) -> None:
     """Run the requested commands one after another."""
     for name in (*GENERATION, *TRAINING, *COMMANDS, *LIBRARIES):
         importlib.import_module(name)
+    words("This loads NLTK's model.")
+    in_languages("This loads the classifier of languages.", ["en", "fr"])
     for line in requests:
         if not (pid := os.fork()):
             _become_command(json.loads(line))

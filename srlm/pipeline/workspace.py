@@ -20,6 +20,7 @@ from srlm.io.progress import say
 from srlm.pipeline.processes import LOCK, lock_exclusively, share_lock
 
 LINEAGE = "lineage"  # folder in a run: the last manifest of each stage
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 _REWRITTEN = "Restore it, or delete it: the next command writes it again."
 BASE_MODEL = "model.json"  # of iteration 0: which model M0 is; of iteration 1, if it is M0 as well
 CARD = "README.md"  # a model's card, in the model's folder
@@ -110,7 +111,7 @@ class Workspace:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            found = yaml.safe_load(self.config_path.read_text(encoding="utf-8")) or {}
+            found = yaml.load(self.config_path.read_text(encoding="utf-8"), _LOADER) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunFolderError(f"{self.config_path} is damaged ({error}). {_REWRITTEN}") from error
         if not isinstance(found, dict):

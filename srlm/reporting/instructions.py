@@ -121,17 +121,17 @@ def followed(workspace: Workspace, config: Config, evaluation: Evaluation) -> Fo
 def print_changed(console: Console, found: Followed) -> None:
     """Print how many prompts changed, and the first one that the last model follows and the earlier one did not."""
     first, last = f"M{found.first}", f"M{found.last}"
-    title = f"Instructions followed by {last} and not by {first}: {len(found.better)} prompts; the other way round: "
-    if not found.better:
-        console.print(f"{title}{len(found.worse)}.", markup=False)
-        return
-    example = found.better[0]
-    table = Table(title=f"{title}{len(found.worse)}. The first of them:", title_justify="left", show_lines=True)
-    table.add_column("", no_wrap=True)
-    table.add_column(plain_text(dialogue(example.prompt.conversation), 300))
-    for name, answer in ((first, example.before), (last, example.now)):
-        table.add_row(name, plain_text(answer.text, 240))
-    console.print(table)
+    counts = f"{len(found.better)} prompts; the other way round: {len(found.worse)}"
+    more = " The first one:" if found.better else ""
+    console.print(f"Instructions followed by {last} and not by {first}: {counts}.{more}", markup=False)
+    if found.better:
+        example = found.better[0]
+        table = Table(show_lines=True)
+        table.add_column("", no_wrap=True)
+        table.add_column(plain_text(dialogue(example.prompt.conversation), 300))
+        for name, answer in ((first, example.before), (last, example.now)):
+            table.add_row(name, plain_text(answer.text, 240))
+        console.print(table)
 
 
 def _percent(measure: Measure) -> str:

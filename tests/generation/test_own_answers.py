@@ -283,10 +283,10 @@ FAIL_AT = 0
 
 
 def test_function_labels_the_answers_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_labels.py").write_text(FUNCTION)
+    (tmp_path / "labels_by_length.py").write_text(FUNCTION)
     monkeypatch.syspath_prepend(tmp_path)
-    workspace, config = answered(tmp_path, "my_labels:by_length", reference="yes")
-    module = sys.modules["my_labels"]  # the check of the options has imported it
+    workspace, config = answered(tmp_path, "labels_by_length:by_length", reference="yes")
+    module = sys.modules["labels_by_length"]  # the check of the options has imported it
     module.FAIL_AT = 5
     with pytest.raises(RuntimeError, match="stopped"):
         run_step(label_stage(workspace, config))

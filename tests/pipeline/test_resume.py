@@ -157,12 +157,12 @@ def test_manifests_are_written_after_their_outputs(uninterrupted):
 
 
 def points(steps: list[str], name: str) -> list[tuple[int, str]]:
-    """Return the writes of a file to be killed at: two within a line, one after the last line or before sorting."""
+    """Return the writes of a file to be killed at: within a line, and after the last line or before sorting."""
     writes = [i for i, step in enumerate(steps) if step == f"write {name}"]
     moves = [i for i, step in enumerate(steps) if step == f"replace {name}"]
     assert len(moves) == 1
     late = (writes[-1], "after") if "evaluation" in name else (moves[0], "before")
-    return [(writes[0], "half"), (writes[len(writes) // 2], "half"), late]
+    return [(writes[len(writes) // 2], "half"), late]
 
 
 @pytest.mark.parametrize("name", RECORD_FILES)
@@ -203,7 +203,7 @@ def test_run_killed_repeatedly_resumes(job, prepared, uninterrupted, tmp_path):
     assert_same(files(tmp_path / "run"), expected, "killed again and again")
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2])
 def test_order_of_completion_does_not_change_results(job, prepared, uninterrupted, tmp_path, order):
     expected, steps = uninterrupted
     shutil.copytree(prepared, tmp_path / "run")
@@ -341,7 +341,7 @@ def test_killed_run_with_other_judges_resumes(job, prepared, tmp_path, variant):
         kind = Judgement if "judgements" in name else Answer if "answers" in name else Comparison
         ids = [from_json(kind, line).id for line in expected[name].decode().split("\n")[:-1]]
         assert ids == sorted(set(ids))
-        at, when = points(steps, name)[1]
+        at, when = points(steps, name)[0]
         root = tmp_path / f"{name.replace('/', '_')}_{at}_{when}"
         shutil.copytree(prepared, root)
         assert job(root, kill={"at": at, "when": when}, options=options) == -signal.SIGKILL
