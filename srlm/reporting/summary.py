@@ -57,7 +57,7 @@ ROWS = {  # part of evaluation.json -> its measures in the table of models
     "head_to_head": ("win", "tie", "loss", "win_rate", "length_controlled_win_rate", "first_position_win_rate"),
 }
 _STYLES = {"chosen": "green", "desirable": "green", "rejected": "red", "undesirable": "red"}
-OPTIONAL = ("judge", "instructions", "ifeval")  # shown if a model has them
+OPTIONAL = ("judge", "instructions", "ifeval", "head_to_head")  # shown if a model has them
 
 
 def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:

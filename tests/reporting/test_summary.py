@@ -195,7 +195,9 @@ def test_loose_rows_that_repeat_the_strict_row_are_merged(loose: float, labels: 
 
 def test_table_rows_are_the_measures_of_available_parts() -> None:
     judge = {"pairwise_accuracy": measure(0.7, 0.6, 0.8), "length_baseline_accuracy": measure(0.4, 0.3, 0.5)}
-    rows = dict(cells_of({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}}))
+    match = {"head_to_head": {"win": NONE}, "head_to_head_judge": "M1"}
+    rows = dict(cells_of({0: {"judge": judge}, 1: match}))
+    assert AGAINST + "M1" not in cells_of({0: {"judge": judge}, 1: {"head_to_head_judge": "M1"}})
     assert list(rows) == ["Judge: held-out EFT", "Evaluation answers", AGAINST + "M1"]
     of_judge = dict(rows["Judge: held-out EFT"])
     assert of_judge["pairwise accuracy, %"] == ["70 [60,80]", "-"]
