@@ -16,7 +16,7 @@ import yaml
 from srlm.cli.help import conf_folder
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.variant]
 HYDRA_COMMANDS = ("run", "judge_bench", "evaluate", "side_by_side", "show_masking", "check_model")
 OTHER_COMMANDS = ("report", "export", "push")
 

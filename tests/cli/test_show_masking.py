@@ -277,6 +277,7 @@ def test_shown_examples_equal_those_of_the_trainer(
     assert sorted(seen) == sorted(pairs)
 
 
+@pytest.mark.variant
 def test_each_option_changes_the_examples(sources: list[str]) -> None:
     """This shows that the test above can fail."""
     tokenizer = tiny_tokenizer()

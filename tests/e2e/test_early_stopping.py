@@ -21,7 +21,7 @@ from srlm.training.stages import Train
 from srlm.types import Answer, CheckpointComparison, Comparison, PreferencePair, SeedExample
 from tests.helpers import ROOT, options
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 STEPS = [
     "dpo.batch_size=2",
     "dpo.epochs=1.5",

@@ -23,7 +23,7 @@ from srlm.training.worker import StepLog
 from srlm.types import JudgeExample, SeedExample
 from tests.helpers import ROOT, options
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 VARIANTS = {
     "completion": [],
     "full": ["sft.train_on=all"],

@@ -16,7 +16,7 @@ from srlm.types import SeedExample
 from tests.e2e.test_smoke import run
 from tests.own_answers import write_prompts
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.variant]
 
 
 def test_m1_learns_to_judge_the_answers_of_its_sft_baseline(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from srlm.reporting import write_report
 from tests.reporting.made_run import RIVERS, SILENT, TIE, evaluation, make_run, measure, write_measures
 from tests.reporting.test_page import HOSTILE, long_entry
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.variant]
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 

@@ -235,7 +235,8 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("columns", [pytest.param(80, marks=pytest.mark.variant), 120])
+@pytest.mark.variant
+@pytest.mark.parametrize("columns", [80, 120])
 def test_terminal_shows_the_run_without_library_output(smoke_run: Path, short_folder: Path, columns: int) -> None:
     """The terminal shows DPO, M2's texts and the final screen; at 120 columns only the final screen."""
     runs = short_folder

@@ -35,6 +35,7 @@ def test_argument_names_are_those_of_trl(method: str) -> None:
     assert {"optim", "neftune_noise_alpha", "model_init_kwargs"} <= argument_names(library)
 
 
+@pytest.mark.variant
 @pytest.mark.process
 def test_argument_names_are_those_of_vllm() -> None:
     pytest.importorskip("vllm")
@@ -148,6 +149,7 @@ def test_embedding_noise_disables_activation_caching(tiny_checkpoint: Path) -> N
         assert below == 0
 
 
+@pytest.mark.variant
 @pytest.mark.process
 @pytest.mark.parametrize(
     "word", ["sft.extra={neftune_noise: 5}", "sft.extra.neftune_noise=5", "+sft.extra.neftune_noise=5"]

@@ -28,7 +28,7 @@ from tests.scripted_text import small_config
 
 CONTEXT = 10_000  # characters; the longest of the other requests has fewer than 6,000
 LONG = "Paragraph after paragraph. " * 500  # 13,500 characters
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.variant]
 
 
 @pytest.fixture(scope="module")

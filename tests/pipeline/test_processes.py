@@ -76,7 +76,10 @@ KILLED = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "victim"), KILLED)
+@pytest.mark.parametrize(
+    ("layout", "victim"),
+    [pytest.param(*one, marks=() if one[0] in ("worker", "preloaded") else pytest.mark.variant) for one in KILLED],
+)
 def test_sigkill_of_any_process_ends_all(start, layout, victim):
     run = start(layout)
     os.kill(run.pid_of(victim), signal.SIGKILL)

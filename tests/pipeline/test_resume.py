@@ -165,6 +165,7 @@ def points(steps: list[str], name: str) -> list[tuple[int, str]]:
     return [(writes[len(writes) // 2], "half"), late]
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("name", RECORD_FILES)
 def test_run_killed_while_writing_records_resumes(job, prepared, uninterrupted, tmp_path, name):
     expected, steps = uninterrupted
@@ -221,6 +222,7 @@ def test_finished_run_writes_only_its_config(job, whole, tmp_path):
     assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in files(tmp_path / "run")} == before
 
 
+@pytest.mark.variant
 @pytest.mark.parametrize("stage", ["prompts", "candidates", "judgements", "pairs", "evaluation/answers", "evaluation"])
 def test_deleted_stage_is_computed_again_with_equal_results(job, whole, uninterrupted, tmp_path, stage):
     """Stages that depend on it are kept and stay valid, because the results are the same."""
@@ -284,6 +286,7 @@ def test_early_stopping_of_the_judge_counts_saved_judgements(job, prepared, tmp_
     assert 0 < counts["saved"] == counts["candidates"] * 3 - lines
 
 
+@pytest.mark.variant
 def test_judge_model_changes_only_the_scores(job, prepared, uninterrupted, tmp_path):
     """Prompts and candidates come from M1 whichever model judges."""
     read = {}
@@ -349,6 +352,7 @@ def test_killed_run_with_other_judges_resumes(job, prepared, tmp_path, variant):
         assert_same(files(root), expected, f"{variant}: killed {when} step {at}, {steps[at]}")
 
 
+@pytest.mark.variant
 def test_each_model_is_compared_with_earlier_models(job, prepared, tmp_path):
     """evaluation.json also has the match with the previous model; evaluation.opponents limits the matches."""
     for opponents, expected in (("all", [["0"], ["1", "0"], ["2", "1", "0"]]), ("previous", [["0"], ["1"], ["2"]])):

@@ -167,6 +167,7 @@ def test_run_with_a_killed_process_is_stopped(tmp_path: Path) -> None:
     assert state_of(workspace) == RunState(COMPLETED)
 
 
+@pytest.mark.variant
 @pytest.mark.process
 def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     """After an error in a started run, the printed command reaches the same point."""
@@ -190,6 +191,7 @@ def test_stopped_command_shows_how_to_resume(tmp_path: Path) -> None:
     assert again.stderr == ran.stderr.replace("Reading the seeds\n", "", 1) or "EngineError" in again.stderr
 
 
+@pytest.mark.variant
 @pytest.mark.process
 def test_interrupted_run_is_stopped_and_shows_how_to_resume(tmp_path: Path) -> None:
     words = ["-m", "srlm.run", "experiment=smoke", "engine=transformers", f"runs_dir={tmp_path}"]

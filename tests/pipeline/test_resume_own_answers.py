@@ -15,7 +15,7 @@ from srlm.types import JudgeExample, Judgement, RankedPrompt
 from tests.own_answers import write_prompts
 from tests.pipeline.test_resume import assert_same, files, job, points
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.variant]
 __all__ = ["job"]  # the fixture
 ANSWERS, LABELS = "iteration_1/eft_answers.jsonl", "iteration_1/eft_labels.jsonl"
 
