@@ -90,7 +90,7 @@ def _check_control(config: Config, need: Need) -> None:
         not config.judge.meta, "judge.meta", f"false with judge.model={control}, which writes no judgements to compare"
     )
     own = config.judgements.path or config.pairs.path
-    checkable = f"prompts with constraints with judge.model={control}: a file, hub:OWNER/NAME or a run"
+    checkable = f"prompts with constraints with judge.model={control}: facts:pool, a file, hub:OWNER/NAME or a run"
     judged = control == "program" and config.iteration >= 2 and not own
     need(bool(config.prompts.path) or not judged, "prompts.path", checkable)
 

@@ -104,7 +104,7 @@ def followed(workspace: Workspace, config: Config, evaluation: Evaluation) -> Fo
         return [
             Changed(prompt, answers[0][prompt.id], answers[1][prompt.id])
             for prompt in prompts
-            if prompt.id in strict[0] and strict[side][prompt.id] and not strict[1 - side].get(prompt.id, True)
+            if strict[side].get(prompt.id) and strict[1 - side].get(prompt.id) is False
         ]
 
     return Followed(

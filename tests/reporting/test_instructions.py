@@ -76,6 +76,17 @@ def test_prompts_of_the_training_data_are_left_out(tmp_path: Path) -> None:
     assert [one.prompt.id for one in found.better] == ["p2", "p3", "p4"]
 
 
+def test_prompts_that_one_model_did_not_answer_are_no_change(tmp_path: Path) -> None:
+    workspace = made(tmp_path, *[(BAD, GOOD)] * 4)
+    for side, lost in ((1, "p0"), (2, "p1")):
+        path = ANSWERS.path(workspace, side)
+        write_records(path, [row for row in ANSWERS.peek(workspace, side) if row.id != lost])
+    found = followed(workspace, Config(), Evaluation(2))
+    assert found
+    assert [one.prompt.id for one in found.better] == ["p2", "p3"]
+    assert found.worse == []
+
+
 def test_nothing_is_said_without_checkable_prompts_or_an_earlier_model(tmp_path: Path) -> None:
     workspace = made(tmp_path, (GOOD, GOOD))
     assert followed(workspace, Config(), Evaluation(0)) is None
