@@ -32,7 +32,8 @@ class Steps(torch.utils.data.Sampler[int]):
     Similar lengths reduce padding. Trainer's `group_by_length` sorts long examples first, several times per epoch,
     which is harmful for judge examples. Longer answers mostly have better scores, so a step would contain nearly one
     score only, and the judge would mainly learn the latest one. Here the better and worse answers of a prompt are in
-    the same step (unless the step ends between them), and the order of the steps does not depend on length.
+    the same step, and the order of the steps does not depend on length. Only groups that are longer than a step, and at
+    the end of an epoch what no full step can be made of, are split.
 
     Parameters
     ----------
@@ -63,23 +64,38 @@ class Steps(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self.seed}/{self.epoch}")
-        order: list[int] = []
+        steps: list[list[int]] = []
         block: list[list[int]] = []
         for group in rng.sample(self.groups, len(self.groups)):
             block.append(group)
             if sum(map(len, block)) >= self.MIXED * self.size:
-                order += self._by_length(block)
-                block = []
-        order += self._by_length(block)
-        steps = [order[start : start + self.size] for start in range(0, len(order), self.size)]
-        rest = steps.pop() if len(order) % self.size else []
+                full, block = self._filled(block)
+                steps += full
+        full, left = self._filled(block)
+        order = [index for group in left for index in group]
+        steps += full + [order[start : start + self.size] for start in range(0, len(order), self.size)]
+        rest = steps.pop() if steps and len(steps[-1]) < self.size else []
         rng.shuffle(steps)
         for step in [*steps, rest]:
             yield from sorted(step, key=lambda index: self.lengths[index])
 
-    def _by_length(self, groups: list[list[int]]) -> list[int]:
-        by_longest = sorted(groups, key=lambda group: max(self.lengths[index] for index in group))
-        return [index for group in by_longest for index in group]
+    def _filled(self, groups: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+        """Return steps that are full and split no group, except one that is longer, and the groups that are left.
+
+        Large groups come first, each in the first step with enough space, so that small ones fill the gaps.
+        """
+        full: list[list[int]] = []
+        open_steps: list[list[list[int]]] = []
+        parts = [group[start : start + self.size] for group in groups for start in range(0, len(group), self.size)]
+        for part in sorted(parts, key=lambda part: (-len(part), max(self.lengths[index] for index in part))):
+            step = next((one for one in open_steps if sum(map(len, one)) + len(part) <= self.size), None)
+            if step is None:
+                open_steps.append(step := [])
+            step.append(part)
+            if sum(map(len, step)) == self.size:
+                open_steps.remove(step)
+                full.append([index for one in step for index in one])
+        return full, [part for step in open_steps for part in step]
 
 
 def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -296,6 +296,23 @@ def test_each_epoch_has_every_example_once_in_a_new_order():
     assert sorted(batches.Steps(["a"] * 9, [1] * 9, 4, seed=0)) == list(range(9))  # a group larger than a step
 
 
+def test_groups_are_not_split_where_others_fill_the_step() -> None:
+    """50 single IFT examples between prompts with two to four answers: each prompt's answers are in one step."""
+    sizes = [4] * 30 + [3] * 20 + [2] * 9 + [1] * 50
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    lengths = [(7 * index) % 31 for index in range(len(groups))]
+    sampler = batches.Steps(groups, lengths, 4, seed=0)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(len(groups)))
+        steps = in_steps(order, 4)
+        split = [
+            group for group, size in enumerate(sizes) if sum(group in {groups[i] for i in one} for one in steps) > 1
+        ]
+        assert len(split) <= 1, f"epoch {epoch}: {len(split)} groups are split"
+
+
 def test_step_examples_have_similar_lengths():
     """Rows are padded to the longest of their step, so similar lengths save padding compared with random order."""
     groups, lengths, _ = judged(400, seed=2)
