@@ -44,13 +44,21 @@ class _Below(nn.Module):
         self._rows: list[tuple[bytes, int]] = []  # of the current batch: token ids, length
 
     def see(self, _: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
-        """Record the sequences of a batch (a forward pre-hook of the decoder)."""
-        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        """Record the sequences of a batch (a forward pre-hook of the decoder).
+
+        With a mask of four dimensions, positions identify what a token sees (`srlm.training.shared_prompts`).
+        """
+        ids, mask, positions = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
         self._rows = []
-        if ids is None or mask is None or mask.dim() != 2 or not bool(mask[:, 0].all()):
-            return  # sequences cannot be identified, or are padded on the left
-        for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True):
-            self._rows.append((row[:length].numpy().tobytes(), length))
+        if ids is None or mask is None:
+            return
+        if mask.dim() == 4 and positions is not None:
+            for row, places in zip(ids, positions, strict=True):
+                length = 1 + max(places.nonzero().flatten().tolist(), default=0)  # padding has position 0
+                self._rows.append((row[:length].numpy().tobytes() + places[:length].numpy().tobytes(), length))
+        elif mask.dim() == 2 and bool(mask[:, 0].all()):  # otherwise padded on the left
+            for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True):
+                self._rows.append((row[:length].numpy().tobytes(), length))
 
     def forward(self, hidden_states: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Return the output of the frozen layers.

@@ -4,7 +4,7 @@ People who rank answers state which one is better, not how good each is. The bet
 target score as the better of two good ones, so part of what a score's token teaches is chance. This loss has two parts
 instead:
 
-    loss = mean over tokens of -log p  +  mean over pairs of -log sigmoid(E[better] - E[worse] + offset)
+    loss = mean over tokens of -log p  +  w x mean over pairs of -log sigmoid(E[better] - E[worse] + offset)
 
 - The first mean is SFT's, except at a score's token. There -log p is the cross entropy with the frequencies of the
   scores among the examples. That target is the same for all examples: the model learns the verdict's form and scale,
@@ -13,13 +13,15 @@ instead:
   `judge=logprob_weighted` and `judge=logprob` compute it. The pairs are answers to one prompt that people ranked
   differently, whatever their scores. This is a reward model's loss (Bradley-Terry; arXiv 2203.02155, equation 1),
   applied to a generative judge.
+- w is `sft.eft_ranking_weight`.
 - The offset is `sft.eft_length_control` x slope x log(length of the better / length of the worse). The slope is the
   one at which length alone explains people's choices best. With a control of 0 there is no offset. With 1, a pair that
   length explains has little effect and one that contradicts length has much. Length-controlled AlpacaEval removes
   length from win rates in the same way (arXiv 2404.04475, section 3). The trained judge itself has no offset.
 
 Both means are taken over a step's micro-batches and processes. Pairs are formed within a micro-batch, where a prompt's
-answers are kept together (`srlm.training.batching.Steps`).
+answers are kept together (`srlm.training.batching.Steps`), and are computed with their prompt once, where the model can
+(`srlm.training.shared_prompts`).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from srlm.judges.prompt import VERDICT, JudgeTemplate
 from srlm.models.chat import encode_choices
 from srlm.training.batching import collate
 from srlm.training.encoding import Samples
+from srlm.training.shared_prompts import mask_of, merged
 from srlm.types import JudgeExample
 
 STEEPEST = 20.0  # limit of the slope, reached where length alone explains every pair
@@ -246,22 +249,61 @@ def ranking_losses(better: torch.Tensor, worse: torch.Tensor, offset: torch.Tens
     return softplus(-(better - worse + offset))
 
 
+def with_shared_prompts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in which the answers of a ranked prompt are one row (`srlm.training.shared_prompts`).
+
+    The values of `FIELDS` are then lists, with a value per answer.
+    """
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row["group"] if row["group"] >= 0 else f"row {number}", []).append(row)
+    found = []
+    for group in groups.values():
+        tokens = [{name: values for name, values in row.items() if name not in FIELDS} for row in group]
+        together = merged(tokens)
+        for name in FIELDS:
+            together[name] = [row[name] for row in group]
+        shifts = [len(row["input_ids"]) for row in group]
+        shared = (sum(shifts) - len(together["input_ids"])) // max(1, len(group) - 1)
+        for number, place in enumerate(together["place"]):
+            before = sum(shifts[:number]) - number * shared
+            together["place"][number] = place + before if place >= 0 else place
+        found.append(together)
+    return found
+
+
 def collate_ranked(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Return a batch as `batching.collate` does, without weights, and with each of `FIELDS`, of shape (rows,)."""
+    """Return a batch as `batching.collate` does, without weights, and with each of `FIELDS`, of shape (verdicts,).
+
+    "row" is the row of each verdict. Rows of `with_shared_prompts` have several; others one, or `NO_VERDICT`. The batch
+    then has position_ids, too.
+    """
     batch = collate([{**row, "weights": [1.0] * len(row["input_ids"])} for row in rows], pad_token_id)
     del batch["weights"]
-    return batch | {name: torch.tensor([row[name] for row in rows]) for name in FIELDS}
+    if "position_ids" in rows[0]:
+        positions = [torch.tensor(row["position_ids"]) for row in rows]
+        batch["position_ids"] = torch.nn.utils.rnn.pad_sequence(positions, batch_first=True, padding_value=0)
+        rows = [
+            {name: row[name][n] for name in FIELDS} | {"row": i}
+            for i, row in enumerate(rows)
+            for n in range(len(row["place"]))
+        ]
+    else:
+        rows = [{**row, "row": i} for i, row in enumerate(rows)]
+    return batch | {name: torch.tensor([row[name] for row in rows]) for name in (*FIELDS, "row")}
 
 
-def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float) -> type:
+def ranking_trainer(loss: RankingLoss, weight: float = 1.0) -> type:
     """Return TRL's SFT trainer with the loss that this module's docstring states, for batches of `collate_ranked`.
 
     Parameters
     ----------
-    tokens, shares, slope
-        As in `RankingLoss`.
+    weight : float
+        Of the mean over pairs; > 0.
     """
     from trl import SFTTrainer
+
+    tokens, shares, slope = loss.tokens, loss.shares, loss.slope
 
     class RankingTrainer(SFTTrainer):
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -276,19 +318,22 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             pairs = _pairs_of(inputs)
-            place, log_length = inputs.pop("place"), inputs.pop("log_length")
+            place, log_length, row = inputs.pop("place"), inputs.pop("log_length"), inputs.pop("row")
             del inputs["group"], inputs["score"], inputs["rank"]
             expected = torch.zeros(len(place), device=place.device)
 
             def with_shared_scores(**given: Any) -> Any:
                 """Run the model, note the expected scores, and replace each score's log-probability."""
                 nonlocal expected
+                if "position_ids" in given:
+                    given["attention_mask"] = mask_of(given["position_ids"])
                 outputs, hidden = _with_hidden_states(self.accelerator.unwrap_model(model), model, given)
-                rows = torch.nonzero(place >= 0).flatten()
-                if len(rows):
-                    at = (rows, place[rows] - 1)  # the position before a token predicts it
+                verdicts = torch.nonzero(place >= 0).flatten()
+                if len(verdicts):
+                    rows, places = row[verdicts], place[verdicts]
+                    at = (rows, places - 1)  # the position before a token predicts it
                     log_probs = _head(self.accelerator.unwrap_model(model))(hidden[at]).float().log_softmax(-1)
-                    own = log_probs.gather(1, given["labels"][rows, place[rows]][:, None])[:, 0]
+                    own = log_probs.gather(1, given["labels"][rows, places][:, None])[:, 0]
                     # The trainer's forward pass returns float32 in low precision, too, so the options decide.
                     low_precision = self.args.bf16 or self.args.fp16
                     _check_head(own.detach(), outputs.log_probs[at].detach(), low_precision)
@@ -296,7 +341,7 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
                     likelihood = of_scores @ torch.tensor(shares, device=place.device)
                     outputs.log_probs = outputs.log_probs.index_put(at, likelihood.to(outputs.log_probs.dtype))
                     scale = torch.arange(len(tokens), dtype=torch.float32, device=place.device)
-                    expected = expected.index_put((rows,), of_scores.softmax(-1) @ scale)
+                    expected = expected.index_put((verdicts,), of_scores.softmax(-1) @ scale)
                 return outputs
 
             loss = super().compute_loss(with_shared_scores, inputs, return_outputs, num_items_in_batch)
@@ -309,9 +354,11 @@ def ranking_trainer(tokens: Sequence[int], shares: Sequence[float], slope: float
             self._metrics[mode]["ranking_loss"].append(losses.mean().item())
             self._metrics[mode]["ranking_accuracy"].append((expected[better] > expected[worse]).float().mean().item())
             if num_items_in_batch is None:
-                return loss + losses.mean()  # of a model that is counted by micro-batch; Trainer takes their mean
+                return (
+                    loss + weight * losses.mean()
+                )  # of a model that is counted by micro-batch; Trainer takes their mean
             # Gradients of processes are averaged, and the pairs are counted over all of them.
-            return loss + losses.sum() / self._pairs_in_step * self.accelerator.num_processes
+            return loss + weight * losses.sum() / self._pairs_in_step * self.accelerator.num_processes
 
     return RankingTrainer
 

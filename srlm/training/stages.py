@@ -229,7 +229,8 @@ class TrainSFT(TrainingStage):
         return self.config.sft.eft_loss is EFTLoss.ranking
 
     def _unused(self) -> set[str]:
-        return _unused_masking(self.config.sft) | (set() if self._ranks() else _RANKING)
+        unused = _unused_masking(self.config.sft) | (set() if self._ranks() else _RANKING)
+        return unused | ({"sft.eft_ranking_weight"} if self.config.sft.eft_ranking_weight == 1 else set())
 
 
 class TrainRewardModel(TrainingStage):
@@ -341,7 +342,7 @@ class Train(TrainingStage):
         return "reference" in self.method.needs
 
 
-_RANKING = {"sft.eft_loss", "sft.eft_length_control"}
+_RANKING = {"sft.eft_loss", "sft.eft_length_control", "sft.eft_ranking_weight"}
 
 
 def _options(config: Config, group: str, unused: set[str]) -> dict[str, Any]:

@@ -58,7 +58,13 @@ def model() -> Any:
 
 
 def step(
-    folder: Path, slope: float, micro: int, policy: Any = None, examples: Sequence[JudgeExample] = EXAMPLES
+    folder: Path,
+    slope: float,
+    micro: int,
+    policy: Any = None,
+    examples: Sequence[JudgeExample] = EXAMPLES,
+    weight: float = 1.0,
+    shared: bool = False,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Run one step over all examples with the real trainer; return the logged values and the gradients."""
     from datasets import Dataset
@@ -70,7 +76,7 @@ def step(
     order = [1, 2, 3, 0, 4, 5, 6]  # with micro-batches of three, pairs are not split
     table = {name: [values[place] for place in order] for name, values in table.items()}
     tokens = ranking.score_tokens(tokenizer, TEMPLATE, 5)
-    trainer = ranking.ranking_trainer(tokens, SHARES, slope)(
+    trainer = ranking.ranking_trainer(ranking.RankingLoss([], tokens, SHARES, 1, slope), weight)(
         model=policy,
         args=Arguments(
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
@@ -82,13 +88,14 @@ def step(
         train_dataset=Dataset.from_dict(table),
         processing_class=tokenizer,
     )  # fmt: skip
-    trainer.data_collator = partial(ranking.collate_ranked, pad_token_id=tokenizer.pad_token_id)
+    collate = partial(ranking.collate_ranked, pad_token_id=tokenizer.pad_token_id)
+    trainer.data_collator = (lambda rows: collate(ranking.with_shared_prompts(rows))) if shared else collate
     trainer.train()
     after = dict(policy.named_parameters())
     return trainer.state.log_history[0], {name: (before[name] - after[name].detach()) / RATE for name in before}
 
 
-def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
+def by_hand(slope: float, weight: float = 1.0) -> tuple[float, float, dict[str, torch.Tensor]]:
     """Return the documented loss, computed example by example, its ranking part, and the gradients."""
     policy, table = model(), columns()
     tokens = ranking.score_tokens(tiny_tokenizer(), TEMPLATE, 5)
@@ -110,7 +117,7 @@ def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
         gap = expected[better] - expected[worse] + slope * math.log(lengths[0] / lengths[1])
         losses.append(-torch.log(1 / (1 + torch.exp(-gap))))
     order = torch.stack(losses).mean()
-    loss = total / count + order
+    loss = total / count + weight * order
     loss.backward()
     return (
         float(loss.detach()),
@@ -120,10 +127,14 @@ def by_hand(slope: float) -> tuple[float, float, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("micro", [7, 3], ids=["at once", "in micro-batches"])
-@pytest.mark.parametrize("slope", [0.0, 1.3])
-def test_loss_and_gradients_equal_the_documented_formula(tmp_path: Path, slope: float, micro: int) -> None:
-    loss, order, gradients = by_hand(slope)
-    logged, found = step(tmp_path, slope, micro)
+@pytest.mark.parametrize(
+    ("slope", "weight", "shared"), [(0.0, 1.0, False), (1.3, 3.0, False), (0.0, 1.0, True), (1.3, 3.0, True)]
+)
+def test_loss_and_gradients_equal_the_documented_formula(
+    tmp_path: Path, slope: float, weight: float, micro: int, shared: bool
+) -> None:
+    loss, order, gradients = by_hand(slope, weight)
+    logged, found = step(tmp_path, slope, micro, weight=weight, shared=shared)
     assert logged["loss"] == pytest.approx(loss, rel=1e-4)
     if micro == 7:
         assert logged["ranking_loss"] == pytest.approx(order, rel=1e-4)

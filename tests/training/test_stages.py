@@ -57,13 +57,16 @@ def test_ranking_loss_options_are_recorded_only_if_enabled(tmp_path: Path) -> No
     """The SFT baseline has no EFT. Answers are compared within a micro-batch, so its size affects results."""
 
     def made_with(make: Callable[..., Stage], *overrides: str) -> dict[str, Any]:
-        return dict(make(Workspace(tmp_path), options(*overrides)).options)
+        followed = ("sft.learning_rate=1e-3", "sft.min_learning_rate=1e-4", "sft.lora.last_n_layers=20")
+        return dict(make(Workspace(tmp_path), options(*followed, *overrides)).options)
 
     order = ("sft.eft_loss=ranking", "sft.eft_length_control=0.5")
     own = {"sft.eft_loss", "sft.eft_length_control", "sft.micro_batch_size"}
     assert not own & made_with(TrainSFT).keys()
     assert made_with(TrainSFT, *order).keys() - made_with(TrainSFT).keys() == own
     assert made_with(TrainSFTBaseline, *order) == made_with(TrainSFTBaseline)
+    weighted = made_with(TrainSFT, *order, "sft.eft_ranking_weight=3")
+    assert weighted == made_with(TrainSFT, *order) | {"sft.eft_ranking_weight": 3.0}
 
 
 def test_server_temperature_is_recorded_only_if_set(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from srlm.errors import TrainingError
-from srlm.ranges import Range, at_least, below, resolved
+from srlm.ranges import Range, above, at_least, below, resolved
 from srlm.training.config import TrainConfig
 from srlm.training.method import Batches, Columns, Context, Encoded, Method, Need
 from srlm.types import JudgeExample, SeedExample
@@ -87,6 +87,8 @@ class SFTConfig(TrainConfig):
     # answers scores higher, by the probabilities of the scores (srlm/training/ranking.py); then
     # data.eft_max_score_fraction=1 keeps all pairs
     eft_loss: EFTLoss = EFTLoss.score
+    # ranking: weight of the mean over pairs, where the mean over tokens has 1
+    eft_ranking_weight: Annotated[float, above(0)] = 1.0
     # ranking: share of the effect of length on people's choices that is taken out of the loss; [0, 1]
     eft_length_control: float = 0.0
     # several examples in a row of max_length tokens, separated by attention and positions: less padding; batch_size
@@ -196,12 +198,13 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         from trl import SFTTrainer
 
         from srlm.training import batching, ranking
+        from srlm.training.shared_prompts import can_share
 
         kind, collate = SFTTrainer, None
         if context.options.weighs_tokens:
             kind, collate = batching.weighted_trainer(), batching.collate
         if loss := encoded.ranking:
-            kind = ranking.ranking_trainer(loss.tokens, loss.shares, loss.slope)
+            kind = ranking.ranking_trainer(loss, context.options.eft_ranking_weight)
             collate = ranking.collate_ranked
         mixed = "sources" in encoded.columns
         if mixed:
@@ -214,6 +217,9 @@ class SFT(Method[SFTConfig, EncodedSamples]):
             trainer.data_collator = partial(collate, pad_token_id=context.tokenizer.pad_token_id)
         if mixed:
             trainer.data_collator = batching.with_sources(trainer.data_collator)
+        if encoded.ranking and can_share(model):
+            of_rows = trainer.data_collator
+            trainer.data_collator = lambda rows: of_rows(ranking.with_shared_prompts(rows))
         return trainer
 
     def check(self, trainer: Any, encoded: EncodedSamples, context: Context[SFTConfig]) -> dict[str, Any]:
@@ -234,7 +240,10 @@ class SFT(Method[SFTConfig, EncodedSamples]):
         super().check_options(options, group, config, need)
         if options.eft_loss is not EFTLoss.ranking:
             need(options.eft_length_control == 0, "sft.eft_length_control", "0 with sft.eft_loss=score")
+            need(options.eft_ranking_weight == 1, "sft.eft_ranking_weight", "1 with sft.eft_loss=score")
             return
+        if spec_of(config.judge).eft == "none" or spec_of(config.judge).trains:
+            return  # the judge does not learn by SFT, which then has no EFT examples
         ranking = "with sft.eft_loss=ranking"
         need(options.uses_eft, "sft.eft_loss", f"score with sft.data={options.data.name}, which has no EFT examples")
         learns_scores = spec_of(config.judge).eft == "scores"
