@@ -324,10 +324,20 @@ def _final(text: str) -> str:
     return re.split(r"\banswer\s*:", text, flags=re.IGNORECASE)[-1]
 
 
+def final_number(text: str) -> float | None:
+    """Return the last number after the last "Answer:", or of the complete text without this mark; None if none."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _final(text))
+    return float(numbers[-1].replace(",", "")) if numbers else None
+
+
+def final_text(text: str) -> str:
+    """Return the words after the last "Answer:", or of the complete text without this mark, in lowercase."""
+    return normalized(_final(text)).strip()
+
+
 def _final_number(text: str, number: int) -> bool:
     """Return whether the last number of the final answer is `number`, as for GSM8K; 1,200 equals 1200.0."""
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", _final(text))
-    return bool(numbers) and float(numbers[-1].replace(",", "")) == number
+    return final_number(text) == number
 
 
 def _final_choice(text: str, answer: str, options: Sequence[str]) -> bool:

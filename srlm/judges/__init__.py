@@ -18,6 +18,7 @@ JUDGES = {
     "pairwise": "srlm.judges.pairwise:PairwiseJudge",
     "implicit": "srlm.judges.likelihood:ImplicitRewardJudge",
     "reward_model": "srlm.judges.classifier:RewardModelJudge",
+    "votes": "srlm.judges.votes:VotesJudge",
 }
 
 _CHOICES = {"sampled": "additive"}  # `judge.scorer` -> a file in conf/judge, where it has another name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, at_least, below
+from srlm.ranges import MODEL, SHARE, TEMPERATURE, Range, at_least, below, one_of
 
 _REFERENCE = Range(lambda value: value not in ("", "self", "endpoint"), "base, previous or a model name")
 
@@ -15,7 +15,7 @@ class JudgeConfig:
     """The judge of candidates. `judge=NAME` chooses it, and with it the options below that exist."""
 
     # how candidates become scores; `judge` sets it: sampled, logprob_weighted, logprob, pairwise, implicit,
-    # reward_model, or module:Class
+    # reward_model, votes, or module:Class
     scorer: str = ""
     # the model that judges candidates: self = M_t (reward_model: the run's own); sft = M1; base = M0; endpoint; or any
     # model name. For control arms, a program judges candidates only: random = random scores; program = the share of the
@@ -125,6 +125,15 @@ class RewardModelJudgeConfig(SequenceJudgeConfig):
     scorer: str = "reward_model"  # `judge` sets it
 
 
+@dataclass
+class VotesJudgeConfig(JudgeConfig):
+    """A judge that counts how many of a prompt's candidates have the same final answer (ScPO)."""
+
+    scorer: str = "votes"  # `judge` sets it
+    # what is compared: number = the last number; text = the words after "Answer:" (without this mark: all words)
+    final_answer: Annotated[str, one_of("number", "text")] = "number"
+
+
 # `judge.scorer` -> its options. The yaml files in conf/judge name a dataclass by NAME_options.
 JUDGE_OPTIONS: dict[str, type[JudgeConfig]] = {
     "sampled": SampledJudgeConfig,
@@ -133,6 +142,7 @@ JUDGE_OPTIONS: dict[str, type[JudgeConfig]] = {
     "pairwise": PairwiseJudgeConfig,
     "implicit": ImplicitJudgeConfig,
     "reward_model": RewardModelJudgeConfig,
+    "votes": VotesJudgeConfig,
 }
 
 
