@@ -46,6 +46,7 @@ from srlm.judges.config import (
     ImplicitJudgeConfig,
     RewardModelJudgeConfig,
     SampledJudgeConfig,
+    VotesJudgeConfig,
     options_type,
 )
 from srlm.pipeline.workspace import Workspace
@@ -80,6 +81,8 @@ def put(config: Config, option: str, value: Any) -> Config:
     """Set an option; an option of another judge kind also changes the judge."""
     if option in ("judge.reference", "judge.length_penalty"):
         config.judge = ImplicitJudgeConfig()
+    if option == "judge.final_answer":
+        config.judge = VotesJudgeConfig()
     *groups, name = option.split(".")
     place: Any = config
     for group in groups:
@@ -180,6 +183,9 @@ RANGES: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = [
     ("judge.model", ("",), ("self", "sft", "OWNER/NAME")),
     ("prompts.max_words", (3,), (4,)),  # prompts.min_words is 4
     ("pairs.min_gap", (-0.1, math.nan), (0.0,)),
+    ("judge.final_answer", ("", "letters"), ("number", "text")),
+    ("sft.eft_ranking_weight", (0.0, -1.0, math.nan), (1.0,)),
+    ("pairs.keep_share", (0.0, 1.1, math.nan), (0.5, 1.0)),
     ("judge.early_stopping_risk", (-0.1, 0.5, math.nan), (0.0, 0.49)),
     ("data.eft_held_out", (0.0, 1.0, math.nan), (0.01, 0.99)),
     ("tracking.mode", ("", "on"), ("online", "offline")),

@@ -58,6 +58,7 @@ class SelectPairs(LocalStage):
 
     def depends_on(self) -> dict[str, Any]:
         names = [f"pairs.{name}" for name in ("policy", "min_gap", "length_penalty", "truncated")]
+        names += ["pairs.keep_share"] if self.config.pairs.keep_share < 1 else []
         names += ["judgements.path"] if self.config.judgements.path else ["judge.min_valid", "judge.meta"]
         return options_of(self.config, *names, *(["judge.meta_max_tokens"] if self.config.judge.meta else []))
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Annotated
 
 from srlm.data.config import RowsConfig
-from srlm.ranges import at_least
+from srlm.ranges import SHARE, at_least
 
 
 class Truncated(Enum):
@@ -34,6 +34,8 @@ class PairsConfig(RowsConfig):
     path: str = ""
     count: Annotated[int, at_least(0)] = 0  # rows per iteration, drawn with the run's seed; 0 = all, for one iteration
     min_gap: Annotated[float, at_least(0)] = 0.0  # mean score of chosen minus rejected must exceed this, in points
+    # share of an iteration's pairs that is kept: those with the largest gaps, on whatever scale the judge has by then
+    keep_share: Annotated[float, SHARE] = 1.0
     # points subtracted from a candidate's score per hundred characters; null = the penalty with which the chosen and
     # rejected answers are equally long on average
     length_penalty: Annotated[float | None, at_least(0)] = 0.0

@@ -10,8 +10,10 @@ an end of turn that the model never generated, or answers that stop in mid-sente
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from srlm.preferences.config import PairsConfig, Truncated
@@ -21,6 +23,7 @@ from srlm.preferences.policy import Scored, Selection
 from srlm.preferences.scores import mean_scores
 from srlm.types import Candidate, Judgement, PreferencePair, Prompt, Unpaired
 
+SMALL_GAP = "gap not among the largest"
 TRUNCATED = "fewer than two candidates are left without the truncated ones"
 
 
@@ -78,6 +81,23 @@ def select(
         selection = policy.select(prompt, _penalised(scored[prompt.id], penalty))
         truncated = selection.reason and complete[prompt.id] < 2 <= of_prompt[prompt.id]
         found[prompt.id] = Selection(reason=TRUNCATED) if truncated else selection
+    return with_largest_gaps(found, config.keep_share)
+
+
+def with_largest_gaps(selections: Mapping[str, Selection], share: float) -> dict[str, Selection]:
+    """Return the selections with only this share of all pairs, rounded up: those with the largest gaps.
+
+    Of equal gaps, the first are kept. Labelled answers are not changed.
+    """
+    gaps = [pair.chosen_score - pair.rejected_score for one in selections.values() for pair in one.pairs]
+    order = sorted(range(len(gaps)), key=lambda number: -gaps[number])
+    kept = set(order[: math.ceil(round(share * len(gaps), 9))])
+    found, number = {}, 0
+    for prompt, one in selections.items():
+        pairs = tuple(pair for place, pair in enumerate(one.pairs, number) if place in kept)
+        number += len(one.pairs)
+        lost = one.pairs and not (pairs or one.answers)
+        found[prompt] = Selection(reason=SMALL_GAP) if lost else replace(one, pairs=pairs)
     return found
 
 

@@ -17,7 +17,7 @@ from tests.helpers import candidates_of, judgements_of, prompt
 FEW = "fewer than two candidates with enough valid judgements"
 
 
-def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_valid=2):
+def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_valid=2, keep_share=1.0):
     """Select pairs from prompts p0, p1, ... whose candidates have these scores."""
     prompts = [Prompt(f"p{i}", f"question {i}", ()) for i in range(len(scores))]
     texts = texts or [[f"answer {i} {j}" for j in range(len(row))] for i, row in enumerate(scores)]
@@ -25,7 +25,8 @@ def select(scores: list[list[list[float | None]]], texts=None, min_gap=0.0, min_
     judgements = [
         j for i, row in enumerate(scores) for place, s in enumerate(row) for j in judgements_of(f"p{i}/c{place}", s)
     ]
-    return counted(select_pairs(prompts, candidates, judgements, PairsConfig(min_gap=min_gap), min_valid))
+    config = PairsConfig(min_gap=min_gap, keep_share=keep_share)
+    return counted(select_pairs(prompts, candidates, judgements, config, min_valid))
 
 
 def counted(selected):
@@ -109,6 +110,17 @@ def test_gap_equal_to_min_gap_is_too_small(low):
     """7/3 - 4/3 is more than 1 in floats."""
     scores = [[[low + 1.0, low + 1.0, low + 2.0], [low + 0.0, low + 0.0, low + 1.0]]]
     assert select(scores, min_gap=1.0) == ([], {"gap too small": 1})
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(1.0, "p0 p1 p2 p3"), (0.75, "p0 p1 p2"), (0.5, "p0 p1"), (0.51, "p0 p1 p2"), (0.01, "p1")]
+)
+def test_pairs_with_the_largest_gaps_are_kept(share, kept):
+    """Of the equal gaps of p0 and p2, the first is kept; a share is rounded up."""
+    scores = [[[4.0] * 2, [1.0] * 2], [[5.0] * 2, [1.0] * 2], [[3.0] * 2, [0.0] * 2], [[2.0] * 2, [1.0] * 2]]
+    pairs, dropped = select(scores, keep_share=share)
+    assert [pair.id for pair in pairs] == kept.split()
+    assert dropped == ({"gap not among the largest": 4 - len(pairs)} if len(pairs) < 4 else {})
 
 
 def test_prompt_without_candidates_is_counted():
