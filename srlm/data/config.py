@@ -114,6 +114,9 @@ class OwnAnswersConfig:
     temperature: Annotated[float, TEMPERATURE, above(0, ", or all answers are the same text")] = 1.0  # of sampling
     top_p: Annotated[float, SHARE] = 1.0  # nucleus sampling: total probability of the tokens drawn from
     max_new_tokens: Annotated[int, at_least(1)] = 128  # tokens
+    # keep prompts whose answers all have one label for training. The ranking loss (sft.eft_loss=ranking) learns from
+    # pairs of answers, so they take time and teach it nothing about which answer is better
+    keep_tied: bool = True
 
     @property
     def used(self) -> bool:

@@ -140,7 +140,9 @@ class RankAnswers(LocalStage):
         return [EFT.file, EFT_HELD_OUT.file]
 
     def depends_on(self) -> dict[str, Any]:
-        return options_of(self.config, "judge.min_valid") if self._by_judge() else {}
+        names = ["judge.min_valid"] if self._by_judge() else []
+        names += [] if self.config.data.own_answers.keep_tied else ["data.own_answers.keep_tied"]
+        return options_of(self.config, *names)
 
     def made_from(self) -> dict[str, str]:
         return recorded_answers(self.workspace) | recorded(self.workspace, OWN_LABELS.path(self.workspace, 1))
@@ -167,7 +169,9 @@ class RankAnswers(LocalStage):
             left_out["unlabelled"] += labelled.count(None)
             if kept := [answer for answer in labelled if answer]:
                 found[row.id] = _ranked(row, kept)
-        train = [found[row.id] for row in OWN_PROMPTS.read(workspace) if row.id in found]
+        labelled_train = [found[row.id] for row in OWN_PROMPTS.read(workspace) if row.id in found]
+        keep_tied = self.config.data.own_answers.keep_tied
+        train = [prompt for prompt in labelled_train if keep_tied or prompt.is_ordered]
         held_out = [found[row.id] for row in OWN_HELD_OUT_PROMPTS.read(workspace) if row.id in found]
         ordered = [prompt for prompt in held_out if prompt.is_ordered]
         counts: dict[str, Any] = {
@@ -178,6 +182,7 @@ class RankAnswers(LocalStage):
             "prompts_with_different_labels": sum(prompt.is_ordered for prompt in found.values()),
             "prompts_labelled": len(found),
             "prompts_unlabelled": len(prompts) - len(found),
+            "prompts_with_one_label": len(labelled_train) - len(train),
             "held_out_prompts_with_one_label": len(held_out) - len(ordered),
             "left_out": {reason: count for reason, count in left_out.items() if count},
             "constraints": _followed(prompts, found),
@@ -252,8 +257,9 @@ def report(counts: Mapping[str, Any]) -> list[str]:
     lines = [answers + (f"; left out: {left_out}" if left_out else "")]
     if prompts:
         line = f"Own EFT answers: {100 * ordered / prompts:.0f} % of the prompts have answers with different labels"
-        tied = counts["held_out_prompts_with_one_label"]
-        lines.append(line + (f"; left out of the held-out ones: {tied} with one label" if tied else ""))
+        tied = {"training": counts.get("prompts_with_one_label"), "held out": counts["held_out_prompts_with_one_label"]}
+        without = ", ".join(f"{n} {part}" for part, n in tied.items() if n)
+        lines.append(line + (f"; left out: prompts with one label ({without})" if without else ""))
     if counts["constraints"]:
         kinds = (f"{name} {of['followed']} of {of['answers']}" for name, of in counts["constraints"].items())
         lines.append(f"Own EFT answers that follow a constraint: {', '.join(kinds)}")

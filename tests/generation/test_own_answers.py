@@ -143,6 +143,7 @@ def test_checkers_label_and_rank_the_answers(tmp_path: Path) -> None:
         "prompts_with_different_labels": 12,
         "prompts_labelled": 12,
         "prompts_unlabelled": 0,
+        "prompts_with_one_label": 0,
         "held_out_prompts_with_one_label": 0,
         "left_out": {"empty": 12, "repeated": 12},
         "constraints": {
@@ -221,8 +222,8 @@ def test_skipped_answers_and_tied_prompts(tmp_path: Path) -> None:
     assert counts["left_out"] == {"empty": 12, "repeated": 12, "unlabelled": 4}
     assert (counts["prompts"], counts["held_out_prompts"], counts["prompts_unlabelled"]) == (5, 5, 1)
     assert (counts["prompts_with_different_labels"], counts["held_out_prompts_with_one_label"]) == (8, 1)
-    assert report(counts)[1].endswith("73 % of the prompts have answers with different labels; left out of the "
-                                      "held-out ones: 1 with one label")  # fmt: skip
+    assert report(counts)[1].endswith("73 % of the prompts have answers with different labels; left out: prompts "
+                                      "with one label (1 held out)")  # fmt: skip
     train = {row.id: row for row in EFT.read(workspace)}
     assert [len(train[id].answers) for id in (tied, single)] == [3, 2]
     assert none not in train
@@ -242,6 +243,20 @@ def test_skipped_answers_and_tied_prompts(tmp_path: Path) -> None:
     examples, made = examples_of_run(pairs, EFT.read(workspace), [])
     assert not {example.id.split("/")[0] for example in examples} & {tied, single}
     assert made["dropped: all answers tied"] == 2
+
+
+def test_tied_prompts_can_be_left_out_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    workspace, config = answered(tmp_path, str(path), "data.own_answers.keep_tied=false")
+    tied = {row.id for row in OWN_PROMPTS.read(workspace)[:2]}
+    candidates = [one for of_prompt in answers_to_label(workspace).values() for one in of_prompt]
+    scores = {one.id: 3 if one.prompt_id in tied else int(one.id[-1]) for one in candidates}
+    path.write_text("".join(json.dumps({"id": id, "score": score}) + "\n" for id, score in scores.items()))
+    labelled(workspace, config)
+    counts = ranked(workspace, config)
+    assert (counts["prompts"], counts["prompts_with_one_label"]) == (4, 2)
+    assert report(counts)[1].endswith("left out: prompts with one label (2 training)")
+    assert not tied & {row.id for row in EFT.read(workspace)}
 
 
 def test_labels_without_an_order_are_refused(tmp_path: Path) -> None:
