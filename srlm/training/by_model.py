@@ -7,7 +7,8 @@ on other hardware.
 - `learning_rate`: `LEARNING_RATES`, by parameters, and for LoRA or full fine-tuning; see below.
 - `min_learning_rate`: a tenth of `learning_rate`.
 - `epochs`: SFT 5 below 300M parameters, otherwise 3, which is TRL's default; a reward model 2 below 300M parameters,
-  otherwise 1, because it overfits in a second epoch (arXiv 2203.02155, appendix C.2); DPO and KTO 1.
+  otherwise 1, because it overfits in a second epoch (arXiv 2203.02155, appendix C.2); DPO and KTO 1, but DPO of the
+  last third of the layers 2.
 - `batch_size`: 16, the paper's (arXiv 2401.10020, section 3.1.1); below 300M parameters 4 (KTO and the reward model 8),
   which gives a small model more steps.
 - `micro_batch_size`: on a GPU as many examples as the memory holds; on a CPU `CPU_MICRO_BATCH`, because more are not
@@ -16,8 +17,10 @@ on other hardware.
   example); never below 300M parameters on a CPU.
 - `max_length`: 1024 tokens on a CPU, 2048 on a GPU, at most the model's positions.
 - `dtype`: bfloat16 if the hardware computes in it; otherwise float16 on a GPU, float32 on a CPU.
-- `lora.last_n_layers`: all; below 300M parameters on a CPU, SFT and the reward model adapt the last third, because the
-  layers below then run once per sequence.
+- `lora.last_n_layers`: all; below 300M parameters on a CPU, SFT, the reward model and DPO adapt the last third, because
+  the layers below then run once per sequence. DPO's learning rate is then 2.5e-4 for two epochs: with 5e-4, the
+  model becomes a worse judge. With `sft.eft_loss=ranking`, SFT adapts the last two thirds at half the
+  learning rate: the judge then orders 88 % instead of 78 % of held-out answers (135M, the built-in set `facts`).
 - `engine.max_model_len`: 2048 tokens on a CPU, 4096 on a GPU, at most the positions of every model that is used.
 - `engine.max_concurrent`: 64 on a CPU; 256 on a GPU, vLLM's default.
 - `engine.kv_cache_gib`: 16 sequences of `max_model_len`, at least 2 GiB, at most a quarter of the memory.
@@ -51,6 +54,7 @@ from srlm.engines.hardware import Hardware
 from srlm.models.facts import SMOLLM2_135M, ModelFacts
 from srlm.training.config import TrainConfig
 from srlm.training.methods import METHODS, OWN, group_of, method_of
+from srlm.training.methods.sft import EFTLoss, SFTConfig
 
 SIZES = (0.3e9, 1e9, 4e9, 20e9)  # parameters: below the first, up to the next, ..., from the last on
 # method -> with LoRA, and of full fine-tuning -> by size
@@ -64,7 +68,8 @@ EPOCHS = {"sft": (5.0, 3.0), "reward_model": (2.0, 1.0), "dpo": (1.0, 1.0), "kto
 BATCH_SIZES = {"sft": (4, 16), "reward_model": (8, 16), "dpo": (4, 16), "kto": (8, 16)}
 CPU_MICRO_BATCH = {"sft": 4, "reward_model": 8, "dpo": 2, "kto": 4}
 SEQUENCES = {"sft": 1, "reward_model": 2, "dpo": 2, "kto": 2}  # of one example; KTO's answer also to another prompt
-ON_LAST_LAYERS = ("sft", "reward_model")
+ON_LAST_LAYERS = ("sft", "reward_model", "dpo")
+DPO_OF_LAST_LAYERS = (2.5e-4, 2.0)  # learning rate, epochs
 LIKE = "dpo"  # the row of a method from outside the package with options of its own
 _GIB = 2**30
 
@@ -171,6 +176,16 @@ class TrainingTable:
         return self.model.parameters < SIZES[0]
 
     @property
+    def _ranks(self) -> bool:
+        """Whether a small model learns to rank answers by LoRA on a CPU, for which the last third is too little."""
+        return isinstance(self.options, SFTConfig) and self.options.eft_loss is EFTLoss.ranking and self._on_last_layers
+
+    @property
+    def _on_last_layers(self) -> bool:
+        """Whether LoRA adapts the last layers only."""
+        return self.options.lora.enabled and self.small and not self.hardware.gpus and self.group in ON_LAST_LAYERS
+
+    @property
     def reason(self) -> str:
         how = "LoRA" if self.options.lora.enabled else "full fine-tuning"
         return f"{how} of {_size(self.model)} on a {'GPU' if self.hardware.gpus else 'CPU'}"
@@ -187,10 +202,14 @@ class TrainingTable:
             own = getattr(options, name)
             return _first(own, _first(known.get(name), value))
 
-        rate = first("learning_rate", LEARNING_RATES[self.row][not options.lora.enabled][size])
+        rate = LEARNING_RATES[self.row][not options.lora.enabled][size] / (2 if self._ranks else 1)
+        epochs = EPOCHS[self.row][not self.small]
+        if self.group == "dpo" and self._on_last_layers and model.layers and options.lora.last_n_layers != 0:
+            rate, epochs = DPO_OF_LAST_LAYERS
+        rate = first("learning_rate", rate)
         yield "learning_rate", rate
         yield "min_learning_rate", float(f"{rate / 10:.6g}")
-        yield "epochs", EPOCHS[self.row][not self.small]
+        yield "epochs", epochs
         max_length = first("max_length", min(2048 if on_gpu else 1024, model.positions or 2048))
         yield "max_length", max_length
         batch = first("batch_size", None)
@@ -208,8 +227,8 @@ class TrainingTable:
         )
         yield "micro_batch_size", micro
         yield "batch_size", batch or -(-share // micro) * micro * options.processes
-        on_few = self.small and not on_gpu and self.row in ON_LAST_LAYERS and options.lora.enabled
-        yield "lora.last_n_layers", max(1, round(model.layers / 3)) if on_few and model.layers else 0
+        layers = max(1, round(model.layers * (2 if self._ranks else 1) / 3))
+        yield "lora.last_n_layers", layers if self._on_last_layers and model.layers else 0
         yield "dtype", _dtype(self.hardware)
 
     def _fits(self, max_length: int, checkpointing: bool) -> int:

@@ -18,6 +18,7 @@ from srlm.models.facts import SMOLLM2_135M, ModelFacts, facts_of, facts_of_confi
 from srlm.models.resolve import PACKAGED, TINY
 from srlm.training.by_model import lines, resolve, unset_options
 from srlm.training.methods import METHODS
+from srlm.training.methods.sft import EFTLoss
 from tests.helpers import tiny_llama
 
 CPU, GPU = Hardware(0, 8.0, False), Hardware(1, 80.0, True)
@@ -34,18 +35,33 @@ def test_default_run_keeps_its_values() -> None:
     config, _ = resolve(Config(), [SMOLLM2_135M], CPU)
     assert unset_options(config) == []
     assert {name: values(config, f"{name}.learning_rate", f"{name}.min_learning_rate") for name in METHODS} == {
-        "sft": [2e-3, 2e-4], "dpo": [2e-4, 2e-5], "kto": [2e-4, 2e-5], "reward_model": [1e-3, 1e-4]
+        "sft": [2e-3, 2e-4], "dpo": [2.5e-4, 2.5e-5], "kto": [2e-4, 2e-5], "reward_model": [1e-3, 1e-4]
     }  # fmt: skip
     names = ("epochs", "batch_size", "micro_batch_size", "lora.last_n_layers", "max_length", "gradient_checkpointing")
     assert {group: values(config, *(f"{group}.{name}" for name in names)) for group in METHODS} == {
         "sft": [5, 4, 4, 10, 1024, False],
-        "dpo": [1, 4, 2, 0, 1024, False],
+        "dpo": [2, 4, 2, 10, 1024, False],
         "kto": [1, 8, 4, 0, 1024, False],
         "reward_model": [2, 8, 8, 10, 1024, False],
     }
     engine = values(config, "engine.dtype", "engine.max_model_len", "engine.max_concurrent", "engine.kv_cache_gib")
     assert engine == ["auto", 2048, 64, 2.0]
     assert config.data.ift.limit == 64
+
+
+def test_dpo_of_all_layers_moves_slowly() -> None:
+    config = Config()
+    config.dpo.lora.last_n_layers = 0
+    found, _ = resolve(config, [SMOLLM2_135M], CPU)
+    assert values(found, "dpo.learning_rate", "dpo.epochs") == [2e-4, 1]
+
+
+def test_ranking_loss_adapts_more_layers_at_half_the_rate() -> None:
+    config = Config()
+    config.sft.eft_loss = EFTLoss.ranking
+    assert values(resolve(config, [SMOLLM2_135M], CPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [1e-3, 20]
+    assert values(resolve(config, [SMOLLM2_135M], GPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [2e-3, 0]
+    assert values(resolve(config, [QWEN_1_5B], CPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [2e-4, 0]
 
 
 @pytest.mark.parametrize("model", [QWEN_1_5B, LLAMA_8B, LLAMA_70B], ids=["1.5B", "8B", "70B"])
