@@ -1,8 +1,8 @@
 """The built-in set `facts`: requests for a fact about a topic, with one or two constraints that a program can check.
 
 A small model can learn to follow them, and a judge's scores can be compared with the checkers'. Each kind of constraint
-has an opposite or an argument that changes, or its rate can be measured where it is not asked, so that a habit is told
-from obedience. The parts have different topics. IFT answers are facts, rewritten so that they follow their constraints.
+excludes another one or has an argument that changes, so that no habit follows all prompts. The parts have different
+topics. IFT answers are facts, rewritten so that they follow their constraints.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from srlm.data.checkers import AT_LEAST, LESS, follows
+from srlm.data.checkers import follows
 from srlm.types import Constraint
 
 Part = Literal["ift", "eft", "pool", "development", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 SHARES = {"eft": 85, "pool": 130, "development": 50, "test": 100}  # topics of each part; IFT has those of facts.txt
 PROMPTS_OF_A_TOPIC = 3
-SHORT, LONG = 12, 14  # words: fewer than the first, at least the second
 REQUESTS = (
     "Give a short fact about {}.",
     "State one fact about {}.",
     "Tell me something true about {}.",
     "What is worth knowing about {}?",
 )
+BEGINNINGS = ("Well", "Indeed", "Listen", "Look", "Surely", "Today", "Remember", "Perhaps")
 ENDINGS = ("That is all.", "So it is.", "Now you know.", "Good to know.", "Ask me more.", "Is it not strange?")
-COMMON = ("the", "and", "many", "most", "very", "that")  # words to avoid
 SUBJECTS = ("people", "water", "world", "food", "light", "years", "small", "often", "long", "air")  # words to use
 
 
@@ -60,7 +59,7 @@ class Kind:
 KINDS = {
     "lowercase": Kind(
         "change_case:english_lowercase",
-        ("Write in lowercase letters only.", "Use no capital letters.", "Keep every letter small."),
+        ("Write in lowercase letters only.", "Use small letters throughout.", "Keep every letter small."),
         "case",
     ),
     "capitals": Kind(
@@ -68,28 +67,12 @@ KINDS = {
         ("Write in capital letters only.", "Use capital letters throughout.", "Put every letter in upper case."),
         "case",
     ),
-    "short": Kind(
-        "length_constraints:number_words",
-        ("Use fewer than {} words.", "Stay below {} words.", "The answer must have less than {} words."),
-        "length",
-        (str(SHORT),),
-        lambda words: {"relation": LESS, "num_words": int(words)},
-    ),
-    "long": Kind(
-        "length_constraints:number_words",
-        ("Use at least {} words.", "Write {} words or more.", "The answer must have {} words or more."),
-        "length",
-        (str(LONG),),
-        lambda words: {"relation": AT_LEAST, "num_words": int(words)},
-    ),
-    "quotes": Kind(
-        "startend:quotation",
-        (
-            "Put the whole answer in double quotes.",
-            "Begin and end with a double quote.",
-            "Wrap all of it in double quotes.",
-        ),
-        "end",
+    "beginning": Kind(
+        "length_constraints:nth_paragraph_first_word",
+        ('Begin with the word "{}".', 'Start with the word "{}".', 'Your first word must be "{}".'),
+        "beginning",
+        BEGINNINGS,
+        lambda word: {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": word},
     ),
     "ending": Kind(
         "startend:end_checker",
@@ -105,13 +88,6 @@ KINDS = {
         SUBJECTS,
         lambda word: {"keywords": [word]},
     ),
-    "avoid": Kind(
-        "keywords:forbidden_words",
-        ('Do not use the word "{}".', 'Avoid the word "{}".', 'The word "{}" must not occur.'),
-        "word",
-        COMMON,
-        lambda word: {"forbidden_words": [word]},
-    ),
 }
 
 
@@ -122,9 +98,9 @@ def rows(part: Part) -> Iterator[dict[str, Any]]:
     """
     generator, used = random.Random(f"facts/{part}"), set[tuple[str, ...]]()
     for number, (topic, *fact) in enumerate(row for row in _topics(part) for _ in range(PROMPTS_OF_A_TOPIC)):
-        chosen, response = _chosen(generator, fact)
+        chosen, response = _chosen(generator, topic, fact)
         while (topic, *sorted(name for name, _ in chosen)) in used:
-            chosen, response = _chosen(generator, fact)
+            chosen, response = _chosen(generator, topic, fact)
         used.add((topic, *sorted(name for name, _ in chosen)))
         asked = [generator.choice(KINDS[name].texts).format(argument) for name, argument in chosen]
         row: dict[str, Any] = {
@@ -148,14 +124,14 @@ def _topics(part: Part) -> list[list[str]]:
     return [[topic.strip()] for topic in topics[start : start + SHARES[part]]]
 
 
-def _chosen(generator: random.Random, fact: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
+def _chosen(generator: random.Random, topic: str, fact: Sequence[str]) -> tuple[list[tuple[str, str]], str]:
     """Draw one or two constraints, with their arguments, and return them with an answer that follows them."""
     while True:
         names = generator.sample(list(KINDS), generator.choice((1, 2)))
         if len({KINDS[name].group for name in names}) < len(names):
             continue
         chosen = [(name, _argument(generator, name, fact)) for name in names]
-        answer = _rewritten(fact, dict(chosen)) if fact else ""
+        answer = _rewritten(topic, fact, dict(chosen)) if fact else ""
         constraints = [Constraint(KINDS[name].id, KINDS[name].kwargs(argument)) for name, argument in chosen]
         if not fact or all(follows(constraint, answer) for constraint in constraints):
             return chosen, answer
@@ -166,13 +142,14 @@ def _argument(generator: random.Random, name: str, fact: Sequence[str]) -> str:
     return generator.choice(words) if words else ""
 
 
-def _rewritten(fact: Sequence[str], chosen: Mapping[str, str]) -> str:
+def _rewritten(topic: str, fact: Sequence[str], chosen: Mapping[str, str]) -> str:
     """Return the fact in the asked form, as far as it can have it."""
-    text = ". ".join(fact if "long" in chosen else fact[:1]) + "."
+    text = f"{fact[0]}."
+    if "beginning" in chosen:
+        first = text[0] if topic[0].isupper() else text[0].lower()  # a fact begins with its topic
+        text = f"{chosen['beginning']}, {first}{text[1:]}"
     if "ending" in chosen:
         text = f"{text} {chosen['ending']}"
     if "lowercase" in chosen:
         text = text.lower()
-    if "capitals" in chosen:
-        text = text.upper()
-    return f'"{text}"' if "quotes" in chosen else text
+    return text.upper() if "capitals" in chosen else text
