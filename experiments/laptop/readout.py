@@ -140,28 +140,36 @@ def label(name: str) -> str:
 
 
 def draw(records: Records, path: Path) -> None:
-    """Draw the share of prompts that M1, M2 and M3 follow, for each arm, with the seeds as points."""
+    """Draw M2 - M1 and M3 - M1 of each arm: its seeds as small dots, their mean, and its interval."""
     import matplotlib.pyplot as plt
 
     worlds = [world for world in WORLDS if any(ARMS[name].world == world for name in records)]
-    figure, axes = plt.subplots(1, len(worlds), figsize=(5.6 * len(worlds), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(worlds), figsize=(6.4 * len(worlds), 4.2), squeeze=False)
     for axis, world in zip(axes[0], worlds, strict=True):
         arms = [name for name, arm in ARMS.items() if arm.world == world and name in records]
+        axis.axhline(0, color="0.5", linewidth=0.8)
         for place, name in enumerate(arms):
-            models = [t for t in ("M1", "M2", "M3") if value(records[name], t)]
-            at = [int(t[1]) + 0.06 * (place - (len(arms) - 1) / 2) for t in models]
-            found = [value(records[name], t).measure() for t in models]  # type: ignore[union-attr]
-            shares = [100 * (one.value or 0.0) for one in found]
-            reach = [
-                [100 * (one.value - one.low), 100 * (one.high - one.value)] for one in found if one.low is not None
-            ]
-            bars = list(zip(*reach, strict=True)) if len(reach) == len(found) else None
-            axis.errorbar(at, shares, yerr=bars, marker="o", capsize=2, label=label(name), linewidth=1.4)
-        axis.set_xticks([1, 2, 3], ["M1", "M2", "M3"])
-        axis.set_ylabel("test prompts followed, %")
+            color = f"C{place}"
+            for number, t in enumerate(("M2", "M3")):
+                found = gain(records[name], t)
+                if found is None or found.value is None:
+                    continue
+                at = number + 0.14 * (place - (len(arms) - 1) / 2)
+                seeds = [gain_of_seed(models, t).value or 0.0 for models in records[name].values()]
+                axis.scatter([at + 0.03] * len(seeds), [100 * one for one in seeds], s=10, color=color, alpha=0.6)
+                reach = None
+                if found.low is not None and found.high is not None:
+                    reach = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
+                axis.errorbar(
+                    [at], [100 * found.value], yerr=reach, marker="o", capsize=3, color=color,
+                    label="" if number else f"{label(name)} ({len(seeds)} seeds)",
+                )  # fmt: skip
+        axis.set_xticks([0, 1], ["M2 minus M1", "M3 minus M1"])
+        axis.set_xlim(-0.5, 1.5)
+        axis.set_ylabel("test prompts followed, points")
         axis.set_title({"facts": "facts with constraints", "sums": "sums"}[world])
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3, axis="y")
+        axis.legend(fontsize=8, loc="best")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
