@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 
 from srlm.errors import ConfigError, TrainingError
 from srlm.judges.config import SampledJudgeConfig
+from srlm.judges.eft import sft_uses_eft
 from srlm.judges.prompt import JudgeTemplate
 from srlm.training import ranking
 from srlm.training.encoding import eft_example, encode
@@ -254,8 +255,6 @@ def test_training_without_pairs_is_refused() -> None:
     "overrides",
     [
         ["judge=pairwise"],
-        ["judge=implicit"],
-        ["judge=reward_model"],
         ["sft.packing=true"],
         ["sft.train_on=all"],
         ["sft.micro_batch_size=1"],
@@ -268,3 +267,11 @@ def test_incompatible_options_are_refused(overrides: list[str]) -> None:
         options("sft.eft_loss=ranking", *overrides)
     with pytest.raises(ConfigError, match=r"sft\.eft_length_control"):
         options("sft.eft_length_control=0.5")
+    with pytest.raises(ConfigError, match=r"sft\.eft_ranking_weight"):
+        options("sft.eft_ranking_weight=3")
+
+
+@pytest.mark.parametrize("judge", ["implicit", "reward_model", "votes"])
+def test_judges_that_sft_does_not_train_do_not_use_the_loss(judge: str) -> None:
+    """So an experiment with the ranking loss can be run with another judge."""
+    assert not sft_uses_eft(options("sft.eft_loss=ranking", f"judge={judge}"))
