@@ -162,7 +162,7 @@ def draw(records: Records, path: Path) -> None:
                     reach = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
                 axis.errorbar(
                     [at], [100 * found.value], yerr=reach, marker="o", capsize=3, color=color,
-                    label="" if number else f"{label(name)} ({len(seeds)} seeds)",
+                    label="" if number else f"{label(name)} ({len(seeds)} seed{'s' * (len(seeds) > 1)})",
                 )  # fmt: skip
         axis.set_xticks([0, 1], ["M2 minus M1", "M3 minus M1"])
         axis.set_xlim(-0.5, 1.5)

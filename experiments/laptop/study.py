@@ -56,7 +56,8 @@ class Arm:
 
 ARMS = {
     "self": Arm("facts", trains_m1=True),
-    "program": Arm("facts", "judge.model=program"),
+    # many candidates have equal scores: with a larger share, there are as many pairs as in the other arms
+    "program": Arm("facts", "judge.model=program pairs.keep_share=0.7"),
     # without a judge, every prompt has a large gap: with fewer prompts, there are as many pairs as in the other arms
     "random": Arm("facts", "judge.model=random prompts.count=95 pairs.keep_share=1"),
     "labels": Arm("facts", "pairs.path=eft prompts.path=", last=2),
