@@ -20,7 +20,7 @@ from srlm.types import Candidate, Conversation, Judgement
 
 
 class VotesJudge(Judge[VotesJudgeConfig]):
-    """A judge that counts final answers. A candidate without one has no score, and its vote does not count."""
+    """A judge that counts final answers. A candidate without one, or a truncated one, has no score and no vote."""
 
     spec = JudgeSpec(runs_on="program", fields=())
     options_type = VotesJudgeConfig
@@ -29,14 +29,15 @@ class VotesJudge(Judge[VotesJudgeConfig]):
     async def judge(
         self, prompt: Conversation, candidates: Sequence[Candidate], engine: Any, known: Known, emit: Emit
     ) -> None:
-        found = [final_answer(candidate.text, self.own.final_answer) for candidate in candidates]
+        kind = self.own.final_answer
+        found = [None if one.truncated else final_answer(one.text, kind) for one in candidates]
         votes = Counter(answer for answer in found if answer is not None)
         for candidate, answer in zip(candidates, found, strict=True):
             id = judgement_id(candidate.id, 0)
             if id in known:
                 continue
             if answer is None:
-                emit(Judgement(id, candidate.id, "", None, f"no final answer ({self.own.final_answer})"))
+                emit(Judgement(id, candidate.id, "", None, f"no final answer ({kind})"))
             else:
                 score = self.config.judge.max_score * votes[answer] / votes.total()
                 emit(Judgement(id, candidate.id, answer, score))

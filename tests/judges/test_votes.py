@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from srlm.config import Config
 from srlm.engines.base import NoEngine
 from srlm.judges import make_judge
-from srlm.judges.base import judge_answers
+from srlm.judges.base import judge_answers, judge_candidates
 from srlm.judges.eft import sft_uses_eft
 from srlm.judges.votes import final_answer
 from srlm.types import Judgement
-from tests.helpers import options
+from tests.helpers import candidates_of, options
 
 
 def judgements(answers: list[str], *overrides: str) -> list[Judgement]:
@@ -33,6 +34,14 @@ def test_texts_agree_in_any_case_and_only_after_the_mark() -> None:
     answers = ["They say Lyon. Answer: Paris", "answer: paris", "Answer: Lyon", "Answer:"]
     scores = [one.score for one in judgements(answers, "judge.final_answer=text", "judge.max_score=3")]
     assert scores == [2.0, 2.0, 1.0, None]
+
+
+def test_truncated_candidates_have_no_vote() -> None:
+    config = options("judge=votes")
+    candidates = candidates_of("p", ["600 + 600 = 1200", "1200", "First, 600"])
+    candidates[2] = replace(candidates[2], truncated=True)
+    found = asyncio.run(judge_candidates(make_judge(config), NoEngine(), {"p": "Add."}, {"p": candidates}))
+    assert [one.score for one in found] == [5.0, 5.0, None]
 
 
 def test_all_without_final_answer() -> None:
