@@ -67,6 +67,26 @@ def test_outputs_are_those_of_separate_rows(frozen: bool) -> None:
             torch.testing.assert_close(alone[:6], separate[0])
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+def test_known_architectures_use_the_mask_and_the_positions(kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.5}
+    settings = AutoConfig.for_model(kind, **sizes)
+    policy = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa").eval()
+    assert can_share(policy) == (kind != "mistral")  # whose default has a sliding window
+    together = merged([row(X, 4), row(Y, 4)])
+    ids, positions = torch.tensor([together["input_ids"]]), torch.tensor([together["position_ids"]])
+    with torch.no_grad():
+        separate = policy(torch.tensor([Y])).logits[0]
+        found = policy(input_ids=ids, position_ids=positions, attention_mask=mask_of(positions)).logits[0]
+        causal = policy(input_ids=ids).logits[0]
+    torch.testing.assert_close(found[6:8], separate[3:], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(causal[6:8], separate[3:], rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"model_type": "gemma2"}, {"_attn_implementation": "eager"}, {"sliding_window": 8}, {"layer_types": ["a", "b"]}],
