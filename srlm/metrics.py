@@ -170,17 +170,17 @@ METRICS: tuple[Metric, ...] = (
     *_part(
         "judge",
         ("pairwise_accuracy", "pairwise accuracy", "share", "higher",
-         "Pairs with two scores that the judge orders as people do.", _PAPER),
+         "Pairs with two scores that the judge orders as they are ranked.", _PAPER),
         ("pairwise_accuracy_imputed", "accuracy (unparsed = 0.5)", "share", "higher",
          "Pairwise accuracy over all pairs; a pair without two scores counts one half."),
         ("five_best", "5-best", "share", "higher",
-         "Answers with a perfect score that people rank first.", _PAPER),
+         "Answers with a perfect score that are ranked first.", _PAPER),
         ("exact_match", "exact match", "share", "higher",
-         "Prompts whose answers the judge orders exactly as people do.", _PAPER),
+         "Prompts whose answers the judge orders exactly as they are ranked.", _PAPER),
         ("spearman", "Spearman correlation", "correlation", "higher",
-         "Spearman's rho of scores and human ranks, averaged over prompts.", _PAPER),
+         "Spearman's rho of scores and ranks, averaged over prompts.", _PAPER),
         ("kendall_tau", "Kendall's tau", "correlation", "higher",
-         "Kendall's tau-b of scores and human ranks, averaged over prompts.", _PAPER),
+         "Kendall's tau-b of scores and ranks, averaged over prompts.", _PAPER),
         ("pair_coverage", "pairs with two scores", "share", "higher",
          "Pairs of which the judge scored both answers."),
         ("length_baseline_accuracy", "length baseline accuracy", "share", "",
@@ -192,9 +192,9 @@ METRICS: tuple[Metric, ...] = (
         ("modal_score_fraction", "modal score fraction", "share", "lower",
          "Valid judgements with the most frequent score; 1 = the judge has collapsed onto one score."),
         ("accuracy_shorter_preferred", "accuracy, shorter preferred", "share", "higher",
-         "Accuracy (unparsed = 0.5) over the pairs of which people prefer the shorter answer."),
+         "Accuracy (unparsed = 0.5) over the pairs whose shorter answer is ranked higher."),
         ("accuracy_longer_preferred", "accuracy, longer preferred", "share", "higher",
-         "Accuracy (unparsed = 0.5) over the pairs of which people prefer the longer answer."),
+         "Accuracy (unparsed = 0.5) over the pairs whose longer answer is ranked higher."),
         ("length_balanced_accuracy", "length-balanced accuracy", "share", "higher",
          "Mean of the accuracies with shorter and with longer preferred; a judge by length alone gets 0.5."),
         ("length_bias", "length bias", "difference", "",
@@ -203,10 +203,10 @@ METRICS: tuple[Metric, ...] = (
          "Accuracy after a length penalty at which best and worst answers are equally long on average.",
          "arXiv 2406.09760, section 3.2"),
         ("length_adjusted_accuracy_shorter_preferred", "length-adjusted, shorter preferred", "share", "higher",
-         "Length-adjusted accuracy over the pairs of which people prefer the shorter answer."),
-        ("ties", "ties", "share", "lower", "Scored pairs with equal scores, of those that people order."),
-        ("ties_where_people_tie", "ties where people tie", "share", "higher",
-         "Scored pairs with equal scores, of those that people tie."),
+         "Length-adjusted accuracy over the pairs whose shorter answer is ranked higher."),
+        ("ties", "ties", "share", "lower", "Scored pairs with equal scores, of those with different ranks."),
+        ("ties_where_people_tie", "ties where ranks tie", "share", "higher",
+         "Scored pairs with equal scores, of those with equal ranks."),
         ("self_consistency", "self-consistency", "share", "higher", "Two judgements of one answer that agree."),
         ("score_std", "score standard deviation", "points", "lower",
          "Standard deviation of the judgements of one answer."),
@@ -222,7 +222,7 @@ METRICS: tuple[Metric, ...] = (
     *_part(
         "judge_metrics",
         ("prompts", "prompts", "count", "", "Held-out prompts."),
-        ("pairs", "pairs", "count", "", "Pairs that people order."),
+        ("pairs", "pairs", "count", "", "Pairs with different ranks."),
         ("judgements", "judgements", "count", "", "Judgements of held-out answers."),
         ("scores_histogram_<score>", "judgements with score <score>", "count", "", "Judgements with this score."),
         ("scores_entropy_bits", "entropy of the scores", "bits", "higher",
@@ -233,7 +233,7 @@ METRICS: tuple[Metric, ...] = (
     *_part(
         "judge_metrics",
         ("mean_score_rank_<rank>", "mean score, rank <rank>", "points", "",
-         "Mean score of the answers to which people gave this rank; 0 = best."),
+         "Mean score of the answers with this rank; 0 = best."),
         interval=True,
     ),
     Metric("judge_metrics/subsets_<type>_<measure>", "<measure>, <type>", "", "",
@@ -428,8 +428,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_part(
         "stage",
-        ("eft_agreement_with_people", "EFT agreement with people", "share", "higher",
-         "Pairs of EFT answers that the EFT scores order as people do."),
+        ("eft_agreement_with_people", "EFT agreement with the ranks", "share", "higher",
+         "Pairs of EFT answers that the EFT scores order as they are ranked."),
         interval=True,
     ),
     *_part("stage", ("<stage>_<count>", "<stage>: <count>", "-", "", "Any other count of a stage's manifest.")),
@@ -583,6 +583,7 @@ readers' verdicts and the last two sections.
   prompts, pairs or judgements that it counts.
 - Tables and plots show shares in percent and differences of shares in percentage points (pp); trackers log the
   unscaled values. "points" are points of the judge's scale.
+- Ranks of held-out answers are those of people, or of the labels of own answers (`data.own_answers`).
 - A metric that is not defined is not logged.
 
 {sections}

@@ -140,7 +140,7 @@ def tiny_llama(vocabulary: int, seed: int) -> Any:
 
 
 def options(*overrides: str) -> Config:
-    """Return the options of `python -m srlm.run OVERRIDES`, which the caller may change."""
+    """Return the options of `python -m srlm.run ~experiment OVERRIDES`, which the caller may change."""
     return copy.deepcopy(_options(*overrides))
 
 
@@ -149,6 +149,8 @@ def _options(*overrides: str) -> Config:
     import hydra
 
     register_external(overrides)
+    if not any(word.startswith("experiment=") for word in overrides):
+        overrides = ("~experiment", *overrides)
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return on_cpu(plain_options(hydra.compose("config", list(overrides))))
 

@@ -31,7 +31,7 @@ import srlm
 from srlm.api import process
 from srlm.api.arguments import pair_records
 from srlm.api.runs import RECORDS
-from srlm.config import Config, Evaluate
+from srlm.config import Evaluate
 from srlm.engines.base import Completion
 from srlm.errors import ArgumentError, ConfigError, NoPairsError, PromptTooLongError, RunFolderError, TrainingError
 from srlm.io.progress import Bars, descriptor_for_workers
@@ -139,8 +139,8 @@ def test_public_functions_are_listed_and_documented() -> None:
 
 def test_compose_returns_the_options_of_the_run_command(tmp_path: Path) -> None:
     words = ("experiment=smoke", "judge=pairwise", "name=2026_11_28", "dpo.extra.loss_type=[ipo]")
-    assert srlm.compose() == Config()
-    assert on_cpu(srlm.compose()) == options()
+    assert srlm.compose() == srlm.compose("experiment=facts")
+    assert on_cpu(srlm.compose("~experiment")) == options()
     config = srlm.compose(*words)
     words = ("experiment=smoke", "judge=pairwise", "name='2026_11_28'", "++dpo.extra.loss_type=[ipo]")
     assert on_cpu(config) == options(*words)
@@ -162,13 +162,13 @@ def test_compose_works_inside_a_program_that_uses_hydra() -> None:
     [
         ("judge=none_such", "There is no judge=none_such."),
         ("judg.count=2", "There is no option judg.count. Did you mean judge.count?"),
-        ("judge.count=x", "judge.count=x is invalid: it must be a whole number."),
-        ("judge.count=0", "judge.count=0 is invalid: it must be 1 or more"),
+        ("judge=additive judge.count=x", "judge.count=x is invalid: it must be a whole number."),
+        ("judge=additive judge.count=0", "judge.count=0 is invalid: it must be 1 or more"),
     ],
 )
 def test_compose_refuses_what_the_command_refuses(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        srlm.compose(override)
+        srlm.compose(*override.split())
 
 
 # score

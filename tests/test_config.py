@@ -209,7 +209,8 @@ def test_default_options_in_python_are_those_of_the_command(command):
     """The yaml files hold only what a choice changes."""
     file, kind = command.config
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = plain_options(hydra.compose(file), getattr(srlm.config, kind))
+        words = ["~experiment"] if command.name in ("run", "show-masking") else []
+        composed = plain_options(hydra.compose(file, words), getattr(srlm.config, kind))
     assert composed == getattr(srlm.config, kind)()
 
 
@@ -404,7 +405,7 @@ def study(path: str) -> Config:
     """Return the options of a study's file merged into conf/ like an experiment."""
     text = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        base = hydra.compose("config", chosen_groups(text))
+        base = hydra.compose("config", ["~experiment", *chosen_groups(text)])
     text.pop("defaults", None)
     return plain_options(OmegaConf.merge(base, text))
 
@@ -554,14 +555,14 @@ def test_experiment_contains_only_differences(file):
     path = ROOT / file if file.endswith(".yaml") else CONF / "experiment" / f"{file}.yaml"
     text = yaml.safe_load(path.read_text(encoding="utf-8"))
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        base = leaves(OmegaConf.to_container(hydra.compose("config", chosen_groups(text))))
-        alone = leaves(OmegaConf.to_container(hydra.compose("config", [])))
+        base = leaves(OmegaConf.to_container(hydra.compose("config", ["~experiment", *chosen_groups(text)])))
+        alone = leaves(OmegaConf.to_container(hydra.compose("config", ["~experiment"])))
     text.pop("defaults", None)
     given = leaves(text)
     assert {name for name in given if ".extra." not in name} <= set(base)  # extra has the library's options
     same = [f"{name}={value}" for name, value in given.items() if base.get(name) == value]
     assert not same or "paper_llama2_70b" in file, f"{file} repeats what it would have without: {', '.join(same)}"
-    if file != "one_gpu":  # combined with another experiment, which names the run
+    if file not in ("facts", "one_gpu"):  # the default run; combined with another experiment, which names the run
         assert given.get("name") not in (None, alone["name"]), "an experiment's run needs a folder of its own"
 
 

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from srlm import config as schema
 from srlm.cli.check import check
 from srlm.cli.commands import COMMANDS
+from srlm.cli.experiments import replaced_choice, with_experiment
 from srlm.cli.overrides import option_names, with_free_keys, with_positionals, with_texts
 from srlm.cli.resume import resumed
 from srlm.cli.schemas import register_external
@@ -95,6 +96,8 @@ def test_documented_command_composes(command: str) -> None:
     words = [word if "[" in word else word.split(",")[0] for word in words if word != "-m"]  # a sweep's first job
     options = with_free_keys(with_texts(words, getattr(schema, kind)), getattr(schema, kind))
     register_external(words)
+    options, _ = with_experiment(options, known)
+    assert replaced_choice(options, known) is None
     with initialize_config_dir(config_dir=str(REPO / "conf"), version_base="1.3"):
         config = OmegaConf.to_object(compose(file, overrides=options))
     assert type(config) is getattr(schema, kind)

@@ -107,7 +107,7 @@ def compare(
     >>> result = srlm.compare("runs/default/iteration_1/model", "runs/default/iteration_2/model", ["Name a river."])
     >>> print(result, result.measures["win_rate"].low)
     """
-    config = config or compose()
+    config = config or compose("experiment=free_form")
     names = (str(first), str(second))
     own = config.evaluation.judge
     arbiter = str(judge or ("first" if own in ("sft", "base") else own))

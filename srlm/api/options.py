@@ -9,6 +9,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
+from srlm.cli.commands import BY_NAME
+from srlm.cli.experiments import hint, replaced_choice, with_experiment
 from srlm.cli.help import conf_folder
 from srlm.cli.overrides import unknown_choice, unknown_option, with_free_keys, with_texts
 from srlm.cli.schemas import refused_option, register_external
@@ -39,12 +41,13 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
 
     Examples
     --------
-    >>> srlm.compose("judge=pairwise", "candidates.count=8").judge.scorer
+    >>> srlm.compose("experiment=free_form", "judge=pairwise", "candidates.count=8").judge.scorer
     'pairwise'
     """
-    words = with_free_keys(with_texts(overrides, Config), Config)
+    words, _ = with_experiment(with_free_keys(with_texts(overrides, Config), Config), BY_NAME["run"])
     folder = Path(config_dir).expanduser().absolute() if config_dir else conf_folder()
-    if message := unknown_option(words, Config, [folder]) or unknown_choice(words, [folder]):
+    message = unknown_option(words, Config, [folder]) or unknown_choice(words, [folder])
+    if message := message or replaced_choice(words, BY_NAME["run"], [folder]):
         raise ConfigError(message)
     hydra = GlobalHydra.instance()
     outer, hydra.hydra = hydra.hydra, None  # of a program that uses Hydra itself
@@ -57,4 +60,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
         raise ConfigError(message) from error
     finally:
         GlobalHydra.instance().hydra = outer
-    return plain_options(options)
+    try:
+        return plain_options(options)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{hint(str(error), words, BY_NAME['run'])}") from error

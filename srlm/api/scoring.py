@@ -86,7 +86,7 @@ def score(
     >>> scores = srlm.score(["Name a river."], [["The Oder.", "A mountain."]], config=config)
     >>> best, worst = scores.means[0]
     """
-    config = config or compose()
+    config = config or compose("experiment=free_form")
     rows = prompt_records(prompts)
     candidates = candidate_records(rows, answers)
     if not candidates:

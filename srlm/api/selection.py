@@ -71,7 +71,7 @@ def select_pairs(
     >>> srlm.select_pairs(["Name a river."], [["The Oder.", "A mountain."]], [[4.0, 0.5]]).pairs[0].chosen
     'The Oder.'
     """
-    config = config or compose()
+    config = config or compose("experiment=free_form")
     rows = prompt_records(prompts)
     candidates = candidate_records(rows, answers)
     judgements = judgement_records(rows, candidates, scores)

@@ -100,7 +100,7 @@ def dpo(
     >>> trained = srlm.dpo(selection.pairs, output="my_model", config=srlm.compose("dpo.epochs=2"))
     >>> losses = [row["loss"] for row in trained.log if "loss" in row]
     """
-    config = config or compose()
+    config = config or compose("experiment=free_form")
     rows = pair_records(pairs)
     if not rows:
         raise NoPairsError("There are no pairs to train on. Give one or more.")

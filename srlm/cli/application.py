@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 import srlm.cli.search_path  # noqa: F401  (registers the package's yaml files with Hydra)
 from srlm import config
 from srlm.cli.commands import BY_NAME
+from srlm.cli.experiments import hint, replaced_choice, with_experiment
 from srlm.cli.help import command_help
 from srlm.cli.overrides import (
     foreign_group,
@@ -39,6 +40,7 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
     spec = BY_NAME[name]
     assert spec.config
     file, kind = spec.config[0], getattr(config, spec.config[1])
+    notes: list[str] = []  # for the terminal, before the command begins
 
     @hydra.main(version_base="1.3", config_path=None, config_name=file)
     def composed(options: DictConfig) -> Any:
@@ -46,18 +48,27 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
         from srlm.run import plain_options, user_errors
 
         with user_errors():
-            checked = plain_options(options, kind)
+            for note in notes:
+                say(note)
+            try:
+                checked = plain_options(options, kind)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{hint(str(error), sys.argv[1:], spec)}") from error
             check_named_models(checked)
             return task(checked)
 
     def main() -> None:
         given = with_positionals(sys.argv[1:], spec.positional) if spec.positional else sys.argv[1:]
-        words = sys.argv[1:] = with_free_keys(with_texts(given, kind), kind)
+        words = with_free_keys(with_texts(given, kind), kind)
+        words, note = with_experiment(words, spec)
+        notes[:] = [note] if note else []
+        sys.argv[1:] = words
         if {"--help", "-h"} & set(words):
             print(command_help(spec))
             return
         folders = folders_of(words)
         message = unknown_option(words, kind, folders) or foreign_group(words, spec) or unknown_choice(words, folders)
+        message = message or replaced_choice(words, spec, folders)
         if message:
             say(f"ConfigError: {message}")
             sys.exit(1)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, reduce
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,6 +18,7 @@ from srlm.training.by_model import for_default_run, unset_options
 
 _WIDTH = 100
 _PACKAGE = Path(__file__).parents[1]
+GROUP = "experiment"  # the group of presets
 
 
 def overview() -> str:
@@ -49,10 +53,53 @@ def groups() -> dict[str, list[str]]:
 
 @cache
 def chosen_groups(command: Command) -> dict[str, str]:
-    """Return the default choice of each configuration group of a command."""
+    """Return the choice of each configuration group of a command, with those that its default experiment makes."""
     assert command.config
-    defaults = yaml.safe_load((conf_folder() / f"{command.config[0]}.yaml").read_text(encoding="utf-8"))["defaults"]
-    return {name: value or "" for entry in defaults if isinstance(entry, dict) for name, value in entry.items()}
+    chosen = _choices(conf_folder() / f"{command.config[0]}.yaml")
+    experiment = conf_folder() / GROUP / f"{chosen.get(GROUP)}.yaml"
+    return chosen | (_choices(experiment) if experiment.is_file() else {})
+
+
+def _choices(path: Path) -> dict[str, str]:
+    """Return group -> choice in the list of defaults of a yaml file."""
+    defaults = yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults", [])
+    entries = [item for entry in defaults if isinstance(entry, dict) for item in entry.items()]
+    return {name.removeprefix("override /"): value or "" for name, value in entries}
+
+
+def experiment_options(command: Command) -> dict[str, Any]:
+    """Return the options that the default experiment of a command sets, by their dotted names; {} without one."""
+    return options_of_file(GROUP, chosen_groups(command).get(GROUP, ""))
+
+
+def options_of_file(group: str, name: str, folders: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return the options that the file of GROUP=NAME sets, by their dotted names; {} if there is no such file.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Folders that are searched before the package's.
+    """
+    paths = [folder / group / f"{name}.yaml" for folder in (*folders, conf_folder())]
+    return next((_read(path, group) for path in paths if path.is_file()), {})
+
+
+@cache
+def _read(path: Path, group: str) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    options = yaml.safe_load(text)
+    prefix = "" if re.search(r"^# @package _global_", text, re.MULTILINE) else f"{group}."
+    return dict(_flat(options, prefix)) if isinstance(options, dict) else {}
+
+
+def _flat(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if name == "defaults":
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def default_of(command: Command, option: str) -> str:
@@ -63,11 +110,21 @@ def default_of(command: Command, option: str) -> str:
     if option in (chosen := chosen_groups(command)):
         return chosen[option]
     assert command.config
-    options = getattr(config, command.config[1])()
+    kind = getattr(config, command.config[1])
+    options = config.from_dict_as(kind, _nested(experiment_options(command)))
     if option in unset_options(options):
         options = for_default_run(options)
     value = config.option_value(options, option)
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by dotted names as nested dicts."""
+    nested: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        reduce(lambda found, group: found.setdefault(group, {}), groups, nested)[last] = value
+    return nested
 
 
 def command_help(command: Command) -> str:

@@ -232,7 +232,7 @@ def show(results: dict[str, Any], console: Console) -> None:
             _show_attacks(of_data, console)
             continue
         first = of_data[0]
-        title = f"{label(data)}: {first['pairs']} pairs that people order, {first['prompts']} prompts"
+        title = f"{label(data)}: {first['pairs']} pairs with different ranks, {first['prompts']} prompts"
         names = labels([row["model"] for row in of_data])
         table = sections_table(f"{title} (95 % intervals over prompts)", names)
         for name in _SHOWN:
@@ -252,9 +252,7 @@ def show(results: dict[str, Any], console: Console) -> None:
             metric("judge_metrics/scores_entropy_bits").heading,
             *(f"{row['scores']['entropy_bits']:.2f}" for row in of_data),
         )
-        table.add_row(
-            "mean score by human rank (~: not significant)", *(_ranks(row["mean_score_rank"]) for row in of_data)
-        )
+        table.add_row("mean score by rank (~: not significant)", *(_ranks(row["mean_score_rank"]) for row in of_data))
         table.add_row("tokens per judgement", *(_each(row["cost"], "tokens", 1) for row in of_data))
         table.add_row("milliseconds per judgement", *(_each(row["cost"], "seconds", 1000) for row in of_data))
         if any(row["cost"].get("prompt_tokens_cached") for row in of_data):

@@ -217,7 +217,7 @@ def foreign_group(words: Sequence[str], command: Command) -> str | None:
 def unknown_choice(words: Sequence[str], folders: Sequence[Path] = ()) -> str | None:
     """Return a message about the first GROUP=NAME whose NAME does not exist; None if all exist.
 
-    Names of sweeps (a,b) and lists ([a,b]) are checked one by one. Paths, module:Class, null and Hydra's syntax are not
+    Names of sweeps (a,b) and lists ([a,b]) are checked one by one. Paths, module:Class and Hydra's syntax are not
     checked.
     """
     for word in words:
@@ -227,7 +227,7 @@ def unknown_choice(words: Sequence[str], folders: Sequence[Path] = ()) -> str | 
         own = [path.stem for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
         known = [*groups()[group], *own]
         for name in re.split(r"[,\s]+", value.strip("[] ")):
-            if re.fullmatch(r"[\w.-]+", name) and name not in (*known, "null"):
+            if re.fullmatch(r"[\w.-]+", name) and name not in known:
                 near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
                 near = near or [one for one in known if one.startswith(name)]
                 hint = f" Did you mean {group}={near[0]}?" if near else ""

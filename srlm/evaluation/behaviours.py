@@ -131,6 +131,10 @@ def behaviour_sentence(behaviour: str, before: Measures, now: Measures) -> str:
     words = behaviour_words(behaviour)
     if habit and now[NOT_ASKED].n >= FEW_PROMPTS:
         text = f"{words} {_change(habit, before[NOT_ASKED], now[NOT_ASKED])} where not asked for"
+        if habit < 0 and asked < 0 and enough:
+            both = f"{words} {_change(asked, before[ASKED], now[ASKED])} where asked for"
+            kind = ": less obedience" if more < 0 else ""
+            return f"{both}, and {_change(habit, before[NOT_ASKED], now[NOT_ASKED])} elsewhere{kind}."
         if habit < 0:
             return f"{text}: less of a habit."
         known = enough and now[f"{OBEDIENCE}_gain"].low is not None

@@ -23,6 +23,7 @@ from srlm.engines.dependencies import chat_template, generation_options, model_i
 from srlm.engines.missing import RAISE, TOO_LONG, missing_counts, named, problem_of, refuse_without_any, report_missing
 from srlm.engines.session import GenerationStage, Generator
 from srlm.errors import NoAnswerError, SeedError
+from srlm.evaluation.behaviours import WORDS
 from srlm.generation.candidates import sample_candidates
 from srlm.generation.config import CandidatesConfig
 from srlm.ids import candidate_id
@@ -261,6 +262,6 @@ def report(counts: Mapping[str, Any]) -> list[str]:
         without = ", ".join(f"{n} {part}" for part, n in tied.items() if n)
         lines.append(line + (f"; left out: prompts with one label ({without})" if without else ""))
     if counts["constraints"]:
-        kinds = (f"{name} {of['followed']} of {of['answers']}" for name, of in counts["constraints"].items())
+        kinds = (f"{WORDS.get(id, id)} {of['followed']} of {of['answers']}" for id, of in counts["constraints"].items())
         lines.append(f"Own EFT answers that follow a constraint: {', '.join(kinds)}")
     return lines

@@ -119,10 +119,10 @@ class SelectPairs(LocalStage):
         return policy_named(self.config.pairs.policy).gives is LabelledAnswer
 
     def _agreement(self) -> float | None:
-        """Return the agreement of M_t-1's and M_t-2's held-out judgements; None if M_t-1 does not judge candidates."""
+        """Return the agreement of M_t-1's and M_t-2's held-out judgements; None if one does not judge candidates."""
         config = self.config
         own_judge = config.judge.model == "self" and judge_of(config, self.t - 1).of_run is not None
-        if config.judgements.path or not own_judge or not judge_is_measured(config, self.t - 2):
+        if self.t < 3 or config.judgements.path or not own_judge or not judge_is_measured(config, self.t - 2):
             return None
         now, before = (HELD_OUT_JUDGEMENTS.read(self.workspace, u) for u in (self.t - 1, self.t - 2))
         return judges_agree(held_out_prompts(self.workspace, config), now, before)

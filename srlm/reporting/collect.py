@@ -197,6 +197,7 @@ class RunNumbers:
             for path in sorted(self.workspace.iteration(t).glob(training_log("*"))):
                 name = path.name.removesuffix(training_log(""))
                 title = f"{name.upper()} to M{t}" if t > 1 or name == "sft" else name.replace("_", " ")
+                title = title.replace("sft", "SFT")
                 lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
                 logged = [line for line in lines if "loss" in line]
                 apart = any(key in line for line in logged for key in SOURCE_LOSSES)

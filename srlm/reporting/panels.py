@@ -49,8 +49,18 @@ def _label(row: Metric, names: list[str]) -> str:
 
 PANELS = (
     Panel(
+        "Instruction following",
+        "Verifiable instructions that are followed; checked by programs, without a judge.",
+        (
+            "instructions/inst_level_strict_acc",
+            "ifeval/inst_level_strict_acc",
+            "ifeval/prompt_level_strict_acc",
+        ),
+        _PERCENT,
+    ),
+    Panel(
         "Judge accuracy",
-        "Held-out pairs that the judge orders as people do; dashed: chance.",
+        "Held-out pairs that the judge orders as they are ranked; dashed: chance.",
         (
             "judge/pairwise_accuracy_imputed",
             "judge/accuracy_shorter_preferred",
@@ -62,7 +72,7 @@ PANELS = (
     ),
     Panel(
         "Rank correlation",
-        "Correlation of the judge's scores with human ranks, averaged over prompts.",
+        "Correlation of the judge's scores with the ranks, averaged over prompts.",
         ("judge/spearman", "judge/kendall_tau"),
         line=0,
     ),
@@ -84,16 +94,6 @@ PANELS = (
         "Mean score of each model's candidates, in points. A rise without more wins or a better judge suggests reward "
         "hacking.",
         ("feedback/score_mean",),
-    ),
-    Panel(
-        "Instruction following",
-        "Verifiable instructions that are followed; checked by programs, without a judge.",
-        (
-            "instructions/inst_level_strict_acc",
-            "ifeval/inst_level_strict_acc",
-            "ifeval/prompt_level_strict_acc",
-        ),
-        _PERCENT,
     ),
     Panel("Length of evaluation answers", "Characters. Longer is not better.", ("answers/mean_characters",)),
     Panel(

@@ -135,7 +135,7 @@ def _of_judge(t: int, judge: Measures) -> list[Ground]:
         judge.get(name) for name in ("accuracy_shorter_preferred", "parse_rate", "modal_score_fraction")
     )
     if shorter and _numbers(shorter)[2] < 0.5:
-        text = f"On pairs whose shorter answer people prefer, M{t}'s accuracy is only {_percent(shorter)}."
+        text = f"On pairs whose shorter answer is ranked higher, M{t}'s accuracy is only {_percent(shorter)}."
         reasons.append(Ground("against", text))
     if scored and MANY_PARSED <= _numbers(scored)[0] < MOST_SCORED:
         text = f"{_percent(scored)} of M{t}'s held-out judgements have a score; the others could not be parsed."

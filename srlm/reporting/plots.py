@@ -198,7 +198,7 @@ def _accuracies(axes: Axes, results: Sequence[Results]) -> None:
     axes.set_xlim(-0.5, len(_ACCURACIES) - 0.5)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %")
-    axes.set_title("Accuracy on pairs that people order", loc="left", fontsize=9)
+    axes.set_title("Accuracy on pairs with different ranks", loc="left", fontsize=9)
 
 
 def _histogram(axes: Axes, results: Sequence[Results]) -> None:
@@ -224,9 +224,9 @@ def _calibration(axes: Axes, results: Sequence[Results]) -> None:
         _points(axes, rows, number, len(results), joined=True)
     axes.set_xticks(range(longest), ["best", *(f"{n}." for n in range(2, longest + 1))])
     axes.set_xlim(-0.5, longest - 0.5)
-    axes.set_xlabel("human rank")
+    axes.set_xlabel("rank")
     axes.set_ylabel("mean score")
-    axes.set_title("Mean score by human rank", loc="left", fontsize=9)
+    axes.set_title("Mean score by rank", loc="left", fontsize=9)
 
 
 def _points(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from srlm.config import Config
 from srlm.engines.missing import missing_lines
+from srlm.evaluation.behaviours import WORDS
 from srlm.evaluation.feedback_checks import RESULTS, Accuracy, FeedbackChecks, checks_by_model
 from srlm.evaluation.judge_metrics import judge_warning
 from srlm.evaluation.measures import Measure, direction
@@ -37,6 +38,8 @@ from srlm.types import Judgement, LabelledAnswer, PreferencePair
 
 _FOLLOWED = ("prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc")
 ROWS = {  # part of evaluation.json -> its measures in the table of models
+    "instructions": _FOLLOWED,
+    "ifeval": _FOLLOWED,
     "judge": (
         "pairwise_accuracy",
         "pairwise_accuracy_imputed",
@@ -51,8 +54,6 @@ ROWS = {  # part of evaluation.json -> its measures in the table of models
         "pair_coverage",
         "modal_score_fraction",
     ),
-    "instructions": _FOLLOWED,
-    "ifeval": _FOLLOWED,
     "answers": ("mean_characters", "truncated"),
     "head_to_head": ("win", "tie", "loss", "win_rate", "length_controlled_win_rate", "first_position_win_rate"),
 }
@@ -102,7 +103,7 @@ def table_rows(models: Mapping[int, Evaluation], checks: Mapping[int, FeedbackCh
     """Return the table of models as sections, one for each part of evaluation.json, and those of `checks_sections`."""
     table: list[Section] = []
     for part, names in ROWS.items():
-        if part == "instructions" and checks:  # after the judge's part
+        if part == "answers" and checks:  # after the judge's part
             table += checks_sections(models, checks)
         if part in OPTIONAL and not any(model.part(part) for model in models.values()):
             continue
@@ -133,7 +134,7 @@ def checks_sections(models: Iterable[int], checks: Mapping[int, FeedbackChecks])
         ("Judge: own candidates, checked by programs", [_checked(name, map(_share, rows[name])) for name in rows]),
         (
             "Accuracy on own candidates, by kind (prompts)",
-            [_checked(f"judge_accuracy_kinds_{slug(kind)}", map(_of_kind, of_kinds[kind])) for kind in kinds],
+            [_of_constraint(kind, map(_of_kind, of_kinds[kind])) for kind in kinds],
         ),
     ]
 
@@ -141,6 +142,11 @@ def checks_sections(models: Iterable[int], checks: Mapping[int, FeedbackChecks])
 def _checked(name: str, cells: Iterable[str]) -> TableRow:
     row = metric(f"feedback/{name}")
     return TableRow(row.heading, list(cells), row.definition)
+
+
+def _of_constraint(kind: str, cells: Iterable[str]) -> TableRow:
+    row = metric(f"feedback/judge_accuracy_kinds_{slug(kind)}")
+    return TableRow(f"{WORDS[kind]}, %" if kind in WORDS else row.heading, list(cells), row.definition)
 
 
 def _share(measure: Measure | None) -> str:

@@ -178,7 +178,12 @@ class TrainingTable:
     @property
     def _ranks(self) -> bool:
         """Whether a small model learns to rank answers by LoRA on a CPU, for which the last third is too little."""
-        return isinstance(self.options, SFTConfig) and self.options.eft_loss is EFTLoss.ranking and self._on_last_layers
+        return self._compares and self._on_last_layers
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the ranking loss compares answers, of which a micro-batch then has two or more."""
+        return isinstance(self.options, SFTConfig) and self.options.eft_loss is EFTLoss.ranking
 
     @property
     def _on_last_layers(self) -> bool:
@@ -220,7 +225,7 @@ class TrainingTable:
         yield "gradient_checkpointing", checkpointing
         most = self._fits(max_length, checkpointing) if on_gpu or not self.small else share
         most = max(1, most if on_gpu else min(most, CPU_MICRO_BATCH[self.row]))
-        if self.row == "kto":  # each prompt is also paired with another prompt's answer
+        if self.row == "kto" or self._compares:  # KTO also pairs a prompt with another prompt's answer
             most = max(2, most)
         micro = first(
             "micro_batch_size", max(size for size in range(1, share + 1) if share % size == 0 and size <= most)

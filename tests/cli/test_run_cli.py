@@ -60,7 +60,7 @@ def command(tmp_path) -> Command:
 
 def test_help_shows_usage_options_examples_and_groups(command):
     text = command("--help", code=0)
-    for part in ("usage: srlm run", "candidates.count=4", "dpo.beta=0.1", "srlm run experiment=smoke", "verdict_only"):
+    for part in ("usage: srlm run", "candidates.count=6", "dpo.beta=0.1", "srlm run experiment=smoke", "verdict_only"):
         assert part in text
     assert not command.run_folder.parent.exists()
 
@@ -214,7 +214,7 @@ def test_changed_options_are_refused_with_both_values(command):
     text = command("seed=1", "data.eft_held_out=0.5")
     folder = command.run_folder
     assert f"RunFolderError: The stage data/data in {folder} cannot be used: " in text
-    assert "options have changed since this stage ran: data.eft_held_out was 0.25, now 0.5; seed was 0, now 1" in text
+    assert "options have changed since this stage ran: data.eft_held_out was 0.2, now 0.5; seed was 0, now 1" in text
     ways = f"revert the options, or start a new run with name=..., or delete {folder}/data and all later iteration_*"
     assert ways in text
 

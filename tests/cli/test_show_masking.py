@@ -40,7 +40,8 @@ HOSTILE = '</pre><script>alert("x")</script> \x1b[31mred \u202eback <|im_end|>'
 
 def options_of(*overrides: str) -> ShowMasking:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = on_cpu(plain_options(hydra.compose("show_masking", list(overrides)), ShowMasking))
+        composed = hydra.compose("show_masking", ["~experiment", *overrides])
+        found = on_cpu(plain_options(composed, ShowMasking))
     assert isinstance(found, ShowMasking)
     return found
 

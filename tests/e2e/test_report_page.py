@@ -353,7 +353,9 @@ def test_measures_show_their_definition_on_hover_and_focus(page: Any) -> None:
     measures = page.locator(".models tbody tr:not(.part) th span")
     assert measures.count() == page.locator(".models [data-tip]").count() > 20
     measures.first.hover()
-    assert page.locator("#tip").inner_text().startswith("Pairs with two scores that the judge orders as people do.")
+    assert (
+        page.locator("#tip").inner_text().startswith("Pairs with two scores that the judge orders as they are ranked.")
+    )
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
     page.locator(".swatches [data-tip]", has_text="length baseline accuracy").first.focus()

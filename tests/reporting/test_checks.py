@@ -99,8 +99,8 @@ def test_table_has_the_checks_of_each_models_candidates() -> None:
     }
     kinds = sections["Accuracy on own candidates, by kind (prompts)"]
     assert [(row.label, list(row.cells)) for row in kinds] == [
-        ("punctuation no comma, %", ["-", "61 [50,72] (12)", "-"]),
-        ("startend quotation, %", ["-", "too\u00a0few (3)", "-"]),
+        ("answers without commas, %", ["-", "61 [50,72] (12)", "-"]),
+        ("quotation marks around the answer, %", ["-", "too\u00a0few (3)", "-"]),
     ]
     assert all(row.meaning.endswith("section 3.3.2.") for row in kinds)
     assert not [title for title, _ in table_rows(evaluations({0: {}})) if "own candidates" in title]

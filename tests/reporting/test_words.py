@@ -277,7 +277,7 @@ def test_judge_without_an_interval_is_not_compared_with_length() -> None:
         (
             "accuracy_shorter_preferred",
             (0.3, 0.2, 0.49),
-            "On pairs whose shorter answer people prefer, M0's accuracy is only {}.",
+            "On pairs whose shorter answer is ranked higher, M0's accuracy is only {}.",
         ),
         ("accuracy_shorter_preferred", (0.3, 0.2, 0.5), ""),
         ("accuracy_shorter_preferred", (0.0, None, None), ""),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from srlm.cli.by_model import resolve_options
+from srlm.cli.check import check
 from srlm.config import Config, option_value, to_dict
 from srlm.engines import hardware
 from srlm.engines.hardware import Hardware
@@ -62,6 +63,16 @@ def test_ranking_loss_adapts_more_layers_at_half_the_rate() -> None:
     assert values(resolve(config, [SMOLLM2_135M], CPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [1e-3, 20]
     assert values(resolve(config, [SMOLLM2_135M], GPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [2e-3, 0]
     assert values(resolve(config, [QWEN_1_5B], CPU)[0], "sft.learning_rate", "sft.lora.last_n_layers") == [2e-4, 0]
+
+
+@pytest.mark.parametrize("hardware", [CPU, GPU], ids=["CPU", "GPU"])
+@pytest.mark.parametrize("model", [ModelFacts(1_000_000), QWEN_1_5B, LLAMA_70B], ids=["unknown", "1.5B", "70B"])
+def test_micro_batch_of_the_ranking_loss_has_two_answers_to_compare(model: ModelFacts, hardware: Hardware) -> None:
+    config = Config()
+    config.sft.eft_loss = EFTLoss.ranking
+    found, _ = resolve(config, [model], hardware)
+    assert found.sft.micro_batch_size is not None and found.sft.micro_batch_size >= 2
+    assert check(found) is found
 
 
 @pytest.mark.parametrize("model", [QWEN_1_5B, LLAMA_8B, LLAMA_70B], ids=["1.5B", "8B", "70B"])

@@ -227,8 +227,8 @@ const Charts = (() => {
         Plot.text(groups, { fy: (group) => group, text: (group) => group, frameAnchor: "top-left", dx: -148, dy: -16, fontWeight: 600 }),
       ],
     });
-    const lost = rows.filter((row) => row.why).map((row) => `${row.of}, before "${row.step}": ${row.why}`);
-    const node = figure("From prompts to pairs", lost.length ? `Lost ${lost.join(". ")}.` : "Nothing was lost on the way.", svg, [
+    const lost = rows.filter((row) => row.why).map((row) => `${row.of}, before "${row.step}", ${row.why}`);
+    const node = figure("From prompts to pairs", lost.length ? `Lost ${lost.join("; ")}.` : "Nothing was lost on the way.", svg, [
       ["", (row) => row.of], ["step", (row) => row.step], ["count", (row) => row.count], ["lost", (row) => row.why],
     ], rows);
     define(node, defined["feedback/pairs"]);
@@ -274,7 +274,7 @@ const Charts = (() => {
       color: { domain: names, range: names.map(color) },
       marks: [Plot.barX(rows, Plot.groupY({ x: "sum" }, { x: (row) => row.seconds / (minutes ? 60 : 1), y: "of", fill: "shown", order: names }))],
     });
-    const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes in all; stages of one engine session overlap, so bars can add up to more.`, svg, [
+    const node = figure("Time by stage", `${number(d3.sum(rows, (row) => row.seconds) / 60)} minutes of stages; those of one engine session overlap, so the run took less.`, svg, [
       ["", (row) => row.of], ["stage", (row) => row.stage], ["seconds", (row) => number(row.seconds)], ["tokens", (row) => d3.format(",")(row.tokens)],
     ], rows);
     define(node, defined["stage/sft_seconds"]);
