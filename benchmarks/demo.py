@@ -1,7 +1,7 @@
 """Measurements of the default run: `python -m benchmarks.demo [option=value ...]`.
 
-Makes a run to M2 in a temporary folder and reruns the same command. It prints time, memory, valid judgements, pairs,
-the share of time outside engine and trainer, and whether M1 judges better than M0 and M2 better than M1.
+Makes the run in a temporary folder and reruns the command. It prints time, memory, the share of time outside engine
+and trainer, each model's judge and pairs, and how many of the test prompts each model follows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from srlm import open_run
+from srlm.evaluation.measures import Measure
+from srlm.pipeline.run_reader import open_run as workspace_of
+from srlm.reporting.instructions import followed
 
 
 def main(options: list[str]) -> None:
@@ -56,26 +61,28 @@ def timed(command: list[str], quiet: bool = False) -> tuple[float, float]:
     return time.monotonic() - start, peak
 
 
-def report(run: Path, seconds: float, peak: float, again: float) -> None:
-    workers = [json.loads(line) for line in (run / "logs" / "workers.jsonl").read_text().splitlines()]
+def report(folder: Path, seconds: float, peak: float, again: float) -> None:
+    run = open_run(folder)
+    last = max(run.iterations)
+    workers = [json.loads(line) for line in (folder / "logs" / "workers.jsonl").read_text().splitlines()]
     inside = sum(worker["seconds"] for worker in workers)
-    judged = manifest(run / "iteration_2/manifests/judgements.json")["counts"]
-    pairs = manifest(run / "iteration_2/manifests/pairs.json")["counts"]
-    models = [json.loads((run / f"iteration_{t}" / "evaluation.json").read_text()) for t in range(3)]
     print(f"\nMachine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, {platform.system()}")
-    print(f"Run to M2: {seconds / 60:.1f} min, peak memory {peak:.1f} GiB; rerun of the command: {again:.1f} s")
+    print(f"Run to M{last}: {seconds / 60:.1f} min, peak memory {peak:.1f} GiB; rerun of the command: {again:.1f} s")
     print(f"Outside engine, trainer and process start: {100 * (seconds - inside) / seconds:.1f} % of the wall time")
-    print(f"Candidates that M1 judged validly: {judged['candidates_judged_validly']} of {judged['candidates']}")
-    for t in (0, 1, 2):
-        print(f"  held-out judgements of M{t} that parse: {measure(models[t]['judge']['parse_rate'])}")
-    print(f"Pairs for DPO: {pairs['pairs']} of {pairs['prompts']} prompts; dropped: {pairs['dropped']}")
-    for t in (1, 2):
-        for name, value in models[t]["judge"].items():
-            if name.endswith("_gain") and value["value"] is not None:
-                better = value["low"] is not None and value["low"] > 0
-                print(f"  M{t} - M{t - 1}, {name[:-5]}: {measure(value, 1)}{'  significant' if better else ''}")
-        match = models[t]["head_to_head"]
-        print(f"  M{t} against M{t - 1}: wins {measure(match['win'])}, losses {measure(match['loss'])}")
+    for t in range(2, last + 1):
+        judged = manifest(folder / f"iteration_{t}/manifests/judgements.json")["counts"]
+        pairs = manifest(folder / f"iteration_{t}/manifests/pairs.json")["counts"]
+        print(f"M{t - 1} as judge: {judged['candidates_judged_validly']} of {judged['candidates']} candidates validly")
+        if checks := run.feedback_checks(t):
+            print(f"  accuracy on own candidates: {measure(checks.judge_accuracy)}")
+        print(f"  pairs for M{t}: {pairs['pairs']} of {pairs['prompts']} prompts; dropped: {pairs['dropped']}")
+    for t in range(last + 1):
+        measures = dict(run.evaluation(t).measures())
+        print(f"M{t} follows {measure(measures['instructions/prompt_level_strict_acc'])} % of the test prompts")
+        print(f"  held-out EFT ordered as labelled: {measure(measures['judge/pairwise_accuracy_imputed'])} %")
+    workspace = workspace_of(folder)
+    if found := followed(workspace, run.config, run.evaluation(last)):
+        print(found.sentence())
     for worker in workers:
         print(f"  {worker['stage']:<14} iteration {worker['iteration']}: {worker['seconds']:.0f} s")
 
@@ -84,12 +91,12 @@ def manifest(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
-def measure(value: dict[str, Any], scale: int = 100) -> str:
-    if value["value"] is None:
+def measure(value: Measure, scale: int = 100) -> str:
+    if value.value is None:
         return "undefined"
-    if value["low"] is None:
-        return f"{scale * value['value']:.3g}"
-    return f"{scale * value['value']:.3g} [{scale * value['low']:.3g}, {scale * value['high']:.3g}] (n={value['n']})"
+    if value.low is None or value.high is None:
+        return f"{scale * value.value:.3g}"
+    return f"{scale * value.value:.3g} [{scale * value.low:.3g}, {scale * value.high:.3g}] (n={value.n})"
 
 
 if __name__ == "__main__":

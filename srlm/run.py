@@ -134,7 +134,7 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
     from srlm.recipes.runner import Runner
     from srlm.reporting.run_report import update_report
     from srlm.reporting.summary import print_summary
-    from srlm.tracking.base import NoTracker, open_tracker
+    from srlm.tracking.base import NoTracker, Tracker, open_tracker
 
     start = time.monotonic()
     show_notes()
@@ -159,10 +159,11 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
             arguments=started_with,
         )
         before = state_of(workspace)
-        RunState(RUNNING).save(workspace)
-        tracker = open_tracker(options, workspace)
+        tracker: Tracker = NoTracker()
         end = RunState(COMPLETED)
         try:
+            RunState(RUNNING).save(workspace)
+            tracker = open_tracker(options, workspace)
             Runner(recipe, workspace, options, tracker).run()
         except BaseException as error:
             further = getattr(error, "overrides", ())

@@ -37,7 +37,8 @@ This page is generated from the dataclasses and yaml files. "Default" is the val
 argument; `srlm run --cfg job` prints all of them. "Follows the model" marks options that are unset: a run chooses
 their values by the size of the model and the hardware, prints them and stores them in its config.yaml
 ([the rules](models.md#options-that-follow-the-model)). The page shows those of the default run, and a value that is
-set is always kept. Set an option with `GROUP.OPTION=VALUE`, and choose a group's file
+set is always kept. `srlm run experiment=free_form --cfg job` prints the options without those that the default
+experiment, facts, sets. Set an option with `GROUP.OPTION=VALUE`, and choose a group's file
 with `GROUP=CHOICE`.
 """
 

@@ -1,4 +1,4 @@
-"""Print the tables of README.md, and draw its figure, from the records that study.py wrote.
+"""Print the tables of README.md, draw its figure, and write the controls that reports cite, from study.py's records.
 
     python experiments/laptop/readout.py [--to experiments/laptop]
 
@@ -16,10 +16,18 @@ from typing import Any
 import matplotlib
 from study import ARMS, RECORDS, WORLDS
 
+import srlm.reporting
+from srlm.cli.commands import BY_NAME
+from srlm.cli.help import experiment_options
+from srlm.config import option_value
 from srlm.evaluation.arms import Items, Pooled, pooled
 from srlm.evaluation.measures import Measure
+from srlm.reporting.controls import FILE, JUDGES
 
 matplotlib.use("Agg")
+# options besides those of conf/experiment/facts.yaml in which a run must agree
+SAME = ("model.name", "recipe", "method", "judge.model", "judge.scorer", "sft.data", "dpo.beta", "pairs.policy")
+CONTROLS = Path(srlm.reporting.__file__).parent / "assets" / FILE
 LABELS = {
     "self": "self-judged",
     "program": "judged by a program (oracle)",
@@ -174,12 +182,27 @@ def draw(records: Records, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def write_controls(records: Records, path: Path) -> None:
+    """Write what `srlm.reporting.controls` shows beside a run of the same setting: M3 minus M1, by judge."""
+    arms = []
+    for name in JUDGES:
+        found = gain(records[name], "M3") if name in records else None
+        if found and found.value is not None and found.low is not None:
+            values = {key: value if key == "n" else round(value, 4) for key, value in found.to_dict().items()}
+            arms.append({"judge": name, "seeds": len(records[name]), "gain": values})
+    config = srlm.compose("experiment=facts")
+    named = [*experiment_options(BY_NAME["run"]), *SAME]
+    options = {name: option_value(config, name) for name in named if name != "iteration"}
+    path.write_text(json.dumps({"options": options, "arms": arms}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path(__file__).parent, help="folder of arms.png")
     records = read_records()
     print(tables(records))
     draw(records, parser.parse_args().to / "arms.png")
+    write_controls(records, CONTROLS)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from srlm.pipeline.run_reader import open_run as workspace_of
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
 WORLDS = {
-    "facts": "experiment=facts data.evaluation.path=facts:test",
+    "facts": "experiment=facts",
     "sums": (
         "experiment=facts data.ift.path={sums}/ift.jsonl data.ift.limit=0 data.eft.path={sums}/eft.jsonl "
         "prompts.path={sums}/pool.jsonl data.evaluation.path={sums}/test.jsonl"

@@ -15,6 +15,7 @@ from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures
 from srlm.judges.roles import feedback_judge
 from srlm.reporting.collect import RunNumbers
+from srlm.reporting.controls import controls_line
 from srlm.reporting.instructions import followed
 from srlm.reporting.readers import Readers
 from srlm.reporting.summary import own_answer_lines
@@ -86,6 +87,8 @@ def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
         count = sum(map(len, run.alarms.values()))
         some = f"{count} alarm{'s were' if count != 1 else ' was'} triggered."
         reasons.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))
+    if controls := controls_line(run.config):
+        reasons.append(Ground("note", controls))
     reasons.append(
         Ground("note", "Intervals cover the sampling of prompts, not of training runs: this is one run with one seed.")
     )

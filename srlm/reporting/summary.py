@@ -32,6 +32,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
 from srlm.reporting.behaviours import behaviour_lines
+from srlm.reporting.controls import controls_line
 from srlm.reporting.instructions import followed, print_changed
 from srlm.training.early_stopping import outcome_lines
 from srlm.types import Judgement, LabelledAnswer, PreferencePair
@@ -73,6 +74,8 @@ def print_summary(config: Config, workspace: Workspace, seconds: float) -> None:
     checked = followed(workspace, config, models[max(models)])
     for line in [*([checked.sentence()] if checked else []), *verdict(models, workspace.is_base(1))]:
         console.print(line, style="bold", markup=False)
+    if (controls := controls_line(config)) and checked:
+        console.print(controls, markup=False)
     for line in behaviour_lines(models):
         console.print(line, markup=False)
     for line in [*own_answer_lines(workspace), *missing_lines(workspace.root)]:

@@ -242,6 +242,7 @@ def test_two_answers_are_compared_word_by_word_with_checks_of_their_instructions
     page.evaluate("location.hash = 'prompt=eval-1'")
     page.wait_for_selector("#entry[data-id=eval-1]")
     page.click("#entry .diff summary")
+    page.wait_for_selector("#entry .diff del")  # the comparison is made when the summary has opened
     assert [page.locator(f"#entry .diff {tag}").all_inner_texts() for tag in ("del", "ins")] == [["M1."], ["M2."]]
     page.locator("#entry .diff select").first.select_option("M0")
     assert page.locator("#entry .diff del").all_inner_texts() == ["M0."]

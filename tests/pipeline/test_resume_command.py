@@ -99,7 +99,7 @@ def test_command_names_run_folder_and_experiment(tmp_path: Path) -> None:
 
 def test_command_enables_evaluation_for_later_models(tmp_path: Path) -> None:
     """Only M1 can be trained without evaluation: later iterations need the measures."""
-    for words in (["evaluation=none"], ["iteration=1", "evaluation.enabled=false"]):
+    for words in (["experiment=free_form", "evaluation=none"], ["iteration=1", "evaluation.enabled=false"]):
         workspace, config = started(tmp_path, *words)
         assert not config.evaluation.enabled
         later = composed(run_command(workspace, config, 2) or "")

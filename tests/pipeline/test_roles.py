@@ -10,6 +10,7 @@ from srlm.judges.config import ImplicitJudgeConfig, options_type
 from srlm.judges.roles import judge_of, measured_judge, reference_of_judge
 from srlm.pipeline.roles import (
     ENDPOINT,
+    PROGRAM,
     ModelRef,
     by_name,
     iteration,
@@ -53,13 +54,14 @@ def test_model_reference_is_formatted_for_messages() -> None:
 @pytest.mark.parametrize("scorer", list(JUDGES))
 def test_judge_and_measured_judge_of_each_kind(scorer: str) -> None:
     config = Config(judge=options_type(scorer)(scorer=scorer))
-    rewards = scorer == "reward_model"
-    assert judge_of(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
-    assert measured_judge(config, 2) == (ModelRef("reward_model") if rewards else iteration(2))
+    rewards, program = scorer == "reward_model", scorer == "votes"
+    own = ModelRef("reward_model") if rewards else PROGRAM if program else iteration(2)
+    assert judge_of(config, 2) == own
+    assert measured_judge(config, 2) == own
     config.judge.model = "owner/judge"
-    external = ModelRef("external", name="owner/judge")
+    external = PROGRAM if program else ModelRef("external", name="owner/judge")
     assert judge_of(config, 2) == external
-    assert measured_judge(config, 2) == (external if rewards else iteration(2))
+    assert measured_judge(config, 2) == (external if rewards or program else iteration(2))
 
 
 @pytest.mark.parametrize(

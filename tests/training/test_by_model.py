@@ -71,7 +71,8 @@ def test_micro_batch_of_the_ranking_loss_has_two_answers_to_compare(model: Model
     config = Config()
     config.sft.eft_loss = EFTLoss.ranking
     found, _ = resolve(config, [model], hardware)
-    assert found.sft.micro_batch_size is not None and found.sft.micro_batch_size >= 2
+    assert found.sft.micro_batch_size is not None
+    assert found.sft.micro_batch_size >= 2
     assert check(found) is found
 
 
