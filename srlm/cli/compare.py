@@ -36,6 +36,8 @@ DEFAULT = (
     "ifeval/inst_level_strict_acc",
     "instructions/prompt_level_strict_acc",
     "judge/pairwise_accuracy_imputed",
+    "feedback/judge_accuracy",
+    "feedback/pairs_confirmed",
     "head_to_head/win_rate",
     "answers/mean_characters",
 )
@@ -78,11 +80,12 @@ class Arm:
         return {run.seed: run.items[t][key] for run in self.runs if key in run.items.get(t, {})}
 
     def measure(self, key: str, t: int) -> Measure | None:
-        """Return a measure of M_t: of one run that in evaluation.json, of several the pooled one; None without it."""
+        """Return a measure of M_t: of one run that in evaluation.json, otherwise the pooled one; None without it."""
         found = self.items(key, t)
         if not found:
             return None
-        return self.runs[0].measure(key, t) if len(self.runs) == 1 else _pooled(found.values(), key).measure()
+        stored = self.runs[0].measure(key, t) if len(self.runs) == 1 else None
+        return stored or _pooled(found.values(), key).measure()
 
 
 def read_run(folder: Path) -> ComparedRun:

@@ -125,14 +125,7 @@ def feedback_checks(
     feedback : sequence of PreferencePair or LabelledAnswer
         What was selected. Its answers are checked without their thoughts if they are candidates.
     """
-    own: dict[RecordId, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        own[candidate.prompt_id].append(candidate)
-    checked = [
-        _Checked(prompt, own[prompt.id], [_followed(prompt, candidate.text) for candidate in own[prompt.id]])
-        for prompt in prompts
-        if prompt.constraints
-    ]
+    checked = _check(prompts, candidates)
     if not checked:
         return None
     means = mean_scores(judgements)
@@ -153,10 +146,40 @@ def feedback_checks(
     return FeedbackChecks(accuracy(), {kind: accuracy(kind) for kind in kinds}, *shares)
 
 
+def feedback_terms(
+    prompts: Sequence[Prompt], candidates: Sequence[Candidate], judgements: Sequence[Judgement], feedback: Feedback
+) -> dict[str, Sequence[tuple[str, float, float]]]:
+    """Return name of a measure -> (text of the prompt, numerator, denominator) of each prompt with constraints.
+
+    The arguments are those of `feedback_checks`, whose total accuracy and shares of pairs are the ratios of the sums.
+    """
+    checked = _check(prompts, candidates)
+    means, signs = mean_scores(judgements), _signs(checked, feedback)
+    rows = [one.judged(means) for one in checked]
+    texts, accuracy = [row.prompt for row in rows], pairwise_accuracy(rows)
+    found: dict[str, Sequence[tuple[str, float, float]]]
+    found = {"judge_accuracy": list(zip(texts, accuracy.numerators, accuracy.denominators, strict=True))}
+    for name, sign in RESULTS.items():
+        found[name] = [(text, row.count(sign), len(row)) for text, row in zip(texts, signs, strict=True)]
+    return found if checked else {}
+
+
 def checks_by_model(counts: Mapping[int, Mapping[str, Any]]) -> dict[int, FeedbackChecks]:
     """Return t -> the checks of M_t's candidates, from u -> counts of the stage that selected the pairs for M_u."""
     found = {t - 1: FeedbackChecks.from_counts(of_pairs) for t, of_pairs in counts.items()}
     return {t: checks for t, checks in found.items() if checks}
+
+
+def _check(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> list[_Checked]:
+    """Check the candidates of the prompts with constraints."""
+    own: dict[RecordId, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        own[candidate.prompt_id].append(candidate)
+    return [
+        _Checked(prompt, own[prompt.id], [_followed(prompt, candidate.text) for candidate in own[prompt.id]])
+        for prompt in prompts
+        if prompt.constraints
+    ]
 
 
 def _followed(prompt: Prompt, text: str) -> list[bool]:

@@ -1,7 +1,7 @@
 """What each evaluation prompt contributes to a model's measures, so that runs can be compared prompt by prompt.
 
-The measures are those of evaluation.json that are a ratio of two sums over prompts. They are computed again from the
-run's records.
+The measures are those of evaluation.json, and of the checks of the feedback, that are a ratio of two sums over prompts.
+They are computed again from the run's records.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from srlm.config import Config
 from srlm.evaluation.answers import evaluation_prompts, ifeval_prompts
 from srlm.evaluation.arms import Items
 from srlm.evaluation.evaluate import trained_on
+from srlm.evaluation.feedback_checks import RESULTS, feedback_terms
 from srlm.evaluation.head_to_head import match_results
 from srlm.evaluation.held_out import held_out_prompts, judge_is_measured
 from srlm.evaluation.instruction_following import MEASURES, check_answers
@@ -23,7 +24,18 @@ from srlm.evaluation.record import Evaluation
 from srlm.ids import parent
 from srlm.judges import spec_of
 from srlm.models.conversation import dialogue
-from srlm.pipeline.artifacts import ANSWERS, HELD_OUT_JUDGEMENTS, IFEVAL_ANSWERS, head_to_head
+from srlm.pipeline.artifacts import (
+    ANSWERS,
+    CANDIDATES,
+    HELD_OUT_JUDGEMENTS,
+    IFEVAL_ANSWERS,
+    JUDGEMENTS,
+    LABELLED,
+    PAIRS,
+    PROMPTS,
+    head_to_head,
+)
+from srlm.pipeline.run_reader import finished_iterations
 from srlm.pipeline.workspace import Workspace
 from srlm.types import Answer, SeedExample
 
@@ -36,6 +48,8 @@ KEYS = (
     *(f"head_to_head/{name}" for name in _MATCH),
     "answers/mean_characters",
     "answers/truncated",
+    "feedback/judge_accuracy",
+    *(f"feedback/{name}" for name in RESULTS),
 )
 _BOUNDS = {"answers/mean_characters": None, "judge/spearman": (-1.0, 1.0), "judge/kendall_tau": (-1.0, 1.0)}
 
@@ -47,6 +61,8 @@ def bounds_of(key: str) -> tuple[float, float] | None:
 
 def run_items(workspace: Workspace, config: Config, evaluation: Evaluation) -> dict[str, Items]:
     """Return key of `KEYS` -> text of the prompt -> (numerator, denominator), for the measures that a model has.
+
+    Those of the feedback are over the prompts to which the model wrote candidates.
 
     Prompts in the model's training data are left out, as in evaluation.json.
 
@@ -81,7 +97,17 @@ def run_items(workspace: Workspace, config: Config, evaluation: Evaluation) -> d
             for name, value in (("win", 1.0), ("tie", 0.5), ("loss", 0.0))
         }
         found["head_to_head/win_rate"] = _items((text, score, 1) for text, score in rows)
-    return found
+    return found | _feedback(workspace, t)
+
+
+def _feedback(workspace: Workspace, t: int) -> dict[str, Items]:
+    """Return the checks of M_t's candidates and of the pairs selected from them, if prompts have constraints."""
+    if t + 1 not in finished_iterations(workspace, "pairs"):
+        return {}
+    prompts = [prompt for prompt in PROMPTS.read(workspace, t + 1) if not prompt.rejected]
+    feedback = [record for artifact in (PAIRS, LABELLED) for record in artifact.peek(workspace, t + 1)]
+    terms = feedback_terms(prompts, CANDIDATES.read(workspace, t + 1), JUDGEMENTS.read(workspace, t + 1), feedback)
+    return {f"feedback/{name}": _items(rows) for name, rows in terms.items()}
 
 
 def _followed(part: str, prompts: Sequence[SeedExample], answers: Sequence[Answer]) -> dict[str, Items]:

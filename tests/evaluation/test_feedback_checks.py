@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from srlm.data.checkers import follows
-from srlm.evaluation.feedback_checks import FeedbackChecks, checks_by_model, feedback_checks
+from srlm.evaluation.feedback_checks import FeedbackChecks, checks_by_model, feedback_checks, feedback_terms
 from srlm.types import Candidate, Constraint, LabelledAnswer, PreferencePair, Prompt
 from tests.helpers import candidates_of, judgements_of
 
@@ -52,6 +52,27 @@ def test_accuracy_is_over_the_pairs_that_programs_order() -> None:
     assert accuracy.low is not None
     assert accuracy.high is not None
     assert 0 <= accuracy.low < 0.5 < accuracy.high <= 1
+
+
+def test_terms_of_prompts_add_up_to_the_checks() -> None:
+    """Each prompt's numerator and denominator, of which `srlm compare` makes differences paired by prompt."""
+    texts, scores = [[QUOTE, PLAIN, MIXED], [PLAIN, COMMA]], [[3.0, 3.0, 1.0], [2.0, 4.0]]
+    feedback = [pair(P, 0, 1), pair(Q, 1, 0)]
+    checks = found([P, Q], texts, scores, feedback)
+    candidates = [one for prompt, row in zip((P, Q), texts, strict=True) for one in candidates_of(prompt.id, row)]
+    judgements = [
+        judgement
+        for prompt, row in zip((P, Q), scores, strict=True)
+        for n, score in enumerate(row)
+        for judgement in judgements_of(f"{prompt.id}/c{n}", [score])
+    ]
+    terms = feedback_terms([P, Q, FREE], candidates, judgements, feedback)
+    assert list(terms["judge_accuracy"]) == [("One?", 1.5, 2), ("Two?", 0, 1)]
+    assert list(terms["pairs_confirmed"]) == [("One?", 1, 1), ("Two?", 0, 1)]
+    assert list(terms["pairs_contradicted"]) == [("One?", 0, 1), ("Two?", 1, 1)]
+    for name, rows in terms.items():
+        assert sum(top for _, top, _ in rows) / sum(bottom for _, _, bottom in rows) == getattr(checks, name).value
+    assert feedback_terms([FREE], [], [], []) == {}
 
 
 def test_each_kind_has_its_own_order() -> None:
