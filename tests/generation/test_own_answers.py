@@ -155,7 +155,7 @@ def test_checkers_label_and_rank_the_answers(tmp_path: Path) -> None:
         "Own EFT answers (label: answers): 0: 12, 3: 12, 5: 12; 36 answers to 12 prompts; left out: 12 empty, 12 "
         "repeated",
         "Own EFT answers: 100 % of the prompts have answers with different labels",
-        "Own EFT answers that follow a constraint: keywords:letter_frequency 24 of 36, length_constraints:number_words "
+        "Own EFT answers that follow a constraint: the given frequency of a letter 24 of 36, the given number of words "
         "12 of 36",
     ]
     examples, _ = examples_of_run(config, EFT.read(workspace), [])

@@ -65,6 +65,7 @@ def test_logged_metrics_are_exactly_the_described_ones(logged: dict[str, set[str
     others += training_metrics("sft", dict.fromkeys(("ranking_loss", "ranking_accuracy", "loss_ift", "loss_eft"), 1.0))
     others += [f"samples/{table}" for table in TABLES]
     others += stage_metrics("pairs", Manifest("iteration_2/pairs", {}, {}, {}, CHECKED, 1.5, 0))
+    others += stage_metrics("pairs", Manifest("iteration_3/pairs", {}, {}, {}, {"alarms": {"agreement": 0.5}}, 1.5, 0))
     found = {family_of(name) for name in [*logged, *others]}
     assert not [one.key for one in METRICS if one not in found and not one.key.startswith(UNLOGGED)]
 
