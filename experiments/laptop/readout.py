@@ -76,6 +76,13 @@ def gain(arm: dict[int, dict[str, Any]], name: str) -> Measure | None:
     return now.minus(before).measure() if now and before else None
 
 
+def ahead(ours: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]], name: str) -> Measure | None:
+    """Return M_t of one arm minus that of another, paired by prompt and by seed, over the seeds that both have."""
+    common = ours.keys() & theirs.keys()
+    now, other = (value({seed: arm[seed] for seed in common}, name) for arm in (ours, theirs))
+    return now.minus(other).measure() if common and now and other else None
+
+
 def gain_of_seed(models: dict[str, Any], name: str) -> Measure:
     """Return M_t minus M1 of one seed, with an interval over prompts."""
     now, before = (pooled([items(models[one])], (0.0, 1.0), sampled=False) for one in (name, "M1"))
@@ -130,6 +137,11 @@ def tables(records: Records) -> str:
                 gains[1],
             ]
             lines.append(f"| {' | '.join(row)} |")
+        lines += [f"\n{label(arms[0])} minus the others, points, over the seeds that both have\n"]
+        for name in arms[1:]:
+            for t in ("M2", "M3"):
+                if found := ahead(records[arms[0]], records[name], t):
+                    lines.append(f"- {label(name)}, {t}: {percent(found, sign=True)}")
         lines += ["\nby seed: judge accuracy, pairs, and M_last - M1\n"]
         for name in arms:
             for seed, models in sorted(records[name].items()):

@@ -19,7 +19,7 @@ from srlm.pipeline.run_reader import run_at
 
 WITHOUT = "free_form"  # the experiment that sets nothing
 _DATA = ("data.ift.path", "data.eft.path", "prompts.path", "judgements.path", "pairs.path", "dataset")
-_OF_FACTS = ("facts:", OWN_EFT)
+_OF_THE_RUN = ("", "null", OWN_EFT)  # no data, or those of the run itself
 
 
 def default_experiment(words: Sequence[str], command: Command) -> str:
@@ -40,7 +40,7 @@ def other_data(words: Sequence[str]) -> int | None:
     """Return the place of the first word that brings other data than those of the default experiment, None without."""
     for place, word in enumerate(words):
         name, value = _assigned(word)
-        own = value not in ("", "null") and not value.startswith(_OF_FACTS) and run_at(value) is None
+        own = value not in _OF_THE_RUN and not value.startswith("facts:") and run_at(value) is None
         if (name == "data" and value) or (name in _DATA and own):
             return place
     return None
@@ -90,7 +90,8 @@ def hint(message: str, words: Sequence[str], command: Command) -> str:
     """Return a sentence for the end of an error about options that the default experiment sets; "" for other errors."""
     typed = {_assigned(word)[0] for word in words} - {*_DATA}
     named = [one for one in experiment_options(command) if one not in typed and re.search(rf"\b{one}\b", message)]
-    if not named or not (implied := default_experiment(words, command)):
+    implied = default_experiment(words, command)
+    if not named or implied in ("", WITHOUT):
         return ""
     return f" The default experiment, {implied}, sets options that are not given here; {GROUP}={WITHOUT} sets none."
 

@@ -30,6 +30,7 @@ RUN = BY_NAME["run"]
         (["data.ift.path=mine.jsonl"], "free_form"),
         (["-m", "++data.eft.path='a,b'"], "free_form"),
         (["prompts.path=builtin"], "free_form"),
+        (["data.eft.path=eft.jsonl"], "free_form"),
         (["pairs.path=hub:OWNER/NAME"], "free_form"),
         (["judgements.path=scored.jsonl"], "free_form"),
         (["data=oasst1"], "free_form"),
@@ -148,7 +149,9 @@ def test_error_from_an_option_of_the_default_experiment_says_so(words: list[str]
     assert str(error.value).endswith(HINT)
 
 
-@pytest.mark.parametrize("words", [["dpo.beta=-1"], ["candidates.count=0"], ["experiment=facts", "recipe=spin"]])
+@pytest.mark.parametrize(
+    "words", [["dpo.beta=-1"], ["candidates.count=0"], ["experiment=facts", "recipe=spin"], ["data=files"]]
+)
 def test_other_errors_have_no_hint(words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         srlm.compose(*words)
