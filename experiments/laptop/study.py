@@ -51,21 +51,22 @@ class Arm:
     world: str
     options: str = ""
     last: int = 3  # iteration
-    trains_m1: bool = False  # the other arms of the world begin with its M1
+    m1: str = ""  # the arm whose M1 this one begins with; "" = its own
 
 
 ARMS = {
-    "self": Arm("facts", trains_m1=True),
+    "self": Arm("facts"),
     # many candidates have equal scores: with a larger share, there are as many pairs as in the other arms
-    "program": Arm("facts", "judge.model=program pairs.keep_share=0.7"),
+    "program": Arm("facts", "judge.model=program pairs.keep_share=0.7", m1="self"),
     # without a judge, every prompt has a large gap: with fewer prompts, there are as many pairs as in the other arms
-    "random": Arm("facts", "judge.model=random prompts.count=95 pairs.keep_share=1"),
-    "labels": Arm("facts", "pairs.path=eft prompts.path=", last=2),
-    "without_nll": Arm("facts", "dpo.extra={}"),
-    "sums_self": Arm("sums", trains_m1=True),
-    "sums_votes": Arm("sums", "judge=votes"),
-    "sums_program": Arm("sums", "judge.model=program"),
-    "sums_random": Arm("sums", "judge.model=random prompts.count=95 pairs.keep_share=1"),
+    "random": Arm("facts", "judge.model=random prompts.count=95 pairs.keep_share=1", m1="self"),
+    "labels": Arm("facts", "pairs.path=eft prompts.path=", last=2, m1="self"),
+    "without_nll": Arm("facts", "dpo.extra={}", m1="self"),
+    "sums_self": Arm("sums"),
+    # votes need no EFT, so that M1 is trained on IFT alone
+    "sums_votes": Arm("sums", "judge=votes data.eft.path= data.own_answers.labels="),
+    "sums_program": Arm("sums", "judge.model=program", m1="sums_self"),
+    "sums_random": Arm("sums", "judge.model=random prompts.count=95 pairs.keep_share=1", m1="sums_self"),
 }
 
 
@@ -94,7 +95,7 @@ class Study:
 
     def source(self, arm: str) -> str:
         """Return the arm whose M1 this arm has."""
-        return next(name for name, one in ARMS.items() if one.world == ARMS[arm].world and one.trains_m1)
+        return ARMS[arm].m1 or arm
 
     def run(self, arm: str, seed: int, iteration: int) -> None:
         """Run an arm to an iteration, or continue it; raises CalledProcessError if it fails."""
@@ -136,13 +137,13 @@ class Study:
 
     def finish(self, arm: str, seed: int) -> None:
         """Run an arm to its end, write its record, and remove the weights that no other arm needs."""
-        if not ARMS[arm].trains_m1:
+        if ARMS[arm].m1:
             self.copy(arm, seed)
         self.run(arm, seed, ARMS[arm].last)
         folder = self.folder / self.name(arm, seed)
         RECORDS.mkdir(exist_ok=True)
         self.record(arm, seed).write_text(json.dumps(record_of(folder, ARMS[arm].last)) + "\n")
-        for t in range(2 if ARMS[arm].trains_m1 else 1, ARMS[arm].last + 1):
+        for t in range(1 if ARMS[arm].m1 else 2, ARMS[arm].last + 1):
             shutil.rmtree(folder / f"iteration_{t}" / "model", ignore_errors=True)
 
     def jobs(self, arms: list[str], seeds: list[int]) -> list[Job]:
