@@ -483,7 +483,9 @@ def _row(
         row = replace(row, desirable=desirable, further=_further(data, trained))
     if trained or need == 0:
         row = replace(
-            row, constraints=_constraints(data, form), reference=_reference(data, form, need == 0, first_only)
+            row,
+            constraints=_constraints(data, form),
+            reference=_reference(data, form, turns if need == 0 else None, first_only),
         )
     if re.search("[\ud800-\udfff]", to_json(row)):
         raise Fault("a text contains a lone surrogate, half of a character", "Write the complete character")
@@ -607,18 +609,21 @@ def _labels(data: Row) -> tuple[str, str, str]:
     return "" if row_id is None else str(row_id).strip(), row_type, iso(language)
 
 
-def _reference(data: Row, form: Format, or_answer: bool, first_only: bool) -> str:
-    """Return a row's reference answer, or else its answer with `or_answer`; "" if it has none."""
+def _reference(data: Row, form: Format, prompt: list[RoleText] | None, first_only: bool) -> str:
+    """Return a row's reference answer, or else its answer to the turns of `prompt`; "" if it has none.
+
+    A conversation that ends with a question has answers only to earlier questions.
+    """
     given = get(data, "reference")
     if isinstance(given, str | int | float) and not isinstance(given, bool):
         return str(given).strip()
-    if not or_answer:
+    if prompt is None:
         return ""
     try:
-        _, answers, _, _ = _parse(form.parse(data), 1, False, first_only)
+        answered, answers, _, _ = _parse(form.parse(data), 1, False, first_only)
     except (Fault, LeftOut):
         return ""
-    return answers[0].text if answers else ""
+    return answers[0].text if answers and answered == prompt else ""
 
 
 def _constraints(data: Row, form: Format) -> tuple[Constraint, ...]:

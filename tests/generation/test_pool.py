@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from srlm.config import Config
+from srlm.data.config import SourceConfig
 from srlm.data.prepare import PrepareData
+from srlm.data.readers import read_pool
 from srlm.errors import ConfigError, RunFolderError, SeedError
 from srlm.generation.pool import NEAR_ADDED, NEAR_EVALUATION, PreparePool, TakePrompts
 from srlm.pipeline.artifacts import EVALUATION_PROMPTS, POOL, PROMPTS
@@ -149,6 +151,22 @@ def test_conversations_of_a_pool_come_through(tmp_path: Path) -> None:
     [prompt] = [one for one in taken if one.text == asked[0]]
     assert [(turn.role, turn.content) for turn in prompt.history] == turns[:3]
     assert prompt.reference == "No."
+
+
+def test_an_answer_to_an_earlier_question_is_no_reference(tmp_path: Path) -> None:
+    first, *asked = texts(5)
+    rows: list[dict[str, Any]] = [
+        {
+            "messages": [
+                {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)
+            ]
+        }
+        for turns in ([first, "Yes.", asked[0]], [first, "Yes.", asked[1], "No."], [asked[2]])
+    ]
+    rows.append({"messages": [{"role": "user", "content": asked[3]}], "reference": "Blue"})
+    path = written(tmp_path / "pool.jsonl", rows)
+    found = {row.prompt: row.response for row in read_pool(SourceConfig(path=str(path)))}
+    assert found == {asked[0]: "", asked[1]: "No.", asked[2]: "", asked[3]: "Blue"}
 
 
 def test_changed_pool_is_noticed(tmp_path: Path) -> None:
