@@ -15,7 +15,18 @@ from srlm.models.chat import check_turns
 from srlm.models.checkpoint import Checkpoint
 from srlm.models.checkpoint_checks import notes_of, problems_of, refuse
 from srlm.models.resolve import identity, licence_of, model_id, resolve
-from srlm.pipeline.artifacts import EVALUATION_PROMPTS, IFT, PAIRS, POOL, PROMPTS, Artifact, model_output
+from srlm.pipeline.artifacts import (
+    EVALUATION_PROMPTS,
+    IFEVAL_PROMPTS,
+    IFT,
+    LABELLED,
+    OWN_PROMPTS,
+    PAIRS,
+    POOL,
+    PROMPTS,
+    Artifact,
+    model_output,
+)
 from srlm.pipeline.run_reader import refuse_other_maker
 from srlm.pipeline.stage import LocalStage, RunStage, recorded
 from srlm.pipeline.worker import run_worker
@@ -105,18 +116,26 @@ def _check_conversations(workspace: Workspace, config: Config, tokenizer: Any) -
 
     Otherwise, the first such conversation would stop the run hours later.
     """
-    sources: dict[str, tuple[Artifact[Any], bool]] = {
-        f"data.ift.path={config.data.ift.path}": (IFT, config.sft.uses_ift),
-        f"data.evaluation.path={config.data.evaluation.path}": (EVALUATION_PROMPTS, config.evaluation.enabled),
-        f"prompts.path={config.prompts.path}": (POOL, bool(config.prompts.path)),
-        f"judgements.path={config.judgements.path}": (PROMPTS, bool(config.judgements.path)),
-        f"pairs.path={config.pairs.path}": (PAIRS, bool(config.pairs.path)),
-    }
-    for source, (artifact, is_used) in sources.items():
-        rows = artifact.peek(workspace, 2) if is_used else []  # own data are read before M0, those for M2 first
-        if several := sum(any(turn.role == "user" for turn in row.history) for row in rows):
+    data, own = config.data, {name: getattr(config, name).path for name in ("prompts", "judgements", "pairs")}
+    sources: list[tuple[str, Artifact[Any], bool]] = [
+        (f"data.ift.path={data.ift.path}", IFT, config.sft.uses_ift),
+        (f"data.eft.path={data.eft.path}", OWN_PROMPTS, data.own_answers.used),
+        (f"data.evaluation.path={data.evaluation.path}", EVALUATION_PROMPTS, config.evaluation.enabled),
+        (f"evaluation.ifeval={config.evaluation.ifeval}", IFEVAL_PROMPTS, bool(config.evaluation.ifeval)),
+        (f"prompts.path={own['prompts']}", POOL, bool(own["prompts"])),
+        (f"judgements.path={own['judgements']}", PROMPTS, bool(own["judgements"])),
+        (f"pairs.path={own['pairs']}", PAIRS, bool(own["pairs"])),
+        (f"pairs.path={own['pairs']}", LABELLED, bool(own["pairs"])),
+    ]
+    for source, artifact, is_used in sources:
+        iterations = (
+            (0,) if artifact.folder == "data" else range(2, config.iteration + 1)
+        )  # own data are read before M0
+        rows = [row for t in iterations for row in artifact.peek(workspace, t)] if is_used else []
+        turns = [1 + sum(turn.role == "user" for turn in row.history) for row in rows]
+        if several := sum(number > 1 for number in turns):
             try:
-                check_turns(tokenizer, tokenizer.chat_template)
+                check_turns(tokenizer, tokenizer.chat_template, max(turns))
             except ModelError as error:
                 text = f"{source} has {several} conversations of several turns (of {len(rows)} rows). {error}"
                 raise ModelError(text) from error

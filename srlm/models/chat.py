@@ -22,6 +22,7 @@ from srlm.models.config import ModelConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TURNS = 4  # the user's turns of the conversation by which a template is checked, if no longer one is known
 _MARK_OF_THOUGHT = re.compile(r"\s*(</?[\w:]+>|[^\n]*\S)")  # the first mark before an answer
 
 
@@ -255,8 +256,8 @@ def fit_roles(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
         If the template drops the earlier turns of a conversation.
     """
     first, rest = messages[0], list(messages[1:])
-    if sum(message["role"] == "user" for message in messages) > 1:
-        check_turns(tokenizer, tokenizer.chat_template)
+    if (turns := sum(message["role"] == "user" for message in messages)) > 1:
+        check_turns(tokenizer, tokenizer.chat_template, max(turns, _TURNS))
     if first["role"] != "system" or not rest or _has_system_role(tokenizer, tokenizer.chat_template):
         return list(messages)
     return [{**rest[0], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
@@ -264,29 +265,47 @@ def fit_roles(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
 
 @lru_cache(maxsize=8)
 def _has_system_role(tokenizer: Any, template: str) -> bool:
-    """Return whether the template renders a system message and the user's message after it."""
+    """Return whether the template renders a system message and the user's message after it, also with an answer."""
     try:
-        return _rendered(tokenizer, "system", "user") == [True, True]
+        return _renders_all(tokenizer, "system", "user")
     except ModelError:
         return False
 
 
-@lru_cache(maxsize=8)
-def check_turns(tokenizer: Any, template: str) -> None:
-    """Raise ModelError if the tokenizer's chat template does not render all turns of a conversation, or rejects one."""
-    if not all(_rendered(tokenizer, "user", "assistant", "user")):
+@lru_cache(maxsize=64)
+def check_turns(tokenizer: Any, template: str, turns: int = _TURNS) -> None:
+    """Raise ModelError if the tokenizer's chat template cannot be used for conversations.
+
+    It must render all turns, both before an answer and with one, in the same way.
+
+    Parameters
+    ----------
+    turns : int
+        Number of the user's turns. A template may render only the last few messages.
+    """
+    roles = ("user", *("assistant", "user") * (turns - 1))
+    if not _renders_all(tokenizer, *roles):
         raise ModelError(
             "The chat template drops earlier turns of a conversation, so the model would answer without them. Use "
             "another template, such as model.chat_template=chatml, or data of single turns."
         )
 
 
-def _rendered(tokenizer: Any, *roles: str) -> list[bool]:
-    """Return for each message of a chat with these roles whether its text is in the generation prompt."""
-    marks = [f"qz{n}mark{n}zq" for n in range(len(roles))]
-    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-    text = render(tokenizer, chat, True)
-    return [mark in text for mark in marks]
+def _renders_all(tokenizer: Any, *roles: str) -> bool:
+    """Return whether each text of a chat with these roles is in the prompt, and also in the chat with an answer.
+
+    Raises
+    ------
+    ModelError
+        If the template rejects the chat, or renders the prompt differently with and without an answer.
+    """
+    chat = [{"role": role, "content": f"qz{n}mark{n}zq"} for n, role in enumerate(roles)]
+    before = render(tokenizer, chat, True)
+    texts = (before, render(tokenizer, [*chat, {"role": "assistant", "content": "qzmarkzq"}], False))
+    if not all(message["content"] in text for message in chat for text in texts):
+        return False
+    around_answer(tokenizer, chat, before)
+    return True
 
 
 def _blanks_before(lead: str) -> str:

@@ -12,9 +12,9 @@ from srlm.models.base_model import worker
 from srlm.models.chat_template import read_chat_template
 from srlm.models.config import ModelConfig
 from srlm.models.resolve import external_options, hub_id, licence_of, locate
-from srlm.pipeline.artifacts import EVALUATION_PROMPTS, IFT, PAIRS, POOL
+from srlm.pipeline.artifacts import EVALUATION_PROMPTS, IFT, LABELLED, OWN_PROMPTS, PAIRS, POOL
 from srlm.pipeline.workspace import Workspace
-from srlm.types import PreferencePair, SeedExample, Turn
+from srlm.types import LabelledAnswer, PreferencePair, SeedExample, Turn
 from tests.helpers import tiny_tokenizer
 
 
@@ -107,20 +107,25 @@ def test_external_model_prefers_its_own_chat_template(tmp_path):
     assert found["mine"] == config.model
 
 
-@pytest.mark.parametrize("source", ["data.ift", "data.evaluation", "prompts", "pairs"])
+@pytest.mark.parametrize("source", ["data.ift", "data.eft", "data.evaluation", "prompts", "pairs", "labels"])
 def test_conversations_that_the_template_cannot_render_are_refused_before_training(source, tiny_checkpoint, tmp_path):
     template = tmp_path / "single.jinja"
     template.write_text(read_chat_template("chatml").replace("in messages", "in messages[-2:]"))
     model = ModelConfig(name=str(tiny_checkpoint), chat_template=str(template))
     config = Config(runs_dir=str(tmp_path), name="mine", model=model)
     config.prompts.path = "own.jsonl" if source == "prompts" else ""
-    config.pairs.path = "own.jsonl" if source == "pairs" else ""
+    config.pairs.path = "own.jsonl" if source in ("pairs", "labels") else ""
+    config.data.own_answers.labels = "person" if source == "data.eft" else ""
     workspace = Workspace.of(config)
     workspace.save_config(config)
     history = (Turn("user", "Hi?"), Turn("assistant", "Hello."))
-    artifact = {"data.ift": IFT, "data.evaluation": EVALUATION_PROMPTS, "prompts": POOL, "pairs": PAIRS}[source]
+    of_data = {"data.ift": IFT, "data.eft": OWN_PROMPTS, "data.evaluation": EVALUATION_PROMPTS, "prompts": POOL}
+    artifact = (of_data | {"pairs": PAIRS, "labels": LABELLED})[source]
+    named = "pairs" if source == "labels" else source
 
     def row(history):
+        if source == "labels":
+            return LabelledAnswer("a", "Why?", "So.", True, 1.0, history=history)
         if source == "pairs":
             return PreferencePair("a", "Why?", "So.", "No.", "b", "c", 1.0, 0.0, history=history)
         return SeedExample("a", "Why?", "So.", history=history)
@@ -128,7 +133,7 @@ def test_conversations_that_the_template_cannot_render_are_refused_before_traini
     write_records(artifact.path(workspace, 2), [row(history[:0]), row((Turn("system", "Be brief."),))])
     worker(workspace, 0)
     write_records(artifact.path(workspace, 2), [row(history[:0]), row(history)])
-    with pytest.raises(ModelError, match=rf"^{source}.path=\S+ has 1 conversations.*drops earlier turns"):
+    with pytest.raises(ModelError, match=rf"^{named}.path=\S+ has 1 conversations.*drops earlier turns"):
         worker(workspace, 0)
     config.model.chat_template = ""
     workspace.save_config(config)

@@ -27,6 +27,7 @@ from srlm.judges.pointwise import judge
 from srlm.judges.prompt import JudgeTemplate
 from srlm.models.chat import (
     ThoughtMarks,
+    check_turns,
     encode_chat,
     encode_choices,
     encode_reply,
@@ -732,17 +733,38 @@ def test_template_without_a_system_role_has_the_system_prompt_in_front_of_the_fi
     )
 
 
-def test_template_that_drops_earlier_turns_is_refused_for_conversations():
-    tokenizer = by_bytes()(CHATML.replace("in messages %}", "in messages[-1:] %}"))
+@pytest.mark.parametrize("kept", [1, 2, 3, 4, 7])
+def test_template_that_drops_earlier_turns_is_refused_for_conversations(kept):
+    """Also for a conversation that is still short enough: with its answer, or in another row, it is not."""
+    tokenizer = by_bytes()(CHATML.replace("in messages %}", f"in messages[-{kept}:] %}}"))
     with pytest.raises(ModelError, match="drops earlier turns of a conversation"):
         encode_chat(tokenizer, [*user("Hi?"), assistant("Hello."), *user("Why?")])
     encode_chat(tokenizer, user("Hi?"))
 
 
+def test_template_that_keeps_many_turns_is_refused_for_a_longer_conversation():
+    tokenizer = by_bytes()(CHATML.replace("in messages %}", "in messages[-10:] %}"))
+    turns = [*user("Hi?"), assistant("Hello.")]
+    encode_turn(tokenizer, [*turns * 3, *user("Why?")], "So.")
+    for answered in (4, 5):
+        check_turns(tokenizer, tokenizer.chat_template, answered)
+        with pytest.raises(ModelError, match="drops earlier turns of a conversation"):
+            encode_chat(tokenizer, [*turns * 5, *user("Why?")])
+
+
+def test_system_prompt_that_a_template_drops_once_there_is_an_answer_is_kept_in_the_users_text():
+    tokenizer = by_bytes()(CHATML.replace("in messages %}", "in messages[-2:] %}"))
+    prompt_ids, _ = encode_turn(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")], "So.")
+    assert (prompt_ids, "Be brief.\n\nHi?" in tokenizer.decode(prompt_ids)) == (
+        encode_chat(tokenizer, [{"role": "system", "content": "Be brief."}, *user("Hi?")]),
+        True,
+    )
+
+
 def test_roles_that_a_template_refuses_raise_a_model_error():
     template = "{% if messages | length > 2 %}{{ raise_exception('One turn only') }}{% endif %}" + CHATML
     tokenizer = by_bytes()(template)
-    with pytest.raises(ModelError, match="roles user, assistant, user in line 1: One turn only"):
+    with pytest.raises(ModelError, match=r"roles user, assistant, user.* in line 1: One turn only"):
         encode_chat(tokenizer, [*user("Hi?"), assistant("Hello."), *user("Why?")])
 
 
