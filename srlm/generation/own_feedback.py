@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -54,7 +55,7 @@ R = TypeVar("R", Scored, Paired, Labelled)
 OWN_EFT = "eft"  # the value of pairs.path for the EFT prompts of the run
 
 
-class OwnStage(LocalStage):
+class OwnStage(LocalStage, ABC):
     """A stage that takes the records of iteration t from own data.
 
     Attributes
@@ -95,9 +96,9 @@ class OwnStage(LocalStage):
         run = run_at(self.rows_config.path)
         return self.copied(run) if run else self.read()
 
+    @abstractmethod
     def read(self) -> dict[str, Any]:
         """Write the records of this iteration's rows, and return the counts."""
-        raise NotImplementedError
 
     def copied(self, run: Workspace) -> dict[str, Any]:
         """Copy the records of another run's iteration t, and return the counts that it stored.

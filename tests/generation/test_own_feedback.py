@@ -14,7 +14,7 @@ from srlm.config import Config
 from srlm.data.prepare import PrepareData
 from srlm.errors import AlarmError, ConfigError, RunFolderError, SeedError
 from srlm.evaluation.feedback_checks import FeedbackChecks
-from srlm.generation.own_feedback import TakeJudgements, TakePairs
+from srlm.generation.own_feedback import OwnStage, TakeJudgements, TakePairs
 from srlm.generation.pairs import CheckFeedback, SelectPairs
 from srlm.io.record_file import write_records
 from srlm.pipeline.artifacts import CANDIDATES, EFT, EVALUATION_PROMPTS, JUDGEMENTS, LABELLED, PAIRS, PROMPTS
@@ -52,6 +52,15 @@ def names(workspace: Workspace, config: Config, t: int = 2) -> list[str]:
 
 def scored(n: int, *scores: float | None) -> dict[str, Any]:
     return {"prompt": WORDS[n], "candidates": [{"text": f"answer {i}", "score": s} for i, s in enumerate(scores)]}
+
+
+def test_a_stage_that_reads_nothing_cannot_be_made(tmp_path: Path) -> None:
+    class Unfinished(OwnStage):
+        name = "pairs"
+        made = ()
+
+    with pytest.raises(TypeError, match=r"abstract method '?read"):
+        Unfinished(*run_of(tmp_path), 2)  # type: ignore[abstract]
 
 
 # Pairs
