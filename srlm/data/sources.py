@@ -21,6 +21,7 @@ from srlm.data.rows import without_nan
 from srlm.errors import SeedError
 
 _log = logging.getLogger("srlm.data")
+_RUN = ("run.json", "config.yaml")  # what the folder of a run contains
 _SAVED = ("dataset_info.json", "state.json")  # what `save_to_disk` writes
 _HUB = re.compile(r"hub:([^:@\[\]]+)(?::([^@\[\]]+))?(?:@([^\[\]]+))?(?:\[(.+)\])?")
 
@@ -85,6 +86,16 @@ def load(source: SourceConfig, builtin: str) -> Loaded:
         return Loaded(name, _of_hub(source, name), False)
     if not path.exists() and (close := _close(source.path)):
         raise SeedError(f"{source.path}: no such file or folder. Did you mean {close}?")
+    if all((path / file).is_file() for file in _RUN):
+        files = [
+            str(file)
+            for part in ("ift", "eft", "evaluation", "pool")
+            if (file := path / "data" / f"{part}.jsonl").is_file()
+        ]
+        raise SeedError(
+            f"{source.path} is the folder of a run, which only prompts.path, judgements.path and pairs.path read. To "
+            f"read its data here, use one of its files: {', '.join(files) or 'none yet, because no data were read'}."
+        )
     if path.is_dir():
         return Loaded(name, _of_folder(path, source, name), True)
     return Loaded(name, read_file(path, name), True)

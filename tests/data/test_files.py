@@ -358,3 +358,18 @@ def test_files_that_users_reported_are_read(shared_data: Path, name: str) -> Non
         {"prompt": f"Say {word} in a sentence.", "response": f"Here is {word}."}
         for word in ("kettle", "harbour", "violin", "fern")
     ]
+
+
+def test_the_folder_of_a_run_is_refused_with_the_files_that_can_be_read(tmp_path: Path) -> None:
+    """Its records, such as answers, would otherwise be taken for data."""
+    for name in ("run.json", "config.yaml"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "iteration_1").mkdir()
+    (tmp_path / "iteration_1" / "test.jsonl").write_text(LINES)
+    with pytest.raises(SeedError, match=r"folder of a run, which only prompts\.path.* none yet, because"):
+        read_ift(SourceConfig(path=str(tmp_path)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ift.jsonl").write_text(LINES)
+    with pytest.raises(SeedError, match=r"use one of its files: \S+/data/ift\.jsonl\.$"):
+        read_ift(SourceConfig(path=str(tmp_path)))
+    assert len(read_ift(SourceConfig(path=str(tmp_path / "data" / "ift.jsonl")))) == len(ROWS)
