@@ -142,7 +142,9 @@ def test_compose_refuses_a_choice_without_effect() -> None:
 HINT = " The default experiment, facts, sets options that are not given here; experiment=free_form sets none."
 
 
-@pytest.mark.parametrize("words", [["judge=pairwise"], ["recipe=spin"], ["sft.data=none"], ["data.ift.path="]])
+@pytest.mark.parametrize(
+    "words", [["judge=pairwise"], ["dpo.extra.loss_type=[ipo]"], ["recipe=spin"], ["sft.data=none"], ["data.ift.path="]]
+)
 def test_error_from_an_option_of_the_default_experiment_says_so(words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         srlm.compose(*words)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from srlm.errors import NoPairsError, TrainingError
 from srlm.ranges import above, resolved
 from srlm.training.config import LoopConfig
-from srlm.training.method import Columns, Context, Encoded, Method
+from srlm.training.method import Columns, Context, Encoded, Method, Need
 from srlm.types import PreferencePair
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ class DPO(Method[DPOConfig, Encoded]):
         *("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"),
         *("logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy"),
     )
+
+    @classmethod
+    def check_options(cls, options: DPOConfig, group: str, config: Config, need: Need) -> None:
+        super().check_options(options, group, config, need)
+        losses, weights = (options.extra.get(name) for name in ("loss_type", "loss_weights"))
+        count = len(losses) if isinstance(losses, list) else 1  # TRL pairs them strictly, in the first step
+        several = f"a list of {count}, one for each of {group}.extra.loss_type={losses or 'sigmoid'}"
+        need(not weights or len(weights) == count, f"{group}.extra.loss_weights", several)
 
     def encode(self, tokenizer: Any, rows: Sequence[PreferencePair], options: DPOConfig, config: Config) -> Encoded:
         from srlm.io.progress import say

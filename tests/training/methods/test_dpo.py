@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from srlm.errors import TrainingError
+from srlm.cli.check import check
+from srlm.config import Config
+from srlm.errors import ConfigError, TrainingError
 from srlm.models.chat import encode_chat
 from srlm.training.methods.dpo import encode_pairs
 from srlm.training.reference import check_reference
@@ -106,3 +109,27 @@ def test_zero_difference_is_refused_for_another_model():
 def test_nan_difference_is_refused():
     with pytest.raises(TrainingError):
         check_reference(math.nan, False, 0.05, "sft")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {"loss_type": ["ipo"], "loss_weights": [1.0, 0.5]},
+            r"loss_weights=\[1.0, 0.5\] is invalid: it must be a list of 1",
+        ),
+        ({"loss_weights": [1.0, 0.5]}, "one for each of dpo.extra.loss_type=sigmoid"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0]}, "it must be a list of 2"),
+        ({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, ""),
+        ({"loss_type": ["sigmoid", "sft"]}, ""),
+    ],
+)
+def test_weights_of_losses_are_checked_before_the_run(extra: dict[str, Any], message: str) -> None:
+    """TRL finds a wrong number of weights in the first step, after SFT and the candidates."""
+    config = Config()
+    config.dpo.extra = extra
+    if not message:
+        assert check(config) is config
+        return
+    with pytest.raises(ConfigError, match=message):
+        check(config)
