@@ -61,7 +61,7 @@ ARMS = {
     # without a judge, every prompt has a large gap: with fewer prompts, there are as many pairs as in the other arms
     "random": Arm("facts", "judge.model=random prompts.count=95 pairs.keep_share=1", m1="self"),
     "labels": Arm("facts", "pairs.path=eft prompts.path=", last=2, m1="self"),
-    "without_nll": Arm("facts", "dpo.extra={}", m1="self"),
+    "without_nll": Arm("facts", "~dpo.extra.loss_type ~dpo.extra.loss_weights", m1="self"),
     "sums_self": Arm("sums"),
     # votes need no EFT, so that M1 is trained on IFT alone
     "sums_votes": Arm("sums", "judge=votes data.eft.path= data.own_answers.labels="),
