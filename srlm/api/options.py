@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from srlm.cli.commands import BY_NAME
 from srlm.cli.experiments import hint, replaced_choice, with_experiment
 from srlm.cli.help import conf_folder
-from srlm.cli.overrides import unknown_choice, unknown_option, with_free_keys, with_texts
+from srlm.cli.overrides import kept_keys, unknown_choice, unknown_option, with_free_keys, with_texts
 from srlm.cli.schemas import refused_option, register_external
 from srlm.config import Config
 from srlm.errors import ConfigError
@@ -61,6 +61,9 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     finally:
         GlobalHydra.instance().hydra = outer
     try:
-        return plain_options(options)
+        checked = plain_options(options)
+        if message := kept_keys(words, checked):
+            raise ConfigError(message)
+        return checked
     except ConfigError as error:
         raise ConfigError(f"{error}{hint(str(error), words, BY_NAME['run'])}") from error

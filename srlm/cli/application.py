@@ -20,6 +20,7 @@ from srlm.cli.experiments import hint, replaced_choice, with_experiment
 from srlm.cli.help import command_help
 from srlm.cli.overrides import (
     foreign_group,
+    kept_keys,
     unknown_choice,
     unknown_option,
     with_free_keys,
@@ -52,6 +53,8 @@ def application(name: str, task: Callable[[Any], Any]) -> Callable[[], None]:
                 say(note)
             try:
                 checked = plain_options(options, kind)
+                if message := kept_keys(sys.argv[1:], checked):
+                    raise ConfigError(message)
             except ConfigError as error:
                 raise ConfigError(f"{error}{hint(str(error), sys.argv[1:], spec)}") from error
             check_named_models(checked)

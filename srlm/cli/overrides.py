@@ -82,6 +82,37 @@ def with_free_keys(words: Sequence[str], schema: Any) -> list[str]:
     return [f"++{word}" if sets_keys(word) else word for word in words]
 
 
+def kept_keys(words: Sequence[str], options: Any) -> str | None:
+    """Return a message about the first mapping on the command line that leaves keys of a file in place, else None.
+
+    Hydra merges dpo.extra={a: 1} with the mapping of an experiment, so that dpo.extra={} would change nothing.
+
+    Parameters
+    ----------
+    options : dataclass
+        The composed options.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    free = {prefix.removesuffix(".") for prefix in free_prefixes(type(options))}
+    given = {word.partition("=")[0].lstrip("+") for word in words}
+    for word in words:
+        name, _, value = word.lstrip("+").partition("=")
+        if name not in free or not re.fullmatch(r"\{.*\}", value):
+            continue
+        typed = OverridesParser.create().parse_override(f"x={value}").value()
+        if not isinstance(typed, dict):  # a sweep
+            continue
+        composed = config.option_value(options, name)
+        others = [key for key in composed if key not in map(str, typed) and f"{name}.{key}" not in given]
+        if others:
+            return (
+                f"{name}={value} does not remove {', '.join(others)}, because it is merged with the mapping of the "
+                f"experiment or file. To remove them, add {' '.join(f'~{name}.{key}' for key in others)}."
+            )
+    return None
+
+
 def with_texts(words: Sequence[str], schema: Any) -> list[str]:
     """Return the words with quotes around string values that Hydra's grammar would change or reject.
 

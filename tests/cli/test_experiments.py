@@ -139,6 +139,23 @@ def test_compose_refuses_a_choice_without_effect() -> None:
         srlm.compose("experiment=smoke", "tracking=wandb")
 
 
+def test_mapping_that_would_keep_the_keys_of_the_experiment_is_refused() -> None:
+    """Hydra merges mappings: dpo.extra={} would train with the experiment's losses."""
+    with pytest.raises(ConfigError) as error:
+        srlm.compose("experiment=facts", "dpo.extra={}")
+    assert str(error.value) == (
+        "dpo.extra={} does not remove loss_type, loss_weights, because it is merged with the mapping of the experiment "
+        "or file. To remove them, add ~dpo.extra.loss_type ~dpo.extra.loss_weights."
+    )
+    assert srlm.compose("~dpo.extra.loss_type", "~dpo.extra.loss_weights").dpo.extra == {}
+    assert srlm.compose("dpo.extra={loss_type: [ipo], loss_weights: [1.0]}").dpo.extra["loss_type"] == ["ipo"]
+    assert srlm.compose("experiment=free_form", "dpo.extra={label_smoothing: 0.1}").dpo.extra == {
+        "label_smoothing": 0.1
+    }
+    own = srlm.compose("data.ift.path=mine.jsonl", "data.ift.columns={prompt: question, response: answer}")
+    assert own.data.ift.columns == {"prompt": "question", "response": "answer"}
+
+
 HINT = " The default experiment, facts, sets options that are not given here; experiment=free_form sets none."
 
 

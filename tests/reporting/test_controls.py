@@ -44,7 +44,7 @@ def test_line_has_the_gain_of_each_judge_with_its_interval() -> None:
         ["judge.model=random"],
         ["candidates.count=4"],
         ["dpo.beta=0.5"],
-        ["dpo.extra={}"],
+        ["~dpo.extra.loss_type", "~dpo.extra.loss_weights"],
         ["data.evaluation.path=facts:development"],
         ["model.name=tiny-random"],
         ["experiment=free_form"],
