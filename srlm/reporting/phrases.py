@@ -71,7 +71,9 @@ def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
     """
     t, measures = run.last, run.models[run.last]
     match = measures.head_to_head
-    reasons = [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge, readers)]
+    controls = controls_line(run.config)
+    reasons = [Ground("note", controls)] if controls else []
+    reasons += [*_of_prompts(measures.answers, match), *_of_match(match, measures.head_to_head_judge, readers)]
     reasons += _of_judge(t, measures.judge)
     reasons += _of_checks(run)
     for sentence in run.reward_hacking_report:
@@ -87,8 +89,6 @@ def grounds(run: RunNumbers, readers: Readers | None = None) -> list[Ground]:
         count = sum(map(len, run.alarms.values()))
         some = f"{count} alarm{'s were' if count != 1 else ' was'} triggered."
         reasons.append(Ground("against" if count else "for", some if count else "No alarm was triggered."))
-    if controls := controls_line(run.config):
-        reasons.append(Ground("note", controls))
     reasons.append(
         Ground("note", "Intervals cover the sampling of prompts, not of training runs: this is one run with one seed.")
     )
