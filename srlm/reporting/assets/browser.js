@@ -162,7 +162,7 @@
     const node = d3.select("#entry").html("").attr("data-id", entry.id);
     const head = node.append("h3");
     head.append("span").text(entry.id);
-    const about = [entry.source === "feedback" ? `written by M${entry.iteration - 1}, for the training of M${entry.iteration}` : SOURCES[entry.source],
+    const about = [entry.source === "feedback" ? `answered by M${entry.iteration - 1}, for the training of M${entry.iteration}` : SOURCES[entry.source],
       entry.type.replaceAll("_", " "), entry.outcome, entry.gap == null ? "" : `gap ${score(entry.gap)}`];
     head.append("span").attr("class", "quiet").text(about.filter(Boolean).join(" · "));
     head.append("a").attr("href", `#${link()}`).text("link to this prompt");
