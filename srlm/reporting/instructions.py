@@ -71,8 +71,9 @@ class Followed:
             low, high = 100 * self.gain.low, 100 * self.gain.high
             words = {1: "better", -1: "worse", 0: "no difference shown"}[self.sign]
             words += f" ({100 * (self.gain.value or 0):+.0f} points [{low:+.0f}, {high:+.0f}])".replace("-", "−")
+        prompts = f"{self.now.n} prompt{'s' * (self.now.n != 1)}"
         return (
-            f"M{self.last} follows all instructions of {_percent(self.now)} of {self.now.n} prompts, M{self.first} of "
+            f"M{self.last} follows all instructions of {_percent(self.now)} of {prompts}, M{self.first} of "
             f"{_percent(self.before)}, checked by programs and no judge: {words}."
         )
 
@@ -135,6 +136,8 @@ def print_changed(console: Console, found: Followed) -> None:
 
 
 def _percent(measure: Measure) -> str:
-    if measure.value is None or measure.low is None or measure.high is None:
+    if measure.value is None:
         return "n/a"
+    if measure.low is None or measure.high is None:
+        return f"{100 * measure.value:.0f} % [n/a]"
     return f"{100 * measure.value:.0f} % [{100 * measure.low:.0f}, {100 * measure.high:.0f}]"

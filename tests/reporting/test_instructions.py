@@ -62,7 +62,10 @@ def test_difference_within_its_interval_is_not_called_better(tmp_path: Path) -> 
 def test_one_prompt_has_no_verdict(tmp_path: Path) -> None:
     found = followed(made(tmp_path, (GOOD, BAD)), Config(), Evaluation(2))
     assert found
-    assert found.sentence().endswith("too few prompts to compare.")
+    assert found.sentence() == (
+        "M2 follows all instructions of 0 % [n/a] of 1 prompt, M1 of 100 % [n/a], checked by programs and no judge: "
+        "too few prompts to compare."
+    )
     screen = io.StringIO()
     print_changed(Console(file=screen, width=120), found)
     assert screen.getvalue() == ("Instructions followed by M2 and not by M1: 0 prompts; the other way round: 1.\n")
