@@ -25,7 +25,8 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> Config:
     Parameters
     ----------
     overrides : str
-        As on the command line: "engine=transformers", "judge=logprob", "experiment=smoke", "dpo.beta=0.2".
+        As on the command line: "engine=transformers", "judge=logprob", "experiment=smoke", "dpo.beta=0.2". Without
+        an experiment, the other options are those of the default run; "experiment=free_form" is for any data.
     config_dir : str or Path, optional
         A folder of custom yaml files, as `--config-dir`.
 

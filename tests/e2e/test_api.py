@@ -126,4 +126,4 @@ def test_the_packaged_model_works_with_all_functions(tmp_path: Path) -> None:
 def packaged() -> Config:
     """Return options that keep the packaged model's time short."""
     words = ("engine=transformers", "judge=logprob", "dpo.epochs=4", "dpo.lora.last_n_layers=4")
-    return srlm.compose(*words, "evaluation.max_new_tokens=16")
+    return srlm.compose("experiment=free_form", *words, "evaluation.max_new_tokens=16")
