@@ -141,6 +141,9 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
     workspace = Workspace.of(options)
     with workspace.lock():
         say(f"srlm {__version__}: {workspace.root}, to M{options.iteration}")
+        for name, path in (("judgements", options.judgements.path), ("pairs", options.pairs.path)):
+            if path and options.iteration == 1:
+                say(f"  {name}.path={path} is for M2 and later models. To train on it: iteration=2")
         options = resolve_options(options, workspace.saved_options(), groups=_trained(options))
         recipe = find_recipe(options.recipe)
         Runner(recipe, workspace, options, NoTracker()).refuse_changes()

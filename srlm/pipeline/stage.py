@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from srlm.config import Config
 from srlm.errors import RunFolderError
@@ -92,7 +92,8 @@ class Stage:
         record = self._record()
         if record is None:
             return False
-        self._refuse_changed_options(record)
+        if changed := self._option_changes(record).changed:
+            self.refuse_options(changed)
         self._refuse_changed_inputs(record, {**self.inputs(), **(inputs or {})})
         if not self.path.exists():
             return False
@@ -236,22 +237,36 @@ class Stage:
     def _option_changes(self, record: Manifest) -> OptionChanges:
         return option_changes(record.options, self.options, self.config, self.workspace.saved_options)
 
-    def _refuse_changed_options(self, record: Manifest) -> None:
-        if changed := self._option_changes(record).changed:
-            what = "options have" if len(changed) > 1 else "an option has"
-            revert = "revert the options" if len(changed) > 1 else "revert the option"
-            self._refuse(f"{what} changed", revert, f": {describe_changes(changed)}")
+    def changed_options(self) -> Mapping[str, tuple[Any, Any]]:
+        """Return option -> (value when the stage ran or began, value now), of those that differ."""
+        record = self._record()
+        return self._option_changes(record).changed if record else {}
+
+    def refuse_options(self, changed: Mapping[str, tuple[Any, Any]], to_delete: str = "") -> NoReturn:
+        """Raise the RunFolderError about options that have changed since the stage ran or began.
+
+        Parameters
+        ----------
+        changed : mapping
+            As `changed_options` returns it; it may have options of other stages, too.
+        to_delete : str
+            What to delete to use the options of now; default: what depends on this stage.
+        """
+        what = "options have" if len(changed) > 1 else "an option has"
+        revert = "revert the options" if len(changed) > 1 else "revert the option"
+        self._refuse(f"{what} changed", revert, f": {describe_changes(changed)}", to_delete)
 
     def _refuse_changed_inputs(self, record: Manifest, now: Mapping[str, str]) -> None:
         for name, found in now.items():
             if record.inputs.get(name, found) != found:
                 self._refuse(f"input {name} has changed", "restore it")
 
-    def _refuse(self, what: str, revert: str, details: str = "") -> None:
+    def _refuse(self, what: str, revert: str, details: str = "", to_delete: str = "") -> NoReturn:
         since = "ran" if self.path.exists() else "began"
         raise RunFolderError(
             f"The stage {self} in {self.workspace.root} cannot be used: {what} since this stage {since}{details}. To "
-            f"continue: {revert}, or start a new run with name=..., or delete {self.to_delete()} to recompute it."
+            f"continue: {revert}, or start a new run with name=..., or delete {to_delete or self.to_delete()} to "
+            "recompute it."
         )
 
     def to_delete(self) -> str:
@@ -260,8 +275,13 @@ class Stage:
             return f"{self.path} and {self.outputs[0]}"
         if self.folder.name == "evaluation":
             return f"{self.folder} and the evaluation folders of later iterations"
-        of_run = self.folder.name == "data" or "iteration_" in str(self)
-        return f"{self.folder}{' and all later iteration_* folders' if of_run else ''}"
+        return f"{self.folder}{' and all later iteration_* folders' if self.later_depend_on_it() else ''}"
+
+    def later_depend_on_it(self) -> bool:
+        """Return whether the stages of later iterations depend on this one."""
+        if self.name == "evaluation" or self.folder.name == "evaluation":
+            return False
+        return self.folder.name == "data" or "iteration_" in str(self)
 
 
 class RunStage(Stage):
@@ -385,17 +405,34 @@ def check_stages(stages: Iterable[Stage]) -> list[str]:
     Raises
     ------
     RunFolderError
-        With the first stage that has a changed option, input or output, and how to continue.
+        With the first stage that has a changed option, input or output, and how to continue. If it is an option, with
+        all options that have changed in any stage.
     """
     found: dict[str, list[str]] = {}
     stages = list(stages)
     sources = {stage.workspace.relative(path): stage for stage in stages for path in stage.outputs}
     for stage in stages:
+        if stage.changed_options():
+            _refuse_changed_options(stages)
         stage.complete()
         stage.refuse_deleted_sources(sources)
         for difference in stage.differences():
             found.setdefault(difference, []).append(str(stage))
     return [f"{difference} (stages: {', '.join(names)})" for difference, names in found.items()]
+
+
+def _refuse_changed_options(stages: Iterable[Stage]) -> NoReturn:
+    """Raise one RunFolderError about the changed options of all stages, of which one has some."""
+    affected = {stage: changed for stage in stages if (changed := stage.changed_options())}
+    options: dict[str, tuple[Any, Any]] = {}
+    for changed in affected.values():
+        options = {**changed, **options}  # of an option that changed more than once, the first stage's value
+    to_delete: list[str] = []
+    for stage in affected:
+        to_delete.append(stage.to_delete())
+        if stage.later_depend_on_it():  # then the outputs of the stages that follow are deleted with it
+            break
+    next(iter(affected)).refuse_options(dict(sorted(options.items())), ", and ".join(dict.fromkeys(to_delete)))
 
 
 def _of_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

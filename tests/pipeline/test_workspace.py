@@ -593,6 +593,71 @@ def test_check_stages_refuses_changed_options(made):
         check_stages([stage_of(made), stage_of(made, seed=1)])
 
 
+def test_changed_options_of_all_stages_are_in_one_refusal(tmp_path):
+    """Also those of stages after the first one; what to delete covers all of them."""
+    space = Workspace(tmp_path)
+
+    def stages(**now: float) -> list[Stage]:
+        options = {"seed": 0, "judge.count": 3, "dpo.beta": 0.1} | {name.replace("__", "."): now[name] for name in now}
+        places = [
+            (space.data, "data", ("seed",)),
+            (space.evaluation(1), "answers", ("seed",)),
+            (space.iteration(2), "judgements", ("judge.count",)),
+            (space.iteration(3), "dpo", ("dpo.beta", "judge.count")),
+        ]
+        return [
+            Stage(space, folder, name, [f"{name}.jsonl"], {one: options[one] for one in own})
+            for folder, name, own in places
+        ]
+
+    for stage in stages()[:3]:
+        stage.begin()
+        write_atomic(stage.outputs[0], "")
+        stage.done({}, {})
+    stages()[3].begin()  # not finished
+    assert check_stages(stages()) == []
+
+    def refusal(**now: float) -> str:
+        with pytest.raises(RunFolderError) as caught:
+            check_stages(stages(**now))
+        return str(caught.value)
+
+    text = refusal(judge__count=1, dpo__beta=0.5)
+    assert "The stage iteration_2/judgements in" in text
+    changes = "options have changed since this stage ran: dpo.beta was 0.1, now 0.5; judge.count was 3, now 1."
+    assert f"{changes} To continue: revert the options," in text
+    assert f"or delete {space.iteration(2)} and all later iteration_* folders to recompute it." in text
+    assert "an option has changed since this stage began: dpo.beta was 0.1, now 0.5." in refusal(dpo__beta=0.5)
+    text = refusal(seed=1, dpo__beta=0.5)
+    assert "The stage data/data in" in text
+    assert "dpo.beta was 0.1, now 0.5; seed was 0, now 1." in text
+    assert f"delete {space.data} and all later iteration_* folders to recompute it." in text
+
+
+def test_deletions_of_an_evaluation_and_of_later_stages_are_both_named(tmp_path):
+    """The evaluation's options come first, and no stage depends on it."""
+    space = Workspace(tmp_path)
+
+    def stages(**now: int) -> list[Stage]:
+        places = [(space.evaluation(1), "answers", "seed"), (space.iteration(2), "judgements", "judge.count")]
+        return [
+            Stage(space, folder, name, [f"{name}.jsonl"], {one: now.get(one.replace(".", "__"), 0)})
+            for folder, name, one in places
+        ]
+
+    for stage in stages():
+        stage.begin()
+        write_atomic(stage.outputs[0], "")
+        stage.done({}, {})
+    with pytest.raises(RunFolderError) as caught:
+        check_stages(stages(seed=1, judge__count=1))
+    ways = (
+        f"delete {space.evaluation(1)} and the evaluation folders of later iterations, and {space.iteration(2)} and "
+        "all later iteration_* folders to recompute it."
+    )
+    assert ways in str(caught.value)
+
+
 def test_refusal_changes_nothing(made):
     before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
     refused(stage_of(made, seed=1))
