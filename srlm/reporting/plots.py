@@ -157,7 +157,8 @@ class _Arms:
         lines = [entry["value"]["value"] for entry, v in zip(entries, self.values, strict=True) if not v]
         for number, value in enumerate(lines if kind == "value" else [0.0]):
             if value is not None:
-                axes.axhline(scale * value, color=_GREY, linewidth=1, linestyle=_LINES[number % 3] if lines else "-")
+                style = _LINES[number % 3] if kind == "value" else "-"  # the legend is of the values
+                axes.axhline(scale * value, color=_GREY, linewidth=1, linestyle=style)
         for entry, of_arm in zip(entries, self.values, strict=True):
             if not of_arm or entry[kind] is None:
                 continue
