@@ -54,7 +54,8 @@ def _run_composed(options: Config) -> float | None:
 
 def job_name(name: str, overrides: str) -> str:
     """The run folder of one job of a sweep: its options in its name; a long one is cut, with a hash of the whole."""
-    whole = f"{name}-{overrides}".replace("/", "_").rstrip("-")
+    quotes = str.maketrans("", "", "'\"")  # of values that Hydra would change
+    whole = f"{name}-{overrides.translate(quotes)}".replace("/", "_").rstrip("-")
     if len(whole.encode()) <= _LONGEST:
         return whole
     return f"{whole.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
@@ -129,6 +130,7 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
     """
     from srlm.evaluation.record import evaluation_path, read_evaluation
     from srlm.pipeline.resume import COMPLETED, RUNNING, STOPPED, RunState, run_command, state_of
+    from srlm.pipeline.run_reader import next_command
     from srlm.pipeline.workspace import Workspace
     from srlm.recipes import find_recipe
     from srlm.recipes.runner import Runner
@@ -190,7 +192,7 @@ def run(options: Config, started_with: list[str] | None = None) -> float | None:
             model = workspace.model(options.iteration)
             say(f"M{options.iteration}, not measured: {model}")
             say("Measure it:", command=evaluate_command(model))
-            if command := run_command(workspace, options, options.iteration + 1):
+            if command := next_command(workspace, options):
                 say("Continue:", command=command)
         return None
 
@@ -221,6 +223,7 @@ def show_notes() -> None:
             say(f"  {record.getMessage()}")
 
     notes = logging.getLogger("srlm.data")
+    notes.disabled = False  # Hydra disables all loggers that exist before each run
     if not notes.handlers:
         notes.addHandler(ToTerminal())
         notes.setLevel(logging.INFO)

@@ -483,6 +483,7 @@ def test_unknown_option_or_wrong_type_is_refused(override):
 def test_sweep_job_names_are_unique_and_short_enough():
     assert job_name("lab", "seed=1,data.ift.path=data/a.jsonl") == "lab-seed=1,data.ift.path=data_a.jsonl"
     assert job_name("lab", "") == "lab"
+    assert job_name("it's", "data.ift.path='a b.jsonl',seed=1") == "it's-data.ift.path=a b.jsonl,seed=1"
     one, other = (job_name("lab", f"data.ift.path=/{'folder/' * 40}a.jsonl,seed={seed}") for seed in (1, 2))
     assert one != other
     assert len(one.encode()) < 210

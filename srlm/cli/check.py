@@ -9,6 +9,7 @@ from srlm.data.config import ENDPOINT_LABELS, IFTAnswers
 from srlm.data.labels import is_function
 from srlm.engines import check_engine
 from srlm.errors import ConfigError
+from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.own_feedback import OWN_EFT
 from srlm.io.components import imported
 from srlm.judges import judge_of_config, spec_of
@@ -26,6 +27,7 @@ from srlm.training.methods import METHODS, group_of, method_of
 from srlm.training.methods.sft import SFTData
 from srlm.types import PreferencePair
 
+LONGEST_NAME = 220  # bytes; file systems take 255, and some files have the name of a run and an ending
 OWN_DATA = ("prompts.path", "judgements.path", "pairs.path")
 
 
@@ -42,6 +44,11 @@ def check(config: Config) -> Config:
         if not ok:
             raise ConfigError(f"{option}={option_value(config, option)!r} is invalid: it must be {allowed}.")
 
+    longest = max(len(part.encode()) for part in config.name.split("/"))
+    need(longest <= LONGEST_NAME, "name", f"at most {LONGEST_NAME} bytes long, because it is the name of a folder")
+    if isinstance(config, Evaluate):
+        unused = config.evaluation.prompts == EvaluationConfig.prompts
+        need(unused, "evaluation.prompts", "left out: here, `limit` is the number of prompts")
     method = method_of(config)
     external = {} if method in METHODS.values() else {f"{group_of(method)}.": config.training}
     ranges = [one for prefix, group in {"": config, **external}.items() for one in ranges_of(group, prefix)]

@@ -135,9 +135,13 @@ def export(workspace: Workspace, target: Path, what: Iterable[str], t: int | Non
     make = {"alpaca_eval": _alpaca_eval, "mt_bench": _mt_bench, "pairs": _pairs, "labelled_answers": _labelled_answers}
     items = [item for form in FORMS if form in what for item in make[form](workspace, target / form, t)]
     if not items:
+        missing = f"{workspace.root} has no finished data for {', '.join(what)}"
+        for form in ("pairs", "labelled_answers"):
+            if form not in what and make[form](workspace, target / form, t):
+                raise ExportError(f"{missing}: its models learn from {form}. To export these: --what {form}")
         raise ExportError(
-            f"{workspace.root} has no finished data for {', '.join(what)}. A run has pairs or labelled answers from M2 "
-            f"on, which of them depends on its pairs.policy. Continue the run first: {command_to(workspace, 2)}"
+            f"{missing}. A run has pairs or labelled answers from M2 on, which of them depends on its pairs.policy. "
+            f"Continue the run first: {command_to(workspace, 2)}"
         )
     new = [item for item in items if not _there(item)]
     if not force and (taken := [item.path for item in new if item.path.exists() or _has_folder(item)]):

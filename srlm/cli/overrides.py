@@ -117,7 +117,8 @@ def with_texts(words: Sequence[str], schema: Any) -> list[str]:
     """Return the words with quotes around string values that Hydra's grammar would change or reject.
 
     Hydra parses name=2026_11_28 as 20261128 and model.revision=2e51234 as infinity. It rejects non-ASCII letters, "~"
-    and "=" in a value. Sweeps (a,b), null and values with quotes, backslashes or "${" are not changed.
+    and "=" in a value. null, sweeps by a function (choice(a,b)) and values with quotes, backslashes or "${" are not
+    changed.
     """
     return [_with_text(word, schema) for word in words]
 
@@ -128,7 +129,8 @@ def _with_text(word: str, schema: Any) -> str:
     if any(mark in value for mark in _SYNTAX):
         return word
     if hint is str:
-        return f"{name}={_as_text(value)}"
+        parts = value.split(",") if not set(value) & set("()[]{}") else [value]  # a sweep, value by value
+        return f"{name}={','.join(map(_as_text, parts))}"
     inner = value[1:-1]
     if hint == list[str] and value == f"[{inner}]" and inner.strip():
         parts = [part.strip() for part in re.split(r",(?![^\[\]]*\])", inner)]  # not at commas in brackets

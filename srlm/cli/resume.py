@@ -6,15 +6,19 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from srlm.cli.check import check
 from srlm.cli.named_models import check_named_models
-from srlm.cli.overrides import unknown_option, with_free_keys
+from srlm.cli.overrides import unknown_option, with_free_keys, with_texts
+from srlm.cli.schemas import refused_option
 from srlm.config import Config
 from srlm.engines.extra import check_extra
 from srlm.errors import ConfigError
+from srlm.pipeline.resume import with_overrides
 from srlm.pipeline.run_reader import open_run
 from srlm.pipeline.workspace import Workspace
 from srlm.run import run, user_errors
@@ -38,9 +42,11 @@ def resume(folder: str, overrides: Sequence[str]) -> None:
         if not folder or ("=" in folder and not Path(folder).expanduser().is_dir()):  # a sweep's folder has "="
             raise ConfigError(f"{FLAG} needs a run's folder: srlm run {FLAG} runs/default iteration=3")
         workspace = open_run(folder)
+        overrides = with_texts(overrides, Config)
         options = check_extra(check(stored_options(workspace, overrides)))
         check_named_models(options)
-        run(options, workspace.run().get("arguments"))
+        started = workspace.run().get("arguments")
+        run(options, None if started is None else with_overrides(started, overrides))
 
 
 def stored_options(workspace: Workspace, overrides: Sequence[str]) -> Config:
@@ -49,7 +55,7 @@ def stored_options(workspace: Workspace, overrides: Sequence[str]) -> Config:
     Parameters
     ----------
     overrides : sequence of str
-        option=value for single options. Groups cannot be replaced, because a run keeps its own.
+        option=value in Hydra's grammar, for single options. Groups cannot be replaced, because a run keeps its own.
 
     Raises
     ------
@@ -67,10 +73,13 @@ def stored_options(workspace: Workspace, overrides: Sequence[str]) -> Config:
             raise ConfigError(f"{word!r} cannot be used with {FLAG}. Set single options, such as iteration=3.")
         if name in ("name", "runs_dir"):
             raise ConfigError(f"{FLAG} continues the run in its folder. Leave out {word}.")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(stored), OmegaConf.from_dotlist(list(overrides)))
-        options = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    merged = OmegaConf.structured(stored)
+    for word in overrides:
+        try:
+            override = OverridesParser.create().parse_override(word)
+            OmegaConf.update(merged, override.key_or_group, override.value())
+        except (OmegaConfBaseException, HydraException) as error:
+            raise ConfigError(refused_option(error, word) or f"{word}: {str(error).splitlines()[0]}") from error
+    options = OmegaConf.to_object(merged)
     assert isinstance(options, Config)
     return options

@@ -55,20 +55,21 @@ _TYPES = {  # OmegaConf's message -> what the value must be
 }
 
 
-def refused_option(error: BaseException) -> str | None:
+def refused_option(error: BaseException, word: str = "") -> str | None:
     """Return what is wrong with an option that Hydra refuses: a wrong type, or an option of another component.
 
-    None for other errors.
+    None for other errors. `word` is the override, if the error does not have it.
     """
     override = re.match(r"Error merging override (.+)", str(error))
+    word = override[1] if override else word
     found: BaseException | None = error
     while found is not None and not (isinstance(found, OmegaConfBaseException) and found.full_key):
         found = found.__cause__ or found.__context__
     if not isinstance(found, OmegaConfBaseException):
         return None
     for pattern, needed in _TYPES.items():
-        if override and (match := re.search(pattern, str(found))):
-            return f"{override[1]} is invalid: it must be {needed.format(*match.groups())}."
+        if word and (match := re.search(pattern, str(found))):
+            return f"{word} is invalid: it must be {needed.format(*match.groups())}."
     group, _, option = str(found.full_key).partition(".")
     kind: Any = found.object_type
     kinds = kinds_for(kind)

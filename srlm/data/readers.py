@@ -28,7 +28,7 @@ from srlm.data.files import Place, Rows
 from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
 from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText
 from srlm.data.formats.oasst import is_later_prompt
-from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, flag, get, iso, keys_of, number
+from srlm.data.rows import SPELLINGS, Fault, Fields, LeftOut, Row, absent, flag, get, iso, keys_of, number
 from srlm.data.sources import Loaded, load, resolved
 from srlm.errors import NoRanksError, SeedError
 from srlm.ids import answer_id
@@ -53,7 +53,11 @@ COLUMNS = (
 _LABELS = tuple(key for name in ("id", "type", "language", "desirable") for key in SPELLINGS[name])
 _NOT_TO_BE_USED = {"deleted": "marked as deleted", "toxic": "marked as toxic", "redacted": "marked as redacted"}
 _TRUNCATED = ("chosen_truncated", "rejected_truncated", "truncated")
-_NUMBERS = {"weight": above(0), "target": Range(lambda value: 0 <= value <= 1, "from 0 to 1")}
+_NUMBERS = {
+    "weight": above(0),
+    "target": Range(lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "score": Range(lambda value: True, ""),
+}
 _FIRST = 1000  # rows by which a format is recognised
 _SCORES = 5.0  # the highest score of `RankedAnswer`
 _SCALES = (5.0, 10.0, 100.0)  # highest scores of usual scales, from 0
@@ -147,34 +151,46 @@ def read_pool(source: SourceConfig, seed: int = 0) -> list[SeedExample]:
     ]
 
 
-def read_judged(source: SourceConfig, seed: int = 0) -> list[Scored]:
+def read_judged(source: SourceConfig, seed: int = 0) -> tuple[list[Scored], dict[str, int]]:
     """Read prompts with scored answers, in any format that has scores. Scores are not rescaled.
+
+    Returns
+    -------
+    rows : list of Scored
+    excluded : dict
+        Reason -> number of rows.
 
     Raises
     ------
     SeedError
         As for `read_ranked`, and if no answer has a score.
     """
-    rows, _ = _read(source, seed, need=2, benchmark=True, rescale=False, trained=Candidate)
+    rows, excluded = _read(source, seed, need=2, benchmark=True, rescale=False, trained=Candidate)
     found = [Scored(_prompt(row), tuple((answer.text, answer.score) for answer in row.answers)) for row in rows]
     if not any(score is not None for row in found for _, score in row.candidates):
         raise SeedError(f"{source.path}: no answer has a score. Write {{text, score}} for each.")
-    return found
+    return found, dict(excluded)
 
 
-def read_pairs(source: SourceConfig, seed: int = 0) -> list[Paired]:
+def read_pairs(source: SourceConfig, seed: int = 0) -> tuple[list[Paired], dict[str, int]]:
     """Read preference pairs in any format that has ranks: of each row, the best and the worst answer.
 
     `chosen_truncated`, `rejected_truncated`, `weight` and `target` of exported pairs are kept. Without scores, the
     chosen answer has 1 and the rejected one 0.
+
+    Returns
+    -------
+    rows : list of Paired
+    excluded : dict
+        Reason -> number of rows.
 
     Raises
     ------
     SeedError
         As for `read_ranked`.
     """
-    rows, _ = _read(source, seed, need=2, rescale=False, trained=PreferencePair)
-    return [Paired(_prompt(row), replace(_pair(row), **row.further)) for row in rows]
+    rows, excluded = _read(source, seed, need=2, rescale=False, trained=PreferencePair)
+    return [Paired(_prompt(row), replace(_pair(row), **row.further)) for row in rows], dict(excluded)
 
 
 def pairs_of_ranked(ranked: Iterable[RankedPrompt]) -> list[Paired]:
@@ -188,34 +204,45 @@ def pairs_of_ranked(ranked: Iterable[RankedPrompt]) -> list[Paired]:
 
 
 def is_labelled(source: SourceConfig) -> bool:
-    """Return whether the first row is one answer with a label that says if it is desirable, as in KTO data."""
+    """Return whether the first rows are single answers with a label that says if they are desirable, as in KTO data."""
     source = resolved(source)
     try:
         renamed = _renamed(load(source, "ift.jsonl").rows, source.columns, Fields())
-        first = next((row for _, row in renamed), Row({}, Fields()))
+        first = [row for _, row in islice(renamed, _FIRST)]
     except Fault as fault:
         raise SeedError(f"{fault.args[2]}: {fault.args[0]}. {fault.args[1]}.") from fault
-    return flag(get(first, "desirable")) is not None and not {"chosen", "rejected"} & first.keys()
+    paired = any({"chosen", "rejected"} & row.keys() for row in first)
+    return not paired and any(flag(get(row, "desirable")) is not None for row in first)
 
 
-def read_labelled(source: SourceConfig, seed: int = 0) -> list[Labelled]:
+def read_labelled(source: SourceConfig, seed: int = 0) -> tuple[list[Labelled], dict[str, int]]:
     """Read answers with a label, `label` or `kto_tag`: whether they are desirable.
+
+    Without a `score`, a desirable answer has 1 and an undesirable one 0. Of an answer that is repeated with the other
+    label, the first row is read, and the other one is counted as such.
+
+    Returns
+    -------
+    rows : list of Labelled
+    excluded : dict
+        Reason -> number of rows.
 
     Raises
     ------
     SeedError
-        As for `read_ift`, and if rows have no label.
+        As for `read_ift`, and if rows have no label, or another one than yes or no.
     """
-    rows, _ = _read(source, seed, need=1, trained=LabelledAnswer)
+    rows, excluded = _read(source, seed, need=1, trained=LabelledAnswer)
     if without := next((row for row in rows if row.desirable is None), None):
         raise SeedError(
             f"{without.source}: no `label`, which says whether the answer is desirable. Write true or false."
         )
-    return [
-        Labelled(_prompt(row), LabelledAnswer(row.id, row.prompt, row.answers[0].text, bool(row.desirable),
-                                              float(bool(row.desirable)), history=row.history, **row.further))
-        for row in rows
-    ]  # fmt: skip
+    found = []
+    for row in rows:
+        label = bool(row.desirable)
+        answer = LabelledAnswer(row.id, row.prompt, row.answers[0].text, label, float(label), history=row.history)
+        found.append(Labelled(_prompt(row), replace(answer, **row.further)))
+    return found, dict(excluded)
 
 
 def read_benchmark(source: SourceConfig, seed: int = 0) -> tuple[list[RankedPrompt], dict[str, int]]:
@@ -354,7 +381,7 @@ def _read(
         if not first:
             raise SeedError(f"{name}: the file is empty. It must contain one JSON object per line, or a JSON array.")
         form = FORMATS["builtin"] if source.path == "builtin" else form
-        form = _format_of(first, form, need, name, single=trained is LabelledAnswer)
+        form = _format_of(first, form, need, name, trained)
         first_only = source.turns is SourceTurns.first
         rows = _parsed_rows(form, chain(first, placed), loaded, need, benchmark, left_out, first_only, trained)
     except Fault as fault:
@@ -373,15 +400,15 @@ def _read(
 
 
 def _format_of(
-    first: list[tuple[Place, Row]], chosen: Format | None, need: int, name: str, single: bool = False
+    first: list[tuple[Place, Row]], chosen: Format | None, need: int, name: str, trained: type | None
 ) -> Format:
     """Return the chosen format, or the one that fits the first rows. Raises Fault if they lack a field of it.
 
-    With `single`, formats with several answers are not considered.
+    If `trained` is LabelledAnswer, formats with several answers are not considered.
     """
     place, rows = first[0][0], [row for _, row in first]
     try:
-        form = chosen or recognised(rows, need > 0, need == 2, single)
+        form = chosen or recognised(rows, need > 0, need == 2, trained is LabelledAnswer)
     except Fault as fault:
         raise Fault(*fault.args, place) from fault
     if missing := form.missing(merged(rows)):
@@ -389,6 +416,9 @@ def _format_of(
         raise Fault(problem, "Add it, set `format`, or map fields with `columns`", place)
     if need == 2 and not form.ranked:
         problem = f"format {form.name} has no ranked answers, which EFT, data.ift_answers and judgements.path need"
+        if trained is PreferencePair:
+            problem = f"format {form.name} has no two answers, of which one is chosen, and pairs.path needs them; or, "
+            problem += "for method=kto, single answers with a `label`, true or false"
         raise NoRanksError(f"{name}: {problem}. Use data in one of the formats {', '.join(RANKED)}.")
     return form
 
@@ -405,7 +435,7 @@ def _parsed_rows(
 ) -> list[_Row]:
     """Return the rows that can be used, and count the others. Raises Fault, with the place, for invalid ones."""
     rows: dict[str, _Row] = {}  # by id
-    seen: set[tuple[str, ...]] = set()
+    seen: dict[tuple[str, ...], bool | None] = {}  # texts -> label
     for place, data in form.group(placed) if form.group else placed:
         if first_only and is_later_prompt(form.name, data):
             continue
@@ -414,8 +444,8 @@ def _parsed_rows(
             texts = (row.prompt, *(answer.text for answer in row.answers), *(turn.content for turn in row.history))
             if not row.prompt and not loaded.editable:
                 raise LeftOut("prompt empty")
-            if texts in seen and not benchmark:
-                raise LeftOut("repeated")
+            if texts in seen and (trained or not benchmark):
+                raise LeftOut("repeated" if seen[texts] == row.desirable else "repeated with the other label")
             if not row.prompt:
                 raise Fault("the prompt is empty", "Write it, or delete the row")
             if row.id in rows and (row.id == place.id or not loaded.editable):  # of files in different folders
@@ -429,7 +459,7 @@ def _parsed_rows(
         except Fault as fault:
             raise Fault(*fault.args[:2], *(fault.args[2:] or [place])) from fault
         rows[row.id] = row
-        seen.add(texts)
+        seen[texts] = row.desirable
         left_out.answers.update(reasons)
         left_out.turns += later
     return list(rows.values())
@@ -462,7 +492,10 @@ def _row(
         marks = (reason for name, reason in _NOT_TO_BE_USED.items() if flag(data.get(name)))
         if reason := next(marks, ""):
             raise LeftOut(reason)
-    desirable = flag(get(data, "desirable")) if need and not form.ranked else None
+    label = get(data, "desirable") if need and not form.ranked else None
+    desirable = flag(label)
+    if trained is LabelledAnswer and desirable is None and not absent(label):
+        raise Fault(f"the label is {label!r:.60}, which is neither true nor false", "Write true or false")
     if desirable is False and trained is not LabelledAnswer:
         raise LeftOut("answer marked as bad")
     turns, answers, reasons, later = _parse(form.parse(data), need, benchmark, first_only)

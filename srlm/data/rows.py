@@ -152,6 +152,11 @@ def number(value: Any, name: str) -> float | None:
     return float(value)
 
 
+def absent(value: Any) -> bool:
+    """Return whether a value is null, or says so, as "N/A" does."""
+    return value is None or str(value).strip().lower() in _ABSENT
+
+
 def flag(value: Any) -> bool | None:
     """Return a yes-or-no value in any spelling (true, 1, "False", "good"); None if it is none."""
     text = str(value).strip().lower()

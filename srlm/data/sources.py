@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -138,7 +139,11 @@ def _saved(folder: Path, source: SourceConfig, name: str) -> Rows:
     if isinstance(found, datasets.DatasetDict):
         if source.split not in found:
             raise SeedError(f"{name}: no split {source.split!r}. Set `split` to one of {', '.join(found)}.")
+        if others := [split for split in found if split != source.split]:
+            _log.info("%s: split %r; not read: %s", name, source.split, ", ".join(others))
         found = found[source.split]
+    elif source.split != SourceConfig.split:
+        _log.info("%s: a saved dataset without splits; all rows are read, whatever `split` is", name)
     yield from _rows(found, name)
 
 
@@ -147,6 +152,7 @@ def _rows(dataset: Any, name: str) -> Rows:
 
 
 def _of_folder(folder: Path, source: SourceConfig, name: str) -> Rows:
+    folder = Path(os.path.abspath(folder))  # as `datasets` returns its files
     readable = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_data(path, folder)]
     if not readable:
         endings = ", ".join(EXTENSIONS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.types import Candidate, Judgement, LabelledAnswer, PreferencePair
 
 R = TypeVar("R", Scored, Paired, Labelled)
+LEFT_OUT = "left_out"  # count of the stages: reason -> number of rows of the own data
 OWN_EFT = "eft"  # the value of pairs.path for the EFT prompts of the run
 
 
@@ -159,7 +160,8 @@ class TakeJudgements(OwnStage):
 
     def read(self) -> dict[str, Any]:
         workspace, t = self.workspace, self.t
-        rows, near = self.slice(read_judged(source_of(self.rows_config), self.config.seed))
+        scored, excluded = read_judged(source_of(self.rows_config), self.config.seed)
+        rows, near = self.slice(scored)
         candidates, judgements = list[Candidate](), list[Judgement]()
         for row in rows:
             for n, (text, score) in enumerate(row.candidates):
@@ -171,8 +173,8 @@ class TakeJudgements(OwnStage):
         write_records(CANDIDATES.path(workspace, t), candidates)
         write_records(JUDGEMENTS.path(workspace, t), judgements)
         valid = sum(one.score is not None for one in judgements)
-        found = {"prompts": len(rows), "near_evaluation": near, "candidates": len(candidates)}
-        return found | {"judgements": len(judgements), "valid": valid}
+        found: dict[str, Any] = {"prompts": len(rows), "candidates": len(candidates), "judgements": len(judgements)}
+        return found | {"valid": valid, LEFT_OUT: left_out(excluded, near)}
 
 
 class TakePairs(OwnStage):
@@ -200,7 +202,7 @@ class TakePairs(OwnStage):
         workspace, t, source = self.workspace, self.t, source_of(self.rows_config)
         for artifact in FEEDBACK:  # a file of other options would be trained on
             artifact.path(workspace, t).unlink(missing_ok=True)
-        paired, answered, near = list[Paired](), list[Labelled](), 0
+        paired, answered, near, excluded = list[Paired](), list[Labelled](), 0, dict[str, int]()
         eft = source.path == OWN_EFT
         labelled = not eft and is_labelled(source)
         if labelled and LABELLED not in self.made:
@@ -209,9 +211,12 @@ class TakePairs(OwnStage):
                 "not learn. Use method=kto, or preference pairs."
             )
         if labelled:
-            answered, near = self.slice(read_labelled(source, self.config.seed))
+            every, excluded = read_labelled(source, self.config.seed)
+            answered, near = self.slice(every)
+        elif eft:
+            paired, near = self.slice(pairs_of_ranked(EFT.read(workspace)))
         else:
-            rows = pairs_of_ranked(EFT.read(workspace)) if eft else read_pairs(source, self.config.seed)
+            rows, excluded = read_pairs(source, self.config.seed)
             paired, near = self.slice(rows)
         candidates, pairs, answers = list[Candidate](), list[PreferencePair](), list[LabelledAnswer]()
         for row in paired:
@@ -229,7 +234,7 @@ class TakePairs(OwnStage):
         write_records(CANDIDATES.path(workspace, t), candidates)
         write_records(PAIRS.path(workspace, t), pairs)
         write_records(UNPAIRED.path(workspace, t), ())
-        counts: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), "near_evaluation": near}
+        counts: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs), LEFT_OUT: left_out(excluded, near)}
         if LABELLED in self.made:
             write_records(LABELLED.path(workspace, t), answers)
         if answers:
@@ -238,6 +243,11 @@ class TakePairs(OwnStage):
         checks = feedback_checks(prompts, candidates, (), [*pairs, *answers], resamples, seed)
         counts |= checks.to_counts() if checks else {}
         return counts | {"dropped": {}, "length_penalty": 0.0, "truncated_candidates": 0, "alarms": {}}
+
+
+def left_out(excluded: Mapping[str, int], near: int) -> dict[str, int]:
+    """Return reason -> number of rows: those that the reader excluded, and those near evaluation prompts."""
+    return {**excluded, **({NEAR_EVALUATION: near} if near else {})}
 
 
 def take_feedback(workspace: Workspace, config: Config, last: int) -> Iterator[LocalStage]:

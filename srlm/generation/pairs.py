@@ -162,10 +162,15 @@ class CheckFeedback:
                 f"pairs.min_pairs={self.config.pairs.min_pairs} are needed{why}. Add rows, or lower pairs.min_pairs or "
                 f"pairs.min_gap, and delete {self.workspace.iteration(self.t)}."
             )
+        asked = self.config.prompts.count
+        accepted = "prompts.count"
+        if counts["prompts"] < asked and not self.config.prompts.path:
+            accepted = f"prompts.attempts (of {asked} new prompts, {counts['prompts']} were accepted: "
+            accepted += f"{PROMPTS.path(self.workspace, self.t)} says why)"
         error = NoPairsError(
             f"Iteration {self.t} has {describe_feedback(counts)} from {counts['prompts']} prompts, but "
             f"pairs.min_pairs={self.config.pairs.min_pairs} are needed ({reasons}). First read "
-            f"{JUDGEMENTS.path(self.workspace, self.t)}. To get more, raise prompts.count, candidates.count or "
+            f"{JUDGEMENTS.path(self.workspace, self.t)}. To get more, raise {accepted}, candidates.count or "
             "judge.count, or lower pairs.min_gap or judge.min_valid. If all scores are equal or missing, train the "
             "judge on more EFT data. If candidates are truncated, raise candidates.max_new_tokens, or train on them "
             "without an end of turn (pairs.truncated=keep). To generate the feedback again with other options, delete "

@@ -33,7 +33,7 @@ from srlm.errors import EngineError, NoAnswerError, PromptTooLongError
 from srlm.generation.chain import SourceStage
 from srlm.generation.config import PromptsConfig
 from srlm.ids import derive_seed, prompt_id
-from srlm.io.progress import Bars
+from srlm.io.progress import Bars, say
 from srlm.io.record_file import RecordFile
 from srlm.models.conversation import compared_texts, user_texts
 from srlm.models.templating import Template
@@ -219,15 +219,17 @@ async def write_prompts(
         finally:
             for task in attempts:
                 task.cancel()
+    most = Counter(prompt.rejected for prompt in store.records.values() if prompt.rejected).most_common(3)
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in most)
     if not new:
-        reasons = Counter(prompt.rejected for prompt in store.records.values()).most_common(3)
         raise EngineError(
-            f"None of {limit} new prompts of iteration {t} was accepted: "
-            + ", ".join(f"{count} x {reason}" for reason, count in reasons)
-            + f". They are in {store.path}. If the examples are too long, raise engine.max_model_len and rerun the "
-            "command. To generate prompts with other options (prompts.attempts, prompts.model) or filters "
-            f"(prompts.max_overlap, prompts.languages, prompts.keywords), delete {store.path.parent} first."
+            f"None of {limit} new prompts of iteration {t} was accepted: {reasons}. They are in {store.path}. If the "
+            "examples are too long, raise engine.max_model_len and rerun the command. To generate prompts with other "
+            "options (prompts.attempts, prompts.model) or filters (prompts.max_overlap, prompts.languages, "
+            f"prompts.keywords), delete {store.path.parent} first."
         )
+    if new < config.count:
+        say(f"  {new} of {config.count} new prompts are accepted after all {limit} attempts; most rejected: {reasons}")
 
 
 def load_writer_template() -> Template:

@@ -84,8 +84,13 @@ def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequ
     own = config.judgements.path or config.pairs.path
     if iteration > 1 and not config.evaluation.enabled and not own:
         changed.append("evaluation.enabled=true")  # later models depend on evaluations
+    return shlex.join([python_word(), "-m", "srlm.run", *with_overrides(started, changed)])
+
+
+def with_overrides(started: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return the words of a command line without the options that `overrides` replace, followed by `overrides`."""
     parser = OverridesParser.create()
-    replaced = {parser.parse_override(word).key_or_group for word in changed}
+    replaced = {parser.parse_override(word).key_or_group for word in overrides}
     kept, words = [], list(started)
     while words:
         word = words.pop(0)
@@ -93,7 +98,7 @@ def run_command(workspace: Workspace, config: Config, iteration: int, more: Sequ
             kept += [word, words.pop(0)]
         elif parser.parse_override(word).key_or_group not in replaced:
             kept.append(word)
-    return shlex.join([python_word(), "-m", "srlm.run", *kept, *changed])
+    return [*kept, *overrides]
 
 
 def command_to(workspace: Workspace, iteration: int) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from srlm.config import option_value
+from srlm.config import Config, option_value
 from srlm.errors import RunFolderError
 from srlm.pipeline.artifacts import model_output
 from srlm.pipeline.manifest import Manifest, finished_manifests, stage_manifest
-from srlm.pipeline.resume import command_to
+from srlm.pipeline.resume import command_to, run_command
 from srlm.pipeline.stage import Stage
 from srlm.pipeline.workspace import Workspace
 
@@ -32,6 +32,17 @@ def run_at(path: str) -> Workspace | None:
     """Return the run in the folder that an option names, None if it names anything else."""
     folder = Path(path).expanduser()
     return open_run(folder) if path and (folder / "config.yaml").is_file() and (folder / "run.json").is_file() else None
+
+
+def next_command(workspace: Workspace, config: Config) -> str | None:
+    """Return the shell command that makes the model after the run's last one.
+
+    None if the run was not started by a command line, or uses all rows of its own pairs or judgements in one iteration.
+    """
+    own = [group for group in (config.judgements, config.pairs) if group.path and run_at(group.path) is None]
+    if config.iteration >= 2 and any(not group.count for group in own):
+        return None
+    return run_command(workspace, config, config.iteration + 1)
 
 
 def model_manifest(workspace: Workspace, t: int) -> Manifest | None:

@@ -17,6 +17,7 @@ from srlm.errors import RunFolderError
 from srlm.evaluation.feedback_checks import FeedbackChecks, checks_by_model
 from srlm.evaluation.record import Evaluation, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
+from srlm.generation.own_feedback import LEFT_OUT
 from srlm.judges.roles import feedback_judge
 from srlm.metrics import metric, slug
 from srlm.pipeline.artifacts import (
@@ -170,7 +171,7 @@ class RunNumbers:
         """Return the numbers of records from generated prompts to pairs, with the reasons of losses."""
         rows = []
         for t in range(2, self.last + 2):
-            lost = Counter[str]()
+            lost, left_out = Counter[str](), Counter[str]()
             prompts = self.records(PROMPTS, t)
             lost.update(prompt.rejected for prompt in prompts if prompt.rejected)
             if not prompts:
@@ -179,11 +180,18 @@ class RunNumbers:
             candidates = self.records(CANDIDATES, t)
             means = mean_scores(self.records(JUDGEMENTS, t), self.config.min_valid)
             scored = Counter(candidate.prompt_id for candidate in candidates if candidate.id in means)
-            steps = [
-                ("prompts of the pool" if self.config.prompts.path else "generated prompts", len(prompts), {}),
+            first = "prompts of the pool" if self.config.prompts.path else "generated prompts"
+            if own := next((name for name in ("judgements", "pairs") if getattr(self.config, name).path), None):
+                taken = stage_manifest(self.workspace.iteration(t), own)
+                left_out.update(taken.counts.get(LEFT_OUT) if taken else None)
+                first = f"rows of {own}.path"
+                lost += left_out
+            steps: list[tuple[str, int, dict[str, int]]] = [
+                (first, len(prompts) + left_out.total(), {}),
                 ("accepted prompts", len(accepted), dict(lost)),
-                ("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}),
             ]
+            if own != "pairs":  # its candidates have no judgements
+                steps.append(("with two scored candidates", sum(scored[prompt] > 1 for prompt in accepted), {}))
             if made := stage_manifest(self.workspace.iteration(t), "pairs"):
                 counts = made.counts
                 kind = "labelled answers" if "labelled_answers" in counts else "pairs"

@@ -19,6 +19,7 @@ from srlm.evaluation.measures import Measure, direction
 from srlm.evaluation.record import Evaluation, Measures, evaluation_path, read_evaluation
 from srlm.evaluation.reward_hacking import reward_hacking_report
 from srlm.generation.own_answers import report
+from srlm.generation.own_feedback import LEFT_OUT
 from srlm.ids import parent
 from srlm.io.progress import say, screen
 from srlm.io.tables import Section, TableRow, cell, plain_text, print_table, sections_table
@@ -27,7 +28,7 @@ from srlm.metrics import PARTS, Metric, metric, slug
 from srlm.models.conversation import dialogue
 from srlm.pipeline.artifacts import CANDIDATES, JUDGEMENTS, LABELLED, PAIRS
 from srlm.pipeline.manifest import stage_manifest
-from srlm.pipeline.resume import run_command
+from srlm.pipeline.run_reader import next_command
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.alarms import triggered
 from srlm.preferences.scores import mean_score
@@ -244,6 +245,8 @@ def pair_lines(counts_of: Mapping[int, Mapping[str, Any]]) -> list[str]:
         if counts["dropped"]:
             reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["dropped"].items())
             line += f" (prompts without a pair: {reasons})"
+        if left_out := counts.get(LEFT_OUT):
+            line += f" (rows left out: {', '.join(f'{count} {why}' for why, count in left_out.items())})"
         lines.append(line)
     return lines
 
@@ -322,5 +325,5 @@ def _print_paths(config: Config, workspace: Workspace, seconds: float) -> None:
     say(f"Models   {workspace.model(1)}{others}")
     say(f"Records  {root}/iteration_N/*.jsonl, measures in iteration_N/evaluation.json")
     say(f"Report   {root}/report.html")
-    if command := run_command(workspace, config, last + 1):
+    if command := next_command(workspace, config):
         say("Continue", command=command)

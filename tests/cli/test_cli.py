@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
 from srlm import config
@@ -243,10 +245,18 @@ def test_list_options_keep_the_typed_texts(value: str, expected: list[str]) -> N
     assert composed(BY_NAME["evaluate"], *words).models == expected
 
 
+def test_values_of_a_sweep_keep_the_typed_text() -> None:
+    [word] = with_texts(["name=1e3,true,a b,é"], config.Config)
+    override = OverridesParser.create().parse_override(word)
+    assert [one.text if isinstance(one, QuotedString) else one for one in override.value().list] == [
+        *("1e3", "true", "a b", "é"),
+    ]
+
+
 @pytest.mark.parametrize(
     "word",
     [
-        *("name=a,b", "name=1e3,2e3", "name=range(1,3)", "name='1e3'", "name=a\\,b", "runs_dir=${oc.env:HOME}/runs"),
+        *("name=a,b", "name=range(1,3)", "name='1e3'", "name=a\\,b", "runs_dir=${oc.env:HOME}/runs"),
         *("iteration=3", "sft.learning_rate=1e-3", "judge=pairwise", "prompts.languages=[en,de]", "seed=1,2"),
         *("model.chat_template_kwargs.enable_thinking=false", "hydra.run.dir=a=b", "--config-dir=a=b", "-m"),
     ],

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from srlm.cli.check import check
 from srlm.cli.evaluate import workers
 from srlm.cli.evaluate.main import run
 from srlm.cli.evaluate.plan import Plan
@@ -195,3 +196,18 @@ def test_too_long_prompts_are_missing_and_listed(
     assert "(prompts.jsonl:1): a prompt of 5000 tokens" in output.replace(str(tmp_path) + "/", "")
     assert "Head to head: answers to judge without an answer: 1 too long for the judge" in output
     assert "head to heads: 6 of 6" in output
+
+
+def test_the_number_of_prompts_is_an_option_of_its_own() -> None:
+    options = Evaluate(models=["a"])
+    assert check(options) is options
+    options.evaluation.prompts = 2
+    with pytest.raises(ConfigError, match=r"evaluation\.prompts=2 .*left out: here, `limit` is the number of prompts"):
+        check(options)
+
+
+def test_names_that_are_too_long_for_a_folder_are_refused() -> None:
+    assert check(Evaluate(name="a" * 220, models=["a"]))
+    for name in ("a" * 221, "é" * 130):
+        with pytest.raises(ConfigError, match=r"name=.*at most 220 bytes long"):
+            check(Evaluate(name=name, models=["a"]))

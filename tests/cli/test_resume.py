@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from srlm.cli import resume as resume_module
+from srlm.cli.overrides import with_texts
 from srlm.cli.resume import resumed, stored_options
 from srlm.config import Config, from_dict, to_dict
 from srlm.errors import ConfigError
 from srlm.pipeline.resume import command_to
-from srlm.pipeline.run_reader import open_run
+from srlm.pipeline.run_reader import next_command, open_run
 from srlm.pipeline.workspace import Workspace
 from tests.forked import run_forked
 from tests.helpers import options
@@ -61,6 +62,36 @@ def test_single_options_can_be_replaced(tmp_path: Path) -> None:
     assert from_dict(expected) == found
 
 
+def test_texts_are_taken_as_typed(tmp_path: Path) -> None:
+    workspace, _ = stored(tmp_path, *WORDS)
+    found = stored_options(workspace, with_texts(["model.revision=2e51234", "dpo.extra.loss_type=[ipo]"], Config))
+    assert (found.model.revision, found.dpo.extra) == ("2e51234", {"loss_type": ["ipo"]})
+
+
+def test_the_next_command_has_the_replaced_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, _ = stored(tmp_path, *WORDS)
+    workspace.update_run(arguments=["experiment=smoke", "dpo.beta=0.2", "name=a"])
+    words: list[str] = []
+    monkeypatch.setattr(resume_module, "run", lambda options, started: words.extend(started))
+    resume_module.resume(str(workspace.root), ["dpo.beta=0.5", "iteration=3", "model.revision=1e3"])
+    assert words == ["experiment=smoke", "name=a", "dpo.beta=0.5", "iteration=3", "model.revision='1e3'"]
+    workspace.update_run(arguments=words)
+    assert "dpo.beta=0.5" in command_to(workspace, 4)
+
+
+def test_there_is_no_next_command_where_all_own_rows_are_used(tmp_path: Path) -> None:
+    workspace, config = stored(tmp_path, *WORDS)
+    workspace.update_run(arguments=["experiment=smoke"])
+    config.iteration = 2
+    assert "iteration=3" in str(next_command(workspace, config))
+    config.pairs.path = "pairs.jsonl"
+    assert next_command(workspace, config) is None
+    config.pairs.count = 4
+    assert "iteration=3" in str(next_command(workspace, config))
+    config.iteration, config.pairs.count = 1, 0
+    assert "iteration=2" in str(next_command(workspace, config))
+
+
 def test_moved_runs_keep_their_folder(tmp_path: Path) -> None:
     workspace, config = stored(tmp_path / "old", *WORDS)
     moved = Path(shutil.move(workspace.root, tmp_path / "new name"))
@@ -72,7 +103,10 @@ def test_moved_runs_keep_their_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("iteration=three", "Value 'three' of type 'str' could not be converted to Integer"),
+        ("iteration=three", "iteration=three is invalid: it must be a whole number"),
+        ("dpo.beta=abc", r"dpo\.beta=abc is invalid: it must be a number"),
+        ("judge.count=3", r"judge\.count is no option of the chosen judge, which has .* Judges that have it: additive"),
+        ("dpo.beta=[1", r"dpo\.beta=\[1: "),
         ("promts.count=3", r"There is no option promts\.count\. Did you mean prompts\.count\?"),
         ("judge=additive", "'judge=additive' cannot be used with --resume. Set single options"),
         ("~tracking", "'~tracking' cannot be used with --resume"),

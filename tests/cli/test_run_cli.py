@@ -195,6 +195,21 @@ def test_too_few_eft_prompts_are_refused(command):
     assert "add ranked prompts, or change data.eft_held_out." in text
 
 
+def test_rows_that_are_left_out_are_printed(command):
+    """Hydra disables loggers that exist before it starts."""
+    row = {"prompt": "Name a river in France.", "response": "The Loire."}
+    file = command.write("ift.jsonl", row, row, {"prompt": "Name a sea.", "response": ""})
+    text = command(f"data.ift.path={file}")
+    assert "ift.jsonl: 1 read, 2 left out: 1 repeated, 1 no answer (empty)" in text
+    assert NO_ENGINE_MESSAGE in text
+
+
+def test_a_run_to_m1_says_that_own_pairs_are_for_later_models(command):
+    file = command.write("pairs.jsonl", {"prompt": "Name a sea.", "chosen": "The North Sea.", "rejected": "Sea."})
+    text = command(f"pairs.path={file}", "evaluation=none", "sft.data=none", code=0)
+    assert "pairs.path=pairs.jsonl is for M2 and later models. To train on it: iteration=2" in text
+
+
 # The run's folder
 
 

@@ -278,6 +278,29 @@ def test_folders_give_the_files_of_the_split(write: Any, tmp_path: Path, caplog:
         read_ift(source)
 
 
+@pytest.mark.parametrize("path", ["mine", "./mine", "mine/", "sub/../mine"])
+def test_relative_folders_are_read(
+    path: str, write: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "srlm.data")
+    write("sub/x.txt", "")
+    write("mine/a.jsonl", LINES)
+    monkeypatch.chdir(tmp_path)
+    assert [row.source for row in read_ift(SourceConfig(path=path))] == [f"a.jsonl:{n}" for n in (1, 2, 3)]
+    assert not [message for message in caplog.messages if "not read" in message]
+
+
+def test_saved_datasets_name_the_splits_that_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "srlm.data")
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "both"))
+    rows.save_to_disk(str(tmp_path / "one"))
+    read_ift(SourceConfig(path=str(tmp_path / "both")))
+    assert "both: split 'train'; not read: test" in caplog.messages
+    read_ift(SourceConfig(path=str(tmp_path / "one"), split="test"))
+    assert "one: a saved dataset without splits; all rows are read, whatever `split` is" in caplog.messages
+
+
 def test_folders_with_configurations_give_the_named_one(write: Any, tmp_path: Path) -> None:
     card = (
         "---\nconfigs:\n- config_name: first\n  data_files: a.jsonl\n- config_name: second\n  data_files: b.csv\n---\n"

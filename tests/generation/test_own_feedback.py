@@ -23,6 +23,7 @@ from srlm.pipeline.workspace import Workspace
 from srlm.preferences.config import AlarmAction
 from srlm.reporting.collect import RunNumbers
 from srlm.reporting.entries import feedback_entries
+from srlm.reporting.summary import pair_lines
 from srlm.training.stages import Train
 from srlm.types import LabelledAnswer, PreferencePair, RankedAnswer, RankedPrompt, Turn
 from tests.generation.test_pool import texts, written
@@ -100,6 +101,76 @@ def test_pairs_of_every_preference_format_are_read(tmp_path: Path, row: dict[str
     assert (found.chosen_score, found.rejected_score) == scores
 
 
+def test_rows_that_are_left_out_are_counted_with_reasons_and_shown(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": WORDS[0], "chosen": "good", "rejected": "bad"},
+        {"prompt": WORDS[0], "chosen": "good", "rejected": "bad"},
+        {"prompt": WORDS[1], "chosen": "", "rejected": "bad"},
+        {"prompt": WORDS[2], "chosen": "same", "rejected": "same"},
+        {"prompt": WORDS[3], "chosen": "good", "rejected": "bad"},
+    ]
+    workspace, config = run_of(tmp_path, f"pairs.path={written(tmp_path / 'x.jsonl', rows)}")
+    run_step(TakePairs(workspace, config, 2))
+    counts = TakePairs(workspace, config, 2).manifest().counts
+    why = {
+        "repeated": 1,
+        "fewer than two ranked answers (empty)": 1,
+        "fewer than two ranked answers (repeated)": 1,
+    }
+    assert (counts["pairs"], counts["left_out"]) == (2, why)
+    [line] = pair_lines({2: counts})
+    assert line == f"Pairs for M2: 2 from 2 prompts (rows left out: {', '.join(f'1 {one}' for one in why)})"
+    steps = RunNumbers(workspace, config, 1, {}, {}, {}, {}, [], []).charts()["funnel"]
+    assert [(one["step"], one["count"], one["lost"]) for one in steps] == [
+        ("rows of pairs.path", 5, {}),
+        ("accepted prompts", 2, why),
+        ("pairs", 2, {}),
+    ]
+
+
+def test_an_answer_with_both_labels_is_named_and_scores_are_kept(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": WORDS[0], "completion": "a", "label": True, "score": 2.64},
+        {"prompt": WORDS[0], "completion": "a", "label": False},
+        {"prompt": WORDS[0], "completion": "a", "label": True},
+        {"prompt": WORDS[1], "completion": "b", "label": False},
+    ]
+    file = written(tmp_path / "x.jsonl", rows)
+    workspace, config = run_of(tmp_path, f"pairs.path={file}", "method=kto")
+    run_step(TakePairs(workspace, config, 2))
+    assert {one.prompt: (one.label, one.score) for one in LABELLED.read(workspace, 2)} == {
+        WORDS[0]: (True, 2.64),
+        WORDS[1]: (False, 0.0),
+    }
+    counts = TakePairs(workspace, config, 2).manifest().counts
+    assert counts["left_out"] == {"repeated with the other label": 1, "repeated": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"label": True}, {"label": 2}], r"x\.jsonl:2: the label is 2, which is neither true nor false"),
+        ([{"label": 0.7}, {"label": True}], r"x\.jsonl:1: the label is 0\.7, which is neither true nor false"),
+        ([{}, {"label": True}], r"x\.jsonl:1: no `label`, which says whether the answer is desirable"),
+        ([{}, {}], r"pairs\.path needs them; or, for method=kto, single answers with a `label`, true or false"),
+    ],
+)
+def test_labels_that_are_missing_or_wrong_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    rows = [{"prompt": WORDS[n], "completion": "a"} | row for n, row in enumerate(rows)]
+    workspace, config = run_of(tmp_path, f"pairs.path={written(tmp_path / 'x.jsonl', rows)}", "method=kto")
+    with pytest.raises(SeedError, match=message):
+        run_step(TakePairs(workspace, config, 2))
+
+
+def test_judgements_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    rows = [scored(0, 4, 1), scored(0, 4, 1), scored(1, 3), scored(2, 5, 2)]
+    workspace, config = run_of(tmp_path, f"judgements.path={written(tmp_path / 'x.jsonl', rows)}")
+    run_step(TakeJudgements(workspace, config, 2))
+    counts = TakeJudgements(workspace, config, 2).manifest().counts
+    assert counts["prompts"] == 2
+    assert counts["left_out"] == {"repeated": 1, "fewer than two ranked answers": 1}
+
+
 def test_pairs_are_sliced_by_iteration_and_kept_away_from_evaluation(tmp_path: Path) -> None:
     known = EVALUATION_PROMPTS.read(run_of(tmp_path, name="first")[0])[0].prompt
     rows = preference_rows([*(pair(n) for n in range(8)), PreferencePair("x", known, "a", "b", "c", "d", 1, 0)])
@@ -110,7 +181,7 @@ def test_pairs_are_sliced_by_iteration_and_kept_away_from_evaluation(tmp_path: P
     used = [{one.prompt for one in PAIRS.read(workspace, t)} for t in (2, 3)]
     assert [len(one) for one in used] == [4, 4]
     assert used[0] | used[1] == set(WORDS[:8])
-    assert TakePairs(workspace, config, 3).manifest().counts["near_evaluation"] == 1
+    assert TakePairs(workspace, config, 3).manifest().counts["left_out"] == {"near an evaluation prompt": 1}
     config.iteration, config.pairs.count = 4, 3
     with pytest.raises(
         SeedError, match=r"8 usable rows, 1 of 9 are near .* needs 9: pairs\.count=3 for each of M2 to M4"

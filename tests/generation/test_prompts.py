@@ -405,7 +405,7 @@ def test_no_accepted_prompts_raises_with_the_reasons(tmp_path):
     assert [prompt.rejected for prompt in stored] == ["too short", "keyword: image", "too short"] * 2
 
 
-def test_fewer_accepted_prompts_than_requested_is_no_error(tmp_path):
+def test_fewer_accepted_prompts_than_requested_is_no_error(tmp_path, capfd):
     def first_is_good(messages, sampling, prefill, place):
         return f" {GOOD}" if len(engine.calls) == 1 else " No."
 
@@ -413,6 +413,8 @@ def test_fewer_accepted_prompts_than_requested_is_no_error(tmp_path):
     accepted = write(tmp_path / "p.jsonl", engine, PromptsConfig(count=2, attempts=3, round_size=1))
     assert [prompt.text for prompt in accepted] == [GOOD]
     assert len(engine.calls) == 6
+    told = "1 of 2 new prompts are accepted after all 6 attempts; most rejected: 5 x too short"
+    assert told in " ".join(capfd.readouterr().err.split())
 
 
 def test_engine_errors_are_raised_after_storing_finished_attempts(tmp_path):

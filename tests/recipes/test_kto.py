@@ -152,7 +152,7 @@ def test_export_has_the_labelled_answers_in_trls_unpaired_format(run: Workspace,
             for answer in answers
         ]
         assert all(is_conversational(row) for row in rows)
-    with pytest.raises(ExportError, match=r"no finished data for pairs.*pairs or labelled answers from M2"):
+    with pytest.raises(ExportError, match=r"no finished data for pairs: .* learn from labelled_answers\. .*--what "):
         export(run, tmp_path / "other", ("pairs",), None, False)
 
 

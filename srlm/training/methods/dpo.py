@@ -122,7 +122,8 @@ def _refuse_weights(pairs: Sequence[PreferencePair]) -> None:
     if pair := next((pair for pair in pairs if (pair.weight, pair.target) != (1, 1)), None):
         raise TrainingError(
             f"The preference pair {pair.id} has weight={pair.weight:g} and target={pair.target:g}, and the method dpo "
-            "uses neither. Choose a pair policy that gives every pair weight 1 and target 1 (pairs.policy)."
+            "uses neither. Choose a pair policy that gives every pair weight 1 and target 1 (pairs.policy), or remove "
+            "these fields from your own pairs."
         )
 
 

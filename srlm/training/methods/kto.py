@@ -65,10 +65,12 @@ class KTO(Method[KTOConfig, Encoded]):
         if too_long:
             say(f"  {too_long} of {len(answers)} answers are longer than kto.max_length and excluded")
         if min(desirable, undesirable) < 1 or len(labels) < config.pairs.min_pairs:
+            longer = f" {too_long} are longer than kto.max_length={options.max_length} tokens: raise it."
             raise NoPairsError(
-                f"{desirable} desirable and {undesirable} undesirable answers fit into kto.max_length="
-                f"{options.max_length} tokens, and at least one of each is needed. Raise it, or lower "
-                "candidates.max_new_tokens."
+                f"KTO needs at least {config.pairs.min_pairs} answers (pairs.min_pairs), one of them desirable and one "
+                f"undesirable; there are {desirable} desirable and {undesirable} undesirable ones."
+                + longer
+                * bool(too_long)
             )
         weights = weights_of(desirable, undesirable, options)
         counts = {
@@ -138,7 +140,7 @@ def answers_of(row: LabelledAnswer | PreferencePair) -> list[LabelledAnswer]:
     if (row.weight, target) != (1, 1):
         raise TrainingError(
             f"{row.id} has weight={row.weight:g} and target={target:g}, and the method kto uses neither. Choose a pair "
-            "policy that gives weight 1 and target 1 (pairs.policy)."
+            "policy that gives weight 1 and target 1 (pairs.policy), or remove these fields from your own data."
         )
     if isinstance(row, LabelledAnswer):
         return [row]

@@ -68,7 +68,7 @@ def test_too_long_answers_are_excluded_and_both_labels_are_needed() -> None:
     rows = [*ROWS[:2], answer("Name a river.", "x" * 300, False)]
     found = KTO().encode(tokenizer, rows, KTOConfig(max_length=120), Config())
     assert (found.counts["answers"], found.counts["desirable"], found.counts["too_long"]) == (2, 1, 1)
-    with pytest.raises(NoPairsError, match="1 desirable and 0 undesirable answers"):
+    with pytest.raises(NoPairsError, match="there are 1 desirable and 0 undesirable ones"):
         KTO().encode(tokenizer, [ROWS[0], rows[2]], KTOConfig(max_length=120), Config())
 
 
