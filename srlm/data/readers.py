@@ -23,7 +23,7 @@ from random import Random
 from typing import Any
 
 from srlm.data.checkers import validate
-from srlm.data.config import IFTAnswers, SourceConfig, SourceTurns
+from srlm.data.config import FACTS, IFTAnswers, SourceConfig, SourceTurns
 from srlm.data.files import Place, Rows
 from srlm.data.formats import FORMATS, RANKED, merged, named, recognised
 from srlm.data.formats.base import Format, Parsed, PlacedRows, RoleText
@@ -394,7 +394,8 @@ def _read(
     if not chosen:
         raise SeedError(f"{message}. No row is left: fix the data, or use another file.")
     _log.info("%s", message)
-    if fields.unused and form.name in FORMATS and source.path != "builtin":
+    own = source.path == "builtin" or source.path.startswith(FACTS)
+    if fields.unused and form.name in FORMATS and not own:
         _log.info("%s: format %s; fields that are not used: %s", name, form.name, ", ".join(fields.unused))
     return chosen, left_out.rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 
 import pytest
@@ -23,6 +24,12 @@ def test_answers_follow_their_constraints() -> None:
         assert row["kwargs"]
         for id, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True):
             assert follows(Constraint(id, kwargs), row["response"]), row
+
+
+def test_reading_names_no_field_of_the_set_itself(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "srlm.data")
+    read_ift(SourceConfig(path="facts:ift"), 0)
+    assert caplog.messages == ["facts:ift: 150 read, 0 left out"]
 
 
 @pytest.mark.parametrize(("part", "count"), [("eft", 255), ("pool", 390), ("development", 150), ("test", 300)])
