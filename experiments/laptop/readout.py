@@ -189,7 +189,7 @@ def draw(records: Records, path: Path) -> None:
         axis.set_ylabel("test prompts followed, points")
         axis.set_title({"facts": "facts with constraints", "sums": "sums"}[world])
         axis.grid(alpha=0.3, axis="y")
-        axis.legend(fontsize=8, loc="best")
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 
