@@ -36,7 +36,7 @@ from srlm.cli.schemas import no_such_option
 from srlm.config import Config, kinds_for
 from srlm.engines.extra import check_extra
 from srlm.io.progress import say
-from srlm.pipeline.processes import Stopped, stop_on_signals
+from srlm.pipeline.processes import Stopped, flush_output, stop_on_signals
 from srlm.pipeline.provenance import code_state, library_versions
 from srlm.pipeline.resume import arguments
 from srlm.pipeline.worker import RESUME
@@ -85,6 +85,8 @@ def user_errors() -> Iterator[None]:
                 how = "To resume:" if command else "Rerun the same command to resume."
                 say(f"\nStopped by {name}. Completed stages are saved. {how}", command=command or "")
             sys.exit(128 + number)
+        finally:
+            flush_output()
 
 
 def plain_options(options: DictConfig, kind: type[Config] = Config) -> Config:

@@ -530,7 +530,7 @@ def test_compare_returns_the_measures_of_the_command(
     monkeypatch.setattr(worker, "run_worker", lambda target, ws, n, name: run_worker(target, ws, n, None, name, ""))
     config = srlm.compose("evaluation.bootstrap=100", f"runs_dir={tmp_path}")
     given = {name: getattr(config, name) for name in ("seed", "runs_dir", "engine", "model")}
-    evaluation = replace(config.evaluation, judge="first")
+    evaluation = replace(config.evaluation, judge="first", prompts=EvaluationConfig.prompts)
     options = Evaluate(models=["a", "b"], dataset=str(file), evaluation=evaluation, **given)
     [match] = main.run(options)["head_to_head"]["matches"]
     rows = read_records(tmp_path / "evaluate/data/prompts.jsonl", SeedExample)

@@ -9,7 +9,6 @@ from srlm.data.config import ENDPOINT_LABELS, IFTAnswers
 from srlm.data.labels import is_function
 from srlm.engines import check_engine
 from srlm.errors import ConfigError
-from srlm.evaluation.config import EvaluationConfig
 from srlm.generation.own_feedback import OWN_EFT
 from srlm.io.components import imported
 from srlm.judges import judge_of_config, spec_of
@@ -46,9 +45,6 @@ def check(config: Config) -> Config:
 
     longest = max(len(part.encode()) for part in config.name.split("/"))
     need(longest <= LONGEST_NAME, "name", f"at most {LONGEST_NAME} bytes long, because it is the name of a folder")
-    if isinstance(config, Evaluate):
-        unused = config.evaluation.prompts == EvaluationConfig.prompts
-        need(unused, "evaluation.prompts", "left out: here, `limit` is the number of prompts")
     method = method_of(config)
     external = {} if method in METHODS.values() else {f"{group_of(method)}.": config.training}
     ranges = [one for prefix, group in {"": config, **external}.items() for one in ranges_of(group, prefix)]

@@ -211,8 +211,7 @@ def serve(descriptor: int, modules: Sequence[str], main: Callable[[list[str]], i
             try:
                 code = main(request["arguments"])
             finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
+                processes.flush_output()
                 os._exit(code)
         for one in descriptors:
             os.close(one)

@@ -100,6 +100,18 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def flush_output() -> None:
+    """Flush stdout and stderr. What cannot be written, to a full disk or a closed terminal, is dropped.
+
+    Otherwise Python, which flushes both once more at its end, would end with exit code 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 # In the coordinator
 
 

@@ -249,6 +249,5 @@ if __name__ == "__main__":
         sys.exit()
     # Flush and end without waiting for threads: some libraries, such as vLLM, leave threads that never end.
     exit_code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    processes.flush_output()
     os._exit(exit_code)

@@ -200,10 +200,9 @@ def test_too_long_prompts_are_missing_and_listed(
 
 def test_the_number_of_prompts_is_an_option_of_its_own() -> None:
     options = Evaluate(models=["a"])
-    assert check(options) is options
     options.evaluation.prompts = 2
-    with pytest.raises(ConfigError, match=r"evaluation\.prompts=2 .*left out: here, `limit` is the number of prompts"):
-        check(options)
+    with pytest.raises(ConfigError, match=r"evaluation\.prompts is for runs\. Here, `limit` is the number of prompts"):
+        run(options)
 
 
 def test_names_that_are_too_long_for_a_folder_are_refused() -> None:

@@ -36,6 +36,8 @@ from srlm.cli.evaluate.tables import (
 )
 from srlm.config import Evaluate
 from srlm.engines.missing import missing_lines
+from srlm.errors import ConfigError
+from srlm.evaluation.config import EvaluationConfig
 from srlm.io.files import write_atomic
 from srlm.io.progress import say, screen
 from srlm.io.record_file import read_records
@@ -50,6 +52,8 @@ def run(options: Evaluate) -> dict[str, Any]:
     from srlm.pipeline.preload import GENERATION, preloaded_workers
     from srlm.pipeline.worker import run_worker
 
+    if options.evaluation.prompts != EvaluationConfig.prompts:
+        raise ConfigError("evaluation.prompts is for runs. Here, `limit` is the number of prompts.")
     options.models = expand(options.models)  # once, for the workers as well: a running sweep creates more models
     workspace = Workspace.of(options)
     with workspace.lock():
