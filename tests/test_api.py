@@ -34,6 +34,7 @@ from srlm.api.runs import RECORDS
 from srlm.config import Evaluate
 from srlm.engines.base import Completion
 from srlm.errors import ArgumentError, ConfigError, NoPairsError, PromptTooLongError, RunFolderError, TrainingError
+from srlm.evaluation.config import EvaluationConfig
 from srlm.io.progress import Bars, descriptor_for_workers
 from srlm.io.record_file import read_records
 from srlm.models.conversation import messages_of
