@@ -46,7 +46,7 @@ def main(epochs: int = 3) -> None:
     plain, cached = [], []
     for _ in range(epochs):
         plain.append(epoch())
-        with frozen_once(model, epochs=2) as below:
+        with frozen_once(model, passes=2) as below:
             epoch()  # fills the cache
             cached.append(epoch())
     print(f"{below} of {below + 10} layers frozen, {'bfloat16' if low_precision else 'float32'} arithmetic")

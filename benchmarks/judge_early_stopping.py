@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from srlm.io.record_file import read_records
+from srlm.judges.config import SampledJudgeConfig
 from srlm.judges.early_stopping import ScoreBounds, still_contending
 from srlm.pipeline.workspace import Workspace
 from srlm.preferences.pairs import length_points, select_pairs, takes_part
@@ -25,6 +26,8 @@ def main(run: str, iteration: str = "2") -> None:
 def outcome(run: str, iteration: str, risk: float) -> str:
     workspace = Workspace(Path(run))
     config, folder = workspace.config(), workspace.iteration(int(iteration))
+    if not isinstance(config.judge, SampledJudgeConfig):
+        sys.exit(f"{run} has judge.scorer={config.judge.scorer}, which samples no judgements to stop early.")
     config.judge.early_stopping_risk = risk
     prompts = [row for row in read_records(folder / "1_prompts.jsonl", Prompt) if not row.rejected]
     candidates = read_records(folder / "2_candidates.jsonl", Candidate)
