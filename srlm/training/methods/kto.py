@@ -65,12 +65,11 @@ class KTO(Method[KTOConfig, Encoded]):
         if too_long:
             say(f"  {too_long} of {len(answers)} answers are longer than kto.max_length and excluded")
         if min(desirable, undesirable) < 1 or len(labels) < config.pairs.min_pairs:
-            longer = f" {too_long} are longer than kto.max_length={options.max_length} tokens: raise it."
+            few = f"{desirable} desirable and {undesirable} undesirable ones"
+            few += f", and {too_long} longer than kto.max_length={options.max_length} tokens: raise it" * bool(too_long)
             raise NoPairsError(
                 f"KTO needs at least {config.pairs.min_pairs} answers (pairs.min_pairs), one of them desirable and one "
-                f"undesirable; there are {desirable} desirable and {undesirable} undesirable ones."
-                + longer
-                * bool(too_long)
+                f"undesirable; there are {few}."
             )
         weights = weights_of(desirable, undesirable, options)
         counts = {
