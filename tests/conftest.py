@@ -1,6 +1,7 @@
 """Fixtures and settings that several tests share."""
 
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -108,3 +109,12 @@ def own_run(finished_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_run, tmp_path / "rivers")
     (tmp_path / "rivers/config.yaml").write_text(config.replace(str(finished_run.parent), str(tmp_path)))
     return tmp_path / "rivers"
+
+
+@pytest.fixture(autouse=True)
+def notes_of_readers():
+    """Restore the logger that a command prints on the terminal: afterwards, `caplog` would see none of its records."""
+    logger = logging.getLogger("srlm.data")
+    before = (logger.handlers[:], logger.propagate, logger.disabled, logger.level)
+    yield
+    logger.handlers[:], logger.propagate, logger.disabled, logger.level = before

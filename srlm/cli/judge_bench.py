@@ -161,8 +161,7 @@ def _read(options: JudgeBench, data: str, stage: Stage) -> None:
     def read(source: SourceConfig, seed: int) -> tuple[Sequence[Any], str, dict[str, Any]]:
         prompts, excluded = read_benchmark(source, seed)
         prompts = attacked(prompts) if data == ATTACKS else prompts
-        reasons = "".join(f", {count} {reason}" for reason, count in excluded.items())
-        message = f"{data}: {len(prompts)} rows of {len({prompt.conversation for prompt in prompts})} prompts{reasons}"
+        message = f"{data}: {len(prompts)} rows of {len({prompt.conversation for prompt in prompts})} prompts"
         return prompts, message, {"rows": len(prompts), "excluded": excluded}
 
     read_data(stage, options, "builtin" if data == ATTACKS else data, read)

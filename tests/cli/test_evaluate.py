@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from srlm.cli.check import check
 from srlm.cli.evaluate import workers
 from srlm.cli.evaluate.main import run
-from srlm.cli.evaluate.plan import Plan
+from srlm.cli.evaluate.plan import Plan, read_asked
 from srlm.config import Evaluate
 from srlm.engines import base as engines
 from srlm.errors import ConfigError, PromptTooLongError, RunFolderError
@@ -210,3 +211,14 @@ def test_names_that_are_too_long_for_a_folder_are_refused() -> None:
     for name in ("a" * 221, "é" * 130):
         with pytest.raises(ConfigError, match=r"name=.*at most 220 bytes long"):
             check(Evaluate(name=name, models=["a"]))
+
+
+def test_what_the_reader_notes_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where Hydra has disabled the reader's logger, as it does with those that exist before it starts."""
+    rows = [{"prompt": "Name a river.", "mood": "calm"}, {"prompt": "Name a river.", "mood": "calm"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logging.getLogger("srlm.data").disabled = True
+    read_asked(plan(tmp_path, dataset=str(tmp_path / "rows.jsonl")))
+    told = " ".join(capfd.readouterr().err.split())
+    assert "rows.jsonl: 1 read, 1 left out: 1 repeated" in told
+    assert "fields that are not used: mood" in told

@@ -49,15 +49,18 @@ def read_data(
     path: str,
     read: Callable[[SourceConfig, int], tuple[Sequence[Any], str, dict[str, Any]]],
 ) -> None:
-    """Write the rows of a `data_stage`, unless it is complete.
+    """Write the rows of a `data_stage`, unless it is complete. What the reader notes is printed.
 
     Parameters
     ----------
     read : callable
         Reads a source with the run's seed; returns the rows, a message about them, and the counts of the manifest.
     """
+    from srlm.run import show_notes
+
     if stage.complete():
         return
+    show_notes()
     languages = options.data.builtin_languages if path == "builtin" else []
     source = SourceConfig(path=path, split=options.split, limit=options.limit, languages=languages)
     rows, message, counts = read(source, options.seed)
