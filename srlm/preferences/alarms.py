@@ -31,7 +31,7 @@ REMEDIES = {
     "parse_rate": f"Read 3_judgements.jsonl. {_MORE_EFT}",
     "top_score_share": f"The judge is saturated. {_MORE_EFT}",
     "entropy_bits": f"The judge gives nearly all answers the same score. {_MORE_EFT}",
-    "tie_share": _LESS_NOISE,
+    "tie_share": f"{_LESS_NOISE}. With judge=votes: most candidates agree, so use harder prompts",
     "mean_gap": "Raise pairs.min_gap or candidates.count",
     "length_ratio": "The judge prefers length: balance EFT, or set pairs.length_penalty",
     "score_deviation": _MORE_EFT,
